@@ -1,0 +1,59 @@
+# Everything a developer runs. The first target that needs it makes .venv; nothing is installed outside of it.
+
+PYTHON ?= python3
+SHELL  := bash
+VENV   := .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+WHEEL  := build/wheel
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test fast check lint format wheel-test docs bench clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "optlang needs Python 3.11 or newer. Name one: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(PY) || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing PyTorch and the other dependencies into $(VENV) (once; some minutes)"
+	@$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[demo,dev,docs]' \
+	  | grep --line-buffered -vE '^(Requirement already satisfied|Looking in |  Preparing|  Getting|  Checking)'; \
+	  test $${PIPESTATUS[0]} -eq 0
+	@touch $@
+
+demo: $(STAMP)  ## Train a network with the AdamW of examples/adamw.opt, next to torch.optim.AdamW
+	@$(PY) examples/01_digits.py
+
+test: $(STAMP)  ## Run every test that this machine can run
+	@$(PY) -m pytest -q
+
+fast: $(STAMP)  ## Run the tests that need no C++ compiler (seconds)
+	@$(PY) -m pytest -q -m 'not compiler and not cuda and not slow'
+
+check: lint test wheel-test  ## Everything that CI runs: format, lint, types, tests, tests of the wheel
+
+lint: $(STAMP)  ## Check format, style and types
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+format: $(STAMP)  ## Format the code and fix what can be fixed
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+wheel-test: $(STAMP)  ## Build the wheel and try it from an environment and a folder outside of the checkout
+	@rm -rf $(WHEEL) && mkdir -p $(WHEEL)
+	@$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(WHEEL) .
+	@$(PY) tests/wheel.py $(WHEEL)/*.whl
+
+docs: $(STAMP)  ## Build the documentation into docs/_build/html
+	@$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+bench: $(STAMP)  ## Time the library's AdamW against torch.optim.AdamW(fused=True)
+	@$(VENV)/bin/optlang bench adamw --shapes all
+
+clean:  ## Remove what was built (not .venv)
+	@rm -rf build dist docs/_build docs/reference .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,240 @@
+"""The pages of the documentation that are made from the code: functions, diagnostics, rules, compiler passes."""
+
+import re
+from itertools import groupby
+from pathlib import Path
+
+from optlang import rules
+from optlang.catalogue import CATALOGUE
+from optlang.compiler import compile_source, passes_of
+from optlang.language.builtins import FACT_NAMES, TABLE, TENSOR_NAMES, TIME_NAMES, Builtin
+from optlang.language.check import check_text
+from optlang.language.latex import rule_latex
+from optlang.language.rule import Hyper, HyperType, Rule, Value
+from optlang.source import Source
+
+TYPES = {
+    HyperType.NUMBER: "number",
+    HyperType.OPTIONAL: "number or `None`",
+    HyperType.FLAG: "`True` or `False`",
+    HyperType.TEXT: "string",
+}
+DIAGNOSTIC_GROUPS = {
+    "E1": "Syntax",
+    "E2": "Names",
+    "E3": "Kinds of values",
+    "E4": "Declarations",
+    "E5": "Limits",
+    "E9": "Not supported yet",
+    "W6": "Warnings",
+}
+#: The rule that the page of passes follows through the compiler.
+EXAMPLE = "adamw"
+
+
+def write_all(folder: Path) -> None:
+    """Write every generated page; one that did not change keeps its time, so that Sphinx can skip it."""
+    pages = {
+        "functions.md": functions_page(),
+        "diagnostics.md": diagnostics_page(),
+        "passes.md": passes_page(),
+        "rules/index.md": rules_page(),
+        **{f"rules/{rules.path(name).stem}.md": rule_page(name) for name in rules.names()},
+    }
+    for old in folder.rglob("*.md"):
+        if str(old.relative_to(folder)) not in pages:
+            old.unlink()
+    for name, text in pages.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+
+def fence(text: str, language: str = "") -> str:
+    """Return a code block that may itself hold backquotes."""
+    return f"~~~~{language}\n{text.strip(chr(10))}\n~~~~\n"
+
+
+def table(headings: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return (
+        "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+        + "\n"
+    )
+
+
+# Functions --------------------------------------------------------------------------------------------------
+
+
+def functions_page() -> str:
+    """Return the page of builtin functions and names, from the table the compiler reads."""
+    parts = ["# Functions and names\n", "What every rule may use without declaring it.\n"]
+    parts += ["## Names\n", "Rules may read these; only `p` and `g` may be assigned.\n"]
+    names = {**TENSOR_NAMES, **TIME_NAMES, **FACT_NAMES}
+    parts.append(table(["name", "meaning"], [[f"`{name}`", meaning] for name, meaning in names.items()]))
+    for group, functions in groupby(TABLE, key=lambda row: row.group):
+        parts.append(f"## {group}\n")
+        parts.append(table(["function", "meaning"], [_function_row(row) for row in functions]))
+    parts.append(
+        "A function with a formula behind “is” is written in the language itself and expanded before anything else "
+        "happens; it costs nothing over writing the formula.\n"
+    )
+    return "\n".join(parts)
+
+
+def _function_row(row: Builtin) -> list[str]:
+    signature = f"{row.signature}, dim" if row.reduction and "dim" not in row.signature else row.signature
+    meaning = row.summary
+    if row.definition:
+        meaning += f" Is `{row.definition}`."
+    return [f"`{row.name}({signature})`", meaning]
+
+
+# Diagnostics ------------------------------------------------------------------------------------------------
+
+
+def diagnostics_page() -> str:
+    """Return the page of diagnostics, each with the output that its example gets."""
+    parts = [
+        "# Diagnostics\n",
+        "Every finding has a code that does not change between versions. Codes with `E` are errors, codes "
+        "with `W` are warnings. `optlang explain CODE` prints the same text in a terminal.\n",
+    ]
+    for prefix, title in DIAGNOSTIC_GROUPS.items():
+        entries = [entry for code, entry in sorted(CATALOGUE.items()) if code.startswith(prefix)]
+        if not entries:
+            continue
+        parts.append(f"## {title}\n")
+        for entry in entries:
+            parts += [f"({entry.code})=\n### {entry.code}: {entry.title}\n", entry.explanation + "\n"]
+            parts += [fence(entry.example, "opt"), fence(_finding(entry.example, entry.code), "text")]
+            if entry.instead:
+                parts += ["Instead:\n", fence(entry.instead, "opt")]
+    return "\n".join(parts)
+
+
+def _finding(example: str, code: str) -> str:
+    """Return what the checker prints for the example of a code."""
+    _, found = check_text(Source(example, "example.opt"))
+    return "\n\n".join(d.render() for d in found if d.code == code)
+
+
+# Rules ------------------------------------------------------------------------------------------------------
+
+
+def load(name: str) -> tuple[Source, Rule]:
+    """Return the text and the checked rule of a library entry."""
+    path = rules.path(name)
+    source = Source(path.read_text(encoding="utf-8"), path.name)
+    rule, found = check_text(source)
+    if rule is None:
+        raise ValueError(f"{path}: {[d.code for d in found]}")
+    return source, rule
+
+
+def rules_page() -> str:
+    """Return the table of the library."""
+    rows = []
+    for name in rules.names():
+        _, rule = load(name)
+        summary = (rule.doc or "").strip().splitlines()[0]
+        summary = summary.removeprefix(f"{name}: ")
+        rows.append([f"[{name}]({rules.path(name).stem}.md)", f"`{rule.reference}`", summary])
+    stems = "\n".join(rules.path(name).stem for name in rules.names())
+    return "\n".join(
+        [
+            "# The library\n",
+            "Each of these is a file of formulas and a class, `optlang.rules.NAME`. All are tested against "
+            "the implementation named beside them.\n",
+            table(["rule", "reference", "what it is"], rows),
+            f":::{{toctree}}\n:hidden:\n\n{stems}\n:::\n",
+        ]
+    )
+
+
+def rule_page(name: str) -> str:
+    """Return the page of one rule of the library."""
+    source, rule = load(name)
+    parts = [f"# {name}\n", _prose(rule.doc or ""), f"Reference implementation: `{rule.reference}`\n"]
+    parts += ["## Update\n", f"$$\n{rule_latex(rule.tree)}\n$$\n"]
+    parts.append("## Hyperparameters\n")
+    rows = [
+        [
+            f"`{h.name}`" + _place(h),
+            _default(h),
+            h.domain.text if h.domain else "",
+            TYPES[h.type],
+            h.doc or "",
+        ]
+        for h in rule.hypers
+    ]
+    parts.append(table(["name", "default", "range", "type", "meaning"], rows))
+    if rule.requirements:
+        parts.append("Also required: " + "; ".join(r.message for r in rule.requirements) + ".\n")
+    if rule.states:
+        parts += [
+            "## State\n",
+            table(["name", "key", "one per", "exists"], [_state_row(s, source) for s in rule.states]),
+        ]
+    parts += ["## File\n", fence(source.text, "opt")]
+    return "\n".join(parts)
+
+
+def _prose(text: str) -> str:
+    """Return a docstring as Markdown, its addresses as links."""
+    return re.sub(r"(https?://[^\s,)]+[^\s,).])", r"<\1>", text.strip()) + "\n"
+
+
+def _place(hyper: Hyper) -> str:
+    return "" if hyper.part is None else f" (`{hyper.key}[{hyper.part}]`)"
+
+
+def _default(hyper: Hyper) -> str:
+    return "required" if hyper.required else f"`{_python(hyper.default)}`"
+
+
+def _python(value: Value) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
+def _state_row(state, source: Source) -> list[str]:
+    scope = "parameter group" if state.scope == "group" else "parameter"
+    exists = "always" if state.when is None else f"when `{source.excerpt(state.when.span)}`"
+    return [
+        f"`{state.name}`",
+        f"`{state.key}`",
+        scope if state.scope == "group" else f"{scope} ({state.kind})",
+        exists,
+    ]
+
+
+# Passes -----------------------------------------------------------------------------------------------------
+
+
+def passes_page() -> str:
+    """Return what each pass of the compiler does to one rule."""
+    path = rules.path(EXAMPLE)
+    source = Source(path.read_text(encoding="utf-8"), path.name)
+    parts = [
+        "# What each pass does\n",
+        f"The step of [`{path.name}`](rules/{path.stem}.md) with its default options, right after lowering and "
+        "after each pass that changes it.\n",
+    ]
+    before = None
+    for name, text in passes_of(compile_source(source)):
+        parts.append(f"## {name}\n")
+        parts.append(_summary_of_pass(name))
+        parts.append("Nothing to do here.\n" if text == before else fence(text, "text"))
+        before = text
+    return "\n".join(parts)
+
+
+def _summary_of_pass(name: str) -> str:
+    """Return the first paragraph of the docstring of the module that a pass lives in."""
+    from importlib import import_module
+
+    module = "optlang.ir.lower" if name == "lower" else f"optlang.ir.passes.{name}"
+    doc = import_module(module).__doc__ or ""
+    return doc.strip().split("\n\n")[0].replace("``", "`") + "\n"

@@ -1,0 +1,42 @@
+"""A rule in one line: momentum, inferred, next to torch.optim.SGD."""
+
+import argparse
+
+import torch
+from torch import nn
+
+import optlang
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backend", default="inductor", help="inductor (compiled) or eager")
+    options = parser.parse_args()
+
+    Momentum = optlang.compile("v = beta*v + g; p -= lr*v", name="Momentum", backend=options.backend)
+
+    torch.manual_seed(0)
+    ours = nn.Parameter(torch.randn(300, 200))
+    theirs = nn.Parameter(ours.detach().clone())
+    sides = [
+        (ours, Momentum([ours], beta=0.9, lr=0.1)),
+        (theirs, torch.optim.SGD([theirs], momentum=0.9, lr=0.1)),
+    ]
+    for parameter, optimizer in sides:
+        for _ in range(50):
+            optimizer.zero_grad()
+            loss = (parameter - 1).square().mean() * 1000
+            loss.backward()
+            optimizer.step()
+        print(f"{type(optimizer).__name__:8}  loss after 50 steps: {loss.item():.6f}")
+    print(f"largest difference: {(ours - theirs).abs().max().item():.1e}")
+    print()
+    print("What a wrong call says:")
+    try:
+        Momentum([ours], betta=0.9, lr=0.1)
+    except TypeError as error:
+        print(f"  TypeError: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""The Python interface: ``compile``, ``check`` and ``emit``.
+
+A rule is given as its text, as a file (a path, or a string that ends in ``.opt``), or by its name in the library.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from optlang import rules
+from optlang.classes import class_of
+from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
+from optlang.language.check import check_text
+from optlang.language.rule import Value
+from optlang.language.suggest import nearest
+from optlang.source import Source
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+STAGES = ("tree", "rule", "program", "source")
+
+
+def load(rule: str | os.PathLike[str]) -> Source:
+    """Return the text of a rule.
+
+    Args:
+        rule: The rule's text, a path, a string that ends in ``.opt``, or the name of a rule of the library.
+
+    Raises:
+        FileNotFoundError: If the file is not there.
+        UnicodeDecodeError: If it is not UTF-8.
+        ValueError: If a single word names no rule of the library.
+    """
+    if isinstance(rule, os.PathLike) or (rule.strip().endswith(".opt") and "\n" not in rule.strip()):
+        return Source(Path(rule).read_text(encoding="utf-8"), os.fspath(rule))
+    if rule in rules:
+        file = rules.path(rule)
+        return Source(file.read_text(encoding="utf-8"), file.name)
+    if rule.strip().isidentifier():
+        close = nearest(rule, rules.names())
+        hint = f"did you mean {close!r}?" if close else f"there are {', '.join(rules.names())}"
+        raise ValueError(
+            f"{rule!r} is neither a rule (it assigns nothing) nor the name of one in the library; {hint}"
+        )
+    return Source(rule)
+
+
+def compile(
+    rule: str | os.PathLike[str],
+    *,
+    name: str | None = None,
+    backend: str = "inductor",
+    ahead_of_time: bool | None = None,
+) -> type[Optimizer]:
+    """Return an optimizer class for a rule.
+
+    The class is a ``torch.optim.Optimizer`` whose keyword arguments are the rule's hyperparameters. Nothing is
+    compiled to machine code before its first step.
+
+    Args:
+        rule: The rule's text, a path, a string that ends in ``.opt``, or the name of a rule of the library.
+        name: Class name; by default the one that the rule declares, else ``Rule``.
+        backend: ``"inductor"`` (one fused kernel for all tensors of a type) or ``"eager"`` (plain torch operations).
+        ahead_of_time: For ``inductor``: whether kernels are compiled ahead of time and kept on disk. By default they
+            are on CPU, and compiled just in time (``torch.compile``) elsewhere.
+
+    Returns:
+        The class. Asked for again with the same arguments, the same class.
+
+    Raises:
+        OptlangError: If the rule has errors; it carries every diagnostic, with places.
+        ValueError: If the name or the backend does not exist.
+
+    Example:
+        >>> Momentum = optlang.compile("v = beta*v + g; p -= lr*v")
+        >>> optimizer = Momentum(model.parameters(), lr=0.1, beta=0.9)
+    """
+    source = load(rule)
+    for diagnostic in check_text(source)[1]:
+        if not diagnostic.is_error:
+            warnings.warn(f"\n{diagnostic.render()}", stacklevel=2)
+    return class_of(source, name, backend, ahead_of_time)
+
+
+def check(rule: str | os.PathLike[str]) -> list[Diagnostic]:
+    """Return everything there is to say about a rule; empty if it is fine. Never raises for a bad rule."""
+    return check_text(load(rule))[1]
+
+
+def emit(
+    rule: str | os.PathLike[str],
+    stage: str = "source",
+    values: Mapping[str, Value] | None = None,
+    ndim: int = 2,
+) -> str:
+    """Return a rule as it looks at a stage of the compiler.
+
+    Args:
+        rule: As for :func:`compile`.
+        stage: ``tree`` (syntax), ``rule`` (roles of names), ``program`` (the optimised formulas) or ``source`` (the
+            Python that runs).
+        values: Hyperparameters that choose the variant (``{"amsgrad": True}``); the others have their defaults.
+        ndim: Dimensions of the tensor that the variant is for.
+
+    Raises:
+        OptlangError: If the rule has errors.
+        ValueError: If the stage or a hyperparameter does not exist.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}")
+    source = load(rule)
+    if stage == "tree":
+        from optlang.language.parse import parse
+        from optlang.language.show import show_tree
+
+        return show_tree(parse(source))
+    checked, diagnostics = check_text(source)
+    raise_errors(diagnostics)
+    assert checked is not None
+    if stage == "rule":
+        from optlang.language.show import show_rule
+
+        return show_rule(checked)
+    from optlang.compiler import compile_source, example_variant, program_text
+
+    compiled = compile_source(source)
+    unknown = sorted(set(values or {}) - {h.name for h in checked.hypers})
+    if unknown:
+        raise ValueError(f"the rule has no hyperparameter {unknown[0]!r}")
+    if stage == "program":
+        return program_text(compiled, values, ndim)
+    return example_variant(compiled, values, ndim).source
+
+
+__all__ = ["STAGES", "OptlangError", "check", "compile", "emit", "load"]

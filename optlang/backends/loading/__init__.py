@@ -1,0 +1,1 @@
+"""What the backends share: signatures, generated modules, the cache of built kernels, the C++ toolchain."""

@@ -1,0 +1,28 @@
+"""Generated source as a module that tracebacks and torch's tools can read."""
+
+from __future__ import annotations
+
+import hashlib
+import linecache
+from typing import Any
+
+from optlang.backends.loading.signature import Signature
+from optlang.compiled import Variant
+
+
+def load_module(source: str, name: str) -> dict[str, Any]:
+    """Execute generated source and return its globals.
+
+    The text is put into :mod:`linecache`, so that a traceback shows its lines and ``inspect.getsource`` finds them.
+    """
+    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    filename = f"<optlang {name} {digest}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    names: dict[str, Any] = {"__name__": f"optlang_generated_{digest}", "__file__": filename}
+    exec(compile(source, filename, "exec"), names)  # noqa: S102 - our own compiler's output, never the user's text
+    return names
+
+
+def source_for(variant: Variant, signature: Signature) -> str:
+    """Return the source of a variant that suits a signature."""
+    return variant.narrow_source if signature.narrow else variant.source

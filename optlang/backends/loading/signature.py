@@ -1,0 +1,68 @@
+"""The types a kernel is built for, and the kernel.
+
+Sizes are no part of a signature: a kernel takes tensors of any size, so one serves every parameter that agrees in
+dtypes, device type and number of viewed dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+#: The dimensions of a viewed tensor: the index of the dimension of ``p`` that it shares, or None for a size of 1.
+Dims = tuple[int | None, ...]
+
+#: Types whose arithmetic is done in float32.
+NARROW = ("bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a kernel is built for, without the sizes.
+
+    Attributes:
+        dtypes: Names of the element types (``float32``), in the order of ``Variant.tensors``.
+        dims: The viewed dimensions, in the same order.
+        device: Device type, ``cpu`` or ``cuda``.
+        coefficients: How many packed coefficients there are (at least 1: an empty list is padded).
+    """
+
+    dtypes: tuple[str, ...]
+    dims: tuple[Dims, ...]
+    device: str
+    coefficients: int
+
+    @property
+    def narrow(self) -> bool:
+        """Whether some tensor has 16 bits, so that the variant's ``narrow_source`` is meant."""
+        return "float64" not in self.dtypes and any(dtype in NARROW for dtype in self.dtypes)
+
+    @property
+    def coefficient_dtype(self) -> str:
+        """Type of the packed coefficients: that of the arithmetic."""
+        return "float64" if "float64" in self.dtypes else "float32"
+
+    def __str__(self) -> str:
+        kinds = list(dict.fromkeys(self.dtypes))
+        return f"{' and '.join(kinds)} on {self.device}"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A loaded ``update``.
+
+    Attributes:
+        run: Takes a list: the tensors of ``Variant.tensors``, viewed, then the packed coefficients. It checks nothing.
+        origin: How it came to be: ``eager``, ``built``, ``cached`` or ``jit``.
+        loose: Whether it reads only the addresses of the tensors behind the first, so that a contiguous gradient
+            need not be viewed.
+    """
+
+    run: Callable[[list[Any]], Any]
+    origin: str
+    loose: bool = False
+
+    def __call__(self, tensors: list[Any]) -> None:
+        """Run the kernel."""
+        self.run(tensors)

@@ -1,0 +1,55 @@
+"""What this machine can build with and run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import sys
+
+import torch
+
+#: How to get a compiler, by platform.
+ADVICE = {
+    "linux": "install one (`apt install g++`, `dnf install gcc-c++`) or set CXX",
+    "darwin": "install one (`xcode-select --install`) or set CXX",
+    "win32": "install the Visual Studio build tools and set CXX",
+}
+
+
+def compiler() -> str | None:
+    """Return the C++ compiler that will be used, or None if there is none."""
+    default = "clang++" if sys.platform == "darwin" else "g++"
+    command = os.environ.get("CXX") or default
+    return shutil.which((shlex.split(command) or [default])[0])
+
+
+def advice() -> str:
+    """Return what to do about a missing compiler."""
+    return ADVICE.get(sys.platform, ADVICE["linux"])
+
+
+def processor() -> str:
+    """Return a text that is the same for processors that run each other's kernels."""
+    capabilities = {
+        name: value
+        for name, value in _capabilities().items()
+        if isinstance(value, bool) or name in ("architecture", "sve_max_length")
+    }
+    text = repr((platform.machine(), torch.backends.cpu.get_cpu_capability(), sorted(capabilities.items())))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _capabilities() -> dict[str, object]:
+    """Return what torch knows of the processor; where it cannot tell, what the system says."""
+    ask = getattr(torch.cpu, "get_capabilities", None)
+    if ask is not None:
+        return dict(ask())
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            flags = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
+    except OSError:
+        flags = platform.processor()
+    return {"architecture": flags}

@@ -1,0 +1,69 @@
+"""The other side of a comparison: the optimizer a rule is written after, or one that the user names."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An optimizer class and how it is made.
+
+    Attributes:
+        label: What tables call it.
+        cls: The class.
+        options: Keyword arguments beside the hyperparameters, such as ``fused=True``.
+    """
+
+    label: str
+    cls: type[torch.optim.Optimizer]
+    options: Mapping[str, bool]
+
+    def make(self, parameters: list[torch.Tensor], values: Mapping[str, Any]) -> torch.optim.Optimizer:
+        """Return an instance with those of ``values`` that the class knows."""
+        known = inspect.signature(self.cls).parameters
+        wanted = {name: value for name, value in values.items() if name in known}
+        return self.cls(parameters, **wanted, **self.options)
+
+
+def find(against: str | None, reference: str | None) -> Peer:
+    """Return the peer that ``against`` asks for: None, ``fused``, ``foreach`` or ``MODULE:CLASS``.
+
+    Raises:
+        ValueError: If there is no such class or no such implementation of it.
+    """
+    if against is not None and against not in ("fused", "foreach"):
+        return _described(_load(against.replace(":", ".")), None)
+    if reference is None:
+        raise ValueError("the rule names no reference; say what to compare with: --against MODULE:CLASS")
+    return _described(_load(reference), against)
+
+
+def _load(name: str) -> type[torch.optim.Optimizer]:
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"cannot load the peer {name}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, torch.optim.Optimizer)):
+        raise ValueError(f"the peer {name} is not a torch.optim.Optimizer")
+    return found
+
+
+def _described(cls: type[torch.optim.Optimizer], implementation: str | None) -> Peer:
+    """Choose the implementation: the one asked for, or the fastest that the class has."""
+    offered = inspect.signature(cls).parameters
+    name = f"{cls.__module__.split('.')[0]}.{cls.__name__}"
+    if implementation is None:
+        implementation = next((word for word in ("fused", "foreach") if word in offered), None)
+    elif implementation not in offered:
+        raise ValueError(f"{name} has no {implementation} implementation")
+    if implementation is None:
+        return Peer(name, cls, {})
+    return Peer(f"{name} ({implementation})", cls, {implementation: True})

@@ -1,0 +1,203 @@
+"""The measurement: two optimizers on equal copies of the same tensors, in rounds that take turns."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import optlang
+from optlang.bench import cold, peers, shapes
+from optlang.source import Source
+
+DTYPES = ("float32", "float64", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One comparison: a rule, its peer, and the tensors they update."""
+
+    name: str
+    source: Source
+    cls: type[torch.optim.Optimizer]
+    peer: peers.Peer
+    shapes: str
+    dtype: str
+    device: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how to measure."""
+
+    steps: int = 10
+    rounds: int = 7
+    threads: int | None = None
+    first_step: bool = False
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a comparison found; times are milliseconds a step, a list has one value for each round.
+
+    Attributes:
+        rule: Name of the rule's class.
+        peer: What it was compared with.
+        shapes: Name of the list of shapes.
+        tensors: How many tensors.
+        numbers: How many numbers they hold.
+        dtype: Their type.
+        device: Where they are.
+        threads: Threads that torch used.
+        ours: Our times.
+        theirs: The peer's times.
+        ready: Seconds our first step took in this process, with whatever caches were there.
+        compiled: Kernels that were made for this comparison, by the end of it.
+        difference: Norm of the difference of the final parameters, relative to how far they moved.
+        cold: Seconds to the end of a first step in a new process with every cache empty, if asked for.
+    """
+
+    rule: str
+    peer: str
+    shapes: str
+    tensors: int
+    numbers: int
+    dtype: str
+    device: str
+    threads: int
+    ours: tuple[float, ...]
+    theirs: tuple[float, ...]
+    ready: float
+    compiled: int
+    difference: float
+    cold: float | None = field(default=None)
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Our time over the peer's, round by round."""
+        return tuple(a / b for a, b in zip(self.ours, self.theirs, strict=True))
+
+    @property
+    def ratio(self) -> float:
+        """The median of the ratios."""
+        return statistics.median(self.ratios)
+
+
+def plan(
+    sources: Sequence[Source],
+    names: str,
+    against: str | None,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    values: Mapping[str, Any] | None = None,
+) -> list[Plan]:
+    """Return the comparisons to make: every rule on every list of shapes.
+
+    Raises:
+        ValueError: If a name is unknown, or the device is not there.
+        OptlangError: If a rule has errors.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"--dtype: {dtype} is not one of {', '.join(DTYPES)}")
+    _require_device(device)
+    plans = []
+    for source in sources:
+        cls = optlang.compile(source)
+        peer = peers.find(against, cls.rule.reference)
+        for name in shapes.chosen(names):
+            plans.append(Plan(cls.__name__, source, cls, peer, name, dtype, device, values or {}))
+    return plans
+
+
+def _require_device(device: str) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"--device {device}: {reason}") from error
+
+
+def measure(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda _: None) -> Result:
+    """Carry out one comparison; ``tick`` is called with a word before each part of the work."""
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    tick("first step")
+    start = _tensors(plan)
+    ours, theirs = _copies(start), _copies(start)
+    one, other = plan.cls(ours, **plan.values), plan.peer.make(theirs, plan.values)
+    ready = _seconds(one, 1, plan.device)
+    _seconds(other, 1, plan.device)
+    times: tuple[list[float], list[float]] = ([], [])
+    for number in range(settings.rounds):
+        tick(f"round {number + 1} of {settings.rounds}")
+        for optimizer, kept in ((one, times[0]), (other, times[1])):
+            kept.append(1e3 * _seconds(optimizer, settings.steps, plan.device) / settings.steps)
+    seconds = None
+    if settings.first_step:
+        tick("first step in a new process")
+        seconds = cold.first_step(plan.source, plan.dtype, plan.device, plan.values)
+    return Result(
+        rule=plan.name,
+        peer=plan.peer.label,
+        shapes=plan.shapes,
+        tensors=len(start),
+        numbers=sum(p.numel() for p in start),
+        dtype=plan.dtype,
+        device=plan.device,
+        threads=torch.get_num_threads(),
+        ours=tuple(times[0]),
+        theirs=tuple(times[1]),
+        ready=ready,
+        compiled=plan.cls.compiled_kernels(),
+        difference=_difference(start, ours, theirs),
+        cold=seconds,
+    )
+
+
+def _tensors(plan: Plan) -> list[torch.Tensor]:
+    """Return parameters like those of a network at its start, with gradients; the same ones each time."""
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for shape in shapes.SHAPES[plan.shapes]():
+        p, g = (torch.randn(shape, generator=generator).mul_(scale) for scale in (0.02, 1e-3))
+        p, g = (x.to(plan.device, getattr(torch, plan.dtype)) for x in (p, g))
+        p.grad = g
+        made.append(p)
+    return made
+
+
+def _copies(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Return equal parameters with gradients of their own, because some optimizers write into gradients."""
+    copies = []
+    for tensor in tensors:
+        copy = torch.nn.Parameter(tensor.detach().clone())
+        copy.grad = None if tensor.grad is None else tensor.grad.clone()
+        copies.append(copy)
+    return copies
+
+
+def _seconds(optimizer: torch.optim.Optimizer, steps: int, device: str) -> float:
+    """Return how long some steps take."""
+    wait = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
+    wait()
+    start = time.perf_counter()
+    for _ in range(steps):
+        optimizer.step()
+    wait()
+    return time.perf_counter() - start
+
+
+def _difference(start: list[torch.Tensor], ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
+    apart = moved = 0.0
+    with torch.no_grad():
+        for s, a, b in zip(start, ours, theirs, strict=True):
+            apart += float((a.double() - b.double()).square().sum())
+            moved += float((b.double() - s.double()).square().sum())
+    return math.sqrt(apart / moved) if moved else math.inf

@@ -1,0 +1,73 @@
+"""Parameter shapes of real networks, from their architectures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+Shape = tuple[int, ...]
+
+
+def gpt2() -> list[Shape]:
+    """Return the 148 parameters of GPT-2 small (124 M numbers); the output layer is tied to the embedding."""
+    width, hidden = 768, 3072
+    block: list[Shape] = [
+        *((width,), (width,)),  # layer norm
+        *((width, 3 * width), (3 * width,)),  # queries, keys and values
+        *((width, width), (width,)),  # projection
+        *((width,), (width,)),  # layer norm
+        *((width, hidden), (hidden,), (hidden, width), (width,)),  # feed-forward
+    ]
+    return [(50257, width), (1024, width), *(block * 12), (width,), (width,)]
+
+
+def resnet50() -> list[Shape]:
+    """Return the 161 parameters of ResNet-50 (25.6 M numbers)."""
+
+    def convolution(inputs: int, outputs: int, size: int) -> list[Shape]:
+        return [(outputs, inputs, size, size), (outputs,), (outputs,)]  # weights, then batch norm
+
+    shapes = convolution(3, 64, 7)
+    inputs = 64
+    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for block in range(blocks):
+            shapes += convolution(inputs, width, 1) + convolution(width, width, 3)
+            shapes += convolution(width, 4 * width, 1)
+            if block == 0:
+                shapes += convolution(inputs, 4 * width, 1)
+            inputs = 4 * width
+    return [*shapes, (1000, inputs), (1000,)]
+
+
+def many() -> list[Shape]:
+    """Return 1000 vectors of 1024: what a step costs besides its arithmetic."""
+    return [(1024,)] * 1000
+
+
+def mlp() -> list[Shape]:
+    """Return the 6 parameters of a small perceptron (0.1 M numbers)."""
+    return [(256, 64), (256,), (256, 256), (256,), (10, 256), (10,)]
+
+
+SHAPES: Mapping[str, Callable[[], list[Shape]]] = {
+    "gpt2": gpt2,
+    "resnet50": resnet50,
+    "many": many,
+    "mlp": mlp,
+}
+
+
+def chosen(names: str) -> list[str]:
+    """Return the names in a list with commas, ``all`` being every one.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    if wanted == ["all"]:
+        return [*SHAPES]
+    unknown = [name for name in wanted if name not in SHAPES]
+    if unknown or not wanted:
+        raise ValueError(
+            f"--shapes: {', '.join(unknown) or 'nothing'} is not one of {', '.join(SHAPES)}, all"
+        )
+    return wanted

@@ -1,0 +1,70 @@
+"""``optlang bench``: time rules against the optimizers they are written after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from optlang.cli.output import Files, Refusal, Settings, parse_setting, read_source
+
+if TYPE_CHECKING:
+    from optlang.bench.run import Result
+
+NAME = "bench"
+
+
+def command(
+    rules: Files,
+    shapes: Annotated[
+        str, typer.Option(help="gpt2, resnet50, many, mlp, several with commas, or all.")
+    ] = "resnet50",
+    against: Annotated[
+        str | None,
+        typer.Option(help="fused, foreach, or MODULE:CLASS. [the rule's own reference, fused if it can be]"),
+    ] = None,
+    settings: Settings = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each round.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each side, taken in turns.")] = 7,
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads that torch may use.")] = None,
+    first_step: Annotated[
+        bool,
+        typer.Option("--first-step", help="Time the first step, too: a new process, no caches."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="Draw the ratios into this file (needs matplotlib)."),
+    ] = None,
+) -> None:
+    """Time rules against a peer in interleaved rounds, and compare where they end."""
+    sources = [read_source(rule) for rule in rules]
+    values = dict(parse_setting(text) for text in settings or [])
+    from optlang.bench import report, run
+
+    try:
+        plans = run.plan(sources, shapes, against, dtype=dtype, device=device, values=values)
+    except ValueError as error:
+        raise Refusal(str(error)) from error
+    results = report.measure_all(plans, run.Settings(steps, rounds, threads, first_step))
+    if as_json:
+        print(report.as_json(results))
+    else:
+        report.print_table(results)
+    if save is not None:
+        _draw(results, save)
+
+
+def _draw(results: Sequence[Result], path: Path) -> None:
+    from optlang.bench import report
+
+    try:
+        report.draw(results, path)
+    except ImportError as error:
+        raise Refusal("--save needs matplotlib: pip install 'optlang-torch[plot]'") from error
+    except (OSError, ValueError) as error:
+        raise Refusal(f"cannot write {path}: {error}") from error

@@ -1,0 +1,79 @@
+"""``optlang check``: find the mistakes of rules without running anything."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from optlang.cli.output import Files, plural, print_diagnostics, read_source
+from optlang.diagnostics import Diagnostic
+
+if TYPE_CHECKING:
+    from optlang.language.rule import Rule
+    from optlang.source import Source
+
+NAME = "check"
+
+
+def command(
+    files: Files,
+    strict: Annotated[bool, typer.Option("--strict", help="Let warnings fail the check, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check rules and print what is wrong with them.
+
+    For a rule that declares nothing, also prints what was inferred. Needs no torch and no compiler.
+    """
+    from optlang.language.check import check_text
+
+    results = []
+    for file in files:
+        source = read_source(file)
+        results.append((source, *check_text(source)))
+    found = [d for _, _, diagnostics in results for d in diagnostics]
+    if as_json:
+        print(json.dumps([_as_data(*result) for result in results], indent=2))
+    else:
+        for result in results:
+            _print_result(*result)
+        _print_total(len(results), found)
+    errors = sum(d.is_error for d in found)
+    if errors or (strict and found):
+        raise typer.Exit(1)
+
+
+def _print_result(source: Source, rule: Rule | None, diagnostics: list[Diagnostic]) -> None:
+    from optlang.language.roles import describe
+
+    print_diagnostics(diagnostics, sys.stdout)
+    if rule is None:
+        return
+    print(f"{source.name}: ok{f' ({rule.name})' if rule.name else ''}")
+    if rule.inferred:
+        for sentence in describe(rule):
+            print(f"  {sentence}")
+
+
+def _print_total(files: int, found: list[Diagnostic]) -> None:
+    """Print the last line, when there is more to say than one "ok"."""
+    errors = sum(d.is_error for d in found)
+    warnings = len(found) - errors
+    if files > 1 or found:
+        counts = [plural(errors, "error")] if errors or not warnings else []
+        counts += [plural(warnings, "warning")] if warnings else []
+        print(f"{plural(files, 'rule')} checked: {', '.join(counts)}")
+
+
+def _as_data(source: Source, rule: Rule | None, diagnostics: list[Diagnostic]) -> dict[str, Any]:
+    from optlang.language.roles import describe
+
+    return {
+        "file": source.name,
+        "ok": rule is not None,
+        "name": rule.name if rule else None,
+        "inferred": describe(rule) if rule and rule.inferred else [],
+        "diagnostics": [d.as_dict() for d in diagnostics],
+    }

@@ -1,0 +1,164 @@
+"""Diagnostics as values, and how they are shown.
+
+A :class:`Diagnostic` says what is wrong, where, and what to do. Stages collect them; nothing is printed or
+raised until a stage is finished. The wording lives where the mistake is found, the explanation of each code in
+:mod:`optlang.catalogue`.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optlang.source import Source, Span
+
+RESET, BOLD, RED, YELLOW, BLUE, CYAN = "\033[0m", "\033[1m", "\033[31m", "\033[33m", "\033[34m", "\033[36m"
+
+
+@dataclass(frozen=True)
+class Diagnostic:
+    """One finding about a rule.
+
+    Attributes:
+        code: Stable code, ``E...`` for an error, ``W...`` for a warning (see ``optlang explain``).
+        message: One sentence that names what is wrong, without a final full stop.
+        source: The text it is about.
+        span: The characters it is about, or None when it is about the rule as a whole.
+        label: What to write beside the carets (what was expected), if anything.
+        help: What to do about it, if it can be said in a line.
+        related: Further places, each with a sentence ("first declared here").
+    """
+
+    code: str
+    message: str
+    source: Source
+    span: Span | None = None
+    label: str | None = None
+    help: str | None = None
+    related: tuple[tuple[str, Span], ...] = ()
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the rule cannot be compiled because of this."""
+        return self.code.startswith("E")
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Line and column, from 1 (``(1, 1)`` when it is about the whole rule)."""
+        return self.source.position(self.span.start) if self.span else (1, 1)
+
+    def render(self, color: bool = False) -> str:
+        """Return the finding as text: a headline, the line with carets, and the help line."""
+        return _render(self, color)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the finding as plain data, for ``optlang check --json``."""
+        line, column = self.position
+        end_line, end_column = self.source.position(self.span.end) if self.span else (line, column)
+        return {
+            "code": self.code,
+            "severity": "error" if self.is_error else "warning",
+            "message": self.message,
+            "file": self.source.name,
+            "line": line,
+            "column": column,
+            "end_line": end_line,
+            "end_column": end_column,
+            "label": self.label,
+            "help": self.help,
+        }
+
+    def __str__(self) -> str:
+        return self.render()
+
+
+class OptlangError(Exception):
+    """A rule that cannot be compiled; carries every diagnostic that was collected."""
+
+    def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
+        self.diagnostics = tuple(diagnostics)
+        super().__init__(self.diagnostics)
+
+    def __str__(self) -> str:
+        return "\n\n" + render_all(self.diagnostics)
+
+
+def render_all(diagnostics: Iterable[Diagnostic], color: bool = False) -> str:
+    """Return all findings as text, in the order of their places, a blank line between them."""
+    ordered = sorted(diagnostics, key=lambda d: (d.source.name, d.span or Span(0, 0), d.code))
+    return "\n\n".join(d.render(color) for d in ordered)
+
+
+def raise_errors(diagnostics: Iterable[Diagnostic]) -> None:
+    """Raise :class:`OptlangError` with everything found if anything found is an error."""
+    found = tuple(diagnostics)
+    if any(d.is_error for d in found):
+        raise OptlangError(found)
+
+
+def _width(text: str) -> int:
+    """Return how many terminal cells ``text`` takes (wide characters two, combining ones none)."""
+    cells = 0
+    for character in text:
+        if unicodedata.combining(character):
+            continue
+        cells += 2 if unicodedata.east_asian_width(character) in "WF" else 1
+    return cells
+
+
+def _printable(text: str) -> str:
+    """Return ``text`` with tabs widened and control characters made visible, so that carets line up."""
+    shown = text.replace("\t", "    ")
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
+
+
+def _clip(line: str, start: int, end: int, limit: int = 120) -> tuple[str, int, int]:
+    """Cut a very long line down to the neighbourhood of columns ``start`` to ``end`` (from 0)."""
+    if len(line) <= limit:
+        return line, start, end
+    left = max(0, min(start - limit // 3, len(line) - limit))
+    right = min(len(line), left + limit)
+    head, tail = ("..." if left else ""), ("..." if right < len(line) else "")
+    shift = len(head) - left
+    return head + line[left:right] + tail, start + shift, min(end, right) + shift
+
+
+def _excerpt(source: Source, span: Span, label: str | None, paint: str, color: bool) -> list[str]:
+    """Return the numbered line that holds ``span`` and the carets under it."""
+    number, column = source.position(min(span.start, len(source.text)))
+    line = source.line(number)
+    start = column - 1
+    end = min(max(start + 1, start + span.end - span.start), max(len(line), start + 1))
+    line, start, end = _clip(line, start, end)
+    before, marked = _printable(line[:start]), _printable(line[start:end])
+    gutter = str(number)
+    carets = "^" * max(1, _width(marked))
+    note = f" {label}" if label else ""
+    on, off, dim = (paint, RESET, BLUE) if color else ("", "", "")
+    return [
+        f"{dim}{gutter} |{off} {_printable(line)}".rstrip(),
+        f"{dim}{' ' * len(gutter)} |{off} {' ' * _width(before)}{on}{carets}{note}{off}",
+    ]
+
+
+def _render(diagnostic: Diagnostic, color: bool) -> str:
+    word, paint = ("error", RED) if diagnostic.is_error else ("warning", YELLOW)
+    head = f"{word}[{diagnostic.code}]"
+    line, column = diagnostic.position
+    place = f"{diagnostic.source.name}:{line}:{column}" if diagnostic.span else diagnostic.source.name
+    if color:
+        head, message = f"{BOLD}{paint}{head}{RESET}", f"{BOLD}{diagnostic.message}{RESET}"
+    else:
+        message = diagnostic.message
+    lines = [f"{head}: {message}", f"  --> {place}"]
+    if diagnostic.span:
+        lines += _excerpt(diagnostic.source, diagnostic.span, diagnostic.label, paint, color)
+    for sentence, span in diagnostic.related:
+        row, col = diagnostic.source.position(span.start)
+        lines.append(f"  --> {diagnostic.source.name}:{row}:{col}: {sentence}")
+        lines += _excerpt(diagnostic.source, span, None, BLUE, color)
+    if diagnostic.help:
+        lines.append(f"{CYAN}help:{RESET} {diagnostic.help}" if color else f"help: {diagnostic.help}")
+    return "\n".join(lines)

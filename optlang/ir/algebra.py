@@ -1,0 +1,156 @@
+"""Expressions: which SymPy nodes the IR uses, how they are built, counted and shown.
+
+Sums, products and powers are SymPy's own, and their automatic rewriting is wanted. Everything else is an opaque
+function, so that SymPy never rewrites it (its ``exp(log(x))`` or ``max`` know only well-behaved numbers).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from fractions import Fraction
+from functools import cache
+from itertools import count
+from typing import Any
+
+import sympy as sp
+from sympy.core.function import UndefinedFunction
+from sympy.printing.str import StrPrinter
+
+#: Weights of one operation on an element, about what they cost beside an addition.
+WEIGHTS = {"select": 1, "min": 1, "max": 1, "abs": 1, "number": 1, "not": 0, "floor": 1, "round": 1}
+DIVISION, ROOT, FUNCTION = 4, 6, 12
+
+
+class Reduction(sp.Function):  # type: ignore[misc]
+    """``sum(x, *dims)``, ``mean``, ``max``, ``min``: over the whole tensor, or over ``dims``, which stay."""
+
+    @classmethod
+    def eval(cls, *args: Any) -> None:
+        """Never rewrite."""
+        return None
+
+
+@cache
+def reduction(name: str) -> type[Reduction]:
+    """Return the reduction of a name."""
+    return type(name, (Reduction,), {})
+
+
+@cache
+def function(name: str) -> UndefinedFunction:
+    """Return the opaque function of a name (a builtin, a comparison, ``select``, ``number``)."""
+    return UndefinedFunction(name)
+
+
+def call(name: str, *args: sp.Expr) -> sp.Expr:
+    """Return an opaque function applied to arguments."""
+    return function(name)(*args)
+
+
+def name_of(expr: sp.Expr) -> str:
+    """Return the name of an opaque function's application."""
+    return str(expr.func.__name__)
+
+
+def number(value: Fraction | int) -> sp.Rational:
+    """Return an exact literal."""
+    fraction = Fraction(value)
+    return sp.Rational(fraction.numerator, fraction.denominator)
+
+
+def power(base: sp.Expr, exponent: sp.Expr) -> sp.Expr:
+    """Return ``base ** exponent``; a power of literals is exact only while that is small."""
+    if base.is_Rational and exponent.is_Rational:
+        small = exponent.is_Integer and abs(exponent) <= 64 and base.p.bit_length() + base.q.bit_length() <= 64
+        if not small:
+            return _float_power(float(base), float(exponent))
+    return sp.Pow(base, exponent)
+
+
+def _float_power(base: float, exponent: float) -> sp.Expr:
+    try:
+        value = math.pow(base, exponent)
+    except OverflowError:
+        value = math.inf
+    except ValueError:
+        value = math.inf if base == 0 else math.nan
+    return literal(value)
+
+
+def literal(value: float) -> sp.Expr:
+    """Return a float as an expression: exact, or SymPy's infinities and NaN."""
+    if math.isnan(value):
+        return call("nan")
+    if math.isinf(value):
+        return call("inf") if value > 0 else -call("inf")
+    return number(Fraction(value))
+
+
+def is_condition(expr: sp.Expr) -> bool:
+    """Return whether an expression is a condition (not a number)."""
+    name = name_of(expr) if expr.is_Function else ""
+    if name == "select":
+        return is_condition(expr.args[1])
+    return name in (*COMPARISONS, "not", "isfinite", "true", "false")
+
+
+def fresh(stem: str, taken: Iterable[sp.Symbol]) -> sp.Symbol:
+    """Return the first of ``stem1, stem2, ...`` that is not taken."""
+    names = {s.name for s in taken}
+    return sp.Symbol(next(f"{stem}{n}" for n in count(1) if f"{stem}{n}" not in names))
+
+
+def select(condition: sp.Expr, then: sp.Expr, other: sp.Expr) -> sp.Expr:
+    """Return the choice of ``then`` where ``condition`` holds, else ``other``."""
+    return then if then == other else call("select", condition, then, other)
+
+
+def cost(expr: sp.Expr) -> int:
+    """Return the weighted number of operations of an expression."""
+    if expr.is_Atom:
+        return 0
+    if isinstance(expr, Reduction):
+        return 1 + cost(expr.args[0])
+    below = sum(cost(a) for a in expr.args)
+    if expr.is_Add:
+        return below + len(expr.args) - 1
+    if expr.is_Mul:
+        divisions = sum(1 for a in expr.args if a.is_Pow and a.exp.is_number and a.exp.is_negative)
+        signs = sum(1 for a in expr.args if a == -1)
+        divides = DIVISION if divisions else 0
+        return below - divisions * DIVISION + divides + max(0, len(expr.args) - 1 - signs - (divisions > 0))
+    if expr.is_Pow:
+        return below + _power_cost(expr.exp)
+    return below + WEIGHTS.get(name_of(expr), 1 if name_of(expr) in COMPARISONS else FUNCTION)
+
+
+COMPARISONS = ("lt", "le", "eq", "ne", "and", "or")
+
+
+def _power_cost(exponent: sp.Expr) -> int:
+    if exponent.is_Integer:
+        n = abs(int(exponent))
+        return (n.bit_length() - 1 + bin(n).count("1") - 1) + (DIVISION if exponent < 0 else 0)
+    if (2 * exponent).is_Integer:
+        return ROOT + _power_cost(abs(exponent) - sp.Rational(1, 2) + 1) + (DIVISION if exponent < 0 else 0)
+    return 2 * FUNCTION
+
+
+class _Shown(StrPrinter):  # type: ignore[misc]
+    """Prints an expression in the rule language's notation."""
+
+    def _print_Function(self, expr: sp.Expr) -> str:
+        if isinstance(expr, Reduction):
+            return self._print_Reduction(expr)
+        return str(super()._print_Function(expr))
+
+    def _print_Reduction(self, expr: Reduction) -> str:
+        inner, *dims = expr.args
+        dim = f", dim=({', '.join(map(str, dims))})" if dims else ""
+        return f"{name_of(expr)}({self._print(inner)}{dim})"
+
+
+def show(expr: sp.Expr) -> str:
+    """Return an expression as text, for people."""
+    return _Shown({"order": "none"}).doprint(expr).replace("**", "^")

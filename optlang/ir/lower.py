@@ -1,0 +1,365 @@
+"""Statements of a variant -> program.
+
+Each assignment becomes a value in single assignment; an ``if`` on values of the step becomes a choice per name that it
+assigns. Kinds follow from the inputs. A ``: scalar`` state lives on the host unless something of a tensor reaches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sympy as sp
+
+from optlang.ir import algebra
+from optlang.ir.program import Input, Program, Store, Value
+from optlang.language import tree as ast
+from optlang.language.evaluate import member_name
+from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, join, reduce
+from optlang.language.rule import Rule, State
+from optlang.language.specialise import Special, dims_of
+from optlang.source import Source, Span
+
+FACTS = ("ndim", "numel", "rows", "cols", "eps")
+REDUCTIONS = ("sum", "mean", "max", "min")
+
+
+@dataclass(frozen=True)
+class Ref:
+    """What a name or expression stands for at a point of the program."""
+
+    expr: sp.Expr
+    kind: Kind
+    boolean: bool = False
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The programs of a variant.
+
+    ``on_host`` names the tensors' scalar states that are kept on the host. ``group`` is None without group states.
+    """
+
+    step: Program
+    start: Program
+    group: Program | None
+    on_host: frozenset[str]
+
+
+def lower(rule: Rule, special: Special) -> Lowered:
+    """Return the programs of a variant: a step, the start of its states, and its group states' update."""
+    on_host = frozenset(s.name for s in special.states if s.scope == "tensor" and s.kind == SCALAR)
+    while True:  # a state that turns out to depend on a tensor moves to the device, perhaps taking others along
+        start = _Lowering(rule, special, on_host, "start")
+        step = _Lowering(rule, special, on_host, "step")
+        start_program, step_program = start.run(), step.run()
+        moved = start.on_device | step.on_device
+        if not moved:
+            break
+        on_host -= moved
+    group = None
+    if any(s.scope == "group" for s in special.states):
+        group = _Lowering(rule, special, on_host, "group").run()
+    return Lowered(step_program, start_program, group, on_host)
+
+
+class _Lowering:
+    """Lowers one part of a variant: ``step``, ``start`` or ``group``."""
+
+    def __init__(self, rule: Rule, special: Special, on_host: frozenset[str], part: str) -> None:
+        self.rule, self.special, self.part = rule, special, part
+        self.source: Source = rule.tree.source
+        self.states = {s.name: s for s in special.states}
+        self.hypers = {h.name for h in rule.hypers}
+        self.inputs: dict[str, Input] = {}
+        self.host: list[Value] = []
+        self.tensor: list[Value] = []
+        self.env: dict[str, Ref] = {}
+        self.used: set[str] = set()
+        self.on_host = on_host
+        self.on_device: set[str] = set()  # states found not to be host values after all
+        self.assigned: dict[str, None] = {}
+        self.line = 0
+
+    def run(self) -> Program:
+        """Return the program of this part."""
+        self.block(self.special.start if self.part == "start" else self.special.body)
+        stores = tuple(self.stores())
+        notes = {v.line: self.source.line(v.line).strip() for v in (*self.host, *self.tensor) if v.line}
+        return Program(
+            self.rule.name or "Rule",
+            tuple(self.inputs.values()),
+            tuple(self.host),
+            (tuple(self.tensor),),
+            stores,
+            notes,
+        )
+
+    def stores(self) -> list[Store]:
+        """Return what is written at the end: initial values, group states, or the parameter and states."""
+        stores = []
+        for state in self.special.states:
+            if (state.scope == "group") != (self.part == "group"):
+                continue
+            ref = self.env.get(state.name)
+            if self.part == "start":
+                ref = ref or Ref(sp.Integer(0), STATIC)
+            elif state.name not in self.assigned:
+                continue
+            assert ref is not None
+            kind = HOST if state.name in self.on_host or state.scope == "group" else state.kind
+            if ref.kind.level > kind.level and state.name in self.on_host:
+                self.on_device.add(state.name)
+            stores.append(Store(state.name, self.plain(ref), kind))
+        if self.part == "step" and "p" in self.assigned:
+            stores.insert(0, Store("p", self.plain(self.env["p"]), ELEMENT))
+        return stores
+
+    # Names --------------------------------------------------------------------------------------------------
+
+    def symbol(self, stem: str) -> sp.Symbol:
+        """Return a symbol that is not in use: the stem itself or the next version of it."""
+        stem = stem.replace(".", "_").replace("'", "_new")
+        if stem.rpartition("_")[2].isdigit() and "_" in stem:
+            stem = stem.rpartition("_")[0]
+        name, version = stem, 0
+        taken = self.hypers | set(self.states) | {"p", "g", "t", "first", *FACTS}
+        while name in self.used or (name in taken):
+            version += 1
+            name = f"{stem}_{version}"
+        self.used.add(name)
+        return sp.Symbol(name)
+
+    def input(self, name: str, kind: Kind) -> Ref:
+        """Return a value that exists before the step, adding it to the inputs on first use."""
+        if name not in self.inputs:
+            symbol = sp.Symbol(name.replace("group.", "group_").replace("'", "_new"))
+            self.used.add(symbol.name)
+            self.inputs[name] = Input(symbol, name, kind)
+        known = self.inputs[name]
+        return Ref(known.symbol, known.kind, boolean=name == "first")
+
+    def name(self, name: str) -> Ref:
+        """Return what a name stands for now."""
+        if name in self.env:
+            return self.env[name]
+        if name in ("p", "g"):
+            return self.input(name, ELEMENT)
+        if name == "first" and self.part == "group":
+            return self.bind("first", Ref(algebra.call("eq", self.name("t").expr, sp.Integer(1)), HOST, True))
+        if name == "t":
+            return self.input("group.t" if self.part == "group" else "t", HOST)
+        if name == "first" or name in FACTS or name in self.hypers:
+            return self.input(name, HOST)
+        state = self.states[name]
+        return self.input(name, self.kind_of(state))
+
+    def kind_of(self, state: State) -> Kind:
+        """Return where a state lives in this lowering."""
+        return HOST if state.name in self.on_host or state.scope == "group" else state.kind
+
+    def bind(self, stem: str, ref: Ref, rounds: bool = False) -> Ref:
+        """Give a value a name of its own and return it as that name."""
+        symbol = self.symbol(stem)
+        value = Value(symbol, ref.expr, ref.kind, ref.boolean, rounds, self.line)
+        (self.tensor if ref.kind.on_device else self.host).append(value)
+        return Ref(symbol, ref.kind, ref.boolean)
+
+    # Statements ---------------------------------------------------------------------------------------------
+
+    def block(self, statements: Sequence[ast.Stmt]) -> None:
+        """Lower statements in order."""
+        for statement in statements:
+            self.line = self.line_of(statement.span)
+            match statement:
+                case ast.Assign(targets=(target,), op=op, value=value):
+                    self.assign(target.name, op, value)
+                case ast.If():
+                    self.branch(statement)
+                case _:
+                    raise AssertionError(f"{type(statement).__name__} is not left by specialise")
+
+    def line_of(self, span: Span) -> int:
+        """Return the line of a place in the rule (0 for a place in a builtin's definition)."""
+        return self.source.position(span.start)[0] if span.end <= len(self.source.text) else 0
+
+    def assign(self, name: str, op: str, value: ast.Expr) -> None:
+        """Lower one assignment."""
+        state = self.states.get(name)
+        if state is not None and state.scope == "group" and self.part == "step":
+            self.env[name] = self.input(f"{name}'", HOST)  # the group's update has run already
+            return
+        ref = self.expr(value)
+        if op != "=":
+            ref = self.binary(op[:-1], self.name(name), ref)
+        self.write(name, ref)
+
+    def write(self, name: str, ref: Ref) -> None:
+        """Make ``name`` stand for a value from here on."""
+        state = self.states.get(name)
+        kind = ELEMENT if name == "p" else self.kind_of(state) if state else ref.kind
+        kept = name == "p" or state is not None
+        if kept and not ref.kind.on_device and kind.on_device:
+            ref = Ref(self.number(ref), kind)  # a number is spread over the tensor
+        elif kept and kind == ELEMENT and ref.kind != ELEMENT:
+            ref = Ref(self.number(ref), ELEMENT)
+        if kept and self.part != "start":
+            self.assigned.setdefault(name)
+            # A symbol of its own, which algebra does not see through, unless it is one already.
+            ref = ref if ref.expr.is_Symbol else self.bind(name, Ref(self.number(ref), ref.kind), rounds=True)
+        elif not ref.expr.is_Atom:
+            ref = self.bind(name, ref)
+        self.env[name] = ref
+
+    def branch(self, node: ast.If) -> None:
+        """Lower an ``if``: run each side on its own names, then choose per name."""
+        condition, body = node.branches[0]
+        held = self.condition(condition)
+        other: tuple[ast.Stmt, ...] = node.other or ()
+        if len(node.branches) > 1:
+            other = (ast.If(node.span, node.branches[1:], node.other),)
+        before = dict(self.env)
+        self.block(body)
+        then = self.env
+        self.env = dict(before)
+        self.block(other)
+        otherwise = self.env
+        self.env = dict(before)
+        self.line = self.line_of(node.span)
+        for name in dict.fromkeys((*then, *otherwise)):
+            self.merge(name, held, then.get(name), otherwise.get(name))
+
+    def merge(self, name: str, condition: Ref, a: Ref | None, b: Ref | None) -> None:
+        """Choose what a name stands for after an ``if``."""
+        kept = name == "p" or name in self.states
+        if kept or name == "g":
+            a, b = a or self.name(name), b or self.name(name)
+        if a is None or b is None:  # assigned on one side only: the checker allows no later read
+            self.env[name] = a or b or self.name(name)
+        elif a == b:
+            self.env[name] = a
+        elif kept and name in self.states and self.states[name].scope == "group" and self.part == "step":
+            self.env[name] = self.input(f"{name}'", HOST)
+        else:
+            self.write(name, self.select(condition, a, b))
+
+    # Expressions --------------------------------------------------------------------------------------------
+
+    def plain(self, ref: Ref) -> sp.Expr:
+        """Return a value as something a store can name: a symbol or a number."""
+        if ref.expr.is_Symbol or not ref.expr.free_symbols:
+            return self.number(ref)
+        return self.bind("value", Ref(self.number(ref), ref.kind)).expr
+
+    @staticmethod
+    def number(ref: Ref) -> sp.Expr:
+        """Return a value for use in arithmetic: a condition counts as 0 or 1."""
+        return algebra.call("number", ref.expr) if ref.boolean else ref.expr
+
+    def condition(self, node: ast.Expr) -> Ref:
+        """Lower a condition; a number counts as true unless it is 0."""
+        ref = self.expr(node)
+        return ref if ref.boolean else Ref(algebra.call("ne", ref.expr, sp.Integer(0)), ref.kind, True)
+
+    def select(self, condition: Ref, a: Ref, b: Ref) -> Ref:
+        """Return a choice between two values."""
+        kind = join((condition.kind, a.kind, b.kind))
+        if a.boolean and b.boolean:
+            return Ref(algebra.select(condition.expr, a.expr, b.expr), kind, True)
+        return Ref(algebra.select(condition.expr, self.number(a), self.number(b)), kind)
+
+    def expr(self, node: ast.Expr) -> Ref:
+        """Lower an expression."""
+        match node:
+            case ast.Number(value=value):
+                return Ref(algebra.number(value), STATIC)
+            case ast.Infinity():
+                return Ref(algebra.call("inf"), STATIC)
+            case ast.Bool(value=value):
+                return Ref(algebra.call("true" if value else "false"), STATIC, True)
+            case ast.Name(name=name):
+                return self.name(name)
+            case ast.Member():
+                return self.input(member_name(node) or "", HOST)
+            case ast.Unary(op="not", operand=operand):
+                ref = self.condition(operand)
+                return Ref(algebra.call("not", ref.expr), ref.kind, True)
+            case ast.Unary(operand=operand):
+                ref = self.expr(operand)
+                return Ref(-self.number(ref), ref.kind)
+            case ast.Binary(op="and" | "or" as op, left=left, right=right):
+                a, b = self.condition(left), self.condition(right)
+                return Ref(algebra.call(op, a.expr, b.expr), join((a.kind, b.kind)), True)
+            case ast.Binary(op=op, left=left, right=right):
+                return self.binary(op, self.expr(left), self.expr(right))
+            case ast.Compare(ops=(op,), operands=(left, right)):
+                return self.compare(op, self.expr(left), self.expr(right))
+            case ast.Ternary(condition=c, then=then, other=other):
+                return self.select(self.condition(c), self.expr(then), self.expr(other))
+            case ast.Call():
+                return self.call(node)
+            case _:
+                raise AssertionError(f"{type(node).__name__} is not left by specialise")
+
+    def binary(self, op: str, left: Ref, right: Ref) -> Ref:
+        """Return the result of an arithmetic operator."""
+        a, b, kind = self.number(left), self.number(right), join((left.kind, right.kind))
+        match op:
+            case "+":
+                return Ref(a + b, kind)
+            case "-":
+                return Ref(a - b, kind)
+            case "*":
+                return Ref(a * b, kind)
+            case "/":
+                return Ref(a * self.reciprocal(b), kind)
+            case "^":
+                return Ref(algebra.power(a, b), kind)
+            case "%":
+                return Ref(algebra.call("mod", a, b), kind)
+        raise AssertionError(f"{op} is not left by specialise")
+
+    @staticmethod
+    def reciprocal(expr: sp.Expr) -> sp.Expr:
+        """Return 1/expr; 1/0 is inf, not SymPy's complex infinity."""
+        return algebra.call("inf") if expr.is_zero and expr.is_number else algebra.power(expr, sp.Integer(-1))
+
+    def compare(self, op: str, left: Ref, right: Ref) -> Ref:
+        """Return the result of a comparison; ``>`` and ``>=`` are turned round."""
+        a, b, kind = self.number(left), self.number(right), join((left.kind, right.kind))
+        if op in (">", ">="):
+            a, b, op = b, a, "<" + op[1:]
+        name = {"<": "lt", "<=": "le", "==": "eq", "!=": "ne"}[op]
+        return Ref(algebra.call(name, a, b), kind, True)
+
+    def call(self, node: ast.Call) -> Ref:
+        """Lower a call of a primitive."""
+        assert isinstance(node.function, ast.Name)
+        name = node.function.name
+        if name == "eps_of":
+            return self.input("eps", HOST)
+        args = [self.expr(a.value) for a in node.arguments if a.name is None]
+        if name in REDUCTIONS and len(args) == 1:
+            dim = next((dims_of(a.value) for a in node.arguments if a.name == "dim"), None)
+            return self.reduction(name, args[0], dim)
+        kind = join(a.kind for a in args)
+        return Ref(algebra.call(name, *(self.number(a) for a in args)), kind, name == "isfinite")
+
+    def reduction(self, name: str, inner: Ref, dims: frozenset[int] | None) -> Ref:
+        """Return a reduction, a value of its own; of a number it is that number (its sum, n times that)."""
+        expr = self.number(inner)
+        if inner.kind.level <= Level.SCALAR:
+            if name != "sum" or inner.kind == SCALAR:
+                return Ref(expr, inner.kind)
+            return Ref(expr * self.input("numel", HOST).expr, HOST)
+        kind = reduce(inner.kind, dims)
+        if kind == inner.kind:
+            return Ref(expr, inner.kind)
+        reduced = algebra.reduction(name)(expr, *(sp.Integer(d) for d in sorted(dims or ())))
+        return self.bind(f"{name}_{_stem(expr)}", Ref(reduced, kind))
+
+
+def _stem(expr: sp.Expr) -> str:
+    """Return a short name for what is reduced: its only symbol, or ``x``."""
+    names = sorted({s.name.rpartition("_")[0] or s.name for s in expr.free_symbols})
+    return names[0] if len(names) == 1 else "x"

@@ -1,0 +1,33 @@
+"""The pipeline: which passes run, and in which order.
+
+A pass is a file with one function ``run(program) -> program``; adding one is that file and a word in this list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from optlang.ir.passes import hoist, inline, phases, prune, share, simplify
+from optlang.ir.program import Program
+
+Pass = Callable[[Program], Program]
+
+#: In order. Inlining first lets the algebra see whole formulas; hoisting after it finds whole coefficients; sharing
+#: must not see what hoisting will move away; phases only sort what is left.
+PIPELINE: tuple[tuple[str, Pass], ...] = (
+    ("prune", prune.run),
+    ("inline", inline.run),
+    ("simplify", simplify.run),
+    ("hoist", hoist.run),
+    ("share", share.run),
+    ("phases", phases.run),
+)
+
+
+def optimise(program: Program, watch: Callable[[str, Program], None] | None = None) -> Program:
+    """Return the program after every pass; ``watch`` is told each pass and its result."""
+    for name, run in PIPELINE:
+        program = run(program)
+        if watch is not None:
+            watch(name, program)
+    return program

@@ -1,0 +1,68 @@
+"""Inline: a local takes its place in the formula that uses it, so that algebra sees the formula whole.
+
+The value of a state or the parameter stays a name (algebra does not cross a rounding point), and so do reductions. A
+tensor value moves if it is used once, and only to a place of its own kind, where it costs the same. A small host value
+moves to all its places: hoisting takes it back together with its surroundings, sharing keeps it single.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import sympy as sp
+
+from optlang.ir import algebra
+from optlang.ir.program import Program, Value
+from optlang.language.kinds import Level
+
+#: Formulas above this cost are not grown further: SymPy's time and a reader's patience both end somewhere.
+MAX_COST = 600
+
+#: A host value of at most this cost is written out wherever it is used.
+SMALL = 8
+
+
+def run(program: Program) -> Program:
+    """Return the program with locals inlined."""
+    uses: Counter[sp.Symbol] = Counter()
+    for value in program.values:
+        uses.update(_occurrences(value.expr))
+    stored = set().union(*(s.expr.free_symbols for s in program.stores))
+    users = {s: v for v in program.values for s in v.expr.free_symbols if uses[s] == 1}
+    inlined: dict[sp.Symbol, sp.Expr] = {}
+
+    def rewrite(values: tuple[Value, ...]) -> tuple[Value, ...]:
+        kept = []
+        for value in values:
+            mine = {s: inlined[s] for s in value.expr.free_symbols if s in inlined}
+            if mine:
+                value = replace(value, expr=value.expr.xreplace(mine))
+            user = users.get(value.symbol)
+            once = user is not None and _may_move(value, user)
+            small = value.kind.level <= Level.HOST and not value.rounds and algebra.cost(value.expr) <= SMALL
+            if value.symbol not in stored and (once or small):
+                inlined[value.symbol] = value.expr
+            else:
+                kept.append(value)
+        return tuple(kept)
+
+    host = rewrite(program.host)
+    return replace(program, host=host, phases=tuple(rewrite(phase) for phase in program.phases))
+
+
+def _occurrences(expr: sp.Expr) -> Counter[sp.Symbol]:
+    """Return how often each symbol stands in an expression."""
+    counts: Counter[sp.Symbol] = Counter()
+    for node in sp.preorder_traversal(expr):
+        if node.is_Symbol:
+            counts[node] += 1
+    return counts
+
+
+def _may_move(value: Value, user: Value) -> bool:
+    if value.rounds or value.reduces or algebra.cost(value.expr) > MAX_COST:
+        return False
+    if algebra.cost(user.expr) > MAX_COST:
+        return False
+    return value.kind == user.kind or value.kind.level <= Level.HOST

@@ -1,0 +1,72 @@
+"""Share: a piece that stands in several places is computed once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import sympy as sp
+
+from optlang.ir import algebra
+from optlang.ir.program import Program, Value
+from optlang.language.kinds import Kind, join
+
+
+def run(program: Program) -> Program:
+    """Return the program with repeated pieces of its host block and of its tensor formulas given a name."""
+    kinds = program.kinds()
+    host, same = _share(program.host, kinds)
+    program = replace(program, host=host).substituted(same)
+    phases = []
+    for phase in program.phases:
+        values, same = _share(phase, kinds)
+        phases.append(values)
+        program = program.substituted(same)
+        phases = [tuple(replace(v, expr=v.expr.xreplace(same)) for v in done) for done in phases]
+    return replace(program, phases=tuple(phases))
+
+
+def _share(
+    values: tuple[Value, ...], kinds: dict[sp.Symbol, Kind]
+) -> tuple[tuple[Value, ...], dict[sp.Symbol, sp.Symbol]]:
+    """Return the values with repeated pieces named, each before its first use, and which values fell together."""
+    counts: Counter[sp.Expr] = Counter()
+    for value in values:
+        for top in value.expr.args if value.reduces else (value.expr,):
+            counts.update(e for e in sp.preorder_traversal(top) if _worth(e))
+    repeated = {e for e, n in counts.items() if n > 1}
+    names: dict[sp.Expr, sp.Symbol] = {}
+    same: dict[sp.Symbol, sp.Symbol] = {}
+    shared: list[Value] = []
+
+    def walk(expr: sp.Expr, value: Value, top: bool = False) -> sp.Expr:
+        """Return an expression with its repeated pieces named."""
+        if expr.is_Atom:
+            return same.get(expr, expr)
+        if expr in names and not top:
+            return names[expr]
+        rebuilt = expr.func(*(walk(a, value) for a in expr.args))
+        if expr not in repeated or top or rebuilt.is_Atom:
+            return rebuilt
+        symbol = algebra.fresh("x", kinds)
+        kinds[symbol] = join(kinds[s] for s in rebuilt.free_symbols)
+        names[expr] = symbol
+        condition = algebra.is_condition(rebuilt)
+        shared.append(Value(symbol, rebuilt, kinds[symbol], condition, line=value.line))
+        return symbol
+
+    for value in values:
+        if value.expr in names and not value.rounds:
+            same[value.symbol] = names[value.expr]
+            continue
+        shared.append(replace(value, expr=walk(value.expr, value, top=True)))
+        if value.expr in repeated and not value.rounds:
+            names[value.expr] = value.symbol  # the value is the piece: later places use its name
+    return tuple(shared), same
+
+
+def _worth(expr: sp.Expr) -> bool:
+    """Return whether naming a piece saves anything."""
+    if expr.is_Atom or not expr.free_symbols or expr.is_Mul and expr.could_extract_minus_sign():
+        return False  # a sign is free where the piece is used
+    return algebra.cost(expr) > 0

@@ -1,0 +1,31 @@
+"""Simplify: a cheaper form of each formula, if algebra has one; never a dearer one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import sympy as sp
+
+from optlang.ir import algebra
+from optlang.ir.program import Program, Value
+
+#: Above this cost a formula is left as it is: factoring takes time that grows faster than the formula.
+MAX_COST = 300
+
+
+def run(program: Program) -> Program:
+    """Return the program with each value in the cheapest form found."""
+    return replace(
+        program,
+        host=tuple(_cheapest(v) for v in program.host),
+        phases=tuple(tuple(_cheapest(v) for v in phase) for phase in program.phases),
+    )
+
+
+def _cheapest(value: Value) -> Value:
+    """Return a value in the cheaper of two forms: as written, or with common factors taken out of its sums."""
+    before = algebra.cost(value.expr)
+    if before > MAX_COST:
+        return value
+    form = sp.factor_terms(value.expr, sign=False)
+    return replace(value, expr=form) if algebra.cost(form) < before else value

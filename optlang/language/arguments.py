@@ -1,0 +1,182 @@
+"""Calls: as many arguments as parameters, known keywords, and ``dim=`` where it means something."""
+
+from __future__ import annotations
+
+from optlang.language.builtins import BUILTINS, Builtin
+from optlang.language.functions import signature
+from optlang.language.scope import Scope
+from optlang.language.suggest import did_you_mean
+from optlang.language.tree import Argument, Call, Expr, Name, Number, Tuple, Unary
+from optlang.source import Span
+
+
+def check_call(node: Call, scope: Scope) -> None:
+    """Check the arguments of a call of a builtin or of one of the rule's own functions."""
+    assert isinstance(node.function, Name)
+    function = scope.functions.get(node.function.name)
+    if function is not None:
+        parameters = tuple((p.name.name, p.default is not None) for p in function.parameters)
+        place = (("defined here", function.name.span),)
+        _match(node, parameters, signature(function), False, scope, place)
+        return
+    builtin = BUILTINS[node.function.name]
+    if builtin.signature.startswith("*"):
+        _check_extreme(node, builtin, scope)
+    else:
+        parameters = tuple((name, default is not None) for name, default in builtin.parameters)
+        _match(node, parameters, shown(builtin), builtin.reduction, scope)
+    _check_dim(node, builtin, scope)
+
+
+def shown(builtin: Builtin) -> str:
+    """Return a function's head as a rule would call it."""
+    if builtin.signature.startswith("*"):
+        return f"{builtin.name}(x, y, ...) or {builtin.name}(x, dim = ...)"
+    return f"{builtin.name}({builtin.signature}{', dim = ...' if builtin.reduction else ''})"
+
+
+def _match(
+    node: Call,
+    parameters: tuple[tuple[str, bool], ...],
+    head: str,
+    reduction: bool,
+    scope: Scope,
+    related: tuple[tuple[str, Span], ...] = (),
+) -> None:
+    """Match arguments with (parameter, whether it has a default) pairs; report the first misfit."""
+    names = [name for name, _ in parameters]
+    filled: set[str] = set()
+    positional = 0
+
+    def report(message: str, span: Span, label: str | None = None, help: str | None = None) -> None:
+        scope.findings.add(
+            "E208", message, span, label=label, help=help or f"the call is `{head}`", related=related
+        )
+
+    for argument in node.arguments:
+        name = argument.name
+        if name is None:
+            if filled - set(names[:positional]):
+                report("a positional argument follows one with a name", argument.span, "name it too")
+                return
+            if positional == len(names):
+                report(_count(node, len(names)), argument.span, "one argument too many")
+                return
+            name = names[positional]
+            positional += 1
+        elif name == "dim" and "dim" not in names:
+            if not reduction:
+                scope.findings.add(
+                    "E309",
+                    f"`{_called(node)}` has no `dim`: it works on each element",
+                    argument.span,
+                    label="remove this",
+                    help="`dim=` belongs to reductions such as `sum`, `mean`, `norm` and `max(x, dim=...)`",
+                )
+                return
+            continue
+        elif name not in names:
+            near = did_you_mean(name, [*names, *(["dim"] if reduction else [])])
+            report(
+                f"`{_called(node)}` has no parameter `{name}`",
+                argument.span,
+                "unknown keyword",
+                f"{near} the call is `{head}`" if near else None,
+            )
+            return
+        if name in filled:
+            report(f"`{name}` is given twice", argument.span, "given again")
+            return
+        filled.add(name)
+    missing = [name for name, optional in parameters if name not in filled and not optional]
+    if missing:
+        words = ", ".join(f"`{name}`" for name in missing)
+        report(f"`{_called(node)}` needs {words}", node.span, "argument missing")
+
+
+def _called(node: Call) -> str:
+    assert isinstance(node.function, Name)
+    return node.function.text
+
+
+def _count(node: Call, most: int) -> str:
+    word = "no arguments" if most == 0 else ("one argument" if most == 1 else f"{most} arguments")
+    return f"`{_called(node)}` takes {word}, {len(node.arguments)} are given"
+
+
+def _check_extreme(node: Call, builtin: Builtin, scope: Scope) -> None:
+    """Check ``max`` and ``min``: elementwise with several arguments, a reduction with one."""
+    for argument in node.arguments:
+        if argument.name not in (None, "dim"):
+            scope.findings.add(
+                "E208",
+                f"`{builtin.name}` has no parameter `{argument.name}`",
+                argument.span,
+                label="unknown keyword",
+                help=f"the call is `{shown(builtin)}`",
+            )
+            return
+    count = sum(argument.name is None for argument in node.arguments)
+    dim = next((a for a in node.arguments if a.name == "dim"), None)
+    if count == 0:
+        scope.findings.add(
+            "E208",
+            f"`{builtin.name}` needs a value",
+            node.span,
+            label="argument missing",
+            help=f"the call is `{shown(builtin)}`",
+        )
+    elif count > 1 and dim is not None:
+        scope.findings.add(
+            "E309",
+            f"`{builtin.name}` of several values works on each element and has no `dim`",
+            dim.span,
+            label="remove this",
+            help=f"to reduce, give one value: `{builtin.name}({builtin.name}(x, y), dim=...)`",
+        )
+
+
+# dim= -------------------------------------------------------------------------------------------------------
+
+
+def dim_values(expr: Expr) -> tuple[int, ...] | None:
+    """Return the dimensions that the value of ``dim=`` names, or None if it is no literal."""
+    items = expr.items if isinstance(expr, Tuple) else (expr,)
+    values = []
+    for item in items:
+        sign, number = 1, item
+        if isinstance(item, Unary) and item.op == "-":
+            sign, number = -1, item.operand
+        if not isinstance(number, Number) or number.value.denominator != 1:
+            return None
+        values.append(sign * int(number.value))
+    return tuple(values) if values else None
+
+
+def _check_dim(node: Call, builtin: Builtin, scope: Scope) -> None:
+    given: list[Argument] = [a for a in node.arguments if a.name == "dim"]
+    if not given or not builtin.reduction:
+        return
+    if len(given) > 1:
+        scope.findings.add(
+            "E208", "`dim` is given twice", given[1].span, label="given again", help="write `dim=(0, 1)`"
+        )
+        return
+    values = dim_values(given[0].value)
+    if values is None:
+        what = "`dim` must be written as a whole number, or several in brackets"
+    elif len(set(values)) < len(values):
+        what = "the same dimension is named twice"
+    elif not all(-64 <= v < 64 for v in values):
+        what = "no tensor has that many dimensions"
+    elif min(values) < 0 <= max(values):
+        what = "dimensions counted from the front and from the back may be the same one"
+    else:
+        return
+    scope.findings.add(
+        "E309",
+        what,
+        given[0].value.span,
+        label="expected for example `-1` or `(0, 1)`",
+        help="`dim=-1` is the last dimension, `dim=0` the first; without `dim` the whole tensor is reduced",
+    )

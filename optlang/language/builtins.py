@@ -1,0 +1,304 @@
+"""THE table of functions.
+
+One row is one function. A *derived* function is written in the language itself (``definition``) and expanded
+when a rule is lowered; a *primitive* has a spelling for tensors (``torch``) and, where it can be computed on the
+host, one for Python floats (``host``). ``{0}`` stands for the first argument, and so on. ``helper`` names a
+function of :data:`HELPERS` that the spelling calls and that is written into the generated source.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """One function of the language.
+
+    Attributes:
+        name: What a rule calls it.
+        signature: Parameters as a rule may name them, with defaults, in the language's notation.
+        group: The heading it is documented under.
+        summary: One sentence.
+        torch: Spelling on tensors, for a primitive.
+        host: Spelling on Python floats, for a primitive that has one.
+        definition: The body in the language, for a derived function.
+        reduction: Whether it reduces (takes ``dim=``).
+        boolean: Whether its result is a condition.
+        helpers: Names of :data:`HELPERS` its spellings call.
+    """
+
+    name: str
+    signature: str
+    group: str
+    summary: str
+    torch: str | None = None
+    host: str | None = None
+    definition: str | None = None
+    reduction: bool = False
+    boolean: bool = False
+    helpers: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> tuple[tuple[str, str | None], ...]:
+        """The parameters as (name, default text or None); ``*x`` takes any number."""
+        pairs = []
+        for part in filter(None, (s.strip() for s in self.signature.split(","))):
+            name, _, default = (s.strip() for s in part.partition("="))
+            pairs.append((name, default or None))
+        return tuple(pairs)
+
+
+HELPERS: dict[str, str] = {
+    "sign": (
+        "def sign(x):\n"
+        '    """Sign of x; NaN stays NaN, so a NaN gradient is not hidden."""\n'
+        "    return torch.where(x == x, torch.sign(x), x)\n"
+    ),
+    "host_sign": (
+        "def host_sign(x):\n"
+        '    """Sign of a number; NaN stays NaN."""\n'
+        "    return x if x != x else float((x > 0) - (x < 0))\n"
+    ),
+    "host_max": (
+        "def host_max(*x):\n"
+        '    """Largest of some numbers; NaN if one of them is."""\n'
+        "    return math.nan if any(map(math.isnan, x)) else max(x)\n"
+    ),
+    "host_min": (
+        "def host_min(*x):\n"
+        '    """Smallest of some numbers; NaN if one of them is."""\n'
+        "    return math.nan if any(map(math.isnan, x)) else min(x)\n"
+    ),
+    "host_nan_to_num": (
+        "def host_nan_to_num(x):\n"
+        '    """0 for NaN, the largest float64 for an infinity."""\n'
+        "    big = 1.7976931348623157e308\n"
+        "    return 0.0 if x != x else max(-big, min(big, x))\n"
+    ),
+}
+
+ELEMENTWISE, REDUCTION = "Elementwise", "Reductions (whole tensor, or dim= with kept dimensions)"
+TIME, PROXIMAL, TYPES = "Time and schedules", "Projections and proximal maps", "Number types"
+
+
+def _unary(name: str, summary: str, host: str | None = None, torch: str | None = None) -> Builtin:
+    return Builtin(
+        name, "x", ELEMENTWISE, summary, torch or f"torch.{name}({{0}})", host or f"math.{name}({{0}})"
+    )
+
+
+TABLE: tuple[Builtin, ...] = (
+    _unary("abs", "Absolute value.", "abs({0})"),
+    _unary("sqrt", "Square root; NaN for a negative number."),
+    Builtin("rsqrt", "x", ELEMENTWISE, "One over the square root.", definition="1 / sqrt(x)"),
+    _unary("exp", "Exponential."),
+    _unary("log", "Natural logarithm."),
+    _unary("expm1", "exp(x) - 1, accurate near 0."),
+    _unary("log1p", "log(1 + x), accurate near 0."),
+    _unary("sin", "Sine."),
+    _unary("cos", "Cosine."),
+    _unary("tanh", "Hyperbolic tangent."),
+    _unary("atan", "Inverse tangent."),
+    _unary("erf", "Error function."),
+    Builtin(
+        "sigmoid",
+        "x",
+        ELEMENTWISE,
+        "Logistic function 1 / (1 + exp(-x)).",
+        "torch.sigmoid({0})",
+        "(0.5 * (1.0 + math.tanh(0.5 * {0})))",
+    ),
+    Builtin(
+        "sign",
+        "x",
+        ELEMENTWISE,
+        "-1, 0 or 1; NaN for NaN, so a NaN gradient is not hidden.",
+        "sign({0})",
+        "host_sign({0})",
+        helpers=("sign", "host_sign"),
+    ),
+    Builtin("sgn", "x", ELEMENTWISE, "The same as sign.", definition="sign(x)"),
+    Builtin("square", "x", ELEMENTWISE, "x^2.", definition="x^2"),
+    _unary("floor", "Largest whole number not above x.", "float(math.floor({0}))"),
+    _unary("round", "Nearest whole number, halves to the even one.", "float(round({0}))"),
+    Builtin(
+        "isfinite",
+        "x",
+        ELEMENTWISE,
+        "Whether x is neither infinite nor NaN.",
+        "torch.isfinite({0})",
+        "math.isfinite({0})",
+        boolean=True,
+    ),
+    Builtin(
+        "nan_to_num",
+        "x",
+        ELEMENTWISE,
+        "0 for NaN, the largest finite number for an infinity.",
+        "torch.nan_to_num({0})",
+        "host_nan_to_num({0})",
+        helpers=("host_nan_to_num",),
+    ),
+    Builtin(
+        "lerp",
+        "a, b, w",
+        ELEMENTWISE,
+        "From a to b by the fraction w: (1 - w)*a + w*b.",
+        definition="(1 - w)*a + w*b",
+    ),
+    Builtin(
+        "clamp",
+        "x, low, high",
+        ELEMENTWISE,
+        "x limited to [low, high]; NaN stays NaN.",
+        definition="min(max(x, low), high)",
+    ),
+    Builtin(
+        "where",
+        "c, a, b",
+        ELEMENTWISE,
+        "a where the condition c holds, else b (the same as `a if c else b`).",
+        "torch.where({0}, {1}, {2})",
+        "({1} if {0} else {2})",
+    ),
+    Builtin(
+        "max",
+        "*x",
+        ELEMENTWISE,
+        "Largest of two or more values, NaN if one is; of one value, its largest element (takes dim=).",
+        "torch.maximum({0}, {1})",
+        "host_max({*})",
+        reduction=True,
+        helpers=("host_max",),
+    ),
+    Builtin(
+        "min",
+        "*x",
+        ELEMENTWISE,
+        "Smallest of two or more values, NaN if one is; of one value, its smallest element (takes dim=).",
+        "torch.minimum({0}, {1})",
+        "host_min({*})",
+        reduction=True,
+        helpers=("host_min",),
+    ),
+    Builtin("sum", "x", REDUCTION, "Sum, accumulated in float64.", reduction=True),
+    Builtin("mean", "x", REDUCTION, "Mean, accumulated in float64.", reduction=True),
+    Builtin(
+        "norm", "x", REDUCTION, "Euclidean norm.", definition="sqrt(sum(x^2, dim=dim))", reduction=True
+    ),
+    Builtin(
+        "rms",
+        "x",
+        REDUCTION,
+        "Root of the mean square.",
+        definition="sqrt(mean(x^2, dim=dim))",
+        reduction=True,
+    ),
+    Builtin("dot", "x, y", REDUCTION, "Sum of products.", definition="sum(x*y, dim=dim)", reduction=True),
+    Builtin(
+        "var",
+        "x",
+        REDUCTION,
+        "Population variance (divides by n).",
+        definition="mean((x - mean(x, dim=dim))^2, dim=dim)",
+        reduction=True,
+    ),
+    Builtin(
+        "std",
+        "x",
+        REDUCTION,
+        "Population standard deviation (divides by n).",
+        definition="sqrt(mean((x - mean(x, dim=dim))^2, dim=dim))",
+        reduction=True,
+    ),
+    Builtin(
+        "debias",
+        "x, beta",
+        TIME,
+        "x / (1 - beta^t): an exponential average that started at 0, made unbiased.",
+        definition="x / (1 - beta^t)",
+    ),
+    Builtin(
+        "warmup", "n", TIME, "Rises from 1/n at t = 1 to 1 at t = n.", definition="min(1, t / max(n, 1))"
+    ),
+    Builtin(
+        "cosine",
+        "n, floor = 0",
+        TIME,
+        "Falls from 1 at t = 1 to `floor` at t = n + 1 along half a cosine.",
+        definition="floor + (1 - floor)*(1 + cos(3.14159265358979323846*min(1, (t - 1)/n)))/2",
+    ),
+    Builtin(
+        "linear",
+        "n, floor = 0",
+        TIME,
+        "Falls from 1 at t = 1 to `floor` at t = n + 1 on a straight line.",
+        definition="1 - (1 - floor)*min(1, (t - 1)/n)",
+    ),
+    Builtin(
+        "wsd",
+        "n, warmup, decay, floor = 0",
+        TIME,
+        "Warm up for `warmup` steps, stay at 1, and fall to `floor` over the last `decay` of n steps.",
+        definition="min(1, t/max(warmup, 1)) * (1 - (1 - floor)*clamp((t - 1 - (n - decay))/max(decay, 1), 0, 1))",
+    ),
+    Builtin(
+        "soft_threshold",
+        "x, k",
+        PROXIMAL,
+        "Shrinks x towards 0 by k: the proximal map of k*|x|.",
+        definition="sign(x)*max(abs(x) - k, 0)",
+    ),
+    Builtin(
+        "project_box",
+        "x, low, high",
+        PROXIMAL,
+        "Nearest point in the box [low, high].",
+        definition="min(max(x, low), high)",
+    ),
+    Builtin(
+        "project_l2_ball",
+        "x, radius = 1",
+        PROXIMAL,
+        "Nearest point with Euclidean norm at most `radius` (per tensor).",
+        definition="x * (radius / norm(x) if norm(x) > radius else 1)",
+    ),
+    Builtin("f32", "x", TYPES, "x rounded to float32.", "{0}.to(torch.float32)"),
+    Builtin("bf16", "x", TYPES, "x rounded to bfloat16.", "{0}.to(torch.bfloat16)"),
+    Builtin("eps_of", "x", TYPES, "The machine epsilon of the type that p is stored in."),
+)
+
+BUILTINS: dict[str, Builtin] = {row.name: row for row in TABLE}
+
+TENSOR_NAMES: dict[str, str] = {
+    "p": "the parameter",
+    "g": "its gradient",
+}
+
+FACT_NAMES: dict[str, str] = {
+    "ndim": "number of dimensions of this tensor",
+    "numel": "number of elements of this tensor",
+    "rows": "size of dimension -2 of this tensor (1 if it has fewer than two dimensions)",
+    "cols": "size of the last dimension of this tensor (1 if it has none)",
+}
+
+TIME_NAMES: dict[str, str] = {
+    "t": "this tensor's updates, counted from 1",
+    "first": "whether this is the tensor's first update (t == 1)",
+}
+
+#: Names and functions of later parts of the language: refused with E901, never reported as unknown.
+LATER: dict[str, str] = {
+    **dict.fromkeys(("total", "gnorm"), "reductions across all tensors"),
+    **dict.fromkeys(
+        ("matrix", "zeros", "ones", "eye", "diag", "trace", "outer", "flip"), "matrix functions"
+    ),
+    **dict.fromkeys(
+        ("eigh", "qr", "svd", "inv", "solve", "cholesky", "inv_root", "newton_schulz"), "linear algebra"
+    ),
+    **dict.fromkeys(("sort", "argsort", "topk", "project_simplex"), "sorting"),
+    **dict.fromkeys(("randn", "rand", "rademacher", "bernoulli"), "random numbers"),
+    **dict.fromkeys(("loss", "grad", "hvp"), "loss and curvature"),
+    "project_orthogonal": "linear algebra",
+}

@@ -1,0 +1,252 @@
+"""A rule's own functions: parameters, recursion, ``return``, and how large they get when written out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optlang.language.scope import FIXED, Scope
+from optlang.language.specialise import MAX_NODES
+from optlang.language.suggest import listing
+from optlang.language.tree import Assign, Call, Def, Expr, If, Name, Return, Stmt
+from optlang.language.walk import body_of, called, expressions, own_expressions, statements
+from optlang.source import Span
+
+
+def signature(function: Def) -> str:
+    """Return a function's head as a rule would call it: ``f(x, y = ...)``."""
+    shown = [p.name.text + (" = ..." if p.default is not None else "") for p in function.parameters]
+    return f"{function.name.text}({', '.join(shown)})"
+
+
+def declare_function(function: Def, scope: Scope) -> None:
+    """Check the head of a ``def`` and add it to the scope."""
+    name = function.name
+    if scope.declare(name.name, name.text, name.span):
+        scope.functions[name.name] = function
+    seen: dict[str, Span] = {}
+    optional: Name | None = None
+    for parameter in function.parameters:
+        own = parameter.name
+        if own.name in seen:
+            scope.findings.add(
+                "E205",
+                f"`{own.text}` is declared twice",
+                own.span,
+                label="second parameter of this name",
+                help="give it another name",
+                related=(("first declared here", seen[own.name]),),
+            )
+        elif own.name in FIXED:
+            scope.free(own.name, own.text, own.span)
+        if parameter.default is not None:
+            optional = own
+        elif optional is not None:
+            scope.findings.add(
+                "E208",
+                f"`{own.text}` has no default but follows `{optional.text}`, which has one",
+                own.span,
+                label="expected `= VALUE`",
+                help="put the parameters without a default first",
+            )
+        seen[own.name] = own.span
+
+
+def check_functions(scope: Scope) -> bool:
+    """Check the bodies' shape of all functions; return whether they can be written out."""
+    for function in scope.functions.values():
+        _check_returns(function, scope)
+    if _recursion(scope):
+        return False
+    for function in scope.functions.values():
+        result_count(function, scope)
+    return True
+
+
+def _recursion(scope: Scope) -> bool:
+    """Report functions that call themselves, directly or through others."""
+    state: dict[str, str] = {}
+    found = False
+
+    def visit(name: str, chain: tuple[str, ...]) -> None:
+        nonlocal found
+        state[name] = "open"
+        for callee in called(body_of(scope.functions[name])):
+            if callee.name not in scope.functions:
+                continue
+            if state.get(callee.name) == "open":
+                found = True
+                loop = (*chain[chain.index(callee.name) :], callee.name)
+                scope.findings.add(
+                    "E212",
+                    f"`{callee.text}` calls itself" + (f": {' -> '.join(loop)}" if len(loop) > 2 else ""),
+                    callee.span,
+                    label="the call that closes the circle",
+                    help="functions are written out where they are called, so they cannot repeat; write the "
+                    "steps one after the other",
+                )
+            elif callee.name not in state:
+                visit(callee.name, (*chain, callee.name))
+        state[name] = "done"
+
+    for name in scope.functions:
+        if name not in state:
+            visit(name, (name,))
+    return found
+
+
+# Returns ----------------------------------------------------------------------------------------------------
+
+
+def _check_returns(function: Def, scope: Scope) -> None:
+    if not isinstance(function.body, tuple):
+        return
+    if not always_returns(function.body):
+        last = function.body[-1].span if function.body else function.span
+        some = any(isinstance(s, Return) for s in statements(function.body))
+        scope.findings.add(
+            "E213",
+            f"`{function.name.text}` "
+            + ("does not return a value on every path" if some else "returns nothing"),
+            function.name.span if not some else last,
+            label="expected a `return` after this" if some else "expected a `return` in its body",
+            help="a function is used for its value: end every path with `return EXPRESSION`",
+        )
+    _check_unreachable(function.body, scope)
+    counts = {len(r.values): r for r in reversed(list(statements(function.body))) if isinstance(r, Return)}
+    if len(counts) > 1:
+        first, *rest = sorted(counts.values(), key=lambda r: r.span)
+        scope.findings.add(
+            "E214",
+            f"`{function.name.text}` returns {len(rest[0].values)} values here and {len(first.values)} elsewhere",
+            rest[0].span,
+            label=f"expected {_values(len(first.values))}",
+            help="every `return` of a function must give the same number of values",
+            related=((f"returns {_values(len(first.values))} here", first.span),),
+        )
+
+
+def _check_unreachable(block: Sequence[Stmt], scope: Scope) -> None:
+    for statement, following in zip(block, block[1:], strict=False):
+        if always_returns((statement,)):
+            scope.findings.add(
+                "E213",
+                "nothing after a `return` is ever computed",
+                following.span,
+                label="not reached",
+                help="remove it, or move it before the `return`",
+            )
+            break
+    for statement in block:
+        if isinstance(statement, If):
+            for _, body in statement.branches:
+                _check_unreachable(body, scope)
+            _check_unreachable(statement.other or (), scope)
+
+
+def always_returns(block: Sequence[Stmt]) -> bool:
+    """Whether every path through a block ends in ``return``."""
+    for statement in block:
+        if isinstance(statement, Return):
+            return True
+        if (
+            isinstance(statement, If)
+            and statement.other is not None
+            and always_returns(statement.other)
+            and all(always_returns(body) for _, body in statement.branches)
+        ):
+            return True
+    return False
+
+
+def result_count(function: Def, scope: Scope) -> int:
+    """Return how many values a function gives."""
+    returns = [s for s in statements(body_of(function)) if isinstance(s, Return)]
+    return len(returns[0].values) if returns else 1
+
+
+def _values(count: int) -> str:
+    return "one value" if count == 1 else f"{count} values"
+
+
+def check_result_count(wanted: Sequence[Name], value: Expr, scope: Scope) -> None:
+    """Check that what is assigned to some names gives as many values."""
+    function = None
+    if isinstance(value, Call) and isinstance(value.function, Name):
+        function = scope.functions.get(value.function.name)
+    if function is None:
+        if len(wanted) > 1:
+            scope.findings.add(
+                "E214",
+                f"one value cannot fill {len(wanted)} names",
+                value.span,
+                label="expected a call of a function that returns several values",
+                help="assign the names one at a time",
+            )
+        return
+    given = result_count(function, scope)
+    if given != len(wanted):
+        scope.findings.add(
+            "E214",
+            f"`{function.name.text}` returns {_values(given)}, but {len(wanted)} are expected here",
+            value.span,
+            label=f"gives {_values(given)}",
+            help=f"write {'one name' if given == 1 else f'{given} names'} on the left of `=`"
+            + (f", not {listing(n.text for n in wanted)}" if len(wanted) > 1 else ""),
+            related=(("defined here", function.name.span),),
+        )
+
+
+# Size -------------------------------------------------------------------------------------------------------
+
+
+def check_size(body: Sequence[Stmt], scope: Scope) -> bool:
+    """Check that a rule stays small when its functions are written out, without writing them out."""
+    sizes: dict[str, int] = {}
+
+    def of_expression(expr: Expr) -> int:
+        size = 0
+        for node in expressions(expr):
+            size += 1
+            if isinstance(node, Call) and isinstance(node.function, Name):
+                size += of_function(node.function.name)
+        return size
+
+    def of_block(block: Sequence[Stmt]) -> int:
+        size = 0
+        for statement in reversed(block):
+            if isinstance(statement, If):
+                inner = [b for _, b in statement.branches] + [statement.other or ()]
+                early = any(isinstance(s, Return) for b in inner for s in statements(b))
+                # What follows an `if` that may return is written out behind each of its branches.
+                size = size * (len(inner) if early else 1) + sum(map(of_block, inner))
+            size += 1 + sum(map(of_expression, own_expressions(statement)))
+            if isinstance(statement, Assign):
+                size += len(statement.targets)
+        return size
+
+    def of_function(name: str) -> int:
+        if name not in scope.functions:
+            return 0
+        if name not in sizes:
+            sizes[name] = of_block(body_of(scope.functions[name]))
+        return sizes[name]
+
+    for statement in body:
+        if of_block((statement,)) > MAX_NODES:
+            scope.findings.add(
+                "E511",
+                f"this grows beyond {MAX_NODES:,} operations when the functions it calls are written out",
+                statement.span,
+                label="too large",
+                help="call functions fewer times, or store a result in a name and use the name",
+            )
+            return False
+    if of_block(tuple(body)) > MAX_NODES:
+        scope.findings.add(
+            "E511",
+            f"the rule grows beyond {MAX_NODES:,} operations when its functions are written out",
+            None,
+            help="call functions fewer times, or store a result in a name and use the name",
+        )
+        return False
+    return True

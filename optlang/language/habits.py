@@ -1,0 +1,439 @@
+"""Mistakes that are recognised by what stands where: habits of other languages, and slips of the keyboard.
+
+Each function looks at one :class:`Stop`, the place where the parser could not go on, and returns what to say about
+it, or None if this is not its mistake. They are asked in the order of :data:`HABITS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from optlang.language.layout import CLOSING, LAYOUT, OPENING, Lexeme, span_of
+from optlang.language.refused import Refused
+from optlang.source import Span
+
+OPERATORS = frozenset(("SIGN", "TIMES", "POWER", "COMPARE", "AT", "AND", "OR", "NOT", "COALESCE", "PIPE"))
+VALUES = frozenset(("NAME", "NUMBER", "STRING", "DOCSTRING", "INF", "TRUE", "FALSE", "NONE"))
+WORDS = frozenset(("IF", "ELIF", "ELSE", "AND", "OR", "NOT", "IN", "INF", "TRUE", "FALSE", "NONE", "DEF", "RETURN"))
+
+#: Words that begin a statement in Python, and what a rule has instead.
+PYTHON = {
+    "import": "a rule needs no imports: its functions are always there, and it cannot run Python",
+    "from": "a rule needs no imports: its functions are always there, and it cannot run Python",
+    "class": "write `optimizer NAME` and then the formulas; the class is made from them",
+    "while": "a rule has no open-ended loops; each statement runs once in every step",
+    "with": "a rule only has formulas; there is nothing to open or to close",
+    "try": "a rule has no exceptions; choose values with `a if condition else b`",
+    "pass": "leave the empty branch out",
+    "break": "a rule has no open-ended loops to leave",
+    "continue": "a rule has no open-ended loops to continue",
+    "print": "a rule cannot print; to watch a value, keep it in a `state` and read `optimizer.state`",
+    "assert": "a condition on hyperparameters is written `require CONDITION \"message\"`",
+    "raise": "a condition on hyperparameters is written `require CONDITION \"message\"`",
+    "del": "names of a rule live for one step by themselves",
+    "global": "what is kept from step to step is declared with `state NAME`",
+    "nonlocal": "what is kept from step to step is declared with `state NAME`",
+    "let": "write `NAME = VALUE`",
+    "var": "write `NAME = VALUE`",
+    "const": "write `NAME = VALUE`",
+    "function": "write `def f(x) = EXPRESSION`",
+}
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Where and why the parser could not go on.
+
+    Attributes:
+        text: The rule.
+        seen: The tokens it had taken.
+        token: The token it could not take.
+        position: The parser's state.
+        accepts: The kinds of token it could have taken.
+    """
+
+    text: str
+    seen: Sequence[Lexeme]
+    token: Lexeme
+    position: int
+    accepts: frozenset[str]
+
+    @property
+    def type(self) -> str:
+        """The kind of the token that could not be taken."""
+        return self.token.type
+
+    @cached_property
+    def span(self) -> Span:
+        """Its characters; one column where the line ends if it has none."""
+        if self.type == "_INDENT":
+            end = self.token.end_pos or 0
+            return Span(self.text.rfind("\n", 0, end) + 1, end)
+        found = span_of(self.token)
+        if self.type in LAYOUT or self.type == "$END":
+            end = found.end if self.type == "$END" else found.start
+            return Span(end, end)
+        return found
+
+    @cached_property
+    def line(self) -> tuple[Lexeme, ...]:
+        """The tokens of this logical line that were taken."""
+        start = next((i for i in range(len(self.seen), 0, -1) if self.seen[i - 1].type in LAYOUT), 0)
+        return tuple(self.seen[start:])
+
+    @property
+    def before(self) -> Lexeme | None:
+        """The token before, on the same logical line."""
+        return self.line[-1] if self.line else None
+
+    @property
+    def before_type(self) -> str:
+        """Its kind, or an empty string."""
+        return self.before.type if self.before else ""
+
+    @property
+    def head(self) -> str:
+        """The kind of the line's first token, or an empty string."""
+        return self.line[0].type if self.line else ""
+
+    @property
+    def touching(self) -> str:
+        """The characters of the token before and of this one if nothing stands between them, else nothing."""
+        if self.before and self.before.end_pos == self.token.start_pos and self.type not in LAYOUT:
+            return str(self.before.value) + str(self.token.value)
+        return ""
+
+    @property
+    def pair(self) -> Span:
+        """The characters of the token before and of this one."""
+        return span_of(self.before).to(self.span) if self.before else self.span
+
+    @property
+    def wants_value(self) -> bool:
+        """Whether a value could have followed."""
+        return "NUMBER" in self.accepts
+
+    @property
+    def after_value(self) -> bool:
+        """Whether a value has just ended."""
+        return "TIMES" in self.accepts
+
+    @cached_property
+    def opened(self) -> tuple[Lexeme, ...]:
+        """The brackets that are open, outermost first."""
+        found: list[Lexeme] = []
+        for token in self.line:
+            if token.value in OPENING:
+                found.append(token)
+            elif token.value in CLOSING and found:
+                found.pop()
+        return tuple(found)
+
+
+def not_closed(stop: Stop) -> Refused | None:
+    """A line that goes on because a bracket of an earlier line is still open."""
+    if not stop.opened or stop.before is None or stop.type in LAYOUT:
+        return None
+    bracket = stop.opened[-1]
+    before = max((t for t in (bracket, stop.before)), key=lambda t: t.end_pos or 0)
+    broken = "\n" in stop.text[before.end_pos or 0 : stop.token.start_pos or 0]
+    line = stop.text[stop.text.rfind("\n", 0, stop.token.start_pos or 0) + 1 : stop.token.start_pos or 0]
+    begun = stop.type in ("EQUAL", "CHANGE") and line.strip().isidentifier()
+    if not (broken or begun) or "\n" not in stop.text[bracket.end_pos or 0 : stop.token.start_pos or 0]:
+        return None
+    if stop.wants_value and not begun and stop.type in OPERATORS:
+        return None
+    return Refused(
+        "E104",
+        f"this `{bracket.value}` is never closed",
+        span_of(bracket),
+        label=f"needs a closing `{CLOSING[OPENING.index(bracket.value)]}`",
+        help="inside brackets a line end is no end of the statement, so the next line was read as part of it",
+        related=(("the reading went wrong here", stop.span),),
+    )
+
+
+def wrong_bracket(stop: Stop) -> Refused | None:
+    """A closing bracket without its partner."""
+    if stop.token.value not in CLOSING or stop.type in LAYOUT:
+        return None
+    if not stop.opened:
+        return Refused(
+            "E104",
+            f"this `{stop.token.value}` closes nothing",
+            stop.span,
+            help="remove it, or add the opening bracket",
+        )
+    opening = stop.opened[-1]
+    wanted = CLOSING[OPENING.index(opening.value)]
+    if wanted == stop.token.value:
+        return None
+    return Refused(
+        "E104",
+        f"`{opening.value}` is closed by `{stop.token.value}`",
+        stop.span,
+        label=f"expected `{wanted}`",
+        related=(("opened here", span_of(opening)),),
+    )
+
+
+def double_operator(stop: Stop) -> Refused | None:
+    """Operators of other languages that the lexer sees as two signs."""
+    pair = stop.touching
+    if pair == "**" + "=" or (pair[:1] in ("%", "@") and pair[1:] == "="):
+        name = stop.line[0].value
+        instead = f"{name} ^= ..." if pair == "**=" else f"{name} = {name} {pair[0]} ..."
+        return Refused("E113", f"there is no `{pair}`", stop.pair, help=f"write `{instead}`")
+    if pair == "//":
+        return Refused("E113", "there is no `//`", stop.pair, help="to round down, write `floor(a / b)`")
+    if pair in ("===", "!=="):
+        return Refused("E113", f"there is no `{pair}`", stop.pair, help=f"write `{pair[:-1]}`")
+    if pair in ("=<", "=>"):
+        return Refused("E113", f"there is no `{pair}`", stop.pair, help=f"write `{pair[::-1]}`")
+    if pair == "<>":
+        return Refused("E113", "there is no `<>`", stop.pair, help="write `!=`")
+    if pair == ":=":
+        return Refused("E113", "there is no `:=`", stop.pair, help="write `=`, in a statement of its own")
+    if pair in ("->", "-->"):
+        return Refused("E113", "there is no `->`", stop.pair, help="a function is written `def f(x) = ...`")
+    return None
+
+
+def increment(stop: Stop) -> Refused | None:
+    """``x++``, ``x--``."""
+    if len(stop.line) < 2 or stop.type not in LAYOUT | {"SEMICOLON"}:
+        return None
+    first, second = stop.line[-2:]
+    if first.value == second.value and second.value in ("+", "-") and first.end_pos == second.start_pos:
+        name = stop.line[0].value if len(stop.line) == 3 else "x"
+        place = span_of(first).to(span_of(second))
+        return Refused(
+            "E113", f"there is no `{first.value * 2}`", place, help=f"write `{name} {first.value}= 1`"
+        )
+    return None
+
+
+def other_if(stop: Stop) -> Refused | None:
+    """``else if``, ``elseif``, ``then`` and an ``else`` that belongs to no ``if``."""
+    if stop.type == "IF" and stop.before_type == "ELSE" and len(stop.line) == 1:
+        return Refused("E113", "`else if` is one word here", stop.pair, help="write `elif CONDITION:`")
+    if len(stop.line) == 1 and stop.line[0].value in ("elseif", "elsif", "elsif"):
+        return Refused("E113", f"there is no `{stop.line[0].value}`", span_of(stop.line[0]), help="write `elif`")
+    if stop.token.value == "then" and stop.head in ("IF", "ELIF"):
+        return Refused("E113", "there is no `then`", stop.span, help="a condition ends with `:`")
+    if stop.type in ("ELSE", "ELIF") and not stop.line:
+        return Refused(
+            "E115",
+            f"this `{stop.token.value}` belongs to no `if`",
+            stop.span,
+            help="an `else` stands in the same column as its `if`, right after the `if`'s block",
+        )
+    return None
+
+
+def python_word(stop: Stop) -> Refused | None:
+    """Statements of Python."""
+    first = stop.line[0] if stop.line else stop.token
+    if first.type == "NAME" and first.value in PYTHON and stop.type in VALUES | LAYOUT | {"COLON"}:
+        return python_statement(str(first.value), span_of(first))
+    lambdas = [t for t in stop.line[-2:] if t.value == "lambda"]
+    if lambdas and stop.type in ("NAME", "COLON", "COMMA"):
+        return Refused(
+            "E113",
+            "there is no `lambda` expression",
+            span_of(lambdas[-1]),
+            help="give the function a name: `def f(x) = ...` on a line of its own",
+        )
+    return None
+
+
+def python_statement(word: str, place: Span) -> Refused:
+    """Return what to say about a statement that begins with a word of Python."""
+    return Refused(
+        "E113", f"`{word}` is not a statement of this language", place, help=PYTHON[word]
+    )
+
+
+def equals_in_expression(stop: Stop) -> Refused | None:
+    """``=`` where only a comparison makes sense, and assignments within expressions."""
+    if stop.type == "CHANGE":
+        return Refused(
+            "E113",
+            f"`{stop.token.value}` cannot stand inside an expression",
+            stop.span,
+            help="change the name in a statement of its own, before this line",
+        )
+    if stop.type == "EQUAL" and stop.before_type in OPERATORS:
+        return Refused(
+            "E113",
+            f"`{stop.before.value if stop.before else ''}` and `=` do not combine here",
+            stop.pair,
+            help="to change a name, begin the statement with it: `x += ...`",
+        )
+    if stop.type != "EQUAL" or not stop.after_value:
+        return None
+    kinds = {token.type for token in stop.line}
+    if kinds & {"IF", "ELIF", "REQUIRE", "WHEN"}:
+        return Refused(
+            "E108", "`=` assigns; a comparison is written `==`", stop.span, label="expected `==`"
+        )
+    if stop.opened and stop.opened[-1].value == "(":
+        return Refused(
+            "E108",
+            "`=` inside brackets names an argument, and a name must stand before it",
+            stop.span,
+            help="to compare, write `==`",
+        )
+    if kinds & {"EQUAL", "CHANGE"}:
+        return Refused(
+            "E113", "a statement assigns once", stop.span, help="write two statements, one on each line"
+        )
+    return None
+
+
+def reserved_word(stop: Stop) -> Refused | None:
+    """A word of the language where a name is wanted."""
+    if stop.type not in WORDS or "NAME" not in stop.accepts or stop.before_type in OPERATORS:
+        return None
+    if stop.wants_value and stop.type not in ("DEF", "RETURN"):
+        return None
+    if not stop.line:
+        return None
+    return Refused(
+        "E114",
+        f"`{stop.token.value}` is a word of the language and cannot be a name",
+        stop.span,
+        label="expected a name",
+    )
+
+
+def missing_colon(stop: Stop) -> Refused | None:
+    """A block's head without its ``:``."""
+    if "COLON" not in stop.accepts or stop.opened or stop.type == "EQUAL":
+        return None
+    if stop.head not in ("IF", "ELIF", "ELSE", "DEF", "FOR", "EVERY", "REPEAT", "ON", "TRANSFORM"):
+        return None
+    if stop.type in LAYOUT | VALUES | {"RETURN", "OPTIMIZER", "STATE"}:
+        word = stop.line[0].value
+        place = span_of(stop.before).end if stop.before else stop.span.start
+        span = Span(place, place) if stop.type in LAYOUT else stop.span
+        return Refused(
+            "E109",
+            f"missing `:` after this `{word}`" if stop.head != "DEF" else "this function has no body",
+            span,
+            label="expected `:`" if stop.head != "DEF" else "expected `= EXPRESSION`, or `:` and a block",
+        )
+    return None
+
+
+def alone(stop: Stop) -> Refused | None:
+    """A line that is a value, or begins with one that is not a name."""
+    if "EQUAL" in stop.accepts and "CHANGE" in stop.accepts and stop.type == "COMPARE":
+        return Refused(
+            "E112",
+            "a comparison alone does nothing",
+            stop.span,
+            help=f"to assign, write `{stop.line[0].value} = ...`"
+            if stop.token.value == "=="
+            else "a condition on hyperparameters is written `require CONDITION`",
+        )
+    begins = not stop.line and "OPTIMIZER" in stop.accepts and stop.type not in LAYOUT
+    applied = "EQUAL" in stop.accepts and "CHANGE" in stop.accepts and stop.type in OPERATORS
+    if applied or (begins and stop.type in VALUES | {"LPAR", "SIGN", "NOT"} - {"DOCSTRING"}):
+        return Refused(
+            "E112",
+            "a value alone does nothing",
+            span_of(stop.line[0]).to(stop.span) if applied else stop.span,
+            label="a statement begins with the name it assigns",
+            help="assign it to a name: `x = ...`",
+        )
+    return None
+
+
+def late_docstring(stop: Stop) -> Refused | None:
+    """A text in triple quotes that is not the first thing in the file."""
+    if stop.type != "DOCSTRING":
+        return None
+    return Refused(
+        "E115",
+        "a docstring stands first in the file",
+        stop.span,
+        help="move it above everything else, or make it a comment with `#`",
+    )
+
+
+def missing_value(stop: Stop) -> Refused | None:
+    """An operator, bracket or comma that waits for a value."""
+    before = stop.before
+    if not stop.wants_value or before is None or stop.type == "_INDENT":
+        return None
+    operator = before.type in OPERATORS or before.value in ("=", ",", "(", "[", "<-")
+    keyword = before.type in ("IF", "ELIF", "ELSE", "REQUIRE", "WHEN", "RETURN", "CHANGE")
+    if not operator and not keyword:
+        return None
+    found = "" if stop.type in LAYOUT | {"$END"} else f", found `{_short(stop.token.value)}`"
+    if before.type in OPERATORS and stop.type in OPERATORS:
+        return Refused(
+            "E102",
+            f"`{before.value}` and `{stop.token.value}` stand side by side",
+            stop.span,
+            label=f"expected a value after `{before.value}`",
+            help="remove one of the two operators, or put the missing value between them",
+        )
+    return Refused(
+        "E102",
+        f"nothing follows `{before.value}`" if not found else f"expected a value after `{before.value}`{found}",
+        stop.span if found else Span(before.end_pos or 0, before.end_pos or 0),
+        label="expected a value here",
+    )
+
+
+def missing_operator(stop: Stop) -> Refused | None:
+    """Two values side by side."""
+    if not stop.after_value or stop.type not in VALUES | {"LBRACE"} or stop.before is None:
+        return None
+    if "STRING" in stop.accepts and stop.type == "STRING":
+        return None
+    left, right = _short(stop.before.value), _short(stop.token.value)
+    declared = stop.head in ("HYPER", "STATE", "GROUP", "SHARED") and not stop.opened
+    if stop.type == "STRING":
+        help_text = "texts in quotes only stand at the end of `hyper` and `require` lines"
+    elif declared:
+        help_text = "separate declarations on one line with `,`"
+    elif stop.before.type == "NUMBER" and stop.touching:
+        help_text = f"a product needs its sign: `{left}*{right}`"
+    else:
+        help_text = f"for a product write `{left} * {right}`; two statements need a new line or `;` between them"
+    return Refused(
+        "E103",
+        f"missing `,` between `{left}` and `{right}`"
+        if declared
+        else f"missing operator between `{left}` and `{right}`",
+        stop.span,
+        label="expected `,`" if declared else "expected an operator before this",
+        help=help_text,
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 24 else text[:20] + "..."
+
+
+HABITS: tuple[Callable[[Stop], Refused | None], ...] = (
+    not_closed,
+    wrong_bracket,
+    double_operator,
+    increment,
+    other_if,
+    python_word,
+    equals_in_expression,
+    late_docstring,
+    reserved_word,
+    missing_colon,
+    alone,
+)
+
+#: Asked after the table of example mistakes, which knows the declarations better.
+GENERAL: tuple[Callable[[Stop], Refused | None], ...] = (missing_value, missing_operator)

@@ -1,0 +1,235 @@
+"""Declarations of hyperparameters: types from defaults, ranges, param-group keys."""
+
+from __future__ import annotations
+
+from keyword import iskeyword
+
+from optlang.language.constants import NotConstant, fold
+from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
+from optlang.language.scope import Scope
+from optlang.language.suggest import listing, nearest
+from optlang.language.tree import Choices, Domain, Expr, HyperDecl, HyperItem, Interval
+from optlang.source import Span
+
+#: Keyword arguments and param-group keys that torch.optim or the generated class already uses.
+RESERVED_KEYS: dict[str, str] = {
+    "params": "the parameters themselves",
+    "param_names": "the names of named parameters",
+    "initial_lr": "the learning rate that a scheduler starts from",
+    "self": "the optimizer itself",
+    "closure": "the argument of `step`",
+    "step": "the number of steps taken",
+    **dict.fromkeys(("foreach", "fused", "capturable", "differentiable"), "one of torch's own switches"),
+}
+
+SHOWN_TYPES = {
+    HyperType.NUMBER: "a number",
+    HyperType.OPTIONAL: "a number or none",
+    HyperType.FLAG: "true or false",
+    HyperType.TEXT: "a string",
+}
+
+
+def python_name(name: str) -> str:
+    """Return the keyword argument that a name arrives as in Python (``lambda`` as ``lambda_``)."""
+    return f"{name}_" if iskeyword(name) else name
+
+
+def declare_hypers(declaration: HyperDecl, scope: Scope) -> None:
+    """Check one ``hyper`` statement and add its hyperparameters to the scope."""
+    for item in declaration.items:
+        if item.parts is None:
+            if _key_is_free(item, scope) and scope.declare(item.name.name, item.name.text, item.name.span):
+                _add(item, item.name.name, None, item.domain, declaration.doc, scope)
+        else:
+            _declare_tuple(item, item.parts, declaration.doc, scope)
+
+
+def _declare_tuple(item: HyperItem, parts: tuple[HyperItem, ...], doc: str | None, scope: Scope) -> None:
+    """Add the parts of a tuple such as ``betas = (beta1 = 0.9, beta2 = 0.999)``."""
+    if not (_key_is_free(item, scope) and scope.declare(item.name.name, item.name.text, item.name.span)):
+        scope.excused.update(part.name.name for part in parts)
+        return
+    scope.tuples[item.name.name] = tuple(part.name.text for part in parts)
+    given = [part for part in parts if part.default is not None]
+    if given and len(given) < len(parts):
+        bare = next(part for part in parts if part.default is None)
+        scope.findings.add(
+            "E408",
+            f"`{bare.name.text}` has no default, but other parts of `{item.name.text}` have one",
+            bare.span,
+            label="expected `= VALUE`",
+            help=f"the user passes `{item.name.text}` as one tuple: give every part a default, or none of them",
+        )
+    for i, part in enumerate(parts):
+        if scope.declare(part.name.name, part.name.text, part.name.span):
+            _add(part, item.name.name, i, part.domain or item.domain, doc, scope)
+
+
+def _key_is_free(item: HyperItem, scope: Scope) -> bool:
+    """Whether an item's name can be a keyword argument of the optimizer; reports if not."""
+    key = item.name.name
+    same = next((h.key for h in scope.hypers.values() if python_name(h.key) == python_name(key)), key)
+    if key in RESERVED_KEYS:
+        what, help = f"`{item.name.text}` cannot be a hyperparameter", "choose another name"
+        label = f"stands for {RESERVED_KEYS[key]}"
+    elif same != key:
+        what = f"`{same}` and `{item.name.text}` would be the same argument in Python"
+        label, help = f"both arrive as `{python_name(key)}`", "rename one of them"
+    else:
+        return True
+    scope.excused.add(key)
+    scope.findings.add("E407", what, item.name.span, label=label, help=help)
+    return False
+
+
+def _add(
+    item: HyperItem, key: str, part: int | None, domain: Domain | None, doc: str | None, scope: Scope
+) -> None:
+    """Add one hyperparameter, its default and range checked as far as each is sound."""
+    name = item.name
+    default, sound = _default(item, scope)
+    bounds = _domain(domain, scope)
+    kind = _type(default, bounds) if item.default is not None and sound else _required_type(bounds)
+    if domain is not None and bounds is not None and sound:
+        if not _suits(kind, bounds):
+            bounds = None
+            scope.findings.add(
+                "E405",
+                f"a range of this sort does not suit `{name.text}`, which is {SHOWN_TYPES[kind]}",
+                domain.span,
+                label="does not fit the default",
+                help='numbers take a range such as `in [0, 1)`, strings a list such as `in {"l2", "decoupled"}`',
+            )
+        elif item.default is not None and default is not None and default not in bounds:
+            _outside(item, default, bounds, scope)
+    scope.hypers[name.name] = Hyper(
+        name.name, key, part, kind, default, item.default is None, bounds, doc, name.span
+    )
+
+
+def _default(item: HyperItem, scope: Scope) -> tuple[Value, bool]:
+    """Return the value of a default, and whether it has one."""
+    if item.default is None:
+        return None, True
+    try:
+        return fold(item.default), True
+    except NotConstant as problem:
+        scope.findings.add(
+            "E403",
+            f"the default of `{item.name.text}` is not a constant: {problem.reason}",
+            problem.span,
+            label="expected a number, a string, true, false or none",
+            help="to derive one hyperparameter from another, make it `none` and write "
+            f"`{item.name.text} ?? EXPRESSION` where it is used",
+        )
+        return None, False
+
+
+def _type(default: Value, bounds: Range | OneOf | None) -> HyperType:
+    if isinstance(default, bool):
+        return HyperType.FLAG
+    if isinstance(default, str):
+        return HyperType.TEXT
+    return HyperType.OPTIONAL if default is None else HyperType.NUMBER
+
+
+def _required_type(bounds: Range | OneOf | None) -> HyperType:
+    """Return the type of a hyperparameter without a default: its range tells."""
+    if isinstance(bounds, OneOf):
+        return _type(bounds.values[0], None)
+    return HyperType.NUMBER
+
+
+def _suits(kind: HyperType, bounds: Range | OneOf) -> bool:
+    """Whether a range of this sort can hold values of this type."""
+    if isinstance(bounds, Range):
+        return kind in (HyperType.NUMBER, HyperType.OPTIONAL)
+    listed = _type(bounds.values[0], None)
+    return listed is kind or (kind is HyperType.OPTIONAL and listed is HyperType.NUMBER)
+
+
+def _outside(item: HyperItem, default: Value, bounds: Range | OneOf, scope: Scope) -> None:
+    assert item.default is not None
+    near = None
+    if isinstance(bounds, OneOf) and isinstance(default, str):
+        near = nearest(default, [v for v in bounds.values if isinstance(v, str)])
+    scope.findings.add(
+        "E404",
+        f"the default of `{item.name.text}` is outside its own range, `{bounds.text}`",
+        item.default.span,
+        label=f"not {bounds.text}",
+        help=f'did you mean "{near}"?' if near else "change the default or the range",
+    )
+
+
+def _domain(domain: Domain | None, scope: Scope) -> Range | OneOf | None:
+    """Return a range as values; None if there is none or it makes no sense (which is reported)."""
+    if domain is None:
+        return None
+    if isinstance(domain, Interval):
+        return _interval(domain, scope)
+    return _choices(domain, scope)
+
+
+def _end(expr: Expr, scope: Scope) -> float | None:
+    try:
+        value = fold(expr)
+        if isinstance(value, float):
+            return value
+        problem = NotConstant(expr.span, "it is not a number")
+    except NotConstant as found:
+        problem = found
+    scope.findings.add(
+        "E405",
+        f"the end of a range must be a constant number: {problem.reason}",
+        problem.span,
+        label="expected a number",
+        help="a condition between hyperparameters is written `require low < high`",
+    )
+    return None
+
+
+def _interval(domain: Interval, scope: Scope) -> Range | None:
+    low, high = _end(domain.low, scope), _end(domain.high, scope)
+    if low is None or high is None:
+        return None
+    if low > high or (low == high and not (domain.low_closed and domain.high_closed)):
+        scope.findings.add(
+            "E405",
+            f"the range `{domain.text}` is empty",
+            domain.span,
+            label="no number is in it",
+            help="write the smaller end first; [ and ] include an end, ( and ) leave it out",
+        )
+        return None
+    return Range(low, high, domain.low_closed, domain.high_closed, domain.text)
+
+
+def _choices(domain: Choices, scope: Scope) -> OneOf | None:
+    values: list[Value] = []
+    for item in domain.items:
+        try:
+            values.append(fold(item))
+        except NotConstant as problem:
+            _bad_choice(problem.span, f"a choice must be a constant: {problem.reason}", scope)
+            return None
+    sorts = {type(value) for value in values}
+    if len(sorts) > 1:
+        _bad_choice(domain.span, "the choices must be all strings or all numbers", scope)
+        return None
+    return OneOf(tuple(values), domain.text)
+
+
+def _bad_choice(span: Span, message: str, scope: Scope) -> None:
+    scope.findings.add(
+        "E405", message, span, label="in this list", help=f"write for example `in {{{_SAMPLE}}}`"
+    )
+
+
+_SAMPLE = '"l2", "decoupled"'
+
+
+def tuple_help(name: str, scope: Scope) -> str:
+    """Return what to write instead of the name of a tuple."""
+    return f"use its parts: {listing(scope.tuples[name])}"

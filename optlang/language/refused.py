@@ -1,0 +1,27 @@
+"""A mistake met while a text is read, before there is a source to point into."""
+
+from __future__ import annotations
+
+from optlang.diagnostics import Diagnostic
+from optlang.source import Source, Span
+
+
+class Refused(Exception):
+    """Why the text cannot be read on; has the parts of a :class:`Diagnostic` except its source."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        label: str | None = None,
+        help: str | None = None,
+        related: tuple[tuple[str, Span], ...] = (),
+    ) -> None:
+        super().__init__(message)
+        self.code, self.message, self.span = code, message, span
+        self.label, self.help, self.related = label, help, related
+
+    def diagnostic(self, source: Source) -> Diagnostic:
+        """Return it as a diagnostic about ``source``."""
+        return Diagnostic(self.code, self.message, source, self.span, self.label, self.help, self.related)

@@ -1,0 +1,147 @@
+"""The checked rule: every name has its role, every default its value, every state its kind.
+
+This is what the checker hands to the compiler. Expressions are still tree nodes; nothing here knows SymPy or torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from optlang.language.kinds import Kind
+from optlang.language.tree import Def, Expr, Stmt, Tree
+from optlang.source import Span
+
+Value = float | bool | str | None
+
+
+class HyperType(Enum):
+    """What a hyperparameter may hold."""
+
+    NUMBER = "number"  # host value: changing it never recompiles
+    OPTIONAL = "number or none"  # whether it is none is static, its number is a host value
+    FLAG = "true or false"  # static
+    TEXT = "string"  # static
+
+
+@dataclass(frozen=True)
+class Range:
+    """The interval a number must lie in; ``text`` is as written."""
+
+    low: float
+    high: float
+    low_closed: bool
+    high_closed: bool
+    text: str
+
+    def __contains__(self, value: float) -> bool:
+        above = value >= self.low if self.low_closed else value > self.low
+        below = value <= self.high if self.high_closed else value < self.high
+        return above and below
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The set a value must be in; ``text`` is as written."""
+
+    values: tuple[Value, ...]
+    text: str
+
+    def __contains__(self, value: Value) -> bool:
+        return any(value == v and isinstance(value, bool) == isinstance(v, bool) for v in self.values)
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """A hyperparameter as the rule's formulas see it.
+
+    Attributes:
+        name: Canonical name in the formulas.
+        key: Param-group key: the name itself, or the name of the tuple that holds it (``betas``).
+        part: Position in that tuple; None when the key holds this value alone.
+        type: What it may hold.
+        default: Its default; meaningless when ``required``.
+        required: Whether the user must pass it.
+        domain: Where its value must lie, if declared.
+        doc: What it is, if the rule says so.
+    """
+
+    name: str
+    key: str
+    part: int | None
+    type: HyperType
+    default: Value
+    required: bool
+    domain: Range | OneOf | None
+    doc: str | None
+    span: Span
+
+
+@dataclass(frozen=True)
+class State:
+    """A state of the rule.
+
+    Attributes:
+        name: Canonical name in the formulas.
+        key: Its key in ``optimizer.state[p]`` (or in the param group).
+        scope: ``tensor`` or ``group``.
+        kind: ``element``, ``reduced`` or ``scalar`` (one number per tensor; whether that number can live on the
+            host is found when a variant is lowered); ``host`` for group state.
+        initial: Its initial value, None for zeros.
+        when: The static condition under which it exists, None for always.
+    """
+
+    name: str
+    key: str
+    scope: str
+    kind: Kind
+    initial: Expr | None
+    when: Expr | None
+    span: Span
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A condition across hyperparameters and what to say when it does not hold."""
+
+    condition: Expr
+    message: str
+    span: Span
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A checked rule.
+
+    Attributes:
+        name: Class name (``optimizer NAME``), or None for a rule that declares none.
+        doc: The docstring, or None.
+        reference: What ``# reference:`` names (``torch.optim.AdamW``), or None.
+        hypers: Hyperparameters in the order of their declaration (for an inferred rule, of first use).
+        requirements: Conditions across hyperparameters.
+        states: States in the order of their declaration.
+        functions: User's functions by canonical name.
+        body: Statements, in textual order, without declarations.
+        inferred: Whether roles were inferred (the rule declares nothing).
+        tree: The syntax tree it was checked from.
+    """
+
+    name: str | None
+    doc: str | None
+    reference: str | None
+    hypers: tuple[Hyper, ...]
+    requirements: tuple[Requirement, ...]
+    states: tuple[State, ...]
+    functions: Mapping[str, Def]
+    body: tuple[Stmt, ...]
+    inferred: bool
+    tree: Tree
+
+    @property
+    def keys(self) -> dict[str, tuple[Hyper, ...]]:
+        """Param-group keys in order, each with its hyperparameters (several for a tuple)."""
+        grouped: dict[str, list[Hyper]] = {}
+        for hyper in self.hypers:
+            grouped.setdefault(hyper.key, []).append(hyper)
+        return {key: tuple(items) for key, items in grouped.items()}

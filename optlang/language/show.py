@@ -1,0 +1,78 @@
+"""A tree or a checked rule as text that people read (``optlang emit --stage tree`` and ``--stage rule``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields
+from enum import Enum
+from fractions import Fraction
+
+from optlang.language.rule import Hyper, Rule
+from optlang.language.tree import Node, Tree
+from optlang.source import Source, Span
+
+
+def show_tree(tree: Tree) -> str:
+    """Return a tree, one node a line, with the place of each."""
+    return "\n".join(_node(tree, tree.source, "", ""))
+
+
+def show_rule(rule: Rule) -> str:
+    """Return a checked rule: the role of each name, then its statements."""
+    return "\n".join(_rule(rule))
+
+
+def _node(node: Node, source: Source, indent: str, label: str) -> Iterator[str]:
+    """Yield the lines of a node: its plain fields on one, its children below."""
+    plain, children = [], []
+    for field in fields(node):
+        value = getattr(node, field.name)
+        if isinstance(value, (Source, Span)) or value is None:
+            continue
+        if isinstance(value, Node) or (isinstance(value, tuple) and any(_is_tree(v) for v in value)):
+            children.append((field.name, value))
+        elif value != () and not (field.name == "value" and isinstance(value, Fraction)):
+            plain.append(f"{field.name}={value!r}")
+    line, column = source.position(node.span.start)
+    yield f"{indent}{label}{type(node).__name__} {' '.join(plain)}".rstrip() + f"    {line}:{column}"
+    for name, value in children:
+        yield from _child(value, source, f"{indent}  ", f"{name}: ")
+
+
+def _child(value: object, source: Source, indent: str, label: str) -> Iterator[str]:
+    if isinstance(value, Node):
+        yield from _node(value, source, indent, label)
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _child(item, source, indent, label)
+
+
+def _is_tree(value: object) -> bool:
+    return isinstance(value, Node) or (isinstance(value, tuple) and any(map(_is_tree, value)))
+
+
+def _rule(rule: Rule) -> Iterator[str]:
+    source = rule.tree.source
+    yield f"rule {rule.name or '(unnamed)'}" + (f", reference {rule.reference}" if rule.reference else "")
+    for hyper in rule.hypers:
+        yield f"  hyper   {_hyper(hyper)}"
+    for requirement in rule.requirements:
+        yield f"  require {source.excerpt(requirement.condition.span)}"
+    for state in rule.states:
+        initial = source.excerpt(state.initial.span) if state.initial else "0"
+        when = f" when {source.excerpt(state.when.span)}" if state.when else ""
+        scope = "group state" if state.scope == "group" else "state  "
+        yield f"  {scope} {state.name}: {state.kind} = {initial}, key {state.key!r}{when}"
+    for name in rule.functions:
+        yield f"  def     {name}"
+    for statement in rule.body:
+        for line in source.excerpt(statement.span).splitlines():
+            yield f"  | {line}"
+
+
+def _hyper(hyper: Hyper) -> str:
+    place = hyper.name if hyper.part is None else f"{hyper.name} = {hyper.key}[{hyper.part}]"
+    kind = hyper.type.value if isinstance(hyper.type, Enum) else hyper.type
+    default = "required" if hyper.required else f"default {hyper.default!r}"
+    domain = f", {hyper.domain.text}" if hyper.domain else ""
+    return f"{place}: {kind}, {default}{domain}"

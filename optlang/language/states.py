@@ -1,0 +1,111 @@
+"""Declarations of states: names, keys in ``state_dict``, and what their conditions and initial values may read."""
+
+from __future__ import annotations
+
+from optlang.language.hypers import RESERVED_KEYS
+from optlang.language.resolve import GROUP_INITIAL, INITIAL, WHEN, Resolver
+from optlang.language.scope import DeclaredState, Scope
+from optlang.language.tree import Expr, Name, StateDecl, StateItem
+from optlang.language.walk import expressions
+from optlang.source import Span
+
+
+def declare_states(declaration: StateDecl, scope: Scope) -> None:
+    """Check one ``state`` statement and add its states to the scope."""
+    for item in declaration.items:
+        if item.type not in (None, "scalar"):
+            scope.findings.add(
+                "E411",
+                f"states of type `{item.type}` do not exist",
+                item.span,
+                label="expected `scalar`, or no type",
+                help="the initial value gives the shape: `state m = 0*mean(g, dim=-1)`; `: scalar` is one number "
+                "for each tensor",
+            )
+        if scope.declare(item.name.name, item.name.text, item.name.span):
+            scope.states[item.name.name] = DeclaredState(item, declaration.scope, declaration.when)
+
+
+def check_states(scope: Scope, resolver: Resolver, reads_t: Span | None) -> None:
+    """Check keys, conditions and initial values of all states.
+
+    Args:
+        scope: The rule's names.
+        resolver: The walk over names that reports go through.
+        reads_t: Where the rule reads the step count, if it does.
+    """
+    _check_keys(scope, reads_t)
+    for state in scope.states.values():
+        if state.when is not None:
+            resolver.expression(state.when, WHEN)
+        if state.item.initial is not None:
+            _check_initial(state, state.item.initial, scope)
+            resolver.expression(state.item.initial, GROUP_INITIAL if state.scope == "group" else INITIAL)
+
+
+def _check_initial(state: DeclaredState, initial: Expr, scope: Scope) -> None:
+    own = next((e for e in expressions(initial) if isinstance(e, Name) and e.name == state.name), None)
+    if own is not None:
+        scope.findings.add(
+            "E312",
+            f"the initial value of `{state.item.name.text}` reads `{own.text}` itself",
+            own.span,
+            label="has no value yet",
+            help="leave the initial value away to start at zero",
+        )
+
+
+def _check_keys(scope: Scope, reads_t: Span | None) -> None:
+    """Check that keys differ, and that none is a key that something else lives under."""
+    used: dict[tuple[bool, str], Span] = {}
+    for hyper in scope.hypers.values():
+        used.setdefault((True, hyper.key), hyper.span)
+    for state in scope.states.values():
+        grouped = state.scope == "group"
+        place = state.item.span
+        first = used.setdefault((grouped, state.key), place)
+        if first != place:
+            scope.findings.add(
+                "E409",
+                f"two values would be kept under the key `{state.key}`",
+                place,
+                label="second use of this key",
+                help="give one of them another key: `state m as KEY`",
+                related=(("first used here", first),),
+            )
+        elif grouped and state.key in RESERVED_KEYS:
+            scope.findings.add(
+                "E409",
+                f"`{state.key}` cannot be the key of a group state",
+                place,
+                label=f"stands for {RESERVED_KEYS[state.key]}",
+                help="give it another key: `group state x as KEY`",
+            )
+        elif state.key == "step" and not grouped:
+            _check_step(state, scope, reads_t)
+
+
+def _check_step(state: DeclaredState, scope: Scope, reads_t: Span | None) -> None:
+    """Check a state kept under ``step``, where the count ``t`` would be kept too."""
+    if state.item.type != "scalar":
+        scope.findings.add(
+            "E409",
+            "the key `step` is for a count of steps, one number for each tensor",
+            state.item.span,
+            label="expected `: scalar`",
+            help="write `state step: scalar = 0`, or give the state another key with `as`",
+        )
+    elif reads_t is not None:
+        scope.findings.add(
+            "E409",
+            "the key `step` is taken: the rule reads the step count, which is kept there",
+            state.item.span,
+            label="would be kept under the same key",
+            help="use `t` in place of this state, or give the state another key with `as`",
+            related=(("the step count is read here", reads_t),),
+        )
+
+
+def type_help(item: StateItem) -> str:
+    """Return how to declare a state whose value has another shape."""
+    return f"declare it with an initial value of that shape, as in `state {item.name.text} = 0*VALUE`"

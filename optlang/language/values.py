@@ -1,0 +1,108 @@
+"""What the checker knows of a value: its kind, what sort of thing it is, and what it depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum, Flag, auto
+
+from optlang.language.kinds import HOST, STATIC, Kind, Level, join
+
+
+class Sort(Enum):
+    """What one can do with a value."""
+
+    NUMBER = "a number"
+    CONDITION = "a condition"
+    TEXT = "a string"
+    NONE = "none"
+    UNKNOWN = "unknown"  # after a mistake that has been reported; fits everywhere
+
+
+class Uses(Flag):
+    """What a value depends on besides hyperparameters."""
+
+    NOTHING = 0
+    TIME = auto()  # t, first
+    TENSOR = auto()  # p, g, a state of the tensor
+    FACT = auto()  # ndim, numel, rows, cols
+    GROUP = auto()  # a state of the group
+    LOCAL = auto()  # a number the rule has computed, which no variant is chosen by
+
+
+#: What is not known before a step runs.
+STEP = Uses.TIME | Uses.TENSOR | Uses.GROUP | Uses.LOCAL
+
+
+class Unknown(Enum):
+    """The type of :data:`UNKNOWN`, which stands for a value that is not known while checking."""
+
+    UNKNOWN = auto()
+
+
+UNKNOWN = Unknown.UNKNOWN
+Known = float | bool | str | None | Unknown
+
+
+@dataclass(frozen=True)
+class Value:
+    """What is known of the value of an expression in one variant of a rule.
+
+    Attributes:
+        kind: Where it lives.
+        sort: What sort of thing it is.
+        uses: What it depends on.
+        known: Its value, where the variant decides it.
+        optional: The hyperparameter that may be none and is this value, if it is one.
+        bits: Digits (binary) that its exact value may take, when it is made of literals alone.
+        literal: Whether it is written as a literal in this variant.
+        missing: Whether some path to here does not assign it.
+    """
+
+    kind: Kind
+    sort: Sort = Sort.NUMBER
+    uses: Uses = Uses.NOTHING
+    known: Known = UNKNOWN
+    optional: str | None = None
+    bits: int | None = None
+    literal: bool = False
+    missing: bool = False
+
+    @property
+    def is_static(self) -> bool:
+        """Whether a variant can be chosen by it."""
+        return self.kind.level <= Level.HOST and not self.uses & (STEP)
+
+    @property
+    def truth(self) -> bool | None:
+        """Whether it holds as a condition, where the variant decides it."""
+        return None if self.known is UNKNOWN or not self.is_static else bool(self.known)
+
+
+MISTAKE = Value(STATIC, Sort.UNKNOWN)
+
+
+def uses_of(values: Iterable[Value]) -> Uses:
+    """Return everything that some values depend on."""
+    result = Uses.NOTHING
+    for value in values:
+        result |= value.uses
+    return result
+
+
+def combine(values: Iterable[Value], sort: Sort = Sort.NUMBER) -> Value:
+    """Return what is known of an elementwise combination of values."""
+    several = tuple(values)
+    if any(v.sort is Sort.UNKNOWN for v in several):
+        sort = Sort.UNKNOWN
+    return Value(join(v.kind for v in several), sort, uses_of(several))
+
+
+def merge(values: Iterable[Value], condition: Value | None = None) -> Value:
+    """Return what is known of one of several values, chosen by a condition that is not static."""
+    several = tuple(values)
+    sorts = {v.sort for v in several}
+    sort = sorts.pop() if len(sorts) == 1 else (Sort.UNKNOWN if Sort.UNKNOWN in sorts else Sort.NUMBER)
+    deciding = (*several, condition) if condition else several
+    kind = join((*(v.kind for v in deciding), HOST))
+    return Value(kind, sort, uses_of(deciding), missing=any(v.missing for v in several))

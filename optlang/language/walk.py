@@ -1,0 +1,125 @@
+"""Walking a tree: the expressions in a node, the statements in a block, the names they assign."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from optlang.language.tree import (
+    Argument,
+    Assign,
+    Binary,
+    Call,
+    Compare,
+    Def,
+    Expr,
+    If,
+    Member,
+    Name,
+    Node,
+    Return,
+    Stmt,
+    Ternary,
+    Tuple,
+    Unary,
+    Unsupported,
+)
+
+
+def parts(expr: Expr) -> tuple[Expr, ...]:
+    """Return the expressions directly inside an expression (the function of a call is left out)."""
+    match expr:
+        case Member(value=value):
+            return (value,)
+        case Unary(operand=operand):
+            return (operand,)
+        case Binary(left=left, right=right):
+            return (left, right)
+        case Compare(operands=operands):
+            return operands
+        case Ternary(condition=condition, then=then, other=other):
+            return (then, condition, other)
+        case Call(arguments=arguments):
+            return tuple(argument.value for argument in arguments)
+        case Tuple(items=items):
+            return items
+        case _:
+            return ()
+
+
+def expressions(expr: Expr) -> Iterator[Expr]:
+    """Yield an expression and everything in it, in textual order of their starts as far as nesting allows."""
+    pending = [expr]
+    while pending:
+        node = pending.pop()
+        yield node
+        pending.extend(reversed(parts(node)))
+
+
+def statements(block: Iterable[Stmt]) -> Iterator[Stmt]:
+    """Yield the statements of a block and of the blocks inside it, in textual order."""
+    for statement in block:
+        yield statement
+        if isinstance(statement, If):
+            for _, body in statement.branches:
+                yield from statements(body)
+            yield from statements(statement.other or ())
+
+
+def own_expressions(statement: Stmt) -> tuple[Expr, ...]:
+    """Return the expressions that stand in a statement itself, not in the blocks inside it."""
+    match statement:
+        case Assign(value=value):
+            return (value,)
+        case If(branches=branches):
+            return tuple(condition for condition, _ in branches)
+        case Return(values=values):
+            return values
+        case _:
+            return ()
+
+
+def block_expressions(block: Iterable[Stmt]) -> Iterator[Expr]:
+    """Yield every expression and subexpression of a block."""
+    for statement in statements(block):
+        for expr in own_expressions(statement):
+            yield from expressions(expr)
+
+
+def assigned(block: Iterable[Stmt]) -> Iterator[Name]:
+    """Yield the targets of the assignments in a block, in textual order."""
+    for statement in statements(block):
+        if isinstance(statement, Assign):
+            yield from statement.targets
+
+
+def names_read(block: Iterable[Stmt]) -> Iterator[Name]:
+    """Yield the names that a block reads, those of ``x += ...`` included, in textual order."""
+    for statement in statements(block):
+        if isinstance(statement, Assign) and statement.op != "=":
+            yield from statement.targets
+        for own in own_expressions(statement):
+            yield from (e for e in expressions(own) if isinstance(e, Name))
+
+
+def body_of(function: Def) -> tuple[Stmt, ...]:
+    """Return the body of a function as statements (``def f(x) = EXPR`` is one ``return``)."""
+    if isinstance(function.body, tuple):
+        return function.body
+    return (Return(function.body.span, (function.body,)),)
+
+
+def called(block: Iterable[Stmt]) -> Iterator[Name]:
+    """Yield the names that a block calls as functions."""
+    for expr in block_expressions(block):
+        if isinstance(expr, Call) and isinstance(expr.function, Name):
+            yield expr.function
+
+
+def unsupported(node: Node) -> bool:
+    """Whether a node is something that this version does not compile."""
+    return isinstance(node, Unsupported)
+
+
+def keyword(arguments: Iterable[Argument], name: str) -> Argument | None:
+    """Return the argument passed by ``name=``, if any."""
+    return next((a for a in arguments if a.name == name), None)

@@ -1,0 +1,161 @@
+"""Sample worlds: values of what is static, chosen so that every branch of a rule is met.
+
+A rule is one formula for each answer to its static questions (is ``amsgrad`` true, is ``momentum`` 0, is ``ndim``
+above 1?). The checker reads a rule once for each of a small set of worlds, and so sees exactly what a variant will
+see: no false alarm where two conditions exclude each other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from optlang.language.builtins import FACT_NAMES
+from optlang.language.constants import NotConstant, fold
+from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
+from optlang.language.scope import Scope
+from optlang.language.tree import Binary, Call, Compare, Expr, Name, Ternary, Unary
+from optlang.language.walk import expressions
+
+MAX_WORLDS = 64
+SHAPES: tuple[tuple[int, ...], ...] = ((2, 3), (6,), (), (3, 2), (2, 3, 2), (1, 2, 3, 2), (64, 64), (1, 6), (6, 1))
+
+
+@dataclass(frozen=True)
+class World:
+    """One set of answers: values of hyperparameters and of the tensor's facts, by name."""
+
+    values: Mapping[str, Value]
+    shape: tuple[int, ...]
+
+
+def facts(shape: tuple[int, ...]) -> dict[str, Value]:
+    """Return the facts of a tensor of some shape."""
+    rows = shape[-2] if len(shape) > 1 else 1
+    cols = shape[-1] if shape else 1
+    numbers = {"ndim": len(shape), "numel": math.prod(shape), "rows": rows, "cols": cols}
+    return {name: float(number) for name, number in numbers.items()}
+
+
+def sample(hyper: Hyper, nonzero: bool = True) -> float:
+    """Return an ordinary number that a hyperparameter may hold."""
+    default = hyper.default
+    if isinstance(default, float) and math.isfinite(default) and (default != 0 or not nonzero):
+        return default
+    bounds = hyper.domain
+    if isinstance(bounds, OneOf):
+        numbers = [v for v in bounds.values if isinstance(v, float)]
+        return next((v for v in numbers if v), numbers[0] if numbers else 0.1)
+    if isinstance(bounds, Range):
+        if math.isfinite(bounds.low) and math.isfinite(bounds.high):
+            return (bounds.low + bounds.high) / 2 or bounds.high / 4 or bounds.low / 4
+        for value in (0.1, bounds.low + 1, bounds.high - 1):
+            if math.isfinite(value) and value in bounds:
+                return value
+    return 0.1
+
+
+def worlds(scope: Scope, exprs: Iterable[Expr]) -> list[World]:
+    """Return the worlds to look at, the one of all defaults first.
+
+    Args:
+        scope: The rule's names.
+        exprs: Every expression of the rule.
+    """
+    compared, asked = _questions(exprs)
+    axes = {h.name: _candidates(h, compared.get(h.name, ()), h.name in asked) for h in scope.hypers.values()}
+    shapes = [SHAPES[0]]
+    if any(fact in compared or fact in asked for fact in FACT_NAMES):
+        shapes = [*SHAPES, *_shapes(compared.get("numel", ()))]
+    names = [name for name, values in axes.items() if len(values) > 1]
+    base = {name: values[0] for name, values in axes.items()}
+    found = [World({**base, **facts(shapes[0])}, shapes[0])]
+    choices = [[(name, v) for v in axes[name][1:]] for name in names] + [[("shape", s) for s in shapes[1:]]]
+    for changes in _combinations([axis for axis in choices if axis]):
+        changed = dict(changes)
+        shape = changed.pop("shape", shapes[0])
+        assert isinstance(shape, tuple)
+        found.append(World({**base, **changed, **facts(shape)}, shape))  # type: ignore[dict-item]
+        if len(found) >= MAX_WORLDS:
+            break
+    return found
+
+
+def _combinations(axes: list[list[tuple[str, object]]]) -> Iterator[tuple[tuple[str, object], ...]]:
+    """Yield changes along one axis, then along two, and so on."""
+    for count in range(1, len(axes) + 1):
+        for chosen in itertools.combinations(axes, count):
+            yield from itertools.product(*chosen)
+
+
+def _questions(exprs: Iterable[Expr]) -> tuple[dict[str, list[Value]], set[str]]:
+    """Return the constants each name is compared with, and the names whose truth is asked for."""
+    compared: dict[str, list[Value]] = {}
+    asked: set[str] = set()
+    for root in exprs:
+        if isinstance(root, Name):
+            asked.add(root.name)  # `if momentum:`, `when momentum`: harmless for other expressions
+        for node in expressions(root):
+            match node:
+                case Compare(operands=operands):
+                    for a, b in itertools.pairwise(operands):
+                        _compare(a, b, compared)
+                        _compare(b, a, compared)
+                case Ternary(condition=Name(name=name)) | Unary(op="not", operand=Name(name=name)):
+                    asked.add(name)
+                case Binary(op="and" | "or", left=left, right=right):
+                    asked.update(side.name for side in (left, right) if isinstance(side, Name))
+                case Call(function=Name(name="where"), arguments=(first, *_)) if isinstance(first.value, Name):
+                    asked.add(first.value.name)
+                case _:
+                    pass
+    return compared, asked
+
+
+def _compare(name: Expr, other: Expr, compared: dict[str, list[Value]]) -> None:
+    names = [node.name for node in expressions(name) if isinstance(node, Name)]
+    try:
+        value = fold(other)
+    except NotConstant:
+        value = 0.5
+    for found in names:
+        compared.setdefault(found, []).append(value)
+
+
+def _candidates(hyper: Hyper, compared: Iterable[Value], asked: bool) -> list[Value]:
+    """Return the values of a hyperparameter to look at, its default (or an ordinary one) first."""
+    values: list[Value]
+    match hyper.type:
+        case HyperType.FLAG:
+            values = [bool(hyper.default), not hyper.default]
+        case HyperType.TEXT:
+            listed = hyper.domain.values if isinstance(hyper.domain, OneOf) else ()
+            values = [hyper.default if not hyper.required else "", *listed, *compared, "another"]
+            values = [v for v in values if isinstance(v, str) and (not listed or v in listed)]
+        case HyperType.OPTIONAL:
+            values = [None, sample(hyper), *_near(hyper, compared, asked)]
+        case _:
+            values = [sample(hyper, nonzero=hyper.required), *_near(hyper, compared, asked)]
+    return list(dict.fromkeys(values))
+
+
+def _near(hyper: Hyper, compared: Iterable[Value], asked: bool) -> list[Value]:
+    """Return numbers on every side of what a hyperparameter is compared with."""
+    numbers = [v for v in compared if isinstance(v, float)]
+    if asked:
+        numbers.append(0.0)
+        numbers.append(sample(hyper))
+    around = [x for v in numbers for x in (v, v + 0.25, v - 0.25, v + 1, v - 1)] if numbers else []
+    inside = [x for x in around if hyper.domain is None or x in hyper.domain]
+    sides: dict[tuple[int, ...], Value] = {}
+    for x in inside:
+        sides.setdefault(tuple((x > v) - (x < v) for v in numbers), x)
+    return list(sides.values())
+
+
+def _shapes(compared: Iterable[Value]) -> list[tuple[int, ...]]:
+    """Return shapes whose numel is on every side of what it is compared with."""
+    numbers = [int(v) for v in compared if isinstance(v, float) and 1 <= v < 1e12]
+    return [(1, n + d) for n in numbers for d in (-1, 0, 1) if n + d > 0]

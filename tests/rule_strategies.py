@@ -1,0 +1,215 @@
+"""Random rules that are well formed and stay finite.
+
+A writer makes every choice through one function, so the same code serves Hypothesis (which shrinks what fails) and a
+seeded generator. Conditions compare with odd numbers only: algebra may move a value by a rounding error, and a
+comparison with 0 would turn that into a different result.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from hypothesis import strategies as st
+
+T = TypeVar("T")
+
+NUMBERS = ("0.5", "2", "0.1", "1e-2", "3", "1.5", "0.75")
+THRESHOLDS = ("0.3713", "-0.1271", "0.0517", "-0.6129")
+HOST_CONDITIONS = ("t > 2", "first", "t < 4 and not first", "rate > 0.2", "not flag", "1 < t <= 3")
+STATIC_CONDITIONS = ("flag", "not flag", 'mode == "b"', 'mode != "b"', "extra == none", "ndim > 1", "ndim == 3")
+UNARY = (
+    "tanh({})",
+    "sin({})",
+    "cos({})",
+    "atan({})",
+    "sigmoid({})",
+    "abs({})",
+    "-{}",
+    "({})^2/(1 + ({})^2)",
+    "sqrt(1 + ({})^2)",
+    "exp(-abs({}))",
+    "log1p(abs({}))",
+    "expm1(-abs({}))",
+    "erf({})",
+    "rsqrt(0.5 + ({})^2)",
+    "soft_threshold({}, 0.1)",
+    "clamp({}, -0.8, 0.9)",
+    "project_l2_ball({}, 0.7)",
+    "square(tanh({}))",
+)
+BINARY = (
+    "{} + {}",
+    "{} - {}",
+    "tanh({})*{}",
+    "{}/(1.5 + abs({}))",
+    "max({}, {})",
+    "min({}, {})",
+    "lerp({}, {}, 0.3)",
+    "f({}, {})",
+    "({})*sigmoid({})",
+)
+REDUCTIONS = ("mean({})", "rms({})", "max({})", "min({})", "norm({})", "std({})", "sum(0.1*({}))", "dot({}, p)")
+ALONG = ("mean({}, dim={})", "rms({}, dim={})", "max({}, dim={})", "sum(tanh({}), dim={})", "norm({}, dim={})")
+HOST = ("rate", "decay", "0.9^t", "1/t", "1 - decay^t", "min(1, t/3)", "warmup(3)", "cosine(6, 0.1)", "(extra ?? 0.4)")
+
+HEAD = """optimizer Random
+hyper rate = 0.1 >= 0, decay = 0.9 in [0, 1)  "numbers"
+hyper flag = false, mode = "a" in {"a", "b"}, extra = none
+state m, n = 0.2, r = 0*mean(g, dim=-1)
+state c: scalar = 1
+state k = p when flag
+group state q = 0.3
+def f(x, y) = 0.5*x - tanh(y)
+def both(x, y):
+    z = x*decay
+    if t > 2: return z, y - x
+    return y, z
+"""
+
+#: What every random rule is run with, so that both sides of each static question are met.
+HYPERS: tuple[dict[str, object], ...] = (
+    {},
+    {"flag": True, "rate": 0.3},
+    {"mode": "b", "extra": 0.7, "decay": 0.6},
+)
+
+
+@dataclass
+class Writer:
+    """Writes one rule; ``pick`` makes every choice."""
+
+    pick: Callable[[Sequence[str]], str]
+    elements: list[str] = field(default_factory=lambda: ["p", "g", "m", "n"])
+    lines: list[str] = field(default_factory=list)
+    count: int = 0
+
+    def number(self, upto: int) -> int:
+        """Return one of 0 to ``upto``."""
+        return int(self.pick([str(i) for i in range(upto + 1)]))
+
+    def host(self) -> str:
+        """Return a number known before launch."""
+        return self.pick([*NUMBERS, *HOST, "q"])
+
+    def element(self, depth: int) -> str:
+        """Return an expression that is surely shaped like p."""
+        if depth == 0:
+            return self.pick(self.elements)
+        match self.number(4):
+            case 0:
+                return self.pick(UNARY).replace("{}", self.element(depth - 1))
+            case 1:
+                return self.fill(self.pick(BINARY), self.element(depth - 1), self.any(depth - 1))
+            case 2:
+                a, b = self.element(depth - 1), self.element(depth - 1)
+                return f"({a} if {self.pick([*HOST_CONDITIONS, *STATIC_CONDITIONS])} else {b})"
+            case 3:
+                condition = f"{self.pick(self.elements)} > {self.pick(THRESHOLDS)}"
+                return f"where({condition}, {self.any(depth - 1)}, {self.any(depth - 1)})"
+            case _:
+                return self.pick(self.elements)
+
+    def any(self, depth: int) -> str:
+        """Return an expression of any kind that meets an element."""
+        match self.number(4):
+            case 0:
+                return self.host()
+            case 1 if depth > 0:
+                return self.reduction(depth)
+            case 2 if depth > 0:
+                return self.along(depth, self.pick(["-1", "-2"]))
+            case 3:
+                return self.pick(["r", "c", "q", f"sign({self.pick(self.elements)} - {self.pick(THRESHOLDS)})"])
+            case _:
+                return self.element(max(0, depth - 1))
+
+    def reduction(self, depth: int) -> str:
+        """Return one number of a tensor."""
+        return self.pick(REDUCTIONS).replace("{}", self.element(depth - 1))
+
+    def along(self, depth: int, dim: str) -> str:
+        """Return a reduction over one dimension."""
+        return self.pick(ALONG).format(self.element(depth - 1), dim)
+
+    def fill(self, template: str, *operands: str) -> str:
+        """Put operands into a template, in brackets where they need them."""
+        return template.format(*(x if x.isidentifier() or x.endswith(")") else f"({x})" for x in operands))
+
+    def local(self) -> str:
+        """Return a new name."""
+        self.count += 1
+        return f"x{self.count}"
+
+    def assignments(self) -> list[str]:
+        """Return one or two statements that keep what they assign small."""
+        value = self.element(2)
+        match self.number(9):
+            case 0:
+                return [f"m = decay*m + (1 - decay)*tanh({value})"]
+            case 1:
+                return [f"n += 0.1*tanh({value}) - 0.1*n"]
+            case 2:
+                return [f"r = 0.5*r + 0.5*{self.along(2, '-1')}"]
+            case 3:
+                return [f"c = 0.5*c + 0.5*{self.pick([self.host(), f'tanh({self.reduction(2)})'])}"]
+            case 4:
+                return [f"q = 0.9*q + 0.1*{self.pick([*NUMBERS, 'rate', 'decay', '1/t'])}"]
+            case 5:
+                return [f"g = tanh({value})"]
+            case 6:
+                return [f"p -= rate*tanh({value})"]
+            case 7:
+                return [f"p = {self.pick(['0.9*p', 'project_box(p, -2, 2)', 'soft_threshold(p, 0.01*rate)'])}"]
+            case 8:
+                a, b = self.local(), self.local()
+                line = f"{a}, {b} = both({value}, {self.pick(self.elements)})"
+                self.elements += [a, b]
+                return [line]
+            case _:
+                name = self.local()
+                line = f"{name} = tanh({value})"
+                self.elements.append(name)
+                return [line]
+
+    def within(self) -> list[str]:
+        """Return statements for a branch: they assign no new names."""
+        known = list(self.elements)
+        while True:
+            lines = self.assignments()
+            if self.elements == known and not lines[0].startswith("q "):
+                return lines
+            self.elements = list(known)
+
+    def block(self) -> list[str]:
+        """Return an ``if``, decided when compiling, before launch or on the device."""
+        device = f"{self.pick(self.elements)} < {self.pick(THRESHOLDS)}"
+        scalar = f"mean({self.pick(self.elements)}) > {self.pick(THRESHOLDS)}"
+        condition = self.pick([*HOST_CONDITIONS, *STATIC_CONDITIONS, device, scalar])
+        lines = [f"if {condition}:", *("    " + line for line in self.within())]
+        if self.number(1):
+            lines += [f"elif {self.pick([*HOST_CONDITIONS, device])}:", *("    " + line for line in self.within())]
+        if self.number(1):
+            lines += ["else:", *("    " + line for line in self.within())]
+        return lines
+
+    def rule(self) -> str:
+        """Return the text of a rule."""
+        for _ in range(2 + self.number(4)):
+            self.lines += self.block() if self.number(3) == 0 else self.assignments()
+        self.lines.append("if flag: k = 0.5*k + 0.5*p")
+        self.lines.append(f"p -= rate*tanh({self.element(2)})")
+        return HEAD + "\n".join(self.lines) + "\n"
+
+
+@st.composite
+def rules(draw: st.DrawFn) -> str:
+    """Random rules for Hypothesis."""
+    return Writer(lambda choices: draw(st.sampled_from(list(choices)))).rule()
+
+
+def seeded(seed: int) -> str:
+    """Return the random rule of a number, always the same."""
+    return Writer(random.Random(seed).choice).rule()

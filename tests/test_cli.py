@@ -1,0 +1,369 @@
+"""The command line: what each command prints, where, and its exit codes."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import optlang
+from optlang.catalogue import CATALOGUE
+from optlang.cli import app, check, format, output
+from optlang.cli.highlight import RuleLexer
+from optlang.source import Source
+
+GOOD = "optimizer Plain\n\nhyper lr = 0.1 >= 0\n\np -= lr*g\n"
+BAD = "optimizer Plain\n\nhyper lr = 0.1 >= 0\n\np -= rl*g\n"
+WARNS = "optimizer Plain\n\nhyper lr = 0.1 >= 0, unused = 1\n\np -= lr*g\n"
+UGLY = "optimizer   Plain\nhyper lr=0.1>=0   # step\np -= lr * g\n"
+BARE = "v = beta*v + g; p -= lr*v\n"
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """Run the command line in an empty folder; ``stdin`` is what it reads as standard input."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def call(*arguments: str, stdin: str | bytes = "") -> Outcome:
+        data = stdin.encode() if isinstance(stdin, str) else stdin
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+        with pytest.raises(SystemExit) as stop:
+            app.main(arguments)
+        captured = capsys.readouterr()
+        return Outcome(int(stop.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    for name, text in {"good": GOOD, "bad": BAD, "warns": WARNS, "ugly": UGLY, "bare": BARE}.items():
+        (tmp_path / f"{name}.opt").write_text(text)
+    return tmp_path
+
+
+# check ------------------------------------------------------------------------------------------------------
+
+
+def test_check_of_a_good_rule(run: Run, files: Path) -> None:
+    assert run("check", "good.opt") == (0, "good.opt: ok (Plain)\n", "")
+
+
+def test_check_of_a_bad_rule_points_at_the_place(run: Run, files: Path) -> None:
+    code, out, _ = run("check", "bad.opt")
+    assert code == 1
+    assert "bad.opt:5:6" in out
+    assert "rl" in out and "lr" in out
+    assert out.endswith("1 rule checked: 1 error\n")
+
+
+def test_warnings_fail_a_strict_check_only(run: Run, files: Path) -> None:
+    assert run("check", "warns.opt").code == 0
+    strict = run("check", "--strict", "warns.opt")
+    assert strict.code == 1
+    assert "warning[" in strict.out and "1 rule checked: 1 warning" in strict.out
+
+
+def test_check_says_what_it_inferred(run: Run, files: Path) -> None:
+    code, out, _ = run("check", "bare.opt")
+    assert code == 0
+    assert "`v`" in out and "state" in out
+    assert "`beta`" in out and "`lr`" in out
+
+
+def test_check_reads_standard_input_and_the_library(run: Run) -> None:
+    code, out, _ = run("check", "-", "adamw", stdin=GOOD)
+    assert code == 0
+    assert "<stdin>: ok (Plain)" in out and "adamw.opt: ok (AdamW)" in out
+    assert "2 rules checked: 0 errors" in out
+
+
+def test_check_as_json(run: Run, files: Path) -> None:
+    code, out, _ = run("check", "--json", "bad.opt", "bare.opt")
+    bad, bare = json.loads(out)
+    assert code == 1
+    assert bad["ok"] is False and bad["diagnostics"][0]["line"] == 5
+    assert bare["ok"] is True and len(bare["inferred"]) >= 2
+
+
+def test_check_starts_quickly(files: Path) -> None:
+    command = [sys.executable, "-m", "optlang.cli.app", "check", str(files / "good.opt")]
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", CALL_MAIN, *command[3:]], check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 1.0
+
+
+CALL_MAIN = "from optlang.cli.app import main; main()"
+
+
+# what cannot be read ----------------------------------------------------------------------------------------
+
+
+def test_missing_files_and_unknown_rules_are_one_line(run: Run, files: Path) -> None:
+    code, out, err = run("check", "./god.opt")
+    assert (code, out) == (2, "")
+    assert err == "optlang: no such file: ./god.opt; did you mean good.opt?\n"
+    code, out, err = run("check", "adamv")
+    assert (code, out) == (2, "")
+    assert err.startswith("optlang: no file and no library rule is called 'adamv'; did you mean ada")
+
+
+def test_directories_and_other_bytes_are_one_line(run: Run, files: Path) -> None:
+    assert run("check", ".") == (2, "", "optlang: . is a directory, not a rule file\n")
+    (files / "latin.opt").write_bytes("p -= lr*g  # é".encode("latin-1"))
+    assert run("check", "latin.opt") == (2, "", "optlang: latin.opt is not UTF-8 text (byte 13)\n")
+    assert run("check", "-", stdin=b"\xff\xfe") == (2, "", "optlang: <stdin> is not UTF-8 text (byte 0)\n")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="everything is readable")
+def test_unreadable_files_are_one_line(run: Run, files: Path) -> None:
+    (files / "good.opt").chmod(0)
+    assert run("check", "good.opt") == (2, "", "optlang: cannot read good.opt: Permission denied\n")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_rule(run: Run, files: Path) -> None:
+    (files / "mark.opt").write_bytes(b"\xef\xbb\xbf" + GOOD.encode())
+    assert run("check", "mark.opt").code == 0
+
+
+def test_usage_errors_exit_with_2(run: Run) -> None:
+    for arguments in (
+        ["check"],
+        ["check", "--nonsense", "x.opt"],
+        ["nonsense"],
+        ["emit", "-", "--stage", "soup"],
+    ):
+        assert run(*arguments).code == 2
+
+
+def test_an_internal_failure_is_reported_as_one(
+    run: Run, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("deep inside")
+
+    monkeypatch.setattr(check, "_print_result", fail)
+    code, out, err = run("check", "good.opt")
+    assert (code, out) == (3, "")
+    assert "this is a bug in optlang" in err and "Traceback" not in err
+    kept = Path(err.split(" with the traceback in ")[1].strip())
+    assert "deep inside" in kept.read_text()
+    kept.unlink()
+    code, _, err = run("--debug", "check", "good.opt")
+    assert code == 3 and "deep inside" in err and "Traceback" in err
+
+
+# emit -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["tree", "rule", "program", "source"])
+def test_emit_prints_every_stage(run: Run, files: Path, stage: str) -> None:
+    code, out, err = run("emit", "good.opt", "--stage", stage)
+    assert (code, err) == (0, "")
+    assert "lr" in out
+
+
+def test_emit_prints_python_that_runs(run: Run, files: Path) -> None:
+    code, out, _ = run("emit", "good.opt", "-o", "out.py")
+    assert (code, out) == (0, "")
+    text = (files / "out.py").read_text()
+    assert text == run("emit", "good.opt").out
+    names: dict[str, object] = {}
+    exec(compile(text, "out.py", "exec"), names)
+    assert callable(names["update"])
+
+
+def test_emit_of_a_variant(run: Run) -> None:
+    plain, amsgrad = (run("emit", "adamw", *more).out for more in ([], ["--set", "amsgrad=true"]))
+    assert "vmax" not in plain and "vmax" in amsgrad
+
+
+def test_emit_of_a_bad_rule(run: Run, files: Path) -> None:
+    code, out, err = run("emit", "bad.opt")
+    assert (code, out) == (1, "")
+    assert "bad.opt:5:6" in err
+
+
+def test_emit_refuses_settings_that_mean_nothing(run: Run) -> None:
+    code, out, err = run("emit", "adamw", "--set", "amsgrad")
+    assert (code, out, err) == (2, "", "optlang: --set wants NAME=VALUE, got 'amsgrad'\n")
+    code, _, err = run("emit", "adamw", "--set", "amsgrat=true")
+    assert code == 2 and "amsgrat" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("x=1e-3", 1e-3),
+        ("x = TRUE", True),
+        ("x=false", False),
+        ("x=none", None),
+        ("x=l2", "l2"),
+        ("x='3a'", "3a"),
+    ],
+)
+def test_settings(text: str, value: object) -> None:
+    parsed = output.parse_setting(text)
+    assert parsed == ("x", value)
+    assert type(parsed[1]) is type(value)
+
+
+# format -----------------------------------------------------------------------------------------------------
+
+
+def test_format_rewrites_what_is_not_canonical(run: Run, files: Path) -> None:
+    code, out, err = run("format", "good.opt", "ugly.opt")
+    assert (code, out, err) == (0, "reformatted ugly.opt\n", "1 file reformatted, 1 already formatted\n")
+    assert "# step" in (files / "ugly.opt").read_text()
+    assert (files / "good.opt").read_text() == GOOD
+    assert run("format", "--check", "ugly.opt").code == 0
+
+
+def test_format_check_and_diff_write_nothing(run: Run, files: Path) -> None:
+    code, out, _ = run("format", "--check", "ugly.opt")
+    assert (code, out) == (1, "would reformat ugly.opt\n")
+    code, out, _ = run("format", "--diff", "ugly.opt")
+    assert code == 1
+    assert "-optimizer   Plain" in out and "+optimizer Plain" in out
+    assert (files / "ugly.opt").read_text() == UGLY
+
+
+def test_format_of_standard_input(run: Run) -> None:
+    code, out, _ = run("format", "-", stdin=UGLY)
+    assert code == 0
+    assert out.startswith("optimizer Plain\n")
+
+
+def test_format_leaves_a_broken_file_alone_and_does_the_others(run: Run, files: Path) -> None:
+    (files / "broken.opt").write_text("p -= (lr*g\n")
+    code, out, err = run("format", "broken.opt", "ugly.opt")
+    assert (code, out) == (1, "reformatted ugly.opt\n")
+    assert "broken.opt:1:" in err
+    assert (files / "broken.opt").read_text() == "p -= (lr*g\n"
+
+
+def test_format_never_touches_the_library(run: Run) -> None:
+    assert run("format", "adamw").err == "optlang: no such file: adamw\n"
+
+
+def test_format_refuses_to_write_what_would_change_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter(["p -= g\n", "p -= g \n"])
+    monkeypatch.setattr("optlang.language.unparse.format_tree", lambda _: next(calls))
+    with pytest.raises(AssertionError, match="twice"):
+        format._formatted(Source("p-=g"))
+
+
+# the library, codes, new rules ------------------------------------------------------------------------------
+
+
+def test_list_has_every_rule(run: Run) -> None:
+    code, out, _ = run("list")
+    assert code == 0
+    assert len(out.splitlines()) == len(optlang.rules.names())
+    assert any(line.split()[:2] == ["AdamW", "torch.optim.AdamW"] for line in out.splitlines())
+    rows = json.loads(run("list", "--json").out)
+    assert all(row["summary"] for row in rows)
+
+
+def test_show_prints_the_file(run: Run) -> None:
+    path = Path(run("show", "adamw", "--path").out.strip())
+    assert run("show", "AdamW").out == path.read_text()
+    code, out, err = run("show", "adamv")
+    assert (code, out) == (2, "") and "did you mean" in err
+
+
+def test_explain_knows_every_code(run: Run) -> None:
+    code, out, _ = run("explain")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == [*CATALOGUE]
+    for name, entry in CATALOGUE.items():
+        code, out, _ = run("explain", name.lower())
+        assert code == 0 and out.startswith(name) and entry.title in out
+
+
+def test_explain_of_an_unknown_code(run: Run) -> None:
+    code, out, err = run("explain", "E99999")
+    assert (code, out) == (2, "") and "there is no diagnostic 'E99999'" in err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--from", "adamw"], ["--from", "bare.opt"]])
+def test_a_new_rule_passes_its_check(run: Run, files: Path, arguments: list[str]) -> None:
+    assert run("new", "my_rule", *arguments).code == 0
+    code, out, _ = run("check", "--strict", "my_rule.opt")
+    expected = 1 if "bare.opt" in arguments else 0  # what was inferred must now be declared
+    assert code == expected, out
+    assert "optimizer MyRule" in (files / "my_rule.opt").read_text()
+    if not arguments:
+        assert run("format", "--check", "my_rule.opt").code == 0
+
+
+def test_new_never_overwrites(run: Run, files: Path) -> None:
+    code, _, err = run("new", "good")
+    assert code == 2 and "good.opt exists" in err
+    assert (files / "good.opt").read_text() == GOOD
+
+
+def test_new_refuses_odd_names(run: Run) -> None:
+    for name in ("1st", "a-b", "../x", "class", ""):
+        code, _, err = run("new", name)
+        assert code == 2 and "no name for a rule" in err
+
+
+# the rest ---------------------------------------------------------------------------------------------------
+
+
+def test_version(run: Run) -> None:
+    code, out, _ = run("--version")
+    assert code == 0 and out.startswith("optlang 0.")
+
+
+def test_help_names_every_command(run: Run) -> None:
+    code, out, _ = run("--help")
+    assert code == 0
+    for command in ("check", "emit", "format", "list", "show", "explain", "new", "bench"):
+        assert f" {command} " in out
+        assert run(command, "--help").code == 0
+
+
+def test_colour_is_for_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for name in ("NO_COLOR", "FORCE_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    assert output.use_color(Terminal()) and not output.use_color(io.StringIO())
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert output.use_color(io.StringIO())
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not output.use_color(Terminal())
+
+
+def test_the_lexer_knows_the_language() -> None:
+    tokens = {
+        text: str(kind) for kind, text in RuleLexer().get_tokens(optlang.rules.path("adamw").read_text())
+    }
+    assert tokens["optimizer"] == "Token.Keyword.Declaration"
+    assert tokens["sqrt"] == "Token.Name.Function"
+    assert tokens["if"] == "Token.Keyword"
+    assert tokens["p"] == "Token.Name.Builtin"
+    assert not any("Error" in kind for kind in tokens.values())
