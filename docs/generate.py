@@ -1,4 +1,4 @@
-"""The pages of the documentation that are made from the code: functions, diagnostics, rules, compiler passes."""
+"""The pages of the documentation that are made from the code: functions, diagnostics, rules, passes."""
 
 import re
 from itertools import groupby
@@ -78,8 +78,8 @@ def functions_page() -> str:
         parts.append(f"## {group}\n")
         parts.append(table(["function", "meaning"], [_function_row(row) for row in functions]))
     parts.append(
-        "A function with a formula behind “is” is written in the language itself and expanded before anything else "
-        "happens; it costs nothing over writing the formula.\n"
+        "A function with a formula behind “is” is written in the language itself and expanded before "
+        "anything else happens; it costs nothing over writing the formula.\n"
     )
     return "\n".join(parts)
 
@@ -219,8 +219,8 @@ def passes_page() -> str:
     source = Source(path.read_text(encoding="utf-8"), path.name)
     parts = [
         "# What each pass does\n",
-        f"The step of [`{path.name}`](rules/{path.stem}.md) with its default options, right after lowering and "
-        "after each pass that changes it.\n",
+        f"The step of [`{path.name}`](rules/{path.stem}.md) with its default options, right after lowering "
+        "and after each pass that changes it.\n",
     ]
     before = None
     for name, text in passes_of(compile_source(source)):

@@ -22,36 +22,40 @@ from optlang.source import Source
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+#: What stands for a rule: its text, a path (or a string that ends in ``.opt``), a name of the library, or a source.
+Rule = str | os.PathLike[str] | Source
+
 STAGES = ("tree", "rule", "program", "source")
 
 
-def load(rule: str | os.PathLike[str]) -> Source:
+def load(rule: Rule) -> Source:
     """Return the text of a rule.
 
     Args:
-        rule: The rule's text, a path, a string that ends in ``.opt``, or the name of a rule of the library.
+        rule: The rule's text, a path, a string that ends in ``.opt``, the name of a rule of the library, or a source,
+            which is returned as it is.
 
     Raises:
         FileNotFoundError: If the file is not there.
         UnicodeDecodeError: If it is not UTF-8.
         ValueError: If a single word names no rule of the library.
     """
+    if isinstance(rule, Source):
+        return rule
     if isinstance(rule, os.PathLike) or (rule.strip().endswith(".opt") and "\n" not in rule.strip()):
         return Source(Path(rule).read_text(encoding="utf-8"), os.fspath(rule))
-    if rule in rules:
+    if rule.lower() in map(str.lower, rules.names()):
         file = rules.path(rule)
         return Source(file.read_text(encoding="utf-8"), file.name)
     if rule.strip().isidentifier():
         close = nearest(rule, rules.names())
         hint = f"did you mean {close!r}?" if close else f"there are {', '.join(rules.names())}"
-        raise ValueError(
-            f"{rule!r} is neither a rule (it assigns nothing) nor the name of one in the library; {hint}"
-        )
+        raise ValueError(f"{rule!r} is neither a rule (it assigns nothing) nor the name of one in the library; {hint}")
     return Source(rule)
 
 
 def compile(
-    rule: str | os.PathLike[str],
+    rule: Rule,
     *,
     name: str | None = None,
     backend: str = "inductor",
@@ -87,13 +91,13 @@ def compile(
     return class_of(source, name, backend, ahead_of_time)
 
 
-def check(rule: str | os.PathLike[str]) -> list[Diagnostic]:
+def check(rule: Rule) -> list[Diagnostic]:
     """Return everything there is to say about a rule; empty if it is fine. Never raises for a bad rule."""
     return check_text(load(rule))[1]
 
 
 def emit(
-    rule: str | os.PathLike[str],
+    rule: Rule,
     stage: str = "source",
     values: Mapping[str, Value] | None = None,
     ndim: int = 2,

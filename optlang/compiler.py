@@ -21,9 +21,9 @@ from optlang.ir.program import Program
 from optlang.language.check import check_text
 from optlang.language.evaluate import evaluate, truth
 from optlang.language.kinds import ELEMENT, SCALAR
-from optlang.language.rule import Hyper, HyperType, OneOf, Range, Rule, Value
-from optlang.language.specialise import Special, specialise
 from optlang.language.questions import group_keys, static_names
+from optlang.language.rule import Hyper, HyperType, OneOf, Range, Rule, Value
+from optlang.language.specialise import Special, specialise, too_large
 from optlang.source import Source
 
 #: What a tensor is taken to be where none is at hand (``optlang emit``).
@@ -96,13 +96,19 @@ class CompiledRule:
 
     def _specialise(self, values: Mapping[str, Value], facts: Facts) -> tuple[Special, tuple[Value, ...]]:
         """Return the statements of a variant and its key (with ndim, where layouts depend on it)."""
-        special = specialise(self.rule, {**values, **facts._asdict()})
+        try:
+            special = specialise(self.rule, {**values, **facts._asdict()})
+        except RecursionError:
+            raise OptlangError([too_large(self.rule)]) from None
         exact = _layout(special, facts.ndim).exact
         return special, (*special.key, f"ndim {facts.ndim}") if exact else special.key
 
     def build(self, special: Special, key: tuple[Value, ...], ndim: int) -> Variant:
         """Compile one variant: statements -> programs -> passes -> source."""
-        lowered = self.lowered(special)
+        try:
+            lowered = self.lowered(special)
+        except RecursionError:
+            raise OptlangError([too_large(self.rule)]) from None
         slots = _slots(special, lowered)
         device = tuple(s.name for s in slots if s.place != "host")
         tensors = _tensors(lowered.step, device)
@@ -150,16 +156,12 @@ def _example(compiled: CompiledRule, values: Mapping[str, Value] | None) -> dict
     return {**compiled.defaults(), **group, **(values or {})}
 
 
-def example_variant(
-    compiled: CompiledRule, values: Mapping[str, Value] | None = None, ndim: int = 2
-) -> Variant:
+def example_variant(compiled: CompiledRule, values: Mapping[str, Value] | None = None, ndim: int = 2) -> Variant:
     """Return the variant of the defaults (overridden by ``values``) for a tensor of ``ndim`` dimensions."""
     return compiled.variant(_example(compiled, values), EXAMPLE._replace(ndim=ndim))
 
 
-def program_text(
-    compiled: CompiledRule, values: Mapping[str, Value] | None = None, ndim: int = 2
-) -> str:
+def program_text(compiled: CompiledRule, values: Mapping[str, Value] | None = None, ndim: int = 2) -> str:
     """Return the optimised step of that variant as text."""
     return passes_of(compiled, values, ndim)[-1][1]
 

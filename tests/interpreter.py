@@ -423,9 +423,7 @@ class Interpreter:
         if name == "where":
             by_name = dict(zip(("c", "a", "b"), arguments, strict=True))
             by_name.update({a.name: a for a in arguments if a.name is not None})
-            return self.eval(
-                ast.Ternary(node.span, by_name["c"].value, by_name["a"].value, by_name["b"].value), scope
-            )
+            return self.eval(ast.Ternary(node.span, by_name["c"].value, by_name["a"].value, by_name["b"].value), scope)
         if builtin.definition is not None:
             names = self._bind(builtin.parameters, arguments, scope)
             names["dim"] = None if dim is None else self._dims(dim, scope)

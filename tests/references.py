@@ -56,9 +56,7 @@ def adopt(params: Any, clip_power: float = 0.25, **hypers: Any) -> torch.optim.O
     return import_module("pytorch_optimizer").ADOPT(params, **hypers)  # type: ignore[no-any-return]
 
 
-def cautious(
-    params: Any, betas: tuple[float, float] = (0.9, 0.999), **hypers: Any
-) -> torch.optim.Optimizer:
+def cautious(params: Any, betas: tuple[float, float] = (0.9, 0.999), **hypers: Any) -> torch.optim.Optimizer:
     """pytorch_optimizer's AdEMAMix without its slow momentum: what is left is AdamW, with a cautious option."""
     hypers |= {"betas": (*betas, 0.0), "alpha": 0.0, "cautious": True, "weight_decouple": True}
     return import_module("pytorch_optimizer").AdEMAMix(params, **hypers)  # type: ignore[no-any-return]
@@ -88,9 +86,7 @@ def options(*rows: Hypers) -> tuple[Hypers, ...]:
 
 DECAYED: Hypers = {"weight_decay": 0.1}
 UP: Hypers = {"maximize": True, "weight_decay": 0.1}
-ADAM = options(
-    {**DECAYED, "betas": (0.8, 0.95)}, {**UP, "eps": 1e-3}, {"amsgrad": True, "betas": (0.0, 0.5)}
-)
+ADAM = options({**DECAYED, "betas": (0.8, 0.95)}, {**UP, "eps": 1e-3}, {"amsgrad": True, "betas": (0.0, 0.5)})
 DECOUPLED = options({**DECAYED, "betas": (0.8, 0.95)}, {**UP, "decoupled_weight_decay": True, "eps": 1e-3})
 COUPLED: tuple[Hypers, ...] = (
     {**DECAYED, "weight_decouple": False},
@@ -113,9 +109,7 @@ ROWS: dict[str, Row] = {
     "AdamW": Row(ADAM),
     "NAdam": Row(options(*DECOUPLED[1:], {"momentum_decay": 0.1})),
     "RAdam": Row(DECOUPLED),
-    "Adagrad": Row(
-        options({"lr_decay": 0.1, "initial_accumulator_value": 0.5}, UP), rosenbrock={"lr": 0.3}
-    ),
+    "Adagrad": Row(options({"lr_decay": 0.1, "initial_accumulator_value": 0.5}, UP), rosenbrock={"lr": 0.3}),
     "Adadelta": Row(options({"rho": 0.5, "eps": 1e-3}, UP), lr=1.0, rosenbrock={"lr": 2.0, "eps": 1e-4}),
     "Adamax": Row(options({"betas": (0.5, 0.9), "eps": 1e-3}, UP)),
     "RMSprop": Row(

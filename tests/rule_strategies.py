@@ -69,6 +69,9 @@ def both(x, y):
     return y, z
 """
 
+#: Which statements may stand where, by their letters in :meth:`Writer.statement`.
+ANYWHERE, BRANCH, BRANCH_ELEMENTS = "mngporcqbx", "mngporc", "mngpo"
+
 #: What every random rule is run with, so that both sides of each static question are met.
 HYPERS: tuple[dict[str, object], ...] = (
     {},
@@ -136,69 +139,63 @@ class Writer:
 
     def fill(self, template: str, *operands: str) -> str:
         """Put operands into a template, in brackets where they need them."""
-        return template.format(*(x if x.isidentifier() or x.endswith(")") else f"({x})" for x in operands))
+        return template.format(*(x if x.isidentifier() else f"({x})" for x in operands))
 
     def local(self) -> str:
         """Return a new name."""
         self.count += 1
         return f"x{self.count}"
 
-    def assignments(self) -> list[str]:
-        """Return one or two statements that keep what they assign small."""
+    def statement(self, kinds: str) -> str:
+        """Return one statement that keeps what it assigns small; ``kinds`` are the first letters allowed."""
         value = self.element(2)
-        match self.number(9):
-            case 0:
-                return [f"m = decay*m + (1 - decay)*tanh({value})"]
-            case 1:
-                return [f"n += 0.1*tanh({value}) - 0.1*n"]
-            case 2:
-                return [f"r = 0.5*r + 0.5*{self.along(2, '-1')}"]
-            case 3:
-                return [f"c = 0.5*c + 0.5*{self.pick([self.host(), f'tanh({self.reduction(2)})'])}"]
-            case 4:
-                return [f"q = 0.9*q + 0.1*{self.pick([*NUMBERS, 'rate', 'decay', '1/t'])}"]
-            case 5:
-                return [f"g = tanh({value})"]
-            case 6:
-                return [f"p -= rate*tanh({value})"]
-            case 7:
-                return [f"p = {self.pick(['0.9*p', 'project_box(p, -2, 2)', 'soft_threshold(p, 0.01*rate)'])}"]
-            case 8:
+        match self.pick(list(kinds)):
+            case "m":
+                return f"m = decay*m + (1 - decay)*tanh({value})"
+            case "n":
+                return f"n += 0.1*tanh({value}) - 0.1*n"
+            case "g":
+                return f"g = tanh({value})"
+            case "p":
+                return f"p -= rate*tanh({value})"
+            case "o":
+                return f"p = {self.pick(['0.9*p', 'project_box(p, -2, 2)', 'soft_threshold(p, 0.01*rate)'])}"
+            case "r":
+                return f"r = 0.5*r + 0.5*{self.along(2, '-1')}"
+            case "c":
+                return f"c = 0.5*c + 0.5*{self.pick([f'tanh({self.host()})', f'tanh({self.reduction(2)})'])}"
+            case "q":
+                return f"q = 0.9*q + 0.1*{self.pick([*NUMBERS, 'rate', 'decay', '1/t'])}"
+            case "b":
                 a, b = self.local(), self.local()
                 line = f"{a}, {b} = both({value}, {self.pick(self.elements)})"
                 self.elements += [a, b]
-                return [line]
+                return line
             case _:
                 name = self.local()
-                line = f"{name} = tanh({value})"
                 self.elements.append(name)
-                return [line]
-
-    def within(self) -> list[str]:
-        """Return statements for a branch: they assign no new names."""
-        known = list(self.elements)
-        while True:
-            lines = self.assignments()
-            if self.elements == known and not lines[0].startswith("q "):
-                return lines
-            self.elements = list(known)
+                return f"{name} = tanh({value})"
 
     def block(self) -> list[str]:
         """Return an ``if``, decided when compiling, before launch or on the device."""
-        device = f"{self.pick(self.elements)} < {self.pick(THRESHOLDS)}"
-        scalar = f"mean({self.pick(self.elements)}) > {self.pick(THRESHOLDS)}"
-        condition = self.pick([*HOST_CONDITIONS, *STATIC_CONDITIONS, device, scalar])
-        lines = [f"if {condition}:", *("    " + line for line in self.within())]
+        conditions, kinds = [*HOST_CONDITIONS, *STATIC_CONDITIONS], BRANCH
         if self.number(1):
-            lines += [f"elif {self.pick([*HOST_CONDITIONS, device])}:", *("    " + line for line in self.within())]
+            conditions.append(f"mean({self.pick(self.elements)}) > {self.pick(THRESHOLDS)}")
         if self.number(1):
-            lines += ["else:", *("    " + line for line in self.within())]
+            # What is selected element by element cannot go into a state of another shape.
+            conditions = [f"{self.pick(self.elements)} < {self.pick(THRESHOLDS)}", *HOST_CONDITIONS]
+            kinds = BRANCH_ELEMENTS
+        lines = [f"if {self.pick(conditions)}:", f"    {self.statement(kinds)}"]
+        if self.number(1):
+            lines += [f"elif {self.pick(conditions)}:", f"    {self.statement(kinds)}"]
+        if self.number(1):
+            lines += ["else:", f"    {self.statement(kinds)}", f"    {self.statement(kinds)}"]
         return lines
 
     def rule(self) -> str:
         """Return the text of a rule."""
         for _ in range(2 + self.number(4)):
-            self.lines += self.block() if self.number(3) == 0 else self.assignments()
+            self.lines += self.block() if self.number(3) == 0 else [self.statement(ANYWHERE)]
         self.lines.append("if flag: k = 0.5*k + 0.5*p")
         self.lines.append(f"p -= rate*tanh({self.element(2)})")
         return HEAD + "\n".join(self.lines) + "\n"

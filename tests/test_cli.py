@@ -19,7 +19,7 @@ from optlang.cli.highlight import RuleLexer
 from optlang.source import Source
 
 GOOD = "optimizer Plain\n\nhyper lr = 0.1 >= 0\n\np -= lr*g\n"
-BAD = "optimizer Plain\n\nhyper lr = 0.1 >= 0\n\np -= rl*g\n"
+BAD = "optimizer Plain\n\nhyper lr = 0.1 >= 0\n\np -= lrr*g\n"
 WARNS = "optimizer Plain\n\nhyper lr = 0.1 >= 0, unused = 1\n\np -= lr*g\n"
 UGLY = "optimizer   Plain\nhyper lr=0.1>=0   # step\np -= lr * g\n"
 BARE = "v = beta*v + g; p -= lr*v\n"
@@ -69,7 +69,7 @@ def test_check_of_a_bad_rule_points_at_the_place(run: Run, files: Path) -> None:
     code, out, _ = run("check", "bad.opt")
     assert code == 1
     assert "bad.opt:5:6" in out
-    assert "rl" in out and "lr" in out
+    assert "unknown name `lrr`" in out and "`lr`" in out
     assert out.endswith("1 rule checked: 1 error\n")
 
 
@@ -124,7 +124,7 @@ def test_missing_files_and_unknown_rules_are_one_line(run: Run, files: Path) -> 
     assert err == "optlang: no such file: ./god.opt; did you mean good.opt?\n"
     code, out, err = run("check", "adamv")
     assert (code, out) == (2, "")
-    assert err.startswith("optlang: no file and no library rule is called 'adamv'; did you mean ada")
+    assert err.startswith("optlang: no file and no library rule is called 'adamv'; did you mean Ada")
 
 
 def test_directories_and_other_bytes_are_one_line(run: Run, files: Path) -> None:

@@ -1,4 +1,4 @@
-"""The layers of the house: a module imports only from layers before its own, and three libraries have their place."""
+"""The layers of the house: a module imports only from layers below its own, and libraries have their place."""
 
 import ast
 import subprocess
@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up. The package itself (`import optlang`) is the front door: it may show everything.
 ORDER = (
     *("source", "diagnostics", "catalogue", "language", "compiled", "ir", "backends"),
-    *("compiler", "runtime", "rules", "bench", "cli"),
+    *("compiler", "runtime", "classes", "rules", "api", "bench", "cli"),
 )
 FRONT_DOOR_FROM = {"rules", "bench", "cli"}
 
@@ -31,15 +31,19 @@ LIBRARIES = {
 
 
 def module_name(path: Path) -> str:
-    """Return the name inside of the package: ``language.parse``, or an empty string for the package itself."""
+    """Return the name inside of the package: ``language.parse``; empty for the package itself."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imports(path: Path) -> list[tuple[int, str]]:
-    """Return every module that a file imports, with the line, wherever in the file the import stands."""
+    """Return every module that a file imports when it runs, with the line, wherever the import stands."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {id(inner) for node in ast.walk(tree) if only_for_types(node) for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
         if isinstance(node, ast.Import):
             found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -48,6 +52,11 @@ def imports(path: Path) -> list[tuple[int, str]]:
             modules = [name for name in names if is_module(name)]
             found += [(node.lineno, name) for name in modules or [str(node.module)]]
     return found
+
+
+def only_for_types(node: ast.AST) -> bool:
+    """Whether a statement is ``if TYPE_CHECKING:``."""
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def is_module(name: str) -> bool:
@@ -94,9 +103,9 @@ def forbidden_inside(name: str, inner: str) -> str | None:
 
 
 def is_backend(name: str) -> bool:
-    """Whether a module is a backend: a file in backends/ that defines ``load``."""
+    """Whether a module is a backend: a file right in backends/ that defines ``load``."""
     path = PACKAGE / Path(*name.split(".")).with_suffix(".py")
-    if not name.startswith("backends.") or not path.exists():
+    if not name.startswith("backends.") or name.count(".") > 1 or not path.exists():
         return False
     body = ast.parse(path.read_text(encoding="utf-8")).body
     return any(isinstance(node, ast.FunctionDef) and node.name == "load" for node in body)

@@ -60,7 +60,9 @@ def gradients(
     result: list[list[Array | None]] = []
     for _ in range(steps):
         scale = float(np.exp(rng.normal()))
-        one: list[Array | None] = [np.asarray(scale * (x + rng.standard_normal(x.shape))) for x in map(np.asarray, lasting)]
+        one: list[Array | None] = [
+            np.asarray(scale * (x + rng.standard_normal(x.shape))) for x in map(np.asarray, lasting)
+        ]
         result.append([None if missing and rng.random() < 0.4 else g for g in one])
     return result
 

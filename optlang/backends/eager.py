@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from optlang.backends.loading.modules import load_module, source_for
+from optlang.backends.loading import plain
 from optlang.backends.loading.signature import Kernel, Signature
 from optlang.compiled import Variant
 
@@ -16,9 +14,4 @@ def load(variant: Variant, signature: Signature) -> Kernel:
         variant: The variant.
         signature: The types it will be called with; they choose between its two sources.
     """
-    update = load_module(source_for(variant, signature), variant.name)["update"]
-
-    def run(tensors: list[Any]) -> None:
-        update(*tensors)
-
-    return Kernel(run, "eager")
+    return plain.load(variant, signature)

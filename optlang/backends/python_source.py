@@ -61,8 +61,7 @@ class _Module:
         self.helpers: set[str] = set()
         taken = {s.name for p in self.programs() for s in p.kinds()}
         self.memory = {
-            name: _unused(f"{python_name(name)}_mem", taken) if narrow else python_name(name)
-            for name in tensors
+            name: _unused(f"{python_name(name)}_mem", taken) if narrow else python_name(name) for name in tensors
         }
         self.packed = _unused("c", taken)
 
@@ -173,9 +172,7 @@ class _Module:
         if self.narrow:
             read = {i.name for i in program.inputs}
             body += [
-                f"{INDENT}{python_name(n)} = {self.memory[n]}.to(torch.float32)"
-                for n in self.tensors
-                if n in read
+                f"{INDENT}{python_name(n)} = {self.memory[n]}.to(torch.float32)" for n in self.tensors if n in read
             ]
         writer = TorchWriter(f"{self.packed}.dtype", _flags(program), frozenset())
         body += self.assignments(program.tensor, writer, self.rounded(program), program)

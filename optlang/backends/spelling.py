@@ -6,6 +6,8 @@ powers and choices are called. The names of functions come from the builtins tab
 
 from __future__ import annotations
 
+import math
+
 import sympy as sp
 
 from optlang.ir import algebra
@@ -29,7 +31,8 @@ def decimal(value: sp.Expr) -> str:
     """Return a literal as the shortest text that Python reads as the same float."""
     if value.is_Integer and abs(value) < 10**15:
         return str(int(value))
-    return repr(float(value))
+    number = algebra.to_float(value)
+    return repr(number) if math.isfinite(number) else "math.inf" if number > 0 else "-math.inf"
 
 
 def is_literal(expr: sp.Expr) -> bool:
@@ -166,6 +169,8 @@ class HostWriter(Writer):
                 return f"(not {self.text(args[0], SUM)})", ATOM
             case "number":
                 return f"float({self.text(args[0])})", ATOM
+            case "pow":
+                return self.fill("math.pow({0}, {1})", args)
             case "mod":
                 return " % ".join(self.text(a, POWER) for a in args), PRODUCT
             case "f32" | "bf16":  # rounding happens when coefficients are packed
@@ -238,6 +243,8 @@ class TorchWriter(Writer):
                 if args[0] in self.flags:
                     return args[0].name, ATOM
                 return f"{self.text(args[0], ATOM)}.to({self.dtype})", ATOM
+            case "pow":
+                return self.fill("torch.pow({0}, {1})", args)
             case "mod":
                 return f"torch.remainder({', '.join(self.text(a) for a in args)})", ATOM
             case "max" | "min":

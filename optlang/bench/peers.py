@@ -29,7 +29,7 @@ class Peer:
         """Return an instance with those of ``values`` that the class knows."""
         known = inspect.signature(self.cls).parameters
         wanted = {name: value for name, value in values.items() if name in known}
-        return self.cls(parameters, **wanted, **self.options)
+        return self.cls(parameters, **{**wanted, **self.options})
 
 
 def find(against: str | None, reference: str | None) -> Peer:

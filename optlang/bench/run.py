@@ -13,6 +13,8 @@ import torch
 
 import optlang
 from optlang.bench import cold, peers, shapes
+from optlang.diagnostics import raise_errors
+from optlang.language.check import check_text
 from optlang.source import Source
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -109,8 +111,11 @@ def plan(
     _require_device(device)
     plans = []
     for source in sources:
-        cls = optlang.compile(source)
-        peer = peers.find(against, cls.rule.reference)
+        rule, found = check_text(source)
+        raise_errors(found)
+        assert rule is not None
+        cls = optlang.compile(source.text)
+        peer = peers.find(against, rule.reference)
         for name in shapes.chosen(names):
             plans.append(Plan(cls.__name__, source, cls, peer, name, dtype, device, values or {}))
     return plans
@@ -175,7 +180,7 @@ def _tensors(plan: Plan) -> list[torch.Tensor]:
 
 def _copies(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     """Return equal parameters with gradients of their own, because some optimizers write into gradients."""
-    copies = []
+    copies: list[torch.Tensor] = []
     for tensor in tensors:
         copy = torch.nn.Parameter(tensor.detach().clone())
         copy.grad = None if tensor.grad is None else tensor.grad.clone()
@@ -185,7 +190,7 @@ def _copies(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
 
 def _seconds(optimizer: torch.optim.Optimizer, steps: int, device: str) -> float:
     """Return how long some steps take."""
-    wait = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
+    wait: Callable[[], object] = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
     wait()
     start = time.perf_counter()
     for _ in range(steps):

@@ -21,6 +21,7 @@ from optlang.cli.output import (
     write_file,
 )
 from optlang.language.rule import Value
+from optlang.source import Source
 
 NAME = "emit"
 
@@ -46,29 +47,29 @@ def command(
     ndim: Annotated[int, typer.Option(min=0, help="Dimensions of the tensor it is for.")] = 2,
 ) -> None:
     """Print what the compiler makes of a rule: by default the Python source that runs."""
-    from optlang.diagnostics import OptlangError
+    from optlang.language.check import check_text
 
     source = read_source(file)
     values = dict(parse_setting(text) for text in settings or [])
-    try:
-        text = _emit(source, stage, values, ndim)
-    except OptlangError as error:
-        print_diagnostics(error.diagnostics, sys.stderr)
-        print(f"nothing emitted: {plural(len(error.diagnostics), 'error')}", file=sys.stderr)
-        raise typer.Exit(1) from None
+    errors = [d for d in check_text(source)[1] if d.is_error] if stage is not Stage.TREE else []
+    if errors:
+        print_diagnostics(errors, sys.stderr)
+        print(f"nothing emitted: {plural(len(errors), 'error')}", file=sys.stderr)
+        raise typer.Exit(1)
+    text = _emit(source, stage, values, ndim)
     if output is None:
         print_code(text, "python" if stage is Stage.SOURCE else "text")
     else:
         write_file(output, text if text.endswith("\n") else text + "\n")
 
 
-def _emit(source: object, stage: Stage, values: dict[str, Value], ndim: int) -> str:
+def _emit(source: Source, stage: Stage, values: dict[str, Value], ndim: int) -> str:
     """Call the driver; a setting that it cannot use is the user's mistake."""
     import optlang
 
     try:
-        return optlang.emit(source, stage=stage.value, values=values, ndim=ndim)
-    except (KeyError, ValueError, TypeError) as error:
+        return optlang.emit(source.text, stage=stage.value, values=values, ndim=ndim)
+    except ValueError as error:
         if not values:
             raise
-        raise Refusal(f"--set: {error.args[0] if error.args else error}") from error
+        raise Refusal(f"--set: {error}") from error

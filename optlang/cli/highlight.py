@@ -27,7 +27,7 @@ CONTROL = ("if", "elif", "else", "when", "otherwise", "repeat", "for", "every", 
 WORDS = ("and", "or", "not")
 
 
-class RuleLexer(RegexLexer):  # type: ignore[misc]  # pygments is untyped
+class RuleLexer(RegexLexer):  # type: ignore[misc]  # Pygments has no types
     """A Pygments lexer for ``.opt`` files."""
 
     name = "optlang"

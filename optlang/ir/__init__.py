@@ -1,0 +1,1 @@
+"""Checked rule -> program, and the passes over it."""

@@ -21,6 +21,9 @@ from sympy.printing.str import StrPrinter
 WEIGHTS = {"select": 1, "min": 1, "max": 1, "abs": 1, "number": 1, "not": 0, "floor": 1, "round": 1}
 DIVISION, ROOT, FUNCTION = 4, 6, 12
 
+#: Exact numbers are kept up to this size (float64 needs 2,200 bits at most); SymPy's time grows with it.
+MAX_BITS = 4096
+
 
 class Reduction(sp.Function):  # type: ignore[misc]
     """``sum(x, *dims)``, ``mean``, ``max``, ``min``: over the whole tensor, or over ``dims``, which stay."""
@@ -60,17 +63,39 @@ def number(value: Fraction | int) -> sp.Rational:
 
 
 def power(base: sp.Expr, exponent: sp.Expr) -> sp.Expr:
-    """Return ``base ** exponent``; a power of literals is exact only while that is small."""
-    if base.is_Rational and exponent.is_Rational:
-        small = exponent.is_Integer and abs(exponent) <= 64 and base.p.bit_length() + base.q.bit_length() <= 64
-        if not small:
-            return _float_power(float(base), float(exponent))
+    """Return ``base ** exponent``; numbers in it stay small, beyond that it is opaque or a float."""
+    if exponent.is_Rational and bits(base) * max(1, abs(exponent)) > MAX_BITS:
+        if base.is_Rational:
+            return _float_power(base, exponent)
+        return call("pow", base, exponent)
+    if base.is_Rational and exponent.is_Rational and not exponent.is_Integer:
+        return _float_power(base, exponent)
     return sp.Pow(base, exponent)
 
 
-def _float_power(base: float, exponent: float) -> sp.Expr:
+def bits(expr: sp.Expr) -> int:
+    """Return the size in bits of the largest number in an expression."""
+    numbers = (expr,) if expr.is_Rational else expr.atoms(sp.Rational)
+    return max((n.p.bit_length() + n.q.bit_length() for n in numbers), default=0)
+
+
+def bounded(expr: sp.Expr) -> sp.Expr:
+    """Return a number as a float's exact value if it has grown beyond :data:`MAX_BITS`, anything else as it is."""
+    return literal(to_float(expr)) if expr.is_Rational and bits(expr) > MAX_BITS else expr
+
+
+def to_float(expr: sp.Expr) -> float:
+    """Return a number as a float, infinite if it is too large for one."""
     try:
-        value = math.pow(base, exponent)
+        return Fraction(int(expr.p), int(expr.q)).__float__() if expr.is_Rational else float(expr)
+    except OverflowError:
+        return math.inf if expr > 0 else -math.inf
+
+
+def _float_power(exact: sp.Expr, exponent: sp.Expr) -> sp.Expr:
+    base = to_float(exact)
+    try:
+        value = math.pow(base, to_float(exponent))
     except OverflowError:
         value = math.inf
     except ValueError:
@@ -153,4 +178,4 @@ class _Shown(StrPrinter):  # type: ignore[misc]
 
 def show(expr: sp.Expr) -> str:
     """Return an expression as text, for people."""
-    return _Shown({"order": "none"}).doprint(expr).replace("**", "^")
+    return str(_Shown({"order": "none"}).doprint(expr)).replace("**", "^")

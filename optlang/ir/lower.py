@@ -306,18 +306,20 @@ class _Lowering:
         a, b, kind = self.number(left), self.number(right), join((left.kind, right.kind))
         match op:
             case "+":
-                return Ref(a + b, kind)
+                result = a + b
             case "-":
-                return Ref(a - b, kind)
+                result = a - b
             case "*":
-                return Ref(a * b, kind)
+                result = a * b
             case "/":
-                return Ref(a * self.reciprocal(b), kind)
+                result = a * self.reciprocal(b)
             case "^":
-                return Ref(algebra.power(a, b), kind)
+                result = algebra.power(a, b)
             case "%":
-                return Ref(algebra.call("mod", a, b), kind)
-        raise AssertionError(f"{op} is not left by specialise")
+                result = algebra.call("mod", a, b)
+            case _:
+                raise AssertionError(f"{op} is not left by specialise")
+        return Ref(algebra.bounded(result), kind)
 
     @staticmethod
     def reciprocal(expr: sp.Expr) -> sp.Expr:

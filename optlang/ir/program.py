@@ -179,9 +179,7 @@ class Program:
         for phase in self.phases:
             pending: set[sp.Symbol] = set()
             for value in phase:
-                _require(
-                    not (value.expr.free_symbols & pending), f"{value.symbol} reads a reduction of its own phase"
-                )
+                _require(not (value.expr.free_symbols & pending), f"{value.symbol} reads a reduction of its own phase")
                 _define(value, kinds)
                 if value.reduces and len(self.phases) > 1:
                     pending.add(value.symbol)

@@ -12,14 +12,13 @@ from fractions import Fraction
 from typing import Any
 
 from optlang.language import tree
-from optlang.language.layout import Lexeme, span_of
+from optlang.language.layout import LAYOUT, Lexeme, span_of
 from optlang.language.limits import MAX_DIGITS, MAX_EXPONENT, MAX_NAME
 from optlang.language.refused import Refused
 from optlang.language.names import RESERVED, canonical_name, superscript
 from optlang.source import Span
 
 Pieces = Sequence[Any]
-LAYOUT = frozenset(("_NL", "_INDENT", "_DEDENT"))
 EXPRESSIONS = (
     tree.Number,
     tree.Infinity,
@@ -210,11 +209,11 @@ class Expressions:
             return _later(pieces, function.what)
         if not isinstance(function, tree.Name):
             raise Refused(
-                "E118",
-                "only a function can be called",
-                function.span,
-                label="this is a value, not the name of a function",
-                help="if a product is meant, write `*` before the bracket",
+                "E103",
+                "missing operator before `(`",
+                span_of(pieces[1]),
+                label="expected `*` or another operator",
+                help="only a name can be called as a function; for a product write `*`",
             )
         return tree.Call(span(pieces), function, arguments)
 
@@ -240,10 +239,17 @@ class Statements(Expressions):
                 "E113",
                 "an assignment takes one value",
                 values[1].span,
+                label="a second value",
                 help="assign on separate lines; only a function that returns several results fills several names",
             )
         if len(targets) > 1 and op != "=":
-            raise Refused("E117", f"`{op}` changes one name at a time", span(targets))
+            raise Refused(
+                "E117",
+                f"`{op}` changes one name at a time",
+                span(targets),
+                label="expected one name",
+                help="write a statement for each name",
+            )
         for target in targets:
             if not isinstance(target, tree.Name | tree.Unsupported):
                 raise _not_assignable(target)
@@ -341,7 +347,7 @@ class Builder(Statements):
         return tree.HyperItem(span(pieces), pieces[0], default, domain)
 
     def parts(self, pieces: Pieces) -> tuple[Any, ...]:
-        return tuple(pieces)
+        return nodes(pieces, tree.HyperItem)
 
     part_given = hyper_item
 
@@ -354,6 +360,14 @@ class Builder(Statements):
 
     def bound(self, pieces: Pieces) -> tree.Interval:
         sign, value, place = str(pieces[0]), pieces[1], span(pieces)
+        if sign in ("==", "!="):
+            raise Refused(
+                "E111",
+                f"`{sign}` is not a range",
+                span_of(pieces[0]),
+                label="expected `>=`, `>`, `<=`, `<` or `in`",
+                help="a default is given with `=`: `hyper lr = 1e-3 >= 0`",
+            )
         endless = tree.Infinity(place)
         if sign.startswith(">"):
             return tree.Interval(place, value, endless, sign == ">=", False, "")
@@ -387,9 +401,7 @@ class Builder(Statements):
                 label="expected `scalar`",
                 help="write `: scalar` for one number per tensor; without a type the initial value decides the shape",
             )
-        return tree.StateItem(
-            span(pieces), pieces[0], kind and kind.name, initial, key and key.name
-        )
+        return tree.StateItem(span(pieces), pieces[0], kind and kind.name, initial, key and key.name)
 
     def use(self, pieces: Pieces) -> tree.Unsupported:
         return _later(pieces, "`use`")

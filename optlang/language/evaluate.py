@@ -135,8 +135,8 @@ def evaluate(node: ast.Expr, names: Mapping[str, Value]) -> Value:
         NotStatic: If it reads a name that is not in ``names``, or needs something no plain value has.
     """
     match node:
-        case ast.Number(value=value):
-            return float(value)
+        case ast.Number(value=exact):
+            return float(exact)
         case ast.Infinity():
             return math.inf
         case ast.Text(value=text):

@@ -6,6 +6,7 @@ it, or None if this is not its mistake. They are asked in the order of :data:`HA
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +17,10 @@ from optlang.source import Span
 
 OPERATORS = frozenset(("SIGN", "TIMES", "POWER", "COMPARE", "AT", "AND", "OR", "NOT", "COALESCE", "PIPE"))
 VALUES = frozenset(("NAME", "NUMBER", "STRING", "DOCSTRING", "INF", "TRUE", "FALSE", "NONE"))
-WORDS = frozenset(("IF", "ELIF", "ELSE", "AND", "OR", "NOT", "IN", "INF", "TRUE", "FALSE", "NONE", "DEF", "RETURN"))
+SIGNS = re.compile(r"[-+*/%^=<>!:@]+")
+WORDS = frozenset(
+    ("IF", "ELIF", "ELSE", "AND", "OR", "NOT", "IN", "INF", "TRUE", "FALSE", "NONE", "DEF", "RETURN")
+)
 
 #: Words that begin a statement in Python, and what a rule has instead.
 PYTHON = {
@@ -30,8 +34,8 @@ PYTHON = {
     "break": "a rule has no open-ended loops to leave",
     "continue": "a rule has no open-ended loops to continue",
     "print": "a rule cannot print; to watch a value, keep it in a `state` and read `optimizer.state`",
-    "assert": "a condition on hyperparameters is written `require CONDITION \"message\"`",
-    "raise": "a condition on hyperparameters is written `require CONDITION \"message\"`",
+    "assert": 'a condition on hyperparameters is written `require CONDITION "message"`',
+    "raise": 'a condition on hyperparameters is written `require CONDITION "message"`',
     "del": "names of a rule live for one step by themselves",
     "global": "what is kept from step to step is declared with `state NAME`",
     "nonlocal": "what is kept from step to step is declared with `state NAME`",
@@ -99,13 +103,6 @@ class Stop:
         return self.line[0].type if self.line else ""
 
     @property
-    def touching(self) -> str:
-        """The characters of the token before and of this one if nothing stands between them, else nothing."""
-        if self.before and self.before.end_pos == self.token.start_pos and self.type not in LAYOUT:
-            return str(self.before.value) + str(self.token.value)
-        return ""
-
-    @property
     def pair(self) -> Span:
         """The characters of the token before and of this one."""
         return span_of(self.before).to(self.span) if self.before else self.span
@@ -150,8 +147,8 @@ def not_closed(stop: Stop) -> Refused | None:
         f"this `{bracket.value}` is never closed",
         span_of(bracket),
         label=f"needs a closing `{CLOSING[OPENING.index(bracket.value)]}`",
-        help="inside brackets a line end is no end of the statement, so the next line was read as part of it",
-        related=(("the reading went wrong here", stop.span),),
+        help="inside brackets a statement goes on from line to line",
+        related=(("the statement goes on to here", stop.span),),
     )
 
 
@@ -179,40 +176,41 @@ def wrong_bracket(stop: Stop) -> Refused | None:
     )
 
 
-def double_operator(stop: Stop) -> Refused | None:
-    """Operators of other languages that the lexer sees as two signs."""
-    pair = stop.touching
-    if pair == "**" + "=" or (pair[:1] in ("%", "@") and pair[1:] == "="):
-        name = stop.line[0].value
-        instead = f"{name} ^= ..." if pair == "**=" else f"{name} = {name} {pair[0]} ..."
-        return Refused("E113", f"there is no `{pair}`", stop.pair, help=f"write `{instead}`")
-    if pair == "//":
-        return Refused("E113", "there is no `//`", stop.pair, help="to round down, write `floor(a / b)`")
-    if pair in ("===", "!=="):
-        return Refused("E113", f"there is no `{pair}`", stop.pair, help=f"write `{pair[:-1]}`")
-    if pair in ("=<", "=>"):
-        return Refused("E113", f"there is no `{pair}`", stop.pair, help=f"write `{pair[::-1]}`")
-    if pair == "<>":
-        return Refused("E113", "there is no `<>`", stop.pair, help="write `!=`")
-    if pair == ":=":
-        return Refused("E113", "there is no `:=`", stop.pair, help="write `=`, in a statement of its own")
-    if pair in ("->", "-->"):
-        return Refused("E113", "there is no `->`", stop.pair, help="a function is written `def f(x) = ...`")
-    return None
+#: Operators of other languages, and what to write.
+FOREIGN = {
+    "**=": "write `{name} = {name}^...`",
+    "//=": "write `{name} = floor({name} / ...)`",
+    "%=": "write `{name} = {name} % ...`",
+    "@=": "write `{name} = {name} @ ...`",
+    "//": "to round down, write `floor(a / b)`",
+    "===": "write `==`",
+    "!==": "write `!=`",
+    "<>": "write `!=`",
+    "=<": "write `<=`",
+    "=>": "write `>=`",
+    ":=": "assign with `=`, in a statement of its own",
+    "->": "a function is written `def f(x) = EXPRESSION`",
+    "++": "write `{name} += 1`",
+    "--": "write `{name} -= 1`",
+}
 
 
-def increment(stop: Stop) -> Refused | None:
-    """``x++``, ``x--``."""
-    if len(stop.line) < 2 or stop.type not in LAYOUT | {"SEMICOLON"}:
+def foreign_operator(stop: Stop) -> Refused | None:
+    """Operators of other languages, which the lexer takes for two."""
+    start = stop.token.start_pos or 0
+    if stop.type in LAYOUT | {"SEMICOLON"} and len(stop.line) > 1:  # `x = y++` stops where the line ends
+        start = stop.line[-1].start_pos or 0
+    run = next((m for m in SIGNS.finditer(stop.text) if m.start() <= start < m.end()), None)
+    if run is None or run[0] not in FOREIGN:
         return None
-    first, second = stop.line[-2:]
-    if first.value == second.value and second.value in ("+", "-") and first.end_pos == second.start_pos:
-        name = stop.line[0].value if len(stop.line) == 3 else "x"
-        place = span_of(first).to(span_of(second))
-        return Refused(
-            "E113", f"there is no `{first.value * 2}`", place, help=f"write `{name} {first.value}= 1`"
-        )
-    return None
+    name = stop.text[: run.start()].split()[-1:] or ["x"]
+    short = name[0] if name[0].isidentifier() else "x"
+    return Refused(
+        "E113",
+        f"there is no operator `{run[0]}`",
+        Span(run.start(), run.end()),
+        help=FOREIGN[run[0]].format(name=short),
+    )
 
 
 def other_if(stop: Stop) -> Refused | None:
@@ -220,7 +218,9 @@ def other_if(stop: Stop) -> Refused | None:
     if stop.type == "IF" and stop.before_type == "ELSE" and len(stop.line) == 1:
         return Refused("E113", "`else if` is one word here", stop.pair, help="write `elif CONDITION:`")
     if len(stop.line) == 1 and stop.line[0].value in ("elseif", "elsif", "elsif"):
-        return Refused("E113", f"there is no `{stop.line[0].value}`", span_of(stop.line[0]), help="write `elif`")
+        return Refused(
+            "E113", f"there is no `{stop.line[0].value}`", span_of(stop.line[0]), help="write `elif`"
+        )
     if stop.token.value == "then" and stop.head in ("IF", "ELIF"):
         return Refused("E113", "there is no `then`", stop.span, help="a condition ends with `:`")
     if stop.type in ("ELSE", "ELIF") and not stop.line:
@@ -251,9 +251,7 @@ def python_word(stop: Stop) -> Refused | None:
 
 def python_statement(word: str, place: Span) -> Refused:
     """Return what to say about a statement that begins with a word of Python."""
-    return Refused(
-        "E113", f"`{word}` is not a statement of this language", place, help=PYTHON[word]
-    )
+    return Refused("E113", f"`{word}` is not a statement of this language", place, help=PYTHON[word])
 
 
 def equals_in_expression(stop: Stop) -> Refused | None:
@@ -276,9 +274,7 @@ def equals_in_expression(stop: Stop) -> Refused | None:
         return None
     kinds = {token.type for token in stop.line}
     if kinds & {"IF", "ELIF", "REQUIRE", "WHEN"}:
-        return Refused(
-            "E108", "`=` assigns; a comparison is written `==`", stop.span, label="expected `==`"
-        )
+        return Refused("E108", "`=` assigns; a comparison is written `==`", stop.span, label="expected `==`")
     if stop.opened and stop.opened[-1].value == "(":
         return Refused(
             "E108",
@@ -299,8 +295,8 @@ def reserved_word(stop: Stop) -> Refused | None:
         return None
     if stop.wants_value and stop.type not in ("DEF", "RETURN"):
         return None
-    if not stop.line:
-        return None
+    if stop.line and "REQUIRE" in stop.accepts and stop.type in ("IF", "ELIF", "ELSE", "DEF"):
+        return None  # a block behind another statement on its line
     return Refused(
         "E114",
         f"`{stop.token.value}` is a word of the language and cannot be a name",
@@ -313,19 +309,17 @@ def missing_colon(stop: Stop) -> Refused | None:
     """A block's head without its ``:``."""
     if "COLON" not in stop.accepts or stop.opened or stop.type == "EQUAL":
         return None
-    if stop.head not in ("IF", "ELIF", "ELSE", "DEF", "FOR", "EVERY", "REPEAT", "ON", "TRANSFORM"):
+    if stop.head not in ("IF", "ELIF", "ELSE", "FOR", "EVERY", "REPEAT", "ON", "TRANSFORM"):
         return None
-    if stop.type in LAYOUT | VALUES | {"RETURN", "OPTIMIZER", "STATE"}:
-        word = stop.line[0].value
-        place = span_of(stop.before).end if stop.before else stop.span.start
-        span = Span(place, place) if stop.type in LAYOUT else stop.span
-        return Refused(
-            "E109",
-            f"missing `:` after this `{word}`" if stop.head != "DEF" else "this function has no body",
-            span,
-            label="expected `:`" if stop.head != "DEF" else "expected `= EXPRESSION`, or `:` and a block",
-        )
-    return None
+    if stop.type not in LAYOUT | VALUES | {"RETURN", "OPTIMIZER", "STATE"}:
+        return None
+    return Refused(
+        "E109",
+        f"missing `:` after this `{stop.line[0].value}`",
+        stop.span,
+        label="expected `:`",
+        help="the statement or the block it decides about follows the `:`",
+    )
 
 
 def alone(stop: Stop) -> Refused | None:
@@ -384,7 +378,9 @@ def missing_value(stop: Stop) -> Refused | None:
         )
     return Refused(
         "E102",
-        f"nothing follows `{before.value}`" if not found else f"expected a value after `{before.value}`{found}",
+        f"nothing follows `{before.value}`"
+        if not found
+        else f"expected a value after `{before.value}`{found}",
         stop.span if found else Span(before.end_pos or 0, before.end_pos or 0),
         label="expected a value here",
     )
@@ -397,15 +393,21 @@ def missing_operator(stop: Stop) -> Refused | None:
     if "STRING" in stop.accepts and stop.type == "STRING":
         return None
     left, right = _short(stop.before.value), _short(stop.token.value)
-    declared = stop.head in ("HYPER", "STATE", "GROUP", "SHARED") and not stop.opened
+    declared = stop.head in ("HYPER", "STATE", "GROUP", "SHARED") and len(stop.opened) <= (
+        stop.head == "HYPER"
+    )
     if stop.type == "STRING":
-        help_text = "texts in quotes only stand at the end of `hyper` and `require` lines"
+        help_text = "texts in quotes stand alone, as a value, or at the end of `hyper` and `require` lines"
     elif declared:
-        help_text = "separate declarations on one line with `,`"
-    elif stop.before.type == "NUMBER" and stop.touching:
+        help_text = "separate what is declared on one line with `,`"
+    elif stop.head == "REQUIRE" and not stop.opened:
+        help_text = 'the message goes in quotes: `require CONDITION "message"`'
+    elif stop.before.type == "NUMBER" and stop.before.end_pos == stop.token.start_pos:
         help_text = f"a product needs its sign: `{left}*{right}`"
     else:
-        help_text = f"for a product write `{left} * {right}`; two statements need a new line or `;` between them"
+        help_text = (
+            f"for a product write `{left} * {right}`; two statements need a new line or `;` between them"
+        )
     return Refused(
         "E103",
         f"missing `,` between `{left}` and `{right}`"
@@ -424,8 +426,7 @@ def _short(text: str) -> str:
 HABITS: tuple[Callable[[Stop], Refused | None], ...] = (
     not_closed,
     wrong_bracket,
-    double_operator,
-    increment,
+    foreign_operator,
     other_if,
     python_word,
     equals_in_expression,

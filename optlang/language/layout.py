@@ -13,7 +13,8 @@ from optlang.language.limits import MAX_BLOCKS, MAX_BRACKETS, MAX_TOKENS
 from optlang.language.refused import Refused
 from optlang.source import Span
 
-OPENING, CLOSING = "([{", ")]}"
+OPENING, CLOSING = ("(", "[", "{"), (")", "]", "}")
+LAYOUT = frozenset(("_NL", "_INDENT", "_DEDENT"))
 
 
 class Lexeme(Protocol):
@@ -103,27 +104,21 @@ class Layout:
         place = Span(end - len(found), end)
         if found.startswith(self.blocks[-1]):
             if len(self.blocks) > MAX_BLOCKS:
-                raise Refused("E503", f"blocks may be nested at most {MAX_BLOCKS} deep", place)
+                raise Refused(
+                    "E503",
+                    f"blocks may be nested at most {MAX_BLOCKS} deep",
+                    place,
+                    help="join conditions with `and`",
+                )
             self.blocks.append(found)
             yield token.update("_INDENT", found)
             return
+        mixed = "\t" in found + self.blocks[-1] and " " in found + self.blocks[-1]
         while len(self.blocks) > 1 and found != self.blocks[-1]:
             self.blocks.pop()
             yield token.update("_DEDENT", "")
         if found != self.blocks[-1]:
-            raise self._ragged(found, place)
-
-    def _ragged(self, found: str, place: Span) -> Refused:
-        mixed = "\t" in found + "".join(self.blocks) and " " in found + "".join(self.blocks)
-        return Refused(
-            "E110",
-            "the indentation of this line matches no block around it",
-            place,
-            label="indented differently from every line above that is still open",
-            help="indent with spaces only, or with tabs only: this rule mixes them"
-            if mixed
-            else "begin the line in the same column as the other lines of its block",
-        )
+            raise _ragged(place, mixed)
 
     def _brackets(self, token: Lexeme) -> None:
         if token.value in OPENING:
@@ -151,3 +146,16 @@ class Layout:
         yield last.update("_NL", "")
         for _ in self.blocks[1:]:
             yield last.update("_DEDENT", "")
+
+
+def _ragged(place: Span, mixed: bool) -> Refused:
+    """Return what to say about a line whose indentation is none of those that are open."""
+    return Refused(
+        "E110",
+        "the indentation of this line matches no block around it",
+        place,
+        label="no line above that is still open begins in this column",
+        help="indent with spaces only or with tabs only; here the two are mixed"
+        if mixed
+        else "begin the line in the same column as the other lines of its block",
+    )

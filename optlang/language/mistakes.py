@@ -1,27 +1,384 @@
-"""temp"""
+"""What a syntax error says: examples of mistakes, each with the words for it.
+
+An example is parsed once, on the first syntax error of a process; where the parser stops on it, in which state and
+at which kind of token, is where its words apply. So the words follow the grammar when that changes. Mistakes that
+are told by their surroundings rather than by a state are in :mod:`optlang.language.habits`; what neither knows gets a
+list of what could have stood there.
+"""
 
 from __future__ import annotations
 
-from optlang.diagnostics import Diagnostic
-from optlang.source import Source, Span
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from optlang.language.habits import GENERAL, HABITS, LAYOUT, Stop
+from optlang.language.refused import Refused
 
 
-class Mistake(Exception):
-    """A mistake found while the text is read; becomes a diagnostic once the source is at hand."""
+@dataclass(frozen=True)
+class Example:
+    """Words for a mistake, and texts that make it.
 
-    def __init__(
-        self,
-        code: str,
-        message: str,
-        span: Span,
-        label: str | None = None,
-        help: str | None = None,
-        related: tuple[tuple[str, Span], ...] = (),
-    ) -> None:
-        super().__init__(message)
-        self.code, self.message, self.span = code, message, span
-        self.label, self.help, self.related = label, help, related
+    Attributes:
+        code: Its diagnostic code.
+        message: What is wrong; ``{found}`` is the token that could not be taken, ``{before}`` the one before it.
+        label: What was expected.
+        help: What to do.
+        texts: Rules that make the mistake; each must stop the parser in the place that is meant.
+        exact: Whether the words hold for that kind of token only, not for others in the same place.
+    """
 
-    def diagnostic(self, source: Source) -> Diagnostic:
-        """Return it as a diagnostic about ``source``."""
-        return Diagnostic(self.code, self.message, source, self.span, self.label, self.help, self.related)
+    code: str
+    message: str
+    label: str | None
+    help: str | None
+    texts: tuple[str, ...]
+    exact: bool = False
+
+
+EXAMPLES: tuple[Example, ...] = (
+    Example(
+        "E110",
+        "this line is indented, but no block begins here",
+        "expected in the same column as the line above",
+        "a block begins after a line that ends with `:`",
+        ("x = 1\n  y = 2\n", "if a:\n  x = 1\n    y = 2\n", "hyper a\n  hyper b\n", "state a = 1\n  x = 1\n"),
+        exact=True,
+    ),
+    Example(
+        "E110",
+        "expected an indented block after `:`",
+        "indent this line, or write the statement after the `:`",
+        "a branch with nothing to do is left out",
+        ("if a:\nx = 1\n", "if a:\n", "def f(x):\ny = 1\n", "if a:\n  x = 1\nelse:\ny = 1\n"),
+    ),
+    Example(
+        "E111",
+        "`optimizer` needs the name of the rule",
+        "expected a name",
+        "for example: `optimizer AdamW`",
+        ("optimizer\n", "optimizer = 3\n", 'optimizer "Adam"\n', "optimizer 8\n"),
+    ),
+    Example(
+        "E111",
+        "nothing but a comment can follow the name of the rule",
+        None,
+        "the name is one word of letters, digits and `_`; declarations go on lines of their own",
+        (
+            "optimizer A B\n",
+            "optimizer A = 3\n",
+            "optimizer A:\n",
+            "optimizer A-B\n",
+            "optimizer A(lr = 1)\n",
+        ),
+    ),
+    Example(
+        "E111",
+        "`hyper` needs the name of a hyperparameter",
+        "expected a name",
+        "for example: `hyper lr = 1e-3 >= 0`",
+        ("hyper\n", "hyper = 3\n", "hyper 3\n", "hyper a,\n", "hyper a = 1,\n", "hyper (a = 1)\n"),
+    ),
+    Example(
+        "E111",
+        "a default is a number, a text, `true`, `false` or `none`",
+        "expected a range such as `>= 0`, a `,`, or the end of the line",
+        "the range comes last: `hyper x = 1e-3 >= 0`; a choice between values is made in the formulas",
+        ("hyper a = 1 if b else 2\n", "hyper a = b or c\n", "hyper a = 1 and 2\n", "hyper a = 1 ?? 2\n"),
+    ),
+    Example(
+        "E111",
+        "a hyperparameter has one range",
+        None,
+        "write both bounds as an interval: `in [0, 1)`; `[` and `]` include the bound, `(` and `)` leave it out",
+        ("hyper a = 1 > 0 < 1\n", "hyper a in [0, 1] in [0, 2]\n", "hyper a = 1 >= 0 in [0, 1]\n"),
+        exact=True,
+    ),
+    Example(
+        "E111",
+        "expected a range after `in`",
+        "expected `[`, `(` or `{`",
+        'for example: `in [0, 1)`, `in (0, inf)`, `in {"l2", "decoupled"}`',
+        ("hyper a in 0\n", "hyper a = 1 in\n", "hyper a in x\n"),
+    ),
+    Example(
+        "E111",
+        "a range has two bounds, separated by `,`",
+        "expected `,` and the upper bound",
+        "for example: `in [0, 1)`; where there is no upper bound, write `inf`",
+        ("hyper a in [0]\n", "hyper a in (0)\n", "hyper a in [0; 1]\n", "hyper a in [0: 1]\n"),
+    ),
+    Example(
+        "E111",
+        "a range has two bounds",
+        "expected `]` or `)`",
+        'a list of allowed values is written in braces: `in {"l2", "decoupled"}`',
+        ("hyper a in [0, 1, 2]\n", "hyper a in (0, 1}\n"),
+    ),
+    Example(
+        "E111",
+        "a hyperparameter has no type",
+        "expected `= DEFAULT`, a range, `,`, or the end of the line",
+        "a number, a text, `true`, `false` and `none` are told apart by the default",
+        ("hyper a: float = 1\n", "hyper a: 1\n"),
+        exact=True,
+    ),
+    Example(
+        "E111",
+        "`state` needs the name of a state",
+        "expected a name",
+        "for example: `state m, v`, or `state m = 0*p as exp_avg`",
+        ("state\n", "state 3\n", "state m,\n", "group state\n", "state (m, v)\n"),
+    ),
+    Example(
+        "E111",
+        "expected the type of the state",
+        "expected `scalar`",
+        "`state c: scalar = 0` is one number per tensor; without a type the initial value decides the shape",
+        ("state c: = 1\n", "state c: 3\n", "state c:\n"),
+    ),
+    Example(
+        "E111",
+        "expected the key of the state after `as`",
+        "expected a name",
+        "`state m as exp_avg` keeps `m` under the key `exp_avg` in the `state_dict`",
+        ('state m as "x"\n', "state m as\n", "state m as 3\n"),
+    ),
+    Example(
+        "E111",
+        "the key of a state comes last",
+        None,
+        "write `state m = EXPRESSION as key`",
+        ("state m as key = 1\n", "state m as key: scalar\n"),
+    ),
+    Example(
+        "E111",
+        "`when` comes last and holds for the whole line",
+        "expected the end of the line",
+        "states under different conditions go on lines of their own",
+        ("state m when a, v\n", "state m when a as k\n"),
+        exact=True,
+    ),
+    Example(
+        "E111",
+        "a condition for a state begins with `when`",
+        "expected `when`",
+        "write `state m when CONDITION`",
+        ("state m if a\n", "state m, v if a\n"),
+        exact=True,
+    ),
+    Example(
+        "E111",
+        "the message of `require` is a text in quotes",
+        "expected a text in quotes, or the end of the line",
+        'for example: `require beta1 < 1 "beta1 must stay below 1"`',
+        ("require a, b\n", 'require a, "text"\n', "require a: b\n"),
+    ),
+    Example(
+        "E111",
+        "`def` needs the name of the function",
+        "expected a name",
+        "for example: `def f(x) = x^2`",
+        ("def\n", "def (x) = 1\n", "def 3(x) = 1\n"),
+    ),
+    Example(
+        "E111",
+        "a function needs its parameters in brackets",
+        "expected `(`",
+        "for example: `def f(x, y = 1) = x + y`",
+        ("def f = 3\n", "def f x = 3\n", "def f:\n  return 1\n"),
+    ),
+    Example(
+        "E111",
+        "this is not the name of a parameter",
+        "expected a name",
+        "for example: `def f(x, y = 1) = x + y`",
+        ("def f(3) = 1\n", "def f(x, 3) = 1\n", "def f(*x) = 1\n", "def f((x)) = 1\n"),
+    ),
+    Example(
+        "E111",
+        "parameters are names, separated by `,`",
+        "expected `,`, `= DEFAULT`, or `)`",
+        "for example: `def f(x, y = 1) = x + y`",
+        ("def f(x y) = 1\n", "def f(x: float) = 1\n", "def f(x; y) = 1\n", "def f(x > 0) = 1\n"),
+    ),
+    Example(
+        "E111",
+        "a function needs a body",
+        "expected `= EXPRESSION`, or `:` and a block",
+        "for example: `def f(x) = x^2`",
+        ("def f(x)\n", "def f(x) x\n", "def f(x) += 1\n", "def f(x) return x\n"),
+    ),
+    Example(
+        "E117",
+        "a state or a hyperparameter is declared on a line that begins with `state` or `hyper`",
+        "expected `=`",
+        "for example: `state c: scalar = 1`; a plain assignment has no type",
+        ("x: scalar = 1\n", "x: 3\n"),
+        exact=True,
+    ),
+    Example(
+        "E117",
+        "expected `=` and a value after these names",
+        "expected `=`",
+        "several names on the left take the results of a function: `a, b = f(x)`",
+        ("x, y\n", "x, y)\n"),
+    ),
+    Example(
+        "E117",
+        "expected a name after `,`",
+        "expected a name",
+        "several names on the left take the results of a function: `a, b = f(x)`",
+        ("x, 3 = f()\n", "x, = f()\n", "x, (y) = f()\n"),
+    ),
+    Example(
+        "E115",
+        "a block cannot begin behind another statement on its line",
+        "expected a simple statement",
+        "put it on a line of its own, indented",
+        ("if a: if b: x = 1\n", "if a: def f(x): return x\n", "if a: x = 1; if b: y = 2\n"),
+        exact=True,
+    ),
+    Example(
+        "E115",
+        "`else` belongs on a line of its own",
+        None,
+        "a choice between two values is one expression: `x = a if condition else b`",
+        ("if a: x = 1 else: x = 2\n", "if a: x = 1; else: x = 2\n", "if a: x = y else: x = 2\n"),
+        exact=True,
+    ),
+    Example(
+        "E102",
+        "a choice needs both values",
+        "expected `else` and the other value",
+        "write `a if condition else b`",
+        ("x = a if c\n", "x = a if 1\n", "x = f(a if c)\n", "x = a if (c)\n"),
+    ),
+    Example(
+        "E102",
+        "expected a name after `.`",
+        "expected a name",
+        "`group.NAME` reads a key of the param group",
+        ("x = group.\n", "x = group.3\n", "x = group.(a)\n"),
+    ),
+    Example(
+        "E102",
+        "this index is empty",
+        "expected a value",
+        None,
+        ("x = a[]\n",),
+        exact=True,
+    ),
+    Example(
+        "E101",
+        "`;` separates two statements",
+        "expected a statement",
+        "remove this `;`",
+        ("; x = 1\n", "x = 1;; y = 2\n"),
+        exact=True,
+    ),
+    Example(
+        "E101",
+        "a docstring stands on a line of its own",
+        "expected the end of the line",
+        None,
+        ('"""doc""" x = 1\n', '"doc" x\n'),
+    ),
+)
+
+#: How a kind of token is called, in the order in which expectations are listed.
+CALLED = {
+    "NUMBER": "a value",
+    "NAME": "a name",
+    "STRING": "a text in quotes",
+    "TIMES": "an operator",
+    "COMPARE": "a comparison",
+    "EQUAL": "`=`",
+    "COMMA": "`,`",
+    "COLON": "`:`",
+    "RPAR": "`)`",
+    "RSQB": "`]`",
+    "RBRACE": "`}`",
+    "LPAR": "`(`",
+    "LSQB": "`[`",
+    "LBRACE": "`{`",
+    "IN": "`in`",
+    "ELSE": "`else`",
+    "WHEN": "`when`",
+    "OTHERWISE": "`otherwise`",
+    "AS": "`as`",
+    "STATE": "`state`",
+    "SIZE": "`size`",
+    "OPTIMIZER": "a statement",
+    "_INDENT": "an indented block",
+    "_NL": "the end of the line",
+}
+
+#: What need not be listed beside something wider.
+COVERED = {
+    "NUMBER": {"NAME", "STRING", "LPAR"},
+    "TIMES": {"COMPARE", "LPAR", "LSQB"},
+    "OPTIMIZER": {"NAME", "STRING", "STATE"},
+}
+
+Table = Mapping[tuple[int, str], Example]
+
+
+def table(failure: Callable[[str], tuple[int, str]]) -> Table:
+    """Return the examples by where they stop the parser: (state, kind of token), or (state, "") for any token.
+
+    Args:
+        failure: Parses a text that is wrong and returns the state and the kind of token it stops at.
+    """
+    found: dict[tuple[int, str], Example] = {}
+    for example in EXAMPLES:
+        for text in example.texts:
+            position, kind = failure(text)
+            found.setdefault((position, kind), example)
+            if not example.exact:
+                found.setdefault((position, ""), example)
+    return found
+
+
+def explain(stop: Stop, examples: Table) -> Refused:
+    """Return what to say about the place where the parser could not go on."""
+    for habit in HABITS:
+        if refused := habit(stop):
+            return refused
+    if example := examples.get((stop.position, stop.type)) or examples.get((stop.position, "")):
+        return Refused(
+            example.code,
+            example.message,
+            stop.span,
+            example.label,
+            example.help,
+        )
+    for habit in GENERAL:
+        if refused := habit(stop):
+            return refused
+    return Refused("E101", f"unexpected {found(stop)}", stop.span, label=f"expected {listed(stop.accepts)}")
+
+
+def found(stop: Stop) -> str:
+    """Return the words for the token that could not be taken."""
+    match stop.type:
+        case "_NL" | "_DEDENT":
+            return "end of the line"
+        case "$END":
+            return "end of the rule"
+        case "_INDENT":
+            return "indentation"
+    value = str(stop.token.value)
+    return f"`{value}`" if len(value) <= 40 else f"`{value[:36]}...`"
+
+
+def listed(accepts: Iterable[str]) -> str:
+    """Return the kinds of token as a phrase: "a value, `)` or the end of the line"."""
+    kinds = set(accepts)
+    for wide, narrow in COVERED.items():
+        if wide in kinds:
+            kinds -= narrow
+    words = [word for kind, word in CALLED.items() if kind in kinds]
+    if not words:
+        return "the end of the line" if kinds & LAYOUT else "something else"
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))

@@ -9,9 +9,7 @@ from __future__ import annotations
 import unicodedata
 from functools import cache
 
-RESERVED = frozenset(
-    "if elif else and or not in inf true false none True False None def return".split()
-)
+RESERVED = frozenset("if elif else and or not in inf true false none True False None def return".split())
 
 #: Unicode's own names for letters that everybody else spells otherwise.
 SPELLINGS = {"lamda": "lambda", "final sigma": "sigma"}

@@ -17,9 +17,13 @@ from lark.lark import PostLex
 from optlang.diagnostics import OptlangError
 from optlang.language import tree
 from optlang.language.build import Alone, Builder
-from optlang.language.layout import Layout
+from optlang.language.characters import refuse_character
+from optlang.language.habits import PYTHON, Stop, python_statement
+from optlang.language.layout import LAYOUT, Layout
 from optlang.language.limits import MAX_CHARACTERS, MAX_DEPTH
-from optlang.language.mistakes import Mistake
+from optlang.language.mistakes import Table, explain, table
+from optlang.language.recover import without_statement
+from optlang.language.refused import Refused
 from optlang.source import Source, Span
 
 
@@ -59,31 +63,100 @@ def parse(source: Source) -> tree.Tree:
     """Return the syntax tree of a rule.
 
     Raises:
-        OptlangError: If the text is not a rule; carries what is wrong and where.
+        OptlangError: If the text is not a rule; carries what is wrong and where, for several mistakes if they stand
+            in different statements.
     """
+    text, refused = source.text, list[Refused]()
+    while True:
+        reading = _Reading(text)
+        try:
+            doc, items = reading.run()
+            break
+        except Refused as mistake:
+            if all((mistake.code, mistake.message) != (x.code, x.message) for x in refused):
+                refused.append(mistake)
+            rest = None if mistake.code in FINAL else reading.without(mistake.span)
+            if rest is None or rest == text or len(refused) >= MAX_MISTAKES:
+                raise OptlangError([x.diagnostic(source) for x in refused]) from None
+            text = rest
+    if refused:
+        raise OptlangError([x.diagnostic(source) for x in refused])
     try:
-        doc, items = _read(source)
         return _finish(source, doc, items)
-    except Mistake as mistake:
+    except Refused as mistake:
         raise OptlangError([mistake.diagnostic(source)]) from None
 
 
-def _read(source: Source) -> tuple[tree.Text | None, tuple[Any, ...]]:
-    """Run the parser over the text."""
-    if len(source.text) > MAX_CHARACTERS:
-        raise Mistake("E501", f"a rule may have at most {MAX_CHARACTERS:,} characters", Span(0, 0))
-    layout = Layout(source.text)
-    interactive = parser().parse_interactive(source.text)
-    seen: list[Token] = []
+#: After these the rest of the text cannot be trusted: brackets, quotes, indentation.
+FINAL = frozenset(("E104", "E106", "E110", "E501", "E502", "E503"))
+MAX_MISTAKES = 10
+
+
+class _Reading:
+    """One run of the parser over a text.
+
+    Attributes:
+        text: The text.
+        parser: The parser, in the middle of its work.
+        seen: The tokens taken so far.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.parser = parser().parse_interactive(text)
+        self.seen: list[Token] = []
+
+    def run(self) -> tuple[tree.Text | None, tuple[Any, ...]]:
+        """Return the docstring and the items; raises :class:`Refused` for the first mistake."""
+        if len(self.text) > MAX_CHARACTERS:
+            raise Refused("E501", f"a rule may have at most {MAX_CHARACTERS:,} characters", Span(0, 0))
+        try:
+            return self.feed()
+        except UnexpectedToken as e:
+            stop = Stop(
+                self.text, tuple(self.seen), e.token, e.state.position, frozenset(self.parser.accepts())
+            )
+            self.seen.append(e.token)
+            raise explain(stop, _examples()) from None
+        except UnexpectedCharacters as e:
+            raise refuse_character(self.text, e.pos_in_stream) from None
+
+    def feed(self) -> tuple[tree.Text | None, tuple[Any, ...]]:
+        """Give the parser all tokens and return what it makes of them; raises the parser's own errors."""
+        raw = self.parser.lexer_thread.lex(self.parser.parser_state)
+        for token in Layout(self.text)(raw):
+            self.parser.feed_token(token)
+            self.seen.append(token)
+        last = self.seen[-1] if self.seen else None
+        result: tuple[tree.Text | None, tuple[Any, ...]] = self.parser.feed_eof(last)
+        return result
+
+    def without(self, place: Span) -> str | None:
+        """Return the text without the statement that holds ``place``, or None if nothing sensible is left."""
+        start, ended = place.start, True
+        for token in self.seen:
+            at = token.start_pos or 0
+            if at > place.start or (at == place.start and token.type in LAYOUT):
+                break
+            if ended and token.type not in LAYOUT:
+                start = at
+            ended = token.type in LAYOUT
+        return without_statement(self.text, place.start if ended else start)
+
+
+@cache
+def _examples() -> Table:
+    """Return the table of example mistakes, made on the first syntax error."""
+    return table(_failure)
+
+
+def _failure(text: str) -> tuple[int, str]:
+    """Return where the parser stops on a text that is wrong."""
     try:
-        for token in layout(interactive.lexer_thread.lex(interactive.parser_state)):
-            interactive.feed_token(token)
-            seen.append(token)
-        return interactive.feed_eof(seen[-1] if seen else None)
+        _Reading(text).feed()
     except UnexpectedToken as e:
-        raise Mistake("E101", f"unexpected {e.token!r}", Span(e.token.start_pos, e.token.end_pos)) from None
-    except UnexpectedCharacters as e:
-        raise Mistake("E101", "unexpected char", Span(e.pos_in_stream, e.pos_in_stream + 1)) from None
+        return e.state.position, e.token.type
+    raise AssertionError(f"this example is no mistake of syntax: {text!r}")
 
 
 COMMENTS = re.compile(r'"""[\s\S]*?"""|"[^"\n]*"|\'[^\'\n]*\'|(?P<comment>#[^\n]*)')
@@ -121,7 +194,7 @@ def _settle(source: Source, item: Any, comments: Iterable[tree.Comment], inner: 
         case tree.HyperDecl():
             return replace(item, items=tuple(_quote(source, x) for x in item.items))
         case tree.Return():
-            raise Mistake("E115", "`return` outside a function", item.span, help="assign to `p` instead")
+            raise Refused("E115", "`return` outside a function", item.span, help="assign to `p` instead")
     return _settle_statement(item, inner)
 
 
@@ -129,8 +202,10 @@ def _settle_statement(item: Any, inner: set[str]) -> Any:
     match item:
         case Alone(value=tree.Call(function=tree.Name(name=name))) if name in inner:
             return tree.Unsupported(item.span, "applying an `inner` rule")
+        case Alone(value=tree.Name(text=word) | tree.Call(function=tree.Name(text=word))) if word in PYTHON:
+            raise python_statement(word, item.span)
         case Alone():
-            raise Mistake(
+            raise Refused(
                 "E112",
                 "a value alone does nothing",
                 item.span,
@@ -139,7 +214,8 @@ def _settle_statement(item: Any, inner: set[str]) -> Any:
             )
         case tree.If():
             branches = tuple(
-                (condition, tuple(_settle_statement(x, inner) for x in body)) for condition, body in item.branches
+                (condition, tuple(_settle_statement(x, inner) for x in body))
+                for condition, body in item.branches
             )
             other = item.other and tuple(_settle_statement(x, inner) for x in item.other)
             return replace(item, branches=branches, other=other)
@@ -167,7 +243,13 @@ def _check_depth(items: Iterable[Any]) -> None:
     while stack:
         node, depth = stack.pop()
         if depth > MAX_DEPTH:
-            raise Mistake("E504", f"operations may be nested at most {MAX_DEPTH} deep", node.span)
+            raise Refused(
+                "E504",
+                f"operations may be nested at most {MAX_DEPTH} deep",
+                node.span,
+                label="one too many",
+                help="give an inner part a name on a line of its own",
+            )
         for value in vars(node).values():
             stack.extend((x, depth + 1) for x in _inside(value))
 

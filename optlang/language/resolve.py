@@ -102,6 +102,7 @@ class Resolver:
         self.scope = scope
         self.findings = scope.findings
         self.refused: set[str] = set()
+        self.reported: set[tuple[str, str]] = set()
 
     # Statements ---------------------------------------------------------------------------------------------
 
@@ -266,6 +267,9 @@ class Resolver:
         if role == "fact" and place is REQUIRE:
             self.later("a requirement on the shape of tensors", node.span)
         elif role == "local" and place is not FUNCTION:
+            if (text, place.what) in self.reported:
+                return
+            self.reported.add((text, place.what))
             self.findings.add(
                 "E312" if place.code == "E303" else place.code,
                 f"{place.what} cannot depend on `{text}`, which the rule computes in a step",
@@ -436,9 +440,28 @@ class Resolver:
                 f"{what} is not supported yet",
                 span,
                 label="understood, but not compiled by this version",
-                help="see the language guide for what this version compiles",
+                help=next((hint for word, hint in INSTEAD.items() if f"`{word}`" in what), MANUAL),
             )
 
+
+MANUAL = "see the language guide for what this version compiles"
+
+#: What to write, in the meantime, instead of some constructs of later versions.
+INSTEAD: dict[str, str] = {
+    "gnorm": "`norm(g)` is the norm of one tensor's gradient",
+    "total": "`sum(x)` is the sum over one tensor",
+    "every": "`if t % k == 0:` holds in every k-th step",
+    "repeat": "write the lines as often as they are to run",
+    "use": "copy the other rule's text into this file",
+    "route": "make one optimizer for each set of parameters",
+    "inner": "copy the inner rule's formulas into this file",
+    "shared state": "`group state` is one number for each parameter group",
+    "store": "states are stored in the type of their initial value, as a rule the type of p",
+    "input": "`group.NAME` reads a key of the parameter group, which may change from step to step",
+    "transform": "`def` is a function without state of its own",
+    "loss": "a rule sees the gradient only",
+    "grad": "the gradient of the step is `g`",
+}
 
 #: What the language has instead of some functions and constants that one might look for.
 BUILTINS_OF_MATH: dict[str, str] = {

@@ -192,7 +192,7 @@ class _Specialiser:
         """Return what is left of an expression; ``scope`` gives the meaning of parameters and locals of a def."""
         self.budget -= 1
         if self.budget < 0:
-            raise OptlangError([_too_large(self.rule, node)])
+            raise OptlangError([too_large(self.rule)])
         match node:
             case ast.Name(name=name):
                 return self.name(node, scope[name]) if name in scope else self.name(node, node)
@@ -383,9 +383,7 @@ class _Specialiser:
                     raise AssertionError(f"the checker let {type(statement).__name__} through")
         return None
 
-    def run_if(
-        self, node: ast.If, rest: tuple[ast.Stmt, ...], scope: Scope
-    ) -> tuple[ast.Expr, ...] | None:
+    def run_if(self, node: ast.If, rest: tuple[ast.Stmt, ...], scope: Scope) -> tuple[ast.Expr, ...] | None:
         """Inline an ``if`` of a ``def``; ``rest`` follows it and belongs to each side if one of them returns."""
         condition, body = node.branches[0]
         other: tuple[ast.Stmt, ...] = node.other or ()
@@ -443,7 +441,8 @@ def _returns(body: Sequence[ast.Stmt]) -> bool:
     return False
 
 
-def _too_large(rule: Rule, node: ast.Node) -> Diagnostic:
+def too_large(rule: Rule) -> Diagnostic:
+    """Return the error of a rule that grows too large when its functions are written out."""
     return Diagnostic(
         "E511",
         f"the rule grows beyond {MAX_NODES:,} operations when its functions are written out",

@@ -19,7 +19,6 @@ from optlang.language.scope import Scope
 from optlang.language.tree import Binary, Call, Compare, Expr, Name, Ternary, Unary
 from optlang.language.walk import expressions
 
-MAX_WORLDS = 64
 SHAPES: tuple[tuple[int, ...], ...] = ((2, 3), (6,), (), (3, 2), (2, 3, 2), (1, 2, 3, 2), (64, 64), (1, 6), (6, 1))
 
 
@@ -57,14 +56,17 @@ def sample(hyper: Hyper, nonzero: bool = True) -> float:
     return 0.1
 
 
-def worlds(scope: Scope, exprs: Iterable[Expr]) -> list[World]:
+def worlds(scope: Scope, exprs: Iterable[Expr], conditions: Iterable[Expr], limit: int) -> list[World]:
     """Return the worlds to look at, the one of all defaults first.
 
     Args:
         scope: The rule's names.
         exprs: Every expression of the rule.
+        conditions: Those of them that are conditions by their place, as in ``if momentum:``.
+        limit: How many worlds to look at, at most.
     """
     compared, asked = _questions(exprs)
+    asked |= {condition.name for condition in conditions if isinstance(condition, Name)}
     axes = {h.name: _candidates(h, compared.get(h.name, ()), h.name in asked) for h in scope.hypers.values()}
     shapes = [SHAPES[0]]
     if any(fact in compared or fact in asked for fact in FACT_NAMES):
@@ -78,7 +80,7 @@ def worlds(scope: Scope, exprs: Iterable[Expr]) -> list[World]:
         shape = changed.pop("shape", shapes[0])
         assert isinstance(shape, tuple)
         found.append(World({**base, **changed, **facts(shape)}, shape))  # type: ignore[dict-item]
-        if len(found) >= MAX_WORLDS:
+        if len(found) >= limit:
             break
     return found
 
@@ -95,8 +97,6 @@ def _questions(exprs: Iterable[Expr]) -> tuple[dict[str, list[Value]], set[str]]
     compared: dict[str, list[Value]] = {}
     asked: set[str] = set()
     for root in exprs:
-        if isinstance(root, Name):
-            asked.add(root.name)  # `if momentum:`, `when momentum`: harmless for other expressions
         for node in expressions(root):
             match node:
                 case Compare(operands=operands):

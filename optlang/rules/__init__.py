@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from optlang.classes import class_of
 from optlang.language.suggest import nearest
 from optlang.source import Source
 
@@ -42,8 +43,6 @@ def _find(name: str) -> str:
 @cache
 def _class(name: str) -> Any:
     """Compile a rule of the library, by its class name."""
-    from optlang.classes import class_of  # not above: it leads to torch
-
     file = _files()[name]
     # Pickles name the class by where it is found, which is here.
     return class_of(Source(file.read_text(encoding="utf-8"), file.name), name, module=__name__)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -37,22 +36,31 @@ def key(*parts: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def is_safe(path: Path) -> bool:
-    """Whether a cached file may be loaded: it is machine code, so nobody else may have been able to write it."""
-    if not hasattr(os, "getuid"):
-        return True
-    owner, mode = path.stat().st_uid, path.stat().st_mode
-    return owner in (os.getuid(), 0) and not mode & 0o022
+def is_sound(path: Path) -> bool:
+    """Whether a cached file may be loaded: whole, and writable by nobody but its owner (it is machine code)."""
+    try:
+        status, content = path.stat(), path.read_bytes()
+    except OSError:
+        return False
+    if hasattr(os, "getuid") and (status.st_uid not in (os.getuid(), 0) or status.st_mode & 0o022):
+        return False
+    return content[-len(_seal(b"")) :] == _seal(content[: -len(_seal(b""))])
 
 
 def install(built: Path, target: Path) -> None:
-    """Move a built file to its place in one step, so that no process ever sees half of it."""
+    """Put a built file in its place in one step, sealed, so that no process ever loads half of it."""
+    content = built.read_bytes()
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=".part")
-    os.close(handle)
     try:
-        shutil.copyfile(built, name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content + _seal(content))
         os.chmod(name, 0o700)
         os.replace(name, target)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def _seal(content: bytes) -> bytes:
+    """Return what is appended to a file to recognise it as whole; loaders of libraries do not look there."""
+    return b"optlang:" + hashlib.sha256(content).digest()

@@ -18,42 +18,53 @@ from optlang.language.kinds import HOST, SCALAR, Kind, Level
 
 def run(program: Program) -> Program:
     """Return the program with host and scalar pieces pulled out of its tensor formulas."""
-    kinds = program.kinds()
-    host = list(program.host)
-    known = {v.expr: v.symbol for v in host}
+    work = _Hoist(program)
+    phases = tuple(work.phase(phase) for phase in program.phases)
+    return replace(program, host=tuple(work.host), phases=phases)
 
-    def coefficient(expr: sp.Expr) -> sp.Symbol:
-        if expr not in known:
-            known[expr] = algebra.fresh("c", kinds)
-            kinds[known[expr]] = HOST
-            host.append(Value(known[expr], expr, HOST, algebra.is_condition(expr)))
-        return known[expr]
 
-    phases = []
-    for phase in program.phases:
-        values: list[Value] = []
-        shared: dict[sp.Expr, sp.Symbol] = {}
-        for value in phase:
-            expr = _pull(value.expr, HOST, kinds, coefficient)
+class _Hoist:
+    """Gathers the pieces that are pulled out."""
+
+    def __init__(self, program: Program) -> None:
+        self.kinds = program.kinds()
+        self.host = list(program.host)
+        self.coefficients = {v.expr: v.symbol for v in self.host}
+        self.scalars: dict[sp.Expr, sp.Symbol] = {}
+        self.values: list[Value] = []
+        self.line = 0
+
+    def phase(self, values: tuple[Value, ...]) -> tuple[Value, ...]:
+        """Return the tensor values, each after the scalars pulled out of it."""
+        self.values = []
+        for value in values:
+            self.line = value.line
+            expr = _pull(value.expr, HOST, self.kinds, self.coefficient)
             if value.kind.level > Level.SCALAR or value.reduces:
-                line = value.line
+                expr = _pull(expr, SCALAR, self.kinds, self.scalar)
+            self.values.append(replace(value, expr=expr))
+        return tuple(self.values)
 
-                def scalar(piece: sp.Expr, line: int = line) -> sp.Symbol:
-                    if piece not in shared:
-                        shared[piece] = algebra.fresh("s", kinds)
-                        kinds[shared[piece]] = SCALAR
-                        values.append(Value(shared[piece], piece, SCALAR, algebra.is_condition(piece), line=line))
-                    return shared[piece]
+    def coefficient(self, piece: sp.Expr) -> sp.Symbol:
+        """Return the name of a host piece."""
+        if piece not in self.coefficients:
+            symbol = algebra.fresh("c", self.kinds)
+            self.kinds[symbol] = HOST
+            self.coefficients[piece] = symbol
+            self.host.append(Value(symbol, piece, HOST, algebra.is_condition(piece)))
+        return self.coefficients[piece]
 
-                expr = _pull(expr, SCALAR, kinds, scalar)
-            values.append(replace(value, expr=expr))
-        phases.append(tuple(values))
-    return replace(program, host=tuple(host), phases=tuple(phases))
+    def scalar(self, piece: sp.Expr) -> sp.Symbol:
+        """Return the name of a piece that is one number per tensor."""
+        if piece not in self.scalars:
+            symbol = algebra.fresh("s", self.kinds)
+            self.kinds[symbol] = SCALAR
+            self.scalars[piece] = symbol
+            self.values.append(Value(symbol, piece, SCALAR, algebra.is_condition(piece), line=self.line))
+        return self.scalars[piece]
 
 
-def _pull(
-    expr: sp.Expr, kind: Kind, kinds: dict[sp.Symbol, Kind], name: Callable[[sp.Expr], sp.Symbol]
-) -> sp.Expr:
+def _pull(expr: sp.Expr, kind: Kind, kinds: dict[sp.Symbol, Kind], name: Callable[[sp.Expr], sp.Symbol]) -> sp.Expr:
     """Replace the largest pieces of ``expr`` that live at most at ``kind`` by names."""
 
     def low(e: sp.Expr) -> bool:
@@ -74,6 +85,9 @@ def _pull(
             return named(e)
         if e.is_Mul or e.is_Add:
             return _split(e, low, named, walk)
+        if e.is_Function and algebra.name_of(e) == "select" and not (e.args[1].free_symbols or e.args[2].free_symbols):
+            # A choice between two literals has no tensor to take its type from: make one of them a coefficient.
+            return e.func(walk(e.args[0]), name(e.args[1]) if kind == HOST else e.args[1], e.args[2])
         return e.func(*(walk(a) for a in e.args))
 
     if low(expr):  # a whole value of this kind is a name already

@@ -31,6 +31,7 @@ def run(program: Program) -> Program:
     stored = set().union(*(s.expr.free_symbols for s in program.stores))
     users = {s: v for v in program.values for s in v.expr.free_symbols if uses[s] == 1}
     inlined: dict[sp.Symbol, sp.Expr] = {}
+    exponent = max(1, _largest_exponent(program))
 
     def rewrite(values: tuple[Value, ...]) -> tuple[Value, ...]:
         kept = []
@@ -41,7 +42,8 @@ def run(program: Program) -> Program:
             user = users.get(value.symbol)
             once = user is not None and _may_move(value, user)
             small = value.kind.level <= Level.HOST and not value.rounds and algebra.cost(value.expr) <= SMALL
-            if value.symbol not in stored and (once or small):
+            tame = algebra.bits(value.expr) * exponent <= algebra.MAX_BITS  # literals multiply, and powers of them
+            if value.symbol not in stored and tame and (once or small):
                 inlined[value.symbol] = value.expr
             else:
                 kept.append(value)
@@ -49,6 +51,12 @@ def run(program: Program) -> Program:
 
     host = rewrite(program.host)
     return replace(program, host=host, phases=tuple(rewrite(phase) for phase in program.phases))
+
+
+def _largest_exponent(program: Program) -> sp.Expr:
+    """Return the largest literal exponent in a program (at least 1): what a number in a base may be raised to."""
+    powers = (e for v in program.values for e in v.expr.atoms(sp.Pow))
+    return max((abs(e.exp) for e in powers if e.exp.is_Rational), default=sp.Integer(1))
 
 
 def _occurrences(expr: sp.Expr) -> Counter[sp.Symbol]:

@@ -67,6 +67,6 @@ def _share(
 
 def _worth(expr: sp.Expr) -> bool:
     """Return whether naming a piece saves anything."""
-    if expr.is_Atom or not expr.free_symbols or expr.is_Mul and expr.could_extract_minus_sign():
+    if expr.is_Atom or not expr.free_symbols or (expr.is_Mul and expr.could_extract_minus_sign()):
         return False  # a sign is free where the piece is used
     return algebra.cost(expr) > 0

@@ -1,0 +1,60 @@
+"""The backend of TorchInductor: ahead of time on CPU, through ``torch.compile`` elsewhere."""
+
+from __future__ import annotations
+
+import warnings
+
+from optlang.backends.loading import aot, jit, plain, toolchain
+from optlang.backends.loading.signature import Kernel, Signature
+from optlang.compiled import Variant
+
+
+def load(variant: Variant, signature: Signature, *, ahead_of_time: bool | None = None) -> Kernel:
+    """Return a compiled ``update``.
+
+    Whatever fails is said once, as a warning, and the next best way is taken: ahead of time, ``torch.compile``, eager.
+
+    Args:
+        variant: The variant.
+        signature: The types it will be called with.
+        ahead_of_time: Whether to build a library that is kept (on CPU); None decides by device.
+    """
+    on_cpu = signature.device == "cpu"
+    if ahead_of_time and not on_cpu:
+        _warn(f"kernels for {signature.device} are not built ahead of time; torch.compile is used")
+    if on_cpu and ahead_of_time is not False:
+        kernel = _ahead_of_time(variant, signature)
+        if kernel is not None:
+            return kernel
+    if on_cpu and toolchain.compiler() is None:
+        _warn(f"no C++ compiler was found, so rules run uncompiled, which is slower; {toolchain.advice()}")
+        return plain.load(variant, signature)
+    try:
+        return jit.load(variant, signature)
+    except Exception as error:
+        _warn(f"torch.compile failed for {variant.name}, which runs uncompiled: {_first_line(error)}")
+        return plain.load(variant, signature)
+
+
+def _ahead_of_time(variant: Variant, signature: Signature) -> Kernel | None:
+    """Return the library's kernel, from the cache or built, or None if neither is to be had."""
+    try:
+        kernel = aot.load(variant, signature)
+    except Exception:  # a library that this process cannot load is as good as none
+        kernel = None
+    if kernel is not None or toolchain.compiler() is None:
+        return kernel
+    try:
+        return aot.build(variant, signature)
+    except Exception as error:
+        _warn(f"{variant.name} could not be compiled ahead of time; torch.compile is used: {_first_line(error)}")
+        return None
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}".rstrip(": ")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=2)

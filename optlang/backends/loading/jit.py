@@ -1,0 +1,48 @@
+"""Kernels through ``torch.compile``: for devices and platforms without ahead-of-time kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from optlang.backends.loading.modules import load_module, source_for
+from optlang.backends.loading.signature import Kernel, Signature
+from optlang.compiled import Variant
+
+
+def load(variant: Variant, signature: Signature) -> Kernel:
+    """Return the ``update`` of a variant through ``torch.compile``, once for all sizes.
+
+    Sizes of 1 are baked into a graph whatever one asks for, so tensors are told apart by where they have them, and a
+    tensor with a single element is not worth a graph of its own.
+    """
+    source = source_for(variant, signature)
+    plain = load_module(source, variant.name)["update"]
+    options: dict[str, Any] = {"cpp.dynamic_threads": True} if signature.device == "cpu" else {}
+    compiled: dict[tuple[bool, ...], Any] = {}
+
+    def run(tensors: list[torch.Tensor]) -> None:
+        shape = tensors[0].shape
+        if len(shape) == 1 and shape[0] < 2:
+            plain(*tensors)
+            return
+        ones = tuple(n == 1 for n in shape)
+        update = compiled.get(ones)
+        # Views know their base, and a graph is guarded on its shape: a detached alias has none.
+        tensors = [tensor.data for tensor in tensors]
+        if update is None:
+            fresh = load_module(source, f"{variant.name} {''.join('01'[one] for one in ones)}")["update"]
+            update = compiled[ones] = torch.compile(fresh, dynamic=True, fullgraph=True, options=options)
+            _mark(tensors, signature)
+        update(*tensors)
+
+    return Kernel(run, "jit")
+
+
+def _mark(tensors: list[torch.Tensor], signature: Signature) -> None:
+    """Tell the compiler, on the first call, which sizes will change."""
+    for tensor, dims in zip(tensors, signature.dims, strict=False):
+        for k, i in enumerate(dims):
+            if i is not None and tensor.shape[k] > 1:
+                torch._dynamo.mark_dynamic(tensor, k)

@@ -1,0 +1,362 @@
+"""Syntax tree -> checked rule: every name its role, every state its kind, every mistake one finding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from keyword import iskeyword
+
+from optlang.diagnostics import Diagnostic, OptlangError
+from optlang.language import roles
+from optlang.language.builtins import BUILTINS, TIME
+from optlang.language.findings import Findings
+from optlang.language.functions import check_functions, check_size, declare_function
+from optlang.language.hypers import declare_hypers
+from optlang.language.kinds import STATIC, Kind, join
+from optlang.language.parse import parse
+from optlang.language.resolve import BODY, REQUIRE, Resolver
+from optlang.language.rule import Requirement, Rule, State
+from optlang.language.scope import DeclaredState, Scope
+from optlang.language.statements import Variant
+from optlang.language.states import check_states, declare_states
+from optlang.language.tree import (
+    Assign,
+    Call,
+    Def,
+    Expr,
+    HyperDecl,
+    HyperItem,
+    If,
+    Name,
+    OptimizerDecl,
+    Require,
+    Return,
+    StateDecl,
+    StateItem,
+    Stmt,
+    Tree,
+    Unsupported,
+)
+from optlang.language.values import Sort
+from optlang.language.walk import assigned, body_of, expressions, own_expressions, statements
+from optlang.language.warn import warn
+from optlang.language.worlds import World, worlds
+from optlang.source import Source, Span
+
+#: How many statements a rule may have: far above any published optimizer.
+MAX_STATEMENTS = 1_000
+
+#: How many variants of a rule are looked at; fewer for a rule that is very long when written out.
+MAX_WORLDS = 64
+MAX_VISITS = 100_000
+
+
+def check_text(source: Source) -> tuple[Rule | None, list[Diagnostic]]:
+    """Parse and check a rule; never raises for a bad one.
+
+    Returns:
+        The rule, or None if it has errors; and everything found, in the order of the text.
+    """
+    try:
+        tree = parse(source)
+    except OptlangError as error:
+        return None, list(error.diagnostics)
+    return check(tree)
+
+
+def check(tree: Tree) -> tuple[Rule | None, list[Diagnostic]]:
+    """Check a tree.
+
+    Returns:
+        The rule, or None if it has errors; and everything found, in the order of the text.
+    """
+    return _Check(tree).run()
+
+
+class _Check:
+    """The checks of one rule, in the order in which they build on each other."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self.findings = Findings(tree.source)
+        self.scope = Scope(self.findings)
+        self.resolver = Resolver(self.scope)
+        statement = (Assign, If, Return, Unsupported)
+        self.body: tuple[Stmt, ...] = tuple(item for item in tree.items if isinstance(item, statement))
+        self.requires = [item for item in tree.items if isinstance(item, Require)]
+        self.inferred = not roles.declares(tree)
+        self.kinds: dict[str, Kind] = {}
+
+    def run(self) -> tuple[Rule | None, list[Diagnostic]]:
+        """Return the rule and everything found."""
+        if not self.tree.items:
+            self.findings.add(
+                "E401",
+                "the rule is empty",
+                None,
+                help="write at least one update of the parameter: `p -= lr*g`",
+            )
+        elif len(list(statements(self.body))) > MAX_STATEMENTS:
+            self.findings.add(
+                "E512",
+                f"the rule has more than {MAX_STATEMENTS:,} statements",
+                None,
+                help="an optimizer's formula is a few dozen lines: is this the right file?",
+            )
+        else:
+            self.check_all()
+        if self.findings.has_errors:
+            return None, self.findings.diagnostics
+        rule = self.rule()
+        warn(rule, self.looked_at, self.findings)
+        return rule, self.findings.diagnostics
+
+    def check_all(self) -> None:
+        """Run the checks of a rule that has a body of reasonable size."""
+        self.excuse()
+        self.declare()
+        writable = check_functions(self.scope)
+        self.resolve()
+        check_states(self.scope, self.resolver, self.reads_t())
+        self.check_writes_p()
+        if writable and check_size(self.body, self.scope):
+            self.check_kinds()
+
+    # Names --------------------------------------------------------------------------------------------------
+
+    def excuse(self) -> None:
+        """Make the names that a construct of a later version would define known."""
+        for node in self.unsupported():
+            self.scope.excused.update(node.defines)
+            self.scope.blind |= node.what == "`use`"
+
+    def unsupported(self) -> Iterator[Unsupported]:
+        """Yield everything in the rule that this version does not compile."""
+        for block in (self.body, *(body_of(f) for f in self.tree.items if isinstance(f, Def))):
+            for statement in statements(block):
+                if isinstance(statement, Unsupported):
+                    yield statement
+                for own in own_expressions(statement):
+                    yield from (e for e in expressions(own) if isinstance(e, Unsupported))
+
+    def declare(self) -> None:
+        """Fill the scope from the declarations, or from the roles that an undeclared rule implies."""
+        first: OptimizerDecl | None = None
+        for item in self.tree.items:
+            match item:
+                case OptimizerDecl():
+                    self.optimizer(item, first)
+                    first = first or item
+                case HyperDecl():
+                    declare_hypers(item, self.scope)
+                case StateDecl():
+                    declare_states(item, self.scope)
+                case Def():
+                    declare_function(item, self.scope)
+                case _:
+                    pass
+        if self.inferred:
+            self.infer()
+        for name in assigned(self.body):
+            if self.resolver.role(name.name) is None and name.name not in self.scope.functions:
+                self.scope.locals.setdefault(name.name, name.span)
+
+    def optimizer(self, item: OptimizerDecl, first: OptimizerDecl | None) -> None:
+        """Check the name of the class."""
+        name = item.name
+        if first is not None:
+            self.findings.add(
+                "E406",
+                "the rule has two names",
+                name.span,
+                label="second `optimizer`",
+                help="a file holds one rule: put the other into a file of its own",
+                related=(("first named here", first.name.span),),
+            )
+        elif not name.name.isidentifier() or iskeyword(name.name):
+            self.findings.add(
+                "E406",
+                f"`{name.text}` cannot be the name of a class in Python",
+                name.span,
+                label="expected a name such as `MyOptimizer`",
+                help="letters, digits and underscores; no Python keyword",
+            )
+
+    def infer(self) -> None:
+        """Give the names of a rule that declares nothing their roles."""
+        found = roles.infer(self.scope.functions, self.body)
+        for name in found.states:
+            if name.name not in self.scope.excused:
+                item = StateItem(name.span, name, None, None, None)
+                self.scope.states[name.name] = DeclaredState(item, "tensor", None)
+        for name in found.hypers:
+            if name.name not in self.scope.excused:
+                declare_hypers(HyperDecl(name.span, (HyperItem(name.span, name, None, None),), None), self.scope)
+        self.scope.places.clear()  # nothing is declared, so no place is worth showing
+        for name in found.hypers:
+            self.scope.places[name.name] = name.span
+
+    def resolve(self) -> None:
+        """Check every name and call of functions, requirements and statements."""
+        for require in self.requires:
+            self.resolver.expression(require.condition, REQUIRE)
+            self.refuse_calls(require.condition)
+        for function in self.scope.functions.values():
+            self.resolver.function(function)
+        self.resolver.block(self.body, BODY)
+
+    def refuse_calls(self, condition: Expr) -> None:
+        """Report calls of the rule's own functions in a requirement."""
+        for node in expressions(condition):
+            if isinstance(node, Call) and isinstance(node.function, Name):
+                if node.function.name in self.scope.functions:
+                    self.findings.add(
+                        "E311",
+                        "a requirement cannot call a function of the rule",
+                        node.span,
+                        label="expected comparisons and arithmetic",
+                        help="write out what the function computes",
+                    )
+
+    def reads_t(self) -> Span | None:
+        """Return where the rule first reads the step count of a tensor."""
+        for expr in self.expressions():
+            for node in expressions(expr):
+                if isinstance(node, Name) and node.name == "t":
+                    return node.span
+                if isinstance(node, Call) and isinstance(node.function, Name):
+                    called = BUILTINS.get(node.function.name)
+                    if called is not None and called.group == TIME:
+                        return node.span
+        return None
+
+    def expressions(self) -> Iterator[Expr]:
+        """Yield the outermost expressions of the rule: statements, functions, states and requirements."""
+        for block in (self.body, *(body_of(f) for f in self.scope.functions.values())):
+            for statement in statements(block):
+                yield from own_expressions(statement)
+        for state in self.scope.states.values():
+            yield from (e for e in (state.item.initial, state.when) if e is not None)
+        yield from (require.condition for require in self.requires)
+
+    def conditions(self) -> Iterator[Expr]:
+        """Yield the expressions that are conditions by their place."""
+        for block in (self.body, *(body_of(f) for f in self.scope.functions.values())):
+            for statement in statements(block):
+                if isinstance(statement, If):
+                    yield from (condition for condition, _ in statement.branches)
+        yield from (s.when for s in self.scope.states.values() if s.when is not None)
+        yield from (require.condition for require in self.requires)
+
+    def check_writes_p(self) -> None:
+        """Report a rule that leaves the parameter as it is."""
+        if any(name.name == "p" for name in assigned(self.body)) or any(self.unsupported()):
+            return
+        near = next((n for n in assigned(self.body) if n.name in ("P", "param", "theta", "w", "x")), None)
+        self.findings.add(
+            "E402",
+            "the rule never changes the parameter `p`",
+            near.span if near else None,
+            label=f"`{near.text}` is a name of the rule's own; the parameter is `p`" if near else None,
+            help="add the update, for example `p -= lr*g`",
+        )
+
+    # Kinds --------------------------------------------------------------------------------------------------
+
+    looked_at: tuple[World, ...] = ()
+
+    def check_kinds(self) -> None:
+        """Read the rule in every sample world; then once more for each branch that none of them took."""
+        size = sum(1 for expr in self.expressions() for _ in expressions(expr)) + 1
+        limit = max(4, min(MAX_WORLDS, MAX_VISITS // size))
+        found = worlds(self.scope, self.expressions(), self.conditions(), limit)
+        seen: dict[Span, set[bool]] = {}
+        looked_at = []
+        for i, world in enumerate(found):
+            variant = Variant(self.scope, world, self.findings, {}, seen)
+            if self.permitted(variant, i == 0):
+                looked_at.append(world)
+                self.read(variant)
+        self.looked_at = tuple(looked_at)
+        tried: set[tuple[Span, bool]] = set()
+        while len(tried) < limit:
+            missed = ((span, True not in answers) for span, answers in seen.items() if len(answers) == 1)
+            forced = next((pair for pair in missed if pair not in tried), None)
+            if forced is None:
+                break
+            tried.add(forced)
+            self.read(Variant(self.scope, found[0], self.findings, dict([forced]), seen))
+
+    def read(self, variant: Variant) -> None:
+        """Read the rule in one world and note the kinds of its states."""
+        variant.rule(self.body)
+        for name, exists in variant.exists.items():
+            if exists:
+                self.kinds[name] = join((self.kinds.get(name, STATIC), variant.kinds[name]))
+
+    def permitted(self, variant: Variant, default: bool) -> bool:
+        """Whether a world meets the requirements; the defaults must."""
+        for require in self.requires:
+            held = variant.condition(require.condition)
+            if held.sort is Sort.UNKNOWN:
+                continue
+            if not held.is_static:
+                self.findings.add(
+                    "E311",
+                    "a requirement must be a condition on hyperparameters",
+                    require.condition.span,
+                    label="cannot be computed when the optimizer is made",
+                    help="comparisons, arithmetic, and functions such as max, min, sqrt, exp and log can be used",
+                )
+            elif held.truth is False:
+                if default and not any(self.scope.hypers[n].required for n in self.names(require)):
+                    self.findings.add(
+                        "E410",
+                        "the defaults do not meet this requirement",
+                        require.condition.span,
+                        label="does not hold for the defaults",
+                        help="change a default, or the requirement",
+                    )
+                return default
+        return True
+
+    def names(self, require: Require) -> list[str]:
+        """Return the hyperparameters that a requirement reads."""
+        nodes = expressions(require.condition)
+        return [n.name for n in nodes if isinstance(n, Name) and n.name in self.scope.hypers]
+
+    # The rule -----------------------------------------------------------------------------------------------
+
+    def rule(self) -> Rule:
+        """Return the rule; there were no errors."""
+        scope, source = self.scope, self.tree.source
+        named = next((item for item in self.tree.items if isinstance(item, OptimizerDecl)), None)
+        states = tuple(
+            State(
+                state.name,
+                state.key,
+                state.scope,
+                self.kinds.get(state.name, STATIC),
+                state.item.initial,
+                state.when,
+                state.item.span,
+            )
+            for state in scope.states.values()
+        )
+        requirements = tuple(
+            Requirement(r.condition, r.message or f"must hold: {source.excerpt(r.condition.span)}", r.span)
+            for r in self.requires
+        )
+        return Rule(
+            named.name.name if named else None,
+            self.tree.doc.value if self.tree.doc else None,
+            named.reference if named else None,
+            tuple(scope.hypers.values()),
+            requirements,
+            states,
+            dict(scope.functions),
+            self.body,
+            self.inferred,
+            self.tree,
+        )
+
+

@@ -1,0 +1,68 @@
+"""Small tables of floats with the few operations that trying out a rule takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table with ``rows`` x ``cols`` numbers, row by row; sizes of 1 are spread where tables meet."""
+
+    rows: int
+    cols: int
+    data: tuple[float, ...]
+
+    @property
+    def is_number(self) -> bool:
+        """Whether it is one number."""
+        return len(self.data) == 1
+
+    def spread(self, rows: int, cols: int) -> Sequence[float]:
+        """Return the numbers as those of a larger table."""
+        if (self.rows, self.cols) == (rows, cols):
+            return self.data
+        row, col = (0 if self.rows == 1 else 1), (0 if self.cols == 1 else 1)
+        return [self.data[row * i * self.cols + col * j] for i in range(rows) for j in range(cols)]
+
+
+def number(value: float) -> Grid:
+    """Return one number as a table."""
+    return Grid(1, 1, (float(value),))
+
+
+def size(grids: Iterable[Grid]) -> tuple[int, int]:
+    """Return the size that some tables are spread to when they meet."""
+    several = tuple(grids)
+    return max(g.rows for g in several), max(g.cols for g in several)
+
+
+def each(function: Callable[..., float], *grids: Grid) -> Grid:
+    """Return ``function`` of each element of some tables."""
+    rows, cols = size(grids)
+    columns = [grid.spread(rows, cols) for grid in grids]
+    return Grid(rows, cols, tuple(map(function, *columns)))
+
+
+def reduce(function: Callable[[Sequence[float]], float], grid: Grid, rows: bool, cols: bool) -> Grid:
+    """Return ``function`` of the rows, the columns or the whole of a table."""
+    if rows and cols:
+        return number(function(grid.data))
+    table = [grid.data[i * grid.cols : (i + 1) * grid.cols] for i in range(grid.rows)]
+    if cols:
+        return Grid(grid.rows, 1, tuple(map(function, table)))
+    if rows:
+        return Grid(1, grid.cols, tuple(function(column) for column in zip(*table, strict=True)))
+    return grid
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean of some numbers."""
+    return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+
+
+def total(values: Sequence[float]) -> float:
+    """Return the sum of some numbers."""
+    return math.fsum(values) if all(map(math.isfinite, values)) else math.nan

@@ -1,0 +1,131 @@
+"""The documentation is complete and current."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import optlang
+from optlang.catalogue import CATALOGUE
+from optlang.language.builtins import BUILTINS
+from optlang.language.check import check_text
+from optlang.source import Source
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NAMES = [path.name for path in PAGES]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the generated pages."""
+    folder = tmp_path_factory.mktemp("reference")
+    code = "import generate, pathlib, sys; generate.write_all(pathlib.Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, cwd=ROOT / "docs")
+    return folder
+
+
+def blocks(path: Path, language: str) -> Iterator[str]:
+    """Return the code blocks of a page in one language."""
+    text = path.read_text(encoding="utf-8")
+    yield from re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_rules_in_the_pages_are_rules(path: Path) -> None:
+    for text in blocks(path, "opt"):
+        _, found = check_text(Source(text, path.name))
+        errors = [d.render() for d in found if d.is_error]
+        assert errors == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_python_in_the_pages_is_python(path: Path) -> None:
+    for text in blocks(path, "python"):
+        ast.parse(text)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_links_lead_somewhere(path: Path, reference: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+        if re.match(r"https?://", target):
+            continue
+        page = path.parent / target
+        generated = reference / target.removeprefix("docs/").removeprefix("reference/")
+        assert page.exists() or generated.exists(), f"{path.name} links to {target}"
+
+
+def test_generated_pages_are_complete(reference: Path) -> None:
+    functions = (reference / "functions.md").read_text(encoding="utf-8")
+    assert [name for name in BUILTINS if f"`{name}(" not in functions] == []
+    diagnostics = (reference / "diagnostics.md").read_text(encoding="utf-8")
+    assert [code for code in CATALOGUE if f"### {code}: " not in diagnostics] == []
+    library = (reference / "rules" / "index.md").read_text(encoding="utf-8")
+    assert [name for name in optlang.rules.names() if f"[{name}]" not in library] == []
+
+
+def test_a_rule_page_says_everything_of_its_rule(reference: Path) -> None:
+    page = (reference / "rules" / "adamw.md").read_text(encoding="utf-8")
+    for word in (
+        "beta1",
+        "`betas[0]`",
+        "0.999",
+        "exp_avg_sq",
+        "when `amsgrad`",
+        r"\sqrt",
+        "torch.optim.AdamW",
+    ):
+        assert word in page
+
+
+def test_the_passes_page_follows_the_pipeline(reference: Path) -> None:
+    from optlang.ir.passes import PIPELINE
+
+    headings = re.findall(r"^## (\w+)$", (reference / "passes.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert headings == ["lower", *(name for name, _ in PIPELINE)]
+
+
+def test_the_readme_shows_what_the_compiler_prints_today() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rule = (ROOT / "examples" / "adamw.opt").read_text(encoding="utf-8")
+    shown = [code for code in blocks(ROOT / "README.md", "python") if "def update(" in code]
+    assert [code.strip() for code in shown] == [optlang.emit(rule).strip()]
+    assert rule in text
+
+
+def test_the_readme_lists_the_library() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [name for name in optlang.rules.names() if not re.search(rf"\b{name}\b", text)] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_pages_name_commands_that_exist(path: Path) -> None:
+    from optlang.cli.app import app
+
+    known = {command.name for command in app.registered_commands}
+    used = set(re.findall(r"`optlang (\w+)", path.read_text(encoding="utf-8")))
+    used |= set(re.findall(r"^optlang (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    assert used <= known
+
+
+@pytest.mark.slow
+def test_the_documentation_builds_without_warnings(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "-W",
+        "--keep-going",
+        "-q",
+        "-b",
+        "html",
+        str(ROOT / "docs"),
+        str(tmp_path),
+    ]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "reference" / "rules" / "adamw.html").exists()

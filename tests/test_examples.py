@@ -1,0 +1,76 @@
+"""The examples run and show what they say they show."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+#: Examples that take a backend run on the eager one here: what they show does not depend on it.
+WITH_BACKEND = sorted(
+    path.name for path in EXAMPLES.glob("*.py") if "--backend" in path.read_text(encoding="utf-8")
+)
+
+
+def run(name: str, *arguments: str) -> str:
+    """Run an example in a process of its own and return what it prints."""
+    backend = ["--backend", "eager"] if name in WITH_BACKEND else []
+    command = [sys.executable, "-W", "error::UserWarning", str(EXAMPLES / name), *backend, *arguments]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+def number_after(words: str, text: str) -> float:
+    """Return the number that follows some words in a text."""
+    found = re.search(re.escape(words) + r"\D*?(-?\d[\d.e+-]*)", text)
+    assert found, f"{words!r} is not in:\n{text}"
+    return float(found[1])
+
+
+def test_every_example_is_tested() -> None:
+    tests = Path(__file__).read_text(encoding="utf-8")
+    missing = [path.name for path in EXAMPLES.glob("[0-9]*.py") if f'"{path.name}"' not in tests]
+    assert missing == []
+
+
+@pytest.mark.slow
+def test_digits(tmp_path: Path) -> None:
+    picture = tmp_path / "curves.png"
+    out = run("01_digits.py", "--plot", str(picture))
+    assert picture.stat().st_size > 20_000
+    accuracies = [float(share) for share in re.findall(r"(\d+\.\d)%", out)][-2:]
+    assert min(accuracies) > 95
+    assert number_after("largest difference between the two networks' weights:", out) < 1e-2
+
+
+def test_one_line() -> None:
+    out = run("02_one_line.py")
+    assert number_after("largest difference:", out) < 1e-5
+    assert "TypeError" in out and "beta" in out
+
+
+def test_groups_and_schedules() -> None:
+    out = run("03_groups_and_schedules.py")
+    losses = [float(loss) for loss in re.findall(r"loss (\d+\.\d+)", out)]
+    assert losses[-1] < 0.2 * losses[0]
+    assert "weight_decay: 0.05" in out and "weight_decay: 0.0\n" in out
+
+
+def test_mistakes() -> None:
+    out = run("04_mistakes.py")
+    assert out.count("error[") >= 5
+    assert "did you mean" in out
+
+
+def test_checkpoints() -> None:
+    out = run("05_checkpoints.py")
+    assert number_after("largest difference from 30 steps of torch.optim.Adam:", out) < 1e-5
+    assert "exp_avg" in out
+
+
+def test_generated_code() -> None:
+    out = run("06_generated_code.py")
+    assert out.count("def update(") == 2

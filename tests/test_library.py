@@ -1,0 +1,279 @@
+"""The battery: what every rule of the library must pass. A new ``.opt`` file is tested without an edit here."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+import subprocess
+import sys
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from references import make_reference, reference_class, row
+from trajectories import (
+    cases,
+    default_dtype,
+    difference,
+    feed,
+    gradients,
+    library_class,
+    library_rule,
+    run,
+    run_interpreter,
+    run_reference,
+    start,
+    tensors,
+)
+
+import optlang.rules
+from optlang.language.parse import parse
+from optlang.language.unparse import format_tree
+from optlang.source import Source
+
+NAMES = optlang.rules.names()
+CASES = [(name, index) for name in NAMES for index in range(len(cases(name)))]
+IDS = [f"{name}-{index}" for name, index in CASES]
+FROM_TORCH = [name for name in NAMES if (library_rule(name).reference or "").startswith("torch.")]
+TORCH_CASES = [case for case in CASES if case[0] in FROM_TORCH]
+TORCH_IDS = [f"{name}-{index}" for name, index in TORCH_CASES]
+
+#: Keywords of torch.optim that choose an implementation, not an algorithm.
+SWITCHES = {"foreach", "fused", "capturable", "differentiable"}
+
+every_rule = pytest.mark.parametrize("name", NAMES)
+every_case = pytest.mark.parametrize(("name", "index"), CASES, ids=IDS)
+every_torch_case = pytest.mark.parametrize(("name", "index"), TORCH_CASES, ids=TORCH_IDS)
+
+
+@cache
+def eager(name: str, index: int, dtype: torch.dtype, missing: bool = False) -> list[np.ndarray]:
+    """Return where a rule takes the starting values, by plain torch operations."""
+    return run(library_class(name), gradients(missing=missing), dtype, **cases(name)[index])
+
+
+# The algorithm ------------------------------------------------------------------------------------------------
+
+
+@every_case
+def test_agrees_with_its_reference(name: str, index: int) -> None:
+    if make_reference(name, library_rule(name).reference, tensors(start(), torch.float32)) is None:
+        pytest.skip("the rule names no reference")
+    expected = run_reference(name, gradients(), torch.float64, **cases(name)[index])
+    assert difference(eager(name, index, torch.float64), expected, moved_from=start()) < 1e-10
+    expected = run_reference(name, gradients(), torch.float32, **cases(name)[index])
+    assert difference(eager(name, index, torch.float32), expected) < 1e-5
+
+
+@every_case
+def test_agrees_with_the_interpreter(name: str, index: int) -> None:
+    expected = run_interpreter(library_rule(name), gradients(), cases(name)[index])
+    assert difference(eager(name, index, torch.float64), expected, moved_from=start()) < 1e-10
+
+
+@every_rule
+def test_absent_gradients(name: str) -> None:
+    history, index = gradients(missing=True), len(cases(name)) - 1
+    result = eager(name, index, torch.float64, missing=True)
+    expected = run_interpreter(library_rule(name), history, cases(name)[index])
+    assert difference(result, expected, moved_from=start()) < 1e-10
+    if name in FROM_TORCH:
+        expected = run_reference(name, history, torch.float64, **cases(name)[index])
+        assert difference(result, expected, moved_from=start()) < 1e-10
+
+
+@every_rule
+def test_groups_have_their_own_hyperparameters(name: str) -> None:
+    settings = (cases(name)[0], {**cases(name)[-1], "lr": 0.3 * cases(name)[-1]["lr"]})
+    history = gradients(steps=5)
+    both = [tensors(start(), torch.float64) for _ in settings]
+    groups = [{"params": params, **hypers} for params, hypers in zip(both, settings, strict=True)]
+    feed(library_class(name)(groups), both[0] + both[1], [list(step) * 2 for step in history])
+    for params, hypers in zip(both, settings, strict=True):
+        expected = run_interpreter(library_rule(name), history, hypers)
+        assert difference([p.detach().numpy() for p in params], expected, moved_from=start()) < 1e-10
+
+
+@every_rule
+def test_goes_down_the_valley_of_rosenbrock(name: str) -> None:
+    p = torch.nn.Parameter(torch.tensor([[-1.0, 1.5]], dtype=torch.float64))
+    optimizer = library_class(name)([p], **row(name).rosenbrock)
+
+    def valley() -> float:
+        x, y = p.detach()[0].tolist()
+        p.grad = p.new_tensor([[-2 * (1 - x) - 400 * x * (y - x * x), 200 * (y - x * x)]])
+        return float((1 - x) ** 2 + 100 * (y - x * x) ** 2)
+
+    first = valley()
+    for _ in range(600):
+        valley()
+        optimizer.step()
+    assert valley() < first / 20
+
+
+def test_proximal_sgd_solves_the_lasso() -> None:
+    linear_model = pytest.importorskip("sklearn.linear_model")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 8))
+    y = x @ np.array([3.0, -2, 0, 0, 0, 1, 0, 0]) + 0.1 * rng.standard_normal(40)
+    expected = linear_model.Lasso(alpha=0.3, fit_intercept=False, tol=1e-12).fit(x, y).coef_
+    (p,) = tensors([np.zeros(8)], torch.float64)
+    optimizer = library_class("ProximalSGD")([p], lr=0.3, l1=0.3)
+    for _ in range(300):
+        p.grad = torch.tensor(x.T @ (x @ p.detach().numpy() - y) / len(y))
+        optimizer.step()
+    np.testing.assert_allclose(p.detach().numpy(), expected, atol=1e-10)
+    assert (p == 0).sum() == (expected == 0).sum() > 0
+
+
+# The class ----------------------------------------------------------------------------------------------------
+
+
+@every_rule
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_keeps_types_and_stays_finite(name: str, dtype: torch.dtype) -> None:
+    params = tensors(start(), dtype)
+    optimizer = library_class(name)(params, lr=row(name).lr)
+    feed(optimizer, params, gradients(steps=3))
+    for p in params:
+        assert p.dtype == dtype and torch.isfinite(p).all()
+        for key, value in optimizer.state[p].items():
+            if value.shape == p.shape and p.ndim:
+                assert value.dtype == dtype, key
+            assert torch.isfinite(value).all(), key
+
+
+@every_case
+def test_a_checkpoint_goes_on_as_if_nothing_had_happened(name: str, index: int) -> None:
+    history = gradients(steps=6)
+    params = tensors(start(), torch.float64)
+    optimizer = library_class(name)(params, **cases(name)[index])
+    feed(optimizer, params, history[:3])
+    saved = pickle.loads(pickle.dumps(optimizer.state_dict()))
+    again = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    other = library_class(name)(again)
+    other.load_state_dict(saved)
+    feed(optimizer, params, history[3:])
+    feed(other, again, history[3:])
+    for p, q in zip(params, again, strict=True):
+        assert torch.equal(p, q)
+
+
+@every_torch_case
+def test_checkpoints_go_to_torch_and_back(name: str, index: int) -> None:
+    history, hypers = gradients(steps=9), cases(name)[index]
+    with default_dtype(torch.float64):
+        params = tensors(start(), torch.float64)
+        theirs = make_reference(name, library_rule(name).reference, params, **hypers)
+        feed(theirs, params, history[:3])
+
+        copied = [torch.nn.Parameter(p.detach().clone()) for p in params]
+        ours = library_class(name)(copied)
+        ours.load_state_dict(copy.deepcopy(theirs.state_dict()))
+        feed(ours, copied, history[3:6])
+
+        returned = [torch.nn.Parameter(p.detach().clone()) for p in copied]
+        back = make_reference(name, library_rule(name).reference, returned)
+        back.load_state_dict(copy.deepcopy(ours.state_dict()))
+        feed(back, returned, history[6:])
+        feed(theirs, params, history[3:])
+    expected = [p.detach().numpy() for p in params]
+    assert difference([p.detach().numpy() for p in returned], expected, moved_from=start()) < 1e-10
+    for p, q in zip(params, returned, strict=True):
+        assert set(theirs.state[p]) == set(back.state[q])
+
+
+@pytest.mark.parametrize("name", FROM_TORCH)
+def test_takes_the_keywords_of_torch(name: str) -> None:
+    def keywords(cls: Any) -> list[tuple[str, Any]]:
+        parameters = inspect.signature(cls).parameters.values()
+        return [(p.name, p.default) for p in parameters if p.name not in SWITCHES | {"params"}]
+
+    theirs, ours = keywords(reference_class(library_rule(name).reference)), keywords(library_class(name))
+    if name == "Adam":  # torch has `maximize` among the switches before it
+        theirs, ours = sorted(theirs, key=str), sorted(ours, key=str)
+    assert ours == theirs
+
+
+@every_rule
+def test_refuses_what_is_out_of_range(name: str) -> None:
+    params = tensors(start(), torch.float32)
+    with pytest.raises(ValueError, match="lr"):
+        library_class(name)(params, lr=-1.0)
+    with pytest.raises(TypeError, match="lrr"):
+        library_class(name)(params, lrr=1.0)
+
+
+def test_torch_ranges_are_ours() -> None:
+    bad: dict[str, list[dict[str, Any]]] = {
+        "SGD": [{"momentum": -1.0}, {"nesterov": True}, {"nesterov": True, "momentum": 0.9, "dampening": 0.1}],
+        "Adam": [{"betas": (1.0, 0.9)}, {"betas": (0.9, -0.1)}, {"eps": -1.0}, {"weight_decay": -1.0}],
+        "NAdam": [{"momentum_decay": -1.0}],
+        "Adagrad": [{"lr_decay": -1.0}, {"initial_accumulator_value": -1.0}],
+        "Adadelta": [{"rho": 1.5}],
+        "RMSprop": [{"alpha": -0.5}, {"momentum": -0.5}],
+        "Rprop": [{"etas": (0.5, 0.9)}, {"etas": (1.5, 2.0)}, {"etas": (0.0, 1.2)}],
+        "Adafactor": [{"beta2_decay": 0.5}, {"d": 0.5}, {"eps": (-1.0, 1e-3)}, {"eps": (None, -1.0)}],
+    }
+    for name, rows in bad.items():
+        for hypers in rows:
+            for cls in (reference_class(library_rule(name).reference), library_class(name)):
+                with pytest.raises(ValueError):
+                    cls(tensors(start(), torch.float32), **hypers)
+
+
+# The files ----------------------------------------------------------------------------------------------------
+
+
+@every_rule
+def test_file_is_documented_and_formatted(name: str) -> None:
+    rule = library_rule(name)  # free of errors and warnings, or this fails
+    assert rule.doc is not None and "https://" in rule.doc, "name the paper"
+    assert [h.name for h in rule.hypers if not h.doc] == [], "say what each hyperparameter is"
+    file = optlang.rules.path(name)
+    assert file.stem == name.lower()
+    assert file.read_text(encoding="utf-8") == format_tree(parse(Source(file.read_text(encoding="utf-8"))))
+
+
+def test_library_is_found_by_any_spelling() -> None:
+    rules = optlang.rules
+    assert "AdamW" in rules.names() and "AdamW" in dir(rules)
+    assert rules["adamw"] is rules.AdamW is rules["AdamW"]
+    assert rules.AdamW.__module__ == "optlang.rules" and rules.AdamW.__name__ == "AdamW"
+    assert pickle.loads(pickle.dumps(rules.AdamW)) is rules.AdamW
+    assert rules.path("SGD").name == "sgd.opt"
+    with pytest.raises(KeyError, match="did you mean Adamax"):
+        rules["adamx"]
+    with pytest.raises(AttributeError, match="did you mean RMSprop"):
+        _ = rules.RMSProp
+    with pytest.raises(AttributeError, match="there are AdaBelief"):
+        _ = rules.nothing_like_it
+    assert not hasattr(rules, "__wrapped__")
+
+
+def test_listing_the_library_needs_no_torch() -> None:
+    code = "import sys, optlang.rules; optlang.rules.names(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Compiled -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.compiler
+@every_rule
+def test_one_kernel_does_what_torch_operations_do(name: str) -> None:
+    shapes = ((4, 6), (33, 5))
+    history = gradients(shapes, steps=20)
+    results = []
+    for backend in ("eager", "inductor"):
+        params = tensors(start(shapes), torch.float32)
+        cls = library_class(name, backend)
+        optimizer = cls(params, **cases(name)[0])
+        for number, step in enumerate(history):
+            optimizer.param_groups[0]["lr"] = cases(name)[0]["lr"] * (1 - number / 40)
+            feed(optimizer, params, [step])
+        results.append([p.detach().double().numpy() for p in params])
+    assert difference(results[1], results[0]) < 1e-5
