@@ -10,7 +10,7 @@ generated module, whose functions the runtime calls:
 ``update(...)``        one tensor: the tensors of ``tensors`` viewed as ``layout`` says, then the packed coefficients;
                        writes in place those named in ``written``
 
-Values that these take are named: a hyperparameter's name, ``t``, ``first``, a fact (``ndim numel rows cols eps``),
+Values that these take are named: a hyperparameter's name, ``t``, ``first``, a fact (``ndim numel rows cols eps_of``),
 ``group.NAME`` (a key of the param group; ``group.t`` is the group's step, from 1), a state's name (its value before
 the step), or a group state's name with a ``'`` behind it (its value after the group's update).
 """
@@ -31,7 +31,7 @@ class Facts(NamedTuple):
     numel: int
     rows: int
     cols: int
-    eps: float  # machine epsilon of the type the parameter is stored in
+    eps_of: float  # machine epsilon of the type the parameter is stored in
 
 
 @dataclass(frozen=True)

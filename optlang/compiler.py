@@ -27,7 +27,7 @@ from optlang.language.specialise import Special, specialise, too_large
 from optlang.source import Source
 
 #: What a tensor is taken to be where none is at hand (``optlang emit``).
-EXAMPLE = Facts(ndim=2, numel=6, rows=2, cols=3, eps=2.0**-23)
+EXAMPLE = Facts(ndim=2, numel=6, rows=2, cols=3, eps_of=2.0**-23)
 
 
 def compile_source(source: Source, name: str | None = None) -> CompiledRule:

@@ -11,6 +11,7 @@ import pytest
 
 import optlang
 from optlang.catalogue import CATALOGUE
+from optlang.diagnostics import render_all
 from optlang.language.builtins import BUILTINS
 from optlang.language.check import check_text
 from optlang.source import Source
@@ -89,17 +90,44 @@ def test_the_passes_page_follows_the_pipeline(reference: Path) -> None:
     assert headings == ["lower", *(name for name, _ in PIPELINE)]
 
 
-def test_the_readme_shows_what_the_compiler_prints_today() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+WRONG = """\
+optimizer Wrong
+hyper lr = 0.1 >= 0, beta = 0.9 in [0, 1)
+state m
+
+m = bata*m + g
+p -= lr*norm(m, axis=0)
+"""
+
+
+def readme_sections() -> dict[str, str]:
+    """Return the parts of the README that are made from the code."""
     rule = (ROOT / "examples" / "adamw.opt").read_text(encoding="utf-8")
-    shown = [code for code in blocks(ROOT / "README.md", "python") if "def update(" in code]
-    assert [code.strip() for code in shown] == [optlang.emit(rule).strip()]
-    assert rule in text
+    findings = render_all(check_text(Source(WRONG, "wrong.opt"))[1])
+    rows = [check_text(Source(optlang.rules.path(name).read_text("utf-8")))[0] for name in optlang.rules.names()]
+    library: dict[str, list[str]] = {}
+    for found in rows:
+        assert found is not None and found.name is not None
+        library.setdefault(str(found.reference).partition(".")[0], []).append(found.name)
+    return {
+        "rule": f"```opt\n{rule}```",
+        "source": f"```python\n{optlang.emit(rule).strip()}\n```",
+        "mistake": f"```console\n$ cat wrong.opt\n{WRONG}\n$ optlang check wrong.opt\n{findings}\n```",
+        "library": "\n".join(f"- as in `{module}`: {', '.join(names)}" for module, names in library.items()),
+    }
 
 
-def test_the_readme_lists_the_library() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert [name for name in optlang.rules.names() if not re.search(rf"\b{name}\b", text)] == []
+def test_the_parts_of_the_readme_that_are_made_are_current(request: pytest.FixtureRequest) -> None:
+    path = ROOT / "README.md"
+    text = current = path.read_text(encoding="utf-8")
+    for name, made in readme_sections().items():
+        pattern = rf"(?s)(<!-- begin {name} -->\n).*?(<!-- end -->)"
+        assert re.search(pattern, current), f"the README has no section {name}"
+        current = re.sub(pattern, lambda found, made=made: f"{found[1]}\n{made}\n\n{found[2]}", current)
+    if request.config.getoption("--update-golden", default=False):
+        path.write_text(current, encoding="utf-8")
+    else:
+        assert text == current
 
 
 @pytest.mark.parametrize("path", PAGES, ids=NAMES)
@@ -107,8 +135,9 @@ def test_pages_name_commands_that_exist(path: Path) -> None:
     from optlang.cli.app import app
 
     known = {command.name for command in app.registered_commands}
-    used = set(re.findall(r"`optlang (\w+)", path.read_text(encoding="utf-8")))
-    used |= set(re.findall(r"^optlang (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    text = path.read_text(encoding="utf-8")
+    used = set(re.findall(r"(?:`|^\$ |\| )optlang (\w+)", text, re.MULTILINE))
+    used |= {word for block in blocks(path, "bash") for word in re.findall(r"^optlang (\w+)", block, re.MULTILINE)}
     assert used <= known
 
 

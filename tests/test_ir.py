@@ -20,7 +20,7 @@ from optlang.language.specialise import specialise
 from optlang.source import Source
 from tests import numpy_backend
 
-FACTS = Facts(ndim=2, numel=12, rows=3, cols=4, eps=2.0**-52)
+FACTS = Facts(ndim=2, numel=12, rows=3, cols=4, eps_of=2.0**-52)
 
 
 def compiled(text: str) -> CompiledRule:
@@ -61,7 +61,7 @@ def test_numpy_backend_agrees_with_the_generated_torch(name: str, ndim: int) -> 
     p, g = (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))
     module: dict[str, object] = {}
     exec(variant.source, module)  # noqa: S102 - our own generated text
-    known = {**values, **facts._asdict(), "t": 3.0, "first": False}
+    known = {**values, **facts._asdict(), "t": 30.0, "first": False}
     states = module["start"](p, g, *(known[n] for n in variant.start_arguments))  # type: ignore[operator]
     for slot in variant.slots:  # a state in mid-run: not zero, not negative
         if slot.place != "host":

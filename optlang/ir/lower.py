@@ -20,7 +20,7 @@ from optlang.language.rule import Rule, State
 from optlang.language.specialise import Special, dims_of
 from optlang.source import Source, Span
 
-FACTS = ("ndim", "numel", "rows", "cols", "eps")
+FACTS = ("ndim", "numel", "rows", "cols", "eps_of")
 REDUCTIONS = ("sum", "mean", "max", "min")
 
 
@@ -339,7 +339,7 @@ class _Lowering:
         assert isinstance(node.function, ast.Name)
         name = node.function.name
         if name == "eps_of":
-            return self.input("eps", HOST)
+            return self.input("eps_of", HOST)
         args = [self.expr(a.value) for a in node.arguments if a.name is None]
         if name in REDUCTIONS and len(args) == 1:
             dim = next((dims_of(a.value) for a in node.arguments if a.name == "dim"), None)

@@ -77,7 +77,7 @@ def refuse_character(text: str, at: int) -> Refused:
             "E107",
             f"an unusual blank character ({_describe(character)})",
             Span(at, at + 1),
-            help="replace it with an ordinary space; it often comes with text copied from a web page or a PDF",
+            help="replace it with a space; it often comes with text copied from a web page or a PDF",
         )
     return Refused(
         "E107",

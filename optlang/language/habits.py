@@ -1,26 +1,23 @@
 """Mistakes that are recognised by what stands where: habits of other languages, and slips of the keyboard.
 
-Each function looks at one :class:`Stop`, the place where the parser could not go on, and returns what to say about
-it, or None if this is not its mistake. They are asked in the order of :data:`HABITS`.
+Each function looks at a :class:`Stop` and returns what to say about it, or None if this is not its mistake. They are
+asked in the order of :data:`HABITS`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
 
-from optlang.language.layout import CLOSING, LAYOUT, OPENING, Lexeme, span_of
+from optlang.language.layout import CLOSING, LAYOUT, OPENING, span_of
 from optlang.language.refused import Refused
+from optlang.language.stop import Stop
 from optlang.source import Span
 
 OPERATORS = frozenset(("SIGN", "TIMES", "POWER", "COMPARE", "AT", "AND", "OR", "NOT", "COALESCE", "PIPE"))
 VALUES = frozenset(("NAME", "NUMBER", "STRING", "DOCSTRING", "INF", "TRUE", "FALSE", "NONE"))
 SIGNS = re.compile(r"[-+*/%^=<>!:@]+")
-WORDS = frozenset(
-    ("IF", "ELIF", "ELSE", "AND", "OR", "NOT", "IN", "INF", "TRUE", "FALSE", "NONE", "DEF", "RETURN")
-)
+WORDS = frozenset(("IF", "ELIF", "ELSE", "AND", "OR", "NOT", "IN", "INF", "TRUE", "FALSE", "NONE", "DEF", "RETURN"))
 
 #: Words that begin a statement in Python, and what a rule has instead.
 PYTHON = {
@@ -44,89 +41,6 @@ PYTHON = {
     "const": "write `NAME = VALUE`",
     "function": "write `def f(x) = EXPRESSION`",
 }
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Where and why the parser could not go on.
-
-    Attributes:
-        text: The rule.
-        seen: The tokens it had taken.
-        token: The token it could not take.
-        position: The parser's state.
-        accepts: The kinds of token it could have taken.
-    """
-
-    text: str
-    seen: Sequence[Lexeme]
-    token: Lexeme
-    position: int
-    accepts: frozenset[str]
-
-    @property
-    def type(self) -> str:
-        """The kind of the token that could not be taken."""
-        return self.token.type
-
-    @cached_property
-    def span(self) -> Span:
-        """Its characters; one column where the line ends if it has none."""
-        if self.type == "_INDENT":
-            end = self.token.end_pos or 0
-            return Span(self.text.rfind("\n", 0, end) + 1, end)
-        found = span_of(self.token)
-        if self.type in LAYOUT or self.type == "$END":
-            end = found.end if self.type == "$END" else found.start
-            return Span(end, end)
-        return found
-
-    @cached_property
-    def line(self) -> tuple[Lexeme, ...]:
-        """The tokens of this logical line that were taken."""
-        start = next((i for i in range(len(self.seen), 0, -1) if self.seen[i - 1].type in LAYOUT), 0)
-        return tuple(self.seen[start:])
-
-    @property
-    def before(self) -> Lexeme | None:
-        """The token before, on the same logical line."""
-        return self.line[-1] if self.line else None
-
-    @property
-    def before_type(self) -> str:
-        """Its kind, or an empty string."""
-        return self.before.type if self.before else ""
-
-    @property
-    def head(self) -> str:
-        """The kind of the line's first token, or an empty string."""
-        return self.line[0].type if self.line else ""
-
-    @property
-    def pair(self) -> Span:
-        """The characters of the token before and of this one."""
-        return span_of(self.before).to(self.span) if self.before else self.span
-
-    @property
-    def wants_value(self) -> bool:
-        """Whether a value could have followed."""
-        return "NUMBER" in self.accepts
-
-    @property
-    def after_value(self) -> bool:
-        """Whether a value has just ended."""
-        return "TIMES" in self.accepts
-
-    @cached_property
-    def opened(self) -> tuple[Lexeme, ...]:
-        """The brackets that are open, outermost first."""
-        found: list[Lexeme] = []
-        for token in self.line:
-            if token.value in OPENING:
-                found.append(token)
-            elif token.value in CLOSING and found:
-                found.pop()
-        return tuple(found)
 
 
 def not_closed(stop: Stop) -> Refused | None:
@@ -218,9 +132,7 @@ def other_if(stop: Stop) -> Refused | None:
     if stop.type == "IF" and stop.before_type == "ELSE" and len(stop.line) == 1:
         return Refused("E113", "`else if` is one word here", stop.pair, help="write `elif CONDITION:`")
     if len(stop.line) == 1 and stop.line[0].value in ("elseif", "elsif", "elsif"):
-        return Refused(
-            "E113", f"there is no `{stop.line[0].value}`", span_of(stop.line[0]), help="write `elif`"
-        )
+        return Refused("E113", f"there is no `{stop.line[0].value}`", span_of(stop.line[0]), help="write `elif`")
     if stop.token.value == "then" and stop.head in ("IF", "ELIF"):
         return Refused("E113", "there is no `then`", stop.span, help="a condition ends with `:`")
     if stop.type in ("ELSE", "ELIF") and not stop.line:
@@ -283,9 +195,7 @@ def equals_in_expression(stop: Stop) -> Refused | None:
             help="to compare, write `==`",
         )
     if kinds & {"EQUAL", "CHANGE"}:
-        return Refused(
-            "E113", "a statement assigns once", stop.span, help="write two statements, one on each line"
-        )
+        return Refused("E113", "a statement assigns once", stop.span, help="write two statements, one on each line")
     return None
 
 
@@ -378,9 +288,7 @@ def missing_value(stop: Stop) -> Refused | None:
         )
     return Refused(
         "E102",
-        f"nothing follows `{before.value}`"
-        if not found
-        else f"expected a value after `{before.value}`{found}",
+        f"nothing follows `{before.value}`" if not found else f"expected a value after `{before.value}`{found}",
         stop.span if found else Span(before.end_pos or 0, before.end_pos or 0),
         label="expected a value here",
     )
@@ -393,9 +301,7 @@ def missing_operator(stop: Stop) -> Refused | None:
     if "STRING" in stop.accepts and stop.type == "STRING":
         return None
     left, right = _short(stop.before.value), _short(stop.token.value)
-    declared = stop.head in ("HYPER", "STATE", "GROUP", "SHARED") and len(stop.opened) <= (
-        stop.head == "HYPER"
-    )
+    declared = stop.head in ("HYPER", "STATE", "GROUP", "SHARED") and len(stop.opened) <= (stop.head == "HYPER")
     if stop.type == "STRING":
         help_text = "texts in quotes stand alone, as a value, or at the end of `hyper` and `require` lines"
     elif declared:
@@ -405,9 +311,7 @@ def missing_operator(stop: Stop) -> Refused | None:
     elif stop.before.type == "NUMBER" and stop.before.end_pos == stop.token.start_pos:
         help_text = f"a product needs its sign: `{left}*{right}`"
     else:
-        help_text = (
-            f"for a product write `{left} * {right}`; two statements need a new line or `;` between them"
-        )
+        help_text = f"for a product write `{left} * {right}`; two statements need a new line or `;` between them"
     return Refused(
         "E103",
         f"missing `,` between `{left}` and `{right}`"

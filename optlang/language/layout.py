@@ -1,7 +1,7 @@
 """Line ends and indentation: where logical lines and blocks begin and end.
 
-The grammar sees one ``_NL`` at the end of each logical line and ``_INDENT`` and ``_DEDENT`` around a block. Inside
-brackets a line end means nothing. Limits on size are kept here, because every token passes through.
+The grammar sees one ``_NL`` at the end of each logical line and ``_INDENT`` and ``_DEDENT`` around a block.
+Inside brackets a line end means nothing. Limits on size are kept here, because every token passes through.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Layout:
         self.blocks: list[str] = []
 
     def __call__(self, tokens: Iterable[AnyToken]) -> Iterator[AnyToken]:
-        """Yield the tokens the grammar wants; raises :class:`Refused` for indentation and for what is too large."""
+        """Yield the tokens the grammar wants; raises :class:`Refused` for indentation and for excess."""
         last: AnyToken | None = None
         for count, token in enumerate(tokens):
             if count >= MAX_TOKENS:

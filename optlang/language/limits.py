@@ -1,7 +1,7 @@
 """How large a rule may be.
 
-Rules come from people, papers and programs; a limit turns what would be a hang or an overflow into an error that
-names the place. Each is far above what a published optimizer needs.
+Rules come from people, papers and programs; a limit turns what would be a hang or an overflow into an error
+that names the place. Each is far above what a published optimizer needs.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ MAX_BRACKETS = 50
 #: Blocks within blocks.
 MAX_BLOCKS = 20
 
-#: Operations within operations: ``a + b + c`` has depth 3, so has ``f(g(x))``. Whatever walks a tree recursively
-#: spends a few of Python's thousand stack frames on each level.
+#: Operations within operations: a sum of n terms has depth n. Whatever walks a tree recursively spends a few of
+#: Python's thousand stack frames on each level.
 MAX_DEPTH = 100
 
 #: Largest magnitude of the exponent of a number: float64 ends at 308.

@@ -1,9 +1,9 @@
 """What a syntax error says: examples of mistakes, each with the words for it.
 
-An example is parsed once, on the first syntax error of a process; where the parser stops on it, in which state and
-at which kind of token, is where its words apply. So the words follow the grammar when that changes. Mistakes that
-are told by their surroundings rather than by a state are in :mod:`optlang.language.habits`; what neither knows gets a
-list of what could have stood there.
+An example is parsed once, on the first syntax error of a process; where the parser stops on it, in which state
+and at which kind of token, is where its words apply. So the words follow the grammar when that changes. Mistakes
+that are told by their surroundings rather than by a state are in :mod:`optlang.language.habits`; what neither
+knows gets a list of what could have stood there.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from optlang.language.habits import GENERAL, HABITS, LAYOUT, Stop
+from optlang.language.habits import GENERAL, HABITS
+from optlang.language.layout import LAYOUT
 from optlang.language.refused import Refused
+from optlang.language.stop import Stop
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Example:
 
     Attributes:
         code: Its diagnostic code.
-        message: What is wrong; ``{found}`` is the token that could not be taken, ``{before}`` the one before it.
+        message: What is wrong.
         label: What was expected.
         help: What to do.
         texts: Rules that make the mistake; each must stop the parser in the place that is meant.
@@ -90,7 +92,7 @@ EXAMPLES: tuple[Example, ...] = (
         "E111",
         "a hyperparameter has one range",
         None,
-        "write both bounds as an interval: `in [0, 1)`; `[` and `]` include the bound, `(` and `)` leave it out",
+        "write both bounds as an interval, such as `in [0, 1)`: `[` includes the bound, `)` leaves it out",
         ("hyper a = 1 > 0 < 1\n", "hyper a in [0, 1] in [0, 2]\n", "hyper a = 1 >= 0 in [0, 1]\n"),
         exact=True,
     ),
@@ -325,7 +327,7 @@ Table = Mapping[tuple[int, str], Example]
 
 
 def table(failure: Callable[[str], tuple[int, str]]) -> Table:
-    """Return the examples by where they stop the parser: (state, kind of token), or (state, "") for any token.
+    """Return the examples by where they stop the parser: state and kind of token ("" for any kind).
 
     Args:
         failure: Parses a text that is wrong and returns the state and the kind of token it stops at.

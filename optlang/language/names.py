@@ -1,7 +1,7 @@
 """Names: which spellings are the same name, and which are refused.
 
 Unicode spellings meet in one canonical name: compatibility forms are folded (``β₁`` to ``β1``, bold and italic
-letters to plain ones) and Greek letters are spelt out, so that the ``β₁`` of a paper and Python's ``beta1=`` agree.
+letters to plain ones) and Greek letters are spelt out, so that a paper's ``β₁`` and Python's ``beta1=`` agree.
 """
 
 from __future__ import annotations
@@ -9,7 +9,10 @@ from __future__ import annotations
 import unicodedata
 from functools import cache
 
-RESERVED = frozenset("if elif else and or not in inf true false none True False None def return".split())
+RESERVED = frozenset(
+    ("if", "elif", "else", "and", "or", "not", "in", "inf", "true", "false", "none", "True", "False", "None")
+    + ("def", "return")
+)
 
 #: Unicode's own names for letters that everybody else spells otherwise.
 SPELLINGS = {"lamda": "lambda", "final sigma": "sigma"}

@@ -16,14 +16,16 @@ from lark.lark import PostLex
 
 from optlang.diagnostics import OptlangError
 from optlang.language import tree
-from optlang.language.build import Alone, Builder
+from optlang.language.build import Builder
+from optlang.language.build_formulas import Alone
 from optlang.language.characters import refuse_character
-from optlang.language.habits import PYTHON, Stop, python_statement
+from optlang.language.habits import PYTHON, python_statement
 from optlang.language.layout import LAYOUT, Layout
 from optlang.language.limits import MAX_CHARACTERS, MAX_DEPTH
 from optlang.language.mistakes import Table, explain, table
 from optlang.language.recover import without_statement
 from optlang.language.refused import Refused
+from optlang.language.stop import Stop
 from optlang.source import Source, Span
 
 
@@ -63,8 +65,8 @@ def parse(source: Source) -> tree.Tree:
     """Return the syntax tree of a rule.
 
     Raises:
-        OptlangError: If the text is not a rule; carries what is wrong and where, for several mistakes if they stand
-            in different statements.
+        OptlangError: If the text is not a rule; carries what is wrong and where, mistakes in several
+            statements if there are any.
     """
     text, refused = source.text, list[Refused]()
     while True:
@@ -113,9 +115,7 @@ class _Reading:
         try:
             return self.feed()
         except UnexpectedToken as e:
-            stop = Stop(
-                self.text, tuple(self.seen), e.token, e.state.position, frozenset(self.parser.accepts())
-            )
+            stop = Stop(self.text, tuple(self.seen), e.token, e.state.position, frozenset(self.parser.accepts()))
             self.seen.append(e.token)
             raise explain(stop, _examples()) from None
         except UnexpectedCharacters as e:
@@ -178,9 +178,7 @@ def comments_of(source: Source) -> tuple[tree.Comment, ...]:
 def _finish(source: Source, doc: tree.Text | None, items: tuple[Any, ...]) -> tree.Tree:
     """Return the tree, with what needs more than one item to be known."""
     comments = comments_of(source)
-    inner = {
-        name for x in items if isinstance(x, tree.Unsupported) and "inner" in x.what for name in x.defines
-    }
+    inner = {name for x in items if isinstance(x, tree.Unsupported) and "inner" in x.what for name in x.defines}
     done = tuple(_settle(source, x, comments, inner) for x in items)
     _check_depth(done)
     return tree.Tree(Span(0, len(source.text)), source, doc, done, comments)
@@ -214,8 +212,7 @@ def _settle_statement(item: Any, inner: set[str]) -> Any:
             )
         case tree.If():
             branches = tuple(
-                (condition, tuple(_settle_statement(x, inner) for x in body))
-                for condition, body in item.branches
+                (condition, tuple(_settle_statement(x, inner) for x in body)) for condition, body in item.branches
             )
             other = item.other and tuple(_settle_statement(x, inner) for x in item.other)
             return replace(item, branches=branches, other=other)

@@ -8,73 +8,26 @@ reported that does not happen.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from optlang.language import derived, grid
-from optlang.language.arguments import dim_values
-from optlang.language.builtins import BUILTINS
-from optlang.language.evaluate import ARITHMETIC, COMPARISONS, FUNCTIONS
+from optlang.language import grid
 from optlang.language.grid import Grid, each, number
-from optlang.language.rule import Rule, Value
-from optlang.language.tree import (
-    Assign,
-    Binary,
-    Bool,
-    Call,
-    Compare,
-    Expr,
-    If,
-    Infinity,
-    Member,
-    Name,
-    Node,
-    Nothing,
-    Number,
-    Return,
-    Stmt,
-    Ternary,
-    Text,
-    Unary,
-)
+from optlang.language.tree import Assign, Binary, Call, Expr, If, Name, Return, Stmt
+from optlang.language.trial_values import Abandoned, Env, Thing, TrialValues, negation, select, with_mask
 from optlang.language.walk import body_of
-from optlang.language.worlds import World
 from optlang.source import Span
-
-Thing = Grid | str | None
-Env = dict[str, Thing]
-
-ZERO_BY_ZERO, BY_ZERO, NEGATIVE_ROOT, BAD_LOG = "0/0", "x/0", "root", "log"
-
-
-class Abandoned(Exception):
-    """The rule uses something that a trial does not know; nothing is said about it."""
 
 
 @dataclass
-class Trial:
-    """A rule being run on one table; collects where its arithmetic breaks down.
+class Trial(TrialValues):
+    """A rule being run on one table.
 
     Attributes:
-        rule: The rule.
-        world: Values of its hyperparameters and the shape of the table.
-        p: The parameter.
-        g: The gradient of every step.
-        trouble: What went wrong in the first step, by place: the first thing for each.
         moved: How far each assignment to p goes along the gradient, by place.
     """
 
-    rule: Rule
-    world: World
-    p: Grid
-    g: Grid
-    trouble: dict[Span, str] = field(default_factory=dict)
     moved: dict[Span, float] = field(default_factory=dict)
-    env: Env = field(default_factory=dict)
-    frame: Env | None = None
-    masks: list[Grid] = field(default_factory=list)
-    site: Span | None = None
-    step: int = 0
 
     def run(self, steps: int) -> None:
         """Run some steps.
@@ -150,223 +103,15 @@ class Trial:
         before = dict(self.env)
         with_mask(self.masks, held, lambda: self.block(body))
         taken, self.env = self.env, before.copy()
-        with_mask(self.masks, each(_not, held), lambda: self.branch(rest, other))
+        with_mask(self.masks, each(negation, held), lambda: self.branch(rest, other))
         for name in {*taken, *self.env}:
             a, b = taken.get(name), self.env.get(name)
             if isinstance(a, Grid) and isinstance(b, Grid) and a is not b:
-                self.env[name] = each(_select, held, a, b)
+                self.env[name] = each(select, held, a, b)
             elif name not in self.env:
                 self.env[name] = a
 
-    # Expressions --------------------------------------------------------------------------------------------
-
-    def grid(self, name: str) -> Grid:
-        """Return the numbers of a name."""
-        value = self.env.get(name)
-        if not isinstance(value, Grid):
-            raise Abandoned
-        return value
-
-    def number(self, expr: Expr) -> Grid:
-        """Return the numbers of an expression."""
-        value = self.value(expr)
-        if not isinstance(value, Grid):
-            raise Abandoned
-        return value
-
-    def holds(self, expr: Expr) -> bool:
-        """Return whether a condition that is one number holds."""
-        held = self.truth(expr)
-        if not held.is_number:
-            raise Abandoned
-        return bool(held.data[0])
-
-    def truth(self, expr: Expr) -> Grid:
-        """Return where a condition holds."""
-        value = self.value(expr)
-        if isinstance(value, Grid):
-            return each(lambda x: float(x != 0), value)
-        return number(bool(value))
-
-    def value(self, expr: Expr) -> Thing:
-        """Return the value of an expression."""
-        match expr:
-            case Number(value=exact):
-                return number(float(exact))
-            case Infinity():
-                return number(math.inf)
-            case Bool(value=flag):
-                return number(flag)
-            case Text(value=text):
-                return text
-            case Nothing():
-                return None
-            case Name(name=name):
-                return self.name(name)
-            case Member(name="t"):
-                return number(self.step)
-            case Unary(op="not", operand=operand):
-                return each(_not, self.truth(operand))
-            case Unary(op=op, operand=operand):
-                inner = self.number(operand)
-                return each(lambda x: -x, inner) if op == "-" else inner
-            case Binary(op="and" | "or" as op, left=left, right=right):
-                return self.junction(op, left, right)
-            case Binary(op="??", left=left, right=right):
-                first = self.value(left)
-                return self.value(right) if first is None else first
-            case Binary():
-                return self.arithmetic(expr, self.value(expr.right))
-            case Compare():
-                return self.compare(expr)
-            case Ternary(condition=condition, then=then, other=other):
-                return self.choice(condition, then, other)
-            case Call():
-                return self.call(expr)
-            case _:
-                raise Abandoned
-
-    def name(self, name: str) -> Thing:
-        """Return the value of a name."""
-        if self.frame is not None and name in self.frame:
-            return self.frame[name]
-        if name in ("t", "first"):
-            return number(self.step if name == "t" else self.step == 1)
-        if name in self.world.values:
-            return _thing(self.world.values[name])
-        if name in self.env:
-            return self.env[name]
-        raise Abandoned
-
-    def junction(self, op: str, left: Expr, right: Expr) -> Grid:
-        """Return where ``and`` / ``or`` holds."""
-        held = self.truth(left)
-        if held.is_number and bool(held.data[0]) is (op == "or"):
-            return held
-        if op == "and":
-            other = with_mask(self.masks, held, lambda: self.truth(right))
-            return each(lambda a, b: float(a and b), held, other)
-        other = with_mask(self.masks, each(_not, held), lambda: self.truth(right))
-        return each(lambda a, b: float(a or b), held, other)
-
-    def choice(self, condition: Expr, then: Expr, other: Expr) -> Thing:
-        """Return ``then if condition else other``; a side counts only where it is chosen."""
-        held = self.truth(condition)
-        if held.is_number:
-            return self.value(then if held.data[0] else other)
-        a = with_mask(self.masks, held, lambda: self.number(then))
-        b = with_mask(self.masks, each(_not, held), lambda: self.number(other))
-        return each(_select, held, a, b)
-
-    def compare(self, node: Compare) -> Grid:
-        """Return where a comparison holds."""
-        values = [self.value(operand) for operand in node.operands]
-        result = number(1)
-        for op, a, b in zip(node.ops, values, values[1:], strict=False):
-            if isinstance(a, Grid) and isinstance(b, Grid):
-                test = COMPARISONS.get(op) or (_equal if op == "==" else _unequal)
-                part = each(lambda x, y, test=test: float(test(x, y)), a, b)  # type: ignore[misc]
-            else:
-                part = number((a == b) is (op == "=="))
-            result = each(lambda x, y: x * y, result, part)
-        return result
-
-    def arithmetic(self, node: Binary, right: Thing) -> Grid:
-        """Return the result of an operator, noting where it breaks down."""
-        left = self.number(node.left)
-        if not isinstance(right, Grid) or node.op not in ARITHMETIC:
-            raise Abandoned
-        if node.op == "/":
-            self.note(node.right, BY_ZERO, each(lambda a, b: float(b == 0 and a != 0 and a == a), left, right))
-            self.note(node.right, ZERO_BY_ZERO, each(lambda a, b: float(b == 0 and a == 0), left, right))
-        elif node.op == "^":
-            self.note(node, NEGATIVE_ROOT, each(lambda a, b: float(a < 0 and b != math.floor(b)), left, right))
-            self.note(node.left, BY_ZERO, each(lambda a, b: float(a == 0 and b < 0), left, right))
-        return each(ARITHMETIC[node.op], left, right)
-
-    def note(self, node: Node, what: str, where: Grid) -> None:
-        """Note that something goes wrong where ``where`` is not 0, if those elements are wanted."""
-        if self.step > 1 or not any(where.data):
-            return
-        if any(each(lambda *x: float(all(x)), where, *self.masks).data):
-            self.trouble.setdefault(self.site or node.span, what)
-
-    # Calls --------------------------------------------------------------------------------------------------
-
-    def call(self, node: Call) -> Thing:
-        """Return the result of a call."""
-        if not isinstance(node.function, Name):
-            raise Abandoned
-        name = node.function.name
-        if name in self.rule.functions:
-            return self.call_function(node)[0]
-        builtin = BUILTINS[name]
-        named = {a.name: a.value for a in node.arguments if a.name is not None}
-        given: list[Expr] = [a.value for a in node.arguments if a.name is None]
-        if not builtin.signature.startswith("*"):
-            given = self.in_order(name, given, named)
-        if name == "where":
-            return self.choice(given[0], given[1], given[2])
-        dim = dim_values(named["dim"]) if "dim" in named else self.bound_dim(node)
-        body = derived.definition(name)
-        if body is not None:
-            return self.derived(name, body, [self.value(e) for e in given], dim, node)
-        values = [self.number(e) for e in given]
-        if builtin.reduction and len(values) == 1:
-            return self.reduction(name, values[0], dim)
-        return self.elementwise(name, values, node)
-
-    def in_order(self, name: str, given: list[Expr], named: Mapping[str | None, Expr]) -> list[Expr]:
-        """Return the arguments of a builtin in the order of its parameters, defaults filled in."""
-        ordered = list(given)
-        for parameter, _ in BUILTINS[name].parameters[len(given) :]:
-            value = named.get(parameter) or derived.default(BUILTINS[name], parameter)
-            if value is None:
-                raise Abandoned
-            ordered.append(value)
-        return ordered
-
-    def bound_dim(self, node: Call) -> None:
-        """Return no dimension: the call names none."""
-
-    def derived(self, name: str, body: Expr, values: list[Thing], dim: tuple[int, ...] | None, node: Call) -> Thing:
-        """Return the value of a function that is defined in the language."""
-        names = [parameter for parameter, _ in BUILTINS[name].parameters]
-        caller, site = self.frame, self.site
-        self.frame = dict(zip(names, values, strict=True))
-        self.site = site or node.span
-        outer, self.dim = self.dim, dim
-        try:
-            return self.value(body)
-        finally:
-            self.frame, self.site, self.dim = caller, site, outer
-
-    dim: tuple[int, ...] | None = None
-
-    def elementwise(self, name: str, values: list[Grid], node: Call) -> Grid:
-        """Return a primitive function of each element."""
-        if name == "sqrt":
-            self.note(node, NEGATIVE_ROOT, each(lambda x: float(x < 0), values[0]))
-        elif name == "log":
-            self.note(node, BAD_LOG, each(lambda x: float(x <= 0), values[0]))
-        if name == "eps_of":
-            return number(1.1920928955078125e-07)
-        function = OTHERS.get(name) or FUNCTIONS.get(name)
-        if function is None:
-            raise Abandoned
-        return each(lambda *x: float(function(*x)), *values)
-
-    def reduction(self, name: str, value: Grid, dim: tuple[int, ...] | None) -> Grid:
-        """Return a primitive reduction."""
-        shape = self.world.shape
-        rows, cols = grid.size((value, self.p))
-        value = Grid(rows, cols, tuple(value.spread(rows, cols))) if dim is None else value
-        axes = {d % len(shape) if shape else 0 for d in dim} if dim is not None else {0, 1}
-        if dim is not None and any(not -len(shape) <= d < len(shape) for d in dim):
-            raise Abandoned
-        over_cols = dim is None or len(shape) - 1 in axes
-        over_rows = dim is None or (len(shape) == 2 and 0 in axes)
-        return grid.reduce(REDUCTIONS[name], value, over_rows, over_cols)
+    # Functions ----------------------------------------------------------------------------------------------------
 
     def call_function(self, node: Call) -> tuple[Thing, ...]:
         """Return the results of one of the rule's own functions."""
@@ -408,52 +153,3 @@ class Trial:
                 case _:
                     raise Abandoned
         return None
-
-
-def with_mask[T](masks: list[Grid], mask: Grid, action: Callable[[], T]) -> T:
-    """Run ``action`` while only the elements of ``mask`` count."""
-    masks.append(mask)
-    try:
-        return action()
-    finally:
-        masks.pop()
-
-
-def _thing(value: Value) -> Thing:
-    return number(value) if isinstance(value, (bool, int, float)) else value
-
-
-def _not(x: float) -> float:
-    return float(x == 0)
-
-
-def _select(c: float, a: float, b: float) -> float:
-    return a if c else b
-
-
-def _equal(a: float, b: float) -> bool:
-    return a == b
-
-
-def _unequal(a: float, b: float) -> bool:
-    return a != b
-
-
-def _sign(x: float) -> float:
-    return x if math.isnan(x) else float((x > 0) - (x < 0))
-
-
-OTHERS: dict[str, Callable[..., float]] = {
-    "sign": _sign,
-    "sigmoid": lambda x: 0.5 * (1 + math.tanh(0.5 * x)),
-    "nan_to_num": lambda x: 0.0 if math.isnan(x) else max(-1.7e308, min(1.7e308, x)),
-    "f32": lambda x: x,
-    "bf16": lambda x: x,
-}
-
-REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {
-    "sum": grid.total,
-    "mean": grid.mean,
-    "max": lambda values: FUNCTIONS["max"](*values),
-    "min": lambda values: FUNCTIONS["min"](*values),
-}

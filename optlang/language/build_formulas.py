@@ -1,0 +1,235 @@
+"""From grammar to tree: expressions and statements.
+
+Each method is named after the grammar rule it builds, which is its documentation.
+"""
+
+# ruff: noqa: D102
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from optlang.language import tree
+from optlang.language.layout import Lexeme, span_of
+from optlang.language.limits import MAX_DIGITS, MAX_EXPONENT, MAX_NAME
+from optlang.language.names import RESERVED, canonical_name, superscript
+from optlang.language.pieces import Pieces, flatten, is_token, later, names_of, nodes, span
+from optlang.language.refused import Refused
+
+STATEMENTS = (tree.Assign, tree.If, tree.Return, tree.Unsupported)
+
+
+@dataclass(frozen=True)
+class Alone(tree.Node):
+    """A value that stands alone on a line; only applying an inner rule may."""
+
+    value: tree.Expr
+
+
+class Expressions:
+    """Builds expressions."""
+
+    def name(self, pieces: Pieces) -> tree.Name:
+        token: Lexeme = pieces[0]
+        text, place = token.value, span_of(token)
+        if len(text) > MAX_NAME:
+            raise Refused("E506", f"a name may have at most {MAX_NAME} characters", place)
+        if raised := superscript(text):
+            head = text.rstrip("⁰¹²³⁴⁵⁶⁷⁸⁹")
+            raise Refused(
+                "E114",
+                "a raised digit is not a power here",
+                place,
+                help=f"write the power with `^`: `{head}^{raised}`",
+            )
+        if text.startswith("_"):
+            raise Refused(
+                "E114",
+                f"the name `{text}` begins with `_`",
+                place,
+                label="such names belong to the compiler",
+                help=f"choose another name, such as `{text.strip('_') or 'x'}`",
+            )
+        name = canonical_name(text)
+        if name in RESERVED or not name.isidentifier():
+            raise Refused("E114", f"`{text}` cannot be a name", place, help="use letters, digits and `_`")
+        return tree.Name(place, name, text)
+
+    def number(self, pieces: Pieces) -> tree.Number:
+        text, place = pieces[0].value, span_of(pieces[0])
+        digits, _, exponent = text.lower().replace("_", "").partition("e")
+        if len(digits) > MAX_DIGITS:
+            raise Refused("E505", f"a number may have at most {MAX_DIGITS} digits", place)
+        if len(exponent) > 8 or abs(int(exponent or "0")) > MAX_EXPONENT:
+            raise Refused(
+                "E505",
+                f"the exponent of this number is beyond {MAX_EXPONENT}",
+                place,
+                label="float64 ends near 1.8e308 and 5e-324",
+                help="write `inf` if no bound is meant",
+            )
+        return tree.Number(place, text, Fraction(digits.rstrip(".")) * Fraction(10) ** int(exponent or "0"))
+
+    def text(self, pieces: Pieces) -> tree.Text:
+        return tree.Text(span_of(pieces[0]), pieces[0].value[1:-1])
+
+    def infinity(self, pieces: Pieces) -> tree.Infinity:
+        return tree.Infinity(span_of(pieces[0]))
+
+    def boolean(self, pieces: Pieces) -> tree.Bool:
+        return tree.Bool(span_of(pieces[0]), pieces[0].type == "TRUE")
+
+    def nothing(self, pieces: Pieces) -> tree.Nothing:
+        return tree.Nothing(span_of(pieces[0]))
+
+    def parenthesised(self, pieces: Pieces) -> tree.Expr:
+        inner: tree.Expr = pieces[1]
+        return inner
+
+    def unary(self, pieces: Pieces) -> tree.Unary:
+        return tree.Unary(span(pieces), str(pieces[0]), pieces[1])
+
+    def binary(self, pieces: Pieces) -> tree.Binary:
+        left, op, right = pieces
+        return tree.Binary(span(pieces), "^" if op == "**" else str(op), left, right)
+
+    def comparison(self, pieces: Pieces) -> tree.Compare:
+        return tree.Compare(span(pieces), tuple(map(str, pieces[1::2])), tuple(pieces[::2]))
+
+    def ternary(self, pieces: Pieces) -> tree.Ternary:
+        then, _, condition, _, other = pieces
+        return tree.Ternary(span(pieces), condition, then, other)
+
+    def matmul(self, pieces: Pieces) -> tree.Unsupported:
+        return later(pieces, "the matrix product `@`")
+
+    def pipe(self, pieces: Pieces) -> tree.Unsupported:
+        return later(pieces, "the pipe `|>`")
+
+    def index(self, pieces: Pieces) -> tree.Unsupported:
+        return later(pieces, "indexing with `[...]`", names_of(pieces[:1]))
+
+    def member(self, pieces: Pieces) -> tree.Member | tree.Unsupported:
+        value, _, name = pieces
+        if isinstance(value, tree.Name) and value.name == "group":
+            return tree.Member(span(pieces), value, name.name)
+        return later(pieces, "the transpose `.T`" if name.name == "T" else f"`.{name.text}`")
+
+    def call(self, pieces: Pieces) -> tree.Call | tree.Unsupported:
+        function, arguments = pieces[0], pieces[2]
+        if isinstance(function, tree.Unsupported):
+            return later(pieces, function.what)
+        if not isinstance(function, tree.Name):
+            raise Refused(
+                "E103",
+                "missing operator before `(`",
+                span_of(pieces[1]),
+                label="expected `*` or another operator",
+                help="only a name can be called as a function; for a product write `*`",
+            )
+        return tree.Call(span(pieces), function, arguments)
+
+    def arguments(self, pieces: Pieces) -> tuple[tree.Argument, ...]:
+        return nodes(pieces, tree.Argument)
+
+    def argument(self, pieces: Pieces) -> tree.Argument:
+        name = pieces[0].name if len(pieces) > 1 else None
+        return tree.Argument(span(pieces), name, pieces[-1])
+
+    def tuple(self, pieces: Pieces) -> tree.Tuple:
+        return tree.Tuple(span(pieces), nodes(pieces))
+
+
+class Statements(Expressions):
+    """Builds statements and blocks."""
+
+    def assign(self, pieces: Pieces) -> tree.Assign | tree.Unsupported:
+        at = next(i for i, x in enumerate(pieces) if is_token(x, "EQUAL", "CHANGE"))
+        targets, op, values = nodes(pieces[:at]), str(pieces[at]), nodes(pieces[at + 1 :])
+        if len(values) > 1:
+            raise Refused(
+                "E113",
+                "an assignment takes one value",
+                values[1].span,
+                label="a second value",
+                help="assign on separate lines; several names take the several results of one function",
+            )
+        if len(targets) > 1 and op != "=":
+            raise Refused(
+                "E117",
+                f"`{op}` changes one name at a time",
+                span(targets),
+                label="expected one name",
+                help="write a statement for each name",
+            )
+        for target in targets:
+            if not isinstance(target, tree.Name | tree.Unsupported):
+                raise _not_assignable(target)
+        if unsupported := nodes(targets, tree.Unsupported):
+            return later(pieces, unsupported[0].what, (*names_of(targets), *unsupported[0].defines))
+        return tree.Assign(span(pieces), targets, op, values[0])
+
+    def alone(self, pieces: Pieces) -> Alone:
+        return Alone(pieces[0].span, pieces[0])
+
+    def return_(self, pieces: Pieces) -> tree.Return:
+        return tree.Return(span(pieces), nodes(pieces))
+
+    def suite(self, pieces: Pieces) -> tuple[Any, ...]:
+        return tuple(x for x in flatten(pieces) if not is_token(x))
+
+    def line(self, pieces: Pieces) -> tuple[Any, ...]:
+        return nodes(pieces)
+
+    def if_block(self, pieces: Pieces) -> tree.If:
+        branches: list[tuple[tree.Expr, tuple[tree.Stmt, ...]]] = []
+        other: tuple[tree.Stmt, ...] | None = None
+        for i, piece in enumerate(pieces):
+            if is_token(piece, "IF", "ELIF"):
+                branches.append((pieces[i + 1], statements(pieces[i + 3])))
+            elif is_token(piece, "ELSE"):
+                other = statements(pieces[i + 2])
+        return tree.If(span(pieces), tuple(branches), other)
+
+    def def_block(self, pieces: Pieces) -> tree.Def:
+        return tree.Def(span(pieces), pieces[1], pieces[3], statements(pieces[-1]))
+
+    def def_line(self, pieces: Pieces) -> tree.Def:
+        return tree.Def(span(pieces), pieces[1], pieces[3], pieces[-1])
+
+    def parameters(self, pieces: Pieces) -> tuple[tree.Parameter, ...]:
+        return nodes(pieces, tree.Parameter)
+
+    def parameter(self, pieces: Pieces) -> tree.Parameter:
+        return tree.Parameter(span(pieces), pieces[0], pieces[2] if len(pieces) > 1 else None)
+
+
+def _not_assignable(target: tree.Node) -> Refused:
+    what = {tree.Call: "a call", tree.Member: "a key of the param group"}.get(type(target), "a value")
+    return Refused(
+        "E117",
+        f"{what} cannot be assigned",
+        target.span,
+        label="expected a name",
+        help="a rule never writes to the param group; use `group state` for what it keeps"
+        if isinstance(target, tree.Member)
+        else "to compare, write `==`; to define a function, write `def f(x) = ...`",
+    )
+
+
+def statements(body: tuple[Any, ...]) -> tuple[tree.Stmt, ...]:
+    """Return the statements of a block; a declaration among them is a mistake."""
+    for item in body:
+        if not isinstance(item, (*STATEMENTS, Alone)):
+            raise Refused(
+                "E115",
+                "a declaration cannot stand in a block",
+                item.span,
+                label="move it out of the block",
+                help="state that exists only under a condition is declared with `state x when CONDITION`"
+                if isinstance(item, tree.StateDecl)
+                else "declarations hold for the whole rule; put them at the top, without indentation",
+            )
+    return body
