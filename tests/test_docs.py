@@ -104,16 +104,17 @@ def readme_sections() -> dict[str, str]:
     """Return the parts of the README that are made from the code."""
     rule = (ROOT / "examples" / "adamw.opt").read_text(encoding="utf-8")
     findings = render_all(check_text(Source(WRONG, "wrong.opt"))[1])
-    rows = [check_text(Source(optlang.rules.path(name).read_text("utf-8")))[0] for name in optlang.rules.names()]
-    library: dict[str, list[str]] = {}
-    for found in rows:
-        assert found is not None and found.name is not None
-        library.setdefault(str(found.reference).partition(".")[0], []).append(found.name)
+    homes = {"torch": "As in `torch.optim`", "pytorch_optimizer": "As in `pytorch_optimizer`", "": "Others"}
+    library: dict[str, list[str]] = {home: [] for home in homes}
+    for name in optlang.rules.names():
+        found, _ = check_text(Source(optlang.rules.path(name).read_text(encoding="utf-8")))
+        assert found is not None
+        library[(found.reference or "").partition(".")[0]].append(name)
     return {
         "rule": f"```opt\n{rule}```",
         "source": f"```python\n{optlang.emit(rule).strip()}\n```",
         "mistake": f"```console\n$ cat wrong.opt\n{WRONG}\n$ optlang check wrong.opt\n{findings}\n```",
-        "library": "\n".join(f"- as in `{module}`: {', '.join(names)}" for module, names in library.items()),
+        "library": "\n".join(f"- {homes[home]}: {', '.join(names)}" for home, names in library.items() if names),
     }
 
 

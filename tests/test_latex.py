@@ -24,6 +24,7 @@ def latex(text: str) -> str:
         ("beta1", r"\beta_{1}"),
         ("beta", r"\beta"),
         ("eps", r"\epsilon"),
+        ("eps1", r"\epsilon_{1}"),
         ("lr", r"\mathrm{lr}"),
         ("weight_decay", r"\mathrm{weight\_decay}"),
         ("v_max", r"v_{\mathrm{max}}"),

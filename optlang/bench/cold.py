@@ -17,7 +17,7 @@ from optlang.source import Source
 CACHES = ("OPTLANG_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
-def first_step(source: Source, dtype: str, device: str, values: Mapping[str, Any]) -> float:
+def first_step(source: Source, dtype: str, device: str, values: Mapping[str, Any], backend: str) -> float:
     """Return the seconds from starting Python to the end of the first step, imports and compiler included.
 
     Raises:
@@ -28,15 +28,8 @@ def first_step(source: Source, dtype: str, device: str, values: Mapping[str, Any
         rule.write_text(source.text, encoding="utf-8")
         environment = dict(os.environ, OPTLANG_QUIET="1")
         environment.update({name: str(Path(folder, name.lower())) for name in CACHES})
-        command = [
-            sys.executable,
-            "-m",
-            "optlang.bench.cold",
-            str(rule),
-            dtype,
-            device,
-            json.dumps(dict(values)),
-        ]
+        arguments = [str(rule), dtype, device, json.dumps(dict(values)), backend]
+        command = [sys.executable, "-m", "optlang.bench.cold", *arguments]
         start = time.perf_counter()
         finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         seconds = time.perf_counter() - start
@@ -45,7 +38,7 @@ def first_step(source: Source, dtype: str, device: str, values: Mapping[str, Any
     return seconds
 
 
-def main(rule: str, dtype: str, device: str, values: str) -> None:
+def main(rule: str, dtype: str, device: str, values: str, backend: str) -> None:
     """Compile a rule and make one step on the tensors of a small perceptron."""
     import torch
 
@@ -57,7 +50,7 @@ def main(rule: str, dtype: str, device: str, values: str) -> None:
         parameter = torch.nn.Parameter(torch.ones(shape, dtype=getattr(torch, dtype), device=device))
         parameter.grad = torch.ones_like(parameter)
         parameters.append(parameter)
-    optlang.compile(Path(rule))(parameters, **json.loads(values)).step()
+    optlang.compile(Path(rule), backend=backend)(parameters, **json.loads(values)).step()
     if device.startswith("cuda"):
         torch.cuda.synchronize()
 

@@ -39,10 +39,10 @@ def find(against: str | None, reference: str | None) -> Peer:
         ValueError: If there is no such class or no such implementation of it.
     """
     if against is not None and against not in ("fused", "foreach"):
-        return _described(_load(against.replace(":", ".")), None)
+        return _described(against.replace(":", "."), None)
     if reference is None:
         raise ValueError("the rule names no reference; say what to compare with: --against MODULE:CLASS")
-    return _described(_load(reference), against)
+    return _described(reference, against)
 
 
 def _load(name: str) -> type[torch.optim.Optimizer]:
@@ -56,10 +56,10 @@ def _load(name: str) -> type[torch.optim.Optimizer]:
     return found
 
 
-def _described(cls: type[torch.optim.Optimizer], implementation: str | None) -> Peer:
+def _described(name: str, implementation: str | None) -> Peer:
     """Choose the implementation: the one asked for, or the fastest that the class has."""
+    cls = _load(name)
     offered = inspect.signature(cls).parameters
-    name = f"{cls.__module__.split('.')[0]}.{cls.__name__}"
     if implementation is None:
         implementation = next((word for word in ("fused", "foreach") if word in offered), None)
     elif implementation not in offered:

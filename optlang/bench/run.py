@@ -32,6 +32,7 @@ class Plan:
     dtype: str
     device: str
     values: Mapping[str, Any]
+    backend: str = "inductor"
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ def plan(
     dtype: str = "float32",
     device: str = "cpu",
     values: Mapping[str, Any] | None = None,
+    backend: str = "inductor",
 ) -> list[Plan]:
     """Return the comparisons to make: every rule on every list of shapes.
 
@@ -114,10 +116,10 @@ def plan(
         rule, found = check_text(source)
         raise_errors(found)
         assert rule is not None
-        cls = optlang.compile(source.text)
+        cls = optlang.compile(source.text, backend=backend)
         peer = peers.find(against, rule.reference)
         for name in shapes.chosen(names):
-            plans.append(Plan(cls.__name__, source, cls, peer, name, dtype, device, values or {}))
+            plans.append(Plan(cls.__name__, source, cls, peer, name, dtype, device, values or {}, backend))
     return plans
 
 
@@ -147,7 +149,7 @@ def measure(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda
     seconds = None
     if settings.first_step:
         tick("first step in a new process")
-        seconds = cold.first_step(plan.source, plan.dtype, plan.device, plan.values)
+        seconds = cold.first_step(plan.source, plan.dtype, plan.device, plan.values, plan.backend)
     return Result(
         rule=plan.name,
         peer=plan.peer.label,

@@ -67,7 +67,5 @@ def chosen(names: str) -> list[str]:
         return [*SHAPES]
     unknown = [name for name in wanted if name not in SHAPES]
     if unknown or not wanted:
-        raise ValueError(
-            f"--shapes: {', '.join(unknown) or 'nothing'} is not one of {', '.join(SHAPES)}, all"
-        )
+        raise ValueError(f"--shapes: {', '.join(unknown) or 'nothing'} is not one of {', '.join(SHAPES)}, all")
     return wanted

@@ -46,9 +46,7 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="On an internal failure, print the traceback here.")
-    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="On an internal failure, print the traceback here.")] = False,
 ) -> None:
     """Write an optimizer's update rule; get a compiled torch.optim.Optimizer."""
 

@@ -18,9 +18,7 @@ NAME = "bench"
 
 def command(
     rules: Files,
-    shapes: Annotated[
-        str, typer.Option(help="gpt2, resnet50, many, mlp, several with commas, or all.")
-    ] = "resnet50",
+    shapes: Annotated[str, typer.Option(help="gpt2, resnet50, many, mlp, several with commas, or all.")] = "resnet50",
     against: Annotated[
         str | None,
         typer.Option(help="fused, foreach, or MODULE:CLASS. [the rule's own reference, fused if it can be]"),
@@ -30,6 +28,7 @@ def command(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each side, taken in turns.")] = 7,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    backend: Annotated[str, typer.Option(help="inductor or eager.")] = "inductor",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that torch may use.")] = None,
     first_step: Annotated[
         bool,
@@ -47,7 +46,7 @@ def command(
     from optlang.bench import report, run
 
     try:
-        plans = run.plan(sources, shapes, against, dtype=dtype, device=device, values=values)
+        plans = run.plan(sources, shapes, against, dtype=dtype, device=device, values=values, backend=backend)
     except ValueError as error:
         raise Refusal(str(error)) from error
     results = report.measure_all(plans, run.Settings(steps, rounds, threads, first_step))

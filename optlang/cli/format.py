@@ -20,9 +20,7 @@ def command(
         list[str],
         typer.Argument(metavar="FILE...", help="Rule files, or - for standard input.", show_default=False),
     ],
-    check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; exit 1 if a file would change.")
-    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if a file would change.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Write nothing; print what would change.")] = False,
 ) -> None:
     """Rewrite rule files in the canonical form; comments stay.

@@ -42,7 +42,7 @@ def _row(name: str) -> Row:
 
     tree = parse(read_file(library_path(name)))
     declared = next((item for item in tree.items if isinstance(item, OptimizerDecl)), None)
-    summary = tree.doc.value.strip().splitlines()[0] if tree.doc else ""
+    summary = tree.doc.value.strip().splitlines()[0].removeprefix(f"{name}: ") if tree.doc else ""
     return Row(declared.name.text if declared else name, (declared and declared.reference) or "", summary)
 
 

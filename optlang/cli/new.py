@@ -38,9 +38,7 @@ def command(
     name: Annotated[str, typer.Argument(help="Name of the new rule, such as MyAdam.", show_default=False)],
     origin: Annotated[
         str | None,
-        typer.Option(
-            "--from", metavar="RULE", help="Start from this rule instead.", autocompletion=library_names
-        ),
+        typer.Option("--from", metavar="RULE", help="Start from this rule instead.", autocompletion=library_names),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="OUT", help="File to write [NAME.opt].")

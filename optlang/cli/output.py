@@ -55,9 +55,7 @@ Files = Annotated[
 
 Settings = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="NAME=VALUE", help="A hyperparameter's value; may be given more than once."
-    ),
+    typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter's value; may be given more than once."),
 ]
 
 
@@ -129,9 +127,7 @@ def _library_source(argument: str) -> Source:
         folder = Path(argument).parent
         near = did_you_mean(argument, map(str, folder.glob("*.opt"))) if folder.is_dir() else ""
         raise Refusal(f"no such file: {argument}{near}")
-    raise Refusal(
-        f"no file and no library rule is called {argument!r}{did_you_mean(argument, rules.names())}"
-    )
+    raise Refusal(f"no file and no library rule is called {argument!r}{did_you_mean(argument, rules.names())}")
 
 
 def library_path(name: str) -> Path:

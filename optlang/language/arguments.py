@@ -45,13 +45,13 @@ def _match(
 ) -> None:
     """Match arguments with (parameter, whether it has a default) pairs; report the first misfit."""
     names = [name for name, _ in parameters]
+    if len(set(names)) < len(names):
+        return  # reported where the function is defined
     filled: set[str] = set()
     positional = 0
 
     def report(message: str, span: Span, label: str | None = None, help: str | None = None) -> None:
-        scope.findings.add(
-            "E208", message, span, label=label, help=help or f"the call is `{head}`", related=related
-        )
+        scope.findings.add("E208", message, span, label=label, help=help or f"the call is `{head}`", related=related)
 
     for argument in node.arguments:
         name = argument.name

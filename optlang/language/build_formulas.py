@@ -7,7 +7,7 @@ Each method is named after the grammar rule it builds, which is its documentatio
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -85,7 +85,7 @@ class Expressions:
         return tree.Nothing(span_of(pieces[0]))
 
     def parenthesised(self, pieces: Pieces) -> tree.Expr:
-        inner: tree.Expr = pieces[1]
+        inner: tree.Expr = replace(pieces[1], span=span(pieces))
         return inner
 
     def unary(self, pieces: Pieces) -> tree.Unary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from optlang.language.rule import Value
-from optlang.language.tree import Binary, Bool, Expr, Infinity, Nothing, Number, Text, Unary
+from optlang.language.tree import Binary, Bool, Expr, Infinity, Name, Nothing, Number, Text, Unary
 from optlang.source import Span
 
 
@@ -49,8 +49,10 @@ def fold(expr: Expr) -> Value:
             return _number(operand)
         case Binary(op="+" | "-" | "*" | "/" | "%" | "^", left=left, right=right):
             return _arithmetic(expr, _number(left), _number(right))
+        case Name(text=text):
+            raise NotConstant(expr.span, f"it reads `{text}`")
         case _:
-            raise NotConstant(expr.span, "it is not made of numbers alone")
+            raise NotConstant(expr.span, "it is more than arithmetic on numbers")
 
 
 def _number(expr: Expr) -> float:

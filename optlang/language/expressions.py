@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 
 from optlang.language.arguments import dim_values
@@ -25,11 +26,13 @@ from optlang.language.tree import (
     Name,
     Nothing,
     Number,
+    Stmt,
     Ternary,
     Text,
     Unary,
 )
 from optlang.language.values import MISTAKE, UNKNOWN, Known, Sort, Uses, Value, combine, merge, uses_of
+from optlang.language.walk import condition_above
 from optlang.language.worlds import World
 from optlang.source import Span
 
@@ -38,8 +41,8 @@ MAX_BITS = 20_000
 
 #: Functions of one number that mean nothing of a condition.
 OF_NUMBERS = frozenset(
-    "sqrt rsqrt exp log expm1 log1p sin cos tanh atan erf sigmoid sign sgn floor round isfinite nan_to_num".split()
-)
+    ("sqrt", "rsqrt", "exp", "log", "expm1", "log1p", "sin", "cos", "tanh", "atan", "erf", "sigmoid", "sign")
+) | {"sgn", "floor", "round", "isfinite", "nan_to_num"}
 
 #: Mistakes that only count where a variant can really come to the place.
 REACHED = frozenset({"E203", "E211", "E308"})
@@ -47,6 +50,8 @@ REACHED = frozenset({"E203", "E211", "E308"})
 
 class Reader(ABC):
     """Reads expressions in one world; statements are read by its subclass in :mod:`statements`."""
+
+    body: Sequence[Stmt] = ()  # the statements of the rule
 
     def __init__(
         self,
@@ -188,6 +193,8 @@ class Reader(ABC):
         if not self.exists.get(node.name, True):
             assert state.when is not None
             condition = self.text(state.when)
+            if not self.forced and not self.findings.once("E211", node.name):
+                return MISTAKE
             self.report(
                 "E211",
                 f"`{node.text}` exists only when `{condition}`, and is used here without that",
@@ -212,18 +219,28 @@ class Reader(ABC):
         place = self.scope.locals.get(node.name)
         if self.frame is not None and node.name in self.frame:
             place = None
-        later = place is not None and place >= node.span
+        if self.forced or not self.findings.once("E203", node.name):
+            return MISTAKE
+        if place is not None and place >= node.span:
+            message, label = f"`{node.text}` is read before it is assigned", "no value yet"
+            help = f"declare `state {node.text}` to keep a value from step to step, or assign it first"
+        else:
+            message, label = f"`{node.text}` may have no value here", "not assigned on every path to here"
+            help = "assign it on every path, for example before the `if`"
         self.report(
             "E203",
-            f"`{node.text}` is read before it is assigned" if later else f"`{node.text}` may have no value here",
+            message,
             node.span,
-            label="no value yet" if later else "not assigned on every path to here",
-            help=f"declare `state {node.text}` to keep a value from step to step, or assign it first"
-            if later
-            else "assign it on every path, for example before the `if`",
-            related=(("assigned here", place),) if place is not None else (),
+            label=label,
+            help=help,
+            related=((self.assigned_where(place), place),) if place is not None else (),
         )
         return MISTAKE
+
+    def assigned_where(self, place: Span) -> str:
+        """Return how to refer to an assignment: with the condition it stands under, if it stands under one."""
+        condition = condition_above(self.body, place)
+        return f"assigned here, if `{self.text(condition)}`" if condition is not None else "assigned here"
 
     def number(self, expr: Expr) -> Value:
         """Return what is known of an expression that must be a number (a condition counts as 0 or 1)."""
@@ -246,7 +263,7 @@ class Reader(ABC):
                 f"{word} stands where a number is expected",
                 expr.span,
                 label="expected a number",
-                help="strings and none are only compared: `mode == \"l2\"`, `x == none`, `x ?? 0`",
+                help='strings and none are only compared: `mode == "l2"`, `x == none`, `x ?? 0`',
             )
             return MISTAKE
         return value
@@ -261,7 +278,9 @@ class Reader(ABC):
                 f"{word} is not a condition",
                 expr.span,
                 label="expected a comparison, true, false or a number",
-                help=f'compare it: `{self.text(expr)} == "..."`' if value.sort is Sort.TEXT else "write `false`",
+                help=f'compare it: `{self.text(expr)} == "..."`'
+                if value.sort is Sort.TEXT
+                else "to ask whether a hyperparameter is none, write `x == none`",
             )
             return MISTAKE
         return value
@@ -357,11 +376,11 @@ class Reader(ABC):
         """Check that two values can be compared."""
         ordered = op not in ("==", "!=")
         for expr, other, value, against in ((left, right, a, b), (right, left, b, a)):
-            if value.sort is Sort.NONE and (ordered or not isinstance(expr, Nothing)):
-                if value.optional is None or ordered:
-                    self.number(expr)
-                    return False
-            if isinstance(expr, Nothing) and against.optional is None and against.sort is not Sort.UNKNOWN:
+            written = isinstance(expr, Nothing)
+            if value.sort is Sort.NONE and (ordered or (value.optional is None and not written)):
+                self.number(expr)
+                return False
+            if written and against.optional is None and against.sort is not Sort.UNKNOWN:
                 self.report(
                     "E306",
                     f"`{self.text(other)}` is never none",
@@ -484,7 +503,8 @@ class Reader(ABC):
                 f"`{builtin.name}` has nothing to reduce: `{self.text(arguments[0])}` is one number",
                 node.span,
                 label="already one number",
-                help=f"leave `{builtin.name}` away" if builtin.name not in ("norm", "rms") else "write `abs(...)`",
+                help=f"leave `{builtin.name}` away"
+                + (": the norm of one number is its `abs`" if builtin.name in ("norm", "rms") else ""),
             )
             return MISTAKE
         dims = next((dim_values(a.value) for a in node.arguments if a.name == "dim"), None)

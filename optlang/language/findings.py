@@ -12,6 +12,7 @@ class Findings:
     def __init__(self, source: Source) -> None:
         self.source = source
         self._found: dict[tuple[str, Span | None], Diagnostic] = {}
+        self._told: set[tuple[object, ...]] = set()
 
     def add(
         self,
@@ -26,6 +27,20 @@ class Findings:
         """Record one finding."""
         if (code, span) not in self._found:
             self._found[code, span] = Diagnostic(code, message, self.source, span, label, help, related)
+
+    def once(self, *key: object) -> bool:
+        """Return True the first time it is asked about ``key``: for mistakes that show in many places."""
+        if key in self._told:
+            return False
+        self._told.add(key)
+        return True
+
+    def error_inside(self, span: Span) -> bool:
+        """Whether an error has been found in these characters."""
+        return any(
+            d.is_error and place is not None and span.start <= place.start and place.end <= span.end
+            for (_, place), d in self._found.items()
+        )
 
     @property
     def diagnostics(self) -> list[Diagnostic]:

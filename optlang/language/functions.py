@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from optlang.language.scope import FIXED, Scope
 from optlang.language.specialise import MAX_NODES
-from optlang.language.suggest import listing
 from optlang.language.tree import Assign, Call, Def, Expr, If, Name, Return, Stmt
 from optlang.language.walk import body_of, called, expressions, own_expressions, statements
 from optlang.source import Span
@@ -55,11 +55,7 @@ def check_functions(scope: Scope) -> bool:
     """Check the bodies' shape of all functions; return whether they can be written out."""
     for function in scope.functions.values():
         _check_returns(function, scope)
-    if _recursion(scope):
-        return False
-    for function in scope.functions.values():
-        result_count(function, scope)
-    return True
+    return not _recursion(scope)
 
 
 def _recursion(scope: Scope) -> bool:
@@ -105,8 +101,7 @@ def _check_returns(function: Def, scope: Scope) -> None:
         some = any(isinstance(s, Return) for s in statements(function.body))
         scope.findings.add(
             "E213",
-            f"`{function.name.text}` "
-            + ("does not return a value on every path" if some else "returns nothing"),
+            f"`{function.name.text}` " + ("does not return a value on every path" if some else "returns nothing"),
             function.name.span if not some else last,
             label="expected a `return` after this" if some else "expected a `return` in its body",
             help="a function is used for its value: end every path with `return EXPRESSION`",
@@ -115,18 +110,19 @@ def _check_returns(function: Def, scope: Scope) -> None:
     counts = {len(r.values): r for r in reversed(list(statements(function.body))) if isinstance(r, Return)}
     if len(counts) > 1:
         first, *rest = sorted(counts.values(), key=lambda r: r.span)
+        here, before = _values(len(rest[0].values)), _values(len(first.values))
         scope.findings.add(
             "E214",
-            f"`{function.name.text}` returns {len(rest[0].values)} values here and {len(first.values)} elsewhere",
+            f"`{function.name.text}` returns {here} here and {before} elsewhere",
             rest[0].span,
-            label=f"expected {_values(len(first.values))}",
+            label=f"expected {before}",
             help="every `return` of a function must give the same number of values",
-            related=((f"returns {_values(len(first.values))} here", first.span),),
+            related=((f"returns {before} here", first.span),),
         )
 
 
 def _check_unreachable(block: Sequence[Stmt], scope: Scope) -> None:
-    for statement, following in zip(block, block[1:], strict=False):
+    for statement, following in pairwise(block):
         if always_returns((statement,)):
             scope.findings.add(
                 "E213",
@@ -158,10 +154,14 @@ def always_returns(block: Sequence[Stmt]) -> bool:
     return False
 
 
-def result_count(function: Def, scope: Scope) -> int:
+def result_count(function: Def) -> int:
     """Return how many values a function gives."""
     returns = [s for s in statements(body_of(function)) if isinstance(s, Return)]
     return len(returns[0].values) if returns else 1
+
+
+def _names(count: int) -> str:
+    return "one name is" if count == 1 else f"{count} names are"
 
 
 def _values(count: int) -> str:
@@ -183,15 +183,30 @@ def check_result_count(wanted: Sequence[Name], value: Expr, scope: Scope) -> Non
                 help="assign the names one at a time",
             )
         return
-    given = result_count(function, scope)
+    given = result_count(function)
     if given != len(wanted):
         scope.findings.add(
             "E214",
-            f"`{function.name.text}` returns {_values(given)}, but {len(wanted)} are expected here",
+            f"`{function.name.text}` returns {_values(given)}, but {_names(len(wanted))} on the left of `=`",
             value.span,
             label=f"gives {_values(given)}",
-            help=f"write {'one name' if given == 1 else f'{given} names'} on the left of `=`"
-            + (f", not {listing(n.text for n in wanted)}" if len(wanted) > 1 else ""),
+            help=f"write {'one name' if given == 1 else f'{given} names'} there",
+            related=(("defined here", function.name.span),),
+        )
+
+
+def check_one_result(node: Call, scope: Scope) -> None:
+    """Check that a call in the middle of an expression gives one value."""
+    assert isinstance(node.function, Name)
+    function = scope.functions[node.function.name]
+    given = result_count(function)
+    if given != 1:
+        scope.findings.add(
+            "E214",
+            f"`{function.name.text}` returns {_values(given)}, but one is expected here",
+            node.span,
+            label=f"gives {_values(given)}",
+            help="assign its results to names first: `a, b = f(...)`",
             related=(("defined here", function.name.span),),
         )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -60,9 +59,9 @@ def reduce(function: Callable[[Sequence[float]], float], grid: Grid, rows: bool,
 
 def mean(values: Sequence[float]) -> float:
     """Return the mean of some numbers."""
-    return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else math.nan
+    return sum(values) / len(values)
 
 
 def total(values: Sequence[float]) -> float:
     """Return the sum of some numbers."""
-    return math.fsum(values) if all(map(math.isfinite, values)) else math.nan
+    return sum(values)

@@ -83,9 +83,7 @@ def _key_is_free(item: HyperItem, scope: Scope) -> bool:
     return False
 
 
-def _add(
-    item: HyperItem, key: str, part: int | None, domain: Domain | None, doc: str | None, scope: Scope
-) -> None:
+def _add(item: HyperItem, key: str, part: int | None, domain: Domain | None, doc: str | None, scope: Scope) -> None:
     """Add one hyperparameter, its default and range checked as far as each is sound."""
     name = item.name
     default, sound = _default(item, scope)
@@ -101,11 +99,9 @@ def _add(
                 label="does not fit the default",
                 help='numbers take a range such as `in [0, 1)`, strings a list such as `in {"l2", "decoupled"}`',
             )
-        elif item.default is not None and default is not None and default not in bounds:
+        elif item.default is not None and default is not None and not _inside(default, bounds):
             _outside(item, default, bounds, scope)
-    scope.hypers[name.name] = Hyper(
-        name.name, key, part, kind, default, item.default is None, bounds, doc, name.span
-    )
+    scope.hypers[name.name] = Hyper(name.name, key, part, kind, default, item.default is None, bounds, doc, name.span)
 
 
 def _default(item: HyperItem, scope: Scope) -> tuple[Value, bool]:
@@ -149,14 +145,22 @@ def _suits(kind: HyperType, bounds: Range | OneOf) -> bool:
     return listed is kind or (kind is HyperType.OPTIONAL and listed is HyperType.NUMBER)
 
 
+def _inside(value: Value, bounds: Range | OneOf) -> bool:
+    """Whether a range holds a value of the type it suits."""
+    if isinstance(bounds, Range):
+        return isinstance(value, float) and value in bounds
+    return value in bounds
+
+
 def _outside(item: HyperItem, default: Value, bounds: Range | OneOf, scope: Scope) -> None:
     assert item.default is not None
     near = None
     if isinstance(bounds, OneOf) and isinstance(default, str):
         near = nearest(default, [v for v in bounds.values if isinstance(v, str)])
+    where = "outside its own range" if isinstance(bounds, Range) else "not among its own choices"
     scope.findings.add(
         "E404",
-        f"the default of `{item.name.text}` is outside its own range, `{bounds.text}`",
+        f"the default of `{item.name.text}` is {where}, `{bounds.text}`",
         item.default.span,
         label=f"not {bounds.text}",
         help=f'did you mean "{near}"?' if near else "change the default or the range",
@@ -222,9 +226,7 @@ def _choices(domain: Choices, scope: Scope) -> OneOf | None:
 
 
 def _bad_choice(span: Span, message: str, scope: Scope) -> None:
-    scope.findings.add(
-        "E405", message, span, label="in this list", help=f"write for example `in {{{_SAMPLE}}}`"
-    )
+    scope.findings.add("E405", message, span, label="in this list", help=f"write for example `in {{{_SAMPLE}}}`")
 
 
 _SAMPLE = '"l2", "decoupled"'

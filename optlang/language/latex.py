@@ -44,7 +44,7 @@ GREEK = frozenset(
     )
 )
 #: Names that papers write as a letter.
-LETTERS: Mapping[str, str] = {"eps": r"\epsilon", "inf": r"\infty"}
+LETTERS: Mapping[str, str] = {"eps": r"\epsilon"}
 #: Functions that LaTeX knows as operators.
 OPERATORS = frozenset(("exp", "log", "sin", "cos", "tanh", "max", "min"))
 #: Functions written around their argument.
@@ -90,11 +90,11 @@ def rule_latex(tree: Tree) -> str:
 
 def name_latex(name: str) -> str:
     r"""Return a name typeset: a letter or Greek in italics, a word upright, final digits as a subscript."""
-    if name in LETTERS:
-        return LETTERS[name]
     stem, digits = re.fullmatch(r"(.*?)_?(\d*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
     head, underscore, tail = stem.partition("_")
-    if stem in GREEK:
+    if stem in LETTERS:
+        base = LETTERS[stem]
+    elif stem in GREEK:
         base = f"\\{stem}"
     elif len(stem) == 1:
         base = stem

@@ -10,8 +10,24 @@ import unicodedata
 from functools import cache
 
 RESERVED = frozenset(
-    ("if", "elif", "else", "and", "or", "not", "in", "inf", "true", "false", "none", "True", "False", "None")
-    + ("def", "return")
+    (
+        "def",
+        "return",
+        "if",
+        "elif",
+        "else",
+        "and",
+        "or",
+        "not",
+        "in",
+        "inf",
+        "true",
+        "false",
+        "none",
+        "True",
+        "False",
+        "None",
+    )
 )
 
 #: Unicode's own names for letters that everybody else spells otherwise.

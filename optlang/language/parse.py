@@ -23,6 +23,7 @@ from optlang.language.habits import PYTHON, python_statement
 from optlang.language.layout import LAYOUT, Layout
 from optlang.language.limits import MAX_CHARACTERS, MAX_DEPTH
 from optlang.language.mistakes import Table, explain, table
+from optlang.language.pieces import children
 from optlang.language.recover import without_statement
 from optlang.language.refused import Refused
 from optlang.language.stop import Stop
@@ -55,7 +56,7 @@ def parser() -> Lark:
         parser="lalr",
         lexer="contextual",
         postlex=LineEnds(),
-        transformer=Builder(),  # type: ignore[arg-type]
+        transformer=Builder(),
         keep_all_tokens=True,
         maybe_placeholders=False,
     )
@@ -115,20 +116,21 @@ class _Reading:
         try:
             return self.feed()
         except UnexpectedToken as e:
-            stop = Stop(self.text, tuple(self.seen), e.token, e.state.position, frozenset(self.parser.accepts()))
+            accepts = frozenset(self.parser.accepts())  # type: ignore[no-untyped-call]
+            stop = Stop(self.text, tuple(self.seen), e.token, e.state.position, accepts)
             self.seen.append(e.token)
             raise explain(stop, _examples()) from None
         except UnexpectedCharacters as e:
-            raise refuse_character(self.text, e.pos_in_stream) from None
+            raise refuse_character(self.text, e.pos_in_stream or 0) from None
 
     def feed(self) -> tuple[tree.Text | None, tuple[Any, ...]]:
         """Give the parser all tokens and return what it makes of them; raises the parser's own errors."""
-        raw = self.parser.lexer_thread.lex(self.parser.parser_state)
+        raw = self.parser.lexer_thread.lex(self.parser.parser_state)  # type: ignore[no-untyped-call]
         for token in Layout(self.text)(raw):
             self.parser.feed_token(token)
             self.seen.append(token)
         last = self.seen[-1] if self.seen else None
-        result: tuple[tree.Text | None, tuple[Any, ...]] = self.parser.feed_eof(last)
+        result: tuple[tree.Text | None, tuple[Any, ...]] = self.parser.feed_eof(last)  # type: ignore[no-untyped-call]
         return result
 
     def without(self, place: Span) -> str | None:
@@ -247,13 +249,4 @@ def _check_depth(items: Iterable[Any]) -> None:
                 label="one too many",
                 help="give an inner part a name on a line of its own",
             )
-        for value in vars(node).values():
-            stack.extend((x, depth + 1) for x in _inside(value))
-
-
-def _inside(value: Any) -> Iterator[tree.Node]:
-    if isinstance(value, tree.Node):
-        yield value
-    elif isinstance(value, tuple):
-        for part in value:
-            yield from _inside(part)
+        stack.extend((child, depth + 1) for child in children(node))

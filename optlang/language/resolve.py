@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from optlang.language.arguments import check_call
 from optlang.language.builtins import BUILTINS, FACT_NAMES, LATER, TENSOR_NAMES, TIME, TIME_NAMES
-from optlang.language.functions import check_result_count
+from optlang.language.functions import check_one_result, check_result_count
 from optlang.language.hypers import tuple_help
 from optlang.language.scope import FREE_FUNCTIONS, Scope
 from optlang.language.suggest import SYNONYMS, did_you_mean, nearest
@@ -101,8 +101,8 @@ class Resolver:
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self.findings = scope.findings
+        self.direct: Expr | None = None  # the whole value of an assignment, which may give several results
         self.refused: set[str] = set()
-        self.reported: set[tuple[str, str]] = set()
 
     # Statements ---------------------------------------------------------------------------------------------
 
@@ -117,16 +117,9 @@ class Resolver:
                         self.target(target, place, own)
                         if statement.op != "=":
                             self.name(target, place, own)
+                    self.direct = value
                     self.expression(value, place, own)
                     check_result_count(targets, value, self.scope)
-                case Return() if place is BODY:
-                    self.findings.add(
-                        "E213",
-                        "`return` outside a function",
-                        statement.span,
-                        label="there is nothing to return from",
-                        help="a rule changes p by assigning to it: `p -= ...`",
-                    )
                 case If() | Return():
                     for expr in own_expressions(statement):
                         self.expression(expr, place, own)
@@ -267,9 +260,8 @@ class Resolver:
         if role == "fact" and place is REQUIRE:
             self.later("a requirement on the shape of tensors", node.span)
         elif role == "local" and place is not FUNCTION:
-            if (text, place.what) in self.reported:
+            if not self.findings.once(place.what, text):
                 return
-            self.reported.add((text, place.what))
             self.findings.add(
                 "E312" if place.code == "E303" else place.code,
                 f"{place.what} cannot depend on `{text}`, which the rule computes in a step",
@@ -308,7 +300,8 @@ class Resolver:
             f"unknown name `{node.text}`",
             node.span,
             label="not declared, and never assigned",
-            help=helps or f"declare it: `hyper {node.text}` if the user passes it, `state {node.text}` if it is "
+            help=helps
+            or f"declare it: `hyper {node.text}` if the user passes it, `state {node.text}` if it is "
             "kept from step to step",
             related=(("nearest name", place),) if place else (),
         )
@@ -354,6 +347,8 @@ class Resolver:
         value = name in own or self.role(name) is not None
         if name in scope.functions:
             check_call(node, scope)
+            if node is not self.direct:
+                check_one_result(node, scope)
             self.reads_of(node, scope.functions[name], place)
         elif name in FACT_NAMES:
             self.later(f"`{text}(...)` of another tensor", node.function.span)
@@ -448,6 +443,8 @@ MANUAL = "see the language guide for what this version compiles"
 
 #: What to write, in the meantime, instead of some constructs of later versions.
 INSTEAD: dict[str, str] = {
+    "rows(...)": "`rows` is the size of dimension -2 of p",
+    "cols(...)": "`cols` is the size of the last dimension of p",
     "gnorm": "`norm(g)` is the norm of one tensor's gradient",
     "total": "`sum(x)` is the sum over one tensor",
     "every": "`if t % k == 0:` holds in every k-th step",

@@ -83,9 +83,7 @@ def _all_reads(functions: dict[str, Def], body: Sequence[Stmt]) -> Iterable[Name
         yield from _free(function)
 
 
-def _flow(
-    block: Sequence[Stmt], seen: set[str], targets: set[str], states: dict[str, Name], reads: _Reads
-) -> set[str]:
+def _flow(block: Sequence[Stmt], seen: set[str], targets: set[str], states: dict[str, Name], reads: _Reads) -> set[str]:
     """Walk a block; ``seen`` are the names that some path to here assigns; returns those after the block."""
 
     def read(name: Name) -> None:
@@ -118,9 +116,11 @@ def describe(rule: Rule) -> list[str]:
 def _describe_states(rule: Rule) -> list[str]:
     grouped: dict[str, list[str]] = {}
     for state in rule.states:
-        shown = state.name if state.key == state.name else f"{state.name} (`{state.key}`)"
-        grouped.setdefault(_state_phrase(rule, state), []).append(shown)
-    return [f"{listing(names).replace('(``', '(`').replace('`)`', '`)')}: state, {phrase}" for phrase, names in grouped.items()]
+        phrase = _state_phrase(rule, state)
+        if state.key != state.name:
+            phrase += f", kept under the key `{state.key}`"
+        grouped.setdefault(phrase, []).append(state.name)
+    return [f"{listing(names)}: state, {phrase}" for phrase, names in grouped.items()]
 
 
 def _state_phrase(rule: Rule, state: State) -> str:

@@ -16,9 +16,12 @@ FREE_FUNCTIONS = frozenset(row.name for row in BUILTINS.values() if row.group in
 
 #: Names with a meaning of their own, and that meaning.
 FIXED: dict[str, str] = {
-    **TENSOR_NAMES,
-    **FACT_NAMES,
-    **TIME_NAMES,
+    **dict.fromkeys(TENSOR_NAMES, "a tensor"),
+    **dict.fromkeys(FACT_NAMES, "a fact of the tensor's shape"),
+    **dict.fromkeys(TIME_NAMES, "the step count"),
+    "p": "the parameter",
+    "g": "the gradient",
+    "first": "whether this is the first step",
     "group": "the parameter group",
     "loss": "the value of the loss",
 }
@@ -117,7 +120,7 @@ class Scope:
             meaning = FIXED[name]
             what = f"`{text}` already means something: {meaning}"
         elif name in BUILTINS and name not in FREE_FUNCTIONS:
-            what = f"`{text}` is the name of a function: {BUILTINS[name].summary.rstrip('.')}"
+            what = f"`{text}` is the name of a function of the language"
         else:
             return True
         self.findings.add("E206", what, span, label="this name is taken", help="choose another name")

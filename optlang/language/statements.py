@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optlang.language.expressions import Reader
-from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, join
+from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level
 from optlang.language.scope import DeclaredState
 from optlang.language.tree import (
     Assign,
@@ -43,6 +43,7 @@ class Variant(Reader):
         for state in self.scope.states.values():
             self.kinds[state.name] = self.initial_kind(state)
         self.declaring = False
+        self.body = body
         self.block(body)
 
     # States -------------------------------------------------------------------------------------------------
@@ -53,6 +54,8 @@ class Variant(Reader):
             return True
         held = self.condition(state.when)
         if held.sort is Sort.UNKNOWN and not held.is_static:
+            return True
+        if not held.is_static and self.findings.error_inside(state.when.span):
             return True
         if not held.is_static:
             self.report(
@@ -71,6 +74,7 @@ class Variant(Reader):
                 label="differs from tensor to tensor",
                 help="make it a state of each tensor: leave `group` away",
             )
+            return True
         return self.decide(state.when, held) is not False
 
     def initial_kind(self, state: DeclaredState) -> Kind:
@@ -97,7 +101,7 @@ class Variant(Reader):
 
     def group_initial(self, state: DeclaredState, initial: Expr, value: Value) -> None:
         """Check that the initial value of a group state can be computed from hyperparameters alone."""
-        if value.sort is not Sort.UNKNOWN and not value.is_static:
+        if value.sort is not Sort.UNKNOWN and not value.is_static and not self.findings.error_inside(initial.span):
             self.report(
                 "E312",
                 f"the initial value of `{state.item.name.text}` cannot be computed when the group is made",
@@ -145,11 +149,11 @@ class Variant(Reader):
 
     def results(self, node: Assign) -> Results:
         """Return the values that an assignment gives to several names."""
-        if isinstance(node.value, Call) and isinstance(node.value.function, Name):
-            if node.value.function.name in self.scope.functions:
-                results = self.call_function(node.value)
-                if len(results) == len(node.targets):
-                    return results
+        call = node.value
+        if isinstance(call, Call) and isinstance(call.function, Name) and call.function.name in self.scope.functions:
+            results = self.call_function(call)
+            if len(results) == len(node.targets):
+                return results
         return (MISTAKE,) * len(node.targets)
 
     def store(self, target: Name, value: Value, expr: Expr) -> None:
@@ -185,9 +189,7 @@ class Variant(Reader):
                 self.misfit(target, state, kind, cause, given, cause is expr)
                 return
 
-    def misfit(
-        self, target: Name, state: DeclaredState, kind: Kind, cause: Expr, given: Kind, direct: bool
-    ) -> None:
+    def misfit(self, target: Name, state: DeclaredState, kind: Kind, cause: Expr, given: Kind, direct: bool) -> None:
         """Report a value that has more elements than the state it is assigned to."""
         held = "one number for each tensor" if kind.level is Level.SCALAR else str(kind)
         if direct:
@@ -197,12 +199,15 @@ class Variant(Reader):
         helps = "reduce the value: `norm(x)`, `mean(x)`, `sum(x)`"
         if kind.level is Level.REDUCED:
             helps = "reduce the value over the same dimensions, written the same way"
+        other = f"give `{target.text}` an initial value of the larger shape"
+        if state.item.type == "scalar":
+            other = "leave `: scalar` away for a state shaped like p"
         self.report(
             "E301",
             message,
             cause.span,
             label=_shape(given),
-            help=f"{helps}; or give `{target.text}` an initial value of the larger shape",
+            help=f"{helps}; or {other}",
             related=(("declared here", state.item.span),),
         )
 
@@ -382,5 +387,3 @@ def _shape(kind: Kind) -> str:
     if kind.level is Level.REDUCED:
         return str(kind)
     return "one number"
-
-

@@ -19,7 +19,7 @@ SYNONYMS: dict[str, str] = {
     **dict.fromkeys(("ema", "mix", "interpolate"), "lerp"),
     **dict.fromkeys(("average", "avg"), "mean"),
     **dict.fromkeys(("l2norm", "l2_norm"), "norm"),
-    **dict.fromkeys(("root",), "sqrt"),
+    **dict.fromkeys(("root", "squareroot", "square_root"), "sqrt"),
     **dict.fromkeys(("dim", "dims"), "ndim"),
     **dict.fromkeys(("select", "cond"), "where"),
     **dict.fromkeys(("shrink", "softshrink"), "soft_threshold"),

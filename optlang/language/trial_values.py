@@ -11,6 +11,7 @@ from typing import TypeVar
 from optlang.language import derived, grid
 from optlang.language.arguments import dim_values
 from optlang.language.builtins import BUILTINS
+from optlang.language.constants import as_float
 from optlang.language.evaluate import ARITHMETIC, COMPARISONS, FUNCTIONS
 from optlang.language.grid import Grid, each, number
 from optlang.language.rule import Rule, Value
@@ -102,8 +103,8 @@ class TrialValues(ABC):
     def value(self, expr: Expr) -> Thing:
         """Return the value of an expression."""
         match expr:
-            case Number(value=exact):
-                return number(float(exact))
+            case Number():
+                return number(as_float(expr))
             case Infinity():
                 return number(math.inf)
             case Bool(value=flag):
@@ -176,7 +177,7 @@ class TrialValues(ABC):
         for op, a, b in zip(node.ops, values, values[1:], strict=False):
             if isinstance(a, Grid) and isinstance(b, Grid):
                 test = COMPARISONS.get(op) or (_equal if op == "==" else _unequal)
-                part = each(lambda x, y, test=test: float(test(x, y)), a, b)  # type: ignore[misc]
+                part = each(lambda x, y, test=test: float(test(x, y)), a, b)
             else:
                 part = number((a == b) is (op == "=="))
             result = each(lambda x, y: x * y, result, part)
@@ -191,7 +192,7 @@ class TrialValues(ABC):
             self.note(node.right, BY_ZERO, each(lambda a, b: float(b == 0 and a != 0 and a == a), left, right))
             self.note(node.right, ZERO_BY_ZERO, each(lambda a, b: float(b == 0 and a == 0), left, right))
         elif node.op == "^":
-            self.note(node, NEGATIVE_ROOT, each(lambda a, b: float(a < 0 and b != math.floor(b)), left, right))
+            self.note(node, NEGATIVE_ROOT, each(lambda a, b: float(a < 0 and b % 1 != 0), left, right))
             self.note(node.left, BY_ZERO, each(lambda a, b: float(a == 0 and b < 0), left, right))
         return each(ARITHMETIC[node.op], left, right)
 
@@ -227,7 +228,7 @@ class TrialValues(ABC):
             return self.reduction(name, values[0], dim)
         return self.elementwise(name, values, node)
 
-    def in_order(self, name: str, given: list[Expr], named: Mapping[str | None, Expr]) -> list[Expr]:
+    def in_order(self, name: str, given: list[Expr], named: Mapping[str, Expr]) -> list[Expr]:
         """Return the arguments of a builtin in the order of its parameters, defaults filled in."""
         ordered = list(given)
         for parameter, _ in BUILTINS[name].parameters[len(given) :]:
@@ -292,10 +293,12 @@ def _thing(value: Value) -> Thing:
 
 
 def negation(x: float) -> float:
+    """Return 1 for a condition that does not hold, else 0."""
     return float(x == 0)
 
 
 def select(c: float, a: float, b: float) -> float:
+    """Return ``a`` where ``c`` holds, else ``b``."""
     return a if c else b
 
 

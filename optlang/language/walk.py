@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from optlang.language.tree import (
-    Argument,
     Assign,
     Binary,
     Call,
@@ -15,14 +14,13 @@ from optlang.language.tree import (
     If,
     Member,
     Name,
-    Node,
     Return,
     Stmt,
     Ternary,
     Tuple,
     Unary,
-    Unsupported,
 )
+from optlang.source import Span
 
 
 def parts(expr: Expr) -> tuple[Expr, ...]:
@@ -115,11 +113,12 @@ def called(block: Iterable[Stmt]) -> Iterator[Name]:
             yield expr.function
 
 
-def unsupported(node: Node) -> bool:
-    """Whether a node is something that this version does not compile."""
-    return isinstance(node, Unsupported)
-
-
-def keyword(arguments: Iterable[Argument], name: str) -> Argument | None:
-    """Return the argument passed by ``name=``, if any."""
-    return next((a for a in arguments if a.name == name), None)
+def condition_above(block: Iterable[Stmt], place: Span) -> Expr | None:
+    """Return the condition of the innermost ``if`` or ``elif`` whose body holds a place, if there is one."""
+    found = None
+    for statement in statements(block):
+        if isinstance(statement, If):
+            for condition, body in statement.branches:
+                if any(inner.span.start <= place.start < inner.span.end for inner in body):
+                    found = condition
+    return found

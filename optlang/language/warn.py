@@ -1,2 +1,297 @@
+"""Warnings: rules that compile, and are probably not what their author meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from optlang.language.findings import Findings
+from optlang.language.grid import Grid
 from optlang.language.rule import Rule
-def warn(rule, worlds, findings): ...
+from optlang.language.suggest import nearest
+from optlang.language.tree import Assign, Binary, Call, Def, Expr, Name, Stmt, Unary
+from optlang.language.trial import Trial
+from optlang.language.trial_values import BAD_LOG, BY_ZERO, NEGATIVE_ROOT, ZERO_BY_ZERO, Abandoned
+from optlang.language.walk import assigned, body_of, called, expressions, names_read, own_expressions, statements
+from optlang.language.worlds import World
+from optlang.source import Span
+
+#: In how many worlds a rule is tried out.
+MAX_TRIALS = 12
+
+
+def warn(rule: Rule, worlds: Iterable[World], findings: Findings) -> None:
+    """Add everything suspicious about a rule without errors.
+
+    Args:
+        rule: The rule.
+        worlds: Sample values of its hyperparameters and facts, the defaults first.
+        findings: Where the warnings go.
+    """
+    reads = {name.name for name in _all_reads(rule)}
+    _unused_states(rule, reads, findings)
+    _unused_hypers(rule, reads, findings)
+    _unused_locals(rule, reads, findings)
+    _unused_functions(rule, findings)
+    if "g" not in reads:
+        findings.add(
+            "W610",
+            "the rule never uses the gradient `g`",
+            None,
+            help="every parameter moves the same way whatever the loss: is `g` missing from the update?",
+        )
+    for expr in _all_expressions(rule):
+        _eps_twice(expr, findings)
+    small = [w for w in worlds if len(w.shape) <= 2 and w.values["numel"] in (6.0, 1.0)]
+    _first_step(rule, small[:MAX_TRIALS], findings)
+    _ascent(rule, small[:1], findings)
+
+
+def _all_expressions(rule: Rule) -> Iterator[Expr]:
+    """Yield every expression and subexpression of a rule."""
+    for block in (rule.body, *(body_of(f) for f in rule.functions.values())):
+        for statement in statements(block):
+            for own in own_expressions(statement):
+                yield from expressions(own)
+    for state in rule.states:
+        for part in (state.initial, state.when):
+            if part is not None:
+                yield from expressions(part)
+    for requirement in rule.requirements:
+        yield from expressions(requirement.condition)
+    for function in rule.functions.values():
+        for parameter in function.parameters:
+            if parameter.default is not None:
+                yield from expressions(parameter.default)
+
+
+def _all_reads(rule: Rule) -> Iterator[Name]:
+    yield from (e for e in _all_expressions(rule) if isinstance(e, Name))
+    for block in (rule.body, *(body_of(f) for f in rule.functions.values())):
+        yield from names_read(block)  # and the targets of `x += ...`
+
+
+# Names without a use ----------------------------------------------------------------------------------------
+
+
+def _unused_states(rule: Rule, reads: set[str], findings: Findings) -> None:
+    written = {name.name: name.span for name in reversed(list(assigned(rule.body)))}
+    for state in rule.states:
+        name = state.name
+        if state.name in written and state.name not in reads:
+            findings.add(
+                "W601",
+                f"state `{name}` is written but never read",
+                written[state.name],
+                label="this value is kept for nothing",
+                help=f"use `{name}` in the update, or leave the state away",
+                related=(("declared here", state.span),) if not rule.inferred else (),
+            )
+        elif state.name not in written and (state.initial is None or state.name not in reads):
+            stays = "stays at its initial value" if state.initial is not None else "stays 0"
+            near = nearest(state.name, [n for n in written if n not in {s.name for s in rule.states}])
+            findings.add(
+                "W605",
+                f"state `{name}` is never assigned and {stays}",
+                state.span,
+                label="declared here, assigned nowhere",
+                help=f"did you mean to assign it where `{near}` is assigned?" if near else "assign it, or remove it",
+            )
+
+
+def _unused_hypers(rule: Rule, reads: set[str], findings: Findings) -> None:
+    for hyper in rule.hypers:
+        if hyper.name not in reads:
+            findings.add(
+                "W602",
+                f"hyperparameter `{hyper.name}` is never used",
+                hyper.span,
+                label="changing it has no effect",
+                help="use it in a formula, or remove it",
+            )
+
+
+def _unused_locals(rule: Rule, reads: set[str], findings: Findings) -> None:
+    states = {state.name for state in rule.states}
+    for block, own_reads in _scopes(rule, reads):
+        for statement in statements(block):
+            if not isinstance(statement, Assign) or len(statement.targets) > 1:
+                continue
+            target = statement.targets[0]
+            if target.name in states | {"p", "g"} or target.name in own_reads:
+                continue
+            near = nearest(target.name, states)
+            findings.add(
+                "W603",
+                f"`{target.text}` is assigned but never used",
+                target.span,
+                label="computed for nothing",
+                help=f"did you mean the state `{near}`?" if near else "remove it, or use it in the update",
+            )
+
+
+def _scopes(rule: Rule, reads: set[str]) -> Iterator[tuple[tuple[Stmt, ...], set[str]]]:
+    yield rule.body, reads
+    for function in rule.functions.values():
+        body = body_of(function)
+        yield body, {name.name for name in names_read(body)}
+
+
+def _unused_functions(rule: Rule, findings: Findings) -> None:
+    used: set[str] = set()
+    pending = [name.name for name in called(rule.body)]
+    pending += [
+        node.function.name
+        for state in rule.states
+        for expr in (state.initial, state.when)
+        if expr is not None
+        for node in expressions(expr)
+        if isinstance(node, Call) and isinstance(node.function, Name)
+    ]
+    while pending:
+        name = pending.pop()
+        if name in rule.functions and name not in used:
+            used.add(name)
+            pending += [callee.name for callee in called(body_of(rule.functions[name]))]
+    for name, function in rule.functions.items():
+        if name not in used:
+            _unused_function(function, findings)
+
+
+def _unused_function(function: Def, findings: Findings) -> None:
+    findings.add(
+        "W604",
+        f"function `{function.name.text}` is never called",
+        function.name.span,
+        label="defined for nothing",
+        help="call it, or remove it",
+    )
+
+
+# Formulas ---------------------------------------------------------------------------------------------------
+
+
+def _eps_twice(expr: Expr, findings: Findings) -> None:
+    """Warn about ``sqrt(v + eps) + eps``."""
+    if not (isinstance(expr, Binary) and expr.op == "+"):
+        return
+    for side, other in ((expr.left, expr.right), (expr.right, expr.left)):
+        if not isinstance(other, Name):
+            continue
+        for node in expressions(side):
+            if _is_root(node) and isinstance(node, Call):
+                inside = next((t for t in _terms(node.arguments[0].value) if t.name == other.name), None)
+                if inside is not None:
+                    findings.add(
+                        "W608",
+                        f"`{other.text}` is added under the root and outside it",
+                        inside.span,
+                        label="under the root",
+                        help="papers add it in one of the two places; leave the other away",
+                        related=(("and outside here", other.span),),
+                    )
+
+
+def _is_root(node: Expr) -> bool:
+    return (
+        isinstance(node, Call)
+        and isinstance(node.function, Name)
+        and node.function.name in ("sqrt", "rsqrt")
+        and len(node.arguments) == 1
+    )
+
+
+def _terms(expr: Expr) -> Iterator[Name]:
+    """Yield the names that are terms of a sum."""
+    if isinstance(expr, Name):
+        yield expr
+    elif isinstance(expr, Binary) and expr.op in ("+", "-"):
+        yield from _terms(expr.left)
+        yield from _terms(expr.right)
+    elif isinstance(expr, Unary) and expr.op == "+":
+        yield from _terms(expr.operand)
+
+
+# The first step ---------------------------------------------------------------------------------------------
+
+P = (0.3, -1.2, 0.7, 1.1, -0.2, 2.0)
+G = (0.5, -0.25, 1.5, -2.0, 1e-3, 0.75)
+CASES: tuple[tuple[tuple[float, ...], tuple[float, ...], str], ...] = (
+    (P, G, "on the first step"),
+    (P, (0.0, *G[1:]), "on the first step where the gradient is 0"),
+    (P, (0.0,) * 6, "on the first step if the whole gradient is 0"),
+    ((0.0,) * 6, G, "on the first step where the parameter is 0"),
+)
+
+TROUBLE = {
+    ZERO_BY_ZERO: ("0 is divided by 0", "is 0", "add a small constant such as eps to the denominator"),
+    BY_ZERO: ("a number is divided by 0", "is 0", "add a small constant such as eps to the denominator"),
+    NEGATIVE_ROOT: (
+        "the root of a negative number is taken",
+        "of a negative number",
+        "take the root of a square or of `abs(x)`",
+    ),
+    BAD_LOG: ("the logarithm of 0 or a negative number is taken", "not positive", "add a small constant inside"),
+}
+
+
+def _table(world: World, numbers: tuple[float, ...]) -> Grid:
+    """Return numbers in the shape of a world's tensor."""
+    shape = world.shape
+    rows = shape[0] if len(shape) == 2 else 1
+    cols = shape[-1] if shape else 1
+    return Grid(rows, cols, numbers[: rows * cols])
+
+
+def _first_step(rule: Rule, worlds: Iterable[World], findings: Findings) -> None:
+    """Warn about arithmetic that breaks down on the first step."""
+    reported: set[Span] = set()
+    for world in worlds:
+        for p, g, when in CASES:
+            trial = Trial(rule, world, _table(world, p), _table(world, g))
+            try:
+                trial.run(1)
+            except Abandoned:
+                return
+            for span, what in trial.trouble.items():
+                if span in reported:
+                    continue
+                reported.add(span)
+                message, label, help = TROUBLE[what]
+                order = _order_help(rule, span)
+                findings.add("W606", f"{message} {when}", span, label=label, help=order or help)
+
+
+def _order_help(rule: Rule, span: Span) -> str | None:
+    """Return a help line for a place that reads a state before its first update."""
+    starts = {state.name for state in rule.states if state.initial is None}
+    written: dict[str, Span] = {}
+    for name in assigned(rule.body):
+        written.setdefault(name.name, name.span)
+    early = [n for n in names_read(rule.body) if span.start <= n.span.start < span.end]
+    if any(n.name == "t" for n in early) and not any(n.name in ("p", "g") or n.name in written for n in early):
+        return "t is 1 on the first step: is this off by one?"
+    for name in names_read(rule.body):
+        inside = span.start <= name.span.start < span.end
+        if inside and name.name in starts and written.get(name.name, span) > name.span:
+            return f"`{name.text}` starts at 0 and is updated only after this: update it first, or add eps"
+    return None
+
+
+def _ascent(rule: Rule, worlds: Iterable[World], findings: Findings) -> None:
+    """Warn about a rule that, with its defaults, goes up."""
+    for world in worlds:
+        trial = Trial(rule, world, _table(world, (0.0,) * 6), _table(world, G))
+        try:
+            trial.run(2)
+        except Abandoned:
+            return
+        if not trial.moved or sum(trial.moved.values()) <= 1e-12:
+            return
+        span = max(trial.moved, key=lambda place: trial.moved[place])
+        findings.add(
+            "W607",
+            "the parameter moves along the gradient, so the loss grows",
+            span,
+            label="goes up",
+            help="to minimise, subtract: `p -= lr*g`",
+        )

@@ -74,7 +74,8 @@ def worlds(scope: Scope, exprs: Iterable[Expr], conditions: Iterable[Expr], limi
     names = [name for name, values in axes.items() if len(values) > 1]
     base = {name: values[0] for name, values in axes.items()}
     found = [World({**base, **facts(shapes[0])}, shapes[0])]
-    choices = [[(name, v) for v in axes[name][1:]] for name in names] + [[("shape", s) for s in shapes[1:]]]
+    choices: list[list[tuple[str, object]]] = [[(name, v) for v in axes[name][1:]] for name in names]
+    choices.append([("shape", s) for s in shapes[1:]])
     for changes in _combinations([axis for axis in choices if axis]):
         changed = dict(changes)
         shape = changed.pop("shape", shapes[0])

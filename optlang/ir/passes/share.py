@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 
 import sympy as sp
 
 from optlang.ir import algebra
 from optlang.ir.program import Program, Value
-from optlang.language.kinds import Kind, join
+from optlang.language.kinds import Kind, Level, join
 
 
 def run(program: Program) -> Program:
@@ -33,7 +34,7 @@ def _share(
     counts: Counter[sp.Expr] = Counter()
     for value in values:
         for top in value.expr.args if value.reduces else (value.expr,):
-            counts.update(e for e in sp.preorder_traversal(top) if _worth(e))
+            counts.update(e for e in _always(top, value.kind) if _worth(e))
     repeated = {e for e, n in counts.items() if n > 1}
     names: dict[sp.Expr, sp.Symbol] = {}
     same: dict[sp.Symbol, sp.Symbol] = {}
@@ -45,7 +46,8 @@ def _share(
             return same.get(expr, expr)
         if expr in names and not top:
             return names[expr]
-        rebuilt = expr.func(*(walk(a, value) for a in expr.args))
+        lazy = _is_lazy(expr, value.kind)
+        rebuilt = expr.func(*(a if lazy and i else walk(a, value) for i, a in enumerate(expr.args)))
         if expr not in repeated or top or rebuilt.is_Atom:
             return rebuilt
         symbol = algebra.fresh("x", kinds)
@@ -63,6 +65,18 @@ def _share(
         if value.expr in repeated and not value.rounds:
             names[value.expr] = value.symbol  # the value is the piece: later places use its name
     return tuple(shared), same
+
+
+def _is_lazy(expr: sp.Expr, kind: Kind) -> bool:
+    """Return whether only one side of a choice is computed: on the host, where ``1/n`` may rely on ``n != 0``."""
+    return kind.level <= Level.HOST and expr.is_Function and algebra.name_of(expr) == "select"
+
+
+def _always(expr: sp.Expr, kind: Kind) -> Iterator[sp.Expr]:
+    """Yield the pieces of an expression that are computed whatever its choices are."""
+    yield expr
+    for argument in expr.args[:1] if _is_lazy(expr, kind) else expr.args:
+        yield from _always(argument, kind)
 
 
 def _worth(expr: sp.Expr) -> bool:

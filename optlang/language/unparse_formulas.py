@@ -1,0 +1,176 @@
+"""Expressions, simple statements and declarations as canonical text."""
+
+from __future__ import annotations
+
+import re
+
+from optlang.language import tree
+from optlang.language.pieces import children
+from optlang.source import Source, Span
+
+PIPE, CHOICE, DEFAULT, OR, AND, NOT, COMPARE, SUM, PRODUCT, SIGN, POWER, PRIMARY = range(12)
+LEVELS = {
+    **{"??": DEFAULT, "or": OR, "and": AND, "+": SUM, "-": SUM},
+    **{"*": PRODUCT, "/": PRODUCT, "%": PRODUCT, "^": POWER},
+}
+WORD = r"[^\W\d][\w\u0300-\u036f]*"
+LAST_WORD = re.compile(rf"({WORD})\W*\Z")
+
+
+def has_unsupported(node: tree.Node) -> bool:
+    """Whether a node holds anything that has no parts to be written from."""
+    pending = [node]
+    while pending:
+        found = pending.pop()
+        if isinstance(found, tree.Unsupported):
+            return True
+        pending.extend(children(found))
+    return False
+
+
+def quoted(text: str) -> str:
+    """Return a text in the quotes that it does not contain itself."""
+    return f"'{text}'" if '"' in text else f'"{text}"'
+
+
+class Formulas:
+    """Writes the pieces of a rule; ``source`` supplies names as they were spelt."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def expression(self, node: tree.Expr, level: int = PIPE, tight: bool = False) -> str:
+        """Return an expression, in brackets if it binds more loosely than ``level``.
+
+        Args:
+            node: The expression.
+            level: The loosest binding that needs no brackets here.
+            tight: Whether products go without blanks, because they are terms of a sum.
+        """
+        own, text = self._written(node, tight)
+        if own >= level:
+            return text
+        return f"({self._written(node, False)[1]})"
+
+    def _written(self, node: tree.Expr, tight: bool) -> tuple[int, str]:
+        """Return how tightly an expression binds, and its text."""
+        match node:
+            case tree.Binary():
+                return LEVELS[node.op], self._binary(node, tight)
+            case tree.Unary(op="not"):
+                return NOT, f"not {self.expression(node.operand, NOT)}"
+            case tree.Unary():
+                return SIGN, node.op + self.expression(node.operand, SIGN)
+            case tree.Compare():
+                words = [self.expression(node.operands[0], SUM)]
+                for op, operand in zip(node.ops, node.operands[1:], strict=True):
+                    words += [op, self.expression(operand, SUM)]
+                return COMPARE, " ".join(words)
+            case tree.Ternary():
+                then, condition = self.expression(node.then, DEFAULT), self.expression(node.condition, DEFAULT)
+                return CHOICE, f"{then} if {condition} else {self.expression(node.other, CHOICE)}"
+            case tree.Call():
+                arguments = ", ".join(map(self.argument, node.arguments))
+                return PRIMARY, f"{self.expression(node.function, PRIMARY)}({arguments})"
+            case tree.Member():
+                return PRIMARY, f"{self.expression(node.value, PRIMARY)}.{self._last_word(node.span)}"
+            case tree.Tuple():
+                items = ", ".join(map(self.expression, node.items))
+                return PRIMARY, f"({items},)" if len(node.items) == 1 else f"({items})"
+        return PRIMARY, self._atom(node)
+
+    def _atom(self, node: tree.Expr) -> str:
+        match node:
+            case tree.Number() | tree.Name():
+                return node.text
+            case tree.Text():
+                return quoted(node.value)
+            case tree.Bool():
+                return "true" if node.value else "false"
+            case tree.Infinity():
+                return "inf"
+            case tree.Nothing():
+                return "none"
+        return self.source.excerpt(node.span)
+
+    def _binary(self, node: tree.Binary, tight: bool) -> str:
+        level = LEVELS[node.op]
+        if level == POWER:
+            return f"{self.expression(node.left, PRIMARY)}^{self.expression(node.right, SIGN, tight=True)}"
+        inner = level == SUM or (level == PRODUCT and tight)
+        left = self.expression(node.left, level, inner)
+        right = self.expression(node.right, level + 1, inner)
+        return left + (node.op if level == PRODUCT and tight else f" {node.op} ") + right
+
+    def argument(self, node: tree.Argument) -> str:
+        """Return an argument of a call."""
+        if node.name is None:
+            return self.expression(node.value)
+        name = self.source.excerpt(Span(node.span.start, node.value.span.start)).partition("=")[0].strip()
+        return f"{name}={self.expression(node.value)}"
+
+    def _last_word(self, span: Span) -> str:
+        """Return the name that a piece of the text ends with, as written."""
+        found = LAST_WORD.search(self.source.excerpt(span))
+        return found[1] if found else ""
+
+    def simple(self, node: tree.Decl | tree.Stmt) -> str:
+        """Return a statement or declaration without its block."""
+        match node:
+            case tree.Assign():
+                targets = ", ".join(name.text for name in node.targets)
+                return f"{targets} {node.op} {self.expression(node.value)}"
+            case tree.Return():
+                return f"return {', '.join(map(self.expression, node.values))}"
+            case tree.OptimizerDecl():
+                return f"optimizer {node.name.text}"
+            case tree.HyperDecl():
+                doc = "" if node.doc is None else f"  {quoted(node.doc)}"
+                return f"hyper {', '.join(map(self.hyper, node.items))}{doc}"
+            case tree.Require():
+                message = "" if node.message is None else f"  {quoted(node.message)}"
+                return f"require {self.expression(node.condition)}{message}"
+            case tree.StateDecl():
+                word = "group state" if node.scope == "group" else "state"
+                when = "" if node.when is None else f" when {self.expression(node.when)}"
+                return f"{word} {', '.join(map(self.state, node.items))}{when}"
+            case tree.Def(body=body):
+                return self.signature(node) + ("" if isinstance(body, tuple) else f" = {self.expression(body)}")
+        return self.source.excerpt(node.span)
+
+    def signature(self, node: tree.Def) -> str:
+        """Return a function's name and parameters."""
+        parameters = (
+            x.name.text if x.default is None else f"{x.name.text} = {self.expression(x.default)}"
+            for x in node.parameters
+        )
+        return f"def {node.name.text}({', '.join(parameters)})"
+
+    def hyper(self, node: tree.HyperItem) -> str:
+        """Return one hyperparameter, or a tuple of them."""
+        text = node.name.text
+        if node.parts is not None:
+            text += f" = ({', '.join(map(self.hyper, node.parts))})"
+        elif node.default is not None:
+            text += f" = {self.expression(node.default, SUM)}"
+        return text if node.domain is None else f"{text} {self.domain(node.domain)}"
+
+    def domain(self, node: tree.Domain) -> str:
+        """Return the range of a hyperparameter."""
+        if isinstance(node, tree.Choices):
+            return f"in {{{', '.join(self.expression(x, SUM) for x in node.items)}}}"
+        low, high = self.expression(node.low, SUM), self.expression(node.high, SUM)
+        if node.text.startswith("in"):
+            return f"in {'[' if node.low_closed else '('}{low}, {high}{']' if node.high_closed else ')'}"
+        if node.text.startswith(">"):
+            return f">{'=' if node.low_closed else ''} {low}"
+        return f"<{'=' if node.high_closed else ''} {high}"
+
+    def state(self, node: tree.StateItem) -> str:
+        """Return one state of a declaration."""
+        text = node.name.text
+        if node.type is not None:
+            text += f": {node.type}"
+        if node.initial is not None:
+            text += f" = {self.expression(node.initial)}"
+        return text if node.key is None else f"{text} as {self._last_word(node.span)}"

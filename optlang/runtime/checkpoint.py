@@ -1,0 +1,120 @@
+"""Saving and loading: nothing is cast, nothing is shared with the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from itertools import chain
+from typing import Any
+
+import torch
+
+from optlang.runtime.kernels import Kernels
+from optlang.runtime.plan import describe
+from optlang.runtime.records import STEP
+from optlang.runtime.tensors import facts_of
+from optlang.runtime.values import Hyperparameters
+
+
+def detached(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a parameter's state with its mirrors as tensors of their own.
+
+    Mirrors are views into memory that many parameters share; whoever saves one would save all of it.
+    """
+    return {key: value.clone() if _is_mirror(value) else value for key, value in state.items()}
+
+
+def _is_mirror(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() == 0 and value._base is not None
+
+
+def check_groups(groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError if param groups of a checkpoint do not match ours."""
+    if len(groups) != len(saved):
+        raise ValueError(
+            f"loaded state dict has a different number of parameter groups: {len(saved)} instead of {len(groups)}"
+        )
+    for i, (ours, theirs) in enumerate(zip(groups, saved, strict=True)):
+        if len(ours["params"]) != len(theirs["params"]):
+            raise ValueError(
+                "loaded state dict contains a parameter group that doesn't match the size of optimizer's group: "
+                f"group {i} has {len(theirs['params'])} parameters instead of {len(ours['params'])}"
+            )
+
+
+def loaded_groups(
+    groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]], hyper: Hyperparameters
+) -> list[dict[str, Any]]:
+    """Return the param groups of a checkpoint with our parameters; keys it does not have get their defaults."""
+    loaded = []
+    for ours, theirs in zip(groups, saved, strict=True):
+        group = {key: deepcopy(value) for key, value in theirs.items() if key != "params"}
+        for key in hyper.keys:
+            if key not in group and (key in hyper.defaults or key in ours):
+                group[key] = deepcopy(hyper.defaults.get(key, ours.get(key)))
+        group["params"] = ours["params"]
+        if "param_names" in ours:
+            group.setdefault("param_names", ours["param_names"])
+        loaded.append(group)
+    return loaded
+
+
+def loaded_state(
+    groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]], state: Mapping[Any, Any]
+) -> dict[Any, Any]:
+    """Return the state of a checkpoint by our parameters, as copies on their devices with their own types."""
+    ids = chain.from_iterable(group["params"] for group in saved)
+    ours = dict(zip(ids, chain.from_iterable(group["params"] for group in groups), strict=True))
+    loaded: dict[Any, Any] = {}
+    for key, value in state.items():
+        if key in ours:
+            loaded[ours[key]] = _placed(value, ours[key])
+        else:
+            loaded[key] = deepcopy(value)
+    return loaded
+
+
+def _placed(value: Any, p: torch.Tensor, key: str | None = None) -> Any:
+    """Return a copy of a state, its tensors on the parameter's device (a step count stays on the host)."""
+    if isinstance(value, torch.Tensor):
+        device = torch.device("cpu") if key == STEP else p.device
+        copy = torch.empty_like(value, device=device, requires_grad=False)
+        return copy.copy_(value.detach())
+    if isinstance(value, dict):
+        return {k: _placed(v, p, k) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_placed(v, p) for v in value)
+    return deepcopy(value)
+
+
+def check_state(
+    groups: Sequence[Mapping[str, Any]], state: Mapping[Any, Any], hyper: Hyperparameters, kernels: Kernels
+) -> None:
+    """Raise ValueError if hyperparameters are out of range or a state does not suit its parameter."""
+    for group in groups:
+        values = hyper.read(group)
+        hyper.check(values)
+        answers = hyper.answers(values)
+        for p in group["params"]:
+            held = state.get(p)
+            if held:
+                variant = kernels.prepared(values, answers, facts_of(p)).variant
+                for slot in variant.slots:
+                    _check_slot(slot.key, slot.place, held.get(slot.key), p, lambda p=p, group=group: describe(group, p))
+
+
+def _check_slot(key: str, place: str, value: Any, p: torch.Tensor, name: Callable[[], str]) -> None:
+    if value is None:
+        return
+    shape = tuple(value.shape) if isinstance(value, torch.Tensor) else ()
+    if place == "element":
+        fits = shape == tuple(p.shape)
+    elif place == "reduced":
+        fits = len(shape) == p.dim() and all(n in (1, m) for n, m in zip(shape, p.shape, strict=True))
+    else:
+        fits = all(n == 1 for n in shape)
+    if not fits:
+        raise ValueError(
+            f"loaded state dict has {key!r} of shape {shape} for {name()}, which has shape {tuple(p.shape)}; "
+            "was it saved from another model?"
+        )

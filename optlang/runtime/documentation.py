@@ -1,0 +1,77 @@
+"""The signature and the docstring of a generated class, from its rule."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from optlang.compiled import Compiled
+from optlang.language.rule import Hyper, HyperType
+from optlang.runtime.values import Hyperparameters
+
+KINDS = {
+    HyperType.NUMBER: "float",
+    HyperType.OPTIONAL: "float or None",
+    HyperType.FLAG: "bool",
+    HyperType.TEXT: "str",
+}
+
+
+def signature(hyper: Hyperparameters) -> inspect.Signature:
+    """Return the call signature: ``params``, then the hyperparameters in the rule's order."""
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter("params", kind)]
+    required = [key in hyper.required for key in hyper.keys]
+    if required != sorted(required, reverse=True):  # one without a default behind one with: names are needed
+        kind = inspect.Parameter.KEYWORD_ONLY
+    for key in hyper.keys:
+        default = hyper.defaults.get(key, inspect.Parameter.empty)
+        parameters.append(inspect.Parameter(key, kind, default=default))
+    return inspect.Signature(parameters)
+
+
+def docstring(compiled: Compiled, hyper: Hyperparameters) -> str:
+    """Return the docstring: what the rule says of itself, then its arguments."""
+    rule = compiled.rule
+    parts = [(rule.doc or f"{compiled.name}, an optimizer compiled from a rule.").strip()]
+    lines = ["Args:", "    params (iterable): parameters, named parameters, or dicts that define param groups"]
+    for key, hypers in hyper.keys.items():
+        lines.append(f"    {key} ({_kind(hypers)}{'' if key in hyper.required else ', optional'}): {_text(key, hyper)}")
+    parts.append("\n".join(lines))
+    if compiled.group_keys:
+        names = ", ".join(f"``{key}``" for key in compiled.group_keys)
+        parts.append(f"Every param group must also have: {names}.")
+    if rule.reference:
+        parts.append(f"Reference: ``{rule.reference}``.")
+    parts.append(
+        "Note:\n    ``foreach`` and ``fused`` are accepted for compatibility with ``torch.optim`` and have no effect:\n"
+        "    every update is one fused kernel. ``capturable`` and ``differentiable`` cannot be switched on."
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _kind(hypers: tuple[Hyper, ...]) -> str:
+    if hypers[0].part is None:
+        return KINDS[hypers[0].type]
+    return f"tuple of {len(hypers)} numbers"
+
+
+def _text(key: str, hyper: Hyperparameters) -> str:
+    """Return what there is to say about one argument."""
+    hypers = hyper.keys[key]
+    said = [h.doc for h in hypers if h.doc]
+    if hypers[0].part is not None:
+        said.append(f"({', '.join(h.name for h in hypers)})")
+    ranges = list(dict.fromkeys(h.domain.text for h in hypers if h.domain is not None))
+    said += [f"{'each ' if len(hypers) > 1 else ''}{text}" for text in ranges]
+    text = ", ".join(said) or "see the formulas"
+    return text if key in hyper.required else f"{text} (default: {shown(hyper.defaults[key])})"
+
+
+def shown(value: Any) -> str:
+    """Return a default as a person writes it (``0.01``, ``1e-08``, ``1``)."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(shown, value))})"
+    if isinstance(value, float) and value == int(value) if isinstance(value, float) and abs(value) < 1e6 else False:
+        return str(int(value))
+    return repr(value)

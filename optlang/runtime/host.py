@@ -1,0 +1,127 @@
+"""Host arithmetic where Python raises: division by zero is infinity and a root of -1 is NaN, as on the device.
+
+Generated host functions compute with Python floats, which is quick, and right as long as nothing is out of range.
+When something is, the same function is run again on :class:`Real` numbers that follow IEEE 754.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, SupportsFloat, cast
+
+HostFunction = Callable[..., Any]
+
+
+def call(function: HostFunction, arguments: tuple[Any, ...]) -> Any:
+    """Return what a host function returns, computed under IEEE rules if Python's refuse.
+
+    The result is a tuple of numbers or a tuple of such tuples; every number arrives as a float.
+    """
+    try:
+        return _floats(function(*arguments))
+    except (ArithmeticError, ValueError, TypeError):  # a complex number is a TypeError: it is neither ordered nor a float
+        widened = tuple(Real(a) if type(a) in (int, float) else a for a in arguments)
+        return _floats(ieee(function)(*widened))
+
+
+def _floats(result: Any) -> Any:
+    """Return nested tuples with every number as a float."""
+    if isinstance(result, tuple):
+        return tuple(_floats(item) for item in result)
+    return float(result)
+
+
+def ieee(function: HostFunction) -> HostFunction:
+    """Return a function whose literals, ``math`` and helpers follow IEEE 754 when it is given :class:`Real` numbers."""
+    names: dict[str, Any] = dict(cast(types.FunctionType, function).__globals__)
+    names |= {"math": RealMath(), "float": Real, "round": lambda x: _safe(round, x)}
+    for name, value in list(names.items()):
+        if isinstance(value, types.FunctionType) and value.__globals__.get("__name__") == names.get("__name__"):
+            names[name] = types.FunctionType(value.__code__, names, name, value.__defaults__, value.__closure__)
+    return cast(HostFunction, names[function.__name__])
+
+
+def _power(a: float, b: float) -> float:
+    try:
+        return math.pow(a, b)
+    except OverflowError:
+        return -math.inf if a < 0 and b % 2 == 1 else math.inf
+    except ValueError:  # a zero to a negative power, or a negative number to a fraction
+        if a != 0:
+            return math.nan
+        return math.copysign(math.inf, a) if b % 2 == 1 else math.inf
+
+
+def _divide(a: float, b: float) -> float:
+    if b != 0:
+        return a / b
+    if a == 0 or a != a:
+        return math.nan
+    return math.copysign(math.inf, a) * math.copysign(1.0, b)
+
+
+def _binary(compute: Callable[[float, float], float], reflected: bool = False) -> Callable[[Any, Any], Any]:
+    def method(self: SupportsFloat, other: Any) -> Any:
+        if not isinstance(other, (int, float)):
+            return NotImplemented
+        a, b = float(self), float(other)
+        return Real(compute(b, a) if reflected else compute(a, b))
+
+    return method
+
+
+class Real(float):
+    """A float that never raises."""
+
+    __add__, __radd__ = _binary(operator.add), _binary(operator.add, reflected=True)  # type: ignore[assignment]
+    __sub__, __rsub__ = _binary(operator.sub), _binary(operator.sub, reflected=True)  # type: ignore[assignment]
+    __mul__, __rmul__ = _binary(operator.mul), _binary(operator.mul, reflected=True)  # type: ignore[assignment]
+    __truediv__, __rtruediv__ = _binary(_divide), _binary(_divide, reflected=True)  # type: ignore[assignment]
+    __pow__, __rpow__ = _binary(_power), _binary(_power, reflected=True)  # type: ignore[assignment]
+
+    def __neg__(self) -> Real:
+        return Real(-float(self))
+
+    def __pos__(self) -> Real:
+        return self
+
+    def __abs__(self) -> Real:
+        return Real(abs(float(self)))
+
+
+#: What a function of ``math`` gives where Python raises, by argument.
+LIMITS: Mapping[str, Callable[[float], float]] = {
+    "log": lambda x: -math.inf if x == 0 else math.nan,
+    "log1p": lambda x: -math.inf if x == -1 else math.nan,
+    "exp": lambda x: math.inf,
+    "expm1": lambda x: math.inf,
+    "sinh": lambda x: math.copysign(math.inf, x),
+    "cosh": lambda x: math.inf,
+    "floor": lambda x: x,
+    "ceil": lambda x: x,
+    "trunc": lambda x: x,
+    "round": lambda x: x,
+}
+
+
+def _safe(function: Callable[..., Any], x: Any) -> Any:
+    try:
+        result = function(float(x))
+    except (ArithmeticError, ValueError):
+        result = LIMITS.get(function.__name__, lambda _: math.nan)(float(x))
+    return result if isinstance(result, bool) else Real(result)
+
+
+class RealMath:
+    """The functions and constants of ``math``, on :class:`Real` numbers."""
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(math, name)
+        if name == "pow":
+            return lambda a, b: Real(_power(float(a), float(b)))
+        if not callable(value):
+            return value
+        return lambda x, *rest: Real(value(float(x), *rest)) if rest else _safe(value, x)

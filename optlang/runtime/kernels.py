@@ -1,0 +1,165 @@
+"""The variants of one rule and the kernels they are compiled to, shared by all optimizers of a class."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from optlang.backends.loading import cache, registry
+from optlang.backends.loading.modules import load_module
+from optlang.backends.loading.signature import NARROW, Dims, Kernel, Signature
+from optlang.compiled import Compiled, Facts, Slot, Variant
+from optlang.language.rule import Value
+from optlang.runtime import host, progress
+from optlang.runtime.tensors import EXAMPLE_SIZES
+
+#: Variants looked up by answers and facts are remembered up to this many.
+REMEMBERED = 4096
+
+
+@dataclass
+class Prepared:
+    """A variant with its functions.
+
+    Attributes:
+        variant: The variant.
+        plain: Globals of its source.
+        narrow: Globals of its source for 16-bit storage.
+        hosted: The states that live on the host.
+        stored: The states that are tensors.
+        facts: Names of the facts that ``host`` takes.
+        counts: Whether the updates of each tensor are counted.
+        patterns: The viewed dimensions of each tensor, by the number of dimensions of the parameter.
+    """
+
+    variant: Variant
+    plain: dict[str, Any]
+    narrow: dict[str, Any]
+    hosted: tuple[Slot, ...]
+    stored: tuple[Slot, ...]
+    facts: tuple[str, ...]
+    counts: bool
+    patterns: dict[int, tuple[Dims, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, variant: Variant) -> Prepared:
+        """Return a variant with its functions loaded."""
+        names = variant.host_arguments
+        # `first` needs the count where no state could tell whether there was a step before.
+        counts = variant.counts_steps or ("first" in names and not variant.slots)
+        return cls(
+            variant,
+            load_module(variant.source, variant.name),
+            load_module(variant.narrow_source, f"{variant.name} narrow"),
+            tuple(s for s in variant.slots if s.place == "host"),
+            tuple(s for s in variant.slots if s.place != "host"),
+            tuple(name for name in names if name in Facts._fields),
+            counts,
+        )
+
+    def start(self, p: torch.Tensor, g: torch.Tensor, values: Mapping[str, Value]) -> dict[str, Any]:
+        """Return the initial value of every state by name."""
+        narrow = any(str(t.dtype)[6:] in NARROW for t in (p, g)) and p.dtype is not torch.float64
+        begin = (self.narrow if narrow else self.plain)["start"]
+        arguments = tuple(values[name] for name in self.variant.start_arguments)
+        with torch.no_grad():
+            try:
+                return dict(begin(p, g, *arguments))
+            except (ArithmeticError, ValueError):
+                return dict(host.ieee(begin)(p, g, *arguments))
+
+    def dims(self, ndim: int, values: Mapping[str, Value]) -> tuple[Dims, ...]:
+        """Return the viewed dimensions of each tensor of ``update`` for parameters with ``ndim`` dimensions."""
+        if ndim not in self.patterns:
+            self.patterns[ndim] = self._dims(ndim, values)
+        return self.patterns[ndim]
+
+    def _dims(self, ndim: int, values: Mapping[str, Value]) -> tuple[Dims, ...]:
+        places, layout = {s.name: s.place for s in self.variant.slots}, self.variant.layout
+        example = torch.empty(EXAMPLE_SIZES[:ndim], device="meta")
+        shape = (1,) if layout.flat else layout.shape(tuple(example.shape))
+        whole: Dims = tuple(range(len(shape)))
+        reduced: dict[str, Any] = {}
+        if "reduced" in places.values():
+            reduced = self.start(example, example, values)
+        found: list[Dims] = []
+        for name in self.variant.tensors:
+            if places.get(name) == "scalar":
+                found.append((None,))
+            elif places.get(name) == "reduced":
+                kept = layout.shape(tuple(reduced[name].shape))
+                found.append(tuple(i if n == shape[i] else None for i, n in enumerate(kept)))
+            else:
+                found.append(whole)
+        return tuple(found)
+
+
+class Kernels:
+    """The variants and kernels of one class.
+
+    Attributes:
+        loaded: The kernels, by variant and signature.
+    """
+
+    def __init__(self, compiled: Compiled, backend: str, ahead_of_time: bool | None) -> None:
+        self.compiled, self.backend = compiled, backend
+        self._load: Callable[..., Kernel] = registry.find(backend).load
+        self._options: dict[str, Any] = {}
+        if ahead_of_time is not None:
+            if "ahead_of_time" not in inspect.signature(self._load).parameters:
+                raise ValueError(f"the backend {backend!r} compiles nothing; ahead_of_time is an option of 'inductor'")
+            self._options["ahead_of_time"] = ahead_of_time
+        self.loaded: dict[tuple[tuple[Value, ...], Signature], Kernel] = {}
+        self._variants: dict[tuple[Value, ...], Prepared] = {}
+        self._chosen: dict[tuple[tuple[Value, ...], Facts], Prepared] = {}
+
+    def prepared(self, values: Mapping[str, Value], answers: tuple[Value, ...], facts: Facts) -> Prepared:
+        """Return the variant that these values select, compiled to source on first use."""
+        found = self._chosen.get((answers, facts))
+        if found is None:
+            key = self.compiled.variant_key(values, facts)
+            if key not in self._variants:
+                self._variants[key] = Prepared.of(self.compiled.variant(values, facts))
+            if len(self._chosen) >= REMEMBERED:
+                self._chosen.clear()
+            found = self._chosen[answers, facts] = self._variants[key]
+        return found
+
+    def kernel(self, variant: Variant, signature: Signature) -> Kernel:
+        """Return the kernel of a variant for some types, compiled (or found on disk) on first use."""
+        found = self.loaded.get((variant.key, signature))
+        if found is None:
+            with self._announced(variant, signature):
+                found = self._load(variant, signature, **self._options)
+            if found.origin == "jit":
+                found = Kernel(self._announcing(found.run, variant, signature), "jit")
+            self.loaded[variant.key, signature] = found
+        return found
+
+    def _announcing(self, run: Callable[[list[Any]], Any], variant: Variant, signature: Signature) -> Any:
+        """Return ``run`` so that its first call, which is the one that compiles, is announced."""
+        called = False
+
+        def first(tensors: list[Any]) -> None:
+            nonlocal called
+            if called:
+                run(tensors)
+                return
+            called = True
+            with self._announced(variant, signature):
+                run(tensors)
+
+        return first
+
+    def _announced(self, variant: Variant, signature: Signature) -> Any:
+        return progress.announced(f"{variant.name} for {signature}", f"once, then kept in {cache.location()}")
+
+
+def compiled_count(optimizer_class: type[torch.optim.Optimizer]) -> int:
+    """Return how many kernels an optimizer class has compiled, or found on disk, in this process."""
+    kernels: Kernels = optimizer_class._kernels  # type: ignore[attr-defined]
+    return len(kernels.loaded)

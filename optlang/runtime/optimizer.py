@@ -1,0 +1,301 @@
+"""A compiled rule as a ``torch.optim.Optimizer`` class."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch.optim import Optimizer
+
+from optlang.compiled import Compiled
+from optlang.language.suggest import nearest
+from optlang.runtime import checkpoint, documentation
+from optlang.runtime.kernels import Kernels
+from optlang.runtime.plan import GroupPlan
+from optlang.runtime.records import STEP
+from optlang.runtime.values import Hyperparameters
+
+#: Switches of ``torch.optim`` that choose an implementation: no effect here.
+INEFFECTIVE = ("foreach", "fused")
+#: Switches that would change what a step may do, and cannot be switched on.
+REFUSED = {
+    "capturable": "a step computes its coefficients on the host, so it cannot be captured in a CUDA graph",
+    "differentiable": "a step is a compiled kernel, and autograd cannot see through it",
+}
+
+
+def _undecorated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of ``Optimizer`` without the decorator that imports Dynamo (seconds) on the first call."""
+    return getattr(function, "__wrapped__", function)  # type: ignore[no-any-return]
+
+
+class RuleOptimizer(Optimizer):
+    """What the classes made from rules have in common."""
+
+    _compiled: ClassVar[Compiled]
+    _hyper: ClassVar[Hyperparameters]
+    _kernels: ClassVar[Kernels]
+    _rebuild: ClassVar[tuple[Callable[..., Any], tuple[Any, ...]] | None]
+
+    def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        self._plans: list[GroupPlan] = []
+        given = self._arguments(args, kwargs)
+        groups = self._listed(params)
+        missing = [
+            key
+            for key in self._hyper.required
+            if key not in given and not all(isinstance(g, Mapping) and key in g for g in groups)
+        ]
+        if missing:
+            names = ", ".join(map(repr, missing))
+            raise TypeError(f"{self._name()}() is missing required arguments: {names}")
+        super().__init__(groups if not isinstance(params, torch.Tensor) else params, {**self._hyper.defaults, **given})
+
+    @classmethod
+    def _name(cls) -> str:
+        return cls._compiled.name
+
+    @staticmethod
+    def _listed(params: Any) -> list[Any]:
+        return [] if isinstance(params, torch.Tensor) else list(params)
+
+    @classmethod
+    def _arguments(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments by param-group key; positional ones follow the rule's order, as in ``torch.optim``."""
+        keys = list(cls._hyper.keys)
+        if len(args) > len(keys):
+            raise TypeError(f"{cls._name()}() takes {len(keys)} arguments after params, but {len(args)} were given")
+        given: dict[str, Any] = dict(zip(keys, args, strict=False))
+        for key, value in kwargs.items():
+            if key in given:
+                raise TypeError(f"{cls._name()}() got multiple values for argument {key!r}")
+            if key in cls._hyper.keys:
+                given[key] = value
+            elif key in REFUSED:
+                if value:
+                    raise ValueError(f"{cls._name()} does not support {key}=True: {REFUSED[key]}")
+            elif key not in INEFFECTIVE:
+                raise TypeError(cls._unknown(key))
+        return given
+
+    @classmethod
+    def _unknown(cls, key: str) -> str:
+        """Return the message about a keyword that the rule does not have."""
+        keys = cls._hyper.keys
+        for name, hypers in keys.items():
+            if any(h.name == key and h.part is not None for h in hypers):
+                parts = ", ".join(h.name for h in hypers)
+                return f"{cls._name()}() got an unexpected keyword argument {key!r}; it is part of {name}=({parts})"
+        close = nearest(key, keys)
+        hint = f"did you mean {close!r}? " if close else ""
+        return f"{cls._name()}() got an unexpected keyword argument {key!r}; {hint}it takes {', '.join(keys) or 'none'}"
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a param group, as in ``torch.optim``; its hyperparameters are checked first.
+
+        Args:
+            param_group: Parameters under ``params``, and options of their own.
+        """
+        if not isinstance(param_group, dict):
+            raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        values = self._hyper.read({**self.defaults, **param_group})
+        self._hyper.check(values)
+        for key in REFUSED:
+            if param_group.get(key):
+                raise ValueError(f"{self._name()} does not support {key}=True: {REFUSED[key]}")
+        if not isinstance(param_group["params"], (torch.Tensor, set)):
+            param_group["params"] = list(param_group["params"])
+            for i, entry in enumerate(param_group["params"]):
+                self._check_type(i, entry)
+        _undecorated(Optimizer.add_param_group)(self, param_group)
+        for key, value in self._compiled.group_initial(values).items():
+            param_group.setdefault(key, value)
+
+    def _check_type(self, index: int, entry: Any) -> None:
+        """Refuse a parameter whose type cannot be optimized."""
+        name, p = entry if isinstance(entry, tuple) and len(entry) == 2 else (index, entry)
+        if isinstance(p, torch.Tensor) and not (p.is_floating_point() or p.is_complex()):
+            raise ValueError(
+                f"{self._name()}: parameter {name!r} has type {p.dtype}; "
+                "only floating-point and complex parameters can be optimized"
+            )
+
+    # Stepping -----------------------------------------------------------------------------------------------
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """Update the parameters.
+
+        Everything is checked before anything is written: a step that raises has changed nothing.
+
+        Args:
+            closure: Computes the gradients again and returns the loss.
+
+        Returns:
+            What the closure returned, if there is one.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.no_grad():
+            self._update()
+        return loss
+
+    def _update(self) -> None:
+        """Run one step of every param group."""
+        memo: dict[Any, Any] = {}
+        plans = self._current_plans()
+        try:
+            busy = [plan for plan in plans if plan.prepare(self.state, memo)]
+        except BaseException:
+            for plan in plans:
+                plan.abandon()
+            raise
+        written: list[torch.Tensor] = []
+        for plan in busy:
+            written += plan.run(self.state)
+        if written:
+            torch.autograd.graph.increment_version(written)
+
+    def _current_plans(self) -> list[GroupPlan]:
+        """Return a plan for each param group, made anew where the group is another or has other parameters."""
+        plans = self.__dict__.setdefault("_plans", [])
+        groups = self.param_groups
+        if len(plans) != len(groups) or not all(plan.fits(group) for plan, group in zip(plans, groups, strict=True)):
+            plans[:] = [GroupPlan(group, self._hyper, self._kernels) for group in groups]
+        return plans  # type: ignore[no-any-return]
+
+    # Saving and loading -------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return hyperparameters and state, as ``torch.optim`` does."""
+        saved = _undecorated(Optimizer.state_dict)(self)
+        state = saved["state"]
+        saved["state"] = {
+            key: checkpoint.detached(value) if isinstance(value, dict) else value for key, value in state.items()
+        }
+        return saved  # type: ignore[no-any-return]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what :meth:`state_dict` returned, or what the optimizer of the same rule in ``torch.optim`` did.
+
+        Nothing is cast: every state keeps the type it was saved with. A parameter with state but without a step count
+        is taken to have been updated once.
+
+        Args:
+            state_dict: The checkpoint; it is not changed, and shares no memory with the optimizer afterwards.
+
+        Raises:
+            ValueError: If it does not fit; nothing is loaded then.
+        """
+        state_dict = state_dict.copy()
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            replaced = pre_hook(self, state_dict)
+            if replaced is not None:
+                state_dict = replaced
+        saved = state_dict["param_groups"]
+        checkpoint.check_groups(self.param_groups, saved)
+        groups = checkpoint.loaded_groups(self.param_groups, saved, self._hyper)
+        state = checkpoint.loaded_state(groups, saved, state_dict["state"])
+        checkpoint.check_state(groups, state, self._hyper, self._kernels)
+        self.__setstate__({"state": defaultdict(dict, state), "param_groups": groups})
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    # Copying ------------------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        public = {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+        state: defaultdict[Any, Any] = defaultdict(dict)
+        for key, value in self.state.items():
+            state[key] = checkpoint.detached(value) if isinstance(value, dict) else value
+        return {**public, "state": state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # the base class adds it, and every new group would get it
+        self._plans = []
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if self._rebuild is None:
+            return super().__reduce_ex__(protocol)
+        return _blank, self._rebuild, self.__getstate__()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RuleOptimizer:
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return new
+
+    def __copy__(self) -> RuleOptimizer:
+        new = type(self).__new__(type(self))
+        new.__setstate__({key: value for key, value in self.__dict__.items() if not key.startswith("_")})
+        return new
+
+    def __repr__(self) -> str:
+        own = {state.key for state in self._compiled.rule.states if state.scope == "group"} | {STEP}
+        hidden = {"params", "param_names", *own}
+        lines = [f"{self._name()} ("]
+        for i, group in enumerate(self.param_groups):
+            lines.append(f"Parameter Group {i}")
+            lines += [f"    {key}: {group[key]}" for key in sorted(set(group) - hidden)]
+        return "\n".join([*lines, ")"])
+
+
+def _blank(rebuild: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    """Return an instance without contents of the class that ``rebuild`` returns; for unpickling."""
+    cls = rebuild(*arguments)
+    return cls.__new__(cls)
+
+
+def make_class(
+    compiled: Compiled,
+    *,
+    backend: str = "inductor",
+    ahead_of_time: bool | None = None,
+    module: str = "optlang",
+    qualname: str | None = None,
+    rebuild: tuple[Callable[..., Any], tuple[Any, ...]] | None = None,
+) -> type[Optimizer]:
+    """Return the optimizer class of a compiled rule.
+
+    Args:
+        compiled: The compiled rule.
+        backend: Name of the backend.
+        ahead_of_time: For the backend ``inductor``: build libraries (True), use ``torch.compile`` (False), or what is
+            best on the device (None).
+        module: Where the class says it lives.
+        qualname: Its qualified name; its name by default.
+        rebuild: A function and its arguments that return this class in another process, for pickling.
+
+    Raises:
+        ValueError: If there is no such backend.
+    """
+    hyper = Hyperparameters(compiled)
+    signature = documentation.signature(hyper)
+
+    def __init__(self: RuleOptimizer, params: Any, *args: Any, **kwargs: Any) -> None:
+        RuleOptimizer.__init__(self, params, *args, **kwargs)
+
+    first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    __init__.__signature__ = inspect.Signature([first, *signature.parameters.values()])  # type: ignore[attr-defined]
+    __init__.__qualname__ = f"{qualname or compiled.name}.__init__"
+    return type(
+        compiled.name,
+        (RuleOptimizer,),
+        {
+            "__doc__": documentation.docstring(compiled, hyper),
+            "__module__": module,
+            "__qualname__": qualname or compiled.name,
+            "__signature__": signature,
+            "__init__": __init__,
+            "_compiled": compiled,
+            "_hyper": hyper,
+            "_kernels": Kernels(compiled, backend, ahead_of_time),
+            "_rebuild": rebuild,
+        },
+    )

@@ -1,0 +1,309 @@
+"""One param group's step: what to run for which parameters, kept from step to step while nothing changes.
+
+A step has two halves. :meth:`GroupPlan.prepare` reads hyperparameters and gradients, checks everything, runs the host
+functions and has kernels compiled; it may raise, and has not touched a parameter or a state. :meth:`GroupPlan.run`
+then only computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, MutableMapping
+from operator import is_
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+
+from optlang.language.rule import Value
+from optlang.runtime import host
+from optlang.runtime.kernels import Kernels, Prepared
+from optlang.runtime.records import STEP, Batch, Record
+from optlang.runtime.tensors import facts_of
+from optlang.runtime.values import Hyperparameters
+
+State = MutableMapping[torch.Tensor, dict[str, Any]]
+
+
+class Work(NamedTuple):
+    """A batch that is about to be run."""
+
+    batch: Batch
+    coefficients: torch.Tensor
+    numbers: tuple[float, ...]
+
+
+class GroupPlan:
+    """The step of one param group.
+
+    Args:
+        group: The param group.
+        hyper: How its hyperparameters are read.
+        kernels: The variants and kernels of the class.
+    """
+
+    def __init__(self, group: dict[str, Any], hyper: Hyperparameters, kernels: Kernels) -> None:
+        self.group, self.hyper, self.kernels = group, hyper, kernels
+        self.name = hyper.compiled.name
+        self.batches: list[Batch] = []
+        self.parameters: list[torch.Tensor] = list(group["params"])
+        # Those without views; one that is listed twice is one parameter.
+        self.idle: list[torch.Tensor] = list({id(p): p for p in self.parameters}.values())
+        self._values: dict[str, Value] | None = None
+        self._answers: tuple[Value, ...] | None = None
+        self._work: list[Work] = []
+        self._group_numbers: dict[str, float] = {}
+
+    def fits(self, group: dict[str, Any]) -> bool:
+        """Whether the plan is for this param group as it is now."""
+        members = group["params"]
+        return (
+            group is self.group
+            and len(members) == len(self.parameters)
+            and all(map(is_, members, self.parameters))
+        )
+
+    # The first half -----------------------------------------------------------------------------------------
+
+    def prepare(self, state: State, memo: dict[Any, Any]) -> bool:
+        """Check everything and lay out the work of this step; return whether there is any.
+
+        Args:
+            state: ``optimizer.state``.
+            memo: Coefficients already computed in this step, for other groups with the same numbers.
+        """
+        self._work = []
+        self._read()
+        active = self._gather(state)
+        fresh = self._bind(state)
+        active += fresh
+        if not active:
+            return False
+        known = self._group_values(active[0].prepared)
+        for batch in active:
+            self._work.append(self._host(batch, known, memo))
+        return True
+
+    def _read(self) -> None:
+        """Read the hyperparameters; what changed is checked, and variants chosen anew if a static answer did."""
+        values = self.hyper.read(self.group)
+        if values == self._values:
+            return
+        self.hyper.check(values)
+        answers = self.hyper.answers(values)
+        if answers != self._answers and self._answers is not None:
+            for batch in list(self.batches):
+                if any(self.kernels.prepared(values, answers, r.facts) is not r.prepared for r in batch.records):
+                    self._dissolve(batch)
+        self._values, self._answers = values, answers
+
+    def _dissolve(self, batch: Batch) -> None:
+        """Let go of the views of a batch; its parameters are bound anew when they next have gradients."""
+        self.batches.remove(batch)
+        self.idle.extend(record.parameter for record in batch.records)
+
+    def _gather(self, state: State) -> list[Batch]:
+        """Put the gradients into the argument lists and return the batches that have any."""
+        active: list[Batch] = []
+        for batch in list(self.batches):
+            if batch.mirror is not None and batch.mirror._version != batch.version:
+                self._dissolve(batch)
+                continue
+            ready = self._gather_batch(batch, state)
+            if ready is None:
+                self._dissolve(batch)
+            elif len(ready) == len(batch.records):
+                active.append(batch)
+            elif ready:
+                self.batches.remove(batch)
+                parts = batch.split(ready)
+                self.batches.extend(parts)
+                active.append(parts[0])
+        return active
+
+    def _gather_batch(self, batch: Batch, state: State) -> list[Record] | None:
+        """Return the records with gradients, or None if some record is out of date."""
+        ready: list[Record] = []
+        loose, find = batch.kernel.loose, state.get
+        for record in batch.records:
+            p = record.parameter
+            g = p.grad
+            if g is None:
+                continue
+            if (
+                p.data_ptr() != record.pointer
+                or p.dtype is not record.dtype
+                or g.dtype is not record.gradient_dtype
+                or g.shape != record.shape
+                or not record.is_current(find(p))
+            ):
+                return None
+            if record.careful or not g.is_contiguous():
+                self._check_gradient(p, g)
+                g = record.fitting(g)
+            record.arguments[1] = g if loose else record.view(g)
+            ready.append(record)
+        return ready
+
+    def _bind(self, state: State) -> list[Batch]:
+        """Bind the idle parameters that have gradients and return them as batches."""
+        waiting = [p for p in self.idle if p.grad is not None]
+        if not waiting:
+            return []
+        records: dict[Any, list[Record]] = {}
+        for p in waiting:
+            record = self._bound(p, state)
+            records.setdefault(Batch.key(record), []).append(record)
+        batches = [Batch(members) for members in records.values()]
+        ids = {id(p) for p in waiting}
+        self.idle = [p for p in self.idle if id(p) not in ids]
+        self.batches.extend(batches)
+        return batches
+
+    def _bound(self, p: torch.Tensor, state: State) -> Record:
+        """Return a record of a parameter with a gradient, checked."""
+        g = p.grad
+        assert g is not None
+        self._check_parameter(p)
+        self._check_gradient(p, g)
+        prepared = self.kernels.prepared(self._values or {}, self._answers or (), facts_of(p))
+        variant = prepared.variant
+        if p.dim() < variant.min_ndim:
+            self._fail(
+                p, f"has {p.dim()} dimensions, but {self.name} reduces over dimension {variant.min_ndim}; "
+                "give it to another optimizer"
+            )
+        if p.is_complex() and not variant.layout.flat:
+            self._fail(p, f"is complex, and {self.name} reduces over dimensions, which is defined for real ones only")
+        record = Record(p, prepared, state[p] if p in state else {})
+        try:
+            record.bind(g, self._values or {})
+        except ValueError as error:
+            self._fail(p, f"cannot be updated: {error}")
+        record.arguments[1] = g
+        return record
+
+    # Checks -------------------------------------------------------------------------------------------------
+
+    def _check_parameter(self, p: torch.Tensor) -> None:
+        if not (p.is_floating_point() or p.is_complex()):
+            self._fail(p, f"has type {p.dtype}; only floating-point and complex parameters can be optimized")
+        if hasattr(p, "to_local"):
+            self._fail(p, "is a distributed tensor, which optlang does not support yet")
+
+    def _check_gradient(self, p: torch.Tensor, g: torch.Tensor) -> None:
+        if g.layout is not torch.strided:
+            self._fail(
+                p, f"has a sparse gradient ({g.layout}), which {self.name} does not support; "
+                "make it dense (for an embedding: sparse=False)"
+            )
+        if g.shape != p.shape:
+            self._fail(p, f"has shape {tuple(p.shape)}, but its gradient has shape {tuple(g.shape)}")
+        if g.device != p.device:
+            self._fail(p, f"is on {p.device}, but its gradient is on {g.device}")
+        if g.is_complex() != p.is_complex() or not (g.is_floating_point() or g.is_complex()):
+            self._fail(p, f"has type {p.dtype}, but its gradient has type {g.dtype}")
+
+    def _fail(self, p: torch.Tensor, message: str) -> NoReturn:
+        raise ValueError(f"{self.name}: {describe(self.group, p)} {message}")
+
+    # Host numbers -------------------------------------------------------------------------------------------
+
+    def _group_values(self, prepared: Prepared) -> dict[str, Any]:
+        """Run the group's own update and return every value that ``host`` may take."""
+        values = self._values or {}
+        known: dict[str, Any] = dict(values)
+        slots, names = prepared.variant.group_slots, prepared.variant.group_arguments
+        self._group_numbers = {}
+        if slots:
+            initial = None
+            for slot in slots:
+                value = self.group.get(slot.key)
+                if value is None:
+                    initial = initial or self.kernels.compiled.group_initial(values)
+                    value = initial[slot.key]
+                known[slot.name] = float(value)
+        if "group.t" in names or "group.t" in prepared.variant.host_arguments:
+            count = float(self.group.get(STEP, 0.0)) + 1.0
+            known["group.t"] = self._group_numbers[STEP] = count
+        if slots:
+            arguments = tuple(known[name] for name in names)
+            results = host.call(prepared.plain["group"], arguments)
+            for slot, value in zip(slots, results, strict=True):
+                known[f"{slot.name}'"] = self._group_numbers[slot.key] = value
+        return known
+
+    def _host(self, batch: Batch, known: Mapping[str, Any], memo: dict[Any, Any]) -> Work:
+        """Run ``host`` for a batch and pack the coefficients, and see to its kernel."""
+        prepared, first = batch.prepared, batch.records[0]
+        variant, device = prepared.variant, first.parameter.device
+        own: dict[str, Any] = {"t": batch.count + 1.0}
+        own["first"] = batch.count == 0.0 if prepared.counts else batch.created
+        own.update((name, getattr(first.facts, name)) for name in prepared.facts)
+        own.update(zip((slot.name for slot in prepared.hosted), batch.numbers, strict=True))
+        arguments = tuple(own[name] if name in own else known[name] for name in variant.host_arguments)
+        key = (variant.key, arguments)
+        if key not in memo:
+            memo[key] = host.call(prepared.plain["host"], arguments)
+        coefficients, numbers = memo[key]
+        if batch.kernel is None:
+            signature = first.sign(len(coefficients), self._values or {})
+            batch.kernel = self.kernels.kernel(variant, signature)
+            for record in batch.records:
+                record.signature = signature
+                g = record.fitting(record.arguments[1])
+                record.arguments[1] = g if batch.kernel.loose else record.view(g)
+        assert first.signature is not None
+        dtype = torch.float64 if first.signature.coefficient_dtype == "float64" else torch.float32
+        packed = (key, dtype, device)
+        if packed not in memo:
+            exact = torch.tensor(coefficients or (0.0,), dtype=torch.float64, device="cpu")
+            memo[packed] = exact.to(device=device, dtype=dtype)
+        return Work(batch, memo[packed], numbers)
+
+    # The second half ----------------------------------------------------------------------------------------
+
+    def run(self, state: State) -> list[torch.Tensor]:
+        """Update parameters and states; return the parameters that were written."""
+        written: list[torch.Tensor] = []
+        for batch, coefficients, numbers in self._work:
+            if not batch.committed:
+                self._commit(batch, state)
+            run = batch.kernel.run
+            for record in batch.records:
+                arguments = record.arguments
+                if record.copied:
+                    record.run_copied(run, arguments[1], coefficients)
+                elif record.facts.numel:
+                    arguments[-1] = coefficients
+                    run(arguments)
+                arguments[1] = None  # the gradient is not kept alive
+                written.append(record.parameter)
+            batch.advance(numbers)
+        self._work = []
+        self.group.update(self._group_numbers)
+        return written
+
+    @staticmethod
+    def _commit(batch: Batch, state: State) -> None:
+        """Write the states that were started to ``optimizer.state``."""
+        batch.reflect()
+        for record in batch.records:
+            record.commit()
+            if record.state:
+                state[record.parameter] = record.state
+        batch.committed = True
+
+    def abandon(self) -> None:
+        """Forget a step that was prepared and is not going to be run."""
+        self._work = []
+        for batch in list(self.batches):
+            for record in batch.records:
+                record.arguments[1] = None
+            if not batch.committed:
+                self._dissolve(batch)
+
+
+def describe(group: Mapping[str, Any], p: torch.Tensor) -> str:
+    """Return the name of a parameter in an error: its own, or its place in the group."""
+    place = next((i for i, q in enumerate(group["params"]) if q is p), 0)
+    names = group.get("param_names")
+    return f"parameter {names[place]!r}" if names else f"parameter {place} (of shape {tuple(p.shape)})"

@@ -1,0 +1,275 @@
+"""One parameter made ready for a kernel: its state, the views that the kernel takes, and when they cease to be right."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from operator import is_
+from typing import Any
+
+import torch
+
+from optlang.backends.loading.signature import Signature
+from optlang.compiled import Facts
+from optlang.language.rule import Value
+from optlang.runtime.kernels import Prepared
+from optlang.runtime.tensors import as_laid_out, facts_of, is_dense, real, same_order, viewed
+
+#: Key of a tensor's step count in ``optimizer.state[p]``, and of a group's in the param group.
+STEP = "step"
+
+
+class Record:
+    """A parameter, its state, and the argument list of its kernel.
+
+    Attributes:
+        parameter: The parameter.
+        prepared: Its variant.
+        facts: What the rule may know of it.
+        state: Its dict in ``optimizer.state``.
+        keys: Keys of the state this record has views or copies of, mirrors of host numbers first.
+        values: The objects under these keys when the views were made.
+        count: Updates so far.
+        numbers: Values of the host states.
+        created: Whether none of its states existed before.
+        arguments: What the kernel takes; the gradient and the coefficients are put in for each call.
+        careful: Whether each gradient has to be looked at (complex numbers, orders of memory other than C's).
+        copied: Whether the parameter itself cannot be viewed, so that it is copied in and out.
+    """
+
+    __slots__ = (
+        "arguments",
+        "careful",
+        "copied",
+        "count",
+        "created",
+        "dtype",
+        "facts",
+        "gradient_dtype",
+        "keys",
+        "numbers",
+        "parameter",
+        "pointer",
+        "prepared",
+        "shape",
+        "signature",
+        "staged",
+        "state",
+        "values",
+    )
+
+    def __init__(self, parameter: torch.Tensor, prepared: Prepared, state: dict[str, Any]) -> None:
+        self.parameter, self.prepared, self.state = parameter, prepared, state
+        self.facts: Facts = facts_of(parameter)
+        self.shape, self.dtype, self.pointer = parameter.shape, parameter.dtype, parameter.data_ptr()
+        self.staged: dict[str, Any] = {}
+        self.keys: tuple[str, ...] = ()
+        self.values: tuple[Any, ...] = ()
+        self.arguments: list[Any] = []
+        self.numbers: tuple[float, ...] = ()
+        self.count, self.created, self.careful, self.copied = 0.0, False, False, False
+        self.gradient_dtype = parameter.dtype
+        self.signature: Signature | None = None
+
+    # Making ready -------------------------------------------------------------------------------------------
+
+    def bind(self, g: torch.Tensor, values: Mapping[str, Value]) -> None:
+        """Take state from ``optimizer.state``, starting what is missing, and make the views.
+
+        Nothing is written to ``optimizer.state`` yet: what has to be is staged for :meth:`commit`.
+        """
+        p, layout = self.parameter, self.prepared.variant.layout
+        self.gradient_dtype = g.dtype
+        self.copied = not is_dense(p) if layout.flat else not p.is_contiguous()
+        self.careful = self.copied or p.is_complex() or not p.is_contiguous()
+        states = self._states(g, {**values, **self.facts._asdict()})
+        tensors: list[Any] = [None if self.copied else viewed(p, layout), None]
+        places = {slot.name: slot.place for slot in self.prepared.stored}
+        for name in self.prepared.variant.tensors[2:]:
+            state = states[name]
+            tensors.append(state.detach().view(1) if places[name] == "scalar" else viewed(state, layout))
+        self.arguments = [*tensors, None]
+
+    def _states(self, g: torch.Tensor, values: Mapping[str, Value]) -> dict[str, torch.Tensor]:
+        """Return the state tensors by name, each as its kernel wants it, and set the host's numbers."""
+        prepared, held = self.prepared, self.state
+        slots = prepared.variant.slots
+        missing = [slot for slot in slots if held.get(slot.key) is None]
+        present = len(missing) < len(slots)
+        self.created = bool(slots) and not present
+        step = held.get(STEP)
+        # Without a count, but with state: there has been a step, so this is not the first.
+        self.count = _number(step) if step is not None else float(present)
+        fresh = self._started(g, values) if missing else {}
+        numbers, tensors = [], {}
+        for slot in slots:
+            value = fresh[slot.name] if slot in missing else held[slot.key]
+            if slot.place == "host":
+                numbers.append(_number(value))
+                continue
+            tensor = self._fitting(slot.key, slot.place, value)
+            if tensor is not held.get(slot.key):
+                self.staged[slot.key] = tensor
+            tensors[slot.name] = tensor
+        self.numbers = tuple(numbers)
+        mirrored = [STEP] if prepared.counts else []
+        mirrored += [slot.key for slot in prepared.hosted]
+        self.keys = (*mirrored, *(slot.key for slot in prepared.stored))
+        self.values = (*([None] * len(mirrored)), *(tensors[slot.name] for slot in prepared.stored))
+        return tensors
+
+    def _started(self, g: torch.Tensor, values: Mapping[str, Value]) -> dict[str, Any]:
+        """Return initial values; those of a complex parameter are computed on pairs of reals."""
+        p = self.parameter
+        fresh = self.prepared.start(real(p), real(g), values)
+        if p.is_complex():
+            for slot in self.prepared.variant.slots:
+                if slot.place == "element":
+                    fresh[slot.name] = torch.view_as_complex(fresh[slot.name].contiguous())
+        return fresh
+
+    def _fitting(self, key: str, place: str, value: Any) -> torch.Tensor:
+        """Return a state tensor as the kernel wants it: on the device, shaped and laid out like the parameter."""
+        p = self.parameter
+        if not isinstance(value, torch.Tensor):
+            value = torch.tensor(value, dtype=torch.float32 if p.is_complex() else p.dtype)
+        if value.device != p.device:
+            value = value.to(p.device)
+        if place == "scalar":
+            if value.numel() != 1:
+                raise ValueError(f"state {key!r} must be one number, but has shape {tuple(value.shape)}")
+            return value
+        if place == "element" and value.shape != p.shape:
+            raise ValueError(
+                f"state {key!r} has shape {tuple(value.shape)}, its parameter has shape {tuple(p.shape)}"
+            )
+        if place == "element" and not self.copied and self.prepared.variant.layout.flat:
+            return value if same_order(value, p) else as_laid_out(value, p)
+        return value.contiguous()
+
+    def is_current(self, held: dict[str, Any] | None) -> bool:
+        """Whether ``optimizer.state`` still holds what the views were made of."""
+        if not self.keys:
+            return True
+        return held is self.state and all(map(is_, map(held.get, self.keys), self.values))
+
+    def commit(self) -> None:
+        """Write what was staged to the state."""
+        self.state.update(self.staged)
+        self.staged = {}
+
+    def sign(self, coefficients: int, values: Mapping[str, Value]) -> Signature:
+        """Return the types of the kernel's arguments."""
+        device, dtypes = self.parameter.device.type, [self.dtype, self.gradient_dtype]
+        dtypes += [tensor.dtype for tensor in self.arguments[2:-1]]
+        dims = self.prepared.dims(self.facts.ndim, {**values, **self.facts._asdict()})
+        names = tuple(_real_name(dtype) for dtype in dtypes)
+        self.signature = Signature(names, dims, device, max(1, coefficients))
+        return self.signature
+
+    # Each step ----------------------------------------------------------------------------------------------
+
+    def fitting(self, g: torch.Tensor) -> torch.Tensor:
+        """Return a gradient whose elements lie in memory as the kernel expects."""
+        p = self.parameter
+        g = g.detach().resolve_neg().resolve_conj()
+        if self.copied or not self.prepared.variant.layout.flat:
+            return g.contiguous()
+        return g if same_order(g, p) else as_laid_out(g, p)
+
+    def view(self, g: torch.Tensor) -> torch.Tensor:
+        """Return a fitting gradient viewed like the parameter."""
+        return viewed(g, self.prepared.variant.layout)
+
+    def run_copied(self, run: Any, g: torch.Tensor, coefficients: torch.Tensor) -> None:
+        """Run a kernel on a contiguous copy of the parameter and copy the result back."""
+        p, layout = self.parameter.detach(), self.prepared.variant.layout
+        copy = p.contiguous()
+        run([viewed(copy, layout), self.view(g), *self.arguments[2:-1], coefficients])
+        if "p" in self.prepared.variant.written:
+            p.copy_(copy)
+
+
+def _number(value: Any) -> float:
+    """Return a number that a checkpoint or the user may have given as a tensor."""
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1:
+            raise ValueError(f"a state that is one number has shape {tuple(value.shape)}")
+        value = value.item()
+    return float(value)
+
+
+def _real_name(dtype: torch.dtype) -> str:
+    return str(dtype.to_real() if dtype.is_complex else dtype)[6:]
+
+
+class Batch:
+    """Records that share a kernel, host numbers and coefficients: one call of ``host`` serves them all.
+
+    Attributes:
+        records: The records.
+        count: Their updates so far.
+        numbers: Values of their host states.
+        mirror: Memory of the tensors that show count and numbers in ``optimizer.state``, or None if there are none.
+        version: Version of that memory after our last write; another version means that somebody wrote to it.
+        committed: Whether ``optimizer.state`` holds the records' states.
+    """
+
+    __slots__ = ("committed", "count", "created", "kernel", "mirror", "numbers", "prepared", "records", "version")
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = list(records)
+        first = self.records[0]
+        self.prepared, self.count, self.numbers = first.prepared, first.count, first.numbers
+        self.created = first.created
+        self.kernel: Any = None
+        self.mirror: torch.Tensor | None = None
+        self.version = 0
+        self.committed = False
+
+    @staticmethod
+    def key(record: Record) -> tuple[Any, ...]:
+        """Return what records of one batch have in common."""
+        facts = tuple(getattr(record.facts, name) for name in record.prepared.facts)
+        ndim = 0 if record.prepared.variant.layout.flat else record.facts.ndim
+        types = (record.dtype, record.gradient_dtype, record.parameter.device, ndim)
+        states = tuple(tensor.dtype for tensor in record.arguments[2:-1])
+        return (record.prepared.variant.key, record.count, record.numbers, record.created, facts, types, states)
+
+    def reflect(self) -> None:
+        """Make the tensors in ``optimizer.state`` that show the count and the host states."""
+        rows = [self.count] if self.prepared.counts else []
+        rows += self.numbers
+        if not rows:
+            return
+        memory = torch.tensor(rows, dtype=torch.float64, device="cpu")
+        self.mirror = memory.unsqueeze(1).repeat(1, len(self.records))
+        for i, record in enumerate(self.records):
+            shown = self.mirror[:, i].unbind()
+            record.values = (*shown, *record.values[len(shown) :])
+            record.state.update(zip(record.keys, shown, strict=False))
+        self.version = self.mirror._version
+
+    def advance(self, numbers: tuple[float, ...]) -> None:
+        """Count a step and take the new values of the host states."""
+        self.count += 1.0
+        self.numbers, self.created = numbers, False
+        if self.mirror is not None:
+            rows = (self.count, *numbers) if self.prepared.counts else numbers
+            if len(rows) == 1:
+                self.mirror.fill_(rows[0])
+            else:
+                self.mirror.copy_(torch.tensor(rows, dtype=torch.float64).unsqueeze(1))
+            self.version = self.mirror._version
+
+    def split(self, chosen: Sequence[Record]) -> tuple[Batch, Batch]:
+        """Return the chosen records and the others as batches of their own."""
+        ids = {id(record) for record in chosen}
+        others = [record for record in self.records if id(record) not in ids]
+        parts = []
+        for records in (list(chosen), others):
+            part = Batch(records)
+            part.count, part.numbers, part.created, part.kernel = self.count, self.numbers, self.created, self.kernel
+            part.reflect()
+            part.committed = True
+            parts.append(part)
+        return parts[0], parts[1]

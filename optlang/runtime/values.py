@@ -1,0 +1,102 @@
+"""Hyperparameters in a param group -> the values a rule computes with."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from optlang.compiled import Compiled
+from optlang.language.rule import Hyper, Value
+
+
+def python_key(key: str) -> str:
+    """Return the name under which a param-group key arrives in Python (``lambda`` as ``lambda_``)."""
+    return f"{key}_" if keyword.iskeyword(key) else key
+
+
+class Hyperparameters:
+    """Reads the values of one rule from param groups.
+
+    Attributes:
+        keys: The param-group keys in the rule's order, each with its hyperparameters (several for a tuple).
+        defaults: Value of each key that has one.
+    """
+
+    def __init__(self, compiled: Compiled) -> None:
+        self.compiled = compiled
+        self.keys: dict[str, tuple[Hyper, ...]] = {python_key(k): v for k, v in compiled.rule.keys.items()}
+        self.defaults: dict[str, Any] = {
+            key: hypers[0].default if hypers[0].part is None else tuple(h.default for h in hypers)
+            for key, hypers in self.keys.items()
+            if not any(h.required for h in hypers)
+        }
+        self.static = sorted(compiled.static_names)
+
+    @property
+    def required(self) -> list[str]:
+        """Keys that the user must give."""
+        return [key for key in self.keys if key not in self.defaults]
+
+    def read(self, group: Mapping[str, Any]) -> dict[str, Value]:
+        """Return the values in a param group by the names the formulas use, unchecked.
+
+        Raises:
+            ValueError: If a key is missing or a tuple has another length.
+        """
+        values: dict[str, Value] = {}
+        for key, hypers in self.keys.items():
+            if key not in group:
+                raise ValueError(f"{self.compiled.name}: a param group has no {key!r}")
+            raw = group[key]
+            if hypers[0].part is None:
+                values[hypers[0].name] = plain(raw)
+                continue
+            if isinstance(raw, str) or not isinstance(raw, Sequence) or len(raw) != len(hypers):
+                names = ", ".join(h.name for h in hypers)
+                raise ValueError(f"{self.compiled.name}: {key} must be a tuple ({names}), got {raw!r}")
+            for hyper, part in zip(hypers, raw, strict=True):
+                values[hyper.name] = plain(part)
+        for key in self.compiled.group_keys:
+            if key not in group:
+                raise ValueError(
+                    f"{self.compiled.name} reads group.{key}: give every param group a {key!r}, "
+                    f"as in {{'params': ..., {key!r}: 1.0}}"
+                )
+            values[f"group.{key}"] = plain(group[key])
+        return values
+
+    def check(self, values: Mapping[str, Value]) -> None:
+        """Raise ValueError, naming every range that a value is outside of."""
+        found = self.compiled.problems(values)
+        if found:
+            raise ValueError(f"{self.compiled.name}: {'; '.join(found)}")
+
+    def answers(self, values: Mapping[str, Value]) -> tuple[Value, ...]:
+        """Return the values that static questions read: as long as they stay, variants stay."""
+        return tuple(values[name] for name in self.static)
+
+
+def plain(raw: Any) -> Value:
+    """Return a number as a Python float: integers, NumPy numbers and tensors with one element too.
+
+    A truth value stays one (it is no number), and what is no number at all is left for the range check to name.
+    """
+    if raw is None or type(raw) in (float, bool, str):
+        return raw  # type: ignore[no-any-return]
+    if isinstance(raw, torch.Tensor):
+        if raw.numel() != 1 or raw.is_complex():
+            return raw  # type: ignore[return-value]
+        raw = raw.item()
+    elif hasattr(raw, "dtype") and hasattr(raw, "item") and getattr(raw, "size", 0) == 1:
+        raw = raw.item()
+    if isinstance(raw, bool):
+        return raw
+    if isinstance(raw, (int, float)):
+        try:
+            return float(raw)
+        except OverflowError:
+            return float("inf") if raw > 0 else float("-inf")
+    return raw  # type: ignore[no-any-return]

@@ -1,0 +1,106 @@
+"""The benchmark: its lists of shapes, its peers, and what it measures on a small case."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from optlang.bench import cold, peers, report, run, shapes
+from optlang.diagnostics import OptlangError
+from optlang.source import Source
+
+RULE = "optimizer Plain  # reference: torch.optim.SGD\nhyper lr = 1e-3\np -= lr*g\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "numbers"),
+    [("gpt2", 148, 124_439_808), ("resnet50", 161, 25_557_032), ("many", 1000, 1_024_000), ("mlp", 6, 85_002)],
+)
+def test_shapes_are_those_of_the_real_networks(name: str, tensors: int, numbers: int) -> None:
+    made = shapes.SHAPES[name]()
+    assert (len(made), sum(map(math.prod, made))) == (tensors, numbers)
+
+
+def test_chosen_shapes() -> None:
+    assert shapes.chosen("all") == [*shapes.SHAPES]
+    assert shapes.chosen("mlp, many") == ["mlp", "many"]
+    for names in ("gpt3", "", "all,mlp"):
+        with pytest.raises(ValueError, match="--shapes"):
+            shapes.chosen(names)
+
+
+def test_the_peer_is_the_reference_at_its_fastest() -> None:
+    assert peers.find(None, "torch.optim.AdamW").label == "torch.optim.AdamW (fused)"
+    assert peers.find("foreach", "torch.optim.AdamW").options == {"foreach": True}
+    assert peers.find("torch.optim:SGD", "torch.optim.AdamW").cls is torch.optim.SGD
+    assert peers.find(None, "torch.optim.Adamax").label == "torch.optim.Adamax (foreach)"
+
+
+@pytest.mark.parametrize(
+    ("against", "reference", "message"),
+    [
+        (None, None, "names no reference"),
+        ("fused", "torch.optim.Adamax", "no fused implementation"),
+        ("torch.optim:Adamw", None, "cannot load"),
+        ("no_such_module:X", None, "cannot load"),
+        ("X", None, "cannot load"),
+        ("math:pi", None, "not a torch.optim.Optimizer"),
+    ],
+)
+def test_peers_that_are_none(against: str | None, reference: str | None, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        peers.find(against, reference)
+
+
+def test_peers_get_the_values_that_they_know() -> None:
+    made = peers.find("torch.optim:SGD", None).make([torch.nn.Parameter(torch.ones(1))], {"lr": 2.0, "odd": 1})
+    assert made.defaults["lr"] == 2.0
+
+
+def test_a_comparison(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    plans = run.plan([Source(RULE)], "mlp", "foreach", values={"lr": 0.5}, backend="eager")
+    results = report.measure_all(plans, run.Settings(steps=2, rounds=3))
+    (result,) = results
+    assert (result.rule, result.peer, result.tensors) == ("Plain", "torch.optim.SGD (foreach)", 6)
+    assert len(result.ours) == len(result.theirs) == 3 and min(result.ours) > 0
+    assert min(result.ratios) <= result.ratio <= max(result.ratios)
+    assert result.difference < 1e-5
+    report.print_table(results)
+    out = capsys.readouterr().out
+    assert "Plain" in out and "mlp (6 tensors, 0.1 M)" in out and f"{result.ratio:.2f}" in out
+    assert json.loads(report.as_json(results))[0]["ours"] == [*result.ours]
+    pytest.importorskip("matplotlib")
+    report.draw(results, tmp_path / "ratios.png")
+    assert (tmp_path / "ratios.png").stat().st_size > 5_000
+
+
+def test_both_sides_start_from_equal_tensors_of_their_own() -> None:
+    (plan,) = run.plan([Source(RULE)], "mlp", None, backend="eager")
+    start = run._tensors(plan)
+    one, other = run._copies(start), run._copies(start)
+    for a, b in zip(one, other, strict=True):
+        assert torch.equal(a, b) and torch.equal(a.grad, b.grad)
+        assert a.data_ptr() != b.data_ptr() and a.grad.data_ptr() != b.grad.data_ptr()
+
+
+def test_a_wrong_rule_is_noticed_by_the_difference() -> None:
+    (plan,) = run.plan([Source(RULE.replace("lr*g", "2*lr*g"))], "mlp", None, backend="eager")
+    assert run.measure(plan, run.Settings(steps=1, rounds=1)).difference == pytest.approx(1.0, rel=1e-3)
+
+
+def test_plans_that_cannot_be_made() -> None:
+    with pytest.raises(ValueError, match="--dtype"):
+        run.plan([Source(RULE)], "mlp", None, dtype="int8")
+    with pytest.raises(ValueError, match="--device"):
+        run.plan([Source(RULE)], "mlp", None, device="nonsense")
+    with pytest.raises(OptlangError):
+        run.plan([Source("p -= lr*")], "mlp", None)
+
+
+@pytest.mark.slow
+def test_the_first_step_in_a_new_process() -> None:
+    assert 0.1 < cold.first_step(Source(RULE), "float32", "cpu", {}, "eager") < 120
+    with pytest.raises(RuntimeError, match="new process failed"):
+        cold.first_step(Source(RULE), "float32", "cpu", {"nonsense": 1.0}, "eager")
