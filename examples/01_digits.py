@@ -132,6 +132,7 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, default=HERE / "digits.png", help="where to draw the curves")
     options = parser.parse_args()
 
+    torch.set_num_threads(1)  # the network is too small for more threads to help
     ours = compile_rule(options.backend)
     data = load_data()
     runs = []

@@ -70,13 +70,15 @@ class Row:
         options: Keyword arguments to compare under, beside ``lr``; given to the rule and to the reference.
         lr: A step size that moves unit-sized tensors visibly in 30 steps.
         make: The reference, where it is not just the class of the rule's ``# reference:`` line.
+        half: Arguments for 16-bit types, in which a default may be too small to be told from 0.
         rosenbrock: Arguments with which the rule goes down Rosenbrock's valley.
     """
 
     options: tuple[Hypers, ...] = ({},)
     lr: float = 1e-2
     make: Callable[..., torch.optim.Optimizer] | None = None
-    rosenbrock: Hypers = field(default_factory=lambda: {"lr": 2e-2})
+    half: Hypers = field(default_factory=dict)
+    rosenbrock: Hypers = field(default_factory=lambda: {"lr": 0.1})
 
 
 def options(*rows: Hypers) -> tuple[Hypers, ...]:
@@ -108,26 +110,26 @@ ROWS: dict[str, Row] = {
     "Adam": Row((*ADAM, {**DECAYED, "decoupled_weight_decay": True})),
     "AdamW": Row(ADAM),
     "NAdam": Row(options(*DECOUPLED[1:], {"momentum_decay": 0.1})),
-    "RAdam": Row(DECOUPLED),
-    "Adagrad": Row(options({"lr_decay": 0.1, "initial_accumulator_value": 0.5}, UP), rosenbrock={"lr": 0.3}),
-    "Adadelta": Row(options({"rho": 0.5, "eps": 1e-3}, UP), lr=1.0, rosenbrock={"lr": 2.0, "eps": 1e-4}),
-    "Adamax": Row(options({"betas": (0.5, 0.9), "eps": 1e-3}, UP)),
+    "RAdam": Row(DECOUPLED, rosenbrock={"lr": 2e-3, "betas": (0.9, 0.5)}),
+    "Adagrad": Row(options({"lr_decay": 0.1, "initial_accumulator_value": 0.5}, UP), rosenbrock={"lr": 0.2}),
+    "Adadelta": Row(options({"rho": 0.5, "eps": 1e-3}, UP), lr=1.0, rosenbrock={"lr": 1.0, "eps": 1e-4, "rho": 0.99}),
+    "Adamax": Row(options({"betas": (0.5, 0.9), "eps": 1e-3}, UP), rosenbrock={"lr": 0.1, "betas": (0.9, 0.9)}),
     "RMSprop": Row(
         options({"momentum": 0.9}, {"centered": True, "alpha": 0.9}, {"momentum": 0.5, "centered": True, **UP}),
-        rosenbrock={"lr": 2e-3, "momentum": 0.5},
+        rosenbrock={"lr": 5e-3},
     ),
     "Rprop": Row(options({"etas": (0.7, 1.5), "step_sizes": (1e-3, 0.1)}, {"maximize": True})),
-    "ASGD": Row(options({"t0": 5, "lambd": 0.1}, {"alpha": 0.5, **UP}), rosenbrock={"lr": 1e-3}),
+    "ASGD": Row(options({"t0": 5, "lambd": 0.1}, {"alpha": 0.5, **UP}), rosenbrock={"lr": 2e-3}),
     "Adafactor": Row(
         options({"beta2_decay": -0.5, "eps": (1e-4, 1e-2), **DECAYED}, {"d": 2.0, **UP}),
         lr=0.1,
-        rosenbrock={"lr": 0.02},
+        rosenbrock={"lr": 0.05},
     ),
-    "Lion": Row(options({"betas": (0.5, 0.9)}, *COUPLED), rosenbrock={"lr": 3e-3}),
-    "AdaBelief": Row(options({"ams_bound": True}, {"eps": 1e-4}, *COUPLED)),
+    "Lion": Row(options({"betas": (0.5, 0.9)}, *COUPLED), rosenbrock={"lr": 5e-3}),
+    "AdaBelief": Row(options({"ams_bound": True}, {"eps": 1e-4}, *COUPLED), half={"eps": 1e-3}),
     "Yogi": Row(options({"initial_accumulator": 0.1}, *COUPLED)),
     "LAMB": Row(
-        options({"grad_averaging": False}, {"eps": 1e-3, "betas": (0.5, 0.9)}, *COUPLED), rosenbrock={"lr": 1e-2}
+        options({"grad_averaging": False}, {"eps": 1e-3, "betas": (0.5, 0.9)}, *COUPLED), rosenbrock={"lr": 5e-2}
     ),
     "LARS": Row(
         options({"momentum": 0.0}, {"nesterov": True, "dampening": 0.3}, {"trust_coefficient": 0.1, **UP}),
@@ -137,9 +139,11 @@ ROWS: dict[str, Row] = {
     # The reference's first difference is wrong under `maximize`: it subtracts the gradient before its sign is turned.
     "Adan": Row(options({"betas": (0.9, 0.8, 0.95)}, {**DECAYED, "weight_decouple": True}, DECAYED)),
     "AdEMAMix": Row(options({"t_alpha_beta3": 10, "alpha": 2.0}, *COUPLED)),
-    "ADOPT": Row(options({"clip_power": 0.0}, {"eps": 0.1}, *COUPLED), make=adopt),
-    "Tiger": Row(options({"beta": 0.5}, *COUPLED), rosenbrock={"lr": 3e-3}),
-    "SignSGD": Row(options({"momentum": 0.0}, *COUPLED_ONLY), rosenbrock={"lr": 3e-3}),
+    "ADOPT": Row(
+        options({"clip_power": 0.0}, {"eps": 0.1}, *COUPLED), make=adopt, rosenbrock={"lr": 0.1, "betas": (0.9, 0.9)}
+    ),
+    "Tiger": Row(options({"beta": 0.5}, *COUPLED), rosenbrock={"lr": 1e-2}),
+    "SignSGD": Row(options({"momentum": 0.0}, *COUPLED_ONLY), rosenbrock={"lr": 1e-2}),
     "NovoGrad": Row(options({"grad_averaging": True}, {"eps": 0.1}, *COUPLED), rosenbrock={"lr": 1e-3}),
     "QHAdam": Row(options({"nus": (0.7, 0.9), "betas": (0.9, 0.95)}, *COUPLED), make=qhadam),
     "MADGRAD": Row(options({"momentum": 0.0}, *COUPLED_ONLY), rosenbrock={"lr": 2e-2}),
@@ -160,11 +164,13 @@ ROWS: dict[str, Row] = {
         )
     ),
     "StableAdamW": Row(options({"betas": (0.5, 0.9), "eps": 1e-3}, *COUPLED_ONLY), rosenbrock={"lr": 3e-2}),
-    "CAME": Row(options({"clip_threshold": 0.5, "betas": (0.5, 0.9, 0.95)}, *COUPLED)),
+    "CAME": Row(
+        options({"clip_threshold": 0.5, "betas": (0.5, 0.9, 0.95)}, *COUPLED), half={"eps1": 1e-4, "eps2": 1e-4}
+    ),
     "ProximalSGD": Row(
         options({"l1": 0.5, "l2": 0.1}, {"l2": 1.0, "maximize": True}),
         make=ProximalGradient,
-        rosenbrock={"lr": 1e-3, "l1": 0.0},
+        rosenbrock={"lr": 2e-3, "l1": 0.0},
     ),
 }
 

@@ -17,7 +17,7 @@ from optlang.cli import app, check, format, output
 from optlang.cli.highlight import RuleLexer
 from optlang.source import Source
 
-GOOD = "optimizer Plain\n\nhyper lr = 0.1 >= 0\n\np -= lr*g\n"
+GOOD = "optimizer Plain\n\nhyper lr = 0.1 >= 0\n\np -= lr * g\n"
 BAD = "optimizer Plain\n\nhyper lr = 0.1 >= 0\n\np -= lrr*g\n"
 WARNS = "optimizer Plain\n\nhyper lr = 0.1 >= 0, unused = 1\n\np -= lr*g\n"
 UGLY = "optimizer   Plain\nhyper lr=0.1>=0   # step\np -= lr * g\n"

@@ -9,9 +9,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 #: Examples that take a backend run on the eager one here: what they show does not depend on it.
-WITH_BACKEND = sorted(
-    path.name for path in EXAMPLES.glob("*.py") if "--backend" in path.read_text(encoding="utf-8")
-)
+WITH_BACKEND = sorted(path.name for path in EXAMPLES.glob("*.py") if "--backend" in path.read_text(encoding="utf-8"))
 
 
 def run(name: str, *arguments: str) -> str:

@@ -18,7 +18,7 @@ from optlang.language.check import check_text
 from optlang.language.rule import Rule
 from optlang.source import Source
 
-SHAPES: tuple[tuple[int, ...], ...] = ((4, 6), (5,), (), (3, 2, 3, 3), (1, 7))
+SHAPES: tuple[tuple[int, ...], ...] = ((4, 6), (5,), (), (3, 2, 1, 4))
 STEPS = 30
 
 Array = np.ndarray

@@ -15,6 +15,7 @@ import optlang
 from optlang.bench import cold, peers, shapes
 from optlang.diagnostics import raise_errors
 from optlang.language.check import check_text
+from optlang.runtime.kernels import compiled_count
 from optlang.source import Source
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -162,7 +163,7 @@ def measure(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda
         ours=tuple(times[0]),
         theirs=tuple(times[1]),
         ready=ready,
-        compiled=plan.cls.compiled_kernels(),
+        compiled=compiled_count(plan.cls),
         difference=_difference(start, ours, theirs),
         cold=seconds,
     )

@@ -22,8 +22,8 @@ Say here which paper it comes from. This text becomes the class's docstring.
 optimizer {name}
 
 # Hyperparameters become constructor arguments: default, range, and what they are.
-hyper lr = 1e-2 >= 0           "step size"
-hyper beta = 0.9 in [0, 1)     "how much of the last direction to keep"
+hyper lr = 1e-2 >= 0  "step size"
+hyper beta = 0.9 in [0, 1)  "how much of the last direction to keep"
 
 # State is kept for each parameter and starts at zero. `as` names it in checkpoints.
 state m as momentum_buffer

@@ -104,6 +104,8 @@ class _Lowering:
             ref = self.env.get(state.name)
             if self.part == "start":
                 ref = ref or Ref(sp.Integer(0), STATIC)
+            elif self.part == "group":
+                ref = ref or self.name(state.name)
             elif state.name not in self.assigned:
                 continue
             assert ref is not None

@@ -59,7 +59,7 @@ class Builder(Statements):
         sign, value, place = str(pieces[0]), pieces[1], span(pieces)
         if sign in ("==", "!="):
             raise Refused(
-                "E111",
+                "E110",
                 f"`{sign}` is not a range",
                 span_of(pieces[0]),
                 label="expected `>=`, `>`, `<=`, `<` or `in`",
@@ -92,7 +92,7 @@ class Builder(Statements):
         kind, initial, key = after(pieces, "COLON"), after(pieces, "EQUAL"), after(pieces, "AS")
         if kind is not None and kind.name != "scalar":
             raise Refused(
-                "E111",
+                "E110",
                 f"`{kind.text}` is not a type of state",
                 kind.span,
                 label="expected `scalar`",

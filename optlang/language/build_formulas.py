@@ -35,18 +35,18 @@ class Expressions:
         token: Lexeme = pieces[0]
         text, place = token.value, span_of(token)
         if len(text) > MAX_NAME:
-            raise Refused("E506", f"a name may have at most {MAX_NAME} characters", place)
+            raise Refused("E503", f"a name may have at most {MAX_NAME} characters", place, help="choose a shorter one")
         if raised := superscript(text):
             head = text.rstrip("⁰¹²³⁴⁵⁶⁷⁸⁹")
             raise Refused(
-                "E114",
+                "E113",
                 "a raised digit is not a power here",
                 place,
                 help=f"write the power with `^`: `{head}^{raised}`",
             )
         if text.startswith("_"):
             raise Refused(
-                "E114",
+                "E113",
                 f"the name `{text}` begins with `_`",
                 place,
                 label="such names belong to the compiler",
@@ -54,17 +54,19 @@ class Expressions:
             )
         name = canonical_name(text)
         if name in RESERVED or not name.isidentifier():
-            raise Refused("E114", f"`{text}` cannot be a name", place, help="use letters, digits and `_`")
+            raise Refused("E113", f"`{text}` cannot be a name", place, help="use letters, digits and `_`")
         return tree.Name(place, name, text)
 
     def number(self, pieces: Pieces) -> tree.Number:
         text, place = pieces[0].value, span_of(pieces[0])
         digits, _, exponent = text.lower().replace("_", "").partition("e")
         if len(digits) > MAX_DIGITS:
-            raise Refused("E505", f"a number may have at most {MAX_DIGITS} digits", place)
+            raise Refused(
+                "E502", f"a number may have at most {MAX_DIGITS} digits", place, help="float64 keeps 17 digits"
+            )
         if len(exponent) > 8 or abs(int(exponent or "0")) > MAX_EXPONENT:
             raise Refused(
-                "E505",
+                "E502",
                 f"the exponent of this number is beyond {MAX_EXPONENT}",
                 place,
                 label="float64 ends near 1.8e308 and 5e-324",
@@ -150,7 +152,7 @@ class Statements(Expressions):
         targets, op, values = nodes(pieces[:at]), str(pieces[at]), nodes(pieces[at + 1 :])
         if len(values) > 1:
             raise Refused(
-                "E113",
+                "E112",
                 "an assignment takes one value",
                 values[1].span,
                 label="a second value",
@@ -158,7 +160,7 @@ class Statements(Expressions):
             )
         if len(targets) > 1 and op != "=":
             raise Refused(
-                "E117",
+                "E115",
                 f"`{op}` changes one name at a time",
                 span(targets),
                 label="expected one name",
@@ -209,7 +211,7 @@ class Statements(Expressions):
 def _not_assignable(target: tree.Node) -> Refused:
     what = {tree.Call: "a call", tree.Member: "a key of the param group"}.get(type(target), "a value")
     return Refused(
-        "E117",
+        "E115",
         f"{what} cannot be assigned",
         target.span,
         label="expected a name",
@@ -224,7 +226,7 @@ def statements(body: tuple[Any, ...]) -> tuple[tree.Stmt, ...]:
     for item in body:
         if not isinstance(item, (*STATEMENTS, Alone)):
             raise Refused(
-                "E115",
+                "E114",
                 "a declaration cannot stand in a block",
                 item.span,
                 label="move it out of the block",

@@ -63,24 +63,24 @@ def refuse_character(text: str, at: int) -> Refused:
     for spelling, advice in FOREIGN.items():
         if text.startswith(spelling, at):
             span = Span(at, at + len(spelling))
-            return Refused("E107", f"there is no `{spelling}` in this language", span, help=advice)
+            return Refused("E106", f"there is no `{spelling}` in this language", span, help=advice)
     character = text[at]
     if character in TYPESET:
         return Refused(
-            "E107",
+            "E106",
             f"the typeset sign `{character}` is not understood",
             Span(at, at + 1),
             help=f"write `{TYPESET[character]}`",
         )
     if character.isspace() or unicodedata.category(character) in ("Zs", "Cf"):
         return Refused(
-            "E107",
+            "E106",
             f"an unusual blank character ({_describe(character)})",
             Span(at, at + 1),
             help="replace it with a space; it often comes with text copied from a web page or a PDF",
         )
     return Refused(
-        "E107",
+        "E106",
         f"this character has no meaning in a rule ({_describe(character)})",
         Span(at, at + 1),
         help="remove it; names are made of letters, digits and `_`",
@@ -97,14 +97,16 @@ def _unclosed(text: str, at: int) -> Refused:
     end = len(text) if end < 0 else end
     if text.startswith('"""', at):
         return Refused(
-            "E106",
+            "E105",
             "this docstring is never closed",
             Span(at, at + 3),
             label='needs a closing `"""`',
+            help='close it with `"""` before the first declaration or statement',
         )
     return Refused(
-        "E106",
+        "E105",
         "this text is never closed",
         Span(at, max(at + 1, len(text[:end].rstrip()))),
         label=f"needs a closing `{text[at]}` on the same line",
+        help="a text stands on one line between two equal quotes",
     )

@@ -9,13 +9,14 @@ from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import roles
 from optlang.language.builtins import BUILTINS, TIME
 from optlang.language.findings import Findings
-from optlang.language.functions import check_functions, check_size, declare_function
+from optlang.language.functions import check_functions, declare_function
 from optlang.language.hypers import declare_hypers
 from optlang.language.kinds import STATIC, Kind, join
 from optlang.language.parse import parse
 from optlang.language.resolve import BODY, REQUIRE, Resolver
 from optlang.language.rule import Requirement, Rule, State
 from optlang.language.scope import DeclaredState, Scope
+from optlang.language.size import check_counts, check_size
 from optlang.language.statements import Variant
 from optlang.language.states import check_states, declare_states
 from optlang.language.tree import (
@@ -44,7 +45,7 @@ from optlang.source import Source, Span
 
 #: How many variants of a rule are looked at; fewer for a rule that is very long when written out.
 MAX_WORLDS = 64
-MAX_VISITS = 100_000
+MAX_VISITS = 30_000
 
 
 def check_text(source: Source) -> tuple[Rule | None, list[Diagnostic]]:
@@ -92,7 +93,7 @@ class _Check:
                 None,
                 help="write at least one update of the parameter: `p -= lr*g`",
             )
-        else:
+        elif check_counts(self.tree, self.findings):
             self.check_all()
         if self.findings.has_errors:
             return None, self.findings.diagnostics

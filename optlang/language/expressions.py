@@ -443,13 +443,13 @@ class Reader(ABC):
 
     def call(self, node: Call) -> Value:
         """Return what is known of the result of a call."""
-        if not isinstance(node.function, Name):
-            return MISTAKE
-        name = node.function.name
+        name = node.function.name if isinstance(node.function, Name) else ""
         if name in self.scope.functions:
             results = self.call_function(node)
             return results[0] if len(results) == 1 else MISTAKE
         if name not in BUILTINS or name in self.scope.excused:
+            for argument in node.arguments:
+                self.value(argument.value)
             return MISTAKE
         builtin = BUILTINS[name]
         arguments = [a.value for a in node.arguments if a.name != "dim"]

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from optlang.language.scope import FIXED, Scope
-from optlang.language.specialise import MAX_NODES
-from optlang.language.tree import Assign, Call, Def, Expr, If, Name, Return, Stmt
-from optlang.language.walk import body_of, called, expressions, own_expressions, statements
+from optlang.language.tree import Call, Def, Expr, If, Name, Return, Stmt
+from optlang.language.walk import body_of, called, statements
 from optlang.source import Span
 
 
@@ -209,59 +208,3 @@ def check_one_result(node: Call, scope: Scope) -> None:
             help="assign its results to names first: `a, b = f(...)`",
             related=(("defined here", function.name.span),),
         )
-
-
-# Size -------------------------------------------------------------------------------------------------------
-
-
-def check_size(body: Sequence[Stmt], scope: Scope) -> bool:
-    """Check that a rule stays small when its functions are written out, without writing them out."""
-    sizes: dict[str, int] = {}
-
-    def of_expression(expr: Expr) -> int:
-        size = 0
-        for node in expressions(expr):
-            size += 1
-            if isinstance(node, Call) and isinstance(node.function, Name):
-                size += of_function(node.function.name)
-        return size
-
-    def of_block(block: Sequence[Stmt]) -> int:
-        size = 0
-        for statement in reversed(block):
-            if isinstance(statement, If):
-                inner = [b for _, b in statement.branches] + [statement.other or ()]
-                early = any(isinstance(s, Return) for b in inner for s in statements(b))
-                # What follows an `if` that may return is written out behind each of its branches.
-                size = size * (len(inner) if early else 1) + sum(map(of_block, inner))
-            size += 1 + sum(map(of_expression, own_expressions(statement)))
-            if isinstance(statement, Assign):
-                size += len(statement.targets)
-        return size
-
-    def of_function(name: str) -> int:
-        if name not in scope.functions:
-            return 0
-        if name not in sizes:
-            sizes[name] = of_block(body_of(scope.functions[name]))
-        return sizes[name]
-
-    for statement in body:
-        if of_block((statement,)) > MAX_NODES:
-            scope.findings.add(
-                "E511",
-                f"this grows beyond {MAX_NODES:,} operations when the functions it calls are written out",
-                statement.span,
-                label="too large",
-                help="call functions fewer times, or store a result in a name and use the name",
-            )
-            return False
-    if of_block(tuple(body)) > MAX_NODES:
-        scope.findings.add(
-            "E511",
-            f"the rule grows beyond {MAX_NODES:,} operations when its functions are written out",
-            None,
-            help="call functions fewer times, or store a result in a name and use the name",
-        )
-        return False
-    return True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from difflib import get_close_matches
 
 from optlang.language.layout import CLOSING, LAYOUT, OPENING, span_of
 from optlang.language.refused import Refused
@@ -16,6 +17,7 @@ from optlang.source import Span
 
 OPERATORS = frozenset(("SIGN", "TIMES", "POWER", "COMPARE", "AT", "AND", "OR", "NOT", "COALESCE", "PIPE"))
 VALUES = frozenset(("NAME", "NUMBER", "STRING", "DOCSTRING", "INF", "TRUE", "FALSE", "NONE"))
+STATEMENT_WORDS = ("optimizer", "hyper", "state", "require", "def", "return", "if", "elif", "else", "group state")
 SIGNS = re.compile(r"[-+*/%^=<>!:@]+")
 WORDS = frozenset(("IF", "ELIF", "ELSE", "AND", "OR", "NOT", "IN", "INF", "TRUE", "FALSE", "NONE", "DEF", "RETURN"))
 
@@ -41,6 +43,36 @@ PYTHON = {
     "const": "write `NAME = VALUE`",
     "function": "write `def f(x) = EXPRESSION`",
 }
+
+
+def indented(stop: Stop) -> Refused | None:
+    """A line that is indented without a reason."""
+    if stop.type != "_INDENT":
+        return None
+    return Refused(
+        "E109",
+        "this line is indented, but no block begins here",
+        stop.span,
+        label="expected in the same column as the line above",
+        help="a block begins after a line that ends with `:`; inside brackets a statement goes on from line to line",
+    )
+
+
+def misspelt(stop: Stop) -> Refused | None:
+    """A statement that begins with a slip of the keyboard: ``hypr lr = 1``."""
+    if len(stop.line) != 1 or stop.head != "NAME" or stop.type not in VALUES:
+        return None
+    word = stop.line[0].value
+    close = get_close_matches(word, STATEMENT_WORDS, n=1, cutoff=0.7)
+    if not close:
+        return None
+    return Refused(
+        "E101",
+        f"no statement begins with `{word}`",
+        span_of(stop.line[0]),
+        label=f"did you mean `{close[0]}`?",
+        help=f"write `{close[0]} {stop.token.value} ...`",
+    )
 
 
 def not_closed(stop: Stop) -> Refused | None:
@@ -78,6 +110,9 @@ def wrong_bracket(stop: Stop) -> Refused | None:
             help="remove it, or add the opening bracket",
         )
     opening = stop.opened[-1]
+    at = stop.line.index(opening)
+    if at and stop.line[at - 1].type == "IN":  # a range: `[0, 1)`
+        return None
     wanted = CLOSING[OPENING.index(opening.value)]
     if wanted == stop.token.value:
         return None
@@ -86,6 +121,7 @@ def wrong_bracket(stop: Stop) -> Refused | None:
         f"`{opening.value}` is closed by `{stop.token.value}`",
         stop.span,
         label=f"expected `{wanted}`",
+        help=f"write `{wanted}` here, or add the `{wanted}` that is missing before it",
         related=(("opened here", span_of(opening)),),
     )
 
@@ -120,7 +156,7 @@ def foreign_operator(stop: Stop) -> Refused | None:
     name = stop.text[: run.start()].split()[-1:] or ["x"]
     short = name[0] if name[0].isidentifier() else "x"
     return Refused(
-        "E113",
+        "E112",
         f"there is no operator `{run[0]}`",
         Span(run.start(), run.end()),
         help=FOREIGN[run[0]].format(name=short),
@@ -130,14 +166,14 @@ def foreign_operator(stop: Stop) -> Refused | None:
 def other_if(stop: Stop) -> Refused | None:
     """``else if``, ``elseif``, ``then`` and an ``else`` that belongs to no ``if``."""
     if stop.type == "IF" and stop.before_type == "ELSE" and len(stop.line) == 1:
-        return Refused("E113", "`else if` is one word here", stop.pair, help="write `elif CONDITION:`")
+        return Refused("E112", "`else if` is one word here", stop.pair, help="write `elif CONDITION:`")
     if len(stop.line) == 1 and stop.line[0].value in ("elseif", "elsif", "elsif"):
-        return Refused("E113", f"there is no `{stop.line[0].value}`", span_of(stop.line[0]), help="write `elif`")
+        return Refused("E112", f"there is no `{stop.line[0].value}`", span_of(stop.line[0]), help="write `elif`")
     if stop.token.value == "then" and stop.head in ("IF", "ELIF"):
-        return Refused("E113", "there is no `then`", stop.span, help="a condition ends with `:`")
+        return Refused("E112", "there is no `then`", stop.span, help="a condition ends with `:`")
     if stop.type in ("ELSE", "ELIF") and not stop.line:
         return Refused(
-            "E115",
+            "E114",
             f"this `{stop.token.value}` belongs to no `if`",
             stop.span,
             help="an `else` stands in the same column as its `if`, right after the `if`'s block",
@@ -153,7 +189,7 @@ def python_word(stop: Stop) -> Refused | None:
     lambdas = [t for t in stop.line[-2:] if t.value == "lambda"]
     if lambdas and stop.type in ("NAME", "COLON", "COMMA"):
         return Refused(
-            "E113",
+            "E112",
             "there is no `lambda` expression",
             span_of(lambdas[-1]),
             help="give the function a name: `def f(x) = ...` on a line of its own",
@@ -163,21 +199,21 @@ def python_word(stop: Stop) -> Refused | None:
 
 def python_statement(word: str, place: Span) -> Refused:
     """Return what to say about a statement that begins with a word of Python."""
-    return Refused("E113", f"`{word}` is not a statement of this language", place, help=PYTHON[word])
+    return Refused("E112", f"`{word}` is not a statement of this language", place, help=PYTHON[word])
 
 
 def equals_in_expression(stop: Stop) -> Refused | None:
     """``=`` where only a comparison makes sense, and assignments within expressions."""
     if stop.type == "CHANGE":
         return Refused(
-            "E113",
+            "E112",
             f"`{stop.token.value}` cannot stand inside an expression",
             stop.span,
             help="change the name in a statement of its own, before this line",
         )
     if stop.type == "EQUAL" and stop.before_type in OPERATORS:
         return Refused(
-            "E113",
+            "E112",
             f"`{stop.before.value if stop.before else ''}` and `=` do not combine here",
             stop.pair,
             help="to change a name, begin the statement with it: `x += ...`",
@@ -186,17 +222,41 @@ def equals_in_expression(stop: Stop) -> Refused | None:
         return None
     kinds = {token.type for token in stop.line}
     if kinds & {"IF", "ELIF", "REQUIRE", "WHEN"}:
-        return Refused("E108", "`=` assigns; a comparison is written `==`", stop.span, label="expected `==`")
+        return Refused(
+            "E107",
+            "`=` assigns, it does not compare",
+            stop.span,
+            label="expected `==`",
+            help="a comparison is written `==`",
+        )
     if stop.opened and stop.opened[-1].value == "(":
         return Refused(
-            "E108",
+            "E107",
             "`=` inside brackets names an argument, and a name must stand before it",
             stop.span,
             help="to compare, write `==`",
         )
     if kinds & {"EQUAL", "CHANGE"}:
-        return Refused("E113", "a statement assigns once", stop.span, help="write two statements, one on each line")
+        return Refused("E112", "a statement assigns once", stop.span, help="write two statements, one on each line")
     return None
+
+
+def nameless_part(stop: Stop) -> Refused | None:
+    """``betas = (0.9, 0.999)``: a tuple whose parts have no names."""
+    if stop.head != "HYPER" or stop.type != "COMMA" or not stop.opened:
+        return None
+    at = stop.line.index(stop.opened[-1])
+    if len(stop.opened) != 1 or stop.line[at - 1].type != "EQUAL":
+        return None
+    name = stop.line[at - 2].value
+    part = name.rstrip("s") or name
+    return Refused(
+        "E110",
+        "each part of a tuple needs its own name",
+        span_of(stop.opened[-1]).to(stop.span),
+        label="expected `(NAME = DEFAULT, ...`",
+        help=f"for example: `{name} = ({part}1 = 0.9, {part}2 = 0.999)`; the formulas use the parts by name",
+    )
 
 
 def reserved_word(stop: Stop) -> Refused | None:
@@ -208,10 +268,11 @@ def reserved_word(stop: Stop) -> Refused | None:
     if stop.line and "REQUIRE" in stop.accepts and stop.type in ("IF", "ELIF", "ELSE", "DEF"):
         return None  # a block behind another statement on its line
     return Refused(
-        "E114",
+        "E113",
         f"`{stop.token.value}` is a word of the language and cannot be a name",
         stop.span,
         label="expected a name",
+        help=f"choose another name, such as `{stop.token.value}_` or `{stop.token.value}1`",
     )
 
 
@@ -224,7 +285,7 @@ def missing_colon(stop: Stop) -> Refused | None:
     if stop.type not in LAYOUT | VALUES | {"RETURN", "OPTIMIZER", "STATE"}:
         return None
     return Refused(
-        "E109",
+        "E108",
         f"missing `:` after this `{stop.line[0].value}`",
         stop.span,
         label="expected `:`",
@@ -236,7 +297,7 @@ def alone(stop: Stop) -> Refused | None:
     """A line that is a value, or begins with one that is not a name."""
     if "EQUAL" in stop.accepts and "CHANGE" in stop.accepts and stop.type == "COMPARE":
         return Refused(
-            "E112",
+            "E111",
             "a comparison alone does nothing",
             stop.span,
             help=f"to assign, write `{stop.line[0].value} = ...`"
@@ -247,7 +308,7 @@ def alone(stop: Stop) -> Refused | None:
     applied = "EQUAL" in stop.accepts and "CHANGE" in stop.accepts and stop.type in OPERATORS
     if applied or (begins and stop.type in VALUES | {"LPAR", "SIGN", "NOT"} - {"DOCSTRING"}):
         return Refused(
-            "E112",
+            "E111",
             "a value alone does nothing",
             span_of(stop.line[0]).to(stop.span) if applied else stop.span,
             label="a statement begins with the name it assigns",
@@ -256,12 +317,25 @@ def alone(stop: Stop) -> Refused | None:
     return None
 
 
+def no_equals(stop: Stop) -> Refused | None:
+    """A name and a value with nothing between them."""
+    if not {"EQUAL", "CHANGE"} <= stop.accepts or stop.type not in VALUES:
+        return None
+    return Refused(
+        "E115",
+        "a statement assigns a value to a name",
+        stop.span,
+        label="expected `=` before this",
+        help="for example: `m = beta*m + g`; a declaration begins with `hyper` or `state`",
+    )
+
+
 def late_docstring(stop: Stop) -> Refused | None:
     """A text in triple quotes that is not the first thing in the file."""
     if stop.type != "DOCSTRING":
         return None
     return Refused(
-        "E115",
+        "E114",
         "a docstring stands first in the file",
         stop.span,
         help="move it above everything else, or make it a comment with `#`",
@@ -291,6 +365,7 @@ def missing_value(stop: Stop) -> Refused | None:
         f"nothing follows `{before.value}`" if not found else f"expected a value after `{before.value}`{found}",
         stop.span if found else Span(before.end_pos or 0, before.end_pos or 0),
         label="expected a value here",
+        help=f"add what is missing after `{before.value}`, or remove it",
     )
 
 
@@ -328,13 +403,17 @@ def _short(text: str) -> str:
 
 
 HABITS: tuple[Callable[[Stop], Refused | None], ...] = (
+    indented,
     not_closed,
     wrong_bracket,
     foreign_operator,
     other_if,
     python_word,
+    misspelt,
     equals_in_expression,
+    nameless_part,
     late_docstring,
+    no_equals,
     reserved_word,
     missing_colon,
     alone,

@@ -105,7 +105,7 @@ class Layout:
         if found.startswith(self.blocks[-1]):
             if len(self.blocks) > MAX_BLOCKS:
                 raise Refused(
-                    "E503",
+                    "E501",
                     f"blocks may be nested at most {MAX_BLOCKS} deep",
                     place,
                     help="join conditions with `and`",
@@ -124,7 +124,7 @@ class Layout:
         if token.value in OPENING:
             if len(self.opened) >= MAX_BRACKETS:
                 raise Refused(
-                    "E502",
+                    "E501",
                     f"brackets may be nested at most {MAX_BRACKETS} deep",
                     span_of(token),
                     help="give an inner part a name on a line of its own",
@@ -142,6 +142,7 @@ class Layout:
                 f"this `{bracket.value}` is never closed",
                 span_of(bracket),
                 label=f"needs a closing `{CLOSING[OPENING.index(bracket.value)]}`",
+                help="inside brackets a statement goes on from line to line, here to the end of the rule",
             )
         yield last.update("_NL", "")
         for _ in self.blocks[1:]:
@@ -151,7 +152,7 @@ class Layout:
 def _ragged(place: Span, mixed: bool) -> Refused:
     """Return what to say about a line whose indentation is none of those that are open."""
     return Refused(
-        "E110",
+        "E109",
         "the indentation of this line matches no block around it",
         place,
         label="no line above that is still open begins in this column",

@@ -33,36 +33,28 @@ class Example:
     code: str
     message: str
     label: str | None
-    help: str | None
+    help: str
     texts: tuple[str, ...]
     exact: bool = False
 
 
 EXAMPLES: tuple[Example, ...] = (
     Example(
-        "E110",
-        "this line is indented, but no block begins here",
-        "expected in the same column as the line above",
-        "a block begins after a line that ends with `:`",
-        ("x = 1\n  y = 2\n", "if a:\n  x = 1\n    y = 2\n", "hyper a\n  hyper b\n", "state a = 1\n  x = 1\n"),
-        exact=True,
-    ),
-    Example(
-        "E110",
+        "E109",
         "expected an indented block after `:`",
         "indent this line, or write the statement after the `:`",
         "a branch with nothing to do is left out",
         ("if a:\nx = 1\n", "if a:\n", "def f(x):\ny = 1\n", "if a:\n  x = 1\nelse:\ny = 1\n"),
     ),
     Example(
-        "E111",
+        "E110",
         "`optimizer` needs the name of the rule",
         "expected a name",
         "for example: `optimizer AdamW`",
         ("optimizer\n", "optimizer = 3\n", 'optimizer "Adam"\n', "optimizer 8\n"),
     ),
     Example(
-        "E111",
+        "E110",
         "nothing but a comment can follow the name of the rule",
         None,
         "the name is one word of letters, digits and `_`; declarations go on lines of their own",
@@ -75,21 +67,21 @@ EXAMPLES: tuple[Example, ...] = (
         ),
     ),
     Example(
-        "E111",
+        "E110",
         "`hyper` needs the name of a hyperparameter",
         "expected a name",
         "for example: `hyper lr = 1e-3 >= 0`",
         ("hyper\n", "hyper = 3\n", "hyper 3\n", "hyper a,\n", "hyper a = 1,\n", "hyper (a = 1)\n"),
     ),
     Example(
-        "E111",
+        "E110",
         "a default is a number, a text, `true`, `false` or `none`",
         "expected a range such as `>= 0`, a `,`, or the end of the line",
         "the range comes last: `hyper x = 1e-3 >= 0`; a choice between values is made in the formulas",
         ("hyper a = 1 if b else 2\n", "hyper a = b or c\n", "hyper a = 1 and 2\n", "hyper a = 1 ?? 2\n"),
     ),
     Example(
-        "E111",
+        "E110",
         "a hyperparameter has one range",
         None,
         "write both bounds as an interval, such as `in [0, 1)`: `[` includes the bound, `)` leaves it out",
@@ -97,28 +89,42 @@ EXAMPLES: tuple[Example, ...] = (
         exact=True,
     ),
     Example(
-        "E111",
+        "E110",
+        "this cannot follow the name of a hyperparameter",
+        "expected `= DEFAULT`, a range such as `>= 0`, `,`, or the end of the line",
+        "for example: `hyper lr = 1e-3 >= 0, momentum in [0, 1)`",
+        ("hyper a b\n", "hyper a * 2\n", "hyper a(1)\n", "hyper a b = 1\n"),
+    ),
+    Example(
+        "E110",
+        "this cannot follow the name of a state",
+        "expected `= INITIAL`, `: scalar`, `as`, `when`, `,`, or the end of the line",
+        "for example: `state m, v`, or `state m = 0*p as exp_avg when momentum`",
+        ("state m v\n", "state m(p)\n", "state m + 1\n"),
+    ),
+    Example(
+        "E110",
         "expected a range after `in`",
         "expected `[`, `(` or `{`",
         'for example: `in [0, 1)`, `in (0, inf)`, `in {"l2", "decoupled"}`',
         ("hyper a in 0\n", "hyper a = 1 in\n", "hyper a in x\n"),
     ),
     Example(
-        "E111",
+        "E110",
         "a range has two bounds, separated by `,`",
         "expected `,` and the upper bound",
         "for example: `in [0, 1)`; where there is no upper bound, write `inf`",
         ("hyper a in [0]\n", "hyper a in (0)\n", "hyper a in [0; 1]\n", "hyper a in [0: 1]\n"),
     ),
     Example(
-        "E111",
+        "E110",
         "a range has two bounds",
         "expected `]` or `)`",
         'a list of allowed values is written in braces: `in {"l2", "decoupled"}`',
         ("hyper a in [0, 1, 2]\n", "hyper a in (0, 1}\n"),
     ),
     Example(
-        "E111",
+        "E110",
         "a hyperparameter has no type",
         "expected `= DEFAULT`, a range, `,`, or the end of the line",
         "a number, a text, `true`, `false` and `none` are told apart by the default",
@@ -126,35 +132,35 @@ EXAMPLES: tuple[Example, ...] = (
         exact=True,
     ),
     Example(
-        "E111",
+        "E110",
         "`state` needs the name of a state",
         "expected a name",
         "for example: `state m, v`, or `state m = 0*p as exp_avg`",
         ("state\n", "state 3\n", "state m,\n", "group state\n", "state (m, v)\n"),
     ),
     Example(
-        "E111",
+        "E110",
         "expected the type of the state",
         "expected `scalar`",
         "`state c: scalar = 0` is one number per tensor; without a type the initial value decides the shape",
         ("state c: = 1\n", "state c: 3\n", "state c:\n"),
     ),
     Example(
-        "E111",
+        "E110",
         "expected the key of the state after `as`",
         "expected a name",
         "`state m as exp_avg` keeps `m` under the key `exp_avg` in the `state_dict`",
         ('state m as "x"\n', "state m as\n", "state m as 3\n"),
     ),
     Example(
-        "E111",
+        "E110",
         "the key of a state comes last",
         None,
         "write `state m = EXPRESSION as key`",
         ("state m as key = 1\n", "state m as key: scalar\n"),
     ),
     Example(
-        "E111",
+        "E110",
         "`when` comes last and holds for the whole line",
         "expected the end of the line",
         "states under different conditions go on lines of their own",
@@ -162,7 +168,7 @@ EXAMPLES: tuple[Example, ...] = (
         exact=True,
     ),
     Example(
-        "E111",
+        "E110",
         "a condition for a state begins with `when`",
         "expected `when`",
         "write `state m when CONDITION`",
@@ -170,49 +176,49 @@ EXAMPLES: tuple[Example, ...] = (
         exact=True,
     ),
     Example(
-        "E111",
+        "E110",
         "the message of `require` is a text in quotes",
         "expected a text in quotes, or the end of the line",
         'for example: `require beta1 < 1 "beta1 must stay below 1"`',
         ("require a, b\n", 'require a, "text"\n', "require a: b\n"),
     ),
     Example(
-        "E111",
+        "E110",
         "`def` needs the name of the function",
         "expected a name",
         "for example: `def f(x) = x^2`",
         ("def\n", "def (x) = 1\n", "def 3(x) = 1\n"),
     ),
     Example(
-        "E111",
+        "E110",
         "a function needs its parameters in brackets",
         "expected `(`",
         "for example: `def f(x, y = 1) = x + y`",
         ("def f = 3\n", "def f x = 3\n", "def f:\n  return 1\n"),
     ),
     Example(
-        "E111",
+        "E110",
         "this is not the name of a parameter",
         "expected a name",
         "for example: `def f(x, y = 1) = x + y`",
         ("def f(3) = 1\n", "def f(x, 3) = 1\n", "def f(*x) = 1\n", "def f((x)) = 1\n"),
     ),
     Example(
-        "E111",
+        "E110",
         "parameters are names, separated by `,`",
         "expected `,`, `= DEFAULT`, or `)`",
         "for example: `def f(x, y = 1) = x + y`",
         ("def f(x y) = 1\n", "def f(x: float) = 1\n", "def f(x; y) = 1\n", "def f(x > 0) = 1\n"),
     ),
     Example(
-        "E111",
+        "E110",
         "a function needs a body",
         "expected `= EXPRESSION`, or `:` and a block",
         "for example: `def f(x) = x^2`",
         ("def f(x)\n", "def f(x) x\n", "def f(x) += 1\n", "def f(x) return x\n"),
     ),
     Example(
-        "E117",
+        "E115",
         "a state or a hyperparameter is declared on a line that begins with `state` or `hyper`",
         "expected `=`",
         "for example: `state c: scalar = 1`; a plain assignment has no type",
@@ -220,21 +226,21 @@ EXAMPLES: tuple[Example, ...] = (
         exact=True,
     ),
     Example(
-        "E117",
+        "E115",
         "expected `=` and a value after these names",
         "expected `=`",
         "several names on the left take the results of a function: `a, b = f(x)`",
         ("x, y\n", "x, y)\n"),
     ),
     Example(
-        "E117",
+        "E115",
         "expected a name after `,`",
         "expected a name",
         "several names on the left take the results of a function: `a, b = f(x)`",
         ("x, 3 = f()\n", "x, = f()\n", "x, (y) = f()\n"),
     ),
     Example(
-        "E115",
+        "E114",
         "a block cannot begin behind another statement on its line",
         "expected a simple statement",
         "put it on a line of its own, indented",
@@ -242,7 +248,7 @@ EXAMPLES: tuple[Example, ...] = (
         exact=True,
     ),
     Example(
-        "E115",
+        "E114",
         "`else` belongs on a line of its own",
         None,
         "a choice between two values is one expression: `x = a if condition else b`",
@@ -267,7 +273,7 @@ EXAMPLES: tuple[Example, ...] = (
         "E102",
         "this index is empty",
         "expected a value",
-        None,
+        "write what to take: `x[0]`, or `x[:r, :]`",
         ("x = a[]\n",),
         exact=True,
     ),
@@ -283,7 +289,7 @@ EXAMPLES: tuple[Example, ...] = (
         "E101",
         "a docstring stands on a line of its own",
         "expected the end of the line",
-        None,
+        "put what follows on the next line",
         ('"""doc""" x = 1\n', '"doc" x\n'),
     ),
 )
@@ -294,7 +300,7 @@ CALLED = {
     "NAME": "a name",
     "STRING": "a text in quotes",
     "TIMES": "an operator",
-    "COMPARE": "a comparison",
+    "COMPARE": "a range such as `>= 0`",
     "EQUAL": "`=`",
     "COMMA": "`,`",
     "COLON": "`:`",
@@ -320,7 +326,23 @@ CALLED = {
 COVERED = {
     "NUMBER": {"NAME", "STRING", "LPAR"},
     "TIMES": {"COMPARE", "LPAR", "LSQB"},
+    "COMPARE": {"IN"},
     "OPTIMIZER": {"NAME", "STRING", "STATE"},
+}
+
+#: How statements read, by the kind of their first token.
+SHAPES = {
+    "OPTIMIZER": "for example: `optimizer AdamW`",
+    "HYPER": "for example: `hyper lr = 1e-3 >= 0, betas = (beta1 = 0.9, beta2 = 0.999) in [0, 1)`",
+    "STATE": "for example: `state m, v = 0*p as exp_avg_sq when momentum`",
+    "GROUP": "for example: `group state weight_sum = 0`",
+    "REQUIRE": 'for example: `require beta1 < 1 "beta1 must stay below 1"`',
+    "DEF": "for example: `def f(x, y = 1) = x + y`",
+    "RETURN": "for example: `return x, y`",
+    "IF": "for example: `if momentum: b = momentum*b + g`",
+    "ELIF": "for example: `elif momentum: b = momentum*b + g`",
+    "ELSE": "for example: `else: b = g`",
+    "ROUTE": "for example: `route Muon when ndim >= 2`",
 }
 
 Table = Mapping[tuple[int, str], Example]
@@ -353,12 +375,18 @@ def explain(stop: Stop, examples: Table) -> Refused:
             example.message,
             stop.span,
             example.label,
-            example.help,
+            help=example.help,
         )
     for habit in GENERAL:
         if refused := habit(stop):
             return refused
-    return Refused("E101", f"unexpected {found(stop)}", stop.span, label=f"expected {listed(stop.accepts)}")
+    return Refused(
+        "E101",
+        f"unexpected {found(stop)}",
+        stop.span,
+        label=f"expected {listed(stop.accepts)}",
+        help=SHAPES.get(stop.head, "a statement reads `NAME = EXPRESSION` and ends with its line"),
+    )
 
 
 def found(stop: Stop) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -17,13 +15,11 @@ from lark.lark import PostLex
 from optlang.diagnostics import OptlangError
 from optlang.language import tree
 from optlang.language.build import Builder
-from optlang.language.build_formulas import Alone
 from optlang.language.characters import refuse_character
-from optlang.language.habits import PYTHON, python_statement
+from optlang.language.finish import finish
 from optlang.language.layout import LAYOUT, Layout
-from optlang.language.limits import MAX_CHARACTERS, MAX_DEPTH
+from optlang.language.limits import MAX_CHARACTERS
 from optlang.language.mistakes import Table, explain, table
-from optlang.language.pieces import children
 from optlang.language.recover import without_statement
 from optlang.language.refused import Refused
 from optlang.language.stop import Stop
@@ -84,14 +80,11 @@ def parse(source: Source) -> tree.Tree:
             text = rest
     if refused:
         raise OptlangError([x.diagnostic(source) for x in refused])
-    try:
-        return _finish(source, doc, items)
-    except Refused as mistake:
-        raise OptlangError([mistake.diagnostic(source)]) from None
+    return finish(source, doc, items)
 
 
 #: After these the rest of the text cannot be trusted: brackets, quotes, indentation.
-FINAL = frozenset(("E104", "E106", "E110", "E501", "E502", "E503"))
+FINAL = frozenset(("E104", "E105", "E109", "E501"))
 MAX_MISTAKES = 10
 
 
@@ -112,7 +105,12 @@ class _Reading:
     def run(self) -> tuple[tree.Text | None, tuple[Any, ...]]:
         """Return the docstring and the items; raises :class:`Refused` for the first mistake."""
         if len(self.text) > MAX_CHARACTERS:
-            raise Refused("E501", f"a rule may have at most {MAX_CHARACTERS:,} characters", Span(0, 0))
+            raise Refused(
+                "E501",
+                f"a rule may have at most {MAX_CHARACTERS:,} characters",
+                Span(0, 0),
+                help="split it into several rules",
+            )
         try:
             return self.feed()
         except UnexpectedToken as e:
@@ -159,94 +157,3 @@ def _failure(text: str) -> tuple[int, str]:
     except UnexpectedToken as e:
         return e.state.position, e.token.type
     raise AssertionError(f"this example is no mistake of syntax: {text!r}")
-
-
-COMMENTS = re.compile(r'"""[\s\S]*?"""|"[^"\n]*"|\'[^\'\n]*\'|(?P<comment>#[^\n]*)')
-REFERENCE = re.compile(r"#\s*reference:\s*(.*)")
-
-
-def comments_of(source: Source) -> tuple[tree.Comment, ...]:
-    """Return the comments of a text whose strings are all closed."""
-    found = []
-    for match in COMMENTS.finditer(source.text):
-        if text := match["comment"]:
-            start = match.start()
-            line = source.text[source.text.rfind("\n", 0, start) + 1 : start]
-            text = text.rstrip()
-            found.append(tree.Comment(Span(start, start + len(text)), text, not line.strip()))
-    return tuple(found)
-
-
-def _finish(source: Source, doc: tree.Text | None, items: tuple[Any, ...]) -> tree.Tree:
-    """Return the tree, with what needs more than one item to be known."""
-    comments = comments_of(source)
-    inner = {name for x in items if isinstance(x, tree.Unsupported) and "inner" in x.what for name in x.defines}
-    done = tuple(_settle(source, x, comments, inner) for x in items)
-    _check_depth(done)
-    return tree.Tree(Span(0, len(source.text)), source, doc, done, comments)
-
-
-def _settle(source: Source, item: Any, comments: Iterable[tree.Comment], inner: set[str]) -> Any:
-    """Return an item with the texts it quotes, and with values that stand alone decided."""
-    match item:
-        case tree.OptimizerDecl():
-            return replace(item, reference=_reference(source, item, comments))
-        case tree.HyperDecl():
-            return replace(item, items=tuple(_quote(source, x) for x in item.items))
-        case tree.Return():
-            raise Refused("E115", "`return` outside a function", item.span, help="assign to `p` instead")
-    return _settle_statement(item, inner)
-
-
-def _settle_statement(item: Any, inner: set[str]) -> Any:
-    match item:
-        case Alone(value=tree.Call(function=tree.Name(name=name))) if name in inner:
-            return tree.Unsupported(item.span, "applying an `inner` rule")
-        case Alone(value=tree.Name(text=word) | tree.Call(function=tree.Name(text=word))) if word in PYTHON:
-            raise python_statement(word, item.span)
-        case Alone():
-            raise Refused(
-                "E112",
-                "a value alone does nothing",
-                item.span,
-                label="its result is not used",
-                help="assign it to a name: `x = ...`",
-            )
-        case tree.If():
-            branches = tuple(
-                (condition, tuple(_settle_statement(x, inner) for x in body)) for condition, body in item.branches
-            )
-            other = item.other and tuple(_settle_statement(x, inner) for x in item.other)
-            return replace(item, branches=branches, other=other)
-        case tree.Def() if isinstance(item.body, tuple):
-            return replace(item, body=tuple(_settle_statement(x, inner) for x in item.body))
-    return item
-
-
-def _reference(source: Source, item: tree.Node, comments: Iterable[tree.Comment]) -> str | None:
-    line = source.position(item.span.start)[0]
-    for comment in comments:
-        if source.position(comment.span.start)[0] == line and (match := REFERENCE.match(comment.text)):
-            return match[1].strip() or None
-    return None
-
-
-def _quote(source: Source, item: tree.HyperItem) -> tree.HyperItem:
-    domain = item.domain and replace(item.domain, text=source.excerpt(item.domain.span))
-    return replace(item, domain=domain, parts=item.parts and tuple(_quote(source, x) for x in item.parts))
-
-
-def _check_depth(items: Iterable[Any]) -> None:
-    """Raise a mistake if operations are nested so deeply that walking the tree would exhaust the stack."""
-    stack = [(item, 0) for item in items]
-    while stack:
-        node, depth = stack.pop()
-        if depth > MAX_DEPTH:
-            raise Refused(
-                "E504",
-                f"operations may be nested at most {MAX_DEPTH} deep",
-                node.span,
-                label="one too many",
-                help="give an inner part a name on a line of its own",
-            )
-        stack.extend((child, depth + 1) for child in children(node))

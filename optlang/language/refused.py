@@ -7,7 +7,10 @@ from optlang.source import Source, Span
 
 
 class Refused(Exception):
-    """Why the text cannot be read on; has the parts of a :class:`Diagnostic` except its source."""
+    """Why the text cannot be read on; has the parts of a :class:`Diagnostic` except its source.
+
+    Whoever refuses a text says what to do instead: ``help`` is required.
+    """
 
     def __init__(
         self,
@@ -15,7 +18,8 @@ class Refused(Exception):
         message: str,
         span: Span,
         label: str | None = None,
-        help: str | None = None,
+        *,
+        help: str,
         related: tuple[tuple[str, Span], ...] = (),
     ) -> None:
         super().__init__(message)

@@ -9,7 +9,6 @@ from optlang.language.builtins import BUILTINS, LATER
 from optlang.language.kinds import Level
 from optlang.language.rule import Hyper, HyperType, OneOf, Rule, State, Value
 from optlang.language.scope import FIXED
-from optlang.language.suggest import listing
 from optlang.language.tree import Assign, Call, Def, Expr, HyperDecl, If, Name, OptimizerDecl, StateDecl, Stmt, Tree
 from optlang.language.walk import assigned, body_of, called, expressions, names_read, own_expressions
 
@@ -120,7 +119,7 @@ def _describe_states(rule: Rule) -> list[str]:
         if state.key != state.name:
             phrase += f", kept under the key `{state.key}`"
         grouped.setdefault(phrase, []).append(state.name)
-    return [f"{listing(names)}: state, {phrase}" for phrase, names in grouped.items()]
+    return [f"{_names(names)}: state, {phrase}" for phrase, names in grouped.items()]
 
 
 def _state_phrase(rule: Rule, state: State) -> str:
@@ -142,7 +141,7 @@ def _describe_hypers(rule: Rule) -> list[str]:
     required = [h.name for h in rule.hypers if h.required and h.part is None and h.domain is None]
     if required:
         word = "hyperparameter" if len(required) == 1 else "hyperparameters"
-        lines.append(f"{listing(required)}: {word}, required")
+        lines.append(f"{_names(required)}: {word}, required")
     for key, hypers in rule.keys.items():
         if key in required:
             continue
@@ -161,6 +160,10 @@ def _hyper_phrase(hyper: Hyper) -> str:
     elif hyper.type is HyperType.FLAG:
         phrase += ", true or false"
     return phrase
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 def _value(value: Value) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from optlang.language.hypers import RESERVED_KEYS
 from optlang.language.resolve import GROUP_INITIAL, INITIAL, WHEN, Resolver
 from optlang.language.scope import DeclaredState, Scope
-from optlang.language.tree import Expr, Name, StateDecl, StateItem
+from optlang.language.tree import Expr, Name, StateDecl
 from optlang.language.walk import expressions
 from optlang.source import Span
 
@@ -13,15 +13,6 @@ from optlang.source import Span
 def declare_states(declaration: StateDecl, scope: Scope) -> None:
     """Check one ``state`` statement and add its states to the scope."""
     for item in declaration.items:
-        if item.type not in (None, "scalar"):
-            scope.findings.add(
-                "E411",
-                f"states of type `{item.type}` do not exist",
-                item.span,
-                label="expected `scalar`, or no type",
-                help="the initial value gives the shape: `state m = 0*mean(g, dim=-1)`; `: scalar` is one number "
-                "for each tensor",
-            )
         if scope.declare(item.name.name, item.name.text, item.name.span):
             scope.states[item.name.name] = DeclaredState(item, declaration.scope, declaration.when)
 
@@ -104,8 +95,3 @@ def _check_step(state: DeclaredState, scope: Scope, reads_t: Span | None) -> Non
             help="use `t` in place of this state, or give the state another key with `as`",
             related=(("the step count is read here", reads_t),),
         )
-
-
-def type_help(item: StateItem) -> str:
-    """Return how to declare a state whose value has another shape."""
-    return f"declare it with an initial value of that shape, as in `state {item.name.text} = 0*VALUE`"

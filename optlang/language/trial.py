@@ -24,10 +24,12 @@ class Trial(TrialValues):
     """A rule being run on one table.
 
     Attributes:
-        moved: How far each assignment to p goes along the gradient, by place.
+        moved: How far each assignment to p goes along the gradient, by place: the sum over the elements.
+        along: How far each element has gone along its gradient.
     """
 
     moved: dict[Span, float] = field(default_factory=dict)
+    along: Grid = field(default_factory=lambda: number(0))
 
     def run(self, steps: int) -> None:
         """Run some steps.
@@ -85,6 +87,7 @@ class Trial(TrialValues):
             change = each(lambda a, b, g: (a - b) * g, value, before, self.g)
             far = grid.total(change.data)
             self.moved[span] = self.moved.get(span, 0.0) + (far if math.isfinite(far) else 0.0)
+            self.along = each(lambda a, b: a + b, self.along, change)
         self.env[target.name] = value
 
     def branch(self, branches: Sequence[tuple[Expr, Sequence[Stmt]]], other: Sequence[Stmt]) -> None:

@@ -103,8 +103,8 @@ class _Formatter:
 
     def block(self, items: tuple[tree.Decl | tree.Stmt, ...], depth: int, until: int) -> None:
         """Write the statements of a block; ``until`` is where the next thing after it begins."""
-        for item, following in zip(items, [*(x.span.start for x in items[1:]), until], strict=True):
-            self.item(item, depth, following)
+        for i, item in enumerate(items):
+            self.item(item, depth, items[i + 1].span.start if i + 1 < len(items) else until)
 
     def item(self, item: tree.Decl | tree.Stmt, depth: int, until: int) -> None:
         """Write a statement or declaration and its blocks."""

@@ -15,8 +15,9 @@ from optlang.language.walk import assigned, body_of, called, expressions, names_
 from optlang.language.worlds import World
 from optlang.source import Span
 
-#: In how many worlds a rule is tried out.
+#: In how many worlds a rule is tried out; fewer for a very long one.
 MAX_TRIALS = 12
+MAX_STEPS = 6_000
 
 
 def warn(rule: Rule, worlds: Iterable[World], findings: Findings) -> None:
@@ -41,8 +42,10 @@ def warn(rule: Rule, worlds: Iterable[World], findings: Findings) -> None:
         )
     for expr in _all_expressions(rule):
         _eps_twice(expr, findings)
+    length = sum(1 for _ in _all_expressions(rule)) + 1
+    limit = max(1, min(MAX_TRIALS, MAX_STEPS // length))
     small = [w for w in worlds if len(w.shape) <= 2 and w.values["numel"] in (6.0, 1.0)]
-    _first_step(rule, small[:MAX_TRIALS], findings)
+    _first_step(rule, small[:limit], findings)
     _ascent(rule, small[:1], findings)
 
 
@@ -285,7 +288,8 @@ def _ascent(rule: Rule, worlds: Iterable[World], findings: Findings) -> None:
             trial.run(2)
         except Abandoned:
             return
-        if not trial.moved or sum(trial.moved.values()) <= 1e-12:
+        along = trial.along.data
+        if not trial.moved or not all(x >= 0 for x in along) or sum(along) < 1e-12:
             return
         span = max(trial.moved, key=lambda place: trial.moved[place])
         findings.add(

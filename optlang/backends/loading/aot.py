@@ -37,6 +37,8 @@ OPTIONS: dict[str, Any] = {
     "aot_inductor.enable_line_tables": False,
 }
 
+logger = logging.getLogger("optlang")
+
 _one_at_a_time = threading.Lock()  # the compiler is patched while it runs
 
 
@@ -82,7 +84,8 @@ def _compile(variant: Variant, signature: Signature, folder: Path) -> Path:
                 library = _inductor(exported, example, folder if light else None)
                 _open(library)
                 return library
-        except Exception:
+        except Exception as error:
+            logger.debug("compiling %s failed (%s, %s)", variant.name, light, trusting, exc_info=error)
             if (light, trusting) == ways[-1]:
                 raise
     raise AssertionError("unreachable")
@@ -113,24 +116,32 @@ def _export(variant: Variant, signature: Signature) -> tuple[Any, tuple[torch.Te
 
 def _inductor(module: Any, example: tuple[torch.Tensor, ...], folder: Path | None) -> Path:
     """Compile a traced update: with the light shell into ``folder``, or as Inductor does it by itself."""
-    import torch._inductor.compile_fx as compile_fx
+    import torch._inductor
 
     options = {key: value for key, value in OPTIONS.items() if _is_option(key)}
-    original = compile_fx.AotCodeCompiler
+    with torch.no_grad(), _light_shell(folder) if folder else contextlib.nullcontext():
+        return Path(torch._inductor.aot_compile(module, example, options=options))
+
+
+@contextlib.contextmanager
+def _light_shell(folder: Path) -> Iterator[None]:
+    """Let Inductor hand the code it generates to :mod:`shell`."""
+    from torch._inductor import codecache
+
+    original = codecache.AotCodeCompiler
 
     class Light(original):  # type: ignore[misc, valid-type]
         @classmethod
         def compile(cls, graph: Any, wrapper: str, kernels: str, nodes: Any, **rest: Any) -> Any:
-            if folder is None or nodes or graph.constants:
+            if nodes or graph.constants:
                 return super().compile(graph, wrapper, kernels, nodes, **rest)
             return str(shell.build(wrapper, kernels, folder))
 
-    compile_fx.AotCodeCompiler = Light  # type: ignore[misc]
+    codecache.AotCodeCompiler = Light  # type: ignore[misc]
     try:
-        with torch.no_grad():
-            return Path(torch._inductor.aot_compile(module, example, options=options))
+        yield
     finally:
-        compile_fx.AotCodeCompiler = original  # type: ignore[misc]
+        codecache.AotCodeCompiler = original  # type: ignore[misc]
 
 
 def _is_option(key: str) -> bool:

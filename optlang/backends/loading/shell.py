@@ -113,7 +113,7 @@ def assemble(wrapper: str, kernels: str) -> str:
         Unsuitable: If the text is not of the shape that is expected.
     """
     marker, function = "using namespace torch::aot_inductor;", "void AOTInductorModel::run_impl("
-    if wrapper.count(function) != 1 or marker not in wrapper or "proxy_executor," in wrapper:
+    if wrapper.count(function) != 1 or marker not in wrapper or "proxy_executor_call" in wrapper:
         raise Unsuitable("the wrapper")
     body = wrapper[wrapper.rindex(marker) : wrapper.index(function)]
     checks = body.find("AOTI_NOINLINE static void check_input_0")

@@ -1,0 +1,122 @@
+"""The last step of reading: what can only be said of a statement once the whole text has been recognised."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from optlang.diagnostics import OptlangError
+from optlang.language import tree
+from optlang.language.build_formulas import Alone
+from optlang.language.habits import PYTHON, python_statement
+from optlang.language.limits import MAX_DEPTH
+from optlang.language.pieces import children
+from optlang.language.refused import Refused
+from optlang.source import Source, Span
+
+COMMENTS = re.compile(r'"""[\s\S]*?"""|"[^"\n]*"|\'[^\'\n]*\'|(?P<comment>#[^\n]*)')
+REFERENCE = re.compile(r"#\s*reference:\s*(.*)")
+
+
+def finish(source: Source, doc: tree.Text | None, items: tuple[Any, ...]) -> tree.Tree:
+    """Return the tree of a text, given its docstring and items.
+
+    Raises:
+        OptlangError: If values stand alone, ``return`` stands outside of functions, or operations nest too deeply.
+    """
+    comments = comments_of(source)
+    inner = {name for x in items if isinstance(x, tree.Unsupported) and "inner" in x.what for name in x.defines}
+    done, refused = list[Any](), list[Refused]()
+    for item in items:
+        try:
+            check_depth(item)
+            done.append(_declaration(source, item, comments) or _statement(item, inner))
+        except Refused as mistake:
+            refused.append(mistake)
+    if refused:
+        raise OptlangError([mistake.diagnostic(source) for mistake in refused])
+    return tree.Tree(Span(0, len(source.text)), source, doc, tuple(done), comments)
+
+
+def comments_of(source: Source) -> tuple[tree.Comment, ...]:
+    """Return the comments of a text whose strings are all closed."""
+    found = []
+    for match in COMMENTS.finditer(source.text):
+        if text := match["comment"]:
+            start = match.start()
+            line = source.text[source.text.rfind("\n", 0, start) + 1 : start]
+            text = text.rstrip()
+            found.append(tree.Comment(Span(start, start + len(text)), text, not line.strip("\ufeff \t\f\r")))
+    return tuple(found)
+
+
+def check_depth(item: tree.Node) -> None:
+    """Raise a mistake if operations are nested so deeply that walking the tree would exhaust the stack."""
+    pending = [(item, 0)]
+    while pending:
+        node, depth = pending.pop()
+        if depth > MAX_DEPTH:
+            raise Refused(
+                "E501",
+                f"operations may be nested at most {MAX_DEPTH} deep",
+                node.span,
+                label="one too many",
+                help="give an inner part a name on a line of its own",
+            )
+        pending.extend((child, depth + 1) for child in children(node))
+
+
+def _declaration(source: Source, item: Any, comments: Iterable[tree.Comment]) -> tree.Decl | None:
+    """Return a declaration with what it quotes from the text, or None if the item quotes nothing."""
+    match item:
+        case tree.OptimizerDecl():
+            return replace(item, reference=_reference(source, item, comments))
+        case tree.HyperDecl():
+            return replace(item, items=tuple(_quote(source, x) for x in item.items))
+    return None
+
+
+def _reference(source: Source, item: tree.Node, comments: Iterable[tree.Comment]) -> str | None:
+    """Return what the comment ``# reference: ...`` on the line of an item refers to."""
+    line = source.position(item.span.start)[0]
+    for comment in comments:
+        if source.position(comment.span.start)[0] == line and (match := REFERENCE.match(comment.text)):
+            return match[1].strip() or None
+    return None
+
+
+def _quote(source: Source, item: tree.HyperItem) -> tree.HyperItem:
+    """Return a hyperparameter with its range as written."""
+    domain = item.domain and replace(item.domain, text=source.excerpt(item.domain.span))
+    return replace(item, domain=domain, parts=item.parts and tuple(_quote(source, x) for x in item.parts))
+
+
+def _statement(item: Any, inner: set[str], function: bool = False) -> Any:
+    """Return a statement with values that stand alone decided; ``inner`` are the names of inner rules."""
+    match item:
+        case Alone(value=tree.Call(function=tree.Name(name=name))) if name in inner:
+            return tree.Unsupported(item.span, "applying an `inner` rule")
+        case Alone(value=tree.Name(text=word) | tree.Call(function=tree.Name(text=word))) if word in PYTHON:
+            raise python_statement(word, item.span)
+        case Alone():
+            raise Refused(
+                "E111",
+                "a value alone does nothing",
+                item.span,
+                label="its result is not used",
+                help="assign it to a name: `x = ...`",
+            )
+        case tree.Return() if not function:
+            raise Refused("E114", "`return` outside a function", item.span, help="assign to `p` instead")
+        case tree.If():
+            branches = tuple((test, _block(body, inner, function)) for test, body in item.branches)
+            return replace(item, branches=branches, other=item.other and _block(item.other, inner, function))
+        case tree.Def() if isinstance(item.body, tuple):
+            return replace(item, body=_block(item.body, inner, function=True))
+    return item
+
+
+def _block(body: tuple[Any, ...], inner: set[str], function: bool) -> tuple[Any, ...]:
+    return tuple(_statement(x, inner, function) for x in body)

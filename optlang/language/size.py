@@ -1,0 +1,144 @@
+"""How large and how deep a rule is when its functions are written out, found without writing them out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from optlang.language.findings import Findings
+from optlang.language.scope import Scope
+from optlang.language.specialise import MAX_NODES
+from optlang.language.tree import Assign, Call, Def, Expr, If, Name, Return, Stmt, Tree
+from optlang.language.walk import body_of, expressions, own_expressions, parts, statements
+
+#: How many functions a rule may define, and branches an ``if`` may have.
+MAX_FUNCTIONS = 100
+MAX_BRANCHES = 50
+
+#: How deep operations may be nested, functions written out: every stage that follows recurses so deep.
+MAX_NESTING = 120
+
+
+def check_counts(tree: Tree, findings: Findings) -> bool:
+    """Check that a rule has no absurd number of functions or branches."""
+    functions = [item for item in tree.items if isinstance(item, Def)]
+    if len(functions) > MAX_FUNCTIONS:
+        findings.add(
+            "E511",
+            f"the rule defines more than {MAX_FUNCTIONS} functions",
+            functions[MAX_FUNCTIONS].name.span,
+            label="one too many",
+            help="an optimizer's formula is a few dozen lines: is this the right file?",
+        )
+        return False
+    body = [item for item in tree.items if isinstance(item, If)]
+    for block in (body, *(body_of(f) for f in functions)):
+        for statement in statements(block):
+            if isinstance(statement, If) and len(statement.branches) > MAX_BRANCHES:
+                findings.add(
+                    "E511",
+                    f"this `if` has more than {MAX_BRANCHES} branches",
+                    statement.branches[MAX_BRANCHES][0].span,
+                    label="one too many",
+                    help="compute the value by a formula, or split the choice into several",
+                )
+                return False
+    return True
+
+
+class _Depth:
+    """How deep expressions nest, functions written out."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.functions: dict[str, int] = {}
+
+    def of_expression(self, expr: Expr) -> int:
+        """Return the number of operations within operations."""
+        levels: dict[int, int] = {}
+        for node in reversed(list(expressions(expr))):  # what is inside comes first
+            inner = max((levels[id(part)] for part in parts(node)), default=0)
+            if isinstance(node, Call) and isinstance(node.function, Name):
+                inner += self.of_function(node.function.name)
+            levels[id(node)] = inner + 1
+        return levels[id(expr)]
+
+    def of_block(self, block: Sequence[Stmt]) -> int:
+        """Return the depth of the deepest expression of a block, the blocks around it counted."""
+        depth = 0
+        for statement in block:
+            depth = max([depth, *map(self.of_expression, own_expressions(statement))])
+            if isinstance(statement, If):
+                inner = [b for _, b in statement.branches] + [statement.other or ()]
+                depth = max([depth, *(1 + self.of_block(b) for b in inner)])
+        return depth
+
+    def of_function(self, name: str) -> int:
+        """Return how much deeper a call of a function is than its name."""
+        if name not in self.scope.functions:
+            return 0
+        if name not in self.functions:
+            self.functions[name] = 1 + self.of_block(body_of(self.scope.functions[name]))
+        return self.functions[name]
+
+
+def check_size(body: Sequence[Stmt], scope: Scope) -> bool:
+    """Check that a rule stays small when its functions are written out, without writing them out."""
+    sizes: dict[str, int] = {}
+
+    def of_expression(expr: Expr) -> int:
+        size = 0
+        for node in expressions(expr):
+            size += 1
+            if isinstance(node, Call) and isinstance(node.function, Name):
+                size += of_function(node.function.name)
+        return size
+
+    def of_block(block: Sequence[Stmt]) -> int:
+        size = 0
+        for statement in reversed(block):
+            if isinstance(statement, If):
+                inner = [b for _, b in statement.branches] + [statement.other or ()]
+                early = any(isinstance(s, Return) for b in inner for s in statements(b))
+                # What follows an `if` that may return is written out behind each of its branches.
+                size = size * (len(inner) if early else 1) + sum(map(of_block, inner))
+            size += 1 + sum(map(of_expression, own_expressions(statement)))
+            if isinstance(statement, Assign):
+                size += len(statement.targets)
+        return size
+
+    def of_function(name: str) -> int:
+        if name not in scope.functions:
+            return 0
+        if name not in sizes:
+            sizes[name] = of_block(body_of(scope.functions[name]))
+        return sizes[name]
+
+    depth = _Depth(scope)
+    for statement in body:
+        if depth.of_block((statement,)) > MAX_NESTING:
+            scope.findings.add(
+                "E511",
+                f"operations are nested more than {MAX_NESTING} deep here when functions are written out",
+                statement.span,
+                label="nested too deep",
+                help="give parts names, on lines of their own",
+            )
+            return False
+        if of_block((statement,)) > MAX_NODES:
+            scope.findings.add(
+                "E511",
+                f"this grows beyond {MAX_NODES:,} operations when the functions it calls are written out",
+                statement.span,
+                label="too large",
+                help="call functions fewer times, or store a result in a name and use the name",
+            )
+            return False
+    if of_block(tuple(body)) > MAX_NODES:
+        scope.findings.add(
+            "E511",
+            f"the rule grows beyond {MAX_NODES:,} operations when its functions are written out",
+            None,
+            help="call functions fewer times, or store a result in a name and use the name",
+        )
+        return False
+    return True

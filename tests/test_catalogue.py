@@ -1,0 +1,64 @@
+"""The catalogue of diagnostics: complete, and every example gets exactly the code it explains."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import optlang
+from optlang.catalogue import CATALOGUE, Entry
+from optlang.diagnostics import render_all
+from optlang.language.check import check_text
+from optlang.source import Source
+
+LANGUAGE = Path(optlang.__file__).parent / "language"
+BAD = Path(__file__).parent / "bad"
+CODE = re.compile(r"\b[EW][1-9]\d\d\b")
+
+
+def codes_in(folder: Path, pattern: str) -> set[str]:
+    """Return the codes that the files of a folder mention."""
+    return {code for path in folder.rglob(pattern) for code in CODE.findall(path.read_text(encoding="utf-8"))}
+
+
+@pytest.mark.parametrize("entry", CATALOGUE.values(), ids=lambda entry: entry.code)
+def test_example_gets_its_code(entry: Entry) -> None:
+    _, found = check_text(Source(entry.example))
+    assert {d.code for d in found} == {entry.code}, render_all(found)
+
+
+@pytest.mark.parametrize("entry", [e for e in CATALOGUE.values() if e.instead], ids=lambda entry: entry.code)
+def test_better_version_is_fine(entry: Entry) -> None:
+    rule, found = check_text(Source(entry.instead or ""))
+    assert rule is not None
+    assert found == [], render_all(found)
+
+
+def test_every_code_has_a_row() -> None:
+    assert codes_in(LANGUAGE, "*.py") - set(CATALOGUE) == set()
+
+
+def test_every_row_has_its_code_somewhere() -> None:
+    assert set(CATALOGUE) - codes_in(LANGUAGE, "*.py") == set()
+
+
+def test_every_code_has_a_bad_rule() -> None:
+    assert set(CATALOGUE) - codes_in(BAD, "*.expected") == set()
+
+
+def test_explanations_are_sentences() -> None:
+    for entry in CATALOGUE.values():
+        assert entry.explanation.endswith("."), entry.code
+        assert entry.explanation[0].isupper() or entry.explanation[0] == "`", entry.code
+        assert not entry.title.endswith("."), entry.code
+
+
+def test_rows_are_in_order_and_unique() -> None:
+    from optlang.catalogue import OTHERS, SEMANTICS, SYNTAX
+
+    codes = [entry.code for entry in (*SYNTAX, *SEMANTICS, *OTHERS)]
+    assert len(set(codes)) == len(codes)
+    for table in (SEMANTICS, OTHERS):
+        assert [e.code for e in table] == sorted(e.code for e in table)
