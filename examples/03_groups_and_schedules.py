@@ -22,9 +22,7 @@ def main() -> None:
     weights = [p for p in network.parameters() if p.ndim > 1]
     biases = [p for p in network.parameters() if p.ndim <= 1]
     LAMB = optlang.compile(optlang.rules.path("lamb"), backend=options.backend)
-    optimizer = LAMB(
-        [{"params": weights, "weight_decay": 0.05}, {"params": biases, "weight_decay": 0.0}], lr=2e-2
-    )
+    optimizer = LAMB([{"params": weights, "weight_decay": 0.05}, {"params": biases, "weight_decay": 0.0}], lr=2e-2)
 
     steps = 200
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)

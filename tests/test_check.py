@@ -415,11 +415,8 @@ def specialise_everywhere(rule: Rule) -> None:
     numbers = [h for h in rule.hypers if h.type in (HyperType.NUMBER, HyperType.OPTIONAL)]
     for shape in ((2, 3), (6,)):
         base = {h.name: h.default if not h.required else 0.5 for h in rule.hypers} | facts(shape) | keys
-        changes = [
-            {},
-            *({f.name: not f.default} for f in flags),
-            *({n.name: 0.75} for n in numbers if n.domain is None or 0.75 in n.domain),
-        ]
+        inside = [n for n in numbers if n.domain is None or 0.75 in n.domain]
+        changes = [{}, *({f.name: not f.default} for f in flags), *({n.name: 0.75} for n in inside)]
         for change in changes:
             values = base | change
             if all(evaluate(r.condition, values) for r in rule.requirements):

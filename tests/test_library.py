@@ -32,6 +32,7 @@ from trajectories import (
 import optlang.rules
 from optlang.language.parse import parse
 from optlang.language.unparse import format_tree
+from optlang.runtime.kernels import compiled_count
 from optlang.source import Source
 
 NAMES = optlang.rules.names()
@@ -278,3 +279,6 @@ def test_one_kernel_does_what_torch_operations_do(name: str) -> None:
             feed(optimizer, params, [step])
         results.append([p.detach().double().numpy() for p in params])
     assert difference(results[1], results[0]) < 1e-5
+    # One kernel for both shapes and every step size; and a compiled one, not what is fallen back on.
+    assert compiled_count(cls) == 1
+    assert all(kernel.origin != "eager" for kernel in cls._kernels.loaded.values())

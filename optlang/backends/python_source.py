@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import sympy as sp
 
-from optlang.backends.spelling import HostWriter, TorchWriter, Writer, is_literal
+from optlang.backends.spelling import HostWriter, TorchWriter, Writer
 from optlang.compiled import Slot
+from optlang.ir import algebra
 from optlang.ir.lower import Lowered
 from optlang.ir.program import Program, Store, Value
 from optlang.language.builtins import HELPERS
-from optlang.language.kinds import ELEMENT, SCALAR, Kind, Level
+from optlang.language.kinds import ELEMENT, SCALAR, Kind, Level, join
 
 INDENT = "    "
 
@@ -196,7 +197,7 @@ class _Module:
                 line = value.line
                 yield f"{INDENT}# {program.notes[line]}"
             text = writer.text(value.expr)
-            if program is not None and value.kind.on_device and is_literal(value.expr):
+            if program is not None and value.kind.level > Level.SCALAR and not _kind_read(value, program).on_device:
                 text = self.constant(value, text, program)
             yield f"{INDENT}{value.symbol} = {text}"
             memory = rounded.get(value.symbol)
@@ -206,7 +207,7 @@ class _Module:
     def constant(self, value: Value, text: str, program: Program) -> str:
         """Return a number as a tensor of the kind of the state (or parameter) that gets it."""
         target = next((s.target for s in program.stores if s.expr == value.symbol), "p")
-        return f"torch.full_like({self.memory[target]}, {text}, dtype={self.packed}.dtype)"
+        return f"torch.zeros_like({self.memory[target]}, dtype={self.packed}.dtype) + {text}"
 
     def rounded(self, program: Program) -> dict[sp.Symbol, str]:
         """Return the stored values that later formulas read, with the tensor they are stored in (narrow only)."""
@@ -229,10 +230,16 @@ class _Module:
                 yield f"{INDENT}{store.expr}_old = {store.expr}.clone()"
         for store in sorted(kept, key=lambda s: s.target == "p"):
             text = copies.get(store.expr) or writer.text(store.expr)
-            if is_literal(store.expr):
+            if algebra.is_literal(store.expr):
                 yield f"{INDENT}{self.memory[store.target]}.fill_({text})"
             else:
                 yield f"{INDENT}{self.memory[store.target]}.copy_({text})"
+
+
+def _kind_read(value: Value, program: Program) -> Kind:
+    """Return the kind that the symbols of a value's expression make up, which may be below that of the value."""
+    kinds = program.kinds()
+    return join(kinds[s] for s in value.expr.free_symbols)
 
 
 def _flags(program: Program) -> frozenset[sp.Symbol]:

@@ -35,11 +35,6 @@ def decimal(value: sp.Expr) -> str:
     return repr(number) if math.isfinite(number) else "math.inf" if number > 0 else "-math.inf"
 
 
-def is_literal(expr: sp.Expr) -> bool:
-    """Return whether an expression is a number or a constant."""
-    return not expr.free_symbols and (bool(expr.is_number) or algebra.name_of(expr) in CONSTANTS)
-
-
 class Writer:
     """Writes expressions; :class:`HostWriter` and :class:`TorchWriter` say how.
 
@@ -207,7 +202,7 @@ class TorchWriter(Writer):
 
     def is_plain(self, expr: sp.Expr) -> bool:
         """Return whether an expression is a Python value, not a tensor."""
-        return is_literal(expr) or expr.free_symbols <= self.plain
+        return expr.free_symbols <= self.plain
 
     def general_power(self, base: sp.Expr, exponent: sp.Expr) -> Piece:
         """Return products for squares of names, ``**`` for small powers, else ``torch.pow``."""

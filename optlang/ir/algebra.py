@@ -112,6 +112,17 @@ def literal(value: float) -> sp.Expr:
     return number(Fraction(value))
 
 
+#: Literals that are not numbers to SymPy, as functions without arguments.
+CONSTANTS = ("inf", "nan", "true", "false")
+
+
+def is_literal(expr: sp.Expr) -> bool:
+    """Return whether an expression is a number or a constant, with at most a sign."""
+    if expr.is_Mul and len(expr.args) == 2 and expr.args[0] == -1:
+        return is_literal(expr.args[1])
+    return bool(expr.is_Rational) or (bool(expr.is_Function) and name_of(expr) in CONSTANTS)
+
+
 def is_condition(expr: sp.Expr) -> bool:
     """Return whether an expression is a condition (not a number)."""
     name = name_of(expr) if expr.is_Function else ""

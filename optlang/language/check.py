@@ -13,7 +13,8 @@ from optlang.language.functions import check_functions, declare_function
 from optlang.language.hypers import declare_hypers
 from optlang.language.kinds import STATIC, Kind, join
 from optlang.language.parse import parse
-from optlang.language.resolve import BODY, REQUIRE, Resolver
+from optlang.language.places import BODY, REQUIRE
+from optlang.language.resolve import Resolver
 from optlang.language.rule import Requirement, Rule, State
 from optlang.language.scope import DeclaredState, Scope
 from optlang.language.size import check_counts, check_size

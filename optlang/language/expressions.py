@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import replace
 
 from optlang.language.arguments import dim_values
 from optlang.language.builtins import BUILTINS, TIME, Builtin
+from optlang.language.comparisons import compare
 from optlang.language.constants import as_float
-from optlang.language.evaluate import ARITHMETIC, COMPARISONS, FUNCTIONS
-from optlang.language.findings import Findings
-from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, join, reduce
-from optlang.language.rule import HyperType, OneOf
-from optlang.language.scope import Scope
-from optlang.language.suggest import listing, nearest
+from optlang.language.evaluate import ARITHMETIC, FUNCTIONS
+from optlang.language.kinds import HOST, SCALAR, STATIC, Level, join, reduce
+from optlang.language.reader import Reader
 from optlang.language.tree import (
     Binary,
     Bool,
@@ -26,15 +23,11 @@ from optlang.language.tree import (
     Name,
     Nothing,
     Number,
-    Stmt,
     Ternary,
     Text,
     Unary,
 )
-from optlang.language.values import MISTAKE, UNKNOWN, Known, Sort, Uses, Value, combine, merge, uses_of
-from optlang.language.walk import condition_above
-from optlang.language.worlds import World
-from optlang.source import Span
+from optlang.language.values import MISTAKE, UNKNOWN, Known, Sort, Uses, Value, combine, merge
 
 #: How many binary digits the exact value of an expression of literals may take.
 MAX_BITS = 20_000
@@ -44,60 +37,9 @@ OF_NUMBERS = frozenset(
     ("sqrt", "rsqrt", "exp", "log", "expm1", "log1p", "sin", "cos", "tanh", "atan", "erf", "sigmoid", "sign")
 ) | {"sgn", "floor", "round", "isfinite", "nan_to_num"}
 
-#: Mistakes that only count where a variant can really come to the place.
-REACHED = frozenset({"E203", "E211", "E308"})
 
-
-class Reader(ABC):
-    """Reads expressions in one world; statements are read by its subclass in :mod:`statements`."""
-
-    body: Sequence[Stmt] = ()  # the statements of the rule
-
-    def __init__(
-        self,
-        scope: Scope,
-        world: World,
-        findings: Findings,
-        forced: dict[Span, bool],
-        seen: dict[Span, set[bool]],
-    ) -> None:
-        self.scope = scope
-        self.world = world
-        self.findings = findings
-        self.forced = forced
-        self.seen = seen
-        self.env: dict[str, Value] = {"g": Value(ELEMENT, uses=Uses.TENSOR)}
-        self.frame: dict[str, Value] | None = None  # parameters and locals of the function being read
-        self.declaring = False  # whether a declaration is being read, which sees no locals
-        self.exists: dict[str, bool] = {}
-        self.kinds: dict[str, Kind] = {}
-
-    def report(
-        self,
-        code: str,
-        message: str,
-        span: Span,
-        *,
-        label: str | None = None,
-        help: str | None = None,
-        related: tuple[tuple[str, Span], ...] = (),
-    ) -> None:
-        """Report a mistake, unless this reading was forced to come where no variant comes."""
-        if not (self.forced and code in REACHED):
-            self.findings.add(code, message, span, label=label, help=help, related=related)
-
-    def text(self, expr: Expr) -> str:
-        """Return an expression as written."""
-        return self.findings.source.excerpt(expr.span)
-
-    def decide(self, expr: Expr, value: Value) -> bool | None:
-        """Return which way a condition goes in this world, None if only a step can tell."""
-        if not value.is_static:
-            return None
-        truth = value.truth
-        answer = self.forced.get(expr.span, True if truth is None else truth)
-        self.seen.setdefault(expr.span, set()).add(answer)
-        return answer
+class Expressions(Reader, ABC):
+    """Reads expressions; the rule's own functions are read by a subclass."""
 
     @abstractmethod
     def call_function(self, node: Call) -> tuple[Value, ...]:
@@ -138,109 +80,13 @@ class Reader(ABC):
             case Binary():
                 return self.binary(expr)
             case Compare():
-                return self.compare(expr)
+                return compare(self, expr)
             case Ternary(condition=condition, then=then, other=other):
                 return self.choice(condition, then, other)
             case Call():
                 return self.call(expr)
             case _:
                 return MISTAKE
-
-    def name(self, node: Name) -> Value:
-        """Return what is known of a name."""
-        name, scope = node.name, self.scope
-        if self.frame is not None and name in self.frame:
-            return self.present(node, self.frame[name])
-        if name in scope.hypers:
-            return self.hyper(name)
-        if name in scope.states:
-            return self.state(node)
-        if name == "p":
-            return Value(ELEMENT, uses=Uses.TENSOR)
-        if name == "t":
-            return Value(HOST, uses=Uses.TIME)
-        if name == "first":
-            return Value(HOST, Sort.CONDITION, Uses.TIME)
-        if name in self.world.values:
-            return Value(HOST, uses=Uses.FACT, known=self.world.values[name])
-        if name in scope.locals and (self.declaring or self.frame is not None):
-            return MISTAKE  # reported where names are resolved
-        if name in self.env:
-            return self.present(node, self.env[name])
-        if name not in scope.locals or name in scope.excused:
-            return MISTAKE
-        return self.absent(node)
-
-    def hyper(self, name: str) -> Value:
-        """Return what is known of a hyperparameter."""
-        hyper = self.scope.hypers[name]
-        known = self.world.values[name]
-        match hyper.type:
-            case HyperType.FLAG:
-                return Value(STATIC, Sort.CONDITION, known=known, literal=True)
-            case HyperType.TEXT:
-                return Value(STATIC, Sort.TEXT, known=known, literal=True)
-            case HyperType.OPTIONAL if known is None:
-                return Value(STATIC, Sort.NONE, known=None, optional=name, literal=True)
-            case HyperType.OPTIONAL:
-                return Value(HOST, known=known, optional=name)
-            case _:
-                return Value(HOST, known=known)
-
-    def state(self, node: Name) -> Value:
-        """Return what is known of a state."""
-        state = self.scope.states[node.name]
-        if not self.exists.get(node.name, True):
-            assert state.when is not None
-            condition = self.text(state.when)
-            if not self.forced and not self.findings.once("E211", node.name):
-                return MISTAKE
-            self.report(
-                "E211",
-                f"`{node.text}` exists only when `{condition}`, and is used here without that",
-                node.span,
-                label="may not exist here",
-                help=f"use it under `if {condition}:`, or declare it without `when`",
-                related=(("declared here", state.item.span),),
-            )
-            return MISTAKE
-        uses = Uses.GROUP if state.scope == "group" else Uses.TENSOR
-        return Value(self.kinds.get(node.name, ELEMENT), uses=uses)
-
-    def present(self, node: Name, value: Value) -> Value:
-        """Return the value of a local, reporting it if some path to here does not assign it."""
-        if value.missing:
-            self.absent(node)
-            return replace(value, missing=False)
-        return value
-
-    def absent(self, node: Name) -> Value:
-        """Report a local that is read where it may have no value."""
-        place = self.scope.locals.get(node.name)
-        if self.frame is not None and node.name in self.frame:
-            place = None
-        if self.forced or not self.findings.once("E203", node.name):
-            return MISTAKE
-        if place is not None and place >= node.span:
-            message, label = f"`{node.text}` is read before it is assigned", "no value yet"
-            help = f"declare `state {node.text}` to keep a value from step to step, or assign it first"
-        else:
-            message, label = f"`{node.text}` may have no value here", "not assigned on every path to here"
-            help = "assign it on every path, for example before the `if`"
-        self.report(
-            "E203",
-            message,
-            node.span,
-            label=label,
-            help=help,
-            related=((self.assigned_where(place), place),) if place is not None else (),
-        )
-        return MISTAKE
-
-    def assigned_where(self, place: Span) -> str:
-        """Return how to refer to an assignment: with the condition it stands under, if it stands under one."""
-        condition = condition_above(self.body, place)
-        return f"assigned here, if `{self.text(condition)}`" if condition is not None else "assigned here"
 
     def number(self, expr: Expr) -> Value:
         """Return what is known of an expression that must be a number (a condition counts as 0 or 1)."""
@@ -345,100 +191,6 @@ class Reader(ABC):
             return self.value(then if answer else other)
         return merge((self.number(then), self.number(other)), held)
 
-    # Comparisons --------------------------------------------------------------------------------------------
-
-    def compare(self, node: Compare) -> Value:
-        """Return what is known of a comparison."""
-        values = [self.value(operand) for operand in node.operands]
-        pairs = zip(node.ops, node.operands, node.operands[1:], values, values[1:], strict=False)
-        known: Known = True
-        sound = True
-        for op, left, right, a, b in pairs:
-            sound &= self.comparable(op, left, right, a, b)
-            if Sort.NONE in (a.sort, b.sort):  # nothing but none equals none
-                both = a.sort is b.sort
-                answer: Known = both is (op == "==")
-            elif UNKNOWN in (a.known, b.known):
-                answer = UNKNOWN
-            elif op in ("==", "!="):
-                answer = (a.known == b.known) is (op == "==")
-            elif isinstance(a.known, (int, float)) and isinstance(b.known, (int, float)):
-                answer = COMPARISONS[op](a.known, b.known)
-            else:
-                answer = UNKNOWN
-            known = answer if answer is not True and known is not False else known
-        if any(v.sort is Sort.NONE for v in values):
-            return Value(STATIC, Sort.CONDITION, known=known)
-        kind = join(v.kind for v in values)
-        return Value(kind, Sort.CONDITION if sound else Sort.UNKNOWN, uses_of(values), known)
-
-    def comparable(self, op: str, left: Expr, right: Expr, a: Value, b: Value) -> bool:
-        """Check that two values can be compared."""
-        ordered = op not in ("==", "!=")
-        for expr, other, value, against in ((left, right, a, b), (right, left, b, a)):
-            written = isinstance(expr, Nothing)
-            if value.sort is Sort.NONE and (ordered or (value.optional is None and not written)):
-                self.number(expr)
-                return False
-            if written and against.optional is None and against.sort is not Sort.UNKNOWN:
-                self.report(
-                    "E306",
-                    f"`{self.text(other)}` is never none",
-                    expr.span,
-                    label="always different",
-                    help="only a hyperparameter whose default is none can be compared with none",
-                )
-                return False
-            if value.sort is Sort.TEXT and against.sort in (Sort.NUMBER, Sort.CONDITION):
-                self.report(
-                    "E306",
-                    f"the string `{self.text(expr)}` is compared with {_a_number(against.sort)}",
-                    expr.span,
-                    label="a string",
-                    help='strings are compared with strings: `mode == "l2"`',
-                )
-                return False
-            if value.sort is Sort.TEXT and ordered:
-                self.report(
-                    "E306",
-                    "strings have no order",
-                    expr.span,
-                    label=f"cannot be compared by `{op}`",
-                    help="use `==` or `!=`",
-                )
-                return False
-            if isinstance(expr, Compare):
-                self.report(
-                    "E305",
-                    "the result of a comparison is compared again",
-                    expr.span,
-                    label="true or false",
-                    help="join conditions with `and`, `or`, `not`; `a < b < c` without brackets means both",
-                )
-                return False
-            if not self.is_choice(expr, other):
-                return False
-        return True
-
-    def is_choice(self, literal: Expr, name: Expr) -> bool:
-        """Check a string that a hyperparameter is compared with against the hyperparameter's choices."""
-        if not (isinstance(literal, Text) and isinstance(name, Name) and name.name in self.scope.hypers):
-            return True
-        domain = self.scope.hypers[name.name].domain
-        if not isinstance(domain, OneOf) or literal.value in domain.values:
-            return True
-        choices = [value for value in domain.values if isinstance(value, str)]
-        near = nearest(literal.value, choices)
-        self.report(
-            "E307",
-            f'`{name.text}` is never "{literal.value}"',
-            literal.span,
-            label=f"not {domain.text}",
-            help=f'did you mean "{near}"?' if near else f"its values are {listing(choices)}",
-            related=(("declared here", self.scope.places[name.name]),),
-        )
-        return False
-
     # Calls --------------------------------------------------------------------------------------------------
 
     def call(self, node: Call) -> Value:
@@ -520,7 +272,3 @@ def _as_number(sort: Sort) -> Sort:
 
 def _condition_sort(sort: Sort) -> Sort:
     return Sort.UNKNOWN if sort is Sort.UNKNOWN else Sort.CONDITION
-
-
-def _a_number(sort: Sort) -> str:
-    return "a number" if sort is Sort.NUMBER else "a condition"

@@ -10,7 +10,7 @@ from typing import Any
 from optlang.diagnostics import OptlangError
 from optlang.language import tree
 from optlang.language.build_formulas import Alone
-from optlang.language.habits import PYTHON, python_statement
+from optlang.language.foreign import PYTHON, python_statement
 from optlang.language.limits import MAX_DEPTH
 from optlang.language.pieces import children
 from optlang.language.refused import Refused

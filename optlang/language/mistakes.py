@@ -8,11 +8,11 @@ knows gets a list of what could have stood there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from optlang.language.expected import SHAPES, found, listed
 from optlang.language.habits import GENERAL, HABITS
-from optlang.language.layout import LAYOUT
 from optlang.language.refused import Refused
 from optlang.language.stop import Stop
 
@@ -294,57 +294,6 @@ EXAMPLES: tuple[Example, ...] = (
     ),
 )
 
-#: How a kind of token is called, in the order in which expectations are listed.
-CALLED = {
-    "NUMBER": "a value",
-    "NAME": "a name",
-    "STRING": "a text in quotes",
-    "TIMES": "an operator",
-    "COMPARE": "a range such as `>= 0`",
-    "EQUAL": "`=`",
-    "COMMA": "`,`",
-    "COLON": "`:`",
-    "RPAR": "`)`",
-    "RSQB": "`]`",
-    "RBRACE": "`}`",
-    "LPAR": "`(`",
-    "LSQB": "`[`",
-    "LBRACE": "`{`",
-    "IN": "`in`",
-    "ELSE": "`else`",
-    "WHEN": "`when`",
-    "OTHERWISE": "`otherwise`",
-    "AS": "`as`",
-    "STATE": "`state`",
-    "SIZE": "`size`",
-    "OPTIMIZER": "a statement",
-    "_INDENT": "an indented block",
-    "_NL": "the end of the line",
-}
-
-#: What need not be listed beside something wider.
-COVERED = {
-    "NUMBER": {"NAME", "STRING", "LPAR"},
-    "TIMES": {"COMPARE", "LPAR", "LSQB"},
-    "COMPARE": {"IN"},
-    "OPTIMIZER": {"NAME", "STRING", "STATE"},
-}
-
-#: How statements read, by the kind of their first token.
-SHAPES = {
-    "OPTIMIZER": "for example: `optimizer AdamW`",
-    "HYPER": "for example: `hyper lr = 1e-3 >= 0, betas = (beta1 = 0.9, beta2 = 0.999) in [0, 1)`",
-    "STATE": "for example: `state m, v = 0*p as exp_avg_sq when momentum`",
-    "GROUP": "for example: `group state weight_sum = 0`",
-    "REQUIRE": 'for example: `require beta1 < 1 "beta1 must stay below 1"`',
-    "DEF": "for example: `def f(x, y = 1) = x + y`",
-    "RETURN": "for example: `return x, y`",
-    "IF": "for example: `if momentum: b = momentum*b + g`",
-    "ELIF": "for example: `elif momentum: b = momentum*b + g`",
-    "ELSE": "for example: `else: b = g`",
-    "ROUTE": "for example: `route Muon when ndim >= 2`",
-}
-
 Table = Mapping[tuple[int, str], Example]
 
 
@@ -354,14 +303,14 @@ def table(failure: Callable[[str], tuple[int, str]]) -> Table:
     Args:
         failure: Parses a text that is wrong and returns the state and the kind of token it stops at.
     """
-    found: dict[tuple[int, str], Example] = {}
+    result: dict[tuple[int, str], Example] = {}
     for example in EXAMPLES:
         for text in example.texts:
             position, kind = failure(text)
-            found.setdefault((position, kind), example)
+            result.setdefault((position, kind), example)
             if not example.exact:
-                found.setdefault((position, ""), example)
-    return found
+                result.setdefault((position, ""), example)
+    return result
 
 
 def explain(stop: Stop, examples: Table) -> Refused:
@@ -387,28 +336,3 @@ def explain(stop: Stop, examples: Table) -> Refused:
         label=f"expected {listed(stop.accepts)}",
         help=SHAPES.get(stop.head, "a statement reads `NAME = EXPRESSION` and ends with its line"),
     )
-
-
-def found(stop: Stop) -> str:
-    """Return the words for the token that could not be taken."""
-    match stop.type:
-        case "_NL" | "_DEDENT":
-            return "end of the line"
-        case "$END":
-            return "end of the rule"
-        case "_INDENT":
-            return "indentation"
-    value = str(stop.token.value)
-    return f"`{value}`" if len(value) <= 40 else f"`{value[:36]}...`"
-
-
-def listed(accepts: Iterable[str]) -> str:
-    """Return the kinds of token as a phrase: "a value, `)` or the end of the line"."""
-    kinds = set(accepts)
-    for wide, narrow in COVERED.items():
-        if wide in kinds:
-            kinds -= narrow
-    words = [word for kind, word in CALLED.items() if kind in kinds]
-    if not words:
-        return "the end of the line" if kinds & LAYOUT else "something else"
-    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))

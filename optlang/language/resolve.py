@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from optlang.language.arguments import check_call
 from optlang.language.builtins import BUILTINS, FACT_NAMES, LATER, TENSOR_NAMES, TIME, TIME_NAMES
 from optlang.language.functions import check_one_result, check_result_count
 from optlang.language.hypers import tuple_help
+from optlang.language.instead import BUILTINS_OF_MATH, INSTEAD, MANUAL
+from optlang.language.places import BODY, DEFAULT, FUNCTION, REQUIRE, Place
 from optlang.language.scope import FREE_FUNCTIONS, Scope
 from optlang.language.suggest import SYNONYMS, did_you_mean, nearest
 from optlang.language.tree import (
@@ -27,72 +28,6 @@ from optlang.language.tree import (
 )
 from optlang.language.walk import assigned, body_of, expressions, own_expressions, parts, statements
 from optlang.source import Span
-
-ROLES = frozenset({"hyper", "state", "local", "tensor", "time", "fact", "key"})
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where an expression stands: which roles it may read, and what to say if it reads another.
-
-    Attributes:
-        roles: Roles that may be read.
-        code: Code of the error for other roles.
-        what: Start of the error's message, before "may not depend on `x`".
-        label: What is expected.
-        help: What to do.
-    """
-
-    roles: frozenset[str]
-    code: str
-    what: str
-    label: str
-    help: str
-
-
-BODY = Place(ROLES, "", "", "", "")
-FUNCTION = Place(
-    ROLES - {"local"},
-    "E210",
-    "a function",
-    "a local name of the rule",
-    "pass it as an argument; a function sees its parameters, hyperparameters, states, p, g and t",
-)
-REQUIRE = Place(
-    frozenset({"hyper"}),
-    "E311",
-    "a requirement",
-    "expected hyperparameters only",
-    "requirements are looked at when the optimizer is made; what changes with the steps cannot be required",
-)
-WHEN = Place(
-    frozenset({"hyper", "fact", "key"}),
-    "E303",
-    "whether a state exists",
-    "not known before the first step",
-    "after `when`, use hyperparameters and facts of the tensor (ndim, numel, rows, cols)",
-)
-INITIAL = Place(
-    frozenset({"hyper", "fact", "key", "tensor"}),
-    "E312",
-    "an initial value",
-    "not known when the state is created",
-    "use hyperparameters, facts of the tensor, and the p and g of its first step",
-)
-GROUP_INITIAL = Place(
-    frozenset({"hyper"}),
-    "E312",
-    "the initial value of a group state",
-    "not one number for the whole group",
-    "use numbers and hyperparameters",
-)
-DEFAULT = Place(
-    frozenset({"hyper"}),
-    "E312",
-    "the default of a parameter",
-    "expected numbers and hyperparameters",
-    "leave the default away and pass the value in each call",
-)
 
 
 class Resolver:
@@ -303,7 +238,7 @@ class Resolver:
             help=helps
             or f"declare it: `hyper {node.text}` if the user passes it, `state {node.text}` if it is "
             "kept from step to step",
-            related=(("nearest name", place),) if place else (),
+            related=(("it is here", place),) if place else (),
         )
 
     def member(self, node: Member, place: Place) -> None:
@@ -417,7 +352,7 @@ class Resolver:
             function.span,
             label="not a function of the language or of this rule",
             help=help or f"define it: `def {function.text}(x) = ...`, or multiply with `*`",
-            related=(("nearest name", place),) if place else (),
+            related=(("it is here", place),) if place else (),
         )
 
     # Later parts of the language ----------------------------------------------------------------------------
@@ -437,40 +372,3 @@ class Resolver:
                 label="understood, but not compiled by this version",
                 help=next((hint for word, hint in INSTEAD.items() if f"`{word}`" in what), MANUAL),
             )
-
-
-MANUAL = "see the language guide for what this version compiles"
-
-#: What to write, in the meantime, instead of some constructs of later versions.
-INSTEAD: dict[str, str] = {
-    "rows(...)": "`rows` is the size of dimension -2 of p",
-    "cols(...)": "`cols` is the size of the last dimension of p",
-    "gnorm": "`norm(g)` is the norm of one tensor's gradient",
-    "total": "`sum(x)` is the sum over one tensor",
-    "every": "`if t % k == 0:` holds in every k-th step",
-    "repeat": "write the lines as often as they are to run",
-    "use": "copy the other rule's text into this file",
-    "route": "make one optimizer for each set of parameters",
-    "inner": "copy the inner rule's formulas into this file",
-    "shared state": "`group state` is one number for each parameter group",
-    "store": "states are stored in the type of their initial value, as a rule the type of p",
-    "input": "`group.NAME` reads a key of the parameter group, which may change from step to step",
-    "transform": "`def` is a function without state of its own",
-    "loss": "a rule sees the gradient only",
-    "grad": "the gradient of the step is `g`",
-}
-
-#: What the language has instead of some functions and constants that one might look for.
-BUILTINS_OF_MATH: dict[str, str] = {
-    **dict.fromkeys(("pow", "power"), "write a power as `x^y`"),
-    **dict.fromkeys(("log2", "log10"), "write `log(x) / log(2)`, with the base you need"),
-    "cbrt": "write `x^(1/3)`",
-    "tan": "write `sin(x) / cos(x)`",
-    "relu": "write `max(x, 0)`",
-    "zeros_like": "write `0*x`",
-    "ones_like": "write `0*x + 1`",
-    "print": "a rule only computes: leave it out",
-    "pi": "write `3.141592653589793`",
-    "nan": "there is no literal NaN; `isfinite(x)` tells whether a value is finite",
-    "null": "write `none`",
-}

@@ -121,7 +121,7 @@ def check_size(body: Sequence[Stmt], scope: Scope) -> bool:
                 f"operations are nested more than {MAX_NESTING} deep here when functions are written out",
                 statement.span,
                 label="nested too deep",
-                help="give parts names, on lines of their own",
+                help="compute the inner parts first, and give them names on lines of their own",
             )
             return False
         if of_block((statement,)) > MAX_NODES:

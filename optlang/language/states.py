@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from optlang.language.hypers import RESERVED_KEYS
-from optlang.language.resolve import GROUP_INITIAL, INITIAL, WHEN, Resolver
+from optlang.language.places import GROUP_INITIAL, INITIAL, WHEN
+from optlang.language.resolve import Resolver
 from optlang.language.scope import DeclaredState, Scope
 from optlang.language.tree import Expr, Name, StateDecl
 from optlang.language.walk import expressions

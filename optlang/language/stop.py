@@ -9,6 +9,9 @@ from functools import cached_property
 from optlang.language.layout import CLOSING, LAYOUT, OPENING, Lexeme, span_of
 from optlang.source import Span
 
+#: Tokens that are values by themselves.
+VALUES = frozenset(("NAME", "NUMBER", "STRING", "DOCSTRING", "INF", "TRUE", "FALSE", "NONE"))
+
 
 @dataclass(frozen=True)
 class Stop:

@@ -43,6 +43,16 @@ struct NoGrad {
   NoGrad() { aoti_torch_grad_mode_set_enabled(false); }
   ~NoGrad() { aoti_torch_grad_mode_set_enabled(before); }
 };
+// Waking other threads costs more than a small tensor's arithmetic, and much more when the processors are busy.
+struct Threads {
+  int before = omp_get_max_threads();
+  explicit Threads(AtenTensorHandle p) {
+    int64_t size = 0;
+    aoti_torch_get_numel(p, &size);
+    if (size < @GRAIN@) omp_set_num_threads(1);
+  }
+  ~Threads() { omp_set_num_threads(before); }
+};
 } // namespace
 
 extern "C" {
@@ -59,6 +69,7 @@ AOTIRuntimeError AOTInductorModelContainerRun(
     AOTIProxyExecutorHandle proxy) {
   try {
     NoGrad guard;
+    Threads threads(inputs[0]);
     AtenTensorHandle none[1] = {nullptr};
     static_cast<Model*>(model)->run_impl(inputs, none, stream, proxy);
     return 0;
@@ -84,6 +95,9 @@ AOTIRuntimeError AOTInductorGetLastError(const char** message) { *message = last
 @ABSENT@
 }
 """
+
+#: Elements below which a kernel runs on one thread; the same as in ATen.
+GRAIN = 32768
 
 #: Parts of the interface that deal with weights; a runner looks them up and an update never needs them.
 ABSENT = (
@@ -127,7 +141,7 @@ def assemble(wrapper: str, kernels: str) -> str:
     caches = "\n".join(re.findall(r"^CACHE_TORCH_\w+\(\w+\);", wrapper, flags=re.MULTILINE))
     absent = "\n".join(f"AOTIRuntimeError AOTInductorModelContainer{name}() {{ return 1; }}" for name in ABSENT)
     absent += "\nAOTIRuntimeError AOTInductorModelUpdateConstantsFromBlob() { return 1; }"
-    return kernels + HEAD.replace("@CACHES@", caches) + body + run + TAIL.replace("@ABSENT@", absent)
+    return kernels + HEAD.replace("@CACHES@", caches) + body + run + TAIL.replace("@ABSENT@", absent).replace("@GRAIN@", str(GRAIN))
 
 
 def build(wrapper: str, kernels: str, folder: Path) -> Path:

@@ -71,18 +71,18 @@ def _pull(expr: sp.Expr, kind: Kind, kinds: dict[sp.Symbol, Kind], name: Callabl
         return all(kinds[s].level <= kind.level for s in e.free_symbols)
 
     def named(e: sp.Expr) -> sp.Expr:
-        """Return a name for a low expression, its sign outside."""
-        if e.is_Atom or not e.free_symbols or (kind == SCALAR and not _has_scalar(e, kinds)):
+        """Return a name for a low expression, its sign outside; a literal or a name stays what it is."""
+        if e.is_Symbol or algebra.is_literal(e) or (kind == SCALAR and not _has_scalar(e, kinds)):
             return e
         if e.could_extract_minus_sign() and not e.is_Add:
             return -named(-e)
         return name(e)
 
     def walk(e: sp.Expr) -> sp.Expr:
-        if e.is_Atom or not e.free_symbols:
-            return e
-        if low(e):
+        if low(e):  # also tanh(2): functions of tensors do not take numbers
             return named(e)
+        if e.is_Atom:
+            return e
         if e.is_Mul or e.is_Add:
             return _split(e, low, named, walk)
         if e.is_Function and algebra.name_of(e) == "select" and not (e.args[1].free_symbols or e.args[2].free_symbols):
@@ -90,7 +90,7 @@ def _pull(expr: sp.Expr, kind: Kind, kinds: dict[sp.Symbol, Kind], name: Callabl
             return e.func(walk(e.args[0]), name(e.args[1]) if kind == HOST else e.args[1], e.args[2])
         return e.func(*(walk(a) for a in e.args))
 
-    if low(expr):  # a whole value of this kind is a name already
+    if kind == SCALAR and low(expr):  # the whole value is a scalar with a name already
         return expr
     return walk(expr)
 

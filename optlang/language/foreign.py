@@ -1,0 +1,110 @@
+"""Notation of other languages, Python's above all, and what a rule has instead."""
+
+from __future__ import annotations
+
+import re
+
+from optlang.language.layout import LAYOUT, span_of
+from optlang.language.refused import Refused
+from optlang.language.stop import VALUES, Stop
+from optlang.source import Span
+
+SIGNS = re.compile(r"[-+*/%^=<>!:@]+")
+
+#: Words that begin a statement in Python, and what a rule has instead.
+PYTHON = {
+    "import": "a rule needs no imports: its functions are always there, and it cannot run Python",
+    "from": "a rule needs no imports: its functions are always there, and it cannot run Python",
+    "class": "write `optimizer NAME` and then the formulas; the class is made from them",
+    "while": "a rule has no open-ended loops; each statement runs once in every step",
+    "with": "a rule only has formulas; there is nothing to open or to close",
+    "try": "a rule has no exceptions; choose values with `a if condition else b`",
+    "pass": "leave the empty branch out",
+    "break": "a rule has no open-ended loops to leave",
+    "continue": "a rule has no open-ended loops to continue",
+    "print": "a rule cannot print; to watch a value, keep it in a `state` and read `optimizer.state`",
+    "assert": 'a condition on hyperparameters is written `require CONDITION "message"`',
+    "raise": 'a condition on hyperparameters is written `require CONDITION "message"`',
+    "del": "names of a rule live for one step by themselves",
+    "global": "what is kept from step to step is declared with `state NAME`",
+    "nonlocal": "what is kept from step to step is declared with `state NAME`",
+    "let": "write `NAME = VALUE`",
+    "var": "write `NAME = VALUE`",
+    "const": "write `NAME = VALUE`",
+    "function": "write `def f(x) = EXPRESSION`",
+}
+
+#: Operators of other languages, and what to write.
+FOREIGN = {
+    "**=": "write `{name} = {name}^...`",
+    "//=": "write `{name} = floor({name} / ...)`",
+    "%=": "write `{name} = {name} % ...`",
+    "@=": "write `{name} = {name} @ ...`",
+    "//": "to round down, write `floor(a / b)`",
+    "===": "write `==`",
+    "!==": "write `!=`",
+    "<>": "write `!=`",
+    "=<": "write `<=`",
+    "=>": "write `>=`",
+    ":=": "assign with `=`, in a statement of its own",
+    "->": "a function is written `def f(x) = EXPRESSION`",
+    "++": "write `{name} += 1`",
+    "--": "write `{name} -= 1`",
+}
+
+
+def foreign_operator(stop: Stop) -> Refused | None:
+    """Operators of other languages, which the lexer takes for two."""
+    start = stop.token.start_pos or 0
+    if stop.type in LAYOUT | {"SEMICOLON"} and len(stop.line) > 1:  # `x = y++` stops where the line ends
+        start = stop.line[-1].start_pos or 0
+    run = next((m for m in SIGNS.finditer(stop.text) if m.start() <= start < m.end()), None)
+    if run is None or run[0] not in FOREIGN:
+        return None
+    name = stop.text[: run.start()].split()[-1:] or ["x"]
+    short = name[0] if name[0].isidentifier() else "x"
+    return Refused(
+        "E112",
+        f"there is no operator `{run[0]}`",
+        Span(run.start(), run.end()),
+        help=FOREIGN[run[0]].format(name=short),
+    )
+
+
+def other_if(stop: Stop) -> Refused | None:
+    """``else if``, ``elseif``, ``then`` and an ``else`` that belongs to no ``if``."""
+    if stop.type == "IF" and stop.before_type == "ELSE" and len(stop.line) == 1:
+        return Refused("E112", "`else if` is one word here", stop.pair, help="write `elif CONDITION:`")
+    if len(stop.line) == 1 and stop.line[0].value in ("elseif", "elsif", "elsif"):
+        return Refused("E112", f"there is no `{stop.line[0].value}`", span_of(stop.line[0]), help="write `elif`")
+    if stop.token.value == "then" and stop.head in ("IF", "ELIF"):
+        return Refused("E112", "there is no `then`", stop.span, help="a condition ends with `:`")
+    if stop.type in ("ELSE", "ELIF") and not stop.line:
+        return Refused(
+            "E114",
+            f"this `{stop.token.value}` belongs to no `if`",
+            stop.span,
+            help="an `else` stands in the same column as its `if`, right after the `if`'s block",
+        )
+    return None
+
+
+def python_word(stop: Stop) -> Refused | None:
+    """Statements of Python."""
+    first = stop.line[0] if stop.line else stop.token
+    if first.type == "NAME" and first.value in PYTHON and stop.type in VALUES | LAYOUT | {"COLON"}:
+        return python_statement(str(first.value), span_of(first))
+    lambdas = [t for t in stop.line[-2:] if t.value == "lambda"]
+    if lambdas and stop.type in ("NAME", "COLON", "COMMA"):
+        return Refused(
+            "E112",
+            "there is no `lambda` expression",
+            span_of(lambdas[-1]),
+            help="give the function a name: `def f(x) = ...` on a line of its own",
+        )
+    return None
+
+
+def python_statement(word: str, place: Span) -> Refused:
+    """Return what to say about a statement that begins with a word of Python."""
+    return Refused("E112", f"`{word}` is not a statement of this language", place, help=PYTHON[word])

@@ -1,0 +1,169 @@
+"""One reading of a rule in one world: its names, and where mistakes go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from optlang.language.findings import Findings
+from optlang.language.kinds import ELEMENT, HOST, STATIC, Kind
+from optlang.language.rule import HyperType
+from optlang.language.scope import Scope
+from optlang.language.tree import Expr, Name, Stmt
+from optlang.language.values import MISTAKE, Sort, Uses, Value
+from optlang.language.walk import condition_above
+from optlang.language.worlds import World
+from optlang.source import Span
+
+#: Mistakes that only count where a variant can really come to the place.
+REACHED = frozenset({"E203", "E211", "E308"})
+
+
+class Reader:
+    """Reads names in one world; expressions and statements are read by its subclasses."""
+
+    body: Sequence[Stmt] = ()  # the statements of the rule
+
+    def __init__(
+        self,
+        scope: Scope,
+        world: World,
+        findings: Findings,
+        forced: dict[Span, bool],
+        seen: dict[Span, set[bool]],
+    ) -> None:
+        self.scope = scope
+        self.world = world
+        self.findings = findings
+        self.forced = forced
+        self.seen = seen
+        self.env: dict[str, Value] = {"g": Value(ELEMENT, uses=Uses.TENSOR)}
+        self.frame: dict[str, Value] | None = None  # parameters and locals of the function being read
+        self.declaring = False  # whether a declaration is being read, which sees no locals
+        self.exists: dict[str, bool] = {}
+        self.kinds: dict[str, Kind] = {}
+
+    def report(
+        self,
+        code: str,
+        message: str,
+        span: Span,
+        *,
+        label: str | None = None,
+        help: str | None = None,
+        related: tuple[tuple[str, Span], ...] = (),
+    ) -> None:
+        """Report a mistake, unless this reading was forced to come where no variant comes."""
+        if not (self.forced and code in REACHED):
+            self.findings.add(code, message, span, label=label, help=help, related=related)
+
+    def text(self, expr: Expr) -> str:
+        """Return an expression as written."""
+        return self.findings.source.excerpt(expr.span)
+
+    def decide(self, expr: Expr, value: Value) -> bool | None:
+        """Return which way a condition goes in this world, None if only a step can tell."""
+        if not value.is_static:
+            return None
+        truth = value.truth
+        answer = self.forced.get(expr.span, True if truth is None else truth)
+        self.seen.setdefault(expr.span, set()).add(answer)
+        return answer
+
+    # Names -------------------------------------------------------------------------------------------------------
+
+    def name(self, node: Name) -> Value:
+        """Return what is known of a name."""
+        name, scope = node.name, self.scope
+        if self.frame is not None and name in self.frame:
+            return self.present(node, self.frame[name])
+        if name in scope.hypers:
+            return self.hyper(name)
+        if name in scope.states:
+            return self.state(node)
+        if name == "p":
+            return Value(ELEMENT, uses=Uses.TENSOR)
+        if name == "t":
+            return Value(HOST, uses=Uses.TIME)
+        if name == "first":
+            return Value(HOST, Sort.CONDITION, Uses.TIME)
+        if name in self.world.values:
+            return Value(HOST, uses=Uses.FACT, known=self.world.values[name])
+        if name in scope.locals and (self.declaring or self.frame is not None):
+            return MISTAKE  # reported where names are resolved
+        if name in self.env:
+            return self.present(node, self.env[name])
+        if name not in scope.locals or name in scope.excused:
+            return MISTAKE
+        return self.absent(node)
+
+    def hyper(self, name: str) -> Value:
+        """Return what is known of a hyperparameter."""
+        hyper = self.scope.hypers[name]
+        known = self.world.values[name]
+        match hyper.type:
+            case HyperType.FLAG:
+                return Value(STATIC, Sort.CONDITION, known=known, literal=True)
+            case HyperType.TEXT:
+                return Value(STATIC, Sort.TEXT, known=known, literal=True)
+            case HyperType.OPTIONAL if known is None:
+                return Value(STATIC, Sort.NONE, known=None, optional=name, literal=True)
+            case HyperType.OPTIONAL:
+                return Value(HOST, known=known, optional=name)
+            case _:
+                return Value(HOST, known=known)
+
+    def state(self, node: Name) -> Value:
+        """Return what is known of a state."""
+        state = self.scope.states[node.name]
+        if not self.exists.get(node.name, True):
+            assert state.when is not None
+            condition = self.text(state.when)
+            if not self.forced and not self.findings.once("E211", node.name):
+                return MISTAKE
+            self.report(
+                "E211",
+                f"`{node.text}` exists only when `{condition}`, and is used here without that",
+                node.span,
+                label="may not exist here",
+                help=f"use it under `if {condition}:`, or declare it without `when`",
+                related=(("declared here", state.item.span),),
+            )
+            return MISTAKE
+        uses = Uses.GROUP if state.scope == "group" else Uses.TENSOR
+        return Value(self.kinds.get(node.name, ELEMENT), uses=uses)
+
+    def present(self, node: Name, value: Value) -> Value:
+        """Return the value of a local, reporting it if some path to here does not assign it."""
+        if value.missing:
+            self.absent(node)
+            return replace(value, missing=False)
+        return value
+
+    def absent(self, node: Name) -> Value:
+        """Report a local that is read where it may have no value."""
+        place = self.scope.locals.get(node.name)
+        if self.frame is not None and node.name in self.frame:
+            place = None
+        if self.forced or not self.findings.once("E203", node.name):
+            return MISTAKE
+        if place is not None and place >= node.span:
+            message, label = f"`{node.text}` is read before it is assigned", "no value yet"
+            help = f"declare `state {node.text}` to keep a value from step to step, or assign it first"
+        else:
+            message, label = f"`{node.text}` may have no value here", "not assigned on every path to here"
+            help = "assign it on every path, for example before the `if`"
+        self.report(
+            "E203",
+            message,
+            node.span,
+            label=label,
+            help=help,
+            related=((self.assigned_where(place), place),) if place is not None else (),
+        )
+        return MISTAKE
+
+    def assigned_where(self, place: Span) -> str:
+        """Return how to refer to an assignment: with the condition it stands under, if it stands under one."""
+        condition = condition_above(self.body, place)
+        return f"assigned here, if `{self.text(condition)}`" if condition is not None else "assigned here"
