@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
@@ -73,7 +73,7 @@ def both(x, y):
 ANYWHERE, BRANCH, BRANCH_ELEMENTS = "mngporcqbx", "mngporc", "mngpo"
 
 #: What every random rule is run with, so that both sides of each static question are met.
-HYPERS: tuple[dict[str, object], ...] = (
+HYPERS: tuple[dict[str, Any], ...] = (
     {},
     {"flag": True, "rate": 0.3},
     {"mode": "b", "extra": 0.7, "decay": 0.6},

@@ -12,6 +12,7 @@ from good_rules import GOOD
 
 from optlang.diagnostics import Diagnostic, render_all
 from optlang.language.check import check_text
+from optlang.language.checking.worlds import facts
 from optlang.language.evaluate import evaluate
 from optlang.language.kinds import ELEMENT, HOST, SCALAR, reduced
 from optlang.language.questions import group_keys
@@ -20,7 +21,6 @@ from optlang.language.rule import HyperType, Rule
 from optlang.language.specialise import specialise
 from optlang.language.tree import Assign, If, Name, Stmt
 from optlang.language.walk import expressions
-from optlang.language.worlds import facts
 from optlang.source import Source
 
 HEAD = "hyper lr = 1e-3, beta = 0.9\n"

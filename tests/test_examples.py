@@ -41,7 +41,7 @@ def test_digits(tmp_path: Path) -> None:
     assert picture.stat().st_size > 20_000
     accuracies = [float(share) for share in re.findall(r"(\d+\.\d)%", out)][-2:]
     assert min(accuracies) > 95
-    assert number_after("largest difference between the two networks' weights:", out) < 1e-2
+    assert number_after("largest difference between the two networks' weights:", out) < 1e-4
 
 
 def test_one_line() -> None:

@@ -19,7 +19,7 @@ FRONT_DOOR_FROM = {"rules", "bench", "cli"}
 
 # Where each library may be imported; a prefix of the module's name.
 LIBRARIES = {
-    "lark": ("language.parse", "language.mistakes"),
+    "lark": ("language.parse",),
     "sympy": ("ir", "backends", "compiler"),
     "torch": ("backends", "runtime", "bench"),
     "numpy": ("bench",),

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from optlang.diagnostics import OptlangError
-from optlang.language import mistakes, tree
+from optlang.language import tree
 from optlang.language.parse import _failure, parse
+from optlang.language.reading import mistakes
 from optlang.source import Source, Span
 
 

@@ -202,7 +202,7 @@ class TorchWriter(Writer):
 
     def is_plain(self, expr: sp.Expr) -> bool:
         """Return whether an expression is a Python value, not a tensor."""
-        return expr.free_symbols <= self.plain
+        return bool(expr.free_symbols <= self.plain)
 
     def general_power(self, base: sp.Expr, exponent: sp.Expr) -> Piece:
         """Return products for squares of names, ``**`` for small powers, else ``torch.pow``."""

@@ -1,0 +1,1 @@
+"""The language: text -> tree -> checked rule -> the statements of a variant."""

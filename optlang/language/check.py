@@ -8,18 +8,21 @@ from keyword import iskeyword
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import roles
 from optlang.language.builtins import BUILTINS, TIME
-from optlang.language.findings import Findings
-from optlang.language.functions import check_functions, declare_function
-from optlang.language.hypers import declare_hypers
+from optlang.language.checking.findings import Findings
+from optlang.language.checking.functions import check_functions, declare_function
+from optlang.language.checking.hypers import declare_hypers
+from optlang.language.checking.places import BODY, REQUIRE
+from optlang.language.checking.resolve import Resolver
+from optlang.language.checking.scope import DeclaredState, Scope
+from optlang.language.checking.size import check_counts, check_size
+from optlang.language.checking.statements import Variant
+from optlang.language.checking.states import check_states, declare_states
+from optlang.language.checking.values import Sort
+from optlang.language.checking.warn import warn
+from optlang.language.checking.worlds import World, worlds
 from optlang.language.kinds import STATIC, Kind, join
 from optlang.language.parse import parse
-from optlang.language.places import BODY, REQUIRE
-from optlang.language.resolve import Resolver
 from optlang.language.rule import Requirement, Rule, State
-from optlang.language.scope import DeclaredState, Scope
-from optlang.language.size import check_counts, check_size
-from optlang.language.statements import Variant
-from optlang.language.states import check_states, declare_states
 from optlang.language.tree import (
     Assign,
     Call,
@@ -38,10 +41,7 @@ from optlang.language.tree import (
     Tree,
     Unsupported,
 )
-from optlang.language.values import Sort
 from optlang.language.walk import assigned, body_of, expressions, own_expressions, statements
-from optlang.language.warn import warn
-from optlang.language.worlds import World, worlds
 from optlang.source import Source, Span
 
 #: How many variants of a rule are looked at; fewer for a rule that is very long when written out.

@@ -14,15 +14,15 @@ from lark.lark import PostLex
 
 from optlang.diagnostics import OptlangError
 from optlang.language import tree
-from optlang.language.build import Builder
-from optlang.language.characters import refuse_character
-from optlang.language.finish import finish
-from optlang.language.layout import LAYOUT, Layout
 from optlang.language.limits import MAX_CHARACTERS
-from optlang.language.mistakes import Table, explain, table
-from optlang.language.recover import without_statement
-from optlang.language.refused import Refused
-from optlang.language.stop import Stop
+from optlang.language.reading.build import Builder
+from optlang.language.reading.characters import refuse_character
+from optlang.language.reading.finish import finish
+from optlang.language.reading.layout import LAYOUT, Layout
+from optlang.language.reading.mistakes import Table, explain, table
+from optlang.language.reading.recover import without_statement
+from optlang.language.reading.refused import Refused
+from optlang.language.reading.stop import Stop
 from optlang.source import Source, Span
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from optlang.language.builtins import BUILTINS, LATER
+from optlang.language.checking.scope import FIXED
 from optlang.language.kinds import Level
 from optlang.language.rule import Hyper, HyperType, OneOf, Rule, State, Value
-from optlang.language.scope import FIXED
 from optlang.language.tree import Assign, Call, Def, Expr, HyperDecl, If, Name, OptimizerDecl, StateDecl, Stmt, Tree
 from optlang.language.walk import assigned, body_of, called, expressions, names_read, own_expressions
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from optlang.language import tree
-from optlang.language.pieces import children
+from optlang.language.reading.pieces import children
 from optlang.source import Source, Span
 
 PIPE, CHOICE, DEFAULT, OR, AND, NOT, COMPARE, SUM, PRODUCT, SIGN, POWER, PRIMARY = range(12)

@@ -15,23 +15,30 @@ from typing import Any, SupportsFloat, cast
 HostFunction = Callable[..., Any]
 
 
-def call(function: HostFunction, arguments: tuple[Any, ...]) -> Any:
-    """Return what a host function returns, computed under IEEE rules if Python's refuse.
+def call(function: HostFunction, arguments: tuple[Any, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the two tuples of numbers that a generated ``host`` returns, computed under IEEE rules if Python refuses.
 
-    The result is a tuple of numbers or a tuple of such tuples; every number arrives as a float.
+    A complex number counts as refusing: a float cannot be made of it.
     """
     try:
-        return _floats(function(*arguments))
-    except (ArithmeticError, ValueError, TypeError):  # a complex number is a TypeError: it is neither ordered nor a float
-        widened = tuple(Real(a) if type(a) in (int, float) else a for a in arguments)
-        return _floats(ieee(function)(*widened))
+        first, second = function(*arguments)
+        return tuple(map(float, first)), tuple(map(float, second))
+    except (ArithmeticError, ValueError, TypeError):
+        first, second = ieee(function)(*widened(arguments))
+        return tuple(map(float, first)), tuple(map(float, second))
 
 
-def _floats(result: Any) -> Any:
-    """Return nested tuples with every number as a float."""
-    if isinstance(result, tuple):
-        return tuple(_floats(item) for item in result)
-    return float(result)
+def call_group(function: HostFunction, arguments: tuple[Any, ...]) -> tuple[float, ...]:
+    """Return the tuple of numbers that a generated ``group`` returns, computed as :func:`call` does."""
+    try:
+        return tuple(map(float, function(*arguments)))
+    except (ArithmeticError, ValueError, TypeError):
+        return tuple(map(float, ieee(function)(*widened(arguments))))
+
+
+def widened(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return arguments with :class:`Real` numbers for Python's."""
+    return tuple(Real(a) if type(a) in (int, float) else a for a in arguments)
 
 
 def ieee(function: HostFunction) -> HostFunction:

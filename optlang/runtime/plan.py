@@ -209,10 +209,12 @@ class GroupPlan:
 
     def _group_values(self, prepared: Prepared) -> dict[str, Any]:
         """Run the group's own update and return every value that ``host`` may take."""
-        values = self._values or {}
-        known: dict[str, Any] = dict(values)
+        values: dict[str, Any] = self._values or {}
         slots, names = prepared.variant.group_slots, prepared.variant.group_arguments
         self._group_numbers = {}
+        if not slots and "group.t" not in prepared.variant.host_arguments:
+            return values
+        known = dict(values)
         if slots:
             initial = None
             for slot in slots:
@@ -226,7 +228,7 @@ class GroupPlan:
             known["group.t"] = self._group_numbers[STEP] = count
         if slots:
             arguments = tuple(known[name] for name in names)
-            results = host.call(prepared.plain["group"], arguments)
+            results = host.call_group(prepared.plain["group"], arguments)
             for slot, value in zip(slots, results, strict=True):
                 known[f"{slot.name}'"] = self._group_numbers[slot.key] = value
         return known
@@ -237,9 +239,11 @@ class GroupPlan:
         variant, device = prepared.variant, first.parameter.device
         own: dict[str, Any] = {"t": batch.count + 1.0}
         own["first"] = batch.count == 0.0 if prepared.counts else batch.created
-        own.update((name, getattr(first.facts, name)) for name in prepared.facts)
-        own.update(zip((slot.name for slot in prepared.hosted), batch.numbers, strict=True))
-        arguments = tuple(own[name] if name in own else known[name] for name in variant.host_arguments)
+        for name in prepared.facts:
+            own[name] = getattr(first.facts, name)
+        if prepared.hosted:
+            own.update(zip((slot.name for slot in prepared.hosted), batch.numbers, strict=True))
+        arguments = tuple([own[name] if name in own else known[name] for name in variant.host_arguments])
         key = (variant.key, arguments)
         if key not in memo:
             memo[key] = host.call(prepared.plain["host"], arguments)

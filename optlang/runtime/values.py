@@ -33,6 +33,7 @@ class Hyperparameters:
             for key, hypers in self.keys.items()
             if not any(h.required for h in hypers)
         }
+        self._layout = [(k, tuple(h.name for h in v), v[0].part is not None) for k, v in self.keys.items()]
         self.static = sorted(compiled.static_names)
 
     @property
@@ -47,18 +48,18 @@ class Hyperparameters:
             ValueError: If a key is missing or a tuple has another length.
         """
         values: dict[str, Value] = {}
-        for key, hypers in self.keys.items():
+        for key, names, is_tuple in self._layout:
             if key not in group:
                 raise ValueError(f"{self.compiled.name}: a param group has no {key!r}")
             raw = group[key]
-            if hypers[0].part is None:
-                values[hypers[0].name] = plain(raw)
+            if not is_tuple:
+                values[names[0]] = raw if type(raw) is float else plain(raw)
                 continue
-            if isinstance(raw, str) or not isinstance(raw, Sequence) or len(raw) != len(hypers):
-                names = ", ".join(h.name for h in hypers)
-                raise ValueError(f"{self.compiled.name}: {key} must be a tuple ({names}), got {raw!r}")
-            for hyper, part in zip(hypers, raw, strict=True):
-                values[hyper.name] = plain(part)
+            if isinstance(raw, str) or not isinstance(raw, Sequence) or len(raw) != len(names):
+                wanted = ", ".join(names)
+                raise ValueError(f"{self.compiled.name}: {key} must be a tuple ({wanted}), got {raw!r}")
+            for name, part in zip(names, raw, strict=True):
+                values[name] = part if type(part) is float else plain(part)
         for key in self.compiled.group_keys:
             if key not in group:
                 raise ValueError(

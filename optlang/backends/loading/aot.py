@@ -45,7 +45,8 @@ _one_at_a_time = threading.Lock()  # the compiler is patched while it runs
 def library_path(variant: Variant, signature: Signature) -> Path:
     """Return where the library of a variant is kept, whether it is there or not."""
     source = source_for(variant, signature)
-    name = cache.key(source, repr(signature), torch.__version__, toolchain.processor())
+    how = repr((OPTIONS, shell.HEAD, shell.TAIL, shell.GRAIN))
+    name = cache.key(source, repr(signature), how, torch.__version__, toolchain.processor())
     return cache.location() / f"{variant.name}-{name}.so"
 
 

@@ -2,7 +2,7 @@
 
 An example is parsed once, on the first syntax error of a process; where the parser stops on it, in which state
 and at which kind of token, is where its words apply. So the words follow the grammar when that changes. Mistakes
-that are told by their surroundings rather than by a state are in :mod:`optlang.language.habits`; what neither
+that are told by their surroundings rather than by a state are in :mod:`optlang.language.reading.habits`; what neither
 knows gets a list of what could have stood there.
 """
 
@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from optlang.language.expected import SHAPES, found, listed
-from optlang.language.habits import GENERAL, HABITS
-from optlang.language.refused import Refused
-from optlang.language.stop import Stop
+from optlang.language.reading.expected import SHAPES, found, listed
+from optlang.language.reading.habits import GENERAL, HABITS
+from optlang.language.reading.refused import Refused
+from optlang.language.reading.stop import Stop
 
 
 @dataclass(frozen=True)

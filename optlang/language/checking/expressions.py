@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import replace
 
-from optlang.language.arguments import dim_values
 from optlang.language.builtins import BUILTINS, TIME, Builtin
-from optlang.language.comparisons import compare
-from optlang.language.constants import as_float
+from optlang.language.checking.arguments import dim_values
+from optlang.language.checking.comparisons import compare
+from optlang.language.checking.constants import as_float
+from optlang.language.checking.reader import Reader
+from optlang.language.checking.values import MISTAKE, UNKNOWN, Known, Sort, Uses, Value, combine, merge
 from optlang.language.evaluate import ARITHMETIC, FUNCTIONS
 from optlang.language.kinds import HOST, SCALAR, STATIC, Level, join, reduce
-from optlang.language.reader import Reader
 from optlang.language.tree import (
     Binary,
     Bool,
@@ -27,7 +28,6 @@ from optlang.language.tree import (
     Text,
     Unary,
 )
-from optlang.language.values import MISTAKE, UNKNOWN, Known, Sort, Uses, Value, combine, merge
 
 #: How many binary digits the exact value of an expression of literals may take.
 MAX_BITS = 20_000

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from optlang.language.builtins import BUILTINS, FACT_NAMES, PROXIMAL, TENSOR_NAMES, TIME, TIME_NAMES
-from optlang.language.findings import Findings
+from optlang.language.checking.findings import Findings
 from optlang.language.rule import Hyper
 from optlang.language.tree import Def, Expr, StateItem
 from optlang.source import Span

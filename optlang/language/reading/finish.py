@@ -9,11 +9,11 @@ from typing import Any
 
 from optlang.diagnostics import OptlangError
 from optlang.language import tree
-from optlang.language.build_formulas import Alone
-from optlang.language.foreign import PYTHON, python_statement
 from optlang.language.limits import MAX_DEPTH
-from optlang.language.pieces import children
-from optlang.language.refused import Refused
+from optlang.language.reading.build_formulas import Alone
+from optlang.language.reading.foreign import PYTHON, python_statement
+from optlang.language.reading.pieces import children
+from optlang.language.reading.refused import Refused
 from optlang.source import Source, Span
 
 COMMENTS = re.compile(r'"""[\s\S]*?"""|"[^"\n]*"|\'[^\'\n]*\'|(?P<comment>#[^\n]*)')

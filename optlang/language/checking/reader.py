@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from optlang.language.findings import Findings
+from optlang.language.checking.findings import Findings
+from optlang.language.checking.scope import Scope
+from optlang.language.checking.values import MISTAKE, Sort, Uses, Value
+from optlang.language.checking.worlds import World
 from optlang.language.kinds import ELEMENT, HOST, STATIC, Kind
 from optlang.language.rule import HyperType
-from optlang.language.scope import Scope
 from optlang.language.tree import Expr, Name, Stmt
-from optlang.language.values import MISTAKE, Sort, Uses, Value
 from optlang.language.walk import condition_above
-from optlang.language.worlds import World
 from optlang.source import Span
 
 #: Mistakes that only count where a variant can really come to the place.

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from optlang.language.findings import Findings
-from optlang.language.grid import Grid
+from optlang.language.checking.findings import Findings
+from optlang.language.checking.grid import Grid
+from optlang.language.checking.trial import Trial
+from optlang.language.checking.trial_values import BAD_LOG, BY_ZERO, NEGATIVE_ROOT, ZERO_BY_ZERO, Abandoned
+from optlang.language.checking.worlds import World
 from optlang.language.rule import Rule
 from optlang.language.suggest import nearest
 from optlang.language.tree import Assign, Binary, Call, Def, Expr, Name, Stmt, Unary
-from optlang.language.trial import Trial
-from optlang.language.trial_values import BAD_LOG, BY_ZERO, NEGATIVE_ROOT, ZERO_BY_ZERO, Abandoned
 from optlang.language.walk import assigned, body_of, called, expressions, names_read, own_expressions, statements
-from optlang.language.worlds import World
 from optlang.source import Span
 
 #: In how many worlds a rule is tried out; fewer for a very long one.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from optlang.language.layout import LAYOUT
-from optlang.language.stop import Stop
+from optlang.language.reading.layout import LAYOUT
+from optlang.language.reading.stop import Stop
 
 #: How a kind of token is called, in the order in which expectations are listed.
 CALLED = {

@@ -11,10 +11,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from optlang.language import grid
-from optlang.language.grid import Grid, each, number
+from optlang.language.checking import grid
+from optlang.language.checking.grid import Grid, each, number
+from optlang.language.checking.trial_values import Abandoned, Env, Thing, TrialValues, negation, select, with_mask
 from optlang.language.tree import Assign, Binary, Call, Expr, If, Name, Return, Stmt
-from optlang.language.trial_values import Abandoned, Env, Thing, TrialValues, negation, select, with_mask
 from optlang.language.walk import body_of
 from optlang.source import Span
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from optlang.language.layout import CLOSING, LAYOUT, OPENING, Lexeme, span_of
+from optlang.language.reading.layout import CLOSING, LAYOUT, OPENING, Lexeme, span_of
 from optlang.source import Span
 
 #: Tokens that are values by themselves.

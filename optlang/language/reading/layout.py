@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol, TypeVar
 
 from optlang.language.limits import MAX_BLOCKS, MAX_BRACKETS, MAX_TOKENS
-from optlang.language.refused import Refused
+from optlang.language.reading.refused import Refused
 from optlang.source import Span
 
 OPENING, CLOSING = ("(", "[", "{"), (")", "]", "}")

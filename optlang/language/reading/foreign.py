@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from optlang.language.layout import LAYOUT, span_of
-from optlang.language.refused import Refused
-from optlang.language.stop import VALUES, Stop
+from optlang.language.reading.layout import LAYOUT, span_of
+from optlang.language.reading.refused import Refused
+from optlang.language.reading.stop import VALUES, Stop
 from optlang.source import Span
 
 SIGNS = re.compile(r"[-+*/%^=<>!:@]+")

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from difflib import get_close_matches
 
-from optlang.language.foreign import foreign_operator, other_if, python_word
-from optlang.language.layout import CLOSING, LAYOUT, OPENING, span_of
-from optlang.language.refused import Refused
-from optlang.language.stop import VALUES, Stop
+from optlang.language.reading.foreign import foreign_operator, other_if, python_word
+from optlang.language.reading.layout import CLOSING, LAYOUT, OPENING, span_of
+from optlang.language.reading.refused import Refused
+from optlang.language.reading.stop import VALUES, Stop
 from optlang.source import Span
 
 OPERATORS = frozenset(("SIGN", "TIMES", "POWER", "COMPARE", "AT", "AND", "OR", "NOT", "COALESCE", "PIPE"))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from optlang.language.inlining import Inliner, meet
+from optlang.language.checking.inlining import Inliner, meet
+from optlang.language.checking.scope import DeclaredState
+from optlang.language.checking.values import Sort, Uses, Value
 from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level
-from optlang.language.scope import DeclaredState
 from optlang.language.tree import (
     Assign,
     Expr,
@@ -15,7 +16,6 @@ from optlang.language.tree import (
     Name,
     Stmt,
 )
-from optlang.language.values import Sort, Uses, Value
 from optlang.language.walk import expressions
 
 

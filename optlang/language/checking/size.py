@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optlang.language.findings import Findings
-from optlang.language.scope import Scope
+from optlang.language.checking.findings import Findings
+from optlang.language.checking.scope import Scope
 from optlang.language.specialise import MAX_NODES
 from optlang.language.tree import Assign, Call, Def, Expr, If, Name, Return, Stmt, Tree
 from optlang.language.walk import body_of, expressions, own_expressions, parts, statements

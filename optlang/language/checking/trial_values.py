@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from optlang.language import derived, grid
-from optlang.language.arguments import dim_values
+from optlang.language import derived
 from optlang.language.builtins import BUILTINS
-from optlang.language.constants import as_float
+from optlang.language.checking import grid
+from optlang.language.checking.arguments import dim_values
+from optlang.language.checking.constants import as_float
+from optlang.language.checking.grid import Grid, each, number
+from optlang.language.checking.worlds import World
 from optlang.language.evaluate import ARITHMETIC, COMPARISONS, FUNCTIONS
-from optlang.language.grid import Grid, each, number
 from optlang.language.rule import Rule, Value
 from optlang.language.tree import (
     Binary,
@@ -31,7 +33,6 @@ from optlang.language.tree import (
     Text,
     Unary,
 )
-from optlang.language.worlds import World
 from optlang.source import Span
 
 Thing = Grid | str | None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from keyword import iskeyword
 
-from optlang.language.constants import NotConstant, fold
+from optlang.language.checking.constants import NotConstant, fold
+from optlang.language.checking.scope import Scope
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
-from optlang.language.scope import Scope
 from optlang.language.suggest import listing, nearest
 from optlang.language.tree import Choices, Domain, Expr, HyperDecl, HyperItem, Interval
 from optlang.source import Span

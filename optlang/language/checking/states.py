@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from optlang.language.hypers import RESERVED_KEYS
-from optlang.language.places import GROUP_INITIAL, INITIAL, WHEN
-from optlang.language.resolve import Resolver
-from optlang.language.scope import DeclaredState, Scope
+from optlang.language.checking.hypers import RESERVED_KEYS
+from optlang.language.checking.places import GROUP_INITIAL, INITIAL, WHEN
+from optlang.language.checking.resolve import Resolver
+from optlang.language.checking.scope import DeclaredState, Scope
 from optlang.language.tree import Expr, Name, StateDecl
 from optlang.language.walk import expressions
 from optlang.source import Span

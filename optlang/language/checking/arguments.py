@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from optlang.language.builtins import BUILTINS, Builtin
-from optlang.language.functions import signature
-from optlang.language.scope import Scope
+from optlang.language.checking.functions import signature
+from optlang.language.checking.scope import Scope
 from optlang.language.suggest import did_you_mean
 from optlang.language.tree import Argument, Call, Expr, Name, Number, Tuple, Unary
 from optlang.source import Span

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from optlang.language.scope import FIXED, Scope
+from optlang.language.checking.scope import FIXED, Scope
 from optlang.language.tree import Call, Def, Expr, If, Name, Return, Stmt
 from optlang.language.walk import body_of, called, statements
 from optlang.source import Span

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optlang.language.arguments import check_call
 from optlang.language.builtins import BUILTINS, FACT_NAMES, LATER, TENSOR_NAMES, TIME, TIME_NAMES
-from optlang.language.functions import check_one_result, check_result_count
-from optlang.language.hypers import tuple_help
-from optlang.language.instead import BUILTINS_OF_MATH, INSTEAD, MANUAL
-from optlang.language.places import BODY, DEFAULT, FUNCTION, REQUIRE, Place
-from optlang.language.scope import FREE_FUNCTIONS, Scope
+from optlang.language.checking.arguments import check_call
+from optlang.language.checking.functions import check_one_result, check_result_count
+from optlang.language.checking.hypers import tuple_help
+from optlang.language.checking.instead import BUILTINS_OF_MATH, INSTEAD, MANUAL
+from optlang.language.checking.places import BODY, DEFAULT, FUNCTION, REQUIRE, Place
+from optlang.language.checking.scope import FREE_FUNCTIONS, Scope
 from optlang.language.suggest import SYNONYMS, did_you_mean, nearest
 from optlang.language.tree import (
     Assign,

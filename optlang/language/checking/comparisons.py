@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from optlang.language.checking.values import UNKNOWN, Known, Sort, Value, uses_of
 from optlang.language.evaluate import COMPARISONS
 from optlang.language.kinds import STATIC, join
 from optlang.language.rule import OneOf
 from optlang.language.suggest import listing, nearest
 from optlang.language.tree import Compare, Expr, Name, Nothing, Text
-from optlang.language.values import UNKNOWN, Known, Sort, Value, uses_of
 
 if TYPE_CHECKING:
-    from optlang.language.expressions import Expressions
+    from optlang.language.checking.expressions import Expressions
 
 
 def compare(reader: Expressions, node: Compare) -> Value:

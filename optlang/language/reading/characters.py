@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from optlang.language.refused import Refused
+from optlang.language.reading.refused import Refused
 from optlang.source import Span
 
 #: Operators of other languages, longest first: the spelling, and what to write.

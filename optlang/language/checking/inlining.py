@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from optlang.language.expressions import Expressions
+from optlang.language.checking.expressions import Expressions
+from optlang.language.checking.values import MISTAKE, Sort, Uses, Value, combine, merge
 from optlang.language.tree import (
     Assign,
     Bool,
@@ -21,7 +22,6 @@ from optlang.language.tree import (
     Stmt,
     Text,
 )
-from optlang.language.values import MISTAKE, Sort, Uses, Value, combine, merge
 from optlang.language.walk import body_of
 
 ATOMS = (Number, Infinity, Text, Bool, Nothing, Name, Member)

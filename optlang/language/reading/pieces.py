@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from optlang.language import tree
-from optlang.language.layout import LAYOUT, span_of
+from optlang.language.reading.layout import LAYOUT, span_of
 from optlang.source import Span
 
 Pieces = Sequence[Any]

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from optlang.language.builtins import FACT_NAMES
-from optlang.language.constants import NotConstant, fold
+from optlang.language.checking.constants import NotConstant, fold
+from optlang.language.checking.scope import Scope
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
-from optlang.language.scope import Scope
 from optlang.language.tree import Binary, Call, Compare, Expr, Name, Ternary, Unary
 from optlang.language.walk import expressions
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 from typing import Any
 
 from optlang.language import tree
-from optlang.language.build_formulas import Statements
-from optlang.language.layout import span_of
-from optlang.language.pieces import Pieces, after, defined, is_token, later, names_of, nodes, span
-from optlang.language.refused import Refused
+from optlang.language.reading.build_formulas import Statements
+from optlang.language.reading.layout import span_of
+from optlang.language.reading.pieces import Pieces, after, defined, is_token, later, names_of, nodes, span
+from optlang.language.reading.refused import Refused
 
 
 class Builder(Statements):

@@ -12,11 +12,11 @@ from fractions import Fraction
 from typing import Any
 
 from optlang.language import tree
-from optlang.language.layout import Lexeme, span_of
 from optlang.language.limits import MAX_DIGITS, MAX_EXPONENT, MAX_NAME
 from optlang.language.names import RESERVED, canonical_name, superscript
-from optlang.language.pieces import Pieces, flatten, is_token, later, names_of, nodes, span
-from optlang.language.refused import Refused
+from optlang.language.reading.layout import Lexeme, span_of
+from optlang.language.reading.pieces import Pieces, flatten, is_token, later, names_of, nodes, span
+from optlang.language.reading.refused import Refused
 
 STATEMENTS = (tree.Assign, tree.If, tree.Return, tree.Unsupported)
 

@@ -1,0 +1,1 @@
+"""Tree -> rule, in its parts: names, declarations, kinds of values, and warnings."""
