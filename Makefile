@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(PY) || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing PyTorch and the other dependencies into $(VENV) (once; some minutes)"
 	@$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[demo,dev,docs]' \
-	  | grep --line-buffered -vE '^(Requirement already satisfied|Looking in |  Preparing|  Getting|  Checking)'; \
+	  | grep --line-buffered -E '^(Collecting|Building|Installing|Successfully)' | cut -c 1-100; \
 	  test $${PIPESTATUS[0]} -eq 0
 	@touch $@
 

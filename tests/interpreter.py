@@ -8,12 +8,24 @@ plain Python values; that is the only difference between a condition that choose
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import numpy as np
+from interpreter_values import (
+    ARITHMETIC,
+    COMPARISONS,
+    ELEMENTWISE,
+    REDUCTIONS,
+    UNKNOWN,
+    Array,
+    Unknown,
+    Value,
+    apply,
+    number,
+)
 
 from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS
@@ -21,16 +33,6 @@ from optlang.language.kinds import Level
 from optlang.language.parse import parse
 from optlang.language.rule import Rule, State
 from optlang.source import Source
-
-Value = Any  # float, bool, str, None, np.ndarray, or UNKNOWN
-Array = np.ndarray
-
-
-class _Unknown:
-    """What a tensor's value is while group states are computed, before any tensor is looked at."""
-
-
-UNKNOWN = _Unknown()
 
 
 class _Return(Exception):
@@ -47,70 +49,6 @@ def _definition(text: str) -> ast.Expr:
     (statement,) = parse(Source(f"x = {text}")).items
     assert isinstance(statement, ast.Assign)
     return statement.value
-
-
-def _number(value: Value) -> Value:
-    """Return a condition as 0 or 1; leave numbers alone."""
-    if isinstance(value, Array):
-        return value.astype(np.float64) if value.dtype == np.bool_ else value
-    return float(value) if isinstance(value, bool) else value
-
-
-def _apply(function: Callable[..., Any], *values: Value) -> Value:
-    """Apply a numpy function; the result is an array if, and only if, an operand is one."""
-    if any(isinstance(v, _Unknown) for v in values):
-        return UNKNOWN
-    result = function(*(np.asarray(v) for v in values))
-    return np.asarray(result) if any(isinstance(v, Array) for v in values) else result.item()
-
-
-def _bfloat16(x: Array) -> Array:
-    """Round to bfloat16, ties to even, through float32."""
-    bits = np.asarray(x, dtype=np.float32).view(np.uint32).astype(np.uint64)
-    rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000
-    out = rounded.astype(np.uint32).view(np.float32).astype(np.float64)
-    return np.where(np.isfinite(x), out, x)
-
-
-def _sign(x: Array) -> Array:
-    return np.where(np.isnan(x), x, np.sign(x))
-
-
-ARITHMETIC: dict[str, Callable[..., Any]] = {
-    "+": np.add,
-    "-": np.subtract,
-    "*": np.multiply,
-    "/": np.divide,
-    "%": np.mod,
-    "^": np.power,
-}
-
-COMPARISONS: dict[str, Callable[..., Any]] = {
-    "<": np.less,
-    "<=": np.less_equal,
-    ">": np.greater,
-    ">=": np.greater_equal,
-    "==": np.equal,
-    "!=": np.not_equal,
-}
-
-ELEMENTWISE: dict[str, Callable[..., Any]] = {
-    **{name: getattr(np, name) for name in ("sqrt", "exp", "log", "expm1", "log1p", "sin", "cos", "tanh", "floor")},
-    "abs": np.abs,
-    "atan": np.arctan,
-    "erf": np.vectorize(math.erf, otypes=[np.float64]),
-    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
-    "sign": _sign,
-    "round": np.rint,
-    "isfinite": np.isfinite,
-    "nan_to_num": np.nan_to_num,
-    "f32": lambda x: x.astype(np.float32).astype(np.float64),
-    "bf16": _bfloat16,
-    "max": np.maximum,
-    "min": np.minimum,
-}
-
-REDUCTIONS: dict[str, Callable[..., Any]] = {"sum": np.sum, "mean": np.mean, "max": np.max, "min": np.min}
 
 
 @dataclass
@@ -153,6 +91,8 @@ class Interpreter:
         self.group_steps = 0
         self.group_state: dict[str, Value] = {}
         self._group_values: dict[int, Value] = {}  # new group state values by statement, of this step
+        self._new_group_state: dict[str, Value] = {}
+        self._in_group = False
 
     def set(self, **values: Any) -> None:
         """Change hyperparameters, by key or by name."""
@@ -191,14 +131,12 @@ class Interpreter:
         for state in group_states:
             if state.name not in self.group_state:
                 initial = 0.0 if state.initial is None else self.eval(state.initial, Scope(names))
-                self.group_state[state.name] = _number(initial)
+                self.group_state[state.name] = number(initial)
         if group_states:
             unknown = dict.fromkeys(["p", "g", "ndim", "numel", "rows", "cols", *self.states], UNKNOWN)
             scope = Scope({**names, **unknown, **self.group_state})
             self.run(self.rule.body, scope)
             self._new_group_state = {s.name: scope.names[s.name] for s in group_states}
-        else:
-            self._new_group_state = {}
         self._in_group = False
 
     def _step_tensor(self, index: int, param: Array, grad: Array) -> None:
@@ -230,7 +168,7 @@ class Interpreter:
         if state.initial is None:
             level = state.kind.level
             return np.zeros_like(scope.names["p"]) if level is Level.ELEMENT else 0.0
-        return self._fit(state, _number(self.eval(state.initial, scope)), scope)
+        return self._fit(state, number(self.eval(state.initial, scope)), scope)
 
     def _fit(self, state: State, value: Value, scope: Scope) -> Value:
         """Give a value the shape of the state that it is stored in."""
@@ -278,9 +216,9 @@ class Interpreter:
                 value = self._group_values.get(id(statement), scope.names[name])
         elif not self._in_group and name in scope.stepped:
             assert state is not None
-            value = self._fit(state, _number(value), scope)
+            value = self._fit(state, number(value), scope)
         elif not self._in_group and name == "p":
-            value = np.array(np.broadcast_to(_number(value), scope.names["p"].shape), dtype=np.float64)
+            value = np.array(np.broadcast_to(number(value), scope.names["p"].shape), dtype=np.float64)
         scope.names[name] = value
 
     def _if(self, branches: list[tuple[ast.Expr, Any]], other: Sequence[ast.Stmt], scope: Scope) -> None:
@@ -347,8 +285,8 @@ class Interpreter:
         value = self.eval(node.operand, scope)
         if node.op == "not":
             truth = self._truth(value)
-            return not truth if isinstance(truth, bool) else _apply(np.logical_not, truth)
-        return _apply(np.negative if node.op == "-" else np.positive, _number(value))
+            return not truth if isinstance(truth, bool) else apply(np.logical_not, truth)
+        return apply(np.negative if node.op == "-" else np.positive, number(value))
 
     def _binary(self, node: ast.Binary, scope: Scope) -> Value:
         left = self.eval(node.left, scope)
@@ -359,14 +297,14 @@ class Interpreter:
             if isinstance(truth, bool) and truth is (node.op == "or"):
                 return truth  # what is not needed is not looked at
             function = np.logical_and if node.op == "and" else np.logical_or
-            return _apply(function, truth, self._truth(self.eval(node.right, scope)))
+            return apply(function, truth, self._truth(self.eval(node.right, scope)))
         return self._arithmetic(node.op, left, self.eval(node.right, scope))
 
     def _arithmetic(self, op: str, left: Value, right: Value) -> Value:
-        a, b = _number(left), _number(right)
-        if op == "^" and isinstance(b, float) and not isinstance(a, _Unknown):
-            return _apply(lambda x: np.float_power(x, b), a)
-        return _apply(ARITHMETIC[op], a, b)
+        a, b = number(left), number(right)
+        if op == "^" and isinstance(b, float) and not isinstance(a, Unknown):
+            return apply(lambda x: np.float_power(x, b), a)
+        return apply(ARITHMETIC[op], a, b)
 
     def _compare(self, node: ast.Compare, scope: Scope) -> Value:
         values = [self.eval(operand, scope) for operand in node.operands]
@@ -375,18 +313,18 @@ class Interpreter:
             if any(v is None or isinstance(v, str) for v in (a, b)):
                 holds: Value = (type(a) is type(b) and a == b) is (op == "==")
             else:
-                holds = _apply(COMPARISONS[op], _number(a), _number(b))
-            result = _apply(np.logical_and, result, holds)
+                holds = apply(COMPARISONS[op], number(a), number(b))
+            result = apply(np.logical_and, result, holds)
         return result
 
-    def _truth(self, value: Value) -> bool | Array | _Unknown:
+    def _truth(self, value: Value) -> bool | Array | Unknown:
         """Return a condition: a plain one decides, an array selects."""
-        if isinstance(value, _Unknown):
+        if isinstance(value, Unknown):
             return value
         return value != 0 if isinstance(value, Array) else bool(value)
 
-    def _select(self, condition: Array | _Unknown, a: Value, b: Value) -> Value:
-        return _apply(np.where, condition, _number(a), _number(b))
+    def _select(self, condition: Array | Unknown, a: Value, b: Value) -> Value:
+        return apply(np.where, condition, number(a), number(b))
 
     # Functions -----------------------------------------------------------------------------------------------
 
@@ -428,16 +366,16 @@ class Interpreter:
             names = self._bind(builtin.parameters, arguments, scope)
             names["dim"] = None if dim is None else self._dims(dim, scope)
             return self.eval(_definition(builtin.definition), scope.child(names))
-        values = [_number(self.eval(a.value, scope)) for a in arguments]
+        values = [number(self.eval(a.value, scope)) for a in arguments]
         if name == "eps_of":
             return self.eps
         if name in REDUCTIONS and len(values) == 1:
             return self._reduce(name, values[0], None if dim is None else self._dims(dim, scope))
         result = values[0]
         if len(values) == 1:
-            return _apply(ELEMENTWISE[name], result)
+            return apply(ELEMENTWISE[name], result)
         for value in values[1:]:
-            result = _apply(ELEMENTWISE[name], result, value)
+            result = apply(ELEMENTWISE[name], result, value)
         return result
 
     def _bind(
@@ -462,7 +400,7 @@ class Interpreter:
         return tuple(int(self.eval(item, scope)) for item in items)
 
     def _reduce(self, name: str, value: Value, dims: tuple[int, ...] | None) -> Value:
-        if isinstance(value, _Unknown):
+        if isinstance(value, Unknown):
             return value
         function = REDUCTIONS[name]
         if dims is None:

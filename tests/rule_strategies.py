@@ -88,6 +88,7 @@ class Writer:
     elements: list[str] = field(default_factory=lambda: ["p", "g", "m", "n"])
     lines: list[str] = field(default_factory=list)
     count: int = 0
+    grouped: bool = False  # whether the group's state has been assigned
 
     def number(self, upto: int) -> int:
         """Return one of 0 to ``upto``."""
@@ -164,7 +165,8 @@ class Writer:
                 return f"r = 0.5*r + 0.5*{self.along(2, '-1')}"
             case "c":
                 return f"c = 0.5*c + 0.5*{self.pick([f'tanh({self.host()})', f'tanh({self.reduction(2)})'])}"
-            case "q":
+            case "q" if not self.grouped:
+                self.grouped = True
                 return f"q = 0.9*q + 0.1*{self.pick([*NUMBERS, 'rate', 'decay', '1/t'])}"
             case "b":
                 a, b = self.local(), self.local()

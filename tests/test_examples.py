@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # a process each
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 #: Examples that take a backend run on the eager one here: what they show does not depend on it.
 WITH_BACKEND = sorted(path.name for path in EXAMPLES.glob("*.py") if "--backend" in path.read_text(encoding="utf-8"))
@@ -34,7 +36,6 @@ def test_every_example_is_tested() -> None:
     assert missing == []
 
 
-@pytest.mark.slow
 def test_digits(tmp_path: Path) -> None:
     picture = tmp_path / "curves.png"
     out = run("01_digits.py", "--plot", str(picture))

@@ -18,6 +18,9 @@ from optlang.language.check import check_text
 from optlang.runtime.kernels import compiled_count
 from optlang.source import Source
 
+#: Seconds that a round of steps should take: long against the noise of the clock, short against a busy neighbour.
+ROUND = 0.25
+
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
@@ -38,9 +41,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how to measure."""
+    """How long and how to measure; without ``steps``, a round takes about ``ROUND`` seconds."""
 
-    steps: int = 10
+    steps: int | None = None
     rounds: int = 7
     threads: int | None = None
     first_step: bool = False
@@ -142,11 +145,12 @@ def measure(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda
     one, other = plan.cls(ours, **plan.values), plan.peer.make(theirs, plan.values)
     ready = _seconds(one, 1, plan.device)
     _seconds(other, 1, plan.device)
+    steps = settings.steps or _enough(max(_seconds(o, 2, plan.device) / 2 for o in (one, other)))
     times: tuple[list[float], list[float]] = ([], [])
     for number in range(settings.rounds):
         tick(f"round {number + 1} of {settings.rounds}")
         for optimizer, kept in ((one, times[0]), (other, times[1])):
-            kept.append(1e3 * _seconds(optimizer, settings.steps, plan.device) / settings.steps)
+            kept.append(1e3 * _seconds(optimizer, steps, plan.device) / steps)
     seconds = None
     if settings.first_step:
         tick("first step in a new process")
@@ -200,6 +204,11 @@ def _seconds(optimizer: torch.optim.Optimizer, steps: int, device: str) -> float
         optimizer.step()
     wait()
     return time.perf_counter() - start
+
+
+def _enough(seconds: float) -> int:
+    """Return how many steps to put into a round, if one takes so long."""
+    return max(3, min(1000, round(ROUND / seconds)))
 
 
 def _difference(start: list[torch.Tensor], ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:

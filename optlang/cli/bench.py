@@ -24,7 +24,9 @@ def command(
         typer.Option(help="fused, foreach, or MODULE:CLASS. [the rule's own reference, fused if it can be]"),
     ] = None,
     settings: Settings = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each round.")] = 10,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of each round. [as many as take a quarter of a second]")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each side, taken in turns.")] = 7,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",

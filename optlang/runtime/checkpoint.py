@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from itertools import chain
 from typing import Any
@@ -99,22 +99,26 @@ def check_state(
             held = state.get(p)
             if held:
                 variant = kernels.prepared(values, answers, facts_of(p)).variant
-                for slot in variant.slots:
-                    _check_slot(slot.key, slot.place, held.get(slot.key), p, lambda p=p, group=group: describe(group, p))
+                places = {STEP: "host"} | {slot.key: slot.place for slot in variant.slots}
+                for key, place in places.items():
+                    if not _fits(place, held.get(key), p):
+                        raise ValueError(
+                            f"loaded state dict has {key!r} of shape {_shape(held[key])} for {describe(group, p)}, "
+                            f"which has shape {tuple(p.shape)}; was it saved from another model?"
+                        )
 
 
-def _check_slot(key: str, place: str, value: Any, p: torch.Tensor, name: Callable[[], str]) -> None:
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
+
+
+def _fits(place: str, value: Any, p: torch.Tensor) -> bool:
+    """Whether a state has a shape that its place allows."""
+    shape = _shape(value)
     if value is None:
-        return
-    shape = tuple(value.shape) if isinstance(value, torch.Tensor) else ()
+        return True
     if place == "element":
-        fits = shape == tuple(p.shape)
-    elif place == "reduced":
-        fits = len(shape) == p.dim() and all(n in (1, m) for n, m in zip(shape, p.shape, strict=True))
-    else:
-        fits = all(n == 1 for n in shape)
-    if not fits:
-        raise ValueError(
-            f"loaded state dict has {key!r} of shape {shape} for {name()}, which has shape {tuple(p.shape)}; "
-            "was it saved from another model?"
-        )
+        return shape == tuple(p.shape)
+    if place == "reduced":
+        return len(shape) == p.dim() and all(n in (1, m) for n, m in zip(shape, p.shape, strict=True))
+    return all(n == 1 for n in shape)

@@ -19,11 +19,11 @@ KINDS = {
 
 def signature(hyper: Hyperparameters) -> inspect.Signature:
     """Return the call signature: ``params``, then the hyperparameters in the rule's order."""
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [inspect.Parameter("params", kind)]
+    parameters = [inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
     required = [key in hyper.required for key in hyper.keys]
-    if required != sorted(required, reverse=True):  # one without a default behind one with: names are needed
-        kind = inspect.Parameter.KEYWORD_ONLY
+    ordered = required == sorted(required, reverse=True)
+    # One without a default behind one with: Python wants names then.
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if ordered else inspect.Parameter.KEYWORD_ONLY
     for key in hyper.keys:
         default = hyper.defaults.get(key, inspect.Parameter.empty)
         parameters.append(inspect.Parameter(key, kind, default=default))
@@ -72,6 +72,6 @@ def shown(value: Any) -> str:
     """Return a default as a person writes it (``0.01``, ``1e-08``, ``1``)."""
     if isinstance(value, tuple):
         return f"({', '.join(map(shown, value))})"
-    if isinstance(value, float) and value == int(value) if isinstance(value, float) and abs(value) < 1e6 else False:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e6:
         return str(int(value))
     return repr(value)

@@ -83,11 +83,11 @@ def _binary(compute: Callable[[float, float], float], reflected: bool = False) -
 class Real(float):
     """A float that never raises."""
 
-    __add__, __radd__ = _binary(operator.add), _binary(operator.add, reflected=True)  # type: ignore[assignment]
-    __sub__, __rsub__ = _binary(operator.sub), _binary(operator.sub, reflected=True)  # type: ignore[assignment]
-    __mul__, __rmul__ = _binary(operator.mul), _binary(operator.mul, reflected=True)  # type: ignore[assignment]
-    __truediv__, __rtruediv__ = _binary(_divide), _binary(_divide, reflected=True)  # type: ignore[assignment]
-    __pow__, __rpow__ = _binary(_power), _binary(_power, reflected=True)  # type: ignore[assignment]
+    __add__, __radd__ = _binary(operator.add), _binary(operator.add, reflected=True)
+    __sub__, __rsub__ = _binary(operator.sub), _binary(operator.sub, reflected=True)
+    __mul__, __rmul__ = _binary(operator.mul), _binary(operator.mul, reflected=True)
+    __truediv__, __rtruediv__ = _binary(_divide), _binary(_divide, reflected=True)
+    __pow__, __rpow__ = _binary(_power), _binary(_power, reflected=True)
 
     def __neg__(self) -> Real:
         return Real(-float(self))
@@ -97,6 +97,10 @@ class Real(float):
 
     def __abs__(self) -> Real:
         return Real(abs(float(self)))
+
+
+def _nan(x: float) -> float:
+    return math.nan
 
 
 #: What a function of ``math`` gives where Python raises, by argument.
@@ -118,7 +122,7 @@ def _safe(function: Callable[..., Any], x: Any) -> Any:
     try:
         result = function(float(x))
     except (ArithmeticError, ValueError):
-        result = LIMITS.get(function.__name__, lambda _: math.nan)(float(x))
+        result = LIMITS.get(function.__name__, _nan)(float(x))
     return result if isinstance(result, bool) else Real(result)
 
 

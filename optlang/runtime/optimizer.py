@@ -30,7 +30,7 @@ REFUSED = {
 
 def _undecorated(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a method of ``Optimizer`` without the decorator that imports Dynamo (seconds) on the first call."""
-    return getattr(function, "__wrapped__", function)  # type: ignore[no-any-return]
+    return getattr(function, "__wrapped__", function)
 
 
 class RuleOptimizer(Optimizer):
@@ -126,7 +126,7 @@ class RuleOptimizer(Optimizer):
 
     # Stepping -----------------------------------------------------------------------------------------------
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters.
 
         Everything is checked before anything is written: a step that raises has changed nothing.

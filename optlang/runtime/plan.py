@@ -55,11 +55,7 @@ class GroupPlan:
     def fits(self, group: dict[str, Any]) -> bool:
         """Whether the plan is for this param group as it is now."""
         members = group["params"]
-        return (
-            group is self.group
-            and len(members) == len(self.parameters)
-            and all(map(is_, members, self.parameters))
-        )
+        return group is self.group and len(members) == len(self.parameters) and all(map(is_, members, self.parameters))
 
     # The first half -----------------------------------------------------------------------------------------
 
@@ -168,12 +164,13 @@ class GroupPlan:
         variant = prepared.variant
         if p.dim() < variant.min_ndim:
             self._fail(
-                p, f"has {p.dim()} dimensions, but {self.name} reduces over dimension {variant.min_ndim}; "
-                "give it to another optimizer"
+                p,
+                f"has {p.dim()} dimensions, but {self.name} reduces over dimension {variant.min_ndim}; "
+                "give it to another optimizer",
             )
         if p.is_complex() and not variant.layout.flat:
             self._fail(p, f"is complex, and {self.name} reduces over dimensions, which is defined for real ones only")
-        record = Record(p, prepared, state[p] if p in state else {})
+        record = Record(p, prepared, state.get(p, {}))
         try:
             record.bind(g, self._values or {})
         except ValueError as error:
@@ -192,8 +189,9 @@ class GroupPlan:
     def _check_gradient(self, p: torch.Tensor, g: torch.Tensor) -> None:
         if g.layout is not torch.strided:
             self._fail(
-                p, f"has a sparse gradient ({g.layout}), which {self.name} does not support; "
-                "make it dense (for an embedding: sparse=False)"
+                p,
+                f"has a sparse gradient ({g.layout}), which {self.name} does not support; "
+                "make it dense (for an embedding: sparse=False)",
             )
         if g.shape != p.shape:
             self._fail(p, f"has shape {tuple(p.shape)}, but its gradient has shape {tuple(g.shape)}")

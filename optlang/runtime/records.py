@@ -1,4 +1,4 @@
-"""One parameter made ready for a kernel: its state, the views that the kernel takes, and when they cease to be right."""
+"""One parameter made ready for a kernel: its state, the views that the kernel takes, and when they go stale."""
 
 from __future__ import annotations
 
@@ -127,11 +127,10 @@ class Record:
                     fresh[slot.name] = torch.view_as_complex(fresh[slot.name].contiguous())
         return fresh
 
-    def _fitting(self, key: str, place: str, value: Any) -> torch.Tensor:
+    def _fitting(self, key: str, place: str, held: Any) -> torch.Tensor:
         """Return a state tensor as the kernel wants it: on the device, shaped and laid out like the parameter."""
         p = self.parameter
-        if not isinstance(value, torch.Tensor):
-            value = torch.tensor(value, dtype=torch.float32 if p.is_complex() else p.dtype)
+        value: torch.Tensor = held if isinstance(held, torch.Tensor) else torch.tensor(held, dtype=real(p).dtype)
         if value.device != p.device:
             value = value.to(p.device)
         if place == "scalar":
@@ -139,9 +138,7 @@ class Record:
                 raise ValueError(f"state {key!r} must be one number, but has shape {tuple(value.shape)}")
             return value
         if place == "element" and value.shape != p.shape:
-            raise ValueError(
-                f"state {key!r} has shape {tuple(value.shape)}, its parameter has shape {tuple(p.shape)}"
-            )
+            raise ValueError(f"state {key!r} has shape {tuple(value.shape)}, its parameter has shape {tuple(p.shape)}")
         if place == "element" and not self.copied and self.prepared.variant.layout.flat:
             return value if same_order(value, p) else as_laid_out(value, p)
         return value.contiguous()

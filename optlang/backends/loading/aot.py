@@ -72,7 +72,7 @@ def build(variant: Variant, signature: Signature) -> Kernel:
 
 def _open(path: Path) -> Any:
     """Return the function that runs a library."""
-    return torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1).run  # type: ignore[attr-defined]
+    return torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1).run
 
 
 def _compile(variant: Variant, signature: Signature, folder: Path) -> Path:
@@ -121,7 +121,7 @@ def _inductor(module: Any, example: tuple[torch.Tensor, ...], folder: Path | Non
 
     options = {key: value for key, value in OPTIONS.items() if _is_option(key)}
     with torch.no_grad(), _light_shell(folder) if folder else contextlib.nullcontext():
-        return Path(torch._inductor.aot_compile(module, example, options=options))
+        return Path(str(torch._inductor.aot_compile(module, example, options=options)))
 
 
 @contextlib.contextmanager

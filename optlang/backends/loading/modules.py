@@ -19,7 +19,7 @@ def load_module(source: str, name: str) -> dict[str, Any]:
     filename = f"<optlang {name} {digest}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     names: dict[str, Any] = {"__name__": f"optlang_generated_{digest}", "__file__": filename}
-    exec(compile(source, filename, "exec"), names)  # noqa: S102 - our own compiler's output, never the user's text
+    exec(compile(source, filename, "exec"), names)  # our own compiler's output, never the user's text
     return names
 
 

@@ -141,7 +141,8 @@ def assemble(wrapper: str, kernels: str) -> str:
     caches = "\n".join(re.findall(r"^CACHE_TORCH_\w+\(\w+\);", wrapper, flags=re.MULTILINE))
     absent = "\n".join(f"AOTIRuntimeError AOTInductorModelContainer{name}() {{ return 1; }}" for name in ABSENT)
     absent += "\nAOTIRuntimeError AOTInductorModelUpdateConstantsFromBlob() { return 1; }"
-    return kernels + HEAD.replace("@CACHES@", caches) + body + run + TAIL.replace("@ABSENT@", absent).replace("@GRAIN@", str(GRAIN))
+    tail = TAIL.replace("@ABSENT@", absent).replace("@GRAIN@", str(GRAIN))
+    return kernels + HEAD.replace("@CACHES@", caches) + body + run + tail
 
 
 def build(wrapper: str, kernels: str, folder: Path) -> Path:
@@ -153,8 +154,6 @@ def build(wrapper: str, kernels: str, folder: Path) -> Path:
     options: Any = cpp_builder.CppTorchDeviceOptions(
         vec_isa=cpu_vec_isa.pick_vec_isa(), device_type="cpu", aot_mode=True, extra_flags=["-w"]
     )
-    builder = cpp_builder.CppBuilder(
-        name="kernel", sources=str(source), output_dir=str(folder), BuildOption=options
-    )
+    builder = cpp_builder.CppBuilder(name="kernel", sources=str(source), output_dir=str(folder), BuildOption=options)
     builder.build()
     return Path(builder.get_target_file_path())

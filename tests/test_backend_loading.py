@@ -1,0 +1,128 @@
+"""Backends without a compiler: their listing, generated modules, signatures and the cache."""
+
+from __future__ import annotations
+
+import inspect
+import stat
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from optimizing import ADAMW, optimizer_class, parameter
+
+from optlang.backends import inductor
+from optlang.backends.loading import cache, registry, shell, toolchain
+from optlang.backends.loading.modules import load_module
+from optlang.backends.loading.signature import Signature
+
+
+def test_backends_are_the_files_that_load() -> None:
+    assert registry.names() == ["eager", "inductor"]
+    assert registry.find("eager").load
+    with pytest.raises(ValueError, match="there is no backend 'loading'"):
+        registry.find("loading")
+
+
+def test_generated_modules_show_their_lines() -> None:
+    names = load_module("def update(p):\n    return p / 0\n", "Broken")
+    try:
+        names["update"](1)
+    except ZeroDivisionError as error:
+        assert "return p / 0" in "".join(traceback.format_exception(error))
+    assert "return p / 0" in inspect.getsource(names["update"])
+    assert load_module("x = 1\n", "A")["__name__"] != load_module("x = 2\n", "A")["__name__"]
+
+
+@pytest.mark.parametrize(
+    ("dtypes", "narrow", "coefficients"),
+    [
+        (("float32", "float32"), False, "float32"),
+        (("bfloat16", "bfloat16"), True, "float32"),
+        (("float32", "bfloat16"), True, "float32"),
+        (("float64", "float64"), False, "float64"),
+        (("float64", "bfloat16"), False, "float64"),
+    ],
+)
+def test_signatures(dtypes: tuple[str, ...], narrow: bool, coefficients: str) -> None:
+    signature = Signature(dtypes, ((0,), (0,)), "cpu", 1)
+    assert signature.narrow is narrow
+    assert signature.coefficient_dtype == coefficients
+
+
+def test_the_cache_is_private_and_notices_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTLANG_CACHE", str(tmp_path / "kernels"))
+    folder = cache.folder()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    built, target = tmp_path / "built", folder / "kernel.so"
+    built.write_bytes(b"machine code" * 100)
+    cache.install(built, target)
+    assert cache.is_sound(target)
+    assert [path.name for path in folder.iterdir()] == ["kernel.so"]
+    whole = target.read_bytes()
+    assert whole.startswith(built.read_bytes())
+    for damaged in (whole[:-1], whole[:100], b"", b"x" + whole[1:]):
+        target.write_bytes(damaged)
+        assert not cache.is_sound(target)
+    target.write_bytes(whole)
+    target.chmod(0o777)
+    assert not cache.is_sound(target)
+    assert not cache.is_sound(folder / "absent.so")
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTLANG_CACHE", "/somewhere")
+    assert cache.location() == Path("/somewhere")
+    monkeypatch.delenv("OPTLANG_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache.location() == Path("/xdg/optlang")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache.location() == Path.home() / ".cache" / "optlang"
+
+
+def test_keys_tell_parts_apart() -> None:
+    assert cache.key("ab", "c") != cache.key("a", "bc")
+    assert cache.key("a") == cache.key("a")
+
+
+def test_without_a_compiler_rules_run_uncompiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTLANG_CACHE", str(tmp_path))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert toolchain.compiler() is None
+    p, q = parameter(3), parameter(3)
+    with pytest.warns(RuntimeWarning, match="no C\\+\\+ compiler was found.*install") as caught:
+        optimizer = optimizer_class(ADAMW, backend="inductor", name="Uncompiled")([p])
+        optimizer.step()
+        optimizer.step()
+    assert len([w for w in caught if w.category is RuntimeWarning]) == 1
+    optimizer = optimizer_class(ADAMW)([q])
+    optimizer.step()
+    optimizer.step()
+    assert torch.equal(p, q)
+
+
+def test_whatever_fails_the_next_best_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(inductor.aot, "load", broken)
+    monkeypatch.setattr(inductor.aot, "build", broken)
+    monkeypatch.setattr(inductor.jit, "load", broken)
+    monkeypatch.setattr(inductor.toolchain, "compiler", lambda: "/usr/bin/c++")
+    p = parameter(3)
+    with pytest.warns(RuntimeWarning) as caught:
+        optimizer_class(ADAMW, backend="inductor", name="Unlucky")([p]).step()
+    messages = [str(w.message) for w in caught]
+    assert any("ahead of time; torch.compile is used: OSError: disk full" in m for m in messages)
+    assert any("runs uncompiled: OSError: disk full" in m for m in messages)
+
+
+def test_the_light_shell_refuses_what_it_does_not_know() -> None:
+    with pytest.raises(shell.Unsuitable):
+        shell.assemble("int main() {}", "")
+    known = "using namespace torch::aot_inductor;\nvoid AOTInductorModel::run_impl(\n) {\n%s\n}\n"
+    assert "run_impl" in shell.assemble(known % "kernel();", "")
+    for line in ("this->constants_[0];", "aoti_torch_proxy_executor_call_function(proxy_executor, 1);"):
+        with pytest.raises(shell.Unsuitable):
+            shell.assemble(known % line, "")

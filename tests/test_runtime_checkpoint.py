@@ -1,0 +1,236 @@
+"""Saving, loading, copying."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from optimizing import ADAMW, MIXED, difference, model, optimizer_class, parameter, train
+
+AdamW = optimizer_class(ADAMW)
+SGD = optimizer_class("sgd")
+Mixed = optimizer_class(MIXED)
+
+PAIRS = {
+    "AdamW": (AdamW, torch.optim.AdamW, {"lr": 0.1, "amsgrad": True}),
+    "SGD": (SGD, torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
+    "NAdam": (optimizer_class("nadam"), torch.optim.NAdam, {"lr": 0.1}),
+    "Adagrad": (optimizer_class("adagrad"), torch.optim.Adagrad, {"lr": 0.1}),
+    "Adafactor": (optimizer_class("adafactor"), torch.optim.Adafactor, {"lr": 0.1}),
+    "ASGD": (optimizer_class("asgd"), torch.optim.ASGD, {"lr": 0.1}),
+    "RMSprop": (optimizer_class("rmsprop"), torch.optim.RMSprop, {"momentum": 0.5, "centered": True}),
+}
+
+
+def trained(cls: Any, options: dict[str, Any], steps: int = 4) -> tuple[torch.nn.Module, Any]:
+    net = model()
+    optimizer = cls(net.parameters(), **options)
+    train(net, optimizer, steps)
+    return net, optimizer
+
+
+def through_a_file(saved: Any) -> Any:
+    buffer = io.BytesIO()
+    torch.save(saved, buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_resuming_is_as_if_never_stopped(name: str) -> None:
+    cls, _, options = PAIRS[name]
+    net, optimizer = trained(cls, options)
+    again = copy.deepcopy(net)
+    resumed = cls(again.parameters(), lr=123.0)
+    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+    train(net, optimizer, 3, seed=9)
+    train(again, resumed, 3, seed=9)
+    assert difference(list(net.parameters()), list(again.parameters())) == 0.0
+    assert resumed.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_checkpoints_of_torch_load(name: str) -> None:
+    ours, theirs, options = PAIRS[name]
+    net, optimizer = trained(theirs, options)
+    again = copy.deepcopy(net)
+    resumed = ours(again.parameters())
+    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+    assert "foreach" in resumed.param_groups[0]  # what we do not know is kept
+    train(net, optimizer, 3, seed=9)
+    train(again, resumed, 3, seed=9)
+    assert difference(list(net.parameters()), list(again.parameters())) < 1e-8
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_ours_load_into_torch(name: str) -> None:
+    ours, theirs, options = PAIRS[name]
+    net, optimizer = trained(ours, options)
+    again = copy.deepcopy(net)
+    resumed = theirs(again.parameters())
+    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+    train(net, optimizer, 3, seed=9)
+    train(again, resumed, 3, seed=9)
+    assert difference(list(net.parameters()), list(again.parameters())) < 1e-8
+
+
+def test_a_state_dict_is_plain_and_small() -> None:
+    optimizer = AdamW([parameter(2, seed=i) for i in range(50)])
+    optimizer.step()
+    saved = optimizer.state_dict()
+    step = saved["state"][7]["step"]
+    assert step.untyped_storage().nbytes() == 8
+    assert list(saved["state"][0]) == ["step", "exp_avg", "exp_avg_sq"]
+    step.fill_(99)
+    optimizer.step()
+    assert {float(state["step"]) for state in optimizer.state.values()} == {2.0}
+    whole = io.BytesIO()
+    torch.save(optimizer, whole)
+    assert len(whole.getvalue()) < 200_000
+
+
+def test_loading_shares_nothing_and_casts_nothing() -> None:
+    p = torch.nn.Parameter(torch.zeros(3, dtype=torch.bfloat16))
+    p.grad = torch.ones_like(p)
+    optimizer = AdamW([p])
+    optimizer.step()
+    saved = optimizer.state_dict()
+    saved["state"][0]["exp_avg"] = torch.full((3,), 0.25)
+    saved["state"][0]["step"] = 7
+    reference = copy.deepcopy(saved)
+    optimizer.load_state_dict(saved)
+    assert optimizer.state[p]["exp_avg"].dtype is torch.float32
+    assert saved["state"][0]["exp_avg"].data_ptr() != optimizer.state[p]["exp_avg"].data_ptr()
+    optimizer.step()
+    assert torch.equal(saved["state"][0]["exp_avg"], reference["state"][0]["exp_avg"])
+    assert optimizer.state[p]["step"] == 8
+    assert optimizer.state[p]["step"].dtype is torch.float64
+
+
+def test_host_and_group_states_survive() -> None:
+    net, optimizer = trained(Mixed, {"momentum": 0.5})
+    again = copy.deepcopy(net)
+    resumed = Mixed(again.parameters())
+    resumed.load_state_dict(through_a_file(optimizer.state_dict()))
+    train(net, optimizer, 3, seed=9)
+    train(again, resumed, 3, seed=9)
+    assert difference(list(net.parameters()), list(again.parameters())) == 0.0
+    assert resumed.param_groups[0]["seen"] == 7.0
+
+
+def test_older_checkpoints_lack_keys() -> None:
+    net, optimizer = trained(AdamW, {})
+    saved = optimizer.state_dict()
+    del saved["param_groups"][0]["eps"]
+    for state in saved["state"].values():
+        del state["step"]
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["eps"] == 1e-8
+    train(net, optimizer, 1)
+    assert {float(state["step"]) for state in optimizer.state.values()} == {2.0}
+    saved["state"] = {}
+    optimizer.load_state_dict(saved)
+    train(net, optimizer, 1)
+    assert {float(state["step"]) for state in optimizer.state.values()} == {1.0}
+
+
+def test_checkpoints_that_do_not_fit_are_refused_whole() -> None:
+    net, optimizer = trained(AdamW, {})
+    good = optimizer.state_dict()
+
+    def spoilt(change: Any) -> dict[str, Any]:
+        bad = copy.deepcopy(good)
+        change(bad)
+        return bad
+
+    first = next(iter(net.parameters()))
+    kept = optimizer.state[first]["exp_avg"].clone()
+    cases = {
+        r"'exp_avg' of shape \(2,\) for parameter 0 \(of shape \(4, 5\)\)": lambda s: s["state"][0].update(
+            exp_avg=torch.zeros(2)
+        ),
+        "lr must be >= 0": lambda s: s["param_groups"][0].update(lr=-1.0),
+        "different number of parameter groups": lambda s: s["param_groups"].append(s["param_groups"][0]),
+        "doesn't match the size": lambda s: s["param_groups"][0].update(params=[0]),
+        "'step' of shape": lambda s: s["state"][0].update(step=torch.ones(2)),
+    }
+    for message, change in cases.items():
+        with pytest.raises(ValueError, match=message):
+            optimizer.load_state_dict(spoilt(change))
+        assert torch.equal(optimizer.state[first]["exp_avg"], kept)
+        assert optimizer.param_groups[0]["lr"] == 1e-3
+
+
+def test_hooks_of_saving_and_loading() -> None:
+    _, optimizer = trained(AdamW, {})
+    seen = []
+    optimizer.register_state_dict_pre_hook(lambda o: seen.append("pre"))
+    optimizer.register_state_dict_post_hook(lambda o, s: {**s, "extra": 1})
+    saved = optimizer.state_dict()
+    assert seen == ["pre"]
+    assert saved["extra"] == 1
+    optimizer.register_load_state_dict_pre_hook(lambda o, s: {**s, "state": {}})
+    optimizer.register_load_state_dict_post_hook(lambda o: seen.append("loaded"))
+    optimizer.load_state_dict(saved)
+    assert seen == ["pre", "loaded"]
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
+def test_copies_go_on_by_themselves(how: str) -> None:
+    net, optimizer = trained(Mixed, {"momentum": 0.5})
+    optimizer.note = "kept"  # public attributes survive
+    both = (net, optimizer)
+    if how == "deepcopy":
+        again, resumed = copy.deepcopy(both)
+        assert type(resumed) is type(optimizer)
+    elif how == "pickle":
+        again, resumed = pickle.loads(pickle.dumps(both))
+    else:
+        buffer = io.BytesIO()
+        torch.save(both, buffer)
+        buffer.seek(0)
+        again, resumed = torch.load(buffer, weights_only=False)
+    assert resumed.note == "kept"
+    assert type(resumed).__name__ == "Mixed"
+    assert repr(resumed) == repr(optimizer)
+    train(net, optimizer, 3, seed=9)
+    train(again, resumed, 3, seed=9)
+    assert difference(list(net.parameters()), list(again.parameters())) == 0.0
+    resumed.add_param_group({"params": [parameter(2)]})
+    assert "differentiable" not in resumed.param_groups[1]
+
+
+def test_a_shallow_copy_steps_the_same_parameters() -> None:
+    net, optimizer = trained(AdamW, {})
+    alone, reference = trained(AdamW, {})
+    other = copy.copy(optimizer)
+    for i in range(3):
+        train(net, other if i == 1 else optimizer, 1, seed=i)
+        train(alone, reference, 1, seed=i)
+    assert difference(list(net.parameters()), list(alone.parameters())) == 0.0
+
+
+def test_named_parameters_survive() -> None:
+    net = model()
+    optimizer = AdamW(net.named_parameters())
+    train(net, optimizer, 1)
+    saved = optimizer.state_dict()
+    assert saved["param_groups"][0]["param_names"][0] == "0.weight"
+    plain = AdamW(net.parameters())
+    plain.load_state_dict(saved)
+    assert plain.param_groups[0]["param_names"][0] == "0.weight"
+
+
+def test_a_class_without_a_way_to_rebuild_it_says_so() -> None:
+    from optlang.compiler import compile_source
+    from optlang.runtime.optimizer import make_class
+    from optlang.source import Source
+
+    lonely = make_class(compile_source(Source("p -= lr*g")), backend="eager", module="nowhere")
+    with pytest.raises((pickle.PicklingError, ModuleNotFoundError, AttributeError), match="nowhere"):
+        pickle.dumps(lonely([parameter(2)], lr=0.1))
