@@ -16,7 +16,7 @@ help:  ## Show this list
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "optlang needs Python 3.11 or newer. Name one: make PYTHON=python3.12 ..."; exit 1; }
-	@test -x $(PY) || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@$(PY) -m pip --version > /dev/null 2>&1 || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing PyTorch and the other dependencies into $(VENV) (once; some minutes)"
 	@$(PY) -m pip install --disable-pip-version-check -c constraints.txt -e '.[demo,dev,docs]' \
 	  | grep --line-buffered -E '^(Collecting|Building|Installing|Successfully)' | cut -c 1-100; \

@@ -93,6 +93,8 @@ class Variant:
         written: Which of them it writes.
         layout: How they are viewed.
         min_ndim: Dimensions a tensor must have for the reductions of this variant to make sense.
+        counts_steps: Whether the step count ``t`` of each tensor must be kept (under the key ``step``): this variant
+            reads it, or one does to which a change of hyperparameters may lead.
     """
 
     name: str
@@ -109,11 +111,7 @@ class Variant:
     written: tuple[str, ...]
     layout: Layout
     min_ndim: int = 0
-
-    @property
-    def counts_steps(self) -> bool:
-        """Whether the step count ``t`` of each tensor must be kept (under the key ``step``)."""
-        return "t" in self.host_arguments
+    counts_steps: bool = False
 
 
 class Compiled(Protocol):

@@ -43,6 +43,23 @@ class _Return(Exception):
         self.values = values
 
 
+def _result(run: Callable[[], None]) -> tuple[Value, ...] | None:
+    """Return what statements return, None if they do not."""
+    try:
+        run()
+    except _Return as result:
+        return result.values
+    return None
+
+
+def _returns(node: ast.Stmt) -> bool:
+    """Return whether a statement is, or holds, a ``return``."""
+    if isinstance(node, ast.If):
+        blocks = [body for _, body in node.branches] + [node.other or ()]
+        return any(_returns(statement) for block in blocks for statement in block)
+    return isinstance(node, ast.Return)
+
+
 @cache
 def _definition(text: str) -> ast.Expr:
     """Return an expression of the builtins table as a tree."""
@@ -90,7 +107,7 @@ class Interpreter:
         self.counts: list[int] = []
         self.group_steps = 0
         self.group_state: dict[str, Value] = {}
-        self._group_values: dict[int, Value] = {}  # new group state values by statement, of this step
+        self._group_values: dict[tuple[int, str], Value] = {}  # new group state values by statement, of this step
         self._new_group_state: dict[str, Value] = {}
         self._in_group = False
 
@@ -109,6 +126,8 @@ class Interpreter:
         while len(self.state) < len(params):
             self.state.append({})
             self.counts.append(0)
+        if all(grad is None for grad in grads):
+            return  # no tensor of the group is updated: the group makes no step
         self.group_steps += 1
         with np.errstate(all="ignore"):
             self._step_group()
@@ -183,12 +202,16 @@ class Interpreter:
 
     def run(self, body: Sequence[ast.Stmt], scope: Scope) -> None:
         """Carry out statements in order."""
-        for statement in body:
+        for i, statement in enumerate(body):
             match statement:
                 case ast.Assign():
                     self._assign(statement, scope)
+                case ast.If() if _returns(statement):  # what follows belongs to the branches that do not return
+                    self._if(list(statement.branches), statement.other or (), scope, body[i + 1 :])
+                    return
                 case ast.If():
                     self._if(list(statement.branches), statement.other or (), scope)
+                    self._follow_group(statement, scope)
                 case ast.Return():
                     raise _Return(tuple(self.eval(v, scope) for v in statement.values))
                 case _:
@@ -211,9 +234,9 @@ class Interpreter:
         if state is not None and state.scope == "group":
             # Decided once per step, without a tensor: see `_step_group`.
             if self._in_group:
-                self._group_values[id(statement)] = value
+                self._group_values[id(statement), name] = value
             else:
-                value = self._group_values.get(id(statement), scope.names[name])
+                value = self._group_values.get((id(statement), name), scope.names[name])
         elif not self._in_group and name in scope.stepped:
             assert state is not None
             value = self._fit(state, number(value), scope)
@@ -221,22 +244,42 @@ class Interpreter:
             value = np.array(np.broadcast_to(number(value), scope.names["p"].shape), dtype=np.float64)
         scope.names[name] = value
 
-    def _if(self, branches: list[tuple[ast.Expr, Any]], other: Sequence[ast.Stmt], scope: Scope) -> None:
+    def _follow_group(self, statement: ast.If, scope: Scope) -> None:
+        """Keep what group states are after an ``if``, or let a tensor see it."""
+        for state in self.rule.states:
+            if state.scope == "group":
+                key = id(statement), state.name
+                if self._in_group:
+                    self._group_values[key] = scope.names[state.name]
+                elif key in self._group_values:
+                    scope.names[state.name] = self._group_values[key]
+
+    def _if(
+        self,
+        branches: list[tuple[ast.Expr, Any]],
+        other: Sequence[ast.Stmt],
+        scope: Scope,
+        rest: Sequence[ast.Stmt] = (),
+    ) -> None:
+        """Carry out an ``if``, and ``rest`` after it."""
         if not branches:
-            self.run(other, scope)
+            self.run((*other, *rest), scope)
             return
-        (condition, body), *rest = branches
+        (condition, body), *later = branches
         truth = self._truth(self.eval(condition, scope))
         if isinstance(truth, bool):
             if truth:
-                self.run(body, scope)
+                self.run((*body, *rest), scope)
             else:
-                self._if(rest, other, scope)
+                self._if(later, other, scope, rest)
             return
         # A condition on the device: carry out both sides and select element by element.
         then, otherwise = Scope(dict(scope.names), scope.stepped), Scope(dict(scope.names), scope.stepped)
-        self.run(body, then)
-        self._if(rest, other, otherwise)
+        results = [_result(lambda: self.run((*body, *rest), then))]
+        results.append(_result(lambda: self._if(later, other, otherwise, rest)))
+        if results[0] is not None and results[1] is not None:
+            raise _Return(tuple(self._select(truth, a, b) for a, b in zip(*results, strict=True)))
+        assert results == [None, None], "one side returns and the other does not"
         for name in {**then.names, **otherwise.names}:
             a = then.names.get(name, otherwise.names.get(name))
             b = otherwise.names.get(name, a)

@@ -127,7 +127,7 @@ def test_other_types(kernels: Path, dtype: torch.dtype) -> None:
         optimizer.step()
         reference.step()
     for p, q in zip(ours, theirs, strict=True):
-        assert torch.allclose(p, q, rtol=torch.finfo(dtype).eps, atol=1e-12)
+        assert torch.allclose(p, q, rtol=1e-14, atol=1e-14)  # 16-bit storage rounds where eager does
 
 
 def test_memory_formats_and_complex_numbers(kernels: Path) -> None:

@@ -123,6 +123,13 @@ def test_the_light_shell_refuses_what_it_does_not_know() -> None:
         shell.assemble("int main() {}", "")
     known = "using namespace torch::aot_inductor;\nvoid AOTInductorModel::run_impl(\n) {\n%s\n}\n"
     assert "run_impl" in shell.assemble(known % "kernel();", "")
-    for line in ("this->constants_[0];", "aoti_torch_proxy_executor_call_function(proxy_executor, 1);"):
+    gradient = "auto arg1_1 = std::move(inputs[1]);\nkernel((const float*)(arg1_1.data_ptr()));\n"
+    assert "kernel(" in shell.assemble(known % f"{gradient}arg1_1.reset();", "")
+    for line in (
+        "this->constants_[0];",
+        "aoti_torch_proxy_executor_call_function(proxy_executor, 1);",
+        f"{gradient}auto arg1_1_size = arg1_1.sizes();",
+        "other(inputs[1]);",
+    ):
         with pytest.raises(shell.Unsuitable):
             shell.assemble(known % line, "")

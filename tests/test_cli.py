@@ -324,6 +324,26 @@ def test_new_refuses_odd_names(run: Run) -> None:
         assert code == 2 and "no name for a rule" in err
 
 
+# bench ------------------------------------------------------------------------------------------------------
+
+
+def test_bench_times_a_rule_against_its_reference(run: Run) -> None:
+    rule = GOOD.replace("Plain", "Plain  # reference: torch.optim.SGD")
+    short = ["--shapes", "mlp", "--rounds", "2", "--steps", "1", "--backend", "eager", "--set", "lr=0.5"]
+    code, out, err = run("bench", "-", *short, "--json", stdin=rule)
+    (row,) = json.loads(out)
+    assert (code, err, row["peer"]) == (0, "", "torch.optim.SGD (fused)")
+    assert len(row["ours"]) == 2 and row["difference"] < 1e-5
+    code, out, _ = run("bench", "-", *short, stdin=rule)
+    assert code == 0 and "mlp (6 tensors, 0.1 M)" in out
+
+
+def test_bench_refuses_what_it_cannot_compare(run: Run, files: Path) -> None:
+    assert run("bench", "adamw", "--shapes", "gpt3").err.startswith("optlang: --shapes: gpt3 is not one of")
+    assert run("bench", "good.opt").err.startswith("optlang: the rule names no reference")
+    assert run("bench", "bad.opt").code == 1
+
+
 # the rest ---------------------------------------------------------------------------------------------------
 
 

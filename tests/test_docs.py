@@ -159,3 +159,17 @@ def test_the_documentation_builds_without_warnings(tmp_path: Path) -> None:
     finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     assert (tmp_path / "reference" / "rules" / "adamw.html").exists()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=NAMES)
+def test_files_that_pages_name_exist(path: Path) -> None:
+    """`optlang/ir/passes/` and, in the table of stages, `ir/lower.py` with `program.py` beside it."""
+    missing, folder = [], ROOT
+    for name in re.findall(r"`((?:[\w-]+/)*(?:[\w-]+\.(?:py|opt|lark)|[\w-]+/))`", path.read_text(encoding="utf-8")):
+        places = [base / name for base in (ROOT, ROOT / "optlang", folder)]
+        found = next((place for place in places if place.exists()), None)
+        if found is None:
+            missing.append(name)
+        else:
+            folder = found if found.is_dir() else found.parent
+    assert [name for name in missing if "NAME" not in name] == []

@@ -168,8 +168,6 @@ class HostWriter(Writer):
                 return self.fill("math.pow({0}, {1})", args)
             case "mod":
                 return " % ".join(self.text(a, POWER) for a in args), PRODUCT
-            case "f32" | "bf16":  # rounding happens when coefficients are packed
-                return self.piece(args[0])
         row = BUILTINS[name]
         assert row.host is not None, f"{name} has no spelling on the host"
         self.helpers.update(h for h in row.helpers if h.startswith("host_"))

@@ -21,11 +21,11 @@ def command(
     shapes: Annotated[str, typer.Option(help="gpt2, resnet50, many, mlp, several with commas, or all.")] = "resnet50",
     against: Annotated[
         str | None,
-        typer.Option(help="fused, foreach, or MODULE:CLASS. [the rule's own reference, fused if it can be]"),
+        typer.Option(help="fused, foreach, or MODULE:CLASS (default: the rule's own reference, fused if it can be)."),
     ] = None,
     settings: Settings = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of each round. [as many as take a quarter of a second]")
+        int | None, typer.Option(min=1, help="Steps of each round (default: as many as take a quarter of a second).")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each side, taken in turns.")] = 7,
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",

@@ -41,7 +41,7 @@ def command(
         typer.Option("--from", metavar="RULE", help="Start from this rule instead.", autocompletion=library_names),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="OUT", help="File to write [NAME.opt].")
+        Path | None, typer.Option("-o", "--output", metavar="OUT", help="File to write (default: NAME.opt).")
     ] = None,
 ) -> None:
     """Write a commented starter rule to NAME.opt; never overwrites a file."""

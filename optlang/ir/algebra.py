@@ -64,6 +64,8 @@ def number(value: Fraction | int) -> sp.Rational:
 
 def power(base: sp.Expr, exponent: sp.Expr) -> sp.Expr:
     """Return ``base ** exponent``; numbers in it stay small, beyond that it is opaque or a float."""
+    if base.is_Rational and base == 0:  # to SymPy 0**-1 is a point of the complex plane, to IEEE 754 infinity
+        return _float_power(base, exponent) if exponent.is_Rational else call("pow", base, exponent)
     if exponent.is_Rational and bits(base) * max(1, abs(exponent)) > MAX_BITS:
         if base.is_Rational:
             return _float_power(base, exponent)
@@ -121,6 +123,27 @@ def is_literal(expr: sp.Expr) -> bool:
     if expr.is_Mul and len(expr.args) == 2 and expr.args[0] == -1:
         return is_literal(expr.args[1])
     return bool(expr.is_Rational) or (bool(expr.is_Function) and name_of(expr) in CONSTANTS)
+
+
+def value_of(expr: sp.Expr) -> float:
+    """Return the value of a literal."""
+    if expr.is_Rational:
+        return to_float(expr)
+    if expr.is_Mul:
+        return -value_of(-expr)
+    return {"inf": math.inf, "nan": math.nan, "true": 1.0, "false": 0.0}[name_of(expr)]
+
+
+#: What SymPy makes of a division by zero, and what it is to IEEE 754.
+SINGULAR = {sp.zoo: "inf", sp.oo: "inf", sp.nan: "nan"}
+
+
+def sound(expr: sp.Expr) -> sp.Expr:
+    """Return an expression in which a piece has become 0, as in ``1/(x - x)``, without SymPy's own infinities."""
+    if not any(atom in SINGULAR or atom is sp.S.NegativeInfinity for atom in expr.atoms(sp.Number, sp.zoo.func)):
+        return expr
+    constants = {singular: call(name) for singular, name in SINGULAR.items()}
+    return expr.xreplace({**constants, sp.S.NegativeInfinity: -call("inf")})
 
 
 def is_condition(expr: sp.Expr) -> bool:

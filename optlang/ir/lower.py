@@ -12,25 +12,19 @@ from dataclasses import dataclass
 import sympy as sp
 
 from optlang.ir import algebra
-from optlang.ir.program import Input, Program, Store, Value
+from optlang.ir.builder import FACTS, Builder, Ref
+from optlang.ir.program import Program, Store
 from optlang.language import tree as ast
-from optlang.language.evaluate import member_name
+from optlang.language.evaluate import ARITHMETIC, member_name
 from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, join, reduce
 from optlang.language.rule import Rule, State
 from optlang.language.specialise import Special, dims_of
 from optlang.source import Source, Span
 
-FACTS = ("ndim", "numel", "rows", "cols", "eps_of")
 REDUCTIONS = ("sum", "mean", "max", "min")
 
-
-@dataclass(frozen=True)
-class Ref:
-    """What a name or expression stands for at a point of the program."""
-
-    expr: sp.Expr
-    kind: Kind
-    boolean: bool = False
+#: The values of group states after the statements that assign them.
+Trail = dict[tuple[Span, str], Ref]
 
 
 @dataclass(frozen=True)
@@ -71,29 +65,56 @@ class _Lowering:
         self.source: Source = rule.tree.source
         self.states = {s.name: s for s in special.states}
         self.hypers = {h.name for h in rule.hypers}
-        self.inputs: dict[str, Input] = {}
-        self.host: list[Value] = []
-        self.tensor: list[Value] = []
+        self.out = Builder((*self.hypers, *self.states))
         self.env: dict[str, Ref] = {}
-        self.used: set[str] = set()
         self.on_host = on_host
         self.on_device: set[str] = set()  # states found not to be host values after all
         self.assigned: dict[str, None] = {}
-        self.line = 0
+        self.trail: Trail = {}
 
     def run(self) -> Program:
         """Return the program of this part."""
+        if self.part == "step":
+            self.trail = self.group_trail()
         self.block(self.special.start if self.part == "start" else self.special.body)
         stores = tuple(self.stores())
-        notes = {v.line: self.source.line(v.line).strip() for v in (*self.host, *self.tensor) if v.line}
+        out = self.out
+        notes = {v.line: self.source.line(v.line).strip() for v in (*out.host, *out.tensor) if v.line}
         return Program(
             self.rule.name or "Rule",
-            tuple(self.inputs.values()),
-            tuple(self.host),
-            (tuple(self.tensor),),
+            tuple(out.inputs.values()),
+            tuple(out.host),
+            (tuple(out.tensor),),
             stores,
             notes,
         )
+
+    def group_trail(self) -> Trail:
+        """Return what group states are after each statement that assigns them.
+
+        The group's own update runs before the step, which takes its results. What a state is between two assignments
+        is computed again, on the host, as the group's update computed it.
+        """
+        states = [s.name for s in self.special.states if s.scope == "group"]
+        if not states:
+            return {}
+        group = _Lowering(self.rule, self.special, self.on_host, "group")
+        if any(_times_assigned(self.special.body, name) > 1 for name in states):
+            group.out = self.out
+        group.block(self.special.body)
+        final = {name: group.env.get(name) for name in states}
+        return {
+            (span, name): self.input(f"{name}'", HOST) if ref == final[name] else ref
+            for (span, name), ref in group.trail.items()
+        }
+
+    def input(self, name: str, kind: Kind) -> Ref:
+        """Return a value that exists before the step."""
+        return self.out.input(name, kind)
+
+    def bind(self, stem: str, ref: Ref, rounds: bool = False) -> Ref:
+        """Give a value a name of its own and return it as that name."""
+        return self.out.bind(stem, ref, rounds)
 
     def stores(self) -> list[Store]:
         """Return what is written at the end: initial values, group states, or the parameter and states."""
@@ -119,28 +140,6 @@ class _Lowering:
 
     # Names --------------------------------------------------------------------------------------------------
 
-    def symbol(self, stem: str) -> sp.Symbol:
-        """Return a symbol that is not in use: the stem itself or the next version of it."""
-        stem = stem.replace(".", "_").replace("'", "_new")
-        if stem.rpartition("_")[2].isdigit() and "_" in stem:
-            stem = stem.rpartition("_")[0]
-        name, version = stem, 0
-        taken = self.hypers | set(self.states) | {"p", "g", "t", "first", *FACTS}
-        while name in self.used or (name in taken):
-            version += 1
-            name = f"{stem}_{version}"
-        self.used.add(name)
-        return sp.Symbol(name)
-
-    def input(self, name: str, kind: Kind) -> Ref:
-        """Return a value that exists before the step, adding it to the inputs on first use."""
-        if name not in self.inputs:
-            symbol = sp.Symbol(name.replace("group.", "group_").replace("'", "_new"))
-            self.used.add(symbol.name)
-            self.inputs[name] = Input(symbol, name, kind)
-        known = self.inputs[name]
-        return Ref(known.symbol, known.kind, boolean=name == "first")
-
     def name(self, name: str) -> Ref:
         """Return what a name stands for now."""
         if name in self.env:
@@ -160,22 +159,15 @@ class _Lowering:
         """Return where a state lives in this lowering."""
         return HOST if state.name in self.on_host or state.scope == "group" else state.kind
 
-    def bind(self, stem: str, ref: Ref, rounds: bool = False) -> Ref:
-        """Give a value a name of its own and return it as that name."""
-        symbol = self.symbol(stem)
-        value = Value(symbol, ref.expr, ref.kind, ref.boolean, rounds, self.line)
-        (self.tensor if ref.kind.on_device else self.host).append(value)
-        return Ref(symbol, ref.kind, ref.boolean)
-
     # Statements ---------------------------------------------------------------------------------------------
 
     def block(self, statements: Sequence[ast.Stmt]) -> None:
         """Lower statements in order."""
         for statement in statements:
-            self.line = self.line_of(statement.span)
+            self.out.line = self.line_of(statement.span)
             match statement:
                 case ast.Assign(targets=(target,), op=op, value=value):
-                    self.assign(target.name, op, value)
+                    self.assign(target.name, op, value, statement.span)
                 case ast.If():
                     self.branch(statement)
                 case _:
@@ -185,16 +177,21 @@ class _Lowering:
         """Return the line of a place in the rule (0 for a place in a builtin's definition)."""
         return self.source.position(span.start)[0] if span.end <= len(self.source.text) else 0
 
-    def assign(self, name: str, op: str, value: ast.Expr) -> None:
+    def assign(self, name: str, op: str, value: ast.Expr, span: Span) -> None:
         """Lower one assignment."""
-        state = self.states.get(name)
-        if state is not None and state.scope == "group" and self.part == "step":
-            self.env[name] = self.input(f"{name}'", HOST)  # the group's update has run already
+        if self.is_group(name) and self.part == "step":
+            self.env[name] = self.trail[span, name]  # the group's update has run already
             return
         ref = self.expr(value)
         if op != "=":
             ref = self.binary(op[:-1], self.name(name), ref)
         self.write(name, ref)
+        if self.is_group(name):
+            self.trail[span, name] = self.env[name]
+
+    def is_group(self, name: str) -> bool:
+        """Return whether a name is a group's state."""
+        return name in self.states and self.states[name].scope == "group"
 
     def write(self, name: str, ref: Ref) -> None:
         """Make ``name`` stand for a value from here on."""
@@ -227,9 +224,14 @@ class _Lowering:
         self.block(other)
         otherwise = self.env
         self.env = dict(before)
-        self.line = self.line_of(node.span)
+        self.out.line = self.line_of(node.span)
         for name in dict.fromkeys((*then, *otherwise)):
+            if self.is_group(name) and self.part == "step":
+                self.env[name] = self.trail.get((node.span, name), self.name(name))
+                continue
             self.merge(name, held, then.get(name), otherwise.get(name))
+            if self.is_group(name):
+                self.trail[node.span, name] = self.env[name]
 
     def merge(self, name: str, condition: Ref, a: Ref | None, b: Ref | None) -> None:
         """Choose what a name stands for after an ``if``."""
@@ -240,8 +242,6 @@ class _Lowering:
             self.env[name] = a or b or self.name(name)
         elif a == b:
             self.env[name] = a
-        elif kept and name in self.states and self.states[name].scope == "group" and self.part == "step":
-            self.env[name] = self.input(f"{name}'", HOST)
         else:
             self.write(name, self.select(condition, a, b))
 
@@ -256,6 +256,8 @@ class _Lowering:
     @staticmethod
     def number(ref: Ref) -> sp.Expr:
         """Return a value for use in arithmetic: a condition counts as 0 or 1."""
+        if ref.boolean and algebra.is_literal(ref.expr):
+            return sp.Integer(algebra.name_of(ref.expr) == "true")
         return algebra.call("number", ref.expr) if ref.boolean else ref.expr
 
     def condition(self, node: ast.Expr) -> Ref:
@@ -306,6 +308,9 @@ class _Lowering:
     def binary(self, op: str, left: Ref, right: Ref) -> Ref:
         """Return the result of an arithmetic operator."""
         a, b, kind = self.number(left), self.number(right), join((left.kind, right.kind))
+        exact = a.is_Rational and b.is_Rational and not (op == "/" and b == 0)
+        if not exact and algebra.is_literal(a) and algebra.is_literal(b):  # 1/0, inf - inf
+            return Ref(algebra.literal(ARITHMETIC[op](algebra.value_of(a), algebra.value_of(b))), kind)
         match op:
             case "+":
                 result = a + b
@@ -314,7 +319,7 @@ class _Lowering:
             case "*":
                 result = a * b
             case "/":
-                result = a * self.reciprocal(b)
+                result = a * algebra.power(b, sp.Integer(-1))
             case "^":
                 result = algebra.power(a, b)
             case "%":
@@ -322,11 +327,6 @@ class _Lowering:
             case _:
                 raise AssertionError(f"{op} is not left by specialise")
         return Ref(algebra.bounded(result), kind)
-
-    @staticmethod
-    def reciprocal(expr: sp.Expr) -> sp.Expr:
-        """Return 1/expr; 1/0 is inf, not SymPy's complex infinity."""
-        return algebra.call("inf") if expr.is_zero and expr.is_number else algebra.power(expr, sp.Integer(-1))
 
     def compare(self, op: str, left: Ref, right: Ref) -> Ref:
         """Return the result of a comparison; ``>`` and ``>=`` are turned round."""
@@ -361,6 +361,19 @@ class _Lowering:
             return Ref(expr, inner.kind)
         reduced = algebra.reduction(name)(expr, *(sp.Integer(d) for d in sorted(dims or ())))
         return self.bind(f"{name}_{_stem(expr)}", Ref(reduced, kind))
+
+
+def _times_assigned(body: Sequence[ast.Stmt], name: str) -> int:
+    """Return how many statements assign a name; an ``if`` whose branches do counts once more."""
+    count = 0
+    for statement in body:
+        if isinstance(statement, ast.Assign):
+            count += any(target.name == name for target in statement.targets)
+        elif isinstance(statement, ast.If):
+            blocks = [block for _, block in statement.branches] + [statement.other or ()]
+            inside = sum(_times_assigned(block, name) for block in blocks)
+            count += inside + (inside > 0)
+    return count
 
 
 def _stem(expr: sp.Expr) -> str:

@@ -264,8 +264,22 @@ TABLE: tuple[Builtin, ...] = (
         "Nearest point with Euclidean norm at most `radius` (per tensor).",
         definition="x * (radius / norm(x) if norm(x) > radius else 1)",
     ),
-    Builtin("f32", "x", TYPES, "x rounded to float32.", "{0}.to(torch.float32)"),
-    Builtin("bf16", "x", TYPES, "x rounded to bfloat16.", "{0}.to(torch.bfloat16)"),
+    Builtin(
+        "f32",
+        "x",
+        TYPES,
+        "x rounded to float32.",
+        "{0}.to(torch.float32)",
+        "float(torch.tensor({0}, dtype=torch.float32).item())",
+    ),
+    Builtin(
+        "bf16",
+        "x",
+        TYPES,
+        "x rounded to bfloat16.",
+        "{0}.to(torch.bfloat16)",
+        "float(torch.tensor({0}, dtype=torch.bfloat16).item())",
+    ),
     Builtin("eps_of", "x", TYPES, "The machine epsilon of the type that p is stored in."),
 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 
 from optlang.language import tree as ast
 from optlang.language.rule import Value
@@ -20,6 +21,14 @@ class NotStatic(Exception):
     def __init__(self, node: ast.Node) -> None:
         super().__init__(node)
         self.node = node
+
+
+def nearest_float(exact: Fraction) -> float:
+    """Return the float nearest to an exact number, infinite if it is too large for one."""
+    try:
+        return float(exact)
+    except OverflowError:
+        return math.inf if exact > 0 else -math.inf
 
 
 def divide(a: float, b: float) -> float:
@@ -136,7 +145,7 @@ def evaluate(node: ast.Expr, names: Mapping[str, Value]) -> Value:
     """
     match node:
         case ast.Number(value=exact):
-            return float(exact)
+            return nearest_float(exact)
         case ast.Infinity():
             return math.inf
         case ast.Text(value=text):

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from optlang.language import tree as ast
+from optlang.language.builtins import BUILTINS, TIME_NAMES
+from optlang.language.derived import definition
 from optlang.language.evaluate import member_name
 from optlang.language.rule import HyperType, Rule
 from optlang.language.walk import body_of, expressions, own_expressions, parts, statements
@@ -38,6 +40,18 @@ def static_names(rule: Rule) -> frozenset[str]:
     for question in (*conditions, *(s.when for s in rule.states if s.when is not None)):
         names |= {n.name for n in expressions(question) if isinstance(n, ast.Name) and n.name in hypers}
     return frozenset(names | {f"group.{key}" for key in group_keys(rule)})
+
+
+def reads_time(rule: Rule) -> bool:
+    """Return whether some formula of a rule reads the count of a tensor's updates."""
+
+    def reads(node: ast.Expr) -> bool:
+        if isinstance(node, ast.Call) and isinstance(node.function, ast.Name) and node.function.name in BUILTINS:
+            body = definition(node.function.name)
+            return body is not None and any(map(reads, expressions(body)))
+        return isinstance(node, ast.Name) and node.name in TIME_NAMES
+
+    return any(reads(node) for top in _tops(rule) for node in expressions(top))
 
 
 def _questions(node: ast.Expr, rule: Rule) -> tuple[ast.Expr, ...]:

@@ -103,7 +103,8 @@ class _Specialiser:
 
     def assign(self, target: ast.Name, op: str, value: ast.Expr, span: Span) -> None:
         """Add an assignment; remember a local that is a literal."""
-        self.out.append(ast.Assign(span, (target,), op, value))
+        if not isinstance(value, (ast.Text, ast.Nothing)):  # nothing but static questions can read these
+            self.out.append(ast.Assign(span, (target,), op, value))
         self.known.pop(target.name, None)
         if op == "=" and isinstance(value, LITERALS) and target.name not in self.fixed:
             self.known[target.name] = value
@@ -391,7 +392,8 @@ class _Specialiser:
             other = (replace(node, branches=node.branches[1:]),)
         held = self.condition(condition, scope)
         if isinstance(held, ast.Bool):
-            return self.run(body if held.value else other, scope)
+            taken = body if held.value else other
+            return self.run((*taken, *rest) if _returns(taken) else taken, scope)
         held = self.atom("condition", held)
         returns = _returns(body) or _returns(other)
         left, right = dict(scope), dict(scope)

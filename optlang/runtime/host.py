@@ -87,7 +87,8 @@ class Real(float):
     __sub__, __rsub__ = _binary(operator.sub), _binary(operator.sub, reflected=True)
     __mul__, __rmul__ = _binary(operator.mul), _binary(operator.mul, reflected=True)
     __truediv__, __rtruediv__ = _binary(_divide), _binary(_divide, reflected=True)
-    __pow__, __rpow__ = _binary(_power), _binary(_power, reflected=True)
+    __pow__: Any = _binary(_power)
+    __rpow__: Any = _binary(_power, reflected=True)
 
     def __neg__(self) -> Real:
         return Real(-float(self))

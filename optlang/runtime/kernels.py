@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -115,18 +116,22 @@ class Kernels:
             self._options["ahead_of_time"] = ahead_of_time
         self.loaded: dict[tuple[tuple[Value, ...], Signature], Kernel] = {}
         self._variants: dict[tuple[Value, ...], Prepared] = {}
-        self._chosen: dict[tuple[tuple[Value, ...], Facts], Prepared] = {}
+        self._chosen: dict[tuple[Any, ...], Prepared] = {}
+        # A fact that the rule's text does not even mention cannot choose between variants (dimensions always may).
+        text = unicodedata.normalize("NFKC", compiled.rule.tree.source.text)
+        self._mentioned = tuple(name for name in Facts._fields if name != "ndim" and name in text)
 
     def prepared(self, values: Mapping[str, Value], answers: tuple[Value, ...], facts: Facts) -> Prepared:
         """Return the variant that these values select, compiled to source on first use."""
-        found = self._chosen.get((answers, facts))
+        asked = (answers, facts.ndim, *(getattr(facts, name) for name in self._mentioned))
+        found = self._chosen.get(asked)
         if found is None:
             key = self.compiled.variant_key(values, facts)
             if key not in self._variants:
                 self._variants[key] = Prepared.of(self.compiled.variant(values, facts))
             if len(self._chosen) >= REMEMBERED:
                 self._chosen.clear()
-            found = self._chosen[answers, facts] = self._variants[key]
+            found = self._chosen[asked] = self._variants[key]
         return found
 
     def kernel(self, variant: Variant, signature: Signature) -> Kernel:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
+from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from optlang.compiled import Compiled
@@ -141,7 +143,10 @@ class RuleOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with torch.no_grad():
+        # A caller may be compiled: Dynamo has no business in here, but is not imported to be told so.
+        if "torch._dynamo" in sys.modules:
+            _update_apart(self)
+        else:
             self._update()
         return loss
 
@@ -149,17 +154,18 @@ class RuleOptimizer(Optimizer):
         """Run one step of every param group."""
         memo: dict[Any, Any] = {}
         plans = self._current_plans()
-        try:
-            busy = [plan for plan in plans if plan.prepare(self.state, memo)]
-        except BaseException:
-            for plan in plans:
-                plan.abandon()
-            raise
-        written: list[torch.Tensor] = []
-        for plan in busy:
-            written += plan.run(self.state)
-        if written:
-            torch.autograd.graph.increment_version(written)
+        with torch.no_grad():
+            try:
+                busy = [plan for plan in plans if plan.prepare(self.state, memo)]
+            except BaseException:
+                for plan in plans:
+                    plan.abandon()
+                raise
+            written: list[torch.Tensor] = []
+            for plan in busy:
+                written += plan.run(self.state)
+            if written:
+                torch.autograd.graph.increment_version(written)
 
     def _current_plans(self) -> list[GroupPlan]:
         """Return a plan for each param group, made anew where the group is another or has other parameters."""
@@ -244,6 +250,12 @@ class RuleOptimizer(Optimizer):
             lines.append(f"Parameter Group {i}")
             lines += [f"    {key}: {group[key]}" for key in sorted(set(group) - hidden)]
         return "\n".join([*lines, ")"])
+
+
+@_disable_dynamo
+def _update_apart(optimizer: RuleOptimizer) -> None:
+    """Run one step where Dynamo does not look."""
+    optimizer._update()
 
 
 def _blank(rebuild: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

@@ -26,8 +26,10 @@ from optlang.compiled import Variant
 #: Sizes of the example tensors, last dimension first: all different, as equal ones would be taken for one symbol.
 EXAMPLE_SIZES = (251, 263, 17, 13, 11, 7, 5, 3)
 
-#: Inductor's settings. Threads are counted at run time; nothing is compiled for this very processor or precompiled.
+#: Inductor's settings. Threads are counted at run time, roundings that the source asks for are done, and nothing is
+#: compiled for this very processor or precompiled.
 OPTIONS: dict[str, Any] = {
+    "emulate_precision_casts": True,
     "cpp.dynamic_threads": True,
     "cpp.march": "",
     "cpp.enable_floating_point_contract_flag": "off",
@@ -42,32 +44,40 @@ logger = logging.getLogger("optlang")
 _one_at_a_time = threading.Lock()  # the compiler is patched while it runs
 
 
-def library_path(variant: Variant, signature: Signature) -> Path:
-    """Return where the library of a variant is kept, whether it is there or not."""
+def library_path(variant: Variant, signature: Signature, light: bool = True) -> Path:
+    """Return where the library of a variant is kept, whether it is there or not.
+
+    Args:
+        variant: The variant.
+        signature: The types it is built for.
+        light: Whether it is in the light shell, or in Inductor's own container.
+    """
     source = source_for(variant, signature)
     how = repr((OPTIONS, shell.HEAD, shell.TAIL, shell.GRAIN))
     name = cache.key(source, repr(signature), how, torch.__version__, toolchain.processor())
-    return cache.location() / f"{variant.name}-{name}.so"
+    return cache.location() / f"{variant.name}-{name}{'' if light else '-full'}.so"
 
 
 def load(variant: Variant, signature: Signature) -> Kernel | None:
     """Return the kernel of a variant from the cache, or None if it is not there or not sound."""
-    path = library_path(variant, signature)
-    if not path.exists():
-        return None
-    if not cache.is_sound(path):
+    for light in (True, False):
+        path = library_path(variant, signature, light)
+        if cache.is_sound(path):
+            return Kernel(_open(path), "cached", loose=light)
         with contextlib.suppress(OSError):
             path.unlink()
-        return None
-    return Kernel(_open(path), "cached", loose=True)
+    return None
 
 
 def build(variant: Variant, signature: Signature) -> Kernel:
     """Compile a variant, keep the library in the cache and return its kernel."""
-    target = cache.folder() / library_path(variant, signature).name
-    with _one_at_a_time, tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as name:
-        cache.install(_compile(variant, signature, Path(name)), target)
-    return Kernel(_open(target), "built", loose=True)
+    cache.folder()
+    with _one_at_a_time, tempfile.TemporaryDirectory(dir=cache.location(), prefix=".build-") as name:
+        library = _compile(variant, signature, Path(name))
+        light = library.parent == Path(name)
+        target = library_path(variant, signature, light)
+        cache.install(library, target)
+    return Kernel(_open(target), "built", loose=light)
 
 
 def _open(path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ def load(variant: Variant, signature: Signature) -> Kernel:
     """
     source = source_for(variant, signature)
     plain = load_module(source, variant.name)["update"]
-    options: dict[str, Any] = {"cpp.dynamic_threads": True} if signature.device == "cpu" else {}
+    options: dict[str, Any] = {"emulate_precision_casts": True}  # roundings that the source asks for are done
+    if signature.device == "cpu":
+        options["cpp.dynamic_threads"] = True
     compiled: dict[tuple[bool, ...], Any] = {}
 
     def run(tensors: list[torch.Tensor]) -> None:
@@ -31,11 +34,24 @@ def load(variant: Variant, signature: Signature) -> Kernel:
         update = compiled.get(ones)
         # Views know their base, and a graph is guarded on its shape: a detached alias has none.
         tensors = [tensor.data for tensor in tensors]
-        if update is None:
-            fresh = load_module(source, f"{variant.name} {''.join('01'[one] for one in ones)}")["update"]
-            update = compiled[ones] = torch.compile(fresh, dynamic=True, fullgraph=True, options=options)
-            _mark(tensors, signature)
-        update(*tensors)
+        if update is not None:
+            update(*tensors)
+            return
+        fresh = load_module(source, f"{variant.name} {''.join('01'[one] for one in ones)}")["update"]
+        update = torch.compile(fresh, dynamic=True, fullgraph=True, options=options)
+        _mark(tensors, signature)
+        try:
+            update(*tensors)
+        except Exception as error:  # nothing has been computed yet: this is the compiler's
+            warnings.warn(
+                f"torch.compile failed for {variant.name}, which runs uncompiled: {type(error).__name__}: "
+                f"{str(error).strip().partition(chr(10))[0]}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            update = plain
+            update(*tensors)
+        compiled[ones] = update
 
     return Kernel(run, "jit")
 
@@ -45,4 +61,4 @@ def _mark(tensors: list[torch.Tensor], signature: Signature) -> None:
     for tensor, dims in zip(tensors, signature.dims, strict=False):
         for k, i in enumerate(dims):
             if i is not None and tensor.shape[k] > 1:
-                torch._dynamo.mark_dynamic(tensor, k)
+                torch._dynamo.mark_dynamic(tensor, k)  # type: ignore[no-untyped-call]

@@ -138,11 +138,24 @@ def assemble(wrapper: str, kernels: str) -> str:
         run = re.sub(rf"^\s*{line}.*$", "", run, flags=re.MULTILINE)
     if "this->" in run.replace("this->device_idx_", "") or "constants_" in run:
         raise Unsuitable("members of the model")
+    _check_gradient(run)
     caches = "\n".join(re.findall(r"^CACHE_TORCH_\w+\(\w+\);", wrapper, flags=re.MULTILINE))
     absent = "\n".join(f"AOTIRuntimeError AOTInductorModelContainer{name}() {{ return 1; }}" for name in ABSENT)
     absent += "\nAOTIRuntimeError AOTInductorModelUpdateConstantsFromBlob() { return 1; }"
     tail = TAIL.replace("@ABSENT@", absent).replace("@GRAIN@", str(GRAIN))
     return kernels + HEAD.replace("@CACHES@", caches) + body + run + tail
+
+
+def _check_gradient(run: str) -> None:
+    """Raise Unsuitable unless the second input, the gradient, is used through its address only.
+
+    The runtime counts on it, and hands over gradients in shapes of their own.
+    """
+    found = re.search(r"auto (\w+) = std::move\(inputs\[1\]\);", run)
+    rest = run if found is None else run.replace(found.group(0), "")
+    name = r"inputs\[1\]" if found is None else rf"\b{found.group(1)}\b(?!\.data_ptr\(\)|\.reset\(\))"
+    if re.search(name, rest):
+        raise Unsuitable("the shape of the gradient")
 
 
 def build(wrapper: str, kernels: str, folder: Path) -> Path:

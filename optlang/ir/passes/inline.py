@@ -38,7 +38,7 @@ def run(program: Program) -> Program:
         for value in values:
             mine = {s: inlined[s] for s in value.expr.free_symbols if s in inlined}
             if mine:
-                value = replace(value, expr=value.expr.xreplace(mine))
+                value = replace(value, expr=algebra.sound(value.expr.xreplace(mine)))
             user = users.get(value.symbol)
             once = user is not None and _may_move(value, user)
             small = value.kind.level <= Level.HOST and not value.rounds and algebra.cost(value.expr) <= SMALL

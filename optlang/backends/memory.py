@@ -1,0 +1,89 @@
+"""Tensors as they are stored, in generated Python: how a function reads and writes them.
+
+In the narrow form of a module (see :mod:`optlang.backends.python_source`) a tensor is stored in 16 bits under a name of
+its own (``m_mem``), apart from its value in float32 (``m``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import sympy as sp
+
+from optlang.backends.naming import all_names, python_name, spelled
+from optlang.backends.spelling import Writer
+from optlang.ir import algebra
+from optlang.ir.program import Program, Value
+from optlang.language.kinds import Level, join
+
+INDENT = "    "
+
+
+class Memory:
+    """The tensors that a function takes, and its program with names that Python can spell.
+
+    Args:
+        program: The program.
+        tensors: Runtime's names of the tensors, in order.
+        narrow: Whether they may be stored in 16 bits.
+
+    Attributes:
+        program: The program, its symbols spelled.
+        arguments: Names of the program's inputs, by the runtime's names.
+        stored: Names of the tensors, by the runtime's names.
+        numbers: Name of the packed coefficients.
+    """
+
+    def __init__(self, program: Program, tensors: Sequence[str], narrow: bool) -> None:
+        self.program, self.arguments = spelled(program, tensors)
+        self.narrow = narrow
+        self.taken = all_names(self.program, self.arguments.values())
+        self.stored = {n: self.name(f"{n}_mem") if narrow else self.arguments[n] for n in tensors}
+        self.numbers = self.name("c")
+        self.kinds = self.program.kinds()
+        self.stores = [s for s in self.program.stores if s.kind.on_device and s.target in self.stored]
+        self.targets = {s.expr: self.stored[s.target] for s in self.stores}
+
+    def name(self, wanted: str) -> str:
+        """Return a name that is not in use yet."""
+        chosen = python_name(wanted, self.taken)
+        self.taken.add(chosen)
+        return chosen
+
+    def widened(self) -> Iterator[str]:
+        """Yield the lines that widen what the program reads to float32."""
+        read = {i.name for i in self.program.inputs} if self.narrow else set()
+        for name, stored in self.stored.items():
+            if name in read:
+                yield f"{INDENT}{self.arguments[name]} = {stored}.to(torch.float32)"
+
+    def is_number(self, value: Value) -> bool:
+        """Return whether a tensor value is computed from numbers only, and must be spread over the tensor."""
+        return value.kind.level > Level.SCALAR and not join(self.kinds[s] for s in value.expr.free_symbols).on_device
+
+    def spread(self, value: Value, text: str) -> str:
+        """Return a number as a tensor of the kind of the state (or parameter) that gets it."""
+        stored = self.targets.get(value.symbol, self.stored["p"])
+        return f"torch.zeros_like({stored}, dtype={self.numbers}.dtype) + {text}"
+
+    def rounded(self) -> dict[sp.Symbol, str]:
+        """Return the stored values that later formulas read, with the tensor they are stored in (narrow only)."""
+        if not self.narrow:
+            return {}
+        read = set().union(*(v.expr.free_symbols for v in self.program.tensor))
+        return {s: stored for s, stored in self.targets.items() if s in read}
+
+    def written(self, writer: Writer) -> Iterator[str]:
+        """Yield the stores; a state that takes another's old value takes a copy, since that is overwritten too."""
+        by_symbol = {i.symbol: i.name for i in self.program.inputs}
+        targets = {s.target for s in self.stores}
+        copies: dict[sp.Expr, str] = {}
+        for store in self.stores:
+            source = by_symbol.get(store.expr)
+            if source in targets and source != store.target and not self.narrow and store.expr not in copies:
+                copies[store.expr] = self.name(f"{store.expr}_old")
+                yield f"{INDENT}{copies[store.expr]} = {store.expr}.clone()"
+        for store in sorted(self.stores, key=lambda s: s.target == "p"):
+            text = copies.get(store.expr) or writer.text(store.expr)
+            method = "fill_" if algebra.is_literal(store.expr) else "copy_"
+            yield f"{INDENT}{self.stored[store.target]}.{method}({text})"

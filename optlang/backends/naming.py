@@ -1,0 +1,50 @@
+"""What the symbols of a program are called in generated Python."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Container, Iterable
+
+import sympy as sp
+
+from optlang.ir.program import Program
+from optlang.language.builtins import HELPERS
+
+#: Names that generated functions use for something else.
+RESERVED = frozenset({"math", "torch", "float", *HELPERS})
+
+
+def python_name(name: str, taken: Container[str] = ()) -> str:
+    """Return a name as Python can spell it (``lambda`` as ``lambda_``), different from those that are taken."""
+    while keyword.iskeyword(name) or name in RESERVED or name in taken:
+        name += "_"
+    return name
+
+
+def spelled(program: Program, others: Iterable[str] = ()) -> tuple[Program, dict[str, str]]:
+    """Return a program whose symbols Python can spell, and what its inputs are called.
+
+    Args:
+        program: The program.
+        others: Names of further arguments, which the program does not read.
+
+    Returns:
+        The program, and the Python name of each input and of each of ``others``.
+    """
+    taken: set[str] = set()
+
+    def name(wanted: str) -> str:
+        chosen = python_name(wanted, taken)
+        taken.add(chosen)
+        return chosen
+
+    arguments = {i.name: name(i.symbol.name) for i in program.inputs}
+    arguments.update({other: name(other) for other in others if other not in arguments})
+    symbols = {i.symbol: sp.Symbol(arguments[i.name]) for i in program.inputs}
+    symbols.update({v.symbol: sp.Symbol(name(v.symbol.name)) for v in program.values})
+    return program.renamed({old: new for old, new in symbols.items() if old != new}), arguments
+
+
+def all_names(program: Program, arguments: Iterable[str]) -> set[str]:
+    """Return every name that a spelled program and the arguments of its function use."""
+    return {s.name for s in program.kinds()} | set(arguments)

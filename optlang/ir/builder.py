@@ -1,0 +1,74 @@
+"""What a program is put together from while a rule is lowered: its inputs, its values, and names for both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import sympy as sp
+
+from optlang.ir.program import Input, Value
+from optlang.language.kinds import Kind
+
+FACTS = ("ndim", "numel", "rows", "cols", "eps_of")
+
+
+@dataclass(frozen=True)
+class Ref:
+    """What a name or expression stands for at a point of the program."""
+
+    expr: sp.Expr
+    kind: Kind
+    boolean: bool = False
+
+
+class Builder:
+    """Gathers the inputs and values of a program, each under a name of its own.
+
+    Args:
+        taken: Names of the rule, which no other value may be called.
+
+    Attributes:
+        inputs: What is read, by the runtime's names.
+        host: Values computed on the host, in order.
+        tensor: Values computed on the device, in order.
+        line: Line of the rule that is being lowered.
+    """
+
+    def __init__(self, taken: Iterable[str]) -> None:
+        self.taken = {*taken, "p", "g", "t", "first", *FACTS}
+        self.used: set[str] = set()
+        self.inputs: dict[str, Input] = {}
+        self.host: list[Value] = []
+        self.tensor: list[Value] = []
+        self.line = 0
+
+    def symbol(self, stem: str) -> sp.Symbol:
+        """Return a symbol that is not in use: the stem itself or the next version of it."""
+        stem = stem.replace(".", "_").replace("'", "_new")
+        if stem.rpartition("_")[2].isdigit() and "_" in stem:
+            stem = stem.rpartition("_")[0]
+        name, version = stem, 0
+        while name in self.used or name in self.taken:
+            version += 1
+            name = f"{stem}_{version}"
+        self.used.add(name)
+        return sp.Symbol(name)
+
+    def input(self, name: str, kind: Kind) -> Ref:
+        """Return a value that exists before the step, adding it to the inputs on first use."""
+        if name not in self.inputs:
+            spelled = name.replace("group.", "group_").replace("'", "_new")
+            while spelled != name and (spelled in self.used or spelled in self.taken):
+                spelled += "_"
+            self.used.add(spelled)
+            self.inputs[name] = Input(sp.Symbol(spelled), name, kind)
+        known = self.inputs[name]
+        return Ref(known.symbol, known.kind, boolean=name == "first")
+
+    def bind(self, stem: str, ref: Ref, rounds: bool = False) -> Ref:
+        """Give a value a name of its own and return it as that name."""
+        symbol = self.symbol(stem)
+        value = Value(symbol, ref.expr, ref.kind, ref.boolean, rounds, self.line)
+        (self.tensor if ref.kind.on_device else self.host).append(value)
+        return Ref(symbol, ref.kind, ref.boolean)
