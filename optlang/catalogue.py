@@ -732,6 +732,14 @@ OTHERS: tuple[Entry, ...] = (
         "p *= 1 - lr\n",
         ("p *= 1 - lr\np -= lr*g\n"),
     ),
+    Entry(
+        "W611",
+        "parameter replaced",
+        "A step changes the parameter a little; here it gets a value in which the old one does not occur. "
+        "`p =- lr*g` is `p = -lr*g`, not `p -= lr*g`.",
+        "p =- lr*g\n",
+        "p -= lr*g\n",
+    ),
 )
 
 CATALOGUE: dict[str, Entry] = {entry.code: entry for entry in (*SYNTAX, *SEMANTICS, *OTHERS)}

@@ -105,10 +105,7 @@ class CompiledRule:
 
     def build(self, special: Special, key: tuple[Value, ...], ndim: int) -> Variant:
         """Compile one variant: statements -> programs -> passes -> source."""
-        try:
-            lowered = self.lowered(special)
-        except RecursionError:
-            raise OptlangError([too_large(self.rule)]) from None
+        lowered = self.lowered(special)
         slots = _slots(special, lowered)
         device = tuple(s.name for s in slots if s.place != "host")
         tensors = _tensors(lowered.step, device)
@@ -141,15 +138,18 @@ class CompiledRule:
 
     def lowered(self, special: Special, watch: Callable[[str, Program], None] | None = None) -> Lowered:
         """Return the programs of a variant after the passes; ``watch`` sees the step after each."""
-        raw = lower(self.rule, special)
-        if watch is not None:
-            watch("lower", raw.step)
-        return replace(
-            raw,
-            step=optimise(raw.step, watch),
-            start=optimise(raw.start),
-            group=optimise(raw.group) if raw.group else None,
-        )
+        try:
+            raw = lower(self.rule, special)
+            if watch is not None:
+                watch("lower", raw.step)
+            return replace(
+                raw,
+                step=optimise(raw.step, watch),
+                start=optimise(raw.start),
+                group=optimise(raw.group) if raw.group else None,
+            )
+        except RecursionError:
+            raise OptlangError([too_large(self.rule)]) from None
 
 
 def _example(compiled: CompiledRule, values: Mapping[str, Value] | None) -> dict[str, Value]:

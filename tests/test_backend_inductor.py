@@ -15,7 +15,7 @@ import pytest
 import torch
 from optimizing import ADAMW, against, difference, optimizer_class, parameter, twins
 
-from optlang.backends.loading import cache, toolchain
+from optlang.backends.loading import cache, shell, toolchain
 from optlang.runtime.kernels import compiled_count
 
 pytestmark = [
@@ -149,6 +149,50 @@ def test_memory_formats_and_complex_numbers(kernels: Path) -> None:
         reference.step()
     assert difference(ours, theirs) < 2e-6
     assert compiled_count(cls) == 1
+
+
+def test_small_tensors_side_by_side_and_shared_memory_one_after_the_other(kernels: Path) -> None:
+    shapes = [(500 + i,) for i in range(150)] + [(40000,), (0,), (3, 700)]
+    ours, theirs = twins(*(parameter(*s, seed=i, dtype=torch.float32) for i, s in enumerate(shapes)))
+    for parameters in (ours, theirs):
+        shared = torch.nn.Parameter(parameters[3].data[10:])
+        shared.grad = torch.ones_like(shared)
+        parameters.append(shared)
+    cls = optimizer_class(ADAMW, backend="inductor", name="Ahead")
+    optimizer, reference = cls(ours, lr=0.1), torch.optim.AdamW(theirs, lr=0.1)
+    for step in range(4):
+        for parameters in (ours, theirs):
+            parameters[7].requires_grad_(step != 2)
+            parameters[7].grad = None if step == 2 else torch.ones_like(parameters[7])
+        optimizer.step()
+        reference.step()
+    assert difference(ours, theirs) < 1e-5
+    assert all(float(optimizer.state[p]["step"]) == (3 if p is ours[7] else 4) for p in ours)
+    assert compiled_count(cls) == 1
+
+
+@pytest.mark.slow
+def test_inductors_own_container_serves_where_the_light_shell_does_not(
+    kernels: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> str:
+        raise shell.Unsuitable("anything")
+
+    monkeypatch.setattr(shell, "assemble", refuse)
+    ours, theirs = twins(parameter(3, 5, dtype=torch.float32), parameter(4, dtype=torch.float32, seed=1))
+    cls = optimizer_class(ADAMW, backend="inductor", name="Full")
+    optimizer, reference = cls(ours, lr=0.1), torch.optim.AdamW(theirs, lr=0.1)
+    for _ in range(2):
+        optimizer.step()
+        reference.step()
+    assert difference(ours, theirs) < 1e-6
+    assert origins(cls) == ["built"]
+    assert [path.name.endswith("-full.so") for path in kernels.glob("Full-*.so")] == [True]
+
+
+def test_the_light_shell_suits_all_of_the_above(kernels: Path) -> None:
+    full = [path.name for path in kernels.glob("*-full.so") if not path.name.startswith("Full-")]
+    assert full == []
 
 
 def test_autograd_notices(kernels: Path) -> None:

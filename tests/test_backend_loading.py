@@ -120,11 +120,11 @@ def test_whatever_fails_the_next_best_way_is_taken(monkeypatch: pytest.MonkeyPat
 
 def test_the_light_shell_refuses_what_it_does_not_know() -> None:
     with pytest.raises(shell.Unsuitable):
-        shell.assemble("int main() {}", "")
+        shell.assemble("int main() {}", "", 4)
     known = "using namespace torch::aot_inductor;\nvoid AOTInductorModel::run_impl(\n) {\n%s\n}\n"
-    assert "run_impl" in shell.assemble(known % "kernel();", "")
+    assert "run_impl" in shell.assemble(known % "kernel();", "", 4)
     gradient = "auto arg1_1 = std::move(inputs[1]);\nkernel((const float*)(arg1_1.data_ptr()));\n"
-    assert "kernel(" in shell.assemble(known % f"{gradient}arg1_1.reset();", "")
+    assert "kernel(" in shell.assemble(known % f"{gradient}arg1_1.reset();", "", 4)
     for line in (
         "this->constants_[0];",
         "aoti_torch_proxy_executor_call_function(proxy_executor, 1);",
@@ -132,4 +132,4 @@ def test_the_light_shell_refuses_what_it_does_not_know() -> None:
         "other(inputs[1]);",
     ):
         with pytest.raises(shell.Unsuitable):
-            shell.assemble(known % line, "")
+            shell.assemble(known % line, "", 4)

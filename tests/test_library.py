@@ -35,6 +35,9 @@ from optlang.language.unparse import format_tree
 from optlang.runtime.kernels import compiled_count
 from optlang.source import Source
 
+#: Not in the fast group: every rule of the library, or many rules, run for many steps.
+pytestmark = pytest.mark.slow
+
 NAMES = optlang.rules.names()
 CASES = [(name, index) for name in NAMES for index in range(len(cases(name)))]
 IDS = [f"{name}-{index}" for name, index in CASES]

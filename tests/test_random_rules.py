@@ -22,6 +22,9 @@ from optlang.language.rule import Rule
 from optlang.language.unparse import format_tree
 from optlang.source import Source, Span
 
+#: Not in the fast group: every rule of the library, or many rules, run for many steps.
+pytestmark = pytest.mark.slow
+
 SHAPES = ((3, 4), (2, 1, 3), (1, 1))
 EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 

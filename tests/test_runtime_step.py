@@ -9,6 +9,8 @@ import pytest
 import torch
 from optimizing import ADAMW, MIXED, against, difference, model, optimizer_class, parameter, train, twins
 
+from optlang.runtime.tensors import overlapping
+
 AdamW = optimizer_class(ADAMW)
 SGD = optimizer_class("sgd")
 Mixed = optimizer_class(MIXED)
@@ -333,6 +335,14 @@ def test_a_param_group_that_is_edited() -> None:
     optimizer.step()
     assert optimizer.state[q]["step"] == 1
     assert optimizer.state[p]["step"] == 2
+
+
+def test_overlaps_are_seen() -> None:
+    x = torch.zeros(10)
+    assert overlapping([x[:5], x[4:]])
+    assert overlapping([x, x[3:4]])
+    assert not overlapping([x[:5], x[5:], torch.zeros(3)])
+    assert not overlapping([])
 
 
 def test_tied_parameters_move_once() -> None:

@@ -134,12 +134,12 @@ class Writer:
 
     def fill(self, template: str, args: tuple[sp.Expr, ...]) -> Piece:
         """Return a spelling of the builtins table with its arguments in place."""
-        texts = [self.text(a) for a in args]
-        tight = [self.text(a, ATOM) for a in args]
+        pieces = [self.piece(a) for a in args]
         if "{*}" in template:
-            return template.replace("{*}", ", ".join(texts)), ATOM
+            return template.replace("{*}", ", ".join(text for text, _ in pieces)), ATOM
         whole = template.endswith(")") and "({" in template and not template.startswith("{")
-        return template.format(*(texts if whole and " " not in template else tight)), ATOM
+        level = OR if whole and " " not in template else ATOM
+        return template.format(*(wrap(piece, level) for piece in pieces)), ATOM
 
 
 class HostWriter(Writer):

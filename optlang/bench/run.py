@@ -120,7 +120,7 @@ def plan(
         rule, found = check_text(source)
         raise_errors(found)
         assert rule is not None
-        cls = optlang.compile(source.text, backend=backend)
+        cls = optlang.compile(source, backend=backend)
         peer = peers.find(against, rule.reference)
         for name in shapes.chosen(names):
             plans.append(Plan(cls.__name__, source, cls, peer, name, dtype, device, values or {}, backend))

@@ -68,7 +68,7 @@ def _emit(source: Source, stage: Stage, values: dict[str, Value], ndim: int) -> 
     import optlang
 
     try:
-        return optlang.emit(source.text, stage=stage.value, values=values, ndim=ndim)
+        return optlang.emit(source, stage=stage.value, values=values, ndim=ndim)
     except ValueError as error:
         if not values:
             raise

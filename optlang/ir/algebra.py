@@ -81,6 +81,24 @@ def bits(expr: sp.Expr) -> int:
     return max((n.p.bit_length() + n.q.bit_length() for n in numbers), default=0)
 
 
+def content_bits(expr: sp.Expr) -> int:
+    """Return how large a number may get when common factors are taken out of an expression.
+
+    A factor taken out of ``(x/10 + 1)**2`` is squared, out of a power of that squared again.
+    """
+    if expr.is_Rational:
+        return bits(expr)
+    below = [content_bits(a) for a in expr.args]
+    if expr.is_Pow and expr.exp.is_Rational:
+        return math.ceil(below[0] * abs(expr.exp))
+    return sum(below) if expr.is_Mul or expr.is_Add else max(below, default=0)
+
+
+def depth(expr: sp.Expr) -> int:
+    """Return how deep operations are nested in an expression."""
+    return 1 + max(map(depth, expr.args), default=-1)
+
+
 def bounded(expr: sp.Expr) -> sp.Expr:
     """Return a number as a float's exact value if it has grown beyond :data:`MAX_BITS`, anything else as it is."""
     return literal(to_float(expr)) if expr.is_Rational and bits(expr) > MAX_BITS else expr

@@ -206,7 +206,7 @@ class _Lowering:
             self.assigned.setdefault(name)
             # A symbol of its own, which algebra does not see through, unless it is one already.
             ref = ref if ref.expr.is_Symbol else self.bind(name, Ref(self.number(ref), ref.kind), rounds=True)
-        elif not ref.expr.is_Atom:
+        elif not (ref.expr.is_Atom or algebra.is_literal(ref.expr)):
             ref = self.bind(name, ref)
         self.env[name] = ref
 

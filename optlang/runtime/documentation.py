@@ -59,7 +59,7 @@ def _kind(hypers: tuple[Hyper, ...]) -> str:
 def _text(key: str, hyper: Hyperparameters) -> str:
     """Return what there is to say about one argument."""
     hypers = hyper.keys[key]
-    said = [h.doc for h in hypers if h.doc]
+    said = list(dict.fromkeys(h.doc for h in hypers if h.doc))
     if hypers[0].part is not None:
         said.append(f"({', '.join(h.name for h in hypers)})")
     ranges = list(dict.fromkeys(h.domain.text for h in hypers if h.domain is not None))

@@ -97,13 +97,11 @@ class GroupPlan:
         self.idle.extend(record.parameter for record in batch.records)
 
     def _gather(self, state: State) -> list[Batch]:
-        """Put the gradients into the argument lists and return the batches that have any."""
+        """Collect the gradients and return the batches that have any."""
         active: list[Batch] = []
         for batch in list(self.batches):
-            if batch.mirror is not None and batch.mirror._version != batch.version:
-                self._dissolve(batch)
-                continue
-            ready = self._gather_batch(batch, state)
+            written = batch.mirror is not None and batch.mirror._version != batch.version
+            ready = None if written else self._gather_batch(batch, state)
             if ready is None:
                 self._dissolve(batch)
             elif len(ready) == len(batch.records):
@@ -116,9 +114,16 @@ class GroupPlan:
         return active
 
     def _gather_batch(self, batch: Batch, state: State) -> list[Record] | None:
-        """Return the records with gradients, or None if some record is out of date."""
+        """Collect the gradients of a batch; return the records that have one, or None if some record is stale."""
+        assert batch.kernel is not None
+        if batch.kernel.many:
+            usual = batch.usual(state)
+            if usual is not None:
+                batch.gradients = usual
+                return batch.records
         ready: list[Record] = []
-        loose, find = batch.kernel.loose, state.get
+        gradients: list[torch.Tensor] = []
+        loose, find = batch.kernel.many, state.get
         for record in batch.records:
             p = record.parameter
             g = p.grad
@@ -135,8 +140,9 @@ class GroupPlan:
             if record.careful or not g.is_contiguous():
                 self._check_gradient(p, g)
                 g = record.fitting(g)
-            record.arguments[1] = g if loose else record.view(g)
+            gradients.append(g if loose else record.view(g))
             ready.append(record)
+        batch.gradients = gradients
         return ready
 
     def _bind(self, state: State) -> list[Batch]:
@@ -149,6 +155,8 @@ class GroupPlan:
             record = self._bound(p, state)
             records.setdefault(Batch.key(record), []).append(record)
         batches = [Batch(members) for members in records.values()]
+        for batch in batches:
+            batch.gradients = [r.fitting(g) for r in batch.records if (g := r.parameter.grad) is not None]
         ids = {id(p) for p in waiting}
         self.idle = [p for p in self.idle if id(p) not in ids]
         self.batches.extend(batches)
@@ -175,7 +183,6 @@ class GroupPlan:
             record.bind(g, self._values or {})
         except ValueError as error:
             self._fail(p, f"cannot be updated: {error}")
-        record.arguments[1] = g
         return record
 
     # Checks -------------------------------------------------------------------------------------------------
@@ -251,8 +258,9 @@ class GroupPlan:
             batch.kernel = self.kernels.kernel(variant, signature)
             for record in batch.records:
                 record.signature = signature
-                g = record.fitting(record.arguments[1])
-                record.arguments[1] = g if batch.kernel.loose else record.view(g)
+            if not batch.kernel.many:
+                pairs = zip(batch.records, batch.gradients, strict=True)
+                batch.gradients = [record.view(g) for record, g in pairs]
         assert first.signature is not None
         dtype = torch.float64 if first.signature.coefficient_dtype == "float64" else torch.float32
         packed = (key, dtype, device)
@@ -269,17 +277,9 @@ class GroupPlan:
         for batch, coefficients, numbers in self._work:
             if not batch.committed:
                 self._commit(batch, state)
-            run = batch.kernel.run
-            for record in batch.records:
-                arguments = record.arguments
-                if record.copied:
-                    record.run_copied(run, arguments[1], coefficients)
-                elif record.facts.numel:
-                    arguments[-1] = coefficients
-                    run(arguments)
-                arguments[1] = None  # the gradient is not kept alive
-                written.append(record.parameter)
+            batch.run(coefficients)
             batch.advance(numbers)
+            written += [record.parameter for record in batch.records]
         self._work = []
         self.group.update(self._group_numbers)
         return written
@@ -298,8 +298,7 @@ class GroupPlan:
         """Forget a step that was prepared and is not going to be run."""
         self._work = []
         for batch in list(self.batches):
-            for record in batch.records:
-                record.arguments[1] = None
+            batch.gradients = []
             if not batch.committed:
                 self._dissolve(batch)
 

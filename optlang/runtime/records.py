@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import is_
+from itertools import chain, repeat
+from operator import attrgetter, is_, is_not, itemgetter
 from typing import Any
 
 import torch
 
-from optlang.backends.loading.signature import Signature
+from optlang.backends.loading.signature import Kernel, Signature
 from optlang.compiled import Facts
 from optlang.language.rule import Value
 from optlang.runtime.kernels import Prepared
-from optlang.runtime.tensors import as_laid_out, facts_of, is_dense, real, same_order, viewed
+from optlang.runtime.tensors import as_laid_out, facts_of, is_dense, overlapping, real, same_order, viewed
+
+_pointer, _is_contiguous = torch.Tensor.data_ptr, torch.Tensor.is_contiguous
+_dtype, _shape = attrgetter("dtype"), attrgetter("shape")
 
 #: Key of a tensor's step count in ``optimizer.state[p]``, and of a group's in the param group.
 STEP = "step"
 
 
 class Record:
-    """A parameter, its state, and the argument list of its kernel.
+    """A parameter, its state, and the views of them that its kernel takes.
 
     Attributes:
         parameter: The parameter.
@@ -31,13 +35,12 @@ class Record:
         count: Updates so far.
         numbers: Values of the host states.
         created: Whether none of its states existed before.
-        arguments: What the kernel takes; the gradient and the coefficients are put in for each call.
+        views: The tensors of ``Variant.tensors``, viewed; None for the gradient, and for a parameter that is copied.
         careful: Whether each gradient has to be looked at (complex numbers, orders of memory other than C's).
         copied: Whether the parameter itself cannot be viewed, so that it is copied in and out.
     """
 
     __slots__ = (
-        "arguments",
         "careful",
         "copied",
         "count",
@@ -55,6 +58,7 @@ class Record:
         "staged",
         "state",
         "values",
+        "views",
     )
 
     def __init__(self, parameter: torch.Tensor, prepared: Prepared, state: dict[str, Any]) -> None:
@@ -64,7 +68,7 @@ class Record:
         self.staged: dict[str, Any] = {}
         self.keys: tuple[str, ...] = ()
         self.values: tuple[Any, ...] = ()
-        self.arguments: list[Any] = []
+        self.views: list[Any] = []
         self.numbers: tuple[float, ...] = ()
         self.count, self.created, self.careful, self.copied = 0.0, False, False, False
         self.gradient_dtype = parameter.dtype
@@ -87,7 +91,7 @@ class Record:
         for name in self.prepared.variant.tensors[2:]:
             state = states[name]
             tensors.append(state.detach().view(1) if places[name] == "scalar" else viewed(state, layout))
-        self.arguments = [*tensors, None]
+        self.views = tensors
 
     def _states(self, g: torch.Tensor, values: Mapping[str, Value]) -> dict[str, torch.Tensor]:
         """Return the state tensors by name, each as its kernel wants it, and set the host's numbers."""
@@ -157,7 +161,7 @@ class Record:
     def sign(self, coefficients: int, values: Mapping[str, Value]) -> Signature:
         """Return the types of the kernel's arguments."""
         device, dtypes = self.parameter.device.type, [self.dtype, self.gradient_dtype]
-        dtypes += [tensor.dtype for tensor in self.arguments[2:-1]]
+        dtypes += [tensor.dtype for tensor in self.views[2:]]
         dims = self.prepared.dims(self.facts.ndim, {**values, **self.facts._asdict()})
         names = tuple(_real_name(dtype) for dtype in dtypes)
         self.signature = Signature(names, dims, device, max(1, coefficients))
@@ -181,7 +185,7 @@ class Record:
         """Run a kernel on a contiguous copy of the parameter and copy the result back."""
         p, layout = self.parameter.detach(), self.prepared.variant.layout
         copy = p.contiguous()
-        run([viewed(copy, layout), self.view(g), *self.arguments[2:-1], coefficients])
+        run([viewed(copy, layout), self.view(g), *self.views[2:], coefficients])
         if "p" in self.prepared.variant.written:
             p.copy_(copy)
 
@@ -199,29 +203,89 @@ def _real_name(dtype: torch.dtype) -> str:
     return str(dtype.to_real() if dtype.is_complex else dtype)[6:]
 
 
+class Watched:
+    """What has to be as it was for the views of some records to be right."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.parameters = [record.parameter for record in records]
+        self.pointers = [record.pointer for record in records]
+        self.shapes = [record.shape for record in records]
+        self.states = [record.state for record in records]
+        self.values = [value for record in records for value in record.values]
+        self.dtype, self.gradient_dtype, keys = records[0].dtype, records[0].gradient_dtype, records[0].keys
+        self.simple = not any(record.careful for record in records)
+        # One key alone is got bare, so it is asked for twice.
+        self.get = itemgetter(*keys, keys[-1]) if keys else None
+        if self.get is not None:
+            self.values = [v for record in records for v in (*record.values, record.values[-1])]
+
+    def gradients(self, state: Mapping[Any, Any]) -> list[torch.Tensor] | None:
+        """Return the gradients, or None if anything is not as it was."""
+        parameters = self.parameters
+        gradients = [p.grad for p in parameters]
+        if (
+            not self.simple
+            or not all(map(is_not, gradients, repeat(None)))
+            or list(map(_pointer, parameters)) != self.pointers
+            or not all(map(is_, map(_dtype, parameters), repeat(self.dtype)))
+            or not all(map(is_, map(_dtype, gradients), repeat(self.gradient_dtype)))
+            or list(map(_shape, gradients)) != self.shapes
+            or not all(map(_is_contiguous, gradients))  # type: ignore[arg-type]
+        ):
+            return None
+        if self.get is not None:
+            try:
+                held = chain.from_iterable(map(self.get, self.states))
+                if not all(map(is_, held, self.values)) or not all(map(is_, map(state.get, parameters), self.states)):
+                    return None
+            except KeyError:
+                return None
+        return gradients  # type: ignore[return-value]
+
+
 class Batch:
     """Records that share a kernel, host numbers and coefficients: one call of ``host`` serves them all.
 
     Attributes:
         records: The records.
+        gradients: During a step, their gradients as the kernel takes them.
         count: Their updates so far.
         numbers: Values of their host states.
+        created: Whether their states were started in this step.
         mirror: Memory of the tensors that show count and numbers in ``optimizer.state``, or None if there are none.
         version: Version of that memory after our last write; another version means that somebody wrote to it.
         committed: Whether ``optimizer.state`` holds the records' states.
     """
 
-    __slots__ = ("committed", "count", "created", "kernel", "mirror", "numbers", "prepared", "records", "version")
+    __slots__ = (
+        "_direct",
+        "_packed",
+        "_watched",
+        "committed",
+        "count",
+        "created",
+        "gradients",
+        "kernel",
+        "mirror",
+        "numbers",
+        "prepared",
+        "records",
+        "version",
+    )
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = list(records)
+        self.gradients: list[Any] = []
         first = self.records[0]
         self.prepared, self.count, self.numbers = first.prepared, first.count, first.numbers
         self.created = first.created
-        self.kernel: Any = None
+        self.kernel: Kernel | None = None
         self.mirror: torch.Tensor | None = None
         self.version = 0
         self.committed = False
+        self._direct: list[int] | None = None  # those that are neither empty nor copied
+        self._packed: list[Any] | None = None
+        self._watched: Watched | None = None
 
     @staticmethod
     def key(record: Record) -> tuple[Any, ...]:
@@ -229,8 +293,55 @@ class Batch:
         facts = tuple(getattr(record.facts, name) for name in record.prepared.facts)
         ndim = 0 if record.prepared.variant.layout.flat else record.facts.ndim
         types = (record.dtype, record.gradient_dtype, record.parameter.device, ndim)
-        states = tuple(tensor.dtype for tensor in record.arguments[2:-1])
+        states = tuple(tensor.dtype for tensor in record.views[2:])
         return (record.prepared.variant.key, record.count, record.numbers, record.created, facts, types, states)
+
+    def usual(self, state: Mapping[Any, Any]) -> list[torch.Tensor] | None:
+        """Return the gradients if every record has one and nothing has changed since the last step.
+
+        This is what nearly every step comes to, so it is done for all records at once.
+        """
+        if self._watched is None:
+            self._watched = Watched(self.records)
+        return self._watched.gradients(state)
+
+    # Running ------------------------------------------------------------------------------------------------
+
+    def run(self, coefficients: torch.Tensor) -> None:
+        """Run the kernel on every record."""
+        kernel, records = self.kernel, self.records
+        assert kernel is not None
+        if self._direct is None:
+            self._direct = [i for i, r in enumerate(records) if r.facts.numel and not r.copied]
+            if kernel.many and not overlapping([records[i].parameter for i in self._direct]):
+                self._packed = [view for i in self._direct for view in records[i].views]
+                self._packed.append(None)
+        if len(self._direct) != len(records):
+            for record, g in zip(records, self.gradients, strict=True):
+                if record.copied and record.facts.numel:
+                    record.run_copied(kernel.run, g, coefficients)
+        if self._packed is None:
+            for i in self._direct:
+                p, _, *states = records[i].views
+                kernel.run([p, self.gradients[i], *states, coefficients])
+        elif self._direct:
+            self._run_packed(kernel, coefficients)
+        self.gradients = []
+
+    def _run_packed(self, kernel: Kernel, coefficients: torch.Tensor) -> None:
+        """Run the kernel once, on the tensors of all records that can be viewed."""
+        packed, direct = self._packed, self._direct
+        assert packed is not None and direct is not None
+        stride = len(self.records[0].views)
+        whole = len(direct) == len(self.records)
+        packed[1::stride] = self.gradients if whole else [self.gradients[i] for i in direct]
+        packed[-1] = coefficients
+        try:
+            kernel.run(packed)
+        finally:
+            packed[1::stride] = [None] * len(direct)  # gradients are not kept alive
+
+    # State --------------------------------------------------------------------------------------------------
 
     def reflect(self) -> None:
         """Make the tensors in ``optimizer.state`` that show the count and the host states."""
@@ -255,11 +366,11 @@ class Batch:
             if len(rows) == 1:
                 self.mirror.fill_(rows[0])
             else:
-                self.mirror.copy_(torch.tensor(rows, dtype=torch.float64).unsqueeze(1))
+                self.mirror.copy_(torch.tensor(rows, dtype=torch.float64, device="cpu").unsqueeze(1))
             self.version = self.mirror._version
 
     def split(self, chosen: Sequence[Record]) -> tuple[Batch, Batch]:
-        """Return the chosen records and the others as batches of their own."""
+        """Return the chosen records, with the gradients, and the others as batches of their own."""
         ids = {id(record) for record in chosen}
         others = [record for record in self.records if id(record) not in ids]
         parts = []
@@ -269,4 +380,5 @@ class Batch:
             part.reflect()
             part.committed = True
             parts.append(part)
+        parts[0].gradients = self.gradients
         return parts[0], parts[1]

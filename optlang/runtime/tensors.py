@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 
 from optlang.compiled import Facts, Layout
@@ -38,6 +41,12 @@ def is_dense(t: torch.Tensor) -> bool:
 def same_order(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two tensors of one shape have their elements in the same order in memory."""
     return all(x == y for n, x, y in zip(a.shape, a.stride(), b.stride(), strict=True) if n != 1)
+
+
+def overlapping(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether some of these dense tensors share memory."""
+    spans = sorted((t.data_ptr(), t.numel() * t.element_size()) for t in tensors)
+    return any(begin + size > after for (begin, size), (after, _) in pairwise(spans))
 
 
 def as_laid_out(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

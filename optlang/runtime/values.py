@@ -83,16 +83,15 @@ class Hyperparameters:
 def plain(raw: Any) -> Value:
     """Return a number as a Python float: integers, NumPy numbers and tensors with one element too.
 
-    A truth value stays one (it is no number), and what is no number at all is left for the range check to name.
+    A truth value stays one (it is no number), and what is no number at all is left for the range check to name (as
+    text if it is an array, whose comparisons are no truth values).
     """
     if raw is None or type(raw) in (float, bool, str):
         return raw  # type: ignore[no-any-return]
     if isinstance(raw, torch.Tensor):
-        if raw.numel() != 1 or raw.is_complex():
-            return raw  # type: ignore[return-value]
-        raw = raw.item()
-    elif hasattr(raw, "dtype") and hasattr(raw, "item") and getattr(raw, "size", 0) == 1:
-        raw = raw.item()
+        raw = raw.item() if raw.numel() == 1 else repr(raw)
+    elif hasattr(raw, "dtype") and hasattr(raw, "item"):
+        raw = raw.item() if getattr(raw, "size", 0) == 1 else repr(raw)
     if isinstance(raw, bool):
         return raw
     if isinstance(raw, (int, float)):

@@ -63,7 +63,7 @@ def load(variant: Variant, signature: Signature) -> Kernel | None:
     for light in (True, False):
         path = library_path(variant, signature, light)
         if cache.is_sound(path):
-            return Kernel(_open(path), "cached", loose=light)
+            return Kernel(_open(path), "cached", light)
         with contextlib.suppress(OSError):
             path.unlink()
     return None
@@ -77,7 +77,7 @@ def build(variant: Variant, signature: Signature) -> Kernel:
         light = library.parent == Path(name)
         target = library_path(variant, signature, light)
         cache.install(library, target)
-    return Kernel(_open(target), "built", loose=light)
+    return Kernel(_open(target), "built", light)
 
 
 def _open(path: Path) -> Any:
@@ -130,12 +130,12 @@ def _inductor(module: Any, example: tuple[torch.Tensor, ...], folder: Path | Non
     import torch._inductor
 
     options = {key: value for key, value in OPTIONS.items() if _is_option(key)}
-    with torch.no_grad(), _light_shell(folder) if folder else contextlib.nullcontext():
+    with torch.no_grad(), _light_shell(folder, len(example) - 1) if folder else contextlib.nullcontext():
         return Path(str(torch._inductor.aot_compile(module, example, options=options)))
 
 
 @contextlib.contextmanager
-def _light_shell(folder: Path) -> Iterator[None]:
+def _light_shell(folder: Path, tensors: int) -> Iterator[None]:
     """Let Inductor hand the code it generates to :mod:`shell`."""
     from torch._inductor import codecache
 
@@ -146,7 +146,7 @@ def _light_shell(folder: Path) -> Iterator[None]:
         def compile(cls, graph: Any, wrapper: str, kernels: str, nodes: Any, **rest: Any) -> Any:
             if nodes or graph.constants:
                 return super().compile(graph, wrapper, kernels, nodes, **rest)
-            return str(shell.build(wrapper, kernels, folder))
+            return str(shell.build(wrapper, kernels, tensors, folder))
 
     codecache.AotCodeCompiler = Light  # type: ignore[misc]
     try:

@@ -38,10 +38,10 @@ def load(variant: Variant, signature: Signature) -> Kernel:
             update(*tensors)
             return
         fresh = load_module(source, f"{variant.name} {''.join('01'[one] for one in ones)}")["update"]
-        update = torch.compile(fresh, dynamic=True, fullgraph=True, options=options)
+        made: Any = torch.compile(fresh, dynamic=True, fullgraph=True, options=options)
         _mark(tensors, signature)
         try:
-            update(*tensors)
+            made(*tensors)
         except Exception as error:  # nothing has been computed yet: this is the compiler's
             warnings.warn(
                 f"torch.compile failed for {variant.name}, which runs uncompiled: {type(error).__name__}: "
@@ -49,9 +49,9 @@ def load(variant: Variant, signature: Signature) -> Kernel:
                 RuntimeWarning,
                 stacklevel=2,
             )
-            update = plain
-            update(*tensors)
-        compiled[ones] = update
+            made = plain
+            made(*tensors)
+        compiled[ones] = made
 
     return Kernel(run, "jit")
 
@@ -61,4 +61,4 @@ def _mark(tensors: list[torch.Tensor], signature: Signature) -> None:
     for tensor, dims in zip(tensors, signature.dims, strict=False):
         for k, i in enumerate(dims):
             if i is not None and tensor.shape[k] > 1:
-                torch._dynamo.mark_dynamic(tensor, k)  # type: ignore[no-untyped-call]
+                torch._dynamo.mark_dynamic(tensor, k)

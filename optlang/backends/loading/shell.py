@@ -5,6 +5,10 @@ pool of models. An update has none of those, and g++ spends most of a build on t
 the generated body that calls them are kept as they are, and a container without weights takes the place of the
 general one. It has the same C interface, so torch's own runner loads it. Whatever is not recognised raises
 :class:`Unsuitable`, and the general container is built instead.
+
+The container also takes the tensors of many parameters in one call, one parameter's behind the other's, and the
+coefficients once, at the end. Large parameters are updated one after the other by all threads, small ones side by
+side, a thread each.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ HEAD = """
 #include <torch/csrc/inductor/aoti_runtime/utils.h>
 #include <exception>
 #include <string>
+#include <vector>
 
 using AOTIRuntimeError = int32_t;
 struct AOTIProxyExecutorOpaque;
@@ -44,15 +49,63 @@ struct NoGrad {
   ~NoGrad() { aoti_torch_grad_mode_set_enabled(before); }
 };
 // Waking other threads costs more than a small tensor's arithmetic, and much more when the processors are busy.
-struct Threads {
+struct OneThread {
   int before = omp_get_max_threads();
-  explicit Threads(AtenTensorHandle p) {
-    int64_t size = 0;
-    aoti_torch_get_numel(p, &size);
-    if (size < @GRAIN@) omp_set_num_threads(1);
-  }
-  ~Threads() { omp_set_num_threads(before); }
+  OneThread() { omp_set_num_threads(1); }
+  ~OneThread() { omp_set_num_threads(before); }
 };
+constexpr size_t tensors = @TENSORS@; // of one parameter
+constexpr int64_t grain = @GRAIN@;
+
+// Updates one parameter; the handles of its tensors are used up, even if it fails.
+bool update(Model* model, AtenTensorHandle* inputs, AtenTensorHandle c, void* stream, std::string* error) {
+  try {
+    AtenTensorHandle own[tensors + 1], none[1] = {nullptr};
+    for (size_t i = 0; i < tensors; ++i) own[i] = inputs[i];
+    AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(c, &own[tensors]));
+    model->run_impl(own, none, stream, nullptr);
+    return true;
+  } catch (const std::exception& e) {
+    *error = e.what();
+  } catch (...) {
+    *error = "unknown exception";
+  }
+  return false;
+}
+
+bool update_all(Model* model, AtenTensorHandle* inputs, size_t count, AtenTensorHandle c, void* stream) {
+  NoGrad guard;
+  std::vector<AtenTensorHandle*> small;
+  int64_t elements = 0;
+  bool good = true;
+  for (size_t i = 0; i < count; ++i) {
+    int64_t size = 0;
+    aoti_torch_get_numel(inputs[i * tensors], &size);
+    if (size < grain) {
+      small.push_back(inputs + i * tensors);
+      elements += size;
+    } else {
+      good &= update(model, inputs + i * tensors, c, stream, &last_error);
+    }
+  }
+  if (small.size() < 2 || elements < grain) {
+    OneThread alone;
+    for (auto* one : small) good &= update(model, one, c, stream, &last_error);
+    return good;
+  }
+  std::string first;
+  #pragma omp parallel for schedule(dynamic, 4)
+  for (size_t i = 0; i < small.size(); ++i) {
+    NoGrad inner;
+    std::string error;
+    if (!update(model, small[i], c, stream, &error)) {
+      #pragma omp critical
+      first = error;
+    }
+  }
+  if (!first.empty()) last_error = first;
+  return good && first.empty();
+}
 } // namespace
 
 extern "C" {
@@ -65,20 +118,10 @@ AOTIRuntimeError AOTInductorModelContainerDelete(void* model) {
   return 0;
 }
 AOTIRuntimeError AOTInductorModelContainerRun(
-    void* model, AtenTensorHandle* inputs, size_t, AtenTensorHandle* outputs, size_t, void* stream,
-    AOTIProxyExecutorHandle proxy) {
-  try {
-    NoGrad guard;
-    Threads threads(inputs[0]);
-    AtenTensorHandle none[1] = {nullptr};
-    static_cast<Model*>(model)->run_impl(inputs, none, stream, proxy);
-    return 0;
-  } catch (const std::exception& error) {
-    last_error = error.what();
-  } catch (...) {
-    last_error = "unknown exception";
-  }
-  return 1;
+    void* model, AtenTensorHandle* inputs, size_t n, AtenTensorHandle*, size_t, void* stream,
+    AOTIProxyExecutorHandle) {
+  torch::aot_inductor::RAIIAtenTensorHandle c(inputs[n - 1]);
+  return update_all(static_cast<Model*>(model), inputs, (n - 1) / tensors, c.get(), stream) ? 0 : 1;
 }
 AOTIRuntimeError AOTInductorModelContainerRunSingleThreaded(
     void* model, AtenTensorHandle* inputs, size_t n, AtenTensorHandle* outputs, size_t k, void* stream,
@@ -96,7 +139,7 @@ AOTIRuntimeError AOTInductorGetLastError(const char** message) { *message = last
 }
 """
 
-#: Elements below which a kernel runs on one thread; the same as in ATen.
+#: Elements below which a parameter is updated by one thread; the same as in ATen.
 GRAIN = 32768
 
 #: Parts of the interface that deal with weights; a runner looks them up and an update never needs them.
@@ -120,8 +163,13 @@ class Unsuitable(Exception):
     """The generated code has something in it that the light shell does not know."""
 
 
-def assemble(wrapper: str, kernels: str) -> str:
+def assemble(wrapper: str, kernels: str, tensors: int) -> str:
     """Return one C++ file from the two that Inductor generated.
+
+    Args:
+        wrapper: The generated container.
+        kernels: The generated kernels.
+        tensors: How many tensors an update takes besides the coefficients.
 
     Raises:
         Unsuitable: If the text is not of the shape that is expected.
@@ -142,7 +190,11 @@ def assemble(wrapper: str, kernels: str) -> str:
     caches = "\n".join(re.findall(r"^CACHE_TORCH_\w+\(\w+\);", wrapper, flags=re.MULTILINE))
     absent = "\n".join(f"AOTIRuntimeError AOTInductorModelContainer{name}() {{ return 1; }}" for name in ABSENT)
     absent += "\nAOTIRuntimeError AOTInductorModelUpdateConstantsFromBlob() { return 1; }"
-    tail = TAIL.replace("@ABSENT@", absent).replace("@GRAIN@", str(GRAIN))
+    tail = TAIL
+    for mark, text in (("@ABSENT@", absent), ("@GRAIN@", str(GRAIN)), ("@TENSORS@", str(tensors))):
+        tail = tail.replace(mark, text)
+    # Side by side, kernels must not share the place where divisions of integers by zero (they have none) are noted.
+    kernels = re.sub(r"^.*inductor_cpu_(throw_if_)?integer_div_error.*$", "", kernels, flags=re.MULTILINE)
     return kernels + HEAD.replace("@CACHES@", caches) + body + run + tail
 
 
@@ -158,12 +210,12 @@ def _check_gradient(run: str) -> None:
         raise Unsuitable("the shape of the gradient")
 
 
-def build(wrapper: str, kernels: str, folder: Path) -> Path:
+def build(wrapper: str, kernels: str, tensors: int, folder: Path) -> Path:
     """Compile the two generated texts into one library in ``folder`` and return its path."""
     from torch._inductor import cpp_builder, cpu_vec_isa
 
     source = folder / "kernel.cpp"
-    source.write_text(assemble(wrapper, kernels), encoding="utf-8")
+    source.write_text(assemble(wrapper, kernels, tensors), encoding="utf-8")
     options: Any = cpp_builder.CppTorchDeviceOptions(
         vec_isa=cpu_vec_isa.pick_vec_isa(), device_type="cpu", aot_mode=True, extra_flags=["-w"]
     )

@@ -55,13 +55,13 @@ class Kernel:
     Attributes:
         run: Takes a list: the tensors of ``Variant.tensors``, viewed, then the packed coefficients. It checks nothing.
         origin: How it came to be: ``eager``, ``built``, ``cached`` or ``jit``.
-        loose: Whether it reads only the addresses of the tensors behind the first, so that a contiguous gradient
-            need not be viewed.
+        many: Whether the list may hold the tensors of several parameters, one's behind the other's, before the
+            coefficients, and gradients may have shapes of their own, as only their addresses are read.
     """
 
     run: Callable[[list[Any]], Any]
     origin: str
-    loose: bool = False
+    many: bool = False
 
     def __call__(self, tensors: list[Any]) -> None:
         """Run the kernel."""

@@ -19,6 +19,9 @@ from optlang.language.kinds import Level
 #: Formulas above this cost are not grown further: SymPy's time and a reader's patience both end somewhere.
 MAX_COST = 600
 
+#: Nor are formulas nested deeper than this: SymPy works by recursion, and Python limits that.
+MAX_DEPTH = 24
+
 #: A host value of at most this cost is written out wherever it is used.
 SMALL = 8
 
@@ -42,7 +45,8 @@ def run(program: Program) -> Program:
             user = users.get(value.symbol)
             once = user is not None and _may_move(value, user)
             small = value.kind.level <= Level.HOST and not value.rounds and algebra.cost(value.expr) <= SMALL
-            tame = algebra.bits(value.expr) * exponent <= algebra.MAX_BITS  # literals multiply, and powers of them
+            flat = algebra.depth(value.expr) <= MAX_DEPTH
+            tame = flat and algebra.bits(value.expr) * exponent <= algebra.MAX_BITS  # literals multiply, and powers of them
             if value.symbol not in stored and tame and (once or small):
                 inlined[value.symbol] = value.expr
             else:

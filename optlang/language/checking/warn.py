@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from optlang.language.checking.findings import Findings
@@ -40,6 +41,8 @@ def warn(rule: Rule, worlds: Iterable[World], findings: Findings) -> None:
             None,
             help="every parameter moves the same way whatever the loss: is `g` missing from the update?",
         )
+    if "p" not in reads:
+        _forgotten(rule, findings)
     for expr in _all_expressions(rule):
         _eps_twice(expr, findings)
     length = sum(1 for _ in _all_expressions(rule)) + 1
@@ -99,6 +102,25 @@ def _unused_states(rule: Rule, reads: set[str], findings: Findings) -> None:
                 label="declared here, assigned nowhere",
                 help=f"did you mean to assign it where `{near}` is assigned?" if near else "assign it, or remove it",
             )
+
+
+def _forgotten(rule: Rule, findings: Findings) -> None:
+    """Warn about a rule in which `p` gets a value that does not come from the old one."""
+    last = max((s for s in statements(rule.body) if _sets_parameter(s)), key=lambda s: s.span, default=None)
+    if last is None:
+        return
+    slip = re.search(r"=[-+](?=\s)", findings.source.text[last.span.start : last.span.end])
+    findings.add(
+        "W611",
+        "the new value of `p` does not depend on the old one",
+        last.span,
+        label="`p` is replaced",
+        help=f"did you mean `p {slip[0][::-1]} ...`?" if slip else "to change it, write `p -= ...`",
+    )
+
+
+def _sets_parameter(statement: Stmt) -> bool:
+    return isinstance(statement, Assign) and any(target.name == "p" for target in statement.targets)
 
 
 def _unused_hypers(rule: Rule, reads: set[str], findings: Findings) -> None:

@@ -15,6 +15,7 @@ from optlang.language import tree
 from optlang.language.limits import MAX_DIGITS, MAX_EXPONENT, MAX_NAME
 from optlang.language.names import RESERVED, canonical_name, superscript
 from optlang.language.reading.layout import Lexeme, span_of
+from optlang.language.reading.members import foreign_member
 from optlang.language.reading.pieces import Pieces, flatten, is_token, later, names_of, nodes, span
 from optlang.language.reading.refused import Refused
 
@@ -117,6 +118,9 @@ class Expressions:
         value, _, name = pieces
         if isinstance(value, tree.Name) and value.name == "group":
             return tree.Member(span(pieces), value, name.name)
+        base = value.text if isinstance(value, tree.Name) else None
+        if refused := foreign_member(base, name.text, span(pieces)):
+            raise refused
         return later(pieces, "the transpose `.T`" if name.name == "T" else f"`.{name.text}`")
 
     def call(self, pieces: Pieces) -> tree.Call | tree.Unsupported:

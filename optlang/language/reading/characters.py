@@ -10,7 +10,7 @@ from optlang.source import Span
 #: Operators of other languages, longest first: the spelling, and what to write.
 FOREIGN = {
     "&&": "write `and`",
-    "||": "write `or`",
+    "||": "write `or`; the norm of x is `norm(x)`",
     "&": "write `and`",
     "|": "write `or`; the absolute value is `abs(x)`",
     "!": "write `not`",

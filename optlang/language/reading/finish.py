@@ -106,7 +106,7 @@ def _statement(item: Any, inner: set[str], function: bool = False) -> Any:
                 "a value alone does nothing",
                 item.span,
                 label="its result is not used",
-                help="assign it to a name: `x = ...`",
+                help="to return it, write `return` before it" if function else "assign it to a name: `x = ...`",
             )
         case tree.Return() if not function:
             raise Refused("E114", "`return` outside a function", item.span, help="assign to `p` instead")

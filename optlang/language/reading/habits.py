@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from difflib import get_close_matches
 
+from optlang.language.builtins import BUILTINS
 from optlang.language.reading.foreign import foreign_operator, other_if, python_word
 from optlang.language.reading.layout import CLOSING, LAYOUT, OPENING, span_of
 from optlang.language.reading.refused import Refused
@@ -205,6 +206,14 @@ def alone(stop: Stop) -> Refused | None:
         )
     begins = not stop.line and "OPTIMIZER" in stop.accepts and stop.type not in LAYOUT
     applied = "EQUAL" in stop.accepts and "CHANGE" in stop.accepts and stop.type in OPERATORS
+    if applied and stop.head == "DEF":
+        return Refused(
+            "E111",
+            "a value alone is not what a function returns",
+            stop.span,
+            label="expected an assignment or `return` after the `:`",
+            help="write `def f(x) = EXPRESSION`, or `return EXPRESSION` in the block",
+        )
     if applied or (begins and stop.type in VALUES | {"LPAR", "SIGN", "NOT"} - {"DOCSTRING"}):
         return Refused(
             "E111",
@@ -275,6 +284,8 @@ def missing_operator(stop: Stop) -> Refused | None:
     if "STRING" in stop.accepts and stop.type == "STRING":
         return None
     left, right = _short(stop.before.value), _short(stop.token.value)
+    if stop.type == "LBRACE":
+        return _brace(stop)
     declared = stop.head in ("HYPER", "STATE", "GROUP", "SHARED") and len(stop.opened) <= (stop.head == "HYPER")
     if stop.type == "STRING":
         help_text = "texts in quotes stand alone, as a value, or at the end of `hyper` and `require` lines"
@@ -284,6 +295,8 @@ def missing_operator(stop: Stop) -> Refused | None:
         help_text = 'the message goes in quotes: `require CONDITION "message"`'
     elif stop.before.type == "NUMBER" and stop.before.end_pos == stop.token.start_pos:
         help_text = f"a product needs its sign: `{left}*{right}`"
+    elif stop.before.value in BUILTINS:
+        help_text = f"call the function with brackets: `{left}({right})`"
     else:
         help_text = f"for a product write `{left} * {right}`; two statements need a new line or `;` between them"
     return Refused(
@@ -295,6 +308,15 @@ def missing_operator(stop: Stop) -> Refused | None:
         label="expected `,`" if declared else "expected an operator before this",
         help=help_text,
     )
+
+
+def _brace(stop: Stop) -> Refused:
+    """Return what to say about ``{`` behind a value: a block of C, or a subscript of TeX."""
+    if stop.head in ("IF", "ELIF", "ELSE", "DEF"):
+        help_text = "a block begins with `:` and is indented: `if CONDITION:`"
+    else:
+        help_text = "a name has no subscript: before it is assigned it holds the value of the last step, then the new one"
+    return Refused("E112", "`{` only opens the choices of a hyperparameter", stop.span, help=help_text)
 
 
 def _short(text: str) -> str:
