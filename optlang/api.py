@@ -42,6 +42,8 @@ def load(rule: Rule) -> Source:
     """
     if isinstance(rule, Source):
         return rule
+    if not isinstance(rule, str | os.PathLike):
+        raise TypeError(f"a rule is its text, a path or the name of a library rule, not {type(rule).__name__}")
     if isinstance(rule, os.PathLike) or (rule.strip().endswith(".opt") and "\n" not in rule.strip()):
         return Source(Path(rule).read_text(encoding="utf-8"), os.fspath(rule))
     if rule.lower() in map(str.lower, rules.names()):
@@ -84,6 +86,8 @@ def compile(
         >>> Momentum = optlang.compile("v = beta*v + g; p -= lr*v")
         >>> optimizer = Momentum(model.parameters(), lr=0.1, beta=0.9)
     """
+    if name is not None and not name.isidentifier():
+        raise ValueError(f"{name!r} cannot be the name of a class")
     source = load(rule)
     for diagnostic in check_text(source)[1]:
         if not diagnostic.is_error:
@@ -136,6 +140,9 @@ def emit(
     unknown = sorted(set(values or {}) - {h.name for h in checked.hypers})
     if unknown:
         raise ValueError(f"the rule has no hyperparameter {unknown[0]!r}")
+    problems = compiled.problems({**compiled.defaults(), **(values or {})})
+    if problems:
+        raise ValueError("; ".join(problems))
     if stage == "program":
         return program_text(compiled, values, ndim)
     return example_variant(compiled, values, ndim).source

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 
-@lru_cache(maxsize=1024)
 def class_of(
     source: Source,
     name: str | None = None,
@@ -37,6 +36,14 @@ def class_of(
         OptlangError: If the rule has errors.
         ValueError: If there is no such backend.
     """
+    return _class(source, name, backend, ahead_of_time, module)
+
+
+@lru_cache(maxsize=1024)
+def _class(
+    source: Source, name: str | None, backend: str, ahead_of_time: bool | None, module: str
+) -> type[Optimizer]:
+    """Make a class; with its arguments in one form, so that each class is made once."""
     # Here and not above: checking a rule needs neither SymPy nor torch.
     from optlang.compiler import compile_source
     from optlang.runtime.optimizer import make_class

@@ -9,6 +9,7 @@ A rule is checked once; its variants are compiled when the runtime first needs t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -221,9 +222,11 @@ def _problem(hyper: Hyper, value: Value) -> str | None:
         HyperType.TEXT: isinstance(value, str),
     }[hyper.type]
     if not fits:
-        return f"{name} must be {wanted}, got {value!r}"
+        return f"{name} must be {wanted}, got {_shown(value)}"
     if isinstance(value, float) and value != value:
         return f"{name} must not be NaN"
+    if value == math.inf and isinstance(hyper.domain, Range) and hyper.domain.high == math.inf:
+        return f"{name} must be finite"
     if value is None or hyper.domain is None:
         return None
     if isinstance(hyper.domain, Range):
@@ -234,8 +237,13 @@ def _problem(hyper: Hyper, value: Value) -> str | None:
         return None
     if isinstance(hyper.domain, OneOf):
         choices = ", ".join(repr(v) for v in hyper.domain.values)
-        return f"{name} must be one of {choices}, got {value!r}"
-    return f"{name} must be {hyper.domain.text}, got {value!r}"
+        return f"{name} must be one of {choices}, got {_shown(value)}"
+    return f"{name} must be {hyper.domain.text}, got {_shown(value)}"
+
+
+def _shown(value: Value) -> str:
+    """Return a value as the user most likely wrote it: a whole number without its ``.0``."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else repr(value)
 
 
 __all__ = [

@@ -126,8 +126,6 @@ class Interpreter:
         while len(self.state) < len(params):
             self.state.append({})
             self.counts.append(0)
-        if all(grad is None for grad in grads):
-            return  # no tensor of the group is updated: the group makes no step
         self.group_steps += 1
         with np.errstate(all="ignore"):
             self._step_group()

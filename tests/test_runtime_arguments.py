@@ -69,7 +69,7 @@ def test_missing_arguments_are_named_unless_every_group_has_them() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"lr": -1.0}, "lr must be >= 0, got -1.0"),
+        ({"lr": -1.0}, "lr must be >= 0, got -1"),
         ({"lr": math.nan}, "lr must not be NaN"),
         ({"lr": True}, "lr must be a number, got True"),
         ({"lr": "0.1"}, "lr must be a number, got '0.1'"),
@@ -77,7 +77,7 @@ def test_missing_arguments_are_named_unless_every_group_has_them() -> None:
         ({"lr": np.ones(2)}, "lr must be a number, got 'array"),
         ({"lr": [0.1]}, r"lr must be a number, got \[0.1\]"),
         ({"lr": 1j}, "lr must be a number, got 1j"),
-        ({"betas": (0.9, 1.0)}, r"beta2 \(betas\[1\]\) must be in \[0, 1\), got 1.0"),
+        ({"betas": (0.9, 1.0)}, r"beta2 \(betas\[1\]\) must be in \[0, 1\), got 1"),
         ({"betas": (0.9,)}, r"betas must be a tuple \(beta1, beta2\), got \(0.9,\)"),
         ({"betas": 0.9}, "betas must be a tuple"),
         ({"amsgrad": 1}, "amsgrad must be True or False, got 1"),

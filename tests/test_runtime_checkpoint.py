@@ -234,3 +234,38 @@ def test_a_class_without_a_way_to_rebuild_it_says_so() -> None:
     lonely = make_class(compile_source(Source("p -= lr*g")), backend="eager", module="nowhere")
     with pytest.raises((pickle.PicklingError, ModuleNotFoundError, AttributeError), match="nowhere"):
         pickle.dumps(lonely([parameter(2)], lr=0.1))
+
+
+@pytest.mark.parametrize("how", ["copy", "deepcopy", "pickle"])
+def test_a_copy_does_not_step_the_original_through_a_scheduler(how: str) -> None:
+    p = parameter(3)
+    optimizer = AdamW([p], lr=0.1)
+    torch.optim.lr_scheduler.StepLR(optimizer, 3)  # puts its own `step` on the optimizer
+    if how == "pickle":
+        p2, twin = pickle.loads(pickle.dumps((p, optimizer)))
+    else:
+        p2, twin = (p, copy.copy(optimizer)) if how == "copy" else copy.deepcopy((p, optimizer))
+    p2.grad = torch.ones_like(p2)
+    before = p2.detach().clone()
+    twin.step()
+    assert not torch.equal(p2, before)
+    assert set(twin.state) == {p2}
+    assert how == "copy" or not optimizer.state
+
+
+def test_a_class_is_found_again_after_pickling() -> None:
+    optimizer = AdamW([parameter(3)], lr=0.1)
+    assert type(pickle.loads(pickle.dumps(optimizer))) is AdamW
+
+
+@pytest.mark.parametrize("bad", [{}, "checkpoint", {"state": {}}])
+def test_what_is_no_state_dict_is_refused(bad: Any) -> None:
+    with pytest.raises(ValueError, match="'state' and 'param_groups'"):
+        AdamW([parameter(3)]).load_state_dict(bad)
+
+
+def test_a_checkpoint_of_another_optimizer_is_refused() -> None:
+    _, sgd = trained(torch.optim.SGD, {"lr": 0.1, "momentum": 0.9})
+    net, optimizer = trained(AdamW, {})
+    with pytest.raises(ValueError, match=r"momentum_buffer.*exp_avg.*another optimizer"):
+        optimizer.load_state_dict(sgd.state_dict())

@@ -112,7 +112,7 @@ def test_errors_name_parameters() -> None:
     with pytest.raises(ValueError, match="AdamW: parameter 'embedding' has a sparse gradient"):
         AdamW([("embedding", p)]).step()
     rows = optimizer_class("p -= lr*mean(g, dim=-2)")
-    with pytest.raises(ValueError, match=r"parameter 'bias' has 1 dimensions?, but Rule reduces over dimension"):
+    with pytest.raises(ValueError, match=r"parameter 'bias' has 1 dimensions?, but Rule looks at 2 of them"):
         rows([("bias", parameter(3))], lr=0.1).step()
 
 

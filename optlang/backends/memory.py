@@ -7,6 +7,7 @@ its own (``m_mem``), apart from its value in float32 (``m``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import sympy as sp
 
@@ -35,7 +36,7 @@ class Memory:
     """
 
     def __init__(self, program: Program, tensors: Sequence[str], narrow: bool) -> None:
-        self.program, self.arguments = spelled(program, tensors)
+        self.program, self.arguments = spelled(program if narrow else _renamed(program), tensors)
         self.narrow = narrow
         self.taken = all_names(self.program, self.arguments.values())
         self.stored = {n: self.name(f"{n}_mem") if narrow else self.arguments[n] for n in tensors}
@@ -57,14 +58,16 @@ class Memory:
             if name in read:
                 yield f"{INDENT}{self.arguments[name]} = {stored}.to(torch.float32)"
 
-    def is_number(self, value: Value) -> bool:
-        """Return whether a tensor value is computed from numbers only, and must be spread over the tensor."""
-        return value.kind.level > Level.SCALAR and not join(self.kinds[s] for s in value.expr.free_symbols).on_device
-
     def spread(self, value: Value, text: str) -> str:
-        """Return a number as a tensor of the kind of the state (or parameter) that gets it."""
-        stored = self.targets.get(value.symbol, self.stored["p"])
-        return f"torch.zeros_like({stored}, dtype={self.numbers}.dtype) + {text}"
+        """Return the text of a value, spread over the tensor if what it is computed from is smaller."""
+        if value.reduces or value.kind.level <= Level.SCALAR:
+            return text
+        if join(self.kinds[s] for s in value.expr.free_symbols) == value.kind:
+            return text
+        like = next(self.stored[s.target] for s in self.stores if s.kind == value.kind)
+        if not value.expr.free_symbols:
+            return f"torch.full_like({like}, {text}, dtype={self.numbers}.dtype)"
+        return f"{text if value.expr.is_Symbol else f'({text})'}.expand_as({like})"
 
     def rounded(self) -> dict[sp.Symbol, str]:
         """Return the stored values that later formulas read, with the tensor they are stored in (narrow only)."""
@@ -75,15 +78,30 @@ class Memory:
 
     def written(self, writer: Writer) -> Iterator[str]:
         """Yield the stores; a state that takes another's old value takes a copy, since that is overwritten too."""
-        by_symbol = {i.symbol: i.name for i in self.program.inputs}
+        origins = {i.symbol: i.name for i in self.program.inputs}
+        for value in self.program.tensor:
+            if value.expr in origins:  # another name for an input
+                origins[value.symbol] = origins[value.expr]
         targets = {s.target for s in self.stores}
         copies: dict[sp.Expr, str] = {}
         for store in self.stores:
-            source = by_symbol.get(store.expr)
-            if source in targets and source != store.target and not self.narrow and store.expr not in copies:
+            origin = origins.get(store.expr)
+            if origin in targets and origin != store.target and store.expr not in copies:
                 copies[store.expr] = self.name(f"{store.expr}_old")
                 yield f"{INDENT}{copies[store.expr]} = {store.expr}.clone()"
         for store in sorted(self.stores, key=lambda s: s.target == "p"):
             text = copies.get(store.expr) or writer.text(store.expr)
             method = "fill_" if algebra.is_literal(store.expr) else "copy_"
             yield f"{INDENT}{self.stored[store.target]}.{method}({text})"
+
+
+def _renamed(program: Program) -> Program:
+    """Return a program without values that are other names for values of their kind; nothing rounds between them."""
+    kinds = program.kinds()
+    names: dict[sp.Symbol, sp.Symbol] = {}
+    for value in program.tensor:
+        source = names.get(value.expr, value.expr)
+        if source.is_Symbol and kinds[source] == value.kind:
+            names[value.symbol] = source
+    phases = tuple(tuple(v for v in phase if v.symbol not in names) for phase in program.phases)
+    return replace(program, phases=phases).substituted(names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Container, Iterable
+from itertools import count
 
 import sympy as sp
 
@@ -38,10 +39,17 @@ def spelled(program: Program, others: Iterable[str] = ()) -> tuple[Program, dict
         taken.add(chosen)
         return chosen
 
+    def next_version(wanted: str) -> str:
+        """Return a name like ``m_3`` with the first number that is free: passes have left gaps."""
+        stem, _, number = wanted.rpartition("_")
+        if stem and number.isdigit():
+            wanted = next(f"{stem}_{n}" for n in count(1) if f"{stem}_{n}" not in taken)
+        return name(wanted)
+
     arguments = {i.name: name(i.symbol.name) for i in program.inputs}
     arguments.update({other: name(other) for other in others if other not in arguments})
     symbols = {i.symbol: sp.Symbol(arguments[i.name]) for i in program.inputs}
-    symbols.update({v.symbol: sp.Symbol(name(v.symbol.name)) for v in program.values})
+    symbols.update({v.symbol: sp.Symbol(next_version(v.symbol.name)) for v in program.values})
     return program.renamed({old: new for old, new in symbols.items() if old != new}), arguments
 
 

@@ -7,7 +7,7 @@ narrow, for 16-bit storage, where values are widened to float32 as they are read
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import sympy as sp
 
@@ -93,26 +93,27 @@ class _Module:
         """Return the expression of one initial value."""
         if place == "host":
             return f"float({writer.text(store.expr)})"
-        value = next((v for v in program.tensor if v.symbol == store.expr), None)
-        kind = value.kind if value is not None else program.kinds().get(store.expr, Kind(Level.STATIC))
+        kind = program.kinds().get(store.expr, Kind(Level.STATIC))
+        typed = next((_type_of(v.expr) for v in program.values if v.symbol == store.expr), None)
         if not kind.on_device:
-            return self.filled(writer.text(store.expr), store.kind, like)
+            return self.filled(writer.text(store.expr), store.kind, like, f", dtype={typed}" if typed else "")
         text = f"{store.expr}"
         if kind.level < store.kind.level:  # a scalar spread over the tensor
             text = f"{text}.expand_as({like})"
-        typed = value is not None and _type_of(value.expr)
         text += f".to({typed or f'{like}.dtype'})" if self.narrow or typed else ""
         return f"{text}.clone(memory_format=torch.preserve_format)"
 
     @staticmethod
-    def filled(number: str, kind: Kind, like: str) -> str:
-        """Return a tensor of one number, shaped as a kind says."""
-        if kind == ELEMENT:
-            return f"torch.zeros_like({like})" if number == "0" else f"torch.full_like({like}, {number})"
+    def filled(number: str, kind: Kind, like: str, dtype: str) -> str:
+        """Return a tensor of one number, shaped as a kind says; ``dtype`` is an argument that names its type."""
         if kind == SCALAR:
-            return f"{like}.new_full((), {number})"
-        dims = ", ".join(map(str, sorted(kind.dims)))
-        return f"torch.full_like({like}.sum(dim=({dims},), keepdim=True), {number})"
+            return f"{like}.new_full((), {number}{dtype})"
+        if kind != ELEMENT:
+            dims = ", ".join(map(str, sorted(kind.dims)))
+            like = f"{like}.sum(dim=({dims},), keepdim=True)"
+        if number == "0":
+            return f"torch.zeros_like({like}{dtype})"
+        return f"torch.full_like({like}, {number}{dtype})"
 
     def group(self, program: Program) -> list[str]:
         """Return ``group``: the new values of the group states."""
@@ -169,16 +170,28 @@ class _Module:
 
     def passes(self, memory: Memory, writer: Writer) -> Iterator[str]:
         """Yield the tensor values of a step, with the lines of the rule they come from as comments."""
-        program, rounded, line = memory.program, memory.rounded(), 0
-        for value in program.tensor:
-            if value.line not in (0, line):
-                line = value.line
-                yield f"{INDENT}# {program.notes[line]}"
-            text = writer.text(value.expr)
-            yield f"{INDENT}{value.symbol} = {memory.spread(value, text) if memory.is_number(value) else text}"
-            if value.symbol in rounded:  # later formulas see what is stored
-                stored = rounded[value.symbol]
-                yield f"{INDENT}{value.symbol} = {value.symbol}.to({stored}.dtype).to(torch.float32)"
+        program, rounded = memory.program, memory.rounded()
+        sweeps = sum(_sweeps(phase, memory.kinds) for phase in program.phases)
+        sweep = 0
+        for phase in program.phases:
+            line = 0
+            if sweeps > 1 and _sweeps(phase, memory.kinds):
+                sweep += 1
+                yield f"{INDENT}# --- pass {sweep} of {sweeps} over memory ---"
+            for value in phase:
+                if value.line not in (0, line):
+                    line = value.line
+                    yield f"{INDENT}# {program.notes[line]}"
+                yield f"{INDENT}{value.symbol} = {memory.spread(value, writer.text(value.expr))}"
+                if value.symbol in rounded:  # later formulas see what is stored
+                    stored = rounded[value.symbol]
+                    yield f"{INDENT}{value.symbol} = {value.symbol}.to({stored}.dtype).to(torch.float32)"
+
+
+def _sweeps(phase: Sequence[Value], kinds: Mapping[sp.Symbol, Kind]) -> bool:
+    """Return whether some value of a phase is computed element by element."""
+    symbols = {s for value in phase for s in (value.symbol, *value.expr.free_symbols)}
+    return any(kinds[s] == ELEMENT for s in symbols)
 
 
 def _flags(program: Program) -> frozenset[sp.Symbol]:

@@ -142,7 +142,8 @@ def measure(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda
     tick("first step")
     start = _tensors(plan)
     ours, theirs = _copies(start), _copies(start)
-    one, other = plan.cls(ours, **plan.values), plan.peer.make(theirs, plan.values)
+    one = plan.cls(ours, **plan.values)
+    other = plan.peer.make(theirs, one.defaults)  # the same numbers wherever both have a name for them
     ready = _seconds(one, 1, plan.device)
     _seconds(other, 1, plan.device)
     steps = settings.steps or _enough(max(_seconds(o, 2, plan.device) / 2 for o in (one, other)))

@@ -36,7 +36,7 @@ def command(
     from optlang.catalogue import CATALOGUE
 
     if code is None:
-        for entry in CATALOGUE.values():
+        for entry in sorted(CATALOGUE.values(), key=lambda entry: entry.code):
             print(f"{_bold(entry.code)}  {entry.title}")
         return
     entry_or_none = CATALOGUE.get(code.upper())

@@ -90,7 +90,7 @@ def content_bits(expr: sp.Expr) -> int:
         return bits(expr)
     below = [content_bits(a) for a in expr.args]
     if expr.is_Pow and expr.exp.is_Rational:
-        return math.ceil(below[0] * abs(expr.exp))
+        return int(math.ceil(below[0] * abs(expr.exp)))
     return sum(below) if expr.is_Mul or expr.is_Add else max(below, default=0)
 
 

@@ -198,14 +198,13 @@ class _Lowering:
         state = self.states.get(name)
         kind = ELEMENT if name == "p" else self.kind_of(state) if state else ref.kind
         kept = name == "p" or state is not None
-        if kept and not ref.kind.on_device and kind.on_device:
-            ref = Ref(self.number(ref), kind)  # a number is spread over the tensor
-        elif kept and kind == ELEMENT and ref.kind != ELEMENT:
-            ref = Ref(self.number(ref), ELEMENT)
+        if kept and kind.on_device and ref.kind != kind:
+            ref = Ref(self.number(ref), kind)  # spread over the tensor
         if kept and self.part != "start":
             self.assigned.setdefault(name)
-            # A symbol of its own, which algebra does not see through, unless it is one already.
-            ref = ref if ref.expr.is_Symbol else self.bind(name, Ref(self.number(ref), ref.kind), rounds=True)
+            # A symbol of its own, which algebra does not see through.
+            if kind.on_device or not ref.expr.is_Symbol:
+                ref = self.bind(name, Ref(self.number(ref), ref.kind), rounds=True)
         elif not (ref.expr.is_Atom or algebra.is_literal(ref.expr)):
             ref = self.bind(name, ref)
         self.env[name] = ref

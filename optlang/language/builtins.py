@@ -83,9 +83,7 @@ TIME, PROXIMAL, TYPES = "Time and schedules", "Projections and proximal maps", "
 
 
 def _unary(name: str, summary: str, host: str | None = None, torch: str | None = None) -> Builtin:
-    return Builtin(
-        name, "x", ELEMENTWISE, summary, torch or f"torch.{name}({{0}})", host or f"math.{name}({{0}})"
-    )
+    return Builtin(name, "x", ELEMENTWISE, summary, torch or f"torch.{name}({{0}})", host or f"math.{name}({{0}})")
 
 
 TABLE: tuple[Builtin, ...] = (
@@ -184,9 +182,7 @@ TABLE: tuple[Builtin, ...] = (
     ),
     Builtin("sum", "x", REDUCTION, "Sum, accumulated in float64.", reduction=True),
     Builtin("mean", "x", REDUCTION, "Mean, accumulated in float64.", reduction=True),
-    Builtin(
-        "norm", "x", REDUCTION, "Euclidean norm.", definition="sqrt(sum(x^2, dim=dim))", reduction=True
-    ),
+    Builtin("norm", "x", REDUCTION, "Euclidean norm.", definition="sqrt(sum(x^2, dim=dim))", reduction=True),
     Builtin(
         "rms",
         "x",
@@ -219,9 +215,7 @@ TABLE: tuple[Builtin, ...] = (
         "x / (1 - beta^t): an exponential average that started at 0, made unbiased.",
         definition="x / (1 - beta^t)",
     ),
-    Builtin(
-        "warmup", "n", TIME, "Rises from 1/n at t = 1 to 1 at t = n.", definition="min(1, t / max(n, 1))"
-    ),
+    Builtin("warmup", "n", TIME, "Rises from 1/n at t = 1 to 1 at t = n.", definition="min(1, t / max(n, 1))"),
     Builtin(
         "cosine",
         "n, floor = 0",
@@ -305,12 +299,8 @@ TIME_NAMES: dict[str, str] = {
 #: Names and functions of later parts of the language: refused with E901, never reported as unknown.
 LATER: dict[str, str] = {
     **dict.fromkeys(("total", "gnorm"), "reductions across all tensors"),
-    **dict.fromkeys(
-        ("matrix", "zeros", "ones", "eye", "diag", "trace", "outer", "flip"), "matrix functions"
-    ),
-    **dict.fromkeys(
-        ("eigh", "qr", "svd", "inv", "solve", "cholesky", "inv_root", "newton_schulz"), "linear algebra"
-    ),
+    **dict.fromkeys(("matrix", "zeros", "ones", "eye", "diag", "trace", "outer", "flip"), "matrix functions"),
+    **dict.fromkeys(("eigh", "qr", "svd", "inv", "solve", "cholesky", "inv_root", "newton_schulz"), "linear algebra"),
     **dict.fromkeys(("sort", "argsort", "topk", "project_simplex"), "sorting"),
     **dict.fromkeys(("randn", "rand", "rademacher", "bernoulli"), "random numbers"),
     **dict.fromkeys(("loss", "grad", "hvp"), "loss and curvature"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, TIME_NAMES
+from optlang.language.builtins import BUILTINS
 from optlang.language.derived import definition
 from optlang.language.evaluate import member_name
 from optlang.language.rule import HyperType, Rule
@@ -43,13 +43,13 @@ def static_names(rule: Rule) -> frozenset[str]:
 
 
 def reads_time(rule: Rule) -> bool:
-    """Return whether some formula of a rule reads the count of a tensor's updates."""
+    """Return whether some formula of a rule reads the count of a tensor's updates (``first`` alone needs none)."""
 
     def reads(node: ast.Expr) -> bool:
         if isinstance(node, ast.Call) and isinstance(node.function, ast.Name) and node.function.name in BUILTINS:
             body = definition(node.function.name)
             return body is not None and any(map(reads, expressions(body)))
-        return isinstance(node, ast.Name) and node.name in TIME_NAMES
+        return isinstance(node, ast.Name) and node.name == "t"
 
     return any(reads(node) for top in _tops(rule) for node in expressions(top))
 

@@ -84,7 +84,7 @@ class _Library(ModuleType):
         return isinstance(name, str) and any(name.lower() == known.lower() for known in _files())
 
     def __dir__(self) -> list[str]:
-        return [*super().__dir__(), *names()]
+        return [*names(), "names", "path"]
 
 
 sys.modules[__name__].__class__ = _Library

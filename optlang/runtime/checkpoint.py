@@ -99,6 +99,13 @@ def check_state(
             held = state.get(p)
             if held:
                 variant = kernels.prepared(values, answers, facts_of(p)).variant
+                declared = {slot.key for slot in variant.slots}
+                foreign = sorted(set(map(str, held)) - {STEP})
+                if declared and foreign and declared.isdisjoint(held):
+                    raise ValueError(
+                        f"loaded state dict has {', '.join(foreign)} for {describe(group, p)}, but the rule keeps "
+                        f"{', '.join(sorted(declared))}; was it saved by another optimizer?"
+                    )
                 places = {STEP: "host"} | {slot.key: slot.place for slot in variant.slots}
                 for key, place in places.items():
                     if not _fits(place, held.get(key), p):

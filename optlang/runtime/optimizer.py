@@ -54,7 +54,8 @@ class RuleOptimizer(Optimizer):
         ]
         if missing:
             names = ", ".join(map(repr, missing))
-            raise TypeError(f"{self._name()}() is missing required arguments: {names}")
+            plural = "s" if len(missing) > 1 else ""
+            raise TypeError(f"{self._name()}() is missing required argument{plural}: {names}")
         super().__init__(groups if not isinstance(params, torch.Tensor) else params, {**self._hyper.defaults, **given})
 
     @classmethod
@@ -198,11 +199,13 @@ class RuleOptimizer(Optimizer):
         Raises:
             ValueError: If it does not fit; nothing is loaded then.
         """
-        state_dict = state_dict.copy()
+        state_dict = copy.copy(state_dict)
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = pre_hook(self, state_dict)
             if replaced is not None:
                 state_dict = replaced
+        if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= set(state_dict):
+            raise ValueError("a state dict has the keys 'state' and 'param_groups'; was this saved by an optimizer?")
         saved = state_dict["param_groups"]
         checkpoint.check_groups(self.param_groups, saved)
         groups = checkpoint.loaded_groups(self.param_groups, saved, self._hyper)
@@ -214,8 +217,15 @@ class RuleOptimizer(Optimizer):
 
     # Copying ------------------------------------------------------------------------------------------------
 
+    def _public(self) -> dict[str, Any]:
+        """Return the attributes that belong to a copy: not what is made anew, nor the ``step`` of a scheduler.
+
+        A learning-rate scheduler puts a function of its own in place of ``step``; it steps this very optimizer.
+        """
+        return {key: value for key, value in self.__dict__.items() if not key.startswith("_") and key != "step"}
+
     def __getstate__(self) -> dict[str, Any]:
-        public = {key: value for key, value in self.__dict__.items() if not key.startswith("_")}
+        public = self._public()
         state: defaultdict[Any, Any] = defaultdict(dict)
         for key, value in self.state.items():
             state[key] = checkpoint.detached(value) if isinstance(value, dict) else value
@@ -239,7 +249,7 @@ class RuleOptimizer(Optimizer):
 
     def __copy__(self) -> RuleOptimizer:
         new = type(self).__new__(type(self))
-        new.__setstate__({key: value for key, value in self.__dict__.items() if not key.startswith("_")})
+        new.__setstate__(self._public())
         return new
 
     def __repr__(self) -> str:

@@ -173,7 +173,7 @@ class GroupPlan:
         if p.dim() < variant.min_ndim:
             self._fail(
                 p,
-                f"has {p.dim()} dimensions, but {self.name} reduces over dimension {variant.min_ndim}; "
+                f"has {p.dim()} dimensions, but {self.name} looks at {variant.min_ndim} of them; "
                 "give it to another optimizer",
             )
         if p.is_complex() and not variant.layout.flat:

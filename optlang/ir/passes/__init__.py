@@ -7,19 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from optlang.ir.passes import hoist, inline, phases, prune, share, simplify
+from optlang.ir.passes import forward, hoist, inline, phases, prune, share, simplify
 from optlang.ir.program import Program
 
 Pass = Callable[[Program], Program]
 
 #: In order. Inlining first lets the algebra see whole formulas; hoisting after it finds whole coefficients; sharing
-#: must not see what hoisting will move away; phases only sort what is left.
+#: must not see what hoisting will move away; forwarding and phases only tidy what is left.
 PIPELINE: tuple[tuple[str, Pass], ...] = (
     ("prune", prune.run),
     ("inline", inline.run),
     ("simplify", simplify.run),
     ("hoist", hoist.run),
     ("share", share.run),
+    ("forward", forward.run),
     ("phases", phases.run),
 )
 

@@ -20,7 +20,7 @@ from optlang.language.kinds import Level
 MAX_COST = 600
 
 #: Nor are formulas nested deeper than this: SymPy works by recursion, and Python limits that.
-MAX_DEPTH = 24
+MAX_DEPTH = 16
 
 #: A host value of at most this cost is written out wherever it is used.
 SMALL = 8
@@ -46,7 +46,9 @@ def run(program: Program) -> Program:
             once = user is not None and _may_move(value, user)
             small = value.kind.level <= Level.HOST and not value.rounds and algebra.cost(value.expr) <= SMALL
             flat = algebra.depth(value.expr) <= MAX_DEPTH
-            tame = flat and algebra.bits(value.expr) * exponent <= algebra.MAX_BITS  # literals multiply, and powers of them
+            tame = (
+                flat and algebra.bits(value.expr) * exponent <= algebra.MAX_BITS
+            )  # literals multiply, and powers of them
             if value.symbol not in stored and tame and (once or small):
                 inlined[value.symbol] = value.expr
             else:

@@ -10,7 +10,7 @@ from optlang.ir import algebra
 from optlang.ir.program import Program, Value
 
 #: Above this cost a formula is left as it is: factoring takes time that grows faster than the formula.
-MAX_COST = 300
+MAX_COST = 150
 
 
 def run(program: Program) -> Program:

@@ -315,7 +315,7 @@ def _brace(stop: Stop) -> Refused:
     if stop.head in ("IF", "ELIF", "ELSE", "DEF"):
         help_text = "a block begins with `:` and is indented: `if CONDITION:`"
     else:
-        help_text = "a name has no subscript: before it is assigned it holds the value of the last step, then the new one"
+        help_text = "names have no subscripts: one read before it is assigned holds the value of the last step"
     return Refused("E112", "`{` only opens the choices of a hyperparameter", stop.span, help=help_text)
 
 
