@@ -1,4 +1,4 @@
-"""The pages of the documentation that are made from the code: functions, diagnostics, rules, passes."""
+"""What the documentation makes from the code: pages of functions, diagnostics and rules, and a section on passes."""
 
 import re
 from itertools import groupby
@@ -28,7 +28,7 @@ DIAGNOSTIC_GROUPS = {
     "E9": "Not supported yet",
     "W6": "Warnings",
 }
-#: The rule that the page of passes follows through the compiler.
+#: The rule that the section on passes follows through the compiler.
 EXAMPLE = "adamw"
 
 
@@ -37,7 +37,6 @@ def write_all(folder: Path) -> None:
     pages = {
         "functions.md": functions_page(),
         "diagnostics.md": diagnostics_page(),
-        "passes.md": passes_page(),
         "rules/index.md": rules_page(),
         **{f"rules/{rules.path(name).stem}.md": rule_page(name) for name in rules.names()},
     }
@@ -210,22 +209,21 @@ def _state_row(state, source: Source) -> list[str]:
 # Passes -----------------------------------------------------------------------------------------------------
 
 
-def passes_page() -> str:
-    """Return what each pass of the compiler does to one rule."""
+def passes_section() -> str:
+    """Return what each pass of the compiler does to one rule, as a part of the page on internals."""
     path = rules.path(EXAMPLE)
     source = Source(path.read_text(encoding="utf-8"), path.name)
     parts = [
-        "# What each pass does\n",
-        f"The step of [`{path.name}`](rules/{path.stem}.md) with its default options, right after lowering "
+        f"The step of `{path.name}` with its default options, right after lowering "
         "and after each pass that changes it.\n",
     ]
     before = None
     for name, text in passes_of(compile_source(source)):
-        parts.append(f"## {name}\n")
+        parts.append(f"### {name}\n")
         parts.append(_summary_of_pass(name))
         parts.append("Nothing to do here.\n" if text == before else fence(text, "text"))
         before = text
-    return "\n".join(parts)
+    return "\n".join(parts).strip()
 
 
 def _summary_of_pass(name: str) -> str:

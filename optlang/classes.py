@@ -40,9 +40,7 @@ def class_of(
 
 
 @lru_cache(maxsize=1024)
-def _class(
-    source: Source, name: str | None, backend: str, ahead_of_time: bool | None, module: str
-) -> type[Optimizer]:
+def _class(source: Source, name: str | None, backend: str, ahead_of_time: bool | None, module: str) -> type[Optimizer]:
     """Make a class; with its arguments in one form, so that each class is made once."""
     # Here and not above: checking a rule needs neither SymPy nor torch.
     from optlang.compiler import compile_source

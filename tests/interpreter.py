@@ -8,7 +8,7 @@ plain Python values; that is the only difference between a condition that choose
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -122,7 +122,9 @@ class Interpreter:
                 self.hypers[name] = value
 
     def step(self, params: Sequence[Array], grads: Sequence[Array | None]) -> None:
-        """Update ``params`` in place; a tensor without a gradient is left alone."""
+        """Update ``params`` in place; a tensor without a gradient is left alone, and so is a group of such."""
+        if all(grad is None for grad in grads):
+            return
         while len(self.state) < len(params):
             self.state.append({})
             self.counts.append(0)

@@ -266,6 +266,6 @@ def test_what_is_no_state_dict_is_refused(bad: Any) -> None:
 
 def test_a_checkpoint_of_another_optimizer_is_refused() -> None:
     _, sgd = trained(torch.optim.SGD, {"lr": 0.1, "momentum": 0.9})
-    net, optimizer = trained(AdamW, {})
+    _, optimizer = trained(AdamW, {})
     with pytest.raises(ValueError, match=r"momentum_buffer.*exp_avg.*another optimizer"):
         optimizer.load_state_dict(sgd.state_dict())

@@ -382,6 +382,10 @@ def test_host_arithmetic_out_of_range_is_ieee() -> None:
     p = parameter(3)
     rule([p]).step()
     assert torch.isnan(p).all()
+    rule = optimizer_class("optimizer O\nhyper lr = 1, k = 0 >= 0\np -= lr*g*(t % k)")
+    p = parameter(3)
+    rule([p]).step()
+    assert torch.isnan(p).all()
 
 
 def test_parameters_of_all_sizes_share_kernels() -> None:

@@ -172,11 +172,10 @@ class _Module:
         """Yield the tensor values of a step, with the lines of the rule they come from as comments."""
         program, rounded = memory.program, memory.rounded()
         sweeps = sum(_sweeps(phase, memory.kinds) for phase in program.phases)
-        sweep = 0
+        sweep = line = 0
         for phase in program.phases:
-            line = 0
             if sweeps > 1 and _sweeps(phase, memory.kinds):
-                sweep += 1
+                sweep, line = sweep + 1, 0
                 yield f"{INDENT}# --- pass {sweep} of {sweeps} over memory ---"
             for value in phase:
                 if value.line not in (0, line):

@@ -90,7 +90,8 @@ def content_bits(expr: sp.Expr) -> int:
         return bits(expr)
     below = [content_bits(a) for a in expr.args]
     if expr.is_Pow and expr.exp.is_Rational:
-        return int(math.ceil(below[0] * abs(expr.exp)))
+        raised: int = math.ceil(below[0] * abs(expr.exp))
+        return raised
     return sum(below) if expr.is_Mul or expr.is_Add else max(below, default=0)
 
 

@@ -6,6 +6,7 @@ assigns. Kinds follow from the inputs. A ``: scalar`` state lives on the host un
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from optlang.language.evaluate import ARITHMETIC, member_name
 from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, join, reduce
 from optlang.language.rule import Rule, State
 from optlang.language.specialise import Special, dims_of
+from optlang.language.walk import assigned
 from optlang.source import Source, Span
 
 REDUCTIONS = ("sum", "mean", "max", "min")
@@ -99,9 +101,12 @@ class _Lowering:
         if not states:
             return {}
         group = _Lowering(self.rule, self.special, self.on_host, "group")
-        if any(_times_assigned(self.special.body, name) > 1 for name in states):
+        body = self.special.body
+        times = Counter(target.name for target in assigned(body))
+        chosen = {target.name for s in body if isinstance(s, ast.If) for target in assigned((s,))}
+        if any(times[name] > 1 or name in chosen for name in states):
             group.out = self.out
-        group.block(self.special.body)
+        group.block(body)
         final = {name: group.env.get(name) for name in states}
         return {
             (span, name): self.input(f"{name}'", HOST) if ref == final[name] else ref
@@ -360,19 +365,6 @@ class _Lowering:
             return Ref(expr, inner.kind)
         reduced = algebra.reduction(name)(expr, *(sp.Integer(d) for d in sorted(dims or ())))
         return self.bind(f"{name}_{_stem(expr)}", Ref(reduced, kind))
-
-
-def _times_assigned(body: Sequence[ast.Stmt], name: str) -> int:
-    """Return how many statements assign a name; an ``if`` whose branches do counts once more."""
-    count = 0
-    for statement in body:
-        if isinstance(statement, ast.Assign):
-            count += any(target.name == name for target in statement.targets)
-        elif isinstance(statement, ast.If):
-            blocks = [block for _, block in statement.branches] + [statement.other or ()]
-            inside = sum(_times_assigned(block, name) for block in blocks)
-            count += inside + (inside > 0)
-    return count
 
 
 def _stem(expr: sp.Expr) -> str:

@@ -17,6 +17,7 @@ from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS, Builtin
 from optlang.language.evaluate import NotStatic, evaluate, member_name, truth
 from optlang.language.rule import HyperType, Rule, State, Value
+from optlang.language.walk import assigned, statements
 from optlang.source import Span
 
 #: How many nodes the statements of one variant may have: far above any optimizer, far below what takes seconds.
@@ -153,8 +154,8 @@ class _Specialiser:
             for statement in other or ():
                 self.statement(statement)
             return
-        for name in _assigned(node):  # not a literal on every path any more
-            self.known.pop(name, None)
+        for target in assigned((node,)):  # not a literal on every path any more
+            self.known.pop(target.name, None)
         before = self.take()
         known = dict(self.known)
         blocks = []
@@ -419,28 +420,9 @@ def dims_of(node: ast.Expr) -> frozenset[int]:
     return frozenset(int(v) for v in values if isinstance(v, (int, float)))
 
 
-def _assigned(node: ast.Stmt) -> set[str]:
-    """Return the names that a statement may assign."""
-    match node:
-        case ast.Assign(targets=targets):
-            return {t.name for t in targets}
-        case ast.If(branches=branches, other=other):
-            blocks = [body for _, body in branches] + [other or ()]
-            return {name for block in blocks for statement in block for name in _assigned(statement)}
-        case _:
-            return set()
-
-
 def _returns(body: Sequence[ast.Stmt]) -> bool:
     """Return whether statements hold a ``return``."""
-    for node in body:
-        if isinstance(node, ast.Return):
-            return True
-        if isinstance(node, ast.If) and any(
-            _returns(block) for block in [*(b for _, b in node.branches), node.other or ()]
-        ):
-            return True
-    return False
+    return any(isinstance(statement, ast.Return) for statement in statements(body))
 
 
 def too_large(rule: Rule) -> Diagnostic:

@@ -51,6 +51,14 @@ def ieee(function: HostFunction) -> HostFunction:
     return cast(HostFunction, names[function.__name__])
 
 
+def _remainder(a: float, b: float) -> float:
+    """Return a % b; NaN where there is none."""
+    try:
+        return a % b
+    except ZeroDivisionError:
+        return math.nan
+
+
 def _power(a: float, b: float) -> float:
     try:
         return math.pow(a, b)
@@ -87,6 +95,7 @@ class Real(float):
     __sub__, __rsub__ = _binary(operator.sub), _binary(operator.sub, reflected=True)
     __mul__, __rmul__ = _binary(operator.mul), _binary(operator.mul, reflected=True)
     __truediv__, __rtruediv__ = _binary(_divide), _binary(_divide, reflected=True)
+    __mod__, __rmod__ = _binary(_remainder), _binary(_remainder, reflected=True)
     __pow__: Any = _binary(_power)
     __rpow__: Any = _binary(_power, reflected=True)
 
