@@ -29,7 +29,7 @@ DIAGNOSTIC_GROUPS = {
     "W6": "Warnings",
 }
 #: The rule that the section on passes follows through the compiler.
-EXAMPLE = "adamw"
+EXAMPLE = "AdamW"
 
 
 def write_all(folder: Path) -> None:
@@ -214,8 +214,7 @@ def passes_section() -> str:
     path = rules.path(EXAMPLE)
     source = Source(path.read_text(encoding="utf-8"), path.name)
     parts = [
-        f"The step of `{path.name}` with its default options, right after lowering "
-        "and after each pass that changes it.\n",
+        f"The step of {EXAMPLE} with its default options, right after lowering and after each pass that changes it.\n",
     ]
     before = None
     for name, text in passes_of(compile_source(source)):

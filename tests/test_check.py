@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import pytest
 from good_rules import GOOD
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from optlang.diagnostics import Diagnostic, render_all
 from optlang.language.check import check_text
@@ -459,3 +461,12 @@ def test_mutated_rules_never_crash_the_checker(
         assert render_all(found) or rule is not None
         if rule is not None:
             specialise_everywhere(rule)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.one_of(st.binary(max_size=200).map(lambda b: b.decode("utf-8", errors="replace")), st.text(max_size=120)))
+def test_whatever_is_no_rule_gets_diagnostics(text: str) -> None:
+    rule, found = check_text(Source(text))
+    assert (rule is None) == any(d.is_error for d in found)
+    for diagnostic in found:
+        assert diagnostic.render()
