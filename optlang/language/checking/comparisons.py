@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
+from optlang.language.checking.reader import Reader
 from optlang.language.checking.values import UNKNOWN, Known, Sort, Value, uses_of
 from optlang.language.evaluate import COMPARISONS
 from optlang.language.kinds import STATIC, join
@@ -11,18 +12,14 @@ from optlang.language.rule import OneOf
 from optlang.language.suggest import listing, nearest
 from optlang.language.tree import Compare, Expr, Name, Nothing, Text
 
-if TYPE_CHECKING:
-    from optlang.language.checking.expressions import Expressions
 
-
-def compare(reader: Expressions, node: Compare) -> Value:
-    """Return what is known of a comparison."""
-    values = [reader.value(operand) for operand in node.operands]
+def compare(reader: Reader, node: Compare, values: Sequence[Value], number: Callable[[Expr], object]) -> Value:
+    """Return what is known of a comparison of ``values``; ``number`` reports an operand that is no number."""
     pairs = zip(node.ops, node.operands, node.operands[1:], values, values[1:], strict=False)
     known: Known = True
     sound = True
     for op, left, right, a, b in pairs:
-        sound &= comparable(reader, op, left, right, a, b)
+        sound &= comparable(reader, op, left, right, a, b, number)
         if Sort.NONE in (a.sort, b.sort):  # nothing but none equals none
             both = a.sort is b.sort
             answer: Known = both is (op == "==")
@@ -41,13 +38,15 @@ def compare(reader: Expressions, node: Compare) -> Value:
     return Value(kind, Sort.CONDITION if sound else Sort.UNKNOWN, uses_of(values), known)
 
 
-def comparable(reader: Expressions, op: str, left: Expr, right: Expr, a: Value, b: Value) -> bool:
+def comparable(
+    reader: Reader, op: str, left: Expr, right: Expr, a: Value, b: Value, number: Callable[[Expr], object]
+) -> bool:
     """Check that two values can be compared."""
     ordered = op not in ("==", "!=")
     for expr, other, value, against in ((left, right, a, b), (right, left, b, a)):
         written = isinstance(expr, Nothing)
         if value.sort is Sort.NONE and (ordered or (value.optional is None and not written)):
-            reader.number(expr)
+            number(expr)
             return False
         if written and against.optional is None and against.sort is not Sort.UNKNOWN:
             reader.report(
@@ -90,7 +89,7 @@ def comparable(reader: Expressions, op: str, left: Expr, right: Expr, a: Value, 
     return True
 
 
-def is_choice(reader: Expressions, literal: Expr, name: Expr) -> bool:
+def is_choice(reader: Reader, literal: Expr, name: Expr) -> bool:
     """Check a string that a hyperparameter is compared with against the hyperparameter's choices."""
     if not (isinstance(literal, Text) and isinstance(name, Name) and name.name in reader.scope.hypers):
         return True

@@ -80,7 +80,7 @@ class Expressions(Reader, ABC):
             case Binary():
                 return self.binary(expr)
             case Compare():
-                return compare(self, expr)
+                return compare(self, expr, [self.value(operand) for operand in expr.operands], self.number)
             case Ternary(condition=condition, then=then, other=other):
                 return self.choice(condition, then, other)
             case Call():
