@@ -17,7 +17,7 @@ from optlang.language.walk import assigned, body_of, called, expressions, names_
 from optlang.source import Span
 
 #: In how many worlds a rule is tried out; fewer for a very long one.
-MAX_TRIALS = 12
+MAX_TRIALS = 8
 MAX_STEPS = 6_000
 
 
