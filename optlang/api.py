@@ -88,11 +88,10 @@ def compile(
     """
     if name is not None and not name.isidentifier():
         raise ValueError(f"{name!r} cannot be the name of a class")
-    source = load(rule)
-    for diagnostic in check_text(source)[1]:
-        if not diagnostic.is_error:
-            warnings.warn(f"\n{diagnostic.render()}", stacklevel=2)
-    return class_of(source, name, backend, ahead_of_time)
+    cls = class_of(load(rule), name, backend, ahead_of_time)
+    for diagnostic in cls._compiled.warnings:  # type: ignore[attr-defined]
+        warnings.warn(f"\n{diagnostic.render()}", stacklevel=2)
+    return cls
 
 
 def check(rule: Rule) -> list[Diagnostic]:
