@@ -95,6 +95,8 @@ class Variant:
         min_ndim: Dimensions a tensor must have for the reductions of this variant to make sense.
         counts_steps: Whether the step count ``t`` of each tensor must be kept (under the key ``step``): this variant
             reads it, or one does to which a change of hyperparameters may lead.
+        counts_group: Whether the steps of each param group must be kept (under the key ``step``): some variant of the
+            rule may read ``group.t``.
     """
 
     name: str
@@ -112,6 +114,7 @@ class Variant:
     layout: Layout
     min_ndim: int = 0
     counts_steps: bool = False
+    counts_group: bool = False
 
 
 class Compiled(Protocol):

@@ -22,7 +22,7 @@ from optlang.ir.program import Program
 from optlang.language.check import check_text
 from optlang.language.evaluate import evaluate, truth
 from optlang.language.kinds import ELEMENT, SCALAR
-from optlang.language.questions import group_keys, reads_time, static_names
+from optlang.language.questions import group_keys, reads_group_time, reads_time, static_names
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Rule, Value
 from optlang.language.specialise import Special, specialise, too_large
 from optlang.source import Source
@@ -114,13 +114,14 @@ class CompiledRule:
         plain, narrow = (python_source.emit(lowered, slots, tensors, title, n) for n in (False, True))
         group = lowered.group
         arguments = python_source.host_arguments(lowered.step, slots)
+        groups = python_source.host_names(group) if group else ()
         return Variant(
             name=self.name,
             key=key,
             source=plain,
             narrow_source=narrow,
             start_arguments=python_source.host_names(lowered.start),
-            group_arguments=python_source.host_names(group) if group else (),
+            group_arguments=groups,
             host_arguments=arguments,
             coefficients=tuple(map(str, lowered.step.coefficients())),
             slots=slots,
@@ -135,6 +136,7 @@ class CompiledRule:
             layout=_layout(special, ndim),
             min_ndim=max((d + 1 if d >= 0 else -d for d in special.dims), default=0),
             counts_steps="t" in arguments or (bool(self.static_names) and reads_time(self.rule)),
+            counts_group="group.t" in groups or reads_group_time(self.rule),
         )
 
     def lowered(self, special: Special, watch: Callable[[str, Program], None] | None = None) -> Lowered:

@@ -420,3 +420,18 @@ def test_cpu_default_device_is_not_assumed() -> None:
         AdamW([p]).step()
     AdamW([q]).step()
     assert torch.equal(p, q)
+
+
+def test_a_group_counts_its_steps_whichever_tensors_read_them() -> None:
+    rule = optimizer_class(
+        "optimizer G\nhyper lr = 1\nif ndim > 1:\n    p -= lr*group.t*g\nelse:\n    p -= lr*g", name="G"
+    )
+    vector, matrix = parameter(2), parameter(2, 2)
+    before = matrix.detach().clone()
+    optimizer = rule([vector, matrix])
+    matrix.grad = None
+    optimizer.step()
+    assert optimizer.param_groups[0]["step"] == 1
+    matrix.grad = torch.ones(2, 2, dtype=torch.float64)
+    optimizer.step()
+    assert torch.allclose(before - matrix.detach(), torch.full_like(before, 2.0))

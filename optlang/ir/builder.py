@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import sympy as sp
 
+from optlang.compiled import Facts
 from optlang.ir.program import Input, Value
 from optlang.language.kinds import Kind
-
-FACTS = ("ndim", "numel", "rows", "cols", "eps_of")
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Builder:
     """
 
     def __init__(self, taken: Iterable[str]) -> None:
-        self.taken = {*taken, "p", "g", "t", "first", *FACTS}
+        self.taken = {*taken, "p", "g", "t", "first", *Facts._fields}
         self.used: set[str] = set()
         self.inputs: dict[str, Input] = {}
         self.host: list[Value] = []

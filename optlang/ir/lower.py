@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import sympy as sp
 
+from optlang.compiled import Facts
 from optlang.ir import algebra
-from optlang.ir.builder import FACTS, Builder, Ref
+from optlang.ir.builder import Builder, Ref
 from optlang.ir.program import Program, Store
 from optlang.language import tree as ast
 from optlang.language.evaluate import ARITHMETIC, member_name
@@ -155,7 +156,7 @@ class _Lowering:
             return self.bind("first", Ref(algebra.call("eq", self.name("t").expr, sp.Integer(1)), HOST, True))
         if name == "t":
             return self.input("group.t" if self.part == "group" else "t", HOST)
-        if name == "first" or name in FACTS or name in self.hypers:
+        if name == "first" or name in Facts._fields or name in self.hypers:
             return self.input(name, HOST)
         state = self.states[name]
         return self.input(name, self.kind_of(state))

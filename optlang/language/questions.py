@@ -54,6 +54,12 @@ def reads_time(rule: Rule) -> bool:
     return any(reads(node) for top in _tops(rule) for node in expressions(top))
 
 
+def reads_group_time(rule: Rule) -> bool:
+    """Return whether some formula of a rule names ``group.t``, the count of a group's steps."""
+    nodes = (node for top in _tops(rule) for node in expressions(top))
+    return any(isinstance(node, ast.Member) and member_name(node) == "group.t" for node in nodes)
+
+
 def _questions(node: ast.Expr, rule: Rule) -> tuple[ast.Expr, ...]:
     """Return the parts of an expression that may be decided statically."""
     match node:

@@ -217,7 +217,7 @@ class GroupPlan:
         values: dict[str, Any] = self._values or {}
         slots, names = prepared.variant.group_slots, prepared.variant.group_arguments
         self._group_numbers = {}
-        if not slots and "group.t" not in prepared.variant.host_arguments:
+        if not slots and not prepared.variant.counts_group:
             return values
         known = dict(values)
         if slots:
@@ -228,7 +228,7 @@ class GroupPlan:
                     initial = initial or self.kernels.compiled.group_initial(values)
                     value = initial[slot.key]
                 known[slot.name] = float(value)
-        if "group.t" in names or "group.t" in prepared.variant.host_arguments:
+        if prepared.variant.counts_group:
             count = float(self.group.get(STEP, 0.0)) + 1.0
             known["group.t"] = self._group_numbers[STEP] = count
         if slots:
