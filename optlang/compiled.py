@@ -97,6 +97,8 @@ class Variant:
             reads it, or one does to which a change of hyperparameters may lead.
         counts_group: Whether the steps of each param group must be kept (under the key ``step``): some variant of the
             rule may read ``group.t``.
+        elementwise: Whether every element is updated from itself alone, so that any part of a tensor may be updated
+            without the rest: nothing is reduced, and every tensor is shaped like the parameter.
     """
 
     name: str
@@ -115,6 +117,7 @@ class Variant:
     min_ndim: int = 0
     counts_steps: bool = False
     counts_group: bool = False
+    elementwise: bool = False
 
 
 class Compiled(Protocol):

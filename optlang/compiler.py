@@ -137,6 +137,7 @@ class CompiledRule:
             min_ndim=max((d + 1 if d >= 0 else -d for d in special.dims), default=0),
             counts_steps="t" in arguments or (bool(self.static_names) and reads_time(self.rule)),
             counts_group="group.t" in groups or reads_group_time(self.rule),
+            elementwise=_is_elementwise(lowered.step, slots),
         )
 
     def lowered(self, special: Special, watch: Callable[[str, Program], None] | None = None) -> Lowered:
@@ -189,6 +190,11 @@ def _layout(special: Special, ndim: int) -> Layout:
     if ndim < front + back:
         return Layout(exact=True)
     return Layout(front, back)
+
+
+def _is_elementwise(step: Program, slots: tuple[Slot, ...]) -> bool:
+    """Return whether no element's update depends on another element."""
+    return all(s.place in ("element", "host") for s in slots) and not any(v.reduces for v in step.tensor)
 
 
 def _slots(special: Special, lowered: Lowered) -> tuple[Slot, ...]:

@@ -120,11 +120,11 @@ def test_whatever_fails_the_next_best_way_is_taken(monkeypatch: pytest.MonkeyPat
 
 def test_the_light_shell_refuses_what_it_does_not_know() -> None:
     with pytest.raises(shell.Unsuitable):
-        shell.assemble("int main() {}", "", 4)
+        shell.assemble("int main() {}", "", 4, False)
     known = "using namespace torch::aot_inductor;\nvoid AOTInductorModel::run_impl(\n) {\n%s\n}\n"
-    assert "run_impl" in shell.assemble(known % "kernel();", "", 4)
+    assert "run_impl" in shell.assemble(known % "kernel();", "", 4, False)
     gradient = "auto arg1_1 = std::move(inputs[1]);\nkernel((const float*)(arg1_1.data_ptr()));\n"
-    assert "kernel(" in shell.assemble(known % f"{gradient}arg1_1.reset();", "", 4)
+    assert "kernel(" in shell.assemble(known % f"{gradient}arg1_1.reset();", "", 4, False)
     for line in (
         "this->constants_[0];",
         "aoti_torch_proxy_executor_call_function(proxy_executor, 1);",
@@ -132,4 +132,30 @@ def test_the_light_shell_refuses_what_it_does_not_know() -> None:
         "other(inputs[1]);",
     ):
         with pytest.raises(shell.Unsuitable):
-            shell.assemble(known % line, "", 4)
+            shell.assemble(known % line, "", 4, False)
+
+
+def test_tensors_are_sliced_only_where_a_body_hands_addresses_to_kernels() -> None:
+    known = "using namespace torch::aot_inductor;\nvoid AOTInductorModel::run_impl(\n) {\n%s\n}\n"
+    inputs = "auto inputs = steal_from_raw_handles_to_raii_handles(input_handles, 5);\n"
+    text = shell.assemble(known % f"{inputs}kernel();", "", 4, True)
+    assert "auto inputs = parts_of(input_handles);" in text and "steal_from" not in text.partition("run_impl(")[2]
+    for line in ("kernel();", f"{inputs}aoti_torch_empty_strided(1);", f"{inputs}#pragma omp parallel"):
+        with pytest.raises(shell.Unsuitable):
+            shell.assemble(known % line, "", 4, True)
+
+
+def test_loops_over_one_dimension_prefetch_what_they_read() -> None:
+    kernel = """
+for(int64_t x0=0; x0<n; x0+=16)
+{
+    auto tmp0 = Vectorized<float>::loadu(in_ptr0 + static_cast<int64_t>(x0), 16);
+    auto tmp1 = Vectorized<float>::loadu(in_ptr0 + static_cast<int64_t>(x0), 16);
+    auto tmp2 = in_ptr1[static_cast<int64_t>(0L)];
+    tmp0.store(out_ptr0 + static_cast<int64_t>(x0));
+}
+"""
+    known = "using namespace torch::aot_inductor;\nvoid AOTInductorModel::run_impl(\n) {\nkernel();\n}\n"
+    text = shell.assemble(known, kernel, 4, False)
+    assert text.count("__builtin_prefetch") == 1
+    assert "__builtin_prefetch(reinterpret_cast<const char*>(in_ptr0 + x0)" in text

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import operator
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, SupportsFloat, cast
 
 HostFunction = Callable[..., Any]
 
 
-def call(function: HostFunction, arguments: tuple[Any, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def call(function: HostFunction, arguments: Sequence[Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the two tuples of numbers that a generated ``host`` returns, computed under IEEE rules if Python refuses.
 
     A complex number counts as refusing: a float cannot be made of it.
@@ -28,7 +28,7 @@ def call(function: HostFunction, arguments: tuple[Any, ...]) -> tuple[tuple[floa
         return tuple(map(float, first)), tuple(map(float, second))
 
 
-def call_group(function: HostFunction, arguments: tuple[Any, ...]) -> tuple[float, ...]:
+def call_group(function: HostFunction, arguments: Sequence[Any]) -> tuple[float, ...]:
     """Return the tuple of numbers that a generated ``group`` returns, computed as :func:`call` does."""
     try:
         return tuple(map(float, function(*arguments)))
@@ -36,7 +36,7 @@ def call_group(function: HostFunction, arguments: tuple[Any, ...]) -> tuple[floa
         return tuple(map(float, ieee(function)(*widened(arguments))))
 
 
-def widened(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+def widened(arguments: Sequence[Any]) -> tuple[Any, ...]:
     """Return arguments with :class:`Real` numbers for Python's."""
     return tuple(Real(a) if type(a) in (int, float) else a for a in arguments)
 

@@ -33,6 +33,8 @@ class Prepared:
         hosted: The states that live on the host.
         stored: The states that are tensors.
         facts: Names of the facts that ``host`` takes.
+        varying: The arguments of ``host`` that differ from step to step: their places, and ``t``, ``first`` or the
+            index of a state that lives on the host.
         counts: Whether the updates of each tensor are counted.
         patterns: The viewed dimensions of each tensor, by the number of dimensions of the parameter.
     """
@@ -43,6 +45,7 @@ class Prepared:
     hosted: tuple[Slot, ...]
     stored: tuple[Slot, ...]
     facts: tuple[str, ...]
+    varying: tuple[tuple[int, str | int], ...]
     counts: bool
     patterns: dict[int, tuple[Dims, ...]] = field(default_factory=dict)
 
@@ -50,15 +53,18 @@ class Prepared:
     def of(cls, variant: Variant) -> Prepared:
         """Return a variant with its functions loaded."""
         names = variant.host_arguments
+        hosted = tuple(s for s in variant.slots if s.place == "host")
+        varies: dict[str, str | int] = {"t": "t", "first": "first", **{s.name: i for i, s in enumerate(hosted)}}
         # `first` needs the count where no state could tell whether there was a step before.
         counts = variant.counts_steps or ("first" in names and not variant.slots)
         return cls(
             variant,
             load_module(variant.source, variant.name),
             load_module(variant.narrow_source, f"{variant.name} narrow"),
-            tuple(s for s in variant.slots if s.place == "host"),
+            hosted,
             tuple(s for s in variant.slots if s.place != "host"),
             tuple(name for name in names if name in Facts._fields),
+            tuple((i, varies[name]) for i, name in enumerate(names) if name in varies),
             counts,
         )
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import inspect
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from operator import is_
 from typing import Any, ClassVar
 
 import torch
 from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from optlang.compiled import Compiled
 from optlang.language.suggest import nearest
@@ -45,6 +46,7 @@ class RuleOptimizer(Optimizer):
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         self._plans: list[GroupPlan] = []
+        self._seen: list[Any] = []  # the dicts in `state` at the end of the last step
         given = self._arguments(args, kwargs)
         groups = self._listed(params)
         missing = [
@@ -140,12 +142,26 @@ class RuleOptimizer(Optimizer):
         Returns:
             What the closure returned, if there is one.
         """
+        # Hooks and profilers are served by torch's own wrapper, which costs as much as a small step: only if needed.
+        if (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks
+            or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
+        ):
+            return _hooked_step(self) if closure is None else _hooked_step(self, closure)
+        return self._step(closure)
+
+    step.hooked = True  # type: ignore[attr-defined]  # or Optimizer.__init__ would wrap it
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update the parameters, without hooks."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        # A caller may be compiled: Dynamo has no business in here, but is not imported to be told so.
-        if "torch._dynamo" in sys.modules:
+        if torch.compiler.is_compiling():
             _update_apart(self)
         else:
             self._update()
@@ -153,28 +169,31 @@ class RuleOptimizer(Optimizer):
 
     def _update(self) -> None:
         """Run one step of every param group."""
-        memo: dict[Any, Any] = {}
-        plans = self._current_plans()
+        plans, state, seen = self._current_plans(), self.state, self._seen
+        # Looking up a tensor in a dict costs a call of Python code; the dicts that it leads to are compared instead.
+        same = len(seen) == len(state) and all(map(is_, seen, state.values()))
         with torch.no_grad():
             try:
-                busy = [plan for plan in plans if plan.prepare(self.state, memo)]
+                busy = [plan for plan in plans if plan.prepare(state, same)]
             except BaseException:
                 for plan in plans:
                     plan.abandon()
                 raise
             written: list[torch.Tensor] = []
             for plan in busy:
-                written += plan.run(self.state)
+                written += plan.run(state)
             if written:
                 torch.autograd.graph.increment_version(written)
+        if not same or len(seen) != len(state):
+            self._seen = list(state.values())
 
     def _current_plans(self) -> list[GroupPlan]:
         """Return a plan for each param group, made anew where the group is another or has other parameters."""
-        plans = self.__dict__.setdefault("_plans", [])
+        plans = self._plans
         groups = self.param_groups
         if len(plans) != len(groups) or not all(plan.fits(group) for plan, group in zip(plans, groups, strict=True)):
             plans[:] = [GroupPlan(group, self._hyper, self._kernels) for group in groups]
-        return plans  # type: ignore[no-any-return]
+        return plans
 
     # Saving and loading -------------------------------------------------------------------------------------
 
@@ -234,7 +253,7 @@ class RuleOptimizer(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.defaults.pop("differentiable", None)  # the base class adds it, and every new group would get it
-        self._plans = []
+        self._plans, self._seen = [], []
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self._rebuild is None:
@@ -262,9 +281,13 @@ class RuleOptimizer(Optimizer):
         return "\n".join([*lines, ")"])
 
 
+#: A step with its hooks, under the name that profilers show.
+_hooked_step = Optimizer.profile_hook_step(RuleOptimizer._step)
+
+
 @_disable_dynamo
 def _update_apart(optimizer: RuleOptimizer) -> None:
-    """Run one step where Dynamo does not look."""
+    """Run one step where Dynamo, which is compiling the caller, does not look."""
     optimizer._update()
 
 

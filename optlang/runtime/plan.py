@@ -59,23 +59,23 @@ class GroupPlan:
 
     # The first half -----------------------------------------------------------------------------------------
 
-    def prepare(self, state: State, memo: dict[Any, Any]) -> bool:
+    def prepare(self, state: State, same: bool) -> bool:
         """Check everything and lay out the work of this step; return whether there is any.
 
         Args:
             state: ``optimizer.state``.
-            memo: Coefficients already computed in this step, for other groups with the same numbers.
+            same: Whether it holds the very dicts that it did after the last step.
         """
         self._work = []
         self._read()
-        active = self._gather(state)
+        active = self._gather(None if same else state)
         fresh = self._bind(state)
         active += fresh
         if not active:
             return False
         known = self._group_values(active[0].prepared)
         for batch in active:
-            self._work.append(self._host(batch, known, memo))
+            self._work.append(self._host(batch, known))
         return True
 
     def _read(self) -> None:
@@ -96,8 +96,8 @@ class GroupPlan:
         self.batches.remove(batch)
         self.idle.extend(record.parameter for record in batch.records)
 
-    def _gather(self, state: State) -> list[Batch]:
-        """Collect the gradients and return the batches that have any."""
+    def _gather(self, state: State | None) -> list[Batch]:
+        """Collect the gradients and return the batches that have any; without ``state``, its dicts are the same."""
         active: list[Batch] = []
         for batch in list(self.batches):
             written = batch.mirror is not None and batch.mirror._version != batch.version
@@ -113,7 +113,7 @@ class GroupPlan:
                 active.append(parts[0])
         return active
 
-    def _gather_batch(self, batch: Batch, state: State) -> list[Record] | None:
+    def _gather_batch(self, batch: Batch, state: State | None) -> list[Record] | None:
         """Collect the gradients of a batch; return the records that have one, or None if some record is stale."""
         assert batch.kernel is not None
         if batch.kernel.many:
@@ -123,7 +123,7 @@ class GroupPlan:
                 return batch.records
         ready: list[Record] = []
         gradients: list[torch.Tensor] = []
-        loose, find = batch.kernel.many, state.get
+        loose = batch.kernel.many
         for record in batch.records:
             p = record.parameter
             g = p.grad
@@ -134,7 +134,7 @@ class GroupPlan:
                 or p.dtype is not record.dtype
                 or g.dtype is not record.gradient_dtype
                 or g.shape != record.shape
-                or not record.is_current(find(p))
+                or not record.is_current(record.state if state is None else state.get(p))
             ):
                 return None
             if record.careful or not g.is_contiguous():
@@ -238,36 +238,19 @@ class GroupPlan:
                 known[f"{slot.name}'"] = self._group_numbers[slot.key] = value
         return known
 
-    def _host(self, batch: Batch, known: Mapping[str, Any], memo: dict[Any, Any]) -> Work:
+    def _host(self, batch: Batch, known: Mapping[str, Any]) -> Work:
         """Run ``host`` for a batch and pack the coefficients, and see to its kernel."""
-        prepared, first = batch.prepared, batch.records[0]
-        variant, device = prepared.variant, first.parameter.device
-        own: dict[str, Any] = {"t": batch.count + 1.0}
-        own["first"] = batch.count == 0.0 if prepared.counts else batch.created
-        for name in prepared.facts:
-            own[name] = getattr(first.facts, name)
-        if prepared.hosted:
-            own.update(zip((slot.name for slot in prepared.hosted), batch.numbers, strict=True))
-        arguments = tuple([own[name] if name in own else known[name] for name in variant.host_arguments])
-        key = (variant.key, arguments)
-        if key not in memo:
-            memo[key] = host.call(prepared.plain["host"], arguments)
-        coefficients, numbers = memo[key]
+        prepared = batch.prepared
+        coefficients, numbers = host.call(prepared.plain["host"], batch.host_arguments(known))
         if batch.kernel is None:
-            signature = first.sign(len(coefficients), self._values or {})
-            batch.kernel = self.kernels.kernel(variant, signature)
+            signature = batch.records[0].sign(len(coefficients), self._values or {})
+            batch.kernel = self.kernels.kernel(prepared.variant, signature)
             for record in batch.records:
                 record.signature = signature
             if not batch.kernel.many:
                 pairs = zip(batch.records, batch.gradients, strict=True)
                 batch.gradients = [record.view(g) for record, g in pairs]
-        assert first.signature is not None
-        dtype = torch.float64 if first.signature.coefficient_dtype == "float64" else torch.float32
-        packed = (key, dtype, device)
-        if packed not in memo:
-            exact = torch.tensor(coefficients or (0.0,), dtype=torch.float64, device="cpu")
-            memo[packed] = exact.to(device=device, dtype=dtype)
-        return Work(batch, memo[packed], numbers)
+        return Work(batch, batch.packed(coefficients), numbers)
 
     # The second half ----------------------------------------------------------------------------------------
 

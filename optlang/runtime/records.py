@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 from itertools import chain, repeat
-from operator import attrgetter, is_, is_not, itemgetter
+from operator import attrgetter, is_, itemgetter
 from typing import Any
 
 import torch
@@ -209,38 +210,43 @@ class Watched:
     def __init__(self, records: Sequence[Record]) -> None:
         self.parameters = [record.parameter for record in records]
         self.pointers = [record.pointer for record in records]
-        self.shapes = [record.shape for record in records]
         self.states = [record.state for record in records]
         self.values = [value for record in records for value in record.values]
         self.dtype, self.gradient_dtype, keys = records[0].dtype, records[0].gradient_dtype, records[0].keys
+        # A kernel over one dimension needs as many numbers as the parameter has, in whatever shape.
+        flat = records[0].prepared.variant.layout.flat
+        self.size = torch.Tensor.numel if flat else _shape
+        self.sizes = [record.facts.numel if flat else record.shape for record in records]
         self.simple = not any(record.careful for record in records)
         # One key alone is got bare, so it is asked for twice.
         self.get = itemgetter(*keys, keys[-1]) if keys else None
         if self.get is not None:
             self.values = [v for record in records for v in (*record.values, record.values[-1])]
 
-    def gradients(self, state: Mapping[Any, Any]) -> list[torch.Tensor] | None:
-        """Return the gradients, or None if anything is not as it was."""
-        parameters = self.parameters
-        gradients = [p.grad for p in parameters]
-        if (
-            not self.simple
-            or not all(map(is_not, gradients, repeat(None)))
-            or list(map(_pointer, parameters)) != self.pointers
-            or not all(map(is_, map(_dtype, parameters), repeat(self.dtype)))
-            or not all(map(is_, map(_dtype, gradients), repeat(self.gradient_dtype)))
-            or list(map(_shape, gradients)) != self.shapes
-            or not all(map(_is_contiguous, gradients))  # type: ignore[arg-type]
-        ):
+    def gradients(self, state: Mapping[Any, Any] | None) -> list[torch.Tensor] | None:
+        """Return the gradients, or None if anything is not as it was; without ``state``, its dicts are the same."""
+        if not self.simple:
             return None
-        if self.get is not None:
-            try:
-                held = chain.from_iterable(map(self.get, self.states))
-                if not all(map(is_, held, self.values)) or not all(map(is_, map(state.get, parameters), self.states)):
-                    return None
-            except KeyError:
+        parameters = self.parameters
+        gradients: list[Any] = [p.grad for p in parameters]
+        try:
+            if (
+                list(map(_pointer, parameters)) != self.pointers
+                or not all(map(is_, map(_dtype, parameters), repeat(self.dtype)))
+                or not all(map(is_, map(_dtype, gradients), repeat(self.gradient_dtype)))
+                or list(map(self.size, gradients)) != self.sizes
+                or not all(map(_is_contiguous, gradients))
+            ):
                 return None
-        return gradients  # type: ignore[return-value]
+            if self.get is not None:
+                held = chain.from_iterable(map(self.get, self.states))
+                if not all(map(is_, held, self.values)):
+                    return None
+                if state is not None and not all(map(is_, map(state.get, parameters), self.states)):
+                    return None
+        except (AttributeError, KeyError):  # no gradient, or no such state
+            return None
+        return gradients
 
 
 class Batch:
@@ -258,6 +264,9 @@ class Batch:
     """
 
     __slots__ = (
+        "_arguments",
+        "_arguments_of",
+        "_coefficients",
         "_direct",
         "_packed",
         "_watched",
@@ -283,6 +292,9 @@ class Batch:
         self.mirror: torch.Tensor | None = None
         self.version = 0
         self.committed = False
+        self._arguments: list[Any] = []  # of host, as they were
+        self._arguments_of: Mapping[str, Any] | None = None
+        self._coefficients: tuple[array[float], torch.Tensor] | None = None
         self._direct: list[int] | None = None  # those that are neither empty nor copied
         self._packed: list[Any] | None = None
         self._watched: Watched | None = None
@@ -296,7 +308,7 @@ class Batch:
         states = tuple(tensor.dtype for tensor in record.views[2:])
         return (record.prepared.variant.key, record.count, record.numbers, record.created, facts, types, states)
 
-    def usual(self, state: Mapping[Any, Any]) -> list[torch.Tensor] | None:
+    def usual(self, state: Mapping[Any, Any] | None) -> list[torch.Tensor] | None:
         """Return the gradients if every record has one and nothing has changed since the last step.
 
         This is what nearly every step comes to, so it is done for all records at once.
@@ -304,6 +316,46 @@ class Batch:
         if self._watched is None:
             self._watched = Watched(self.records)
         return self._watched.gradients(state)
+
+    # Host numbers -------------------------------------------------------------------------------------------
+
+    def host_arguments(self, known: Mapping[str, Any]) -> list[Any]:
+        """Return the arguments of ``host`` for the next step.
+
+        Args:
+            known: Hyperparameters and the group's values; a mapping that was given before has the same contents.
+        """
+        prepared, arguments = self.prepared, self._arguments
+        if known is not self._arguments_of:
+            facts = {name: getattr(self.records[0].facts, name) for name in prepared.facts}
+            found = {**known, **facts}
+            arguments[:] = [found.get(name) for name in prepared.variant.host_arguments]
+            self._arguments_of = known
+        for place, what in prepared.varying:
+            if isinstance(what, int):
+                arguments[place] = self.numbers[what]
+            elif what == "t":
+                arguments[place] = self.count + 1.0
+            else:
+                arguments[place] = self.count == 0.0 if prepared.counts else self.created
+        return arguments
+
+    def packed(self, coefficients: Sequence[float]) -> torch.Tensor:
+        """Return the coefficients as the kernel takes them."""
+        signature = self.records[0].signature
+        assert signature is not None
+        device = self.records[0].parameter.device
+        coefficients = coefficients or (0.0,)
+        if device.type != "cpu":
+            exact = torch.tensor(coefficients, dtype=torch.float64, device="cpu")
+            return exact.to(device=device, dtype=getattr(torch, signature.coefficient_dtype))
+        if self._coefficients is None:  # in memory that every step writes anew
+            numbers = array("d" if signature.coefficient_dtype == "float64" else "f", coefficients)
+            tensor = torch.frombuffer(numbers, dtype=getattr(torch, signature.coefficient_dtype))
+            self._coefficients = (numbers, tensor)
+        numbers, tensor = self._coefficients
+        numbers[:] = array(numbers.typecode, coefficients)
+        return tensor
 
     # Running ------------------------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ def library_path(variant: Variant, signature: Signature, light: bool = True) -> 
         light: Whether it is in the light shell, or in Inductor's own container.
     """
     source = source_for(variant, signature)
-    how = repr((OPTIONS, shell.HEAD, shell.TAIL, shell.GRAIN))
+    how = repr((OPTIONS, shell.fingerprint()))
     name = cache.key(source, repr(signature), how, torch.__version__, toolchain.processor())
     return cache.location() / f"{variant.name}-{name}{'' if light else '-full'}.so"
 
@@ -92,7 +92,7 @@ def _compile(variant: Variant, signature: Signature, folder: Path) -> Path:
     for light, trusting in ways:
         try:
             with _quiet(), _trusted_processor() if trusting else contextlib.nullcontext():
-                library = _inductor(exported, example, folder if light else None)
+                library = _inductor(exported, example, folder if light else None, light and variant.elementwise)
                 _open(library)
                 return library
         except Exception as error:
@@ -125,17 +125,19 @@ def _export(variant: Variant, signature: Signature) -> tuple[Any, tuple[torch.Te
         return exported.module(), tuple(tensors)
 
 
-def _inductor(module: Any, example: tuple[torch.Tensor, ...], folder: Path | None) -> Path:
+def _inductor(module: Any, example: tuple[torch.Tensor, ...], folder: Path | None, sliced: bool) -> Path:
     """Compile a traced update: with the light shell into ``folder``, or as Inductor does it by itself."""
     import torch._inductor
 
     options = {key: value for key, value in OPTIONS.items() if _is_option(key)}
-    with torch.no_grad(), _light_shell(folder, len(example) - 1) if folder else contextlib.nullcontext():
+    if sliced:  # the shell's threads each run kernels of their own
+        options |= {"cpp.dynamic_threads": False, "cpp.threads": 1}
+    with torch.no_grad(), _light_shell(folder, len(example) - 1, sliced) if folder else contextlib.nullcontext():
         return Path(str(torch._inductor.aot_compile(module, example, options=options)))
 
 
 @contextlib.contextmanager
-def _light_shell(folder: Path, tensors: int) -> Iterator[None]:
+def _light_shell(folder: Path, tensors: int, sliced: bool) -> Iterator[None]:
     """Let Inductor hand the code it generates to :mod:`shell`."""
     from torch._inductor import codecache
 
@@ -146,7 +148,7 @@ def _light_shell(folder: Path, tensors: int) -> Iterator[None]:
         def compile(cls, graph: Any, wrapper: str, kernels: str, nodes: Any, **rest: Any) -> Any:
             if nodes or graph.constants:
                 return super().compile(graph, wrapper, kernels, nodes, **rest)
-            return str(shell.build(wrapper, kernels, tensors, folder))
+            return str(shell.build(wrapper, kernels, tensors, sliced, folder))
 
     codecache.AotCodeCompiler = Light  # type: ignore[misc]
     try:

@@ -7,18 +7,21 @@ general one. It has the same C interface, so torch's own runner loads it. Whatev
 :class:`Unsuitable`, and the general container is built instead.
 
 The container also takes the tensors of many parameters in one call, one parameter's behind the other's, and the
-coefficients once, at the end. Large parameters are updated one after the other by all threads, small ones side by
-side, a thread each.
+coefficients once, at the end. Where every element is updated from itself alone, all parameters are cut into slices,
+and the threads take slice after slice: one start of the threads a step, and nobody waits between parameters. Otherwise
+large parameters are updated one after the other by all threads, small ones side by side, a thread each.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
 
 HEAD = """
 #include <torch/csrc/inductor/aoti_runtime/utils.h>
+#include <algorithm>
 #include <exception>
 #include <string>
 #include <vector>
@@ -39,7 +42,8 @@ struct AOTInductorModel {
 
 """
 
-TAIL = """
+#: Between the kernels and the interface: how a call with the tensors of many parameters is carried out.
+WHOLE = """
 namespace {
 thread_local std::string last_error;
 using Model = torch::aot_inductor::AOTInductorModel;
@@ -107,7 +111,85 @@ bool update_all(Model* model, AtenTensorHandle* inputs, size_t count, AtenTensor
   return good && first.empty();
 }
 } // namespace
+"""
 
+#: The same where every element is updated from itself alone: in slices, which any thread may take.
+SLICED = """
+namespace {
+thread_local std::string last_error;
+using Model = torch::aot_inductor::AOTInductorModel;
+constexpr size_t tensors = @TENSORS@; // of one parameter
+constexpr int64_t grain = @GRAIN@, longest = @SLICE@;
+
+struct Slice {
+  const Part* parts;
+  int64_t begin, size;
+};
+
+void update(Model* model, const Slice& slice, void* c) {
+  Part own[tensors + 1];
+  for (size_t i = 0; i < tensors; ++i) {
+    const Part& whole = slice.parts[i];
+    own[i] = {static_cast<char*>(whole.data) + slice.begin * whole.width, slice.size, whole.width};
+  }
+  own[tensors] = {c, 0, 0};
+  model->run_impl(reinterpret_cast<AtenTensorHandle*>(own), nullptr, nullptr, nullptr);
+}
+
+bool update_all(Model* model, AtenTensorHandle* inputs, size_t count, AtenTensorHandle c, void*) {
+  std::vector<Part> parts(count * tensors);
+  int64_t elements = 0;
+  void* coefficients = nullptr;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    RAIIAtenTensorHandle used(inputs[i]);
+    int32_t dtype = 0;
+    aoti_torch_get_data_ptr(used.get(), &parts[i].data);
+    aoti_torch_get_dtype(used.get(), &dtype);
+    parts[i].width = static_cast<int64_t>(aoti_torch_dtype_element_size(dtype));
+    if (i % tensors == 0) {
+      aoti_torch_get_numel(used.get(), &parts[i].size);
+      elements += parts[i].size;
+    }
+  }
+  aoti_torch_get_data_ptr(c, &coefficients);
+  // Several slices for each thread, so that whoever is held up does fewer of them; none so short that it costs more
+  // to hand out than to do, or that much of it is prefetched by the one before.
+  int64_t length = elements / (8 * omp_get_max_threads()) + 1;
+  length = std::min(std::max((length + 63) / 64 * 64, grain), longest);
+  std::vector<Slice> slices;
+  slices.reserve(count + elements / length);
+  for (size_t i = 0; i < count; ++i) {
+    const Part* own = &parts[i * tensors];
+    for (int64_t begin = 0; begin < own->size; begin += length)
+      slices.push_back({own, begin, std::min(length, own->size - begin)});
+  }
+  // Small tensors are taken several at a time. Waking other threads costs more than a little arithmetic.
+  int64_t several = std::max<int64_t>(1, slices.size() * (grain / 4) / (elements + 1));
+  #pragma omp parallel for schedule(dynamic, several) if (elements >= grain)
+  for (size_t i = 0; i < slices.size(); ++i) update(model, slices[i], coefficients);
+  return true;
+}
+} // namespace
+"""
+
+#: What a generated body takes for its tensors where they come in slices: an address and a length.
+PARTS = """
+struct Part {
+  void* data;
+  int64_t size, width;
+  const int64_t* sizes() const { return &size; }
+  void* data_ptr() const { return data; }
+  void reset() {}
+};
+struct Parts {
+  const Part* first;
+  Part operator[](size_t i) const { return first[i]; }
+  void clear() {}
+};
+inline Parts parts_of(AtenTensorHandle* inputs) { return {reinterpret_cast<const Part*>(inputs)}; }
+"""
+
+TAIL = """
 extern "C" {
 AOTIRuntimeError AOTInductorModelContainerCreateWithDevice(void** model, size_t, const char*, const char*) {
   *model = new Model();
@@ -141,6 +223,10 @@ AOTIRuntimeError AOTInductorGetLastError(const char** message) { *message = last
 
 #: Elements below which a parameter is updated by one thread; the same as in ATen.
 GRAIN = 32768
+#: Elements of a slice at most.
+SLICE = 65536
+#: Bytes by which loops ask for memory in advance: some dozen streams are more than processors foresee by themselves.
+AHEAD = 2048
 
 #: Parts of the interface that deal with weights; a runner looks them up and an update never needs them.
 ABSENT = (
@@ -163,13 +249,19 @@ class Unsuitable(Exception):
     """The generated code has something in it that the light shell does not know."""
 
 
-def assemble(wrapper: str, kernels: str, tensors: int) -> str:
+def fingerprint() -> str:
+    """Return a text that differs whenever kernels would be put into another shell."""
+    return repr((HEAD, WHOLE, PARTS, SLICED, TAIL, GRAIN, SLICE, AHEAD, inspect.getsource(_asking_ahead)))
+
+
+def assemble(wrapper: str, kernels: str, tensors: int, sliced: bool) -> str:
     """Return one C++ file from the two that Inductor generated.
 
     Args:
         wrapper: The generated container.
         kernels: The generated kernels.
         tensors: How many tensors an update takes besides the coefficients.
+        sliced: Whether tensors may be updated in slices; the kernels are to use one thread then.
 
     Raises:
         Unsuitable: If the text is not of the shape that is expected.
@@ -187,15 +279,50 @@ def assemble(wrapper: str, kernels: str, tensors: int) -> str:
     if "this->" in run.replace("this->device_idx_", "") or "constants_" in run:
         raise Unsuitable("members of the model")
     _check_gradient(run)
+    if sliced:
+        run = _taking_parts(run)
     caches = "\n".join(re.findall(r"^CACHE_TORCH_\w+\(\w+\);", wrapper, flags=re.MULTILINE))
     absent = "\n".join(f"AOTIRuntimeError AOTInductorModelContainer{name}() {{ return 1; }}" for name in ABSENT)
     absent += "\nAOTIRuntimeError AOTInductorModelUpdateConstantsFromBlob() { return 1; }"
-    tail = TAIL
-    for mark, text in (("@ABSENT@", absent), ("@GRAIN@", str(GRAIN)), ("@TENSORS@", str(tensors))):
-        tail = tail.replace(mark, text)
+    tail = (SLICED if sliced else WHOLE) + TAIL
+    numbers = {"@GRAIN@": GRAIN, "@SLICE@": SLICE, "@TENSORS@": tensors}
+    for mark, text in (("@ABSENT@", absent), *numbers.items()):
+        tail = tail.replace(mark, str(text))
     # Side by side, kernels must not share the place where divisions of integers by zero (they have none) are noted.
     kernels = re.sub(r"^.*inductor_cpu_(throw_if_)?integer_div_error.*$", "", kernels, flags=re.MULTILINE)
-    return kernels + HEAD.replace("@CACHES@", caches) + body + run + tail
+    kernels = _asking_ahead(kernels)
+    return kernels + HEAD.replace("@CACHES@", caches) + (PARTS if sliced else "") + body + run + tail
+
+
+def _asking_ahead(kernels: str) -> str:
+    """Return kernels whose loops over one dimension prefetch what they read; what is not recognised stays as it is."""
+
+    def loop(found: re.Match[str]) -> str:
+        head, index, body = found.groups()
+        read = sorted(set(re.findall(rf"loadu\((\w+) \+ static_cast<int64_t>\({index}\),", body)))
+        hints = "".join(
+            f"\n__builtin_prefetch(reinterpret_cast<const char*>({name} + {index}) + {AHEAD});" for name in read
+        )
+        return f"{head}{hints}{body}"
+
+    # From the head of a loop to that of the next one, or to the end of the function.
+    return re.sub(
+        r"(for\(int64_t (x\d+)=[^\n]*\n\s*\{)((?:(?!for\(int64_t )[^\x00])*?)(?=for\(int64_t |\nextern |\Z)",
+        loop,
+        kernels,
+    )
+
+
+def _taking_parts(run: str) -> str:
+    """Return a generated body that takes :data:`PARTS` in place of tensors.
+
+    Raises:
+        Unsuitable: If it does more than hand addresses and lengths to kernels.
+    """
+    text, found = re.subn(r"steal_from_raw_handles_to_raii_handles\((\w+), \d+\)", r"parts_of(\1)", run)
+    if found != 1 or "aoti_torch_" in text or "#pragma omp" in text:
+        raise Unsuitable("more than one pass over elements")
+    return text
 
 
 def _check_gradient(run: str) -> None:
@@ -210,12 +337,12 @@ def _check_gradient(run: str) -> None:
         raise Unsuitable("the shape of the gradient")
 
 
-def build(wrapper: str, kernels: str, tensors: int, folder: Path) -> Path:
+def build(wrapper: str, kernels: str, tensors: int, sliced: bool, folder: Path) -> Path:
     """Compile the two generated texts into one library in ``folder`` and return its path."""
     from torch._inductor import cpp_builder, cpu_vec_isa
 
     source = folder / "kernel.cpp"
-    source.write_text(assemble(wrapper, kernels, tensors), encoding="utf-8")
+    source.write_text(assemble(wrapper, kernels, tensors, sliced), encoding="utf-8")
     options: Any = cpp_builder.CppTorchDeviceOptions(
         vec_isa=cpu_vec_isa.pick_vec_isa(), device_type="cpu", aot_mode=True, extra_flags=["-w"]
     )
