@@ -153,3 +153,6 @@ class Compiled(Protocol):
 
     def variant(self, values: Mapping[str, Value], facts: Facts) -> Variant:
         """Return the variant that these values select, compiled on first use."""
+
+    def keep(self, variant: Variant) -> None:
+        """Keep a variant on disk, so that other processes need not compile it."""

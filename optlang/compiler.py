@@ -12,13 +12,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from optlang.backends import python_source
+from optlang.backends.loading import variants
 from optlang.compiled import Facts, Layout, Slot, Variant
 from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
-from optlang.ir.lower import Lowered, lower
-from optlang.ir.passes import optimise
-from optlang.ir.program import Program
 from optlang.language.check import check_text
 from optlang.language.evaluate import evaluate, truth
 from optlang.language.kinds import ELEMENT, SCALAR
@@ -26,6 +24,10 @@ from optlang.language.questions import group_keys, reads_group_time, reads_time,
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Rule, Value
 from optlang.language.specialise import Special, specialise, too_large
 from optlang.source import Source
+
+if TYPE_CHECKING:
+    from optlang.ir.lower import Lowered
+    from optlang.ir.program import Program
 
 #: What a tensor is taken to be where none is at hand (``optlang emit``).
 EXAMPLE = Facts(ndim=2, numel=6, rows=2, cols=3, eps_of=2.0**-23)
@@ -92,8 +94,13 @@ class CompiledRule:
         """Return the variant that these values select, compiled on first use."""
         special, key = self._specialise(values, facts)
         if key not in self._variants:
-            self._variants[key] = self.build(special, key, facts.ndim)
+            text = self.rule.tree.source.text
+            self._variants[key] = variants.find(text, self.name, key) or self.build(special, key, facts.ndim)
         return self._variants[key]
+
+    def keep(self, variant: Variant) -> None:
+        """Keep a variant on disk for other processes."""
+        variants.keep(self.rule.tree.source.text, variant)
 
     def _specialise(self, values: Mapping[str, Value], facts: Facts) -> tuple[Special, tuple[Value, ...]]:
         """Return the statements of a variant and its key (with ndim, where layouts depend on it)."""
@@ -106,6 +113,8 @@ class CompiledRule:
 
     def build(self, special: Special, key: tuple[Value, ...], ndim: int) -> Variant:
         """Compile one variant: statements -> programs -> passes -> source."""
+        from optlang.backends import python_source  # here, as a variant found on disk needs no SymPy
+
         lowered = self.lowered(special)
         slots = _slots(special, lowered)
         device = tuple(s.name for s in slots if s.place != "host")
@@ -142,6 +151,9 @@ class CompiledRule:
 
     def lowered(self, special: Special, watch: Callable[[str, Program], None] | None = None) -> Lowered:
         """Return the programs of a variant after the passes; ``watch`` sees the step after each."""
+        from optlang.ir.lower import lower
+        from optlang.ir.passes import optimise
+
         try:
             raw = lower(self.rule, special)
             if watch is not None:

@@ -270,3 +270,33 @@ def test_both_ways_agree_with_torch_in_float64(kernels: Path) -> None:
     for ahead_of_time in (True, False):
         cls = optimizer_class(ADAMW, backend="inductor", name="Typed", ahead_of_time=ahead_of_time)
         assert against(cls, torch.optim.AdamW) < 1e-14
+
+
+def test_the_next_process_needs_no_compiler_of_ours(tmp_path: Path) -> None:
+    code = """
+import sys, torch, optlang
+cls = optlang.compile("adamw")
+p = torch.nn.Parameter(torch.ones(8))
+p.grad = torch.ones(8)
+optimizer = cls([p])
+if sys.argv[1] == "warm":
+    optimizer.warmup()
+else:
+    optimizer.step()
+print(p.sum().item(), [name in sys.modules for name in ("sympy", "torch._inductor", "torch._dynamo")])
+"""
+    environment = dict(os.environ, OPTLANG_CACHE=str(tmp_path))
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", code, word], env=environment, capture_output=True, text=True, check=True
+        ).stdout.split(" ", 1)
+        for word in ("warm", "step", "step")
+    ]
+    assert printed[0][0] == "8.0"
+    assert printed[1] == printed[2] and float(printed[1][0]) < 8
+    assert printed[1][1].strip() == "[False, False, False]"
+    for variant in tmp_path.glob("*.variant"):  # what is not sound is made anew
+        variant.write_bytes(variant.read_bytes()[:-1])
+    again = subprocess.run([sys.executable, "-c", code, "step"], env=environment, capture_output=True, text=True)
+    assert again.stdout.split(" ", 1)[0] == printed[1][0]
+    assert "[True, False, False]" in again.stdout

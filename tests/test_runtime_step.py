@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from optimizing import ADAMW, MIXED, against, difference, model, optimizer_class, parameter, train, twins
 
+from optlang.runtime.kernels import compiled_count
 from optlang.runtime.tensors import overlapping
 
 AdamW = optimizer_class(ADAMW)
@@ -435,3 +437,31 @@ def test_a_group_counts_its_steps_whichever_tensors_read_them() -> None:
     matrix.grad = torch.ones(2, 2, dtype=torch.float64)
     optimizer.step()
     assert torch.allclose(before - matrix.detach(), torch.full_like(before, 2.0))
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_warming_up_compiles_and_changes_nothing(gradients: bool) -> None:
+    cls = optimizer_class(MIXED, name=f"Warm{gradients}")
+    net = model()
+    if gradients:
+        net(torch.ones(2, 5, dtype=torch.float64)).sum().backward()
+    before = copy.deepcopy(net.state_dict())
+    optimizer = cls(net.parameters(), lr=0.1, momentum=0.9)
+    groups = copy.deepcopy([{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups])
+    optimizer.warmup()
+    assert compiled_count(cls) == 1
+    assert not optimizer.state
+    assert [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups] == groups
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), net.state_dict().values(), strict=True))
+    other = copy.deepcopy(net)
+    train(net, optimizer, 3)
+    train(other, cls(other.parameters(), lr=0.1, momentum=0.9), 3)
+    assert difference(list(net.parameters()), list(other.parameters())) == 0
+    assert compiled_count(cls) == 1
+
+
+def test_warming_up_refuses_what_a_step_would() -> None:
+    optimizer = optimizer_class(ADAMW)([parameter(3)])
+    optimizer.param_groups[0]["lr"] = -1.0
+    with pytest.raises(ValueError, match="lr must be"):
+        optimizer.warmup()

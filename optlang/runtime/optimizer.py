@@ -187,6 +187,18 @@ class RuleOptimizer(Optimizer):
         if not same or len(seen) != len(state):
             self._seen = list(state.values())
 
+    def warmup(self) -> None:
+        """Compile now what the first step would, so that it is as quick as the others.
+
+        Gradients need not be there; they are taken to be of their parameters' types. Nothing is changed.
+
+        Raises:
+            ValueError: If a step would raise it for a hyperparameter or a parameter.
+        """
+        with torch.no_grad():
+            for plan in self._current_plans():
+                plan.warm(self.state)
+
     def _current_plans(self) -> list[GroupPlan]:
         """Return a plan for each param group, made anew where the group is another or has other parameters."""
         plans = self._plans

@@ -30,6 +30,15 @@ class Work(NamedTuple):
     coefficients: torch.Tensor
     numbers: tuple[float, ...]
 
+    def rehearse(self) -> None:
+        """Run a kernel that compiles when it is first called, on copies."""
+        kernel, (record,), (g,) = self.batch.kernel, self.batch.records, self.batch.gradients
+        if kernel is not None and kernel.origin == "jit" and record.facts.numel:
+            copies = [None if view is None else view.clone() for view in record.views]
+            copies[0] = record.view(record.fitting(record.parameter)).clone() if copies[0] is None else copies[0]
+            copies[1] = g
+            kernel.run([*copies, self.coefficients])
+
 
 class GroupPlan:
     """The step of one param group.
@@ -152,7 +161,8 @@ class GroupPlan:
             return []
         records: dict[Any, list[Record]] = {}
         for p in waiting:
-            record = self._bound(p, state)
+            assert p.grad is not None
+            record = self._bound(p, p.grad, state)
             records.setdefault(Batch.key(record), []).append(record)
         batches = [Batch(members) for members in records.values()]
         for batch in batches:
@@ -162,10 +172,8 @@ class GroupPlan:
         self.batches.extend(batches)
         return batches
 
-    def _bound(self, p: torch.Tensor, state: State) -> Record:
+    def _bound(self, p: torch.Tensor, g: torch.Tensor, state: State) -> Record:
         """Return a record of a parameter with a gradient, checked."""
-        g = p.grad
-        assert g is not None
         self._check_parameter(p)
         self._check_gradient(p, g)
         prepared = self.kernels.prepared(self._values or {}, self._answers or (), facts_of(p))
@@ -184,6 +192,28 @@ class GroupPlan:
         except ValueError as error:
             self._fail(p, f"cannot be updated: {error}")
         return record
+
+    def warm(self, state: State) -> None:
+        """Compile the kernels of parameters that have had no step yet; nothing is changed.
+
+        Args:
+            state: ``optimizer.state``.
+        """
+        self._read()
+        seen: set[Any] = set()
+        for p in self.idle:
+            if not (p.requires_grad or p.grad is not None):
+                continue
+            # A gradient of the same type, of no size in memory, where there is none yet.
+            g = p.grad if p.grad is not None else p.detach().new_zeros(()).expand(p.shape)
+            record = self._bound(p, g, state)
+            key = Batch.key(record)
+            if key not in seen:
+                seen.add(key)
+                batch = Batch([record])
+                batch.gradients = [record.fitting(g)]
+                self._host(batch, self._group_values(record.prepared)).rehearse()
+        self._group_numbers = {}
 
     # Checks -------------------------------------------------------------------------------------------------
 

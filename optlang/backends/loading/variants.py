@@ -1,0 +1,57 @@
+"""Compiled variants on disk: a second process that runs a rule needs neither SymPy nor the passes."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import tempfile
+from functools import cache as once
+from pathlib import Path
+
+from optlang.backends.loading import cache
+from optlang.compiled import Variant
+from optlang.language.rule import Value
+
+PACKAGE = Path(__file__).parents[2]
+
+
+def find(text: str, name: str, key: tuple[Value, ...]) -> Variant | None:
+    """Return a variant that was kept, or None.
+
+    Args:
+        text: The rule.
+        name: The class name.
+        key: The variant's key.
+    """
+    path = _path(text, name, key)
+    if not cache.is_sound(path):
+        return None
+    try:
+        found = pickle.loads(path.read_bytes())  # only we write there, as for the machine code beside it
+    except Exception:  # written by another version of Python, or of a class
+        return None
+    return found if isinstance(found, Variant) and found.key == key else None
+
+
+def keep(text: str, variant: Variant) -> None:
+    """Keep a variant for other processes; a disk that cannot be written to is no matter."""
+    path = _path(text, variant.name, variant.key)
+    with contextlib.suppress(OSError):
+        if path.exists():
+            return
+        cache.folder()
+        with tempfile.NamedTemporaryFile(dir=cache.location(), prefix=".variant-") as file:
+            file.write(pickle.dumps(variant))
+            file.flush()
+            cache.install(Path(file.name), path)
+
+
+def _path(text: str, name: str, key: tuple[Value, ...]) -> Path:
+    return cache.location() / f"{name}-{cache.key(text, name, repr(key), _compiler())}.variant"
+
+
+@once
+def _compiler() -> str:
+    """Return a text that differs whenever the compiler does."""
+    files = sorted(PACKAGE.rglob("*.py"))
+    return repr([(str(file), status.st_size, status.st_mtime_ns) for file in files if (status := file.stat())])
