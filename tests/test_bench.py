@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import optlang
 from optlang.bench import cold, peers, report, run, shapes
 from optlang.diagnostics import OptlangError
+from optlang.runtime.plan import bytes_moved
 from optlang.source import Source
 
 RULE = "optimizer Plain  # reference: torch.optim.SGD\nhyper lr = 1e-3\np -= lr*g\n"
@@ -100,7 +102,29 @@ def test_plans_that_cannot_be_made() -> None:
 
 
 @pytest.mark.slow
-def test_the_first_step_in_a_new_process() -> None:
-    assert 0.1 < cold.first_step(Source(RULE), "float32", "cpu", {}, "eager") < 120
+def test_first_steps_in_new_processes() -> None:
+    found = cold.first_steps(Source(RULE), "mlp", "float32", "cpu", {}, "eager")
+    assert 0.05 < found.warm < 60 and 0.05 < found.cold < 60
+    assert found.memory is None or 0 <= found.memory < 2**26
     with pytest.raises(RuntimeError, match="new process failed"):
-        cold.first_step(Source(RULE), "float32", "cpu", {"nonsense": 1.0}, "eager")
+        cold.first_steps(Source(RULE), "mlp", "float32", "cpu", {"nonsense": 1.0}, "eager")
+
+
+def test_a_package_has_a_peer_of_the_same_name_or_none() -> None:
+    pytest.importorskip("pytorch_optimizer")
+    assert peers.find("pytorch_optimizer", None, "LAMB").label == "pytorch_optimizer.Lamb (foreach)"
+    with pytest.raises(peers.NoPeer, match="of its own that is called NAdam2"):
+        peers.find("pytorch_optimizer", None, "NAdam2")
+    with pytest.raises(peers.NoPeer):
+        peers.find("pytorch_optimizer", None, "ASGD ")
+    left_out: list[str] = []
+    plans = run.plan([Source(RULE)], "mlp", "pytorch_optimizer", backend="eager", left_out=left_out)
+    assert (plans, left_out) == ([], ["Plain"])
+
+
+def test_bytes_that_a_step_moves() -> None:
+    p = torch.nn.Parameter(torch.ones(10))
+    p.grad = torch.ones(10)
+    optimizer = optlang.compile("adamw", backend="eager")([p])
+    optimizer.step()
+    assert bytes_moved(optimizer) == 28 * 10  # p, m, v in and out, g in

@@ -1,14 +1,17 @@
-"""The first step of a rule in a new process in which every cache is empty: what a new user waits for."""
+"""First steps in new processes: with every cache empty, as a new user waits for them, and again with what that left."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +20,97 @@ from optlang.source import Source
 CACHES = ("OPTLANG_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
-def first_step(source: Source, dtype: str, device: str, values: Mapping[str, Any], backend: str) -> float:
-    """Return the seconds from starting Python to the end of the first step, imports and compiler included.
+@dataclass(frozen=True)
+class FirstSteps:
+    """What two processes found, one after the other.
+
+    Attributes:
+        cold: Seconds from after ``import torch`` to the end of the first step, every cache empty.
+        warm: The same in a second process.
+        memory: Bytes that the second process took at most in its first steps, beyond what it had when they were over
+            (parameters, gradients, state); None where the system does not tell.
+    """
+
+    cold: float
+    warm: float
+    memory: int | None
+
+
+def first_steps(
+    source: Source, shapes: str, dtype: str, device: str, values: Mapping[str, Any], backend: str
+) -> FirstSteps:
+    """Measure the first step in two new processes that share caches of their own.
 
     Raises:
-        RuntimeError: If the process fails; carries what it printed.
+        RuntimeError: If a process fails; carries what it printed.
     """
     with tempfile.TemporaryDirectory(prefix="optlang-cold-") as folder:
         rule = Path(folder, "rule.opt")
         rule.write_text(source.text, encoding="utf-8")
         environment = dict(os.environ, OPTLANG_QUIET="1")
         environment.update({name: str(Path(folder, name.lower())) for name in CACHES})
-        arguments = [str(rule), dtype, device, json.dumps(dict(values)), backend]
-        command = [sys.executable, "-m", "optlang.bench.cold", *arguments]
-        start = time.perf_counter()
-        finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        seconds = time.perf_counter() - start
-    if finished.returncode:
-        raise RuntimeError(f"the first step in a new process failed:\n{finished.stderr}")
-    return seconds
+        arguments = [str(rule), shapes, dtype, device, json.dumps(dict(values)), backend]
+        found = []
+        for _ in range(2):
+            command = [sys.executable, "-m", "optlang.bench.cold", *arguments]
+            finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            if finished.returncode:
+                raise RuntimeError(f"the first step in a new process failed:\n{finished.stderr}")
+            found.append(json.loads(finished.stdout.splitlines()[-1]))
+    cold, warm = found
+    return FirstSteps(cold["seconds"], warm["seconds"], warm["memory"])
 
 
-def main(rule: str, dtype: str, device: str, values: str, backend: str) -> None:
-    """Compile a rule and make one step on the tensors of a small perceptron."""
+def main(rule: str, shapes: str, dtype: str, device: str, values: str, backend: str) -> None:
+    """Compile a rule, make a first step and a few more, and print what they took."""
     import torch
 
-    import optlang
-    from optlang.bench.shapes import mlp
+    from optlang.bench.shapes import SHAPES
 
     parameters = []
-    for shape in mlp():
+    for shape in SHAPES[shapes]():
         parameter = torch.nn.Parameter(torch.ones(shape, dtype=getattr(torch, dtype), device=device))
         parameter.grad = torch.ones_like(parameter)
         parameters.append(parameter)
-    optlang.compile(Path(rule), backend=backend)(parameters, **json.loads(values)).step()
-    if device.startswith("cuda"):
+    on_cuda = device.startswith("cuda")
+    start = time.perf_counter()
+    import optlang
+
+    optimizer = optlang.compile(Path(rule), backend=backend)(parameters, **json.loads(values))
+    optimizer.warmup()  # type: ignore[attr-defined]  # a part of the wait, but no step: memory is the steps'
+    _forget_peak(on_cuda)
+    optimizer.step()
+    if on_cuda:
         torch.cuda.synchronize()
+    seconds = time.perf_counter() - start
+    for _ in range(3):
+        optimizer.step()
+    print(json.dumps({"seconds": seconds, "memory": _beyond(on_cuda)}))
+
+
+def _forget_peak(on_cuda: bool) -> None:
+    """Let the peak of memory start from here."""
+    import torch
+
+    if on_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _beyond(on_cuda: bool) -> int | None:
+    """Return by how many bytes the peak was above what is used now."""
+    import torch
+
+    if on_cuda:
+        return torch.cuda.max_memory_allocated() - torch.cuda.memory_allocated()
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return None
+    found = dict(re.findall(r"^(VmHWM|VmRSS):\s+(\d+) kB", status, flags=re.MULTILINE))
+    return 1024 * (int(found["VmHWM"]) - int(found["VmRSS"])) if len(found) == 2 else None
 
 
 if __name__ == "__main__":

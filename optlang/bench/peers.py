@@ -32,17 +32,44 @@ class Peer:
         return self.cls(parameters, **{**wanted, **self.options})
 
 
-def find(against: str | None, reference: str | None) -> Peer:
-    """Return the peer that ``against`` asks for: None, ``fused``, ``foreach`` or ``MODULE:CLASS``.
+class NoPeer(ValueError):
+    """A package has no optimizer of a rule's name."""
+
+
+def find(against: str | None, reference: str | None, name: str = "") -> Peer:
+    """Return the peer that ``against`` asks for.
+
+    Args:
+        against: None, ``fused``, ``foreach``, ``MODULE:CLASS``, or a package, for its optimizer of the rule's name.
+        reference: The rule's reference.
+        name: The rule's name.
 
     Raises:
+        NoPeer: If the package has no optimizer of that name.
         ValueError: If there is no such class or no such implementation of it.
     """
     if against is not None and against not in ("fused", "foreach"):
-        return _described(against.replace(":", "."), None)
+        path = against.replace(":", ".") if ":" in against or "." in against else _same_name(against, name)
+        return _described(path, None)
     if reference is None:
         raise ValueError("the rule names no reference; say what to compare with: --against MODULE:CLASS")
     return _described(reference, against)
+
+
+def _same_name(package: str, name: str) -> str:
+    """Return the path of a package's own optimizer of some name, in whatever spelling."""
+    try:
+        module = importlib.import_module(package)
+    except ImportError as error:
+        raise ValueError(f"cannot load the peer {package}: {error}") from error
+    for attribute, value in vars(module).items():
+        if (
+            attribute.lower() == name.lower()
+            and isinstance(value, type)
+            and value.__module__.split(".")[0] == package.split(".")[0]
+        ):
+            return f"{package}.{attribute}"
+    raise NoPeer(f"{package} has no optimizer of its own that is called {name}")
 
 
 def _load(name: str) -> type[torch.optim.Optimizer]:

@@ -37,7 +37,7 @@ def _progress(total: int) -> Iterator[Callable[[str], None]]:
 
 def print_table(results: Sequence[Result]) -> None:
     """Print one row for each comparison, then what the columns mean."""
-    has_cold = any(result.cold is not None for result in results)
+    has_first = any(result.first is not None for result in results)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("rule", "peer", "shapes"):
         table.add_column(heading)
@@ -46,14 +46,15 @@ def print_table(results: Sequence[Result]) -> None:
         "peer ms",
         "ratio",
         "min-max",
-        *(["cold s"] if has_cold else []),
+        "stream",
+        *(["cold s", "warm s", "extra MiB"] if has_first else []),
         "kernels",
         "difference",
     ]
     for heading in numeric:
         table.add_column(heading, justify="right", no_wrap=True)
     for result in results:
-        table.add_row(*_row(result, has_cold))
+        table.add_row(*_row(result, has_first))
     console = Console()
     # A pipe has no width of its own; rows must not be folded to fit an imagined one.
     console = console if console.is_terminal else Console(width=200)
@@ -61,15 +62,21 @@ def print_table(results: Sequence[Result]) -> None:
     first = results[0]
     console.print(
         f"[dim]{first.dtype} on {first.device}, {first.threads} threads; medians of {len(first.ours)} rounds "
-        "taken in turns; a ratio below 1 is faster than the peer[/]",
+        "taken in turns; a ratio below 1 is faster than the peer; stream: our bandwidth against that of x *= 1[/]",
         highlight=False,
     )
+    if has_first:
+        console.print(
+            "[dim]cold, warm: seconds from `import torch` to the end of the first step in a new process, with empty "
+            "caches and with what that left; extra: its peak of memory beyond parameters, gradients and state[/]",
+            highlight=False,
+        )
 
 
-def _row(result: Result, has_cold: bool) -> list[str]:
+def _row(result: Result, has_first: bool) -> list[str]:
     ratio = result.ratio
     color = "green" if ratio <= 1 else "yellow" if ratio <= 1.1 else "red"
-    cold = [f"{result.cold:.1f}" if result.cold is not None else ""] if has_cold else []
+    first = _first(result) if has_first else []
     return [
         result.rule,
         result.peer,
@@ -78,10 +85,20 @@ def _row(result: Result, has_cold: bool) -> list[str]:
         f"{statistics.median(result.theirs):.2f}",
         f"[{color}]{ratio:.2f}[/]",
         f"{min(result.ratios):.2f}-{max(result.ratios):.2f}",
-        *cold,
+        f"{result.bandwidth:.0%}",
+        *first,
         str(result.compiled),
         f"{result.difference:.1e}",
     ]
+
+
+def _first(result: Result) -> list[str]:
+    """Return the cells about first steps in new processes."""
+    first = result.first
+    if first is None:
+        return ["", "", ""]
+    memory = "" if first.memory is None else f"{first.memory / 2**20:.1f}"
+    return [f"{first.cold:.1f}", f"{first.warm:.2f}", memory]
 
 
 def _count(numbers: int) -> str:
@@ -90,7 +107,7 @@ def _count(numbers: int) -> str:
 
 def as_json(results: Sequence[Result]) -> str:
     """Return everything that was measured as JSON."""
-    rows = [{**dataclasses.asdict(result), "ratio": result.ratio} for result in results]
+    rows = [{**dataclasses.asdict(result), "ratio": result.ratio, "bandwidth": result.bandwidth} for result in results]
     return json.dumps(rows, indent=2)
 
 

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from optlang.bench import cold, peers, shapes
 from optlang.diagnostics import raise_errors
 from optlang.language.check import check_text
 from optlang.runtime.kernels import compiled_count
+from optlang.runtime.plan import bytes_moved
 from optlang.source import Source
 
 #: Seconds that a round of steps should take: long against the noise of the clock, short against a busy neighbour.
@@ -67,7 +68,9 @@ class Result:
         ready: Seconds our first step took in this process, with whatever caches were there.
         compiled: Kernels that were made for this comparison, by the end of it.
         difference: Norm of the difference of the final parameters, relative to how far they moved.
-        cold: Seconds to the end of a first step in a new process with every cache empty, if asked for.
+        bytes: Bytes that a step has to read and write at least: every tensor once.
+        streaming: Milliseconds of a pass of ``x *= 1`` that moves as many bytes, for each round.
+        first: First steps in new processes, if asked for.
     """
 
     rule: str
@@ -83,7 +86,9 @@ class Result:
     ready: float
     compiled: int
     difference: float
-    cold: float | None = field(default=None)
+    bytes: int
+    streaming: tuple[float, ...]
+    first: cold.FirstSteps | None = None
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -95,6 +100,11 @@ class Result:
         """The median of the ratios."""
         return statistics.median(self.ratios)
 
+    @property
+    def bandwidth(self) -> float:
+        """Our bandwidth relative to that of the streaming pass: the median over the rounds."""
+        return statistics.median(b / a for a, b in zip(self.ours, self.streaming, strict=True))
+
 
 def plan(
     sources: Sequence[Source],
@@ -105,8 +115,19 @@ def plan(
     device: str = "cpu",
     values: Mapping[str, Any] | None = None,
     backend: str = "inductor",
+    left_out: list[str] | None = None,
 ) -> list[Plan]:
     """Return the comparisons to make: every rule on every list of shapes.
+
+    Args:
+        sources: The rules.
+        names: Names of lists of shapes.
+        against: The peer, as :func:`peers.find` takes it.
+        dtype: Type of the parameters.
+        device: Where they are.
+        values: Hyperparameters.
+        backend: The backend.
+        left_out: Takes the names of rules that a package has no counterpart of; without it they are an error.
 
     Raises:
         ValueError: If a name is unknown, or the device is not there.
@@ -121,7 +142,13 @@ def plan(
         raise_errors(found)
         assert rule is not None
         cls = optlang.compile(source, backend=backend)
-        peer = peers.find(against, rule.reference)
+        try:
+            peer = peers.find(against, rule.reference, cls.__name__)
+        except peers.NoPeer:
+            if left_out is None:
+                raise
+            left_out.append(cls.__name__)
+            continue
         for name in shapes.chosen(names):
             plans.append(Plan(cls.__name__, source, cls, peer, name, dtype, device, values or {}, backend))
     return plans
@@ -147,15 +174,18 @@ def measure(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda
     ready = _seconds(one, 1, plan.device)
     _seconds(other, 1, plan.device)
     steps = settings.steps or _enough(max(_seconds(o, 2, plan.device) / 2 for o in (one, other)))
-    times: tuple[list[float], list[float]] = ([], [])
+    times: tuple[list[float], ...] = ([], [], [])
+    moved = bytes_moved(one)
+    pass_over = _Streaming(moved, plan.device)
     for number in range(settings.rounds):
         tick(f"round {number + 1} of {settings.rounds}")
-        for optimizer, kept in ((one, times[0]), (other, times[1])):
-            kept.append(1e3 * _seconds(optimizer, steps, plan.device) / steps)
-    seconds = None
+        sides: tuple[torch.optim.Optimizer | _Streaming, ...] = (one, other, pass_over)
+        for side, kept in zip(sides, times, strict=True):
+            kept.append(1e3 * _seconds(side, steps, plan.device) / steps)
+    first = None
     if settings.first_step:
-        tick("first step in a new process")
-        seconds = cold.first_step(plan.source, plan.dtype, plan.device, plan.values, plan.backend)
+        tick("first steps in new processes")
+        first = cold.first_steps(plan.source, plan.shapes, plan.dtype, plan.device, plan.values, plan.backend)
     return Result(
         rule=plan.name,
         peer=plan.peer.label,
@@ -170,8 +200,20 @@ def measure(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda
         ready=ready,
         compiled=compiled_count(plan.cls),
         difference=_difference(start, ours, theirs),
-        cold=seconds,
+        bytes=moved,
+        streaming=tuple(times[2]),
+        first=first,
     )
+
+
+class _Streaming:
+    """A pass over memory in place that moves a number of bytes, half of them in and half of them out."""
+
+    def __init__(self, moved: int, device: str) -> None:
+        self.memory = torch.ones(max(1, moved // 8), dtype=torch.float32, device=device)
+
+    def step(self) -> None:
+        self.memory.mul_(1.0)
 
 
 def _tensors(plan: Plan) -> list[torch.Tensor]:
@@ -196,7 +238,7 @@ def _copies(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     return copies
 
 
-def _seconds(optimizer: torch.optim.Optimizer, steps: int, device: str) -> float:
+def _seconds(optimizer: torch.optim.Optimizer | _Streaming, steps: int, device: str) -> float:
     """Return how long some steps take."""
     wait: Callable[[], object] = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
     wait()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optlang.cli.output import Files, Refusal, Settings, parse_setting, read_source
+from optlang.cli.output import Files, Refusal, Settings, library_names, parse_setting, read_source
 
 if TYPE_CHECKING:
     from optlang.bench.run import Result
@@ -21,7 +22,10 @@ def command(
     shapes: Annotated[str, typer.Option(help="gpt2, resnet50, many, mlp, several with commas, or all.")] = "resnet50",
     against: Annotated[
         str | None,
-        typer.Option(help="fused, foreach, or MODULE:CLASS (default: the rule's own reference, fused if it can be)."),
+        typer.Option(
+            help="fused, foreach, MODULE:CLASS, or a package, for its optimizer of the rule's name "
+            "(default: the rule's own reference, fused if it can be)."
+        ),
     ] = None,
     settings: Settings = None,
     steps: Annotated[
@@ -34,7 +38,7 @@ def command(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that torch may use.")] = None,
     first_step: Annotated[
         bool,
-        typer.Option("--first-step", help="Time the first step, too: a new process, no caches."),
+        typer.Option("--first-step", help="Time first steps in new processes, too, and what memory they take."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
     save: Annotated[
@@ -42,15 +46,28 @@ def command(
         typer.Option(metavar="PNG", help="Draw the ratios into this file (needs matplotlib)."),
     ] = None,
 ) -> None:
-    """Time rules against a peer in interleaved rounds, and compare where they end."""
-    sources = [read_source(rule) for rule in rules]
+    """Time rules (or the whole `library`) against a peer in interleaved rounds, and compare where they end."""
+    whole = list(rules) == ["library"]
+    sources = [read_source(rule) for rule in (library_names() if whole else rules)]
+    left_out: list[str] = []
     values = dict(parse_setting(text) for text in settings or [])
     from optlang.bench import report, run
 
     try:
-        plans = run.plan(sources, shapes, against, dtype=dtype, device=device, values=values, backend=backend)
+        plans = run.plan(
+            sources,
+            shapes,
+            against,
+            dtype=dtype,
+            device=device,
+            values=values,
+            backend=backend,
+            left_out=left_out if whole else None,
+        )
     except ValueError as error:
         raise Refusal(str(error)) from error
+    if left_out:
+        print(f"no counterpart in {against}: {', '.join(left_out)}", file=sys.stderr)
     results = report.measure_all(plans, run.Settings(steps, rounds, threads, first_step))
     if as_json:
         print(report.as_json(results))

@@ -321,3 +321,19 @@ def describe(group: Mapping[str, Any], p: torch.Tensor) -> str:
     place = next((i for i, q in enumerate(group["params"]) if q is p), 0)
     names = group.get("param_names")
     return f"parameter {names[place]!r}" if names else f"parameter {place} (of shape {tuple(p.shape)})"
+
+
+def bytes_moved(optimizer: torch.optim.Optimizer) -> int:
+    """Return how many bytes the last step of an optimizer of ours had to move.
+
+    Every tensor counts once for being read, and once more if it is written.
+    """
+    plans: list[GroupPlan] = optimizer._plans  # type: ignore[attr-defined]
+    total = 0
+    for batch in (batch for plan in plans for batch in plan.batches):
+        variant = batch.prepared.variant
+        for record in batch.records:
+            for name, view in zip(variant.tensors, record.views, strict=True):
+                memory = record.parameter if view is None else view
+                total += memory.numel() * memory.element_size() * (2 if name in variant.written else 1)
+    return total
