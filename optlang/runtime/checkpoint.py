@@ -28,6 +28,56 @@ def _is_mirror(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.dim() == 0 and value._base is not None
 
 
+def matched(groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the param groups of a checkpoint in our order, and the parameters of each in the order of ours.
+
+    Where parameters have names on both sides, names decide; otherwise places do.
+
+    Raises:
+        ValueError: If the names are not the same ones, in the same groups.
+    """
+    ours, theirs = ([_names(group) for group in side] for side in (groups, saved))
+    if None in ours or None in theirs:
+        return list(saved)
+    by_names = {frozenset(names): group for names, group in zip(theirs, saved, strict=True) if names is not None}
+    wanted = [frozenset(names or ()) for names in ours]
+    if len(groups) != len(saved) or set(wanted) != set(by_names) or len(by_names) != len(groups):
+        raise ValueError(_mismatch([set(names or ()) for names in ours], [set(names or ()) for names in theirs]))
+    found: list[Mapping[str, Any]] = []
+    for group, names in zip(groups, wanted, strict=True):
+        match = by_names[names]
+        ids = dict(zip(match["param_names"], match["params"], strict=True))
+        found.append({**match, "params": [ids[n] for n in group["param_names"]], "param_names": group["param_names"]})
+    return found
+
+
+def _names(group: Mapping[str, Any]) -> list[str] | None:
+    """Return the names of a group's parameters if each has one of its own."""
+    names = group.get("param_names")
+    usable = names is not None and len(names) == len(group["params"]) == len(set(names))
+    return list(names) if usable else None  # type: ignore[arg-type]
+
+
+def _mismatch(ours: Sequence[set[str]], theirs: Sequence[set[str]]) -> str:
+    """Return the message about parameters that are not in the same groups by name."""
+    here, there = set[str]().union(*ours), set[str]().union(*theirs)
+    parts = []
+    if here - there:
+        parts.append(f"it has no state for {_listed(here - there)}")
+    if there - here:
+        parts.append(f"it has {_listed(there - here)}, which this optimizer has not")
+    if not parts:
+        moved = {name for names in ours if names not in theirs for name in names}
+        parts.append(f"{_listed(moved)} are divided into other param groups: {len(theirs)} there, {len(ours)} here")
+    return f"loaded state dict does not match by parameter names: {'; '.join(parts)}; nothing was loaded"
+
+
+def _listed(names: set[str], most: int = 5) -> str:
+    """Return a few names and how many more there are."""
+    shown = ", ".join(map(repr, sorted(names)[:most]))
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
 def check_groups(groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]]) -> None:
     """Raise ValueError if param groups of a checkpoint do not match ours."""
     if len(groups) != len(saved):

@@ -221,8 +221,9 @@ class RuleOptimizer(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` returned, or what the optimizer of the same rule in ``torch.optim`` did.
 
-        Nothing is cast: every state keeps the type it was saved with. A parameter with state but without a step count
-        is taken to have been updated once.
+        Parameters are matched by name where they have names on both sides (``model.named_parameters()``), by place
+        otherwise. Nothing is cast: every state keeps the type it was saved with. A parameter with state but without a
+        step count is taken to have been updated once.
 
         Args:
             state_dict: The checkpoint; it is not changed, and shares no memory with the optimizer afterwards.
@@ -237,7 +238,7 @@ class RuleOptimizer(Optimizer):
                 state_dict = replaced
         if not isinstance(state_dict, dict) or not {"state", "param_groups"} <= set(state_dict):
             raise ValueError("a state dict has the keys 'state' and 'param_groups'; was this saved by an optimizer?")
-        saved = state_dict["param_groups"]
+        saved = checkpoint.matched(self.param_groups, state_dict["param_groups"])
         checkpoint.check_groups(self.param_groups, saved)
         groups = checkpoint.loaded_groups(self.param_groups, saved, self._hyper)
         state = checkpoint.loaded_state(groups, saved, state_dict["state"])
