@@ -7,13 +7,13 @@ narrow, for 16-bit storage, where values are widened to float32 as they are read
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import sympy as sp
 
 from optlang.backends.memory import INDENT, Memory
 from optlang.backends.naming import spelled
-from optlang.backends.spelling import HostWriter, TorchWriter, Writer
+from optlang.backends.spelling import HostWriter, NumberWriter, TorchWriter, Writer
 from optlang.compiled import Slot
 from optlang.ir.lower import Lowered
 from optlang.ir.program import Program, Store, Value
@@ -34,6 +34,22 @@ def emit(lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str], title:
     return _Module(lowered, slots, tensors, narrow).text(title)
 
 
+def emit_numbers(lowered: Lowered, slots: Sequence[Slot], title: str) -> str:
+    """Return the module of a variant whose ``host`` and ``group`` compute on 0-d tensors, in float64 and on any device.
+
+    They take and return what those of :func:`emit` do, as tensors.
+
+    Args:
+        lowered: Its programs, after the passes.
+        slots: The states that exist.
+        title: First line of the module's docstring.
+    """
+    module = _Module(lowered, slots, (), narrow=False, writer=NumberWriter)
+    return module.assembled(
+        title, [module.host(lowered.step), *([module.group(lowered.group)] if lowered.group else [])]
+    )
+
+
 def host_names(program: Program) -> tuple[str, ...]:
     """Return the names of the host values a program takes, in order."""
     return tuple(i.name for i in program.inputs if i.kind.level <= Level.HOST)
@@ -50,8 +66,16 @@ def host_arguments(program: Program, slots: Sequence[Slot]) -> tuple[str, ...]:
 class _Module:
     """Writes one module."""
 
-    def __init__(self, lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str], narrow: bool) -> None:
+    def __init__(
+        self,
+        lowered: Lowered,
+        slots: Sequence[Slot],
+        tensors: Sequence[str],
+        narrow: bool,
+        writer: Callable[[], Writer] = HostWriter,
+    ) -> None:
         self.lowered, self.slots, self.tensors, self.narrow = lowered, slots, tensors, narrow
+        self.host_writer = writer
         self.helpers: set[str] = set()
 
     def text(self, title: str) -> str:
@@ -60,6 +84,10 @@ class _Module:
         if self.lowered.group is not None:
             functions.append(self.group(self.lowered.group))
         functions += [self.host(self.lowered.step), self.update(self.lowered.step)]
+        return self.assembled(title, functions)
+
+    def assembled(self, title: str, functions: Sequence[Sequence[str]]) -> str:
+        """Return the module of some functions and of the helpers that they call."""
         head = f'"""{title}"""\n\nimport math\n\nimport torch\n'
         helpers = [HELPERS[name] for name in HELPERS if name in self.helpers]
         return "\n\n".join([head, *helpers, *(("\n".join(lines) + "\n") for lines in functions)])
@@ -118,11 +146,12 @@ class _Module:
     def group(self, program: Program) -> list[str]:
         """Return ``group``: the new values of the group states."""
         program, arguments = spelled(program)
-        writer = HostWriter()
+        writer = self.host_writer()
         names = [arguments[n] for n in host_names(program)]
         body = [f'{INDENT}"""New values of the states of a param group, in float64."""']
         body += self.assignments(program.host, writer)
-        results = [f"float({writer.text(s.expr)})" for s in program.stores]
+        on_tensors = isinstance(writer, TorchWriter)
+        results = [writer.text(s.expr) if on_tensors else f"float({writer.text(s.expr)})" for s in program.stores]
         self.helpers |= writer.helpers
         return [f"def group({', '.join(names)}):", *body, f"{INDENT}return {_tuple(results)}"]
 
@@ -130,12 +159,13 @@ class _Module:
         """Return ``host``: coefficients and host states."""
         wanted = host_arguments(program, self.slots)
         program, arguments = spelled(program, wanted)
-        writer = HostWriter()
+        writer = self.host_writer()
         names = [arguments[n] for n in wanted]
         body = [f'{INDENT}"""Coefficients of one step, and what states kept on the host become, in float64."""']
         body += self.assignments(program.host, writer)
         flags = _flags(program)
-        packed = [f"float({s})" if s in flags else str(s) for s in program.coefficients()]
+        number = "{}.to(torch.float64)" if isinstance(writer, TorchWriter) else "float({})"
+        packed = [number.format(s) if s in flags else str(s) for s in program.coefficients()]
         states = {s.target: writer.text(s.expr) for s in program.stores if not s.kind.on_device}
         kept = [states.get(s.name) or arguments[s.name] for s in self.slots if s.place == "host"]
         self.helpers |= writer.helpers

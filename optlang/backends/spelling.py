@@ -267,3 +267,17 @@ class TorchWriter(Writer):
         for argument in plain:
             text = f"torch.clamp({text}, {bound}={self.text(argument)})"
         return text, ATOM
+
+
+class NumberWriter(TorchWriter):
+    """Writes host arithmetic on 0-d float64 tensors: nothing is read back, and every number follows IEEE 754."""
+
+    def __init__(self) -> None:
+        super().__init__("torch.float64", frozenset(), frozenset())
+
+    def select(self, condition: sp.Expr, then: sp.Expr, other: sp.Expr) -> Piece:
+        """Return ``torch.where``; of two literals it would be in float32."""
+        if not self.is_plain(condition) and self.is_plain(then):
+            filled = f"torch.full_like({self.text(condition)}, {self.text(then)}, dtype={self.dtype})"
+            return f"torch.where({self.text(condition)}, {filled}, {self.text(other)})", ATOM
+        return super().select(condition, then, other)

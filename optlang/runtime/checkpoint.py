@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 from copy import deepcopy
 from itertools import chain
 from typing import Any
@@ -39,13 +40,16 @@ def matched(groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, An
     ours, theirs = ([_names(group) for group in side] for side in (groups, saved))
     if None in ours or None in theirs:
         return list(saved)
-    by_names = {frozenset(names): group for names, group in zip(theirs, saved, strict=True) if names is not None}
+    # Groups with the same names (those of two models, say) are told apart by their order.
+    waiting: dict[frozenset[str], list[Mapping[str, Any]]] = {}
+    for names, group in zip(theirs, saved, strict=True):
+        waiting.setdefault(frozenset(names or ()), []).append(group)
     wanted = [frozenset(names or ()) for names in ours]
-    if len(groups) != len(saved) or set(wanted) != set(by_names) or len(by_names) != len(groups):
-        raise ValueError(_mismatch([set(names or ()) for names in ours], [set(names or ()) for names in theirs]))
+    if Counter(wanted) != Counter({names: len(members) for names, members in waiting.items()}):
+        raise ValueError(_mismatch(wanted, [frozenset(names or ()) for names in theirs]))
     found: list[Mapping[str, Any]] = []
     for group, names in zip(groups, wanted, strict=True):
-        match = by_names[names]
+        match = waiting[names].pop(0)
         ids = dict(zip(match["param_names"], match["params"], strict=True))
         found.append({**match, "params": [ids[n] for n in group["param_names"]], "param_names": group["param_names"]})
     return found
@@ -58,7 +62,7 @@ def _names(group: Mapping[str, Any]) -> list[str] | None:
     return list(names) if usable else None  # type: ignore[arg-type]
 
 
-def _mismatch(ours: Sequence[set[str]], theirs: Sequence[set[str]]) -> str:
+def _mismatch(ours: Sequence[Set[str]], theirs: Sequence[Set[str]]) -> str:
     """Return the message about parameters that are not in the same groups by name."""
     here, there = set[str]().union(*ours), set[str]().union(*theirs)
     parts = []
@@ -67,12 +71,15 @@ def _mismatch(ours: Sequence[set[str]], theirs: Sequence[set[str]]) -> str:
     if there - here:
         parts.append(f"it has {_listed(there - here)}, which this optimizer has not")
     if not parts:
-        moved = {name for names in ours if names not in theirs for name in names}
+        moved = {name for names in ours if names not in theirs for name in names} or here
         parts.append(f"{_listed(moved)} are divided into other param groups: {len(theirs)} there, {len(ours)} here")
-    return f"loaded state dict does not match by parameter names: {'; '.join(parts)}; nothing was loaded"
+    return (
+        f"loaded state dict does not match by parameter names: {'; '.join(parts)}; nothing was loaded. "
+        "Rename its 'param_names', or delete them to have parameters matched by their order"
+    )
 
 
-def _listed(names: set[str], most: int = 5) -> str:
+def _listed(names: Set[str], most: int = 5) -> str:
     """Return a few names and how many more there are."""
     shown = ", ".join(map(repr, sorted(names)[:most]))
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
