@@ -83,8 +83,8 @@ class Variant:
         key: The answers; equal keys mean equal variants.
         source: The generated Python module (imports ``math`` and ``torch`` only).
         narrow_source: The same for tensors stored in 16 bits, with arithmetic in float32.
-        number_source: ``host`` and ``group`` once more, on 0-d float64 tensors instead of floats: for counters on the
-            device and for hyperparameters with gradients.
+        traced_source: ``host`` and ``group`` once more, on 0-d float64 tensors instead of floats, and ``updated``,
+            which returns what ``update`` writes (in the order of ``written``): for counters on the device and autograd.
         start_arguments: Names of the values ``start`` takes after ``p, g``.
         group_arguments: Names of the values ``group`` takes.
         host_arguments: Names of the values ``host`` takes.
@@ -107,7 +107,7 @@ class Variant:
     key: tuple[Value, ...]
     source: str
     narrow_source: str
-    number_source: str
+    traced_source: str
     start_arguments: tuple[str, ...]
     group_arguments: tuple[str, ...]
     host_arguments: tuple[str, ...]

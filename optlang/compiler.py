@@ -129,7 +129,7 @@ class CompiledRule:
             key=key,
             source=plain,
             narrow_source=narrow,
-            number_source=python_source.emit_numbers(lowered, slots, title),
+            traced_source=python_source.emit_traced(lowered, slots, tensors, title),
             start_arguments=python_source.host_names(lowered.start),
             group_arguments=groups,
             host_arguments=arguments,

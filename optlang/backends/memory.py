@@ -76,6 +76,12 @@ class Memory:
         read = set().union(*(v.expr.free_symbols for v in self.program.tensor))
         return {s: stored for s, stored in self.targets.items() if s in read}
 
+    def results(self, writer: Writer) -> Iterator[str]:
+        """Yield the texts of the values that are stored, in the order of the stores."""
+        for store in self.stores:
+            text, stored = writer.text(store.expr), self.stored[store.target]
+            yield f"torch.full_like({stored}, {text})" if algebra.is_literal(store.expr) else text
+
     def written(self, writer: Writer) -> Iterator[str]:
         """Yield the stores; a state that takes another's old value takes a copy, since that is overwritten too."""
         origins = {i.symbol: i.name for i in self.program.inputs}

@@ -34,20 +34,21 @@ def emit(lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str], title:
     return _Module(lowered, slots, tensors, narrow).text(title)
 
 
-def emit_numbers(lowered: Lowered, slots: Sequence[Slot], title: str) -> str:
-    """Return the module of a variant whose ``host`` and ``group`` compute on 0-d tensors, in float64 and on any device.
+def emit_traced(lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str], title: str) -> str:
+    """Return the module of a variant whose functions take tensors only and write to none: for autograd and CUDA graphs.
 
-    They take and return what those of :func:`emit` do, as tensors.
+    ``host`` and ``group`` take and return what those of :func:`emit` do, as 0-d float64 tensors on any device;
+    ``updated`` returns the new values of what ``update`` writes, as a tuple.
 
     Args:
         lowered: Its programs, after the passes.
         slots: The states that exist.
+        tensors: Names of the tensors ``updated`` takes, in order.
         title: First line of the module's docstring.
     """
-    module = _Module(lowered, slots, (), narrow=False, writer=NumberWriter)
-    return module.assembled(
-        title, [module.host(lowered.step), *([module.group(lowered.group)] if lowered.group else [])]
-    )
+    module = _Module(lowered, slots, tensors, narrow=False, writer=NumberWriter)
+    functions = [module.group(lowered.group)] if lowered.group is not None else []
+    return module.assembled(title, [*functions, module.host(lowered.step), module.updated(lowered.step)])
 
 
 def host_names(program: Program) -> tuple[str, ...]:
@@ -178,8 +179,21 @@ class _Module:
     def update(self, program: Program) -> list[str]:
         """Return ``update``: one tensor, in place."""
         memory = Memory(program, self.tensors, self.narrow)
+        writer, body = self.computed(memory, "One step of one tensor, in place")
+        body += memory.written(writer)
+        return [f"def update({', '.join([*memory.stored.values(), memory.numbers])}):", *body]
+
+    def updated(self, program: Program) -> list[str]:
+        """Return ``updated``: the new values of one tensor and its states."""
+        memory = Memory(program, self.tensors, self.narrow)
+        writer, body = self.computed(memory, "What one step makes of one tensor and its states")
+        body.append(f"{INDENT}return {_tuple(list(memory.results(writer)))}")
+        return [f"def updated({', '.join([*memory.stored.values(), memory.numbers])}):", *body]
+
+    def computed(self, memory: Memory, what: str) -> tuple[Writer, list[str]]:
+        """Return the lines that compute the new values, and the writer for what is done with them."""
         numbers = memory.numbers
-        body = [f'{INDENT}"""One step of one tensor, in place; {numbers} holds what host returned."""']
+        body = [f'{INDENT}"""{what}; {numbers} holds what host returned."""']
         packed = [str(s) for s in memory.program.coefficients()]
         if packed:
             comma = "," if len(packed) == 1 else ""
@@ -187,9 +201,8 @@ class _Module:
         writer = TorchWriter(f"{numbers}.dtype", _flags(memory.program), frozenset())
         body += memory.widened()
         body += self.passes(memory, writer)
-        body += memory.written(writer)
         self.helpers |= writer.helpers
-        return [f"def update({', '.join([*memory.stored.values(), numbers])}):", *body]
+        return writer, body
 
     # Statements ---------------------------------------------------------------------------------------------
 

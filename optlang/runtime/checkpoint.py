@@ -37,18 +37,18 @@ def matched(groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, An
     Raises:
         ValueError: If the names are not the same ones, in the same groups.
     """
-    ours, theirs = ([_names(group) for group in side] for side in (groups, saved))
+    ours, theirs = [_names(group) for group in groups], [_names(group) for group in saved]
     if None in ours or None in theirs:
         return list(saved)
+    here, there = ([frozenset(names or ()) for names in side] for side in (ours, theirs))
+    if Counter(here) != Counter(there):
+        raise ValueError(_mismatch(here, there))
     # Groups with the same names (those of two models, say) are told apart by their order.
-    waiting: dict[frozenset[str], list[Mapping[str, Any]]] = {}
-    for names, group in zip(theirs, saved, strict=True):
-        waiting.setdefault(frozenset(names or ()), []).append(group)
-    wanted = [frozenset(names or ()) for names in ours]
-    if Counter(wanted) != Counter({names: len(members) for names, members in waiting.items()}):
-        raise ValueError(_mismatch(wanted, [frozenset(names or ()) for names in theirs]))
+    waiting: dict[Set[str], list[Mapping[str, Any]]] = {}
+    for names, group in zip(there, saved, strict=True):
+        waiting.setdefault(names, []).append(group)
     found: list[Mapping[str, Any]] = []
-    for group, names in zip(groups, wanted, strict=True):
+    for group, names in zip(groups, here, strict=True):
         match = waiting[names].pop(0)
         ids = dict(zip(match["param_names"], match["params"], strict=True))
         found.append({**match, "params": [ids[n] for n in group["param_names"]], "param_names": group["param_names"]})
@@ -56,10 +56,15 @@ def matched(groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, An
 
 
 def _names(group: Mapping[str, Any]) -> list[str] | None:
-    """Return the names of a group's parameters if each has one of its own."""
-    names = group.get("param_names")
-    usable = names is not None and len(names) == len(group["params"]) == len(set(names))
-    return list(names) if usable else None  # type: ignore[arg-type]
+    """Return the names of a group's parameters if each has one of its own.
+
+    Parameters that are themselves strings come from ``torch.distributed.checkpoint``, which has put them in our order
+    by names of its own, but not ``param_names``.
+    """
+    names, ids = group.get("param_names"), group["params"]
+    if names is None or any(isinstance(key, str) for key in ids):
+        return None
+    return list(names) if len(names) == len(ids) == len(set(names)) else None
 
 
 def _mismatch(ours: Sequence[Set[str]], theirs: Sequence[Set[str]]) -> str:
@@ -111,7 +116,7 @@ def loaded_groups(
                 group[key] = deepcopy(hyper.defaults.get(key, ours.get(key)))
         group["params"] = ours["params"]
         if "param_names" in ours:
-            group.setdefault("param_names", ours["param_names"])
+            group["param_names"] = ours["param_names"]
         loaded.append(group)
     return loaded
 

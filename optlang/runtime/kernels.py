@@ -16,7 +16,7 @@ from optlang.backends.loading.signature import NARROW, Dims, Kernel, Signature
 from optlang.compiled import Compiled, Facts, Slot, Variant
 from optlang.language.rule import Value
 from optlang.runtime import host, progress
-from optlang.runtime.tensors import EXAMPLE_SIZES
+from optlang.runtime.tensors import EXAMPLE_SIZES, real
 
 #: Variants looked up by answers and facts are remembered up to this many.
 REMEMBERED = 4096
@@ -73,11 +73,20 @@ class Prepared:
         narrow = any(str(t.dtype)[6:] in NARROW for t in (p, g)) and p.dtype is not torch.float64
         begin = (self.narrow if narrow else self.plain)["start"]
         arguments = tuple(values[name] for name in self.variant.start_arguments)
-        with torch.no_grad():
-            try:
-                return dict(begin(p, g, *arguments))
-            except (ArithmeticError, ValueError):
-                return dict(host.ieee(begin)(p, g, *arguments))
+        try:
+            return dict(begin(p, g, *arguments))
+        except (ArithmeticError, ValueError):
+            return dict(host.ieee(begin)(p, g, *arguments))
+
+    def started(self, p: torch.Tensor, g: torch.Tensor, values: Mapping[str, Value]) -> dict[str, Any]:
+        """Return initial values; those of a complex parameter are computed on pairs of reals."""
+        if not p.is_complex():
+            return self.start(p, g, values)
+        fresh = self.start(real(p), real(g), values)
+        for slot in self.variant.slots:
+            if slot.place == "element":
+                fresh[slot.name] = torch.view_as_complex(fresh[slot.name].contiguous())
+        return fresh
 
     def dims(self, ndim: int, values: Mapping[str, Value]) -> tuple[Dims, ...]:
         """Return the viewed dimensions of each tensor of ``update`` for parameters with ``ndim`` dimensions."""

@@ -17,17 +17,18 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from optlang.compiled import Compiled
 from optlang.language.suggest import nearest
 from optlang.runtime import checkpoint, documentation
+from optlang.runtime.capturable import CapturablePlan
+from optlang.runtime.differentiable import DifferentiablePlan
 from optlang.runtime.kernels import Kernels
-from optlang.runtime.plan import GroupPlan
+from optlang.runtime.plan import GroupPlan, switched
 from optlang.runtime.records import STEP
 from optlang.runtime.values import Hyperparameters
 
 #: Switches of ``torch.optim`` that choose an implementation: no effect here.
 INEFFECTIVE = ("foreach", "fused")
-#: Switches that would change what a step may do, and cannot be switched on.
-REFUSED = {
-    "capturable": "a step computes its coefficients on the host, so it cannot be captured in a CUDA graph",
-    "differentiable": "a step is a compiled kernel, and autograd cannot see through it",
+#: Switches of ``torch.optim`` that change what a step may do, with the plans that do it.
+PLANS: dict[str | None, type[GroupPlan]] = {
+    plan.switch: plan for plan in (GroupPlan, CapturablePlan, DifferentiablePlan)
 }
 
 
@@ -80,11 +81,13 @@ class RuleOptimizer(Optimizer):
                 raise TypeError(f"{cls._name()}() got multiple values for argument {key!r}")
             if key in cls._hyper.keys:
                 given[key] = value
-            elif key in REFUSED:
-                if value:
-                    raise ValueError(f"{cls._name()} does not support {key}=True: {REFUSED[key]}")
+            elif key in PLANS:
+                if value:  # switched off, it is no key of the param groups
+                    given[key] = True
             elif key not in INEFFECTIVE:
                 raise TypeError(cls._unknown(key))
+        if kwargs.get("foreach") and kwargs.get("fused"):
+            raise RuntimeError(f"{cls._name()}: foreach and fused cannot be True together (and have no effect here)")
         return given
 
     @classmethod
@@ -109,9 +112,6 @@ class RuleOptimizer(Optimizer):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         values = self._hyper.read({**self.defaults, **param_group})
         self._hyper.check(values)
-        for key in REFUSED:
-            if param_group.get(key):
-                raise ValueError(f"{self._name()} does not support {key}=True: {REFUSED[key]}")
         if not isinstance(param_group["params"], (torch.Tensor, set)):
             param_group["params"] = list(param_group["params"])
             for i, entry in enumerate(param_group["params"]):
@@ -204,7 +204,7 @@ class RuleOptimizer(Optimizer):
         plans = self._plans
         groups = self.param_groups
         if len(plans) != len(groups) or not all(plan.fits(group) for plan, group in zip(plans, groups, strict=True)):
-            plans[:] = [GroupPlan(group, self._hyper, self._kernels) for group in groups]
+            plans[:] = [PLANS[switched(group)](group, self._hyper, self._kernels) for group in groups]
         return plans
 
     # Saving and loading -------------------------------------------------------------------------------------
@@ -265,7 +265,8 @@ class RuleOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.defaults.pop("differentiable", None)  # the base class adds it, and every new group would get it
+        if not self.defaults.get("differentiable"):  # the base class adds it, and every new group would get it
+            self.defaults.pop("differentiable", None)
         self._plans, self._seen = [], []
 
     def __reduce_ex__(self, protocol: Any) -> Any:

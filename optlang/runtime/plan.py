@@ -49,6 +49,9 @@ class GroupPlan:
         kernels: The variants and kernels of the class.
     """
 
+    #: The key of a param group that asks for this kind of plan.
+    switch: str | None = None
+
     def __init__(self, group: dict[str, Any], hyper: Hyperparameters, kernels: Kernels) -> None:
         self.group, self.hyper, self.kernels = group, hyper, kernels
         self.name = hyper.compiled.name
@@ -64,7 +67,12 @@ class GroupPlan:
     def fits(self, group: dict[str, Any]) -> bool:
         """Whether the plan is for this param group as it is now."""
         members = group["params"]
-        return group is self.group and len(members) == len(self.parameters) and all(map(is_, members, self.parameters))
+        return (
+            group is self.group
+            and switched(group) == self.switch
+            and len(members) == len(self.parameters)
+            and all(map(is_, members, self.parameters))
+        )
 
     # The first half -----------------------------------------------------------------------------------------
 
@@ -164,7 +172,7 @@ class GroupPlan:
             assert p.grad is not None
             record = self._bound(p, p.grad, state)
             records.setdefault(Batch.key(record), []).append(record)
-        batches = [Batch(members) for members in records.values()]
+        batches = [self._batch(members) for members in records.values()]
         for batch in batches:
             batch.gradients = [r.fitting(g) for r in batch.records if (g := r.parameter.grad) is not None]
         ids = {id(p) for p in waiting}
@@ -172,20 +180,16 @@ class GroupPlan:
         self.batches.extend(batches)
         return batches
 
+    def _batch(self, records: list[Record]) -> Batch:
+        """Return a batch of some records."""
+        return Batch(records)
+
     def _bound(self, p: torch.Tensor, g: torch.Tensor, state: State) -> Record:
         """Return a record of a parameter with a gradient, checked."""
         self._check_parameter(p)
         self._check_gradient(p, g)
         prepared = self.kernels.prepared(self._values or {}, self._answers or (), facts_of(p))
-        variant = prepared.variant
-        if p.dim() < variant.min_ndim:
-            self._fail(
-                p,
-                f"has {p.dim()} dimensions, but {self.name} looks at {variant.min_ndim} of them; "
-                "give it to another optimizer",
-            )
-        if p.is_complex() and not variant.layout.flat:
-            self._fail(p, f"is complex, and {self.name} reduces over dimensions, which is defined for real ones only")
+        self._check_dimensions(p, prepared)
         record = Record(p, prepared, state.get(p, {}))
         try:
             record.bind(g, self._values or {})
@@ -210,7 +214,7 @@ class GroupPlan:
             key = Batch.key(record)
             if key not in seen:
                 seen.add(key)
-                batch = Batch([record])
+                batch = self._batch([record])
                 batch.gradients = [record.fitting(g)]
                 self._host(batch, self._group_values(record.prepared)).rehearse()
         self._group_numbers = {}
@@ -222,6 +226,17 @@ class GroupPlan:
             self._fail(p, f"has type {p.dtype}; only floating-point and complex parameters can be optimized")
         if hasattr(p, "to_local"):
             self._fail(p, "is a distributed tensor, which optlang does not support yet")
+
+    def _check_dimensions(self, p: torch.Tensor, prepared: Prepared) -> None:
+        variant = prepared.variant
+        if p.dim() < variant.min_ndim:
+            self._fail(
+                p,
+                f"has {p.dim()} dimensions, but {self.name} looks at {variant.min_ndim} of them; "
+                "give it to another optimizer",
+            )
+        if p.is_complex() and not variant.layout.flat:
+            self._fail(p, f"is complex, and {self.name} reduces over dimensions, which is defined for real ones only")
 
     def _check_gradient(self, p: torch.Tensor, g: torch.Tensor) -> None:
         if g.layout is not torch.strided:
@@ -273,14 +288,20 @@ class GroupPlan:
         prepared = batch.prepared
         coefficients, numbers = host.call(prepared.plain["host"], batch.host_arguments(known))
         if batch.kernel is None:
-            signature = batch.records[0].sign(len(coefficients), self._values or {})
-            batch.kernel = self.kernels.kernel(prepared.variant, signature)
-            for record in batch.records:
-                record.signature = signature
-            if not batch.kernel.many:
-                pairs = zip(batch.records, batch.gradients, strict=True)
-                batch.gradients = [record.view(g) for record, g in pairs]
+            self._see_to_kernel(batch, len(coefficients))
         return Work(batch, batch.packed(coefficients), numbers)
+
+    def _see_to_kernel(self, batch: Batch, coefficients: int) -> None:
+        """Find the kernel of a batch that has none."""
+        if batch.kernel is not None:
+            return
+        signature = batch.records[0].sign(coefficients, self._values or {})
+        batch.kernel = self.kernels.kernel(batch.prepared.variant, signature)
+        for record in batch.records:
+            record.signature = signature
+        if not batch.kernel.many:
+            pairs = zip(batch.records, batch.gradients, strict=True)
+            batch.gradients = [record.view(g) for record, g in pairs]
 
     # The second half ----------------------------------------------------------------------------------------
 
@@ -314,6 +335,11 @@ class GroupPlan:
             batch.gradients = []
             if not batch.committed:
                 self._dissolve(batch)
+
+
+def switched(group: Mapping[str, Any]) -> str | None:
+    """Return the switch of a param group that asks for another kind of plan than the usual one."""
+    return "differentiable" if group.get("differentiable") else "capturable" if group.get("capturable") else None
 
 
 def describe(group: Mapping[str, Any], p: torch.Tensor) -> str:

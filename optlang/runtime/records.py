@@ -104,7 +104,7 @@ class Record:
         step = held.get(STEP)
         # Without a count, but with state: there has been a step, so this is not the first.
         self.count = _number(step) if step is not None else float(present)
-        fresh = self._started(g, values) if missing else {}
+        fresh = prepared.started(self.parameter, g, values) if missing else {}
         numbers, tensors = [], {}
         for slot in slots:
             value = fresh[slot.name] if slot in missing else held[slot.key]
@@ -121,16 +121,6 @@ class Record:
         self.keys = (*mirrored, *(slot.key for slot in prepared.stored))
         self.values = (*([None] * len(mirrored)), *(tensors[slot.name] for slot in prepared.stored))
         return tensors
-
-    def _started(self, g: torch.Tensor, values: Mapping[str, Value]) -> dict[str, Any]:
-        """Return initial values; those of a complex parameter are computed on pairs of reals."""
-        p = self.parameter
-        fresh = self.prepared.start(real(p), real(g), values)
-        if p.is_complex():
-            for slot in self.prepared.variant.slots:
-                if slot.place == "element":
-                    fresh[slot.name] = torch.view_as_complex(fresh[slot.name].contiguous())
-        return fresh
 
     def _fitting(self, key: str, place: str, held: Any) -> torch.Tensor:
         """Return a state tensor as the kernel wants it: on the device, shaped and laid out like the parameter."""
@@ -395,13 +385,18 @@ class Batch:
 
     # State --------------------------------------------------------------------------------------------------
 
+    @property
+    def place(self) -> torch.device:
+        """Where count and host states are shown: on the host, where they are computed."""
+        return torch.device("cpu")
+
     def reflect(self) -> None:
         """Make the tensors in ``optimizer.state`` that show the count and the host states."""
         rows = [self.count] if self.prepared.counts else []
         rows += self.numbers
         if not rows:
             return
-        memory = torch.tensor(rows, dtype=torch.float64, device="cpu")
+        memory = torch.tensor(rows, dtype=torch.float64, device=self.place)
         self.mirror = memory.unsqueeze(1).repeat(1, len(self.records))
         for i, record in enumerate(self.records):
             shown = self.mirror[:, i].unbind()
@@ -425,9 +420,9 @@ class Batch:
         """Return the chosen records, with the gradients, and the others as batches of their own."""
         ids = {id(record) for record in chosen}
         others = [record for record in self.records if id(record) not in ids]
-        parts = []
+        parts: list[Batch] = []
         for records in (list(chosen), others):
-            part = Batch(records)
+            part = type(self)(records)
             part.count, part.numbers, part.created, part.kernel = self.count, self.numbers, self.created, self.kernel
             part.reflect()
             part.committed = True

@@ -69,6 +69,13 @@ class Hyperparameters:
             values[f"group.{key}"] = plain(group[key])
         return values
 
+    def raw(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values in a param group, by the names the formulas use, as they are: tensors stay tensors."""
+        found: dict[str, Any] = {}
+        for key, names, is_tuple in self._layout:
+            found.update(zip(names, group[key], strict=True) if is_tuple else ((names[0], group[key]),))
+        return found | {f"group.{key}": group[key] for key in self.compiled.group_keys}
+
     def check(self, values: Mapping[str, Value]) -> None:
         """Raise ValueError, naming every range that a value is outside of."""
         found = self.compiled.problems(values)

@@ -1,0 +1,127 @@
+"""Steps that nothing is read back from: for CUDA graphs, with ``capturable=True`` in a param group.
+
+Step counts and the states that rules keep on the host live on the parameters' device, and so does the arithmetic on
+them: a graph that was captured during a step counts on when it is replayed, and follows hyperparameters that are
+tensors on the device. It works on every device; only there it pays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from optlang.backends.loading.signature import Signature
+from optlang.runtime.kernels import Prepared
+from optlang.runtime.numbers import as_number, numbers_of, traced_functions
+from optlang.runtime.plan import GroupPlan, Work
+from optlang.runtime.records import Batch, Record
+
+
+class CapturablePlan(GroupPlan):
+    """The step of a param group that is ``capturable``."""
+
+    switch = "capturable"
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._seen: list[tuple[Any, int]] = []
+        self._numbers: dict[torch.device, dict[str, torch.Tensor]] = {}
+
+    def _batch(self, records: list[Record]) -> Batch:
+        return DeviceBatch(records)
+
+    def _read(self) -> None:
+        """Read the hyperparameters again if one is another object or was written to: reading a tensor waits for it."""
+        raw = self.hyper.raw(self.group)
+        seen = [(value, value._version if isinstance(value, torch.Tensor) else 0) for value in raw.values()]
+        same = len(seen) == len(self._seen) and all(
+            v == w and (a is b or (not isinstance(a, torch.Tensor) and type(a) is type(b) and a == b))
+            for (a, v), (b, w) in zip(seen, self._seen, strict=True)
+        )
+        if same:
+            return
+        super()._read()
+        self._seen, self._numbers = seen, {}
+
+    def _group_values(self, prepared: Prepared) -> dict[str, Any]:
+        variant = prepared.variant
+        if variant.group_slots or variant.counts_group:
+            raise ValueError(
+                f"{self.name} does not support capturable=True: it keeps numbers in the param group, "
+                "which are computed on the host and would stand still in a graph"
+            )
+        return self._values or {}
+
+    def _host(self, batch: Batch, known: Mapping[str, Any]) -> Work:
+        """Compute the coefficients on the device, and see to the batch's kernel."""
+        assert isinstance(batch, DeviceBatch)
+        prepared, device = batch.prepared, batch.records[0].parameter.device
+        raw = self.hyper.raw(self.group)
+        if device not in self._numbers:  # what is a tensor is looked at in every step, the rest is made once
+            fixed = {name: value for name, value in raw.items() if not isinstance(value, torch.Tensor)}
+            self._numbers[device] = numbers_of(fixed, device)
+        arguments = batch.number_arguments(self._numbers[device], raw)
+        coefficients, hosted = traced_functions(prepared.variant)["host"](*arguments)
+        self._see_to_kernel(batch, len(coefficients))
+        signature = batch.records[0].signature
+        assert isinstance(signature, Signature)
+        numbers = [as_number(c, device) for c in coefficients or (0.0,)]
+        packed = torch.stack(numbers).to(getattr(torch, signature.coefficient_dtype))
+        return Work(batch, packed, tuple(hosted))
+
+
+class DeviceBatch(Batch):
+    """Records whose count and host states are kept on their device.
+
+    What Python remembers of them is what they were when the batch was made: a graph that is replayed does not tell.
+    """
+
+    __slots__ = ()
+
+    @property
+    def place(self) -> torch.device:
+        """Where count and host states are kept."""
+        return self.records[0].parameter.device
+
+    def number_arguments(self, numbers: Mapping[str, torch.Tensor], raw: Mapping[str, Any]) -> list[torch.Tensor]:
+        """Return the arguments of ``host`` for the next step, as numbers on the device."""
+        prepared, record = self.prepared, self.records[0]
+        device = record.parameter.device
+        count, hosted = self._rows()
+        first = count == 0 if prepared.counts else as_number(self.created, device)
+        own: dict[str, Any] = {"t": count + 1, "first": first}
+        own |= {slot.name: value for slot, value in zip(prepared.hosted, hosted, strict=True)}
+        own |= {name: as_number(getattr(record.facts, name), device) for name in prepared.facts}
+        found = []
+        for name in prepared.variant.host_arguments:
+            value = own.get(name, numbers.get(name))
+            found.append(as_number(raw[name], device) if value is None else value)
+        return found
+
+    def _rows(self) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the count and the host states, on the device."""
+        device = self.records[0].parameter.device
+        if self.mirror is None:
+            return as_number(self.count, device), [as_number(n, device) for n in self.numbers]
+        rows = [row[0] for row in self.mirror.unbind()]
+        return (rows[0], rows[1:]) if self.prepared.counts else (as_number(0.0, device), rows)
+
+    def advance(self, numbers: tuple[Any, ...]) -> None:
+        """Count a step and write the new values of the host states, in place."""
+        self.created = False
+        if self.mirror is not None:
+            rows = list(self.mirror.unbind())
+            if self.prepared.counts:
+                rows.pop(0).add_(1.0)
+            for row, number in zip(rows, numbers, strict=True):
+                row.copy_(as_number(number, row.device).expand_as(row))
+            self.version = self.mirror._version
+
+    def split(self, chosen: Any) -> tuple[Batch, Batch]:
+        """Return the chosen records and the others as batches of their own; this waits for the device."""
+        if self.mirror is not None:
+            rows = self.mirror[:, 0].tolist()
+            self.count, self.numbers = (rows[0], tuple(rows[1:])) if self.prepared.counts else (0.0, tuple(rows))
+        return super().split(chosen)

@@ -1,0 +1,164 @@
+"""Steps that autograd sees: for meta-learning, with ``differentiable=True`` in a param group.
+
+Nothing here is quick: the generated formulas run operation by operation. Parameters take their new values in place and
+``optimizer.state`` holds new tensors, all of them part of the graph. Hyperparameters that are tensors get gradients
+too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from optlang.runtime.kernels import Prepared
+from optlang.runtime.numbers import as_number, numbers_of, traced_functions
+from optlang.runtime.plan import GroupPlan, State
+from optlang.runtime.records import STEP
+from optlang.runtime.tensors import facts_of
+
+
+class DifferentiablePlan(GroupPlan):
+    """The step of a param group that is ``differentiable``.
+
+    Everything is computed by :meth:`prepare`, as new tensors; :meth:`run` writes them.
+    """
+
+    switch = "differentiable"
+
+    def prepare(self, state: State, same: bool) -> bool:
+        """Compute the new values of parameters and states; return whether there are any."""
+        self._read()
+        self._results: list[tuple[torch.Tensor, torch.Tensor, dict[str, Any]]] = []
+        self._group_results: dict[str, Any] = {}
+        found = [(p, p.grad) for p in self.idle if p.grad is not None]
+        with torch.enable_grad():
+            known = self._known(found[0][0]) if found else {}
+            for p, g in found:
+                self._results.append((p, *self._computed(p, g, state.get(p) or {}, known)))
+        return bool(self._results)
+
+    def run(self, state: State) -> list[torch.Tensor]:
+        """Write the new values; return no parameter, as their versions have grown already."""
+        with torch.enable_grad():
+            for p, value, held in self._results:
+                p.copy_(value)
+                if held:
+                    state[p].update(held)
+        self.group.update(self._group_results)
+        self.abandon()
+        return []
+
+    def abandon(self) -> None:
+        """Forget what was computed."""
+        self._results, self._group_results = [], {}
+
+    def warm(self, state: State) -> None:
+        """Nothing is compiled for a step that autograd sees; check the hyperparameters only."""
+        self._read()
+
+    # Computing ----------------------------------------------------------------------------------------------
+
+    def _known(self, p: torch.Tensor) -> dict[str, Any]:
+        """Return the group's values as numbers on the device of ``p``, after the group's own update."""
+        prepared = self.kernels.prepared(self._values or {}, self._answers or (), facts_of(p))
+        known = numbers_of(self.hyper.raw(self.group), p.device)
+        variant = prepared.variant
+        if variant.counts_group:
+            count = float(self.group.get(STEP, 0.0)) + 1.0
+            known["group.t"] = as_number(count, p.device)
+            self._group_results[STEP] = count
+        if variant.group_slots:
+            initial = self.kernels.compiled.group_initial(self._values or {})
+            for slot in variant.group_slots:
+                held = self.group.get(slot.key)
+                known[slot.name] = as_number(initial[slot.key] if held is None else held, p.device)
+            results = traced_functions(variant)["group"](*(known[name] for name in variant.group_arguments))
+            for slot, value in zip(variant.group_slots, results, strict=True):
+                new = as_number(value, p.device)
+                known[f"{slot.name}'"] = new
+                self._group_results[slot.key] = new if new.requires_grad else new.item()
+        return known
+
+    def _computed(
+        self, p: torch.Tensor, g: torch.Tensor, held: Mapping[str, Any], known: Mapping[str, Any]
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Return the new value of a parameter and of its states."""
+        self._check_parameter(p)
+        self._check_gradient(p, g)
+        if p.is_leaf and p.requires_grad:
+            self._fail(
+                p,
+                "is a leaf that requires gradients, which autograd does not let a step write to; "
+                "with differentiable=True, give the optimizer clones (p.clone()) that are part of a graph",
+            )
+        prepared = self.kernels.prepared(self._values or {}, self._answers or (), facts_of(p))
+        self._check_dimensions(p, prepared)
+        states = self._states(p, g, held, prepared)
+        count = as_number(held[STEP], p.device) if STEP in held else as_number(float(bool(held)), p.device)
+        numbers = self._numbers(p, prepared, states, known, count, created=not held)
+        coefficients, hosted = traced_functions(prepared.variant)["host"](*numbers)
+        arithmetic = torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32
+        packed = torch.stack([as_number(c, p.device) for c in coefficients or (0.0,)]).to(arithmetic)
+        # What autograd saves of p must not be what the step writes to.
+        tensors = {"p": p.clone(), "g": g, **{slot.name: states[slot.name] for slot in prepared.stored}}
+        layout = prepared.variant.layout
+        views = []
+        for name in prepared.variant.tensors:
+            view = torch.view_as_real(tensors[name]) if tensors[name].is_complex() else tensors[name]
+            scalar = any(slot.name == name and slot.place == "scalar" for slot in prepared.stored)
+            shape = (1,) if scalar else layout.shape(tuple(view.shape))
+            views.append(view.reshape(shape).to(arithmetic))
+        written = traced_functions(prepared.variant)["updated"](*views, packed)
+        results = {
+            name: _like(tensors[name], value) for name, value in zip(prepared.variant.written, written, strict=True)
+        }
+        new: dict[str, Any] = {slot.key: results.get(slot.name, states[slot.name]) for slot in prepared.stored}
+        new |= {slot.key: as_number(v, p.device) for slot, v in zip(prepared.hosted, hosted, strict=True)}
+        if prepared.counts:
+            new[STEP] = (count + 1).detach()
+        return results.get("p", tensors["p"]), new
+
+    def _states(
+        self, p: torch.Tensor, g: torch.Tensor, held: Mapping[str, Any], prepared: Prepared
+    ) -> dict[str, torch.Tensor]:
+        """Return the states by name, those that are missing at their initial values."""
+        slots = prepared.variant.slots
+        fresh: Mapping[str, Any] = {}
+        if any(held.get(slot.key) is None for slot in slots):
+            facts = facts_of(p)._asdict()
+            fresh = prepared.started(p, g, {**(self._values or {}), **facts})
+        found = {}
+        for slot in slots:
+            value = held.get(slot.key)
+            value = fresh[slot.name] if value is None else value
+            found[slot.name] = as_number(value, p.device) if slot.place == "host" else value
+        return found
+
+    def _numbers(
+        self,
+        p: torch.Tensor,
+        prepared: Prepared,
+        states: Mapping[str, torch.Tensor],
+        known: Mapping[str, Any],
+        count: torch.Tensor,
+        created: bool,
+    ) -> list[torch.Tensor]:
+        """Return the arguments of ``host`` as numbers on the device."""
+        first = count == 0 if prepared.counts else torch.full((), created, device=p.device)
+        own: dict[str, Any] = {"t": count + 1, "first": first, **facts_of(p)._asdict()}
+        own |= {slot.name: states[slot.name] for slot in prepared.hosted}
+        arguments = (own[name] if name in own else known[name] for name in prepared.variant.host_arguments)
+        return [value if isinstance(value, torch.Tensor) else as_number(value, p.device) for value in arguments]
+
+
+def _like(t: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Return a new value of a tensor in its shape and type."""
+    if not t.is_complex():
+        return (
+            value.expand(t.numel()).reshape(t.shape).to(t.dtype)
+            if value.dim() < 2
+            else value.reshape(t.shape).to(t.dtype)
+        )
+    return torch.view_as_complex(value.reshape((*t.shape, 2)).contiguous()).to(t.dtype)

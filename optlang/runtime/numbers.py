@@ -1,0 +1,35 @@
+"""Host arithmetic on tensors: single numbers in float64, on any device and within a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from optlang.backends.loading.modules import load_module
+from optlang.compiled import Variant
+
+
+@lru_cache(maxsize=1024)
+def traced_functions(variant: Variant) -> dict[str, Any]:
+    """Return ``host``, ``group`` and ``updated`` of a variant on tensors, by name."""
+    return load_module(variant.traced_source, f"{variant.name} traced")
+
+
+def as_number(value: torch.Tensor | float, device: torch.device) -> torch.Tensor:
+    """Return a number as a 0-d float64 tensor on a device (a truth value stays one), within the graph it is part of."""
+    if isinstance(value, torch.Tensor):
+        value = value.reshape(())
+        return value if value.dtype is torch.bool else value.to(device=device, dtype=torch.float64)
+    if isinstance(value, bool):
+        return torch.full((), value, dtype=torch.bool, device=device)
+    return torch.full((), value, dtype=torch.float64, device=device)
+
+
+def numbers_of(raw: Mapping[str, Any], device: torch.device) -> dict[str, torch.Tensor]:
+    """Return those hyperparameters that are numbers, as numbers on a device; flags and texts choose variants."""
+    return {
+        name: as_number(value, device) for name, value in raw.items() if isinstance(value, (int, float, torch.Tensor))
+    }
