@@ -155,7 +155,7 @@ class Kernels:
         if found is None:
             with self._announced(variant, signature):
                 found = self._load(variant, signature, **self._options)
-            if found.origin in ("built", "cached"):  # what else is on disk is of use only with the variant
+            if found.origin in ("built", "cached", "triton"):  # what else is on disk is of use only with the variant
                 self.compiled.keep(variant)
             if found.origin == "jit":
                 found = Kernel(self._announcing(found.run, variant, signature), "jit")

@@ -22,7 +22,8 @@ from optlang.runtime.differentiable import DifferentiablePlan
 from optlang.runtime.kernels import Kernels
 from optlang.runtime.plan import GroupPlan, switched
 from optlang.runtime.records import STEP
-from optlang.runtime.values import Hyperparameters
+from optlang.runtime.tensors import local
+from optlang.runtime.values import Hyperparameters, plain
 
 #: Switches of ``torch.optim`` that choose an implementation: no effect here.
 INEFFECTIVE = ("foreach", "fused")
@@ -30,6 +31,16 @@ INEFFECTIVE = ("foreach", "fused")
 PLANS: dict[str | None, type[GroupPlan]] = {
     plan.switch: plan for plan in (GroupPlan, CapturablePlan, DifferentiablePlan)
 }
+
+
+def _kind(group: dict[str, Any]) -> type[GroupPlan]:
+    """Return the kind of plan that a param group needs."""
+    kind = PLANS[switched(group)]
+    if kind is GroupPlan and any(hasattr(p, "to_local") for p in group["params"]):
+        from optlang.runtime.sharded import ShardedPlan  # here, as only those who distribute tensors should wait for it
+
+        return ShardedPlan
+    return kind
 
 
 def _undecorated(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,6 +59,7 @@ class RuleOptimizer(Optimizer):
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         self._plans: list[GroupPlan] = []
         self._seen: list[Any] = []  # the dicts in `state` at the end of the last step
+        self._untried, self._rehearsed = True, False  # no step has been made, or one that does not count
         given = self._arguments(args, kwargs)
         groups = self._listed(params)
         missing = [
@@ -169,6 +181,9 @@ class RuleOptimizer(Optimizer):
 
     def _update(self) -> None:
         """Run one step of every param group."""
+        if self._rehearsed:  # what the rehearsal started is started again, from gradients that are some
+            self.state.clear()
+            self._plans, self._seen, self._rehearsed = [], [], False
         plans, state, seen = self._current_plans(), self.state, self._seen
         # Looking up a tensor in a dict costs a call of Python code; the dicts that it leads to are compared instead.
         same = len(seen) == len(state) and all(map(is_, seen, state.values()))
@@ -179,6 +194,12 @@ class RuleOptimizer(Optimizer):
                 for plan in plans:
                     plan.abandon()
                 raise
+            if self._untried and self._is_rehearsal():
+                for plan in busy:
+                    plan.begin(state)
+                self._rehearsed = True
+                return
+            self._untried = False
             written: list[torch.Tensor] = []
             for plan in busy:
                 written += plan.run(state)
@@ -186,6 +207,16 @@ class RuleOptimizer(Optimizer):
                 torch.autograd.graph.increment_version(written)
         if not same or len(seen) != len(state):
             self._seen = list(state.values())
+
+    def _is_rehearsal(self) -> bool:
+        """Whether a first step is only there to have states made: with a step size of 0 and gradients of 0.
+
+        ``torch.distributed.checkpoint`` makes such a step. Counting it, or dividing by a norm of 0, would be wrong.
+        """
+        if self.state or not all(plain(group.get("lr")) == 0 for group in self.param_groups):
+            return False
+        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
+        return not any(bool(local(g).any()) for g in gradients)
 
     def warmup(self) -> None:
         """Compile now what the first step would, so that it is as quick as the others.
@@ -204,7 +235,7 @@ class RuleOptimizer(Optimizer):
         plans = self._plans
         groups = self.param_groups
         if len(plans) != len(groups) or not all(plan.fits(group) for plan, group in zip(plans, groups, strict=True)):
-            plans[:] = [PLANS[switched(group)](group, self._hyper, self._kernels) for group in groups]
+            plans[:] = [_kind(group)(group, self._hyper, self._kernels) for group in groups]
         return plans
 
     # Saving and loading -------------------------------------------------------------------------------------
@@ -268,6 +299,7 @@ class RuleOptimizer(Optimizer):
         if not self.defaults.get("differentiable"):  # the base class adds it, and every new group would get it
             self.defaults.pop("differentiable", None)
         self._plans, self._seen = [], []
+        self._untried, self._rehearsed = True, False
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self._rebuild is None:

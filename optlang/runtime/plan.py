@@ -224,8 +224,8 @@ class GroupPlan:
     def _check_parameter(self, p: torch.Tensor) -> None:
         if not (p.is_floating_point() or p.is_complex()):
             self._fail(p, f"has type {p.dtype}; only floating-point and complex parameters can be optimized")
-        if hasattr(p, "to_local"):
-            self._fail(p, "is a distributed tensor, which optlang does not support yet")
+        if hasattr(p, "to_local"):  # the plan for those is another
+            self._fail(p, f"is a distributed tensor, which is not supported with {self.switch}=True")
 
     def _check_dimensions(self, p: torch.Tensor, prepared: Prepared) -> None:
         variant = prepared.variant
@@ -253,7 +253,11 @@ class GroupPlan:
             self._fail(p, f"has type {p.dtype}, but its gradient has type {g.dtype}")
 
     def _fail(self, p: torch.Tensor, message: str) -> NoReturn:
-        raise ValueError(f"{self.name}: {describe(self.group, p)} {message}")
+        raise ValueError(f"{self.name}: {describe(self.group, self._named(p))} {message}")
+
+    def _named(self, p: torch.Tensor) -> torch.Tensor:
+        """Return the parameter that messages are about."""
+        return p
 
     # Host numbers -------------------------------------------------------------------------------------------
 
@@ -317,6 +321,14 @@ class GroupPlan:
         self._work = []
         self.group.update(self._group_numbers)
         return written
+
+    def begin(self, state: State) -> None:
+        """In place of :meth:`run`: write the states that were started, and nothing else."""
+        for batch, _, _ in self._work:
+            if not batch.committed:
+                self._commit(batch, state)
+            batch.gradients = []
+        self._work = []
 
     @staticmethod
     def _commit(batch: Batch, state: State) -> None:

@@ -69,3 +69,8 @@ def flat(t: torch.Tensor) -> torch.Tensor:
 def viewed(t: torch.Tensor, layout: Layout) -> torch.Tensor:
     """Return a tensor as a layout says (for a flat one in the order of its memory); writes go through."""
     return flat(t) if layout.flat else t.detach().view(layout.shape(tuple(t.shape)))
+
+
+def local(t: torch.Tensor) -> torch.Tensor:
+    """Return the part of a tensor that this process has: all of it, unless it is a distributed tensor."""
+    return t.to_local() if hasattr(t, "to_local") else t

@@ -1,0 +1,230 @@
+"""Parameters that are distributed tensors: each process updates its own part.
+
+Where every element is updated from itself alone, the usual kernels run on the local parts and nothing is sent. A rule
+that looks at more than one element (norms, means over rows) is run on gathered copies of the parameter, its gradient
+and its states, in every process alike, and each keeps its part of the result: right for every rule and placement, at
+the price of sending all of them. State is distributed as its parameter is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor, Replicate
+
+from optlang.runtime.plan import GroupPlan, State, Work
+from optlang.runtime.records import Batch, Record
+from optlang.runtime.tensors import facts_of
+
+
+class ShardedPlan(GroupPlan):
+    """The step of a param group with distributed tensors among its parameters.
+
+    The usual plan is made for stand-ins: the local part of each parameter, with the local part of its gradient and a
+    dict of the local parts of its states.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._parts: dict[torch.Tensor, torch.Tensor] = {}  # by parameter, the stand-in
+        self._whole: dict[torch.Tensor, torch.Tensor] = {}  # the other way round
+        self._states: dict[torch.Tensor, dict[str, Any]] = {}  # by stand-in
+        self._shown: dict[torch.Tensor, dict[str, Any]] = {}  # by parameter, what optimizer.state held
+        self._gathered: list[tuple[DTensor, Record, Work]] = []
+        self._around: dict[torch.Tensor, bool] = {}  # by parameter, for the answers below
+        self._around_of: tuple[Any, ...] | None = None
+        self.idle = []  # stand-ins, when there are some
+
+    # The first half -----------------------------------------------------------------------------------------
+
+    def prepare(self, state: State, same: bool) -> bool:
+        """Take the local parts and lay out the work of this step; return whether there is any."""
+        self._gathered = []
+        self._read()
+        if self._around_of != self._answers:
+            self._around, self._around_of = {}, self._answers
+        gathered: list[DTensor] = []
+        for p in dict.fromkeys(self.parameters):
+            if p.grad is not None:
+                self._check_parameter(p)
+                self._check_gradient(p, p.grad)
+                self._check_placement(p, p.grad)
+            if isinstance(p, DTensor) and p.grad is not None and self._looks_around(p):
+                gathered.append(p)
+            else:
+                self._stand_in(p, state)
+        busy = super().prepare(self._states, False)
+        for p in gathered:  # in the same order in every process
+            self._gathered.append(self._gather_whole(p, state))
+        return busy or bool(self._gathered)
+
+    def _check_placement(self, p: torch.Tensor, g: torch.Tensor) -> None:
+        if isinstance(p, DTensor) and not isinstance(g, DTensor):
+            self._fail(
+                p, "is a distributed tensor, but its gradient is not; distribute the gradient as the parameter is"
+            )
+
+    def _looks_around(self, p: DTensor) -> bool:
+        """Whether elements are updated from others, or from sizes: the whole tensor's, not those of a part."""
+        if p not in self._around:
+            self._around[p] = self._sees_more_than_elements(p)
+        return self._around[p]
+
+    def _sees_more_than_elements(self, p: DTensor) -> bool:
+        prepared = self.kernels.prepared(self._values or {}, self._answers or (), facts_of(p))
+        sizes = {"numel", "rows", "cols"}
+        part = facts_of(p.to_local())
+        local = self.kernels.prepared(self._values or {}, self._answers or (), part)
+        return not prepared.variant.elementwise or bool(sizes & set(prepared.facts)) or local is not prepared
+
+    def _stand_in(self, p: torch.Tensor, state: State) -> None:
+        """Bring the stand-in of a parameter up to date: its memory, its gradient, its state."""
+        local = p.to_local() if isinstance(p, DTensor) else p
+        part = self._parts.get(p)
+        if (
+            part is None
+            or part.data_ptr() != local.data_ptr()
+            or part.shape != local.shape
+            or part.dtype is not local.dtype
+        ):
+            if part is not None:
+                self._forget(part)
+            part = local.detach()
+            self._parts[p], self._whole[part] = part, p
+            self.idle.append(part)
+        g = p.grad
+        part.grad = None if g is None else _local(g, p)
+        held = state.get(p, {})
+        shown = self._shown.get(p, {})
+        if len(held) != len(shown) or any(held[key] is not shown.get(key) for key in held):
+            own = self._states.setdefault(part, {})
+            own.clear()  # another dict, or the same with other contents, is bound anew
+            own.update({key: _local(value, p) if isinstance(value, DTensor) else value for key, value in held.items()})
+            self._shown[p] = dict(held)
+
+    def _forget(self, part: torch.Tensor) -> None:
+        """Let go of a stand-in whose parameter lies elsewhere now."""
+        for batch in list(self.batches):
+            if any(record.parameter is part for record in batch.records):
+                self._dissolve(batch)
+        self.idle = [q for q in self.idle if q is not part]
+        self._shown.pop(self._whole.pop(part), None)
+        self._states.pop(part, None)
+
+    def _gather_whole(self, p: DTensor, state: State) -> tuple[DTensor, Record, Work]:
+        """Gather a parameter, its gradient and its states, and lay out the work on the copies."""
+        whole = p.full_tensor().detach().clone()
+        self._whole[whole] = p  # for messages
+        assert isinstance(p.grad, DTensor)
+        g = p.grad.full_tensor()
+        held = {key: v.full_tensor() if isinstance(v, DTensor) else v for key, v in state.get(p, {}).items()}
+        record = self._bound(whole, g, {whole: held})
+        batch = Batch([record])
+        batch.gradients = [record.fitting(g)]
+        work = self._host(batch, self._group_values(record.prepared))
+        del self._whole[whole]
+        return p, record, work
+
+    # The second half ----------------------------------------------------------------------------------------
+
+    def run(self, state: State) -> list[torch.Tensor]:
+        """Update the local parts of parameters and states."""
+        fresh = [batch for batch in self.batches if not batch.committed]
+        written = super().run(self._states)
+        for batch in fresh:
+            for record in batch.records:
+                self._show(self._whole[record.parameter], record.state, state)
+        for p, record, (batch, coefficients, numbers) in self._gathered:
+            batch.run(coefficients)
+            batch.reflect()
+            batch.advance(numbers)
+            record.commit()
+            p.to_local().copy_(_part(record.parameter, p))
+            self._show_gathered(p, record, state)
+        self._gathered = []
+        return written
+
+    def begin(self, state: State) -> None:
+        """Start states, and nothing else."""
+        fresh = [batch for batch in self.batches if not batch.committed]
+        super().begin(self._states)
+        for batch in fresh:
+            for record in batch.records:
+                self._show(self._whole[record.parameter], record.state, state)
+        for p, record, (batch, _, _) in self._gathered:
+            batch.reflect()
+            record.commit()
+            self._show_gathered(p, record, state)
+        self._gathered = []
+
+    def _show(self, p: torch.Tensor, held: dict[str, Any], state: State) -> None:
+        """Put local states into ``optimizer.state``, distributed as the parameter is."""
+        if not held:
+            return
+        shown = {key: _distributed(value, p) for key, value in held.items()}
+        state[p] = shown
+        self._shown[p] = dict(shown)
+
+    @staticmethod
+    def _show_gathered(p: DTensor, record: Record, state: State) -> None:
+        """Put the states of a gathered parameter into ``optimizer.state``: those of its shape as it is distributed."""
+        elements = {slot.key for slot in record.prepared.variant.slots if slot.place == "element"}
+        for key, value in record.state.items():
+            if key in elements:
+                local = _part(value, p)
+                held = state[p].get(key)
+                if isinstance(held, DTensor):
+                    held.to_local().copy_(local)
+                else:
+                    state[p][key] = _distributed(local.clone(), p)
+            else:
+                state[p][key] = value.clone() if isinstance(value, torch.Tensor) else value
+
+    def abandon(self) -> None:
+        """Forget a step that was prepared and is not going to be run."""
+        self._gathered = []
+        super().abandon()
+
+    def warm(self, state: State) -> None:
+        """Compile what the local parts need; what is run on gathered copies is compiled in the first step."""
+        self._read()
+        for p in dict.fromkeys(self.parameters):
+            if not (isinstance(p, DTensor) and self._looks_around(p)):
+                self._stand_in(p, state)
+        super().warm(self._states)
+
+    def _named(self, p: torch.Tensor) -> torch.Tensor:
+        return self._whole.get(p, p)
+
+    def _check_parameter(self, p: torch.Tensor) -> None:
+        if not (p.is_floating_point() or p.is_complex()):
+            super()._check_parameter(p)
+
+
+def _local(t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """Return the local part of a tensor, distributed as a parameter is."""
+    if not isinstance(t, DTensor) or not isinstance(p, DTensor):
+        return t
+    if tuple(t.placements) != tuple(p.placements):
+        t = t.redistribute(p.device_mesh, p.placements)
+    return t.to_local()
+
+
+def _distributed(value: Any, p: torch.Tensor) -> Any:
+    """Return a local state as a distributed tensor if it is one of elements (mirrors of host numbers are views)."""
+    if (
+        not isinstance(p, DTensor)
+        or not isinstance(value, torch.Tensor)
+        or value._base is not None
+        or value.shape != p.to_local().shape
+    ):
+        return value
+    return DTensor.from_local(value, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
+
+
+def _part(whole: torch.Tensor, p: DTensor) -> torch.Tensor:
+    """Return the local part of a tensor that every process has whole."""
+    mesh = p.device_mesh
+    everywhere = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return everywhere.redistribute(mesh, p.placements).to_local()
