@@ -73,3 +73,27 @@ def test_checkpoints() -> None:
 def test_generated_code() -> None:
     out = run("06_generated_code.py")
     assert out.count("def update(") == 2
+
+
+def test_lightning() -> None:
+    pytest.importorskip("lightning.pytorch")
+    out = run("07_lightning.py")
+    assert number_after("test accuracy after 10 epochs:", out) > 90
+    assert number_after("largest difference between the two networks:", out) < 1e-4
+    assert number_after("resumed by optlang:", out) < 1e-4
+
+
+def test_trainer() -> None:
+    pytest.importorskip("transformers")
+    out = run("08_trainer.py")
+    losses = [float(loss) for loss in re.findall(r"steps: (\d+\.\d+)", out)]
+    assert max(losses) < 1.0 < number_after("guessing:", out)
+    assert abs(losses[0] - losses[1]) < 0.01
+
+
+def test_accelerate() -> None:
+    pytest.importorskip("accelerate")
+    out = run("09_accelerate.py")
+    assert min(float(share) for share in re.findall(r"(\d+\.\d)%", out)) > 90
+    assert number_after("largest difference between optlang and torch.optim:", out) < 1e-4
+    assert number_after("resumed after 5 epochs:", out) == 0

@@ -120,3 +120,32 @@ def test_a_schedule_goes_on_after_resuming(scheduler: str) -> None:
     advance(twin, resumed, again, range(5, STEPS))
     assert difference(list(net.parameters()), list(twin.parameters())) == 0
     assert resumed.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+
+
+def test_momentum_cycles_if_a_rule_has_it_under_that_name() -> None:
+    named = optimizer_class("v = momentum*v + g; p -= lr*v")
+    net = model()
+    optimizer = named(net.parameters(), lr=0.1, momentum=0.9)
+    lr_scheduler.CyclicLR(optimizer, 0.01, 0.1, base_momentum=0.5, max_momentum=0.7)
+    assert optimizer.param_groups[0]["momentum"] == 0.7
+
+    other = optimizer_class("v = beta*v + g; p -= lr*v")(model().parameters(), lr=0.1, beta=0.9)
+    with pytest.raises(ValueError, match="cycle_momentum"):
+        lr_scheduler.CyclicLR(other, 0.01, 0.1)
+    lr_scheduler.CyclicLR(other, 0.01, 0.1, cycle_momentum=False)
+    assert other.param_groups[0]["lr"] == 0.01
+
+
+def test_a_rate_kept_in_a_tensor_is_scheduled_in_place() -> None:
+    nets = []
+    for cls in (optimizer_class("adamw"), torch.optim.AdamW):
+        net = model()
+        optimizer = cls(net.parameters(), lr=torch.tensor(0.05, dtype=torch.float64))
+        schedule = lr_scheduler.ExponentialLR(optimizer, 0.5)
+        for step in range(4):
+            train(net, optimizer, 1, seed=step)
+            schedule.step()
+        assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(0.05 / 16)
+        assert isinstance(optimizer.param_groups[0]["lr"], torch.Tensor)
+        nets.append(list(net.parameters()))
+    assert difference(*nets) < 1e-12

@@ -1,0 +1,558 @@
+"""What PyTorch's generic optimizer tests ask of an optimizer, in our words.
+
+Each behaviour is a function of a rule's class, its counterpart in ``torch.optim`` and PyTorch's description of that
+(``torch.testing._internal.common_optimizers``): it passes, fails by an exception, or raises :class:`DoesNotApply`. A
+behaviour that is refused on purpose raises :class:`Refused`.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
+
+import optlang
+import optlang.rules
+
+INFOS = {info.optim_cls.__name__: info for info in optim_db}
+RULES = [name for name in INFOS if name in optlang.rules.names()]
+ABSENT = [name for name in INFOS if name not in RULES]
+
+
+class DoesNotApply(Exception):
+    """The behaviour is none of this optimizer's, in torch.optim either; the reason."""
+
+
+class Refused(Exception):
+    """The rule refuses what torch.optim does; the reason."""
+
+
+def ours(name: str) -> Any:
+    return optlang.compile(name.lower(), backend="eager")
+
+
+def options(info: Any) -> Iterator[dict[str, Any]]:
+    """Yield the keyword arguments that PyTorch tests an optimizer with."""
+    for case in info.optim_inputs_func(device="cpu"):
+        yield copy.deepcopy({k: v for k, v in case.kwargs.items() if k not in ("foreach", "fused", "capturable")})
+
+
+def tensors(*shapes: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int = 0) -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.nn.Parameter(torch.randn(s, generator=generator, dtype=torch.float64).to(dtype)) for s in shapes]
+
+
+def twins(parameters: list[Any]) -> list[Any]:
+    return [torch.nn.Parameter(p.detach().clone(memory_format=torch.preserve_format)) for p in parameters]
+
+
+def follow(optimizer: Any, parameters: list[Any], steps: int = 5, seed: int = 100) -> None:
+    """Make steps with gradients that depend on ``seed`` only."""
+    for step in range(steps):
+        generator = torch.Generator().manual_seed(seed + step)
+        for p in parameters:
+            p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype)
+        optimizer.step()
+
+
+def close(a: list[Any], b: list[Any], tolerance: float = 1e-6) -> None:
+    for x, y in zip(a, b, strict=True):
+        torch.testing.assert_close(x.detach(), y.detach(), rtol=tolerance, atol=tolerance, check_stride=False)
+
+
+SHAPES = ((4, 6), (7,), (2, 3, 5))
+
+
+def same_as_torch(name: str, info: Any, make: Callable[[], list[Any]], **more: Any) -> None:
+    for kwargs in options(info):
+        a = make()
+        b = twins(a)
+        follow(ours(name)(a, **kwargs, **more), a)
+        follow(info.optim_cls(b, **kwargs, foreach=False), b)
+        close(a, b, 1e-4 if a[0].dtype.itemsize == 2 else 1e-6)
+
+
+# Behaviours -----------------------------------------------------------------------------------------------------
+
+
+def forloop(name: str, info: Any) -> None:
+    """Equal to the for-loop implementation."""
+    same_as_torch(name, info, lambda: tensors(*SHAPES))
+
+
+def foreach(name: str, info: Any) -> None:
+    """The keyword `foreach=True`: equal to the for-loop."""
+    same_as_torch(name, info, lambda: tensors(*SHAPES), foreach=True)
+
+
+def fused(name: str, info: Any) -> None:
+    """The keyword `fused=True`: equal to the for-loop."""
+    if "fused" not in info.supported_impls:
+        raise DoesNotApply("torch has no fused implementation")
+    same_as_torch(name, info, lambda: tensors(*SHAPES), fused=True)
+
+
+def mixed_types(name: str, info: Any) -> None:
+    """Parameters of several types in one group."""
+    same_as_torch(
+        name,
+        info,
+        lambda: [*tensors((3, 4)), *tensors((5,), dtype=torch.float32), *tensors((2, 2), dtype=torch.float32)],
+    )
+
+
+def right_direction(name: str, info: Any) -> None:
+    """Goes down (up with `maximize`), also under a closure."""
+    for kwargs in options(info):
+        (p,) = tensors((10,))
+        optimizer = ours(name)([p], **kwargs)
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()  # noqa: B023
+            loss = (p - 3).square().sum()  # noqa: B023
+            loss.backward()
+            return loss
+
+        first = closure().item()
+        for _ in range(20):
+            optimizer.step(closure)
+        assert closure().item() > first if kwargs.get("maximize") else closure().item() < first
+
+
+def schedulers(name: str, info: Any) -> None:
+    """Under the schedulers that PyTorch names for it."""
+    for kwargs in options(info):
+        for chain in info.scheduler_inputs:
+            results = []
+            for cls in (ours(name), info.optim_cls):
+                p = tensors(*SHAPES)
+                optimizer = cls(p, **copy.deepcopy(kwargs))  # schedulers write into tensors
+                made = [scheduler(optimizer) for scheduler in chain]
+                for step in range(4):
+                    follow(optimizer, p, 1, seed=step)
+                    for scheduler in made:
+                        scheduler.step(*([1.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
+                results.append(p)
+            close(*results)
+
+
+def groups(name: str, info: Any) -> None:
+    """Param groups with `lr` and `weight_decay` of their own."""
+    for own in ({"lr": 0.003}, {"weight_decay": 0.2}):
+        results = []
+        for cls in (ours(name), info.optim_cls):
+            p = tensors(*SHAPES)
+            optimizer = cls([{"params": p[:1], **own}, {"params": p[1:]}], lr=0.01)
+            follow(optimizer, p)
+            results.append(p)
+        close(*results)
+
+
+def tensor_lr(name: str, info: Any) -> None:
+    """A tensor `lr`, 0-d and of one element."""
+    for lr in (torch.tensor(0.01), torch.tensor([0.01])):
+        for kwargs in options(info):
+            a, b = tensors(*SHAPES), tensors(*SHAPES)
+            rest = {k: v for k, v in kwargs.items() if k != "lr"}
+            follow(ours(name)(a, lr=lr, **rest), a)
+            follow(ours(name)(b, lr=float(lr), **rest), b)
+            close(a, b)
+
+
+def tensor_betas(name: str, info: Any) -> None:
+    """Tensor `betas`."""
+    if "betas" not in ours(name)([torch.nn.Parameter(torch.ones(1))]).defaults:
+        raise DoesNotApply("it has no betas")
+    a, b = tensors(*SHAPES), tensors(*SHAPES)
+    follow(ours(name)(a, betas=(torch.tensor(0.8), torch.tensor(0.99))), a)
+    follow(ours(name)(b, betas=(float(torch.tensor(0.8)), float(torch.tensor(0.99)))), b)
+    close(a, b)
+
+
+def complex_numbers(name: str, info: Any) -> None:
+    """Complex parameters are pairs of reals."""
+    if not info.supports_complex:
+        raise DoesNotApply("torch refuses complex parameters")
+    for kwargs in options(info):
+        (p,) = tensors((4, 2), dtype=torch.complex128)
+        q = torch.nn.Parameter(torch.view_as_real(p.detach()).clone())
+        one, other = ours(name)([p], **kwargs), info.optim_cls([q], **kwargs)
+        for step in range(4):
+            p.grad = torch.randn(4, 2, dtype=torch.complex128, generator=torch.Generator().manual_seed(step))
+            q.grad = torch.view_as_real(p.grad).clone()
+            one.step()
+            other.step()
+        close([torch.view_as_real(p.detach())], [q])
+
+
+def sparse_gradients(name: str, info: Any) -> None:
+    """Sparse gradients."""
+    (p,) = tensors((4, 2))
+    p.grad = torch.sparse_coo_tensor([[1]], torch.ones(1, 2, dtype=torch.float64), (4, 2), check_invariants=True)
+    before = p.detach().clone()
+    try:
+        ours(name)([p]).step()
+    except ValueError as error:
+        assert "sparse" in str(error) and torch.equal(p, before)
+        if info.supports_sparse:
+            raise Refused("sparse gradients are refused, with an error that names the parameter") from error
+        return
+    raise AssertionError("sparse gradients were taken")
+
+
+def layouts(name: str, info: Any) -> None:
+    """Non-contiguous and channels-last parameters."""
+    strided = torch.randn(10, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))[..., 0]
+    last = torch.randn(2, 3, 4, 5, dtype=torch.float64).to(memory_format=torch.channels_last)
+    for start in (strided, last):
+        for kwargs in options(info):
+            a, b = (
+                torch.nn.Parameter(start.clone(memory_format=torch.preserve_format)),
+                torch.nn.Parameter(start.clone()),
+            )
+            follow(ours(name)([a], **kwargs), [a])
+            follow(info.optim_cls([b], **kwargs, foreach=False), [b])
+            close([a], [b])
+
+
+def odd_shapes(name: str, info: Any) -> None:
+    """Parameters without elements and without dimensions."""
+    if name == "Adafactor":
+        same_as_torch(name, info, lambda: tensors((1, 1), (1,), (3, 1)))
+        raise DoesNotApply("torch's own fails for tensors without elements")
+    same_as_torch(name, info, lambda: tensors((), (0,), (3, 0), (1,), (1, 1)))
+
+
+def tied(name: str, info: Any) -> None:
+    """Two parameters in the same memory."""
+    results = []
+    for cls in (ours(name), info.optim_cls):
+        (p,) = tensors((6,))
+        q = torch.nn.Parameter(p.detach())
+        assert q.data_ptr() == p.data_ptr()
+        follow(cls([p, q]), [p, q], 3)
+        results.append([p])
+    close(*results)
+
+
+def no_gradients(name: str, info: Any) -> None:
+    """Nothing happens without gradients, and where some are missing the others go on."""
+    a = tensors(*SHAPES)
+    before = twins(a)
+    optimizer = ours(name)(a)
+    optimizer.step()
+    close(a, before, 0)
+    assert not any(torch.is_tensor(v) and v.any() for s in optimizer.state.values() for v in s.values())
+    b = tensors(*SHAPES)
+    for cls, p in ((ours(name), a), (info.optim_cls, b)):
+        optimizer = cls(p)
+        follow(optimizer, p, 2)
+        p[1].grad = None
+        optimizer.step()
+        follow(optimizer, p, 2)
+    close(a, b)
+
+
+def zero_gradients(name: str, info: Any) -> None:
+    """Zero gradients without decay change nothing."""
+    p = tensors(*SHAPES)
+    before = twins(p)
+    optimizer = ours(name)(p, **({} if name in ("Rprop", "ASGD") else {"weight_decay": 0.0}))
+    for _ in range(2):
+        for q in p:
+            q.grad = torch.zeros_like(q)
+        optimizer.step()
+    if name == "ASGD":
+        raise DoesNotApply("its decay `lambd` is never 0 by default")
+    close(p, before, 0)
+
+
+def hooks_of_steps(name: str, info: Any) -> None:
+    """Step hooks, of the optimizer and global ones, in order, until removed."""
+    seen: list[str] = []
+    p = tensors((3,))
+    optimizer = ours(name)(p)
+    handles = [
+        register_optimizer_step_pre_hook(lambda *_: seen.append("global before")),
+        optimizer.register_step_pre_hook(lambda *_: seen.append("before")),
+        optimizer.register_step_post_hook(lambda *_: seen.append("after")),
+        register_optimizer_step_post_hook(lambda *_: seen.append("global after")),
+    ]
+    try:
+        follow(optimizer, p, 2)
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert seen == ["global before", "before", "after", "global after"] * 2
+    follow(optimizer, p, 1)
+    assert len(seen) == 8
+
+
+def hooks_of_state_dicts(name: str, info: Any) -> None:
+    """Hooks around `state_dict` and `load_state_dict`, prepended ones first."""
+    p = tensors((3,))
+    optimizer = ours(name)(p)
+    follow(optimizer, p, 1)
+    seen: list[str] = []
+    optimizer.register_state_dict_pre_hook(lambda o: seen.append("save"))
+    optimizer.register_state_dict_post_hook(lambda o, d: {**d, "mark": 1})
+    optimizer.register_load_state_dict_pre_hook(lambda o, d: seen.append("load"))
+    optimizer.register_load_state_dict_pre_hook(lambda o, d: seen.append("load first"), prepend=True)
+    optimizer.register_load_state_dict_post_hook(lambda o: seen.append("loaded"))
+    saved = optimizer.state_dict()
+    assert saved["mark"] == 1
+    optimizer.load_state_dict(saved)
+    assert seen == ["save", "load first", "load", "loaded"]
+
+
+def saving(name: str, info: Any) -> None:
+    """State dicts are deterministic, survive `torch.save` with `weights_only`, and are not changed by loading."""
+    for kwargs in options(info):
+        a = tensors(*SHAPES)
+        one = ours(name)(a, **kwargs)
+        follow(one, a)
+        b = twins(a)
+        other = ours(name)(b, **kwargs)
+        file = io.BytesIO()
+        torch.save(one.state_dict(), file)
+        file.seek(0)
+        loaded = torch.load(file, weights_only=True)
+        before = copy.deepcopy(loaded)
+        other.load_state_dict(loaded)
+        follow(one, a, seed=7)
+        follow(other, b, seed=7)
+        close(a, b, 0)
+        assert str(before) == str(loaded) and str(one.state_dict()) == str(other.state_dict())
+
+
+def checkpoints_of_torch(name: str, info: Any) -> None:
+    """Takes the checkpoints of torch.optim and gives them back."""
+    for kwargs in options(info):
+        a = tensors(*SHAPES)
+        theirs = info.optim_cls(a, **kwargs)
+        follow(theirs, a, 3)
+        b = twins(a)
+        one = ours(name)(b)
+        one.load_state_dict(copy.deepcopy(theirs.state_dict()))
+        follow(one, b, 2, seed=9)
+        c = twins(b)
+        back = info.optim_cls(c)
+        back.load_state_dict(copy.deepcopy(one.state_dict()))
+        follow(theirs, a, 2, seed=9)
+        follow(theirs, a, 2, seed=19)
+        follow(back, c, 2, seed=19)
+        close(a, c)
+
+
+def older_checkpoints(name: str, info: Any) -> None:
+    """Loads checkpoints without newer keys, and steps that are numbers."""
+    for kwargs in options(info):
+        a = tensors(*SHAPES)
+        one = info.optim_cls(a, **kwargs)
+        follow(one, a, 2)
+        saved = copy.deepcopy(one.state_dict())
+        for group in saved["param_groups"]:
+            for key in ("maximize", "foreach", "capturable", "differentiable", "fused", "amsgrad"):
+                if not group.get(key):
+                    group.pop(key, None)
+        for held in saved["state"].values():
+            if "step" in held:
+                held["step"] = float(held["step"])
+        b = twins(a)
+        other = ours(name)(b, **kwargs)
+        other.load_state_dict(saved)
+        follow(one, a, 2)
+        follow(other, b, 2)
+        close(a, b)
+
+
+def names(name: str, info: Any) -> None:
+    """Named parameters, loaded from and into optimizers without names."""
+    for mine, other in ((True, False), (False, True), (True, True)):
+        a = tensors(*SHAPES)
+        one = ours(name)([(f"p{i}", p) for i, p in enumerate(a)] if mine else a)
+        follow(one, a, 2)
+        b = twins(a)
+        two = ours(name)([(f"p{i}", p) for i, p in enumerate(b)] if other else b)
+        two.load_state_dict(one.state_dict())
+        follow(one, a, 2)
+        follow(two, b, 2)
+        close(a, b, 0)
+        assert two.param_groups[0]["param_names"] == ["p0", "p1", "p2"]
+
+
+def copies(name: str, info: Any) -> None:
+    """Deepcopy and pickle, with public attributes, and stepping afterwards."""
+    a = tensors(*SHAPES)
+    one = ours(name)(a)
+    one.note = "kept"
+    follow(one, a, 2)
+    for other in (copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
+        b = [p for group in other.param_groups for p in group["params"]]
+        assert other.note == "kept"
+        c = twins(a)
+        again = ours(name)(c)
+        again.load_state_dict(one.state_dict())
+        follow(other, b, 2, seed=5)
+        follow(again, c, 2, seed=5)
+        close(b, c, 0)
+
+
+def setstate(name: str, info: Any) -> None:
+    """Defaults that `__setstate__` changes."""
+    p = tensors(*SHAPES)
+    optimizer = ours(name)(p)
+    follow(optimizer, p, 1)
+    state = optimizer.__getstate__()
+    state["defaults"] = {**state["defaults"], "foreach": True}
+    optimizer.__setstate__(state)
+    follow(optimizer, p, 1)
+    assert optimizer.defaults["foreach"] is True
+
+
+def printing(name: str, info: Any) -> None:
+    """Can be printed."""
+    text = repr(ours(name)(tensors((2,))))
+    assert text.startswith(f"{name} (") and "lr: " in text
+
+
+def profiling(name: str, info: Any) -> None:
+    """Profilers see the step under its name."""
+    p = tensors((2,))
+    optimizer = ours(name)(p)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        follow(optimizer, p, 1)
+        optimizer.zero_grad()
+    seen = {event.key for event in profile.key_averages()}
+    assert {f"Optimizer.step#{name}.step", f"Optimizer.zero_grad#{name}.zero_grad"} <= seen
+
+
+def errors(name: str, info: Any) -> None:
+    """Refuses every bad argument that PyTorch lists."""
+    for case in info.optim_error_inputs_func(device="cpu", dtype=torch.float32):
+        given, kind = case.optimizer_error_input, case.error_type
+        kwargs = dict(given.kwargs)
+        if kwargs.get("foreach") or "both floats or both" in case.error_regex:
+            continue  # limits of an implementation that is not ours
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)
+                optimizer = ours(name)(tensors((2,)) if given.params is None else given.params, **kwargs)
+                if case.error_on is OptimizerErrorEnum.STEP_ERROR:
+                    optimizer.step()
+        except (kind, ValueError) as error:  # theirs is a RuntimeError here and there
+            assert str(error)
+        else:
+            raise AssertionError(f"{given.desc or kwargs} was taken; torch says: {case.error_regex}")
+
+
+def memory(name: str, info: Any) -> None:
+    """A step leaves no more tensors behind than its state."""
+    p = tensors(*SHAPES)
+    optimizer = ours(name)(p)
+    follow(optimizer, p, 3)
+    counts = []
+    for step in range(3):
+        follow(optimizer, p, 1, seed=step)
+        gc.collect()
+        counts.append(sum(1 for o in gc.get_objects() if type(o) in (torch.Tensor, torch.nn.Parameter)))
+    assert counts[1] == counts[2]
+
+
+def default_type(name: str, info: Any) -> None:
+    """Does not depend on the default type."""
+    results = []
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            p = tensors(*SHAPES)
+            follow(ours(name)(p), p)
+        finally:
+            torch.set_default_dtype(torch.float32)
+        results.append(p)
+    close(*results, 0)
+
+
+def differentiable(name: str, info: Any) -> None:
+    """With `differentiable=True`, gradients through steps."""
+    if "differentiable" not in info.supported_impls:
+        raise DoesNotApply("torch's is not differentiable")
+    results = []
+    for cls in (ours(name), info.optim_cls):
+        (start,) = tensors((5,))
+        (gradient,) = tensors((5,), seed=3)
+        p = start.clone()
+        optimizer = cls([p], differentiable=True, lr=0.01)
+        p.grad = gradient  # one step: of some of torch's, autograd cannot undo a second
+        optimizer.step()
+        results.append(list(torch.autograd.grad(p.square().sum(), [start, gradient])))
+    close(*results, 1e-5)
+
+
+def capturable(name: str, info: Any) -> None:
+    """With `capturable=True`, equal to the usual step."""
+    if not info.has_capturable_arg:
+        raise DoesNotApply("torch's has no such argument")
+    for kwargs in options(info):
+        a, b = tensors(*SHAPES), tensors(*SHAPES)
+        follow(ours(name)(a, capturable=True, **kwargs), a)
+        follow(ours(name)(b, **kwargs), b)
+        close(a, b, 1e-12)
+
+
+#: Every behaviour by name, and the tests of PyTorch's that it stands for.
+BEHAVIOURS: dict[Callable[[str, Any], None], str] = {
+    forloop: "forloop_goes_right_direction, foreach_matches_forloop",
+    foreach: "foreach_matches_forloop",
+    fused: "fused_matches_forloop",
+    mixed_types: "mixed_device_dtype",
+    right_direction: "forloop_goes_right_direction, param_group_with_lrscheduler_goes_right_direction",
+    schedulers: "param_group_with_lrscheduler_goes_right_direction",
+    groups: "param_groups_lr, param_groups_weight_decay",
+    tensor_lr: "tensor_lr",
+    tensor_betas: "tensor_lr (betas)",
+    complex_numbers: "complex, complex_2d",
+    sparse_gradients: "rosenbrock_sparse",
+    layouts: "forloop_goes_right_direction (non-contiguous)",
+    odd_shapes: "foreach_matches_forloop (odd shapes)",
+    tied: "(shared memory)",
+    no_gradients: "step_is_noop_when_params_have_no_grad",
+    zero_gradients: "step_is_noop_for_zero_grads",
+    hooks_of_steps: "step_pre_hook, step_post_hook, step_all_hooks",
+    hooks_of_state_dicts: "state_dict_pre_hook, state_dict_post_hook, load_state_dict_pre_hook_and_prepend, ...",
+    saving: "state_dict_deterministic, save_load_equality_with_weights_only",
+    checkpoints_of_torch: "(checkpoints both ways)",
+    older_checkpoints: "can_load_older_state_dict, load_nontensor_step",
+    names: "can_load_from_to_named_state_dict",
+    copies: "deepcopy_copies_all_public_attrs, pickling",
+    setstate: "defaults_changed_to_foreach, __setstate__",
+    printing: "optimizer_can_be_printed",
+    profiling: "(profiler)",
+    errors: "errors",
+    memory: "peak_memory_foreach",
+    default_type: "set_default_dtype_works_with_foreach",
+    differentiable: "differentiable optimizers",
+    capturable: "cpu_load, capturable cases",
+}
+
+
+def outcome(behaviour: Callable[[str, Any], None], name: str) -> tuple[str, str]:
+    """Return ``pass``, ``refused``, ``n/a`` or ``fail``, and the reason."""
+    try:
+        behaviour(name, INFOS[name])
+    except DoesNotApply as reason:
+        return "n/a", str(reason)
+    except Refused as reason:
+        return "refused", str(reason)
+    except Exception as error:
+        return "fail", f"{type(error).__name__}: {error}"
+    return "pass", ""
