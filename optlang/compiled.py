@@ -101,6 +101,8 @@ class Variant:
             rule may read ``group.t``.
         elementwise: Whether every element is updated from itself alone, so that any part of a tensor may be updated
             without the rest: nothing is reduced, and every tensor is shaped like the parameter.
+        triton_source: The generated Triton kernel for many parameters at once (imports ``triton`` only); empty if the
+            variant is not elementwise.
     """
 
     name: str
@@ -121,6 +123,7 @@ class Variant:
     counts_steps: bool = False
     counts_group: bool = False
     elementwise: bool = False
+    triton_source: str = ""
 
 
 class Compiled(Protocol):

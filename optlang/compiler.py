@@ -113,7 +113,7 @@ class CompiledRule:
 
     def build(self, special: Special, key: tuple[Value, ...], ndim: int) -> Variant:
         """Compile one variant: statements -> programs -> passes -> source."""
-        from optlang.backends import python_source  # here, as a variant found on disk needs no SymPy
+        from optlang.backends import python_source, triton_source  # here, as a variant found on disk needs no SymPy
 
         lowered = self.lowered(special)
         slots = _slots(special, lowered)
@@ -123,6 +123,7 @@ class CompiledRule:
         plain, narrow = (python_source.emit(lowered, slots, tensors, title, n) for n in (False, True))
         group = lowered.group
         arguments = python_source.host_arguments(lowered.step, slots)
+        elementwise = _is_elementwise(lowered.step, slots)
         groups = python_source.host_names(group) if group else ()
         return Variant(
             name=self.name,
@@ -147,7 +148,8 @@ class CompiledRule:
             min_ndim=max((d + 1 if d >= 0 else -d for d in special.dims), default=0),
             counts_steps="t" in arguments or (bool(self.static_names) and reads_time(self.rule)),
             counts_group="group.t" in groups or reads_group_time(self.rule),
-            elementwise=_is_elementwise(lowered.step, slots),
+            elementwise=elementwise,
+            triton_source=triton_source.emit(lowered.step, tensors, title) if elementwise else "",
         )
 
     def lowered(self, special: Special, watch: Callable[[str, Program], None] | None = None) -> Lowered:

@@ -1,10 +1,13 @@
-"""The backend of TorchInductor: ahead of time on CPU, through ``torch.compile`` elsewhere."""
+"""The compiling backend: TorchInductor, ahead of time on CPU and through ``torch.compile`` elsewhere.
+
+On CUDA, elementwise variants are compiled by Triton alone, to one launch for all parameters.
+"""
 
 from __future__ import annotations
 
 import warnings
 
-from optlang.backends.loading import aot, jit, plain, toolchain
+from optlang.backends.loading import aot, jit, launch, plain, toolchain
 from optlang.backends.loading.signature import Kernel, Signature
 from optlang.compiled import Variant
 
@@ -12,7 +15,8 @@ from optlang.compiled import Variant
 def load(variant: Variant, signature: Signature, *, ahead_of_time: bool | None = None) -> Kernel:
     """Return a compiled ``update``.
 
-    Whatever fails is said once, as a warning, and the next best way is taken: ahead of time, ``torch.compile``, eager.
+    Whatever fails is said once, as a warning, and the next best way is taken: ahead of time on CPU or Triton on CUDA,
+    ``torch.compile``, eager.
 
     Args:
         variant: The variant.
@@ -29,6 +33,11 @@ def load(variant: Variant, signature: Signature, *, ahead_of_time: bool | None =
     if on_cpu and toolchain.compiler() is None:
         _warn(f"no C++ compiler was found, so rules run uncompiled, which is slower; {toolchain.advice()}")
         return plain.load(variant, signature)
+    if not on_cpu and launch.is_available(variant, signature):
+        try:
+            return launch.load(variant, signature)
+        except Exception as error:
+            _warn(f"Triton could not compile {variant.name}; torch.compile is used: {_first_line(error)}")
     try:
         return jit.load(variant, signature)
     except Exception as error:

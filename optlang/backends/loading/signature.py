@@ -54,7 +54,7 @@ class Kernel:
 
     Attributes:
         run: Takes a list: the tensors of ``Variant.tensors``, viewed, then the packed coefficients. It checks nothing.
-        origin: How it came to be: ``eager``, ``built``, ``cached`` or ``jit``.
+        origin: How it came to be: ``eager``, ``built``, ``cached``, ``jit`` or ``triton``.
         many: Whether the list may hold the tensors of several parameters, one's behind the other's, before the
             coefficients, and gradients may have shapes of their own, as only their addresses are read.
     """

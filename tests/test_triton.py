@@ -1,0 +1,229 @@
+"""The Triton kernel for many parameters: its text, its tables, its steps in the interpreter, and its machine code.
+
+The last two need Triton, but no GPU.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import optlang
+from optlang.api import load
+from optlang.backends import inductor
+from optlang.backends.loading import jit, launch
+from optlang.backends.loading.launch import BLOCK, CHUNK, KEPT, Launch, Table
+from optlang.backends.loading.signature import Kernel, Signature
+from optlang.compiled import Variant
+from optlang.compiler import compile_source, example_variant
+
+CPU = torch.device("cpu")
+GOLDEN = Path(__file__).parent / "adamw_triton.expected"
+
+#: Triton's interpreter has none of the functions of libdevice.
+NOT_INTERPRETED = {"MADGRAD"}
+
+#: A rule with every function of the table that takes elements, and names that the kernel has a use for.
+FUNCTIONS = """
+tl = sin(g) + cos(g) + tanh(g) + atan(g) + erf(g) + exp(g) + expm1(g) + log(abs(p)) + log1p(abs(g)) + sigmoid(g)
+chunk = round(g) + floor(p) + nan_to_num(g) + sqrt(abs(g)) + abs(p)^0.3 + p % 3 + p^5 + bf16(p) + f32(g)
+element = chunk if isfinite(tl) and not (p > 1 or g < 0) else min(tl, 2, -inf)
+p -= 0.1*sign(element)/(1 + p^2)
+"""
+NAMES = """
+tl = p + 0.1*g
+start = max(tl, -1)/3
+chunk = 0.25 if start > 0.1 and p < 2 else 0.1
+element = 0.9*element + chunk*start
+whole = 0.5*whole + sign(element)*(p > 0.3) + 0.1*floor(3*g)
+place = nan_to_num(min(p/(g > 0.5), 1/(abs(g) < 2)))/1e30
+row = 1 if isfinite(sqrt(g)) or not isfinite(max(sqrt(p), 1)) else -2
+p -= 0.01*element*abs(whole) + row/(3 + p^4) + 0.1*sign(place)
+"""
+
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+
+def variant_of(rule: str) -> Variant:
+    return example_variant(compile_source(load(rule)))
+
+
+def elementwise() -> list[str]:
+    return [name for name in optlang.rules.names() if variant_of(name).elementwise]
+
+
+def check(command: str, rules: list[str], dtypes: tuple[str, ...]) -> dict[tuple[str, str], Any]:
+    """Return what tests/triton_check.py finds for each pair of a rule and a type."""
+    pairs = [(rule, dtype) for rule in rules for dtype in dtypes]
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("triton_check.py")), command],
+        input=json.dumps(pairs),
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(zip(pairs, json.loads(done.stdout), strict=True))
+
+
+# Text -------------------------------------------------------------------------------------------------------
+
+
+def test_the_kernel_of_adamw(golden: Callable[[Path, str], None]) -> None:
+    golden(GOLDEN, variant_of("adamw").triton_source)
+
+
+def test_only_elementwise_variants_have_a_kernel() -> None:
+    assert variant_of("lamb").triton_source == ""
+    assert all(variant_of(name).triton_source for name in elementwise())
+
+
+# Tables -----------------------------------------------------------------------------------------------------
+
+
+def test_every_element_is_in_one_chunk() -> None:
+    sizes = [1, CHUNK, CHUNK + 1, 3 * CHUNK - 5]
+    table = Table([16 * i for i in range(8)], sizes, [0] * 4, CPU)
+    assert table.chunks == 1 + 1 + 2 + 3
+    assert table.places.dtype is torch.int32
+    assert table.places.tolist() == [[0, 0], [1, 0], [2, 0], [2, 1], [3, 0], [3, 1], [3, 2]]
+    assert table.rows.tolist() == [[n, 32 * i, 32 * i + 16] for i, n in enumerate(sizes)]
+
+
+@pytest.mark.parametrize(("addresses", "gradient", "whole"), [((32, 48), 64, 2), ((32, 44), 64, 0), ((32, 48), 68, 0)])
+def test_only_whole_blocks_of_aligned_tensors_are_read_in_vectors(
+    addresses: tuple[int, int], gradient: int, whole: int
+) -> None:
+    table = Table(addresses, [2 * BLOCK + 5], [gradient], CPU)
+    assert table.gradients.tolist() == [[whole * BLOCK, gradient]]
+
+
+def launcher() -> Launch:
+    signature = Signature(("float32",) * 3, ((0,),) * 3, "cpu", 1)
+
+    class Types:
+        float32 = "fp32"
+
+    return Launch({"update": None, "tl": Types}, signature)
+
+
+def test_a_table_is_kept_and_takes_new_gradients() -> None:
+    launched = launcher()
+    p, m, g, h = (torch.zeros(10) for _ in range(4))
+    q, n, i = (torch.zeros(20) for _ in range(3))
+    table = launched.table([p, g, m, q, i, n])
+    rows = table.rows.data_ptr()
+    assert table.rows.tolist() == [[10, p.data_ptr(), m.data_ptr()], [20, q.data_ptr(), n.data_ptr()]]
+    again = launched.table([p, h, m, q, i, n])
+    assert again is table
+    assert table.rows.data_ptr() == rows
+    assert table.gradients[:, 1].tolist() == [h.data_ptr(), i.data_ptr()]
+    assert launched.table([p, g, m]) is not table
+    assert launched.table([p[:5], g, m]) is not launched.table([p, g, m])
+
+
+def test_tables_that_were_not_used_for_long_are_forgotten() -> None:
+    launched = launcher()
+    p, g, m = (torch.zeros(2 * KEPT) for _ in range(3))
+    often = launched.table([p, g, m])
+    for k in range(1, 2 * KEPT):
+        launched.table([p[k:], g[k:], m[k:]])
+        assert launched.table([p, g, m]) is often
+    assert len(launched.tables) == KEPT
+
+
+# Which way a kernel is made ---------------------------------------------------------------------------------
+
+
+def on_cuda(rule: str) -> Signature:
+    tensors = variant_of(rule).tensors
+    return Signature(("float32",) * len(tensors), ((0,),) * len(tensors), "cuda", 8)
+
+
+def test_elementwise_variants_go_to_triton_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "triton")
+    made = Kernel(print, "triton", many=True)
+    monkeypatch.setattr(launch, "load", lambda variant, signature: made)
+    assert inductor.load(variant_of("adamw"), on_cuda("adamw")) is made
+    assert inductor.load(variant_of("lamb"), on_cuda("lamb")).origin == "jit"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert inductor.load(variant_of("adamw"), on_cuda("adamw")).origin == "jit"
+
+
+def test_what_triton_cannot_compile_goes_to_torch_compile_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(variant: Variant, signature: Signature) -> Kernel:
+        raise RuntimeError("no ptxas\nmore of it")
+
+    monkeypatch.setattr(launch, "is_available", lambda variant, signature: True)
+    monkeypatch.setattr(launch, "load", refuse)
+    monkeypatch.setattr(jit, "load", lambda variant, signature: Kernel(print, "jit"))
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert inductor.load(variant_of("adamw"), on_cuda("adamw")).origin == "jit"
+    assert [str(w.message) for w in seen] == [
+        "Triton could not compile AdamW; torch.compile is used: RuntimeError: no ptxas"
+    ]
+
+
+# Steps and machine code -------------------------------------------------------------------------------------
+
+
+@needs_triton
+def test_steps_in_the_interpreter_are_those_of_the_eager_backend() -> None:
+    """Many tensors, empty and odd sizes, unaligned ones, and one without a gradient.
+
+    The interpreter cuts to bfloat16 where a GPU rounds, so that rounding points are compared in float16.
+    """
+    rules = [name for name in elementwise() if name not in NOT_INTERPRETED]
+    limits = {"float32": 1e-6, "float64": 1e-14, "float16": 1e-4}
+    found = check("steps", [*rules, NAMES], tuple(limits))
+    assert {pair: error for pair, error in found.items() if not error <= limits[pair[1]]} == {}
+
+
+@needs_triton
+@pytest.mark.slow
+def test_rules_compile_for_an_h100() -> None:
+    found = check("compile", [*elementwise(), NAMES, FUNCTIONS], ("float32", "bfloat16", "float64"))
+    for (rule, dtype), made in found.items():
+        wide = "v2.b64" if dtype == "float64" else "v4.b32"
+        assert made["vectors"] == [f"ld.global.{wide}", f"st.global.{wide}"], (rule, dtype)
+        if rule not in (*NOT_INTERPRETED, FUNCTIONS):  # libdevice has fused and approximate steps of its own
+            assert not made["fused"], (rule, dtype)
+            assert not made["approximate"], rule
+            assert made["spills"] in ([], [0, 0, 0]), (rule, dtype)
+    roundings = found["AdamW", "bfloat16"]["roundings"]
+    assert roundings and all(name.startswith("cvt.rn.") for name in roundings)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", optlang.rules.names())
+def test_steps_on_a_gpu_are_those_of_the_eager_backend(name: str, dtype: torch.dtype) -> None:
+    if not variant_of(name).elementwise:
+        pytest.skip("is not elementwise")
+    results = []
+    for backend in ("eager", "inductor"):
+        made = optlang.compile(name, backend=backend)
+        torch.manual_seed(0)
+        parameters = [torch.nn.Parameter(torch.randn(n).to("cuda", dtype)) for n in (0, 1, 7, 1000, 5000, 100_000)]
+        parameters.append(torch.nn.Parameter(torch.randn(3001).to("cuda", dtype)[1:]))
+        optimizer = made(parameters)
+        for _ in range(4):
+            for p in parameters:
+                p.grad = torch.randn(p.shape).to("cuda", dtype)
+            optimizer.step()
+        if backend == "inductor":
+            assert {kernel.origin for kernel in made._kernels.loaded.values()} == {"triton"}
+        results.append([p.detach().double() for p in parameters])
+    limit = {torch.float32: 1e-5, torch.float64: 1e-12, torch.bfloat16: 2e-2}[dtype]
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=limit, atol=limit)
