@@ -36,8 +36,8 @@ class Refused(Exception):
     """The rule refuses what torch.optim does; the reason."""
 
 
-def ours(name: str) -> Any:
-    return optlang.compile(name.lower(), backend="eager")
+def ours(name: str, backend: str = "eager") -> Any:
+    return optlang.compile(name.lower(), backend=backend)
 
 
 def options(info: Any) -> Iterator[dict[str, Any]]:
@@ -56,12 +56,14 @@ def twins(parameters: list[Any]) -> list[Any]:
 
 
 def follow(optimizer: Any, parameters: list[Any], steps: int = 5, seed: int = 100) -> None:
-    """Make steps with gradients that depend on ``seed`` only."""
+    """Make steps, of which one at least changes something, with gradients that depend on ``seed`` only."""
+    before = [p.detach().clone() for p in parameters]
     for step in range(steps):
         generator = torch.Generator().manual_seed(seed + step)
         for p in parameters:
             p.grad = torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p.dtype)
         optimizer.step()
+    assert not all(torch.equal(p, q) for p, q in zip(parameters, before, strict=True)), "the steps changed nothing"
 
 
 def close(a: list[Any], b: list[Any], tolerance: float = 1e-6) -> None:
@@ -155,6 +157,15 @@ def groups(name: str, info: Any) -> None:
             follow(optimizer, p)
             results.append(p)
         close(*results)
+    for kwargs in options(info):  # in the groups, not in the call
+        call = {k: kwargs.pop(k) for k in ("initial_accumulator_value",) if k in kwargs}  # torch reads no group's own
+        results = []
+        for cls in (ours(name), info.optim_cls):
+            p = tensors(*SHAPES)
+            first, second = ({"params": part, **copy.deepcopy(kwargs)} for part in (p[:1], p[1:]))
+            follow(cls([first, second | {"weight_decay": 0.0}], **call), p)
+            results.append(p)
+        close(*results)
 
 
 def tensor_lr(name: str, info: Any) -> None:
@@ -163,9 +174,11 @@ def tensor_lr(name: str, info: Any) -> None:
         for kwargs in options(info):
             a, b = tensors(*SHAPES), tensors(*SHAPES)
             rest = {k: v for k, v in kwargs.items() if k != "lr"}
-            follow(ours(name)(a, lr=lr, **rest), a)
-            follow(ours(name)(b, lr=float(lr), **rest), b)
+            optimizer = ours(name)(a, lr=lr, **rest)
+            follow(optimizer, a)
+            follow(info.optim_cls(b, lr=float(lr), foreach=False, **rest), b)
             close(a, b)
+            assert optimizer.param_groups[0]["lr"] is lr  # which schedulers write into
 
 
 def tensor_betas(name: str, info: Any) -> None:
@@ -174,24 +187,27 @@ def tensor_betas(name: str, info: Any) -> None:
         raise DoesNotApply("it has no betas")
     a, b = tensors(*SHAPES), tensors(*SHAPES)
     follow(ours(name)(a, betas=(torch.tensor(0.8), torch.tensor(0.99))), a)
-    follow(ours(name)(b, betas=(float(torch.tensor(0.8)), float(torch.tensor(0.99)))), b)
+    follow(info.optim_cls(b, betas=(float(torch.tensor(0.8)), float(torch.tensor(0.99))), foreach=False), b)
     close(a, b)
 
 
 def complex_numbers(name: str, info: Any) -> None:
-    """Complex parameters are pairs of reals."""
+    """Complex parameters, next to real ones, are pairs of reals."""
     if not info.supports_complex:
         raise DoesNotApply("torch refuses complex parameters")
     for kwargs in options(info):
-        (p,) = tensors((4, 2), dtype=torch.complex128)
-        q = torch.nn.Parameter(torch.view_as_real(p.detach()).clone())
-        one, other = ours(name)([p], **kwargs), info.optim_cls([q], **kwargs)
+        p, real = *tensors((4, 2), dtype=torch.complex128), *tensors((3,))
+        parts = [torch.nn.Parameter(x.clone()) for x in (p.detach().real, p.detach().imag, real.detach())]
+        one, other = ours(name)([p, real], **kwargs), info.optim_cls(parts, **kwargs)
         for step in range(4):
-            p.grad = torch.randn(4, 2, dtype=torch.complex128, generator=torch.Generator().manual_seed(step))
-            q.grad = torch.view_as_real(p.grad).clone()
+            generator = torch.Generator().manual_seed(step)
+            p.grad = torch.randn(4, 2, dtype=torch.complex128, generator=generator)
+            real.grad = torch.randn(3, dtype=torch.float64, generator=generator)
+            for part, gradient in zip(parts, (p.grad.real, p.grad.imag, real.grad), strict=True):
+                part.grad = gradient.clone()
             one.step()
             other.step()
-        close([torch.view_as_real(p.detach())], [q])
+        close([p.detach().real, p.detach().imag, real], parts)
 
 
 def sparse_gradients(name: str, info: Any) -> None:
@@ -250,6 +266,7 @@ def no_gradients(name: str, info: Any) -> None:
     before = twins(a)
     optimizer = ours(name)(a)
     optimizer.step()
+    optimizer.step(lambda: torch.ones(1))
     close(a, before, 0)
     assert not any(torch.is_tensor(v) and v.any() for s in optimizer.state.values() for v in s.values())
     b = tensors(*SHAPES)
@@ -264,16 +281,16 @@ def no_gradients(name: str, info: Any) -> None:
 
 def zero_gradients(name: str, info: Any) -> None:
     """Zero gradients without decay change nothing."""
-    p = tensors(*SHAPES)
-    before = twins(p)
-    optimizer = ours(name)(p, **({} if name in ("Rprop", "ASGD") else {"weight_decay": 0.0}))
-    for _ in range(2):
-        for q in p:
-            q.grad = torch.zeros_like(q)
-        optimizer.step()
-    if name == "ASGD":
-        raise DoesNotApply("its decay `lambd` is never 0 by default")
-    close(p, before, 0)
+    none = {"ASGD": {"weight_decay": 0.0, "lambd": 0.0}, "Rprop": {}}.get(name, {"weight_decay": 0.0})
+    for kwargs in options(info):
+        p = tensors(*SHAPES)
+        before = twins(p)
+        optimizer = ours(name)(p, **(kwargs | none))
+        for _ in range(2):
+            for q in p:
+                q.grad = torch.zeros_like(q)
+            optimizer.step()
+        close(p, before, 0)
 
 
 def hooks_of_steps(name: str, info: Any) -> None:
@@ -295,6 +312,9 @@ def hooks_of_steps(name: str, info: Any) -> None:
     assert seen == ["global before", "before", "after", "global after"] * 2
     follow(optimizer, p, 1)
     assert len(seen) == 8
+    optimizer.register_step_pre_hook(lambda o, args, kwargs: ((o, lambda: seen.append("closure")), {}))
+    optimizer.step()
+    assert seen[8:] == ["closure"]
 
 
 def hooks_of_state_dicts(name: str, info: Any) -> None:
@@ -312,6 +332,13 @@ def hooks_of_state_dicts(name: str, info: Any) -> None:
     assert saved["mark"] == 1
     optimizer.load_state_dict(saved)
     assert seen == ["save", "load first", "load", "loaded"]
+
+    def other_lr(o: Any, d: dict[str, Any]) -> dict[str, Any]:
+        return {**d, "param_groups": [{**group, "lr": 0.5} for group in d["param_groups"]]}
+
+    optimizer.register_load_state_dict_pre_hook(other_lr)
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["lr"] == 0.5 and saved["param_groups"][0]["lr"] != 0.5
 
 
 def saving(name: str, info: Any) -> None:
@@ -332,6 +359,8 @@ def saving(name: str, info: Any) -> None:
         follow(other, b, seed=7)
         close(a, b, 0)
         assert str(before) == str(loaded) and str(one.state_dict()) == str(other.state_dict())
+        other.param_groups.extend(other.param_groups)
+        assert str(one.state_dict()["param_groups"][-1]) == str(other.state_dict()["param_groups"][-1])
 
 
 def checkpoints_of_torch(name: str, info: Any) -> None:
@@ -437,12 +466,14 @@ def profiling(name: str, info: Any) -> None:
 
 
 def errors(name: str, info: Any) -> None:
-    """Refuses every bad argument that PyTorch lists."""
+    """Refuses every bad argument that PyTorch lists; takes the tensors that only its `foreach` cannot do."""
     for case in info.optim_error_inputs_func(device="cpu", dtype=torch.float32):
         given, kind = case.optimizer_error_input, case.error_type
         kwargs = dict(given.kwargs)
-        if kwargs.get("foreach") or "both floats or both" in case.error_regex:
-            continue  # limits of an implementation that is not ours
+        if "as a Tensor is not supported" in case.error_regex or "both floats or both" in case.error_regex:
+            p = tensors((2,))
+            follow(ours(name)(p, **kwargs), p, 1)  # a limit of an implementation that is not ours
+            continue
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", UserWarning)
@@ -470,16 +501,16 @@ def memory(name: str, info: Any) -> None:
 
 def default_type(name: str, info: Any) -> None:
     """Does not depend on the default type."""
-    results = []
-    for dtype in (torch.float32, torch.float64):
+    b = tensors(*SHAPES)
+    follow(info.optim_cls(b, foreach=False), b)
+    for dtype in (torch.float16, torch.float32, torch.float64):
         torch.set_default_dtype(dtype)
         try:
-            p = tensors(*SHAPES)
-            follow(ours(name)(p), p)
+            a = tensors(*SHAPES)
+            follow(ours(name)(a), a)
         finally:
             torch.set_default_dtype(torch.float32)
-        results.append(p)
-    close(*results, 0)
+        close(a, b)
 
 
 def differentiable(name: str, info: Any) -> None:
@@ -505,8 +536,61 @@ def capturable(name: str, info: Any) -> None:
     for kwargs in options(info):
         a, b = tensors(*SHAPES), tensors(*SHAPES)
         follow(ours(name)(a, capturable=True, **kwargs), a)
-        follow(ours(name)(b, **kwargs), b)
-        close(a, b, 1e-12)
+        follow(info.optim_cls(b, **kwargs, foreach=False), b)
+        close(a, b)
+
+
+def state(name: str, info: Any) -> None:
+    """State with the keys, types and values of torch's; scalars kept on the host, as `step`, are in float64."""
+    for kwargs in options(info):
+        a, b = tensors(*SHAPES, dtype=torch.float32), tensors(*SHAPES, dtype=torch.float32)
+        one, other = ours(name)(a, **kwargs), info.optim_cls(b, **kwargs, foreach=False)
+        follow(one, a, 7)  # RAdam's other branch begins with the sixth
+        follow(other, b, 7)
+        held, expected = one.state_dict()["state"], other.state_dict()["state"]
+        for i, theirs in expected.items():
+            assert set(held[i]) == set(theirs)
+            for key, value in theirs.items():
+                torch.testing.assert_close(held[i][key], value, rtol=1e-5, atol=1e-6, check_dtype=value.dim() > 0)
+
+
+def closures(name: str, info: Any) -> None:
+    """A closure has gradients, also under `no_grad`, and its loss is returned."""
+    (p,) = tensors((3,))
+    optimizer = ours(name)([p])
+    before = p.detach().clone()
+
+    def closure() -> torch.Tensor:
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    with torch.no_grad():
+        loss = optimizer.step(closure)
+        assert not torch.is_grad_enabled()
+    assert loss.item() == before.square().sum().item() and not torch.equal(p, before)
+
+
+def scaled_gradients(name: str, info: Any) -> None:
+    """Skips in the kernel, by `found_inf` and `grad_scale` of `fused=True`."""
+    if "fused" not in info.supported_impls:
+        raise DoesNotApply("torch has no fused implementation")
+    (p,) = tensors((3,), dtype=torch.float32)
+    before = p.detach().clone()
+    optimizer = ours(name)([p], fused=True)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    scaler.scale((p * torch.inf).sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert torch.equal(p, before) and not optimizer.state and scaler.get_scale() == 4.0
+    optimizer.zero_grad()
+    optimizer.found_inf, optimizer.grad_scale = torch.ones(()), torch.tensor(4.0)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    if not torch.equal(p, before):
+        raise Refused(
+            "not offered; `GradScaler` divides the gradients and skips before the step, and that is tested here"
+        )
 
 
 #: Every behaviour by name, and the tests of PyTorch's that it stands for.
@@ -514,7 +598,7 @@ BEHAVIOURS: dict[Callable[[str, Any], None], str] = {
     forloop: "forloop_goes_right_direction, foreach_matches_forloop",
     foreach: "foreach_matches_forloop",
     fused: "fused_matches_forloop",
-    mixed_types: "mixed_device_dtype",
+    mixed_types: "(mixed types on one device)",
     right_direction: "forloop_goes_right_direction, param_group_with_lrscheduler_goes_right_direction",
     schedulers: "param_group_with_lrscheduler_goes_right_direction",
     groups: "param_groups_lr, param_groups_weight_decay",
@@ -534,14 +618,29 @@ BEHAVIOURS: dict[Callable[[str, Any], None], str] = {
     older_checkpoints: "can_load_older_state_dict, load_nontensor_step",
     names: "can_load_from_to_named_state_dict",
     copies: "deepcopy_copies_all_public_attrs, pickling",
-    setstate: "defaults_changed_to_foreach, __setstate__",
+    setstate: "(`__setstate__`)",
     printing: "optimizer_can_be_printed",
     profiling: "(profiler)",
     errors: "errors",
-    memory: "peak_memory_foreach",
+    memory: "(tensors left behind)",
     default_type: "set_default_dtype_works_with_foreach",
     differentiable: "differentiable optimizers",
-    capturable: "cpu_load, capturable cases",
+    capturable: "(capturable=True)",
+    state: "foreach_matches_forloop, non_empty_state",
+    closures: "(closures)",
+    scaled_gradients: "fused_does_not_step_if_foundinf, grad_scaling_autocast_fused_optimizers",
+}
+
+#: PyTorch's tests that have no case above, and why.
+NOT_RUN = {
+    "forloop_goes_right_direction_multigpu, mixed_device_dtype": "need two GPUs; several types are tested above",
+    "foreach_large_tensor, fused_large_tensor": "need 64 GB of GPU memory and more",
+    "fused_cpu_matches_cuda, cpu_load_state_dict, state_dict_with_cuda_params": "need a GPU",
+    "peak_memory_foreach": "measures CUDA's allocator; `optlang bench` measures the peak of a first step",
+    "defaults_changed_to_foreach": "looks for the function that torch calls by default; a rule has one implementation",
+    "fused_error_on_params_on_meta": "refuses what torch's kernel cannot do; a rule steps on the meta device",
+    "optim_infos_do_not_specify_global_cliquey_kwargs": "tests the descriptions, not the optimizers",
+    "lbfgs_*": "there is no such rule",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -17,6 +18,10 @@ import behaviours
 
 PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
 BEHAVIOURS = list(behaviours.BEHAVIOURS)
+
+REFUSED = {("sparse_gradients", name) for name in ("SGD", "Adagrad")} | {
+    ("scaled_gradients", name) for name in ("SGD", "Adagrad", "Adam", "AdamW")
+}
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
@@ -45,7 +50,16 @@ def test_behaves_like_torch_optim(behaviour: Callable[[str, Any], None], name: s
     except behaviours.DoesNotApply as reason:
         pytest.skip(str(reason))
     except behaviours.Refused as reason:
-        assert (behaviour.__name__, name) in {("sparse_gradients", "SGD"), ("sparse_gradients", "Adagrad")}, reason
+        assert (behaviour.__name__, name) in REFUSED, reason
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize(
+    "behaviour", ["layouts", "odd_shapes", "tied", "no_gradients", "checkpoints_of_torch", "state"]
+)
+def test_compiled_kernels_behave_likewise(behaviour: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(behaviours, "ours", functools.partial(behaviours.ours, backend="inductor"))
+    getattr(behaviours, behaviour)("AdamW", behaviours.INFOS["AdamW"])
 
 
 def test_the_page_says_what_was_found(golden: Callable[[Path, str], None]) -> None:
@@ -71,4 +85,6 @@ def test_the_page_says_what_was_found(golden: Callable[[Path, str], None]) -> No
         passed = sum(result == "pass" for result, _ in row.values())
         title = (behaviour.__doc__ or "").strip().rstrip(".")
         lines.append(f"| {title} | {theirs} | {passed} | {told} |")
+    lines += ["", "Not run:", "", "| PyTorch's tests | why |", "|---|---|"]
+    lines += [f"| {theirs} | {reason} |" for theirs, reason in behaviours.NOT_RUN.items()]
     golden(PAGE, HEAD + "\n".join(lines) + "\n")
