@@ -276,3 +276,30 @@ def test_a_graph_that_is_replayed_makes_steps() -> None:
     torch.cuda.synchronize()
     assert difference([p.cpu() for p in usual], [p.cpu() for p in replayed]) < 1e-6
     assert float(other.state[replayed[0]]["step"]) == 5
+
+
+def test_what_a_gradient_scaler_leaves_for_the_step_is_honoured() -> None:
+    p, q = parameter(4), parameter(4)
+    ours, usual = AdamW([p]), AdamW([q])
+    ours.step()
+    usual.step()
+    p.grad.mul_(8)
+    ours.grad_scale, ours.found_inf = torch.tensor(8.0), torch.tensor(1.0)
+    before = p.detach().clone()
+    ours.step()
+    assert torch.equal(p, before) and float(ours.state[p]["step"]) == 1
+    ours.found_inf = torch.tensor(0.0)
+    ours.step()
+    usual.step()
+    assert torch.equal(p, q)
+    del ours.grad_scale, ours.found_inf
+
+
+def test_numbers_on_tensors_of_rules_with_literals() -> None:
+    rule = "p -= lr*max(3, 1)*min(0.5, 2)/(1 + exp(0))*(0.3 if t > 2 else 0.1)*warmup(3)*g"
+    p, q = parameter(4), parameter(4)
+    usual, ours = optimizer_class(rule)([p], lr=0.1), optimizer_class(rule)([q], lr=0.1, capturable=True)
+    for _ in range(5):
+        usual.step()
+        ours.step()
+    assert difference([p], [q]) < 1e-15

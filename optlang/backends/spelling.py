@@ -275,6 +275,15 @@ class NumberWriter(TorchWriter):
     def __init__(self) -> None:
         super().__init__("torch.float64", frozenset(), frozenset())
 
+    def piece(self, expr: sp.Expr) -> Piece:
+        """Return an expression; one of literals alone is computed in Python, as torch has no functions of floats."""
+        if expr.free_symbols:
+            return super().piece(expr)
+        constant = HostWriter()
+        written = constant.piece(expr)
+        self.helpers |= constant.helpers
+        return written
+
     def select(self, condition: sp.Expr, then: sp.Expr, other: sp.Expr) -> Piece:
         """Return ``torch.where``; of two literals it would be in float32."""
         if not self.is_plain(condition) and self.is_plain(then):

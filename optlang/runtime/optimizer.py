@@ -55,6 +55,7 @@ class RuleOptimizer(Optimizer):
     _hyper: ClassVar[Hyperparameters]
     _kernels: ClassVar[Kernels]
     _rebuild: ClassVar[tuple[Callable[..., Any], tuple[Any, ...]] | None]
+    found_inf: torch.Tensor | None
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         self._plans: list[GroupPlan] = []
@@ -173,11 +174,28 @@ class RuleOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if "found_inf" in self.__dict__ and self._is_skipped():
+            return loss
         if torch.compiler.is_compiling():
             _update_apart(self)
         else:
             self._update()
         return loss
+
+    def _is_skipped(self) -> bool:
+        """Whether a gradient scaler has found infinities; if not, gradients are divided by its scale, if it left one.
+
+        A scaler does both itself and leaves no such attributes, unless it takes an optimizer for one of torch's fused.
+        """
+        if self.found_inf is not None and bool(self.found_inf):
+            return True
+        scale = getattr(self, "grad_scale", None)
+        if scale is not None:
+            with torch.no_grad():
+                for p in (p for group in self.param_groups for p in group["params"]):
+                    if p.grad is not None:
+                        p.grad.div_(scale)
+        return False
 
     def _update(self) -> None:
         """Run one step of every param group."""
