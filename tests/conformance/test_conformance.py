@@ -19,7 +19,7 @@ import behaviours
 PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
 BEHAVIOURS = list(behaviours.BEHAVIOURS)
 
-REFUSED = {("sparse_gradients", name) for name in ("SGD", "Adagrad")} | {}
+REFUSED = {("sparse_gradients", name) for name in ("SGD", "Adagrad")}
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),
