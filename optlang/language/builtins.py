@@ -26,6 +26,10 @@ class Builtin:
         reduction: Whether it reduces (takes ``dim=``).
         boolean: Whether its result is a condition.
         helpers: Names of :data:`HELPERS` its spellings call.
+        results: Names of its results, for a function with several: ``U, S, Vh = svd(x)``, ``svd(x).S``, ``svd(x)[1]``.
+        bare: Which of several results stands for the function in a formula; None if it must be said.
+        matrix: Whether it works on whole matrices (its torch spelling then has one more dimension in front, of
+            matrices that are treated alike).
     """
 
     name: str
@@ -38,6 +42,14 @@ class Builtin:
     reduction: bool = False
     boolean: bool = False
     helpers: tuple[str, ...] = ()
+    results: tuple[str, ...] = ()
+    bare: int | None = None
+    matrix: bool = False
+
+    @property
+    def block(self) -> bool:
+        """Whether its definition is a block of statements that returns."""
+        return self.definition is not None and "\n" in self.definition
 
     @property
     def parameters(self) -> tuple[tuple[str, str | None], ...]:
@@ -54,6 +66,11 @@ HELPERS: dict[str, str] = {
         "def sign(x):\n"
         '    """Sign of x; NaN stays NaN, so a NaN gradient is not hidden."""\n'
         "    return torch.where(x == x, torch.sign(x), x)\n"
+    ),
+    "diag": (
+        "def diag(x):\n"
+        '    """The diagonals of some matrices, or the matrices with some diagonals."""\n'
+        "    return torch.diag_embed(x) if x.dim() == 2 else torch.diagonal(x, dim1=-2, dim2=-1)\n"
     ),
     "host_sign": (
         "def host_sign(x):\n"
@@ -79,6 +96,8 @@ HELPERS: dict[str, str] = {
 }
 
 ELEMENTWISE, REDUCTION = "Elementwise", "Reductions (whole tensor, or dim= with kept dimensions)"
+MATRIX, LINEAR, ORDER = "Matrices", "Linear algebra (of each tensor's matrices)", "Orders"
+WHOLE, RANDOM = "The whole model", "Random numbers (from the optimizer's seed)"
 TIME, PROXIMAL, TYPES = "Time and schedules", "Projections and proximal maps", "Number types"
 
 
@@ -237,6 +256,128 @@ TABLE: tuple[Builtin, ...] = (
         "Warm up for `warmup` steps, stay at 1, and fall to `floor` over the last `decay` of n steps.",
         definition="min(1, t/max(warmup, 1)) * (1 - (1 - floor)*clamp((t - 1 - (n - decay))/max(decay, 1), 0, 1))",
     ),
+    Builtin("total", "x", WHOLE, "Sum over all elements of all tensors of the optimizer that have a gradient."),
+    Builtin("gnorm", "x", WHOLE, "Euclidean norm over all tensors of the optimizer.", definition="sqrt(total(x^2))"),
+    Builtin("matrix", "x", MATRIX, "x as a matrix: its first dimension by the rest.", "{0}.flatten(2)", matrix=True),
+    Builtin("zeros", "*n", MATRIX, "Zeros of some sizes: `zeros(rows, r)`.", matrix=True),
+    Builtin("ones", "*n", MATRIX, "Ones of some sizes.", matrix=True),
+    Builtin("eye", "n", MATRIX, "The identity matrix of n rows.", matrix=True),
+    Builtin(
+        "diag",
+        "x",
+        MATRIX,
+        "The diagonal of a matrix, or the matrix with a diagonal.",
+        "diag({0})",
+        helpers=("diag",),
+        matrix=True,
+    ),
+    Builtin("trace", "x", MATRIX, "Sum of the diagonal.", "torch.diagonal({0}, dim1=-2, dim2=-1).sum(-1)", matrix=True),
+    Builtin(
+        "outer",
+        "x, y",
+        MATRIX,
+        "Products of two vectors' elements.",
+        "{0}.unsqueeze(-1) * {1}.unsqueeze(-2)",
+        matrix=True,
+    ),
+    Builtin("flip", "x, dim = -1", MATRIX, "x in the opposite order along a dimension.", matrix=True),
+    Builtin(
+        "eigh",
+        "x",
+        LINEAR,
+        "Eigenvalues, ascending, and eigenvectors (as columns) of a symmetric matrix.",
+        "torch.linalg.eigh({0})",
+        results=("values", "vectors"),
+        matrix=True,
+    ),
+    Builtin(
+        "qr",
+        "x",
+        LINEAR,
+        "Orthonormal columns and a triangle whose product is x; `qr(x)` alone is the former.",
+        "torch.linalg.qr({0})",
+        results=("Q", "R"),
+        bare=0,
+        matrix=True,
+    ),
+    Builtin(
+        "svd",
+        "x",
+        LINEAR,
+        "Singular value decomposition: x = U @ diag(S) @ Vh.",
+        "torch.linalg.svd({0}, full_matrices=False)",
+        results=("U", "S", "Vh"),
+        matrix=True,
+    ),
+    Builtin("inv", "x", LINEAR, "Inverse of a matrix.", "torch.linalg.inv({0})", matrix=True),
+    Builtin("solve", "a, b", LINEAR, "The x with a @ x = b.", "torch.linalg.solve({0}, {1})", matrix=True),
+    Builtin("cholesky", "x", LINEAR, "Lower triangle L with L @ L.T = x.", "torch.linalg.cholesky({0})", matrix=True),
+    Builtin(
+        "inv_root",
+        "x, k",
+        LINEAR,
+        "x^(-1/k) of a symmetric positive matrix; eigenvalues are taken to be at least 1e-30.",
+        definition="w, Q = eigh(x)\nreturn (Q @ diag(max(w, 1e-30)^(-1 / k))) @ Q.T",
+        matrix=True,
+    ),
+    Builtin(
+        "newton_schulz",
+        "x, steps = 5, a = 3.4445, b = -4.775, c = 2.0315, eps = 1e-7",
+        LINEAR,
+        "The nearly orthogonal matrix that Muon steps along: `steps` times X = a*X + (b*A + c*A @ A) @ X with "
+        "A = X @ X.T, from x/norm(x); in the number type of x (`newton_schulz(bf16(x))` is the usual one).",
+        definition=(
+            "X = x\n"
+            "if rows(x) > cols(x): X = X.T\n"
+            "X = X / max(norm(X), eps)\n"
+            "repeat steps:\n"
+            "    A = X @ X.T\n"
+            "    B = b*A + c*(A @ A)\n"
+            "    X = a*X + B @ X\n"
+            "if rows(x) > cols(x): X = X.T\n"
+            "return X"
+        ),
+        matrix=True,
+    ),
+    Builtin(
+        "sort",
+        "x",
+        ORDER,
+        "x sorted along its last dimension, smallest first, and the order that sorts it.",
+        "torch.sort({0}, dim=-1)",
+        results=("sorted", "order"),
+        bare=0,
+        matrix=True,
+    ),
+    Builtin(
+        "argsort",
+        "x",
+        ORDER,
+        "The order that sorts x along its last dimension: `x[:, argsort(v)]`.",
+        "torch.argsort({0}, dim=-1)",
+        matrix=True,
+    ),
+    Builtin(
+        "topk",
+        "x, k",
+        ORDER,
+        "The k largest along the last dimension, and their places.",
+        results=("largest", "places"),
+        bare=0,
+        matrix=True,
+    ),
+    Builtin("randn", "*n", RANDOM, "Standard normal numbers, shaped like p, or of some sizes."),
+    Builtin("rand", "*n", RANDOM, "Numbers between 0 and 1, shaped like p, or of some sizes."),
+    Builtin("rademacher", "*n", RANDOM, "-1 or 1, each half of the time, shaped like p, or of some sizes."),
+    Builtin("bernoulli", "q", RANDOM, "1 with probability q, else 0, shaped like p."),
+    Builtin(
+        "project_orthogonal",
+        "x",
+        PROXIMAL,
+        "Nearest matrix with orthonormal rows or columns.",
+        definition="U, S, Vh = svd(x)\nreturn U @ Vh",
+        matrix=True,
+    ),
     Builtin(
         "soft_threshold",
         "x, k",
@@ -298,11 +439,18 @@ TIME_NAMES: dict[str, str] = {
 
 #: Names and functions of later parts of the language: refused with E901, never reported as unknown.
 LATER: dict[str, str] = {
-    **dict.fromkeys(("total", "gnorm"), "reductions across all tensors"),
-    **dict.fromkeys(("matrix", "zeros", "ones", "eye", "diag", "trace", "outer", "flip"), "matrix functions"),
-    **dict.fromkeys(("eigh", "qr", "svd", "inv", "solve", "cholesky", "inv_root", "newton_schulz"), "linear algebra"),
-    **dict.fromkeys(("sort", "argsort", "topk", "project_simplex"), "sorting"),
-    **dict.fromkeys(("randn", "rand", "rademacher", "bernoulli"), "random numbers"),
+    "project_simplex": "projections that sort",
     **dict.fromkeys(("loss", "grad", "hvp"), "loss and curvature"),
-    "project_orthogonal": "linear algebra",
 }
+
+#: Functions of a value's own sizes, under the names of the facts of p.
+SIZES: tuple[str, ...] = ("rows", "cols")
+
+#: Functions that make tensors of given sizes.
+MAKERS: frozenset[str] = frozenset(("zeros", "ones", "eye"))
+
+#: Functions that draw random numbers; the first two are primitive.
+RANDOMS: tuple[str, ...] = ("randn", "rand", "rademacher", "bernoulli")
+
+#: Functions that make a rule one of matrices.
+MATRIX_FUNCTIONS: frozenset[str] = frozenset(row.name for row in TABLE if row.matrix)

@@ -6,11 +6,11 @@ This is what the checker hands to the compiler. Expressions are still tree nodes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from optlang.language.kinds import Kind
-from optlang.language.tree import Def, Expr, Stmt, Tree
+from optlang.language.tree import Def, Expr, Route, Stmt, Tree
 from optlang.source import Span
 
 Value = float | bool | str | None
@@ -85,9 +85,10 @@ class State:
     Attributes:
         name: Canonical name in the formulas.
         key: Its key in ``optimizer.state[p]`` (or in the param group).
-        scope: ``tensor`` or ``group``.
-        kind: ``element``, ``reduced`` or ``scalar`` (one number per tensor; whether that number can live on the
-            host is found when a variant is lowered); ``host`` for group state.
+        scope: ``tensor``, ``group`` or ``shared``.
+        kind: ``element``, ``reduced``, ``matrix`` or ``scalar`` (one number per tensor; whether that number can live
+            on the host is found when a variant is lowered); ``host`` for group and shared state. The shape of a matrix
+            depends on the tensor: that of the sample last looked at means nothing.
         initial: Its initial value, None for zeros.
         when: The static condition under which it exists, None for always.
     """
@@ -103,11 +104,15 @@ class State:
 
 @dataclass(frozen=True)
 class Requirement:
-    """A condition across hyperparameters and what to say when it does not hold."""
+    """A condition across hyperparameters and what to say when it does not hold.
+
+    ``of_tensors`` says that it reads facts of a tensor (``ndim``), so that every parameter is held to it.
+    """
 
     condition: Expr
     message: str
     span: Span
+    of_tensors: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,8 @@ class Rule:
         states: States in the order of their declaration.
         functions: User's functions by canonical name.
         body: Statements, in textual order, without declarations.
+        events: Statements of ``on eval`` and ``on train``, by event.
+        routes: For a rule that sends tensors to other rules, which and when; it has nothing else.
         inferred: Whether roles were inferred (the rule declares nothing).
         tree: The syntax tree it was checked from.
     """
@@ -137,6 +144,8 @@ class Rule:
     body: tuple[Stmt, ...]
     inferred: bool
     tree: Tree
+    events: Mapping[str, tuple[Stmt, ...]] = field(default_factory=dict)
+    routes: tuple[Route, ...] = ()
 
     @property
     def keys(self) -> dict[str, tuple[Hyper, ...]]:

@@ -80,7 +80,7 @@ class Unary(Node):
 
 @dataclass(frozen=True)
 class Binary(Node):
-    """``left op right`` with op one of ``+ - * / % @ ^ ?? |> and or`` (``**`` is stored as ``^``)."""
+    """``left op right`` with op one of ``+ - * / % @ ^ ?? and or`` (``**`` is stored as ``^``)."""
 
     op: str
     left: Expr
@@ -128,6 +128,25 @@ class Tuple(Node):
 
 
 @dataclass(frozen=True)
+class Slice(Node):
+    """``start:stop`` in an index; either end may be left out."""
+
+    start: Expr | None
+    stop: Expr | None
+
+
+@dataclass(frozen=True)
+class Index(Node):
+    """``x[i, :r]``: one item for each dimension from the first, a number, an order (``x[order, :]``) or a slice.
+
+    Of a function with several results, ``f(x)[i]`` is result ``i``.
+    """
+
+    value: Expr
+    items: tuple[Expr | Slice, ...]
+
+
+@dataclass(frozen=True)
 class Unsupported(Node):
     """A construct that the grammar knows and this version does not compile; ``what`` names it.
 
@@ -153,6 +172,7 @@ Expr = (
     | Ternary
     | Call
     | Tuple
+    | Index
     | Unsupported
 )
 
@@ -184,7 +204,37 @@ class Return(Node):
     values: tuple[Expr, ...]
 
 
-Stmt = Assign | If | Return | Unsupported
+@dataclass(frozen=True)
+class Repeat(Node):
+    """``repeat count:``; the count is known before the first step."""
+
+    count: Expr
+    body: tuple[Stmt, ...]
+
+
+@dataclass(frozen=True)
+class For(Node):
+    """``for b in betas:``, once for each part of a hyperparameter that is a tuple."""
+
+    name: Name
+    over: Name
+    body: tuple[Stmt, ...]
+
+
+@dataclass(frozen=True)
+class Every(Node):
+    """``every period from start or first:``; ``start`` is None without ``from``, ``first`` says ``or first``.
+
+    It holds in the updates t with t % period == 0, or (t - start) % period == 0 from ``start`` on.
+    """
+
+    period: Expr
+    start: Expr | None
+    first: bool
+    body: tuple[Stmt, ...]
+
+
+Stmt = Assign | If | Return | Repeat | For | Every | Unsupported
 
 
 # Declarations -----------------------------------------------------------------------------------------------
@@ -261,7 +311,10 @@ class StateItem(Node):
 
 @dataclass(frozen=True)
 class StateDecl(Node):
-    """``state ...``, ``group state ...`` (``scope`` is ``tensor`` or ``group``); ``when`` holds for every item."""
+    """``state ...``, ``group state ...``, ``shared state ...``; ``when`` holds for every item.
+
+    ``scope`` is ``tensor``, ``group`` or ``shared``.
+    """
 
     scope: str
     items: tuple[StateItem, ...]
@@ -285,7 +338,23 @@ class Def(Node):
     body: Expr | tuple[Stmt, ...]
 
 
-Decl = OptimizerDecl | HyperDecl | Require | StateDecl | Def | Unsupported
+@dataclass(frozen=True)
+class On(Node):
+    """``on eval:`` or ``on train:`` (``event``): statements that ``optimizer.eval()`` or ``.train()`` runs."""
+
+    event: str
+    body: tuple[Stmt, ...]
+
+
+@dataclass(frozen=True)
+class Route(Node):
+    """``route RULE when CONDITION`` or ``route RULE otherwise`` (``when`` is None)."""
+
+    rule: Name
+    when: Expr | None
+
+
+Decl = OptimizerDecl | HyperDecl | Require | StateDecl | Def | On | Route | Unsupported
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from itertools import groupby
 
 from optlang.language import tree
 from optlang.language.unparse_formulas import Formulas, has_unsupported
+from optlang.language.walk import own_expressions
 from optlang.source import Span
 
 INDENT = "    "
@@ -111,6 +112,8 @@ class _Formatter:
         match item:
             case tree.If():
                 self.if_block(item, depth, until)
+            case tree.Repeat(body=body) | tree.For(body=body) | tree.Every(body=body) | tree.On(body=body):
+                self.headed(f"{self.head(item)}:", item.span.start, body, depth, until)
             case tree.Def(body=tuple() as body):
                 self.headed(f"{self.formulas.simple(item)}:", item.span.start, body, depth, until)
             case _:
@@ -143,6 +146,12 @@ class _Formatter:
         if has_unsupported(node):
             return self.source.excerpt(node.span)
         return self.formulas.expression(node)
+
+    def head(self, item: tree.Repeat | tree.For | tree.Every | tree.On) -> str:
+        """Return what stands before the colon of a block."""
+        if any(map(has_unsupported, own_expressions(item))):
+            return self.source.excerpt(Span(item.span.start, item.body[0].span.start)).rpartition(":")[0]
+        return self.formulas.simple(item)
 
     def headed(self, head: str, start: int, body: tuple[tree.Stmt, ...], depth: int, until: int) -> None:
         """Write a line that ends with ``:`` and its block, on the same line if it stood there."""

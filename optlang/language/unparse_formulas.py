@@ -11,7 +11,7 @@ from optlang.source import Source, Span
 PIPE, CHOICE, DEFAULT, OR, AND, NOT, COMPARE, SUM, PRODUCT, SIGN, POWER, PRIMARY = range(12)
 LEVELS = {
     **{"??": DEFAULT, "or": OR, "and": AND, "+": SUM, "-": SUM},
-    **{"*": PRODUCT, "/": PRODUCT, "%": PRODUCT, "^": POWER},
+    **{"*": PRODUCT, "/": PRODUCT, "%": PRODUCT, "@": PRODUCT, "^": POWER},
 }
 WORD = r"[^\W\d][\w\u0300-\u036f]*"
 LAST_WORD = re.compile(rf"({WORD})\W*\Z")
@@ -74,6 +74,8 @@ class Formulas:
                 return PRIMARY, f"{self.expression(node.function, PRIMARY)}({arguments})"
             case tree.Member():
                 return PRIMARY, f"{self.expression(node.value, PRIMARY)}.{self._last_word(node.span)}"
+            case tree.Index():
+                return PRIMARY, f"{self.expression(node.value, PRIMARY)}[{', '.join(map(self.subscript, node.items))}]"
             case tree.Tuple():
                 items = ", ".join(map(self.expression, node.items))
                 return PRIMARY, f"({items},)" if len(node.items) == 1 else f"({items})"
@@ -100,7 +102,13 @@ class Formulas:
         inner = level == SUM or (level == PRODUCT and tight)
         left = self.expression(node.left, level, inner)
         right = self.expression(node.right, level + 1, inner)
-        return left + (node.op if level == PRODUCT and tight else f" {node.op} ") + right
+        return left + (node.op if level == PRODUCT and tight and node.op != "@" else f" {node.op} ") + right
+
+    def subscript(self, node: tree.Expr | tree.Slice) -> str:
+        """Return one item of an index."""
+        if not isinstance(node, tree.Slice):
+            return self.expression(node)
+        return ":".join("" if end is None else self.expression(end) for end in (node.start, node.stop))
 
     def argument(self, node: tree.Argument) -> str:
         """Return an argument of a call."""
@@ -131,9 +139,21 @@ class Formulas:
                 message = "" if node.message is None else f"  {quoted(node.message)}"
                 return f"require {self.expression(node.condition)}{message}"
             case tree.StateDecl():
-                word = "group state" if node.scope == "group" else "state"
+                word = "state" if node.scope == "tensor" else f"{node.scope} state"
                 when = "" if node.when is None else f" when {self.expression(node.when)}"
                 return f"{word} {', '.join(map(self.state, node.items))}{when}"
+            case tree.Route():
+                when = "otherwise" if node.when is None else f"when {self.expression(node.when)}"
+                return f"route {node.rule.text} {when}"
+            case tree.Repeat():
+                return f"repeat {self.expression(node.count)}"
+            case tree.For():
+                return f"for {node.name.text} in {node.over.text}"
+            case tree.Every():
+                start = "" if node.start is None else f" from {self.expression(node.start)}"
+                return f"every {self.expression(node.period)}{start}{' or first' if node.first else ''}"
+            case tree.On():
+                return f"on {node.event}"
             case tree.Def(body=body):
                 return self.signature(node) + ("" if isinstance(body, tuple) else f" = {self.expression(body)}")
         return self.source.excerpt(node.span)

@@ -10,11 +10,16 @@ from optlang.language.tree import (
     Call,
     Compare,
     Def,
+    Every,
     Expr,
+    For,
     If,
+    Index,
     Member,
     Name,
+    Repeat,
     Return,
+    Slice,
     Stmt,
     Ternary,
     Tuple,
@@ -40,6 +45,28 @@ def parts(expr: Expr) -> tuple[Expr, ...]:
             return tuple(argument.value for argument in arguments)
         case Tuple(items=items):
             return items
+        case Index(value=value, items=subscripts):
+            return (value, *_subscripts(subscripts))
+        case _:
+            return ()
+
+
+def _subscripts(items: Iterable[Expr | Slice]) -> Iterator[Expr]:
+    """Yield the expressions in the brackets of an index."""
+    for item in items:
+        if isinstance(item, Slice):
+            yield from (end for end in (item.start, item.stop) if end is not None)
+        else:
+            yield item
+
+
+def blocks(statement: Stmt) -> tuple[tuple[Stmt, ...], ...]:
+    """Return the blocks directly inside a statement, in textual order."""
+    match statement:
+        case If(branches=branches, other=other):
+            return (*(body for _, body in branches), *((other,) if other is not None else ()))
+        case Repeat(body=body) | For(body=body) | Every(body=body):
+            return (body,)
         case _:
             return ()
 
@@ -57,10 +84,8 @@ def statements(block: Iterable[Stmt]) -> Iterator[Stmt]:
     """Yield the statements of a block and of the blocks inside it, in textual order."""
     for statement in block:
         yield statement
-        if isinstance(statement, If):
-            for _, body in statement.branches:
-                yield from statements(body)
-            yield from statements(statement.other or ())
+        for body in blocks(statement):
+            yield from statements(body)
 
 
 def own_expressions(statement: Stmt) -> tuple[Expr, ...]:
@@ -72,6 +97,12 @@ def own_expressions(statement: Stmt) -> tuple[Expr, ...]:
             return tuple(condition for condition, _ in branches)
         case Return(values=values):
             return values
+        case Repeat(count=count):
+            return (count,)
+        case For(over=over):
+            return (over,)
+        case Every(period=period, start=start):
+            return (period,) if start is None else (period, start)
         case _:
             return ()
 
@@ -84,10 +115,12 @@ def block_expressions(block: Iterable[Stmt]) -> Iterator[Expr]:
 
 
 def assigned(block: Iterable[Stmt]) -> Iterator[Name]:
-    """Yield the targets of the assignments in a block, in textual order."""
+    """Yield the targets of the assignments in a block, and what its ``for`` loops name, in textual order."""
     for statement in statements(block):
         if isinstance(statement, Assign):
             yield from statement.targets
+        elif isinstance(statement, For):
+            yield statement.name
 
 
 def names_read(block: Iterable[Stmt]) -> Iterator[Name]:

@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 from optlang.language import tree
-from optlang.language.reading.build_formulas import Statements
+from optlang.language.reading.build_formulas import Statements, statements
 from optlang.language.reading.layout import span_of
-from optlang.language.reading.pieces import Pieces, after, defined, is_token, later, names_of, nodes, span
+from optlang.language.reading.pieces import Pieces, after, is_token, later, names_of, nodes, span
 from optlang.language.reading.refused import Refused
 
 
@@ -81,11 +81,9 @@ class Builder(Statements):
         message = self.text(pieces[-1:]).value if is_token(pieces[-1], "STRING") else None
         return tree.Require(span(pieces), pieces[1], message)
 
-    def state(self, pieces: Pieces) -> tree.StateDecl | tree.Unsupported:
+    def state(self, pieces: Pieces) -> tree.StateDecl:
         items = nodes(pieces, tree.StateItem)
-        if is_token(pieces[0], "SHARED"):
-            return later(pieces, "`shared state`", (item.name.name for item in items))
-        scope = "group" if is_token(pieces[0], "GROUP") else "tensor"
+        scope = "group" if is_token(pieces[0], "GROUP") else "shared" if is_token(pieces[0], "SHARED") else "tensor"
         return tree.StateDecl(span(pieces), scope, items, after(pieces, "WHEN"))
 
     def state_item(self, pieces: Pieces) -> tree.StateItem:
@@ -106,8 +104,8 @@ class Builder(Statements):
     def inner(self, pieces: Pieces) -> tree.Unsupported:
         return later(pieces, "an `inner` rule", names_of(pieces[:2]))
 
-    def route(self, pieces: Pieces) -> tree.Unsupported:
-        return later(pieces, "`route`")
+    def route(self, pieces: Pieces) -> tree.Route:
+        return tree.Route(span(pieces), pieces[1], after(pieces, "WHEN"))
 
     def store(self, pieces: Pieces) -> tree.Unsupported:
         return later(pieces, "`store`")
@@ -134,15 +132,14 @@ class Builder(Statements):
     def transform(self, pieces: Pieces) -> tree.Unsupported:
         return later(pieces, "`transform`", names_of(pieces[:2]))
 
-    def on_block(self, pieces: Pieces) -> tree.Unsupported:
-        return later(pieces, f"`on {pieces[1].text}`", defined(pieces[-1]))
-
-    def repeat(self, pieces: Pieces) -> tree.Unsupported:
-        return later(pieces, "`repeat`", defined(pieces[-1]))
-
-    def for_block(self, pieces: Pieces) -> tree.Unsupported:
-        at = next(i for i, piece in enumerate(pieces) if is_token(piece, "IN"))
-        return later(pieces, "`for`", (*names_of(pieces[:at]), *defined(pieces[-1])))
-
-    def every(self, pieces: Pieces) -> tree.Unsupported:
-        return later(pieces, "`every`", defined(pieces[-1]))
+    def on_block(self, pieces: Pieces) -> tree.On:
+        event = pieces[1]
+        if event.name not in ("eval", "train"):
+            raise Refused(
+                "E110",
+                f"there is no event `{event.text}`",
+                event.span,
+                label="expected `eval` or `train`",
+                help="`on eval:` runs in `optimizer.eval()`, `on train:` in `optimizer.train()`",
+            )
+        return tree.On(span(pieces), event.name, statements(pieces[-1]))

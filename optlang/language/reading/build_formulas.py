@@ -12,14 +12,18 @@ from fractions import Fraction
 from typing import Any
 
 from optlang.language import tree
+from optlang.language.builtins import BUILTINS
 from optlang.language.limits import MAX_DIGITS, MAX_EXPONENT, MAX_NAME
 from optlang.language.names import RESERVED, canonical_name, superscript
 from optlang.language.reading.layout import Lexeme, span_of
-from optlang.language.reading.members import foreign_member
-from optlang.language.reading.pieces import Pieces, flatten, is_token, later, names_of, nodes, span
+from optlang.language.reading.members import MODULES, OBJECTS, foreign_member
+from optlang.language.reading.pieces import Pieces, after, flatten, is_token, later, names_of, nodes, span
 from optlang.language.reading.refused import Refused
 
-STATEMENTS = (tree.Assign, tree.If, tree.Return, tree.Unsupported)
+STATEMENTS = (tree.Assign, tree.If, tree.Return, tree.Repeat, tree.For, tree.Every, tree.Unsupported)
+
+#: Members of values: the transpose, and the results of functions that have several.
+MEMBERS = frozenset(("T", *(result for row in BUILTINS.values() for result in row.results)))
 
 
 @dataclass(frozen=True)
@@ -105,23 +109,33 @@ class Expressions:
         then, _, condition, _, other = pieces
         return tree.Ternary(span(pieces), condition, then, other)
 
-    def matmul(self, pieces: Pieces) -> tree.Unsupported:
-        return later(pieces, "the matrix product `@`")
+    def matmul(self, pieces: Pieces) -> tree.Binary:
+        return self.binary(pieces)
 
     def pipe(self, pieces: Pieces) -> tree.Unsupported:
         return later(pieces, "the pipe `|>`")
 
-    def index(self, pieces: Pieces) -> tree.Unsupported:
-        return later(pieces, "indexing with `[...]`", names_of(pieces[:1]))
+    def index(self, pieces: Pieces) -> tree.Index:
+        items = list[Any]()
+        for piece in _between_commas(pieces[2:-1]):
+            if any(is_token(x, "COLON") for x in piece):
+                at = next(i for i, x in enumerate(piece) if is_token(x, "COLON"))
+                start, stop = next(iter(piece[:at]), None), next(iter(piece[at + 1 :]), None)
+                items.append(tree.Slice(span(piece), start, stop))
+            else:
+                items.append(piece[0])
+        return tree.Index(span(pieces), pieces[0], tuple(items))
 
     def member(self, pieces: Pieces) -> tree.Member | tree.Unsupported:
         value, _, name = pieces
         if isinstance(value, tree.Name) and value.name == "group":
             return tree.Member(span(pieces), value, name.name)
+        if name.name in MEMBERS and not (isinstance(value, tree.Name) and value.name in MODULES | OBJECTS):
+            return tree.Member(span(pieces), value, name.name)
         base = value.text if isinstance(value, tree.Name) else None
         if refused := foreign_member(base, name.text, span(pieces)):
             raise refused
-        return later(pieces, "the transpose `.T`" if name.name == "T" else f"`.{name.text}`")
+        return later(pieces, f"`.{name.text}`")
 
     def call(self, pieces: Pieces) -> tree.Call | tree.Unsupported:
         function, arguments = pieces[0], pieces[2]
@@ -199,6 +213,34 @@ class Statements(Expressions):
                 other = statements(pieces[i + 2])
         return tree.If(span(pieces), tuple(branches), other)
 
+    def repeat(self, pieces: Pieces) -> tree.Repeat:
+        return tree.Repeat(span(pieces), pieces[1], statements(pieces[-1]))
+
+    def for_block(self, pieces: Pieces) -> tree.For | tree.Unsupported:
+        at = next(i for i, piece in enumerate(pieces) if is_token(piece, "IN"))
+        names, over = nodes(pieces[:at], tree.Name), pieces[at + 1]
+        if not isinstance(over, tree.Name):
+            return later(pieces, "`for` over anything but a tuple of hyperparameters", names_of(pieces[:at]))
+        if len(names) > 1:
+            raise Refused(
+                "E115",
+                "`for` goes through one tuple of hyperparameters",
+                span(names),
+                label="expected one name",
+                help="write `for b in betas:` with `hyper betas = (beta1 = 0.9, beta2 = 0.99)`; to count, `repeat n:`",
+            )
+        return tree.For(span(pieces), names[0], over, statements(pieces[-1]))
+
+    def every(self, pieces: Pieces) -> tree.Every:
+        period, start, first = pieces[1], after(pieces, "FROM"), False
+        last = period if start is None else start
+        # `k or first` has been read as one condition.
+        if isinstance(last, tree.Binary) and last.op == "or" and isinstance(last.right, tree.Name):
+            if last.right.name == "first":
+                first = True
+                period, start = (last.left, None) if start is None else (period, last.left)
+        return tree.Every(span(pieces), period, start, first, statements(pieces[-1]))
+
     def def_block(self, pieces: Pieces) -> tree.Def:
         return tree.Def(span(pieces), pieces[1], pieces[3], statements(pieces[-1]))
 
@@ -212,15 +254,33 @@ class Statements(Expressions):
         return tree.Parameter(span(pieces), pieces[0], pieces[2] if len(pieces) > 1 else None)
 
 
+def _between_commas(pieces: Pieces) -> list[list[Any]]:
+    """Return the pieces between commas."""
+    parts: list[list[Any]] = [[]]
+    for piece in pieces:
+        if is_token(piece, "COMMA"):
+            parts.append([])
+        else:
+            parts[-1].append(piece)
+    return parts
+
+
 def _not_assignable(target: tree.Node) -> Refused:
-    what = {tree.Call: "a call", tree.Member: "a key of the param group"}.get(type(target), "a value")
+    grouped = isinstance(target, tree.Member) and isinstance(target.value, tree.Name) and target.value.name == "group"
+    what = {tree.Call: "a call", tree.Index: "a part of a tensor"}.get(type(target), "a value")
+    helps = {
+        tree.Index: "assign the whole tensor: compute it from its parts",
+        tree.Member: "assign the whole value to a name",
+    }
     return Refused(
         "E115",
-        f"{what} cannot be assigned",
+        f"{'a key of the param group' if grouped else what} cannot be assigned",
         target.span,
         label="expected a name",
         help="a rule never writes to the param group; use `group state` for what it keeps"
-        if isinstance(target, tree.Member)
+        if grouped
+        else helps[type(target)]
+        if type(target) in helps
         else "to compare, write `==`; to define a function, write `def f(x) = ...`",
     )
 

@@ -110,6 +110,8 @@ def _statement(item: Any, inner: set[str], function: bool = False) -> Any:
             )
         case tree.Return() if not function:
             raise Refused("E114", "`return` outside a function", item.span, help="assign to `p` instead")
+        case tree.Repeat() | tree.For() | tree.Every() | tree.On():
+            return replace(item, body=_block(item.body, inner, function))
         case tree.If():
             branches = tuple((test, _block(body, inner, function)) for test, body in item.branches)
             return replace(item, branches=branches, other=item.other and _block(item.other, inner, function))

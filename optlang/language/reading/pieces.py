@@ -52,29 +52,6 @@ def after(pieces: Pieces, *types: str) -> Any:
     return None
 
 
-def defined(items: Iterable[Any]) -> tuple[str, ...]:
-    """Return the names that statements and declarations give a meaning to, each once."""
-    found: dict[str, None] = {}
-    for item in items:
-        match item:
-            case tree.Assign(targets=names):
-                found.update(dict.fromkeys(name.name for name in names))
-            case tree.If(branches=branches, other=other):
-                for _, body in branches:
-                    found.update(dict.fromkeys(defined(body)))
-                found.update(dict.fromkeys(defined(other or ())))
-            case tree.Unsupported(defines=names):
-                found.update(dict.fromkeys(names))
-            case tree.Def(name=name):
-                found[name.name] = None
-            case tree.StateDecl(items=states):
-                found.update(dict.fromkeys(state.name.name for state in states))
-            case tree.HyperDecl(items=hypers):
-                for hyper in hypers:
-                    found.update(dict.fromkeys(x.name.name for x in (hyper, *(hyper.parts or ()))))
-    return tuple(found)
-
-
 def later(pieces: Pieces, what: str, defines: Iterable[str] = ()) -> tree.Unsupported:
     """Return a node for a construct of a later version."""
     return tree.Unsupported(span(pieces), what, tuple(defines))

@@ -1,0 +1,251 @@
+"""Shapes of matrices: what each function makes of the shapes it is given.
+
+A size is a number, where a tensor is at hand, or a formula, where a program serves tensors of every size. Sizes are
+compared only where both are numbers: then a mismatch is a mistake of the rule, for this tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from optlang.language import tree as ast
+
+Size = Any  # an int, or a formula over sizes
+Shape = tuple[Size, ...]
+
+
+class Mismatch(Exception):
+    """Shapes that a function cannot take; the message says what was expected, the help what to do."""
+
+    def __init__(self, message: str, help: str) -> None:
+        super().__init__(message)
+        self.message, self.help = message, help
+
+
+def shown(shape: Shape) -> str:
+    """Return a shape as people write it: ``3 x 4``."""
+    return " x ".join(map(str, shape)) if shape else "one number"
+
+
+def described(shape: Shape) -> str:
+    """Return a shape as a phrase: ``a 3 x 4 matrix``."""
+    names = {0: "one number", 1: f"a vector of {shown(shape)}", 2: f"a {shown(shape)} matrix"}
+    return names.get(len(shape), f"a {shown(shape)} tensor")
+
+
+def differ(a: Size, b: Size) -> bool:
+    """Whether two sizes are known to be different."""
+    return isinstance(a, int) and isinstance(b, int) and a != b
+
+
+def meet(shapes: Sequence[Shape]) -> Shape:
+    """Return the shape of an elementwise combination; numbers and sizes of 1 are spread."""
+    result: Shape = ()
+    for shape in shapes:
+        if not shape:
+            continue
+        if not result:
+            result = shape
+            continue
+        if len(shape) != len(result):
+            raise Mismatch(
+                f"{described(result)} and {described(shape)} do not meet element by element",
+                "make one from the other first: `diag(v)`, `outer(u, v)`, `mean(x, dim=-1)`, `matrix(x)`",
+            )
+        if any(differ(a, b) and 1 not in (a, b) for a, b in zip(result, shape, strict=True)):
+            raise Mismatch(
+                f"{described(result)} and {described(shape)} do not meet element by element",
+                "equal shapes are expected, or sizes of 1; `@` is the matrix product",
+            )
+        result = tuple(b if isinstance(a, int) and a == 1 else a for a, b in zip(result, shape, strict=True))
+    return result
+
+
+def reduced(shape: Shape, dims: Sequence[int] | None) -> Shape:
+    """Return the shape after a reduction over ``dims``, which stay with size 1; None is the whole tensor."""
+    if dims is None:
+        return ()
+    for dim in dims:
+        if not -len(shape) <= dim < len(shape):
+            raise Mismatch(
+                f"{described(shape)} has no dimension {dim}", f"it has {len(shape)}, counted from 0 or, from behind, -1"
+            )
+    places = {dim % len(shape) for dim in dims}
+    return tuple(1 if i in places else size for i, size in enumerate(shape))
+
+
+def product(a: Shape, b: Shape) -> Shape:
+    """Return the shape of ``a @ b``: of two matrices, or of a matrix and a vector."""
+    if not (1 <= len(a) <= 2 and 1 <= len(b) <= 2):
+        bad = a if not 1 <= len(a) <= 2 else b
+        raise Mismatch(
+            f"`@` takes matrices and vectors, not {described(bad)}",
+            "`*` multiplies element by element; `matrix(x)` makes a matrix of a tensor with more dimensions",
+        )
+    inner, other = a[-1], b[0]
+    if differ(inner, other):
+        raise Mismatch(
+            f"{described(a)} cannot be multiplied with {described(b)}: {inner} columns meet {other} rows",
+            "the sizes in the middle must be equal; `x.T` is the transpose",
+        )
+    return (*a[:-1], *b[1:])
+
+
+def _matrix(x: Shape, what: str) -> Shape:
+    if len(x) != 2:
+        raise Mismatch(f"`{what}` takes a matrix, not {described(x)}", "`matrix(x)` makes a matrix: dim 0 by the rest")
+    return x
+
+
+def _square(x: Shape, what: str) -> Shape:
+    if len(x) != 2 or differ(*x):
+        raise Mismatch(f"`{what}` takes a square matrix, not {described(x)}", "`x @ x.T` and `x.T @ x` are square")
+    return x
+
+
+def _vector(x: Shape, what: str) -> Shape:
+    if len(x) != 1:
+        raise Mismatch(f"`{what}` takes vectors, not {described(x)}", "`diag(x)` is the diagonal of a matrix")
+    return x
+
+
+def transposed(x: Shape) -> Shape:
+    """Return the shape of ``x.T``."""
+    if len(x) != 2:
+        raise Mismatch(f"only a matrix has a transpose, not {described(x)}", "`matrix(x)` makes a matrix of a tensor")
+    return (x[1], x[0])
+
+
+def matrix(x: Shape) -> Shape:
+    """Return the shape of ``matrix(x)``: the first dimension by the rest."""
+    if not x:
+        raise Mismatch("one number is no matrix", "exclude such tensors: `require ndim >= 1`, or `if ndim >= 2:`")
+    rest: Size = 1
+    for size in x[1:]:
+        rest = rest * size
+    return (x[0], rest)
+
+
+def _diag(x: Shape) -> Shape:
+    if len(x) == 1:
+        return (x[0], x[0])
+    rows, cols = _matrix(x, "diag")
+    return (smaller(rows, cols),)
+
+
+def smaller(a: Size, b: Size) -> Size:
+    """Return the smaller of two sizes, where it is known."""
+    return min(a, b) if isinstance(a, int) and isinstance(b, int) else a
+
+
+def _solve(a: Shape, b: Shape) -> Shape:
+    product(_square(a, "solve"), b)
+    return b
+
+
+def _svd(x: Shape) -> tuple[Shape, ...]:
+    rows, cols = _matrix(x, "svd")
+    rank = smaller(rows, cols)
+    return ((rows, rank), (rank,), (rank, cols))
+
+
+def _qr(x: Shape) -> tuple[Shape, ...]:
+    rows, cols = _matrix(x, "qr")
+    rank = smaller(rows, cols)
+    return ((rows, rank), (rank, cols))
+
+
+def _eigh(x: Shape) -> tuple[Shape, ...]:
+    rows, _ = _square(x, "eigh")
+    return ((rows,), (rows, rows))
+
+
+def _ordered(x: Shape, what: str) -> Shape:
+    if not x:
+        raise Mismatch(f"`{what}` of one number", "give it a vector or a matrix, whose last dimension it sorts")
+    return x
+
+
+def _topk(x: Shape, k: Size) -> tuple[Shape, ...]:
+    shape = _ordered(x, "topk")
+    if isinstance(k, int) and isinstance(shape[-1], int) and not 1 <= k <= shape[-1]:
+        raise Mismatch(f"the {k} largest of {shape[-1]}", "take at most as many as there are: `min(k, cols)`")
+    return ((*shape[:-1], k), (*shape[:-1], k))
+
+
+#: Shapes of the results of the functions that are neither elementwise nor reductions, given those of the arguments.
+RESULTS: dict[str, Callable[..., Any]] = {
+    "matrix": matrix,
+    "diag": _diag,
+    "trace": lambda x: () if _square(x, "trace") else (),
+    "outer": lambda a, b: (*_vector(a, "outer"), *_vector(b, "outer")),
+    "eigh": _eigh,
+    "qr": _qr,
+    "svd": _svd,
+    "inv": lambda x: _square(x, "inv"),
+    "cholesky": lambda x: _square(x, "cholesky"),
+    "solve": _solve,
+    "sort": lambda x: (_ordered(x, "sort"), x),
+    "argsort": lambda x: _ordered(x, "argsort"),
+}
+
+
+def made(name: str, sizes: Sequence[Size]) -> Shape:
+    """Return the shape of ``zeros``, ``ones``, ``eye``, ``randn`` and ``rand`` of some sizes."""
+    for size in sizes:
+        if isinstance(size, int) and size < 0:
+            raise Mismatch(f"`{name}` of size {size}", "a size is a whole number from 0")
+    return (sizes[0], sizes[0]) if name == "eye" else tuple(sizes)
+
+
+def flipped(x: Shape, dim: int) -> Shape:
+    """Return the shape of ``flip(x, dim)``."""
+    reduced(x, (dim,))
+    return x
+
+
+def topk(x: Shape, k: Size) -> tuple[Shape, ...]:
+    """Return the shapes of the values and places of the ``k`` largest in the last dimension."""
+    return _topk(x, k)
+
+
+def indexed(x: Shape, items: Sequence[tuple[Size | None, Size | None] | Shape]) -> Shape:
+    """Return the shape of ``x[...]``.
+
+    Args:
+        x: Shape of the value.
+        items: One entry for each subscript: the ends of a slice, each None where it is left out, as a tuple of two in a
+            list, or the shape of an order (a vector) or a number.
+    """
+    if len(items) > len(x):
+        raise Mismatch(f"{described(x)} has no dimension {len(items) - 1}", "an index has one part for each dimension")
+    result: list[Size] = []
+    for size, item in zip(x, items, strict=False):
+        if isinstance(item, list):
+            result.append(_sliced(size, *item))
+        elif len(item) == 1:
+            result.append(item[0])
+        elif item:
+            raise Mismatch(f"{described(item)} is no index", "an index is a number, a slice, or an order: `argsort(v)`")
+    return (*result, *x[len(items) :])
+
+
+def _sliced(size: Size, start: Size | None, stop: Size | None) -> Size:
+    if isinstance(size, int) and all(isinstance(end, int) or end is None for end in (start, stop)):
+        return len(range(*slice(start, stop).indices(size)))
+    if start is None and stop is None:
+        return size
+    return stop if start is None else (size if stop is None else stop) - start
+
+
+def is_matrix_call(node: ast.Expr, functions: frozenset[str]) -> bool:
+    """Whether an expression is, by itself, more than arithmetic on elements."""
+    match node:
+        case ast.Binary(op="@") | ast.Index():
+            return True
+        case ast.Member(name=name):
+            return name == "T" or not (isinstance(node.value, ast.Name) and node.value.name == "group")
+        case ast.Call(function=ast.Name(name=name)):
+            return name in functions
+    return False
