@@ -17,9 +17,9 @@ the step), or a group state's name with a ``'`` behind it (its value after the g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from optlang.language.rule import Rule, Value
 
@@ -32,19 +32,35 @@ class Facts(NamedTuple):
     rows: int
     cols: int
     eps_of: float  # machine epsilon of the type the parameter is stored in
+    shape: tuple[int, ...] = ()
+
+    @property
+    def _lead(self) -> int:
+        """Size of the first dimension, by which ``matrix(p)`` is made; no name that a rule could write."""
+        return self.shape[0] if self.shape else 1
+
+    def named(self) -> dict[str, Any]:
+        """Return the facts that are numbers, by name."""
+        return {name: getattr(self, name) for name in FACTS}
+
+
+#: Names of the facts that are numbers.
+FACTS: tuple[str, ...] = ("ndim", "numel", "rows", "cols", "eps_of", "_lead")
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A state that exists in a variant.
+    """A state that exists in a variant, or a tensor that one pass of a step leaves for another.
 
-    ``place`` is ``element`` (shaped like p), ``reduced`` (p's shape with some sizes 1), ``scalar`` (a device tensor
-    with one element) or ``host`` (a float kept on the host and mirrored into a 0-d float64 tensor).
+    ``place`` is ``element`` (shaped like p), ``reduced`` (p's shape with the sizes of ``dims`` 1), ``matrix`` (of a
+    shape of its own), ``scalar`` (a device tensor with one element) or ``host`` (a float kept on the host and mirrored
+    into a 0-d float64 tensor).
     """
 
     name: str
     key: str
     place: str
+    dims: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,13 @@ class Layout:
     back: int = 0
     exact: bool = False
 
+    @classmethod
+    def of(cls, dims: Collection[int], ndim: int) -> Layout:
+        """Return how tensors of ``ndim`` dimensions are viewed: those that reductions name stay apart."""
+        front = max((d + 1 for d in dims if d >= 0), default=0)
+        back = max((-d for d in dims if d < 0), default=0)
+        return cls(exact=True) if ndim < front + back else cls(front, back)
+
     @property
     def flat(self) -> bool:
         """Whether tensors are viewed as one dimension."""
@@ -72,6 +95,72 @@ class Layout:
         for n in size[self.front : len(size) - self.back]:
             count *= n
         return (*size[: self.front], count, *size[len(size) - self.back :])
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random numbers that a pass reads as a tensor: ``kind`` is ``randn`` or ``rand``, ``site`` tells calls apart.
+
+    They are shaped like p.
+    """
+
+    name: str
+    kind: str
+    site: int
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of a staged step over some tensors.
+
+    Attributes:
+        kernel: Its module (``host`` and ``update``) and tensors: those of the step, and carried ones under names that
+            begin with ``carry``, ``total`` or ``noise``. In a pass over matrices, ``update`` takes each tensor with one
+            dimension more in front, of tensors that are treated alike, then the coefficients as numbers, and returns
+            the new values of ``written``.
+        matrices: Whether it works on whole matrices.
+        needs: Names of the late values that its coefficients are computed from.
+        totals: Names of the sums over the whole model that it gives its part of.
+        carried: The tensors it leaves for later passes (and the parts of totals).
+        draws: The random numbers it reads.
+    """
+
+    kernel: Variant
+    matrices: bool
+    needs: tuple[str, ...]
+    totals: tuple[str, ...]
+    carried: tuple[Slot, ...]
+    draws: tuple[Draw, ...]
+
+
+@dataclass(frozen=True)
+class Steering:
+    """What ties the passes of a step together, where it is more than one pass or not always the same ones.
+
+    The variant's ``source`` then holds ``start``, ``group``, ``path`` (which of the paths this step takes),
+    ``numbers_I`` (what the host states become on path I) and ``shared_NAME`` (what a shared state becomes).
+
+    Attributes:
+        paths: The passes of each path, in order.
+        path_arguments: Names of the values ``path`` takes.
+        numbers_arguments: Names of the values ``numbers_I`` takes, by path.
+        shared: For each shared state its slot, and the names of the values that ``shared_NAME`` takes.
+    """
+
+    paths: tuple[tuple[Pass, ...], ...]
+    path_arguments: tuple[str, ...]
+    numbers_arguments: tuple[tuple[str, ...], ...]
+    shared: tuple[tuple[Slot, tuple[str, ...]], ...]
+
+    @property
+    def random(self) -> bool:
+        """Whether some pass draws random numbers."""
+        return any(p.draws for path in self.paths for p in path)
+
+    @property
+    def matrices(self) -> bool:
+        """Whether some pass works on whole matrices."""
+        return any(p.matrices for path in self.paths for p in path)
 
 
 @dataclass(frozen=True)
@@ -103,6 +192,8 @@ class Variant:
             without the rest: nothing is reduced, and every tensor is shaped like the parameter.
         triton_source: The generated Triton kernel for many parameters at once (imports ``triton`` only); empty if the
             variant is not elementwise.
+        steering: For a step of several passes: what they are, and what decides between them. The variant itself then
+            has no ``update``; ``tensors`` are all that the passes may read.
     """
 
     name: str
@@ -124,6 +215,7 @@ class Variant:
     counts_group: bool = False
     elementwise: bool = False
     triton_source: str = ""
+    steering: Steering | None = None
 
 
 class Compiled(Protocol):
@@ -151,8 +243,11 @@ class Compiled(Protocol):
     def problems(self, values: Mapping[str, Value]) -> list[str]:
         """Return what is wrong with these hyperparameters (by name): ranges and requirements; empty if nothing."""
 
+    def unfit(self, values: Mapping[str, Value], facts: Facts) -> str | None:
+        """Return why a tensor does not suit the rule (a requirement on facts, shapes), None if it does."""
+
     def group_initial(self, values: Mapping[str, Value]) -> dict[str, float]:
-        """Return the initial value of each group state, by key."""
+        """Return the initial value of each state of the group and of the whole optimizer, by key."""
 
     def variant_key(self, values: Mapping[str, Value], facts: Facts) -> tuple[Value, ...]:
         """Return the key of the variant that these values select."""

@@ -2,7 +2,7 @@
 
     text -> tree -> rule              (language: parse, check)
     rule -> statements -> programs    (language.specialise, ir.lower)
-    programs -> passes -> source      (ir.passes, backends.python_source)
+    programs -> passes -> source      (ir.passes, ir.stages, assembly, backends)
 
 A rule is checked once; its variants are compiled when the runtime first needs them.
 """
@@ -15,22 +15,27 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from optlang.backends.loading import variants
-from optlang.compiled import Facts, Layout, Slot, Variant
+from optlang.compiled import Facts, Layout, Variant
 from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
 from optlang.language.check import check_text
 from optlang.language.evaluate import evaluate, truth
-from optlang.language.kinds import ELEMENT, SCALAR
-from optlang.language.questions import group_keys, reads_group_time, reads_time, static_names
+from optlang.language.questions import group_keys, static_names
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Rule, Value
-from optlang.language.specialise import Special, specialise, too_large
+from optlang.language.sizes import Unfit
+from optlang.language.specialise import Special, specialise, too_large, too_many_paths
 from optlang.source import Source
 
 if TYPE_CHECKING:
     from optlang.ir.lower import Lowered
     from optlang.ir.program import Program
 
-#: What a tensor is taken to be where none is at hand (``optlang emit``).
-EXAMPLE = Facts(ndim=2, numel=6, rows=2, cols=3, eps_of=2.0**-23)
+
+def example_facts(ndim: int) -> Facts:
+    """Return what a tensor is taken to be where none is at hand (``optlang emit``): 2 by 3, or of such sizes."""
+    shape = (2, 3)[-ndim:] if ndim < 3 else (*((2,) * (ndim - 2)), 2, 3)
+    shape = shape if ndim else ()
+    rows, cols = shape[-2] if ndim > 1 else 1, shape[-1] if ndim else 1
+    return Facts(ndim=ndim, numel=math.prod(shape), rows=rows, cols=cols, eps_of=2.0**-23, shape=shape)
 
 
 def compile_source(source: Source, name: str | None = None) -> CompiledRule:
@@ -70,15 +75,28 @@ class CompiledRule:
         found = [p for h in self.rule.hypers if (p := _problem(h, values[h.name])) is not None]
         if not found:
             for requirement in self.rule.requirements:
-                if not truth(evaluate(requirement.condition, values)):
+                if not requirement.of_tensors and not truth(evaluate(requirement.condition, values)):
                     found.append(requirement.message)
         return found
 
+    def unfit(self, values: Mapping[str, Value], facts: Facts) -> str | None:
+        """Return why a tensor does not suit the rule, None if it does."""
+        for requirement in self.rule.requirements:
+            if requirement.of_tensors and not truth(evaluate(requirement.condition, {**values, **facts.named()})):
+                return requirement.message
+        try:
+            self._specialise(values, facts)
+        except Unfit as unfit:
+            line = self.rule.tree.source.position(unfit.span.start)[0]
+            excerpt = self.rule.tree.source.excerpt(unfit.span)
+            return f"`{excerpt}` (line {line}): {unfit.message}; {unfit.help}"
+        return None
+
     def group_initial(self, values: Mapping[str, Value]) -> dict[str, float]:
-        """Return the initial value of each group state, by key."""
+        """Return the initial value of each state of the group and of the whole optimizer, by key."""
         initial = {}
         for state in self.rule.states:
-            if state.scope == "group":
+            if state.scope != "tensor":
                 value = 0.0 if state.initial is None else evaluate(state.initial, values)
                 assert isinstance(value, (int, float))
                 initial[state.key] = float(value)
@@ -105,70 +123,40 @@ class CompiledRule:
     def _specialise(self, values: Mapping[str, Value], facts: Facts) -> tuple[Special, tuple[Value, ...]]:
         """Return the statements of a variant and its key (with ndim, where layouts depend on it)."""
         try:
-            special = specialise(self.rule, {**values, **facts._asdict()})
+            special = specialise(self.rule, {**values, **facts.named()}, facts.shape)
         except RecursionError:
             raise OptlangError([too_large(self.rule)]) from None
-        exact = _layout(special, facts.ndim).exact
+        exact = special.matrices or Layout.of(special.dims, facts.ndim).exact
         return special, (*special.key, f"ndim {facts.ndim}") if exact else special.key
 
     def build(self, special: Special, key: tuple[Value, ...], ndim: int) -> Variant:
         """Compile one variant: statements -> programs -> passes -> source."""
-        from optlang.backends import python_source, triton_source  # here, as a variant found on disk needs no SymPy
+        from optlang.assembly import assembled  # here, as a variant found on disk needs no SymPy
 
-        lowered = self.lowered(special)
-        slots = _slots(special, lowered)
-        device = tuple(s.name for s in slots if s.place != "host")
-        tensors = _tensors(lowered.step, device)
-        title = f"{self.name}: generated by optlang."
-        plain, narrow = (python_source.emit(lowered, slots, tensors, title, n) for n in (False, True))
-        group = lowered.group
-        arguments = python_source.host_arguments(lowered.step, slots)
-        elementwise = _is_elementwise(lowered.step, slots)
-        groups = python_source.host_names(group) if group else ()
-        return Variant(
-            name=self.name,
-            key=key,
-            source=plain,
-            narrow_source=narrow,
-            traced_source=python_source.emit_traced(lowered, slots, tensors, title),
-            start_arguments=python_source.host_names(lowered.start),
-            group_arguments=groups,
-            host_arguments=arguments,
-            coefficients=tuple(map(str, lowered.step.coefficients())),
-            slots=slots,
-            group_slots=tuple(
-                Slot(s.name, s.key, "host")
-                for store in (group.stores if group else ())
-                for s in special.states
-                if s.name == store.target
-            ),
-            tensors=tensors,
-            written=tuple(s.target for s in lowered.step.stores if s.kind.on_device),
-            layout=_layout(special, ndim),
-            min_ndim=max((d + 1 if d >= 0 else -d for d in special.dims), default=0),
-            counts_steps="t" in arguments or (bool(self.static_names) and reads_time(self.rule)),
-            counts_group="group.t" in groups or reads_group_time(self.rule),
-            elementwise=elementwise,
-            triton_source=triton_source.emit(lowered.step, tensors, title) if elementwise else "",
-        )
+        return assembled(self.rule, self.name, special, self.lowered(special), key, ndim)
 
     def lowered(self, special: Special, watch: Callable[[str, Program], None] | None = None) -> Lowered:
         """Return the programs of a variant after the passes; ``watch`` sees the step after each."""
-        from optlang.ir.lower import lower
+        from optlang.ir.lower import TooManyPaths, lower
         from optlang.ir.passes import optimise
 
         try:
             raw = lower(self.rule, special)
+            if raw.staged:  # its steps are cut into passes first
+                return raw
             if watch is not None:
                 watch("lower", raw.step)
+            (path,) = raw.paths
             return replace(
                 raw,
-                step=optimise(raw.step, watch),
+                paths=(replace(path, program=optimise(raw.step, watch)),),
                 start=optimise(raw.start),
                 group=optimise(raw.group) if raw.group else None,
             )
         except RecursionError:
             raise OptlangError([too_large(self.rule)]) from None
+        except TooManyPaths:
+            raise OptlangError([too_many_paths(self.rule)]) from None
 
 
 def _example(compiled: CompiledRule, values: Mapping[str, Value] | None) -> dict[str, Value]:
@@ -179,7 +167,7 @@ def _example(compiled: CompiledRule, values: Mapping[str, Value] | None) -> dict
 
 def example_variant(compiled: CompiledRule, values: Mapping[str, Value] | None = None, ndim: int = 2) -> Variant:
     """Return the variant of the defaults (overridden by ``values``) for a tensor of ``ndim`` dimensions."""
-    return compiled.variant(_example(compiled, values), EXAMPLE._replace(ndim=ndim))
+    return compiled.variant(_example(compiled, values), example_facts(ndim))
 
 
 def program_text(compiled: CompiledRule, values: Mapping[str, Value] | None = None, ndim: int = 2) -> str:
@@ -192,41 +180,14 @@ def passes_of(
 ) -> list[tuple[str, str]]:
     """Return the step of a rule after lowering and after each pass: pairs of the pass's name and the text."""
     seen: list[tuple[str, str]] = []
-    facts = EXAMPLE._replace(ndim=ndim)
-    special = specialise(compiled.rule, {**_example(compiled, values), **facts._asdict()})
-    compiled.lowered(special, lambda name, program: seen.append((name, program.text())))
+    facts = example_facts(ndim)
+    special = specialise(compiled.rule, {**_example(compiled, values), **facts.named()}, facts.shape)
+    lowered = compiled.lowered(special, lambda name, program: seen.append((name, program.text())))
+    if lowered.staged:
+        from optlang.assembly import staged_text
+
+        seen.append(("passes", staged_text(lowered)))
     return seen
-
-
-def _layout(special: Special, ndim: int) -> Layout:
-    """Return how tensors of ``ndim`` dimensions are viewed: dimensions that reductions name stay apart."""
-    front = max((d + 1 for d in special.dims if d >= 0), default=0)
-    back = max((-d for d in special.dims if d < 0), default=0)
-    if ndim < front + back:
-        return Layout(exact=True)
-    return Layout(front, back)
-
-
-def _is_elementwise(step: Program, slots: tuple[Slot, ...]) -> bool:
-    """Return whether no element's update depends on another element."""
-    return all(s.place in ("element", "host") for s in slots) and not any(v.reduces for v in step.tensor)
-
-
-def _slots(special: Special, lowered: Lowered) -> tuple[Slot, ...]:
-    """Return the states of tensors that exist, with the places they live in."""
-    places = {ELEMENT: "element", SCALAR: "scalar"}
-    return tuple(
-        Slot(s.name, s.key, "host" if s.name in lowered.on_host else places.get(s.kind, "reduced"))
-        for s in special.states
-        if s.scope == "tensor"
-    )
-
-
-def _tensors(program: Program, states: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the tensors that a step reads or writes: p first, then g, then states as declared."""
-    used = {i.name for i in program.inputs if i.kind.on_device}
-    used |= {s.target for s in program.stores if s.kind.on_device}
-    return ("p", "g", *(name for name in states if name in used))
 
 
 def _problem(hyper: Hyper, value: Value) -> str | None:

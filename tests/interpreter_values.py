@@ -6,17 +6,18 @@ A value on the device is an array (a 0-d one for one number per tensor), any oth
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 Value = Any  # float, bool, str, None, np.ndarray, or UNKNOWN
 Array = np.ndarray
+Shape = tuple[int, ...]
 
 
 class Unknown:
-    """What a tensor's value is while group states are computed, before any tensor is looked at."""
+    """What a tensor's value is while group and shared states are computed, before any tensor is looked at."""
 
 
 UNKNOWN = Unknown()
@@ -29,11 +30,61 @@ def number(value: Value) -> Value:
     return float(value) if isinstance(value, bool) else value
 
 
-def apply(function: Callable[..., Any], *values: Value) -> Value:
-    """Apply a numpy function; the result is an array if, and only if, an operand is one."""
+def whole(value: Value) -> int:
+    """Return a size, a count or a place: a whole number that is known before the step."""
+    if isinstance(value, Array) or value != math.floor(value):
+        raise ValueError(f"{value} is no whole number known before the step")
+    return int(value)
+
+
+def flattened(shape: Shape) -> Shape:
+    """Return the shape of the matrix made of a tensor: the first dimension by the rest."""
+    return shape[0], math.prod(shape[1:])
+
+
+def in_shape(value: Array, shape: Shape) -> Array:
+    """Give the matrix made of a tensor the tensor's own shape back; leave anything else alone."""
+    if len(shape) in (0, 2) or value.shape != flattened(shape):
+        return value
+    return value.reshape(shape)
+
+
+def spread(value: Value, to: Shape, shape: Shape) -> Array:
+    """Return a number, or an array whose sizes are equal or 1, in the shape ``to`` of what it is stored in.
+
+    Args:
+        value: What is stored.
+        to: The shape it is stored in.
+        shape: The parameter's: only what has that shape takes a flattened matrix.
+    """
+    array = np.asarray(number(value), dtype=np.float64)
+    if to == shape:
+        array = in_shape(array, shape)
+    if array.ndim not in (0, len(to)):
+        raise ValueError(f"a value of shape {array.shape} does not fit where shape {to} is kept")
+    return np.array(np.broadcast_to(array, to))
+
+
+def _meeting(arrays: Sequence[Array], shape: Shape | None) -> Sequence[Array]:
+    """Return arrays that meet element by element; refuses what only numpy would let meet."""
+    if shape is not None and any(a.shape == shape for a in arrays):
+        arrays = [in_shape(a, shape) for a in arrays]
+    if len({a.ndim for a in arrays if a.ndim}) > 1:
+        raise ValueError(f"shapes {[a.shape for a in arrays]} do not meet element by element")
+    return arrays
+
+
+def apply(function: Callable[..., Any], *values: Value, shape: Shape | None = None) -> Value:
+    """Apply a numpy function element by element; the result is an array if, and only if, an operand is one.
+
+    Args:
+        function: The function.
+        *values: Its operands.
+        shape: The parameter's, which flattened matrices take beside values of that shape.
+    """
     if any(isinstance(v, Unknown) for v in values):
         return UNKNOWN
-    result = function(*(np.asarray(v) for v in values))
+    result = function(*_meeting([np.asarray(v) for v in values], shape))
     return np.asarray(result) if any(isinstance(v, Array) for v in values) else result.item()
 
 

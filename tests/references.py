@@ -7,14 +7,13 @@ that only the reference takes, or a reference of our own where no package has on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
+import references_matrices
 import torch
-
-Hypers = Mapping[str, Any]
+from references_row import COUPLED, COUPLED_ONLY, DECAYED, UP, Row, options
 
 
 class ProximalGradient(torch.optim.Optimizer):
@@ -62,40 +61,8 @@ def cautious(params: Any, betas: tuple[float, float] = (0.9, 0.999), **hypers: A
     return import_module("pytorch_optimizer").AdEMAMix(params, **hypers)  # type: ignore[no-any-return]
 
 
-@dataclass(frozen=True)
-class Row:
-    """How one rule is tested.
-
-    Attributes:
-        options: Keyword arguments to compare under, beside ``lr``; given to the rule and to the reference.
-        lr: A step size that moves unit-sized tensors visibly in 30 steps.
-        make: The reference, where it is not just the class of the rule's ``# reference:`` line.
-        half: Arguments for 16-bit types, in which a default may be too small to be told from 0.
-        rosenbrock: Arguments with which the rule goes down Rosenbrock's valley.
-    """
-
-    options: tuple[Hypers, ...] = ({},)
-    lr: float = 1e-2
-    make: Callable[..., torch.optim.Optimizer] | None = None
-    half: Hypers = field(default_factory=dict)
-    rosenbrock: Hypers = field(default_factory=lambda: {"lr": 0.1})
-
-
-def options(*rows: Hypers) -> tuple[Hypers, ...]:
-    """Return the defaults and then these."""
-    return ({}, *rows)
-
-
-DECAYED: Hypers = {"weight_decay": 0.1}
-UP: Hypers = {"maximize": True, "weight_decay": 0.1}
 ADAM = options({**DECAYED, "betas": (0.8, 0.95)}, {**UP, "eps": 1e-3}, {"amsgrad": True, "betas": (0.0, 0.5)})
 DECOUPLED = options({**DECAYED, "betas": (0.8, 0.95)}, {**UP, "decoupled_weight_decay": True, "eps": 1e-3})
-COUPLED: tuple[Hypers, ...] = (
-    {**DECAYED, "weight_decouple": False},
-    {**UP, "weight_decouple": True},
-    {"weight_decay": 1e-3, "weight_decouple": True, "fixed_decay": True},
-)
-COUPLED_ONLY = tuple({k: v for k, v in row.items() if k != "fixed_decay"} for row in COUPLED)
 
 ROWS: dict[str, Row] = {
     "SGD": Row(
@@ -137,7 +104,10 @@ ROWS: dict[str, Row] = {
         rosenbrock={"lr": 5e-3, "trust_coefficient": 0.5},
     ),
     # The reference's first difference is wrong under `maximize`: it subtracts the gradient before its sign is turned.
-    "Adan": Row(options({"betas": (0.9, 0.8, 0.95)}, {**DECAYED, "weight_decouple": True}, DECAYED)),
+    "Adan": Row(
+        options({"max_grad_norm": 0.5}, {"betas": (0.9, 0.8, 0.95)}, {**DECAYED, "weight_decouple": True}, DECAYED),
+        make=references_matrices.clipping("Adan", "adan"),
+    ),
     "AdEMAMix": Row(options({"t_alpha_beta3": 10, "alpha": 2.0}, *COUPLED)),
     "ADOPT": Row(
         options({"clip_power": 0.0}, {"eps": 0.1}, *COUPLED), make=adopt, rosenbrock={"lr": 0.1, "betas": (0.9, 0.9)}
@@ -165,13 +135,16 @@ ROWS: dict[str, Row] = {
     ),
     "StableAdamW": Row(options({"betas": (0.5, 0.9), "eps": 1e-3}, *COUPLED_ONLY), rosenbrock={"lr": 3e-2}),
     "CAME": Row(
-        options({"clip_threshold": 0.5, "betas": (0.5, 0.9, 0.95)}, *COUPLED), half={"eps1": 1e-4, "eps2": 1e-4}
+        options({"ams_bound": True}, {"clip_threshold": 0.5, "betas": (0.5, 0.9, 0.95)}, *COUPLED),
+        half={"eps1": 1e-4, "eps2": 1e-4},
     ),
     "ProximalSGD": Row(
         options({"l1": 0.5, "l2": 0.1}, {"l2": 1.0, "maximize": True}),
         make=ProximalGradient,
+        plain={},
         rosenbrock={"lr": 2e-3, "l1": 0.0},
     ),
+    **references_matrices.ROWS,
 }
 
 
@@ -194,5 +167,4 @@ def make_reference(name: str, reference: str | None, params: Iterable[Any], **hy
     make = chosen.make or reference_class(reference)
     if make is None:
         return None
-    plain = {} if make is ProximalGradient else {"foreach": False}
-    return make(params, **{**hypers, **plain})
+    return make(params, **{**hypers, **chosen.plain})

@@ -19,6 +19,7 @@ from trajectories import (
     library_rule,
     run,
     run_reference,
+    shapes,
     start,
     tensors,
 )
@@ -28,10 +29,12 @@ import optlang.rules
 
 def distance(name: str, backend: str, dtype: torch.dtype) -> float:
     """Return the largest distance of a rule from its reference, over its options."""
+    those, cls = shapes(name, like_reference=True), library_class(name, backend, exact=dtype == torch.float64)
+    begin, history = start(those), gradients(those)
     worst = 0.0
     for hypers in cases(name):
-        expected = run_reference(name, gradients(), dtype, **hypers)
-        worst = max(worst, difference(run(library_class(name, backend), gradients(), dtype, **hypers), expected))
+        expected = run_reference(name, begin, history, dtype, **hypers)
+        worst = max(worst, difference(run(cls, begin, history, dtype, **hypers), expected))
     return worst
 
 
@@ -45,7 +48,8 @@ def main() -> None:
     for name in arguments.names:
         reference = library_rule(name).reference
         label = reference or "(written in the tests)"
-        if make_reference(name, reference, tensors(start(), torch.float32)) is None:
+        begin = tensors(start(shapes(name)), torch.float32)
+        if make_reference(name, reference, begin, **cases(name)[0]) is None:
             print(f"{name:14} {'none':28}")
             continue
         double, single = (distance(name, arguments.backend, d) for d in (torch.float64, torch.float32))

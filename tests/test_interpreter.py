@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from interpreter import Interpreter
+from interpreter import Interpreter, routed, step_all
+from interpreter_values import apply, spread
 
 from optlang.diagnostics import render_all
 from optlang.language.check import check_text
@@ -199,3 +200,492 @@ def test_assigning_to_p_is_a_rounding_point_not_algebra() -> None:
     text = "optimizer X\nstate c\nd = g + c\nq = p\np += d\nc = d - (p - q)"
     p = after(text, [1e16], *[[1.0]] * 4)
     assert p == 1e16 + 4
+
+
+# Matrices ----------------------------------------------------------------------------------------------------
+
+G = np.random.default_rng(7).standard_normal((4, 3))
+SQUARE = G.T @ G + np.eye(3)
+V = np.array([3.0, -1.0, 2.0, 0.5])
+
+
+def sliced(expression: str, g: Any) -> Any:
+    """Return a value of any shape: as a state that starts so."""
+    square = " and rows == cols" if np.ndim(g) == 2 and g.shape[0] == g.shape[1] else ""
+    require = f"require ndim == {np.ndim(g)}{square}"
+    runner = interpreter(f"optimizer X\n{require}\nstate s = {expression}\ns += 0\np -= 0*g\n")
+    runner.step([np.zeros_like(g)], [np.array(g)])
+    return runner.state[0]["s"]
+
+
+def eigenvalues(x: Any) -> Any:
+    return np.linalg.eigh(x)[0]
+
+
+@pytest.mark.parametrize(
+    ("expression", "g", "expected"),
+    [
+        ("g @ g.T", G, G @ G.T),
+        ("g.T @ g @ g.T", G, G.T @ G @ G.T),
+        ("g @ g[0, :]", G, G @ G[0]),
+        ("g[:, 1] @ g", G, G[:, 1] @ G),
+        ("matrix(g)", np.arange(24.0).reshape(2, 3, 4), np.arange(24.0).reshape(2, 12)),
+        ("matrix(g)", V, V[:, None]),
+        ("g[1:3, :2]", G, G[1:3, :2]),
+        ("g[:, 1:]", G, G[:, 1:]),
+        ("g[: min(rows, cols) - 1]", G, G[:2]),
+        ("g[0:2]", G, G[0:2]),
+        ("g[-1]", G, G[-1]),
+        ("g[2, :]", G, G[2]),
+        ("g[1, 2]", G, G[1, 2]),
+        ("g[argsort(g[:, 0]), :][:, argsort(-g[0])]", G, G[np.argsort(G[:, 0])][:, np.argsort(-G[0])]),
+        # Each order works along its own dimension.
+        ("g[argsort(g[:, 0]), argsort(-g[0])]", G, G[np.ix_(np.argsort(G[:, 0]), np.argsort(-G[0]))]),
+        ("zeros(cols, 2) + 0*g[0, 0]", G, np.zeros((3, 2))),
+        ("ones(rows)*g[0, 0]", G, np.full(4, G[0, 0])),
+        ("eye(rows)*g[0, 0]", G, np.eye(4) * G[0, 0]),
+        ("diag(g)", V, np.diag(V)),
+        ("diag(g)", G, np.diagonal(G)),
+        ("trace(g)*eye(3)", SQUARE, np.trace(SQUARE) * np.eye(3)),
+        ("outer(g, 2*g)", V, 2 * V[:, None] * V[None, :]),
+        ("flip(g)", V, V[::-1]),
+        ("flip(g, 0)", G, G[::-1]),
+        ("flip(g, dim=1)", G, G[:, ::-1]),
+        ("inv(g)", SQUARE, np.linalg.inv(SQUARE)),
+        ("solve(g, g[0])", SQUARE, np.linalg.solve(SQUARE, SQUARE[0])),
+        ("cholesky(g) @ cholesky(g).T", SQUARE, SQUARE),
+        ("eigh(g)[0]", SQUARE, eigenvalues(SQUARE)),
+        ("eigh(g).vectors @ diag(eigh(g).values) @ eigh(g)[1].T", SQUARE, SQUARE),
+        ("svd(g).S", G, np.sqrt(eigenvalues(G.T @ G)[::-1])),
+        ("svd(g)[0] @ diag(svd(g)[1]) @ svd(g)[2]", G, G),
+        ("qr(g) @ qr(g).R", G, G),
+        ("qr(g).T @ qr(g)[0]", G, np.eye(3)),
+        ("sort(g)", V, [-1, 0.5, 2, 3]),
+        ("sort(g).order", V, [1, 3, 2, 0]),
+        ("sort(g)[0]", G, np.sort(G, axis=1)),
+        ("argsort(g)", V, [1, 3, 2, 0]),
+        ("topk(g, 2)", V, [3, 2]),
+        ("topk(g, k=2).places", V, [0, 2]),
+        ("inv_root(g, 1)", SQUARE, np.linalg.inv(SQUARE)),
+        ("inv_root(g, 2) @ g @ inv_root(g, 2)", SQUARE, np.eye(3)),
+        ("project_orthogonal(g).T @ project_orthogonal(g)", G, np.eye(3)),
+        ("mean(g @ g.T, dim=0)", G, (G @ G.T).mean(0, keepdims=True)),
+        ("norm(g @ g.T)*eye(2)", G, np.linalg.norm(G @ G.T) * np.eye(2)),
+        ("bf16(g @ g.T*0 + 1.00390625)", G, np.ones((4, 4))),
+        ("rows(g @ g.T)*eye(1)", G, [[4]]),
+        ("(rows(g.T) + 10*cols(g.T))*eye(1)", G, [[43]]),
+        ("(rows(g[0]) + 10*cols(g[0]))*eye(1)", G, [[31]]),
+    ],
+)
+def test_matrices(expression: str, g: Any, expected: Any) -> None:
+    result = sliced(expression, g)
+    if np.ndim(expected):
+        assert result.shape == np.shape(expected)
+    np.testing.assert_allclose(result, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_several_results() -> None:
+    text = (
+        "optimizer X\nrequire ndim == 2\nstate w = zeros(2), order = zeros(2)\n"
+        "U, S, Vh = svd(g)\np = U @ diag(S^3) @ Vh\nw, order = topk(S, 2)"
+    )
+    runner, p = interpreter(text), np.zeros_like(G)
+    runner.step([p], [G])
+    np.testing.assert_allclose(p, G @ G.T @ G, rtol=1e-12)
+    np.testing.assert_allclose(runner.state[0]["w"], np.linalg.svd(G)[1][:2])
+    np.testing.assert_array_equal(runner.state[0]["order"], [0, 1])
+
+
+def test_results_of_the_rules_own_functions() -> None:
+    text = "optimizer X\ndef f(x):\n    a = x @ x.T\n    return a @ x, trace(a)\np = f(g)[0]*f(g)[1]"
+    np.testing.assert_allclose(after(text, 0 * G, G), G @ G.T @ G * np.sum(G * G), rtol=1e-12)
+
+
+@pytest.mark.parametrize("g", [G, G.T])
+def test_newton_schulz(g: Any) -> None:
+    x = g if g.shape[0] <= g.shape[1] else g.T
+    x = x / np.linalg.norm(x)
+    for _ in range(3):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.775 * a + 2.0315 * a @ a) @ x
+    expected = x if x.shape == g.shape else x.T
+    np.testing.assert_allclose(value("newton_schulz(g, steps=3)", g), expected, rtol=1e-12)
+    own = (
+        "optimizer X\ndef f(x, n = 3):\n    y = x.T if rows(x) > cols(x) else x\n    y /= norm(y)\n    repeat n:\n"
+        "        a = y @ y.T\n        y = 3.4445*y + (-4.775*a + 2.0315*a @ a) @ y\n"
+        "    if rows(x) > cols(x): return y.T\n    return y\np = f(g)"
+    )
+    np.testing.assert_allclose(after(own, 0 * g, g), expected, rtol=1e-12)
+
+
+def test_a_flattened_parameter_takes_its_shape_back() -> None:
+    g = np.random.default_rng(3).standard_normal((2, 3, 4))
+    m = g.reshape(2, 12)
+    text = (
+        "optimizer X\nrequire ndim >= 1\nstate s\nstate k = matrix(p)\n"
+        "u = matrix(g) @ matrix(g).T @ matrix(g)\ns = u\nk = k + u\np = g + u"
+    )
+    runner, p = interpreter(text), np.ones_like(g)
+    runner.step([p], [g])
+    u = m @ m.T @ m
+    np.testing.assert_allclose(p, g + u.reshape(g.shape), rtol=1e-12)
+    np.testing.assert_allclose(runner.state[0]["s"], u.reshape(g.shape), rtol=1e-12)
+    np.testing.assert_allclose(runner.state[0]["k"], 1 + u, rtol=1e-12)  # a state that is a matrix stays one
+
+
+def test_what_numpy_would_let_meet_does_not() -> None:
+    with pytest.raises(ValueError, match="do not meet"):
+        apply(np.add, np.ones(3), np.ones((2, 3)))
+    with pytest.raises(ValueError, match="does not fit"):
+        spread(np.ones(3), (2, 3), (2, 3))
+    with pytest.raises(ValueError, match="do not meet"):  # flattened, but the other is not shaped like p
+        apply(np.add, np.ones((2, 12)), np.ones((2, 1, 4)), shape=(2, 3, 4))
+    assert apply(np.add, np.ones((1, 3)), np.ones((2, 1))).shape == (2, 3)
+
+
+def test_states_of_any_shape_start_from_what_is_known_before_the_step() -> None:
+    text = """optimizer X
+hyper rank = 2
+require ndim == 2
+state P = zeros(r, cols) if tall else zeros(rows, r)
+state m when wide
+state S = 0.5*eye(rows)
+r = min(rank, rows, cols)
+tall = rows >= cols
+wide = not tall
+P = P + g[:r, :] if tall else P + g[:, :r]
+if wide: m += g
+S = S + g @ g.T
+p -= S @ g
+"""
+    runner = interpreter(text)
+    a, b = np.zeros((4, 3)), np.zeros((3, 4))
+    runner.step([a, b], [G, G.T])
+    first, second = runner.state
+    np.testing.assert_array_equal(first["P"], G[:2, :])
+    np.testing.assert_array_equal(second["P"], G.T[:, :2])
+    assert "m" not in first
+    np.testing.assert_array_equal(second["m"], G.T)
+    np.testing.assert_allclose(first["S"], 0.5 * np.eye(4) + G @ G.T)
+    np.testing.assert_allclose(b, -(0.5 * np.eye(3) + G.T @ G) @ G.T)
+
+
+def test_a_state_keeps_its_shape_though_it_may_be_spread() -> None:
+    # With rank 1 the basis has one row, like a reduced value, and must not grow to the shape of p.
+    text = """optimizer X
+hyper rank = 1
+require ndim == 2
+r = min(rank, rows)
+state P = zeros(r, cols)
+P = g[:r, :]
+p = g @ P.T @ P
+"""
+    np.testing.assert_allclose(after(text, 0 * G, G), G @ np.outer(G[0], G[0]))
+
+
+def test_shampoo() -> None:
+    text = """optimizer X
+hyper lr = 0.1, k = 2
+require ndim == 2
+state L = 1e-3*eye(rows), R = 1e-3*eye(cols)
+state Li = zeros(rows, rows), Ri = zeros(cols, cols)
+L += g @ g.T
+R += g.T @ g
+every k:
+    Li = inv_root(L, 4)
+    Ri = inv_root(R, 4)
+p -= lr * Li @ g @ Ri
+"""
+
+    def root(x: Any) -> Any:
+        w, q = np.linalg.eigh(x)
+        return q @ np.diag(w**-0.25) @ q.T
+
+    grads = np.random.default_rng(5).standard_normal((4, 4, 3))
+    p, left, right = np.ones((4, 3)), 1e-3 * np.eye(4), 1e-3 * np.eye(3)
+    first, second = np.zeros((4, 4)), np.zeros((3, 3))
+    for t, g in enumerate(grads, 1):
+        left, right = left + g @ g.T, right + g.T @ g
+        if t % 2 == 0:
+            first, second = root(left), root(right)
+        p = p - 0.1 * first @ g @ second
+    np.testing.assert_allclose(after(text, np.ones((4, 3)), *grads), p, rtol=1e-9)
+
+
+# Loops and time ----------------------------------------------------------------------------------------------
+
+
+def test_repeat() -> None:
+    text = "optimizer X\nhyper n = 3\nx = g\nrepeat n:\n    y = 2*x\n    repeat 2: x = y + x\np = x"
+    assert after(text, [0.0], [1.0]) == 5**3
+    assert after(text, [0.0], [1.0], n=0) == 1
+
+
+def test_for_goes_through_a_tuple() -> None:
+    text = "optimizer X\nhyper betas = (b1 = 2, b2 = 3, b3 = 5)\nx = g\nfor b in betas:\n    x = 10*x + b\np = x + b"
+    assert after(text, [0.0], [1.0]) == 1235 + 5
+    assert after(text, [0.0], [1.0], betas=(1, 1, 2)) == 1112 + 2
+
+
+@pytest.mark.parametrize(
+    ("when", "due"),
+    [
+        ("3", [3, 6, 9]),
+        ("k", [2, 4, 6, 8, 10]),
+        ("3 from 1", [1, 4, 7, 10]),
+        ("3 from k", [2, 5, 8]),
+        ("4 or first", [1, 4, 8]),
+        ("4 from 3 or first", [1, 3, 7]),
+        ("0", []),
+        ("-k", []),
+        ("0 or first", [1]),
+    ],
+)
+def test_every(when: str, due: list[int]) -> None:
+    text = f"optimizer X\nhyper k = 2\nstate n: scalar\nevery {when}:\n    n += t\n    p += g*0.5^t\np += 0*k"
+    runner, p = interpreter(text), np.zeros(1)
+    for _ in range(10):
+        runner.step([p], [np.ones(1)])
+    assert p[0] == sum(0.5**t for t in due)
+    assert runner.state[0]["n"] == sum(due)
+
+
+def test_what_a_group_keeps_follows_the_groups_own_time() -> None:
+    text = "optimizer X\ngroup state w = 1\nevery 2: w *= 3\nrepeat 2: w += 1\np += w*g"
+    runner, a, b, g = interpreter(text), np.zeros(1), np.zeros(1), np.ones(1)
+    runner.step([a, b], [g, None])  # w = 3
+    runner.step([a, b], [None, g])  # w = 11: the group's second step, though b's first
+    assert (a[0], b[0], runner.group_state["w"]) == (3, 11, 11)
+
+
+# The whole model ---------------------------------------------------------------------------------------------
+
+
+def test_what_a_group_keeps_is_found_without_looking_at_matrices() -> None:
+    text = """optimizer X
+hyper k = 2
+require ndim == 2
+group state w = 0
+def turned(x):
+    y = x.T if rows(x) > cols(x) else x
+    U, S, Vh = svd(y)
+    if trace(U) > 100: return U, S
+    return U[:, argsort(S)[:1]], sort(S)
+u, s = turned(g)
+x = newton_schulz(g)[:k, :] @ zeros(cols, 1)
+repeat min(rows, 2): s *= 2
+every k from 1: w += 1
+p = w*(g + mean(u) - mean(u)) + sum(x) + 0*mean(s)
+w += 10*t
+"""
+    runner, p = interpreter(text), 0 * G
+    runner.step([p], [G])
+    np.testing.assert_allclose(p, G)
+    assert runner.group_state["w"] == 11
+
+
+def test_total_is_one_number_over_all_tensors_with_a_gradient() -> None:
+    runner = interpreter("optimizer X\np = total(g) + 100*total(ndim + 0*mean(g)) + 0*g")
+    tensors = [np.zeros(2), np.zeros((1, 3)), np.zeros(1)]
+    runner.step(tensors, [np.array([1.0, 2.0]), np.ones((1, 3)), None])
+    assert [x.flat[0] for x in tensors] == [306, 306, 0]
+
+
+def test_a_total_may_rest_on_another() -> None:
+    text = """optimizer X
+hyper clip = 1
+def scaled(x) = x/total(abs(x))
+if gnorm(g) > clip: g = g*clip/gnorm(g)
+repeat 2: g = scaled(g) + g
+p = g
+"""
+    a, b = np.array([3.0]), np.array([0.0, -4.0])
+    x, y = np.zeros(1), np.zeros(2)
+    interpreter(text).step([x, y], [a, b])
+    whole = np.concatenate([a, b]) / 5
+    for _ in range(2):
+        whole = whole / np.abs(whole).sum() + whole
+    np.testing.assert_allclose(np.concatenate([x, y]), whole)
+    x = np.zeros(1)
+    interpreter(text, {"clip": 9}).step([x], [a])
+    np.testing.assert_allclose(x, 3 + 1 + 1)  # not clipped
+
+
+def test_a_total_is_over_the_tensors_that_reach_it() -> None:
+    text = """optimizer X
+a = total(g) if t > 1 or total(10*g) > 0 else total(100*g)
+if ndim > 1: b = total(1000*g)
+else: b = 0
+p = a + b + 0*g
+"""
+    runner = interpreter(text)
+    old, new, matrix, g = np.zeros(1), np.zeros(1), np.zeros((1, 1)), np.ones(1)
+    runner.step([old], [g])
+    assert old[0] == 1  # the condition holds
+    runner.step([old, new, matrix], [g, g, np.ones((1, 1))])
+    # `old` does not look at the condition's sum, the others do; then all three come to the first.
+    assert (old[0], new[0], matrix[0, 0]) == (3, 3, 1003)
+
+
+PRODIGY = """optimizer X
+hyper lr = 1, beta = 0.25, d0 = 0.5
+state s
+state p0 = p
+shared state d = d0
+shared state num = 0
+k = d*lr
+num = beta*num + k*total(g*(p0 - p))
+s = beta*s + k*g
+old = d
+d = max(d, num/total(abs(s)))
+p -= k*g + (d - old)
+"""
+
+
+def prodigy(params: list[Any], history: list[list[Any]], lr: float) -> tuple[list[Any], float]:
+    """Return where the rule above takes some parameters, and its `d`."""
+    start, s, d, num = params, [0 * p for p in params], 0.5, 0.0
+    for grads in history:
+        k = d * lr
+        num = 0.25 * num + k * sum(float((g * (a - p)).sum()) for g, a, p in zip(grads, start, params, strict=True))
+        s = [0.25 * x + k * g for x, g in zip(s, grads, strict=True)]
+        new = max(d, num / sum(float(np.abs(x).sum()) for x in s))
+        params, d = [p - k * g - (new - d) for p, g in zip(params, grads, strict=True)], new
+    return params, d
+
+
+def history_of(steps: int) -> list[list[Any]]:
+    rng = np.random.default_rng(11)
+    return [[1 + rng.standard_normal(3), 1 + rng.standard_normal((2, 2))] for _ in range(steps)]
+
+
+def test_shared_state_is_old_before_its_assignment_and_new_after() -> None:
+    history = history_of(5)
+    expected, d = prodigy([np.ones(3), np.ones((2, 2))], history, lr=0.5)
+    assert d > 0.5, "it must have grown"
+    runner, params = interpreter(PRODIGY, {"lr": 0.5}), [np.ones(3), np.ones((2, 2))]
+    for grads in history:
+        runner.step(params, grads)
+    for mine, theirs in zip(params, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-12)
+    assert runner.shared_state["d"] == pytest.approx(d, rel=1e-12)
+
+
+def test_groups_share_totals_and_shared_states() -> None:
+    history = history_of(5)
+    (a, b), d = prodigy([np.ones(3), np.ones((2, 2))], history, lr=0.5)
+    rule = interpreter(PRODIGY).rule
+    one, two = Interpreter(rule, {"lr": 0.5}), Interpreter(rule, {"lr": 0.5, "d0": 77})  # the first one's d0 counts
+    x, y = np.ones(3), np.ones((2, 2))
+    for first, second in history:
+        step_all([one, two], [[x], [y]], [[first], [second]])
+    np.testing.assert_allclose(x, a, rtol=1e-12)
+    np.testing.assert_allclose(y, b, rtol=1e-12)
+    assert two.shared_state["d"] == one.shared_state["d"] == pytest.approx(d, rel=1e-12)
+
+
+def test_shared_states_have_the_first_groups_time() -> None:
+    rule = interpreter("optimizer X\nhyper h = 1\nshared state w = 0\nw += h*t\np += w*g").rule
+    one, two = Interpreter(rule, {"h": 10}), Interpreter(rule)
+    x, y, g = np.zeros(1), np.zeros(1), np.ones(1)
+    step_all([one, two], [[x], [y]], [[g], [None]])
+    step_all([one, two], [[x], [y]], [[g], [g]])
+    assert (x[0], y[0]) == (10 + 30, 30)
+    step_all([one, two], [[x], [y]], [[None], [None]])
+    assert one.shared_state["w"] == 30
+
+
+def test_rules_side_by_side_have_nothing_in_common() -> None:
+    rules = [interpreter(f"optimizer X\nshared state w = 0\nw += {k}*total(g)\np = w + 0*g").rule for k in (1, 10)]
+    one, two, three = Interpreter(rules[0]), Interpreter(rules[1]), Interpreter(rules[0])
+    x, y, z, g = np.zeros(1), np.zeros(1), np.zeros(1), np.ones(1)
+    step_all([one, two, three], [[x], [y], [z]], [[g], [g], [g]])
+    assert (x[0], y[0], z[0]) == (2, 10, 2)
+
+
+# Events, chance, routes --------------------------------------------------------------------------------------
+
+
+def test_eval_and_train() -> None:
+    text = (
+        "optimizer X\nhyper h = 2\nstate z = p\n"
+        "on eval:\n    q = p\n    p = h*z\n    z = q\n"
+        "on train:\n    q = p\n    p = z\n    z = q/h\n"
+        "p -= g; z += g"
+    )
+    runner, a, b = interpreter(text), np.ones(1), np.ones(1)
+    runner.eval()
+    runner.train()
+    runner.step([a, b], [np.array([3.0]), None])
+    runner.train()
+    assert (a[0], runner.state[0]["z"][0]) == (-2, 4)
+    for _ in range(2):
+        runner.eval()
+        assert (a[0], runner.state[0]["z"][0], b[0]) == (8, -2, 1)  # b has never been updated
+    for _ in range(2):
+        runner.train()
+        assert (a[0], runner.state[0]["z"][0]) == (-2, 4)
+
+
+def test_every_call_draws_afresh_and_once_a_step() -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def draw(*call: Any) -> Any:
+        asked.append(call)
+        return np.full(call[1], len(asked), dtype=float)
+
+    text = (
+        "optimizer X\na = randn()\nb = rand(cols, 2)\ns = total(a*g)\nc = randn()\np = a + 10*c + 100*s + mean(b) + 0*g"
+    )
+    runner, x, y = interpreter(text, draw=draw), np.zeros(3), np.zeros((1, 2))
+    runner.step([x, y], [np.ones(3), None])
+    runner.step([x, y], [None, np.ones((1, 2))])
+    assert asked == [
+        ("randn", (3,), 0, 0, 1),
+        ("rand", (3, 2), 1, 0, 1),
+        ("randn", (3,), 2, 0, 1),
+        ("randn", (1, 2), 0, 1, 1),
+        ("rand", (2, 2), 1, 1, 1),
+        ("randn", (1, 2), 2, 1, 1),
+    ]
+    # The sum is found in a second run, which must see the numbers of the first.
+    assert x[0] == 1 + 30 + 100 * 3 * 1 + 2
+    assert y[0, 0] == 4 + 60 + 100 * 2 * 4 + 5
+
+
+def test_what_is_made_of_uniform_numbers() -> None:
+    uniform = np.array([0.1, 0.3, 0.5, 0.7])
+
+    def drawn(expression: str) -> Any:
+        runner, p = interpreter(f"optimizer X\np = {expression} + 0*g", draw=lambda *_: uniform), np.zeros(4)
+        runner.step([p], [np.ones(4)])
+        return p
+
+    np.testing.assert_array_equal(drawn("rademacher()"), [-1, -1, 1, 1])
+    np.testing.assert_array_equal(drawn("bernoulli(0.5)"), [1, 1, 0, 0])
+    np.testing.assert_array_equal(drawn("bernoulli(0.9*g)"), [1, 1, 1, 1])
+
+
+def test_numbers_are_drawn_without_being_given() -> None:
+    runner, p = interpreter("optimizer X\np = randn() + 0*g"), np.zeros(10_000)
+    runner.step([p], [p])
+    first = p.copy()
+    assert abs(first.mean()) < 0.1 and abs(first.std() - 1) < 0.1
+    runner.step([p], [p])
+    assert not np.any(p == first)
+
+
+def test_routes() -> None:
+    rule = interpreter("optimizer X\nroute Lion when ndim >= 2 and not group.adam\nroute AdamW otherwise").rule
+    assert [routed(rule, shape) for shape in ((2, 3), (3,), ())] == ["Lion", "AdamW", "AdamW"]
+    assert routed(rule, (2, 3), {"adam": True}) == "AdamW"
+    rule = interpreter("optimizer X\nroute Lion when cols > 2").rule
+    with pytest.raises(ValueError, match="no route"):
+        routed(rule, (2,))
+
+
+def test_requirements_on_tensors() -> None:
+    runner = interpreter('optimizer X\nrequire ndim >= 2 "matrices only"\np -= g')
+    runner.step([np.zeros((1, 1))], [np.ones((1, 1))])
+    with pytest.raises(ValueError, match="matrices only"):
+        runner.step([np.zeros((1, 1)), np.zeros(1)], [np.ones((1, 1)), None])

@@ -32,14 +32,14 @@ def library(name: str) -> CompiledRule:
 
 
 def step_of(rule: CompiledRule, values: dict[str, object] | None = None, facts: Facts = FACTS) -> Program:
-    special = specialise(rule.rule, {**rule.defaults(), **facts._asdict(), **(values or {})})
+    special = specialise(rule.rule, {**rule.defaults(), **facts.named(), **(values or {})})
     return rule.lowered(special).step
 
 
 @pytest.mark.parametrize("name", rules.names())
 def test_every_pass_keeps_the_program_valid(name: str) -> None:
     rule = library(name)
-    special = specialise(rule.rule, {**rule.defaults(), **FACTS._asdict()})
+    special = specialise(rule.rule, {**rule.defaults(), **FACTS.named()})
     seen: list[tuple[str, Program]] = []
     rule.lowered(special, lambda p, program: seen.append((p, program)))
     for _, program in seen:
@@ -61,7 +61,7 @@ def test_numpy_backend_agrees_with_the_generated_torch(name: str, ndim: int) -> 
     p, g = (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))
     module: dict[str, object] = {}
     exec(variant.source, module)
-    known = {**values, **facts._asdict(), "t": 30.0, "first": False}
+    known = {**values, **facts.named(), "t": 30.0, "first": False}
     states = module["start"](p, g, *(known[n] for n in variant.start_arguments))  # type: ignore[operator]
     for slot in variant.slots:  # a state in mid-run: not zero, not negative
         if slot.place != "host":

@@ -12,7 +12,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up. The package itself (`import optlang`) is the front door: it may show everything.
 ORDER = (
-    *("source", "diagnostics", "catalogue", "language", "compiled", "ir", "backends"),
+    *("source", "diagnostics", "catalogue", "language", "compiled", "ir", "backends", "assembly"),
     *("compiler", "runtime", "classes", "rules", "api", "bench", "cli"),
 )
 FRONT_DOOR_FROM = {"rules", "bench", "cli"}
@@ -20,7 +20,7 @@ FRONT_DOOR_FROM = {"rules", "bench", "cli"}
 # Where each library may be imported; a prefix of the module's name.
 LIBRARIES = {
     "lark": ("language.parse",),
-    "sympy": ("ir", "backends", "compiler"),
+    "sympy": ("ir", "backends", "assembly", "compiler"),
     "torch": ("backends", "runtime", "bench"),
     "numpy": ("bench",),
     "matplotlib": ("bench",),

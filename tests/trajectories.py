@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
-from interpreter import Interpreter
+from interpreter import Interpreter, routed, step_all
 from references import make_reference, row
 
 import optlang
@@ -32,17 +33,28 @@ def checked(text: str, name: str = "<rule>") -> Rule:
     return rule
 
 
+def library_text(name: str, exact: bool = False) -> str:
+    """Return the text of a rule of the library; ``exact`` is without its rounding to bfloat16."""
+    text = optlang.rules.path(name).read_text(encoding="utf-8")
+    return text.replace("bf16(", "(") if exact else text
+
+
 @cache
-def library_rule(name: str) -> Rule:
+def library_rule(name: str, exact: bool = False) -> Rule:
     """Return a rule of the library, checked."""
-    file = optlang.rules.path(name)
-    return checked(file.read_text(encoding="utf-8"), file.name)
+    return checked(library_text(name, exact), optlang.rules.path(name).name)
 
 
 @cache
-def library_class(name: str, backend: str = "eager") -> Any:
-    """Return the class of a rule of the library."""
-    return optlang.compile(optlang.rules.path(name), backend=backend)
+def library_class(name: str, backend: str = "eager", exact: bool = False) -> Any:
+    """Return the class of a rule of the library; ``exact`` is without its rounding to bfloat16."""
+    source = optlang.rules.path(name)
+    return optlang.compile(library_text(name, exact) if exact and library_rounds(name) else source, backend=backend)
+
+
+def library_rounds(name: str) -> bool:
+    """Return whether a rule of the library computes in bfloat16."""
+    return "bf16(" in library_text(name)
 
 
 def start(shapes: Sequence[tuple[int, ...]] = SHAPES, seed: int = 0) -> list[Array]:
@@ -91,28 +103,83 @@ def feed(optimizer: Any, params: Sequence[Any], history: Sequence[Gradients]) ->
         optimizer.step()
 
 
-def run(make: Callable[..., Any], history: Sequence[Gradients], dtype: torch.dtype, **hypers: Any) -> list[Array]:
-    """Return where an optimizer takes the starting values."""
-    params = tensors(start(), dtype)
+def shapes(name: str, like_reference: bool = False) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes that a rule is tested with, or those on which its reference does the same."""
+    chosen = row(name)
+    return chosen.compared or chosen.shapes if like_reference else chosen.shapes
+
+
+def run(
+    make: Callable[..., Any], begin: Sequence[Array], history: Sequence[Gradients], dtype: torch.dtype, **hypers: Any
+) -> list[Array]:
+    """Return where an optimizer takes the starting values ``begin``."""
+    params = tensors(begin, dtype)
     with default_dtype(torch.float64 if dtype == torch.float64 else torch.float32):
         optimizer = make(params, **hypers)
         feed(optimizer, params, history)
     return [p.detach().double().numpy() for p in params]
 
 
-def run_reference(name: str, history: Sequence[Gradients], dtype: torch.dtype, **hypers: Any) -> list[Array]:
+def run_reference(
+    name: str, begin: Sequence[Array], history: Sequence[Gradients], dtype: torch.dtype, **hypers: Any
+) -> list[Array]:
     """Return where the reference of a rule takes the starting values."""
     reference = library_rule(name).reference
-    return run(lambda params, **kw: make_reference(name, reference, params, **kw), history, dtype, **hypers)
+    return run(lambda params, **kw: make_reference(name, reference, params, **kw), begin, history, dtype, **hypers)
 
 
-def run_interpreter(rule: Rule, history: Sequence[Gradients], hypers: Mapping[str, Any]) -> list[Array]:
+def run_interpreter(
+    rule: Rule, begin: Sequence[Array], history: Sequence[Gradients], hypers: Mapping[str, Any]
+) -> list[Array]:
     """Return where the interpreter takes the starting values."""
-    interpreter = Interpreter(rule, hypers)
-    params = start()
-    for step in history:
-        interpreter.step(params, step)
+    (params,) = run_interpreters(rule, [begin], [history], [hypers])
     return params
+
+
+def run_interpreters(
+    rule: Rule,
+    begins: Sequence[Sequence[Array]],
+    histories: Sequence[Sequence[Gradients]],
+    settings: Sequence[Mapping[str, Any]],
+) -> list[list[Array]]:
+    """Return where interpreters take the starting values of each param group of one optimizer."""
+    params = [[np.array(value) for value in begin] for begin in begins]
+    shares = [
+        (number, interpreter, indices)
+        for number, hypers in enumerate(settings)
+        for interpreter, indices in _interpreters(rule, hypers, params[number])
+    ]
+    # The signs of singular vectors are arbitrary, and some rules keep their moments while the vectors change: so that
+    # they change in the same way, they come from the same library.
+    with patch.object(np.linalg, "svd", _svd):
+        for step in zip(*histories, strict=True):
+            step_all(
+                [interpreter for _, interpreter, _ in shares],
+                [[params[number][i] for i in indices] for number, _, indices in shares],
+                [[step[number][i] for i in indices] for number, _, indices in shares],
+            )
+    return params
+
+
+def _svd(x: Array, full_matrices: bool = True) -> tuple[Array, ...]:
+    return tuple(part.numpy() for part in torch.linalg.svd(torch.tensor(x), full_matrices=full_matrices))
+
+
+def _interpreters(
+    rule: Rule, hypers: Mapping[str, Any], params: Sequence[Array]
+) -> list[tuple[Interpreter, list[int]]]:
+    """Return the interpreters of a param group, each with the tensors that it is for."""
+    if not rule.routes:
+        return [(Interpreter(rule, hypers), list(range(len(params))))]
+    found: list[tuple[Interpreter, list[int]]] = []
+    taken: set[str] = set()
+    for name in dict.fromkeys(route.rule.name for route in rule.routes):
+        inner = library_rule(name)
+        keys = {key: f"{name.lower()}_{key}" if key in taken else key for key in inner.keys}
+        taken |= set(keys.values())
+        own = {key: hypers[outer] for key, outer in keys.items() if outer in hypers}
+        found.append((Interpreter(inner, own), [i for i, p in enumerate(params) if routed(rule, p.shape) == name]))
+    return [(interpreter, indices) for interpreter, indices in found if indices]
 
 
 def difference(a: Sequence[Array], b: Sequence[Array], moved_from: Sequence[Array] | None = None) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import re
 from collections.abc import Container, Iterable
 from itertools import count
 
@@ -17,6 +18,7 @@ RESERVED = frozenset({"math", "torch", "float", *HELPERS})
 
 def python_name(name: str, taken: Container[str] = ()) -> str:
     """Return a name as Python can spell it (``lambda`` as ``lambda_``), different from those that are taken."""
+    name = re.sub(r"\W", "_", name)
     while keyword.iskeyword(name) or name in RESERVED or name in taken:
         name += "_"
     return name

@@ -31,7 +31,7 @@ def emit(lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str], title:
         title: First line of the module's docstring.
         narrow: Whether tensors may be stored in 16 bits.
     """
-    return _Module(lowered, slots, tensors, narrow).text(title)
+    return Module(lowered, slots, tensors, narrow).text(title)
 
 
 def emit_traced(lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str], title: str) -> str:
@@ -46,7 +46,7 @@ def emit_traced(lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str],
         tensors: Names of the tensors ``updated`` takes, in order.
         title: First line of the module's docstring.
     """
-    module = _Module(lowered, slots, tensors, narrow=False, writer=NumberWriter)
+    module = Module(lowered, slots, tensors, narrow=False, writer=NumberWriter)
     functions = [module.group(lowered.group)] if lowered.group is not None else []
     return module.assembled(title, [*functions, module.host(lowered.step), module.updated(lowered.step)])
 
@@ -64,12 +64,34 @@ def host_arguments(program: Program, slots: Sequence[Slot]) -> tuple[str, ...]:
     return (*names, *passed)
 
 
-class _Module:
-    """Writes one module."""
+def emit_pass(program: Program, slots: Sequence[Slot], tensors: Sequence[str], title: str, narrow: bool) -> str:
+    """Return the module of one pass over elements: ``host`` and ``update``.
+
+    Args:
+        program: The pass, after the passes of the compiler.
+        slots: The states and carried tensors that it knows.
+        tensors: Names of the tensors ``update`` takes, in order.
+        title: First line of the module's docstring.
+        narrow: Whether tensors may be stored in 16 bits.
+    """
+    module = Module(None, slots, tensors, narrow)
+    return module.assembled(title, [module.host(program), module.update(program)])
+
+
+class Module:
+    """Writes one module.
+
+    Args:
+        lowered: The programs of a variant, for a module that holds them all.
+        slots: The states that exist.
+        tensors: Names of the tensors ``update`` takes, in order.
+        narrow: Whether tensors may be stored in 16 bits.
+        writer: Makes the writer of host arithmetic.
+    """
 
     def __init__(
         self,
-        lowered: Lowered,
+        lowered: Lowered | None,
         slots: Sequence[Slot],
         tensors: Sequence[str],
         narrow: bool,
@@ -81,6 +103,7 @@ class _Module:
 
     def text(self, title: str) -> str:
         """Return the whole module."""
+        assert self.lowered is not None
         functions = [self.start(self.lowered.start)]
         if self.lowered.group is not None:
             functions.append(self.group(self.lowered.group))

@@ -34,6 +34,21 @@ class Reduction(sp.Function):  # type: ignore[misc]
         return None
 
 
+class MatrixOperation(sp.Function):  # type: ignore[misc]
+    """A function of whole matrices: ``matmul(a, b)``, ``eigh(x)``, ``item(svd, 0)``, ``index(x, ...)``."""
+
+    @classmethod
+    def eval(cls, *args: Any) -> None:
+        """Never rewrite."""
+        return None
+
+
+@cache
+def matrix_operation(name: str) -> type[MatrixOperation]:
+    """Return the matrix operation of a name."""
+    return type(name, (MatrixOperation,), {})
+
+
 @cache
 def reduction(name: str) -> type[Reduction]:
     """Return the reduction of a name."""
@@ -134,7 +149,7 @@ def literal(value: float) -> sp.Expr:
 
 
 #: Literals that are not numbers to SymPy, as functions without arguments.
-CONSTANTS = ("inf", "nan", "true", "false")
+CONSTANTS = ("inf", "nan", "true", "false", "end")
 
 
 def is_literal(expr: sp.Expr) -> bool:

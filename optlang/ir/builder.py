@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from optlang.compiled import Facts
+from optlang.compiled import FACTS
 from optlang.ir.program import Input, Value
 from optlang.language.kinds import Kind
 
@@ -35,7 +35,7 @@ class Builder:
     """
 
     def __init__(self, taken: Iterable[str]) -> None:
-        self.taken = {*taken, "p", "g", "t", "first", *Facts._fields}
+        self.taken = {*taken, "p", "g", "t", "first", *FACTS}
         self.used: set[str] = set()
         self.inputs: dict[str, Input] = {}
         self.host: list[Value] = []
@@ -57,7 +57,7 @@ class Builder:
     def input(self, name: str, kind: Kind) -> Ref:
         """Return a value that exists before the step, adding it to the inputs on first use."""
         if name not in self.inputs:
-            spelled = name.replace("group.", "group_").replace("'", "_new")
+            spelled = name.replace("group.", "group_").replace("'", "_new").replace(" ", "_").replace(".", "_")
             while spelled != name and (spelled in self.used or spelled in self.taken):
                 spelled += "_"
             self.used.add(spelled)

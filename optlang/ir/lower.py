@@ -2,6 +2,11 @@
 
 Each assignment becomes a value in single assignment; an ``if`` on values of the step becomes a choice per name that it
 assigns. Kinds follow from the inputs. A ``: scalar`` state lives on the host unless something of a tensor reaches it.
+
+What is not always due (``every``, and an ``if`` on host values around matrices) is no choice between values that are
+both computed: each way through such questions is a program of its own, a *path*, and the step asks before it starts.
+
+A sum over the whole model is an input of kind host that arrives late, once every tensor has given its part of it.
 """
 
 from __future__ import annotations
@@ -12,13 +17,15 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from optlang.compiled import Facts
+from optlang.compiled import FACTS, Draw
 from optlang.ir import algebra
 from optlang.ir.builder import Builder, Ref
-from optlang.ir.program import Program, Store
+from optlang.ir.matrices import Matrices, holds_matrices, is_matrix_function
+from optlang.ir.program import NOISE, TOTAL, Program, Store
 from optlang.language import tree as ast
+from optlang.language.builtins import SIZES
 from optlang.language.evaluate import ARITHMETIC, member_name
-from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, join, reduce
+from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, reduce
 from optlang.language.rule import Rule, State
 from optlang.language.specialise import Special, dims_of
 from optlang.language.walk import assigned
@@ -31,39 +38,137 @@ Trail = dict[tuple[Span, str], Ref]
 
 
 @dataclass(frozen=True)
+class Path:
+    """One way through the questions that a step asks before it starts.
+
+    Attributes:
+        answers: The answers that lead here.
+        questions: The conditions they are answers to, over inputs, in the order in which they are asked.
+        program: What the step is.
+        draws: The random numbers it reads.
+    """
+
+    answers: tuple[bool, ...]
+    questions: tuple[sp.Expr, ...]
+    program: Program
+    draws: tuple[Draw, ...]
+
+
+@dataclass(frozen=True)
 class Lowered:
     """The programs of a variant.
 
-    ``on_host`` names the tensors' scalar states that are kept on the host. ``group`` is None without group states.
+    ``step`` is that of the first of the ``paths``, and of the only one where nothing is asked. ``on_host`` names the
+    tensors' scalar states that are kept on the host. ``group`` and ``shared`` are None without such states. ``kinds``
+    are those of the states.
     """
 
-    step: Program
+    paths: tuple[Path, ...]
     start: Program
     group: Program | None
+    shared: Program | None
     on_host: frozenset[str]
+    kinds: dict[str, Kind]
+
+    @property
+    def step(self) -> Program:
+        """The step of the first path."""
+        return self.paths[0].program
+
+    @property
+    def staged(self) -> bool:
+        """Whether a step is more than one pass over the elements that is always the same."""
+        return (
+            len(self.paths) > 1
+            or self.shared is not None
+            or any(path.draws for path in self.paths)
+            or any(v.matrices or v.kind.level is Level.MATRIX for path in self.paths for v in path.program.tensor)
+            or any(i.kind.level is Level.MATRIX for path in self.paths for i in path.program.inputs)
+            or any(s.target.startswith(TOTAL) for path in self.paths for s in path.program.stores)
+        )
+
+
+#: How many paths a step may have; each is compiled.
+MAX_PATHS = 32
 
 
 def lower(rule: Rule, special: Special) -> Lowered:
-    """Return the programs of a variant: a step, the start of its states, and its group states' update."""
+    """Return the programs of a variant: its steps, the start of its states, and its group and shared states' updates.
+
+    Raises:
+        TooManyPaths: If the step asks too many questions that have nothing to do with each other.
+    """
     on_host = frozenset(s.name for s in special.states if s.scope == "tensor" and s.kind == SCALAR)
     while True:  # a state that turns out to depend on a tensor moves to the device, perhaps taking others along
         start = _Lowering(rule, special, on_host, "start")
-        step = _Lowering(rule, special, on_host, "step")
-        start_program, step_program = start.run(), step.run()
-        moved = start.on_device | step.on_device
+        start_program = start.run()
+        kinds = start.state_kinds()
+        paths, moved = _paths(rule, special, on_host, kinds)
+        moved |= start.on_device
         if not moved:
             break
         on_host -= moved
-    group = None
-    if any(s.scope == "group" for s in special.states):
-        group = _Lowering(rule, special, on_host, "group").run()
-    return Lowered(step_program, start_program, group, on_host)
+    others: dict[str, Program | None] = {"group": None, "shared": None}
+    for scope in others:
+        if any(s.scope == scope for s in special.states):
+            others[scope] = _Lowering(rule, special, on_host, scope, kinds).run()
+    return Lowered(tuple(paths), start_program, others["group"], others["shared"], on_host, kinds)
 
 
-class _Lowering:
-    """Lowers one part of a variant: ``step``, ``start`` or ``group``."""
+class TooManyPaths(Exception):
+    """A step asks too many questions that have nothing to do with each other."""
 
-    def __init__(self, rule: Rule, special: Special, on_host: frozenset[str], part: str) -> None:
+
+def _paths(
+    rule: Rule, special: Special, on_host: frozenset[str], kinds: dict[str, Kind]
+) -> tuple[list[Path], set[str]]:
+    """Return every way through the questions of a step, and the states found not to be host values."""
+    paths: list[Path] = []
+    moved: set[str] = set()
+    pending: list[tuple[bool, ...]] = [()]
+    while pending:
+        given = pending.pop()
+        step = _Lowering(rule, special, on_host, "step", kinds, given)
+        program = step.run()
+        moved |= step.on_device
+        answers = tuple(answer for _, answer in step.asked)
+        paths.append(Path(answers, tuple(q for q, _ in step.asked), program, tuple(step.draws)))
+        pending += [(*answers[:i], False) for i in reversed(range(len(given), len(answers)))]
+        if len(paths) > MAX_PATHS:
+            raise TooManyPaths
+    return paths, moved
+
+
+#: The scope of the states that a part of a variant gives values to.
+SCOPES = {"step": "tensor", "start": "tensor", "group": "group", "shared": "shared"}
+
+
+class _Lowering(Matrices):
+    """Lowers one part of a variant: ``step``, ``start``, ``group`` or ``shared``.
+
+    Args:
+        rule: The rule.
+        special: What is left of it.
+        on_host: The scalar states that are taken to live on the host.
+        part: The part.
+        kinds: Kinds of the states, as their start has found them.
+        given: Answers to the first questions; those beyond are answered by yes.
+    """
+
+    def __init__(
+        self,
+        rule: Rule,
+        special: Special,
+        on_host: frozenset[str],
+        part: str,
+        kinds: dict[str, Kind] | None = None,
+        given: tuple[bool, ...] = (),
+    ) -> None:
+        self.state_kind, self.given = kinds or {}, given
+        self.asked: list[tuple[sp.Expr, bool]] = []
+        self.draws: list[Draw] = []
+        self.parts_of_totals: dict[str, Ref] = {}
+        self.done: dict[sp.Expr, Ref] = {}
         self.rule, self.special, self.part = rule, special, part
         self.source: Source = rule.tree.source
         self.states = {s.name: s for s in special.states}
@@ -98,10 +203,10 @@ class _Lowering:
         The group's own update runs before the step, which takes its results. What a state is between two assignments
         is computed again, on the host, as the group's update computed it.
         """
-        states = [s.name for s in self.special.states if s.scope == "group"]
+        states = [s.name for s in self.special.states if s.scope != "tensor"]
         if not states:
             return {}
-        group = _Lowering(self.rule, self.special, self.on_host, "group")
+        group = _Lowering(self.rule, self.special, self.on_host, "group", self.state_kind)
         body = self.special.body
         times = Counter(target.name for target in assigned(body))
         chosen = {target.name for s in body if isinstance(s, ast.If) for target in assigned((s,))}
@@ -126,23 +231,37 @@ class _Lowering:
         """Return what is written at the end: initial values, group states, or the parameter and states."""
         stores = []
         for state in self.special.states:
-            if (state.scope == "group") != (self.part == "group"):
+            if state.scope != SCOPES[self.part]:
                 continue
             ref = self.env.get(state.name)
             if self.part == "start":
                 ref = ref or Ref(sp.Integer(0), STATIC)
-            elif self.part == "group":
+            elif self.part != "step":
                 ref = ref or self.name(state.name)
             elif state.name not in self.assigned:
                 continue
             assert ref is not None
-            kind = HOST if state.name in self.on_host or state.scope == "group" else state.kind
+            kind = self.kind_of(state)
+            if self.part == "start" and kind.on_device and ref.kind.on_device and self.special.matrices:
+                kind = ref.kind
             if ref.kind.level > kind.level and state.name in self.on_host:
                 self.on_device.add(state.name)
             stores.append(Store(state.name, self.plain(ref), kind))
         if self.part == "step" and "p" in self.assigned:
             stores.insert(0, Store("p", self.plain(self.env["p"]), ELEMENT))
+        if self.part == "step":
+            stores += [Store(name, self.plain(ref), SCALAR) for name, ref in self.parts_of_totals.items()]
         return stores
+
+    def state_kinds(self) -> dict[str, Kind]:
+        """Return the kinds that initial values give the states on the device, for a part that starts them."""
+        kinds = {}
+        for state in self.special.states:
+            ref = self.env.get(state.name)
+            kinds[state.name] = state.kind
+            if self.special.matrices and state.scope == "tensor" and state.kind.level > Level.SCALAR:
+                kinds[state.name] = ref.kind if ref is not None and ref.kind.on_device else ELEMENT
+        return kinds
 
     # Names --------------------------------------------------------------------------------------------------
 
@@ -152,18 +271,20 @@ class _Lowering:
             return self.env[name]
         if name in ("p", "g"):
             return self.input(name, ELEMENT)
-        if name == "first" and self.part == "group":
+        if name == "first" and self.part in ("group", "shared"):
             return self.bind("first", Ref(algebra.call("eq", self.name("t").expr, sp.Integer(1)), HOST, True))
         if name == "t":
-            return self.input("group.t" if self.part == "group" else "t", HOST)
-        if name == "first" or name in Facts._fields or name in self.hypers:
+            return self.input("group.t" if self.part in ("group", "shared") else "t", HOST)
+        if name == "first" or name in FACTS or name in self.hypers:
             return self.input(name, HOST)
         state = self.states[name]
         return self.input(name, self.kind_of(state))
 
     def kind_of(self, state: State) -> Kind:
         """Return where a state lives in this lowering."""
-        return HOST if state.name in self.on_host or state.scope == "group" else state.kind
+        if state.name in self.on_host or state.scope != "tensor":
+            return HOST
+        return self.state_kind.get(state.name, state.kind)
 
     # Statements ---------------------------------------------------------------------------------------------
 
@@ -176,8 +297,46 @@ class _Lowering:
                     self.assign(target.name, op, value, statement.span)
                 case ast.If():
                     self.branch(statement)
+                case ast.Every(body=body):
+                    due = self.due(statement)
+                    answer = self.answer(due)
+                    if answer is None:  # where group states are updated: a choice on the host costs nothing
+                        self.choose(due, body, (), statement.span)
+                    elif answer:
+                        self.block(body)
                 case _:
                     raise AssertionError(f"{type(statement).__name__} is not left by specialise")
+
+    def due(self, node: ast.Every) -> Ref:
+        """Return the condition under which an ``every`` block runs."""
+        t, period = self.name("t"), self.expr(node.period)
+        start = None if node.start is None else self.expr(node.start)
+        since = t if start is None else self.binary("-", t, start)
+        due = algebra.call("eq", algebra.call("mod", since.expr, period.expr), sp.Integer(0))
+        due = algebra.call("and", algebra.call("lt", sp.Integer(0), period.expr), due)
+        if start is not None:
+            due = algebra.call("and", algebra.call("le", start.expr, t.expr), due)
+        if node.first:
+            due = algebra.call("or", algebra.call("eq", t.expr, sp.Integer(1)), due)
+        return Ref(due, HOST, True)
+
+    def answer(self, condition: Ref) -> bool | None:
+        """Return the answer to a question of this path; None for one that cannot be asked before the step starts."""
+        if self.part != "step" or condition.kind.level > Level.HOST:
+            return None
+        question = self.unfolded(condition.expr)
+        names = {i.symbol: i.name for i in self.out.inputs.values()}
+        if any(self.is_late(names[s]) for s in question.free_symbols):
+            return None
+        place = len(self.asked)
+        answer = self.given[place] if place < len(self.given) else True
+        self.asked.append((question, answer))
+        return answer
+
+    def is_late(self, name: str) -> bool:
+        """Whether an input is known only in the middle of a step."""
+        state = self.states.get(name.removesuffix("'"))
+        return name.startswith(TOTAL) or (name.endswith("'") and state is not None and state.scope == "shared")
 
     def line_of(self, span: Span) -> int:
         """Return the line of a place in the rule (0 for a place in a builtin's definition)."""
@@ -186,7 +345,9 @@ class _Lowering:
     def assign(self, name: str, op: str, value: ast.Expr, span: Span) -> None:
         """Lower one assignment."""
         if self.is_group(name) and self.part == "step":
-            self.env[name] = self.trail[span, name]  # the group's update has run already
+            if self.states[name].scope == "shared":
+                self.expr(value)  # for this tensor's part of the sums in it
+            self.env[name] = self.trail[span, name]  # that update has a program of its own
             return
         ref = self.expr(value)
         if op != "=":
@@ -196,14 +357,18 @@ class _Lowering:
             self.trail[span, name] = self.env[name]
 
     def is_group(self, name: str) -> bool:
-        """Return whether a name is a group's state."""
-        return name in self.states and self.states[name].scope == "group"
+        """Return whether a name is a state of the group or of the whole optimizer."""
+        return name in self.states and self.states[name].scope != "tensor"
 
     def write(self, name: str, ref: Ref) -> None:
         """Make ``name`` stand for a value from here on."""
         state = self.states.get(name)
         kind = ELEMENT if name == "p" else self.kind_of(state) if state else ref.kind
         kept = name == "p" or state is not None
+        if kept and self.part == "start" and ref.kind.on_device and self.special.matrices:
+            kind = ref.kind if kind.on_device and kind != SCALAR else kind
+        if kept and kind == ELEMENT:
+            ref = self.like_parameter(ref)
         if kept and kind.on_device and ref.kind != kind:
             ref = Ref(self.number(ref), kind)  # spread over the tensor
         if kept and self.part != "start":
@@ -222,6 +387,15 @@ class _Lowering:
         other: tuple[ast.Stmt, ...] = node.other or ()
         if len(node.branches) > 1:
             other = (ast.If(node.span, node.branches[1:], node.other),)
+        if self.special.matrices and (holds_matrices(body) or holds_matrices(other)):
+            answer = self.answer(held)
+            if answer is not None:
+                self.block(body if answer else other)
+                return
+        self.choose(held, body, other, node.span)
+
+    def choose(self, held: Ref, body: Sequence[ast.Stmt], other: Sequence[ast.Stmt], span: Span) -> None:
+        """Run both sides of a condition on names of their own, then choose per name."""
         before = dict(self.env)
         self.block(body)
         then = self.env
@@ -229,14 +403,14 @@ class _Lowering:
         self.block(other)
         otherwise = self.env
         self.env = dict(before)
-        self.out.line = self.line_of(node.span)
+        self.out.line = self.line_of(span)
         for name in dict.fromkeys((*then, *otherwise)):
             if self.is_group(name) and self.part == "step":
-                self.env[name] = self.trail.get((node.span, name), self.name(name))
+                self.env[name] = self.trail.get((span, name), self.name(name))
                 continue
             self.merge(name, held, then.get(name), otherwise.get(name))
             if self.is_group(name):
-                self.trail[node.span, name] = self.env[name]
+                self.trail[span, name] = self.env[name]
 
     def merge(self, name: str, condition: Ref, a: Ref | None, b: Ref | None) -> None:
         """Choose what a name stands for after an ``if``."""
@@ -272,7 +446,7 @@ class _Lowering:
 
     def select(self, condition: Ref, a: Ref, b: Ref) -> Ref:
         """Return a choice between two values."""
-        kind = join((condition.kind, a.kind, b.kind))
+        (condition, a, b), kind = self.together(condition, a, b)
         if a.boolean and b.boolean:
             return Ref(algebra.select(condition.expr, a.expr, b.expr), kind, True)
         return Ref(algebra.select(condition.expr, self.number(a), self.number(b)), kind)
@@ -288,8 +462,12 @@ class _Lowering:
                 return Ref(algebra.call("true" if value else "false"), STATIC, True)
             case ast.Name(name=name):
                 return self.name(name)
+            case ast.Member(name="T") if member_name(node) is None:
+                return self.transposed(node)
             case ast.Member():
                 return self.input(member_name(node) or "", HOST)
+            case ast.Index():
+                return self.index(node)
             case ast.Unary(op="not", operand=operand):
                 ref = self.condition(operand)
                 return Ref(algebra.call("not", ref.expr), ref.kind, True)
@@ -297,13 +475,19 @@ class _Lowering:
                 ref = self.expr(operand)
                 return Ref(-self.number(ref), ref.kind)
             case ast.Binary(op="and" | "or" as op, left=left, right=right):
-                a, b = self.condition(left), self.condition(right)
-                return Ref(algebra.call(op, a.expr, b.expr), join((a.kind, b.kind)), True)
+                (a, b), kind = self.together(self.condition(left), self.condition(right))
+                return Ref(algebra.call(op, a.expr, b.expr), kind, True)
+            case ast.Binary(op="@"):
+                return self.product(node)
             case ast.Binary(op=op, left=left, right=right):
                 return self.binary(op, self.expr(left), self.expr(right))
             case ast.Compare(ops=(op,), operands=(left, right)):
                 return self.compare(op, self.expr(left), self.expr(right))
             case ast.Ternary(condition=c, then=then, other=other):
+                if self.special.matrices and (holds_matrices(then) or holds_matrices(other)):
+                    answer = self.answer(self.condition(c))
+                    if answer is not None:
+                        return self.expr(then if answer else other)
                 return self.select(self.condition(c), self.expr(then), self.expr(other))
             case ast.Call():
                 return self.call(node)
@@ -312,7 +496,8 @@ class _Lowering:
 
     def binary(self, op: str, left: Ref, right: Ref) -> Ref:
         """Return the result of an arithmetic operator."""
-        a, b, kind = self.number(left), self.number(right), join((left.kind, right.kind))
+        (left, right), kind = self.together(left, right)
+        a, b = self.number(left), self.number(right)
         exact = a.is_Rational and b.is_Rational and not (op == "/" and b == 0)
         if not exact and algebra.is_literal(a) and algebra.is_literal(b):  # 1/0, inf - inf
             return Ref(algebra.literal(ARITHMETIC[op](algebra.value_of(a), algebra.value_of(b))), kind)
@@ -335,7 +520,8 @@ class _Lowering:
 
     def compare(self, op: str, left: Ref, right: Ref) -> Ref:
         """Return the result of a comparison; ``>`` and ``>=`` are turned round."""
-        a, b, kind = self.number(left), self.number(right), join((left.kind, right.kind))
+        (left, right), kind = self.together(left, right)
+        a, b = self.number(left), self.number(right)
         if op in (">", ">="):
             a, b, op = b, a, "<" + op[1:]
         name = {"<": "lt", "<=": "le", "==": "eq", "!=": "ne"}[op]
@@ -347,12 +533,41 @@ class _Lowering:
         name = node.function.name
         if name == "eps_of":
             return self.input("eps_of", HOST)
+        if name in SIZES:
+            return self.size_of(name, node.arguments[0].value)
+        if name == "total":
+            return self.total(node)
+        if name in ("randn", "rand"):
+            return self.draw(name, node)
+        if name in ("bf16", "f32") and self.special.matrices:
+            return self.rounded(name, node)
+        if is_matrix_function(name):
+            return self.matrix_call(name, node)
         args = [self.expr(a.value) for a in node.arguments if a.name is None]
         if name in REDUCTIONS and len(args) == 1:
             dim = next((dims_of(a.value) for a in node.arguments if a.name == "dim"), None)
             return self.reduction(name, args[0], dim)
-        kind = join(a.kind for a in args)
+        refs, kind = self.together(*args)
+        args = list(refs)
         return Ref(algebra.call(name, *(self.number(a) for a in args)), kind, name == "isfinite")
+
+    def total(self, node: ast.Call) -> Ref:
+        """Return a sum over the whole model, an input that arrives late; this tensor's part of it is stored."""
+        value, mark = (a.value for a in node.arguments)
+        assert isinstance(mark, ast.Text)
+        name = TOTAL + mark.value
+        if self.part == "step":
+            self.parts_of_totals[name] = self.reduction("sum", self.expr(value), None)
+        return self.input(name, HOST)
+
+    def draw(self, name: str, node: ast.Call) -> Ref:
+        """Return random numbers, an input of the pass that reads them."""
+        mark = node.arguments[-1].value
+        assert isinstance(mark, ast.Text)
+        drawn = Draw(NOISE + mark.value, name, int(mark.value.rpartition(".")[2]))
+        if drawn not in self.draws:
+            self.draws.append(drawn)
+        return self.input(drawn.name, ELEMENT)
 
     def reduction(self, name: str, inner: Ref, dims: frozenset[int] | None) -> Ref:
         """Return a reduction, a value of its own; of a number it is that number (its sum, n times that)."""

@@ -53,6 +53,11 @@ class Value:
     line: int = 0
 
     @property
+    def matrices(self) -> bool:
+        """Whether it is a function of whole matrices."""
+        return isinstance(self.expr, algebra.MatrixOperation)
+
+    @property
     def reduces(self) -> bool:
         """Whether it is a reduction (which other values may use only in a later phase)."""
         return isinstance(self.expr, algebra.Reduction)
@@ -65,6 +70,11 @@ class Store:
     target: str
     expr: sp.Expr
     kind: Kind
+
+
+#: What the inputs and stores are called that are no hyperparameter, fact or state: a sum over the whole model (as a
+#: target, one tensor's part of it), random numbers, what one pass leaves for another.
+TOTAL, NOISE, CARRY = "total ", "noise ", "carry "
 
 
 @dataclass(frozen=True)
@@ -209,7 +219,7 @@ def _define(value: Value, kinds: dict[sp.Symbol, Kind]) -> None:
         f"{value.symbol} has a reduction inside",
     )
     meets = join(kinds[s] for s in value.expr.free_symbols)
-    if value.reduces:
+    if value.reduces or value.matrices:
         _require(value.kind.on_device, f"{value.symbol} is a reduction but is {value.kind}")
     else:
         _require(meets.level <= value.kind.level, f"{value.symbol} is {value.kind} but reads {meets}")

@@ -72,6 +72,54 @@ HELPERS: dict[str, str] = {
         '    """The diagonals of some matrices, or the matrices with some diagonals."""\n'
         "    return torch.diag_embed(x) if x.dim() == 2 else torch.diagonal(x, dim1=-2, dim2=-1)\n"
     ),
+    "stack_sum": (
+        "def stack_sum(x, dim, keepdim=False):\n"
+        '    """Sums over dimensions, accumulated in float64."""\n'
+        "    return x.sum(dim, keepdim=keepdim, dtype=torch.float64).to(x.dtype)\n"
+    ),
+    "stack_mean": (
+        "def stack_mean(x, dim, keepdim=False):\n"
+        '    """Means over dimensions, accumulated in float64."""\n'
+        "    return x.mean(dim, keepdim=keepdim, dtype=torch.float64).to(x.dtype)\n"
+    ),
+    "ordered": (
+        "def ordered(x, order, dim):\n"
+        '    """Tensors with a dimension in another order, or parts of it; each has an order of its own."""\n'
+        "    shape = [order.shape[0]] + [1] * (x.dim() - 1)\n"
+        "    shape[dim] = order.shape[1]\n"
+        "    return torch.take_along_dim(x, order.reshape(shape).long(), dim)\n"
+    ),
+    "eigh": (
+        "def eigh(x):\n"
+        '    """Eigenvalues and eigenvectors of symmetric matrices; NaN where there are none to be found."""\n'
+        "    try:\n"
+        "        return torch.linalg.eigh(x)\n"
+        "    except torch.linalg.LinAlgError:\n"
+        "        return x.new_full(x.shape[:-1], math.nan), torch.full_like(x, math.nan)\n"
+    ),
+    "svd": (
+        "def svd(x):\n"
+        '    """Singular value decompositions; NaN where there are none to be found."""\n'
+        "    try:\n"
+        "        return torch.linalg.svd(x, full_matrices=False)\n"
+        "    except torch.linalg.LinAlgError:\n"
+        "        rank = min(x.shape[-2:])\n"
+        "        shapes = ((x.shape[-2], rank), (rank,), (rank, x.shape[-1]))\n"
+        "        return tuple(x.new_full((*x.shape[:-2], *shape), math.nan) for shape in shapes)\n"
+    ),
+    "regular": (
+        "def regular(result, info):\n"
+        '    """Results of a decomposition; NaN where a matrix had none."""\n'
+        "    return torch.where(info[..., None, None] == 0, result, math.nan)\n"
+    ),
+    "solve": (
+        "def solve(a, b):\n"
+        '    """Solutions x of a @ x = b, for matrices and vectors b; NaN where there is none."""\n'
+        "    vector = b.dim() < a.dim()\n"
+        "    x, info = torch.linalg.solve_ex(a, b.unsqueeze(-1) if vector else b)\n"
+        "    x = torch.where(info[..., None, None] == 0, x, math.nan)\n"
+        "    return x.squeeze(-1) if vector else x\n"
+    ),
     "host_sign": (
         "def host_sign(x):\n"
         '    """Sign of a number; NaN stays NaN."""\n'
@@ -286,7 +334,8 @@ TABLE: tuple[Builtin, ...] = (
         "x",
         LINEAR,
         "Eigenvalues, ascending, and eigenvectors (as columns) of a symmetric matrix.",
-        "torch.linalg.eigh({0})",
+        "eigh({0})",
+        helpers=("eigh",),
         results=("values", "vectors"),
         matrix=True,
     ),
@@ -305,13 +354,30 @@ TABLE: tuple[Builtin, ...] = (
         "x",
         LINEAR,
         "Singular value decomposition: x = U @ diag(S) @ Vh.",
-        "torch.linalg.svd({0}, full_matrices=False)",
+        "svd({0})",
+        helpers=("svd",),
         results=("U", "S", "Vh"),
         matrix=True,
     ),
-    Builtin("inv", "x", LINEAR, "Inverse of a matrix.", "torch.linalg.inv({0})", matrix=True),
-    Builtin("solve", "a, b", LINEAR, "The x with a @ x = b.", "torch.linalg.solve({0}, {1})", matrix=True),
-    Builtin("cholesky", "x", LINEAR, "Lower triangle L with L @ L.T = x.", "torch.linalg.cholesky({0})", matrix=True),
+    Builtin(
+        "inv",
+        "x",
+        LINEAR,
+        "Inverse of a matrix.",
+        "regular(*torch.linalg.inv_ex({0}))",
+        helpers=("regular",),
+        matrix=True,
+    ),
+    Builtin("solve", "a, b", LINEAR, "The x with a @ x = b.", "solve({0}, {1})", helpers=("solve",), matrix=True),
+    Builtin(
+        "cholesky",
+        "x",
+        LINEAR,
+        "Lower triangle L with L @ L.T = x.",
+        "regular(*torch.linalg.cholesky_ex({0}))",
+        helpers=("regular",),
+        matrix=True,
+    ),
     Builtin(
         "inv_root",
         "x, k",

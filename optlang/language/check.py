@@ -7,34 +7,45 @@ from keyword import iskeyword
 
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import roles
-from optlang.language.builtins import BUILTINS, TIME
+from optlang.language.builtins import BUILTINS, FACT_NAMES, MATRIX_FUNCTIONS, RANDOM, TIME
+from optlang.language.checking.counts import whole_numbers
+from optlang.language.checking.events import check_events, event_scope
 from optlang.language.checking.findings import Findings
 from optlang.language.checking.functions import check_functions, declare_function
 from optlang.language.checking.hypers import declare_hypers
+from optlang.language.checking.misfits import Misfits
 from optlang.language.checking.places import BODY, REQUIRE
 from optlang.language.checking.resolve import Resolver
+from optlang.language.checking.routes import check_routes
 from optlang.language.checking.scope import DeclaredState, Scope
 from optlang.language.checking.size import check_counts, check_size
 from optlang.language.checking.statements import Variant
 from optlang.language.checking.states import check_states, declare_states
-from optlang.language.checking.values import Sort
+from optlang.language.checking.values import Sort, Uses
 from optlang.language.checking.warn import warn
 from optlang.language.checking.worlds import World, worlds
-from optlang.language.kinds import STATIC, Kind, join
+from optlang.language.kinds import STATIC, Kind, Level, join
 from optlang.language.parse import parse
+from optlang.language.questions import known_before
 from optlang.language.rule import Requirement, Rule, State
+from optlang.language.shapes import is_matrix_call
 from optlang.language.tree import (
     Assign,
     Call,
     Def,
+    Every,
     Expr,
+    For,
     HyperDecl,
     HyperItem,
     If,
     Name,
+    On,
     OptimizerDecl,
+    Repeat,
     Require,
     Return,
+    Route,
     StateDecl,
     StateItem,
     Stmt,
@@ -47,6 +58,9 @@ from optlang.source import Source, Span
 #: How many variants of a rule are looked at; fewer for a rule that is very long when written out.
 MAX_WORLDS = 64
 MAX_VISITS = 30_000
+
+#: Stands for no place in the rule: a reading that is forced there comes where no sample comes.
+EVERYWHERE = Span(-1, -1)
 
 
 def check_text(source: Source) -> tuple[Rule | None, list[Diagnostic]]:
@@ -79,9 +93,12 @@ class _Check:
         self.findings = Findings(tree.source)
         self.scope = Scope(self.findings)
         self.resolver = Resolver(self.scope)
-        statement = (Assign, If, Return, Unsupported)
+        statement = (Assign, If, Return, Repeat, For, Every, Unsupported)
         self.body: tuple[Stmt, ...] = tuple(item for item in tree.items if isinstance(item, statement))
         self.requires = [item for item in tree.items if isinstance(item, Require)]
+        self.events = [item for item in tree.items if isinstance(item, On)]
+        self.routes = [item for item in tree.items if isinstance(item, Route)]
+        self.misfits = Misfits()
         self.inferred = not roles.declares(tree)
         self.kinds: dict[str, Kind] = {}
 
@@ -94,12 +111,16 @@ class _Check:
                 None,
                 help="write at least one update of the parameter: `p -= lr*g`",
             )
+        elif self.routes:
+            self.declare()
+            check_routes(self.tree, self.resolver)
         elif check_counts(self.tree, self.findings):
             self.check_all()
         if self.findings.has_errors:
             return None, self.findings.diagnostics
         rule = self.rule()
-        warn(rule, self.looked_at, self.findings)
+        if not self.routes:
+            warn(rule, self.looked_at, self.findings)
         return rule, self.findings.diagnostics
 
     def check_all(self) -> None:
@@ -107,6 +128,7 @@ class _Check:
         self.excuse()
         self.declare()
         writable = check_functions(self.scope)
+        self.scope.static = known_before(self.body, self.scope.hypers, self.scope.states, self.scope.functions)
         self.resolve()
         check_states(self.scope, self.resolver, self.reads_t())
         self.check_writes_p()
@@ -123,7 +145,8 @@ class _Check:
 
     def unsupported(self) -> Iterator[Unsupported]:
         """Yield everything in the rule that this version does not compile."""
-        for block in (self.body, *(body_of(f) for f in self.tree.items if isinstance(f, Def))):
+        functions = (body_of(f) for f in self.tree.items if isinstance(f, Def))
+        for block in (self.body, *(event.body for event in self.events), *functions):
             for statement in statements(block):
                 if isinstance(statement, Unsupported):
                     yield statement
@@ -195,6 +218,7 @@ class _Check:
         for function in self.scope.functions.values():
             self.resolver.function(function)
         self.resolver.block(self.body, BODY)
+        check_events(self.events, self.resolver)
 
     def refuse_calls(self, condition: Expr) -> None:
         """Report calls of the rule's own functions in a requirement."""
@@ -211,20 +235,30 @@ class _Check:
                 )
 
     def reads_t(self) -> Span | None:
-        """Return where the rule first reads the step count of a tensor."""
+        """Return where the rule first needs the step count of a tensor."""
+        for block in self.blocks():
+            for statement in statements(block):
+                if isinstance(statement, Every):
+                    return statement.span
         for expr in self.expressions():
             for node in expressions(expr):
                 if isinstance(node, Name) and node.name == "t":
                     return node.span
                 if isinstance(node, Call) and isinstance(node.function, Name):
                     called = BUILTINS.get(node.function.name)
-                    if called is not None and called.group == TIME:
+                    if called is not None and called.group in (TIME, RANDOM):
                         return node.span
         return None
 
+    def blocks(self) -> Iterator[tuple[Stmt, ...]]:
+        """Yield the rule's statements, those of its events and of its functions."""
+        yield self.body
+        yield from (event.body for event in self.events)
+        yield from (body_of(function) for function in self.scope.functions.values())
+
     def expressions(self) -> Iterator[Expr]:
         """Yield the outermost expressions of the rule: statements, functions, states and requirements."""
-        for block in (self.body, *(body_of(f) for f in self.scope.functions.values())):
+        for block in self.blocks():
             for statement in statements(block):
                 yield from own_expressions(statement)
         for state in self.scope.states.values():
@@ -233,7 +267,7 @@ class _Check:
 
     def conditions(self) -> Iterator[Expr]:
         """Yield the expressions that are conditions by their place."""
-        for block in (self.body, *(body_of(f) for f in self.scope.functions.values())):
+        for block in self.blocks():
             for statement in statements(block):
                 if isinstance(statement, If):
                     yield from (condition for condition, _ in statement.branches)
@@ -259,17 +293,22 @@ class _Check:
 
     def check_kinds(self) -> None:
         """Read the rule in every sample world; then once more for each branch that none of them took."""
-        size = sum(1 for expr in self.expressions() for _ in expressions(expr)) + 1
-        limit = max(4, min(MAX_WORLDS, MAX_VISITS // size))
-        found = worlds(self.scope, self.expressions(), self.conditions(), limit)
+        nodes = [node for expr in self.expressions() for node in expressions(expr)]
+        limit = max(4, min(MAX_WORLDS, MAX_VISITS // (len(nodes) + 1)))
+        matrices = any(is_matrix_call(node, MATRIX_FUNCTIONS) for node in nodes)
+        whole = whole_numbers(self.scope, tuple(self.blocks())) if matrices or self.repeats() else ()
+        found = worlds(self.scope, self.expressions(), self.conditions(), limit, matrices, whole)
         seen: dict[Span, set[bool]] = {}
         looked_at = []
-        for i, world in enumerate(found):
-            variant = Variant(self.scope, world, self.findings, {}, seen)
-            if self.permitted(variant, i == 0):
+        for world in found:
+            if self.permitted(self.variant(world, {}, seen)):
                 looked_at.append(world)
-                self.read(variant)
+                self.read(self.variant(world, {}, seen))
+        if not looked_at:  # no sample meets the requirements: what does not depend on shapes is checked nonetheless
+            self.read(self.variant(found[0], {EVERYWHERE: True}, seen))
         self.looked_at = tuple(looked_at)
+        self.misfits.looked_at = {world.shape for world in looked_at}
+        first = looked_at[0] if looked_at else found[0]
         tried: set[tuple[Span, bool]] = set()
         while len(tried) < limit:
             missed = ((span, True not in answers) for span, answers in seen.items() if len(answers) == 1)
@@ -277,17 +316,32 @@ class _Check:
             if forced is None:
                 break
             tried.add(forced)
-            self.read(Variant(self.scope, found[0], self.findings, dict([forced]), seen))
+            self.read(self.variant(first, dict([forced]), seen))
+        self.misfits.settle(self.findings)
+
+    def repeats(self) -> bool:
+        """Whether something is repeated."""
+        return any(isinstance(s, Repeat) for block in self.blocks() for s in statements(block))
+
+    def variant(self, world: World, forced: dict[Span, bool], seen: dict[Span, set[bool]]) -> Variant:
+        """Return a reading of the rule in one world."""
+        return Variant(self.scope, world, self.findings, forced, seen, self.misfits)
 
     def read(self, variant: Variant) -> None:
         """Read the rule in one world and note the kinds of its states."""
         variant.rule(self.body)
+        for event in self.events:
+            own = event_scope(event, self.scope)
+            inner = Variant(own, variant.world, self.findings, variant.forced, variant.seen, self.misfits)
+            inner.event(event.body, variant)
         for name, exists in variant.exists.items():
             if exists:
-                self.kinds[name] = join((self.kinds.get(name, STATIC), variant.kinds[name]))
+                known, kind = self.kinds.get(name, STATIC), variant.kinds[name]
+                either = next((k for k in (kind, known) if k.level is Level.MATRIX), None)
+                self.kinds[name] = either or join((known, kind))
 
-    def permitted(self, variant: Variant, default: bool) -> bool:
-        """Whether a world meets the requirements; the defaults must."""
+    def permitted(self, variant: Variant) -> bool:
+        """Whether a world meets the requirements; the defaults must meet those that are not about tensors."""
         for require in self.requires:
             held = variant.condition(require.condition)
             if held.sort is Sort.UNKNOWN:
@@ -303,6 +357,7 @@ class _Check:
                     help="comparisons, arithmetic, and functions such as max, min, sqrt, exp and log can be used",
                 )
             elif held.truth is False:
+                default = variant.world.defaults and not held.uses & Uses.FACT
                 if default and not any(self.scope.hypers[n].required for n in self.names(require)):
                     self.findings.add(
                         "E410",
@@ -338,7 +393,12 @@ class _Check:
             for state in scope.states.values()
         )
         requirements = tuple(
-            Requirement(r.condition, r.message or f"must hold: {source.excerpt(r.condition.span)}", r.span)
+            Requirement(
+                r.condition,
+                r.message or f"must hold: {source.excerpt(r.condition.span)}",
+                r.span,
+                any(isinstance(n, Name) and n.name in FACT_NAMES for n in expressions(r.condition)),
+            )
             for r in self.requires
         )
         return Rule(
@@ -352,4 +412,6 @@ class _Check:
             self.body,
             self.inferred,
             self.tree,
+            {event.event: event.body for event in self.events},
+            tuple(self.routes),
         )

@@ -7,6 +7,7 @@ from functools import cache
 from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS, Builtin
 from optlang.language.parse import parse
+from optlang.language.walk import body_of
 from optlang.source import Source
 
 
@@ -19,9 +20,27 @@ def _expression(text: str, name: str) -> ast.Expr:
 
 @cache
 def definition(name: str) -> ast.Expr | None:
-    """Return the body of a derived function, or None if it is a primitive."""
-    text = BUILTINS[name].definition
-    return None if text is None else _expression(text, name)
+    """Return the formula of a derived function, or None if it is a primitive or a block of statements."""
+    builtin = BUILTINS[name]
+    return None if builtin.definition is None or builtin.block else _expression(builtin.definition, name)
+
+
+@cache
+def function(name: str) -> ast.Def | None:
+    """Return a function whose definition is a block of statements as the language defines it, or None for others."""
+    builtin = BUILTINS[name]
+    if builtin.definition is None or not builtin.block:
+        return None
+    lines = "".join(f"    {line}\n" for line in builtin.definition.splitlines())
+    (defined,) = parse(Source(f"def {name}({builtin.signature}):\n{lines}", f"<builtin {name}>")).items
+    assert isinstance(defined, ast.Def)
+    return defined
+
+
+def body(name: str) -> tuple[ast.Stmt, ...] | None:
+    """Return the statements of such a function, which end in ``return``, or None for others."""
+    defined = function(name)
+    return None if defined is None else body_of(defined)
 
 
 @cache

@@ -5,14 +5,18 @@ A variant stays as long as these values (and the facts of the tensor) stay; the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS
-from optlang.language.derived import definition
+from optlang.language.builtins import BUILTINS, ELEMENTWISE, FACT_NAMES, MAKERS, RANDOMS, SIZES
+from optlang.language.derived import body, definition
 from optlang.language.evaluate import member_name
 from optlang.language.rule import HyperType, Rule
-from optlang.language.walk import body_of, expressions, own_expressions, parts, statements
+from optlang.language.walk import assigned, block_expressions, body_of, expressions, own_expressions, parts, statements
+
+
+#: Functions whose results have sizes given by an argument.
+SIZED = MAKERS | {*RANDOMS, "topk", "flip"}
 
 
 def group_keys(rule: Rule) -> tuple[str, ...]:
@@ -25,32 +29,101 @@ def group_keys(rule: Rule) -> tuple[str, ...]:
     return tuple(keys)
 
 
+def known_before(
+    body: Sequence[ast.Stmt], hypers: Collection[str], states: Collection[str], functions: Mapping[str, ast.Def]
+) -> dict[str, ast.Expr]:
+    """Return the locals of a rule that are known before its first step, and what they are, in textual order.
+
+    Such a local is assigned once, outside of any block, a value that depends only on hyperparameters, facts of the
+    tensor, keys of the param group and other such locals.
+    """
+    names = [name.name for name in assigned(body)]
+    candidates = {
+        statement.targets[0].name: statement.value
+        for statement in body
+        if isinstance(statement, ast.Assign) and statement.op == "=" and len(statement.targets) == 1
+    }
+    taken = {"p", "g", *states, *hypers}
+    candidates = {name: value for name, value in candidates.items() if names.count(name) == 1 and name not in taken}
+    while True:
+        free = {*hypers, *FACT_NAMES, *candidates}
+        left = {n: v for n, v in candidates.items() if _is_known(v, free, functions)}
+        if len(left) == len(candidates):
+            return left
+        candidates = left
+
+
+def _is_known(node: ast.Expr, free: Collection[str], functions: Mapping[str, ast.Def]) -> bool:
+    """Whether the value of an expression is known before the first step."""
+    match node:
+        case ast.Name(name=name):
+            return name in free
+        case ast.Member():
+            return member_name(node) not in (None, "group.t")
+        case ast.Call(function=ast.Name(name=name)) if name in functions:
+            block = body_of(functions[name])
+            own = {p.name.name for p in functions[name].parameters} | {n.name for n in assigned(block)}
+            others = {other: function for other, function in functions.items() if other != name}
+            inside = (own_expr for statement in statements(block) for own_expr in own_expressions(statement))
+            if not all(_is_known(inner, {*free, *own}, others) for inner in inside):
+                return False
+        case ast.Call(function=ast.Name(name=name), arguments=arguments) if name in SIZES:
+            names = {n.name for a in arguments for n in expressions(a.value) if isinstance(n, ast.Name)}
+            return names <= {*free, "p", "g"}  # of the values, only their sizes are known
+        case ast.Call(function=ast.Name(name=name), arguments=arguments):
+            if name not in BUILTINS or BUILTINS[name].group != ELEMENTWISE or any(a.name == "dim" for a in arguments):
+                return False
+        case ast.Index() | ast.Unsupported() | ast.Binary(op="@"):
+            return False
+        case _:
+            pass
+    return all(_is_known(part, free, functions) for part in parts(node))
+
+
 def static_names(rule: Rule) -> frozenset[str]:
     """Return the hyperparameters and ``group.NAME`` keys that some static question may read.
 
     A few too many do no harm: the key of the variant is then computed again and found unchanged.
     """
-    hypers = {h.name: h for h in rule.hypers}
+    hypers = {h.name for h in rule.hypers}
+    known = known_before(rule.body, hypers, [s.name for s in rule.states], rule.functions)
+    questions = [question for top in _tops(rule) for node in expressions(top) for question in _questions(node, rule)]
+    for statement in statements(_body(rule)):
+        match statement:
+            case ast.If(branches=branches):
+                questions += [condition for condition, _ in branches]
+            case ast.Repeat(count=count):
+                questions.append(count)
+            case _:
+                pass
+    questions += [s.when for s in rule.states if s.when is not None]
     names = {h.name for h in rule.hypers if h.type is not HyperType.NUMBER}
-    for top in _tops(rule):
-        for node in expressions(top):
-            for question in _questions(node, rule):
-                names |= {n.name for n in expressions(question) if isinstance(n, ast.Name) and n.name in hypers}
-    conditions = [c for s in statements(_body(rule)) if isinstance(s, ast.If) for c, _ in s.branches]
-    for question in (*conditions, *(s.when for s in rule.states if s.when is not None)):
-        names |= {n.name for n in expressions(question) if isinstance(n, ast.Name) and n.name in hypers}
+    told = set[str]()
+    while questions:
+        for node in expressions(questions.pop()):
+            if isinstance(node, ast.Name) and node.name in known and node.name not in told:
+                told.add(node.name)
+                questions.append(known[node.name])
+            elif isinstance(node, ast.Name) and node.name in hypers:
+                names.add(node.name)
     return frozenset(names | {f"group.{key}" for key in group_keys(rule)})
 
 
 def reads_time(rule: Rule) -> bool:
-    """Return whether some formula of a rule reads the count of a tensor's updates (``first`` alone needs none)."""
+    """Return whether a rule needs the count of a tensor's updates (``first`` alone needs none)."""
 
     def reads(node: ast.Expr) -> bool:
         if isinstance(node, ast.Call) and isinstance(node.function, ast.Name) and node.function.name in BUILTINS:
-            body = definition(node.function.name)
-            return body is not None and any(map(reads, expressions(body)))
+            name = node.function.name
+            if name in RANDOMS:
+                return True  # each update draws its own
+            formula, block = definition(name), body(name)
+            inner = expressions(formula) if formula is not None else block_expressions(block or ())
+            return any(map(reads, inner))
         return isinstance(node, ast.Name) and node.name == "t"
 
+    if any(isinstance(statement, ast.Every) for statement in statements(_body(rule))):
+        return True
     return any(reads(node) for top in _tops(rule) for node in expressions(top))
 
 
@@ -69,15 +142,21 @@ def _questions(node: ast.Expr, rule: Rule) -> tuple[ast.Expr, ...]:
             return parts(node)
         case ast.Binary(op="??", left=left):
             return (left,)
+        case ast.Index():
+            return parts(node)[1:]  # what it is an index of is no number
         case ast.Call(function=ast.Name(name=name)) if name == "where" or name in rule.functions:
+            return parts(node)
+        case ast.Call(function=ast.Name(name=name)) if name in SIZED or (name in BUILTINS and BUILTINS[name].block):
             return parts(node)
         case _:
             return ()
 
 
 def _body(rule: Rule) -> Iterator[ast.Stmt]:
-    """Yield the statements of a rule and of its functions."""
+    """Yield the statements of a rule, of its events and of its functions."""
     yield from rule.body
+    for event in rule.events.values():
+        yield from event
     for function in rule.functions.values():
         yield from body_of(function)
 

@@ -9,7 +9,24 @@ from optlang.language.builtins import BUILTINS, LATER
 from optlang.language.checking.scope import FIXED
 from optlang.language.kinds import Level
 from optlang.language.rule import Hyper, HyperType, OneOf, Rule, State, Value
-from optlang.language.tree import Assign, Call, Def, Expr, HyperDecl, If, Name, OptimizerDecl, StateDecl, Stmt, Tree
+from optlang.language.tree import (
+    Assign,
+    Call,
+    Def,
+    Every,
+    Expr,
+    For,
+    HyperDecl,
+    If,
+    Name,
+    On,
+    OptimizerDecl,
+    Repeat,
+    Route,
+    StateDecl,
+    Stmt,
+    Tree,
+)
 from optlang.language.walk import assigned, body_of, called, expressions, names_read, own_expressions
 
 
@@ -23,7 +40,7 @@ class Roles:
 
 def declares(tree: Tree) -> bool:
     """Whether a rule declares anything, so that everything must be declared."""
-    return any(isinstance(item, (OptimizerDecl, HyperDecl, StateDecl)) for item in tree.items)
+    return any(isinstance(item, (OptimizerDecl, HyperDecl, StateDecl, On, Route)) for item in tree.items)
 
 
 def infer(functions: dict[str, Def], body: Sequence[Stmt]) -> Roles:
@@ -101,6 +118,9 @@ def _flow(block: Sequence[Stmt], seen: set[str], targets: set[str], states: dict
         elif isinstance(statement, If):
             bodies = [body for _, body in statement.branches] + [statement.other or ()]
             seen = set().union(*(_flow(body, seen, targets, states, reads) for body in bodies))
+        elif isinstance(statement, Repeat | For | Every):
+            own = {statement.name.name} if isinstance(statement, For) else set()
+            seen = seen | _flow(statement.body, seen | own, targets, states, reads)
     return seen
 
 

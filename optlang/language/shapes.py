@@ -134,6 +134,11 @@ def _diag(x: Shape) -> Shape:
     return (smaller(rows, cols),)
 
 
+def last(x: Shape, place: int) -> Size:
+    """Return a size counted from behind, from 1; it is 1 where there are fewer dimensions."""
+    return x[-place] if len(x) >= place else 1
+
+
 def smaller(a: Size, b: Size) -> Size:
     """Return the smaller of two sizes, where it is known."""
     return min(a, b) if isinstance(a, int) and isinstance(b, int) else a

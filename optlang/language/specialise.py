@@ -1,31 +1,41 @@
 """A checked rule, with its static questions answered -> straight statements.
 
 Given the values of the hyperparameters and the facts of a tensor, what is static is decided: branches not taken
-disappear, functions (the user's, and derived builtins) are inlined, options become literals. What is left are
-assignments and ``if`` on values only known in a step. The answers given on the way are the *key* of the variant: two
-sets of values with equal keys leave the same statements, so one compiled kernel serves both.
+disappear, functions (the user's, and derived builtins) are inlined, loops are written out, options become literals.
+What is left are assignments, and ``if`` and ``every`` on values only known in a step. In a rule with matrices, the
+shapes of all values are followed, so that one that does not fit is found before anything is computed.
+
+The answers given on the way are the *key* of the variant: two sets of values with equal keys leave the same statements, so one compiled kernel serves both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import derived
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, Builtin
+from optlang.language.builtins import BUILTINS, MAKERS, MATRIX_FUNCTIONS, RANDOMS, SIZES, Builtin
 from optlang.language.evaluate import NotStatic, evaluate, member_name, truth
+from optlang.language.kinds import Level
 from optlang.language.rule import HyperType, Rule, State, Value
-from optlang.language.walk import assigned, statements
+from optlang.language.shapes import is_matrix_call, last
+from optlang.language.sizes import Sizes, Unfit
+from optlang.language.walk import assigned, body_of, expressions, own_expressions, statements
 from optlang.source import Span
 
 #: How many nodes the statements of one variant may have: far above any optimizer, far below what takes seconds.
 MAX_NODES = 20_000
 
+#: How often a ``repeat`` may run: each time is written out.
+MAX_REPEATS = 100
+
 Scope = dict[str, ast.Expr]
 LITERALS = (ast.Number, ast.Infinity, ast.Text, ast.Bool, ast.Nothing)
-ATOMS = (*LITERALS, ast.Name, ast.Member)
+ATOMS = (*LITERALS, ast.Name)
+_NONE = Builtin("", "", "", "")
 
 
 @dataclass(frozen=True)
@@ -36,8 +46,10 @@ class Special:
         key: The answers, in the order in which the questions came up.
         states: The states that exist.
         start: Statements that give states their initial values (a state without one starts at zero).
-        body: The statements of a step: assignments to one name, and ``if`` on values of the step.
+        body: The statements of a step: assignments to one name, ``if`` and ``every`` on values of the step.
         dims: Dimensions that some reduction names.
+        matrices: Whether the rule works on matrices.
+        ndim: Dimensions of the tensor; 2 where nobody said.
     """
 
     key: tuple[Value, ...]
@@ -45,31 +57,46 @@ class Special:
     start: tuple[ast.Stmt, ...]
     body: tuple[ast.Stmt, ...]
     dims: frozenset[int]
+    matrices: bool = False
+    ndim: int = 2
 
 
-def specialise(rule: Rule, values: Mapping[str, Value]) -> Special:
+def specialise(
+    rule: Rule, values: Mapping[str, Value], shape: tuple[int, ...] | None = None, event: str | None = None
+) -> Special:
     """Decide what is static in a rule.
 
     Args:
         rule: The checked rule.
         values: Hyperparameters and facts of the tensor by name, keys of the param group as ``group.NAME``.
+        shape: The tensor's shape; by default that of a matrix with the facts among ``values``.
+        event: ``eval`` or ``train`` for the statements of ``on eval`` and ``on train`` instead of those of a step.
 
     Returns:
         The statements that are left and the key of the variant.
+
+    Raises:
+        Unfit: If the tensor's shape does not suit the rule.
     """
-    work = _Specialiser(rule, values)
+    work = _Specialiser(rule, values, shape)
+    work.before_states()
     states = tuple(s for s in rule.states if s.when is None or work.decides(s.when))
     start = work.initial(states)
-    body = work.statements(rule.body)
-    return Special(tuple(work.answers), states, start, body, frozenset(work.dims))
+    body = work.statements(rule.body if event is None else rule.events[event])
+    ndim = len(work.shape)
+    return Special(tuple(work.answers), states, start, body, frozenset(work.dims), work.sizes is not None, ndim)
 
 
 class _Specialiser:
     """One walk over a rule; see the module docstring."""
 
-    def __init__(self, rule: Rule, values: Mapping[str, Value]) -> None:
+    def __init__(self, rule: Rule, values: Mapping[str, Value], shape: tuple[int, ...] | None) -> None:
         self.rule = rule
-        self.values = values
+        self.values = dict(values)  # and those of static locals
+        if shape is None:
+            shape = tuple(int(values[name] or 0) for name in ("rows", "cols") if name in values)
+        self.shape = shape
+        self.sizes = Sizes(shape, self.number) if uses_matrices(rule) else None
         self.hypers = {h.name: h for h in rule.hypers}
         self.fixed = {"p", "g", *(s.name for s in rule.states)}
         self.answers: list[Value] = []
@@ -79,8 +106,31 @@ class _Specialiser:
         self.fresh_count = 0
         self.at = Span(0, 0)  # the statement of the rule that is being worked on
         self.budget = MAX_NODES
+        self.calls = 0  # of functions whose calls are told apart: totals, random numbers
 
     # Statements ---------------------------------------------------------------------------------------------
+
+    def before_states(self) -> None:
+        """Work out the locals that initial values and conditions of states read; they are known before the step."""
+        wanted: set[str] = set()
+        pending = [e for s in self.rule.states for e in (s.initial, s.when) if e is not None]
+        assigns = {s.targets[0].name: s for s in self.rule.body if isinstance(s, ast.Assign) and s.op == "="}
+        while pending:
+            for node in expressions(pending.pop()):
+                if isinstance(node, ast.Name) and node.name in assigns and node.name not in self.fixed | wanted:
+                    wanted.add(node.name)
+                    pending.append(assigns[node.name].value)
+        for statement in self.rule.body:
+            if isinstance(statement, ast.Assign) and statement.targets[0].name in wanted:
+                name = statement.targets[0].name
+                if statement is not assigns[name]:
+                    continue
+                self.at = statement.span
+                value = self.reduce(statement.value, {})
+                self.assign(statement.targets[0], "=", value, statement.span)
+                known = self.number(value)
+                if known is not None:
+                    self.values[name] = known
 
     def initial(self, states: Sequence[State]) -> tuple[ast.Stmt, ...]:
         """Return the statements that give the initial values."""
@@ -89,6 +139,9 @@ class _Specialiser:
                 self.at = state.span
                 value = self.reduce(state.initial, {})
                 self.assign(ast.Name(state.span, state.name, state.name), "=", value, state.span)
+            if self.sizes is not None and not self.sizes.names.get(state.name):  # a number is spread
+                whole = state.scope == "tensor" and state.kind.level > Level.SCALAR
+                self.sizes.names[state.name] = self.shape if whole else ()
         return self.take()
 
     def statements(self, body: Sequence[ast.Stmt]) -> tuple[ast.Stmt, ...]:
@@ -106,9 +159,22 @@ class _Specialiser:
         """Add an assignment; remember a local that is a literal."""
         if not isinstance(value, (ast.Text, ast.Nothing)):  # nothing but static questions can read these
             self.out.append(ast.Assign(span, (target,), op, value))
+            if self.sizes is not None:
+                self.follow(self.sizes, target, op, value)
         self.known.pop(target.name, None)
         if op == "=" and isinstance(value, LITERALS) and target.name not in self.fixed:
             self.known[target.name] = value
+
+    def follow(self, sizes: Sizes, target: ast.Name, op: str, value: ast.Expr) -> None:
+        """Note the shape of what a name is given, and check that it can take it."""
+        shape = sizes.of(value)
+        if op != "=":
+            shape = sizes.of(ast.Binary(value.span, op[:-1], target, value))
+        starting = target.name in self.fixed and target.name not in sizes.names and target.name not in ("p", "g")
+        if target.name == "p" or (target.name in self.fixed and not starting and target.name != "g"):
+            sizes.stored(target.name, shape, value.span)
+        else:
+            sizes.names[target.name] = shape
 
     def fresh(self, stem: str, value: ast.Expr) -> ast.Name:
         """Bind ``value`` to a new local and return its name (a dot keeps it apart from the user's names)."""
@@ -119,7 +185,9 @@ class _Specialiser:
 
     def atom(self, stem: str, value: ast.Expr) -> ast.Expr:
         """Return ``value`` if it is a name or literal, else a new local that holds it."""
-        return value if isinstance(value, ATOMS) else self.fresh(stem, value)
+        if isinstance(value, ATOMS) or (isinstance(value, ast.Member) and member_name(value) is not None):
+            return value
+        return self.fresh(stem, value)
 
     def statement(self, node: ast.Stmt) -> None:
         """Add what is left of one statement."""
@@ -128,15 +196,50 @@ class _Specialiser:
             case ast.Assign(targets=(target,), op=op, value=value):
                 self.assign(target, op, self.reduce(value, {}), node.span)
             case ast.Assign(targets=targets, value=ast.Call() as call):
-                results = self.call_user(call, {})
+                results = self.several(call, {})
                 # Results are bound before any target is written: `x, y = swap(x, y)`.
                 held = [self.fresh(t.name, r) for t, r in zip(targets, results, strict=True)]
                 for target, value in zip(targets, held, strict=True):
                     self.assign(target, "=", value, node.span)
             case ast.If():
                 self.branches(node)
+            case ast.Repeat(count=count, body=body):
+                for _ in range(self.times(count, {})):
+                    for statement in body:
+                        self.statement(statement)
+            case ast.For(name=name, over=over, body=body):
+                for part in self.parts(over):
+                    self.at = node.span
+                    self.assign(name, "=", self.reduce(part, {}), node.span)
+                    for statement in body:
+                        self.statement(statement)
+            case ast.Every(period=period, start=start, body=body):
+                length = self.reduce(period, {})
+                begin = None if start is None else self.reduce(start, {})
+                for target in assigned((node,)):
+                    self.known.pop(target.name, None)
+                before, known = self.take(), dict(self.known)
+                block = self.statements(body)
+                self.known = known
+                self.out = [*before, replace(node, period=length, start=begin, body=block)]
             case _:
                 raise AssertionError(f"the checker let {type(node).__name__} through")
+
+    def times(self, count: ast.Expr, scope: Scope) -> int:
+        """Return how often a ``repeat`` runs; the number belongs to the variant."""
+        node = self.reduce(count, scope)
+        number = self.number(node)
+        assert number is not None, "the checker let a count through that is not static"
+        if number != number or number < 0 or number != int(min(number, MAX_REPEATS + 1)) or number > MAX_REPEATS:
+            message = f"`repeat` runs a whole number of times from 0 to {MAX_REPEATS}, not {number:g} times"
+            raise Unfit(count.span, message, "change the hyperparameter that it is computed from")
+        if not isinstance(node, LITERALS):
+            self.answers.append(number)
+        return int(number)
+
+    def parts(self, over: ast.Name) -> list[ast.Name]:
+        """Return the hyperparameters that a tuple is made of."""
+        return [replace(over, name=h.name, text=h.name) for h in self.rule.keys[over.name]]
 
     def branches(self, node: ast.If) -> None:
         """Add the taken branch of an ``if`` that is static, or an ``if`` with what is left of its branches."""
@@ -183,12 +286,42 @@ class _Specialiser:
     def ask(self, node: ast.Expr) -> ast.Expr:
         """Return the truth of an expression as a literal if it is static, else the expression."""
         try:
-            answer = truth(evaluate(node, self.values))
+            answer = truth(evaluate(self.sized(node), self.values))
         except NotStatic:
             return node
         if not isinstance(node, LITERALS):
             self.answers.append(answer)
         return ast.Bool(node.span, answer)
+
+    def number(self, node: ast.Expr) -> float | None:
+        """Return the value of an expression that is left, if it is a number known before the step."""
+        try:
+            value = evaluate(self.sized(node), self.values)
+        except NotStatic:
+            return None
+        return float(value) if isinstance(value, (bool, int, float)) else None
+
+    def sized(self, node: ast.Expr) -> ast.Expr:
+        """Return an expression with numbers in place of the sizes ``rows(x)`` and ``cols(x)``."""
+        if self.sizes is None:
+            return node
+        match node:
+            case ast.Call(function=ast.Name(name="rows" | "cols" as name), arguments=(argument,)):
+                shape = self.sizes.of(argument.value)
+                size = last(shape, 2 if name == "rows" else 1)
+                return ast.Number(node.span, str(size), Fraction(size))
+            case ast.Call(arguments=arguments):
+                return replace(node, arguments=tuple(replace(a, value=self.sized(a.value)) for a in arguments))
+            case ast.Unary(operand=operand):
+                return replace(node, operand=self.sized(operand))
+            case ast.Binary(left=left, right=right):
+                return replace(node, left=self.sized(left), right=self.sized(right))
+            case ast.Compare(operands=operands):
+                return replace(node, operands=tuple(map(self.sized, operands)))
+            case ast.Ternary(condition=c, then=then, other=other):
+                return ast.Ternary(node.span, self.sized(c), self.sized(then), self.sized(other))
+            case _:
+                return node
 
     def reduce(self, node: ast.Expr, scope: Scope) -> ast.Expr:
         """Return what is left of an expression; ``scope`` gives the meaning of parameters and locals of a def."""
@@ -198,8 +331,17 @@ class _Specialiser:
         match node:
             case ast.Name(name=name):
                 return self.name(node, scope[name]) if name in scope else self.name(node, node)
-            case ast.Member():
+            case ast.Member(value=ast.Name(name="group")):
                 return self.literal(node, self.values.get(member_name(node) or ""))
+            case ast.Member(name="T", value=value):
+                return replace(node, value=self.atom("matrix", self.reduce(value, scope)))
+            case ast.Member(value=ast.Call() as call, name=name):
+                return self.result(call, _row(call).results.index(name), scope)
+            case ast.Index(value=ast.Call() as call, items=(ast.Number(value=i),)) if _row(call).results:
+                return self.result(call, int(i), scope)
+            case ast.Index(value=value, items=items):
+                held = self.atom("whole", self.reduce(value, scope))
+                return replace(node, value=held, items=tuple(self.subscript(item, scope) for item in items))
             case ast.Unary(op="not", operand=operand):
                 held = self.condition(operand, scope)
                 if isinstance(held, ast.Bool):
@@ -223,6 +365,13 @@ class _Specialiser:
                 return self.call(node, scope)
             case _:
                 return node
+
+    def subscript(self, item: ast.Expr | ast.Slice, scope: Scope) -> ast.Expr | ast.Slice:
+        """Return what is left of one item of an index."""
+        if not isinstance(item, ast.Slice):
+            return self.reduce(item, scope)
+        ends = (None if end is None else self.reduce(end, scope) for end in (item.start, item.stop))
+        return ast.Slice(item.span, *ends)
 
     def name(self, at: ast.Name, node: ast.Expr) -> ast.Expr:
         """Return a literal for an option or a local that is one, else the name."""
@@ -295,10 +444,21 @@ class _Specialiser:
         if name in self.rule.functions:
             (result,) = self.call_user(node, scope)
             return result
+        if name in SIZES:
+            argument = self.atom("sized", self.reduce(node.arguments[0].value, scope))
+            return replace(node, arguments=(ast.Argument(node.span, None, argument),))
         builtin = BUILTINS[name]
         if name == "where":
             c, a, b = self.arguments(builtin, node, scope, lambda argument: argument)[:3]
             return self.choose(node.span, c, a, b, scope)
+        if builtin.results:
+            assert builtin.bare is not None, "the checker let a function with several results through"
+            return self.result(node, builtin.bare, scope)
+        if name in RANDOMS or name == "total":
+            return self.apart(name, node, scope)
+        if builtin.block:
+            (result,) = self.call_block(builtin, node, scope)
+            return result
         body = derived.definition(name)
         if body is None:
             return self.primitive(node, builtin, scope)
@@ -310,6 +470,50 @@ class _Specialiser:
             inner["dim"] = scope.get("dim", dim) if isinstance(dim, ast.Name) else dim
         return self.reduce(body, inner)
 
+    def apart(self, name: str, node: ast.Call, scope: Scope) -> ast.Expr:
+        """Return a call that is told apart from others like it, by a second argument."""
+        arguments = [self.reduce(a.value, scope) for a in node.arguments]
+        primitive = name if name in ("total", "randn") else "rand"
+        sizes = arguments if name != "bernoulli" else []
+        self.calls += 1
+        label = f"{self.at.start}.{self.calls}"
+        mark = ast.Argument(node.span, "call", ast.Text(node.span, label))
+        kept = (*(ast.Argument(a.span, None, a) for a in sizes), mark)
+        call = ast.Call(node.span, ast.Name(node.span, primitive, primitive), kept)
+        if name not in ("rademacher", "bernoulli"):
+            return call
+        drawn = self.fresh("drawn", call)
+        if name == "bernoulli":
+            return ast.Compare(node.span, ("<",), (drawn, arguments[0]))
+        half = ast.Compare(node.span, ("<",), (drawn, ast.Number(node.span, "0.5", Fraction(1, 2))))
+        one = ast.Number(node.span, "1", Fraction(1))
+        return ast.Ternary(node.span, half, ast.Unary(node.span, "-", one), one)
+
+    def result(self, node: ast.Call, index: int, scope: Scope) -> ast.Expr:
+        """Return one result of a builtin that has several."""
+        place = ast.Number(node.span, str(index), Fraction(index))
+        return ast.Index(node.span, self.primitive(node, _row(node), scope), (place,))
+
+    def several(self, node: ast.Call, scope: Scope) -> tuple[ast.Expr, ...]:
+        """Return the results of a call that gives several."""
+        assert isinstance(node.function, ast.Name)
+        if node.function.name in self.rule.functions:
+            return self.call_user(node, scope)
+        call = self.primitive(node, _row(node), scope)
+        places = (ast.Number(node.span, str(i), Fraction(i)) for i in range(len(_row(node).results)))
+        return tuple(ast.Index(node.span, call, (place,)) for place in places)
+
+    def call_block(self, builtin: Builtin, node: ast.Call, scope: Scope) -> tuple[ast.Expr, ...]:
+        """Inline a derived function that is defined by a block."""
+        values = self.arguments(builtin, node, scope, lambda argument: self.reduce(argument, scope))
+        names = [parameter for parameter, _ in builtin.parameters]
+        inner: Scope = {n: self.atom(n, v) for n, v in zip(names, values, strict=True)}
+        body = derived.body(builtin.name)
+        assert body is not None
+        results = self.run(body, inner)
+        assert results is not None
+        return results
+
     def primitive(self, node: ast.Call, builtin: Builtin, scope: Scope) -> ast.Expr:
         """Return a call of a primitive with what is left of its arguments."""
         kept: list[ast.Argument] = []
@@ -320,7 +524,15 @@ class _Specialiser:
                     self.dims.update(dims_of(dim))
                     kept.append(replace(argument, value=dim))
             else:
-                kept.append(ast.Argument(argument.span, None, self.reduce(argument.value, scope)))
+                value = self.reduce(argument.value, scope)
+                # A function of whole matrices is applied to values that have names.
+                value = self.atom("matrix", value) if builtin.matrix and builtin.name not in MAKERS else value
+                kept.append(ast.Argument(argument.span, None, value))
+        for parameter, default in builtin.parameters[len(kept) :] if builtin.matrix else ():
+            if default is not None:  # `flip(x)`
+                filled = derived.default(builtin, parameter)
+                assert filled is not None
+                kept.append(ast.Argument(node.span, None, filled))
         return replace(node, arguments=tuple(kept))
 
     def arguments(
@@ -375,12 +587,19 @@ class _Specialiser:
                         held = ast.Binary(statement.span, op[:-1], self.reduce(target, scope), held)
                     scope[target.name] = self.atom(target.name, held)
                 case ast.Assign(targets=targets, value=ast.Call() as call):
-                    results = self.call_user(call, scope)
+                    results = self.several(call, scope)
+                    results = tuple(self.atom(t.name, r) for t, r in zip(targets, results, strict=True))
                     scope.update({t.name: r for t, r in zip(targets, results, strict=True)})
                 case ast.If():
                     returned = self.run_if(statement, tuple(body[i + 1 :]), scope)
                     if returned is not None:
                         return returned
+                case ast.Repeat(count=count, body=block):
+                    return self.run((*block * self.times(count, scope), *body[i + 1 :]), scope)
+                case ast.For(name=name, over=over, body=block):
+                    for part in self.parts(over):
+                        scope[name.name] = self.reduce(part, {})
+                        self.run(block, scope)
                 case _:
                     raise AssertionError(f"the checker let {type(statement).__name__} through")
         return None
@@ -413,6 +632,20 @@ class _Specialiser:
         return None
 
 
+def uses_matrices(rule: Rule) -> bool:
+    """Whether some formula of a rule is about more than elements and their sums."""
+    blocks = (rule.body, *(body_of(f) for f in rule.functions.values()), *rule.events.values())
+    tops = [e for block in blocks for s in statements(block) for e in own_expressions(s)]
+    tops += [e for s in rule.states for e in (s.initial, s.when) if e is not None]
+    return any(is_matrix_call(node, MATRIX_FUNCTIONS | {*SIZES}) for top in tops for node in expressions(top))
+
+
+def _row(node: ast.Call) -> Builtin:
+    """Return the row of the builtin that is called."""
+    assert isinstance(node.function, ast.Name)
+    return BUILTINS.get(node.function.name, _NONE)
+
+
 def dims_of(node: ast.Expr) -> frozenset[int]:
     """Return the dimensions that a ``dim=`` argument names."""
     items = node.items if isinstance(node, ast.Tuple) else (node,)
@@ -433,4 +666,15 @@ def too_large(rule: Rule) -> Diagnostic:
         rule.tree.source,
         None,
         help="call functions fewer times, or store their result in a name and use the name",
+    )
+
+
+def too_many_paths(rule: Rule) -> Diagnostic:
+    """Return the error of a rule whose steps can go too many ways."""
+    return Diagnostic(
+        "E511",
+        "a step of this rule could go more than 32 ways: too many `every` blocks and conditions around matrices",
+        rule.tree.source,
+        None,
+        help="put what is due at the same time into one block",
     )

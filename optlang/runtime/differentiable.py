@@ -127,7 +127,7 @@ class DifferentiablePlan(GroupPlan):
         slots = prepared.variant.slots
         fresh: Mapping[str, Any] = {}
         if any(held.get(slot.key) is None for slot in slots):
-            facts = facts_of(p)._asdict()
+            facts = facts_of(p).named()
             fresh = prepared.started(p, g, {**(self._values or {}), **facts})
         found = {}
         for slot in slots:
@@ -147,7 +147,7 @@ class DifferentiablePlan(GroupPlan):
     ) -> list[torch.Tensor]:
         """Return the arguments of ``host`` as numbers on the device."""
         first = count == 0 if prepared.counts else torch.full((), created, device=p.device)
-        own: dict[str, Any] = {"t": count + 1, "first": first, **facts_of(p)._asdict()}
+        own: dict[str, Any] = {"t": count + 1, "first": first, **facts_of(p).named()}
         own |= {slot.name: states[slot.name] for slot in prepared.hosted}
         arguments = (own[name] if name in own else known[name] for name in prepared.variant.host_arguments)
         return [value if isinstance(value, torch.Tensor) else as_number(value, p.device) for value in arguments]

@@ -13,8 +13,9 @@ import torch
 from optlang.backends.loading import cache, registry
 from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import NARROW, Dims, Kernel, Signature
-from optlang.compiled import Compiled, Facts, Slot, Variant
+from optlang.compiled import FACTS, Compiled, Facts, Slot, Variant
 from optlang.language.rule import Value
+from optlang.language.specialise import uses_matrices
 from optlang.runtime import host, progress
 from optlang.runtime.tensors import EXAMPLE_SIZES, real
 
@@ -63,7 +64,7 @@ class Prepared:
             load_module(variant.narrow_source, f"{variant.name} narrow"),
             hosted,
             tuple(s for s in variant.slots if s.place != "host"),
-            tuple(name for name in names if name in Facts._fields),
+            tuple(name for name in names if name in FACTS),
             tuple((i, varies[name]) for i, name in enumerate(names) if name in varies),
             counts,
         )
@@ -99,15 +100,13 @@ class Prepared:
         example = torch.empty(EXAMPLE_SIZES[:ndim], device="meta")
         shape = (1,) if layout.flat else layout.shape(tuple(example.shape))
         whole: Dims = tuple(range(len(shape)))
-        reduced: dict[str, Any] = {}
-        if "reduced" in places.values():
-            reduced = self.start(example, example, values)
         found: list[Dims] = []
         for name in self.variant.tensors:
             if places.get(name) == "scalar":
                 found.append((None,))
             elif places.get(name) == "reduced":
-                kept = layout.shape(tuple(reduced[name].shape))
+                gone = {d % ndim for slot in self.variant.slots if slot.name == name for d in slot.dims}
+                kept = layout.shape(tuple(1 if i in gone else n for i, n in enumerate(example.shape)))
                 found.append(tuple(i if n == shape[i] else None for i, n in enumerate(kept)))
             else:
                 found.append(whole)
@@ -131,10 +130,14 @@ class Kernels:
             self._options["ahead_of_time"] = ahead_of_time
         self.loaded: dict[tuple[tuple[Value, ...], Signature], Kernel] = {}
         self._variants: dict[tuple[Value, ...], Prepared] = {}
+        self._passes: dict[tuple[Value, ...], Prepared] = {}
         self._chosen: dict[tuple[Any, ...], Prepared] = {}
         # A fact that the rule's text does not even mention cannot choose between variants (dimensions always may).
         text = unicodedata.normalize("NFKC", compiled.rule.tree.source.text)
-        self._mentioned = tuple(name for name in Facts._fields if name != "ndim" and name in text)
+        mentioned = [name for name in FACTS if name != "ndim" and name in text]
+        # Where there are matrices, or parameters must meet a requirement, any size may matter.
+        self.by_shape = uses_matrices(compiled.rule) or any(r.of_tensors for r in compiled.rule.requirements)
+        self._mentioned = tuple(["shape"] if self.by_shape else mentioned)
 
     def prepared(self, values: Mapping[str, Value], answers: tuple[Value, ...], facts: Facts) -> Prepared:
         """Return the variant that these values select, compiled to source on first use."""
@@ -149,14 +152,23 @@ class Kernels:
             found = self._chosen[asked] = self._variants[key]
         return found
 
-    def kernel(self, variant: Variant, signature: Signature) -> Kernel:
-        """Return the kernel of a variant for some types, compiled (or found on disk) on first use."""
+    def prepared_pass(self, variant: Variant) -> Prepared:
+        """Return the module of one pass of a staged step, with its functions."""
+        if variant.key not in self._passes:
+            self._passes[variant.key] = Prepared.of(variant)
+        return self._passes[variant.key]
+
+    def kernel(self, variant: Variant, signature: Signature, owner: Variant | None = None) -> Kernel:
+        """Return the kernel of a variant for some types, compiled (or found on disk) on first use.
+
+        ``owner`` is the variant of the step that it is a pass of, if it is one.
+        """
         found = self.loaded.get((variant.key, signature))
         if found is None:
             with self._announced(variant, signature):
                 found = self._load(variant, signature, **self._options)
             if found.origin in ("built", "cached", "triton"):  # what else is on disk is of use only with the variant
-                self.compiled.keep(variant)
+                self.compiled.keep(owner or variant)
             if found.origin == "jit":
                 found = Kernel(self._announcing(found.run, variant, signature), "jit")
             self.loaded[variant.key, signature] = found

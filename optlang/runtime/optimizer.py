@@ -16,12 +16,13 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from optlang.compiled import Compiled
 from optlang.language.suggest import nearest
-from optlang.runtime import checkpoint, documentation
+from optlang.runtime import chance, checkpoint, documentation
 from optlang.runtime.capturable import CapturablePlan
 from optlang.runtime.differentiable import DifferentiablePlan
 from optlang.runtime.kernels import Kernels
 from optlang.runtime.plan import GroupPlan, switched
 from optlang.runtime.records import STEP
+from optlang.runtime.staged import run_together
 from optlang.runtime.tensors import local
 from optlang.runtime.values import Hyperparameters, plain
 
@@ -221,6 +222,13 @@ class RuleOptimizer(Optimizer):
             written: list[torch.Tensor] = []
             for plan in busy:
                 written += plan.run(state)
+            staged = [work for plan in busy for work in plan.staged]
+            if staged:
+                shared = run_together(staged, chance.Seed(self.param_groups))
+                for group in self.param_groups:
+                    group.update(shared)
+            for plan in busy:
+                plan.finish(state)
             if written:
                 torch.autograd.graph.increment_version(written)
         if not same or len(seen) != len(state):

@@ -17,6 +17,7 @@ from optlang.language.rule import Value
 from optlang.runtime import host
 from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.records import STEP, Batch, Record
+from optlang.runtime.staged import StagedBatch, StagedWork
 from optlang.runtime.tensors import facts_of
 from optlang.runtime.values import Hyperparameters
 
@@ -62,6 +63,7 @@ class GroupPlan:
         self._values: dict[str, Value] | None = None
         self._answers: tuple[Value, ...] | None = None
         self._work: list[Work] = []
+        self.staged: list[StagedWork] = []  # what has to be run together with that of other groups
         self._group_numbers: dict[str, float] = {}
 
     def fits(self, group: dict[str, Any]) -> bool:
@@ -83,7 +85,7 @@ class GroupPlan:
             state: ``optimizer.state``.
             same: Whether it holds the very dicts that it did after the last step.
         """
-        self._work = []
+        self._work, self.staged = [], []
         self._read()
         active = self._gather(None if same else state)
         fresh = self._bind(state)
@@ -92,8 +94,15 @@ class GroupPlan:
             return False
         known = self._group_values(active[0].prepared)
         for batch in active:
-            self._work.append(self._host(batch, known))
+            self._lay_out(batch, known)
         return True
+
+    def _lay_out(self, batch: Batch, known: Mapping[str, Any]) -> None:
+        """Make a batch's step ready."""
+        if isinstance(batch, StagedBatch):
+            self.staged.append(StagedWork(batch, known, self.kernels, self._values or {}))
+        else:
+            self._work.append(self._host(batch, known))
 
     def _read(self) -> None:
         """Read the hyperparameters; what changed is checked, and variants chosen anew if a static answer did."""
@@ -182,7 +191,7 @@ class GroupPlan:
 
     def _batch(self, records: list[Record]) -> Batch:
         """Return a batch of some records."""
-        return Batch(records)
+        return Batch(records) if records[0].prepared.variant.steering is None else StagedBatch(records)
 
     def _bound(self, p: torch.Tensor, g: torch.Tensor, state: State) -> Record:
         """Return a record of a parameter with a gradient, checked."""
@@ -190,6 +199,7 @@ class GroupPlan:
         self._check_gradient(p, g)
         prepared = self.kernels.prepared(self._values or {}, self._answers or (), facts_of(p))
         self._check_dimensions(p, prepared)
+        self._check_steering(p, prepared)
         record = Record(p, prepared, state.get(p, {}))
         try:
             record.bind(g, self._values or {})
@@ -216,7 +226,11 @@ class GroupPlan:
                 seen.add(key)
                 batch = self._batch([record])
                 batch.gradients = [record.fitting(g)]
-                self._host(batch, self._group_values(record.prepared)).rehearse()
+                known = self._group_values(record.prepared)
+                if isinstance(batch, StagedBatch):
+                    StagedWork(batch, known, self.kernels, self._values or {})
+                else:
+                    self._host(batch, known).rehearse()
         self._group_numbers = {}
 
     # Checks -------------------------------------------------------------------------------------------------
@@ -237,6 +251,18 @@ class GroupPlan:
             )
         if p.is_complex() and not variant.layout.flat:
             self._fail(p, f"is complex, and {self.name} reduces over dimensions, which is defined for real ones only")
+
+    def _check_steering(self, p: torch.Tensor, prepared: Prepared) -> None:
+        """Refuse what steps of several passes cannot do."""
+        steering = prepared.variant.steering
+        if steering is not None and self.switch is not None:
+            self._fail(
+                p,
+                f"has {self.switch}=True, which {self.name} does not support: "
+                "its step is made in passes (it has matrices, sums over the whole model, `every` or random numbers)",
+            )
+        if steering is not None and steering.matrices and p.is_complex():
+            self._fail(p, f"is complex, and {self.name} works on matrices, which is defined for real ones only")
 
     def _check_gradient(self, p: torch.Tensor, g: torch.Tensor) -> None:
         if g.layout is not torch.strided:
@@ -265,13 +291,15 @@ class GroupPlan:
         """Run the group's own update and return every value that ``host`` may take."""
         values: dict[str, Any] = self._values or {}
         slots, names = prepared.variant.group_slots, prepared.variant.group_arguments
+        steering = prepared.variant.steering
+        shared = tuple(slot for slot, _ in steering.shared) if steering is not None else ()
         self._group_numbers = {}
-        if not slots and not prepared.variant.counts_group:
+        if not slots and not shared and not prepared.variant.counts_group:
             return values
         known = dict(values)
-        if slots:
+        if slots or shared:
             initial = None
-            for slot in slots:
+            for slot in (*slots, *shared):
                 value = self.group.get(slot.key)
                 if value is None:
                     initial = initial or self.kernels.compiled.group_initial(values)
@@ -310,8 +338,15 @@ class GroupPlan:
     # The second half ----------------------------------------------------------------------------------------
 
     def run(self, state: State) -> list[torch.Tensor]:
-        """Update parameters and states; return the parameters that were written."""
+        """Update parameters and states; return the parameters that are written.
+
+        Batches whose steps are made in passes are left, in ``staged``, to be run together with those of other groups.
+        """
         written: list[torch.Tensor] = []
+        for work in self.staged:
+            if not work.batch.committed:
+                self._commit(work.batch, state)
+            written += [record.parameter for record in work.batch.records]
         for batch, coefficients, numbers in self._work:
             if not batch.committed:
                 self._commit(batch, state)
@@ -322,13 +357,21 @@ class GroupPlan:
         self.group.update(self._group_numbers)
         return written
 
+    def finish(self, state: State) -> None:
+        """Do what is left when the staged batches have been run."""
+        self.staged = []
+
     def begin(self, state: State) -> None:
         """In place of :meth:`run`: write the states that were started, and nothing else."""
         for batch, _, _ in self._work:
             if not batch.committed:
                 self._commit(batch, state)
             batch.gradients = []
-        self._work = []
+        for work in self.staged:
+            if not work.batch.committed:
+                self._commit(work.batch, state)
+            work.batch.gradients = []
+        self._work, self.staged = [], []
 
     @staticmethod
     def _commit(batch: Batch, state: State) -> None:
@@ -342,7 +385,7 @@ class GroupPlan:
 
     def abandon(self) -> None:
         """Forget a step that was prepared and is not going to be run."""
-        self._work = []
+        self._work, self.staged = [], []
         for batch in list(self.batches):
             batch.gradients = []
             if not batch.committed:

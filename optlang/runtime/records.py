@@ -36,6 +36,7 @@ class Record:
         count: Updates so far.
         numbers: Values of the host states.
         created: Whether none of its states existed before.
+        tensors: The state tensors, by name.
         views: The tensors of ``Variant.tensors``, viewed; None for the gradient, and for a parameter that is copied.
         careful: Whether each gradient has to be looked at (complex numbers, orders of memory other than C's).
         copied: Whether the parameter itself cannot be viewed, so that it is copied in and out.
@@ -58,6 +59,7 @@ class Record:
         "signature",
         "staged",
         "state",
+        "tensors",
         "values",
         "views",
     )
@@ -70,6 +72,7 @@ class Record:
         self.keys: tuple[str, ...] = ()
         self.values: tuple[Any, ...] = ()
         self.views: list[Any] = []
+        self.tensors: dict[str, torch.Tensor] = {}
         self.numbers: tuple[float, ...] = ()
         self.count, self.created, self.careful, self.copied = 0.0, False, False, False
         self.gradient_dtype = parameter.dtype
@@ -86,12 +89,15 @@ class Record:
         self.gradient_dtype = g.dtype
         self.copied = not is_dense(p) if layout.flat else not p.is_contiguous()
         self.careful = self.copied or p.is_complex() or not p.is_contiguous()
-        states = self._states(g, {**values, **self.facts._asdict()})
+        states = self.tensors = self._states(g, {**values, **self.facts.named()})
         tensors: list[Any] = [None if self.copied else viewed(p, layout), None]
         places = {slot.name: slot.place for slot in self.prepared.stored}
         for name in self.prepared.variant.tensors[2:]:
             state = states[name]
-            tensors.append(state.detach().view(1) if places[name] == "scalar" else viewed(state, layout))
+            if places[name] == "scalar":
+                tensors.append(state.detach().view(1))
+            else:  # a state of another shape has views of its own in each pass
+                tensors.append(state.detach() if places[name] == "matrix" else viewed(state, layout))
         self.views = tensors
 
     def _states(self, g: torch.Tensor, values: Mapping[str, Value]) -> dict[str, torch.Tensor]:
@@ -153,7 +159,7 @@ class Record:
         """Return the types of the kernel's arguments."""
         device, dtypes = self.parameter.device.type, [self.dtype, self.gradient_dtype]
         dtypes += [tensor.dtype for tensor in self.views[2:]]
-        dims = self.prepared.dims(self.facts.ndim, {**values, **self.facts._asdict()})
+        dims = self.prepared.dims(self.facts.ndim, {**values, **self.facts.named()})
         names = tuple(_real_name(dtype) for dtype in dtypes)
         self.signature = Signature(names, dims, device, max(1, coefficients))
         return self.signature
@@ -296,7 +302,9 @@ class Batch:
         ndim = 0 if record.prepared.variant.layout.flat else record.facts.ndim
         types = (record.dtype, record.gradient_dtype, record.parameter.device, ndim)
         states = tuple(tensor.dtype for tensor in record.views[2:])
-        return (record.prepared.variant.key, record.count, record.numbers, record.created, facts, types, states)
+        steering = record.prepared.variant.steering
+        shape = record.shape if steering is not None and steering.matrices else ()
+        return (record.prepared.variant.key, record.count, record.numbers, record.created, facts, types, states, shape)
 
     def usual(self, state: Mapping[Any, Any] | None) -> list[torch.Tensor] | None:
         """Return the gradients if every record has one and nothing has changed since the last step.

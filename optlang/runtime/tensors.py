@@ -23,6 +23,7 @@ def facts_of(p: torch.Tensor) -> Facts:
         rows=shape[-2] if n > 1 else 1,
         cols=shape[-1] if n > 0 else 1,
         eps_of=torch.finfo(p.dtype).eps,
+        shape=tuple(shape),
     )
 
 

@@ -39,11 +39,21 @@ class _Hoist:
         self.values = []
         for value in values:
             self.line = value.line
+            if value.matrices:
+                args = (self.argument(a) for a in value.expr.args)
+                self.values.append(replace(value, expr=value.expr.func(*args)))
+                continue
             expr = _pull(value.expr, HOST, self.kinds, self.coefficient)
             if value.kind.level > Level.SCALAR or value.reduces:
                 expr = _pull(expr, SCALAR, self.kinds, self.scalar)
             self.values.append(replace(value, expr=expr))
         return tuple(self.values)
+
+    def argument(self, expr: sp.Expr) -> sp.Expr:
+        """Return an argument of an operation on matrices, sizes in it as coefficients."""
+        if expr.is_Function and algebra.name_of(expr) == "slice":
+            return expr.func(*map(self.argument, expr.args))
+        return expr if algebra.is_literal(expr) else _pull(expr, HOST, self.kinds, self.coefficient)
 
     def coefficient(self, piece: sp.Expr) -> sp.Symbol:
         """Return the name of a host piece."""

@@ -75,7 +75,9 @@ def _occurrences(expr: sp.Expr) -> Counter[sp.Symbol]:
 
 
 def _may_move(value: Value, user: Value) -> bool:
-    if value.rounds or value.reduces or algebra.cost(value.expr) > MAX_COST:
+    if value.rounds or value.reduces or value.matrices or algebra.cost(value.expr) > MAX_COST:
+        return False
+    if user.matrices:  # it works on values in memory
         return False
     if algebra.cost(user.expr) > MAX_COST:
         return False

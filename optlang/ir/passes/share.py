@@ -33,6 +33,8 @@ def _share(
     """Return the values with repeated pieces named, each before its first use, and which values fell together."""
     counts: Counter[sp.Expr] = Counter()
     for value in values:
+        if value.matrices:
+            continue
         for top in value.expr.args if value.reduces else (value.expr,):
             counts.update(e for e in _always(top, value.kind) if _worth(e))
     repeated = {e for e, n in counts.items() if n > 1}
@@ -60,6 +62,9 @@ def _share(
     for value in values:
         if value.expr in names and not value.rounds:
             same[value.symbol] = names[value.expr]
+            continue
+        if value.matrices:
+            shared.append(replace(value, expr=value.expr.xreplace(same)))
             continue
         shared.append(replace(value, expr=walk(value.expr, value, top=True)))
         if value.expr in repeated and not value.rounds:

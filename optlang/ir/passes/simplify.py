@@ -25,7 +25,7 @@ def run(program: Program) -> Program:
 def _cheapest(value: Value) -> Value:
     """Return a value in the cheaper of two forms: as written, or with common factors taken out of its sums."""
     before = algebra.cost(value.expr)
-    if before > MAX_COST or algebra.content_bits(value.expr) > algebra.MAX_BITS:
+    if value.matrices or before > MAX_COST or algebra.content_bits(value.expr) > algebra.MAX_BITS:
         return value
     form = sp.factor_terms(value.expr, sign=False)
     return replace(value, expr=form) if algebra.cost(form) < before else value

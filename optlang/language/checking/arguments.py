@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optlang.language.builtins import BUILTINS, Builtin
+from optlang.language.builtins import BUILTINS, RANDOM, Builtin
 from optlang.language.checking.functions import signature
 from optlang.language.checking.scope import Scope
 from optlang.language.suggest import did_you_mean
@@ -20,8 +20,10 @@ def check_call(node: Call, scope: Scope) -> None:
         _match(node, parameters, signature(function), False, scope, place)
         return
     builtin = BUILTINS[node.function.name]
-    if builtin.signature.startswith("*"):
+    if builtin.name in ("max", "min"):
         _check_extreme(node, builtin, scope)
+    elif builtin.signature.startswith("*"):
+        _check_sizes(node, builtin, scope)
     else:
         parameters = tuple((name, default is not None) for name, default in builtin.parameters)
         _match(node, parameters, shown(builtin), builtin.reduction, scope)
@@ -30,8 +32,10 @@ def check_call(node: Call, scope: Scope) -> None:
 
 def shown(builtin: Builtin) -> str:
     """Return a function's head as a rule would call it."""
-    if builtin.signature.startswith("*"):
+    if builtin.name in ("max", "min"):
         return f"{builtin.name}(x, y, ...) or {builtin.name}(x, dim = ...)"
+    if builtin.signature.startswith("*"):
+        return f"{builtin.name}(rows, cols)" + (f" or {builtin.name}()" if builtin.group == RANDOM else "")
     return f"{builtin.name}({builtin.signature}{', dim = ...' if builtin.reduction else ''})"
 
 
@@ -133,6 +137,41 @@ def _check_extreme(node: Call, builtin: Builtin, scope: Scope) -> None:
             dim.span,
             label="remove this",
             help=f"to reduce, give one value: `{builtin.name}({builtin.name}(x, y), dim=...)`",
+        )
+
+
+def _check_sizes(node: Call, builtin: Builtin, scope: Scope) -> None:
+    """Check a function that takes sizes: any number of them, without names."""
+    named = next((a for a in node.arguments if a.name is not None), None)
+    if named is not None:
+        scope.findings.add(
+            "E208",
+            f"`{builtin.name}` has no parameter `{named.name}`",
+            named.span,
+            label="unknown keyword",
+            help=f"the call is `{shown(builtin)}`",
+        )
+    elif not node.arguments and builtin.group != RANDOM:
+        scope.findings.add(
+            "E208",
+            f"`{builtin.name}` needs a size",
+            node.span,
+            label="argument missing",
+            help=f"the call is `{shown(builtin)}`; for zeros shaped like p, write `0*p`, or a state without initial "
+            "value",
+        )
+
+
+def check_size_call(node: Call, scope: Scope) -> None:
+    """Check a call of ``rows`` or ``cols``."""
+    name = _called(node)
+    if len(node.arguments) != 1 or node.arguments[0].name is not None:
+        scope.findings.add(
+            "E208",
+            f"`{name}` takes one value",
+            node.span,
+            label="arguments do not match",
+            help=f"the call is `{name}(x)`; `{name}` alone is that of p",
         )
 
 

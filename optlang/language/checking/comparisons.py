@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from optlang.language.checking.reader import Reader
-from optlang.language.checking.values import UNKNOWN, Known, Sort, Value, uses_of
+from optlang.language.checking.values import MISTAKE, UNKNOWN, Known, Sort, Value, uses_of
 from optlang.language.evaluate import COMPARISONS
-from optlang.language.kinds import STATIC, join
+from optlang.language.kinds import STATIC
 from optlang.language.rule import OneOf
 from optlang.language.suggest import listing, nearest
 from optlang.language.tree import Compare, Expr, Name, Nothing, Text
@@ -34,8 +34,9 @@ def compare(reader: Reader, node: Compare, values: Sequence[Value], number: Call
         known = answer if answer is not True and known is not False else known
     if any(v.sort is Sort.NONE for v in values):
         return Value(STATIC, Sort.CONDITION, known=known)
-    kind = join(v.kind for v in values)
-    return Value(kind, Sort.CONDITION if sound else Sort.UNKNOWN, uses_of(values), known)
+    met = reader.combine(node, values)
+    sound &= met is not MISTAKE
+    return Value(met.kind, Sort.CONDITION if sound else Sort.UNKNOWN, uses_of(values), known)
 
 
 def comparable(

@@ -5,20 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import replace
 
-from optlang.language.builtins import BUILTINS, TIME, Builtin
+from optlang.language.builtins import BUILTINS, MAKERS, RANDOMS, SIZES, TIME, Builtin
 from optlang.language.checking.arguments import dim_values
 from optlang.language.checking.comparisons import compare
 from optlang.language.checking.constants import as_float
-from optlang.language.checking.reader import Reader
-from optlang.language.checking.values import MISTAKE, UNKNOWN, Known, Sort, Uses, Value, combine, merge
+from optlang.language.checking.tensors import Tensors
+from optlang.language.checking.values import MISTAKE, UNKNOWN, Known, Sort, Uses, Value, merge
 from optlang.language.evaluate import ARITHMETIC, FUNCTIONS
 from optlang.language.kinds import HOST, SCALAR, STATIC, Level, join, reduce
+from optlang.language.shapes import Mismatch
 from optlang.language.tree import (
     Binary,
     Bool,
     Call,
     Compare,
     Expr,
+    Index,
     Infinity,
     Member,
     Name,
@@ -38,12 +40,16 @@ OF_NUMBERS = frozenset(
 ) | {"sgn", "floor", "round", "isfinite", "nan_to_num"}
 
 
-class Expressions(Reader, ABC):
+class Expressions(Tensors, ABC):
     """Reads expressions; the rule's own functions are read by a subclass."""
 
     @abstractmethod
     def call_function(self, node: Call) -> tuple[Value, ...]:
         """Return the results of a call of one of the rule's functions."""
+
+    @abstractmethod
+    def written_out(self, node: Call, builtin: Builtin) -> Value:
+        """Return the result of a function of the language that is a block of statements."""
 
     # Expressions --------------------------------------------------------------------------------------------
 
@@ -65,8 +71,12 @@ class Expressions(Reader, ABC):
                 return self.name(expr)
             case Member(name="t"):
                 return Value(HOST, uses=Uses.TIME)
-            case Member():
+            case Member(value=Name(name="group")):
                 return Value(HOST, Sort.UNKNOWN)
+            case Member():
+                return self.member(expr)
+            case Index():
+                return self.index(expr)
             case Unary(op="not", operand=operand):
                 held = self.condition(operand)
                 answer = self.decide(operand, held)
@@ -139,7 +149,7 @@ class Expressions(Reader, ABC):
             if answer is (node.op == "or"):
                 return Value(left.kind, Sort.CONDITION, left.uses, answer)
             right = self.condition(node.right)
-            both = combine((left, right), Sort.CONDITION) if answer is None else right
+            both = self.combine(node, (left, right), Sort.CONDITION) if answer is None else right
             return replace(both, sort=_condition_sort(both.sort), optional=None)
         if node.op == "??":
             left = self.value(node.left)
@@ -152,10 +162,12 @@ class Expressions(Reader, ABC):
                     help="only a hyperparameter whose default is none can be none",
                 )
             return self.value(node.right) if left.sort is Sort.NONE else replace(left, optional=None)
-        if node.op not in ARITHMETIC:
+        if node.op not in ARITHMETIC and node.op != "@":
             return MISTAKE
         left, right = self.number(node.left), self.number(node.right)
-        result = combine((left, right))
+        if node.op == "@":
+            return self.product(node, left, right)
+        result = self.combine(node, (left, right))
         if isinstance(left.known, (int, float)) and isinstance(right.known, (int, float)):
             result = replace(result, known=ARITHMETIC[node.op](float(left.known), float(right.known)))
         return replace(result, bits=self.bits(node, left, right))
@@ -189,7 +201,14 @@ class Expressions(Reader, ABC):
         answer = self.decide(condition, held)
         if answer is not None:
             return self.value(then if answer else other)
-        return merge((self.number(then), self.number(other)), held)
+        return self.merged(condition, (self.number(then), self.number(other)), held)
+
+    def merged(self, expr: Expr, values: tuple[Value, ...], held: Value) -> Value:
+        """Return what is known of one of several values, chosen by a condition of the step (``expr``)."""
+        try:
+            return merge(values, self.world.shape, held)
+        except Mismatch as mismatch:
+            return self.mismatch(expr, Mismatch(mismatch.message, "a choice is between values of one shape"))
 
     # Calls --------------------------------------------------------------------------------------------------
 
@@ -199,6 +218,8 @@ class Expressions(Reader, ABC):
         if name in self.scope.functions:
             results = self.call_function(node)
             return results[0] if len(results) == 1 else MISTAKE
+        if name in SIZES and name not in self.scope.excused and node.arguments:
+            return self.size_of(node, name, self.value(node.arguments[0].value))
         if name not in BUILTINS or name in self.scope.excused:
             for argument in node.arguments:
                 self.value(argument.value)
@@ -207,7 +228,20 @@ class Expressions(Reader, ABC):
         arguments = [a.value for a in node.arguments if a.name != "dim"]
         if name == "where":
             return self.where(node)
+        if name == "bernoulli":
+            return self.drawn(node, self.combine(node, [self.number(argument) for argument in arguments]))
+        if name in MAKERS or name in RANDOMS:
+            return self.made(node, name, arguments)
+        if builtin.results:
+            results = self.several(node, builtin)
+            return MISTAKE if builtin.bare is None else results[builtin.bare]
+        if builtin.block:
+            return self.written_out(node, builtin)
         values = [self.number(argument) for argument in arguments]
+        if name in ("total", "gnorm"):
+            return self.total(node, arguments, values)
+        if builtin.matrix:
+            return self.matrix_function(node, builtin, values)
         if builtin.reduction and (len(arguments) == 1 or not builtin.signature.startswith("*")):
             return self.reduction(node, builtin, arguments, values)
         if name in OF_NUMBERS and values and values[0].sort is Sort.CONDITION:
@@ -219,7 +253,7 @@ class Expressions(Reader, ABC):
                 help=f"a misplaced bracket? a comparison goes outside: `{name}(x) > y`",
             )
             return MISTAKE
-        result = combine(values, Sort.CONDITION if builtin.boolean else Sort.NUMBER)
+        result = self.combine(node, values, Sort.CONDITION if builtin.boolean else Sort.NUMBER)
         if builtin.group == TIME:
             result = replace(result, kind=join((result.kind, HOST)), uses=result.uses | Uses.TIME)
         elif name == "eps_of":
@@ -248,7 +282,7 @@ class Expressions(Reader, ABC):
 
     def reduction(self, node: Call, builtin: Builtin, arguments: list[Expr], values: list[Value]) -> Value:
         """Return what is known of a reduction."""
-        joined = combine(values)
+        joined = self.combine(node, values)
         if joined.kind.level <= Level.SCALAR and joined.sort is not Sort.UNKNOWN and arguments:
             self.report(
                 "E310",
@@ -260,7 +294,10 @@ class Expressions(Reader, ABC):
             )
             return MISTAKE
         dims = next((dim_values(a.value) for a in node.arguments if a.name == "dim"), None)
-        kind = reduce(joined.kind, frozenset(dims) if dims is not None else None)
+        try:
+            kind = reduce(joined.kind, frozenset(dims) if dims is not None else None)
+        except Mismatch as mismatch:
+            return self.mismatch(node, mismatch)
         if joined.sort is Sort.UNKNOWN:
             return Value(kind, Sort.UNKNOWN, joined.uses)
         return Value(kind if kind.on_device else SCALAR, uses=joined.uses | Uses.TENSOR)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from optlang.language.builtins import BUILTINS, Builtin
 from optlang.language.checking.scope import FIXED, Scope
-from optlang.language.tree import Call, Def, Expr, If, Name, Return, Stmt
-from optlang.language.walk import body_of, called, statements
+from optlang.language.suggest import listing
+from optlang.language.tree import Call, Def, Every, Expr, For, If, Name, Repeat, Return, Stmt
+from optlang.language.walk import blocks, body_of, called, statements
 from optlang.source import Span
 
 
@@ -106,6 +108,7 @@ def _check_returns(function: Def, scope: Scope) -> None:
             help="a function is used for its value: end every path with `return EXPRESSION`",
         )
     _check_unreachable(function.body, scope)
+    _check_loops(function.body, scope)
     counts = {len(r.values): r for r in reversed(list(statements(function.body))) if isinstance(r, Return)}
     if len(counts) > 1:
         first, *rest = sorted(counts.values(), key=lambda r: r.span)
@@ -132,10 +135,25 @@ def _check_unreachable(block: Sequence[Stmt], scope: Scope) -> None:
             )
             break
     for statement in block:
-        if isinstance(statement, If):
-            for _, body in statement.branches:
-                _check_unreachable(body, scope)
-            _check_unreachable(statement.other or (), scope)
+        for body in blocks(statement):
+            _check_unreachable(body, scope)
+
+
+def _check_loops(block: Sequence[Stmt], scope: Scope) -> None:
+    """Report a ``return`` in a block that runs several times, or only in some steps."""
+    words = {Repeat: "repeat", For: "for", Every: "every"}
+    for loop in statements(block):
+        if type(loop) not in words:
+            continue
+        for inner in (s for body in blocks(loop) for s in statements(body)):
+            if isinstance(inner, Return):
+                scope.findings.add(
+                    "E213",
+                    f"`return` cannot stand inside `{words[type(loop)]}`",
+                    inner.span,
+                    label="leaves the block on its way",
+                    help="assign the result to a name there, and return it after the block",
+                )
 
 
 def always_returns(block: Sequence[Stmt]) -> bool:
@@ -169,10 +187,10 @@ def _values(count: int) -> str:
 
 def check_result_count(wanted: Sequence[Name], value: Expr, scope: Scope) -> None:
     """Check that what is assigned to some names gives as many values."""
-    function = None
-    if isinstance(value, Call) and isinstance(value.function, Name):
-        function = scope.functions.get(value.function.name)
-    if function is None:
+    called = value.function if isinstance(value, Call) and isinstance(value.function, Name) else None
+    function = scope.functions.get(called.name) if called is not None else None
+    builtin = BUILTINS.get(called.name) if called is not None and function is None else None
+    if function is None and (builtin is None or not builtin.results):
         if len(wanted) > 1:
             scope.findings.add(
                 "E214",
@@ -182,22 +200,41 @@ def check_result_count(wanted: Sequence[Name], value: Expr, scope: Scope) -> Non
                 help="assign the names one at a time",
             )
         return
-    given = result_count(function)
+    if builtin is not None and len(wanted) == 1:
+        assert isinstance(value, Call)
+        check_one_result(value, scope)
+        return
+    assert called is not None
+    given = result_count(function) if function is not None else len(builtin.results) if builtin is not None else 1
     if given != len(wanted):
+        names = f"write {'one name' if given == 1 else f'{given} names'} there"
+        if builtin is not None:
+            names = f"write `{', '.join(builtin.results)} = {called.text}(...)`, or pick one: {_pick(builtin)}"
         scope.findings.add(
             "E214",
-            f"`{function.name.text}` returns {_values(given)}, but {_names(len(wanted))} on the left of `=`",
+            f"`{called.text}` returns {_values(given)}, but {_names(len(wanted))} on the left of `=`",
             value.span,
             label=f"gives {_values(given)}",
-            help=f"write {'one name' if given == 1 else f'{given} names'} there",
-            related=(("defined here", function.name.span),),
+            help=names,
+            related=(("defined here", function.name.span),) if function is not None else (),
         )
 
 
 def check_one_result(node: Call, scope: Scope) -> None:
     """Check that a call in the middle of an expression gives one value."""
     assert isinstance(node.function, Name)
-    function = scope.functions[node.function.name]
+    function = scope.functions.get(node.function.name)
+    if function is None:
+        builtin = BUILTINS[node.function.name]
+        if builtin.results and builtin.bare is None:
+            scope.findings.add(
+                "E214",
+                f"`{builtin.name}` returns {_values(len(builtin.results))}, but one is expected here",
+                node.span,
+                label=f"gives {listing(builtin.results)}",
+                help=f"take all, `{', '.join(builtin.results)} = {builtin.name}(...)`, or one: {_pick(builtin)}",
+            )
+        return
     given = result_count(function)
     if given != 1:
         scope.findings.add(
@@ -208,3 +245,8 @@ def check_one_result(node: Call, scope: Scope) -> None:
             help="assign its results to names first: `a, b = f(...)`",
             related=(("defined here", function.name.span),),
         )
+
+
+def _pick(builtin: Builtin) -> str:
+    """Return how one of a function's several results is picked, as an example."""
+    return f"`{builtin.name}(...).{builtin.results[0]}` or `{builtin.name}(...)[0]`"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +44,18 @@ def each(function: Callable[..., float], *grids: Grid) -> Grid:
     rows, cols = size(grids)
     columns = [grid.spread(rows, cols) for grid in grids]
     return Grid(rows, cols, tuple(map(function, *columns)))
+
+
+def transposed(grid: Grid) -> Grid:
+    """Return a table with rows and columns exchanged."""
+    return Grid(grid.cols, grid.rows, tuple(grid.data[i * grid.cols + j] for j in range(grid.cols) for i in range(grid.rows)))
+
+
+def product(a: Grid, b: Grid) -> Grid:
+    """Return the matrix product of two tables."""
+    rows = [a.data[i * a.cols : (i + 1) * a.cols] for i in range(a.rows)]
+    columns = [b.data[j :: b.cols] for j in range(b.cols)]
+    return Grid(a.rows, b.cols, tuple(sum(map(operator.mul, row, column)) for row in rows for column in columns))
 
 
 def reduce(function: Callable[[Sequence[float]], float], grid: Grid, rows: bool, cols: bool) -> Grid:

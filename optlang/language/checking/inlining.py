@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from optlang.language import derived
+from optlang.language.builtins import BUILTINS, Builtin
 from optlang.language.checking.expressions import Expressions
-from optlang.language.checking.values import MISTAKE, Sort, Uses, Value, combine, merge
+from optlang.language.checking.tensors import is_known_before
+from optlang.language.checking.values import MISTAKE, Sort, Uses, Value, merge
+from optlang.language.kinds import HOST
+from optlang.language.shapes import Mismatch
+from optlang.language.specialise import MAX_REPEATS
 from optlang.language.tree import (
     Assign,
     Bool,
     Call,
+    Def,
+    Every,
     Expr,
+    For,
     If,
     Infinity,
     Member,
     Name,
     Nothing,
     Number,
+    Repeat,
     Return,
     Stmt,
     Text,
@@ -26,6 +36,7 @@ from optlang.language.walk import body_of
 
 ATOMS = (Number, Infinity, Text, Bool, Nothing, Name, Member)
 Results = tuple[Value, ...]
+Env = dict[str, Value]
 
 
 class Inliner(Expressions):
@@ -37,24 +48,102 @@ class Inliner(Expressions):
             return self.value(node.value)
         target = node.targets[0]
         before = self.number(target)
-        return combine((before, self.number(node.value)))
+        return self.combine(node.value, (before, self.number(node.value)))
 
     def results(self, node: Assign) -> Results:
         """Return the values that an assignment gives to several names."""
         call = node.value
-        if isinstance(call, Call) and isinstance(call.function, Name) and call.function.name in self.scope.functions:
-            results = self.call_function(call)
+        if isinstance(call, Call) and isinstance(call.function, Name):
+            results: Results = ()
+            if call.function.name in self.scope.functions:
+                results = self.call_function(call)
+            elif call.function.name in BUILTINS:
+                results = self.several(call, BUILTINS[call.function.name])
             if len(results) == len(node.targets):
                 return results
         return (MISTAKE,) * len(node.targets)
 
+    # Blocks ------------------------------------------------------------------------------------------------------
+
+    def repeated(self, node: Repeat, run: Callable[[], None]) -> None:
+        """Read the body of a ``repeat`` as often as it runs, as long as something changes."""
+        for _ in range(self.count(node.count)):
+            before = dict(self.env if self.frame is None else self.frame)
+            run()
+            if before == (self.env if self.frame is None else self.frame):
+                return
+
+    def count(self, expr: Expr) -> int:
+        """Return how often a ``repeat`` runs in this world."""
+        value = self.number(expr)
+        if value.sort is Sort.UNKNOWN and not isinstance(expr, Member):
+            return 1
+        if not is_known_before(value):
+            self.unknown_before(expr, value, "how often `repeat` runs")
+            return 1
+        known = value.known
+        if not isinstance(known, (int, float)):
+            return 1
+        if 0 <= known <= MAX_REPEATS and known % 1 == 0:
+            return int(known)
+        if self.world.defaults:
+            self.bad_count(expr, known)
+        return 1
+
+    def bad_count(self, expr: Expr, known: float) -> None:
+        """Report a number of repeats that is none."""
+        if known > MAX_REPEATS:
+            self.report(
+                "E511",
+                f"a `repeat` runs at most {MAX_REPEATS} times, not {known:g}",
+                expr.span,
+                label="too often",
+                help="its body is written out each time; an optimizer's inner iteration takes a handful of steps",
+            )
+        else:
+            self.report(
+                "E314",
+                f"a body cannot be repeated {known:g} times",
+                expr.span,
+                label="expected a whole number from 0",
+                help=f"round it: `floor({self.text(expr)})`" if known > 0 else "use a whole number: `repeat 5:`",
+            )
+
+    def due(self, node: Every) -> Value:
+        """Return the condition that an ``every`` stands for; its numbers are checked."""
+        for expr, what in ((node.period, "the period of `every`"), (node.start, "the first step of `every`")):
+            if expr is None:
+                continue
+            value = self.number(expr)
+            if value.sort is not Sort.UNKNOWN and not is_known_before(value):
+                self.unknown_before(expr, value, what)
+        return Value(HOST, Sort.CONDITION, Uses.TIME)
+
+    def part(self, name: str) -> Value:
+        """Return what is known of one part of a tuple that a ``for`` goes through."""
+        return self.hyper(name)
+
+    # Calls -------------------------------------------------------------------------------------------------------
+
     def call_function(self, node: Call) -> Results:
         """Read a function of the rule with the values it is called with."""
         assert isinstance(node.function, Name)
-        function = self.scope.functions[node.function.name]
+        return self.enter(node, self.scope.functions[node.function.name])
+
+    def written_out(self, node: Call, builtin: Builtin) -> Value:
+        """Return the result of a function of the language that is a block of statements."""
+        function = derived.function(builtin.name)
+        assert function is not None
+        (result, *_) = self.enter(node, function, inside=True)
+        if result.sort is not Sort.UNKNOWN:
+            self.fine(node)
+        return result
+
+    def enter(self, node: Call, function: Def, inside: bool = False) -> Results:
+        """Read a function with the arguments of a call; ``inside`` says that it is one of the language's own."""
         given = [a.value for a in node.arguments if a.name is None]
         named = {a.name: a.value for a in node.arguments if a.name is not None}
-        inner: dict[str, Value] = {}
+        inner: Env = {}
         for i, parameter in enumerate(function.parameters):
             name = parameter.name.name
             argument = given[i] if i < len(given) else named.get(name)
@@ -66,9 +155,12 @@ class Inliner(Expressions):
                 self.frame = caller
             else:
                 inner[name] = MISTAKE
+        if inside and any(value.sort is Sort.UNKNOWN for value in inner.values()):
+            return (MISTAKE,)
         caller, self.frame = self.frame, inner
+        site, self.site = self.site, (self.site or node) if inside else self.site
         results = self.function_block(body_of(function))
-        self.frame = caller
+        self.frame, self.site = caller, site
         return results if results is not None else (MISTAKE,)
 
     def function_block(self, body: Sequence[Stmt]) -> Results | None:
@@ -87,9 +179,31 @@ class Inliner(Expressions):
                     results = self.function_if(branches, other or (), body[i + 1 :])
                     if results is not None:
                         return results
+                case Repeat() | For() | Every():
+                    self.function_loop(statement)
                 case _:
                     pass
         return None
+
+    def function_loop(self, node: Repeat | For | Every) -> None:
+        """Read a block of a function that runs several times, or only in some steps."""
+        assert self.frame is not None
+        match node:
+            case Repeat(body=body):
+                self.repeated(node, lambda: self.quiet(body))
+            case For(name=name, over=over, body=body):
+                for part in self.scope.tuples.get(over.name, ()):
+                    self.frame[name.name] = self.part(part)
+                    self.function_block(body)
+                self.frame.pop(name.name, None)
+            case Every(body=body):
+                held, before = self.due(node), dict(self.frame)
+                self.function_block(body)
+                self.frame = self.meet(self.frame, before, held)
+
+    def quiet(self, body: Sequence[Stmt]) -> None:
+        """Read statements of a function that do not return."""
+        self.function_block(body)
 
     def returned(self, expr: Expr) -> Value:
         """Return the value of one result of a function."""
@@ -117,7 +231,7 @@ class Inliner(Expressions):
             theirs, self.frame = None, before.copy()
             theirs = self.function_if(rest, other, following)
             if theirs is None:
-                self.frame = meet(after_ours, self.frame, held)
+                self.frame = self.meet(after_ours, self.frame, held)
                 return None
             self.frame = after_ours
             ours = self.function_block(following)
@@ -126,7 +240,28 @@ class Inliner(Expressions):
             theirs = self.function_if(rest, other, following) or self.function_block(following)
         if ours is None or theirs is None or len(ours) != len(theirs):
             return ours or theirs
-        return tuple(merge((a, b), held) for a, b in zip(ours, theirs, strict=True))
+        return tuple(self.merged(condition, (a, b), held) for a, b in zip(ours, theirs, strict=True))
+
+    def meet(self, a: Env, b: Env, condition: Value) -> Env:
+        """Return what is known of names after two branches."""
+        met: Env = {}
+        for name in (*a, *(name for name in b if name not in a)):
+            one, two = a.get(name), b.get(name)
+            if one is not None and two is not None:
+                met[name] = one if one is two else self.either(one, two, condition)
+            else:
+                known = one if one is not None else two
+                assert known is not None
+                met[name] = replace(self.either(known, known, condition), missing=True)
+        return met
+
+    def either(self, one: Value, two: Value, condition: Value) -> Value:
+        """Return what is known of a name that has one of two values; of other shapes, it can only be given a new one."""
+        try:
+            return merge((one, two), self.world.shape, condition)
+        except Mismatch:
+            clash = f"{self.phrase(one)} or {self.phrase(two)}"
+            return replace(one, clash=clash, missing=one.missing or two.missing)
 
 
 def _bound(expr: Expr, value: Value) -> Value:
@@ -134,17 +269,3 @@ def _bound(expr: Expr, value: Value) -> Value:
     if value.literal or value.sort is not Sort.NUMBER or isinstance(expr, ATOMS):
         return value
     return replace(value, uses=value.uses | Uses.LOCAL)
-
-
-def meet(a: dict[str, Value], b: dict[str, Value], condition: Value) -> dict[str, Value]:
-    """Return what is known of names after two branches."""
-    met: dict[str, Value] = {}
-    for name in (*a, *(name for name in b if name not in a)):
-        one, two = a.get(name), b.get(name)
-        if one is not None and two is not None:
-            met[name] = one if one is two else merge((one, two), condition)
-        else:
-            known = one if one is not None else two
-            assert known is not None
-            met[name] = replace(merge((known,), condition), missing=True)
-    return met

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-ROLES = frozenset({"hyper", "state", "local", "tensor", "time", "fact", "key"})
+ROLES = frozenset(
+    ("hyper", "state", "group state", "local", "static", "tensor", "gradient", "time", "fact", "key", "total", "random")
+)
 
 
 @dataclass(frozen=True)
@@ -35,21 +37,21 @@ FUNCTION = Place(
     "pass it as an argument; a function sees its parameters, hyperparameters, states, p, g and t",
 )
 REQUIRE = Place(
-    frozenset({"hyper"}),
+    frozenset({"hyper", "fact"}),
     "E311",
     "a requirement",
-    "expected hyperparameters only",
+    "expected hyperparameters, and facts of the tensor such as ndim",
     "requirements are looked at when the optimizer is made; what changes with the steps cannot be required",
 )
 WHEN = Place(
-    frozenset({"hyper", "fact", "key"}),
+    frozenset({"hyper", "fact", "key", "static"}),
     "E303",
     "whether a state exists",
     "not known before the first step",
     "after `when`, use hyperparameters and facts of the tensor (ndim, numel, rows, cols)",
 )
 INITIAL = Place(
-    frozenset({"hyper", "fact", "key", "tensor"}),
+    frozenset({"hyper", "fact", "key", "static", "tensor", "gradient"}),
     "E312",
     "an initial value",
     "not known when the state is created",
@@ -61,6 +63,27 @@ GROUP_INITIAL = Place(
     "the initial value of a group state",
     "not one number for the whole group",
     "use numbers and hyperparameters",
+)
+SHARED_INITIAL = Place(
+    frozenset({"hyper"}),
+    "E312",
+    "the initial value of a shared state",
+    "not one number for the whole optimizer",
+    "use numbers and hyperparameters",
+)
+EVENT = Place(
+    frozenset({"hyper", "state", "group state", "fact", "key", "tensor"}),
+    "E315",
+    "an `on` block",
+    "there is no step here",
+    "it runs between the steps: use p, states, hyperparameters, facts, and names of its own",
+)
+ROUTE = Place(
+    frozenset({"fact", "key"}),
+    "E412",
+    "a route",
+    "expected facts of the tensor, or keys of its group",
+    "a tensor is sent to its rule once, when it is given to the optimizer: use ndim, numel, rows, cols and `group.NAME`",
 )
 DEFAULT = Place(
     frozenset({"hyper"}),

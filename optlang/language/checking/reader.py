@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from optlang.language.checking.findings import Findings
+from optlang.language.checking.misfits import Misfit, Misfits
 from optlang.language.checking.scope import Scope
-from optlang.language.checking.values import MISTAKE, Sort, Uses, Value
+from optlang.language.checking.values import MISTAKE, Sort, Uses, Value, combine
 from optlang.language.checking.worlds import World
-from optlang.language.kinds import ELEMENT, HOST, STATIC, Kind
+from optlang.language.kinds import ELEMENT, HOST, STATIC, Kind, Level
 from optlang.language.rule import HyperType
+from optlang.language.shapes import Mismatch
 from optlang.language.tree import Expr, Name, Stmt
 from optlang.language.walk import condition_above
 from optlang.source import Span
@@ -31,15 +33,19 @@ class Reader:
         findings: Findings,
         forced: dict[Span, bool],
         seen: dict[Span, set[bool]],
+        misfits: Misfits,
     ) -> None:
         self.scope = scope
         self.world = world
         self.findings = findings
+        self.misfits = misfits
         self.forced = forced
         self.seen = seen
         self.env: dict[str, Value] = {"g": Value(ELEMENT, uses=Uses.TENSOR)}
         self.frame: dict[str, Value] | None = None  # parameters and locals of the function being read
-        self.declaring = False  # whether a declaration is being read, which sees no locals
+        self.declaring = False  # whether a declaration is being read, which sees only locals that are static
+        self.static: dict[str, Value] = {}  # such locals
+        self.site: Expr | None = None  # the call of a function of the language whose statements are being read
         self.exists: dict[str, bool] = {}
         self.kinds: dict[str, Kind] = {}
 
@@ -54,8 +60,39 @@ class Reader:
         related: tuple[tuple[str, Span], ...] = (),
     ) -> None:
         """Report a mistake, unless this reading was forced to come where no variant comes."""
-        if not (self.forced and code in REACHED):
+        if self.site is None and not (self.forced and code in REACHED):
             self.findings.add(code, message, span, label=label, help=help, related=related)
+
+    # Shapes ------------------------------------------------------------------------------------------------------
+
+    def mismatch(self, expr: Expr, mismatch: Mismatch, label: str | None = None) -> Value:
+        """Note that shapes do not fit in an expression; returns what takes the place of its value."""
+        self.misfit(expr, Misfit(self.world, "E313", mismatch.message, mismatch.help, label))
+        return MISTAKE
+
+    def misfit(self, expr: Expr, misfit: Misfit) -> None:
+        """Note what does not fit at an expression."""
+        if self.site is not None:  # its own statements are nothing that the user sees
+            text = self.text(self.site)
+            expr, misfit = self.site, replace(misfit, message=f"`{text}` cannot be computed: {misfit.message}")
+        if not self.forced:
+            self.misfits.add(expr.span, misfit)
+
+    def fine(self, expr: Expr) -> None:
+        """Note that the shapes in an expression fit."""
+        if self.site is None and not self.forced:
+            self.misfits.fine(expr.span, self.world.shape)
+
+    def combine(self, expr: Expr, values: Iterable[Value], sort: Sort = Sort.NUMBER) -> Value:
+        """Return what is known of an elementwise combination of values, ``expr``."""
+        several = tuple(values)
+        try:
+            result = combine(several, self.world.shape, sort)
+        except Mismatch as mismatch:
+            return self.mismatch(expr, mismatch)
+        if any(v.kind.level is Level.MATRIX for v in several):
+            self.fine(expr)
+        return result
 
     def text(self, expr: Expr) -> str:
         """Return an expression as written."""
@@ -66,6 +103,8 @@ class Reader:
         if not value.is_static:
             return None
         truth = value.truth
+        if self.site is not None:
+            return True if truth is None else truth
         answer = self.forced.get(expr.span, True if truth is None else truth)
         self.seen.setdefault(expr.span, set()).add(answer)
         return answer
@@ -89,6 +128,8 @@ class Reader:
             return Value(HOST, Sort.CONDITION, Uses.TIME)
         if name in self.world.values:
             return Value(HOST, uses=Uses.FACT, known=self.world.values[name])
+        if name in self.static and (self.declaring or self.frame is not None):
+            return self.static[name]
         if name in scope.locals and (self.declaring or self.frame is not None):
             return MISTAKE  # reported where names are resolved
         if name in self.env:
@@ -130,14 +171,26 @@ class Reader:
                 related=(("declared here", state.item.span),),
             )
             return MISTAKE
-        uses = Uses.GROUP if state.scope == "group" else Uses.TENSOR
+        uses = {"group": Uses.GROUP, "shared": Uses.SHARED}.get(state.scope, Uses.TENSOR)
         return Value(self.kinds.get(node.name, ELEMENT), uses=uses)
 
     def present(self, node: Name, value: Value) -> Value:
         """Return the value of a local, reporting it if some path to here does not assign it."""
         if value.missing:
             self.absent(node)
-            return replace(value, missing=False)
+            return replace(value, missing=False, clash=None)
+        if value.clash:
+            self.misfit(
+                node,
+                Misfit(
+                    self.world,
+                    "E313",
+                    f"`{node.text}` is {value.clash}, depending on a condition of the step",
+                    "a condition that only a step decides chooses between values of one shape; use the value inside "
+                    "the `if`, or give it a name of its own in each branch",
+                ),
+            )
+            return MISTAKE
         return value
 
     def absent(self, node: Name) -> Value:

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from optlang.language.builtins import BUILTINS, FACT_NAMES, LATER, TENSOR_NAMES, TIME, TIME_NAMES
-from optlang.language.checking.arguments import check_call
-from optlang.language.checking.functions import check_one_result, check_result_count
+from optlang.language.builtins import (
+    BUILTINS,
+    FACT_NAMES,
+    LATER,
+    RANDOM,
+    SIZES,
+    TENSOR_NAMES,
+    TIME,
+    TIME_NAMES,
+    WHOLE,
+    Builtin,
+)
+from optlang.language.checking.arguments import check_call, check_size_call
+from optlang.language.checking.functions import check_one_result, check_result_count, result_count
 from optlang.language.checking.hypers import tuple_help
 from optlang.language.checking.instead import BUILTINS_OF_MATH, INSTEAD, MANUAL
-from optlang.language.checking.places import BODY, DEFAULT, FUNCTION, REQUIRE, Place
+from optlang.language.checking.places import BODY, DEFAULT, EVENT, FUNCTION, Place
 from optlang.language.checking.scope import FREE_FUNCTIONS, Scope
+from optlang.language.checking.tensors import literal_index
 from optlang.language.suggest import SYNONYMS, did_you_mean, nearest
 from optlang.language.tree import (
     Assign,
-    Binary,
     Call,
     Def,
+    Every,
     Expr,
+    For,
     If,
+    Index,
     Member,
     Name,
+    Repeat,
     Return,
     Stmt,
     Tuple,
@@ -30,6 +45,15 @@ from optlang.language.walk import assigned, body_of, expressions, own_expression
 from optlang.source import Span
 
 
+#: What a call of a function reads, by the function's group, and how to say it.
+ROLES_OF_GROUPS = {TIME: "time", WHOLE: "total", RANDOM: "random"}
+PHRASES_OF_ROLES = {
+    "time": "a function of the step count t",
+    "total": "a sum over all tensors",
+    "random": "which draws anew in each step",
+}
+
+
 class Resolver:
     """One walk over the names of a rule."""
 
@@ -37,6 +61,7 @@ class Resolver:
         self.scope = scope
         self.findings = scope.findings
         self.direct: Expr | None = None  # the whole value of an assignment, which may give several results
+        self.one: Expr | None = None  # a call of which one result is picked
         self.refused: set[str] = set()
 
     # Statements ---------------------------------------------------------------------------------------------
@@ -55,9 +80,36 @@ class Resolver:
                     self.direct = value
                     self.expression(value, place, own)
                     check_result_count(targets, value, self.scope)
-                case If() | Return():
+                case For(name=name, over=over):
+                    self.target(name, place, own)
+                    self.over(over, place, own)
+                case If() | Return() | Repeat() | Every():
                     for expr in own_expressions(statement):
                         self.expression(expr, place, own)
+
+    def over(self, node: Name, place: Place, own: frozenset[str]) -> None:
+        """Check what a ``for`` goes through."""
+        scope = self.scope
+        if node.name in scope.tuples or node.name in scope.excused:
+            return
+        if node.name in own or self.role(node.name) is not None:
+            self.findings.add(
+                "E209",
+                f"`for` cannot go through `{node.text}`",
+                node.span,
+                label=f"{scope.role(node.name) or 'a value'}, not a tuple of hyperparameters",
+                help=f"it goes through a tuple such as `hyper {node.text}s = (beta1 = 0.9, beta2 = 0.99)`; to do "
+                "something several times, write `repeat n:`",
+            )
+        else:
+            near = did_you_mean(node.name, scope.tuples)
+            self.unknown(
+                "E201",
+                f"unknown tuple `{node.text}`",
+                node,
+                near or f"declare it: `hyper {node.text} = (beta1 = 0.9, beta2 = 0.99)`",
+                label="not declared",
+            )
 
     def function(self, function: Def) -> None:
         """Check the names of a function."""
@@ -84,6 +136,16 @@ class Resolver:
                     help="functions only compute values: return the new value and assign it in the rule",
                 )
                 return
+        elif place is EVENT and (name == "g" or (name in scope.states and scope.states[name].scope != "tensor")):
+            what = "the gradient" if name == "g" else f"`{target.text}`, which belongs to no single tensor"
+            self.findings.add(
+                "E315",
+                f"an `on` block cannot change {what}",
+                target.span,
+                label="assigned here",
+                help="it changes p and the states of each tensor",
+            )
+            return
         elif name in scope.states or name in TENSOR_NAMES:
             return
         if name in scope.hypers or name in scope.tuples or name in TIME_NAMES or name in FACT_NAMES:
@@ -127,8 +189,11 @@ class Resolver:
                 case Name():
                     self.name(node, place, own)
                 case Member():
-                    self.member(node, place)
+                    if self.member(node, place):
+                        pending.append(node.value)
                     continue
+                case Index():
+                    self.picked(node)
                 case Call():
                     self.call(node, place, own)
                     pending.extend(a.value for a in reversed(node.arguments) if a.name != "dim")
@@ -142,8 +207,6 @@ class Resolver:
                         help="a tuple only stands after `dim=`, as in `mean(g, dim=(0, 1))`",
                     )
                     continue
-                case Binary(op="|>" | "@" as op):
-                    self.later(f"`{op}`", node.span)
                 case _:
                     pass
             pending.extend(reversed(parts(node)))
@@ -155,6 +218,8 @@ class Resolver:
             return
         role = self.role(name)
         if role is not None:
+            if role == "local" and name in scope.static:
+                role = "static"
             if role not in place.roles:
                 self.misplaced(node, role, place, scope.role(name) or "")
             return
@@ -179,6 +244,10 @@ class Resolver:
     def role(self, name: str) -> str | None:
         """Return the role of a name that stands for a value."""
         scope = self.scope
+        if name == "g":
+            return "gradient"
+        if name in scope.states and scope.states[name].scope != "tensor":
+            return "group state"
         tables = (
             (scope.hypers, "hyper"),
             (scope.states, "state"),
@@ -192,9 +261,7 @@ class Resolver:
     def misplaced(self, node: Name | Member | Call, role: str, place: Place, phrase: str) -> None:
         """Report a name that may not be read where it is."""
         text = self.findings.source.excerpt(node.span)
-        if role == "fact" and place is REQUIRE:
-            self.later("a requirement on the shape of tensors", node.span)
-        elif role == "local" and place is not FUNCTION:
+        if role in ("local", "static") and place is not FUNCTION:
             if not self.findings.once(place.what, text):
                 return
             self.findings.add(
@@ -241,12 +308,40 @@ class Resolver:
             related=(("it is here", place),) if place else (),
         )
 
-    def member(self, node: Member, place: Place) -> None:
-        """Check ``group.NAME``."""
+    def picked(self, node: Index) -> None:
+        """Check an index that picks one of several results of a call."""
+        call = node.value
+        names = self.results_of(call)
+        if names is None:
+            return
+        assert isinstance(call, Call) and isinstance(call.function, Name)
+        self.one = call
+        place = literal_index(node)
+        if place is None or not 0 <= place < len(names):
+            self.findings.add(
+                "E214",
+                f"`{call.function.text}` has {len(names)} results, and this picks none of them",
+                node.span,
+                label=f"expected one number from 0 to {len(names) - 1}",
+                help=f"write `{call.function.text}(...)[0]` for the first; a part of a result takes brackets of its own",
+            )
+
+    def results_of(self, call: Expr) -> tuple[str, ...] | None:
+        """Return the results of a call by name, None if it has just one."""
+        if not (isinstance(call, Call) and isinstance(call.function, Name)):
+            return None
+        name = call.function.name
+        if name in self.scope.functions:
+            count = result_count(self.scope.functions[name])
+            return ("",) * count if count > 1 else None
+        return (BUILTINS[name].results or None) if name in BUILTINS else None
+
+    def member(self, node: Member, place: Place) -> bool:
+        """Check ``group.NAME``, ``x.T`` and ``f(x).NAME``; return whether what is before the dot is a value."""
         scope = self.scope
         if not (isinstance(node.value, Name) and node.value.name == "group"):
-            self.later(f"`.{node.name}`", node.span)
-            return
+            self.named_result(node)
+            return True
         text = f"`group.{node.name}`"
         if node.name == "t":
             if "time" not in place.roles:
@@ -267,6 +362,25 @@ class Resolver:
             )
         elif "key" not in place.roles:
             self.misplaced(node, "key", place, "a key of the parameter group")
+        return False
+
+    def named_result(self, node: Member) -> None:
+        """Check ``f(x).NAME``: a result of a function that has several; ``x.T`` is a transpose."""
+        names = self.results_of(node.value) or ()
+        if node.name in names:
+            self.one = node.value
+        elif node.name != "T":
+            known = [f"`.{name}`" for name in names if name]
+            self.findings.add(
+                "E214",
+                f"there is no result `{node.name}` here",
+                node.span,
+                label="not a result of this function" if names else "expected a function with such a result before it",
+                help=f"its results are {', '.join(known)}" if known else "`svd(x).S` takes one of several results; "
+                "`x.T` is the transpose",
+            )
+            if names:
+                self.one = node.value
 
     # Calls --------------------------------------------------------------------------------------------------
 
@@ -282,11 +396,11 @@ class Resolver:
         value = name in own or self.role(name) is not None
         if name in scope.functions:
             check_call(node, scope)
-            if node is not self.direct:
+            if node is not self.direct and node is not self.one:
                 check_one_result(node, scope)
             self.reads_of(node, scope.functions[name], place)
-        elif name in FACT_NAMES:
-            self.later(f"`{text}(...)` of another tensor", node.function.span)
+        elif name in SIZES:
+            check_size_call(node, scope)
         elif value:
             help = f"to multiply, write `{text}*(...)`"
             if name in FREE_FUNCTIONS:
@@ -300,12 +414,19 @@ class Resolver:
             )
         elif name in BUILTINS:
             check_call(node, scope)
-            if BUILTINS[name].group == TIME and "time" not in place.roles:
-                self.misplaced(node, "time", place, "a function of the step count t")
+            if node is not self.direct and node is not self.one:
+                check_one_result(node, scope)
+            self.builtin_role(node, BUILTINS[name], place)
         elif name in LATER:
             self.later(f"`{text}` ({LATER[name]})", node.function.span)
         else:
             self.unknown_function(node.function)
+
+    def builtin_role(self, node: Call, builtin: Builtin, place: Place) -> None:
+        """Check that a function of the language may be called where it is."""
+        role = ROLES_OF_GROUPS.get(builtin.group)
+        if role is not None and role not in place.roles:
+            self.misplaced(node, role, place, PHRASES_OF_ROLES[role])
 
     def reads_of(self, node: Call, function: Def, place: Place) -> None:
         """Check that what a function reads by itself may be read where it is called."""
@@ -330,8 +451,9 @@ class Resolver:
                             found[node.name] = role
                     elif isinstance(node, Call) and isinstance(node.function, Name):
                         callee = node.function.name
-                        if callee in BUILTINS and BUILTINS[callee].group == TIME:
-                            found["t"] = "time"
+                        if callee in BUILTINS and BUILTINS[callee].group in ROLES_OF_GROUPS:
+                            role = ROLES_OF_GROUPS[BUILTINS[callee].group]
+                            found["t" if role == "time" else callee] = role
                         if callee in self.scope.functions and callee not in visiting:
                             inner = self.scope.functions[callee]
                             found |= self.free_names(inner, visiting | {callee})

@@ -29,7 +29,7 @@ FIXED: dict[str, str] = {
 
 @dataclass(frozen=True)
 class DeclaredState:
-    """A state as it is declared: its item, its scope (``tensor`` or ``group``), and when it exists."""
+    """A state as it is declared: its item, its scope (``tensor``, ``group`` or ``shared``), and when it exists."""
 
     item: StateItem
     scope: str
@@ -57,6 +57,7 @@ class Scope:
         states: States by canonical name.
         functions: The rule's own functions by canonical name.
         locals: First assignment of each name that is neither of these.
+        static: Values of the locals that are known before the first step, in an order in which they can be computed.
         places: Where each declared name is declared.
         excused: Names that need no report: they belong to a construct that has been refused, or were reported.
         blind: Whether a refused construct may define any name at all (``use``), so that unknown names mean nothing.
@@ -68,6 +69,7 @@ class Scope:
     states: dict[str, DeclaredState] = field(default_factory=dict)
     functions: dict[str, Def] = field(default_factory=dict)
     locals: dict[str, Span] = field(default_factory=dict)
+    static: dict[str, Expr] = field(default_factory=dict)
     places: dict[str, Span] = field(default_factory=dict)
     excused: set[str] = field(default_factory=set)
     blind: bool = False

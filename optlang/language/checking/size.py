@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from optlang.language.checking.findings import Findings
 from optlang.language.checking.scope import Scope
-from optlang.language.specialise import MAX_NODES
-from optlang.language.tree import Assign, Call, Def, Expr, If, Name, Return, Stmt, Tree
-from optlang.language.walk import body_of, expressions, own_expressions, parts, statements
+from optlang.language.evaluate import NotStatic, evaluate
+from optlang.language.specialise import MAX_NODES, MAX_REPEATS
+from optlang.language.tree import Assign, Call, Def, Every, Expr, For, If, Name, On, Repeat, Return, Stmt, Tree
+from optlang.language.walk import blocks, body_of, expressions, own_expressions, parts, statements
 
 #: How many functions a rule may define, and branches an ``if`` may have.
 MAX_FUNCTIONS = 100
@@ -30,8 +31,9 @@ def check_counts(tree: Tree, findings: Findings) -> bool:
             help="an optimizer's formula is a few dozen lines: is this the right file?",
         )
         return False
-    body = [item for item in tree.items if isinstance(item, If)]
-    for block in (body, *(body_of(f) for f in functions)):
+    body = [item for item in tree.items if isinstance(item, If | Repeat | For | Every)]
+    events = [item.body for item in tree.items if isinstance(item, On)]
+    for block in (body, *events, *(body_of(f) for f in functions)):
         for statement in statements(block):
             if isinstance(statement, If) and len(statement.branches) > MAX_BRANCHES:
                 findings.add(
@@ -67,9 +69,7 @@ class _Depth:
         depth = 0
         for statement in block:
             depth = max([depth, *map(self.of_expression, own_expressions(statement))])
-            if isinstance(statement, If):
-                inner = [b for _, b in statement.branches] + [statement.other or ()]
-                depth = max([depth, *(1 + self.of_block(b) for b in inner)])
+            depth = max([depth, *(1 + self.of_block(inner) for inner in blocks(statement))])
         return depth
 
     def of_function(self, name: str) -> int:
@@ -79,6 +79,20 @@ class _Depth:
         if name not in self.functions:
             self.functions[name] = 1 + self.of_block(body_of(self.scope.functions[name]))
         return self.functions[name]
+
+
+def times(statement: Repeat | For | Every, scope: Scope) -> int:
+    """Return how often the body of a loop is written out, with the default of a hyperparameter that says so."""
+    if isinstance(statement, For):
+        return len(scope.tuples.get(statement.over.name, ()))
+    if isinstance(statement, Every):
+        return 1
+    defaults = {hyper.name: hyper.default for hyper in scope.hypers.values() if isinstance(hyper.default, float)}
+    try:
+        count = evaluate(statement.count, defaults)
+    except NotStatic:
+        return 1
+    return int(min(max(count, 1), MAX_REPEATS)) if isinstance(count, float) and count == count else 1
 
 
 def check_size(body: Sequence[Stmt], scope: Scope) -> bool:
@@ -101,6 +115,8 @@ def check_size(body: Sequence[Stmt], scope: Scope) -> bool:
                 early = any(isinstance(s, Return) for b in inner for s in statements(b))
                 # What follows an `if` that may return is written out behind each of its branches.
                 size = size * (len(inner) if early else 1) + sum(map(of_block, inner))
+            elif isinstance(statement, Repeat | For | Every):
+                size += times(statement, scope) * of_block(statement.body)
             size += 1 + sum(map(of_expression, own_expressions(statement)))
             if isinstance(statement, Assign):
                 size += len(statement.targets)

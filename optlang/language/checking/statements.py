@@ -5,18 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from optlang.language.checking.inlining import Inliner, meet
+from optlang.language.checking.inlining import Inliner
+from optlang.language.checking.matrices import fits
+from optlang.language.checking.misfits import Misfit
 from optlang.language.checking.scope import DeclaredState
 from optlang.language.checking.values import Sort, Uses, Value
 from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level
+from optlang.language.shapes import Shape, described
 from optlang.language.tree import (
     Assign,
+    Call,
+    Every,
     Expr,
+    For,
     If,
     Name,
+    Repeat,
     Stmt,
 )
 from optlang.language.walk import expressions
+
+
+#: Functions that sum over the whole model.
+WHOLE_MODEL = ("total", "gnorm")
 
 
 class Variant(Inliner):
@@ -27,12 +38,20 @@ class Variant(Inliner):
     def rule(self, body: Sequence[Stmt]) -> None:
         """Read the states and the statements of a rule."""
         self.declaring = True
+        for name, value in self.scope.static.items():
+            self.static[name] = self.value(value)
         for state in self.scope.states.values():
             self.exists[state.name] = self.state_exists(state)
         for state in self.scope.states.values():
             self.kinds[state.name] = self.initial_kind(state)
         self.declaring = False
         self.body = body
+        self.block(body)
+
+    def event(self, body: Sequence[Stmt], around: Variant) -> None:
+        """Read the statements of an ``on`` block; ``around`` has read the rule."""
+        self.exists, self.kinds = around.exists, around.kinds
+        self.env, self.body = {}, body
         self.block(body)
 
     # States -------------------------------------------------------------------------------------------------
@@ -55,13 +74,13 @@ class Variant(Inliner):
                 help="after `when`, compare hyperparameters and facts of the tensor (ndim, numel, rows, cols)",
             )
             return True
-        if state.scope == "group" and held.uses & Uses.FACT:
+        if state.scope != "tensor" and held.uses & Uses.FACT:
             self.report(
                 "E303",
-                "a group state cannot depend on one tensor's shape",
+                f"a {state.scope} state cannot depend on one tensor's shape",
                 state.when.span,
                 label="differs from tensor to tensor",
-                help="make it a state of each tensor: leave `group` away",
+                help=f"make it a state of each tensor: leave `{state.scope}` away",
             )
             return True
         return self.decide(state.when, held) is not False
@@ -69,7 +88,7 @@ class Variant(Inliner):
     def initial_kind(self, state: DeclaredState) -> Kind:
         """Return the kind of a state, which its initial value gives."""
         initial = state.item.initial
-        grouped, scalar = state.scope == "group", state.item.type == "scalar"
+        grouped, scalar = state.scope != "tensor", state.item.type == "scalar"
         if initial is None or not self.exists[state.name]:
             return HOST if grouped else (SCALAR if scalar else ELEMENT)
         value = self.number(initial)
@@ -80,9 +99,9 @@ class Variant(Inliner):
             if value.kind.level > Level.SCALAR and value.sort is not Sort.UNKNOWN:
                 self.report(
                     "E301",
-                    f"`{state.item.name.text}` is one number, but its initial value is {_shape(value.kind)}",
+                    f"`{state.item.name.text}` is one number, but its initial value is {self.phrase(value)}",
                     initial.span,
-                    label=_shape(value.kind),
+                    label=self.phrase(value),
                     help="leave `: scalar` away, or reduce the value: `norm(x)`, `mean(x)`",
                 )
             return SCALAR
@@ -91,9 +110,10 @@ class Variant(Inliner):
     def group_initial(self, state: DeclaredState, initial: Expr, value: Value) -> None:
         """Check that the initial value of a group state can be computed from hyperparameters alone."""
         if value.sort is not Sort.UNKNOWN and not value.is_static and not self.findings.error_inside(initial.span):
+            whole = "group" if state.scope == "group" else "optimizer"
             self.report(
                 "E312",
-                f"the initial value of `{state.item.name.text}` cannot be computed when the group is made",
+                f"the initial value of `{state.item.name.text}` cannot be computed when the {whole} is made",
                 initial.span,
                 label="expected arithmetic on numbers and hyperparameters",
                 help="functions such as max, min, sqrt, exp and log can be used here",
@@ -109,8 +129,27 @@ class Variant(Inliner):
                     self.assign(statement)
                 case If():
                     self.branch(statement.branches, statement.other or ())
+                case Repeat() | For() | Every():
+                    self.loop(statement)
                 case _:
                     pass
+
+    def loop(self, node: Repeat | For | Every) -> None:
+        """Read a block that runs several times, or only in some steps."""
+        match node:
+            case Repeat(body=body):
+                self.repeated(node, lambda: self.block(body))
+            case For(name=name, over=over, body=body):
+                for part in self.scope.tuples.get(over.name, ()):
+                    self.env[name.name] = self.part(part)
+                    self.block(body)
+                self.env.pop(name.name, None)
+            case Every(period=period, body=body):
+                held, before, outside = self.due(node), dict(self.env), self.path
+                self.path = (*outside, (period, held))
+                self.block(body)
+                self.env = self.meet(self.env, before, held)
+                self.path = outside
 
     def assign(self, node: Assign) -> None:
         """Read one assignment."""
@@ -124,7 +163,7 @@ class Variant(Inliner):
             self.state(target)  # reported before what the value reads
         value = self.assigned(node)
         if target.name == "p":
-            self.filling(value, node.value)
+            self.parameter(target, value, node.value)
         elif target.name in self.scope.states:
             self.store_state(target, value, node.value)
         elif target.name not in self.scope.hypers:
@@ -133,19 +172,40 @@ class Variant(Inliner):
     def store(self, target: Name, value: Value, expr: Expr) -> None:
         """Give a local name (or one of several targets) its value."""
         if target.name == "p":
-            self.filling(value, expr)
+            self.parameter(target, value, expr)
         elif target.name in self.scope.states:
             self.store_state(target, value, expr)
         elif target.name not in self.scope.hypers:
             if target.name == "g":
                 self.filling(value, expr)
-            keep = value.literal or value.sort is not Sort.NUMBER
+            keep = value.literal or value.sort is not Sort.NUMBER or target.name in self.scope.static
             self.env[target.name] = value if keep else replace(value, uses=value.uses | Uses.LOCAL)
 
     def filling(self, value: Value, expr: Expr) -> None:
         """Check that a value can be stored in a tensor."""
         if value.sort in (Sort.TEXT, Sort.NONE):
             self.number(expr)
+
+    def parameter(self, target: Name, value: Value, expr: Expr) -> None:
+        """Check that ``p`` can take a value."""
+        self.filling(value, expr)
+        if value.sort is Sort.UNKNOWN or value.kind.level is not Level.MATRIX:
+            return
+        if fits(value.kind, ELEMENT, self.world.shape):
+            self.fine(expr)
+            return
+        given, own = self.phrase(value), described(self.world.shape)
+        self.misfit(
+            expr,
+            Misfit(
+                self.world,
+                "E313",
+                f"`{target.text}` is {own}, but its new value is {given}",
+                "the new value must have the shape of p; `x.T` is the transpose, `matrix(x)` of a tensor with more "
+                "dimensions is given p's shape again by itself",
+                given,
+            ),
+        )
 
     def store_state(self, target: Name, value: Value, expr: Expr) -> None:
         """Check that a state can hold a value."""
@@ -154,63 +214,98 @@ class Variant(Inliner):
         self.filling(value, expr)
         if value.sort is Sort.UNKNOWN:
             return
-        if state.scope == "group":
-            self.store_group(target, value, expr)
+        if state.scope != "tensor":
+            self.store_number(target, state, value, expr)
             return
         kind = self.kinds[target.name]
-        for cause, given in ((expr, value.kind), *((c, v.kind) for c, v in self.path)):
-            if not _fits(given, kind):
-                self.misfit(target, state, kind, cause, given, cause is expr)
+        for cause, given in ((expr, value), *self.path):
+            if not fits(given.kind, kind, self.world.shape):
+                self.too_large(target, state, kind, cause, given, cause is expr)
                 return
+        if Level.MATRIX in (value.kind.level, kind.level):
+            self.fine(expr)
 
-    def misfit(self, target: Name, state: DeclaredState, kind: Kind, cause: Expr, given: Kind, direct: bool) -> None:
-        """Report a value that has more elements than the state it is assigned to."""
-        held = "one number for each tensor" if kind.level is Level.SCALAR else str(kind)
+    def too_large(
+        self, target: Name, state: DeclaredState, kind: Kind, cause: Expr, value: Value, direct: bool
+    ) -> None:
+        """Report a value that has more elements than the state it is assigned to, or another shape."""
+        given = self.phrase(value)
+        held = "one number for each tensor" if kind.level is Level.SCALAR else self.phrase(Value(kind))
         if direct:
-            message = f"`{target.text}` is {held}, but this value is {_shape(given)}"
+            message = f"`{target.text}` is {held}, but this value is {given}"
         else:
-            message = f"`{target.text}` is {held}, but is assigned where a condition is {_shape(given)}"
+            message = f"`{target.text}` is {held}, but is assigned where a condition is {given}"
         helps = "reduce the value: `norm(x)`, `mean(x)`, `sum(x)`"
         if kind.level is Level.REDUCED:
             helps = "reduce the value over the same dimensions, written the same way"
         other = f"give `{target.text}` an initial value of the larger shape"
         if state.item.type == "scalar":
             other = "leave `: scalar` away for a state shaped like p"
-        self.report(
-            "E301",
-            message,
-            cause.span,
-            label=_shape(given),
-            help=f"{helps}; or {other}",
-            related=(("declared here", state.item.span),),
-        )
+        help = f"{helps}; or {other}"
+        if Level.MATRIX in (value.kind.level, kind.level) and kind.level > Level.SCALAR:
+            example = "a value of that shape"
+            if value.kind.level is Level.MATRIX and len(value.kind.shape) == 2:
+                example = f"one of that shape: `zeros({self.sizes(value.kind.shape)})`"
+            elif value.kind.level is Level.ELEMENT:
+                example = "one shaped like p, or none"
+            help = f"a state has the shape of its initial value: give `{target.text}` {example}"
+        declared = (("declared here", state.item.span),)
+        if Level.MATRIX in (value.kind.level, kind.level):
+            self.misfit(cause, Misfit(self.world, "E301", message, help, given, declared))
+            return
+        self.report("E301", message, cause.span, label=given, help=help, related=declared)
 
-    def store_group(self, target: Name, value: Value, expr: Expr) -> None:
-        """Check that a group state takes no value that differs from tensor to tensor."""
+    def sizes(self, shape: Shape) -> str:
+        """Return a shape in terms of the parameter's."""
+        names = {self.world.shape[-1]: "cols", self.world.shape[-2]: "rows"} if len(self.world.shape) > 1 else {}
+        return ", ".join(names.get(size, str(size)) for size in shape)
+
+    def store_number(self, target: Name, state: DeclaredState, value: Value, expr: Expr) -> None:
+        """Check that a state of the group, or of the whole optimizer, takes no value of a narrower scope."""
         for cause, given in ((expr, value), *self.path):
-            if not given.uses & (Uses.TENSOR | Uses.FACT):
+            wrong, differs, help = self.narrower(target, state, given)
+            if not wrong:
                 continue
-            name = self.culprit(cause)
+            name = self.culprit(cause, wrong)
             self.report(
                 "E302",
-                f"`{target.text}` is one number for the whole group and cannot depend on a single tensor",
+                f"`{target.text}` is one number for the whole {'group' if state.scope == 'group' else 'optimizer'} "
+                f"and cannot depend on {differs[0]}",
                 name.span,
-                label=f"`{name.text}` differs from tensor to tensor"
-                if isinstance(name, Name)
-                else "differs from tensor to tensor",
-                help=f"use hyperparameters, t and group states only, or declare `state {target.text}` for each tensor",
-                related=(("declared here", self.scope.states[target.name].item.span),),
+                label=f"`{name.text}` {differs[1]}" if isinstance(name, Name) else differs[1],
+                help=help,
+                related=(("declared here", state.item.span),),
             )
             return
 
-    def culprit(self, expr: Expr) -> Expr:
-        """Return the first name in an expression that belongs to a single tensor, or the expression."""
+    def narrower(self, target: Name, state: DeclaredState, given: Value) -> tuple[Uses, tuple[str, str], str]:
+        """Return what a value depends on that a group or shared state may not, what is wrong with it, and a help."""
+        grouped = state.scope == "group"
+        if given.uses & (Uses.TENSOR | Uses.FACT):
+            words = "a single tensor", "differs from tensor to tensor"
+            help = f"use hyperparameters, t and group states only, or declare `state {target.text}` for each tensor"
+            if not grouped:
+                help = f"sum over the model, `total(x)`, or declare `state {target.text}` for each tensor"
+            return given.uses & (Uses.TENSOR | Uses.FACT), words, help
+        if grouped and given.uses & (Uses.TOTAL | Uses.SHARED):
+            words = "a sum over all groups", "is one number for the whole optimizer"
+            return given.uses & (Uses.TOTAL | Uses.SHARED), words, f"declare it `shared state {target.text}`"
+        if not grouped and given.uses & Uses.GROUP:
+            words = "a single group", "differs from group to group"
+            return Uses.GROUP, words, f"declare it `group state {target.text}`, or make both states shared"
+        return Uses.NOTHING, ("", ""), ""
+
+    def culprit(self, expr: Expr, wrong: Uses) -> Expr:
+        """Return the first name or call in an expression that depends on what it should not, or the expression."""
         for node in expressions(expr):
+            if isinstance(node, Call) and isinstance(node.function, Name) and node.function.name in WHOLE_MODEL:
+                if wrong & Uses.TOTAL:
+                    return node
             if isinstance(node, Name) and node.name not in self.scope.functions:
                 known = self.env.get(node.name)
                 if node.name in self.scope.states or node.name in ("p", "g", *self.world.values):
                     known = self.name(node)
-                if known is not None and known.uses & (Uses.TENSOR | Uses.FACT):
+                if known is not None and known.uses & wrong:
                     return node
         return expr
 
@@ -238,23 +333,5 @@ class Variant(Inliner):
         self.block(body)
         taken, self.env = self.env, before.copy()
         self.branch(rest, other)
-        self.env = meet(taken, self.env, held)
+        self.env = self.meet(taken, self.env, held)
         self.path = outside
-
-
-def _fits(value: Kind, held: Kind) -> bool:
-    """Whether a state of kind ``held`` can take a value, which is spread where it is smaller."""
-    if value.level <= Level.SCALAR or held.level is Level.ELEMENT:
-        return True
-    if held.level is Level.SCALAR or value.level is Level.ELEMENT:
-        return False
-    return held.dims <= value.dims
-
-
-def _shape(kind: Kind) -> str:
-    """Return what a kind looks like, as a phrase."""
-    if kind.level is Level.ELEMENT:
-        return "shaped like p"
-    if kind.level is Level.REDUCED:
-        return str(kind)
-    return "one number"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from optlang.language.checking.hypers import RESERVED_KEYS
-from optlang.language.checking.places import GROUP_INITIAL, INITIAL, WHEN
+from optlang.language.checking.places import GROUP_INITIAL, INITIAL, SHARED_INITIAL, WHEN
 from optlang.language.checking.resolve import Resolver
 from optlang.language.checking.scope import DeclaredState, Scope
 from optlang.language.tree import Expr, Name, StateDecl
@@ -32,7 +32,8 @@ def check_states(scope: Scope, resolver: Resolver, reads_t: Span | None) -> None
             resolver.expression(state.when, WHEN)
         if state.item.initial is not None:
             _check_initial(state, state.item.initial, scope)
-            resolver.expression(state.item.initial, GROUP_INITIAL if state.scope == "group" else INITIAL)
+            place = {"group": GROUP_INITIAL, "shared": SHARED_INITIAL}.get(state.scope, INITIAL)
+            resolver.expression(state.item.initial, place)
 
 
 def _check_initial(state: DeclaredState, initial: Expr, scope: Scope) -> None:
@@ -53,7 +54,7 @@ def _check_keys(scope: Scope, reads_t: Span | None) -> None:
     for hyper in scope.hypers.values():
         used.setdefault((True, hyper.key), hyper.span)
     for state in scope.states.values():
-        grouped = state.scope == "group"
+        grouped = state.scope != "tensor"
         place = state.item.span
         first = used.setdefault((grouped, state.key), place)
         if first != place:
@@ -68,10 +69,10 @@ def _check_keys(scope: Scope, reads_t: Span | None) -> None:
         elif grouped and state.key in RESERVED_KEYS:
             scope.findings.add(
                 "E409",
-                f"`{state.key}` cannot be the key of a group state",
+                f"`{state.key}` cannot be the key of a {state.scope} state",
                 place,
                 label=f"stands for {RESERVED_KEYS[state.key]}",
-                help="give it another key: `group state x as KEY`",
+                help=f"give it another key: `{state.scope} state x as KEY`",
             )
         elif state.key == "step" and not grouped:
             _check_step(state, scope, reads_t)

@@ -8,13 +8,14 @@ reported that does not happen.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from optlang.language.checking import grid
 from optlang.language.checking.grid import Grid, each, number
 from optlang.language.checking.trial_values import Abandoned, Env, Thing, TrialValues, negation, select, with_mask
-from optlang.language.tree import Assign, Binary, Call, Expr, If, Name, Return, Stmt
+from optlang.language.tree import Assign, Binary, Call, Every, Expr, For, If, Name, Repeat, Return, Stmt
+from optlang.language.questions import known_before
 from optlang.language.walk import body_of
 from optlang.source import Span
 
@@ -46,6 +47,9 @@ class Trial(TrialValues):
     def start(self) -> None:
         """Give every state its initial value."""
         self.env = {"p": self.p, "g": self.g}
+        hypers, states = {h.name for h in self.rule.hypers}, {s.name for s in self.rule.states}
+        for name, value in known_before(self.rule.body, hypers, states, self.rule.functions).items():
+            self.env[name] = self.value(value)
         initial: Env = {}
         for state in self.rule.states:
             if state.when is not None and not self.holds(state.when):
@@ -67,8 +71,26 @@ class Trial(TrialValues):
                         self.assign(target, value, statement.span)
                 case If(branches=branches, other=other):
                     self.branch(branches, other or ())
+                case Repeat() | For() | Every():
+                    self.loop(statement, self.env, self.block)
                 case _:
                     raise Abandoned
+
+    def loop(self, node: Repeat | For | Every, names: Env, run: Callable[[Sequence[Stmt]], object]) -> None:
+        """Run a block several times, or if it is due."""
+        match node:
+            case Repeat(count=count, body=body):
+                for _ in range(int(self.number(count).data[0])):
+                    run(body)
+            case For(name=name, over=over, body=body):
+                for hyper in self.rule.keys.get(over.name, ()):
+                    names[name.name] = self.name(hyper.name)
+                    run(body)
+            case Every(period=period, start=start, first=first, body=body):
+                every = self.number(period).data[0]
+                past = self.step - (self.number(start).data[0] if start is not None else 0)
+                if (first and self.step == 1) or (every > 0 and past >= 0 and past % every == 0):
+                    run(body)
 
     def assigned(self, node: Assign) -> Thing:
         """Return the value that an assignment gives its target."""
@@ -119,7 +141,9 @@ class Trial(TrialValues):
     def call_function(self, node: Call) -> tuple[Thing, ...]:
         """Return the results of one of the rule's own functions."""
         assert isinstance(node.function, Name)
-        function = self.rule.functions[node.function.name]
+        function = self.rule.functions.get(node.function.name)
+        if function is None:  # several results of a function of the language
+            raise Abandoned
         named = {a.name: a.value for a in node.arguments if a.name is not None}
         given = [a.value for a in node.arguments if a.name is None]
         inner: Env = {}
@@ -153,6 +177,8 @@ class Trial(TrialValues):
                     results = self.function_block(chosen)
                     if results is not None:
                         return results
+                case Repeat() | For() | Every():
+                    self.loop(statement, self.frame, self.function_block)
                 case _:
                     raise Abandoned
         return None

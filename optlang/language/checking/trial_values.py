@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from optlang.language import derived
-from optlang.language.builtins import BUILTINS
+from optlang.language.builtins import BUILTINS, MAKERS, RANDOM, SIZES
 from optlang.language.checking import grid
 from optlang.language.checking.arguments import dim_values
 from optlang.language.checking.constants import as_float
@@ -29,11 +29,16 @@ from optlang.language.tree import (
     Node,
     Nothing,
     Number,
+    Stmt,
     Ternary,
     Text,
     Unary,
 )
+from optlang.language.walk import body_of
 from optlang.source import Span
+
+#: How large a matrix a trial handles.
+MAX_ELEMENTS = 64
 
 Thing = Grid | str | None
 Env = dict[str, Thing]
@@ -72,6 +77,10 @@ class TrialValues(ABC):
     @abstractmethod
     def call_function(self, node: Call) -> tuple[Thing, ...]:
         """Return the results of one of the rule's own functions."""
+
+    @abstractmethod
+    def function_block(self, body: Sequence[Stmt]) -> tuple[Thing, ...] | None:
+        """Run statements of a function."""
 
     def grid(self, name: str) -> Grid:
         """Return the numbers of a name."""
@@ -116,8 +125,10 @@ class TrialValues(ABC):
                 return None
             case Name(name=name):
                 return self.name(name)
-            case Member(name="t"):
+            case Member(value=Name(name="group"), name="t"):
                 return number(self.step)
+            case Member(value=inner, name="T"):
+                return grid.transposed(self.table(inner))
             case Unary(op="not", operand=operand):
                 return each(negation, self.truth(operand))
             case Unary(op=op, operand=operand):
@@ -187,8 +198,13 @@ class TrialValues(ABC):
     def arithmetic(self, node: Binary, right: Thing) -> Grid:
         """Return the result of an operator, noting where it breaks down."""
         left = self.number(node.left)
-        if not isinstance(right, Grid) or node.op not in ARITHMETIC:
+        if not isinstance(right, Grid) or node.op not in (*ARITHMETIC, "@"):
             raise Abandoned
+        if node.op == "@":
+            self.as_table(left)
+            if left.cols != self.as_table(right).rows:
+                raise Abandoned
+            return grid.product(left, right)
         if node.op == "/":
             self.note(node.right, BY_ZERO, each(lambda a, b: float(b == 0 and a != 0 and a == a), left, right))
             self.note(node.right, ZERO_BY_ZERO, each(lambda a, b: float(b == 0 and a == 0), left, right))
@@ -213,11 +229,20 @@ class TrialValues(ABC):
         name = node.function.name
         if name in self.rule.functions:
             return self.call_function(node)[0]
+        if name in SIZES:
+            table = self.table(node.arguments[0].value)
+            return number(table.rows if name == "rows" else table.cols)
         builtin = BUILTINS[name]
         named = {a.name: a.value for a in node.arguments if a.name is not None}
         given: list[Expr] = [a.value for a in node.arguments if a.name is None]
+        if builtin.group == RANDOM or name in MAKERS:
+            return self.made(name, given)
         if not builtin.signature.startswith("*"):
             given = self.in_order(name, given, named)
+        if builtin.block:
+            return self.block_function(node, given)
+        if name == "total":
+            return grid.reduce(grid.total, self.number(given[0]), True, True)
         if name == "where":
             return self.choice(given[0], given[1], given[2])
         dim = (dim_values(named["dim"]) or self.dim) if "dim" in named else None
@@ -225,6 +250,10 @@ class TrialValues(ABC):
         if body is not None:
             return self.derived(name, body, [self.value(e) for e in given], dim, node)
         values = [self.number(e) for e in given]
+        if builtin.matrix:
+            if name != "matrix":
+                raise Abandoned
+            return self.as_table(values[0])
         if builtin.reduction and len(values) == 1:
             return self.reduction(name, values[0], dim)
         return self.elementwise(name, values, node)
@@ -251,6 +280,43 @@ class TrialValues(ABC):
         finally:
             self.frame, self.site, self.dim = caller, site, outer
 
+    def block_function(self, node: Call, given: list[Expr]) -> Thing:
+        """Return the value of a function that is defined in the language by a block of statements."""
+        function = derived.function(node.function.name) if isinstance(node.function, Name) else None
+        assert function is not None
+        inner: Env = {p.name.name: self.value(e) for p, e in zip(function.parameters, given, strict=True)}
+        caller, site, self.frame = self.frame, self.site, inner
+        self.site = site or node.span
+        try:
+            results = self.function_block(body_of(function))
+        finally:
+            self.frame, self.site = caller, site
+        if results is None:
+            raise Abandoned
+        return results[0]
+
+    # Matrices -----------------------------------------------------------------------------------------------
+
+    def table(self, expr: Expr) -> Grid:
+        """Return the numbers of a matrix."""
+        return self.as_table(self.number(expr))
+
+    def as_table(self, value: Grid) -> Grid:
+        """Return a value of which the table is the matrix: a vector and a number are not told apart from one."""
+        if len(self.world.shape) != 2 or 1 in (value.rows, value.cols):
+            raise Abandoned
+        return value
+
+    def made(self, name: str, sizes: list[Expr]) -> Grid:
+        """Return a matrix of given sizes."""
+        numbers = [self.number(size).data[0] for size in sizes]
+        if name not in MAKERS or not all(n >= 1 and n % 1 == 0 for n in numbers):
+            raise Abandoned
+        rows, cols = (int(numbers[0]), int(numbers[0])) if name == "eye" else (*map(int, numbers), 0)[:2]
+        if rows * cols < 1 or len(numbers) > 2 or rows * cols > MAX_ELEMENTS:
+            raise Abandoned
+        return Grid(rows, cols, tuple(_made(name, i, j) for i in range(rows) for j in range(cols)))
+
     def elementwise(self, name: str, values: list[Grid], node: Call) -> Grid:
         """Return a primitive function of each element."""
         if name == "sqrt":
@@ -268,6 +334,8 @@ class TrialValues(ABC):
         """Return a primitive reduction."""
         shape = self.world.shape
         rows, cols = grid.size((value, self.p))
+        if not (value.rows in (1, rows) and value.cols in (1, cols)):
+            rows, cols = value.rows, value.cols
         value = Grid(rows, cols, tuple(value.spread(rows, cols))) if dim is None else value
         axes = {d % len(shape) if shape else 0 for d in dim} if dim is not None else {0, 1}
         if dim is not None and any(not -len(shape) <= d < len(shape) for d in dim):
@@ -275,6 +343,11 @@ class TrialValues(ABC):
         over_cols = dim is None or len(shape) - 1 in axes
         over_rows = dim is None or (len(shape) == 2 and 0 in axes)
         return grid.reduce(REDUCTIONS[name], value, over_rows, over_cols)
+
+
+def _made(name: str, row: int, col: int) -> float:
+    """Return one number of ``zeros``, ``ones`` or ``eye``."""
+    return float(name == "ones" or (name == "eye" and row == col))
 
 
 T = TypeVar("T")

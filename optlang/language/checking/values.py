@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, Flag, auto
 
-from optlang.language.kinds import HOST, STATIC, Kind, Level, join
+from optlang.language.checking.matrices import meet
+from optlang.language.kinds import HOST, STATIC, Kind, Level
+from optlang.language.shapes import Shape
 
 
 class Sort(Enum):
@@ -27,11 +29,13 @@ class Uses(Flag):
     TENSOR = auto()  # p, g, a state of the tensor
     FACT = auto()  # ndim, numel, rows, cols
     GROUP = auto()  # a state of the group
+    SHARED = auto()  # a state of the whole optimizer
+    TOTAL = auto()  # a sum over all tensors of the optimizer
     LOCAL = auto()  # a number the rule has computed, which no variant is chosen by
 
 
 #: What is not known before a step runs.
-STEP = Uses.TIME | Uses.TENSOR | Uses.GROUP | Uses.LOCAL
+STEP = Uses.TIME | Uses.TENSOR | Uses.GROUP | Uses.SHARED | Uses.TOTAL | Uses.LOCAL
 
 
 class Unknown(Enum):
@@ -57,6 +61,8 @@ class Value:
         bits: Digits (binary) that its exact value may take, when it is made of literals alone.
         literal: Whether it is written as a literal in this variant.
         missing: Whether some path to here does not assign it.
+        order: Whether it is an order of elements (``argsort(v)``), which may stand in an index.
+        clash: The shapes that it has on the paths to here, as a phrase, where no select can tell between them.
     """
 
     kind: Kind
@@ -67,6 +73,8 @@ class Value:
     bits: int | None = None
     literal: bool = False
     missing: bool = False
+    order: bool = False
+    clash: str | None = None
 
     @property
     def is_static(self) -> bool:
@@ -90,19 +98,34 @@ def uses_of(values: Iterable[Value]) -> Uses:
     return result
 
 
-def combine(values: Iterable[Value], sort: Sort = Sort.NUMBER) -> Value:
-    """Return what is known of an elementwise combination of values."""
+def combine(values: Iterable[Value], shape: Shape, sort: Sort = Sort.NUMBER) -> Value:
+    """Return what is known of an elementwise combination of values.
+
+    Args:
+        values: The values.
+        shape: That of the parameter.
+        sort: What sort of thing the result is.
+
+    Raises:
+        Mismatch: If their shapes do not meet.
+    """
     several = tuple(values)
     if any(v.sort is Sort.UNKNOWN for v in several):
         sort = Sort.UNKNOWN
-    return Value(join(v.kind for v in several), sort, uses_of(several))
+    return Value(meet((v.kind for v in several), shape), sort, uses_of(several))
 
 
-def merge(values: Iterable[Value], condition: Value | None = None) -> Value:
-    """Return what is known of one of several values, chosen by a condition that is not static."""
+def merge(values: Iterable[Value], shape: Shape, condition: Value | None = None) -> Value:
+    """Return what is known of one of several values, chosen by a condition that is not static.
+
+    Raises:
+        Mismatch: If their shapes do not meet.
+    """
     several = tuple(values)
     sorts = {v.sort for v in several}
     sort = sorts.pop() if len(sorts) == 1 else (Sort.UNKNOWN if Sort.UNKNOWN in sorts else Sort.NUMBER)
     deciding = (*several, condition) if condition else several
-    kind = join((*(v.kind for v in deciding), HOST))
-    return Value(kind, sort, uses_of(deciding), missing=any(v.missing for v in several))
+    kind = meet((*(v.kind for v in deciding), HOST), shape)
+    missing, order = any(v.missing for v in several), all(v.order for v in several)
+    clash = next((v.clash for v in several if v.clash), None)
+    return Value(kind, sort, uses_of(deciding), missing=missing, order=order, clash=clash)

@@ -21,13 +21,28 @@ from optlang.language.walk import expressions
 
 SHAPES: tuple[tuple[int, ...], ...] = ((2, 3), (6,), (), (3, 2), (2, 3, 2), (1, 2, 3, 2), (64, 64), (1, 6), (6, 1))
 
+#: Shapes for a rule of matrices: sizes that no two of them, and no small number in a rule, have in common.
+MATRIX_SHAPES: tuple[tuple[int, ...], ...] = (
+    *((5, 7), (11, 6), (6,), (6, 5, 7), (5, 6, 3, 7), ()),
+    *((64, 64), (6, 6), (1, 6), (6, 1), (3, 2), (2, 3)),
+)
+
 
 @dataclass(frozen=True)
 class World:
-    """One set of answers: values of hyperparameters and of the tensor's facts, by name."""
+    """One set of answers: values of hyperparameters and of the tensor's facts, by name.
+
+    ``defaults`` says that every hyperparameter has its default.
+    """
 
     values: Mapping[str, Value]
     shape: tuple[int, ...]
+    defaults: bool = False
+
+    @property
+    def ordinary(self) -> bool:
+        """Whether the tensor is a matrix as most are: neither square nor a single row or column."""
+        return len(self.shape) == 2 and min(self.shape) > 1 and self.shape[0] != self.shape[1]
 
 
 def facts(shape: tuple[int, ...]) -> dict[str, Value]:
@@ -56,7 +71,14 @@ def sample(hyper: Hyper, nonzero: bool = True) -> float:
     return 0.1
 
 
-def worlds(scope: Scope, exprs: Iterable[Expr], conditions: Iterable[Expr], limit: int) -> list[World]:
+def worlds(
+    scope: Scope,
+    exprs: Iterable[Expr],
+    conditions: Iterable[Expr],
+    limit: int,
+    matrices: bool = False,
+    whole: Iterable[str] = (),
+) -> list[World]:
     """Return the worlds to look at, the one of all defaults first.
 
     Args:
@@ -64,23 +86,29 @@ def worlds(scope: Scope, exprs: Iterable[Expr], conditions: Iterable[Expr], limi
         exprs: Every expression of the rule.
         conditions: Those of them that are conditions by their place, as in ``if momentum:``.
         limit: How many worlds to look at, at most.
+        matrices: Whether the rule is one of matrices.
+        whole: Hyperparameters that are sizes or counts.
     """
     compared, asked = _questions(exprs)
     asked |= {condition.name for condition in conditions if isinstance(condition, Name)}
     axes = {h.name: _candidates(h, compared.get(h.name, ()), h.name in asked) for h in scope.hypers.values()}
-    shapes = [SHAPES[0]]
-    if any(fact in compared or fact in asked for fact in FACT_NAMES):
-        shapes = [*SHAPES, *_shapes(compared.get("numel", ()))]
+    for name in whole:
+        axes[name] = _whole(scope.hypers[name], axes[name])
+    shapes = [(MATRIX_SHAPES if matrices else SHAPES)[0]]
+    if matrices or any(fact in compared or fact in asked for fact in FACT_NAMES):
+        more = MATRIX_SHAPES if matrices else SHAPES
+        shapes = list(dict.fromkeys((*more, *_shapes(compared))))
     names = [name for name, values in axes.items() if len(values) > 1]
     base = {name: values[0] for name, values in axes.items()}
-    found = [World({**base, **facts(shapes[0])}, shapes[0])]
-    choices: list[list[tuple[str, object]]] = [[(name, v) for v in axes[name][1:]] for name in names]
-    choices.append([("shape", s) for s in shapes[1:]])
+    found = [World({**base, **facts(shapes[0])}, shapes[0], True)]
+    choices: list[list[tuple[str, object]]] = [[("shape", s) for s in shapes[1:]]] if matrices else []
+    choices += [[(name, v) for v in axes[name][1:]] for name in names]
+    choices += [] if matrices else [[("shape", s) for s in shapes[1:]]]
     for changes in _combinations([axis for axis in choices if axis]):
         changed = dict(changes)
         shape = changed.pop("shape", shapes[0])
         assert isinstance(shape, tuple)
-        found.append(World({**base, **changed, **facts(shape)}, shape))  # type: ignore[dict-item]
+        found.append(World({**base, **changed, **facts(shape)}, shape, not changed))  # type: ignore[dict-item]
         if len(found) >= limit:
             break
     return found
@@ -156,7 +184,23 @@ def _near(hyper: Hyper, compared: Iterable[Value], asked: bool) -> list[Value]:
     return list(sides.values())
 
 
-def _shapes(compared: Iterable[Value]) -> list[tuple[int, ...]]:
-    """Return shapes whose numel is on every side of what it is compared with."""
-    numbers = [int(v) for v in compared if isinstance(v, float) and 1 <= v < 1e12]
-    return [(1, n + d) for n in numbers for d in (-1, 0, 1) if n + d > 0]
+def _whole(hyper: Hyper, values: list[Value]) -> list[Value]:
+    """Return values of a hyperparameter that is a size or a count: its default, and small whole numbers."""
+    found = [v for v in values if isinstance(v, (bool, str)) or v is None or v % 1 == 0 or v == hyper.default]
+    small = (v for v in (2.0, 3.0, 0.0) if hyper.domain is None or v in hyper.domain)
+    return list(dict.fromkeys((*found, *small))) or values
+
+
+def _shapes(compared: Mapping[str, Iterable[Value]]) -> Iterator[tuple[int, ...]]:
+    """Yield shapes whose facts are on every side of what they are compared with."""
+    numbers = {
+        fact: [int(v) for v in compared.get(fact, ()) if isinstance(v, float) and 1 <= v < 1e12] for fact in FACT_NAMES
+    }
+    for n in numbers["numel"]:
+        yield from ((1, n + d) for d in (-1, 0, 1) if n + d > 0)
+    for n in numbers["rows"]:
+        yield from ((n + d, 7) for d in (-1, 0, 1) if n + d > 0)
+    for n in numbers["cols"]:
+        yield from ((7, n + d) for d in (-1, 0, 1) if n + d > 0)
+    for n in numbers["ndim"]:
+        yield from ((2, 3, 4, 5, 6, 7, 8, 9)[: n + d] for d in (0, 1) if 4 < n + d <= 8)

@@ -1,0 +1,275 @@
+"""Passes over whole matrices as Python: torch's own operations on stacks of matrices that are treated alike.
+
+Every tensor has one dimension more in front than the rule says. One number per tensor is then a vector, and is given as
+many dimensions as what it meets. Coefficients are Python numbers. Results are returned, and written by the caller.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+import sympy as sp
+
+from optlang.backends.memory import INDENT
+from optlang.backends.naming import spelled
+from optlang.backends.spelling import ATOM, OR, Piece, TorchWriter
+from optlang.ir import algebra
+from optlang.ir.program import Program, Value
+from optlang.language.builtins import BUILTINS
+from optlang.language.kinds import Kind, Level
+
+
+class MatrixWriter(TorchWriter):
+    """Writes stacks of tensors.
+
+    Args:
+        program: What is written.
+        ndim: Dimensions of the parameter.
+        like: Name of a tensor of the number type that arithmetic is done in.
+        whole: Name of a tensor of the parameter's shape, if there is one.
+    """
+
+    def __init__(self, program: Program, ndim: int, like: str, whole: str | None) -> None:
+        self.kinds = program.kinds()
+        plain = frozenset(s for s, kind in self.kinds.items() if kind.level <= Level.HOST)
+        super().__init__(f"{like}.dtype", frozenset(), plain)
+        self.ndim, self.like, self.whole = ndim, like, whole
+        self.rank: int | None = None
+
+    def rank_of(self, kind: Kind) -> int:
+        """Return the number of dimensions of a value of a kind, without the one in front."""
+        if kind.level is Level.MATRIX:
+            return len(kind.shape)
+        return self.ndim if kind.level in (Level.REDUCED, Level.ELEMENT) else 0
+
+    def value(self, value: Value) -> str:
+        """Return the text of a value."""
+        self.rank = self.rank_of(value.kind)
+        return self.operation(value.expr) if value.matrices else self.text(value.expr)
+
+    def symbol(self, expr: sp.Symbol) -> Piece:
+        """Return a name; one number per tensor with as many dimensions as what it meets."""
+        kind = self.kinds[expr]
+        if self.rank and kind.on_device and self.rank_of(kind) == 0:
+            return f"{expr.name}[:{', None' * self.rank}]", ATOM
+        return expr.name, ATOM
+
+    def reduction(self, expr: algebra.Reduction) -> Piece:
+        """Return a reduction; sums and means are accumulated in float64 and keep their number type."""
+        name = algebra.name_of(expr)
+        inner, *dims = expr.args
+        outer, ranks = self.rank, [self.rank_of(self.kinds[s]) for s in inner.free_symbols]
+        self.rank = max(ranks, default=0)
+        text = self.text(inner, OR)
+        places = [int(d) + 1 if d >= 0 else int(d) for d in dims] or list(range(1, self.rank + 1))
+        keep = ", keepdim=True" if dims else ""
+        dim = f"({', '.join(map(str, places))}{',' if len(places) == 1 else ''})"
+        self.rank = outer
+        if name in ("max", "min"):
+            result = f"torch.a{name}({text}, {dim}{keep})"
+        else:
+            self.helpers.add(f"stack_{name}")
+            result = f"stack_{name}({text}, {dim}{keep})"
+        if self.rank and not dims:  # in the middle of a formula over matrices
+            result += f"[:{', None' * self.rank}]"
+        return result, ATOM
+
+    def named(self, name: str, args: tuple[sp.Expr, ...]) -> Piece:
+        """Return a function on stacks; rounding to a number type means to go on in it."""
+        if name in ("f32", "bf16"):
+            return self.fill(BUILTINS[name].torch or "", args)
+        return super().named(name, args)
+
+    # Operations ---------------------------------------------------------------------------------------------
+
+    def operation(self, expr: sp.Expr) -> str:
+        """Return an operation on matrices."""
+        self.rank = None
+        name, args = algebra.name_of(expr), expr.args
+        texts = [self.text(a) for a in args if not _is_slice(a)]
+        match name:
+            case "matmul":
+                return self.matrix_product(*args)
+            case "transpose":
+                return f"{texts[0]}.mT"
+            case "item":
+                return f"{texts[0]}[{int(args[1])}]"
+            case "index":
+                return self.index(args[0], args[1:])
+            case "shaped":
+                return f"{texts[0]}.reshape({self.whole}.shape)" if self.whole else texts[0]
+            case "matrix":
+                return (
+                    f"{texts[0]}.flatten(2)" if self.rank_of(self.kinds[args[0]]) > 1 else f"{texts[0]}.unsqueeze(-1)"
+                )
+            case "zeros" | "ones":
+                sizes = ", ".join(["1", *(self.size(a) for a in args)])
+                return f"{self.like}.new_{name}(({sizes}))"
+            case "eye":
+                like = f"dtype={self.like}.dtype, device={self.like}.device"
+                return f"torch.eye({self.size(args[0])}, {like}).unsqueeze(0)"
+            case "flip":
+                dim = int(args[1])
+                return f"torch.flip({texts[0]}, ({dim + 1 if dim >= 0 else dim},))"
+            case "topk":
+                return f"torch.topk({texts[0]}, {self.size(args[1])}, dim=-1)"
+        row = BUILTINS[name]
+        assert row.torch is not None, f"{name} has no spelling on matrices"
+        self.helpers.update(row.helpers)
+        return row.torch.format(*texts)
+
+    def size(self, expr: sp.Expr) -> str:
+        """Return a size, which arrives as a number like any other."""
+        return str(int(expr)) if expr.is_Integer else f"int({self.text(expr)})"
+
+    def matrix_product(self, a: sp.Symbol, b: sp.Symbol) -> str:
+        """Return a product of matrices and vectors."""
+        left, right = self.rank_of(self.kinds[a]), self.rank_of(self.kinds[b])
+        match (left, right):
+            case (2, 2):
+                return f"{a} @ {b}"
+            case (2, 1):
+                return f"({a} @ {b}.unsqueeze(-1)).squeeze(-1)"
+            case (1, 2):
+                return f"({a}.unsqueeze(-2) @ {b}).squeeze(-2)"
+            case _:
+                return f"({a} * {b}).sum(-1)"
+
+    def index(self, whole: sp.Symbol, items: Sequence[sp.Expr]) -> str:
+        """Return a part of a tensor: slices and numbers at once, then what orders a dimension."""
+        parts, orders, dim = [":"], list[tuple[str, int]](), 1
+        for item in items:
+            if _is_slice(item):
+                first, last = item.args
+                start = "" if first == 0 else self.size(first)
+                stop = "" if algebra.is_literal(last) and not last.is_Rational else self.size(last)
+                parts.append(f"{start}:{stop}")
+            elif item.is_Symbol and self.kinds[item].on_device:
+                parts.append(":")
+                orders.append((str(item), dim))
+            else:
+                parts.append(self.size(item))
+                continue
+            dim += 1
+        text = str(whole)
+        if any(part != ":" for part in parts):
+            text = f"{text}[{', '.join(parts)}]"
+        for order, place in orders:
+            self.helpers.add("ordered")
+            text = f"ordered({text}, {order}, {place})"
+        return text
+
+
+def _is_slice(expr: sp.Expr) -> bool:
+    return bool(expr.is_Function) and algebra.name_of(expr) == "slice"
+
+
+class MatrixPass:
+    """Writes ``update`` of a pass over matrices.
+
+    Args:
+        program: The pass, optimised.
+        tensors: Runtime's names of the tensors it takes, in order.
+        ndim: Dimensions of the parameter.
+        narrow: Whether tensors may be stored in 16 bits.
+    """
+
+    def __init__(self, program: Program, tensors: Sequence[str], ndim: int, narrow: bool) -> None:
+        self.program, self.arguments = spelled(program, tensors)
+        self.tensors = [self.arguments[name] for name in tensors]
+        self.narrow = narrow
+        kinds = {self.arguments[i.name]: i.kind for i in self.program.inputs if i.kind.on_device}
+        whole = next((name for name, kind in kinds.items() if kind.level is Level.ELEMENT), None)
+        first = next(iter(kinds), self.tensors[0])
+        self.writer = MatrixWriter(self.program, ndim, first, whole)
+        self.read = list(kinds)
+
+    def update(self) -> list[str]:
+        """Return the lines of the function."""
+        numbers = [str(s) for s in self.program.coefficients()]
+        lines = [f"def update({', '.join([*self.tensors, *numbers])}):"]
+        lines.append(f'{INDENT}"""What one step makes of some tensors; each has a dimension more, in front."""')
+        if self.narrow:
+            lines += [f"{INDENT}{name} = {name}.to(torch.float32)" for name in self.read]
+        lines += self.values()
+        results = [self.writer.text(s.expr) for s in self.program.stores]
+        return [*lines, f"{INDENT}return ({', '.join(results)}{',' if len(results) == 1 else ''})"]
+
+    def values(self) -> Iterator[str]:
+        """Yield the assignments, with the lines of the rule they come from as comments."""
+        line = 0
+        added = self.sums_of_products()
+        products = {product for product, _ in added.values()}
+        for value in self.program.tensor:
+            if value.symbol in products:
+                continue
+            if value.line not in (0, line):
+                line = value.line
+                yield f"{INDENT}# {self.program.notes[line]}"
+            text = added[value.symbol][1] if value.symbol in added else self.writer.value(value)
+            yield f"{INDENT}{value.symbol} = {text}"
+
+    def sums_of_products(self) -> dict[sp.Symbol, tuple[sp.Symbol, str]]:
+        """Return the values that are a*X + b*(A @ B), as one call of torch each, with the products they take in."""
+        tensor = {v.symbol: v for v in self.program.tensor}
+        uses = Counter(s for v in self.program.tensor for s in v.expr.free_symbols)
+        uses.update(s for store in self.program.stores for s in store.expr.free_symbols)
+        types: dict[sp.Symbol, str] = {}
+        found: dict[sp.Symbol, tuple[sp.Symbol, str]] = {}
+        for value in self.program.tensor:
+            types[value.symbol] = self.type_of(value.expr, types)
+            if value.matrices or not value.expr.is_Add or len(value.expr.args) != 2:
+                continue
+            terms = [self.scaled(term) for term in value.expr.args]
+            for (a, x), (b, y) in (terms, terms[::-1]):
+                if x is None or y is None or not _is_product(tensor.get(y)) or uses[y] > 1 or y not in tensor:
+                    continue
+                left, right = tensor[y].expr.args
+                kinds = [self.writer.rank_of(self.writer.kinds[s]) for s in (x, left, right)]
+                same = {types.get(s, "") for s in (x, left, right)}
+                if kinds == [2, 2, 2] and len(same) == 1 and x in self.writer.kinds:
+                    self.writer.rank = None
+                    options = [f"beta={self.writer.text(a)}", f"alpha={self.writer.text(b)}"]
+                    kept = [o for o in options if not o.endswith("=1")]
+                    found[value.symbol] = (y, f"torch.baddbmm({', '.join([str(x), str(left), str(right), *kept])})")
+                    break
+        return found
+
+    def scaled(self, term: sp.Expr) -> tuple[sp.Expr, sp.Symbol | None]:
+        """Return a term as a number times a tensor; None if it is not."""
+        tensors = [s for s in sp.Mul.make_args(term) if s.is_Symbol and self.writer.kinds[s].on_device]
+        if len(tensors) != 1:
+            return term, None
+        rest = sp.Mul(*(a for a in sp.Mul.make_args(term) if a is not tensors[0]))
+        return (rest, tensors[0]) if self.writer.is_plain(rest) else (term, None)
+
+    def type_of(self, expr: sp.Expr, types: Mapping[sp.Symbol, str]) -> str:
+        """Return a mark that differs where number types may: what was rounded to one goes on in it."""
+        if expr.is_Function and algebra.name_of(expr) in ("bf16", "f32"):
+            return algebra.name_of(expr)
+        found = {types.get(s, "") for s in expr.free_symbols if self.writer.kinds[s].on_device}
+        return found.pop() if len(found) == 1 else ""
+
+
+def _is_product(value: Value | None) -> bool:
+    return value is not None and value.matrices and algebra.name_of(value.expr) == "matmul"
+
+
+def start_lines(program: Program, ndim: int, narrow: bool) -> tuple[list[str], dict[str, str], MatrixWriter, Program]:
+    """Return the lines that compute initial values of a rule with matrices, and what is needed to name them.
+
+    Args:
+        program: The start of the states.
+        ndim: Dimensions of the parameter.
+        narrow: Whether tensors may be stored in 16 bits.
+
+    Returns:
+        The lines; the arguments by the runtime's names; the writer; the program with names as they are written.
+    """
+    written, arguments = spelled(program, ("p", "g"))
+    writer = MatrixWriter(written, ndim, arguments["p"], arguments["p"])
+    cast = ".to(torch.float32)" if narrow else ""
+    lines = [f"{INDENT}{arguments[name]} = {arguments[name]}.unsqueeze(0){cast}" for name in ("p", "g")]
+    lines += [f"{INDENT}{v.symbol} = {writer.value(v)}" for v in written.tensor]
+    return lines, arguments, writer, written

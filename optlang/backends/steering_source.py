@@ -1,0 +1,166 @@
+"""What ties the passes of a step together, as Python: the module of a staged variant, and those of its passes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sympy as sp
+
+from optlang.backends import python_source
+from optlang.backends.matrix_source import MatrixPass, start_lines
+from optlang.backends.memory import INDENT
+from optlang.backends.naming import spelled
+from optlang.backends.spelling import HostWriter
+from optlang.compiled import Slot
+from optlang.ir.lower import Lowered, Path
+from optlang.ir.program import Input, Program
+from optlang.language.kinds import HOST, Level
+
+
+def steering(
+    lowered: Lowered, numbers: Sequence[Program], slots: Sequence[Slot], ndim: int, title: str, narrow: bool
+) -> str:
+    """Return the module that steers the passes of a step.
+
+    Args:
+        lowered: The programs of the variant; start, group and shared after the passes.
+        numbers: What the host states become, for each path.
+        slots: The states that exist.
+        ndim: Dimensions of the parameter.
+        title: First line of the module's docstring.
+        narrow: Whether tensors may be stored in 16 bits.
+    """
+    module = python_source.Module(lowered, slots, (), narrow)
+    matrices = any(v.matrices for v in lowered.start.tensor)
+    functions = [_start(module, lowered, ndim) if matrices else module.start(lowered.start)]
+    if lowered.group is not None:
+        functions.append(module.group(lowered.group))
+    functions += [_shared(module, lowered.shared, s.target) for s in (lowered.shared.stores if lowered.shared else ())]
+    functions.append(_path(module, lowered.paths))
+    functions += [_numbers(module, program, i) for i, program in enumerate(numbers)]
+    return module.assembled(title, functions)
+
+
+def matrix_pass(program: Program, slots: Sequence[Slot], tensors: Sequence[str], ndim: int, title: str) -> list[str]:
+    """Return the module of a pass over matrices, plain and for tensors that may be stored in 16 bits."""
+    texts = []
+    for narrow in (False, True):
+        module = python_source.Module(None, slots, tensors, narrow)
+        written = MatrixPass(program, tensors, ndim, narrow)
+        update = written.update()
+        module.helpers |= written.writer.helpers
+        texts.append(module.assembled(title, [module.host(program), update]))
+    return texts
+
+
+def path_inputs(paths: Sequence[Path]) -> tuple[Input, ...]:
+    """Return what the questions of a step read."""
+    found: dict[sp.Symbol, Input] = {}
+    for path in paths:
+        asked = {s for question in path.questions for s in question.free_symbols}
+        found |= {i.symbol: i for i in path.program.inputs if i.symbol in asked}
+    return tuple(found.values())
+
+
+def shared_program(program: Program, name: str) -> Program:
+    """Return what computes one of the shared states alone."""
+    (store,) = (s for s in program.stores if s.target == name)
+    needed = set(store.expr.free_symbols)
+    for value in reversed(program.host):
+        if value.symbol in needed:
+            needed |= value.expr.free_symbols
+    inputs = tuple(i for i in program.inputs if i.symbol in needed)
+    host = tuple(v for v in program.host if v.symbol in needed)
+    return Program(program.name, inputs, host, (), (store,), program.notes)
+
+
+def _shared(module: python_source.Module, program: Program | None, name: str) -> list[str]:
+    """Return ``shared_NAME``: the new value of a shared state."""
+    assert program is not None
+    written, arguments = spelled(shared_program(program, name))
+    writer = HostWriter()
+    body = [f'{INDENT}"""New value of a state of the whole optimizer, in float64."""']
+    body += module.assignments(written.host, writer)
+    (store,) = written.stores
+    names = [arguments[n] for n in python_source.host_names(written)]
+    body.append(f"{INDENT}return (float({writer.text(store.expr)}),)")
+    module.helpers |= writer.helpers
+    return [f"def shared_{name}({', '.join(names)}):", *body]
+
+
+def _numbers(module: python_source.Module, program: Program, index: int) -> list[str]:
+    """Return ``numbers_I``: what the host states become on a path."""
+    wanted = python_source.host_arguments(program, module.slots)
+    written, arguments = spelled(program, wanted)
+    writer = HostWriter()
+    body = [f'{INDENT}"""What states kept on the host become."""', *module.assignments(written.host, writer)]
+    states = {s.target: writer.text(s.expr) for s in written.stores}
+    kept = [f"float({states.get(s.name) or arguments[s.name]})" for s in module.slots if s.place == "host"]
+    module.helpers |= writer.helpers
+    body.append(f"{INDENT}return ({', '.join(kept)}{',' if len(kept) == 1 else ''})")
+    return [f"def numbers_{index}({', '.join(arguments[n] for n in wanted)}):", *body]
+
+
+def _path(module: python_source.Module, paths: Sequence[Path]) -> list[str]:
+    """Return ``path``: which way a step goes."""
+    program = Program("", path_inputs(paths), (), (), ())
+    written, arguments = spelled(program)
+    names = {old.symbol: new.symbol for old, new in zip(program.inputs, written.inputs, strict=True)}
+    writer = HostWriter()
+
+    def ask(left: list[int], place: int, depth: int) -> list[str]:
+        if len(left) == 1 or all(len(paths[i].answers) <= place for i in left):
+            return [f"{INDENT * depth}return ({left[0]},)"]
+        question = paths[left[0]].questions[place].xreplace(names)
+        yes = [i for i in left if paths[i].answers[place]]
+        no = [i for i in left if not paths[i].answers[place]]
+        if not yes or not no:
+            return ask(left, place + 1, depth)
+        return [
+            f"{INDENT * depth}if {writer.text(question)}:",
+            *ask(yes, place + 1, depth + 1),
+            *ask(no, place + 1, depth),
+        ]
+
+    body = [f'{INDENT}"""Which way this step goes."""', *ask(list(range(len(paths))), 0, 1)]
+    module.helpers |= writer.helpers
+    return [f"def path({', '.join(arguments[i.name] for i in program.inputs)}):", *body]
+
+
+def _start(module: python_source.Module, lowered: Lowered, ndim: int) -> list[str]:
+    """Return ``start`` of a rule with matrices."""
+    program = lowered.start
+    lines, arguments, writer, program = start_lines(program, ndim, module.narrow)
+    host = HostWriter()
+    body = [f'{INDENT}"""Initial values of the states of one tensor; inside, tensors have one more dimension."""']
+    body += module.assignments(program.host, host)
+    body += lines
+    like = f"{arguments['p']}[0]"
+    stored = "p_stored" if module.narrow else like
+    places = {s.name: s.place for s in module.slots}
+    entries = []
+    for store in program.stores:
+        kind = program.kinds().get(store.expr, HOST)
+        if places[store.target] == "host":
+            text = f"float({host.text(store.expr)})"
+        elif kind.level <= Level.HOST:
+            text = module.filled(host.text(store.expr), store.kind, like, "")
+        elif places[store.target] == "element":
+            text = f"{writer.text(store.expr)}[0].reshape({like}.shape).clone(memory_format=torch.preserve_format)"
+        else:
+            text = f"{writer.text(store.expr)}[0].contiguous().clone()"
+        if places[store.target] != "host" and module.narrow:
+            text += ".to(dtype)"
+        entries.append(f'"{store.target}": {text}')
+    del stored
+    module.helpers |= writer.helpers | host.helpers
+    names = [arguments["p"], arguments["g"], *(arguments[n] for n in python_source.host_names(program))]
+    if module.narrow:
+        body.insert(1, f"{INDENT}dtype = {arguments['p']}.dtype")
+    return [
+        f"def start({', '.join(names)}):",
+        *body,
+        f"{INDENT}return {{",
+        *(f"{INDENT * 2}{entry}," for entry in entries),
+        f"{INDENT}}}",
+    ]

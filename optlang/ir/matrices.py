@@ -1,0 +1,207 @@
+"""Lowering of what is about whole tensors: shapes as formulas over sizes, and the operations on matrices."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+
+import sympy as sp
+
+from optlang.ir import algebra
+from optlang.ir.builder import Builder, Ref
+from optlang.language import shapes
+from optlang.language import tree as ast
+from optlang.language.builtins import BUILTINS, MAKERS, MATRIX_FUNCTIONS
+from optlang.language.kinds import ELEMENT, HOST, SCALAR, Kind, Level, join, matrix
+from optlang.language.shapes import Shape, Size
+from optlang.language.specialise import Special
+from optlang.language.walk import expressions, own_expressions, statements
+
+#: The kind of the several results of one function, of which ``item`` takes one.
+SEVERAL = matrix(("several",))
+
+
+class Matrices(ABC):
+    """Lowers operations on matrices; expressions in general are lowered by a subclass."""
+
+    special: Special
+    out: Builder
+    done: dict[sp.Expr, Ref]  # operations that have been lowered, so that none runs twice
+
+    @abstractmethod
+    def expr(self, node: ast.Expr) -> Ref:
+        """Lower an expression."""
+
+    @abstractmethod
+    def input(self, name: str, kind: Kind) -> Ref:
+        """Return a value that exists before the step."""
+
+    # Shapes -------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def whole(self) -> Shape:
+        """The shape of the parameter."""
+        ndim = self.special.ndim
+        lead, rows, cols, numel = (self.input(name, HOST).expr for name in ("_lead", "rows", "cols", "numel"))
+        if ndim < 3:
+            return ((), (numel,), (rows, cols))[ndim]
+        middle: list[Size] = [sp.Symbol(f"size{i}") for i in range(1, ndim - 2)]
+        if middle:
+            middle[0] = numel / (lead * rows * cols)
+            for size in middle[1:]:
+                middle[0] /= size
+        return (lead, *middle, rows, cols)
+
+    def shape_of(self, kind: Kind) -> Shape:
+        """Return the shape of values of a kind."""
+        if kind.level is Level.REDUCED:
+            return shapes.reduced(self.whole, tuple(kind.dims))
+        return {Level.ELEMENT: self.whole, Level.MATRIX: kind.shape}.get(kind.level, ())
+
+    def kind_of_shape(self, shape: Shape) -> Kind:
+        """Return the kind of values of a shape."""
+        return SCALAR if not shape else ELEMENT if shape == self.whole else matrix(shape)
+
+    def together(self, *refs: Ref) -> tuple[tuple[Ref, ...], Kind]:
+        """Return values as they meet element by element, and the kind of what comes of it."""
+        kinds = [ref.kind for ref in refs]
+        if not any(kind.level is Level.MATRIX for kind in kinds):
+            return refs, join(kinds)
+        if ELEMENT in kinds:
+            refs = tuple(map(self.like_parameter, refs))
+        shape = shapes.meet([self.shape_of(ref.kind) for ref in refs])
+        return refs, self.kind_of_shape(shape)
+
+    def like_parameter(self, ref: Ref) -> Ref:
+        """Return a value of the shape of ``matrix(p)`` in the shape of p, any other as it is."""
+        is_matrix = ref.kind.level is Level.MATRIX and self.special.ndim != 2 and bool(self.whole)
+        if is_matrix and ref.kind.shape == shapes.matrix(self.whole):
+            return self.operation("shaped", ELEMENT, self.named(ref).expr)
+        return ref
+
+    def unfolded(self, expr: sp.Expr) -> sp.Expr:
+        """Return a host formula over inputs only."""
+        known = {v.symbol: v.expr for v in self.out.host}
+        while names := {s: known[s] for s in expr.free_symbols if s in known}:
+            expr = expr.xreplace(names)
+        return expr
+
+    def size(self, node: ast.Expr) -> Size:
+        """Return a size that an expression gives, as a formula over inputs."""
+        expr = self.unfolded(self.expr(node).expr)
+        return int(expr) if expr.is_Integer else expr
+
+    # Operations ---------------------------------------------------------------------------------------------
+
+    def operation(self, name: str, kind: Kind, *args: sp.Expr) -> Ref:
+        """Return the result of an operation, a value of its own."""
+        expr = algebra.matrix_operation(name)(*args)
+        if expr not in self.done:
+            self.done[expr] = self.out.bind(name, Ref(expr, kind))
+        return self.done[expr]
+
+    def named(self, ref: Ref) -> Ref:
+        """Return a value under a name of its own."""
+        return ref if ref.expr.is_Symbol else self.out.bind("x", ref)
+
+    def product(self, node: ast.Binary) -> Ref:
+        """Lower ``a @ b``; numbers that a factor is multiplied with come outside, where they cost least."""
+        (c, a), (d, b) = self.factored(self.expr(node.left)), self.factored(self.expr(node.right))
+        shape = shapes.product(self.shape_of(a.kind), self.shape_of(b.kind))
+        product = self.operation("matmul", self.kind_of_shape(shape), a.expr, b.expr)
+        return Ref(c * d * product.expr, product.kind)
+
+    def factored(self, ref: Ref) -> tuple[sp.Expr, Ref]:
+        """Return a value as a host number times a name."""
+        kinds = {i.symbol: i.kind for i in self.out.inputs.values()} | {v.symbol: v.kind for v in self.out.host}
+        factors = sp.Mul.make_args(ref.expr)
+        low = [f for f in factors if all(s in kinds and not kinds[s].on_device for s in f.free_symbols)]
+        rest = sp.Mul(*(f for f in factors if f not in low))
+        return sp.Mul(*low), self.named(Ref(rest, ref.kind))
+
+    def rounded(self, name: str, node: ast.Call) -> Ref:
+        """Lower ``bf16(x)`` and ``f32(x)``: what comes of it goes on in that number type."""
+        ref = self.expr(node.arguments[0].value)
+        if not ref.kind.on_device:
+            return Ref(algebra.call(name, ref.expr), ref.kind)
+        return self.operation(name, ref.kind, self.named(ref).expr)
+
+    def transposed(self, node: ast.Member) -> Ref:
+        """Lower ``x.T``."""
+        x = self.named(self.expr(node.value))
+        return self.operation("transpose", self.kind_of_shape(shapes.transposed(self.shape_of(x.kind))), x.expr)
+
+    def index(self, node: ast.Index) -> Ref:
+        """Lower ``x[...]``, or one result of a function that has several."""
+        if isinstance(node.value, ast.Call):
+            (place,) = node.items
+            assert isinstance(place, ast.Number)
+            return self.item(node.value, int(place.value))
+        x = self.named(self.expr(node.value))
+        items: list[shapes.Shape | list[Size | None]] = []
+        args: list[sp.Expr] = []
+        for item in node.items:
+            if isinstance(item, ast.Slice):
+                ends = [None if end is None else self.size(end) for end in (item.start, item.stop)]
+                items.append(ends)
+                first, last = (None if end is None else self.expr(end).expr for end in (item.start, item.stop))
+                start = sp.Integer(0) if first is None else first
+                args.append(algebra.call("slice", start, algebra.call("end") if last is None else last))
+            else:
+                ref = self.expr(item)
+                ref = self.named(ref) if ref.kind.on_device else ref
+                items.append(self.shape_of(ref.kind))
+                args.append(ref.expr)
+        shape = shapes.indexed(self.shape_of(x.kind), items)  # type: ignore[arg-type]
+        return self.operation("index", self.kind_of_shape(shape), x.expr, *args)
+
+    def item(self, node: ast.Call, place: int) -> Ref:
+        """Lower one result of a function that has several."""
+        assert isinstance(node.function, ast.Name)
+        name = node.function.name
+        args = [self.named(ref) if ref.kind.on_device else ref for ref in (self.expr(a.value) for a in node.arguments)]
+        inner = [self.shape_of(ref.kind) for ref in args]
+        if name == "topk":
+            results = shapes.topk(inner[0], self.size(node.arguments[1].value))
+        else:
+            results = shapes.RESULTS[name](*inner)
+        whole = self.operation(name, SEVERAL, *(ref.expr for ref in args))
+        return self.operation("item", self.kind_of_shape(results[place]), whole.expr, sp.Integer(place))
+
+    def matrix_call(self, name: str, node: ast.Call) -> Ref:
+        """Lower a call of a function of whole matrices that has one result."""
+        nodes = [a.value for a in node.arguments]
+        if name in MAKERS:
+            shape = shapes.made(name, [self.size(n) for n in nodes])
+            return self.operation(name, self.kind_of_shape(shape), *(self.expr(n).expr for n in nodes))
+        args = [self.expr(n) for n in nodes]
+        args = [self.named(ref) if ref.kind.on_device else ref for ref in args]
+        if name == "matrix" and len(self.shape_of(args[0].kind)) == 2:
+            return args[0]
+        if name == "flip":
+            shape = self.shape_of(args[0].kind)
+        else:
+            shape = shapes.RESULTS[name](*(self.shape_of(ref.kind) for ref in args))
+        return self.operation(name, self.kind_of_shape(shape), *(ref.expr for ref in args))
+
+    def size_of(self, name: str, node: ast.Expr) -> Ref:
+        """Lower ``rows(x)`` and ``cols(x)``."""
+        shape = self.shape_of(self.expr(node).kind)
+        size = shapes.last(shape, 2 if name == "rows" else 1)
+        for symbol in sp.sympify(size).free_symbols:  # a state's size may be given by what only its start has read
+            if symbol.name not in self.out.inputs:
+                self.input(symbol.name, HOST)
+        return Ref(sp.Integer(size) if isinstance(size, int) else size, HOST)
+
+
+def is_matrix_function(name: str) -> bool:
+    """Whether a builtin is an operation on whole matrices."""
+    return name in BUILTINS and BUILTINS[name].matrix and BUILTINS[name].definition is None
+
+
+def holds_matrices(block: Sequence[ast.Stmt] | ast.Expr) -> bool:
+    """Whether a block or an expression computes with whole matrices."""
+    tops: Sequence[ast.Expr]
+    tops = [e for s in statements(block) for e in own_expressions(s)] if isinstance(block, tuple) else [block]  # type: ignore[list-item]
+    return any(shapes.is_matrix_call(node, MATRIX_FUNCTIONS) for top in tops for node in expressions(top))

@@ -1,0 +1,230 @@
+"""Program of a step -> passes: what can run at once, in order.
+
+A pass ends where it needs a sum over the whole model that it has only given its part of, and where elements give way to
+whole matrices. Among what is computed element by element, only what matrices are made of runs before them; everything
+else waits until after, so that there are at most two passes over elements around one over matrices. A value that no
+early pass needs is moved to a later one, if fewer tensors are then read and written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import sympy as sp
+
+from optlang.ir.program import CARRY, TOTAL, Input, Program, Store, Value
+from optlang.language.kinds import ELEMENT, Kind, Level
+
+#: When a value is computed: after how many barriers, and before (0), among (1) or after (2) the matrices there.
+Place = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pass of a step.
+
+    Attributes:
+        program: What it computes; its stores are those of the step, parts of totals, and what is carried.
+        matrices: Whether it works on whole matrices.
+        needs: Names of the late inputs that it reads.
+        carried: What it leaves for later passes: names and kinds.
+    """
+
+    program: Program
+    matrices: bool
+    needs: tuple[str, ...]
+    carried: tuple[tuple[str, Kind], ...]
+
+
+def split(program: Program, late: Mapping[str, frozenset[str]]) -> tuple[tuple[Stage, ...], Program]:
+    """Return the passes of a step, and a program of its host states alone.
+
+    Args:
+        program: The step, its values in order.
+        late: The inputs that arrive in the middle of the step, with the totals that each waits for.
+    """
+    work = _Split(program, late)
+    return work.stages(), work.numbers()
+
+
+class _Split:
+    """Places the values of a step, and cuts it."""
+
+    def __init__(self, program: Program, late: Mapping[str, frozenset[str]]) -> None:
+        self.program = program
+        self.kinds = program.kinds()
+        self.tensor = {v.symbol: v for v in program.tensor}
+        self.order = {v.symbol: i for i, v in enumerate(program.tensor)}
+        self.host = {v.symbol: v for v in program.host}
+        self.inputs = {i.symbol: i for i in program.inputs}
+        self.late = late
+        self.stores = [s for s in program.stores if s.kind.on_device]
+        self.totals = {s.target: s.expr for s in self.stores if s.target.startswith(TOTAL)}
+        self.readers: dict[sp.Symbol, list[sp.Symbol]] = {}
+        for value in program.tensor:
+            for symbol in value.expr.free_symbols:
+                self.readers.setdefault(symbol, []).append(value.symbol)
+        self.place: dict[sp.Symbol, Place] = {}
+        self._barriers: dict[sp.Symbol, int] = {}
+        self._put()
+        self._sink()
+
+    # Places -------------------------------------------------------------------------------------------------
+
+    def _barrier(self, symbol: sp.Symbol) -> int:
+        """Return how many barriers lie before a symbol has its value."""
+        if symbol not in self._barriers:
+            found = 0
+            if symbol in self.inputs:
+                for total in self.late.get(self.inputs[symbol].name, ()):
+                    part = self.totals.get(total)
+                    below = max(map(self._barrier, part.free_symbols), default=0) if part is not None else 0
+                    found = max(found, 1 + below)
+            else:
+                value = self.tensor.get(symbol) or self.host[symbol]
+                found = max(map(self._barrier, value.expr.free_symbols), default=0)
+            self._barriers[symbol] = found
+        return self._barriers[symbol]
+
+    def _is_of_matrices(self, value: Value) -> bool:
+        """Whether a value can only be computed among matrices."""
+        kinds = [self.kinds[s] for s in value.expr.free_symbols]
+        return value.matrices or any(kind.level is Level.MATRIX for kind in (value.kind, *kinds))
+
+    def _put(self) -> None:
+        """Give every value the earliest place it can have."""
+        among = {v.symbol for v in self.program.tensor if self._is_of_matrices(v)}
+        barrier = {v.symbol: self._barrier(v.symbol) for v in self.program.tensor}
+        behind: set[sp.Symbol] = set()  # those that depend on a matrix of the same stage
+        for value in self.program.tensor:
+            before = (s for s in value.expr.free_symbols if s in barrier and barrier[s] == barrier[value.symbol])
+            if any(s in among or s in behind for s in before):
+                behind.add(value.symbol)
+        feeding: set[sp.Symbol] = set()  # those that a matrix of the same stage depends on
+        for value in reversed(self.program.tensor):
+            if value.symbol in among or value.symbol in feeding:
+                feeding |= {s for s in value.expr.free_symbols if s in barrier and barrier[s] == barrier[value.symbol]}
+        busy = {barrier[s] for s in among}
+        for symbol, stage in barrier.items():
+            if symbol in among or (symbol in behind and symbol in feeding):
+                self.place[symbol] = (stage, 1)
+            elif stage in busy and symbol not in feeding:
+                self.place[symbol] = (stage, 2)
+            else:
+                self.place[symbol] = (stage, 0)
+
+    def _sink(self) -> None:
+        """Move values to later passes over elements as long as that saves reads and writes of tensors."""
+        stored = {s.expr for s in self.stores if s.target.startswith(TOTAL)}
+        for value in reversed(self.program.tensor):
+            here = self.place[value.symbol]
+            users = [self.place[s] for s in self.readers.get(value.symbol, ())]
+            if here[1] == 1 or value.symbol in stored:
+                continue
+            last = min(users) if users else max(self.place.values())
+            for later in sorted({p for p in self.place.values() if here < p <= last and p[1] != 1}):
+                before = self._traffic()
+                was, self.place[value.symbol] = self.place[value.symbol], later
+                if self._traffic() > before:
+                    self.place[value.symbol] = was
+
+    # Memory -------------------------------------------------------------------------------------------------
+
+    def _store_places(self) -> dict[str, Place]:
+        """Return where each target is written: with its value, but not before the last reader of what it held."""
+        symbols = {i.name: s for s, i in self.inputs.items()}
+        last = max(self.place.values(), default=(0, 0))
+        found = {}
+        for store in self.stores:
+            born = max((self.place[s] for s in store.expr.free_symbols if s in self.place), default=(-1, 0))
+            old = None if store.target.startswith(TOTAL) else symbols.get(store.target)
+            readers = [self.place[s] for s in self.readers.get(old, ())] if old is not None else []
+            for other in self.stores:  # a state that takes this one's old value
+                if old is not None and other is not store and old in other.expr.free_symbols:
+                    readers.append(last)
+            found[store.target] = max([born, *readers])
+        first = min(self.place.values(), default=(0, 0))
+        return {target: max(place, first) for target, place in found.items()}
+
+    def _sources(
+        self, place: Place, stores: Mapping[str, Place]
+    ) -> tuple[dict[sp.Symbol, str], list[Value], list[Store]]:
+        """Return what a pass reads that it does not compute (with the tensor it is in), its values and its stores."""
+        values = [v for v in self.program.tensor if self.place[v.symbol] == place]
+        mine = [s for s in self.stores if stores[s.target] == place]
+        inside = {v.symbol for v in values}
+        wanted: dict[sp.Symbol, None] = {}
+        for expr in (*(v.expr for v in values), *(s.expr for s in mine)):
+            for symbol in sorted(expr.free_symbols - inside, key=str):
+                wanted.setdefault(symbol)
+        reads: dict[sp.Symbol, str] = {}
+        in_state = {s.expr: s.target for s in self.stores if not s.target.startswith(TOTAL)}
+        for symbol in wanted:
+            if symbol in self.inputs:
+                if self.inputs[symbol].kind.on_device:
+                    reads[symbol] = self.inputs[symbol].name
+            elif symbol in self.tensor:
+                target = in_state.get(symbol)
+                held = target is not None and stores[target] < place
+                reads[symbol] = target if held and target is not None else f"{CARRY}{symbol}"
+        return reads, values, mine
+
+    def _traffic(self) -> int:
+        """Return how many tensors of elements all passes read and write."""
+        stores = self._store_places()
+        count, carried = 0, set[str]()
+        for place in sorted(set(self.place.values()) | set(stores.values())):
+            reads, _, mine = self._sources(place, stores)
+            count += sum(1 for s in reads if self.kinds[s] == ELEMENT)
+            carried |= {name for s, name in reads.items() if name.startswith(CARRY) and self.kinds[s] == ELEMENT}
+            count += sum(1 for s in mine if s.kind == ELEMENT)
+        return count + len(carried)
+
+    # Cutting ------------------------------------------------------------------------------------------------
+
+    def stages(self) -> tuple[Stage, ...]:
+        """Return the passes in order."""
+        stores = self._store_places()
+        places = sorted(set(self.place.values()) | set(stores.values()))
+        sources = {place: self._sources(place, stores) for place in places}
+        carried = {s for reads, _, _ in sources.values() for s, n in reads.items() if n.startswith(CARRY)}
+        return tuple(self._stage(place, *sources[place], carried) for place in places)
+
+    def _stage(
+        self,
+        place: Place,
+        reads: Mapping[sp.Symbol, str],
+        values: list[Value],
+        mine: list[Store],
+        carried: set[sp.Symbol],
+    ) -> Stage:
+        left = [v for v in values if v.symbol in carried]
+        stores = [*mine, *(Store(f"{CARRY}{v.symbol}", v.symbol, v.kind) for v in left)]
+        host = self._host(
+            {s for v in values for s in v.expr.free_symbols} | {s for x in mine for s in x.expr.free_symbols}
+        )
+        read = {s for v in (*values, *host) for s in v.expr.free_symbols} | {
+            s for x in stores for s in x.expr.free_symbols
+        }
+        inputs = [i for i in self.program.inputs if i.symbol in read and not i.kind.on_device]
+        inputs += [Input(symbol, name, self.kinds[symbol]) for symbol, name in reads.items()]
+        program = replace(self.program, inputs=tuple(inputs), host=host, phases=(tuple(values),), stores=tuple(stores))
+        needs = tuple(i.name for i in inputs if i.name in self.late)
+        return Stage(program, place[1] == 1, needs, tuple((f"{CARRY}{v.symbol}", v.kind) for v in left))
+
+    def _host(self, wanted: set[sp.Symbol]) -> tuple[Value, ...]:
+        """Return the host values that some symbols are computed from."""
+        needed = set(wanted)
+        for value in reversed(self.program.host):
+            if value.symbol in needed:
+                needed |= value.expr.free_symbols
+        return tuple(v for v in self.program.host if v.symbol in needed)
+
+    def numbers(self) -> Program:
+        """Return a program of what the host states become."""
+        stores = tuple(s for s in self.program.stores if not s.kind.on_device)
+        host = self._host({s for x in stores for s in x.expr.free_symbols})
+        read = {s for v in host for s in v.expr.free_symbols} | {s for x in stores for s in x.expr.free_symbols}
+        inputs = tuple(i for i in self.program.inputs if i.symbol in read)
+        return replace(self.program, inputs=inputs, host=host, phases=(), stores=stores)

@@ -1,0 +1,288 @@
+"""What is known of matrices, of sums over the whole model and of random numbers, in one variant of a rule."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from optlang.language import shapes
+from optlang.language.builtins import BUILTINS, RANDOM, Builtin
+from optlang.language.checking.functions import result_count
+from optlang.language.checking.matrices import Some, kind_of, shape_of
+from optlang.language.checking.reader import Reader
+from optlang.language.checking.values import MISTAKE, UNKNOWN, Sort, Uses, Value, uses_of
+from optlang.language.kinds import ELEMENT, HOST, Level
+from optlang.language.shapes import Mismatch, Shape, Size
+from optlang.language.tree import Binary, Call, Expr, Index, Member, Name, Number, Slice, Unary
+
+#: Results that are orders of elements.
+ORDERS = frozenset(("order", "places"))
+
+
+class Tensors(Reader, ABC):
+    """Reads the functions of matrices; other expressions are read by a subclass."""
+
+    @abstractmethod
+    def value(self, expr: Expr) -> Value:
+        """Return what is known of the value of an expression."""
+
+    @abstractmethod
+    def number(self, expr: Expr) -> Value:
+        """Return what is known of an expression that must be a number."""
+
+    @abstractmethod
+    def call_function(self, node: Call) -> tuple[Value, ...]:
+        """Return the results of a call of one of the rule's functions."""
+
+    # Shapes ----------------------------------------------------------------------------------------------------------
+
+    def shape(self, value: Value) -> Shape:
+        """Return the shape of a value."""
+        return shape_of(value.kind, self.world.shape)
+
+    def shaped(self, node: Expr, values: Sequence[Value], shape: Callable[[], Shape]) -> Value:
+        """Return a tensor that a function of matrices makes of some values; ``shape`` gives its shape."""
+        if any(v.sort is Sort.UNKNOWN for v in values):
+            return MISTAKE
+        try:
+            kind = kind_of(shape())
+        except Mismatch as mismatch:
+            return self.mismatch(node, mismatch)
+        self.fine(node)
+        return Value(kind, uses=uses_of(values) | Uses.TENSOR)
+
+    def known_size(self, expr: Expr, value: Value, what: str) -> Size | None:
+        """Return a size that must be known before the first step; None if it is not, which is reported."""
+        if value.sort is Sort.UNKNOWN and isinstance(expr, Member):
+            return Some(self.text(expr))  # a key of the user's own
+        if value.sort is Sort.UNKNOWN:
+            return None
+        if not is_known_before(value):
+            self.unknown_before(expr, value, what)
+            return None
+        if not isinstance(value.known, (int, float)):
+            return Some(self.text(expr))
+        if value.known % 1 == 0 and abs(value.known) < 1e15:
+            return int(value.known)
+        if self.world.defaults:
+            help = f"round it: `floor({self.text(expr)})`"
+            self.mismatch(expr, Mismatch(f"{what} is a whole number, not {value.known:g}", help))
+        return None
+
+    def unknown_before(self, expr: Expr, value: Value, what: str) -> None:
+        """Report a size, count or period that is not known before the first step."""
+        reason = "changes from step to step" if value.uses & Uses.TIME else "computed in the step"
+        if value.kind.level > Level.SCALAR:
+            reason = f"{self.phrase(value)}, not one number"
+        self.report(
+            "E314",
+            f"{what} must be known before the first step",
+            expr.span,
+            label=reason,
+            help="use numbers, hyperparameters, and sizes such as `rows`, `cols` and `rows(x)`",
+        )
+
+    def phrase(self, value: Value) -> str:
+        """Return what a value is, as a phrase."""
+        if value.kind.level is Level.ELEMENT:
+            return "shaped like p"
+        if value.kind.level is Level.MATRIX:
+            return shapes.described(value.kind.shape)
+        return str(value.kind) if value.kind.level is Level.REDUCED else "one number"
+
+    # Operators -------------------------------------------------------------------------------------------------------
+
+    def product(self, node: Binary, left: Value, right: Value) -> Value:
+        """Return what is known of ``left @ right``."""
+        return self.shaped(node, (left, right), lambda: shapes.product(self.shape(left), self.shape(right)))
+
+    def member(self, node: Member) -> Value:
+        """Return what is known of ``x.T`` or of one of several results of a call."""
+        if node.name == "T":
+            value = self.number(node.value)
+            return self.shaped(node, (value,), lambda: shapes.transposed(self.shape(value)))
+        call = node.value
+        if isinstance(call, Call) and isinstance(call.function, Name):
+            builtin = BUILTINS.get(call.function.name)
+            if builtin is not None and node.name in builtin.results and call.function.name not in self.scope.functions:
+                return self.several(call, builtin)[builtin.results.index(node.name)]
+        self.value(call)
+        return MISTAKE
+
+    def index(self, node: Index) -> Value:
+        """Return what is known of ``x[...]``."""
+        if (results := self.picked_from(node)) is not None:
+            place = literal_index(node)
+            return results[place] if place is not None and 0 <= place < len(results) else MISTAKE
+        value = self.number(node.value)
+        values, items = [value], list[Any]()
+        for item in node.items:
+            if isinstance(item, Slice):
+                ends = [self.slice_end(end) for end in (item.start, item.stop)]
+                if False in ends:
+                    values.append(MISTAKE)
+                items.append(ends)
+                continue
+            inner = self.number(item)
+            values.append(inner)
+            if inner.sort is not Sort.UNKNOWN and not self.is_index(item, inner):
+                values.append(MISTAKE)
+            items.append(self.shape(inner))
+        result = self.shaped(node, values, lambda: shapes.indexed(self.shape(value), items))
+        return replace(result, order=value.order)
+
+    def picked_from(self, node: Index) -> tuple[Value, ...] | None:
+        """Return the results that ``f(x)[i]`` picks one of, None if it is an index into a tensor."""
+        call = node.value
+        if not (isinstance(call, Call) and isinstance(call.function, Name)):
+            return None
+        name = call.function.name
+        if name in self.scope.functions:
+            return self.call_function(call) if result_count(self.scope.functions[name]) > 1 else None
+        builtin = BUILTINS.get(name)
+        return self.several(call, builtin) if builtin is not None and builtin.results else None
+
+    def slice_end(self, end: Expr | None) -> Size | None | bool:
+        """Return one end of a slice; False if it is not known."""
+        if end is None:
+            return None
+        size = self.known_size(end, self.number(end), "an end of a slice")
+        return False if size is None else size
+
+    def is_index(self, expr: Expr, value: Value) -> bool:
+        """Check that a value may stand in an index: a number or an order."""
+        if value.order or value.kind.level <= Level.HOST:
+            return True
+        self.report(
+            "E314",
+            f"`{self.text(expr)}` cannot be an index",
+            expr.span,
+            label=self.phrase(value) if value.kind.level > Level.SCALAR else "a number computed from tensors",
+            help="an index is a slice `:r`, a number, or an order such as `argsort(v)`",
+        )
+        return False
+
+    # Functions -------------------------------------------------------------------------------------------------------
+
+    def several(self, node: Call, builtin: Builtin) -> tuple[Value, ...]:
+        """Return the results of a function that has several."""
+        arguments = in_order(node, builtin)
+        values = [self.number(argument) for argument in arguments]
+        nothing = (MISTAKE,) * len(builtin.results)
+        if any(v.sort is Sort.UNKNOWN for v in values) or len(values) != len(builtin.parameters):
+            return nothing
+        x = self.shape(values[0])
+        try:
+            if builtin.name == "topk":
+                k = self.known_size(arguments[1], values[1], "how many `topk` takes")
+                if k is None:
+                    return nothing
+                last = x[-1] if x else None  # that there are as many is checked for each tensor
+                found = shapes.topk(x, min(k, last) if isinstance(k, int) and isinstance(last, int) else k)
+            else:
+                found = shapes.RESULTS[builtin.name](x)
+        except Mismatch as mismatch:
+            self.mismatch(node, mismatch)
+            return nothing
+        self.fine(node)
+        uses = uses_of(values) | Uses.TENSOR
+        return tuple(
+            Value(kind_of(shape), uses=uses, order=name in ORDERS)
+            for shape, name in zip(found, builtin.results, strict=True)
+        )
+
+    def matrix_function(self, node: Call, builtin: Builtin, values: Sequence[Value]) -> Value:
+        """Return what is known of a function of matrices with one result."""
+        arguments = in_order(node, builtin)
+        if builtin.name == "flip":
+            dim = literal(arguments[1]) if len(arguments) > 1 else -1
+            if dim is None:
+                self.unknown_before(arguments[1], values[-1], "the dimension that `flip` turns round")
+                return MISTAKE
+            result = self.shaped(node, values[:1], lambda: shapes.flipped(self.shape(values[0]), dim))
+            return replace(result, order=values[0].order, kind=values[0].kind if result is not MISTAKE else result.kind)
+        if len(arguments) != len(builtin.parameters):
+            return MISTAKE
+        ordered = [self.number(argument) for argument in arguments]
+        result = self.shaped(node, ordered, lambda: shapes.RESULTS[builtin.name](*map(self.shape, ordered)))
+        return replace(result, order=builtin.name == "argsort")
+
+    def made(self, node: Call, name: str, arguments: Sequence[Expr]) -> Value:
+        """Return what is known of a tensor of given sizes, or of random numbers shaped like p."""
+        builtin = BUILTINS[name]
+        if not arguments and builtin.group == RANDOM:
+            return Value(ELEMENT, uses=Uses.TENSOR)
+        sizes = list[Size]()
+        for argument in arguments:
+            size = self.known_size(argument, self.number(argument), "a size")
+            if size is None:
+                return MISTAKE
+            if isinstance(size, int) and size < 0 and not self.world.defaults:
+                return MISTAKE
+            sizes.append(size)
+        return self.shaped(node, (), lambda: shapes.made(name, sizes)) if sizes else MISTAKE
+
+    def drawn(self, node: Call, chance: Value) -> Value:
+        """Return what is known of ``bernoulli(chance)``, shaped like p."""
+        return self.combine(node, (chance, Value(ELEMENT, uses=Uses.TENSOR)))
+
+    def size_of(self, node: Call, name: str, value: Value) -> Value:
+        """Return what is known of ``rows(x)`` or ``cols(x)``."""
+        if value.sort is Sort.UNKNOWN:
+            return Value(HOST, Sort.UNKNOWN)
+        if value.kind.level <= Level.HOST:
+            self.report(
+                "E310",
+                f"`{self.text(node.arguments[0].value)}` is one number, which has no {name}",
+                node.span,
+                label="not a tensor",
+                help=f"`{name}(x)` is a size of a tensor; `{name}` alone is that of p",
+            )
+            return MISTAKE
+        shape = self.shape(value)
+        size = (1, 1, *shape)[-1 if name == "cols" else -2]
+        known = float(size) if isinstance(size, int) else UNKNOWN
+        return Value(HOST, uses=Uses.FACT, known=known)
+
+    def total(self, node: Call, arguments: Sequence[Expr], values: Sequence[Value]) -> Value:
+        """Return what is known of a sum over the whole model."""
+        assert isinstance(node.function, Name)
+        if values and values[0].sort is not Sort.UNKNOWN and not values[0].uses & Uses.TENSOR:
+            self.report(
+                "E310",
+                f"`{node.function.text}` has nothing to add up: `{self.text(arguments[0])}` is the same for every tensor",
+                arguments[0].span,
+                label="does not depend on a tensor",
+                help="it sums over all elements of all tensors: `total(g^2)`, `total(abs(m))`",
+            )
+            return MISTAKE
+        return Value(HOST, uses=Uses.TOTAL)
+
+
+def is_known_before(value: Value) -> bool:
+    """Whether a number is known before the first step, under whatever name."""
+    return replace(value, uses=value.uses & ~Uses.LOCAL).is_static
+
+
+def literal(expr: Expr) -> int | None:
+    """Return a whole number that is written out, None for anything else."""
+    if isinstance(expr, Unary) and expr.op == "-":
+        inner = literal(expr.operand)
+        return None if inner is None else -inner
+    return int(expr.value) if isinstance(expr, Number) and expr.value.denominator == 1 else None
+
+
+def literal_index(node: Index) -> int | None:
+    """Return the number in an index that picks a result."""
+    (item, *more) = node.items
+    return None if more or isinstance(item, Slice) else literal(item)
+
+
+def in_order(node: Call, builtin: Builtin) -> list[Expr]:
+    """Return the arguments of a call in the order of the function's parameters, as far as they are given."""
+    given = [a.value for a in node.arguments if a.name is None]
+    named = {a.name: a.value for a in node.arguments if a.name is not None}
+    names = [name for name, _ in builtin.parameters[len(given) :]]
+    return [*given, *(named[name] for name in names if name in named)]

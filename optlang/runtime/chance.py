@@ -1,0 +1,60 @@
+"""Random numbers that depend on nothing but a seed, the tensor, its update and the place in the rule.
+
+No generator is carried from step to step: each draw is seeded anew. So batches may run in any order, a checkpoint needs
+only the seed and the step counts, and every backend reads the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from optlang.compiled import Draw
+
+#: Key of the seed in the param groups.
+SEED = "seed"
+_MASK = 2**64 - 1
+
+
+def mixed(*numbers: int) -> int:
+    """Return 64 bits that look random and follow from some whole numbers.
+
+    The finaliser of SplitMix64 (Steele, Lea & Flood, 2014, https://doi.org/10.1145/2660193.2660195), once for each.
+    """
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state
+
+
+class Seed:
+    """Draws random numbers for the parameters of an optimizer.
+
+    Args:
+        groups: Its param groups; the first one's seed counts.
+    """
+
+    def __init__(self, groups: Sequence[Mapping[str, Any]]) -> None:
+        self.groups = groups
+        self._places: dict[int, int] | None = None
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    def fill(self, memory: torch.Tensor, draw: Draw, p: torch.Tensor, t: int) -> None:
+        """Fill memory with the numbers of a draw for a parameter's update ``t``."""
+        generator = self._generators.get(memory.device)
+        if generator is None:
+            generator = self._generators[memory.device] = torch.Generator(memory.device)
+        if self._places is None:
+            members = (q for group in self.groups for q in group["params"])
+            self._places = {id(q): i for i, q in enumerate(members)}
+        place = self._places.get(id(p), 0)
+        generator.manual_seed(mixed(int(self.groups[0].get(SEED, 0)), place, t, draw.site) >> 1)
+        if draw.kind == "randn":
+            memory.normal_(generator=generator)
+        else:
+            memory.uniform_(generator=generator)

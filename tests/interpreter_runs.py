@@ -1,0 +1,140 @@
+"""Runs of the interpreter through the statements of a step: for one tensor, and for what tensors have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from interpreter_formulas import NotStatic, Place, Scope, Setting
+from interpreter_statements import Run
+from interpreter_values import UNKNOWN, Array, Shape, Value, number, spread
+
+from optlang.language import tree as ast
+
+#: New values of group and shared states, by the place of the statement that gives them.
+Decided = dict[tuple[Place, int, int, str], Value]
+
+
+class Waiting(Exception):
+    """A run has come to a sum over the whole model that is not known yet; ``part`` is what the run adds to it."""
+
+    def __init__(self, place: Place, part: float) -> None:
+        super().__init__(place)
+        self.place, self.part = place, part
+
+
+class TensorRun(Run):
+    """The update of one tensor.
+
+    Args:
+        setting: What the run is told.
+        shape: The tensor's shape.
+        states: Values of the tensor's states; those that exist now, or are about to.
+        decided: New values of group and shared states.
+        totals: Sums over the whole model, as far as they are known.
+        draw: Returns random numbers of a kind and shape for a call.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        shape: Shape,
+        states: dict[str, Value],
+        decided: Decided | None = None,
+        totals: Mapping[Place, float] | None = None,
+        draw: Callable[[str, Shape, int], Array] | None = None,
+    ) -> None:
+        super().__init__(setting, shape)
+        self.states, self.decided, self.totals, self.draw = states, decided or {}, totals, draw
+        self.scopes = {state.name: state.scope for state in self.rule.states}
+        self.calls = 0
+
+    def store(self, statement: ast.Assign, name: str, value: Value, scope: Scope) -> None:
+        """Give a name its value; what is kept keeps its shape."""
+        assert self.shape is not None
+        if scope.top and self.scopes.get(name, "tensor") != "tensor":
+            value = self.decided.get(self._key(statement, name), scope.names[name])
+        elif scope.top and name == "p":
+            value = spread(value, self.shape, self.shape)
+        elif scope.top and name in self.states:
+            kept, value = self.states[name], number(value)
+            if np.ndim(kept) or np.ndim(value) or isinstance(kept, Array):
+                value = spread(value, np.shape(kept), self.shape)
+        scope.names[name] = value
+
+    def follow(self, statement: ast.If | ast.Every, scope: Scope) -> None:
+        """See group and shared states as they are after a statement that this tensor need not have carried out."""
+        for name, where in self.scopes.items():
+            key = self._key(statement, name)
+            if scope.top and where != "tensor" and key in self.decided:
+                scope.names[name] = self.decided[key]
+
+    def _key(self, statement: ast.Stmt, name: str) -> tuple[Place, int, int, str]:
+        return tuple(self.path), statement.span.start, statement.span.end, name
+
+    def total(self, place: Place, value: Value) -> float:
+        """Return a sum over the whole model, or stop with this tensor's part of it."""
+        if self.totals is None:
+            raise NotStatic("total")
+        if place not in self.totals:
+            raise Waiting(place, float(np.sum(value)))
+        return self.totals[place]
+
+    def random(self, kind: str, shape: Shape | None) -> Array:
+        """Return fresh random numbers."""
+        if self.draw is None:
+            raise NotStatic(kind)
+        assert self.shape is not None
+        shape = self.shape if shape is None else shape
+        drawn = self.draw(kind, shape, self.calls)
+        assert drawn.shape == shape
+        self.calls += 1
+        return drawn
+
+
+class CommonRun(Run):
+    """A run with tensors unknown, which finds the new values of group states, or of shared ones.
+
+    Args:
+        setting: What the run is told.
+        owner: ``"group"`` or ``"shared"``: the states that it is for. All others are unknown.
+        totals: Sums over the whole model, as far as they are known; None if nothing may depend on them.
+    """
+
+    def __init__(self, setting: Setting, owner: str, totals: Mapping[Place, float] | None = None) -> None:
+        super().__init__(setting)
+        self.totals = totals
+        self.own = {state.name for state in self.rule.states if state.scope == owner}
+        self.others = {state.name for state in self.rule.states if state.scope not in ("tensor", owner)}
+        self.decided: Decided = {}
+
+    def store(self, statement: ast.Assign, name: str, value: Value, scope: Scope) -> None:
+        """Give a name its value, and note it for the tensors."""
+        scope.names[name] = UNKNOWN if scope.top and name in self.others else value
+        if scope.top and name in self.own:
+            self._note(statement, name, value)
+
+    def follow(self, statement: ast.If | ast.Every, scope: Scope) -> None:
+        """Note what states are after a statement that a tensor need not carry out."""
+        for name in self.own if scope.top else ():
+            self._note(statement, name, scope.names[name])
+
+    def _note(self, statement: ast.Stmt, name: str, value: Value) -> None:
+        self.decided[tuple(self.path), statement.span.start, statement.span.end, name] = value
+
+    def forget(self, name: str, scope: Scope) -> None:
+        """Take a name as unknown."""
+        if not (scope.top and name in self.own):
+            super().forget(name, scope)
+
+    def total(self, place: Place, value: Value) -> Value:
+        """Return a sum over the whole model, or wait for the tensors to add it up."""
+        if self.totals is None:
+            return UNKNOWN
+        if place not in self.totals:
+            raise Waiting(place, 0.0)
+        return self.totals[place]
+
+    def random(self, kind: str, shape: Shape | None) -> Value:
+        """Return something that is different for each tensor."""
+        return UNKNOWN
