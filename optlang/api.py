@@ -144,7 +144,7 @@ def emit(
         raise ValueError("; ".join(problems))
     if stage == "program":
         return program_text(compiled, values, ndim)
-    return example_variant(compiled, values, ndim).source
+    return example_variant(compiled, values, ndim).text()
 
 
 __all__ = ["STAGES", "OptlangError", "check", "compile", "emit", "load"]

@@ -9,10 +9,13 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from optlang.language.library import rule_files
 from optlang.source import Source
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
+
+    from optlang.compiler import CompiledRule
 
 
 def class_of(
@@ -39,6 +42,14 @@ def class_of(
     return _class(source, name, backend, ahead_of_time, module)
 
 
+def _routed(name: str) -> CompiledRule:
+    """Return a rule of the library that another routes to."""
+    from optlang.compiler import compile_source
+
+    file = rule_files()[name]
+    return compile_source(Source(file.read_text(encoding="utf-8"), file.name))
+
+
 @lru_cache(maxsize=1024)
 def _class(source: Source, name: str | None, backend: str, ahead_of_time: bool | None, module: str) -> type[Optimizer]:
     """Make a class; with its arguments in one form, so that each class is made once."""
@@ -47,6 +58,7 @@ def _class(source: Source, name: str | None, backend: str, ahead_of_time: bool |
     from optlang.runtime.optimizer import make_class
 
     compiled = compile_source(source, name)
+    compiled.routes = tuple((_routed(route.rule.name), route.when) for route in compiled.rule.routes)
     return make_class(
         compiled,
         backend=backend,

@@ -17,11 +17,12 @@ the step), or a group state's name with a ``'`` behind it (its value after the g
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from optlang.language.rule import Rule, Value
+from optlang.language.tree import Expr
 
 
 class Facts(NamedTuple):
@@ -217,6 +218,20 @@ class Variant:
     triton_source: str = ""
     steering: Steering | None = None
 
+    def text(self) -> str:
+        """Return everything that runs, as Python: the module, and those of the passes of its step."""
+        if self.steering is None:
+            return self.source
+        parts = [self.source]
+        shown: dict[str, str] = {}
+        for i, path in enumerate(self.steering.paths):
+            for k, one in enumerate(path, 1):
+                title = f"path {i}, pass {k} of {len(path)}, over {'matrices' if one.matrices else 'elements'}"
+                same = shown.setdefault(one.kernel.source, title)
+                parts.append(f"# {'-' * 20} {title} {'-' * 20}\n")
+                parts.append(one.kernel.source if same == title else f"# the same as {same}\n")
+        return "\n".join(parts)
+
 
 class Compiled(Protocol):
     """A compiled rule, as the runtime sees it."""
@@ -237,6 +252,10 @@ class Compiled(Protocol):
         """
 
     @property
+    def routes(self) -> Sequence[tuple[Compiled, Expr | None]]:
+        """The rules that it sends parameters to, in order, and when; empty for a rule with formulas of its own."""
+
+    @property
     def group_keys(self) -> tuple[str, ...]:
         """Keys of the user's own that the rule reads from the param group (``group.NAME``)."""
 
@@ -249,10 +268,10 @@ class Compiled(Protocol):
     def group_initial(self, values: Mapping[str, Value]) -> dict[str, float]:
         """Return the initial value of each state of the group and of the whole optimizer, by key."""
 
-    def variant_key(self, values: Mapping[str, Value], facts: Facts) -> tuple[Value, ...]:
-        """Return the key of the variant that these values select."""
+    def variant_key(self, values: Mapping[str, Value], facts: Facts, event: str | None = None) -> tuple[Value, ...]:
+        """Return the key of the variant that these values select, for a step or for ``on EVENT``."""
 
-    def variant(self, values: Mapping[str, Value], facts: Facts) -> Variant:
+    def variant(self, values: Mapping[str, Value], facts: Facts, event: str | None = None) -> Variant:
         """Return the variant that these values select, compiled on first use."""
 
     def keep(self, variant: Variant) -> None:

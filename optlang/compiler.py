@@ -23,6 +23,7 @@ from optlang.language.questions import group_keys, static_names
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Rule, Value
 from optlang.language.sizes import Unfit
 from optlang.language.specialise import Special, specialise, too_large, too_many_paths
+from optlang.language.tree import Expr
 from optlang.source import Source
 
 if TYPE_CHECKING:
@@ -57,11 +58,13 @@ class CompiledRule:
         rule: The checked rule.
         name: The class name.
         warnings: What the checker found that is no error.
+        routes: For a rule that sends parameters to others: those rules, and when.
     """
 
     def __init__(self, rule: Rule, name: str, warnings: tuple[Diagnostic, ...] = ()) -> None:
         self.rule, self.name, self.warnings = rule, name, warnings
         self.static_names, self.group_keys = static_names(rule), group_keys(rule)
+        self.routes: tuple[tuple[CompiledRule, Expr | None], ...] = ()
         self._variants: dict[tuple[Value, ...], Variant] = {}
 
     # Hyperparameters ----------------------------------------------------------------------------------------
@@ -104,13 +107,13 @@ class CompiledRule:
 
     # Variants -----------------------------------------------------------------------------------------------
 
-    def variant_key(self, values: Mapping[str, Value], facts: Facts) -> tuple[Value, ...]:
+    def variant_key(self, values: Mapping[str, Value], facts: Facts, event: str | None = None) -> tuple[Value, ...]:
         """Return the key of the variant that these values select."""
-        return self._specialise(values, facts)[1]
+        return self._specialise(values, facts, event)[1]
 
-    def variant(self, values: Mapping[str, Value], facts: Facts) -> Variant:
+    def variant(self, values: Mapping[str, Value], facts: Facts, event: str | None = None) -> Variant:
         """Return the variant that these values select, compiled on first use."""
-        special, key = self._specialise(values, facts)
+        special, key = self._specialise(values, facts, event)
         if key not in self._variants:
             text = self.rule.tree.source.text
             self._variants[key] = variants.find(text, self.name, key) or self.build(special, key, facts.ndim)
@@ -120,14 +123,17 @@ class CompiledRule:
         """Keep a variant on disk for other processes."""
         variants.keep(self.rule.tree.source.text, variant)
 
-    def _specialise(self, values: Mapping[str, Value], facts: Facts) -> tuple[Special, tuple[Value, ...]]:
+    def _specialise(
+        self, values: Mapping[str, Value], facts: Facts, event: str | None = None
+    ) -> tuple[Special, tuple[Value, ...]]:
         """Return the statements of a variant and its key (with ndim, where layouts depend on it)."""
         try:
-            special = specialise(self.rule, {**values, **facts.named()}, facts.shape)
+            special = specialise(self.rule, {**values, **facts.named()}, facts.shape, event)
         except RecursionError:
             raise OptlangError([too_large(self.rule)]) from None
         exact = special.matrices or Layout.of(special.dims, facts.ndim).exact
-        return special, (*special.key, f"ndim {facts.ndim}") if exact else special.key
+        key = special.key if event is None else (f"on {event}", *special.key)
+        return special, (*key, f"ndim {facts.ndim}") if exact else key
 
     def build(self, special: Special, key: tuple[Value, ...], ndim: int) -> Variant:
         """Compile one variant: statements -> programs -> passes -> source."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -101,7 +100,6 @@ class Formulas:
         self.rule = setting.rule
         self.shape = shape
         self.path = [setting.number]
-        self._met: Counter[Place] = Counter()
 
     # What depends on whose run it is -------------------------------------------------------------------------
 
@@ -121,21 +119,15 @@ class Formulas:
 
     @contextmanager
     def within(self, *place: int) -> Iterator[None]:
-        """Look at something that has places of its own inside: a function, a turn of a loop, a side of a choice.
+        """Look at something that has places of its own inside: a function, a turn of a loop, the sides of a choice.
 
-        Ends of spans grow in the order in which parts of a text are looked at, except in a ternary.
+        Ends of spans grow in the order in which the parts of a text are looked at, but for a ternary and its sides.
         """
         self.path.extend(place)
         try:
             yield
         finally:
             del self.path[-len(place) :]
-
-    def place(self, node: ast.Node) -> Place:
-        """Return where a node stands; the same node met again in one run stands later."""
-        place = (*self.path, node.span.end)
-        self._met[place] += 1
-        return (*place, self._met[place])
 
     # Expressions ---------------------------------------------------------------------------------------------
 
@@ -237,9 +229,8 @@ class Formulas:
         return result
 
     def _ternary(self, node: ast.Ternary, scope: Scope) -> Value:
-        with self.within(node.span.end, 0):
-            truth = self.truth(self.value(node.condition, scope))
-        with self.within(node.span.end, 1):
+        truth = self.truth(self.value(node.condition, scope))
+        with self.within(node.span.end):  # whatever is in the sides comes after the condition
             if isinstance(truth, bool):
                 return self.value(node.then if truth else node.other, scope)
             return self.select(truth, self.value(node.then, scope), self.value(node.other, scope))
@@ -325,7 +316,7 @@ class Formulas:
         dim = next((a.value for a in node.arguments if a.name == "dim"), None)
         values = [number(self.value(a.value, scope)) for a in node.arguments if a.name != "dim"]
         if name == "total":
-            return self.total(self.place(node), values[0])
+            return self.total((*self.path, node.span.end), values[0])
         if name == "eps_of":
             return self.setting.eps
         if name in SIZES:

@@ -48,6 +48,7 @@ class TensorRun(Run):
         self.states, self.decided, self.totals, self.draw = states, decided or {}, totals, draw
         self.scopes = {state.name: state.scope for state in self.rule.states}
         self.calls = 0
+        self.met: set[Place] = set()
 
     def store(self, statement: ast.Assign, name: str, value: Value, scope: Scope) -> None:
         """Give a name its value; what is kept keeps its shape."""
@@ -76,6 +77,9 @@ class TensorRun(Run):
         """Return a sum over the whole model, or stop with this tensor's part of it."""
         if self.totals is None:
             raise NotStatic("total")
+        if place in self.met:  # what follows a `return` that only some elements take is run twice
+            raise NotImplementedError("a total of what depends on where a function has returned")
+        self.met.add(place)
         if place not in self.totals:
             raise Waiting(place, float(np.sum(value)))
         return self.totals[place]
@@ -105,12 +109,11 @@ class CommonRun(Run):
         super().__init__(setting)
         self.totals = totals
         self.own = {state.name for state in self.rule.states if state.scope == owner}
-        self.others = {state.name for state in self.rule.states if state.scope not in ("tensor", owner)}
         self.decided: Decided = {}
 
     def store(self, statement: ast.Assign, name: str, value: Value, scope: Scope) -> None:
         """Give a name its value, and note it for the tensors."""
-        scope.names[name] = UNKNOWN if scope.top and name in self.others else value
+        scope.names[name] = value
         if scope.top and name in self.own:
             self._note(statement, name, value)
 
@@ -121,11 +124,6 @@ class CommonRun(Run):
 
     def _note(self, statement: ast.Stmt, name: str, value: Value) -> None:
         self.decided[tuple(self.path), statement.span.start, statement.span.end, name] = value
-
-    def forget(self, name: str, scope: Scope) -> None:
-        """Take a name as unknown."""
-        if not (scope.top and name in self.own):
-            super().forget(name, scope)
 
     def total(self, place: Place, value: Value) -> Value:
         """Return a sum over the whole model, or wait for the tensors to add it up."""

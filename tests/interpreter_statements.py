@@ -153,9 +153,4 @@ class Run(Formulas):
 
     def _forget(self, body: Sequence[ast.Stmt], scope: Scope) -> None:
         """Take what statements assign as unknown, for how often they are carried out is up to each tensor."""
-        for name in assigned(body):
-            self.forget(name.name, scope)
-
-    def forget(self, name: str, scope: Scope) -> None:
-        """Take a name as unknown."""
-        scope.names[name] = UNKNOWN
+        scope.names.update({name.name: UNKNOWN for name in assigned(body)})

@@ -68,7 +68,18 @@ def check(text: str) -> str:
         ("group  state a=1 as μ", "group state a = 1 as μ"),
         ("state a:scalar=(1),b when(c)", "state a: scalar = 1, b when c"),
         ("def f(x,y=1)=(x)", "def f(x, y = 1) = x"),
-        ("x = a@b+ c [ 1 ]", "x = a@b+ c [ 1 ]"),
+        ("x = a@b+ c [ 1 ]", "x = a @ b + c[1]"),
+        ("x = q [ : , i: ]@r .T", "x = q[:, i:] @ r.T"),
+        ("x = (a*b)@c*(d@e)", "x = a * b @ c * (d @ e)"),
+        ("x = svd( g ) .S[ :k , 0 ]", "x = svd(g).S[:k, 0]"),
+        ("U,S,Vh = svd(g)", "U, S, Vh = svd(g)"),
+        ("shared  state d=1 ,e", "shared state d = 1, e"),
+        ("repeat  5 :x=1", "repeat 5: x = 1"),
+        ("for  b  in  betas:c*=b", "for b in betas: c *= b"),
+        ("every  k  from (2)  or  first :h=g", "every k from 2 or first: h = g"),
+        ("on  eval :p=z", "on eval: p = z"),
+        ("route  Muon  when(ndim==2)", "route Muon when ndim == 2"),
+        ("route AdamW  otherwise", "route AdamW otherwise"),
         ("use  AdamW", "use  AdamW"),
     ],
 )
@@ -106,8 +117,9 @@ noted = (a + # here
    b)
 every 3:
   x=1
-  # verbatim
+  # comment
   y=2
+history s:size 3
 w = 1     # one
 wide = 12 # two
 '''
@@ -137,9 +149,10 @@ short = a + b
 noted = (a + # here
    b)
 every 3:
-  x=1
-  # verbatim
-  y=2
+    x = 1
+    # comment
+    y = 2
+history s:size 3
 w = 1      # one
 wide = 12  # two
 '''
@@ -150,7 +163,7 @@ def test_comments_blank_lines_and_blocks() -> None:
 
 
 def test_verbatim_blocks_move_with_their_block() -> None:
-    assert check("if a:\n  every 3:\n     x=1\n  y = 2\n") == "if a:\n    every 3:\n       x=1\n    y = 2\n"
+    assert check("if a:\n  x=(1+ # one\n     2)\n  y = 2\n") == "if a:\n    x=(1+ # one\n       2)\n    y = 2\n"
 
 
 # Generated texts --------------------------------------------------------------------------------------------

@@ -422,9 +422,9 @@ def test_repeat() -> None:
 
 
 def test_for_goes_through_a_tuple() -> None:
-    text = "optimizer X\nhyper betas = (b1 = 2, b2 = 3, b3 = 5)\nx = g\nfor b in betas:\n    x = 10*x + b\np = x + b"
-    assert after(text, [0.0], [1.0]) == 1235 + 5
-    assert after(text, [0.0], [1.0], betas=(1, 1, 2)) == 1112 + 2
+    text = "optimizer X\nhyper betas = (b1 = 2, b2 = 3, b3 = 5)\nx = g\nfor b in betas:\n    x = 10*x + b\np = x"
+    assert after(text, [0.0], [1.0]) == 1235
+    assert after(text, [0.0], [1.0], betas=(1, 1, 2)) == 1112
 
 
 @pytest.mark.parametrize(
@@ -434,6 +434,7 @@ def test_for_goes_through_a_tuple() -> None:
         ("k", [2, 4, 6, 8, 10]),
         ("3 from 1", [1, 4, 7, 10]),
         ("3 from k", [2, 5, 8]),
+        ("2 from 5", [5, 7, 9]),
         ("4 or first", [1, 4, 8]),
         ("4 from 3 or first", [1, 3, 7]),
         ("0", []),
@@ -451,11 +452,11 @@ def test_every(when: str, due: list[int]) -> None:
 
 
 def test_what_a_group_keeps_follows_the_groups_own_time() -> None:
-    text = "optimizer X\ngroup state w = 1\nevery 2: w *= 3\nrepeat 2: w += 1\np += w*g"
+    text = "optimizer X\ngroup state w = 1\nevery 2: w *= 3\np += 100*w*g\nrepeat 2: w += 1\np += w*g"
     runner, a, b, g = interpreter(text), np.zeros(1), np.zeros(1), np.ones(1)
     runner.step([a, b], [g, None])  # w = 3
     runner.step([a, b], [None, g])  # w = 11: the group's second step, though b's first
-    assert (a[0], b[0], runner.group_state["w"]) == (3, 11, 11)
+    assert (a[0], b[0], runner.group_state["w"]) == (103, 911, 11)
 
 
 # The whole model ---------------------------------------------------------------------------------------------
@@ -527,6 +528,34 @@ p = a + b + 0*g
     assert (old[0], new[0], matrix[0, 0]) == (3, 3, 1003)
 
 
+@pytest.mark.parametrize("body", ["repeat 2: x = f(x)", "x = f(f(x))", "x = f(x)\nx = f(x)"])
+def test_totals_keep_their_order_in_loops_and_functions(body: str) -> None:
+    text = f"""optimizer X
+def f(x):
+    a = total(x)
+    if t > 1: a += total(2*x)
+    return a*x
+x = g
+{body}
+p = x
+"""
+    runner, old, new = interpreter(text), np.zeros(1), np.zeros(1)
+    runner.step([old], [np.array([1.0])])
+    runner.step([old, new], [np.array([2.0]), np.array([3.0])])
+    x, y = 2.0, 3.0
+    for _ in range(2):
+        x, y = x * (x + y + 2 * x), y * (x + y)
+    assert (old[0], new[0]) == (x, y)
+
+
+def test_a_total_that_no_tensor_reaches_is_zero() -> None:
+    runner = interpreter("optimizer X\nshared state w = 5\nevery 2: w = 1 + total(g)\np += w*g")
+    a, b, g = np.zeros(1), np.zeros(1), np.ones(1)
+    runner.step([a, b], [g, None])
+    runner.step([a, b], [None, g])  # the optimizer's second step, but the first of this tensor
+    assert (a[0], b[0]) == (5, 1)
+
+
 PRODIGY = """optimizer X
 hyper lr = 1, beta = 0.25, d0 = 0.5
 state s
@@ -585,22 +614,22 @@ def test_groups_share_totals_and_shared_states() -> None:
 
 
 def test_shared_states_have_the_first_groups_time() -> None:
-    rule = interpreter("optimizer X\nhyper h = 1\nshared state w = 0\nw += h*t\np += w*g").rule
+    rule = interpreter("optimizer X\nhyper h = 1\nshared state w = 0\nw += h*t\np += w*g + 1000*group.t").rule
     one, two = Interpreter(rule, {"h": 10}), Interpreter(rule)
     x, y, g = np.zeros(1), np.zeros(1), np.ones(1)
     step_all([one, two], [[x], [y]], [[g], [None]])
     step_all([one, two], [[x], [y]], [[g], [g]])
-    assert (x[0], y[0]) == (10 + 30, 30)
+    assert (x[0], y[0]) == (10 + 1000 + 30 + 2000, 30 + 1000)
     step_all([one, two], [[x], [y]], [[None], [None]])
     assert one.shared_state["w"] == 30
 
 
 def test_rules_side_by_side_have_nothing_in_common() -> None:
-    rules = [interpreter(f"optimizer X\nshared state w = 0\nw += {k}*total(g)\np = w + 0*g").rule for k in (1, 10)]
+    rules = [interpreter(f"optimizer X\nshared state w = 0\nw += {k}*total(g)\np = w + 0*g").rule for k in (2, 3)]
     one, two, three = Interpreter(rules[0]), Interpreter(rules[1]), Interpreter(rules[0])
     x, y, z, g = np.zeros(1), np.zeros(1), np.zeros(1), np.ones(1)
     step_all([one, two, three], [[x], [y], [z]], [[g], [g], [g]])
-    assert (x[0], y[0], z[0]) == (2, 10, 2)
+    assert (x[0], y[0], z[0]) == (4, 3, 4)
 
 
 # Events, chance, routes --------------------------------------------------------------------------------------

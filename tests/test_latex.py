@@ -72,6 +72,11 @@ def test_names(name: str, expected: str) -> None:
         ),
         ('mode == "l_2"', r"\mathrm{mode} = \text{“l\_2”}"),
         ("group.scale", r"\mathrm{group}.\mathrm{scale}"),
+        ("Q.T @ g", r"Q^{\top} \, g"),
+        ("(a + b).T", r"\left(a + b\right)^{\top}"),
+        ("matrix(g).T^2", r"\left(\left(\operatorname{matrix}\left(g\right)\right)^{\top}\right)^{2}"),
+        ("v[i, :][:, 2:k]", r"v_{i, {:}}_{{:}, 2{:}k}"),
+        ("svd(g).S", r"\operatorname{svd}\left(g\right).S"),
     ],
 )
 def test_expressions(text: str, expected: str) -> None:
@@ -91,9 +96,28 @@ def test_statements() -> None:
     ]
 
 
+def test_blocks_that_run_at_other_times() -> None:
+    text = (
+        "every k from 2 or first: v = g\nrepeat steps: v = 2*v\nfor b in betas: v *= b\n"
+        "on eval: p = z\nroute Muon when ndim == 2\nroute AdamW otherwise\n"
+    )
+    assert rule_latex(parse(Source(text))).splitlines()[1:-1] == [
+        r"&\textbf{every } k \textbf{ from } 2 \textbf{ or first}\textbf{:} \\",
+        r"&\quad v \leftarrow g \\",
+        r"&\textbf{repeat } \mathrm{steps} \textbf{ times:} \\",
+        r"&\quad v \leftarrow 2 \, v \\",
+        r"&\textbf{for } b \textbf{ in } \mathrm{betas}\textbf{:} \\",
+        r"&\quad v \leftarrow v \, b \\",
+        r"&\textbf{on eval:} \\",
+        r"&\quad p \leftarrow z \\",
+        r"&p \rightarrow \mathrm{Muon}\text{ if } \mathrm{ndim} = 2 \\",
+        r"&p \rightarrow \mathrm{AdamW}\text{ otherwise}",
+    ]
+
+
 @pytest.mark.parametrize("name", optlang.rules.names())
 def test_every_rule_of_the_library_is_balanced(name: str) -> None:
     text = rule_latex(parse(Source(optlang.rules.path(name).read_text(encoding="utf-8"))))
     assert text.count("{") == text.count("}")
-    assert text.count(r"\left") - text.count(r"\leftarrow") == text.count(r"\right")
-    assert r"p \leftarrow" in text
+    assert text.count(r"\left") - text.count(r"\leftarrow") == text.count(r"\right") - text.count(r"\rightarrow")
+    assert r"p \leftarrow" in text or r"p \rightarrow" in text

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import sympy as sp
 
-from optlang.backends.memory import INDENT
+from optlang.backends.memory import INDENT, renamed
 from optlang.backends.naming import spelled
 from optlang.backends.spelling import ATOM, OR, Piece, TorchWriter
 from optlang.ir import algebra
@@ -176,7 +176,7 @@ class MatrixPass:
     """
 
     def __init__(self, program: Program, tensors: Sequence[str], ndim: int, narrow: bool) -> None:
-        self.program, self.arguments = spelled(program, tensors)
+        self.program, self.arguments = spelled(renamed(program), tensors)
         self.tensors = [self.arguments[name] for name in tensors]
         self.narrow = narrow
         kinds = {self.arguments[i.name]: i.kind for i in self.program.inputs if i.kind.on_device}

@@ -36,7 +36,7 @@ class Memory:
     """
 
     def __init__(self, program: Program, tensors: Sequence[str], narrow: bool) -> None:
-        self.program, self.arguments = spelled(program if narrow else _renamed(program), tensors)
+        self.program, self.arguments = spelled(program if narrow else renamed(program), tensors)
         self.narrow = narrow
         self.taken = all_names(self.program, self.arguments.values())
         self.stored = {n: self.name(f"{n}_mem") if narrow else self.arguments[n] for n in tensors}
@@ -101,7 +101,7 @@ class Memory:
             yield f"{INDENT}{self.stored[store.target]}.{method}({text})"
 
 
-def _renamed(program: Program) -> Program:
+def renamed(program: Program) -> Program:
     """Return a program without values that are other names for values of their kind; nothing rounds between them."""
     kinds = program.kinds()
     names: dict[sp.Symbol, sp.Symbol] = {}

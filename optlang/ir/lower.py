@@ -324,14 +324,18 @@ class _Lowering(Matrices):
         """Return the answer to a question of this path; None for one that cannot be asked before the step starts."""
         if self.part != "step" or condition.kind.level > Level.HOST:
             return None
-        question = self.unfolded(condition.expr)
+        question, turned = self.unfolded(condition.expr), False
+        while question.is_Function and algebra.name_of(question) == "not":
+            question, turned = question.args[0], not turned
         names = {i.symbol: i.name for i in self.out.inputs.values()}
         if any(self.is_late(names[s]) for s in question.free_symbols):
             return None
-        place = len(self.asked)
-        answer = self.given[place] if place < len(self.given) else True
-        self.asked.append((question, answer))
-        return answer
+        known = dict(self.asked)
+        if question not in known:
+            place = len(self.asked)
+            known[question] = self.given[place] if place < len(self.given) else True
+            self.asked.append((question, known[question]))
+        return known[question] is not turned
 
     def is_late(self, name: str) -> bool:
         """Whether an input is known only in the middle of a step."""

@@ -68,6 +68,7 @@ class _Split:
         self.place: dict[sp.Symbol, Place] = {}
         self._barriers: dict[sp.Symbol, int] = {}
         self._put()
+        self._join()
         self._sink()
 
     # Places -------------------------------------------------------------------------------------------------
@@ -105,6 +106,9 @@ class _Split:
         for value in reversed(self.program.tensor):
             if value.symbol in among or value.symbol in feeding:
                 feeding |= {s for s in value.expr.free_symbols if s in barrier and barrier[s] == barrier[value.symbol]}
+        for value in self.program.tensor:  # what only gives a matrix's result another name needs no pass of its own
+            if value.expr in among and barrier[value.expr] == barrier[value.symbol]:
+                among.add(value.symbol)
         busy = {barrier[s] for s in among}
         for symbol, stage in barrier.items():
             if symbol in among or (symbol in behind and symbol in feeding):
@@ -113,6 +117,17 @@ class _Split:
                 self.place[symbol] = (stage, 2)
             else:
                 self.place[symbol] = (stage, 0)
+
+    def _join(self) -> None:
+        """Compute what is made of matrices' results alone beside them, if fewer tensors are then handed on."""
+        for value in self.program.tensor:
+            stage, part = self.place[value.symbol]
+            operands = [s for s in value.expr.free_symbols if self.kinds[s].on_device]
+            if part == 2 and operands and all(self.place.get(s) == (stage, 1) for s in operands):
+                before = self._traffic()
+                self.place[value.symbol] = (stage, 1)
+                if self._traffic() >= before:
+                    self.place[value.symbol] = (stage, 2)
 
     def _sink(self) -> None:
         """Move values to later passes over elements as long as that saves reads and writes of tensors."""

@@ -306,7 +306,6 @@ class _Check:
                 self.read(self.variant(world, {}, seen))
         if not looked_at:  # no sample meets the requirements: what does not depend on shapes is checked nonetheless
             self.read(self.variant(found[0], {EVERYWHERE: True}, seen))
-        self.looked_at = tuple(looked_at)
         self.misfits.looked_at = {world.shape for world in looked_at}
         first = looked_at[0] if looked_at else found[0]
         tried: set[tuple[Span, bool]] = set()
@@ -318,6 +317,7 @@ class _Check:
             tried.add(forced)
             self.read(self.variant(first, dict([forced]), seen))
         self.misfits.settle(self.findings)
+        self.looked_at = tuple(world for world in looked_at if world not in self.misfits.worlds)
 
     def repeats(self) -> bool:
         """Whether something is repeated."""

@@ -19,14 +19,21 @@ from optlang.language.tree import (
     Call,
     Compare,
     Def,
+    Every,
     Expr,
+    For,
     If,
+    Index,
     Infinity,
     Member,
     Name,
     Nothing,
     Number,
+    On,
+    Repeat,
     Return,
+    Route,
+    Slice,
     Stmt,
     Ternary,
     Text,
@@ -81,10 +88,18 @@ def rule_latex(tree: Tree) -> str:
     """Return the statements of a rule as an ``aligned`` block, its ``def`` functions first."""
     lines: list[str] = []
     for item in tree.items:
-        if isinstance(item, Def):
-            lines += _definition(item)
-        elif isinstance(item, Assign | If | Return):
-            lines += _statement(item, 0)
+        match item:
+            case Def():
+                lines += _definition(item)
+            case On():
+                lines.append(rf"&\textbf{{on {item.event}:}}")
+                lines += _block(item.body, 0)
+            case Route():
+                lines.append(f"&{_route(item)}")
+            case Assign() | If() | Repeat() | For() | Every() | Return():
+                lines += _statement(item, 0)
+            case _:
+                pass
     return "\\begin{aligned}\n" + " \\\\\n".join(lines) + "\n\\end{aligned}"
 
 
@@ -129,10 +144,31 @@ def _statement(statement: Stmt, depth: int) -> list[str]:
             return [rf"{indent}\textbf{{return }} " + ",\\; ".join(map(expression_latex, values))]
         case If():
             return _conditional(statement, depth)
+        case Repeat(count=count, body=body):
+            times = rf"\textbf{{repeat }} {expression_latex(count)} \textbf{{ times:}}"
+            return [indent + times, *_block(body, depth)]
+        case For(name=name, over=over, body=body):
+            head = rf"\textbf{{for }} {name_latex(name.name)} \textbf{{ in }} {name_latex(over.name)}\textbf{{:}}"
+            return [indent + head, *_block(body, depth)]
+        case Every(body=body):
+            return [f"{indent}{_due(statement)}\\textbf{{:}}", *_block(body, depth)]
         case Unsupported():
             return [rf"{indent}\text{{({_escape(statement.what)})}}"]
         case _:
             assert_never(statement)
+
+
+def _due(node: Every) -> str:
+    """Return in which steps a block runs, in words."""
+    start = "" if node.start is None else rf" \textbf{{ from }} {expression_latex(node.start)}"
+    first = r" \textbf{ or first}" if node.first else ""
+    return rf"\textbf{{every }} {expression_latex(node.period)}{start}{first}"
+
+
+def _route(route: Route) -> str:
+    """Return which tensors go to another rule."""
+    when = r"\text{ otherwise}" if route.when is None else rf"\text{{ if }} {expression_latex(route.when)}"
+    return rf"p \rightarrow {_word(route.rule.name)}{when}"
 
 
 def _assignment(statement: Assign) -> str:
@@ -187,6 +223,10 @@ def _render(expr: Expr) -> tuple[str, Tight]:
             return r"\text{none}", Tight.ATOM
         case Text(value=value):
             return rf"\text{{“{_escape(value)}”}}", Tight.ATOM
+        case Member(value=value, name="T"):
+            return f"{_base(value)}^{{\\top}}", Tight.POWER
+        case Index(value=value, items=subscripts):
+            return f"{_at(value, Tight.ATOM)}_{{{', '.join(map(_subscript, subscripts))}}}", Tight.ATOM
         case Member(value=value, name=name):
             return rf"{_at(value, Tight.ATOM)}.{_word(name)}", Tight.ATOM
         case Tuple(items=items):
@@ -209,6 +249,14 @@ def _render(expr: Expr) -> tuple[str, Tight]:
             return rf"\text{{({_escape(expr.what)})}}", Tight.ATOM
         case _:
             assert_never(expr)
+
+
+def _subscript(item: Expr | Slice) -> str:
+    """Return one part of an index: ``:r`` is written as it stands, a slice from i to j."""
+    if not isinstance(item, Slice):
+        return expression_latex(item)
+    ends = ("" if end is None else expression_latex(end) for end in (item.start, item.stop))
+    return "{:}".join(ends)
 
 
 def _at(expr: Expr, least: Tight) -> str:

@@ -1,4 +1,4 @@
-"""The names of the library's rules, read from their files: a route leads to one of them."""
+"""The library's rules by name, read from their files: a route leads to one of them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ FOLDER = Path(__file__).parents[1] / "rules"
 
 
 @cache
-def rule_names() -> dict[str, bool]:
-    """Return the names of the library's rules in alphabetical order, and whether each only routes to others."""
+def rule_files() -> dict[str, Path]:
+    """Return the library's files by the names of their rules, in alphabetical order (capitals do not count)."""
     found = {}
     for file in FOLDER.glob("*.opt"):
-        text = file.read_text(encoding="utf-8")
-        declared = re.search(r"^optimizer\s+(\w+)", text, re.MULTILINE)
-        routes = re.search(r"^route\s", text, re.MULTILINE) is not None
-        found[declared[1] if declared else file.stem] = routes
+        declared = re.search(r"^optimizer\s+(\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+        found[declared[1] if declared else file.stem] = file
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+@cache
+def rule_names() -> dict[str, bool]:
+    """Return the names of the library's rules, and whether each only routes to others."""
+    texts = ((name, file.read_text(encoding="utf-8")) for name, file in rule_files().items())
+    return {name: re.search(r"^route\s", text, re.MULTILINE) is not None for name, text in texts}

@@ -167,3 +167,11 @@ def _tops(rule: Rule) -> Iterator[ast.Expr]:
         yield from own_expressions(statement)
     for state in rule.states:
         yield from (e for e in (state.initial, state.when) if e is not None)
+
+
+def draws(rule: Rule) -> bool:
+    """Return whether some formula of a rule draws random numbers."""
+    nodes = (node for top in _tops(rule) for node in expressions(top))
+    return any(
+        isinstance(n, ast.Call) and isinstance(n.function, ast.Name) and n.function.name in RANDOMS for n in nodes
+    )

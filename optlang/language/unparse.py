@@ -149,7 +149,8 @@ class _Formatter:
 
     def head(self, item: tree.Repeat | tree.For | tree.Every | tree.On) -> str:
         """Return what stands before the colon of a block."""
-        if not isinstance(item, tree.On) and any(map(has_unsupported, own_expressions(item))):
+        own = () if isinstance(item, tree.On) else own_expressions(item)
+        if any(map(has_unsupported, own)):
             return self.source.excerpt(Span(item.span.start, item.body[0].span.start)).rpartition(":")[0]
         return self.formulas.simple(item)
 

@@ -6,7 +6,6 @@ and kept; listing the library neither compiles anything nor imports torch.
 
 from __future__ import annotations
 
-import re
 import sys
 from functools import cache
 from pathlib import Path
@@ -14,43 +13,32 @@ from types import ModuleType
 from typing import Any
 
 from optlang.classes import class_of
+from optlang.language.library import rule_files
 from optlang.language.suggest import nearest
 from optlang.source import Source
-
-FOLDER = Path(__file__).parent
-
-
-@cache
-def _files() -> dict[str, Path]:
-    """Return the rule files by class name, in alphabetical order (capitals do not count)."""
-    found = {}
-    for file in FOLDER.glob("*.opt"):
-        declared = re.search(r"^optimizer\s+(\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
-        found[declared[1] if declared else file.stem] = file
-    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
 def _find(name: str) -> str:
     """Return the class name that ``name`` stands for, whatever its capitals."""
-    for known in _files():
+    for known in rule_files():
         if known.lower() == name.lower():
             return known
-    close = nearest(name, _files())
-    hint = f"; did you mean {close}?" if close else f"; there are {', '.join(_files())}"
+    close = nearest(name, rule_files())
+    hint = f"; did you mean {close}?" if close else f"; there are {', '.join(rule_files())}"
     raise KeyError(f"the library has no rule named {name!r}{hint}")
 
 
 @cache
 def _class(name: str) -> Any:
     """Compile a rule of the library, by its class name."""
-    file = _files()[name]
+    file = rule_files()[name]
     # Pickles name the class by where it is found, which is here.
     return class_of(Source(file.read_text(encoding="utf-8"), file.name), name, module=__name__)
 
 
 def names() -> list[str]:
     """Return the names of the library's classes."""
-    return list(_files())
+    return list(rule_files())
 
 
 def path(name: str) -> Path:
@@ -62,14 +50,14 @@ def path(name: str) -> Path:
     Raises:
         KeyError: There is no such rule; the message names the nearest.
     """
-    return _files()[_find(name)]
+    return rule_files()[_find(name)]
 
 
 class _Library(ModuleType):
     """This module, with a class for each rule as attribute and as item."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name not in _files():
+        if name.startswith("_") or name not in rule_files():
             try:
                 close = _find(name)
             except KeyError as error:
@@ -81,7 +69,7 @@ class _Library(ModuleType):
         return _class(_find(name))
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and any(name.lower() == known.lower() for known in _files())
+        return isinstance(name, str) and any(name.lower() == known.lower() for known in rule_files())
 
     def __dir__(self) -> list[str]:
         return [*names(), "names", "path"]

@@ -32,6 +32,13 @@ def mixed(*numbers: int) -> int:
     return state
 
 
+def checked(name: str, seed: Any) -> int:
+    """Return a seed as a whole number; ``name`` is the class that it is for."""
+    if isinstance(seed, bool) or not isinstance(seed, (int, float)) or seed != int(seed) or seed < 0:
+        raise ValueError(f"{name}: seed must be a whole number from 0, got {seed!r}")
+    return int(seed)
+
+
 class Seed:
     """Draws random numbers for the parameters of an optimizer.
 

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from optlang.runtime.kernels import Kernels
+from optlang.runtime.parts import Part, Parts
 from optlang.runtime.plan import describe
 from optlang.runtime.records import STEP
 from optlang.runtime.tensors import facts_of
-from optlang.runtime.values import Hyperparameters
 
 
 def detached(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,15 +104,15 @@ def check_groups(groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[st
 
 
 def loaded_groups(
-    groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]], hyper: Hyperparameters
+    groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]], parts: Parts
 ) -> list[dict[str, Any]]:
     """Return the param groups of a checkpoint with our parameters; keys it does not have get their defaults."""
     loaded = []
     for ours, theirs in zip(groups, saved, strict=True):
         group = {key: deepcopy(value) for key, value in theirs.items() if key != "params"}
-        for key in hyper.keys:
-            if key not in group and (key in hyper.defaults or key in ours):
-                group[key] = deepcopy(hyper.defaults.get(key, ours.get(key)))
+        for key in parts.keys:
+            if key not in group and (key in parts.defaults or key in ours):
+                group[key] = deepcopy(parts.defaults.get(key, ours.get(key)))
         group["params"] = ours["params"]
         if "param_names" in ours:
             group["param_names"] = ours["param_names"]
@@ -149,32 +148,41 @@ def _placed(value: Any, p: torch.Tensor, key: str | None = None) -> Any:
     return deepcopy(value)
 
 
-def check_state(
-    groups: Sequence[Mapping[str, Any]], state: Mapping[Any, Any], hyper: Hyperparameters, kernels: Kernels
-) -> None:
+def check_state(groups: Sequence[Mapping[str, Any]], state: Mapping[Any, Any], parts: Parts) -> None:
     """Raise ValueError if hyperparameters are out of range or a state does not suit its parameter."""
     for group in groups:
-        values = hyper.read(group)
-        hyper.check(values)
-        answers = hyper.answers(values)
-        for p in group["params"]:
-            held = state.get(p)
-            if held:
-                variant = kernels.prepared(values, answers, facts_of(p)).variant
-                declared = {slot.key for slot in variant.slots}
-                foreign = sorted(set(map(str, held)) - {STEP})
-                if declared and foreign and declared.isdisjoint(held):
+        for part, members in zip(parts.parts, parts.split(group), strict=True):
+            _check_part(part, group, members, state)
+
+
+def _check_part(
+    part: Part, group: Mapping[str, Any], members: Sequence[torch.Tensor], state: Mapping[Any, Any]
+) -> None:
+    """Check the parameters of a group that go to one rule."""
+    values = part.hyper.read(group)
+    part.hyper.check(values)
+    answers = part.hyper.answers(values)
+    for p in members:
+        held = state.get(p)
+        if held:
+            prepared = part.kernels.prepared(values, answers, facts_of(p))
+            variant = prepared.variant
+            declared = {slot.key for slot in variant.slots}
+            foreign = sorted(set(map(str, held)) - {STEP})
+            if declared and foreign and declared.isdisjoint(held):
+                raise ValueError(
+                    f"loaded state dict has {', '.join(foreign)} for {describe(group, p)}, but the rule keeps "
+                    f"{', '.join(sorted(declared))}; was it saved by another optimizer?"
+                )
+            places = {STEP: "host"} | {slot.key: slot.place for slot in variant.slots}
+            shapes = prepared.shapes(p, values)
+            for key, place in places.items():
+                fits = _shape(held[key]) == shapes[key] if key in shapes and key in held else None
+                if not (_fits(place, held.get(key), p) if fits is None else fits):
                     raise ValueError(
-                        f"loaded state dict has {', '.join(foreign)} for {describe(group, p)}, but the rule keeps "
-                        f"{', '.join(sorted(declared))}; was it saved by another optimizer?"
+                        f"loaded state dict has {key!r} of shape {_shape(held[key])} for {describe(group, p)}, "
+                        f"which has shape {tuple(p.shape)}; was it saved from another model?"
                     )
-                places = {STEP: "host"} | {slot.key: slot.place for slot in variant.slots}
-                for key, place in places.items():
-                    if not _fits(place, held.get(key), p):
-                        raise ValueError(
-                            f"loaded state dict has {key!r} of shape {_shape(held[key])} for {describe(group, p)}, "
-                            f"which has shape {tuple(p.shape)}; was it saved from another model?"
-                        )
 
 
 def _shape(value: Any) -> tuple[int, ...]:

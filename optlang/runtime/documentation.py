@@ -7,7 +7,8 @@ from typing import Any
 
 from optlang.compiled import Compiled
 from optlang.language.rule import Hyper, HyperType
-from optlang.runtime.values import Hyperparameters
+from optlang.runtime.chance import SEED
+from optlang.runtime.parts import Parts
 
 KINDS = {
     HyperType.NUMBER: "float",
@@ -17,7 +18,7 @@ KINDS = {
 }
 
 
-def signature(hyper: Hyperparameters) -> inspect.Signature:
+def signature(hyper: Parts, random: bool) -> inspect.Signature:
     """Return the call signature: ``params``, then the hyperparameters in the rule's order."""
     parameters = [inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
     required = [key in hyper.required for key in hyper.keys]
@@ -27,17 +28,23 @@ def signature(hyper: Hyperparameters) -> inspect.Signature:
     for key in hyper.keys:
         default = hyper.defaults.get(key, inspect.Parameter.empty)
         parameters.append(inspect.Parameter(key, kind, default=default))
+    if random:
+        parameters.append(inspect.Parameter(SEED, inspect.Parameter.KEYWORD_ONLY, default=None))
     return inspect.Signature(parameters)
 
 
-def docstring(compiled: Compiled, hyper: Hyperparameters) -> str:
+def docstring(compiled: Compiled, hyper: Parts, random: bool) -> str:
     """Return the docstring: what the rule says of itself, then its arguments."""
     rule = compiled.rule
     parts = [(rule.doc or f"{compiled.name}, an optimizer compiled from a rule.").strip()]
     lines = ["Args:", "    params (iterable): parameters, named parameters, or dicts that define param groups"]
     for key, hypers in hyper.keys.items():
         lines.append(f"    {key} ({_kind(hypers)}{'' if key in hyper.required else ', optional'}): {_text(key, hyper)}")
+    if random:
+        lines.append(f"    {SEED} (int, optional): what random numbers follow from (default: drawn by torch)")
     parts.append("\n".join(lines))
+    if compiled.rule.events:
+        parts.append("Call ``optimizer.eval()`` before evaluating or saving, ``optimizer.train()`` before training on.")
     if compiled.group_keys:
         names = ", ".join(f"``{key}``" for key in compiled.group_keys)
         parts.append(f"Every param group must also have: {names}.")
@@ -56,7 +63,7 @@ def _kind(hypers: tuple[Hyper, ...]) -> str:
     return f"tuple of {len(hypers)} numbers"
 
 
-def _text(key: str, hyper: Hyperparameters) -> str:
+def _text(key: str, hyper: Parts) -> str:
     """Return what there is to say about one argument."""
     hypers = hyper.keys[key]
     said = list(dict.fromkeys(h.doc for h in hypers if h.doc))

@@ -17,7 +17,7 @@ from optlang.compiled import FACTS, Compiled, Facts, Slot, Variant
 from optlang.language.rule import Value
 from optlang.language.specialise import uses_matrices
 from optlang.runtime import host, progress
-from optlang.runtime.tensors import EXAMPLE_SIZES, real
+from optlang.runtime.tensors import EXAMPLE_SIZES, facts_of, real
 
 #: Variants looked up by answers and facts are remembered up to this many.
 REMEMBERED = 4096
@@ -79,6 +79,15 @@ class Prepared:
         except (ArithmeticError, ValueError):
             return dict(host.ieee(begin)(p, g, *arguments))
 
+    def shapes(self, p: torch.Tensor, values: Mapping[str, Value]) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the states that have shapes of their own, by key, for a parameter."""
+        keys = {slot.name: slot.key for slot in self.variant.slots if slot.place == "matrix"}
+        if not keys:
+            return {}
+        example = torch.empty(p.shape, dtype=p.dtype, device="meta")
+        fresh = self.start(example, example, {**values, **facts_of(p).named()})
+        return {key: tuple(fresh[name].shape) for name, key in keys.items()}
+
     def started(self, p: torch.Tensor, g: torch.Tensor, values: Mapping[str, Value]) -> dict[str, Any]:
         """Return initial values; those of a complex parameter are computed on pairs of reals."""
         if not p.is_complex():
@@ -139,14 +148,16 @@ class Kernels:
         self.by_shape = uses_matrices(compiled.rule) or any(r.of_tensors for r in compiled.rule.requirements)
         self._mentioned = tuple(["shape"] if self.by_shape else mentioned)
 
-    def prepared(self, values: Mapping[str, Value], answers: tuple[Value, ...], facts: Facts) -> Prepared:
-        """Return the variant that these values select, compiled to source on first use."""
-        asked = (answers, facts.ndim, *(getattr(facts, name) for name in self._mentioned))
+    def prepared(
+        self, values: Mapping[str, Value], answers: tuple[Value, ...], facts: Facts, event: str | None = None
+    ) -> Prepared:
+        """Return the variant that these values select, for a step or for ``on EVENT``; compiled to source at first."""
+        asked = (answers, event, facts.ndim, *(getattr(facts, name) for name in self._mentioned))
         found = self._chosen.get(asked)
         if found is None:
-            key = self.compiled.variant_key(values, facts)
+            key = self.compiled.variant_key(values, facts, event)
             if key not in self._variants:
-                self._variants[key] = Prepared.of(self.compiled.variant(values, facts))
+                self._variants[key] = Prepared.of(self.compiled.variant(values, facts, event))
             if len(self._chosen) >= REMEMBERED:
                 self._chosen.clear()
             found = self._chosen[asked] = self._variants[key]
@@ -195,5 +206,5 @@ class Kernels:
 
 def compiled_count(optimizer_class: type[torch.optim.Optimizer]) -> int:
     """Return how many kernels an optimizer class has compiled, or found on disk, in this process."""
-    kernels: Kernels = optimizer_class._kernels  # type: ignore[attr-defined]
-    return len(kernels.loaded)
+    parts = optimizer_class._parts.parts  # type: ignore[attr-defined]
+    return sum(len(part.kernels.loaded) for part in parts)

@@ -15,16 +15,18 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from optlang.compiled import Compiled
+from optlang.language.questions import draws
 from optlang.language.suggest import nearest
 from optlang.runtime import chance, checkpoint, documentation
 from optlang.runtime.capturable import CapturablePlan
 from optlang.runtime.differentiable import DifferentiablePlan
-from optlang.runtime.kernels import Kernels
-from optlang.runtime.plan import GroupPlan, switched
+from optlang.runtime.events import TRAINING, EventPlan
+from optlang.runtime.parts import Part, Parts
+from optlang.runtime.plan import GroupPlan, named, switched
 from optlang.runtime.records import STEP
 from optlang.runtime.staged import run_together
-from optlang.runtime.tensors import local
-from optlang.runtime.values import Hyperparameters, plain
+from optlang.runtime.tensors import facts_of, local
+from optlang.runtime.values import plain
 
 #: Switches of ``torch.optim`` that choose an implementation: no effect here.
 INEFFECTIVE = ("foreach", "fused")
@@ -53,27 +55,32 @@ class RuleOptimizer(Optimizer):
     """What the classes made from rules have in common."""
 
     _compiled: ClassVar[Compiled]
-    _hyper: ClassVar[Hyperparameters]
-    _kernels: ClassVar[Kernels]
+    _parts: ClassVar[Parts]
+    _random: ClassVar[bool]  # whether it draws random numbers
+    _events: ClassVar[bool]  # whether its parameters are others while they are evaluated
     _rebuild: ClassVar[tuple[Callable[..., Any], tuple[Any, ...]] | None]
     found_inf: torch.Tensor | None
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         self._plans: list[GroupPlan] = []
+        self._routes: list[Any] = []  # what decides which parameters go to which rule
         self._seen: list[Any] = []  # the dicts in `state` at the end of the last step
         self._untried, self._rehearsed = True, False  # no step has been made, or one that does not count
         given = self._arguments(args, kwargs)
         groups = self._listed(params)
         missing = [
             key
-            for key in self._hyper.required
+            for key in self._parts.required
             if key not in given and not all(isinstance(g, Mapping) and key in g for g in groups)
         ]
         if missing:
             names = ", ".join(map(repr, missing))
             plural = "s" if len(missing) > 1 else ""
             raise TypeError(f"{self._name()}() is missing required argument{plural}: {names}")
-        super().__init__(groups if not isinstance(params, torch.Tensor) else params, {**self._hyper.defaults, **given})
+        defaults = {**self._parts.defaults, **given}
+        if self._random:
+            defaults.setdefault(chance.SEED, int(torch.randint(2**31, ()).item()))
+        super().__init__(groups if not isinstance(params, torch.Tensor) else params, defaults)
 
     @classmethod
     def _name(cls) -> str:
@@ -86,15 +93,17 @@ class RuleOptimizer(Optimizer):
     @classmethod
     def _arguments(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments by param-group key; positional ones follow the rule's order, as in ``torch.optim``."""
-        keys = list(cls._hyper.keys)
+        keys = list(cls._parts.keys)
         if len(args) > len(keys):
             raise TypeError(f"{cls._name()}() takes {len(keys)} arguments after params, but {len(args)} were given")
         given: dict[str, Any] = dict(zip(keys, args, strict=False))
         for key, value in kwargs.items():
             if key in given:
                 raise TypeError(f"{cls._name()}() got multiple values for argument {key!r}")
-            if key in cls._hyper.keys:
+            if key in cls._parts.keys:
                 given[key] = value
+            elif key == chance.SEED and cls._random:
+                given[key] = chance.checked(cls._name(), value)
             elif key in PLANS:
                 if value:  # switched off, it is no key of the param groups
                     given[key] = True
@@ -107,7 +116,7 @@ class RuleOptimizer(Optimizer):
     @classmethod
     def _unknown(cls, key: str) -> str:
         """Return the message about a keyword that the rule does not have."""
-        keys = cls._hyper.keys
+        keys = cls._parts.keys
         for name, hypers in keys.items():
             if any(h.name == key and h.part is not None for h in hypers):
                 parts = ", ".join(h.name for h in hypers)
@@ -124,15 +133,49 @@ class RuleOptimizer(Optimizer):
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
-        values = self._hyper.read({**self.defaults, **param_group})
-        self._hyper.check(values)
+        self._parts.check({**self.defaults, **param_group})
         if not isinstance(param_group["params"], (torch.Tensor, set)):
             param_group["params"] = list(param_group["params"])
             for i, entry in enumerate(param_group["params"]):
                 self._check_type(i, entry)
         _undecorated(Optimizer.add_param_group)(self, param_group)
-        for key, value in self._compiled.group_initial(values).items():
-            param_group.setdefault(key, value)
+        try:
+            for part, members in zip(self._parts.parts, self._placed(param_group), strict=True):
+                self._begin(part, param_group, members)
+        except ValueError:
+            self.param_groups.pop()
+            raise
+
+    def _placed(self, group: dict[str, Any]) -> list[list[torch.Tensor]]:
+        """Return the parameters of a group by the rule they go to; each must go to one."""
+        placed = self._parts.split(group)
+        taken = {id(p) for members in placed for p in members}
+        for p in group["params"]:
+            if id(p) not in taken:
+                raise ValueError(
+                    f"{self._name()}: no route takes {named(group, p)}; "
+                    "add `route RULE otherwise`, or give it to another optimizer"
+                )
+        return placed
+
+    def _begin(self, part: Part, group: dict[str, Any], members: list[torch.Tensor]) -> None:
+        """Give a param group what a rule keeps there, and refuse parameters whose shapes do not suit the rule."""
+        values = part.hyper.read(group)
+        initial: dict[str, Any] = part.compiled.group_initial(values)
+        others = self.param_groups[0]  # a number for the whole optimizer is that of the other groups
+        shared = {state.key for state in part.compiled.rule.states if state.scope == "shared"}
+        for key, value in initial.items():
+            group.setdefault(key, others.get(key, value) if key in shared else value)
+        if self._events:
+            group.setdefault(TRAINING, others.get(TRAINING, True))
+        if part.kernels.by_shape:
+            seen: set[Any] = set()
+            for p in members:
+                facts = facts_of(p)
+                reason = None if facts in seen else part.compiled.unfit(values, facts)
+                seen.add(facts)
+                if reason is not None:
+                    raise ValueError(f"{part.compiled.name}: {named(group, p)} does not suit the rule: {reason}")
 
     def _check_type(self, index: int, entry: Any) -> None:
         """Refuse a parameter whose type cannot be optimized."""
@@ -175,6 +218,10 @@ class RuleOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._events and not all(group.get(TRAINING, True) for group in self.param_groups):
+            raise RuntimeError(
+                f"{self._name()}: the parameters are those to evaluate with; call optimizer.train() before step()"
+            )
         if "found_inf" in self.__dict__ and self._is_skipped():
             return loss
         if torch.compiler.is_compiling():
@@ -258,11 +305,53 @@ class RuleOptimizer(Optimizer):
 
     def _current_plans(self) -> list[GroupPlan]:
         """Return a plan for each param group, made anew where the group is another or has other parameters."""
-        plans = self._plans
-        groups = self.param_groups
-        if len(plans) != len(groups) or not all(plan.fits(group) for plan, group in zip(plans, groups, strict=True)):
-            plans[:] = [_kind(group)(group, self._hyper, self._kernels) for group in groups]
+        plans, parts = self._plans, self._parts
+        groups = [group for group in self.param_groups for _ in parts.parts]
+        routes = [parts.answers(group) for group in self.param_groups] if len(parts.parts) > 1 else self._routes
+        fits = len(plans) == len(groups) and all(plan.fits(group) for plan, group in zip(plans, groups, strict=True))
+        if not fits or routes != self._routes:
+            self._routes = routes
+            plans[:] = [
+                _kind(group)(group, part.hyper, part.kernels, members)
+                for group in self.param_groups
+                for part, members in zip(parts.parts, self._placed(group), strict=True)
+            ]
         return plans
+
+    # Evaluation ---------------------------------------------------------------------------------------------
+
+    def eval(self) -> None:
+        """Make the parameters those that are evaluated, as the rule says under ``on eval``; nothing for other rules.
+
+        Call it before evaluating or saving the model. Calling it twice is calling it once.
+        """
+        self._switch("eval")
+
+    def train(self, mode: bool = True) -> None:
+        """Make the parameters those that are trained again, as the rule says under ``on train``.
+
+        Args:
+            mode: False is the same as :meth:`eval`, as for modules.
+        """
+        self._switch("train" if mode else "eval")
+
+    def _switch(self, event: str) -> None:
+        """Run an event for the param groups that it is not over for."""
+        plans = [
+            EventPlan(event, group, part.hyper, part.kernels, members)
+            for group in self.param_groups
+            if group.get(TRAINING, True) is not (event == "train")
+            for part, members in zip(self._parts.parts, self._placed(group), strict=True)
+            if event in part.compiled.rule.events
+        ]
+        with torch.no_grad():
+            for plan in plans:
+                plan.prepare_event(self.state)
+            written = [p for plan in plans for p in plan.run_event()]
+            if written:
+                torch.autograd.graph.increment_version(written)
+        for group in self.param_groups if self._events else ():
+            group[TRAINING] = event == "train"
 
     # Saving and loading -------------------------------------------------------------------------------------
 
@@ -297,9 +386,9 @@ class RuleOptimizer(Optimizer):
             raise ValueError("a state dict has the keys 'state' and 'param_groups'; was this saved by an optimizer?")
         saved = checkpoint.matched(self.param_groups, state_dict["param_groups"])
         checkpoint.check_groups(self.param_groups, saved)
-        groups = checkpoint.loaded_groups(self.param_groups, saved, self._hyper)
+        groups = checkpoint.loaded_groups(self.param_groups, saved, self._parts)
         state = checkpoint.loaded_state(groups, saved, state_dict["state"])
-        checkpoint.check_state(groups, state, self._hyper, self._kernels)
+        checkpoint.check_state(groups, state, self._parts)
         self.__setstate__({"state": defaultdict(dict, state), "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
@@ -324,7 +413,7 @@ class RuleOptimizer(Optimizer):
         super().__setstate__(state)
         if not self.defaults.get("differentiable"):  # the base class adds it, and every new group would get it
             self.defaults.pop("differentiable", None)
-        self._plans, self._seen = [], []
+        self._plans, self._seen, self._routes = [], [], []
         self._untried, self._rehearsed = True, False
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -344,7 +433,8 @@ class RuleOptimizer(Optimizer):
         return new
 
     def __repr__(self) -> str:
-        own = {state.key for state in self._compiled.rule.states if state.scope == "group"} | {STEP}
+        rules = (part.compiled.rule for part in self._parts.parts)
+        own = {state.key for rule in rules for state in rule.states if state.scope != "tensor"} | {STEP}
         hidden = {"params", "param_names", *own}
         lines = [f"{self._name()} ("]
         for i, group in enumerate(self.param_groups):
@@ -392,8 +482,9 @@ def make_class(
     Raises:
         ValueError: If there is no such backend.
     """
-    hyper = Hyperparameters(compiled)
-    signature = documentation.signature(hyper)
+    parts = Parts.of(compiled, backend, ahead_of_time)
+    random = any(draws(part.compiled.rule) for part in parts.parts)
+    signature = documentation.signature(parts, random)
 
     def __init__(self: RuleOptimizer, params: Any, *args: Any, **kwargs: Any) -> None:
         RuleOptimizer.__init__(self, params, *args, **kwargs)
@@ -405,14 +496,15 @@ def make_class(
         compiled.name,
         (RuleOptimizer,),
         {
-            "__doc__": documentation.docstring(compiled, hyper),
+            "__doc__": documentation.docstring(compiled, parts, random),
             "__module__": module,
             "__qualname__": qualname or compiled.name,
             "__signature__": signature,
             "__init__": __init__,
             "_compiled": compiled,
-            "_hyper": hyper,
-            "_kernels": Kernels(compiled, backend, ahead_of_time),
+            "_parts": parts,
+            "_random": random,
+            "_events": any(part.compiled.rule.events for part in parts.parts),
             "_rebuild": rebuild,
         },
     )

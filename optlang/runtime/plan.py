@@ -7,12 +7,13 @@ then only computes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from operator import is_
 from typing import Any, NamedTuple, NoReturn
 
 import torch
 
+from optlang.compiled import Facts
 from optlang.language.rule import Value
 from optlang.runtime import host
 from optlang.runtime.kernels import Kernels, Prepared
@@ -47,17 +48,25 @@ class GroupPlan:
     Args:
         group: The param group.
         hyper: How its hyperparameters are read.
-        kernels: The variants and kernels of the class.
+        kernels: The variants and kernels of the rule.
+        chosen: Those of its parameters that the rule updates; all of them by default.
     """
 
     #: The key of a param group that asks for this kind of plan.
     switch: str | None = None
 
-    def __init__(self, group: dict[str, Any], hyper: Hyperparameters, kernels: Kernels) -> None:
+    def __init__(
+        self,
+        group: dict[str, Any],
+        hyper: Hyperparameters,
+        kernels: Kernels,
+        chosen: Sequence[torch.Tensor] | None = None,
+    ) -> None:
         self.group, self.hyper, self.kernels = group, hyper, kernels
         self.name = hyper.compiled.name
         self.batches: list[Batch] = []
-        self.parameters: list[torch.Tensor] = list(group["params"])
+        self.members: list[torch.Tensor] = list(group["params"])
+        self.parameters: list[torch.Tensor] = self.members if chosen is None else list(chosen)
         # Those without views; one that is listed twice is one parameter.
         self.idle: list[torch.Tensor] = list({id(p): p for p in self.parameters}.values())
         self._values: dict[str, Value] | None = None
@@ -72,8 +81,8 @@ class GroupPlan:
         return (
             group is self.group
             and switched(group) == self.switch
-            and len(members) == len(self.parameters)
-            and all(map(is_, members, self.parameters))
+            and len(members) == len(self.members)
+            and all(map(is_, members, self.members))
         )
 
     # The first half -----------------------------------------------------------------------------------------
@@ -197,7 +206,7 @@ class GroupPlan:
         """Return a record of a parameter with a gradient, checked."""
         self._check_parameter(p)
         self._check_gradient(p, g)
-        prepared = self.kernels.prepared(self._values or {}, self._answers or (), facts_of(p))
+        prepared = self._prepared(facts_of(p))
         self._check_dimensions(p, prepared)
         self._check_steering(p, prepared)
         record = Record(p, prepared, state.get(p, {}))
@@ -206,6 +215,10 @@ class GroupPlan:
         except ValueError as error:
             self._fail(p, f"cannot be updated: {error}")
         return record
+
+    def _prepared(self, facts: Facts) -> Prepared:
+        """Return the variant that updates a parameter of which these are the facts."""
+        return self.kernels.prepared(self._values or {}, self._answers or (), facts)
 
     def warm(self, state: State) -> None:
         """Compile the kernels of parameters that have had no step yet; nothing is changed.
@@ -402,6 +415,12 @@ def describe(group: Mapping[str, Any], p: torch.Tensor) -> str:
     place = next((i for i, q in enumerate(group["params"]) if q is p), 0)
     names = group.get("param_names")
     return f"parameter {names[place]!r}" if names else f"parameter {place} (of shape {tuple(p.shape)})"
+
+
+def named(group: Mapping[str, Any], p: torch.Tensor) -> str:
+    """Return the name of a parameter in an error, with its shape."""
+    who = describe(group, p)
+    return who if "shape" in who else f"{who} (of shape {tuple(p.shape)})"
 
 
 def bytes_moved(optimizer: torch.optim.Optimizer) -> int:

@@ -112,7 +112,11 @@ class Record:
         self.count = _number(step) if step is not None else float(present)
         fresh = prepared.started(self.parameter, g, values) if missing else {}
         numbers, tensors = [], {}
+        shapes = prepared.shapes(self.parameter, values) if present else {}
         for slot in slots:
+            if slot.key in shapes and slot not in missing and tuple(held[slot.key].shape) != shapes[slot.key]:
+                found = tuple(held[slot.key].shape)
+                raise ValueError(f"state {slot.key!r} has shape {found}, but its shape is {shapes[slot.key]}")
             value = fresh[slot.name] if slot in missing else held[slot.key]
             if slot.place == "host":
                 numbers.append(_number(value))

@@ -20,14 +20,20 @@ def python_key(key: str) -> str:
 class Hyperparameters:
     """Reads the values of one rule from param groups.
 
+    Args:
+        compiled: The rule.
+        renamed: Keys of param groups that are called otherwise than in the rule, which other rules share them with.
+
     Attributes:
         keys: The param-group keys in the rule's order, each with its hyperparameters (several for a tuple).
         defaults: Value of each key that has one.
     """
 
-    def __init__(self, compiled: Compiled) -> None:
+    def __init__(self, compiled: Compiled, renamed: Mapping[str, str] | None = None) -> None:
         self.compiled = compiled
-        self.keys: dict[str, tuple[Hyper, ...]] = {python_key(k): v for k, v in compiled.rule.keys.items()}
+        names = renamed or {}
+        keys = ((python_key(k), v) for k, v in compiled.rule.keys.items())
+        self.keys: dict[str, tuple[Hyper, ...]] = {names.get(k, k): v for k, v in keys}
         self.defaults: dict[str, Any] = {
             key: hypers[0].default if hypers[0].part is None else tuple(h.default for h in hypers)
             for key, hypers in self.keys.items()

@@ -35,6 +35,7 @@ def run(program: Program) -> Program:
     users = {s: v for v in program.values for s in v.expr.free_symbols if uses[s] == 1}
     inlined: dict[sp.Symbol, sp.Expr] = {}
     exponent = max(1, _largest_exponent(program))
+    results = {v.symbol for v in program.tensor if v.matrices}
 
     def rewrite(values: tuple[Value, ...]) -> tuple[Value, ...]:
         kept = []
@@ -43,7 +44,8 @@ def run(program: Program) -> Program:
             if mine:
                 value = replace(value, expr=algebra.sound(value.expr.xreplace(mine)))
             user = users.get(value.symbol)
-            once = user is not None and _may_move(value, user)
+            # What is made of matrices' results can be computed beside them, if nothing else is mixed in.
+            once = user is not None and _may_move(value, user) and not value.expr.free_symbols & results
             small = value.kind.level <= Level.HOST and not value.rounds and algebra.cost(value.expr) <= SMALL
             flat = algebra.depth(value.expr) <= MAX_DEPTH
             tame = (

@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 
+class Abandoned(Exception):
+    """The rule uses something that a trial does not know; nothing is said about it."""
+
+
 @dataclass(frozen=True)
 class Grid:
     """A table with ``rows`` x ``cols`` numbers, row by row; sizes of 1 are spread where tables meet."""
@@ -24,6 +28,8 @@ class Grid:
         """Return the numbers as those of a larger table."""
         if (self.rows, self.cols) == (rows, cols):
             return self.data
+        if self.rows not in (1, rows) or self.cols not in (1, cols):
+            raise Abandoned
         row, col = (0 if self.rows == 1 else 1), (0 if self.cols == 1 else 1)
         return [self.data[row * i * self.cols + col * j] for i in range(rows) for j in range(cols)]
 

@@ -57,7 +57,7 @@ class Inliner(Expressions):
             results: Results = ()
             if call.function.name in self.scope.functions:
                 results = self.call_function(call)
-            elif call.function.name in BUILTINS:
+            elif call.function.name in BUILTINS and BUILTINS[call.function.name].results:
                 results = self.several(call, BUILTINS[call.function.name])
             if len(results) == len(node.targets):
                 return results

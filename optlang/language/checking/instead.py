@@ -6,16 +6,9 @@ MANUAL = "see the language guide for what this version compiles"
 
 #: What to write, in the meantime, instead of some constructs of later versions.
 INSTEAD: dict[str, str] = {
-    "rows(...)": "`rows` is the size of dimension -2 of p",
-    "cols(...)": "`cols` is the size of the last dimension of p",
-    "gnorm": "`norm(g)` is the norm of one tensor's gradient",
-    "total": "`sum(x)` is the sum over one tensor",
-    "every": "`if t % k == 0:` holds in every k-th step",
-    "repeat": "write the lines as often as they are to run",
+    "for": "`for b in betas:` goes through the parts of a hyperparameter; `repeat n:` does something n times",
     "use": "copy the other rule's text into this file",
-    "route": "make one optimizer for each set of parameters",
     "inner": "copy the inner rule's formulas into this file",
-    "shared state": "`group state` is one number for each parameter group",
     "store": "states are stored in the type of their initial value, as a rule the type of p",
     "input": "`group.NAME` reads a key of the parameter group, which may change from step to step",
     "transform": "`def` is a function without state of its own",

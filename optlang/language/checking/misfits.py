@@ -42,6 +42,11 @@ class Misfits:
         """Note that everything fits at a place."""
         self.passed.setdefault(span, []).append(shape)
 
+    @property
+    def worlds(self) -> list[World]:
+        """The worlds in which something does not fit."""
+        return [misfit.world for misfits in self.failed.values() for misfit in misfits]
+
     def settle(self, findings: Findings) -> None:
         """Report the mistakes; else, once, that the rule is for some shapes only."""
         narrow: list[tuple[Span, Misfit]] = []

@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from optlang.language.checking import grid
-from optlang.language.checking.grid import Grid, each, number
-from optlang.language.checking.trial_values import Abandoned, Env, Thing, TrialValues, negation, select, with_mask
+from optlang.language.checking.grid import Abandoned, Grid, each, number
+from optlang.language.checking.trial_values import Env, Thing, TrialValues, negation, select, with_mask
 from optlang.language.tree import Assign, Binary, Call, Every, Expr, For, If, Name, Repeat, Return, Stmt
+from optlang.language.specialise import MAX_REPEATS
 from optlang.language.questions import known_before
 from optlang.language.walk import body_of
 from optlang.source import Span
@@ -72,25 +73,32 @@ class Trial(TrialValues):
                 case If(branches=branches, other=other):
                     self.branch(branches, other or ())
                 case Repeat() | For() | Every():
-                    self.loop(statement, self.env, self.block)
+                    self.loop(statement, self.block)
                 case _:
                     raise Abandoned
 
-    def loop(self, node: Repeat | For | Every, names: Env, run: Callable[[Sequence[Stmt]], object]) -> None:
+    def loop(self, node: Repeat | For | Every, run: Callable[[Sequence[Stmt]], object]) -> None:
         """Run a block several times, or if it is due."""
         match node:
             case Repeat(count=count, body=body):
-                for _ in range(int(self.number(count).data[0])):
+                for _ in range(self.times(count)):
                     run(body)
             case For(name=name, over=over, body=body):
                 for hyper in self.rule.keys.get(over.name, ()):
-                    names[name.name] = self.name(hyper.name)
+                    (self.env if self.frame is None else self.frame)[name.name] = self.name(hyper.name)
                     run(body)
             case Every(period=period, start=start, first=first, body=body):
                 every = self.number(period).data[0]
                 past = self.step - (self.number(start).data[0] if start is not None else 0)
                 if (first and self.step == 1) or (every > 0 and past >= 0 and past % every == 0):
                     run(body)
+
+    def times(self, count: Expr) -> int:
+        """Return how often a block is repeated."""
+        number = self.number(count).data[0]
+        if not 0 <= number <= MAX_REPEATS:
+            raise Abandoned
+        return int(number)
 
     def assigned(self, node: Assign) -> Thing:
         """Return the value that an assignment gives its target."""
@@ -178,7 +186,7 @@ class Trial(TrialValues):
                     if results is not None:
                         return results
                 case Repeat() | For() | Every():
-                    self.loop(statement, self.frame, self.function_block)
+                    self.loop(statement, self.function_block)
                 case _:
                     raise Abandoned
         return None

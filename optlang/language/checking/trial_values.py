@@ -13,7 +13,7 @@ from optlang.language.builtins import BUILTINS, MAKERS, RANDOM, SIZES
 from optlang.language.checking import grid
 from optlang.language.checking.arguments import dim_values
 from optlang.language.checking.constants import as_float
-from optlang.language.checking.grid import Grid, each, number
+from optlang.language.checking.grid import Abandoned, Grid, each, number
 from optlang.language.checking.worlds import World
 from optlang.language.evaluate import ARITHMETIC, COMPARISONS, FUNCTIONS
 from optlang.language.rule import Rule, Value
@@ -44,10 +44,6 @@ Thing = Grid | str | None
 Env = dict[str, Thing]
 
 ZERO_BY_ZERO, BY_ZERO, NEGATIVE_ROOT, BAD_LOG = "0/0", "x/0", "root", "log"
-
-
-class Abandoned(Exception):
-    """The rule uses something that a trial does not know; nothing is said about it."""
 
 
 @dataclass

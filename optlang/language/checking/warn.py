@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
+from optlang.language.builtins import MATRIX_FUNCTIONS
 from optlang.language.checking.findings import Findings
-from optlang.language.checking.grid import Grid
+from optlang.language.checking.grid import Abandoned, Grid
 from optlang.language.checking.trial import Trial
-from optlang.language.checking.trial_values import BAD_LOG, BY_ZERO, NEGATIVE_ROOT, ZERO_BY_ZERO, Abandoned
+from optlang.language.checking.trial_values import BAD_LOG, BY_ZERO, NEGATIVE_ROOT, ZERO_BY_ZERO
 from optlang.language.checking.worlds import World
 from optlang.language.rule import Rule
+from optlang.language.shapes import is_matrix_call
 from optlang.language.suggest import nearest
-from optlang.language.tree import Assign, Binary, Call, Def, Expr, Name, Stmt, Unary
+from optlang.language.tree import Assign, Binary, Call, Def, Expr, For, Name, Stmt, Unary
 from optlang.language.walk import assigned, body_of, called, expressions, names_read, own_expressions, statements
 from optlang.source import Span
 
@@ -29,7 +31,7 @@ def warn(rule: Rule, worlds: Iterable[World], findings: Findings) -> None:
         worlds: Sample values of its hyperparameters and facts, the defaults first.
         findings: Where the warnings go.
     """
-    reads = {name.name for name in _all_reads(rule)}
+    reads = set(_all_reads(rule))
     _unused_states(rule, reads, findings)
     _unused_hypers(rule, reads, findings)
     _unused_locals(rule, reads, findings)
@@ -48,13 +50,15 @@ def warn(rule: Rule, worlds: Iterable[World], findings: Findings) -> None:
     length = sum(1 for _ in _all_expressions(rule)) + 1
     limit = max(1, min(MAX_TRIALS, MAX_STEPS // length))
     small = [w for w in worlds if len(w.shape) <= 2 and w.values["numel"] in (6.0, 1.0)]
+    if any(is_matrix_call(expr, MATRIX_FUNCTIONS) for expr in _all_expressions(rule)):
+        small.sort(key=lambda world: not world.ordinary)
     _first_step(rule, small[:limit], findings)
     _ascent(rule, small[:1], findings)
 
 
 def _all_expressions(rule: Rule) -> Iterator[Expr]:
     """Yield every expression and subexpression of a rule."""
-    for block in (rule.body, *(body_of(f) for f in rule.functions.values())):
+    for block in _blocks(rule):
         for statement in statements(block):
             for own in own_expressions(statement):
                 yield from expressions(own)
@@ -70,17 +74,28 @@ def _all_expressions(rule: Rule) -> Iterator[Expr]:
                 yield from expressions(parameter.default)
 
 
-def _all_reads(rule: Rule) -> Iterator[Name]:
-    yield from (e for e in _all_expressions(rule) if isinstance(e, Name))
-    for block in (rule.body, *(body_of(f) for f in rule.functions.values())):
-        yield from names_read(block)  # and the targets of `x += ...`
+def _blocks(rule: Rule) -> Iterator[tuple[Stmt, ...]]:
+    """Yield the statements of a rule, of its events and of its functions."""
+    yield rule.body
+    yield from rule.events.values()
+    yield from (body_of(function) for function in rule.functions.values())
+
+
+def _all_reads(rule: Rule) -> Iterator[str]:
+    """Yield the names that a rule reads; a `for` reads every part of its tuple."""
+    yield from (e.name for e in _all_expressions(rule) if isinstance(e, Name))
+    for block in _blocks(rule):
+        yield from (name.name for name in names_read(block))  # and the targets of `x += ...`
+        for loop in statements(block):
+            if isinstance(loop, For):
+                yield from (hyper.name for hyper in rule.keys.get(loop.over.name, ()))
 
 
 # Names without a use ----------------------------------------------------------------------------------------
 
 
 def _unused_states(rule: Rule, reads: set[str], findings: Findings) -> None:
-    written = {name.name: name.span for name in reversed(list(assigned(rule.body)))}
+    written = {n.name: n.span for body in (*rule.events.values(), rule.body) for n in reversed(list(assigned(body)))}
     for state in rule.states:
         name = state.name
         if state.name in written and state.name not in reads:
@@ -156,6 +171,8 @@ def _unused_locals(rule: Rule, reads: set[str], findings: Findings) -> None:
 
 def _scopes(rule: Rule, reads: set[str]) -> Iterator[tuple[tuple[Stmt, ...], set[str]]]:
     yield rule.body, reads
+    for body in rule.events.values():
+        yield body, {name.name for name in names_read(body)}
     for function in rule.functions.values():
         body = body_of(function)
         yield body, {name.name for name in names_read(body)}
@@ -163,7 +180,7 @@ def _scopes(rule: Rule, reads: set[str]) -> Iterator[tuple[tuple[Stmt, ...], set
 
 def _unused_functions(rule: Rule, findings: Findings) -> None:
     used: set[str] = set()
-    pending = [name.name for name in called(rule.body)]
+    pending = [name.name for body in (rule.body, *rule.events.values()) for name in called(body)]
     pending += [
         node.function.name
         for state in rule.states
@@ -276,7 +293,7 @@ def _first_step(rule: Rule, worlds: Iterable[World], findings: Findings) -> None
             try:
                 trial.run(1)
             except Abandoned:
-                return
+                break
             for span, what in trial.trouble.items():
                 if span in reported:
                     continue

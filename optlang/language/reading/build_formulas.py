@@ -19,6 +19,7 @@ from optlang.language.reading.layout import Lexeme, span_of
 from optlang.language.reading.members import MODULES, OBJECTS, foreign_member
 from optlang.language.reading.pieces import Pieces, after, flatten, is_token, later, names_of, nodes, span
 from optlang.language.reading.refused import Refused
+from optlang.language.walk import assigned
 
 STATEMENTS = (tree.Assign, tree.If, tree.Return, tree.Repeat, tree.For, tree.Every, tree.Unsupported)
 
@@ -220,7 +221,9 @@ class Statements(Expressions):
         at = next(i for i, piece in enumerate(pieces) if is_token(piece, "IN"))
         names, over = nodes(pieces[:at], tree.Name), pieces[at + 1]
         if not isinstance(over, tree.Name):
-            return later(pieces, "`for` over anything but a tuple of hyperparameters", names_of(pieces[:at]))
+            inside = [name.name for name in assigned(statements(pieces[-1]))]
+            defined = dict.fromkeys((*names_of(pieces[:at]), *inside))
+            return later(pieces, "`for` over anything but a tuple of hyperparameters", tuple(defined))
         if len(names) > 1:
             raise Refused(
                 "E115",

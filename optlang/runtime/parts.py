@@ -1,0 +1,98 @@
+"""The rules of an optimizer class, one as a rule, and the keys of its param groups.
+
+A rule with routes has no formulas of its own: the class holds the rules it leads to, and each parameter goes to the first
+whose condition it meets. Keys that several of them have are told apart by the name of the rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from optlang.compiled import Compiled
+from optlang.language.evaluate import evaluate, truth
+from optlang.language.rule import Value
+from optlang.language.tree import Expr, Member
+from optlang.language.walk import expressions
+from optlang.runtime.kernels import Kernels
+from optlang.runtime.tensors import facts_of
+from optlang.runtime.values import Hyperparameters, plain
+
+
+class Part:
+    """One rule of a class.
+
+    Args:
+        compiled: The rule.
+        hyper: How its hyperparameters are read.
+        kernels: Its variants and kernels.
+        when: The condition under which a parameter goes to it; None for always.
+    """
+
+    def __init__(self, compiled: Compiled, hyper: Hyperparameters, kernels: Kernels, when: Expr | None = None) -> None:
+        self.compiled, self.hyper, self.kernels, self.when = compiled, hyper, kernels, when
+        nodes = expressions(when) if when is not None else ()
+        self.asks = tuple(dict.fromkeys(node.name for node in nodes if isinstance(node, Member)))
+
+    def answers(self, group: Mapping[str, Any]) -> tuple[Value, ...]:
+        """Return the keys of a param group that decide which parameters come here; 0 for those it does not have."""
+        return tuple(plain(group.get(key, 0.0)) for key in self.asks)
+
+    def takes(self, group: Mapping[str, Any], p: torch.Tensor) -> bool:
+        """Whether a parameter of a group is one for this rule, unless an earlier one takes it."""
+        if self.when is None:
+            return True
+        known = dict(zip((f"group.{key}" for key in self.asks), self.answers(group), strict=True))
+        return truth(evaluate(self.when, {**facts_of(p).named(), **known}))
+
+
+class Parts:
+    """The rules of a class, in the order in which parameters are offered to them.
+
+    Attributes:
+        keys: The keys of param groups, each with its default; those without are in ``required``.
+        required: Keys that the user must give.
+    """
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self.parts = tuple(parts)
+        self.keys = {key: hypers for part in parts for key, hypers in part.hyper.keys.items()}
+        self.defaults = {key: value for part in parts for key, value in part.hyper.defaults.items()}
+        self.required = [key for key in self.keys if key not in self.defaults]
+
+    @classmethod
+    def of(cls, compiled: Compiled, backend: str, ahead_of_time: bool | None) -> Parts:
+        """Return the rules of a class: the rule itself, or those that it routes to."""
+        if not compiled.routes:
+            return cls([Part(compiled, Hyperparameters(compiled), Kernels(compiled, backend, ahead_of_time))])
+        parts: list[Part] = []
+        taken: set[str] = set()
+        for other, when in compiled.routes:
+            plain_keys = list(Hyperparameters(other).keys)
+            renamed = {key: f"{other.name.lower()}_{key}" for key in plain_keys if key in taken}
+            hyper = Hyperparameters(other, renamed)
+            taken |= set(hyper.keys)
+            parts.append(Part(other, hyper, Kernels(other, backend, ahead_of_time), when))
+        return cls(parts)
+
+    def split(self, group: Mapping[str, Any]) -> list[list[torch.Tensor]]:
+        """Return the parameters of a group by the rule they go to; what no rule takes is in no list."""
+        if len(self.parts) == 1 and self.parts[0].when is None:
+            return [list(group["params"])]
+        chosen: list[list[torch.Tensor]] = [[] for _ in self.parts]
+        for p in group["params"]:
+            place = next((i for i, part in enumerate(self.parts) if part.takes(group, p)), None)
+            if place is not None:
+                chosen[place].append(p)
+        return chosen
+
+    def answers(self, group: Mapping[str, Any]) -> tuple[Value, ...]:
+        """Return what decides where the parameters of a group go, besides their shapes."""
+        return tuple(answer for part in self.parts for answer in part.answers(group))
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        """Raise ValueError, naming every range that a hyperparameter of a group is outside of."""
+        for part in self.parts:
+            part.hyper.check(part.hyper.read(group))
