@@ -308,7 +308,7 @@ SEMANTICS: tuple[Entry, ...] = (
         (
             "`group` alone and the name of a tuple of hyperparameters are not numbers. Use `group.NAME` "
             "for a key of the user's own in the parameter group, and the parts of the tuple by their "
-            "names. The rule's own hyperparameters are read by name, without `group.`."
+            "names, or in turn: `for b in betas:`. The rule's own hyperparameters are read by name, without `group.`."
         ),
         ("hyper lr = 1e-3, betas = (beta1 = 0.9, beta2 = 0.99)\np -= lr*betas*beta1*beta2*g\n"),
         ("hyper lr = 1e-3, betas = (beta1 = 0.9, beta2 = 0.99)\np -= lr*beta1*beta2*g\n"),
@@ -355,7 +355,7 @@ SEMANTICS: tuple[Entry, ...] = (
         "no `return` on some path",
         (
             "A function is used for its value, so every path through its body must end in `return`, and "
-            "nothing can follow a `return`."
+            "nothing can follow a `return`. A block that runs several times, or only in some steps, is not left by it."
         ),
         ("def f(x):\n    if norm(x) > 1: return x/norm(x)\np -= lr*f(g)\n"),
         ("def f(x):\n    if norm(x) > 1: return x/norm(x)\n    return x\np -= lr*f(g)\n"),
@@ -366,10 +366,21 @@ SEMANTICS: tuple[Entry, ...] = (
         (
             "The names on the left of `=` must be as many as the values on the right. Only a function "
             "that returns several values fills several names, and inside an expression a call must give "
-            "one value."
+            "one value. Of a function of the language with several results, one is picked by its name or number: "
+            "`eigh(x).vectors`, `eigh(x)[1]`."
         ),
         ("def f(x):\n    return x, x^2\na = f(g)\np -= lr*a\n"),
         ("def f(x):\n    return x, x^2\na, b = f(g)\np -= lr*(a + b)\n"),
+    ),
+    Entry(
+        "E215",
+        "unknown rule",
+        (
+            "A route sends tensors to a rule of the library, named as `optlang list` prints it. It has to be a rule "
+            "with an update of its own, not one that routes in turn."
+        ),
+        "optimizer Both\nroute Muno when ndim == 2\nroute AdamW otherwise\n",
+        "optimizer Both\nroute Muon when ndim == 2\nroute AdamW otherwise\n",
     ),
     Entry(
         "E301",
@@ -377,7 +388,7 @@ SEMANTICS: tuple[Entry, ...] = (
         (
             "A state keeps the shape of its initial value: `: scalar` is one number for each tensor, "
             "`0*mean(g, dim=-1)` one for each row. A value with more elements does not fit. Reduce the "
-            "value, or start the state from a value of the larger shape."
+            "value, or start the state from a value of the larger shape: `zeros(rows, rows)`."
         ),
         ("hyper lr = 1e-3, beta = 0.9\nstate c: scalar = 0\nc = lerp(c, g^2, 1 - beta)\np -= lr*g/(sqrt(c) + 1e-8)\n"),
         (
@@ -389,11 +400,12 @@ SEMANTICS: tuple[Entry, ...] = (
     ),
     Entry(
         "E302",
-        "group state from one tensor",
+        "group or shared state from one tensor",
         (
             "A group state is computed once for each parameter group and step, so it can depend on "
             "hyperparameters, `t` and other group states, but not on `p`, `g`, the state or the shape of "
-            "a single tensor."
+            "a single tensor. A shared state is computed once for the whole optimizer: it can depend on sums "
+            "over all tensors (`total`), not on a single group."
         ),
         ("hyper lr = 1e-3\ngroup state peak = 0\npeak = max(peak, norm(g))\np -= lr*g/(peak + 1)\n"),
         ("hyper lr = 1e-3\nstate peak: scalar = 0\npeak = max(peak, norm(g))\np -= lr*g/(peak + 1)\n"),
@@ -403,7 +415,8 @@ SEMANTICS: tuple[Entry, ...] = (
         "state under a condition of the step",
         (
             "Whether a state exists is decided when its tensor is first met, from hyperparameters and the "
-            "tensor's shape. Steps, gradients and the like come too late for that."
+            "tensor's shape, or from a name of the rule that is computed from these alone. Steps, gradients and "
+            "the like come too late for that."
         ),
         ("hyper lr = 1e-3\nstate b when t > 10\nif t > 10: b += g\np -= lr*g\n"),
         ("hyper lr = 1e-3\nstate b\nif t > 10: b += g\np -= lr*b\n"),
@@ -465,7 +478,7 @@ SEMANTICS: tuple[Entry, ...] = (
         (
             "`dim=` says which dimensions a reduction (`sum mean norm rms dot var std max min`) sums "
             "over; they stay with size 1. It is a whole number written out, or several in brackets, all "
-            "counted from the front or all from the back."
+            "counted from the front or all from the back. The dimension of `flip` is written out too."
         ),
         "p -= lr*g/(1 + mean(g^2, dim=ndim))\n",
         "p -= lr*g/(1 + mean(g^2, dim=-1))\n",
@@ -473,7 +486,11 @@ SEMANTICS: tuple[Entry, ...] = (
     Entry(
         "E310",
         "nothing to reduce",
-        ("A reduction turns a tensor into fewer numbers. What it is applied to here is one number already."),
+        (
+            "A reduction turns a tensor into fewer numbers. What it is applied to here is one number already. `total` "
+            "sums over all tensors, so what it sums must differ from tensor to tensor; `rows` and `cols` are sizes of "
+            "tensors."
+        ),
         "p -= lr*g/(1 + norm(lr))\n",
         "p -= lr*g/(1 + norm(g))\n",
     ),
@@ -481,9 +498,9 @@ SEMANTICS: tuple[Entry, ...] = (
         "E311",
         "requirement on a step",
         (
-            "A `require` is checked when the optimizer is made and when a hyperparameter is changed. It "
-            "can compare hyperparameters and compute with them, but not look at tensors, steps, or "
-            "functions of the rule."
+            "A `require` is checked when the optimizer is made and when a hyperparameter is changed; one that reads "
+            "`ndim`, `numel`, `rows` or `cols`, for each parameter. It can compare these and compute with them, but "
+            "not look into tensors, at steps, or call functions of the rule."
         ),
         ("hyper lr = 1e-3\nrequire norm(g) < 10\np -= lr*g\n"),
         ("hyper lr = 1e-3\nrequire lr < 10\np -= lr*g\n"),
@@ -493,11 +510,48 @@ SEMANTICS: tuple[Entry, ...] = (
         "initial value not known yet",
         (
             "The initial value of a state is computed before the statements of the first step, from "
-            "hyperparameters, the shape of the tensor, and its first `p` and `g`; that of a group state "
-            "from hyperparameters alone. The same holds for defaults of function parameters."
+            "hyperparameters, the shape of the tensor, its first `p` and `g`, and names that the rule computes from "
+            "hyperparameters and the shape alone; that of a group or shared state from hyperparameters. The same "
+            "holds for defaults of function parameters."
         ),
         ("hyper lr = 1e-3\nu = 2*g\nstate b = u\nb += u\np -= lr*b\n"),
         ("hyper lr = 1e-3\nstate b = 2*g\nb += 2*g\np -= lr*b\n"),
+    ),
+    Entry(
+        "E313",
+        "shapes that do not fit",
+        (
+            "Element by element, two tensors meet if they have the same shape, or sizes of 1 where they differ; "
+            "`x @ y` needs as many columns of x as y has rows; `eigh`, `inv_root` and others take square matrices. The "
+            "rule is tried out with parameters of several shapes, and the message names the one it fails for."
+        ),
+        ("hyper lr = 1e-3\nrequire ndim == 2\nstate L = zeros(rows, rows)\nL += g @ g\np -= lr*(inv_root(L, 4) @ g)\n"),
+        (
+            "hyper lr = 1e-3\nrequire ndim == 2\nstate L = zeros(rows, rows)\n"
+            "L += g @ g.T\np -= lr*(inv_root(L, 4) @ g)\n"
+        ),
+    ),
+    Entry(
+        "E314",
+        "size or count not known in advance",
+        (
+            "Sizes (`zeros(rows, r)`, `x[:r, :]`), the number of repeats and the period of `every` are known before "
+            "the first step: they are computed from numbers, hyperparameters and the shape of the tensor. Between the "
+            "brackets of an index there may also be an order such as `argsort(v)`."
+        ),
+        ("hyper lr = 1e-3\nrepeat t: g /= 2\np -= lr*g\n"),
+        ("hyper lr = 1e-3, halvings = 3\nrepeat halvings: g /= 2\np -= lr*g\n"),
+    ),
+    Entry(
+        "E315",
+        "`on` block that needs a step",
+        (
+            "`on eval` and `on train` run when `optimizer.eval()` or `.train()` is called, between the steps: there is "
+            "no gradient and no count, and nothing to sum over all tensors. They change `p` and the states of each "
+            "tensor."
+        ),
+        ("hyper lr = 1e-3\nstate z = p\non eval: p = z - lr*g\non train: p = z\nz = (z + p)/2\np -= lr*g\n"),
+        ("hyper lr = 1e-3\nstate z = p\non eval: p = (z + p)/2\non train: p = 2*p - z\nz -= lr*g\np = (z + p)/2\n"),
     ),
     Entry(
         "E401",
@@ -591,6 +645,27 @@ SEMANTICS: tuple[Entry, ...] = (
         ("hyper lr = 1e-3, low = 1, high = 2\nrequire low < high\np -= lr*clamp(g, low, high)\n"),
     ),
     Entry(
+        "E411",
+        "`on eval` and `on train` not in a pair",
+        (
+            "The two undo each other: `optimizer.eval()` leads to the weights that are evaluated, `.train()` back to "
+            "those that are trained. A rule has one block of each, or none."
+        ),
+        ("hyper lr = 1e-3\nstate z = p\non eval: p = z\nz = (z + p)/2\np -= lr*g\n"),
+        ("hyper lr = 1e-3\nstate z = p\non eval: p = (z + p)/2\non train: p = 2*p - z\nz -= lr*g\np = (z + p)/2\n"),
+    ),
+    Entry(
+        "E412",
+        "misplaced route",
+        (
+            "A rule that routes has a name and routes, nothing else: each tensor is updated by the rule that the first "
+            "matching route leads to. A route looks at the shape of the tensor and at keys of its parameter group. "
+            "`otherwise` is the last one."
+        ),
+        "optimizer Both\nroute AdamW otherwise\nroute SGD when ndim < 2\n",
+        "optimizer Both\nroute SGD when ndim < 2\nroute AdamW otherwise\n",
+    ),
+    Entry(
         "E510",
         "constant too large",
         (
@@ -606,7 +681,7 @@ SEMANTICS: tuple[Entry, ...] = (
         (
             "Functions are written out where they are called. Functions that call others several times, "
             "several levels deep, grow beyond any reasonable size or nest too deep; so do hundreds of "
-            "functions or of branches."
+            "functions or of branches. The body of `repeat` is written out each time."
         ),
         (
             "def f0(x) = x/(1 + abs(x))\n"
@@ -640,8 +715,7 @@ OTHERS: tuple[Entry, ...] = (
             "lists what is compiled today, and the help line says what to write instead where there is "
             "something."
         ),
-        ("g *= min(1, clip/gnorm(g))\np -= lr*g\n"),
-        ("g *= min(1, clip/max(norm(g), 1e-12))\np -= lr*g\n"),
+        ("hyper lr = 1e-3\np -= lr*loss*g\n"),
     ),
     Entry(
         "W601",
@@ -739,6 +813,17 @@ OTHERS: tuple[Entry, ...] = (
         "`p =- lr*g` is `p = -lr*g`, not `p -= lr*g`.",
         "p =- lr*g\n",
         "p -= lr*g\n",
+    ),
+    Entry(
+        "W612",
+        "for some shapes only",
+        (
+            "The rule works on matrices, and for parameters with other numbers of dimensions the shapes do not fit: "
+            "giving it such a parameter will be an error. A `require` says so to its users; `route` sends the other "
+            "parameters to another rule."
+        ),
+        "hyper lr = 1e-3\nstate L = zeros(rows, rows)\nL += g @ g.T\np -= lr*(inv_root(L, 4) @ g)\n",
+        "hyper lr = 1e-3\nrequire ndim == 2\nstate L = zeros(rows, rows)\nL += g @ g.T\np -= lr*(inv_root(L, 4) @ g)\n",
     ),
 )
 

@@ -130,22 +130,29 @@ def soap(params: Params, **hypers: Any) -> Any:
     return (SOAP if params[0].dtype == torch.float64 else base)(params, **hypers)
 
 
-def galore(params: Params, **hypers: Any) -> Any:
+def projecting(name: str) -> Make:
+    """pytorch_optimizer's GaLore or Conda, whose singular vectors are computed in float32."""
+
+    def make(params: Params, **hypers: Any) -> Any:
+        base = import_module(f"pytorch_optimizer.optimizer.{name.lower()}").GaLoreProjector
+
+        class Projector(base):  # type: ignore[misc, valid-type]
+            def get_orthogonal_matrix(self, weights: torch.Tensor, projection_type: str, **_: Any) -> Any:
+                u, _, vh = torch.linalg.svd(weights, full_matrices=False)
+                sides = {"left": u[:, : self.rank], "right": vh[: self.rank]}
+                return sides[projection_type] if projection_type in sides else (sides["left"], sides["right"])
+
+        module = f"pytorch_optimizer.optimizer.{name.lower()}"
+        return stepping_with(published(name), module, GaLoreProjector=Projector)(params, **hypers)
+
+    return make
+
+
+def galore(params: Params, rank: float | None = None, **hypers: Any) -> Any:
     """pytorch_optimizer's GaLore, whose options of a projection are keys of the param group."""
-    base = import_module("pytorch_optimizer.optimizer.galore").GaLoreProjector
-
-    class Projector(base):  # type: ignore[misc, valid-type]
-        def get_orthogonal_matrix(self, weights: torch.Tensor, projection_type: str, **_: Any) -> Any:
-            u, _, vh = torch.linalg.svd(weights, full_matrices=False)
-            sides = {"left": u[:, : self.rank], "right": vh[: self.rank]}
-            return sides[projection_type] if projection_type in sides else (sides["left"], sides["right"])
-
-    if hypers.get("rank") is None:
-        hypers = {key: value for key, value in hypers.items() if key != "rank"}
-    else:
-        hypers = {"update_proj_gap": 50, "scale": 1.0, "projection_type": "std", **hypers}
-    module = "pytorch_optimizer.optimizer.galore"
-    return stepping_with(published("GaLore"), module, GaLoreProjector=Projector)(params, **hypers)
+    if rank is not None:
+        hypers = {"update_proj_gap": 50, "scale": 1.0, "projection_type": "std", "rank": int(rank), **hypers}
+    return projecting("GaLore")(params, **hypers)
 
 
 def splus(params: Params, **hypers: Any) -> Any:
@@ -416,6 +423,20 @@ ROWS: dict[str, Row] = {
         make=galore,
         shapes=(*MATRICES, (5,), ()),
     ),
+    "Conda": Row(
+        options(
+            {"update_proj_gap": 4, "scale": 0.5},
+            {"update_proj_gap": 7, "projection_type": "reverse_std", **DECAYED},
+            {"projection_type": "left", "betas": (0.5, 0.9)},
+            {"projection_type": "right", "eps": 1e-3},
+            {"update_proj_gap": 3, "projection_type": "full", "eps": 1e-3, **UP},
+        ),
+        make=projecting("Conda"),
+        shapes=(*MATRICES, (5,), ()),
+    ),
+    "RACS": Row(
+        options({"beta": 0.5, "gamma": 1.2, "alpha": 0.5}, *COUPLED), lr=0.1, rosenbrock={"lr": 3e-2, "alpha": 0.9}
+    ),
     "SM3": Row(
         options({"momentum": 0.9}, {"beta": 0.5, "momentum": 0.5}, {"eps": 0.1, "maximize": True}),
         lr=0.1,
@@ -428,6 +449,11 @@ ROWS: dict[str, Row] = {
         rosenbrock={"lr": 1e-2, "constraints": False, "beta": 0.9},
     ),
     "Fromage": Row(options({"p_bound": 1.01}, {"p_bound": 0.9, "maximize": True}), rosenbrock={"lr": 1e-2}),
+    "AdaBound": Row(
+        options({"final_lr": 0.5, "gamma": 0.1, "betas": (0.5, 0.9)}, {"ams_bound": True, "eps": 1e-3}, *COUPLED),
+        half={"eps": 1e-3},
+        rosenbrock={"lr": 0.1, "final_lr": 1e-2},
+    ),
     # The whole model ------------------------------------------------------------------------------------------
     "AdamWClip": Row(options({"max_norm": 0.1, "betas": (0.8, 0.95)}, {**UP, "amsgrad": True}), make=AdamWClip),
     "AdamS": Row(options({"ams_bound": True, **DECAYED}, *COUPLED)),
@@ -469,6 +495,11 @@ ROWS: dict[str, Row] = {
         lr=1.0,
         rosenbrock={"d0": 1e-2},
     ),
+    "DAdaptLion": Row(
+        options({"d0": 1e-3}, {"d0": 1e-2, "lr": 0.5, "betas": (0.8, 0.9)}, *({**row, "d0": 1e-3} for row in COUPLED)),
+        lr=1.0,
+        rosenbrock={"d0": 1.0, "lr": 3e-3, "betas": (0.9, 0.99)},
+    ),
     "DAdaptSGD": Row(
         (*DISTANCE, {"d0": 1e-2, "momentum": 0.0}, *({**row, "d0": 1e-2, "growth_rate": 1.1} for row in COUPLED)),
         lr=1.0,
@@ -502,6 +533,11 @@ ROWS: dict[str, Row] = {
             {"ams_bound": True, "eps": 1e-3, **UP},
         ),
         rosenbrock={"lr": 0.05},
+    ),
+    # Without `silent_sgd_phase`, the reference's first steps are of size 1.
+    "ScheduleFreeRAdam": Row(
+        options({"betas": (0.5, 0.9)}, {"betas": (0.9, 0.99), "r": 1.0, "weight_lr_power": 1.0}, {"eps": 1e-3, **UP}),
+        rosenbrock={"lr": 0.2},
     ),
     "LookaheadSGD": Row(
         options(

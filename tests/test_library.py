@@ -145,14 +145,14 @@ def test_proximal_sgd_solves_the_lasso() -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if library_rule(name).events])
 def test_evaluates_what_its_reference_evaluates(name: str) -> None:
     those = shapes(name, like_reference=True)
-    history, hypers = gradients(those, steps=12), cases(name)[1]
+    history, hypers = gradients(those, steps=24), cases(name)[1]
     with default_dtype(torch.float64):
         ours, theirs = tensors(start(those), torch.float64), tensors(start(those), torch.float64)
         optimizer = library_class(name)(ours, **hypers)
         reference = make_reference(name, library_rule(name).reference, theirs, **hypers)
-        for part in range(0, len(history), 4):
-            feed(optimizer, ours, history[part : part + 4])
-            feed(reference, theirs, history[part : part + 4])
+        for part in range(0, len(history), 8):
+            feed(optimizer, ours, history[part : part + 8])
+            feed(reference, theirs, history[part : part + 8])
             for mode in ("eval", "train"):
                 getattr(optimizer, mode)()
                 getattr(reference, mode)()

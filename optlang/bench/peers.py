@@ -29,7 +29,41 @@ class Peer:
         """Return an instance with those of ``values`` that the class knows."""
         known = inspect.signature(self.cls).parameters
         wanted = {name: value for name, value in values.items() if name in known}
+        for name, value in wanted.items():  # a rule's numbers are floats, and some classes count with theirs
+            if type(known[name].default) is int and isinstance(value, float) and value.is_integer():
+                wanted[name] = int(value)
         return self.cls(parameters, **{**wanted, **self.options})
+
+
+class ClippedAdamW(torch.optim.AdamW):
+    """What is done today in place of a rule that clips: ``clip_grad_norm_``, then fused AdamW.
+
+    Args:
+        params: Parameters.
+        lr: As for AdamW.
+        betas: As for AdamW.
+        eps: As for AdamW.
+        weight_decay: As for AdamW.
+        max_norm: The norm that the gradients of all parameters are clipped to.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        max_norm: float = 1.0,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, fused=True)
+        self.max_norm = max_norm
+
+    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+        """Clip the gradients and make a step."""
+        members = [p for group in self.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(members, self.max_norm)
+        return super().step(closure)
 
 
 class NoPeer(ValueError):
@@ -40,7 +74,8 @@ def find(against: str | None, reference: str | None, name: str = "") -> Peer:
     """Return the peer that ``against`` asks for.
 
     Args:
-        against: None, ``fused``, ``foreach``, ``MODULE:CLASS``, or a package, for its optimizer of the rule's name.
+        against: None, ``fused``, ``foreach``, ``clipped`` (``clip_grad_norm_``, then fused AdamW), ``MODULE:CLASS``, or
+            a package, for its optimizer of the rule's name.
         reference: The rule's reference.
         name: The rule's name.
 
@@ -48,6 +83,8 @@ def find(against: str | None, reference: str | None, name: str = "") -> Peer:
         NoPeer: If the package has no optimizer of that name.
         ValueError: If there is no such class or no such implementation of it.
     """
+    if against == "clipped":
+        return Peer("clip_grad_norm_ + torch.optim.AdamW (fused)", ClippedAdamW, {})
     if against is not None and against not in ("fused", "foreach"):
         path = against.replace(":", ".") if ":" in against or "." in against else _same_name(against, name)
         return _described(path, None)

@@ -20,6 +20,16 @@ def gpt2() -> list[Shape]:
     return [(50257, width), (1024, width), *(block * 12), (width,), (width,)]
 
 
+def gpt2_matrices() -> list[Shape]:
+    """Return the 48 matrices of GPT-2 small's blocks (85 M numbers), which Muon and its kind are used for."""
+    return [shape for shape in gpt2()[2:] if len(shape) == 2]
+
+
+def matrices() -> list[Shape]:
+    """Return 48 matrices of 128 by 128: shapes that repeat, and are small."""
+    return [(128, 128)] * 48
+
+
 def resnet50() -> list[Shape]:
     """Return the 161 parameters of ResNet-50 (25.6 M numbers)."""
 
@@ -50,6 +60,8 @@ def mlp() -> list[Shape]:
 
 SHAPES: Mapping[str, Callable[[], list[Shape]]] = {
     "gpt2": gpt2,
+    "gpt2-matrices": gpt2_matrices,
+    "matrices": matrices,
     "resnet50": resnet50,
     "many": many,
     "mlp": mlp,

@@ -342,6 +342,7 @@ class _Check:
 
     def permitted(self, variant: Variant) -> bool:
         """Whether a world meets the requirements; the defaults must meet those that are not about tensors."""
+        variant.declaring = True
         for require in self.requires:
             held = variant.condition(require.condition)
             if held.sort is Sort.UNKNOWN:

@@ -14,7 +14,6 @@ from optlang.language.evaluate import member_name
 from optlang.language.rule import HyperType, Rule
 from optlang.language.walk import assigned, block_expressions, body_of, expressions, own_expressions, parts, statements
 
-
 #: Functions whose results have sizes given by an argument.
 SIZED = MAKERS | {*RANDOMS, "topk", "flip"}
 

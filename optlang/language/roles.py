@@ -147,6 +147,10 @@ def _state_phrase(rule: Rule, state: State) -> str:
     initial = source.excerpt(state.initial.span) if state.initial is not None else None
     if state.scope == "group":
         phrase = f"one number for each param group, starts at {initial or 0}"
+    elif state.scope == "shared":
+        phrase = f"one number for the whole optimizer, starts at {initial or 0}"
+    elif state.kind.level is Level.MATRIX:
+        phrase = f"a tensor of a shape of its own, starts at {initial}"
     elif state.kind.level is Level.ELEMENT:
         phrase = f"shaped like p, starts at {initial}" if initial else "zeros like p"
     elif state.kind.level is Level.SCALAR:

@@ -86,10 +86,16 @@ def product(a: Shape, b: Shape) -> Shape:
     inner, other = a[-1], b[0]
     if differ(inner, other):
         raise Mismatch(
-            f"{described(a)} cannot be multiplied with {described(b)}: {inner} columns meet {other} rows",
+            f"{described(a)} cannot be multiplied with {described(b)}: {_meet(inner, other)}",
             "the sizes in the middle must be equal; `x.T` is the transpose",
         )
     return (*a[:-1], *b[1:])
+
+
+def _meet(columns: Size, rows: Size) -> str:
+    """Return which sizes of a product differ, as a phrase."""
+    meet = "1 column meets" if columns == 1 else f"{columns} columns meet"
+    return f"{meet} {rows} row{'' if rows == 1 else 's'}"
 
 
 def _matrix(x: Shape, what: str) -> Shape:
@@ -183,7 +189,7 @@ def _topk(x: Shape, k: Size) -> tuple[Shape, ...]:
 RESULTS: dict[str, Callable[..., Any]] = {
     "matrix": matrix,
     "diag": _diag,
-    "trace": lambda x: () if _square(x, "trace") else (),
+    "trace": lambda x: _square(x, "trace")[:0],
     "outer": lambda a, b: (*_vector(a, "outer"), *_vector(b, "outer")),
     "eigh": _eigh,
     "qr": _qr,
@@ -193,6 +199,14 @@ RESULTS: dict[str, Callable[..., Any]] = {
     "solve": _solve,
     "sort": lambda x: (_ordered(x, "sort"), x),
     "argsort": lambda x: _ordered(x, "argsort"),
+}
+
+
+#: What some functions that are written in the language take, so that it is said of them and not of what they call.
+TAKES: dict[str, Callable[[Shape, str], Shape]] = {
+    "inv_root": _square,
+    "newton_schulz": _matrix,
+    "project_orthogonal": _matrix,
 }
 
 

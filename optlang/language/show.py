@@ -7,6 +7,7 @@ from dataclasses import fields
 from enum import Enum
 from fractions import Fraction
 
+from optlang.language.kinds import Level
 from optlang.language.rule import Hyper, Rule
 from optlang.language.tree import Node, Tree
 from optlang.source import Source, Span
@@ -61,13 +62,22 @@ def _rule(rule: Rule) -> Iterator[str]:
     for state in rule.states:
         initial = source.excerpt(state.initial.span) if state.initial else "0"
         when = f" when {source.excerpt(state.when.span)}" if state.when else ""
-        scope = "group state" if state.scope == "group" else "state  "
-        yield f"  {scope} {state.name}: {state.kind} = {initial}, key {state.key!r}{when}"
+        scope = "state  " if state.scope == "tensor" else f"{state.scope} state"
+        kind = "matrix" if state.kind.level is Level.MATRIX else state.kind  # its shape is that of some sample
+        yield f"  {scope} {state.name}: {kind} = {initial}, key {state.key!r}{when}"
     for name in rule.functions:
         yield f"  def     {name}"
     for statement in rule.body:
         for line in source.excerpt(statement.span).splitlines():
             yield f"  | {line}"
+    for event, body in rule.events.items():
+        yield f"  on      {event}"
+        for statement in body:
+            for line in source.excerpt(statement.span).splitlines():
+                yield f"    | {line}"
+    for route in rule.routes:
+        when = f"when {source.excerpt(route.when.span)}" if route.when is not None else "otherwise"
+        yield f"  route   {route.rule.name} {when}"
 
 
 def _hyper(hyper: Hyper) -> str:

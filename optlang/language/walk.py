@@ -155,3 +155,13 @@ def condition_above(block: Iterable[Stmt], place: Span) -> Expr | None:
                 if any(inner.span.start <= place.start < inner.span.end for inner in body):
                     found = condition
     return found
+
+
+def block_above(block: Iterable[Stmt], place: Span) -> Stmt | None:
+    """Return the innermost statement with blocks of which one holds a place (a name that ``for`` gives included)."""
+    found = None
+    for statement in statements(block):
+        inside = isinstance(statement, For) and statement.name.span == place
+        inside |= any(x.span.start <= place.start < x.span.end for body in blocks(statement) for x in body)
+        found = statement if inside else found
+    return found

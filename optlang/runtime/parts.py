@@ -1,7 +1,7 @@
 """The rules of an optimizer class, one as a rule, and the keys of its param groups.
 
-A rule with routes has no formulas of its own: the class holds the rules it leads to, and each parameter goes to the first
-whose condition it meets. Keys that several of them have are told apart by the name of the rule.
+A rule with routes has no formulas of its own: the class holds the rules it leads to, and each parameter goes to the
+first whose condition it meets. Keys that several of them have are told apart by the name of the rule.
 """
 
 from __future__ import annotations

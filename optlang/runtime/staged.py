@@ -1,9 +1,9 @@
 """Steps of several passes: in turns where they wait for sums over the whole model, over stacks of matrices.
 
 A batch whose variant is staged makes its step in passes (:class:`optlang.compiled.Pass`). Those over elements are
-kernels like any other; those over matrices are torch's own operations on stacks of equally shaped tensors. :func:`run_together`
-runs the passes of all batches of an optimizer, and computes what arrives in between: sums over all of them, and the
-states that the whole optimizer shares.
+kernels like any other; those over matrices are torch's own operations on stacks of equally shaped tensors.
+:func:`run_together` runs the passes of all batches of an optimizer, and computes what arrives in between: sums over all
+of them, and the states that the whole optimizer shares.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.records import Batch, Record
 from optlang.runtime.tensors import viewed
 
-#: Matrices of up to so many elements are stacked: beyond, one product keeps the processor busy, and copying costs.
-STACKED = 512 * 512
-#: How many bytes of a tensor are stacked at once.
+#: How many bytes of a tensor are stacked at once: enough to keep every core busy with a matrix of its own.
 STACK = 64 * 2**20
 
 
@@ -116,6 +114,8 @@ class PassBatch:
             shapes = [(*shape, 2) for shape in shapes]
         memory = torch.zeros(sum(map(math.prod, shapes)), dtype=self.arithmetic, device=p.device)
         parts = memory.split(list(map(math.prod, shapes)))
+        if len(set(shapes)) == 1:
+            self.buffers[f"stack of {slot.name}"] = memory.view(count, *shapes[0])
         return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def ready(self, known: Mapping[str, Any]) -> bool:
@@ -197,7 +197,7 @@ class MatrixPass(PassBatch):
         size = records[0].facts.numel
         if not size:
             return
-        width = 1 if size > STACKED else max(1, min(len(records), STACK // (size * self.arithmetic.itemsize)))
+        width = max(1, min(len(records), STACK // (size * self.arithmetic.itemsize)))
         for start in range(0, len(records), width):
             self._run(range(start, min(start + width, len(records))))
 
@@ -207,12 +207,20 @@ class MatrixPass(PassBatch):
         numbers = self.coefficients[: len(kernel.coefficients)]  # there is a 0 where there are none
         results = self.prepared.plain["update"](*stacks, *numbers)
         for name, result in zip(kernel.written, results, strict=True):
+            ready = self.buffers.get(f"stack of {name}")
+            if ready is not None:
+                target = ready[chosen[0] : chosen[-1] + 1]
+                target.copy_(result.reshape(target.shape) if result.shape[0] == len(chosen) else result)
+                continue
             parts = result.expand(len(chosen), *result.shape[1:]).unbind()
             self._write(name, chosen, parts)
 
     def _stack(self, name: str, chosen: Sequence[int]) -> torch.Tensor:
         """Return a tensor of some records as one, in the number type of the arithmetic."""
         records = self.batch.records
+        ready = self.buffers.get(f"stack of {name}")
+        if ready is not None:
+            return ready[chosen[0] : chosen[-1] + 1]
         if name == "p":
             tensors = [records[i].parameter.detach() for i in chosen]
         elif name == "g":

@@ -54,7 +54,7 @@ def each(function: Callable[..., float], *grids: Grid) -> Grid:
 
 def transposed(grid: Grid) -> Grid:
     """Return a table with rows and columns exchanged."""
-    return Grid(grid.cols, grid.rows, tuple(grid.data[i * grid.cols + j] for j in range(grid.cols) for i in range(grid.rows)))
+    return Grid(grid.cols, grid.rows, tuple(x for j in range(grid.cols) for x in grid.data[j :: grid.cols]))
 
 
 def product(a: Grid, b: Grid) -> Grid:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from optlang.language import derived
+from optlang.language import derived, shapes
 from optlang.language.builtins import BUILTINS, Builtin
 from optlang.language.checking.expressions import Expressions
 from optlang.language.checking.tensors import is_known_before
@@ -15,6 +15,7 @@ from optlang.language.shapes import Mismatch
 from optlang.language.specialise import MAX_REPEATS
 from optlang.language.tree import (
     Assign,
+    Binary,
     Bool,
     Call,
     Def,
@@ -32,7 +33,7 @@ from optlang.language.tree import (
     Stmt,
     Text,
 )
-from optlang.language.walk import body_of
+from optlang.language.walk import assigned, body_of
 
 ATOMS = (Number, Infinity, Text, Bool, Nothing, Name, Member)
 Results = tuple[Value, ...]
@@ -48,7 +49,11 @@ class Inliner(Expressions):
             return self.value(node.value)
         target = node.targets[0]
         before = self.number(target)
-        return self.combine(node.value, (before, self.number(node.value)))
+        return self.changed(node, before, self.number(node.value))
+
+    def changed(self, node: Assign, before: Value, by: Value) -> Value:
+        """Return the new value of a name that is changed by ``+=`` and the like."""
+        return self.combine(node.value, (before, by))
 
     def results(self, node: Assign) -> Results:
         """Return the values that an assignment gives to several names."""
@@ -111,17 +116,27 @@ class Inliner(Expressions):
 
     def due(self, node: Every) -> Value:
         """Return the condition that an ``every`` stands for; its numbers are checked."""
-        for expr, what in ((node.period, "the period of `every`"), (node.start, "the first step of `every`")):
+        for expr, what in ((node.period, "the period of `every`"), (node.start, "where `every` starts")):
             if expr is None:
                 continue
             value = self.number(expr)
-            if value.sort is not Sort.UNKNOWN and not is_known_before(value):
+            if value.sort is Sort.UNKNOWN or is_known_before(value):
+                continue
+            if isinstance(expr, Binary) and expr.op == "or" and self.site is None:
+                self.report(
+                    "E314",
+                    f"{what} is a number, not a condition",
+                    expr.span,
+                    label="expected a number, and `or first` at most",
+                    help="`every 10 or first:` runs in the first step, too; for other steps, write `if CONDITION:`",
+                )
+            else:
                 self.unknown_before(expr, value, what)
         return Value(HOST, Sort.CONDITION, Uses.TIME)
 
     def part(self, name: str) -> Value:
         """Return what is known of one part of a tuple that a ``for`` goes through."""
-        return self.hyper(name)
+        return self.hyper(name) if name in self.scope.hypers else MISTAKE
 
     # Calls -------------------------------------------------------------------------------------------------------
 
@@ -134,6 +149,12 @@ class Inliner(Expressions):
         """Return the result of a function of the language that is a block of statements."""
         function = derived.function(builtin.name)
         assert function is not None
+        if (takes := shapes.TAKES.get(builtin.name)) is not None and node.arguments:
+            first = self.number(node.arguments[0].value)
+            try:
+                takes(self.shape(first), builtin.name)
+            except Mismatch as mismatch:
+                return MISTAKE if first.sort is Sort.UNKNOWN else self.mismatch(node, mismatch)
         (result, *_) = self.enter(node, function, inside=True)
         if result.sort is not Sort.UNKNOWN:
             self.fine(node)
@@ -157,10 +178,12 @@ class Inliner(Expressions):
                 inner[name] = MISTAKE
         if inside and any(value.sort is Sort.UNKNOWN for value in inner.values()):
             return (MISTAKE,)
-        caller, self.frame = self.frame, inner
-        site, self.site = self.site, (self.site or node) if inside else self.site
-        results = self.function_block(body_of(function))
-        self.frame, self.site = caller, site
+        around = self.frame, self.own, self.site
+        body = body_of(function)
+        self.frame, self.own = inner, frozenset(name.name for name in assigned(body))
+        self.site = (self.site or node) if inside else self.site
+        results = self.function_block(body)
+        self.frame, self.own, self.site = around
         return results if results is not None else (MISTAKE,)
 
     def function_block(self, body: Sequence[Stmt]) -> Results | None:
@@ -256,7 +279,7 @@ class Inliner(Expressions):
         return met
 
     def either(self, one: Value, two: Value, condition: Value) -> Value:
-        """Return what is known of a name that has one of two values; of other shapes, it can only be given a new one."""
+        """Return what is known of a name that has one of two values; if their shapes differ, it cannot be read."""
         try:
             return merge((one, two), self.world.shape, condition)
         except Mismatch:

@@ -63,7 +63,7 @@ def meet(kinds: Iterable[Kind], p: Shape) -> Kind:
 
 
 def fits(value: Kind, held: Kind, p: Shape) -> bool:
-    """Whether a state of kind ``held`` (or p, which is ELEMENT) can take a value, which is spread where it is smaller."""
+    """Whether a state of kind ``held`` can take a value, which is spread where it is smaller; p is ELEMENT."""
     if Level.MATRIX in (value.level, held.level):
         try:
             return shape_of(meet((value, held), p), p) == shape_of(held, p)

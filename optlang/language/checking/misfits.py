@@ -50,11 +50,14 @@ class Misfits:
     def settle(self, findings: Findings) -> None:
         """Report the mistakes; else, once, that the rule is for some shapes only."""
         narrow: list[tuple[Span, Misfit]] = []
+        certain = any(misfit.world.ordinary for misfits in self.failed.values() for misfit in misfits)
         for span, misfits in sorted(self.failed.items()):
             sure = next((misfit for misfit in misfits if misfit.world.ordinary), None)
             if sure is None and span in self.passed:
                 narrow.append((span, misfits[0]))
                 continue
+            if sure is None and certain:
+                continue  # no ordinary matrix comes here until the other mistakes are gone
             misfit = sure or misfits[0]
             findings.add(
                 misfit.code,
@@ -96,8 +99,8 @@ class Misfits:
             "W612",
             f"the rule works only for parameters with {_dimensions(good, several)}",
             span,
-            label=f"{misfit.message}, {self.for_shape(misfit.world)}",
-            help=f"say so: `require {condition}`; or write what holds for others, under `if {condition}: ... else: ...`",
+            label=f"{self.for_shape(misfit.world)}: {misfit.message}",
+            help=f"say so: `require {condition}`; or write what holds for others: `if {condition}: ... else: ...`",
         )
 
 

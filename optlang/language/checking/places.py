@@ -83,7 +83,7 @@ ROUTE = Place(
     "E412",
     "a route",
     "expected facts of the tensor, or keys of its group",
-    "a tensor is sent to its rule once, when it is given to the optimizer: use ndim, numel, rows, cols and `group.NAME`",
+    "a tensor is sent to its rule when it is given to the optimizer: use ndim, numel, rows, cols and `group.NAME`",
 )
 DEFAULT = Place(
     frozenset({"hyper"}),

@@ -6,19 +6,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from optlang.language.checking.findings import Findings
+from optlang.language.checking.matrices import shape_of
 from optlang.language.checking.misfits import Misfit, Misfits
 from optlang.language.checking.scope import Scope
 from optlang.language.checking.values import MISTAKE, Sort, Uses, Value, combine
 from optlang.language.checking.worlds import World
 from optlang.language.kinds import ELEMENT, HOST, STATIC, Kind, Level
 from optlang.language.rule import HyperType
-from optlang.language.shapes import Mismatch
-from optlang.language.tree import Expr, Name, Stmt
-from optlang.language.walk import condition_above
+from optlang.language.shapes import Mismatch, described
+from optlang.language.tree import Every, Expr, For, Name, Repeat, Stmt
+from optlang.language.walk import block_above, condition_above, expressions
 from optlang.source import Span
+
+Places = tuple[tuple[str, Span], ...]
 
 #: Mistakes that only count where a variant can really come to the place.
 REACHED = frozenset({"E203", "E211", "E308"})
+
+
+def is_key(value: Value) -> bool:
+    """Whether a value is, as far as one can tell, a key of the param group that the user has put there."""
+    return value.sort is Sort.UNKNOWN and value.kind == HOST
 
 
 class Reader:
@@ -43,8 +51,11 @@ class Reader:
         self.seen = seen
         self.env: dict[str, Value] = {"g": Value(ELEMENT, uses=Uses.TENSOR)}
         self.frame: dict[str, Value] | None = None  # parameters and locals of the function being read
+        self.own: frozenset[str] = frozenset()  # what that function assigns
         self.declaring = False  # whether a declaration is being read, which sees only locals that are static
         self.static: dict[str, Value] = {}  # such locals
+        self.mismatched: Expr | None = None  # the last expression in which shapes do not fit
+        self.spoilt: set[str] = set()  # states that have been given a value of another shape
         self.site: Expr | None = None  # the call of a function of the language whose statements are being read
         self.exists: dict[str, bool] = {}
         self.kinds: dict[str, Kind] = {}
@@ -65,10 +76,25 @@ class Reader:
 
     # Shapes ------------------------------------------------------------------------------------------------------
 
-    def mismatch(self, expr: Expr, mismatch: Mismatch, label: str | None = None) -> Value:
+    def mismatch(self, expr: Expr, mismatch: Mismatch, related: Places = ()) -> Value:
         """Note that shapes do not fit in an expression; returns what takes the place of its value."""
-        self.misfit(expr, Misfit(self.world, "E313", mismatch.message, mismatch.help, label))
+        self.mismatched = expr
+        self.misfit(expr, Misfit(self.world, "E313", mismatch.message, mismatch.help, related=related))
         return MISTAKE
+
+    def declared(self, expr: Expr) -> Places:
+        """Return where the states in an expression have their shapes from."""
+        if self.site is not None or self.frame is not None:
+            return ()
+        names = dict.fromkeys(node.name for node in expressions(expr) if isinstance(node, Name))
+        places = []
+        for name in names:
+            state = self.scope.states.get(name)
+            kind = self.kinds.get(name)
+            if state is not None and kind is not None and kind.level in (Level.MATRIX, Level.ELEMENT):
+                shape = described(shape_of(kind, self.world.shape))
+                places.append((f"`{state.item.name.text}` is {shape}, as its initial value is", state.item.span))
+        return tuple(places)
 
     def misfit(self, expr: Expr, misfit: Misfit) -> None:
         """Note what does not fit at an expression."""
@@ -86,12 +112,17 @@ class Reader:
     def combine(self, expr: Expr, values: Iterable[Value], sort: Sort = Sort.NUMBER) -> Value:
         """Return what is known of an elementwise combination of values, ``expr``."""
         several = tuple(values)
+        if all(v.kind.level is not Level.MATRIX for v in several):
+            return combine(several, self.world.shape, sort)
+        # A key of the user's own is some number here.
+        several = tuple(replace(v, sort=Sort.NUMBER) if is_key(v) else v for v in several)
+        if any(v.sort is Sort.UNKNOWN for v in several):
+            return MISTAKE
         try:
             result = combine(several, self.world.shape, sort)
         except Mismatch as mismatch:
-            return self.mismatch(expr, mismatch)
-        if any(v.kind.level is Level.MATRIX for v in several):
-            self.fine(expr)
+            return self.mismatch(expr, mismatch, related=self.declared(expr))
+        self.fine(expr)
         return result
 
     def text(self, expr: Expr) -> str:
@@ -116,6 +147,8 @@ class Reader:
         name, scope = node.name, self.scope
         if self.frame is not None and name in self.frame:
             return self.present(node, self.frame[name])
+        if self.frame is not None and name in self.own:
+            return self.absent(node)
         if name in scope.hypers:
             return self.hyper(name)
         if name in scope.states:
@@ -171,6 +204,8 @@ class Reader:
                 related=(("declared here", state.item.span),),
             )
             return MISTAKE
+        if node.name in self.spoilt:
+            return MISTAKE
         uses = {"group": Uses.GROUP, "shared": Uses.SHARED}.get(state.scope, Uses.TENSOR)
         return Value(self.kinds.get(node.name, ELEMENT), uses=uses)
 
@@ -196,7 +231,7 @@ class Reader:
     def absent(self, node: Name) -> Value:
         """Report a local that is read where it may have no value."""
         place = self.scope.locals.get(node.name)
-        if self.frame is not None and node.name in self.frame:
+        if self.frame is not None and (node.name in self.frame or node.name in self.own):
             place = None
         if self.forced or not self.findings.once("E203", node.name):
             return MISTAKE
@@ -205,7 +240,9 @@ class Reader:
             help = f"declare `state {node.text}` to keep a value from step to step, or assign it first"
         else:
             message, label = f"`{node.text}` may have no value here", "not assigned on every path to here"
-            help = "assign it on every path, for example before the `if`"
+            help = f"assign it on every path, for example before the `{self.word_above(place)}`"
+            if self.word_above(place) == "for":
+                help = "use it inside of the `for`, or assign it before"
         self.report(
             "E203",
             message,
@@ -216,7 +253,20 @@ class Reader:
         )
         return MISTAKE
 
+    def word_above(self, place: Span | None) -> str:
+        """Return the word that begins the block around an assignment."""
+        words: dict[type, str] = {Repeat: "repeat", For: "for", Every: "every"}
+        body = () if self.frame is not None else self.body
+        return words.get(type(block_above(body, place)), "if") if place is not None else "if"
+
     def assigned_where(self, place: Span) -> str:
         """Return how to refer to an assignment: with the condition it stands under, if it stands under one."""
+        above = block_above(self.body, place)
+        if isinstance(above, Every):
+            return f"assigned here, in every `{self.text(above.period)}` steps"
+        if isinstance(above, Repeat):
+            return f"assigned here, `{self.text(above.count)}` times"
+        if isinstance(above, For):
+            return "has a value inside of this block"
         condition = condition_above(self.body, place)
         return f"assigned here, if `{self.text(condition)}`" if condition is not None else "assigned here"

@@ -20,7 +20,7 @@ from optlang.language.checking.arguments import check_call, check_size_call
 from optlang.language.checking.functions import check_one_result, check_result_count, result_count
 from optlang.language.checking.hypers import tuple_help
 from optlang.language.checking.instead import BUILTINS_OF_MATH, INSTEAD, MANUAL
-from optlang.language.checking.places import BODY, DEFAULT, EVENT, FUNCTION, Place
+from optlang.language.checking.places import BODY, DEFAULT, EVENT, FUNCTION, ROUTE, Place
 from optlang.language.checking.scope import FREE_FUNCTIONS, Scope
 from optlang.language.checking.tensors import literal_index
 from optlang.language.suggest import SYNONYMS, did_you_mean, nearest
@@ -43,7 +43,6 @@ from optlang.language.tree import (
 )
 from optlang.language.walk import assigned, body_of, expressions, own_expressions, parts, statements
 from optlang.source import Span
-
 
 #: What a call of a function reads, by the function's group, and how to say it.
 ROLES_OF_GROUPS = {TIME: "time", WHOLE: "total", RANDOM: "random"}
@@ -83,6 +82,14 @@ class Resolver:
                 case For(name=name, over=over):
                     self.target(name, place, own)
                     self.over(over, place, own)
+                case Every() if place is EVENT:
+                    self.findings.add(
+                        "E315",
+                        "an `on` block cannot count steps",
+                        statement.period.span,
+                        label=place.label,
+                        help="it runs when `optimizer.eval()` or `.train()` is called: leave `every` away",
+                    )
                 case If() | Return() | Repeat() | Every():
                     for expr in own_expressions(statement):
                         self.expression(expr, place, own)
@@ -195,7 +202,8 @@ class Resolver:
                 case Index():
                     self.picked(node)
                 case Call():
-                    self.call(node, place, own)
+                    if not self.call(node, place, own):
+                        continue
                     pending.extend(a.value for a in reversed(node.arguments) if a.name != "dim")
                     continue
                 case Tuple():
@@ -239,7 +247,7 @@ class Resolver:
                 label="expected `(`",
             )
         else:
-            self.unknown_name(node, own)
+            self.unknown_name(node, own, place)
 
     def role(self, name: str) -> str | None:
         """Return the role of a name that stands for a value."""
@@ -264,9 +272,10 @@ class Resolver:
         if role in ("local", "static") and place is not FUNCTION:
             if not self.findings.once(place.what, text):
                 return
+            known = "a name of the rule's body" if role == "static" else "which the rule computes in a step"
             self.findings.add(
                 "E312" if place.code == "E303" else place.code,
-                f"{place.what} cannot depend on `{text}`, which the rule computes in a step",
+                f"{place.what} cannot depend on `{text}`, {known}",
                 node.span,
                 label=place.label,
                 help=f"write out what `{text}` stands for",
@@ -286,17 +295,20 @@ class Resolver:
         self.scope.excused.add(node.name)
         self.findings.add(code, message, node.span, label=label, help=help)
 
-    def unknown_name(self, node: Name, own: frozenset[str]) -> None:
+    def unknown_name(self, node: Name, own: frozenset[str], place: Place) -> None:
         """Report a name that nothing declares."""
         scope = self.scope
         scope.excused.add(node.name)
         if scope.blind:
             return
-        near = nearest(node.name, [*sorted(own), *scope.values()])
-        place = scope.places.get(near or "") or scope.locals.get(near or "")
+        known = FACT_NAMES if place is ROUTE else [*sorted(own), *scope.values()]
+        near = nearest(node.name, known)
+        where = scope.places.get(near or "") or scope.locals.get(near or "")
         helps = did_you_mean(node.name, [near]) if near else None
         if near is None and node.name in BUILTINS_OF_MATH:
             helps = BUILTINS_OF_MATH[node.name]
+        if near is None and place is ROUTE:
+            helps = f"write `group.{node.text}` for a key of the parameter group; the facts are ndim, numel, rows, cols"
         self.findings.add(
             "E201",
             f"unknown name `{node.text}`",
@@ -305,7 +317,7 @@ class Resolver:
             help=helps
             or f"declare it: `hyper {node.text}` if the user passes it, `state {node.text}` if it is "
             "kept from step to step",
-            related=(("it is here", place),) if place else (),
+            related=(("it is here", where),) if where else (),
         )
 
     def picked(self, node: Index) -> None:
@@ -323,7 +335,7 @@ class Resolver:
                 f"`{call.function.text}` has {len(names)} results, and this picks none of them",
                 node.span,
                 label=f"expected one number from 0 to {len(names) - 1}",
-                help=f"write `{call.function.text}(...)[0]` for the first; a part of a result takes brackets of its own",
+                help=f"write `{call.function.text}(...)[0]` for the first; a part of it takes brackets of its own",
             )
 
     def results_of(self, call: Expr) -> tuple[str, ...] | None:
@@ -376,23 +388,24 @@ class Resolver:
                 f"there is no result `{node.name}` here",
                 node.span,
                 label="not a result of this function" if names else "expected a function with such a result before it",
-                help=f"its results are {', '.join(known)}" if known else "`svd(x).S` takes one of several results; "
-                "`x.T` is the transpose",
+                help=f"its results are {', '.join(known)}"
+                if known
+                else "`svd(x).S` takes one of several results; `x.T` is the transpose",
             )
             if names:
                 self.one = node.value
 
     # Calls --------------------------------------------------------------------------------------------------
 
-    def call(self, node: Call, place: Place, own: frozenset[str]) -> None:
-        """Check what a call calls, and its arguments."""
+    def call(self, node: Call, place: Place, own: frozenset[str]) -> bool:
+        """Check what a call calls, and its arguments; return whether to go on with what stands in them."""
         scope = self.scope
         if not isinstance(node.function, Name):
             self.later("calling anything but a function by its name", node.span)
-            return
+            return True
         name, text = node.function.name, node.function.text
         if name in scope.excused:
-            return
+            return True
         value = name in own or self.role(name) is not None
         if name in scope.functions:
             check_call(node, scope)
@@ -403,6 +416,8 @@ class Resolver:
             check_size_call(node, scope)
         elif value:
             help = f"to multiply, write `{text}*(...)`"
+            if name in FACT_NAMES:
+                help = f"`{text}` alone is that of p; of other values there are `rows(x)` and `cols(x)`"
             if name in FREE_FUNCTIONS:
                 help = f"the function `{text}` cannot be used beside a value of the same name: rename yours"
             self.findings.add(
@@ -416,17 +431,20 @@ class Resolver:
             check_call(node, scope)
             if node is not self.direct and node is not self.one:
                 check_one_result(node, scope)
-            self.builtin_role(node, BUILTINS[name], place)
+            return self.builtin_role(node, BUILTINS[name], place)
         elif name in LATER:
             self.later(f"`{text}` ({LATER[name]})", node.function.span)
         else:
             self.unknown_function(node.function)
+        return True
 
-    def builtin_role(self, node: Call, builtin: Builtin, place: Place) -> None:
+    def builtin_role(self, node: Call, builtin: Builtin, place: Place) -> bool:
         """Check that a function of the language may be called where it is."""
         role = ROLES_OF_GROUPS.get(builtin.group)
         if role is not None and role not in place.roles:
             self.misplaced(node, role, place, PHRASES_OF_ROLES[role])
+            return False
+        return True
 
     def reads_of(self, node: Call, function: Def, place: Place) -> None:
         """Check that what a function reads by itself may be read where it is called."""
@@ -448,7 +466,7 @@ class Resolver:
                     if isinstance(node, Name) and node.name not in own:
                         role = self.role(node.name)
                         if role is not None:
-                            found[node.name] = role
+                            found[node.name] = "static" if node.name in self.scope.static else role
                     elif isinstance(node, Call) and isinstance(node.function, Name):
                         callee = node.function.name
                         if callee in BUILTINS and BUILTINS[callee].group in ROLES_OF_GROUPS:

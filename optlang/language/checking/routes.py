@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from optlang.language.builtins import FACT_NAMES
 from optlang.language.checking.places import ROUTE
 from optlang.language.checking.resolve import Resolver
 from optlang.language.evaluate import NotStatic, evaluate
 from optlang.language.library import rule_names
-from optlang.language.suggest import did_you_mean, listing
-from optlang.language.tree import Compare, Expr, Node, OptimizerDecl, Route, Text, Tree, Unsupported
-from optlang.language.walk import expressions
+from optlang.language.suggest import did_you_mean
+from optlang.language.tree import Expr, OptimizerDecl, Route, Text, Tree, Unsupported
 
 
 def check_routes(tree: Tree, resolver: Resolver) -> None:
@@ -25,7 +23,7 @@ def check_routes(tree: Tree, resolver: Resolver) -> None:
                 "a rule that routes has routes and nothing else",
                 item.span,
                 label="does not belong here",
-                help="write it in a rule of its own, in another file: a tensor is updated by the rule that it is sent to",
+                help="write it in a rule of its own, in another file: tensors are updated by the rule they are sent to",
                 related=(("a route", routes[0].span),),
             )
             break
@@ -54,7 +52,7 @@ def check_routes(tree: Tree, resolver: Resolver) -> None:
             last = route
         else:
             _check_condition(route.when, resolver)
-            last = route if _always(route.when) else None
+            last = route if _always(route.when) and not isinstance(route.when, Text) else None
 
 
 def _check_rule(route: Route, resolver: Resolver) -> None:
@@ -67,7 +65,7 @@ def _check_rule(route: Route, resolver: Resolver) -> None:
             f"the library has no rule `{route.rule.text}`",
             route.rule.span,
             label="not a rule of the library",
-            help=near or f"the rules of the library are {listing(known)}",
+            help=near or "`optlang list` prints the rules of the library",
         )
     elif known[name]:
         resolver.findings.add(

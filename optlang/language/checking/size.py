@@ -141,12 +141,15 @@ def check_size(body: Sequence[Stmt], scope: Scope) -> bool:
             )
             return False
         if of_block((statement,)) > MAX_NODES:
+            repeats = any(isinstance(inner, Repeat) for inner in statements((statement,)))
+            what = "the functions it calls are written out" if not repeats else "everything in it is written out"
             scope.findings.add(
                 "E511",
-                f"this grows beyond {MAX_NODES:,} operations when the functions it calls are written out",
+                f"this grows beyond {MAX_NODES:,} operations when {what}",
                 statement.span,
                 label="too large",
-                help="call functions fewer times, or store a result in a name and use the name",
+                help=f"{'repeat' if repeats else 'call functions'} fewer times, or store a result in a name and use "
+                "the name",
             )
             return False
     if of_block(tuple(body)) > MAX_NODES:

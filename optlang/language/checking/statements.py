@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from optlang.language.builtins import RANDOMS
 from optlang.language.checking.inlining import Inliner
 from optlang.language.checking.matrices import fits
 from optlang.language.checking.misfits import Misfit
@@ -24,7 +25,6 @@ from optlang.language.tree import (
     Stmt,
 )
 from optlang.language.walk import expressions
-
 
 #: Functions that sum over the whole model.
 WHOLE_MODEL = ("total", "gnorm")
@@ -213,6 +213,8 @@ class Variant(Inliner):
         self.state(target)
         self.filling(value, expr)
         if value.sort is Sort.UNKNOWN:
+            if self.mismatched is not None and reads(self.mismatched, target.name):
+                self.spoilt.add(target.name)
             return
         if state.scope != "tensor":
             self.store_number(target, state, value, expr)
@@ -221,6 +223,8 @@ class Variant(Inliner):
         for cause, given in ((expr, value), *self.path):
             if not fits(given.kind, kind, self.world.shape):
                 self.too_large(target, state, kind, cause, given, cause is expr)
+                if Level.MATRIX in (given.kind.level, kind.level):
+                    self.spoilt.add(target.name)
                 return
         if Level.MATRIX in (value.kind.level, kind.level):
             self.fine(expr)
@@ -239,16 +243,16 @@ class Variant(Inliner):
         if kind.level is Level.REDUCED:
             helps = "reduce the value over the same dimensions, written the same way"
         other = f"give `{target.text}` an initial value of the larger shape"
-        if state.item.type == "scalar":
+        if value.kind.level is Level.MATRIX:
+            other = f"declare `state {target.text} = zeros({self.sizes(value.kind.shape)})`"
+        elif state.item.type == "scalar":
             other = "leave `: scalar` away for a state shaped like p"
         help = f"{helps}; or {other}"
         if Level.MATRIX in (value.kind.level, kind.level) and kind.level > Level.SCALAR:
-            example = "a value of that shape"
-            if value.kind.level is Level.MATRIX and len(value.kind.shape) == 2:
-                example = f"one of that shape: `zeros({self.sizes(value.kind.shape)})`"
-            elif value.kind.level is Level.ELEMENT:
-                example = "one shaped like p, or none"
-            help = f"a state has the shape of its initial value: give `{target.text}` {example}"
+            example = f"declare `state {target.text}` without one for a state shaped like p"
+            if value.kind.level is Level.MATRIX:
+                example = f"`state {target.text} = zeros({self.sizes(value.kind.shape)})`"
+            help = f"a state has the shape of its initial value: {example}"
         declared = (("declared here", state.item.span),)
         if Level.MATRIX in (value.kind.level, kind.level):
             self.misfit(cause, Misfit(self.world, "E301", message, help, given, declared))
@@ -260,11 +264,24 @@ class Variant(Inliner):
         names = {self.world.shape[-1]: "cols", self.world.shape[-2]: "rows"} if len(self.world.shape) > 1 else {}
         return ", ".join(names.get(size, str(size)) for size in shape)
 
+    def changed(self, node: Assign, before: Value, by: Value) -> Value:
+        """Return the new value of a name that is changed by ``+=`` and the like."""
+        if Level.MATRIX not in (before.kind.level, by.kind.level):
+            return self.combine(node.value, (before, by))
+        target = node.targets[0]
+        if Sort.UNKNOWN in (before.sort, by.sort):
+            return self.combine(node.value, (before, by))
+        state = self.scope.states.get(target.name)
+        held = ELEMENT if target.name == "p" else before.kind
+        if (state is not None or target.name == "p") and not fits(by.kind, held, self.world.shape):
+            return by  # what does not fit is reported where it is stored
+        return self.combine(node.value, (before, by))
+
     def store_number(self, target: Name, state: DeclaredState, value: Value, expr: Expr) -> None:
         """Check that a state of the group, or of the whole optimizer, takes no value of a narrower scope."""
         for cause, given in ((expr, value), *self.path):
             wrong, differs, help = self.narrower(target, state, given)
-            if not wrong:
+            if not wrong or (state.when is not None and self.findings.error_inside(state.when.span)):
                 continue
             name = self.culprit(cause, wrong)
             self.report(
@@ -298,8 +315,9 @@ class Variant(Inliner):
     def culprit(self, expr: Expr, wrong: Uses) -> Expr:
         """Return the first name or call in an expression that depends on what it should not, or the expression."""
         for node in expressions(expr):
-            if isinstance(node, Call) and isinstance(node.function, Name) and node.function.name in WHOLE_MODEL:
-                if wrong & Uses.TOTAL:
+            if isinstance(node, Call) and isinstance(node.function, Name):
+                called = WHOLE_MODEL if wrong & Uses.TOTAL else RANDOMS if wrong & Uses.TENSOR else ()
+                if node.function.name in called:
                     return node
             if isinstance(node, Name) and node.name not in self.scope.functions:
                 known = self.env.get(node.name)
@@ -335,3 +353,8 @@ class Variant(Inliner):
         self.branch(rest, other)
         self.env = self.meet(taken, self.env, held)
         self.path = outside
+
+
+def reads(expr: Expr, name: str) -> bool:
+    """Whether a name stands in an expression."""
+    return any(isinstance(node, Name) and node.name == name for node in expressions(expr))

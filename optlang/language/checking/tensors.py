@@ -73,6 +73,8 @@ class Tensors(Reader, ABC):
 
     def unknown_before(self, expr: Expr, value: Value, what: str) -> None:
         """Report a size, count or period that is not known before the first step."""
+        if self.findings.error_inside(expr.span):
+            return
         reason = "changes from step to step" if value.uses & Uses.TIME else "computed in the step"
         if value.kind.level > Level.SCALAR:
             reason = f"{self.phrase(value)}, not one number"
@@ -144,7 +146,7 @@ class Tensors(Reader, ABC):
         builtin = BUILTINS.get(name)
         return self.several(call, builtin) if builtin is not None and builtin.results else None
 
-    def slice_end(self, end: Expr | None) -> Size | None | bool:
+    def slice_end(self, end: Expr | None) -> Size | bool | None:
         """Return one end of a slice; False if it is not known."""
         if end is None:
             return None
@@ -177,7 +179,7 @@ class Tensors(Reader, ABC):
         try:
             if builtin.name == "topk":
                 k = self.known_size(arguments[1], values[1], "how many `topk` takes")
-                if k is None:
+                if k is None or (isinstance(k, int) and k < 1 and not self.world.defaults):
                     return nothing
                 last = x[-1] if x else None  # that there are as many is checked for each tensor
                 found = shapes.topk(x, min(k, last) if isinstance(k, int) and isinstance(last, int) else k)
@@ -199,7 +201,13 @@ class Tensors(Reader, ABC):
         if builtin.name == "flip":
             dim = literal(arguments[1]) if len(arguments) > 1 else -1
             if dim is None:
-                self.unknown_before(arguments[1], values[-1], "the dimension that `flip` turns round")
+                self.report(
+                    "E309",
+                    "the dimension of `flip` must be written as a whole number",
+                    arguments[1].span,
+                    label="expected for example `0` or `-1`",
+                    help="`flip(x, 0)` turns the rows round, `flip(x, 1)` the columns",
+                )
                 return MISTAKE
             result = self.shaped(node, values[:1], lambda: shapes.flipped(self.shape(values[0]), dim))
             return replace(result, order=values[0].order, kind=values[0].kind if result is not MISTAKE else result.kind)
@@ -252,7 +260,7 @@ class Tensors(Reader, ABC):
         if values and values[0].sort is not Sort.UNKNOWN and not values[0].uses & Uses.TENSOR:
             self.report(
                 "E310",
-                f"`{node.function.text}` has nothing to add up: `{self.text(arguments[0])}` is the same for every tensor",
+                f"`{node.function.text}` adds up what tensors hold: `{self.text(arguments[0])}` is the same for each",
                 arguments[0].span,
                 label="does not depend on a tensor",
                 help="it sums over all elements of all tensors: `total(g^2)`, `total(abs(m))`",

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from optlang.language.checking import grid
 from optlang.language.checking.grid import Abandoned, Grid, each, number
 from optlang.language.checking.trial_values import Env, Thing, TrialValues, negation, select, with_mask
-from optlang.language.tree import Assign, Binary, Call, Every, Expr, For, If, Name, Repeat, Return, Stmt
-from optlang.language.specialise import MAX_REPEATS
 from optlang.language.questions import known_before
+from optlang.language.specialise import MAX_REPEATS
+from optlang.language.tree import Assign, Binary, Call, Every, Expr, For, If, Name, Repeat, Return, Stmt
 from optlang.language.walk import body_of
 from optlang.source import Span
 
@@ -49,8 +50,9 @@ class Trial(TrialValues):
         """Give every state its initial value."""
         self.env = {"p": self.p, "g": self.g}
         hypers, states = {h.name for h in self.rule.hypers}, {s.name for s in self.rule.states}
-        for name, value in known_before(self.rule.body, hypers, states, self.rule.functions).items():
-            self.env[name] = self.value(value)
+        for name, formula in known_before(self.rule.body, hypers, states, self.rule.functions).items():
+            with suppress(Abandoned):
+                self.env[name] = self.value(formula)
         initial: Env = {}
         for state in self.rule.states:
             if state.when is not None and not self.holds(state.when):

@@ -123,8 +123,8 @@ class TrialValues(ABC):
                 return self.name(name)
             case Member(value=Name(name="group"), name="t"):
                 return number(self.step)
-            case Member(value=inner, name="T"):
-                return grid.transposed(self.table(inner))
+            case Member(value=operand, name="T"):
+                return grid.transposed(self.table(operand))
             case Unary(op="not", operand=operand):
                 return each(negation, self.truth(operand))
             case Unary(op=op, operand=operand):

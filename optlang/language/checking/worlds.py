@@ -23,7 +23,7 @@ SHAPES: tuple[tuple[int, ...], ...] = ((2, 3), (6,), (), (3, 2), (2, 3, 2), (1, 
 
 #: Shapes for a rule of matrices: sizes that no two of them, and no small number in a rule, have in common.
 MATRIX_SHAPES: tuple[tuple[int, ...], ...] = (
-    *((5, 7), (11, 6), (6,), (6, 5, 7), (5, 6, 3, 7), ()),
+    *((5, 7), (9, 6), (6,), (6, 5, 7), (5, 6, 3, 7), ()),
     *((64, 64), (6, 6), (1, 6), (6, 1), (3, 2), (2, 3)),
 )
 

@@ -133,6 +133,10 @@ class Expressions:
             return tree.Member(span(pieces), value, name.name)
         if name.name in MEMBERS and not (isinstance(value, tree.Name) and value.name in MODULES | OBJECTS):
             return tree.Member(span(pieces), value, name.name)
+        if isinstance(value, tree.Call) and isinstance(value.function, tree.Name):
+            builtin = BUILTINS.get(value.function.name)
+            if builtin is not None and builtin.results:
+                return tree.Member(span(pieces), value, name.name)
         base = value.text if isinstance(value, tree.Name) else None
         if refused := foreign_member(base, name.text, span(pieces)):
             raise refused

@@ -55,6 +55,11 @@ SHAPES = {
     "IF": "for example: `if momentum: b = momentum*b + g`",
     "ELIF": "for example: `elif momentum: b = momentum*b + g`",
     "ELSE": "for example: `else: b = g`",
+    "SHARED": "for example: `shared state d = 1e-6`",
+    "REPEAT": "for example: `repeat 5: x = x*(2 - x)`",
+    "FOR": "for example: `for b in betas: c *= 1 - b^t`",
+    "EVERY": "for example: `every 10 or first: s = g`",
+    "ON": "for example: `on eval: p = z`",
     "ROUTE": "for example: `route Muon when ndim >= 2`",
 }
 

@@ -18,6 +18,7 @@ from optlang.source import Span
 
 OPERATORS = frozenset(("SIGN", "TIMES", "POWER", "COMPARE", "AT", "AND", "OR", "NOT", "COALESCE", "PIPE"))
 STATEMENT_WORDS = ("optimizer", "hyper", "state", "require", "def", "return", "if", "elif", "else", "group state")
+STATEMENT_WORDS += ("shared state", "repeat", "every", "route")
 WORDS = frozenset(("IF", "ELIF", "ELSE", "AND", "OR", "NOT", "IN", "INF", "TRUE", "FALSE", "NONE", "DEF", "RETURN"))
 
 

@@ -18,6 +18,8 @@ OF_TENSORS: dict[str, str] = {
     **dict.fromkeys(("shape", "size"), "sizes are read as `rows`, `cols`, `numel` and `ndim`"),
     **dict.fromkeys(("numel", "ndim"), "the name stands alone: `{name}`"),
     "dim": "write `ndim`",
+    **dict.fromkeys(("mT", "t", "transpose", "permute"), "write `{base}.T`"),
+    **dict.fromkeys(("flatten", "view", "reshape"), "`matrix({base})` makes a matrix: its first dimension by the rest"),
     **dict.fromkeys(("item", "clone", "detach", "float", "to"), "leave it out: `{base}` is the value itself"),
     "pow": "write a power as `{base}^n`",
     "values": "leave it out: `max` and `min` return the values",
