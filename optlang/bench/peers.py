@@ -59,7 +59,7 @@ class ClippedAdamW(torch.optim.AdamW):
         super().__init__(params, lr, betas, eps, weight_decay, fused=True)
         self.max_norm = max_norm
 
-    def step(self, closure: Any = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """Clip the gradients and make a step."""
         members = [p for group in self.param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(members, self.max_norm)

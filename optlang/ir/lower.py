@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from zlib import crc32
 
 import sympy as sp
 
@@ -82,6 +83,7 @@ class Lowered:
             len(self.paths) > 1
             or self.shared is not None
             or any(path.draws for path in self.paths)
+            or any(v.matrices for v in self.start.tensor)
             or any(v.matrices or v.kind.level is Level.MATRIX for path in self.paths for v in path.program.tensor)
             or any(i.kind.level is Level.MATRIX for path in self.paths for i in path.program.inputs)
             or any(s.target.startswith(TOTAL) for path in self.paths for s in path.program.stores)
@@ -109,7 +111,7 @@ def lower(rule: Rule, special: Special) -> Lowered:
             break
         on_host -= moved
     others: dict[str, Program | None] = {"group": None, "shared": None}
-    for scope in others:
+    for scope in others if special.event is None else ():
         if any(s.scope == scope for s in special.states):
             others[scope] = _Lowering(rule, special, on_host, scope, kinds).run()
     return Lowered(tuple(paths), start_program, others["group"], others["shared"], on_host, kinds)
@@ -209,7 +211,7 @@ class _Lowering(Matrices):
         group = _Lowering(self.rule, self.special, self.on_host, "group", self.state_kind)
         body = self.special.body
         times = Counter(target.name for target in assigned(body))
-        chosen = {target.name for s in body if isinstance(s, ast.If) for target in assigned((s,))}
+        chosen = {target.name for s in body if isinstance(s, (ast.If, ast.Every)) for target in assigned((s,))}
         if any(times[name] > 1 or name in chosen for name in states):
             group.out = self.out
         group.block(body)
@@ -304,8 +306,15 @@ class _Lowering(Matrices):
                         self.choose(due, body, (), statement.span)
                     elif answer:
                         self.block(body)
+                    self.settle((statement,), statement.span)
                 case _:
                     raise AssertionError(f"{type(statement).__name__} is not left by specialise")
+
+    def settle(self, block: Sequence[ast.Stmt], span: Span) -> None:
+        """Let states that are not the tensor's stand for what they are after a statement, whichever way it went."""
+        for target in assigned(block):
+            if self.part == "step" and self.is_group(target.name):
+                self.env[target.name] = self.trail.get((span, target.name), self.name(target.name))
 
     def due(self, node: ast.Every) -> Ref:
         """Return the condition under which an ``every`` block runs."""
@@ -395,6 +404,7 @@ class _Lowering(Matrices):
             answer = self.answer(held)
             if answer is not None:
                 self.block(body if answer else other)
+                self.settle((node,), node.span)
                 return
         self.choose(held, body, other, node.span)
 
@@ -568,7 +578,7 @@ class _Lowering(Matrices):
         """Return random numbers, an input of the pass that reads them."""
         mark = node.arguments[-1].value
         assert isinstance(mark, ast.Text)
-        drawn = Draw(NOISE + mark.value, name, int(mark.value.rpartition(".")[2]))
+        drawn = Draw(NOISE + mark.value, name, crc32(mark.value.encode()))
         if drawn not in self.draws:
             self.draws.append(drawn)
         return self.input(drawn.name, ELEMENT)

@@ -5,7 +5,8 @@ disappear, functions (the user's, and derived builtins) are inlined, loops are w
 What is left are assignments, and ``if`` and ``every`` on values only known in a step. In a rule with matrices, the
 shapes of all values are followed, so that one that does not fit is found before anything is computed.
 
-The answers given on the way are the *key* of the variant: two sets of values with equal keys leave the same statements, so one compiled kernel serves both.
+The answers given on the way are the *key* of the variant: two sets of values with equal keys leave the same
+statements, so one compiled kernel serves both.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import TypeVar
 
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import derived
@@ -33,6 +35,7 @@ MAX_NODES = 20_000
 MAX_REPEATS = 100
 
 Scope = dict[str, ast.Expr]
+Result = TypeVar("Result")
 LITERALS = (ast.Number, ast.Infinity, ast.Text, ast.Bool, ast.Nothing)
 ATOMS = (*LITERALS, ast.Name)
 _NONE = Builtin("", "", "", "")
@@ -50,6 +53,7 @@ class Special:
         dims: Dimensions that some reduction names.
         matrices: Whether the rule works on matrices.
         ndim: Dimensions of the tensor; 2 where nobody said.
+        event: The event whose statements these are, None for a step.
     """
 
     key: tuple[Value, ...]
@@ -59,6 +63,7 @@ class Special:
     dims: frozenset[int]
     matrices: bool = False
     ndim: int = 2
+    event: str | None = None
 
 
 def specialise(
@@ -84,7 +89,7 @@ def specialise(
     start = work.initial(states)
     body = work.statements(rule.body if event is None else rule.events[event])
     ndim = len(work.shape)
-    return Special(tuple(work.answers), states, start, body, frozenset(work.dims), work.sizes is not None, ndim)
+    return Special(tuple(work.answers), states, start, body, frozenset(work.dims), work.sizes is not None, ndim, event)
 
 
 class _Specialiser:
@@ -106,7 +111,7 @@ class _Specialiser:
         self.fresh_count = 0
         self.at = Span(0, 0)  # the statement of the rule that is being worked on
         self.budget = MAX_NODES
-        self.calls = 0  # of functions whose calls are told apart: totals, random numbers
+        self.trace: list[int] = []  # where we are: places of the calls that are being written out, turns of loops
 
     # Statements ---------------------------------------------------------------------------------------------
 
@@ -146,8 +151,7 @@ class _Specialiser:
 
     def statements(self, body: Sequence[ast.Stmt]) -> tuple[ast.Stmt, ...]:
         """Return what is left of statements of the rule."""
-        for statement in body:
-            self.statement(statement)
+        self.block(body)
         return self.take()
 
     def take(self) -> tuple[ast.Stmt, ...]:
@@ -204,15 +208,13 @@ class _Specialiser:
             case ast.If():
                 self.branches(node)
             case ast.Repeat(count=count, body=body):
-                for _ in range(self.times(count, {})):
-                    for statement in body:
-                        self.statement(statement)
+                for turn in range(self.times(count, {})):
+                    self.within(turn, lambda: self.block(body))
             case ast.For(name=name, over=over, body=body):
-                for part in self.parts(over):
+                for turn, part in enumerate(self.parts(over)):
                     self.at = node.span
                     self.assign(name, "=", self.reduce(part, {}), node.span)
-                    for statement in body:
-                        self.statement(statement)
+                    self.within(turn, lambda: self.block(body))
             case ast.Every(period=period, start=start, body=body):
                 length = self.reduce(period, {})
                 begin = None if start is None else self.reduce(start, {})
@@ -224,6 +226,19 @@ class _Specialiser:
                 self.out = [*before, replace(node, period=length, start=begin, body=block)]
             case _:
                 raise AssertionError(f"the checker let {type(node).__name__} through")
+
+    def block(self, body: Sequence[ast.Stmt]) -> None:
+        """Add what is left of some statements."""
+        for statement in body:
+            self.statement(statement)
+
+    def within(self, place: int, work: Callable[[], Result]) -> Result:
+        """Return what ``work`` does, done at a place inside of where we are."""
+        self.trace.append(place)
+        try:
+            return work()
+        finally:
+            self.trace.pop()
 
     def times(self, count: ast.Expr, scope: Scope) -> int:
         """Return how often a ``repeat`` runs; the number belongs to the variant."""
@@ -468,15 +483,15 @@ class _Specialiser:
         dim = next((a.value for a in node.arguments if a.name == "dim"), None)
         if dim is not None:
             inner["dim"] = scope.get("dim", dim) if isinstance(dim, ast.Name) else dim
-        return self.reduce(body, inner)
+        return self.within(node.span.start, lambda: self.reduce(body, inner))
 
     def apart(self, name: str, node: ast.Call, scope: Scope) -> ast.Expr:
         """Return a call that is told apart from others like it, by a second argument."""
         arguments = [self.reduce(a.value, scope) for a in node.arguments]
         primitive = name if name in ("total", "randn") else "rand"
         sizes = arguments if name != "bernoulli" else []
-        self.calls += 1
-        label = f"{self.at.start}.{self.calls}"
+        # The place alone tells calls apart: variants that leave out other calls mean the same one by it.
+        label = ".".join(map(str, (self.at.start, *self.trace, node.span.start)))
         mark = ast.Argument(node.span, "call", ast.Text(node.span, label))
         kept = (*(ast.Argument(a.span, None, a) for a in sizes), mark)
         call = ast.Call(node.span, ast.Name(node.span, primitive, primitive), kept)
@@ -510,7 +525,7 @@ class _Specialiser:
         inner: Scope = {n: self.atom(n, v) for n, v in zip(names, values, strict=True)}
         body = derived.body(builtin.name)
         assert body is not None
-        results = self.run(body, inner)
+        results = self.within(node.span.start, lambda: self.run(body, inner))
         assert results is not None
         return results
 
@@ -566,8 +581,10 @@ class _Specialiser:
             else:
                 inner[name] = self.atom(name, self.reduce(argument, scope))
         if not isinstance(function.body, tuple):
-            return (self.reduce(function.body, inner),)
-        results = self.run(function.body, inner)
+            formula = function.body
+            return (self.within(node.span.start, lambda: self.reduce(formula, inner)),)
+        block = function.body
+        results = self.within(node.span.start, lambda: self.run(block, inner))
         assert results is not None, "the checker let a def without return through"
         return results
 
@@ -595,11 +612,12 @@ class _Specialiser:
                     if returned is not None:
                         return returned
                 case ast.Repeat(count=count, body=block):
-                    return self.run((*block * self.times(count, scope), *body[i + 1 :]), scope)
+                    for turn in range(self.times(count, scope)):
+                        self.within(turn, lambda: self.run(block, scope))
                 case ast.For(name=name, over=over, body=block):
-                    for part in self.parts(over):
+                    for turn, part in enumerate(self.parts(over)):
                         scope[name.name] = self.reduce(part, {})
-                        self.run(block, scope)
+                        self.within(turn, lambda: self.run(block, scope))
                 case _:
                     raise AssertionError(f"the checker let {type(statement).__name__} through")
         return None

@@ -15,7 +15,9 @@ from optlang.compiled import Draw
 
 #: Key of the seed in the param groups.
 SEED = "seed"
-_MASK = 2**64 - 1
+#: How many seeds there are.
+SEEDS = 2**64
+_MASK = SEEDS - 1
 
 
 def mixed(*numbers: int) -> int:
@@ -33,10 +35,17 @@ def mixed(*numbers: int) -> int:
 
 
 def checked(name: str, seed: Any) -> int:
-    """Return a seed as a whole number; ``name`` is the class that it is for."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, float)) or seed != int(seed) or seed < 0:
-        raise ValueError(f"{name}: seed must be a whole number from 0, got {seed!r}")
-    return int(seed)
+    """Return a seed as a whole number, one that torch draws for None; ``name`` is the class that it is for."""
+    if seed is None:
+        return int(torch.randint(2**31, ()).item())
+    try:
+        whole = -1 if isinstance(seed, bool) else int(seed)
+        fits = whole == seed and 0 <= whole < SEEDS
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        fits = False
+    if not fits:
+        raise ValueError(f"{name}: seed must be a whole number from 0 to 2**64 - 1, got {seed!r}")
+    return whole
 
 
 class Seed:
@@ -44,10 +53,14 @@ class Seed:
 
     Args:
         groups: Its param groups; the first one's seed counts.
+
+    Raises:
+        ValueError: If that is no seed.
     """
 
     def __init__(self, groups: Sequence[Mapping[str, Any]]) -> None:
         self.groups = groups
+        self.value = checked("param group 0", groups[0].get(SEED, 0))
         self._places: dict[int, int] | None = None
         self._generators: dict[torch.device, torch.Generator] = {}
 
@@ -60,8 +73,14 @@ class Seed:
             members = (q for group in self.groups for q in group["params"])
             self._places = {id(q): i for i, q in enumerate(members)}
         place = self._places.get(id(p), 0)
-        generator.manual_seed(mixed(int(self.groups[0].get(SEED, 0)), place, t, draw.site) >> 1)
+        generator.manual_seed(mixed(self.value, place, t, draw.site) >> 1)
+        # Memory in another order of dimensions gets the same numbers at the same elements.
+        drawn = (
+            memory if memory.is_contiguous() else torch.empty(memory.shape, dtype=memory.dtype, device=memory.device)
+        )
         if draw.kind == "randn":
-            memory.normal_(generator=generator)
+            drawn.normal_(generator=generator)
         else:
-            memory.uniform_(generator=generator)
+            drawn.uniform_(generator=generator)
+        if drawn is not memory:
+            memory.copy_(drawn)

@@ -6,6 +6,7 @@ step are the same in both.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +15,7 @@ from optlang.compiled import Facts
 from optlang.runtime.kernels import Prepared
 from optlang.runtime.plan import GroupPlan, State
 from optlang.runtime.records import Record
-from optlang.runtime.staged import StagedBatch
-from optlang.runtime.tensors import local
+from optlang.runtime.tensors import facts_of, local
 
 #: Key of the param groups that tells which the parameters are; the name that the ``schedulefree`` package gives it.
 TRAINING = "train_mode"
@@ -33,6 +33,7 @@ class EventPlan(GroupPlan):
         super().__init__(*arguments)
         self.event = event
         self._originals: dict[int, torch.Tensor] = {}
+        self._held: dict[int, dict[str, Any]] = {}  # by part, the dict in `optimizer.state`
 
     def prepare_event(self, state: State) -> None:
         """Check everything and lay out the work."""
@@ -40,28 +41,64 @@ class EventPlan(GroupPlan):
         records: dict[Any, list[Record]] = {}
         for p in dict.fromkeys(self.parameters):
             held = state.get(p)
-            if not held:
-                continue
             part = local(p).detach()
-            self._originals[id(part)] = p
+            if not held or not self._is_started(part, held):
+                continue
+            self._originals[id(part)], self._held[id(part)] = p, held
             own = {part: {key: local(v) if isinstance(v, torch.Tensor) else v for key, v in held.items()}}
             record = self._bound(part, part, own)  # its own values stand where a gradient would
-            if not record.staged:
-                records.setdefault(self._batch([record]).key(record), []).append(record)
+            records.setdefault(self._batch([record]).key(record), []).append(record)
+        known = {**(self._values or {}), **self._common_states()}
         for members in records.values():
             batch = self._batch(members)
-            if isinstance(batch, StagedBatch):
-                self._fail(members[0].parameter, f"cannot be switched: `on {self.event}` of {self.name} is in passes")
             batch.gradients = [record.fitting(record.parameter) for record in members]
-            self._work.append(self._host(batch, self._values or {}))
+            self._lay_out(batch, known)
+
+    def _is_started(self, part: torch.Tensor, held: Mapping[str, Any]) -> bool:
+        """Whether a parameter has every state that the event is about: those of this rule, and of this variant."""
+        variant = self._prepared(facts_of(part)).variant
+        about = {*variant.tensors, *variant.host_arguments}
+        return all(held.get(slot.key) is not None for slot in variant.slots if slot.name in about)
+
+    def _common_states(self) -> dict[str, float]:
+        """Return the states of the group and of the whole optimizer, by name."""
+        compiled = self.kernels.compiled
+        initial = compiled.group_initial(self._values or {})
+        common = {s.name: s.key for s in compiled.rule.states if s.scope != "tensor"}
+        held = {name: self.group.get(key) for name, key in common.items()}
+        return {name: float(initial[common[name]] if value is None else value) for name, value in held.items()}
 
     def run_event(self) -> list[torch.Tensor]:
         """Carry it out; return the parameters that were written."""
         written: list[torch.Tensor] = []
-        for batch, coefficients, _ in self._work:
+        for batch, coefficients, numbers in self._work:
             batch.run(coefficients)
+            for record in batch.records:
+                self._write_back(record, numbers)
             written += [record.parameter for record in batch.records]
+        for work in self.staged:
+            for one in work.left:
+                one.run()
+            for record in work.batch.records:
+                self._write_back(record, work.numbers({}))
+            written += [record.parameter for record in work.batch.records]
         return written
+
+    def _write_back(self, record: Record, numbers: Sequence[float]) -> None:
+        """Write what is not in the memory of ``optimizer.state``: host states, and states laid out otherwise."""
+        held = self._held[id(record.parameter)]
+        for slot, number in zip(record.prepared.hosted, numbers, strict=True):
+            value = held.get(slot.key)
+            if isinstance(value, torch.Tensor):
+                value.fill_(number)
+            elif value is not None:
+                held[slot.key] = number
+        for key, tensor in record.staged.items():
+            value = held.get(key)
+            if isinstance(value, torch.Tensor):
+                local(value).copy_(tensor)
+            elif value is not None:
+                held[key] = tensor
 
     def _prepared(self, facts: Facts) -> Prepared:
         return self.kernels.prepared(self._values or {}, self._answers or (), facts, self.event)

@@ -165,7 +165,8 @@ class RuleOptimizer(Optimizer):
         others = self.param_groups[0]  # a number for the whole optimizer is that of the other groups
         shared = {state.key for state in part.compiled.rule.states if state.scope == "shared"}
         for key, value in initial.items():
-            group.setdefault(key, others.get(key, value) if key in shared else value)
+            kept = part.hyper.kept(key)
+            group.setdefault(kept, others.get(kept, value) if key in shared else value)
         if self._events:
             group.setdefault(TRAINING, others.get(TRAINING, True))
         if part.kernels.by_shape:
@@ -215,13 +216,13 @@ class RuleOptimizer(Optimizer):
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters, without hooks."""
         loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
         if self._events and not all(group.get(TRAINING, True) for group in self.param_groups):
             raise RuntimeError(
                 f"{self._name()}: the parameters are those to evaluate with; call optimizer.train() before step()"
             )
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         if "found_inf" in self.__dict__ and self._is_skipped():
             return loss
         if torch.compiler.is_compiling():
@@ -266,14 +267,17 @@ class RuleOptimizer(Optimizer):
                 self._rehearsed = True
                 return
             self._untried = False
+            # Made before anything is written: a seed may be none.
+            seed = chance.Seed(self.param_groups) if any(plan.staged for plan in busy) else None
             written: list[torch.Tensor] = []
             for plan in busy:
                 written += plan.run(state)
-            staged = [work for plan in busy for work in plan.staged]
-            if staged:
-                shared = run_together(staged, chance.Seed(self.param_groups))
-                for group in self.param_groups:
-                    group.update(shared)
+            for part in self._parts.parts if seed is not None else ():  # sums and shared states are those of one rule
+                staged = [work for plan in busy for work in plan.staged if work.rule is part.kernels]
+                if staged and seed is not None:
+                    shared = run_together(staged, seed)
+                    for group in self.param_groups:
+                        group.update((part.hyper.kept(key), value) for key, value in shared.items())
             for plan in busy:
                 plan.finish(state)
             if written:
@@ -433,8 +437,12 @@ class RuleOptimizer(Optimizer):
         return new
 
     def __repr__(self) -> str:
-        rules = (part.compiled.rule for part in self._parts.parts)
-        own = {state.key for rule in rules for state in rule.states if state.scope != "tensor"} | {STEP}
+        own = {STEP} | {
+            part.hyper.kept(state.key)
+            for part in self._parts.parts
+            for state in part.compiled.rule.states
+            if state.scope != "tensor"
+        }
         hidden = {"params", "param_names", *own}
         lines = [f"{self._name()} ("]
         for i, group in enumerate(self.param_groups):

@@ -17,6 +17,7 @@ from optlang.language.rule import Value
 from optlang.language.tree import Expr, Member
 from optlang.language.walk import expressions
 from optlang.runtime.kernels import Kernels
+from optlang.runtime.records import STEP
 from optlang.runtime.tensors import facts_of
 from optlang.runtime.values import Hyperparameters, plain
 
@@ -70,10 +71,11 @@ class Parts:
         parts: list[Part] = []
         taken: set[str] = set()
         for other, when in compiled.routes:
-            plain_keys = list(Hyperparameters(other).keys)
-            renamed = {key: f"{other.name.lower()}_{key}" for key in plain_keys if key in taken}
+            own = [s.key for s in other.rule.states if s.scope != "tensor"]
+            own += [*Hyperparameters(other).keys, STEP]
+            renamed = {key: f"{other.name.lower()}_{key}" for key in own if key in taken}
             hyper = Hyperparameters(other, renamed)
-            taken |= set(hyper.keys)
+            taken |= {hyper.kept(key) for key in own}
             parts.append(Part(other, hyper, Kernels(other, backend, ahead_of_time), when))
         return cls(parts)
 

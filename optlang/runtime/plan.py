@@ -146,6 +146,9 @@ class GroupPlan:
                 parts = batch.split(ready)
                 self.batches.extend(parts)
                 active.append(parts[0])
+        for batch in _divided(self.batches):  # what is one batch for an optimizer that is resumed is one here
+            self._dissolve(batch)
+            active = [other for other in active if other is not batch]
         return active
 
     def _gather_batch(self, batch: Batch, state: State | None) -> list[Record] | None:
@@ -313,19 +316,19 @@ class GroupPlan:
         if slots or shared:
             initial = None
             for slot in (*slots, *shared):
-                value = self.group.get(slot.key)
+                value = self.group.get(self.hyper.kept(slot.key))
                 if value is None:
                     initial = initial or self.kernels.compiled.group_initial(values)
                     value = initial[slot.key]
                 known[slot.name] = float(value)
         if prepared.variant.counts_group:
-            count = float(self.group.get(STEP, 0.0)) + 1.0
-            known["group.t"] = self._group_numbers[STEP] = count
+            step = self.hyper.kept(STEP)
+            known["group.t"] = self._group_numbers[step] = float(self.group.get(step, 0.0)) + 1.0
         if slots:
             arguments = tuple(known[name] for name in names)
             results = host.call_group(prepared.plain["group"], arguments)
             for slot, value in zip(slots, results, strict=True):
-                known[f"{slot.name}'"] = self._group_numbers[slot.key] = value
+                known[f"{slot.name}'"] = self._group_numbers[self.hyper.kept(slot.key)] = value
         return known
 
     def _host(self, batch: Batch, known: Mapping[str, Any]) -> Work:
@@ -403,6 +406,18 @@ class GroupPlan:
             batch.gradients = []
             if not batch.committed:
                 self._dissolve(batch)
+
+
+def _divided(batches: Sequence[Batch]) -> list[Batch]:
+    """Return the staged batches that could be one again, since their tensors have been updated equally often.
+
+    It matters to the last bit: products of stacked matrices are rounded otherwise than those of single ones.
+    """
+    known: dict[Any, list[Batch]] = {}
+    for batch in batches:
+        if isinstance(batch, StagedBatch) and batch.committed:
+            known.setdefault(batch.likeness(), []).append(batch)
+    return [batch for alike in known.values() if len(alike) > 1 for batch in alike]
 
 
 def switched(group: Mapping[str, Any]) -> str | None:

@@ -48,6 +48,12 @@ class StagedBatch(Batch):
         assert steering is not None
         return steering
 
+    def likeness(self) -> tuple[Any, ...]:
+        """Return what batches that could be one have in common."""
+        first = self.records[0]
+        variant, *_, facts, types, states, shape = self.key(first)
+        return (variant, self.count, self.numbers, self.created, facts, types, states, shape)
+
     def passes(self, path: int, kernels: Kernels, values: Mapping[str, Value]) -> list[PassBatch]:
         """Return the passes of a path, made and compiled on first use."""
         if path not in self._passes:
@@ -116,7 +122,11 @@ class PassBatch:
         parts = memory.split(list(map(math.prod, shapes)))
         if len(set(shapes)) == 1:
             self.buffers[f"stack of {slot.name}"] = memory.view(count, *shapes[0])
-        return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+        views = [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+        if slot.place == "element" and self.batch.prepared.variant.layout.flat:  # in the order of p's memory
+            records = zip(views, self.batch.records, strict=True)
+            views = [v if r.copied or r.parameter.is_contiguous() else _as_laid_out(v, r.parameter) for v, r in records]
+        return views
 
     def ready(self, known: Mapping[str, Any]) -> bool:
         """Whether everything that the coefficients are computed from is there."""
@@ -140,10 +150,16 @@ class PassBatch:
         """Run the pass."""
         raise NotImplementedError
 
-    def part_of(self, total: str) -> float:
-        """Return this batch's part of a sum over the whole model."""
-        parts = torch.cat(self.buffers[total])
-        return float(parts.sum(dtype=torch.float64).item())
+    def parts_of(self, total: str) -> list[float]:
+        """Return each tensor's part of a sum over the whole model."""
+        found: list[float] = torch.cat(self.buffers[total]).tolist()
+        return found
+
+
+def _as_laid_out(view: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """Return the same memory with its elements in the order of a dense parameter's."""
+    strides = torch.view_as_real(p.detach()).stride() if p.is_complex() else p.stride()
+    return view.as_strided(view.shape, strides, view.storage_offset())
 
 
 class KernelPass(PassBatch):
@@ -165,7 +181,7 @@ class KernelPass(PassBatch):
             if places[name] == "scalar":
                 views.append(tensor.detach().view(1))
             else:
-                views.append(tensor.reshape(-1) if name in self.buffers and layout.flat else viewed(tensor, layout))
+                views.append(viewed(tensor, layout))
         record.views = views
         return record
 
@@ -219,7 +235,7 @@ class MatrixPass(PassBatch):
         """Return a tensor of some records as one, in the number type of the arithmetic."""
         records = self.batch.records
         ready = self.buffers.get(f"stack of {name}")
-        if ready is not None:
+        if isinstance(ready, torch.Tensor):
             return ready[chosen[0] : chosen[-1] + 1]
         if name == "p":
             tensors = [records[i].parameter.detach() for i in chosen]
@@ -269,7 +285,7 @@ class StagedWork:
     def __init__(
         self, batch: StagedBatch, known: Mapping[str, Any], kernels: Kernels, values: Mapping[str, Value]
     ) -> None:
-        self.batch, self.known = batch, known
+        self.batch, self.known, self.rule = batch, known, kernels
         steering, plain = batch.steering, batch.prepared.plain
         self.path = 0
         if len(steering.paths) > 1:
@@ -290,7 +306,7 @@ class StagedWork:
 
 
 def run_together(works: Sequence[StagedWork], seed: chance.Seed) -> dict[str, float]:
-    """Run the steps of all staged batches of an optimizer; return the shared states' new values, by key.
+    """Run the steps of all staged batches of one rule; return the shared states' new values, by key.
 
     Every batch goes on for as long as it can; then the sums that are complete are added up, and the shared states that
     can be computed from them are.
@@ -312,16 +328,24 @@ def run_together(works: Sequence[StagedWork], seed: chance.Seed) -> dict[str, fl
                 one.draw(seed)
                 one.run()
                 for total in one.own.totals:
-                    parts.setdefault(total, []).append(one.part_of(total))
+                    parts.setdefault(total, []).extend(one.parts_of(total))
         waiting = {total for w in works for p in w.left for total in p.own.totals}
         for total in sorted(totals - waiting - set(late)):
-            late[total] = math.fsum(parts[total])
+            late[total] = _sum(parts[total])
         shared.compute(late)
         assert before != (sum(len(work.left) for work in works), len(late)), "passes wait for each other"
     for work in works:
         work.batch.advance(work.numbers(late))
         work.batch.gradients = []
     return shared.results
+
+
+def _sum(parts: Sequence[float]) -> float:
+    """Return the exact sum of some numbers, rounded once: it does not depend on how tensors fall into batches."""
+    try:
+        return math.fsum(parts)
+    except (OverflowError, ValueError):  # infinities of both signs, or beyond the largest number
+        return sum(parts)
 
 
 def _numbers_need(works: Sequence[StagedWork]) -> set[str]:

@@ -31,7 +31,7 @@ class Hyperparameters:
 
     def __init__(self, compiled: Compiled, renamed: Mapping[str, str] | None = None) -> None:
         self.compiled = compiled
-        names = renamed or {}
+        names = self._renamed = dict(renamed or {})
         keys = ((python_key(k), v) for k, v in compiled.rule.keys.items())
         self.keys: dict[str, tuple[Hyper, ...]] = {names.get(k, k): v for k, v in keys}
         self.defaults: dict[str, Any] = {
@@ -41,6 +41,10 @@ class Hyperparameters:
         }
         self._layout = [(k, tuple(h.name for h in v), v[0].part is not None) for k, v in self.keys.items()]
         self.static = sorted(compiled.static_names)
+
+    def kept(self, key: str) -> str:
+        """Return what a key of the rule's is called in the param groups of its class."""
+        return self._renamed.get(key, key)
 
     @property
     def required(self) -> list[str]:

@@ -33,7 +33,8 @@ from optlang.language.tree import (
     Stmt,
     Text,
 )
-from optlang.language.walk import assigned, body_of
+from optlang.language.walk import body_of, statements
+from optlang.source import Span
 
 ATOMS = (Number, Infinity, Text, Bool, Nothing, Name, Member)
 Results = tuple[Value, ...]
@@ -180,7 +181,7 @@ class Inliner(Expressions):
             return (MISTAKE,)
         around = self.frame, self.own, self.site
         body = body_of(function)
-        self.frame, self.own = inner, frozenset(name.name for name in assigned(body))
+        self.frame, self.own = inner, _own(body)
         self.site = (self.site or node) if inside else self.site
         results = self.function_block(body)
         self.frame, self.own, self.site = around
@@ -285,6 +286,18 @@ class Inliner(Expressions):
         except Mismatch:
             clash = f"{self.phrase(one)} or {self.phrase(two)}"
             return replace(one, clash=clash, missing=one.missing or two.missing)
+
+
+def _own(body: Sequence[Stmt]) -> dict[str, tuple[Span, int]]:
+    """Return the names that a function assigns, each where it does so first and where that statement ends."""
+    found: dict[str, tuple[Span, int]] = {}
+    for statement in statements(body):
+        if isinstance(statement, Assign):
+            for target in statement.targets:
+                found.setdefault(target.name, (target.span, statement.span.end))
+        elif isinstance(statement, For):
+            found.setdefault(statement.name.name, (statement.name.span, statement.name.span.end))
+    return found
 
 
 def _bound(expr: Expr, value: Value) -> Value:

@@ -51,7 +51,7 @@ class Reader:
         self.seen = seen
         self.env: dict[str, Value] = {"g": Value(ELEMENT, uses=Uses.TENSOR)}
         self.frame: dict[str, Value] | None = None  # parameters and locals of the function being read
-        self.own: frozenset[str] = frozenset()  # what that function assigns
+        self.own: dict[str, tuple[Span, int]] = {}  # what it assigns, each where first and where that statement ends
         self.declaring = False  # whether a declaration is being read, which sees only locals that are static
         self.static: dict[str, Value] = {}  # such locals
         self.mismatched: Expr | None = None  # the last expression in which shapes do not fit
@@ -147,7 +147,7 @@ class Reader:
         name, scope = node.name, self.scope
         if self.frame is not None and name in self.frame:
             return self.present(node, self.frame[name])
-        if self.frame is not None and name in self.own:
+        if self.frame is not None and name in self.own and scope.role(name) in (None, "a local name"):
             return self.absent(node)
         if name in scope.hypers:
             return self.hyper(name)
@@ -230,14 +230,16 @@ class Reader:
 
     def absent(self, node: Name) -> Value:
         """Report a local that is read where it may have no value."""
-        place = self.scope.locals.get(node.name)
-        if self.frame is not None and (node.name in self.frame or node.name in self.own):
-            place = None
+        place, end = self.scope.locals.get(node.name), 0
+        if self.frame is not None:
+            place, end = self.own.get(node.name, (None, 0))
         if self.forced or not self.findings.once("E203", node.name):
             return MISTAKE
-        if place is not None and place >= node.span:
+        if place is not None and (place >= node.span or node.span.start < end):
             message, label = f"`{node.text}` is read before it is assigned", "no value yet"
             help = f"declare `state {node.text}` to keep a value from step to step, or assign it first"
+            if self.frame is not None:
+                help = "assign it first, or make it a parameter"
         else:
             message, label = f"`{node.text}` may have no value here", "not assigned on every path to here"
             help = f"assign it on every path, for example before the `{self.word_above(place)}`"

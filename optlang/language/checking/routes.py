@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from optlang.language.checking.misfits import Misfits
 from optlang.language.checking.places import ROUTE
 from optlang.language.checking.resolve import Resolver
+from optlang.language.checking.statements import Variant
+from optlang.language.checking.worlds import World, facts
 from optlang.language.evaluate import NotStatic, evaluate
 from optlang.language.library import rule_names
 from optlang.language.suggest import did_you_mean
-from optlang.language.tree import Expr, OptimizerDecl, Route, Text, Tree, Unsupported
+from optlang.language.tree import OptimizerDecl, Route, Tree, Unsupported
+
+#: The shape that conditions are tried with, and how many dimensions a tensor may have.
+SHAPE = (5, 7)
+MAX_NDIM = 9
 
 
 def check_routes(tree: Tree, resolver: Resolver) -> None:
@@ -35,24 +44,52 @@ def check_routes(tree: Tree, resolver: Resolver) -> None:
             label="expected `optimizer NAME` before this",
             help="write for example `optimizer MuonWithAdamW` on the first line",
         )
-    last: Route | None = None
     for route in routes:
         _check_rule(route, resolver)
-        if last is not None:
-            findings.add(
-                "E412",
-                "this route is never taken",
-                route.span,
-                label="every tensor has been sent somewhere before",
-                help="`otherwise` comes last",
-                related=(("takes all that is left", last.span),),
-            )
-            break
-        if route.when is None:
-            last = route
+        if route.when is not None:
+            resolver.expression(route.when, ROUTE)
+            world = World(facts(SHAPE), SHAPE)
+            Variant(resolver.scope, world, findings, {}, {}, Misfits()).condition(route.when)
+    if not findings.has_errors:
+        _check_reached(routes, resolver)
+
+
+def _check_reached(routes: Sequence[Route], resolver: Resolver) -> None:
+    """Report the first route that no tensor takes, as far as that depends on the number of dimensions alone."""
+    left: dict[int, Route | None] = dict.fromkeys(range(MAX_NDIM))  # and which route has taken the others
+    all_taken: Route | None = None
+    for route in routes:
+        if all_taken is not None:
+            why, last = "every tensor has been sent somewhere before", all_taken
         else:
-            _check_condition(route.when, resolver)
-            last = route if _always(route.when) and not isinstance(route.when, Text) else None
+            mine = _dimensions(route)
+            if mine is None:
+                continue
+            before = [taken for ndim in mine if (taken := left[ndim]) is not None]
+            left |= {ndim: route for ndim in mine if left[ndim] is None}
+            all_taken = route if len(mine) == MAX_NDIM else None
+            if not mine or len(before) < len(mine) or route.when is None:
+                continue  # `otherwise` may be there for safety
+            why, last = "such tensors have been sent somewhere before", before[0]
+        resolver.findings.add(
+            "E412",
+            "this route is never taken",
+            route.span,
+            label=why,
+            help="the first route that matches is taken: put the narrower ones first, and `otherwise` last",
+            related=(("by this route", last.span),),
+        )
+        return
+
+
+def _dimensions(route: Route) -> list[int] | None:
+    """Return for which numbers of dimensions a route is taken, None if it depends on anything else."""
+    if route.when is None:
+        return list(range(MAX_NDIM))
+    try:
+        return [ndim for ndim in range(MAX_NDIM) if evaluate(route.when, {"ndim": float(ndim)})]
+    except NotStatic:
+        return None
 
 
 def _check_rule(route: Route, resolver: Resolver) -> None:
@@ -75,24 +112,3 @@ def _check_rule(route: Route, resolver: Resolver) -> None:
             label="not a rule with an update of its own",
             help="a route leads to a rule with an update: write out the routes of the other rule here",
         )
-
-
-def _check_condition(condition: Expr, resolver: Resolver) -> None:
-    """Check that a condition can be answered when a tensor is given to the optimizer."""
-    resolver.expression(condition, ROUTE)
-    if isinstance(condition, Text):
-        resolver.findings.add(
-            "E305",
-            "a string is not a condition",
-            condition.span,
-            label="expected a comparison, or a key of the group",
-            help="compare facts of the tensor: `ndim >= 2`",
-        )
-
-
-def _always(condition: Expr) -> bool:
-    """Whether a condition holds whatever the tensor."""
-    try:
-        return bool(evaluate(condition, {}))
-    except NotStatic:
-        return False

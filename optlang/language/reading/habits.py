@@ -17,8 +17,10 @@ from optlang.language.reading.stop import VALUES, Stop
 from optlang.source import Span
 
 OPERATORS = frozenset(("SIGN", "TIMES", "POWER", "COMPARE", "AT", "AND", "OR", "NOT", "COALESCE", "PIPE"))
-STATEMENT_WORDS = ("optimizer", "hyper", "state", "require", "def", "return", "if", "elif", "else", "group state")
-STATEMENT_WORDS += ("shared state", "repeat", "every", "route")
+STATEMENT_WORDS = (
+    *("optimizer", "hyper", "state", "require", "def", "return", "if", "elif", "else", "group state", "shared state"),
+    *("repeat", "every", "route"),
+)
 WORDS = frozenset(("IF", "ELIF", "ELSE", "AND", "OR", "NOT", "IN", "INF", "TRUE", "FALSE", "NONE", "DEF", "RETURN"))
 
 
