@@ -10,7 +10,7 @@ from optlang.backends import python_source
 from optlang.backends.matrix_source import MatrixPass, start_lines
 from optlang.backends.memory import INDENT
 from optlang.backends.naming import spelled
-from optlang.backends.spelling import HostWriter
+from optlang.backends.spelling import HostWriter, NumberWriter
 from optlang.compiled import Slot
 from optlang.ir.lower import Lowered, Path
 from optlang.ir.program import Input, Program
@@ -39,6 +39,25 @@ def steering(
     functions.append(_path(module, lowered.paths))
     functions += [_numbers(module, program, i) for i, program in enumerate(numbers)]
     return module.assembled(title, functions)
+
+
+def traced_steering(lowered: Lowered, slots: Sequence[Slot], title: str) -> str:
+    """Return ``shared_NAME`` once more, on 0-d float64 tensors: for sums that arrive on a device, and stay there.
+
+    Args:
+        lowered: The programs of the variant, after the passes.
+        slots: The states that exist.
+        title: First line of the module's docstring.
+    """
+    module = python_source.Module(lowered, slots, (), False, NumberWriter)
+    shared = lowered.shared
+    return module.assembled(title, [_shared(module, shared, s.target) for s in (shared.stores if shared else ())])
+
+
+def traced_pass(program: Program, slots: Sequence[Slot], title: str) -> str:
+    """Return ``host`` of a pass once more, on 0-d float64 tensors."""
+    module = python_source.Module(None, slots, (), False, NumberWriter)
+    return module.assembled(title, [module.host(program)])
 
 
 def matrix_pass(program: Program, slots: Sequence[Slot], tensors: Sequence[str], ndim: int, title: str) -> list[str]:
@@ -78,12 +97,13 @@ def _shared(module: python_source.Module, program: Program | None, name: str) ->
     """Return ``shared_NAME``: the new value of a shared state."""
     assert program is not None
     written, arguments = spelled(shared_program(program, name))
-    writer = HostWriter()
+    writer = module.host_writer()
     body = [f'{INDENT}"""New value of a state of the whole optimizer, in float64."""']
     body += module.assignments(written.host, writer)
     (store,) = written.stores
     names = [arguments[n] for n in python_source.host_names(written)]
-    body.append(f"{INDENT}return (float({writer.text(store.expr)}),)")
+    result = writer.text(store.expr)
+    body.append(f"{INDENT}return ({result if isinstance(writer, NumberWriter) else f'float({result})'},)")
     module.helpers |= writer.helpers
     return [f"def shared_{name}({', '.join(names)}):", *body]
 

@@ -18,7 +18,7 @@ from optlang.language.checking.places import BODY, REQUIRE
 from optlang.language.checking.resolve import Resolver
 from optlang.language.checking.routes import check_routes
 from optlang.language.checking.scope import DeclaredState, Scope
-from optlang.language.checking.size import check_counts, check_size
+from optlang.language.checking.size import Size, check_counts, check_size
 from optlang.language.checking.statements import Variant
 from optlang.language.checking.states import check_states, declare_states
 from optlang.language.checking.values import Sort, Uses
@@ -294,7 +294,8 @@ class _Check:
     def check_kinds(self) -> None:
         """Read the rule in every sample world; then once more for each branch that none of them took."""
         nodes = [node for expr in self.expressions() for node in expressions(expr)]
-        limit = max(4, min(MAX_WORLDS, MAX_VISITS // (len(nodes) + 1)))
+        size = len(nodes) if not self.repeats() else max(len(nodes), Size(self.scope).of_block(self.body))
+        limit = max(4, min(MAX_WORLDS, MAX_VISITS // (size + 1)))
         matrices = any(is_matrix_call(node, MATRIX_FUNCTIONS) for node in nodes)
         whole = whole_numbers(self.scope, tuple(self.blocks())) if matrices or self.repeats() else ()
         found = worlds(self.scope, self.expressions(), self.conditions(), limit, matrices, whole)

@@ -6,7 +6,7 @@ step are the same in both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ import torch
 from optlang.compiled import Facts
 from optlang.runtime.kernels import Prepared
 from optlang.runtime.plan import GroupPlan, State
-from optlang.runtime.records import Record
+from optlang.runtime.records import STEP, Batch, Record
 from optlang.runtime.tensors import facts_of, local
 
 #: Key of the param groups that tells which the parameters are; the name that the ``schedulefree`` package gives it.
@@ -42,30 +42,43 @@ class EventPlan(GroupPlan):
         for p in dict.fromkeys(self.parameters):
             held = state.get(p)
             part = local(p).detach()
-            if not held or not self._is_started(part, held):
-                continue
+            about = self._about(part)
+            if not held or any(held.get(key) is None for key in about):
+                continue  # no step so far, or none of this rule
             self._originals[id(part)], self._held[id(part)] = p, held
-            own = {part: {key: local(v) if isinstance(v, torch.Tensor) else v for key, v in held.items()}}
-            record = self._bound(part, part, own)  # its own values stand where a gradient would
-            records.setdefault(self._batch([record]).key(record), []).append(record)
-        known = {**(self._values or {}), **self._common_states()}
+            if part.shape != p.shape:
+                self._check_part(p, part)
+            known = {key: held[key] for key in (*about, STEP) if key in held}
+            own = {key: local(v) if isinstance(v, torch.Tensor) else v for key, v in known.items()}
+            record = self._bound(part, part, {part: own})  # its own values stand where a gradient would
+            records.setdefault(Batch.key(record), []).append(record)
+        numbers = {**(self._values or {}), **self._common_states()}
         for members in records.values():
             batch = self._batch(members)
             batch.gradients = [record.fitting(record.parameter) for record in members]
-            self._lay_out(batch, known)
+            self._lay_out(batch, numbers)
 
-    def _is_started(self, part: torch.Tensor, held: Mapping[str, Any]) -> bool:
-        """Whether a parameter has every state that the event is about: those of this rule, and of this variant."""
+    def _about(self, part: torch.Tensor) -> dict[str, str]:
+        """Return the states that the event reads or writes for a parameter: names by key."""
         variant = self._prepared(facts_of(part)).variant
-        about = {*variant.tensors, *variant.host_arguments}
-        return all(held.get(slot.key) is not None for slot in variant.slots if slot.name in about)
+        named = {*variant.tensors, *variant.host_arguments, *variant.written}
+        if variant.steering is not None:
+            named |= {name for arguments in variant.steering.numbers_arguments for name in arguments}
+        return {slot.key: slot.name for slot in variant.slots if slot.name in named or slot.place == "host"}
+
+    def _check_part(self, p: torch.Tensor, part: torch.Tensor) -> None:
+        """Refuse a distributed parameter if its parts cannot be switched one by one."""
+        prepared = self._prepared(facts_of(part))
+        alike = prepared is self._prepared(facts_of(p)) and not {"numel", "rows", "cols"} & set(prepared.facts)
+        if not (alike and prepared.variant.elementwise):
+            self._fail(part, f"is a distributed tensor, and `on {self.event}` of {self.name} is not about each element")
 
     def _common_states(self) -> dict[str, float]:
         """Return the states of the group and of the whole optimizer, by name."""
         compiled = self.kernels.compiled
         initial = compiled.group_initial(self._values or {})
         common = {s.name: s.key for s in compiled.rule.states if s.scope != "tensor"}
-        held = {name: self.group.get(key) for name, key in common.items()}
+        held = {name: self.group.get(self.hyper.kept(key)) for name, key in common.items()}
         return {name: float(initial[common[name]] if value is None else value) for name, value in held.items()}
 
     def run_event(self) -> list[torch.Tensor]:
@@ -73,32 +86,28 @@ class EventPlan(GroupPlan):
         written: list[torch.Tensor] = []
         for batch, coefficients, numbers in self._work:
             batch.run(coefficients)
-            for record in batch.records:
-                self._write_back(record, numbers)
-            written += [record.parameter for record in batch.records]
+            written += self._finish_event(batch, numbers)
         for work in self.staged:
             for one in work.left:
                 one.run()
-            for record in work.batch.records:
-                self._write_back(record, work.numbers({}))
-            written += [record.parameter for record in work.batch.records]
+            written += self._finish_event(work.batch, work.numbers({}))
         return written
 
-    def _write_back(self, record: Record, numbers: Sequence[float]) -> None:
+    def _finish_event(self, batch: Batch, numbers: Sequence[float]) -> list[torch.Tensor]:
         """Write what is not in the memory of ``optimizer.state``: host states, and states laid out otherwise."""
-        held = self._held[id(record.parameter)]
-        for slot, number in zip(record.prepared.hosted, numbers, strict=True):
-            value = held.get(slot.key)
-            if isinstance(value, torch.Tensor):
-                value.fill_(number)
-            elif value is not None:
-                held[slot.key] = number
-        for key, tensor in record.staged.items():
-            value = held.get(key)
-            if isinstance(value, torch.Tensor):
-                local(value).copy_(tensor)
-            elif value is not None:
-                held[key] = tensor
+        for record in batch.records:
+            held, about = self._held[id(record.parameter)], self._about(record.parameter)
+            for slot, number in zip(record.prepared.hosted, numbers, strict=True):
+                if isinstance(held[slot.key], torch.Tensor):
+                    held[slot.key].fill_(number)
+                else:
+                    held[slot.key] = number
+            for key in record.staged.keys() & about.keys():
+                if isinstance(held[key], torch.Tensor):
+                    local(held[key]).copy_(record.staged[key])
+                else:
+                    held[key] = record.staged[key]
+        return [record.parameter for record in batch.records]
 
     def _prepared(self, facts: Facts) -> Prepared:
         return self.kernels.prepared(self._values or {}, self._answers or (), facts, self.event)

@@ -147,6 +147,7 @@ class Kernels:
         # Where there are matrices, or parameters must meet a requirement, any size may matter.
         self.by_shape = uses_matrices(compiled.rule) or any(r.of_tensors for r in compiled.rule.requirements)
         self._mentioned = tuple(["shape"] if self.by_shape else mentioned)
+        self.by_size = bool(self._mentioned)  # whether a tensor's sizes may matter
 
     def prepared(
         self, values: Mapping[str, Value], answers: tuple[Value, ...], facts: Facts, event: str | None = None

@@ -18,7 +18,7 @@ from optlang.language.rule import Value
 from optlang.runtime import host
 from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.records import STEP, Batch, Record
-from optlang.runtime.staged import StagedBatch, StagedWork
+from optlang.runtime.staged import StagedBatch, StagedWork, stays_on_device
 from optlang.runtime.tensors import facts_of
 from optlang.runtime.values import Hyperparameters
 
@@ -320,7 +320,8 @@ class GroupPlan:
                 if value is None:
                     initial = initial or self.kernels.compiled.group_initial(values)
                     value = initial[slot.key]
-                known[slot.name] = float(value)
+                on_device = isinstance(value, torch.Tensor) and slot in shared and stays_on_device(value.device)
+                known[slot.name] = value if on_device else float(value)
         if prepared.variant.counts_group:
             step = self.hyper.kept(STEP)
             known["group.t"] = self._group_numbers[step] = float(self.group.get(step, 0.0)) + 1.0

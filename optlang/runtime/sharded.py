@@ -15,7 +15,29 @@ from torch.distributed.tensor import DTensor, Replicate
 
 from optlang.runtime.plan import GroupPlan, State, Work
 from optlang.runtime.records import Batch, Record
+from optlang.runtime.staged import StagedBatch, StagedWork
 from optlang.runtime.tensors import facts_of
+
+
+class GatheredBatch(StagedBatch):
+    """A gathered copy of one parameter, whose step is made in passes.
+
+    Every process has the whole of it, and so the whole of its part of a sum over the model: nothing more is sent.
+
+    Args:
+        record: The copy.
+        owner: The parameter.
+    """
+
+    __slots__ = ("_owner",)
+
+    def __init__(self, record: Record, owner: torch.Tensor) -> None:
+        super().__init__([record])
+        self._owner = owner
+
+    def owner(self, record: Record) -> torch.Tensor:
+        """Return the parameter of a record, as it is listed in the param groups."""
+        return self._owner
 
 
 class ShardedPlan(GroupPlan):
@@ -31,7 +53,8 @@ class ShardedPlan(GroupPlan):
         self._whole: dict[torch.Tensor, torch.Tensor] = {}  # the other way round
         self._states: dict[torch.Tensor, dict[str, Any]] = {}  # by stand-in
         self._shown: dict[torch.Tensor, dict[str, Any]] = {}  # by parameter, what optimizer.state held
-        self._gathered: list[tuple[DTensor, Record, Work]] = []
+        self._exhibited: list[Batch] = []  # those whose numbers optimizer.state shows
+        self._gathered: list[tuple[DTensor, Record, Work | StagedWork]] = []
         self._around: dict[torch.Tensor, bool] = {}  # by parameter, for the answers below
         self._around_of: tuple[Any, ...] | None = None
         self.idle = []  # stand-ins, when there are some
@@ -57,7 +80,12 @@ class ShardedPlan(GroupPlan):
         busy = super().prepare(self._states, False)
         for p in gathered:  # in the same order in every process
             self._gathered.append(self._gather_whole(p, state))
+        self.staged += self._in_passes()
         return busy or bool(self._gathered)
+
+    def _in_passes(self) -> list[StagedWork]:
+        """Return the work on gathered copies that has to be run together with that of other groups."""
+        return [work for _, _, work in self._gathered if isinstance(work, StagedWork)]
 
     def _check_placement(self, p: torch.Tensor, g: torch.Tensor) -> None:
         if isinstance(p, DTensor) and not isinstance(g, DTensor):
@@ -66,17 +94,14 @@ class ShardedPlan(GroupPlan):
             )
 
     def _looks_around(self, p: DTensor) -> bool:
-        """Whether elements are updated from others, or from sizes: the whole tensor's, not those of a part."""
-        if p not in self._around:
-            self._around[p] = self._sees_more_than_elements(p)
-        return self._around[p]
+        """Whether elements are updated from others, or sizes matter: the whole tensor's, not those of a part.
 
-    def _sees_more_than_elements(self, p: DTensor) -> bool:
-        prepared = self.kernels.prepared(self._values or {}, self._answers or (), facts_of(p))
-        sizes = {"numel", "rows", "cols"}
-        part = facts_of(p.to_local())
-        local = self.kernels.prepared(self._values or {}, self._answers or (), part)
-        return not prepared.variant.elementwise or bool(sizes & set(prepared.facts)) or local is not prepared
+        The answer must be the same in every process, whatever its part is.
+        """
+        if p not in self._around:
+            prepared = self.kernels.prepared(self._values or {}, self._answers or (), facts_of(p))
+            self._around[p] = self.kernels.by_size or not prepared.variant.elementwise
+        return self._around[p]
 
     def _stand_in(self, p: torch.Tensor, state: State) -> None:
         """Bring the stand-in of a parameter up to date: its memory, its gradient, its state."""
@@ -90,7 +115,7 @@ class ShardedPlan(GroupPlan):
         ):
             if part is not None:
                 self._forget(part)
-            part = local.detach()
+            part = local.detach() if isinstance(p, DTensor) else p
             self._parts[p], self._whole[part] = part, p
             self.idle.append(part)
         g = p.grad
@@ -112,7 +137,7 @@ class ShardedPlan(GroupPlan):
         self._shown.pop(self._whole.pop(part), None)
         self._states.pop(part, None)
 
-    def _gather_whole(self, p: DTensor, state: State) -> tuple[DTensor, Record, Work]:
+    def _gather_whole(self, p: DTensor, state: State) -> tuple[DTensor, Record, Work | StagedWork]:
         """Gather a parameter, its gradient and its states, and lay out the work on the copies."""
         whole = p.full_tensor().detach().clone()
         self._whole[whole] = p  # for messages
@@ -120,40 +145,63 @@ class ShardedPlan(GroupPlan):
         g = p.grad.full_tensor()
         held = {key: v.full_tensor() if isinstance(v, DTensor) else v for key, v in state.get(p, {}).items()}
         record = self._bound(whole, g, {whole: held})
-        batch = Batch([record])
+        staged = record.prepared.variant.steering is not None
+        batch = GatheredBatch(record, p) if staged else Batch([record])
         batch.gradients = [record.fitting(g)]
-        work = self._host(batch, self._group_values(record.prepared))
+        known = self._group_values(record.prepared)
         del self._whole[whole]
-        return p, record, work
+        if isinstance(batch, GatheredBatch):
+            return p, record, StagedWork(batch, known, self.kernels, self._values or {})
+        return p, record, self._host(batch, known)
 
     # The second half ----------------------------------------------------------------------------------------
 
     def run(self, state: State) -> list[torch.Tensor]:
         """Update the local parts of parameters and states."""
         fresh = [batch for batch in self.batches if not batch.committed]
+        self.staged = [work for work in self.staged if not isinstance(work.batch, GatheredBatch)]
         written = super().run(self._states)
         for batch in fresh:
             for record in batch.records:
                 self._show(self._whole[record.parameter], record.state, state)
-        for p, record, (batch, coefficients, numbers) in self._gathered:
+        self._show_numbers(state)
+        for p, record, work in self._gathered:
+            if isinstance(work, StagedWork):
+                work.batch.reflect()
+                record.commit()
+                continue
+            batch, coefficients, numbers = work
             batch.run(coefficients)
             batch.reflect()
             batch.advance(numbers)
             record.commit()
-            p.to_local().copy_(_part(record.parameter, p))
-            self._show_gathered(p, record, state)
-        self._gathered = []
+            self._take_part(p, record, state)
+        self._gathered = [entry for entry in self._gathered if isinstance(entry[2], StagedWork)]
+        self.staged += self._in_passes()
         return written
+
+    def finish(self, state: State) -> None:
+        """Take this process's part of what was made in passes."""
+        for p, record, _ in self._gathered:
+            self._take_part(p, record, state)
+        self._gathered = []
+        super().finish(state)
+
+    def _take_part(self, p: DTensor, record: Record, state: State) -> None:
+        """Keep this process's part of a gathered parameter and of its states."""
+        p.to_local().copy_(_part(record.parameter, p))
+        self._show_gathered(p, record, state)
 
     def begin(self, state: State) -> None:
         """Start states, and nothing else."""
         fresh = [batch for batch in self.batches if not batch.committed]
+        self.staged = [work for work in self.staged if not isinstance(work.batch, GatheredBatch)]
         super().begin(self._states)
         for batch in fresh:
             for record in batch.records:
                 self._show(self._whole[record.parameter], record.state, state)
-        for p, record, (batch, _, _) in self._gathered:
-            batch.reflect()
+        for p, record, work in self._gathered:
+            work.batch.reflect()
             record.commit()
             self._show_gathered(p, record, state)
         self._gathered = []
@@ -165,6 +213,16 @@ class ShardedPlan(GroupPlan):
         shown = {key: _distributed(value, p) for key, value in held.items()}
         state[p] = shown
         self._shown[p] = dict(shown)
+
+    def _show_numbers(self, state: State) -> None:
+        """Show the numbers of batches that have been divided: they are in other tensors than before."""
+        before = {id(batch) for batch in self._exhibited}
+        self._exhibited = list(self.batches)
+        for record in (r for batch in self.batches if id(batch) not in before for r in batch.records):
+            p = self._whole[record.parameter]
+            for key, value in zip(record.keys, record.values, strict=True):
+                if value._base is not None and state[p].get(key) is not value:
+                    state[p][key] = self._shown[p][key] = value
 
     @staticmethod
     def _show_gathered(p: DTensor, record: Record, state: State) -> None:

@@ -9,7 +9,7 @@ of them, and the states that the whole optimizer shares.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from optlang.compiled import Pass, Slot, Steering
 from optlang.language.rule import Value
 from optlang.runtime import chance, host
 from optlang.runtime.kernels import Kernels, Prepared
+from optlang.runtime.numbers import as_number, traced_functions
 from optlang.runtime.records import Batch, Record
 from optlang.runtime.tensors import viewed
 
@@ -47,6 +48,10 @@ class StagedBatch(Batch):
         steering = self.prepared.variant.steering
         assert steering is not None
         return steering
+
+    def owner(self, record: Record) -> torch.Tensor:
+        """Return the parameter of a record, as it is listed in the param groups."""
+        return record.parameter
 
     def likeness(self) -> tuple[Any, ...]:
         """Return what batches that could be one have in common."""
@@ -97,7 +102,7 @@ class PassBatch:
 
     def __init__(self, own: Pass, batch: StagedBatch, prepared: Prepared, buffers: dict[str, Any]) -> None:
         self.own, self.batch, self.prepared, self.buffers = own, batch, prepared, buffers
-        self.coefficients: tuple[float, ...] = ()
+        self.coefficients: tuple[Any, ...] = ()
         p = batch.records[0].parameter
         self.arithmetic = torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32
         for slot in own.kernel.slots:
@@ -133,9 +138,14 @@ class PassBatch:
         return all(name in known for name in self.own.needs)
 
     def prepare(self, known: Mapping[str, Any]) -> None:
-        """Compute the coefficients."""
+        """Compute the coefficients: numbers, or tensors where they follow from sums that are on a device."""
         arguments = self.batch.named(self.own.kernel.host_arguments, known)
-        self.coefficients = host.call(self.prepared.plain["host"], arguments)[0]
+        if any(isinstance(a, torch.Tensor) for a in arguments):
+            device = self.batch.records[0].parameter.device
+            numbers = [as_number(a, device) for a in arguments]
+            self.coefficients = traced_functions(self.own.kernel)["host"](*numbers)[0]
+        else:
+            self.coefficients = host.call(self.prepared.plain["host"], arguments)[0]
 
     def compile(self, kernels: Kernels, values: Mapping[str, Value]) -> None:
         """See to everything that takes time."""
@@ -144,15 +154,18 @@ class PassBatch:
         """Fill in the random numbers that the pass reads."""
         for draw in self.own.draws:
             for record, memory in zip(self.batch.records, self.buffers[draw.name], strict=True):
-                seed.fill(memory, draw, record.parameter, int(self.batch.count) + 1)
+                seed.fill(memory, draw, self.batch.owner(record), int(self.batch.count) + 1)
 
     def run(self) -> None:
         """Run the pass."""
         raise NotImplementedError
 
-    def parts_of(self, total: str) -> list[float]:
-        """Return each tensor's part of a sum over the whole model."""
-        found: list[float] = torch.cat(self.buffers[total]).tolist()
+    def parts_of(self, total: str) -> list[Any]:
+        """Return each tensor's part of a sum over the whole model; on a device, their sum as a tensor there."""
+        parts = torch.cat(self.buffers[total])
+        if stays_on_device(parts.device):
+            return [parts.sum(dtype=torch.float64)]
+        found: list[Any] = parts.tolist()
         return found
 
 
@@ -201,7 +214,13 @@ class KernelPass(PassBatch):
             inner.gradients = gradients
         else:
             inner.gradients = [record.view(g) for record, g in zip(inner.records, gradients, strict=True)]
-        inner.run(inner.packed(self.coefficients))
+        if any(isinstance(c, torch.Tensor) for c in self.coefficients):
+            first = inner.records[0]
+            assert first.signature is not None
+            stacked = torch.stack([as_number(c, first.parameter.device) for c in self.coefficients])
+            inner.run(stacked.to(getattr(torch, first.signature.coefficient_dtype)))
+        else:
+            inner.run(inner.packed(self.coefficients))
 
 
 class MatrixPass(PassBatch):
@@ -220,8 +239,11 @@ class MatrixPass(PassBatch):
     def _run(self, chosen: Sequence[int]) -> None:
         kernel = self.own.kernel
         stacks = [self._stack(name, chosen) for name in kernel.tensors]
-        numbers = self.coefficients[: len(kernel.coefficients)]  # there is a 0 where there are none
+        numbers = map(float, self.coefficients[: len(kernel.coefficients)])  # there is a 0 where there are none
         results = self.prepared.plain["update"](*stacks, *numbers)
+        read = {stack.untyped_storage().data_ptr() for stack in stacks}
+        # What is only a view of a tensor that another result may be written to is copied first.
+        results = [r.clone() if r.untyped_storage().data_ptr() in read else r for r in results]
         for name, result in zip(kernel.written, results, strict=True):
             ready = self.buffers.get(f"stack of {name}")
             if ready is not None:
@@ -289,7 +311,7 @@ class StagedWork:
         steering, plain = batch.steering, batch.prepared.plain
         self.path = 0
         if len(steering.paths) > 1:
-            asked = batch.named(steering.path_arguments, known)
+            asked = _numbers(batch.named(steering.path_arguments, known))
             self.path = int(host.call_group(plain["path"], asked)[0])
         for path in range(len(steering.paths)):  # all of them now, so that no later step has to wait
             batch.passes(path, kernels, values)
@@ -301,22 +323,27 @@ class StagedWork:
     def numbers(self, late: Mapping[str, Any]) -> tuple[float, ...]:
         """Return what the host states become."""
         names = self.batch.steering.numbers_arguments[self.path]
-        arguments = self.batch.named(names, {**self.known, **late})
+        arguments = _numbers(self.batch.named(names, {**self.known, **late}))
         return host.call_group(self.batch.prepared.plain[f"numbers_{self.path}"], arguments)
 
 
-def run_together(works: Sequence[StagedWork], seed: chance.Seed) -> dict[str, float]:
+def _numbers(values: Iterable[Any]) -> list[Any]:
+    """Return values as Python has them; one that is on a device is waited for."""
+    return [value.item() if isinstance(value, torch.Tensor) else value for value in values]
+
+
+def run_together(works: Sequence[StagedWork], seed: chance.Seed) -> dict[str, Any]:
     """Run the steps of all staged batches of one rule; return the shared states' new values, by key.
 
     Every batch goes on for as long as it can; then the sums that are complete are added up, and the shared states that
     can be computed from them are.
     """
-    late: dict[str, float] = {}
+    late: dict[str, Any] = {}
     shared = _Shared(works)
     totals = {total for w in works for p in w.left for total in p.own.totals}
     wanted = {n for w in works for p in w.left for n in p.own.needs} | shared.needs | _numbers_need(works)
     late.update({name: 0.0 for name in wanted if name.startswith("total ") and name not in totals})
-    parts: MutableMapping[str, list[float]] = {}
+    parts: MutableMapping[str, list[Any]] = {}
     shared.compute(late)
     while any(work.left for work in works):
         before = sum(len(work.left) for work in works), len(late)
@@ -340,8 +367,19 @@ def run_together(works: Sequence[StagedWork], seed: chance.Seed) -> dict[str, fl
     return shared.results
 
 
-def _sum(parts: Sequence[float]) -> float:
-    """Return the exact sum of some numbers, rounded once: it does not depend on how tensors fall into batches."""
+def stays_on_device(device: torch.device) -> bool:
+    """Whether sums stay where they are computed, so that no step waits for them; on the CPU nothing has to wait."""
+    return device.type != "cpu"
+
+
+def _sum(parts: Sequence[Any]) -> Any:
+    """Return the sum of some numbers.
+
+    On the CPU it is exact and rounded once, so that it does not depend on how tensors fall into batches.
+    """
+    if any(isinstance(part, torch.Tensor) for part in parts):
+        device = next(part.device for part in parts if isinstance(part, torch.Tensor))
+        return torch.stack([as_number(part, device) for part in parts]).sum()
     try:
         return math.fsum(parts)
     except (OverflowError, ValueError):  # infinities of both signs, or beyond the largest number
@@ -360,15 +398,21 @@ class _Shared:
         first = works[0]
         self.known, self.batch = first.known, first.batch
         self.left = list(first.batch.steering.shared)
-        self.results: dict[str, float] = {}
+        self.results: dict[str, Any] = {}
         self.needs = {n for _, names in self.left for n in names if n.startswith("total ")}
 
-    def compute(self, late: MutableMapping[str, float]) -> None:
+    def compute(self, late: MutableMapping[str, Any]) -> None:
         """Compute those whose sums have arrived."""
+        prepared = self.batch.prepared
         for slot, names in list(self.left):
             if all(name in late for name in names if name.startswith("total ")):
-                function: Callable[..., Any] = self.batch.prepared.plain[f"shared_{slot.name}"]
+                name = f"shared_{slot.name}"
                 arguments = self.batch.named(names, {**self.known, **late})
-                (value,) = host.call_group(function, arguments)
+                tensor = next((a for a in arguments if isinstance(a, torch.Tensor)), None)
+                if tensor is None:
+                    (value,) = host.call_group(prepared.plain[name], arguments)
+                else:
+                    numbers = [as_number(a, tensor.device) for a in arguments]
+                    (value,) = traced_functions(prepared.variant)[name](*numbers)
                 late[f"{slot.name}'"] = self.results[slot.key] = value
                 self.left.remove((slot, names))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from optlang.language import derived
+from optlang.language.builtins import BUILTINS
+from optlang.language.checking.constants import as_float
 from optlang.language.checking.findings import Findings
 from optlang.language.checking.scope import Scope
 from optlang.language.evaluate import NotStatic, evaluate
+from optlang.language.rule import Value
 from optlang.language.specialise import MAX_NODES, MAX_REPEATS
-from optlang.language.tree import Assign, Call, Def, Every, Expr, For, If, Name, On, Repeat, Return, Stmt, Tree
+from optlang.language.tree import Assign, Call, Def, Every, Expr, For, If, Name, Number, On, Repeat, Return, Stmt, Tree
 from optlang.language.walk import blocks, body_of, expressions, own_expressions, parts, statements
 
 #: How many functions a rule may define, and branches an ``if`` may have.
@@ -81,54 +85,72 @@ class _Depth:
         return self.functions[name]
 
 
-def times(statement: Repeat | For | Every, scope: Scope) -> int:
-    """Return how often the body of a loop is written out, with the default of a hyperparameter that says so."""
-    if isinstance(statement, For):
-        return len(scope.tuples.get(statement.over.name, ()))
-    if isinstance(statement, Every):
-        return 1
-    defaults = {hyper.name: hyper.default for hyper in scope.hypers.values() if isinstance(hyper.default, float)}
-    try:
-        count = evaluate(statement.count, defaults)
-    except NotStatic:
-        return 1
-    return int(min(max(count, 1), MAX_REPEATS)) if isinstance(count, float) and count == count else 1
+class Size:
+    """How many nodes a rule has when its functions and loops are written out."""
 
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.functions: dict[str, int] = {}
+        self.numbers: Mapping[str, Value] = {h.name: h.default for h in scope.hypers.values() if not h.required}
 
-def check_size(body: Sequence[Stmt], scope: Scope) -> bool:
-    """Check that a rule stays small when its functions are written out, without writing them out."""
-    sizes: dict[str, int] = {}
-
-    def of_expression(expr: Expr) -> int:
+    def of_expression(self, expr: Expr) -> int:
+        """Return the size of an expression."""
         size = 0
         for node in expressions(expr):
             size += 1
             if isinstance(node, Call) and isinstance(node.function, Name):
-                size += of_function(node.function.name)
+                size += self.of_function(node.function.name)
         return size
 
-    def of_block(block: Sequence[Stmt]) -> int:
+    def of_block(self, block: Sequence[Stmt]) -> int:
+        """Return the size of some statements."""
         size = 0
         for statement in reversed(block):
             if isinstance(statement, If):
                 inner = [b for _, b in statement.branches] + [statement.other or ()]
                 early = any(isinstance(s, Return) for b in inner for s in statements(b))
                 # What follows an `if` that may return is written out behind each of its branches.
-                size = size * (len(inner) if early else 1) + sum(map(of_block, inner))
+                size = size * (len(inner) if early else 1) + sum(map(self.of_block, inner))
             elif isinstance(statement, Repeat | For | Every):
-                size += times(statement, scope) * of_block(statement.body)
-            size += 1 + sum(map(of_expression, own_expressions(statement)))
+                size += self.times(statement) * self.of_block(statement.body)
+            size += 1 + sum(map(self.of_expression, own_expressions(statement)))
             if isinstance(statement, Assign):
                 size += len(statement.targets)
         return size
 
-    def of_function(name: str) -> int:
-        if name not in scope.functions:
+    def of_function(self, name: str) -> int:
+        """Return the size of the rule's own function, or of one of the language that is a block."""
+        if name in self.scope.functions:
+            if name not in self.functions:
+                self.functions[name] = self.of_block(body_of(self.scope.functions[name]))
+            return self.functions[name]
+        defined = derived.function(name) if name in BUILTINS else None
+        if defined is None:
             return 0
-        if name not in sizes:
-            sizes[name] = of_block(body_of(scope.functions[name]))
-        return sizes[name]
+        if name not in self.functions:
+            outer = self.numbers
+            defaults = ((p.name.name, p.default) for p in defined.parameters)
+            self.numbers = {n: as_float(d) for n, d in defaults if isinstance(d, Number)}
+            self.functions[name] = self.of_block(body_of(defined))
+            self.numbers = outer
+        return self.functions[name]
 
+    def times(self, statement: Repeat | For | Every) -> int:
+        """Return how often the body of a loop is written out, with the default of a hyperparameter that says so."""
+        if isinstance(statement, For):
+            return len(self.scope.tuples.get(statement.over.name, ()))
+        if isinstance(statement, Every):
+            return 1
+        try:
+            count = evaluate(statement.count, self.numbers)
+        except NotStatic:
+            return 1
+        return int(min(max(count, 1), MAX_REPEATS)) if isinstance(count, float) and count == count else 1
+
+
+def check_size(body: Sequence[Stmt], scope: Scope) -> bool:
+    """Check that a rule stays small when its functions are written out, without writing them out."""
+    size = Size(scope)
     depth = _Depth(scope)
     for statement in body:
         if depth.of_block((statement,)) > MAX_NESTING:
@@ -140,7 +162,7 @@ def check_size(body: Sequence[Stmt], scope: Scope) -> bool:
                 help="compute the inner parts first, and give them names on lines of their own",
             )
             return False
-        if of_block((statement,)) > MAX_NODES:
+        if size.of_block((statement,)) > MAX_NODES:
             repeats = any(isinstance(inner, Repeat) for inner in statements((statement,)))
             what = "the functions it calls are written out" if not repeats else "everything in it is written out"
             scope.findings.add(
@@ -152,7 +174,7 @@ def check_size(body: Sequence[Stmt], scope: Scope) -> bool:
                 "the name",
             )
             return False
-    if of_block(tuple(body)) > MAX_NODES:
+    if size.of_block(tuple(body)) > MAX_NODES:
         scope.findings.add(
             "E511",
             f"the rule grows beyond {MAX_NODES:,} operations when its functions are written out",

@@ -242,10 +242,9 @@ class Statements(Expressions):
         period, start, first = pieces[1], after(pieces, "FROM"), False
         last = period if start is None else start
         # `k or first` has been read as one condition.
-        if isinstance(last, tree.Binary) and last.op == "or" and isinstance(last.right, tree.Name):
-            if last.right.name == "first":
-                first = True
-                period, start = (last.left, None) if start is None else (period, last.left)
+        if isinstance(last, tree.Binary) and last.op == "or" and _is_first(last.right):
+            first = True
+            period, start = (last.left, None) if start is None else (period, last.left)
         return tree.Every(span(pieces), period, start, first, statements(pieces[-1]))
 
     def def_block(self, pieces: Pieces) -> tree.Def:
@@ -272,6 +271,10 @@ def _between_commas(pieces: Pieces) -> list[list[Any]]:
     return parts
 
 
+def _is_first(expr: tree.Expr) -> bool:
+    return isinstance(expr, tree.Name) and expr.name == "first"
+
+
 def _not_assignable(target: tree.Node) -> Refused:
     grouped = isinstance(target, tree.Member) and isinstance(target.value, tree.Name) and target.value.name == "group"
     what = {tree.Call: "a call", tree.Index: "a part of a tensor"}.get(type(target), "a value")
@@ -286,9 +289,7 @@ def _not_assignable(target: tree.Node) -> Refused:
         label="expected a name",
         help="a rule never writes to the param group; use `group state` for what it keeps"
         if grouped
-        else helps[type(target)]
-        if type(target) in helps
-        else "to compare, write `==`; to define a function, write `def f(x) = ...`",
+        else helps.get(type(target), "to compare, write `==`; to define a function, write `def f(x) = ...`"),
     )
 
 
