@@ -252,12 +252,19 @@ def _place(kind: Kind) -> str:
 def _slots(special: Special, lowered: Lowered) -> tuple[Slot, ...]:
     """Return the states of tensors that exist, with the places they live in."""
     found = []
+    named = {n for path in lowered.paths for n in _names(path.program)}
     for s in special.states:
-        if s.scope == "tensor":
+        # Evaluation is about some of the states; the others stay as they are.
+        if s.scope == "tensor" and (special.event is None or s.name in named):
             kind = lowered.kinds.get(s.name, s.kind)
             dims = tuple(sorted(kind.dims))
             found.append(Slot(s.name, s.key, "host" if s.name in lowered.on_host else _place(kind), dims))
     return tuple(found)
+
+
+def _names(program: Program) -> set[str]:
+    """Return the names of what a program reads and writes."""
+    return {i.name for i in program.inputs} | {s.target for s in program.stores}
 
 
 def _is_elementwise(step: Program, slots: tuple[Slot, ...]) -> bool:

@@ -12,6 +12,7 @@ from interpreter import Interpreter, step_all
 from optimizing import optimizer_class
 
 from optlang.compiled import Draw
+from optlang.compiler import example_variant
 from optlang.runtime.chance import Seed
 
 #: Shapes that differ in everything: matrices (wide, tall), vectors, a number, one without elements, a filter.
@@ -56,16 +57,17 @@ class Twins:
             for k, shape in enumerate(group["shapes"]):
                 self.parameters[i].append(torch.nn.Parameter(arrange(values(shape, dtype, 100 * i + k))))
             given.append({"params": self.parameters[i], **{k: v for k, v in group.items() if k != "shapes"}})
-            self.arrays.append([p.detach().double().numpy().copy() for p in self.parameters[i]])
+            self.arrays.append([numbers(p).copy() for p in self.parameters[i]])
         self.optimizer = self.cls(given, **options)
         compiled = self.cls._compiled
         self.interpreters = []
         first = 0
+        sites = draw_sites(self.cls)
         for i, group in enumerate(given):
             names = {h.key for h in compiled.rule.hypers}
             hypers = {k: v for k, v in {**options, **group}.items() if k in names}
             own = {k: v for k, v in group.items() if k not in names and k != "params"}
-            draw = drawn(self.optimizer.param_groups[0].get("seed", 0), first, dtype)
+            draw = drawn(self.optimizer.param_groups[0].get("seed", 0), sites, first, dtype)
             self.interpreters.append(Interpreter(compiled.rule, hypers, own, draw=draw))
             first += len(self.parameters[i])
 
@@ -79,30 +81,43 @@ class Twins:
                 if not missing(i, k):
                     g = values(tuple(p.shape), self.dtype, 7919 * (seed + 1) + 100 * i + k)
                     p.grad = self.arrange(g)
-                gradients[i].append(None if p.grad is None else p.grad.double().numpy())
+                gradients[i].append(None if p.grad is None else numbers(p.grad))
         self.optimizer.step()
         step_all(self.interpreters, self.arrays, gradients)
 
-    def agree(self, rtol: float = 1e-10, atol: float = 1e-12) -> None:
-        """Check that parameters, states and numbers in common are the same."""
-        for i, (members, arrays, interpreter) in enumerate(
-            zip(self.parameters, self.arrays, self.interpreters, strict=True)
-        ):
-            group = self.optimizer.param_groups[i]
+    def switch(self, event: str) -> None:
+        """Run ``eval`` or ``train``."""
+        for one in (self.optimizer, *self.interpreters):
+            getattr(one, event)()
+
+    def agree(self, rtol: float = 1e-10, atol: float = 1e-12, states: bool = True) -> None:
+        """Check that parameters, states and numbers in common are the same.
+
+        Args:
+            rtol: How far apart they may be.
+            atol: The same.
+            states: Whether states of tensors are compared. Those of tensors without elements never are.
+        """
+        for i, interpreter in enumerate(self.interpreters):
+            keys = {s.name: s.key for s in interpreter.rule.states}
             for name, value in {**interpreter.group_state, **interpreter.shared_state}.items():
-                key = next(s.key for s in interpreter.rule.states if s.name == name)
-                np.testing.assert_allclose(group[key], value, rtol, atol, err_msg=f"{name} in group {i}")
-            for k, (p, array) in enumerate(zip(members, arrays, strict=True)):
+                found = self.optimizer.param_groups[i][keys[name]]
+                np.testing.assert_allclose(found, value, rtol, atol, err_msg=f"{name} in group {i}")
+            for k, (p, array) in enumerate(zip(self.parameters[i], self.arrays[i], strict=True)):
                 where = f"parameter {k} of group {i}, of shape {tuple(p.shape)}"
-                np.testing.assert_allclose(p.detach().double().numpy(), array, rtol, atol, err_msg=where)
+                np.testing.assert_allclose(numbers(p), array, rtol, atol, err_msg=where)
                 held = self.optimizer.state.get(p, {})
-                for name, value in (interpreter.state[k] if interpreter.state else {}).items():
-                    key = next(s.key for s in interpreter.rule.states if s.name == name)
-                    found = torch.as_tensor(held[key]).double().numpy()
-                    expected = np.asarray(value, dtype=np.float64)
-                    np.testing.assert_allclose(
-                        found.reshape(expected.shape), expected, rtol, atol, err_msg=f"{name} of {where}"
-                    )
+                expected = interpreter.state[k] if states and interpreter.state and p.numel() else {}
+                for name, value in expected.items():
+                    wanted = np.asarray(value, dtype=np.float64)
+                    found = numbers(torch.as_tensor(held[keys[name]]))
+                    found = found.reshape(wanted.shape) if found.size == wanted.size else found
+                    np.testing.assert_allclose(found, wanted, rtol, atol, err_msg=f"{name} of {where}")
+
+
+def numbers(t: torch.Tensor) -> np.ndarray[Any, Any]:
+    """Return a tensor as numbers in float64."""
+    return t.detach().to(torch.float64).numpy()
 
 
 def values(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Tensor:
@@ -110,14 +125,26 @@ def values(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Tenso
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def drawn(seed: int, first: int, dtype: torch.dtype) -> Any:
+def draw_sites(cls: Any) -> list[int]:
+    """Return what tells the calls of a rule apart that draw random numbers, in the order of the text."""
+    compiled = cls._compiled
+    if compiled.routes or not cls._random:
+        return []
+    steering = example_variant(compiled).steering
+    assert steering is not None
+    draws = {draw.name: draw for path in steering.paths for one in path for draw in one.draws}
+    ordered = sorted(draws, key=lambda name: [int(part) for part in name.split()[1].split(".")])
+    return [draws[name].site for name in ordered]
+
+
+def drawn(seed: int, sites: Sequence[int], first: int, dtype: torch.dtype) -> Any:
     """Return what draws the random numbers of parameters that are at ``first`` and after it in the optimizer."""
     arithmetic = torch.float64 if dtype is torch.float64 else torch.float32
 
     def draw(kind: str, shape: tuple[int, ...], site: int, index: int, t: int) -> Any:
         places = [torch.empty(0) for _ in range(first + index + 1)]
         memory = torch.empty(shape, dtype=arithmetic)
-        Seed([{"params": places, "seed": seed}]).fill(memory, Draw("noise", kind, site), places[-1], t)
+        Seed([{"params": places, "seed": seed}]).fill(memory, Draw("noise", kind, sites[site]), places[-1], t)
         return memory.double().numpy()
 
     return draw

@@ -10,11 +10,13 @@ import sympy as sp
 import torch
 
 from optlang import rules
+from optlang.assembly import cut
 from optlang.compiled import Facts
 from optlang.compiler import CompiledRule, compile_source, example_variant, passes_of
 from optlang.ir import algebra
+from optlang.ir.lower import Lowered
 from optlang.ir.passes import optimise
-from optlang.ir.program import InvalidProgram, Program, Value
+from optlang.ir.program import CARRY, InvalidProgram, Program, Value
 from optlang.language.kinds import ELEMENT, HOST
 from optlang.language.specialise import specialise
 from optlang.source import Source
@@ -36,7 +38,17 @@ def step_of(rule: CompiledRule, values: dict[str, object] | None = None, facts: 
     return rule.lowered(special).step
 
 
-@pytest.mark.parametrize("name", rules.names())
+def lowered(name: str) -> Lowered:
+    rule = library(name)
+    return rule.lowered(specialise(rule.rule, {**rule.defaults(), **FACTS.named()}))
+
+
+FORMULAS = [name for name in rules.names() if not library(name).rule.routes]
+STAGED = [name for name in FORMULAS if lowered(name).staged]
+ONE_PASS = [name for name in FORMULAS if name not in STAGED]
+
+
+@pytest.mark.parametrize("name", ONE_PASS)
 def test_every_pass_keeps_the_program_valid(name: str) -> None:
     rule = library(name)
     special = specialise(rule.rule, {**rule.defaults(), **FACTS.named()})
@@ -49,7 +61,29 @@ def test_every_pass_keeps_the_program_valid(name: str) -> None:
     assert costs["phases"] <= costs["lower"], "the passes made the step dearer"
 
 
-@pytest.mark.parametrize("name", rules.names())
+@pytest.mark.parametrize("name", STAGED)
+def test_stages_are_valid_programs_that_hand_on_what_they_read(name: str) -> None:
+    programs = lowered(name)
+    shared = optimise(programs.shared) if programs.shared else None
+    for path in programs.paths:
+        path.program.verify()
+        stages, numbers = cut(path, shared)
+        numbers.verify()
+        there: set[str] = set()
+        for stage in stages:
+            seen: list[tuple[str, Program]] = [("cut", stage.program)]
+            optimise(stage.program, lambda p, program, seen=seen: seen.append((p, program)))  # type: ignore[misc]
+            for _, program in seen:
+                program.verify()
+            carried = {i.name for i in seen[-1][1].inputs if i.name.startswith(CARRY)}
+            assert carried <= there, "a pass reads what no earlier pass has left"
+            there |= {s.target for s in stage.program.stores if s.target.startswith(CARRY)}
+        written = [s.target for stage in stages for s in stage.program.stores]
+        assert len(written) == len(set(written)), "a tensor is written twice"
+        assert {s.target for s in path.program.stores if s.kind.on_device} <= set(written)
+
+
+@pytest.mark.parametrize("name", ONE_PASS)
 @pytest.mark.parametrize("ndim", [1, 2])
 def test_numpy_backend_agrees_with_the_generated_torch(name: str, ndim: int) -> None:
     rule = library(name)
@@ -61,7 +95,8 @@ def test_numpy_backend_agrees_with_the_generated_torch(name: str, ndim: int) -> 
     p, g = (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))
     module: dict[str, object] = {}
     exec(variant.source, module)
-    known = {**values, **facts.named(), "t": 30.0, "first": False}
+    known = {**values, **facts.named(), "t": 30.0, "first": False, "group.t": 30.0}
+    known |= {f"{s.name}{new}": 0.7 for s in rule.rule.states if s.scope == "group" for new in ("", "'")}
     states = module["start"](p, g, *(known[n] for n in variant.start_arguments))  # type: ignore[operator]
     for slot in variant.slots:  # a state in mid-run: not zero, not negative
         if slot.place != "host":

@@ -218,10 +218,10 @@ def _define(value: Value, kinds: dict[sp.Symbol, Kind]) -> None:
         not any(e.atoms(algebra.Reduction) for e in inner if isinstance(e, sp.Basic)),
         f"{value.symbol} has a reduction inside",
     )
-    meets = join(kinds[s] for s in value.expr.free_symbols)
     if value.reduces or value.matrices:
-        _require(value.kind.on_device, f"{value.symbol} is a reduction but is {value.kind}")
+        _require(value.kind.on_device, f"{value.symbol} is of tensors but is {value.kind}")
     else:
+        meets = join(kinds[s] for s in value.expr.free_symbols)
         _require(meets.level <= value.kind.level, f"{value.symbol} is {value.kind} but reads {meets}")
     kinds[value.symbol] = value.kind
 

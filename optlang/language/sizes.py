@@ -110,11 +110,10 @@ class Sizes:
 
     def _index(self, node: ast.Index) -> Shape:
         value = node.value
-        if isinstance(value, ast.Call) and isinstance(value.function, ast.Name):
-            if BUILTINS[value.function.name].results:
-                (item,) = node.items
-                assert isinstance(item, ast.Number)
-                return self.results(value)[int(item.value)]
+        if isinstance(value, ast.Call):  # of what is left of a rule, only functions with several results are indexed
+            (item,) = node.items
+            assert isinstance(item, ast.Number)
+            return self.results(value)[int(item.value)]
         items: list[Any] = []
         for item in node.items:
             if isinstance(item, ast.Slice):

@@ -22,6 +22,7 @@ from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS, MAKERS, MATRIX_FUNCTIONS, RANDOMS, SIZES, Builtin
 from optlang.language.evaluate import NotStatic, evaluate, member_name, truth
 from optlang.language.kinds import Level
+from optlang.language.questions import known_before
 from optlang.language.rule import HyperType, Rule, State, Value
 from optlang.language.shapes import is_matrix_call, last
 from optlang.language.sizes import Sizes, Unfit
@@ -85,11 +86,14 @@ def specialise(
     """
     work = _Specialiser(rule, values, shape)
     work.before_states()
+    known = tuple(work.out)
     states = tuple(s for s in rule.states if s.when is None or work.decides(s.when))
     start = work.initial(states)
     body = work.statements(rule.body if event is None else rule.events[event])
     ndim = len(work.shape)
-    return Special(tuple(work.answers), states, start, body, frozenset(work.dims), work.sizes is not None, ndim, event)
+    return Special(
+        tuple(work.answers), states, start, (*known, *body), frozenset(work.dims), work.sizes is not None, ndim, event
+    )
 
 
 class _Specialiser:
@@ -111,31 +115,24 @@ class _Specialiser:
         self.fresh_count = 0
         self.at = Span(0, 0)  # the statement of the rule that is being worked on
         self.budget = MAX_NODES
+        self.numbers: dict[str, float] = {}  # values of locals of our own, for sizes and counts
         self.trace: list[int] = []  # where we are: places of the calls that are being written out, turns of loops
 
     # Statements ---------------------------------------------------------------------------------------------
 
     def before_states(self) -> None:
-        """Work out the locals that initial values and conditions of states read; they are known before the step."""
-        wanted: set[str] = set()
-        pending = [e for s in self.rule.states for e in (s.initial, s.when) if e is not None]
-        assigns = {s.targets[0].name: s for s in self.rule.body if isinstance(s, ast.Assign) and s.op == "="}
-        while pending:
-            for node in expressions(pending.pop()):
-                if isinstance(node, ast.Name) and node.name in assigns and node.name not in self.fixed | wanted:
-                    wanted.add(node.name)
-                    pending.append(assigns[node.name].value)
-        for statement in self.rule.body:
-            if isinstance(statement, ast.Assign) and statement.targets[0].name in wanted:
-                name = statement.targets[0].name
-                if statement is not assigns[name]:
-                    continue
+        """Work out the locals that are known before the step, which states and functions may read wherever they are."""
+        rule = self.rule
+        names = known_before(rule.body, self.hypers, {s.name for s in rule.states}, rule.functions)
+        for statement in rule.body:
+            if isinstance(statement, ast.Assign) and statement.targets[0].name in names:
+                target = statement.targets[0]
                 self.at = statement.span
                 value = self.reduce(statement.value, {})
-                self.assign(statement.targets[0], "=", value, statement.span)
+                self.assign(target, "=", value, statement.span)
                 known = self.number(value)
                 if known is not None:
-                    self.values[name] = known
+                    self.values[target.name] = known
 
     def initial(self, states: Sequence[State]) -> tuple[ast.Stmt, ...]:
         """Return the statements that give the initial values."""
@@ -185,6 +182,9 @@ class _Specialiser:
         self.fresh_count += 1
         name = ast.Name(value.span, f"{stem}.{self.fresh_count}", stem)
         self.assign(name, "=", value, self.at)
+        number = self.number(value)
+        if number is not None:
+            self.numbers[name.name] = number
         return name
 
     def atom(self, stem: str, value: ast.Expr) -> ast.Expr:
@@ -311,7 +311,7 @@ class _Specialiser:
     def number(self, node: ast.Expr) -> float | None:
         """Return the value of an expression that is left, if it is a number known before the step."""
         try:
-            value = evaluate(self.sized(node), self.values)
+            value = evaluate(self.sized(node), {**self.values, **self.numbers})
         except NotStatic:
             return None
         return float(value) if isinstance(value, (bool, int, float)) else None

@@ -188,6 +188,9 @@ class GroupPlan:
         waiting = [p for p in self.idle if p.grad is not None]
         if not waiting:
             return []
+        if len(waiting) > 1:  # in the order of the parameters, as a resumed optimizer would take them
+            places = {id(p): i for i, p in enumerate(self.members)}
+            waiting.sort(key=lambda p: places.get(id(p), 0))
         records: dict[Any, list[Record]] = {}
         for p in waiting:
             assert p.grad is not None
