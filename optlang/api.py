@@ -15,6 +15,7 @@ from optlang import rules
 from optlang.classes import class_of
 from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
 from optlang.language.check import check_text
+from optlang.language.library import rule_files
 from optlang.language.rule import Value
 from optlang.language.suggest import nearest
 from optlang.source import Source
@@ -135,6 +136,13 @@ def emit(
         return show_rule(checked)
     from optlang.compiler import compile_source, example_variant, program_text
 
+    if checked.routes:
+        texts = []
+        for route in checked.routes:
+            when = "otherwise" if route.when is None else f"when {checked.tree.source.excerpt(route.when.span)}"
+            title = f"# {'=' * 20} {route.rule.name} {when} {'=' * 20}\n"
+            texts += [title, emit(rule_files()[route.rule.name], stage, None, ndim)]
+        return "\n".join(texts)
     compiled = compile_source(source)
     unknown = sorted(set(values or {}) - {h.name for h in checked.hypers})
     if unknown:
@@ -144,7 +152,11 @@ def emit(
         raise ValueError("; ".join(problems))
     if stage == "program":
         return program_text(compiled, values, ndim)
-    return example_variant(compiled, values, ndim).text()
+    texts = [example_variant(compiled, values, ndim).text()]
+    for event in checked.events:
+        title = f"# {'-' * 20} on {event} {'-' * 20}\n"
+        texts += [title, example_variant(compiled, values, ndim, event).text()]
+    return "\n".join(texts)
 
 
 __all__ = ["STAGES", "OptlangError", "check", "compile", "emit", "load"]

@@ -102,7 +102,7 @@ class Layout:
 class Draw:
     """Random numbers that a pass reads as a tensor: ``kind`` is ``randn`` or ``rand``, ``site`` tells calls apart.
 
-    They are shaped like p.
+    They are shaped like p, unless a slot of the pass says that they have a shape of their own.
     """
 
     name: str
@@ -139,12 +139,15 @@ class Steering:
     """What ties the passes of a step together, where it is more than one pass or not always the same ones.
 
     The variant's ``source`` then holds ``start``, ``group``, ``path`` (which of the paths this step takes),
-    ``numbers_I`` (what the host states become on path I) and ``shared_NAME`` (what a shared state becomes).
+    ``numbers_I`` (what the host states become on path I), ``shared_NAME`` (what a shared state becomes) and ``sizes``
+    (of random numbers that are not shaped like p, by name).
 
     Attributes:
         paths: The passes of each path, in order.
         path_arguments: Names of the values ``path`` takes.
         numbers_arguments: Names of the values ``numbers_I`` takes, by path.
+        size_arguments: Names of the values ``sizes`` takes; it exists if ``sized``.
+        sized: Whether there are such random numbers.
         shared: For each shared state its slot, and the names of the values that ``shared_NAME`` takes.
     """
 
@@ -152,6 +155,8 @@ class Steering:
     path_arguments: tuple[str, ...]
     numbers_arguments: tuple[tuple[str, ...], ...]
     shared: tuple[tuple[Slot, tuple[str, ...]], ...]
+    size_arguments: tuple[str, ...] = ()
+    sized: bool = False
 
     @property
     def random(self) -> bool:

@@ -171,9 +171,11 @@ def _example(compiled: CompiledRule, values: Mapping[str, Value] | None) -> dict
     return {**compiled.defaults(), **group, **(values or {})}
 
 
-def example_variant(compiled: CompiledRule, values: Mapping[str, Value] | None = None, ndim: int = 2) -> Variant:
+def example_variant(
+    compiled: CompiledRule, values: Mapping[str, Value] | None = None, ndim: int = 2, event: str | None = None
+) -> Variant:
     """Return the variant of the defaults (overridden by ``values``) for a tensor of ``ndim`` dimensions."""
-    return compiled.variant(_example(compiled, values), example_facts(ndim))
+    return compiled.variant(_example(compiled, values), example_facts(ndim), event)
 
 
 def program_text(compiled: CompiledRule, values: Mapping[str, Value] | None = None, ndim: int = 2) -> str:

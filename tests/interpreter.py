@@ -115,17 +115,19 @@ class Interpreter:
         return [state for state in self.rule.states if state.scope == scope]
 
     def decide(
-        self, owner: str, rule_number: int, totals: Mapping[Place, float] | None
+        self, owner: str, rule_number: int, totals: Mapping[Place, float] | None, steps: int | None = None
     ) -> tuple[dict[str, Value], Decided, Waiting | None]:
         """Find new values of group or shared states: those after the step, those after each statement.
 
-        The last result is the exception that ended the run at a sum not known yet, or None.
+        The last result is the exception that ended the run at a sum not known yet, or None. ``steps`` is the time, if
+        it is not the group's.
         """
+        steps = self.group_steps if steps is None else steps
         states, old = self._states(owner), self.group_state if owner == "group" else self.shared_state
         if not states:
             return {}, {}, None
-        names = self._time(self.group_steps)
-        run = CommonRun(self._setting(self.group_steps, rule_number), owner, totals)
+        names = self._time(steps)
+        run = CommonRun(self._setting(steps, rule_number), owner, totals)
         for state in states:
             if state.name not in old:
                 old[state.name] = 0.0 if state.initial is None else number(run.value(state.initial, Scope(names)))
@@ -244,7 +246,7 @@ def step_all(
     """Make one step of all param groups of one optimizer.
 
     Groups that follow the same rule have its sums over the whole model and its shared states in common; for the latter
-    the first of them gives hyperparameters and time.
+    the first of them gives the hyperparameters, and time is that of the group with the most steps.
     """
     step = _Step(interpreters, grads_lists)
     if not any(step.moves):
@@ -282,7 +284,8 @@ class _Step:
 
     def _attempt_rule(self, rule_number: int, members: Sequence[int]) -> list[Waiting]:
         leader = self.interpreters[members[0]]
-        shared, everywhere, stopped = leader.decide("shared", rule_number, self.totals)
+        steps = max(self.interpreters[i].group_steps for i in members)
+        shared, everywhere, stopped = leader.decide("shared", rule_number, self.totals, steps)
         waiting = [] if stopped is None else [stopped]
         self.commits.append((leader.shared_state.update, (shared,)))
         for i in members:

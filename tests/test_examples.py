@@ -97,3 +97,27 @@ def test_accelerate() -> None:
     assert min(float(share) for share in re.findall(r"(\d+\.\d)%", out)) > 90
     assert number_after("largest difference between optlang and torch.optim:", out) < 1e-4
     assert number_after("resumed after 5 epochs:", out) == 0
+
+
+def test_muon_and_adamw(tmp_path: Path) -> None:
+    picture = tmp_path / "curves.png"
+    out = run("10_muon_and_adamw.py", "--epochs", "8", "--plot", str(picture))
+    assert picture.stat().st_size > 20_000
+    assert "(128, 128) Muon" in out and "(10, 128) AdamW" in out
+    muon, adamw = [float(loss) for loss in re.findall(r"loss (\d\.\d+)", out)][-2:]
+    assert muon < 0.5 * adamw
+    assert min(float(share) for share in re.findall(r"(\d+\.\d)%", out)[-2:]) > 94
+
+
+def test_schedule_free() -> None:
+    out = run("11_schedule_free.py")
+    assert min(float(share) for share in re.findall(r"(\d+\.\d)%", out)[-2:]) > 95
+    assert number_after("largest difference between the two networks:", out) == 0
+    assert "RuntimeError" in out and "call optimizer.train() before step()" in out
+
+
+def test_own_matrix_rule() -> None:
+    out = run("12_own_matrix_rule.py")
+    assert "findings: 0" in out and out.count("over matrices") == 2
+    assert "error[E301]: `C` is a" in out and "OneSided is for matrices" in out
+    assert number_after("of OneSided:", out) > 95

@@ -46,7 +46,11 @@ class MatrixWriter(TorchWriter):
     def value(self, value: Value) -> str:
         """Return the text of a value."""
         self.rank = self.rank_of(value.kind)
-        return self.operation(value.expr) if value.matrices else self.text(value.expr)
+        if value.matrices:
+            return self.operation(value.expr)
+        if value.kind.on_device and self.is_plain(value.expr):  # a number that stands for a tensor
+            return f"{self.like}.new_full(({', '.join('1' * (self.rank + 1))},), {self.text(value.expr)})"
+        return self.text(value.expr)
 
     def symbol(self, expr: sp.Symbol) -> Piece:
         """Return a name; one number per tensor with as many dimensions as what it meets."""
@@ -80,6 +84,16 @@ class MatrixWriter(TorchWriter):
         if name in ("f32", "bf16"):
             return self.fill(BUILTINS[name].torch or "", args)
         return super().named(name, args)
+
+    def select(self, condition: sp.Expr, then: sp.Expr, other: sp.Expr) -> Piece:
+        """Return a choice; a number that is chosen instead of a tensor becomes one."""
+        sides = [self.text(side) for side in (then, other)]
+        if self.is_plain(condition):
+            if self.is_plain(then) != self.is_plain(other):
+                number = 0 if self.is_plain(then) else 1
+                sides[number] = f"torch.full_like({sides[1 - number]}, {sides[number]})"
+            return f"({sides[0]} if {self.text(condition)} else {sides[1]})", ATOM
+        return super().select(condition, then, other)
 
     # Operations ---------------------------------------------------------------------------------------------
 

@@ -135,6 +135,7 @@ class Module:
         entries = [
             f'"{store.target}": {self.initial(store, places[store.target], program, writer, like)}'
             for store in program.stores
+            if store.target in places
         ]
         self.helpers |= writer.helpers | tensor.helpers
         body += _braced(f"{INDENT}return {{", entries, "}")

@@ -13,7 +13,7 @@ from optlang.backends.naming import spelled
 from optlang.backends.spelling import HostWriter, NumberWriter
 from optlang.compiled import Slot
 from optlang.ir.lower import Lowered, Path
-from optlang.ir.program import Input, Program
+from optlang.ir.program import NOISE, Input, Program
 from optlang.language.kinds import HOST, Level
 
 
@@ -36,7 +36,10 @@ def steering(
     if lowered.group is not None:
         functions.append(module.group(lowered.group))
     functions += [_shared(module, lowered.shared, s.target) for s in (lowered.shared.stores if lowered.shared else ())]
-    functions.append(_path(module, lowered.paths))
+    if len(lowered.paths) > 1:
+        functions.append(_path(module, lowered.paths))
+    if sized_draws(lowered.paths):
+        functions.append(_sizes(module, lowered.paths))
     functions += [_numbers(module, program, i) for i, program in enumerate(numbers)]
     return module.assembled(title, functions)
 
@@ -81,6 +84,23 @@ def path_inputs(paths: Sequence[Path]) -> tuple[Input, ...]:
     return tuple(found.values())
 
 
+def sized_draws(paths: Sequence[Path]) -> dict[str, tuple[sp.Expr, ...]]:
+    """Return the sizes of random numbers that are not shaped like p, by name, as formulas over inputs."""
+    inputs = (i for path in paths for i in path.program.inputs)
+    return {
+        i.name: tuple(map(sp.sympify, i.kind.shape))
+        for i in inputs
+        if i.name.startswith(NOISE) and i.kind.level is Level.MATRIX
+    }
+
+
+def size_inputs(paths: Sequence[Path]) -> tuple[Input, ...]:
+    """Return what those sizes are computed from."""
+    wanted = {s for sizes in sized_draws(paths).values() for size in sizes for s in size.free_symbols}
+    found = {i.symbol: i for path in paths for i in path.program.inputs if i.symbol in wanted}
+    return tuple(found.values())
+
+
 def shared_program(program: Program, name: str) -> Program:
     """Return what computes one of the shared states alone."""
     (store,) = (s for s in program.stores if s.target == name)
@@ -121,6 +141,21 @@ def _numbers(module: python_source.Module, program: Program, index: int) -> list
     return [f"def numbers_{index}({', '.join(arguments[n] for n in wanted)}):", *body]
 
 
+def _sizes(module: python_source.Module, paths: Sequence[Path]) -> list[str]:
+    """Return ``sizes``: those of random numbers that are not shaped like p, by name."""
+    program = Program("", size_inputs(paths), (), (), ())
+    written, arguments = spelled(program)
+    names = {old.symbol: new.symbol for old, new in zip(program.inputs, written.inputs, strict=True)}
+    writer = HostWriter()
+    body = [f'{INDENT}"""Sizes of random numbers."""', f"{INDENT}return {{"]
+    for name, sizes in sized_draws(paths).items():
+        texts = ", ".join(f"int({writer.text(size.xreplace(names))})" for size in sizes)
+        body.append(f'{INDENT * 2}"{name}": ({texts},),')
+    module.helpers |= writer.helpers
+    names_of = ", ".join(arguments[i.name] for i in program.inputs)
+    return [f"def sizes({names_of}):", *body, f"{INDENT}}}"]
+
+
 def _path(module: python_source.Module, paths: Sequence[Path]) -> list[str]:
     """Return ``path``: which way a step goes."""
     program = Program("", path_inputs(paths), (), (), ())
@@ -156,10 +191,11 @@ def _start(module: python_source.Module, lowered: Lowered, ndim: int) -> list[st
     body += module.assignments(program.host, host)
     body += lines
     like = f"{arguments['p']}[0]"
-    stored = "p_stored" if module.narrow else like
     places = {s.name: s.place for s in module.slots}
     entries = []
     for store in program.stores:
+        if store.target not in places:
+            continue
         kind = program.kinds().get(store.expr, HOST)
         if places[store.target] == "host":
             text = f"float({host.text(store.expr)})"
@@ -172,7 +208,6 @@ def _start(module: python_source.Module, lowered: Lowered, ndim: int) -> list[st
         if places[store.target] != "host" and module.narrow:
             text += ".to(dtype)"
         entries.append(f'"{store.target}": {text}')
-    del stored
     module.helpers |= writer.helpers | host.helpers
     names = [arguments["p"], arguments["g"], *(arguments[n] for n in python_source.host_names(program))]
     if module.narrow:

@@ -19,11 +19,15 @@ NAME = "bench"
 
 def command(
     rules: Files,
-    shapes: Annotated[str, typer.Option(help="gpt2, gpt2-matrices, matrices, resnet50, many, mlp, several with commas, or all.")] = "resnet50",
+    shapes: Annotated[
+        str,
+        typer.Option(help="gpt2, gpt2-matrices, matrices, resnet50, many, mlp, several with commas, or all."),
+    ] = "resnet50",
     against: Annotated[
         str | None,
         typer.Option(
-            help="fused, foreach, clipped (clip_grad_norm_, then fused AdamW), MODULE:CLASS, or a package, for its optimizer of the rule's name "
+            help="fused, foreach, clipped (clip_grad_norm_, then fused AdamW), MODULE:CLASS, or a package, for its "
+            "optimizer of the rule's name "
             "(default: the rule's own reference, fused if it can be)."
         ),
     ] = None,

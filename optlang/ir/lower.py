@@ -23,6 +23,7 @@ from optlang.ir import algebra
 from optlang.ir.builder import Builder, Ref
 from optlang.ir.matrices import Matrices, holds_matrices, is_matrix_function
 from optlang.ir.program import NOISE, TOTAL, Program, Store
+from optlang.language import shapes
 from optlang.language import tree as ast
 from optlang.language.builtins import SIZES
 from optlang.language.evaluate import ARITHMETIC, member_name
@@ -244,8 +245,8 @@ class _Lowering(Matrices):
                 continue
             assert ref is not None
             kind = self.kind_of(state)
-            if self.part == "start" and kind.on_device and ref.kind.on_device and self.special.matrices:
-                kind = ref.kind
+            if self.part == "start" and kind.on_device and kind != SCALAR:
+                kind = ref.kind if ref.kind.on_device else ELEMENT
             if ref.kind.level > kind.level and state.name in self.on_host:
                 self.on_device.add(state.name)
             stores.append(Store(state.name, self.plain(ref), kind))
@@ -261,7 +262,7 @@ class _Lowering(Matrices):
         for state in self.special.states:
             ref = self.env.get(state.name)
             kinds[state.name] = state.kind
-            if self.special.matrices and state.scope == "tensor" and state.kind.level > Level.SCALAR:
+            if state.scope == "tensor" and state.kind.level > Level.SCALAR:
                 kinds[state.name] = ref.kind if ref is not None and ref.kind.on_device else ELEMENT
         return kinds
 
@@ -378,10 +379,12 @@ class _Lowering(Matrices):
         state = self.states.get(name)
         kind = ELEMENT if name == "p" else self.kind_of(state) if state else ref.kind
         kept = name == "p" or state is not None
-        if kept and self.part == "start" and ref.kind.on_device and self.special.matrices:
-            kind = ref.kind if kind.on_device and kind != SCALAR else kind
+        if kept and self.part == "start" and kind.on_device and kind != SCALAR:
+            kind = ref.kind if ref.kind.on_device else ELEMENT
         if kept and kind == ELEMENT:
             ref = self.like_parameter(ref)
+        if kept and kind.level is Level.MATRIX:
+            ref = self.materialised(Ref(ref.expr, kind, ref.boolean))
         if kept and kind.on_device and ref.kind != kind:
             ref = Ref(self.number(ref), kind)  # spread over the tensor
         if kept and self.part != "start":
@@ -576,16 +579,28 @@ class _Lowering(Matrices):
 
     def draw(self, name: str, node: ast.Call) -> Ref:
         """Return random numbers, an input of the pass that reads them."""
-        mark = node.arguments[-1].value
+        *sizes, mark = (a.value for a in node.arguments)
         assert isinstance(mark, ast.Text)
+        kind = self.kind_of_shape(shapes.made(name, list(map(self.size, sizes)))) if sizes else ELEMENT
         drawn = Draw(NOISE + mark.value, name, crc32(mark.value.encode()))
         if drawn not in self.draws:
             self.draws.append(drawn)
-        return self.input(drawn.name, ELEMENT)
+        return self.input(drawn.name, kind)
+
+    def is_tensor(self, expr: sp.Expr) -> bool:
+        """Whether an expression reads a value on the device."""
+        kinds = {i.symbol: i.kind for i in self.out.inputs.values()} | {v.symbol: v.kind for v in self.out.tensor}
+        return any(s in kinds and kinds[s].on_device for s in expr.free_symbols)
 
     def reduction(self, name: str, inner: Ref, dims: frozenset[int] | None) -> Ref:
         """Return a reduction, a value of its own; of a number it is that number (its sum, n times that)."""
         expr = self.number(inner)
+        if inner.kind.level > Level.SCALAR and not self.is_tensor(expr):  # algebra has found a number: sum(0*x + 1)
+            if name != "sum":
+                return Ref(expr, SCALAR)
+            shape = self.shape_of(inner.kind)
+            gone = range(len(shape)) if dims is None else {d % len(shape) for d in dims}
+            return Ref(expr * sp.Mul(*(shape[d] for d in gone)), SCALAR)
         if inner.kind.level <= Level.SCALAR:
             if name != "sum" or inner.kind == SCALAR:
                 return Ref(expr, inner.kind)

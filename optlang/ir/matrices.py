@@ -103,7 +103,20 @@ class Matrices(ABC):
 
     def named(self, ref: Ref) -> Ref:
         """Return a value under a name of its own."""
+        ref = self.materialised(ref)
         return ref if ref.expr.is_Symbol else self.out.bind("x", ref)
+
+    def materialised(self, ref: Ref) -> Ref:
+        """Return a tensor that algebra has found to be one number (``0*x``) with its shape again."""
+        if not ref.kind.on_device or ref.expr.free_symbols:
+            return ref
+        shape = self.shape_of(ref.kind)
+        for symbol in {s for size in shape if not isinstance(size, int) for s in size.free_symbols}:
+            self.input(symbol.name, HOST)
+        sizes = [sp.Integer(size) if isinstance(size, int) else size for size in shape]
+        if ref.expr == 0:
+            return self.operation("zeros", ref.kind, *sizes)
+        return Ref(ref.expr * self.operation("ones", ref.kind, *sizes).expr, ref.kind)
 
     def product(self, node: ast.Binary) -> Ref:
         """Lower ``a @ b``; numbers that a factor is multiplied with come outside, where they cost least."""

@@ -97,6 +97,10 @@ class _Split:
         """Give every value the earliest place it can have."""
         among = {v.symbol for v in self.program.tensor if self._is_of_matrices(v)}
         barrier = {v.symbol: self._barrier(v.symbol) for v in self.program.tensor}
+        for value in reversed(self.program.tensor):  # a matrix made of sizes alone is made where it is first read
+            if not any(self.kinds[s].on_device for s in value.expr.free_symbols):
+                readers = [barrier[s] for s in self.readers.get(value.symbol, ())]
+                barrier[value.symbol] = min(readers, default=barrier[value.symbol])
         behind: set[sp.Symbol] = set()  # those that depend on a matrix of the same stage
         for value in self.program.tensor:
             before = (s for s in value.expr.free_symbols if s in barrier and barrier[s] == barrier[value.symbol])

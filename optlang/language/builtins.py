@@ -382,8 +382,13 @@ TABLE: tuple[Builtin, ...] = (
         "inv_root",
         "x, k",
         LINEAR,
-        "x^(-1/k) of a symmetric positive matrix; eigenvalues are taken to be at least 1e-30.",
-        definition="w, Q = eigh(x)\nreturn (Q @ diag(max(w, 1e-30)^(-1 / k))) @ Q.T",
+        "x^(-1/k) of a symmetric positive matrix; eigenvalues that rounding cannot tell from 0 beside the largest are "
+        "taken to be as large as rounding makes them.",
+        definition=(
+            "w, Q = eigh(x)\n"
+            "least = min(eps_of(x), 1.1920928955078125e-7) * max(w)\n"
+            "return (Q @ diag(max(w, least, 1e-38)^(-1 / k))) @ Q.T"
+        ),
         matrix=True,
     ),
     Builtin(

@@ -483,7 +483,7 @@ class _Specialiser:
         dim = next((a.value for a in node.arguments if a.name == "dim"), None)
         if dim is not None:
             inner["dim"] = scope.get("dim", dim) if isinstance(dim, ast.Name) else dim
-        return self.within(node.span.start, lambda: self.reduce(body, inner))
+        return self.inside(node, lambda: self.reduce(body, inner))
 
     def apart(self, name: str, node: ast.Call, scope: Scope) -> ast.Expr:
         """Return a call that is told apart from others like it, by a second argument."""
@@ -525,9 +525,17 @@ class _Specialiser:
         inner: Scope = {n: self.atom(n, v) for n, v in zip(names, values, strict=True)}
         body = derived.body(builtin.name)
         assert body is not None
-        results = self.within(node.span.start, lambda: self.run(body, inner))
+        results = self.inside(node, lambda: self.run(body, inner))
         assert results is not None
         return results
+
+    def inside(self, node: ast.Call, work: Callable[[], Result]) -> Result:
+        """Return what ``work`` does inside of a builtin; shapes that do not fit there are the call's mistake."""
+        try:
+            return self.within(node.span.start, work)
+        except Unfit as unfit:
+            assert isinstance(node.function, ast.Name)
+            raise Unfit(node.span, f"in `{node.function.name}`: {unfit.message}", unfit.help) from None
 
     def primitive(self, node: ast.Call, builtin: Builtin, scope: Scope) -> ast.Expr:
         """Return a call of a primitive with what is left of its arguments."""

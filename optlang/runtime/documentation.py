@@ -52,7 +52,7 @@ def docstring(compiled: Compiled, hyper: Parts, random: bool) -> str:
         parts.append(f"Reference: ``{rule.reference}``.")
     parts.append(
         "Note:\n    ``foreach`` and ``fused`` are accepted for compatibility with ``torch.optim`` and have no effect:\n"
-        "    every update is one fused kernel. ``capturable`` and ``differentiable`` cannot be switched on."
+        "    what can be one kernel always is."
     )
     return "\n\n".join(parts) + "\n"
 
@@ -70,7 +70,10 @@ def _text(key: str, hyper: Parts) -> str:
     if hypers[0].part is not None:
         said.append(f"({', '.join(h.name for h in hypers)})")
     ranges = list(dict.fromkeys(h.domain.text for h in hypers if h.domain is not None))
-    said += [f"{'each ' if len(hypers) > 1 else ''}{text}" for text in ranges]
+    if len(ranges) == 1:
+        said.append(f"{'each ' if len(hypers) > 1 else ''}{ranges[0]}")
+    elif ranges:
+        said += [f"{h.name} {h.domain.text}" for h in hypers if h.domain is not None]
     text = ", ".join(said) or "see the formulas"
     return text if key in hyper.required else f"{text} (default: {shown(hyper.defaults[key])})"
 

@@ -275,7 +275,9 @@ class RuleOptimizer(Optimizer):
             for part in self._parts.parts if seed is not None else ():  # sums and shared states are those of one rule
                 staged = [work for plan in busy for work in plan.staged if work.rule is part.kernels]
                 if staged and seed is not None:
-                    shared = run_together(staged, seed)
+                    own = [plan for plan in plans if plan.kernels is part.kernels]
+                    known = {**own[0].known(), "group.t": max(plan.steps() for plan in own)}
+                    shared = run_together(staged, known, seed)
                     for group in self.param_groups:
                         group.update((part.hyper.kept(key), value) for key, value in shared.items())
             for plan in busy:

@@ -213,8 +213,8 @@ class GroupPlan:
         self._check_parameter(p)
         self._check_gradient(p, g)
         prepared = self._prepared(facts_of(p))
-        self._check_dimensions(p, prepared)
         self._check_steering(p, prepared)
+        self._check_dimensions(p, prepared)
         record = Record(p, prepared, state.get(p, {}))
         try:
             record.bind(g, self._values or {})
@@ -334,6 +334,18 @@ class GroupPlan:
             for slot, value in zip(slots, results, strict=True):
                 known[f"{slot.name}'"] = self._group_numbers[self.hyper.kept(slot.key)] = value
         return known
+
+    def known(self) -> dict[str, Any]:
+        """Return the hyperparameters and what the rule keeps in the group, by name, as they are before a step."""
+        rule, values = self.kernels.compiled.rule, self._values or {}
+        kept = {s.name: s.key for s in rule.states if s.scope != "tensor"}
+        initial = self.kernels.compiled.group_initial(values) if kept else {}
+        return {**values, **{name: self.group.get(self.hyper.kept(k), initial[k]) for name, k in kept.items()}}
+
+    def steps(self) -> float:
+        """Return how many steps the group has made, the one that is being made included."""
+        step = self.hyper.kept(STEP)
+        return float(self._group_numbers.get(step, self.group.get(step, 0.0)))
 
     def _host(self, batch: Batch, known: Mapping[str, Any]) -> Work:
         """Run ``host`` for a batch and pack the coefficients, and see to its kernel."""

@@ -150,9 +150,17 @@ class PassBatch:
     def compile(self, kernels: Kernels, values: Mapping[str, Value]) -> None:
         """See to everything that takes time."""
 
-    def draw(self, seed: chance.Seed) -> None:
+    def draw(self, seed: chance.Seed, known: Mapping[str, Any]) -> None:
         """Fill in the random numbers that the pass reads."""
+        steering = self.batch.steering
         for draw in self.own.draws:
+            if any(slot.name == draw.name and slot.place == "matrix" for slot in self.own.kernel.slots):
+                arguments = _numbers(self.batch.named(steering.size_arguments, known))
+                size = self.batch.prepared.plain["sizes"](*arguments)[draw.name]
+                device = self.batch.records[0].parameter.device
+                self.buffers[draw.name] = [
+                    torch.empty(size, dtype=self.arithmetic, device=device) for _ in self.batch.records
+                ]
             for record, memory in zip(self.batch.records, self.buffers[draw.name], strict=True):
                 seed.fill(memory, draw, self.batch.owner(record), int(self.batch.count) + 1)
 
@@ -248,7 +256,7 @@ class MatrixPass(PassBatch):
             ready = self.buffers.get(f"stack of {name}")
             if ready is not None:
                 target = ready[chosen[0] : chosen[-1] + 1]
-                target.copy_(result.reshape(target.shape) if result.shape[0] == len(chosen) else result)
+                target.copy_(result.reshape(target.shape) if result.numel() == target.numel() else result)
                 continue
             parts = result.expand(len(chosen), *result.shape[1:]).unbind()
             self._write(name, chosen, parts)
@@ -332,14 +340,20 @@ def _numbers(values: Iterable[Any]) -> list[Any]:
     return [value.item() if isinstance(value, torch.Tensor) else value for value in values]
 
 
-def run_together(works: Sequence[StagedWork], seed: chance.Seed) -> dict[str, Any]:
+def run_together(works: Sequence[StagedWork], known: Mapping[str, Any], seed: chance.Seed) -> dict[str, Any]:
     """Run the steps of all staged batches of one rule; return the shared states' new values, by key.
+
+    Args:
+        works: The batches.
+        known: What shared states are computed from besides sums: the values of the first group, with the largest of
+            the groups' step counts.
+        seed: Draws random numbers.
 
     Every batch goes on for as long as it can; then the sums that are complete are added up, and the shared states that
     can be computed from them are.
     """
     late: dict[str, Any] = {}
-    shared = _Shared(works)
+    shared = _Shared(works[0].batch, known)
     totals = {total for w in works for p in w.left for total in p.own.totals}
     wanted = {n for w in works for p in w.left for n in p.own.needs} | shared.needs | _numbers_need(works)
     late.update({name: 0.0 for name in wanted if name.startswith("total ") and name not in totals})
@@ -352,7 +366,7 @@ def run_together(works: Sequence[StagedWork], seed: chance.Seed) -> dict[str, An
                 one = work.left.pop(0)
                 if one.own.needs:
                     one.prepare({**work.known, **late})
-                one.draw(seed)
+                one.draw(seed, work.known)
                 one.run()
                 for total in one.own.totals:
                     parts.setdefault(total, []).extend(one.parts_of(total))
@@ -392,12 +406,11 @@ def _numbers_need(works: Sequence[StagedWork]) -> set[str]:
 
 
 class _Shared:
-    """The states that the whole optimizer shares, computed once a step, with the hyperparameters of the first batch."""
+    """The states that the whole optimizer shares, computed once a step; any batch knows their formulas."""
 
-    def __init__(self, works: Sequence[StagedWork]) -> None:
-        first = works[0]
-        self.known, self.batch = first.known, first.batch
-        self.left = list(first.batch.steering.shared)
+    def __init__(self, batch: StagedBatch, known: Mapping[str, Any]) -> None:
+        self.known, self.batch = known, batch
+        self.left = list(batch.steering.shared)
         self.results: dict[str, Any] = {}
         self.needs = {n for _, names in self.left for n in names if n.startswith("total ")}
 
