@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 
+from optlang.runtime.chance import SEED, checked
+from optlang.runtime.events import TRAINING
 from optlang.runtime.parts import Part, Parts
-from optlang.runtime.plan import describe
+from optlang.runtime.plan import describe, named
 from optlang.runtime.records import STEP
 from optlang.runtime.tensors import facts_of
 
@@ -106,13 +108,23 @@ def check_groups(groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[st
 def loaded_groups(
     groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]], parts: Parts
 ) -> list[dict[str, Any]]:
-    """Return the param groups of a checkpoint with our parameters; keys it does not have get their defaults."""
+    """Return the param groups of a checkpoint with our parameters; keys it does not have get their defaults.
+
+    One without a seed leaves ours; one that says nothing of evaluation is from training.
+
+    Raises:
+        ValueError: If its seed is none.
+    """
     loaded = []
     for ours, theirs in zip(groups, saved, strict=True):
         group = {key: deepcopy(value) for key, value in theirs.items() if key != "params"}
         for key in parts.keys:
             if key not in group and (key in parts.defaults or key in ours):
                 group[key] = deepcopy(parts.defaults.get(key, ours.get(key)))
+        if SEED in ours and SEED not in parts.keys:
+            group[SEED] = checked("loaded state dict", group.get(SEED, ours[SEED]))
+        if TRAINING in ours:
+            group.setdefault(TRAINING, True)
         group["params"] = ours["params"]
         if "param_names" in ours:
             group["param_names"] = ours["param_names"]
@@ -150,25 +162,33 @@ def _placed(value: Any, p: torch.Tensor, key: str | None = None) -> Any:
 
 def check_state(groups: Sequence[Mapping[str, Any]], state: Mapping[Any, Any], parts: Parts) -> None:
     """Raise ValueError if hyperparameters are out of range or a state does not suit its parameter."""
+    keys = [{s.key for s in part.compiled.rule.states if s.scope == "tensor"} for part in parts.parts]
     for group in groups:
-        for part, members in zip(parts.parts, parts.split(group), strict=True):
-            _check_part(part, group, members, state)
+        for i, (part, members) in enumerate(zip(parts.parts, parts.split(group), strict=True)):
+            _check_part(part, group, members, state, set[str]().union(*keys[:i], *keys[i + 1 :]))
 
 
 def _check_part(
-    part: Part, group: Mapping[str, Any], members: Sequence[torch.Tensor], state: Mapping[Any, Any]
+    part: Part,
+    group: Mapping[str, Any],
+    members: Sequence[torch.Tensor],
+    state: Mapping[Any, Any],
+    left: Set[str],
 ) -> None:
-    """Check the parameters of a group that go to one rule."""
+    """Check the parameters of a group that go to one rule; ``left`` is what other rules may have left with them."""
     values = part.hyper.read(group)
     part.hyper.check(values)
     answers = part.hyper.answers(values)
     for p in members:
         held = state.get(p)
+        reason = part.compiled.unfit(values, facts_of(p)) if part.kernels.by_shape else None
+        if reason is not None:
+            raise ValueError(f"loaded state dict does not suit {named(group, p)}: {reason}")
         if held:
             prepared = part.kernels.prepared(values, answers, facts_of(p))
             variant = prepared.variant
             declared = {slot.key for slot in variant.slots}
-            foreign = sorted(set(map(str, held)) - {STEP})
+            foreign = sorted(set(map(str, held)) - {STEP} - left)
             if declared and foreign and declared.isdisjoint(held):
                 raise ValueError(
                     f"loaded state dict has {', '.join(foreign)} for {describe(group, p)}, but the rule keeps "

@@ -63,6 +63,7 @@ class DifferentiablePlan(GroupPlan):
     def _known(self, p: torch.Tensor) -> dict[str, Any]:
         """Return the group's values as numbers on the device of ``p``, after the group's own update."""
         prepared = self.kernels.prepared(self._values or {}, self._answers or (), facts_of(p))
+        self._check_steering(p, prepared)
         known = numbers_of(self.hyper.raw(self.group), p.device)
         variant = prepared.variant
         if variant.counts_group:

@@ -121,10 +121,24 @@ class GroupPlan:
         self.hyper.check(values)
         answers = self.hyper.answers(values)
         if answers != self._answers and self._answers is not None:
+            if self.kernels.by_shape:
+                self._read_sizes(values)
             for batch in list(self.batches):
                 if any(self.kernels.prepared(values, answers, r.facts) is not r.prepared for r in batch.records):
                     self._dissolve(batch)
         self._values, self._answers = values, answers
+
+    def _read_sizes(self, values: Mapping[str, Value]) -> None:
+        """See whether the parameters suit the rule with other hyperparameters; all are bound anew, states compared."""
+        seen: set[Facts] = set()
+        for p in self.parameters:
+            facts = facts_of(p)
+            reason = None if facts in seen else self.kernels.compiled.unfit(values, facts)
+            seen.add(facts)
+            if reason is not None:
+                self._fail(self._named(p), f"does not suit the rule: {reason}")
+        for batch in list(self.batches):
+            self._dissolve(batch)
 
     def _dissolve(self, batch: Batch) -> None:
         """Let go of the views of a batch; its parameters are bound anew when they next have gradients."""
