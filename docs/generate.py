@@ -9,6 +9,7 @@ from optlang.catalogue import CATALOGUE
 from optlang.compiler import compile_source, passes_of
 from optlang.language.builtins import FACT_NAMES, TABLE, TENSOR_NAMES, TIME_NAMES, Builtin
 from optlang.language.check import check_text
+from optlang.language.kinds import Level
 from optlang.language.latex import rule_latex
 from optlang.language.rule import Hyper, HyperType, Rule, Value
 from optlang.source import Source
@@ -70,12 +71,17 @@ def functions_page() -> str:
     parts += ["## Names\n", "Rules may read these; only `p` and `g` may be assigned.\n"]
     names = {**TENSOR_NAMES, **TIME_NAMES, **FACT_NAMES}
     parts.append(table(["name", "meaning"], [[f"`{name}`", meaning] for name, meaning in names.items()]))
-    for group, functions in groupby(TABLE, key=lambda row: row.group):
+    for group, members in groupby(TABLE, key=lambda row: row.group):
+        functions = list(members)
         parts.append(f"## {group}\n")
         parts.append(table(["function", "meaning"], [_function_row(row) for row in functions]))
+        for row in functions:
+            if row.block:
+                parts += [f"`{row.name}({row.signature})` is\n", fence(row.definition or "", "opt")]
     parts.append(
         "A function with a formula behind “is” is written in the language itself and expanded before "
-        "anything else happens; it costs nothing over writing the formula.\n"
+        "anything else happens; it costs nothing over writing the formula. Of a function with several results, "
+        "`a, b = f(x)` takes all, and `f(x)[0]` or, by name, `f(x).values` takes one.\n"
     )
     return "\n".join(parts)
 
@@ -83,8 +89,11 @@ def functions_page() -> str:
 def _function_row(row: Builtin) -> list[str]:
     signature = f"{row.signature}, dim" if row.reduction and "dim" not in row.signature else row.signature
     meaning = row.summary
+    if row.results:
+        meaning += f" Gives {', '.join(f'`{name}`' for name in row.results)}"
+        meaning += f"; alone, `{row.results[row.bare]}`." if row.bare is not None else "."
     if row.definition:
-        meaning += f" Is `{row.definition}`."
+        meaning += " Is written out below." if row.block else f" Is `{row.definition}`."
     return [f"`{row.name}({signature})`", meaning]
 
 
@@ -137,13 +146,13 @@ def rules_page() -> str:
         _, rule = load(name)
         summary = (rule.doc or "").strip().splitlines()[0]
         summary = summary.removeprefix(f"{name}: ")
-        rows.append([f"[{name}]({rules.path(name).stem}.md)", f"`{rule.reference}`", summary])
+        rows.append([f"[{name}]({rules.path(name).stem}.md)", f"`{rule.reference}`" if rule.reference else "", summary])
     stems = "\n".join(rules.path(name).stem for name in rules.names())
     return "\n".join(
         [
             "# The library\n",
             "Each of these is a file of formulas and a class, `optlang.rules.NAME`. All are tested against "
-            "the implementation named beside them.\n",
+            "the implementation named beside them, if there is one, and against the interpreter of the tests.\n",
             table(["rule", "reference", "what it is"], rows),
             f":::{{toctree}}\n:hidden:\n\n{stems}\n:::\n",
         ]
@@ -153,38 +162,49 @@ def rules_page() -> str:
 def rule_page(name: str) -> str:
     """Return the page of one rule of the library."""
     source, rule = load(name)
-    parts = [f"# {name}\n", _prose(rule.doc or ""), f"Reference implementation: `{rule.reference}`\n"]
-    parts += ["## Update\n", f"$$\n{rule_latex(rule.tree)}\n$$\n"]
-    parts.append("## Hyperparameters\n")
-    rows = [
-        [
-            f"`{h.name}`" + _place(h),
-            _default(h),
-            h.domain.text if h.domain else "",
-            TYPES[h.type],
-            h.doc or "",
-        ]
-        for h in rule.hypers
-    ]
-    parts.append(table(["name", "default", "range", "type", "meaning"], rows))
+    parts = [f"# {name}\n", _prose(rule.doc or "")]
+    if rule.reference:
+        parts.append(f"Reference implementation: `{rule.reference}`\n")
+    if rule.routes:
+        led = (f"[{route.rule.name}]({rules.path(route.rule.name).stem}.md)" for route in rule.routes)
+        parts.append(f"Leads to {', '.join(dict.fromkeys(led))}.\n")
+    parts += ["## Update\n", f"$$\n{rule_latex(rule.tree)}\n$$\n", "## Hyperparameters\n", _hyper_table(name, rule)]
     if rule.requirements:
         parts.append("Also required: " + "; ".join(r.message for r in rule.requirements) + ".\n")
     if rule.states:
         parts += [
             "## State\n",
-            table(["name", "key", "one per", "exists"], [_state_row(s, source) for s in rule.states]),
+            table(["name", "key", "one per", "starts as", "exists"], [_state_row(s, source) for s in rule.states]),
         ]
     parts += ["## File\n", fence(source.text, "opt")]
     return "\n".join(parts)
 
 
+def _hyper_table(name: str, rule: Rule) -> str:
+    """Return the table of hyperparameters; of a rule with routes, those of the rules that it leads to."""
+    headings = ["name", "default", "range", "type", "meaning"]
+    if not rule.routes:
+        return table(headings, [_hyper_row(h, h.name, h.key) for h in rule.hypers])
+    rows = []
+    for part in rules[name]._parts.parts:
+        for key, hypers in part.hyper.keys.items():
+            rows += [[part.compiled.name, *_hyper_row(h, key if h.part is None else h.name, key)] for h in hypers]
+    return table(["rule", *headings], rows)
+
+
+def _hyper_row(hyper: Hyper, name: str, key: str) -> list[str]:
+    return [
+        f"`{name}`" + ("" if hyper.part is None else f" (`{key}[{hyper.part}]`)"),
+        _default(hyper),
+        hyper.domain.text if hyper.domain else "",
+        TYPES[hyper.type],
+        hyper.doc or "",
+    ]
+
+
 def _prose(text: str) -> str:
     """Return a docstring as Markdown, its addresses as links."""
-    return re.sub(r"(https?://[^\s,)]+[^\s,).])", r"<\1>", text.strip()) + "\n"
-
-
-def _place(hyper: Hyper) -> str:
-    return "" if hyper.part is None else f" (`{hyper.key}[{hyper.part}]`)"
+    return re.sub(r"(https?://[^\s,;)]+[^\s,;).])", r"<\1>", text.strip()) + "\n"
 
 
 def _default(hyper: Hyper) -> str:
@@ -196,13 +216,14 @@ def _python(value: Value) -> str:
 
 
 def _state_row(state, source: Source) -> list[str]:
-    scope = "parameter group" if state.scope == "group" else "parameter"
-    exists = "always" if state.when is None else f"when `{source.excerpt(state.when.span)}`"
+    scopes = {"group": "parameter group", "shared": "optimizer"}
+    kind = "matrix" if state.kind.level is Level.MATRIX else state.kind
     return [
         f"`{state.name}`",
         f"`{state.key}`",
-        scope if state.scope == "group" else f"{scope} ({state.kind})",
-        exists,
+        scopes.get(state.scope, f"parameter ({kind})"),
+        "0" if state.initial is None else f"`{source.excerpt(state.initial.span)}`",
+        "always" if state.when is None else f"when `{source.excerpt(state.when.span)}`",
     ]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from typing import Any
 
 import pytest
 import torch
@@ -92,7 +91,7 @@ def test_events_are_those_of_the_interpreter(name: str) -> None:
 def test_eval_and_train_bring_back_what_was_there(name: str) -> None:
     net = model()
     optimizer = eager(name)(net.parameters())
-    train(net, optimizer, 4)
+    train(net, optimizer, 8)
     before = [p.detach().clone() for p in net.parameters()]
     versions = [p._version for p in net.parameters()]
     optimizer.eval()

@@ -88,8 +88,8 @@ class EventPlan(GroupPlan):
             batch.run(coefficients)
             written += self._finish_event(batch, numbers)
         for work in self.staged:
-            for one in work.left:
-                one.run()
+            while work.left:
+                work.run({})
             written += self._finish_event(work.batch, work.numbers({}))
         return written
 

@@ -22,6 +22,7 @@ from optlang.runtime.capturable import CapturablePlan
 from optlang.runtime.differentiable import DifferentiablePlan
 from optlang.runtime.events import TRAINING, EventPlan
 from optlang.runtime.parts import Part, Parts
+from optlang.runtime.passes import Scratch
 from optlang.runtime.plan import GroupPlan, named, switched
 from optlang.runtime.records import STEP
 from optlang.runtime.staged import run_together
@@ -63,6 +64,7 @@ class RuleOptimizer(Optimizer):
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         self._plans: list[GroupPlan] = []
+        self._scratch = Scratch()
         self._routes: list[Any] = []  # what decides which parameters go to which rule
         self._seen: list[Any] = []  # the dicts in `state` at the end of the last step
         self._untried, self._rehearsed = True, False  # no step has been made, or one that does not count
@@ -322,6 +324,8 @@ class RuleOptimizer(Optimizer):
                 for group in self.param_groups
                 for part, members in zip(parts.parts, self._placed(group), strict=True)
             ]
+            for plan in plans:
+                plan.scratch = self._scratch
         return plans
 
     # Evaluation ---------------------------------------------------------------------------------------------
@@ -419,7 +423,7 @@ class RuleOptimizer(Optimizer):
         super().__setstate__(state)
         if not self.defaults.get("differentiable"):  # the base class adds it, and every new group would get it
             self.defaults.pop("differentiable", None)
-        self._plans, self._seen, self._routes = [], [], []
+        self._plans, self._seen, self._routes, self._scratch = [], [], [], Scratch()
         self._untried, self._rehearsed = True, False
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -17,6 +17,7 @@ from optlang.compiled import Facts
 from optlang.language.rule import Value
 from optlang.runtime import host
 from optlang.runtime.kernels import Kernels, Prepared
+from optlang.runtime.passes import Scratch
 from optlang.runtime.records import STEP, Batch, Record
 from optlang.runtime.staged import StagedBatch, StagedWork, stays_on_device
 from optlang.runtime.tensors import facts_of
@@ -73,6 +74,7 @@ class GroupPlan:
         self._answers: tuple[Value, ...] | None = None
         self._work: list[Work] = []
         self.staged: list[StagedWork] = []  # what has to be run together with that of other groups
+        self.scratch = Scratch()  # the optimizer puts its own in its place
         self._group_numbers: dict[str, float] = {}
 
     def fits(self, group: dict[str, Any]) -> bool:
@@ -109,7 +111,7 @@ class GroupPlan:
     def _lay_out(self, batch: Batch, known: Mapping[str, Any]) -> None:
         """Make a batch's step ready."""
         if isinstance(batch, StagedBatch):
-            self.staged.append(StagedWork(batch, known, self.kernels, self._values or {}))
+            self.staged.append(StagedWork(batch, known, self.kernels, self._values or {}, self.scratch))
         else:
             self._work.append(self._host(batch, known))
 
@@ -261,7 +263,7 @@ class GroupPlan:
                 batch.gradients = [record.fitting(g)]
                 known = self._group_values(record.prepared)
                 if isinstance(batch, StagedBatch):
-                    StagedWork(batch, known, self.kernels, self._values or {})
+                    StagedWork(batch, known, self.kernels, self._values or {}, self.scratch)
                 else:
                     self._host(batch, known).rehearse()
         self._group_numbers = {}

@@ -151,7 +151,7 @@ class ShardedPlan(GroupPlan):
         known = self._group_values(record.prepared)
         del self._whole[whole]
         if isinstance(batch, GatheredBatch):
-            return p, record, StagedWork(batch, known, self.kernels, self._values or {})
+            return p, record, StagedWork(batch, known, self.kernels, self._values or {}, self.scratch)
         return p, record, self._host(batch, known)
 
     # The second half ----------------------------------------------------------------------------------------

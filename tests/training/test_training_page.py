@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -35,6 +36,29 @@ def check_schedulers(names: Names) -> None:
     assert group["lr"] < 1e-3
     assert 0.94 < group["betas"][0] <= 0.95  # 0.9 is the rule's; OneCycleLR goes from 0.95 to 0.85 and back
     assert counts(names["optimizer"]) == {20.0}
+
+
+def check_routes(names: Names) -> None:
+    optimizer, model = names["optimizer"], names["model"]
+    for group in optimizer.param_groups:
+        assert group["lr"] == group["adamw_lr"] == pytest.approx(1e-3)
+    by = {name: set(optimizer.state[p]) for name, p in model.named_parameters()}
+    assert by["0.weight"] == {"momentum_buffer"}
+    assert by["0.bias"] == by["2.weight"] == by["2.bias"] == {"step", "exp_avg", "exp_avg_sq"}
+
+
+def check_schedule_free(names: Names) -> None:
+    optimizer = names["optimizer"]
+    assert optimizer.param_groups[0]["train_mode"] is False
+    with pytest.raises(RuntimeError, match=r"call optimizer\.train\(\)"):
+        optimizer.step()
+    model = copy.deepcopy(names["model"])
+    resumed = type(optimizer)(model.parameters(), lr=1e-2)
+    resumed.load_state_dict(names["checkpoint"]["optimizer"])
+    resumed.train()
+    optimizer.train()
+    assert difference(list(model.parameters()), list(names["model"].parameters())) == 0
+    optimizer.eval()
 
 
 def check_precision(names: Names) -> None:
@@ -98,6 +122,8 @@ def check_keywords(names: Names) -> None:
 
 CHECKS: dict[str, Callable[[Names], None]] = {
     "Schedulers": check_schedulers,
+    "Muon for matrices, AdamW for the rest": check_routes,
+    "Without a schedule": check_schedule_free,
     "Gradient accumulation and clipping": stepped(5),
     "Mixed precision": check_precision,
     "Averaged weights": check_averages,
@@ -117,7 +143,8 @@ SLOW = {*NEEDS, "torch.compile"}
 @pytest.fixture(autouse=True)
 def _as_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Run without compiling, on which no recipe depends, and in a folder where files may be left."""
-    monkeypatch.setattr(optlang.rules, "AdamW", optimizer_class("adamw"), raising=False)
+    for name in ("AdamW", "MuonWithAdamW", "ScheduleFreeAdamW"):
+        monkeypatch.setattr(optlang.rules, name, optimizer_class(name.lower()), raising=False)
     monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

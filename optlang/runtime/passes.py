@@ -1,0 +1,339 @@
+"""The passes of a staged batch: kernels over elements, torch's own operations over stacks of matrices.
+
+What one pass hands on to the next lies in scratch memory that is used again: a batch is cut into chunks, and each goes
+through all passes that need not wait for others before the next one starts. Only what is handed on across a sum over
+the whole model has to be there for every tensor at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from optlang.backends.loading.signature import Kernel
+from optlang.compiled import Pass, Slot
+from optlang.language.rule import Value
+from optlang.runtime import chance, host
+from optlang.runtime.kernels import Kernels, Prepared
+from optlang.runtime.numbers import as_number, traced_functions
+from optlang.runtime.records import Batch, Record
+from optlang.runtime.tensors import viewed
+
+if TYPE_CHECKING:
+    from optlang.runtime.staged import StagedBatch
+
+#: How many bytes a tensor of a chunk may take: enough to keep every core busy with a matrix of its own.
+CHUNK = 64 * 2**20
+
+#: Tensors by name, one for each record; under ``("stack", name)`` all of them as one tensor, where that is possible.
+Buffers = dict[Any, Any]
+
+
+class Scratch:
+    """Memory in which passes hand things on, shared by all batches of an optimizer, which run one after the other."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[tuple[int, torch.dtype, torch.device], torch.Tensor] = {}
+
+    def lane(self, number: int, count: int, like: torch.Tensor) -> torch.Tensor:
+        """Return memory for ``count`` numbers of the type of ``like``, the same for the same ``number``."""
+        key = (number, like.dtype, like.device)
+        held = self._lanes.get(key)
+        if held is None or held.numel() < count:
+            held = self._lanes[key] = torch.empty(count, dtype=like.dtype, device=like.device)
+        return held[:count]
+
+
+def arithmetic(p: torch.Tensor) -> torch.dtype:
+    """Return the number type in which a parameter is updated."""
+    return torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32
+
+
+class PlannedPass:
+    """One pass of a batch, on every chunk of it alike.
+
+    Args:
+        own: The pass.
+        batch: The batch.
+        prepared: The pass's module.
+
+    Attributes:
+        coefficients: Those of the coming step, once what they are computed from is there: numbers, or tensors where
+            they follow from sums that are on a device.
+        kernel: The kernel, of a pass over elements.
+    """
+
+    def __init__(self, own: Pass, batch: StagedBatch, prepared: Prepared) -> None:
+        self.own, self.batch, self.prepared = own, batch, prepared
+        self.coefficients: tuple[Any, ...] = ()
+        self.kernel: Kernel | None = None
+
+    def prepare(self, known: Mapping[str, Any]) -> None:
+        """Compute the coefficients."""
+        arguments = self.batch.named(self.own.kernel.host_arguments, known)
+        if any(isinstance(a, torch.Tensor) for a in arguments):
+            device = self.batch.records[0].parameter.device
+            numbers = [as_number(a, device) for a in arguments]
+            self.coefficients = traced_functions(self.own.kernel)["host"](*numbers)[0]
+        else:
+            self.coefficients = host.call(self.prepared.plain["host"], arguments)[0]
+
+
+class Chunk:
+    """One pass of some records of a batch.
+
+    Args:
+        plan: The pass.
+        start: Place of the first record in the batch.
+        records: The records.
+        buffers: What passes hand on, of these records.
+    """
+
+    def __init__(self, plan: PlannedPass, start: int, records: Sequence[Record], buffers: Buffers) -> None:
+        self.plan, self.start, self.records, self.buffers = plan, start, records, buffers
+
+    @property
+    def gradients(self) -> list[Any]:
+        """The gradients of the records, during a step."""
+        return self.plan.batch.gradients[self.start : self.start + len(self.records)]
+
+    def compile(self, kernels: Kernels, values: Mapping[str, Value]) -> None:
+        """See to everything that takes time."""
+
+    def draw(self, seed: chance.Seed, known: Mapping[str, Any]) -> None:
+        """Fill in the random numbers that the pass reads."""
+        batch, own = self.plan.batch, self.plan.own
+        for draw in own.draws:
+            if any(slot.name == draw.name and slot.place == "matrix" for slot in own.kernel.slots):
+                arguments = numbers_of(batch.named(batch.steering.size_arguments, known))
+                size = batch.prepared.plain["sizes"](*arguments)[draw.name]
+                p = self.records[0].parameter
+                self.buffers[draw.name] = [
+                    torch.empty(size, dtype=arithmetic(p), device=p.device) for _ in self.records
+                ]
+            for record, memory in zip(self.records, self.buffers[draw.name], strict=True):
+                seed.fill(memory, draw, batch.owner(record), int(batch.count) + 1)
+
+    def run(self) -> None:
+        """Run the pass."""
+        raise NotImplementedError
+
+
+class KernelChunk(Chunk):
+    """A pass over elements."""
+
+    def __init__(self, plan: PlannedPass, start: int, records: Sequence[Record], buffers: Buffers) -> None:
+        super().__init__(plan, start, records, buffers)
+        self.inner = Batch([self._record(i, record) for i, record in enumerate(records)])
+        self.inner.committed = True
+
+    def _record(self, index: int, parent: Record) -> Record:
+        """Return a parameter as this pass sees it."""
+        kernel = self.plan.own.kernel
+        record = Record(parent.parameter, self.plan.prepared, parent.state)
+        record.gradient_dtype, record.copied, record.careful = parent.gradient_dtype, parent.copied, parent.careful
+        layout, places = kernel.layout, {s.name: s.place for s in kernel.slots}
+        views: list[Any] = [None if record.copied else viewed(record.parameter, layout), None]
+        for name in kernel.tensors[2:]:
+            tensor = self.buffers[name][index] if name in self.buffers else parent.tensors[name]
+            views.append(tensor.detach().view(1) if places[name] == "scalar" else viewed(tensor, layout))
+        record.views = views
+        return record
+
+    def compile(self, kernels: Kernels, values: Mapping[str, Value]) -> None:
+        """Find the kernel, compiling it if need be."""
+        plan, inner = self.plan, self.inner
+        signature = inner.records[0].sign(len(plan.own.kernel.coefficients) or 1, values)
+        for record in inner.records:
+            record.signature = signature
+        if plan.kernel is None:
+            plan.kernel = kernels.kernel(plan.own.kernel, signature, plan.batch.prepared.variant)
+        inner.kernel = plan.kernel
+
+    def run(self) -> None:
+        """Run the kernel on every record."""
+        inner, gradients, coefficients = self.inner, self.gradients, self.plan.coefficients
+        assert inner.kernel is not None
+        if inner.kernel.many:
+            inner.gradients = gradients
+        else:
+            inner.gradients = [record.view(g) for record, g in zip(inner.records, gradients, strict=True)]
+        if any(isinstance(c, torch.Tensor) for c in coefficients):
+            first = inner.records[0]
+            assert first.signature is not None
+            stacked = torch.stack([as_number(c, first.parameter.device) for c in coefficients])
+            inner.run(stacked.to(getattr(torch, first.signature.coefficient_dtype)))
+        else:
+            inner.run(inner.packed(coefficients))
+
+
+class MatrixChunk(Chunk):
+    """A pass over a stack of equally shaped tensors."""
+
+    def run(self) -> None:
+        """Run the pass."""
+        if not self.records[0].facts.numel:
+            return
+        kernel = self.plan.own.kernel
+        stacks = [self._stack(name) for name in kernel.tensors]
+        numbers = map(float, self.plan.coefficients[: len(kernel.coefficients)])  # there is a 0 where there are none
+        results = self.plan.prepared.plain["update"](*stacks, *numbers)
+        read = {stack.untyped_storage().data_ptr() for stack in stacks}
+        # What is only a view of a tensor that another result may be written to is copied first.
+        results = [r.clone() if r.untyped_storage().data_ptr() in read else r for r in results]
+        for name, result in zip(kernel.written, results, strict=True):
+            self._write(name, result)
+
+    def _place(self, name: str) -> str:
+        return next((s.place for s in self.plan.own.kernel.slots if s.name == name), "element")
+
+    def _tensors(self, name: str) -> list[torch.Tensor]:
+        """Return the tensors of a name, one for each record."""
+        if name == "p":
+            return [record.parameter.detach() for record in self.records]
+        if name == "g":
+            return [g.view(r.parameter.shape) for g, r in zip(self.gradients, self.records, strict=True)]
+        if name in self.buffers:
+            found: list[torch.Tensor] = self.buffers[name]
+            return found
+        return [record.tensors[name].detach() for record in self.records]
+
+    def _stack(self, name: str) -> torch.Tensor:
+        """Return the tensors of a name as one, in the number type of the arithmetic."""
+        ready = self.buffers.get(("stack", name))
+        if isinstance(ready, torch.Tensor):
+            return ready
+        tensors = self._tensors(name)
+        if self._place(name) == "scalar":
+            tensors = [t.reshape(()) for t in tensors]
+        stack = tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
+        return stack.to(arithmetic(self.records[0].parameter))
+
+    def _write(self, name: str, result: torch.Tensor) -> None:
+        """Write the new values of a name."""
+        ready = self.buffers.get(("stack", name))
+        if ready is not None:
+            ready.copy_(result.reshape(ready.shape) if result.numel() == ready.numel() else result)
+            return
+        parts = result.expand(len(self.records), *result.shape[1:]).unbind()
+        if name in self.buffers and self._place(name) == "matrix":
+            self.buffers[name][:] = [part.to(arithmetic(self.records[0].parameter)) for part in parts]
+            return
+        for target, part in zip(self._tensors(name), parts, strict=True):
+            target.copy_(part.reshape(target.shape) if part.numel() == target.numel() else part.expand_as(target))
+
+
+class Segment:
+    """Passes that wait for nothing but each other, chunk by chunk.
+
+    Attributes:
+        plans: The passes, in order.
+        needs: Names of the late values that they wait for.
+        chunks: What is run, in order.
+    """
+
+    def __init__(self, plans: Sequence[PlannedPass]) -> None:
+        self.plans = list(plans)
+        self.needs = frozenset(name for plan in plans for name in plan.own.needs)
+        self.totals = tuple(dict.fromkeys(name for plan in plans for name in plan.own.totals))
+        self.chunks: list[Chunk] = []
+
+    def buffers(self) -> dict[str, Slot]:
+        """Return what its passes hand on, or read as random numbers, by name."""
+        slots = (slot for plan in self.plans for slot in plan.own.kernel.slots)
+        return {slot.name: slot for slot in slots if slot.name.startswith(("carry ", "noise "))}
+
+
+def segments(plans: Sequence[PlannedPass]) -> list[Segment]:
+    """Return the passes of a path, cut where one waits for something that the ones before do not."""
+    cut: list[list[PlannedPass]] = []
+    there: set[str] = set()
+    for plan in plans:
+        if not cut or not set(plan.own.needs) <= there:
+            cut.append([])
+            there |= set(plan.own.needs)
+        cut[-1].append(plan)
+    return [Segment(each) for each in cut]
+
+
+def lay_out(batch: StagedBatch, path: Sequence[Segment], scratch: Scratch) -> None:
+    """Cut a batch into chunks and give the passes of a path the memory that they hand things on in."""
+    held = [segment.buffers() for segment in path]
+    common: Buffers = {}
+    for name in {name for slots in held for name in slots}:
+        where = [slots[name] for slots in held if name in slots]
+        if len(where) > 1:  # handed on across a sum: there for every tensor at once
+            common |= _allotted(where[0], batch.records, None, 0)
+    for segment, slots in zip(path, held, strict=True):
+        local = [slot for name, slot in slots.items() if name not in common]
+        matrices = any(plan.own.matrices for plan in segment.plans)
+        whole = not matrices and not any(slot.place == "element" for slot in local)
+        for start, stop in [(0, len(batch.records))] if whole else _cuts(batch.records):
+            records = batch.records[start:stop]
+            buffers: Buffers = {name: tensors[start:stop] for name, tensors in common.items() if isinstance(name, str)}
+            for number, slot in enumerate(local):
+                buffers |= _allotted(slot, records, scratch, number)
+            for plan in segment.plans:
+                for total in plan.own.totals:
+                    buffers[total] = batch.parts_of(total)[start:stop]
+                kind: type[Chunk] = MatrixChunk if plan.own.matrices else KernelChunk
+                segment.chunks.append(kind(plan, start, records, buffers))
+
+
+def _cuts(records: Sequence[Record]) -> list[tuple[int, int]]:
+    """Return where to cut a batch so that no tensor of a chunk is larger than :data:`CHUNK`, unless it is alone."""
+    most = CHUNK // arithmetic(records[0].parameter).itemsize
+    cuts, start, size = [], 0, 0
+    for i, record in enumerate(records):
+        if i > start and size + record.facts.numel > most:
+            cuts.append((start, i))
+            start, size = i, 0
+        size += record.facts.numel
+    return [*cuts, (start, len(records))]
+
+
+def _allotted(slot: Slot, records: Sequence[Record], scratch: Scratch | None, lane: int) -> Buffers:
+    """Return tensors for what is handed on under a name; without ``scratch`` in memory of their own."""
+    if slot.place == "matrix":
+        return {slot.name: [None] * len(records)}
+    p = records[0].parameter
+    shapes = [_shape(slot, record) for record in records]
+    sizes = list(map(math.prod, shapes))
+    like = torch.empty(0, dtype=arithmetic(p), device=p.device)
+    memory = like.new_empty(sum(sizes)) if scratch is None else scratch.lane(lane, sum(sizes), like)
+    views = [part.view(shape) for part, shape in zip(memory.split(sizes), shapes, strict=True)]
+    found: Buffers = {}
+    if slot.place == "element" and records[0].prepared.variant.layout.flat:
+        # In the order of the parameter's memory, as kernels over one dimension are.
+        pairs = zip(views, records, strict=True)
+        views = [v if r.copied or r.parameter.is_contiguous() else _as_laid_out(v, r.parameter) for v, r in pairs]
+    elif len(set(shapes)) == 1:
+        shape = shapes[0] if slot.place != "scalar" else ()
+        found["stack", slot.name] = memory.view(len(records), *shape)
+    found[slot.name] = views
+    return found
+
+
+def _shape(slot: Slot, record: Record) -> tuple[int, ...]:
+    """Return the shape of what is handed on under a name for a record."""
+    shape = tuple(record.parameter.shape)
+    if slot.place == "scalar":
+        return (1,)
+    if slot.place == "reduced":
+        gone = {d % len(shape) for d in slot.dims}
+        shape = tuple(1 if i in gone else n for i, n in enumerate(shape))
+    return (*shape, 2) if record.parameter.is_complex() else shape
+
+
+def _as_laid_out(view: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """Return the same memory with its elements in the order of a dense parameter's."""
+    strides = torch.view_as_real(p.detach()).stride() if p.is_complex() else p.stride()
+    return view.as_strided(view.shape, strides, view.storage_offset())
+
+
+def numbers_of(values: Sequence[Any]) -> list[Any]:
+    """Return values as Python has them; one that is on a device is waited for."""
+    return [value.item() if isinstance(value, torch.Tensor) else value for value in values]
