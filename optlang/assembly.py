@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from optlang.backends import python_source, steering_source, triton_source
 from optlang.compiled import Layout, Pass, Slot, Steering, Variant
+from optlang.ir import algebra
 from optlang.ir.lower import Lowered, Path
 from optlang.ir.passes import inline, optimise, prune, simplify
 from optlang.ir.program import CARRY, NOISE, TOTAL, Program
@@ -168,7 +169,7 @@ def staged_text(lowered: Lowered) -> str:
     for path in lowered.paths:
         if path.questions:
             ways = (
-                f"{'' if yes else 'not '}({question})"
+                f"{'' if yes else 'not '}({algebra.show(question)})"
                 for question, yes in zip(path.questions, path.answers, strict=True)
             )
             lines.append(f"if {' and '.join(ways)}:")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ def test_every_tensor_step_and_call_draws_its_own() -> None:
         ps[0].grad = torch.zeros_like(ps[0])
         optimizer.step()
         seen.append(ps[0].detach().clone())
-    steps = [b - a for a, b in zip(seen, seen[1:], strict=False)]
+    steps = [b - a for a, b in pairwise(seen)]
     assert all(correlation(steps[i], steps[j]) < 0.05 for i in range(3) for j in range(i))
     for calls in ("(randn() - randn())", "(rand() - rand())", "(randn() + 0*rand() - randn())"):
         (drawn,) = change(NOISE.format(calls), zeros(5000), seed=1)

@@ -4,10 +4,12 @@ import ast
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import optlang
 from optlang.catalogue import CATALOGUE
@@ -178,3 +180,45 @@ def test_files_that_pages_name_exist(path: Path) -> None:
         else:
             folder = found if found.is_dir() else found.parent
     assert [name for name in missing if "NAME" not in name] == []
+
+
+def test_rules_of_the_language_page_run() -> None:
+    for text in blocks(ROOT / "docs" / "language.md", "opt"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a rule that shows a notation need not be a good one
+            cls = optlang.compile(text, backend="eager")
+        required = {key: 0.1 for key in ("beta", "lr", "power") if f"'{key}'" in missing_arguments(cls)}
+        params = [p for p in map(parameter, ((6, 4), (5,), (3, 2, 2, 2), ())) if suits(cls, p, required)]
+        optimizer = cls(params, **required)
+        before = [p.detach().clone() for p in params]
+        for _ in range(3):
+            optimizer.step()
+        optimizer.eval()
+        optimizer.train()
+        assert not any(torch.equal(p, q) for p, q in zip(params, before, strict=True)), text
+
+
+def missing_arguments(cls: type) -> str:
+    """Return what a class says of arguments that it asks for."""
+    try:
+        cls([torch.nn.Parameter(torch.zeros(2, 2))])
+    except TypeError as error:
+        return str(error)
+    return ""
+
+
+def parameter(shape: tuple[int, ...]) -> torch.nn.Parameter:
+    """Return a parameter with a gradient."""
+    p = torch.nn.Parameter(torch.ones(shape))
+    p.grad = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    return p
+
+
+def suits(cls: type, p: torch.nn.Parameter, hypers: dict[str, float]) -> bool:
+    """Whether a rule takes a parameter of some shape."""
+    try:
+        cls([p], **hypers)
+    except ValueError as error:
+        assert "does not suit the rule" in str(error)
+        return False
+    return True

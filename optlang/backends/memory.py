@@ -94,7 +94,8 @@ class Memory:
             origin = origins.get(store.expr)
             if origin in targets and origin != store.target and store.expr not in copies:
                 copies[store.expr] = self.name(f"{store.expr}_old")
-                yield f"{INDENT}{copies[store.expr]} = {store.expr}.clone()"
+                x = store.expr  # Inductor drops a plain copy of what is overwritten afterwards
+                yield f"{INDENT}{copies[x]} = torch.where({x} == {x}, {x}, {x})"
         for store in sorted(self.stores, key=lambda s: s.target == "p"):
             text = copies.get(store.expr) or writer.text(store.expr)
             method = "fill_" if algebra.is_literal(store.expr) else "copy_"

@@ -230,13 +230,27 @@ def _power_cost(exponent: sp.Expr) -> int:
     return 2 * FUNCTION
 
 
+#: How functions that stand for operators are shown.
+OPERATORS = {"lt": "<", "le": "<=", "eq": "==", "ne": "!=", "and": "and", "or": "or", "mod": "%"}
+
+
 class _Shown(StrPrinter):  # type: ignore[misc]
     """Prints an expression in the rule language's notation."""
 
     def _print_Function(self, expr: sp.Expr) -> str:
+        name = name_of(expr)
+        if name in OPERATORS and len(expr.args) == 2:
+            a, b = (f"({self._print(x)})" if self._is_operator(x) else self._print(x) for x in expr.args)
+            return f"{a} {OPERATORS[name]} {b}"
+        if name in CONSTANTS:
+            return name
         if isinstance(expr, Reduction):
             return self._print_Reduction(expr)
         return str(super()._print_Function(expr))
+
+    @staticmethod
+    def _is_operator(expr: sp.Expr) -> bool:
+        return bool(expr.is_Function) and name_of(expr) in OPERATORS
 
     def _print_Reduction(self, expr: Reduction) -> str:
         inner, *dims = expr.args

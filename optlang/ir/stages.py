@@ -8,8 +8,10 @@ early pass needs is moved to a later one, if fewer tensors are then read and wri
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import count
 
 import sympy as sp
 
@@ -67,6 +69,7 @@ class _Split:
                 self.readers.setdefault(symbol, []).append(value.symbol)
         self.place: dict[sp.Symbol, Place] = {}
         self._barriers: dict[sp.Symbol, int] = {}
+        self.carries: dict[sp.Symbol, sp.Symbol] = {}  # what is handed on, under names that paths have in common
         self._put()
         self._join()
         self._sink()
@@ -186,7 +189,7 @@ class _Split:
             elif symbol in self.tensor:
                 target = in_state.get(symbol)
                 held = target is not None and stores[target] < place
-                reads[symbol] = target if held and target is not None else f"{CARRY}{symbol}"
+                reads[symbol] = target if held and target is not None else f"{CARRY}{self.carries.get(symbol, symbol)}"
         return reads, values, mine
 
     def _traffic(self) -> int:
@@ -208,6 +211,14 @@ class _Split:
         places = sorted(set(self.place.values()) | set(stores.values()))
         sources = {place: self._sources(place, stores) for place in places}
         carried = {s for reads, _, _ in sources.values() for s, n in reads.items() if n.startswith(CARRY)}
+        taken = {str(s) for s in self.kinds}
+        for symbol in sorted(carried, key=lambda s: self.order[s]):
+            # Versions differ between paths (`matmul_3`), and with them the source of passes that are alike.
+            stem = re.sub(r"_\d+$", "", str(symbol))
+            name = next(n for n in (f"carried_{stem}{i or ''}" for i in count()) if n not in taken)
+            taken.add(name)
+            self.carries[symbol] = sp.Symbol(name)
+        sources = {place: self._sources(place, stores) for place in places}
         return tuple(self._stage(place, *sources[place], carried) for place in places)
 
     def _stage(
@@ -219,7 +230,7 @@ class _Split:
         carried: set[sp.Symbol],
     ) -> Stage:
         left = [v for v in values if v.symbol in carried]
-        stores = [*mine, *(Store(f"{CARRY}{v.symbol}", v.symbol, v.kind) for v in left)]
+        stores = [*mine, *(Store(f"{CARRY}{self.carries[v.symbol]}", v.symbol, v.kind) for v in left)]
         host = self._host(
             {s for v in values for s in v.expr.free_symbols} | {s for x in mine for s in x.expr.free_symbols}
         )
@@ -230,7 +241,9 @@ class _Split:
         inputs += [Input(symbol, name, self.kinds[symbol]) for symbol, name in reads.items()]
         program = replace(self.program, inputs=tuple(inputs), host=host, phases=(tuple(values),), stores=tuple(stores))
         needs = tuple(i.name for i in inputs if i.name in self.late)
-        return Stage(program, place[1] == 1, needs, tuple((f"{CARRY}{v.symbol}", v.kind) for v in left))
+        program = program.renamed({s: self.carries[s] for s, name in reads.items() if name.startswith(CARRY)})
+        kept = tuple((f"{CARRY}{self.carries[v.symbol]}", v.kind) for v in left)
+        return Stage(program, place[1] == 1, needs, kept)
 
     def _host(self, wanted: set[sp.Symbol]) -> tuple[Value, ...]:
         """Return the host values that some symbols are computed from."""

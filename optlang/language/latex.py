@@ -289,7 +289,8 @@ def _binary(expr: Binary) -> tuple[str, Tight]:
         case "%":
             return rf"{_at(left, Tight.PRODUCT)} \bmod {_at(right, Tight.POWER)}", Tight.PRODUCT
         case "@":
-            return rf"{_at(left, Tight.PRODUCT)} \, {_at(right, Tight.POWER)}", Tight.PRODUCT
+            # With a sign of its own, as the product of elements has none.
+            return rf"{_at(left, Tight.PRODUCT)} \mathbin{{@}} {_at(right, Tight.POWER)}", Tight.PRODUCT
         case "^":
             return f"{_base(left)}^{{{expression_latex(right)}}}", Tight.POWER
         case op:

@@ -38,8 +38,12 @@ def docstring(compiled: Compiled, hyper: Parts, random: bool) -> str:
     rule = compiled.rule
     parts = [(rule.doc or f"{compiled.name}, an optimizer compiled from a rule.").strip()]
     lines = ["Args:", "    params (iterable): parameters, named parameters, or dicts that define param groups"]
+    rules = {key: part.compiled.name for part in hyper.parts for key in part.hyper.keys}
     for key, hypers in hyper.keys.items():
-        lines.append(f"    {key} ({_kind(hypers)}{'' if key in hyper.required else ', optional'}): {_text(key, hyper)}")
+        of = f"of {rules[key]}: " if len(hyper.parts) > 1 else ""
+        lines.append(
+            f"    {key} ({_kind(hypers)}{'' if key in hyper.required else ', optional'}): {of}{_text(key, hyper)}"
+        )
     if random:
         lines.append(f"    {SEED} (int, optional): what random numbers follow from (default: drawn by torch)")
     parts.append("\n".join(lines))

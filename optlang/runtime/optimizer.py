@@ -80,8 +80,8 @@ class RuleOptimizer(Optimizer):
             plural = "s" if len(missing) > 1 else ""
             raise TypeError(f"{self._name()}() is missing required argument{plural}: {names}")
         defaults = {**self._parts.defaults, **given}
-        if self._random:
-            defaults.setdefault(chance.SEED, int(torch.randint(2**31, ()).item()))
+        if self._random and chance.SEED not in defaults:
+            defaults[chance.SEED] = chance.checked(self._name(), None)
         super().__init__(groups if not isinstance(params, torch.Tensor) else params, defaults)
 
     @classmethod

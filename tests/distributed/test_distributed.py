@@ -1,4 +1,4 @@
-"""Two processes against one: data parallel, sharded, tensor parallel, and checkpoints between numbers of processes."""
+"""Two processes against one: data parallel, sharded, tensor parallel, checkpoints between numbers of processes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ sys.path.insert(0, str(HERE))
 
 import checks  # noqa: E402
 import processes  # noqa: E402
+import staged_checks  # noqa: E402
 
 pytestmark = [
     pytest.mark.slow,
@@ -21,6 +22,7 @@ pytestmark = [
 
 LATER = ["check_loading", "check_kernels"]
 CHECKS = sorted(name for name in vars(checks) if name.startswith("check_") and name not in LATER)
+STAGED = [name for name in vars(staged_checks) if name.startswith("check_")]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,17 @@ def failures(folder: str) -> dict[str, list[str]]:
 def test_processes(name: str, failures: dict[str, list[str]]) -> None:
     assert name in failures, "the processes did not get so far"
     assert not failures[name], "\n".join(failures[name])
+
+
+@pytest.fixture(scope="module")
+def staged_failures(folder: str) -> dict[str, list[str]]:
+    return processes.run("staged_checks", STAGED, 2, folder)
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_steps_in_passes(name: str, staged_failures: dict[str, list[str]]) -> None:
+    assert name in staged_failures, "the processes did not get so far"
+    assert not staged_failures[name], "\n".join(staged_failures[name])
 
 
 @pytest.mark.compiler

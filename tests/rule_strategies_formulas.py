@@ -1,0 +1,274 @@
+"""Random rules with matrices, sums over the whole model, shared numbers, time, loops and chance.
+
+As in :mod:`rule_strategies`, a writer makes every choice through one function. Every expression has a kind: ``h`` is a
+number known to the host (at the latest when the sums over the model are there), ``s`` one number of a tensor, ``e``
+an element value, and any other a vector or matrix, named after its sizes: ``rc`` has the shape of ``matrix(p)``,
+``rk`` as many rows and k columns. What decompositions leave open (signs, orders of equal numbers) is kept out of the
+results, and conditions compare with odd numbers only.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from hypothesis import strategies as st
+
+T = TypeVar("T")
+
+SIZES = {"r": "M", "c": "N", "k": "k"}
+MATRICES = ("rc", "cr", "rr", "cc", "kk", "rk", "kc", "kr", "ck", "r", "c", "k")
+NUMBERS = ("0.5", "0.1", "3", "1.5", "0.75")
+THRESHOLDS = ("0.3713", "-0.1271", "0.0517", "1.6129")
+HOST = ("rate", "decay", "0.9^t", "1/t", "cosine(6, 0.1)", "1/numel", "0.1*N", "k", "b1", "group.t/(2 + group.t)")
+OF_GROUP = ("rate", "decay", "0.9^t", "1/t", "rank", "b1*b2", "(rate if t > 2 else decay)")
+STATIC_CONDITIONS = ("flag", "not flag", "mode == 1", "ndim > 1", "rows > cols", "M > 2", "tall", "k == 1", "numel > 7")
+HOST_CONDITIONS = ("t > 2", "first", "t % 2 == 1", "rate > 0.2", "1 < t <= 3", "not first and flag")
+UNARY = (
+    "tanh({})",
+    "sin({})",
+    "-({})",
+    "abs({})",
+    "sqrt(1 + ({})^2)",
+    "exp(-abs({}))",
+    "({})/(1 + ({})^2)",
+    "soft_threshold({}, 0.1)",
+    "clamp({}, -0.8, 0.9)",
+    "({})/(1 + norm({}))",
+    "({}) - mean({})",
+    "damp({})",
+)
+BINARY = ("{} + {}", "{} - {}", "tanh({})*{}", "{}/(1.5 + abs({}))", "max({}, {})", "lerp({}, {}, 0.3)", "mixed({}, {})")
+NUMBER = ("mean({})", "rms({})", "max({})", "norm({})", "sum(0.1*({}))", "dot({}, tanh({}))", "std({})")
+TOTALS = (
+    "tanh(0.1*total({}))",
+    "1/(1 + total(({})^2))",
+    "gnorm({})/(1 + gnorm({}))",
+    "min(1, 1/gnorm({}))",
+    "share({})",
+    "sqrt(total(abs({}))/(1 + total(ones(k))))",
+)
+#: Functions of the rule's own, beside the random ones: sums in functions, matrices in functions, several results.
+HEAD = """optimizer Staged
+hyper rate = 0.1 >= 0, decay = 0.9 in [0, 1)
+hyper flag = false, mode = 0 in {0, 1}, rank = 2 >= 1, turns = 2 >= 0, period = 2, betas = (b1 = 0.5, b2 = 0.8)
+{require}
+state m, n = 0.2
+state c: scalar = 0.1
+state h: scalar = 1
+group state q = 0.3
+shared state w = 0.5
+shared state v = rate
+def damp(x) = x/(1 + gnorm(x))
+def share(x):
+    y = total(tanh(x))
+    return y/(1 + abs(y))
+def mixed(x, y) = 0.5*x - tanh(y)
+def both(x, y):
+    if t > 2: return x*decay, y - x
+    return y, x
+def sym(x) = 0.5*(x + x.T)
+def spd(x) = x @ x.T/(1 + norm(x)) + eye(rows(x))
+def smooth(x):
+    d, Q = eigh(sym(x))
+    return Q @ diag(tanh(d)) @ Q.T
+"""
+STATES = {
+    "rr": ("zeros(M, M)", "eye(M)", "0*(matrix(g) @ matrix(g).T)"),
+    "cc": ("0.1*eye(N)", "zeros(N, N)", "matrix(g).T @ matrix(g)"),
+    "rk": ("zeros(M, k)", "eye(M)[:, :k]", "matrix(p)[:, :k]"),
+    "kc": ("ones(k, N)", "0.1*eye(N)[:k, :]", "tanh(matrix(g))[:k, :]"),
+    "kk": ("zeros(k, k)", "eye(k)", "matrix(g)[:k, :k]"),
+    "c": ("zeros(N)", "matrix(g)[0]", "0.2*ones(N)"),
+    "r": ("ones(M)", "matrix(p)[:, 0]", "0*diag(matrix(p) @ matrix(p).T)"),
+}
+LOCALS = "M = rows(matrix(p)) if ndim >= 1 else 1\nN = cols(matrix(p)) if ndim >= 1 else 1\nk = min(rank, M, N)\n"
+#: Kinds of rules: what they require, the shapes they are run on, and the condition around matrices.
+MODES = {
+    "matrices": ("require ndim == 2", ((3, 4), (4, 3), (3, 4), (2, 2)), ""),
+    "tensors": ("require ndim >= 1", ((3, 4), (3,), (2, 3, 2), (3,)), ""),
+    "anything": ("", ((3, 4), (), (3, 4), (2, 1, 3), (2,)), "ndim >= 2"),
+}
+
+
+@dataclass
+class Formulas:
+    """Writes formulas; ``pick`` makes every choice."""
+
+    pick: Callable[[Sequence[str]], str]
+    names: dict[str, list[str]] = field(default_factory=lambda: {"e": ["p", "g", "m", "n"], "s": ["c"], "h": ["h"]})
+    count: int = 0
+    totals: int = 4  # how many sums there may be yet
+    heavy: int = 4  # how many decompositions
+    grouped: bool = False
+    shared: bool = False
+    mode: str = ""
+
+    def number(self, upto: int) -> int:
+        """Return one of 0 to ``upto``."""
+        return int(self.pick([str(i) for i in range(upto + 1)]))
+
+    def known(self, kind: str) -> list[str]:
+        """Return names of a kind."""
+        return self.names.get(kind, [])
+
+    def fill(self, template: str, *operands: str) -> str:
+        """Put operands into a template; a single one everywhere."""
+        if len(operands) == 1:
+            return template.replace("{}", operands[0])
+        return template.format(*(x if x.isidentifier() else f"({x})" for x in operands))
+
+    # Expressions ---------------------------------------------------------------------------------------------
+
+    def host(self, depth: int) -> str:
+        """Return a number that the host knows, at the latest after the sums."""
+        if depth > 0 and self.totals > 0 and self.number(2) == 0:
+            self.totals -= 1
+            return self.fill(self.pick(TOTALS), self.value(self.array(), depth - 1))
+        return self.pick([*NUMBERS, *HOST, "q", "w", "v", *self.known("h")])
+
+    def scalar(self, depth: int) -> str:
+        """Return one number of a tensor."""
+        matrix = self.pick(["rc", "rr", "rk", "c"])
+        choice = self.number(4)
+        if choice == 0 or depth == 0:
+            return self.pick(self.known("s"))
+        if choice == 1 and self.guarded:
+            return f"trace({self.value(self.pick(['rr', 'cc', 'kk']), depth - 1)})"
+        if choice == 2 and self.guarded:
+            place = {"rc": "[0, 0]", "rr": "[M - 1, 0]", "rk": "[0, k - 1]", "c": "[N - 1]"}[matrix]
+            return f"({self.value(matrix, depth - 1)}){place}"
+        if choice == 3 and self.guarded and self.heavy > 0:
+            self.heavy -= 1
+            return f"sum(svd(G + 0.1*tanh({self.value('rc', depth - 1)})).S)"
+        return self.fill(self.pick(NUMBER), self.value(self.array(), depth - 1))
+
+    @property
+    def guarded(self) -> bool:
+        """Whether there may be matrices here."""
+        return "G" in self.known("rc")
+
+    def array(self) -> str:
+        """Return a kind that has elements."""
+        return self.pick(["e", *MATRICES]) if self.guarded else "e"
+
+    def condition(self, depth: int) -> str:
+        """Return a condition that is decided when compiling, before launch, or between sums."""
+        late = [f"{self.pick(['w', 'v', *self.known('h')])} > {self.pick(THRESHOLDS)}"]
+        if depth > 0 and self.totals > 0:
+            self.totals -= 1
+            late.append(f"gnorm({self.value(self.array(), depth - 1)}) > {self.pick(THRESHOLDS)}")
+        return self.pick([*STATIC_CONDITIONS, *HOST_CONDITIONS, *late])
+
+    def value(self, kind: str, depth: int) -> str:
+        """Return an expression of a kind."""
+        if kind in ("h", "s"):
+            return self.host(depth) if kind == "h" else self.scalar(depth)
+        if depth <= 0:
+            return self.pick(self.known(kind)) if self.known(kind) else self.made(kind, 0)
+        match self.number(6):
+            case 0:
+                return self.fill(self.pick(UNARY), self.value(kind, depth - 1))
+            case 1:
+                other = self.pick([kind, "h", "s"])
+                return self.fill(self.pick(BINARY), self.value(kind, depth - 1), self.value(other, depth - 1))
+            case 2:
+                a, b = self.value(kind, depth - 1), self.value(kind, depth - 1)
+                return f"({a} if {self.condition(depth)} else {b})"
+            case 3:
+                condition = f"{self.value(kind, 0)} > {self.pick(THRESHOLDS)}"
+                return f"where({condition}, {self.value(kind, depth - 1)}, {self.value(self.pick([kind, 'h']), 0)})"
+            case 4 if self.known(kind):
+                return self.pick(self.known(kind))
+            case _:
+                return self.made(kind, depth)
+
+    def made(self, kind: str, depth: int) -> str:
+        """Return an expression of a kind that is more than arithmetic on values of that kind."""
+        if kind == "e":
+            if self.guarded and depth > 0 and self.number(1):
+                return f"(0.3*{self.pick(self.known('e'))} + {self.value('rc', depth - 1)})"
+            line = f"{self.pick(['mean', 'rms', 'max'])}({self.pick(self.known('e'))}, dim=-1)"
+            return f"({self.pick(self.known('e'))} - {line})" if self.mode != "anything" else self.pick(self.known("e"))
+        return self.vector(kind, depth) if len(kind) == 1 else self.matrix(*kind, depth)
+
+    def vector(self, a: str, depth: int) -> str:
+        """Return a vector."""
+        b = self.pick(["r", "c", "k"])
+        size = SIZES[a]
+        if depth <= 0:
+            return {"r": "G[:, 0]", "c": "G[0]", "k": "G[0, :k]"}[a]
+        match self.number(6):
+            case 0:
+                return f"(0.4*{self.bracketed(a + b, depth - 1)} @ {self.bracketed(b, 0)})"
+            case 1:
+                return f"diag({self.value(a + a, depth - 1)})"
+            case 2:
+                return f"sum({self.matrix(a, b, depth - 1)}, dim=1)[:, 0]"
+            case 3:
+                return f"{self.matrix(a, b, depth - 1)}[:, {SIZES[b]} - 1]"
+            case 4:
+                return f"sort({self.value(a, depth - 1)})[0]" if self.number(1) else f"flip({self.value(a, depth - 1)})"
+            case 5 if self.heavy > 0:
+                self.heavy -= 1
+                inner = self.value(a + a, depth - 1)
+                return self.pick([f"eigh(sym({inner})).values", f"solve(spd({inner}), {self.value(a, depth - 1)})"])
+            case _:
+                whole = self.value(self.pick(["r", "c"]), depth - 1)
+                return f"topk({whole}, k).largest" if a == "k" else f"({self.value(a, 0)}*ones({size}))"
+
+    def matrix(self, a: str, b: str, depth: int) -> str:
+        """Return a matrix of sizes ``a`` and ``b``."""
+        if depth <= 0 and self.known(a + b):
+            return self.pick(self.known(a + b))
+        rows, cols = (f":{SIZES[x]}" if x == "k" else ":" for x in (a, b))
+        inner = self.pick(["r", "c", "k"])
+        match self.number(8) if depth > 0 else 9:
+            case 0:
+                return f"(0.3*{self.bracketed(a + inner, depth - 1)} @ {self.bracketed(inner + b, depth - 1)})"
+            case 1:
+                return f"{self.bracketed(b + a, depth - 1)}.T"
+            case 2:
+                return f"outer({self.value(a, depth - 1)}, {self.value(b, depth - 1)})"
+            case 3:
+                return f"flip({self.value(a + b, depth - 1)}, {self.pick(['0', '1', '-1'])})"
+            case 4 if a != "k":
+                return f"{self.bracketed(a + b, depth - 1)}[argsort({self.key(a)}), :]"
+            case 5:
+                line = f"{self.pick(['mean', 'norm', 'sum', 'max'])}({self.value(a + b, depth - 1)}, dim={self.number(1)})"
+                return f"(tanh({line}) - 0.5*{self.bracketed(a + b, depth - 1)})"
+            case 6 if a == "k":
+                return f"{self.bracketed('r' + b, depth - 1)}[topk({self.key('r')}, k)[1], :]"
+            case 7 | 8 if self.heavy > 0:
+                self.heavy -= 1
+                return self.decomposed(a, b, depth)
+            case _:
+                if a == b:
+                    return self.pick([f"eye({SIZES[a]})", f"diag({self.value(a, 0)})"])
+                source = {"rc": "G", "cr": "G.T", "rk": "G", "kc": "G", "kr": "G.T", "ck": "G.T"}[a + b]
+                return source if source in ("G", "G.T") and "k" not in a + b else f"{source}[{rows}, {cols}]"
+
+    def bracketed(self, kind: str, depth: int) -> str:
+        """Return a matrix that something may be put behind."""
+        text = self.value(kind, depth)
+        return text if text.isidentifier() else f"({text})"
+
+    def key(self, size: str) -> str:
+        """Return numbers that are surely different, to sort by."""
+        if size == "r":
+            return self.pick(["G[:, 0]", "-sum(G, dim=1)[:, 0]", "diag(G @ G.T)", "G @ ones(N)"])
+        return self.pick(["G[0]", "-sum(G, dim=0)[0]", "diag(G.T @ G)", "G.T @ ones(M)"])
+
+    def decomposed(self, a: str, b: str, depth: int) -> str:
+        """Return what linear algebra makes of matrices that are far from singular."""
+        if a == b:
+            inner = self.value(a + a, depth - 1)
+            roots = [f"inv(spd({inner}))", f"cholesky(spd({inner}))", f"inv_root(spd({inner}), {self.pick(['2', '4'])})"]
+            projector = "(qr(G[:, :k]) @ qr(G[:, :k]).T)" if a == "r" else f"smooth({inner})"
+            return self.pick([*roots, f"smooth({inner})", projector])
+        inner = self.matrix(a, b, depth - 1)
+        if a + b == "rc" and self.number(1):
+            return self.pick([f"newton_schulz(G + 0.1*tanh({inner}), 3)", "project_orthogonal(G + 0.01*matrix(p))"])
+        return f"solve(spd({self.value(a + a, depth - 1)}), {inner})"
