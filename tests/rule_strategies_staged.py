@@ -219,6 +219,10 @@ class Writer(Formulas):
                     self.lines.append(self.chance())
                 case _:
                     self.lines += self.statement(COMMON)
+        for kind in ("h", "s", *MATRICES):
+            value = "{}" if kind in ("h", "s") else "sum({})"
+            kept = [name for name in self.known(kind)[-2:] if name.startswith("x")]
+            self.lines += [f"c += 0.01*tanh({value.format(name)})" for name in kept]
         self.lines.append(f"p -= rate*tanh({self.value('e', 2)})")
         return "\n".join([HEAD.replace("{require}\n", f"{require}\n" if require else ""), *head, *self.lines, ""])
 

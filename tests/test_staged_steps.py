@@ -20,6 +20,9 @@ RULES = {
     "a sum of what was updated": "m = 0.9*m + g; p -= lr*m; p *= 1/(1 + gnorm(p))",
     "first without states": "p -= lr*g*(2 if first else 1)/(1 + gnorm(g))",
     "a sum of numbers": "p -= lr*g/total(0*p + 1)",
+    "facts": "p -= lr*g*numel*rows/(cols + 1)/(1 + gnorm(g))",
+    "facts in states on the host": "c *= 1/numel; c += rows; p -= lr*g*c/(1 + gnorm(g)); state c: scalar = cols; hyper lr",
+    "facts in periods": "optimizer S; hyper lr = 0.1\nevery rows + 1 or first: p -= lr*g*numel\np -= lr*g",
     "a shared state": "optimizer S; hyper lr = 0.1; shared state s = 0; s += total(g^2); p -= lr*g/(1 + s)",
     "a shared state and its past": """optimizer S
 hyper lr = 0.1
@@ -145,6 +148,35 @@ def test_steps_are_those_of_the_interpreter(name: str) -> None:
     twins = Twins(rule, [{"shapes": SHAPES[:4]}, {"shapes": SHAPES[4:], "lr": 0.05}], **given)
     for step in range(9):
         twins.step(step, sometimes(step))
+        twins.agree(1e-9, 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("adamwclip", [{"maximize": True}, {"amsgrad": True}]),
+        ("prodigy", [{"safeguard_warmup": True}, {"bias_correction": True, "maximize": True}]),
+        ("prodigy", [{"growth_rate": 1.02, "beta3": 0.9}, {"fixed_decay": True, "weight_decay": 0.1}]),
+        ("dog", [{"weight_decay": 0.1}, {"maximize": True, "lr": 0.5}]),
+        ("avagrad", [{"weight_decay": 0.1, "weight_decouple": False}, {"weight_decay": 0.1}]),
+        ("lookaheadsgd", [{"momentum": 0.9, "pullback_momentum": "reset", "k": 2}, {"k": 3}]),
+        ("galoreadamw", [{"rank": 2, "update_proj_gap": 2, "projection_type": "full"}, {}]),
+        ("shampoo", [{"momentum": 0.5, "matrix_eps": 0.1}, {"matrix_eps": 0.2, "weight_decay": 0.1}]),
+    ],
+)
+def test_groups_may_have_other_flags(name: str, given: list[dict[str, Any]]) -> None:
+    twins = Twins(name, [{"shapes": SHAPES[:4], **given[0]}, {"shapes": SHAPES[4:], **given[1]}])
+    for step in range(7):
+        twins.step(step, sometimes(step))
+        twins.agree(1e-9, 1e-10)
+
+
+@pytest.mark.parametrize("name", ["prodigy", "dog", "avagrad", "dadaptadam", RULES["a shared state of its time"]])
+@pytest.mark.parametrize("without", [(0,), (0, 1, 2), (2, 3), tuple(range(8))])
+def test_the_first_group_may_have_no_gradients(name: str, without: tuple[int, ...]) -> None:
+    twins = Twins(name, [{"shapes": SHAPES[:4], "lr": 0.5}, {"shapes": SHAPES[4:]}])
+    for step in range(8):
+        twins.step(step, lambda i, k, step=step: i == 0 and step in without)
         twins.agree(1e-9, 1e-10)
 
 

@@ -19,6 +19,7 @@ from zlib import crc32
 import sympy as sp
 
 from optlang.compiled import FACTS, Draw
+from optlang.diagnostics import OptlangError
 from optlang.ir import algebra
 from optlang.ir.builder import Builder, Ref
 from optlang.ir.matrices import Matrices, holds_matrices, is_matrix_function
@@ -29,7 +30,7 @@ from optlang.language.builtins import SIZES
 from optlang.language.evaluate import ARITHMETIC, member_name
 from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, reduce
 from optlang.language.rule import Rule, State
-from optlang.language.specialise import Special, dims_of
+from optlang.language.specialise import Special, constant_sum, dims_of
 from optlang.language.walk import assigned
 from optlang.source import Source, Span
 
@@ -587,6 +588,19 @@ class _Lowering(Matrices):
             self.draws.append(drawn)
         return self.input(drawn.name, kind)
 
+    def extent(self, kind: Kind, dims: frozenset[int] | None) -> sp.Expr:
+        """Return how many elements a reduction takes together."""
+        if kind == ELEMENT and dims is None:
+            return self.input("numel", HOST).expr
+        if self.special.matrices:  # a variant is for tensors with just as many dimensions
+            shape = self.shape_of(kind)
+            return sp.Mul(*(shape[d] for d in (range(len(shape)) if dims is None else dims)))
+        facts = {-1: "cols", -2: "rows", 0: "_lead"}
+        known = [self.input(facts[d], HOST).expr for d in dims or () if d in facts]
+        if kind != ELEMENT or len(known) < len(dims or ()):
+            raise OptlangError([constant_sum(self.rule)])
+        return sp.Mul(*known)
+
     def is_tensor(self, expr: sp.Expr) -> bool:
         """Whether an expression reads a value on the device."""
         kinds = {i.symbol: i.kind for i in self.out.inputs.values()} | {v.symbol: v.kind for v in self.out.tensor}
@@ -596,11 +610,7 @@ class _Lowering(Matrices):
         """Return a reduction, a value of its own; of a number it is that number (its sum, n times that)."""
         expr = self.number(inner)
         if inner.kind.level > Level.SCALAR and not self.is_tensor(expr):  # algebra has found a number: sum(0*x + 1)
-            if name != "sum":
-                return Ref(expr, SCALAR)
-            shape = self.shape_of(inner.kind)
-            gone = range(len(shape)) if dims is None else {d % len(shape) for d in dims}
-            return Ref(expr * sp.Mul(*(shape[d] for d in gone)), SCALAR)
+            return Ref(expr if name != "sum" else expr * self.extent(inner.kind, dims), SCALAR)
         if inner.kind.level <= Level.SCALAR:
             if name != "sum" or inner.kind == SCALAR:
                 return Ref(expr, inner.kind)

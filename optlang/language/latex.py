@@ -289,8 +289,7 @@ def _binary(expr: Binary) -> tuple[str, Tight]:
         case "%":
             return rf"{_at(left, Tight.PRODUCT)} \bmod {_at(right, Tight.POWER)}", Tight.PRODUCT
         case "@":
-            # With a sign of its own, as the product of elements has none.
-            return rf"{_at(left, Tight.PRODUCT)} \mathbin{{@}} {_at(right, Tight.POWER)}", Tight.PRODUCT
+            return rf"{_at(left, Tight.PRODUCT)} \, {_at(right, Tight.POWER)}", Tight.PRODUCT
         case "^":
             return f"{_base(left)}^{{{expression_latex(right)}}}", Tight.POWER
         case op:

@@ -704,3 +704,14 @@ def too_many_paths(rule: Rule) -> Diagnostic:
         None,
         help="put what is due at the same time into one block",
     )
+
+
+def constant_sum(rule: Rule) -> Diagnostic:
+    """Return the error of a rule that sums what is one number after all over dimensions in the middle."""
+    return Diagnostic(
+        "E310",
+        "a sum over dimensions in the middle is of numbers that do not depend on the tensor",
+        rule.tree.source,
+        None,
+        help="write the number times how many there are",
+    )

@@ -32,6 +32,24 @@ CHUNK = 64 * 2**20
 Buffers = dict[Any, Any]
 
 
+class Part(Sequence[torch.Tensor]):
+    """Some of the tensors of a batch; matrices, which have no memory before they are computed, are put in the whole."""
+
+    def __init__(self, whole: list[torch.Tensor], start: int, stop: int) -> None:
+        self.whole, self.places = whole, range(start, stop)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        places = self.places[index]
+        return [self.whole[i] for i in places] if isinstance(places, range) else self.whole[places]
+
+    def put(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Put other tensors in their place."""
+        self.whole[self.places.start : self.places.stop] = tensors
+
+
 class Scratch:
     """Memory in which passes hand things on, shared by all batches of an optimizer, which run one after the other."""
 
@@ -197,8 +215,7 @@ class MatrixChunk(Chunk):
         if name == "g":
             return [g.view(r.parameter.shape) for g, r in zip(self.gradients, self.records, strict=True)]
         if name in self.buffers:
-            found: list[torch.Tensor] = self.buffers[name]
-            return found
+            return list(self.buffers[name])
         return [record.tensors[name].detach() for record in self.records]
 
     def _stack(self, name: str) -> torch.Tensor:
@@ -220,7 +237,11 @@ class MatrixChunk(Chunk):
             return
         parts = result.expand(len(self.records), *result.shape[1:]).unbind()
         if name in self.buffers and self._place(name) == "matrix":
-            self.buffers[name][:] = [part.to(arithmetic(self.records[0].parameter)) for part in parts]
+            matrices = [part.to(arithmetic(self.records[0].parameter)) for part in parts]
+            if isinstance(self.buffers[name], Part):
+                self.buffers[name].put(matrices)
+            else:
+                self.buffers[name] = matrices
             return
         for target, part in zip(self._tensors(name), parts, strict=True):
             target.copy_(part.reshape(target.shape) if part.numel() == target.numel() else part.expand_as(target))
@@ -273,7 +294,9 @@ def lay_out(batch: StagedBatch, path: Sequence[Segment], scratch: Scratch) -> No
         whole = not matrices and not any(slot.place == "element" for slot in local)
         for start, stop in [(0, len(batch.records))] if whole else _cuts(batch.records):
             records = batch.records[start:stop]
-            buffers: Buffers = {name: tensors[start:stop] for name, tensors in common.items() if isinstance(name, str)}
+            buffers: Buffers = {
+                name: Part(tensors, start, stop) for name, tensors in common.items() if isinstance(name, str)
+            }
             for number, slot in enumerate(local):
                 buffers |= _allotted(slot, records, scratch, number)
             for plan in segment.plans:
