@@ -158,6 +158,13 @@ class Steering:
     size_arguments: tuple[str, ...] = ()
     sized: bool = False
 
+    def arguments(self) -> set[str]:
+        """Return the names of all values that are asked for on the host."""
+        kernels = (p.kernel.host_arguments for path in self.paths for p in path)
+        shared = (names for _, names in self.shared)
+        several = (*kernels, *self.numbers_arguments, *shared)
+        return {*self.path_arguments, *self.size_arguments, *(name for names in several for name in names)}
+
     @property
     def random(self) -> bool:
         """Whether some pass draws random numbers."""

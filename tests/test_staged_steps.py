@@ -21,7 +21,11 @@ RULES = {
     "first without states": "p -= lr*g*(2 if first else 1)/(1 + gnorm(g))",
     "a sum of numbers": "p -= lr*g/total(0*p + 1)",
     "facts": "p -= lr*g*numel*rows/(cols + 1)/(1 + gnorm(g))",
-    "facts in states on the host": "c *= 1/numel; c += rows; p -= lr*g*c/(1 + gnorm(g)); state c: scalar = cols; hyper lr",
+    "facts in states on the host": """optimizer S
+hyper lr = 0.1
+state c: scalar = cols
+c = c/numel + rows
+p -= lr*g*c/(1 + gnorm(g))""",
     "facts in periods": "optimizer S; hyper lr = 0.1\nevery rows + 1 or first: p -= lr*g*numel\np -= lr*g",
     "a shared state": "optimizer S; hyper lr = 0.1; shared state s = 0; s += total(g^2); p -= lr*g/(1 + s)",
     "a shared state and its past": """optimizer S

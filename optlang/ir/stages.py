@@ -167,7 +167,8 @@ class _Split:
                     readers.append(last)
             found[store.target] = max([born, *readers])
         first = min(self.place.values(), default=(0, 0))
-        return {target: max(place, first) for target, place in found.items()}
+        # A part of a total that is one number (how many elements there are) waits for nothing.
+        return {t: max(place, (0, 0) if t.startswith(TOTAL) else first) for t, place in found.items()}
 
     def _sources(
         self, place: Place, stores: Mapping[str, Place]

@@ -53,7 +53,8 @@ class Prepared:
     @classmethod
     def of(cls, variant: Variant) -> Prepared:
         """Return a variant with its functions loaded."""
-        names = variant.host_arguments
+        names, steering = variant.host_arguments, variant.steering
+        everything = {*names, *(steering.arguments() if steering is not None else ())}
         hosted = tuple(s for s in variant.slots if s.place == "host")
         varies: dict[str, str | int] = {"t": "t", "first": "first", **{s.name: i for i, s in enumerate(hosted)}}
         # `first` needs the count where no state could tell whether there was a step before.
@@ -64,7 +65,7 @@ class Prepared:
             load_module(variant.narrow_source, f"{variant.name} narrow"),
             hosted,
             tuple(s for s in variant.slots if s.place != "host"),
-            tuple(name for name in names if name in FACTS),
+            tuple(name for name in FACTS if name in everything),
             tuple((i, varies[name]) for i, name in enumerate(names) if name in varies),
             counts,
         )
