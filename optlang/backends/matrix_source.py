@@ -7,7 +7,7 @@ many dimensions as what it meets. Coefficients are Python numbers. Results are r
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import sympy as sp
 
@@ -16,7 +16,7 @@ from optlang.backends.naming import spelled
 from optlang.backends.spelling import ATOM, OR, Piece, TorchWriter
 from optlang.ir import algebra
 from optlang.ir.program import Program, Value
-from optlang.language.builtins import BUILTINS
+from optlang.language.builtins import BUILTINS, LINEAR
 from optlang.language.kinds import Kind, Level
 
 
@@ -36,6 +36,16 @@ class MatrixWriter(TorchWriter):
         super().__init__(f"{like}.dtype", frozenset(), plain)
         self.ndim, self.like, self.whole = ndim, like, whole
         self.rank: int | None = None
+        self.types: dict[sp.Symbol, str] = {}
+        for value in program.tensor:
+            self.types[value.symbol] = self.type_of(value.expr)
+
+    def type_of(self, expr: sp.Expr) -> str:
+        """Return a mark that differs where number types may: what was rounded to one goes on in it."""
+        if expr.is_Function and algebra.name_of(expr) in ("bf16", "f32"):
+            return algebra.name_of(expr)
+        found = {self.types.get(s, "") for s in expr.free_symbols if self.kinds[s].on_device}
+        return found.pop() if len(found) == 1 else ""
 
     def rank_of(self, kind: Kind) -> int:
         """Return the number of dimensions of a value of a kind, without the one in front."""
@@ -112,7 +122,7 @@ class MatrixWriter(TorchWriter):
             case "index":
                 return self.index(args[0], args[1:])
             case "shaped":
-                return f"{texts[0]}.reshape({self.whole}.shape)" if self.whole else texts[0]
+                return f"{texts[0]}.reshape(-1, *{self.whole}.shape[1:])" if self.whole else texts[0]
             case "matrix":
                 return (
                     f"{texts[0]}.flatten(2)" if self.rank_of(self.kinds[args[0]]) > 1 else f"{texts[0]}.unsqueeze(-1)"
@@ -131,6 +141,8 @@ class MatrixWriter(TorchWriter):
         row = BUILTINS[name]
         assert row.torch is not None, f"{name} has no spelling on matrices"
         self.helpers.update(row.helpers)
+        if row.group == LINEAR and any(self.types.get(a) == "bf16" for a in args):  # torch has none in 16 bits
+            texts = [f"{text}.to(torch.float32)" for text in texts]
         return row.torch.format(*texts)
 
     def size(self, expr: sp.Expr) -> str:
@@ -140,6 +152,9 @@ class MatrixWriter(TorchWriter):
     def matrix_product(self, a: sp.Symbol, b: sp.Symbol) -> str:
         """Return a product of matrices and vectors."""
         left, right = self.rank_of(self.kinds[a]), self.rank_of(self.kinds[b])
+        if self.types.get(a, "") != self.types.get(b, ""):
+            self.helpers.add("in_one_type")
+            a, b = (sp.Symbol(f"in_one_type({x}, {y})") for x, y in ((a, b), (b, a)))
         match (left, right):
             case (2, 2):
                 return f"{a} @ {b}"
@@ -195,6 +210,8 @@ class MatrixPass:
         self.narrow = narrow
         kinds = {self.arguments[i.name]: i.kind for i in self.program.inputs if i.kind.on_device}
         whole = next((name for name, kind in kinds.items() if kind.level is Level.ELEMENT), None)
+        if whole is None and "p" in tensors:
+            whole = self.arguments["p"]
         first = next(iter(kinds), self.tensors[0])
         self.writer = MatrixWriter(self.program, ndim, first, whole)
         self.read = list(kinds)
@@ -229,10 +246,9 @@ class MatrixPass:
         tensor = {v.symbol: v for v in self.program.tensor}
         uses = Counter(s for v in self.program.tensor for s in v.expr.free_symbols)
         uses.update(s for store in self.program.stores for s in store.expr.free_symbols)
-        types: dict[sp.Symbol, str] = {}
+        types, alike = self.writer.types, self.alike()
         found: dict[sp.Symbol, tuple[sp.Symbol, str]] = {}
         for value in self.program.tensor:
-            types[value.symbol] = self.type_of(value.expr, types)
             if value.matrices or not value.expr.is_Add or len(value.expr.args) != 2:
                 continue
             terms = [self.scaled(term) for term in value.expr.args]
@@ -240,6 +256,8 @@ class MatrixPass:
                 if x is None or y is None or not _is_product(tensor.get(y)) or uses[y] > 1 or y not in tensor:
                     continue
                 left, right = tensor[y].expr.args
+                if {left, right} & alike:  # torch spreads what is added, but no factor
+                    continue
                 kinds = [self.writer.rank_of(self.writer.kinds[s]) for s in (x, left, right)]
                 same = {types.get(s, "") for s in (x, left, right)}
                 if kinds == [2, 2, 2] and len(same) == 1 and x in self.writer.kinds:
@@ -258,12 +276,13 @@ class MatrixPass:
         rest = sp.Mul(*(a for a in sp.Mul.make_args(term) if a is not tensors[0]))
         return (rest, tensors[0]) if self.writer.is_plain(rest) else (term, None)
 
-    def type_of(self, expr: sp.Expr, types: Mapping[sp.Symbol, str]) -> str:
-        """Return a mark that differs where number types may: what was rounded to one goes on in it."""
-        if expr.is_Function and algebra.name_of(expr) in ("bf16", "f32"):
-            return algebra.name_of(expr)
-        found = {types.get(s, "") for s in expr.free_symbols if self.writer.kinds[s].on_device}
-        return found.pop() if len(found) == 1 else ""
+    def alike(self) -> set[sp.Symbol]:
+        """Return the values that are made of sizes alone, and so are one for the whole stack."""
+        found: set[sp.Symbol] = set()
+        for value in self.program.tensor:
+            if all(s in found for s in value.expr.free_symbols if self.writer.kinds[s].on_device):
+                found.add(value.symbol)
+        return found
 
 
 def _is_product(value: Value | None) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 from zlib import crc32
 
 import sympy as sp
@@ -23,6 +24,7 @@ from optlang.diagnostics import OptlangError
 from optlang.ir import algebra
 from optlang.ir.builder import Builder, Ref
 from optlang.ir.matrices import Matrices, holds_matrices, is_matrix_function
+from optlang.ir.passes import prune
 from optlang.ir.program import NOISE, TOTAL, Program, Store
 from optlang.language import shapes
 from optlang.language import tree as ast
@@ -36,8 +38,9 @@ from optlang.source import Source, Span
 
 REDUCTIONS = ("sum", "mean", "max", "min")
 
-#: The values of group states after the statements that assign them.
-Trail = dict[tuple[Span, str], Ref]
+#: The values of group states after the statements that assign them: by what tells a statement from all others, as a place
+#: in the text does not where a loop has been written out, and the state's name.
+Trail = dict[tuple[Any, str], Ref]
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,9 @@ def lower(rule: Rule, special: Special) -> Lowered:
         if not moved:
             break
         on_host -= moved
+    if special.event is not None:  # evaluation is about some of the states; the others are there already
+        named = {n for path in paths for n in path.program.names()}
+        start_program = prune.run(start_program.storing(named))
     others: dict[str, Program | None] = {"group": None, "shared": None}
     for scope in others if special.event is None else ():
         if any(s.scope == scope for s in special.states):
@@ -219,8 +225,8 @@ class _Lowering(Matrices):
         group.block(body)
         final = {name: group.env.get(name) for name in states}
         return {
-            (span, name): self.input(f"{name}'", HOST) if ref == final[name] else ref
-            for (span, name), ref in group.trail.items()
+            (place, name): self.input(f"{name}'", HOST) if ref == final[name] else ref
+            for (place, name), ref in group.trail.items()
         }
 
     def input(self, name: str, kind: Kind) -> Ref:
@@ -298,25 +304,25 @@ class _Lowering(Matrices):
             self.out.line = self.line_of(statement.span)
             match statement:
                 case ast.Assign(targets=(target,), op=op, value=value):
-                    self.assign(target.name, op, value, statement.span)
+                    self.assign(target.name, op, value, id(statement))
                 case ast.If():
                     self.branch(statement)
                 case ast.Every(body=body):
                     due = self.due(statement)
                     answer = self.answer(due)
                     if answer is None:  # where group states are updated: a choice on the host costs nothing
-                        self.choose(due, body, (), statement.span)
+                        self.choose(due, body, (), statement)
                     elif answer:
                         self.block(body)
-                    self.settle((statement,), statement.span)
+                    self.settle(statement)
                 case _:
                     raise AssertionError(f"{type(statement).__name__} is not left by specialise")
 
-    def settle(self, block: Sequence[ast.Stmt], span: Span) -> None:
+    def settle(self, node: ast.If | ast.Every) -> None:
         """Let states that are not the tensor's stand for what they are after a statement, whichever way it went."""
-        for target in assigned(block):
+        for target in assigned((node,)):
             if self.part == "step" and self.is_group(target.name):
-                self.env[target.name] = self.trail.get((span, target.name), self.name(target.name))
+                self.env[target.name] = self.trail.get((_place(node), target.name), self.name(target.name))
 
     def due(self, node: ast.Every) -> Ref:
         """Return the condition under which an ``every`` block runs."""
@@ -357,19 +363,19 @@ class _Lowering(Matrices):
         """Return the line of a place in the rule (0 for a place in a builtin's definition)."""
         return self.source.position(span.start)[0] if span.end <= len(self.source.text) else 0
 
-    def assign(self, name: str, op: str, value: ast.Expr, span: Span) -> None:
+    def assign(self, name: str, op: str, value: ast.Expr, place: Any) -> None:
         """Lower one assignment."""
         if self.is_group(name) and self.part == "step":
             if self.states[name].scope == "shared":
                 self.expr(value)  # for this tensor's part of the sums in it
-            self.env[name] = self.trail[span, name]  # that update has a program of its own
+            self.env[name] = self.trail[place, name]  # that update has a program of its own
             return
         ref = self.expr(value)
         if op != "=":
             ref = self.binary(op[:-1], self.name(name), ref)
         self.write(name, ref)
         if self.is_group(name):
-            self.trail[span, name] = self.env[name]
+            self.trail[place, name] = self.env[name]
 
     def is_group(self, name: str) -> bool:
         """Return whether a name is a state of the group or of the whole optimizer."""
@@ -408,11 +414,11 @@ class _Lowering(Matrices):
             answer = self.answer(held)
             if answer is not None:
                 self.block(body if answer else other)
-                self.settle((node,), node.span)
+                self.settle(node)
                 return
-        self.choose(held, body, other, node.span)
+        self.choose(held, body, other, node)
 
-    def choose(self, held: Ref, body: Sequence[ast.Stmt], other: Sequence[ast.Stmt], span: Span) -> None:
+    def choose(self, held: Ref, body: Sequence[ast.Stmt], other: Sequence[ast.Stmt], node: ast.If | ast.Every) -> None:
         """Run both sides of a condition on names of their own, then choose per name."""
         before = dict(self.env)
         self.block(body)
@@ -421,14 +427,14 @@ class _Lowering(Matrices):
         self.block(other)
         otherwise = self.env
         self.env = dict(before)
-        self.out.line = self.line_of(span)
+        self.out.line = self.line_of(node.span)
         for name in dict.fromkeys((*then, *otherwise)):
             if self.is_group(name) and self.part == "step":
-                self.env[name] = self.trail.get((span, name), self.name(name))
+                self.env[name] = self.trail.get((_place(node), name), self.name(name))
                 continue
             self.merge(name, held, then.get(name), otherwise.get(name))
             if self.is_group(name):
-                self.trail[span, name] = self.env[name]
+                self.trail[_place(node), name] = self.env[name]
 
     def merge(self, name: str, condition: Ref, a: Ref | None, b: Ref | None) -> None:
         """Choose what a name stands for after an ``if``."""
@@ -620,6 +626,13 @@ class _Lowering(Matrices):
             return Ref(expr, inner.kind)
         reduced = algebra.reduction(name)(expr, *(sp.Integer(d) for d in sorted(dims or ())))
         return self.bind(f"{name}_{_stem(expr)}", Ref(reduced, kind))
+
+
+def _place(node: ast.If | ast.Every) -> Any:
+    """Return what tells a condition from others, also where the rest of an ``elif`` has become one of its own."""
+    if isinstance(node, ast.Every):
+        return id(node)
+    return (*(part for condition, body in node.branches for part in (id(condition), id(body))), id(node.other))
 
 
 def _stem(expr: sp.Expr) -> str:

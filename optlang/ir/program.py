@@ -7,7 +7,7 @@ they are carried out at the end of the phase that holds their value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import sympy as sp
@@ -106,6 +106,14 @@ class Program:
     def values(self) -> tuple[Value, ...]:
         """All values, host first."""
         return (*self.host, *self.tensor)
+
+    def names(self) -> set[str]:
+        """Return the names of what is read and written."""
+        return {i.name for i in self.inputs} | {s.target for s in self.stores}
+
+    def storing(self, targets: Collection[str]) -> Program:
+        """Return the program with those of its stores that are to some targets."""
+        return replace(self, stores=tuple(s for s in self.stores if s.target in targets))
 
     def kinds(self) -> dict[sp.Symbol, Kind]:
         """Return the kind of every symbol."""

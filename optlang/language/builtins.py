@@ -107,6 +107,11 @@ HELPERS: dict[str, str] = {
         "        shapes = ((x.shape[-2], rank), (rank,), (rank, x.shape[-1]))\n"
         "        return tuple(x.new_full((*x.shape[:-2], *shape), math.nan) for shape in shapes)\n"
     ),
+    "in_one_type": (
+        "def in_one_type(x, y):\n"
+        '    """x in the number type in which x and y meet, as factors of a product must."""\n'
+        "    return x.to(torch.promote_types(x.dtype, y.dtype))\n"
+    ),
     "regular": (
         "def regular(result, info):\n"
         '    """Results of a decomposition; NaN where a matrix had none."""\n'

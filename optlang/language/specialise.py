@@ -666,6 +666,12 @@ def uses_matrices(rule: Rule) -> bool:
     return any(is_matrix_call(node, MATRIX_FUNCTIONS | {*SIZES}) for top in tops for node in expressions(top))
 
 
+def repeats(rule: Rule) -> bool:
+    """Whether some part of a rule is repeated, as often as it must be known before the step."""
+    blocks = (rule.body, *(body_of(f) for f in rule.functions.values()), *rule.events.values())
+    return any(isinstance(s, ast.Repeat) for block in blocks for s in statements(block))
+
+
 def _row(node: ast.Call) -> Builtin:
     """Return the row of the builtin that is called."""
     assert isinstance(node.function, ast.Name)

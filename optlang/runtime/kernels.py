@@ -15,7 +15,7 @@ from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import NARROW, Dims, Kernel, Signature
 from optlang.compiled import FACTS, Compiled, Facts, Slot, Variant
 from optlang.language.rule import Value
-from optlang.language.specialise import uses_matrices
+from optlang.language.specialise import repeats, uses_matrices
 from optlang.runtime import host, progress
 from optlang.runtime.tensors import EXAMPLE_SIZES, facts_of, real
 
@@ -145,8 +145,9 @@ class Kernels:
         # A fact that the rule's text does not even mention cannot choose between variants (dimensions always may).
         text = unicodedata.normalize("NFKC", compiled.rule.tree.source.text)
         mentioned = [name for name in FACTS if name != "ndim" and name in text]
-        # Where there are matrices, or parameters must meet a requirement, any size may matter.
-        self.by_shape = uses_matrices(compiled.rule) or any(r.of_tensors for r in compiled.rule.requirements)
+        # Where there are matrices, loops, or requirements on parameters, any size may matter.
+        rule = compiled.rule
+        self.by_shape = uses_matrices(rule) or repeats(rule) or any(r.of_tensors for r in rule.requirements)
         self._mentioned = tuple(["shape"] if self.by_shape else mentioned)
         self.by_size = bool(self._mentioned)  # whether a tensor's sizes may matter
 
