@@ -147,7 +147,7 @@ class Module:
         if place == "host":
             return f"float({writer.text(store.expr)})"
         kind = program.kinds().get(store.expr, Kind(Level.STATIC))
-        typed = next((_type_of(v.expr) for v in program.values if v.symbol == store.expr), None)
+        typed = next((type_of(v.expr) for v in program.values if v.symbol == store.expr), None)
         if not kind.on_device:
             return self.filled(writer.text(store.expr), store.kind, like, f", dtype={typed}" if typed else "")
         text = f"{store.expr}"
@@ -266,7 +266,7 @@ def _flags(program: Program) -> frozenset[sp.Symbol]:
     return frozenset(found | {i.symbol for i in program.inputs if i.name == "first"})
 
 
-def _type_of(expr: sp.Expr) -> str | None:
+def type_of(expr: sp.Expr) -> str | None:
     """Return the type that an initial value asks for."""
     name = getattr(expr.func, "__name__", "")
     return {"f32": "torch.float32", "bf16": "torch.bfloat16"}.get(name)

@@ -197,16 +197,17 @@ def _start(module: python_source.Module, lowered: Lowered, ndim: int) -> list[st
         if store.target not in places:
             continue
         kind = program.kinds().get(store.expr, HOST)
+        typed = next((python_source.type_of(v.expr) for v in program.values if v.symbol == store.expr), None)
         if places[store.target] == "host":
             text = f"float({host.text(store.expr)})"
         elif kind.level <= Level.HOST:
-            text = module.filled(host.text(store.expr), store.kind, like, "")
+            text = module.filled(host.text(store.expr), store.kind, like, f", dtype={typed}" if typed else "")
         elif places[store.target] == "element":
             text = f"{writer.text(store.expr)}[0].reshape({like}.shape).clone(memory_format=torch.preserve_format)"
         else:
             text = f"{writer.text(store.expr)}[0].contiguous().clone()"
         if places[store.target] != "host" and module.narrow:
-            text += ".to(dtype)"
+            text += f".to({typed or 'dtype'})"
         entries.append(f'"{store.target}": {text}')
     module.helpers |= writer.helpers | host.helpers
     names = [arguments["p"], arguments["g"], *(arguments[n] for n in python_source.host_names(program))]

@@ -38,8 +38,8 @@ from optlang.source import Source, Span
 
 REDUCTIONS = ("sum", "mean", "max", "min")
 
-#: The values of group states after the statements that assign them: by what tells a statement from all others, as a place
-#: in the text does not where a loop has been written out, and the state's name.
+#: The values of group states after the statements that assign them: by the state's name, and what tells a statement from
+#: all others (a place in the text does not, where a loop has been written out).
 Trail = dict[tuple[Any, str], Ref]
 
 

@@ -95,6 +95,8 @@ HELPERS: dict[str, str] = {
         "    try:\n"
         "        return torch.linalg.eigh(x)\n"
         "    except torch.linalg.LinAlgError:\n"
+        "        if len(x) > 1:\n"
+        "            return tuple(map(torch.cat, zip(*map(eigh, x.split(1)))))\n"
         "        return x.new_full(x.shape[:-1], math.nan), torch.full_like(x, math.nan)\n"
     ),
     "svd": (
@@ -103,6 +105,8 @@ HELPERS: dict[str, str] = {
         "    try:\n"
         "        return torch.linalg.svd(x, full_matrices=False)\n"
         "    except torch.linalg.LinAlgError:\n"
+        "        if len(x) > 1:\n"
+        "            return tuple(map(torch.cat, zip(*map(svd, x.split(1)))))\n"
         "        rank = min(x.shape[-2:])\n"
         "        shapes = ((x.shape[-2], rank), (rank,), (rank, x.shape[-1]))\n"
         "        return tuple(x.new_full((*x.shape[:-2], *shape), math.nan) for shape in shapes)\n"

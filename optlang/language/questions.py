@@ -95,6 +95,10 @@ def static_names(rule: Rule) -> frozenset[str]:
                 questions.append(count)
             case _:
                 pass
+    for function in rule.functions.values():  # a count may be a local of the function
+        block = body_of(function)
+        if any(isinstance(s, ast.Repeat) for s in statements(block)):
+            questions += list(block_expressions(block))
     questions += [s.when for s in rule.states if s.when is not None]
     names = {h.name for h in rule.hypers if h.type is not HyperType.NUMBER}
     told = set[str]()

@@ -120,7 +120,12 @@ class Sizes:
                 items.append([None if end is None else self.size(end) for end in (item.start, item.stop)])
             else:
                 items.append(self.of(item))
-        return shapes.indexed(self.of(value), items)
+        whole = self.of(value)
+        for size, item, shape in zip(whole, node.items, items, strict=False):
+            place = self.size(item) if shape == () and not isinstance(item, ast.Slice) else None
+            if place is not None and not -size <= place < size:
+                raise Mismatch(f"there is no place {place} among {size}", "places count from 0, or from behind from -1")
+        return shapes.indexed(whole, items)
 
     def _call(self, name: str, node: ast.Call) -> Shape:
         arguments = [a.value for a in node.arguments if a.name is None]

@@ -26,7 +26,7 @@ from optlang.language.questions import known_before
 from optlang.language.rule import HyperType, Rule, State, Value
 from optlang.language.shapes import is_matrix_call, last
 from optlang.language.sizes import Sizes, Unfit
-from optlang.language.walk import assigned, body_of, expressions, own_expressions, statements
+from optlang.language.walk import assigned, block_expressions, body_of, expressions, own_expressions, statements
 from optlang.source import Span
 
 #: How many nodes the statements of one variant may have: far above any optimizer, far below what takes seconds.
@@ -106,6 +106,7 @@ class _Specialiser:
             shape = tuple(int(values[name] or 0) for name in ("rows", "cols") if name in values)
         self.shape = shape
         self.sizes = Sizes(shape, self.number) if uses_matrices(rule) else None
+        self.of_matrices = _matrix_functions(rule) if self.sizes is not None else frozenset()
         self.hypers = {h.name: h for h in rule.hypers}
         self.fixed = {"p", "g", *(s.name for s in rule.states)}
         self.answers: list[Value] = []
@@ -411,6 +412,8 @@ class _Specialiser:
         if isinstance(value, str):
             self.answers.append(value)
             return ast.Text(node.span, value)
+        if isinstance(node, ast.Member):  # another group may have a truth value under this key
+            self.answers.append("a number")
         return node
 
     def junction(self, node: ast.Binary, scope: Scope) -> ast.Expr:
@@ -448,7 +451,45 @@ class _Specialiser:
         held = self.condition(c, scope)
         if isinstance(held, ast.Bool):
             return self.reduce(then if held.value else other, scope)
+        if self.sizes is not None and (self.holds_matrices(then) or self.holds_matrices(other)):
+            (chosen,) = self.either(span, held, lambda: [self.reduce(then, scope)], lambda: [self.reduce(other, scope)])
+            return chosen
         return ast.Ternary(span, held, self.reduce(then, scope), self.reduce(other, scope))
+
+    def holds_matrices(self, node: ast.Expr) -> bool:
+        """Whether an expression computes with whole matrices, in functions that it calls too."""
+        return any(is_matrix_call(inner, self.of_matrices) for inner in expressions(node))
+
+    def either(
+        self,
+        span: Span,
+        held: ast.Expr,
+        ours: Callable[[], Sequence[ast.Expr]],
+        theirs: Callable[[], Sequence[ast.Expr]],
+    ) -> list[ast.Expr]:
+        """Return the values of one of two pieces of work, each done on its side of an ``if``: only one is computed."""
+        before, known = self.take(), dict(self.known)
+        sides = []
+        for work in (ours, theirs):
+            self.known = dict(known)
+            values = work()
+            sides.append((list(self.take()), values))
+        self.known = known
+        (block, values), (other, others) = sides
+        chosen: list[ast.Expr] = []
+        for a, b in zip(values, others, strict=True):
+            if a is b:
+                chosen.append(a)
+                continue
+            self.fresh_count += 1
+            name = ast.Name(span, f"chosen.{self.fresh_count}", "chosen")
+            block.append(ast.Assign(span, (name,), "=", a))
+            other.append(ast.Assign(span, (name,), "=", b))
+            if self.sizes is not None:
+                self.sizes.names[name.name] = self.sizes.of(a) or self.sizes.of(b)
+            chosen.append(name)
+        self.out = [*before, ast.If(span, ((held, tuple(block)),), tuple(other))]
+        return chosen
 
     # Calls --------------------------------------------------------------------------------------------------
 
@@ -643,18 +684,51 @@ class _Specialiser:
         held = self.atom("condition", held)
         returns = _returns(body) or _returns(other)
         left, right = dict(scope), dict(scope)
+        if self.sizes is not None:
+            return self.run_either(node, held, (body, other), rest if returns else None, scope)
         if returns:
             ours, theirs = self.run((*body, *rest), left), self.run((*other, *rest), right)
             assert ours is not None and theirs is not None, "the checker let a def without return through"
             return tuple(ast.Ternary(node.span, held, a, b) for a, b in zip(ours, theirs, strict=True))
         self.run(body, left)
         self.run(other, right)
-        for name in {*left, *right}:
+        for name in dict.fromkeys((*left, *right)):
             a, b = left.get(name), right.get(name)
             if a is None or b is None:  # assigned on one side only: the checker allows no later read
                 scope[name] = a or b or scope[name]
             elif a is not b:
                 scope[name] = self.fresh(name, ast.Ternary(node.span, held, a, b))
+        return None
+
+    def run_either(
+        self,
+        node: ast.If,
+        held: ast.Expr,
+        sides: tuple[tuple[ast.Stmt, ...], tuple[ast.Stmt, ...]],
+        rest: tuple[ast.Stmt, ...] | None,
+        scope: Scope,
+    ) -> tuple[ast.Expr, ...] | None:
+        """Inline both sides of an ``if`` of a ``def``, each on its side of an ``if`` of the rule.
+
+        ``rest`` follows each side, if one of them returns.
+        """
+        scopes = (dict(scope), dict(scope))
+        if rest is not None:
+
+            def returned(i: int) -> tuple[ast.Expr, ...]:
+                results = self.run((*sides[i], *rest), scopes[i])
+                assert results is not None, "the checker let a def without return through"
+                return results
+
+            return tuple(self.either(node.span, held, lambda: returned(0), lambda: returned(1)))
+        names = [n.name for side in sides for n in assigned(side)]
+        both = [n for n in dict.fromkeys(names) if n in scope or all(n in {t.name for t in assigned(s)} for s in sides)]
+
+        def ran(i: int) -> list[ast.Expr]:
+            self.run(sides[i], scopes[i])
+            return [scopes[i][name] for name in both]
+
+        scope.update(zip(both, self.either(node.span, held, lambda: ran(0), lambda: ran(1)), strict=True))
         return None
 
 
@@ -664,6 +738,20 @@ def uses_matrices(rule: Rule) -> bool:
     tops = [e for block in blocks for s in statements(block) for e in own_expressions(s)]
     tops += [e for s in rule.states for e in (s.initial, s.when) if e is not None]
     return any(is_matrix_call(node, MATRIX_FUNCTIONS | {*SIZES}) for top in tops for node in expressions(top))
+
+
+def _matrix_functions(rule: Rule) -> frozenset[str]:
+    """Return the names of the functions that compute with whole matrices, the rule's own included."""
+    names = set(MATRIX_FUNCTIONS)
+    while True:
+        found = {
+            name
+            for name, function in rule.functions.items()
+            if any(is_matrix_call(e, frozenset(names)) for e in block_expressions(body_of(function)))
+        }
+        if found <= names:
+            return frozenset(names)
+        names |= found
 
 
 def repeats(rule: Rule) -> bool:

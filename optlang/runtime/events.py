@@ -60,7 +60,7 @@ class EventPlan(GroupPlan):
 
     def _about(self, part: torch.Tensor) -> dict[str, str]:
         """Return the states that the event reads or writes for a parameter: names by key."""
-        variant = self._prepared(facts_of(part)).variant
+        variant = self.variant_for(facts_of(part)).variant
         named = {*variant.tensors, *variant.host_arguments, *variant.written}
         if variant.steering is not None:
             named |= {name for arguments in variant.steering.numbers_arguments for name in arguments}
@@ -68,8 +68,8 @@ class EventPlan(GroupPlan):
 
     def _check_part(self, p: torch.Tensor, part: torch.Tensor) -> None:
         """Refuse a distributed parameter if its parts cannot be switched one by one."""
-        prepared = self._prepared(facts_of(part))
-        alike = prepared is self._prepared(facts_of(p)) and not {"numel", "rows", "cols"} & set(prepared.facts)
+        prepared = self.variant_for(facts_of(part))
+        alike = prepared is self.variant_for(facts_of(p)) and not {"numel", "rows", "cols"} & set(prepared.facts)
         if not (alike and prepared.variant.elementwise):
             self._fail(part, f"is a distributed tensor, and `on {self.event}` of {self.name} is not about each element")
 
@@ -109,7 +109,8 @@ class EventPlan(GroupPlan):
                     held[key] = record.staged[key]
         return [record.parameter for record in batch.records]
 
-    def _prepared(self, facts: Facts) -> Prepared:
+    def variant_for(self, facts: Facts) -> Prepared:
+        """Return the variant of the event for such a parameter."""
         return self.kernels.prepared(self._values or {}, self._answers or (), facts, self.event)
 
     def _named(self, p: torch.Tensor) -> torch.Tensor:

@@ -279,7 +279,8 @@ class RuleOptimizer(Optimizer):
                 if staged and seed is not None:
                     own = [plan for plan in plans if plan.kernels is part.kernels]
                     known = {**own[0].known(), "group.t": max(plan.steps() for plan in own)}
-                    shared = run_together(staged, known, seed)
+                    first = own[0].variant_for(staged[0].batch.records[0].facts)
+                    shared = run_together(staged, first, known, seed)
                     for group in self.param_groups:
                         group.update((part.hyper.kept(key), value) for key, value in shared.items())
             for plan in busy:

@@ -228,7 +228,7 @@ class GroupPlan:
         """Return a record of a parameter with a gradient, checked."""
         self._check_parameter(p)
         self._check_gradient(p, g)
-        prepared = self._prepared(facts_of(p))
+        prepared = self.variant_for(facts_of(p))
         self._check_steering(p, prepared)
         self._check_dimensions(p, prepared)
         record = Record(p, prepared, state.get(p, {}))
@@ -238,7 +238,7 @@ class GroupPlan:
             self._fail(p, f"cannot be updated: {error}")
         return record
 
-    def _prepared(self, facts: Facts) -> Prepared:
+    def variant_for(self, facts: Facts) -> Prepared:
         """Return the variant that updates a parameter of which these are the facts."""
         return self.kernels.prepared(self._values or {}, self._answers or (), facts)
 

@@ -308,7 +308,9 @@ class Batch:
         states = tuple(tensor.dtype for tensor in record.views[2:])
         steering = record.prepared.variant.steering
         shape = record.shape if steering is not None and steering.matrices else ()
-        return (record.prepared.variant.key, record.count, record.numbers, record.created, facts, types, states, shape)
+        # What does not count its updates need not have had as many.
+        count = record.count if record.prepared.counts else 0.0
+        return (record.prepared.variant.key, count, record.numbers, record.created, facts, types, states, shape)
 
     def usual(self, state: Mapping[Any, Any] | None) -> list[torch.Tensor] | None:
         """Return the gradients if every record has one and nothing has changed since the last step.

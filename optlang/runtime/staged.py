@@ -17,7 +17,7 @@ from optlang.backends.loading.signature import Kernel
 from optlang.compiled import Steering
 from optlang.language.rule import Value
 from optlang.runtime import chance, host
-from optlang.runtime.kernels import Kernels
+from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.numbers import as_number, traced_functions
 from optlang.runtime.passes import PlannedPass, Scratch, Segment, arithmetic, lay_out, numbers_of, segments
 from optlang.runtime.records import Batch, Record
@@ -53,7 +53,8 @@ class StagedBatch(Batch):
         """Return what batches that could be one have in common."""
         first = self.records[0]
         variant, *_, facts, types, states, shape = self.key(first)
-        return (variant, self.count, self.numbers, self.created, facts, types, states, shape)
+        count = self.count if self.prepared.counts else 0.0
+        return (variant, count, self.numbers, self.created, facts, types, states, shape)
 
     def path(self, path: int, kernels: Kernels, values: Mapping[str, Value], scratch: Scratch) -> list[Segment]:
         """Return the passes of a path, made and compiled on first use."""
@@ -154,7 +155,9 @@ class StagedWork:
         return host.call_group(self.batch.prepared.plain[f"numbers_{self.chosen}"], arguments)
 
 
-def run_together(works: Sequence[StagedWork], known: Mapping[str, Any], seed: chance.Seed) -> dict[str, Any]:
+def run_together(
+    works: Sequence[StagedWork], prepared: Prepared, known: Mapping[str, Any], seed: chance.Seed
+) -> dict[str, Any]:
     """Run the steps of all staged batches of one rule; return the shared states' new values, by key.
 
     Every batch goes on for as long as it can; then the sums that are complete are added up, and the shared states that
@@ -162,12 +165,13 @@ def run_together(works: Sequence[StagedWork], known: Mapping[str, Any], seed: ch
 
     Args:
         works: The batches.
+        prepared: The variant of the first group, whose formulas of shared states hold.
         known: What shared states are computed from besides sums: the values of the first group, with the largest of
             the groups' step counts.
         seed: Draws random numbers.
     """
     late: dict[str, Any] = {}
-    shared = _Shared(works[0].batch, known)
+    shared = _Shared(prepared, known)
     totals = {total for work in works for segment in work.left for total in segment.totals}
     wanted = {name for work in works for segment in work.left for name in segment.needs} | shared.needs
     wanted |= {name for work in works for name in work.batch.steering.numbers_arguments[work.chosen]}
@@ -212,21 +216,23 @@ def _sum(parts: Sequence[Any]) -> Any:
 
 
 class _Shared:
-    """The states that the whole optimizer shares, computed once a step; any batch knows their formulas."""
+    """The states that the whole optimizer shares, computed once a step."""
 
-    def __init__(self, batch: StagedBatch, known: Mapping[str, Any]) -> None:
-        self.known, self.batch = known, batch
-        self.left = list(batch.steering.shared)
+    def __init__(self, prepared: Prepared, known: Mapping[str, Any]) -> None:
+        self.known, self.prepared = known, prepared
+        steering = prepared.variant.steering
+        self.left = list(steering.shared) if steering is not None else []
         self.results: dict[str, Any] = {}
         self.needs = {name for _, names in self.left for name in names if name.startswith("total ")}
 
     def compute(self, late: MutableMapping[str, Any]) -> None:
         """Compute those whose sums have arrived."""
-        prepared = self.batch.prepared
+        prepared = self.prepared
         for slot, names in list(self.left):
             if all(name in late for name in names if name.startswith("total ")):
                 name = f"shared_{slot.name}"
-                arguments = self.batch.named(names, {**self.known, **late})
+                values = {**self.known, **late}
+                arguments = [values[name] for name in names]
                 tensor = next((a for a in arguments if isinstance(a, torch.Tensor)), None)
                 if tensor is None:
                     (value,) = host.call_group(prepared.plain[name], arguments)

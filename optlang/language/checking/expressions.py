@@ -200,7 +200,9 @@ class Expressions(Tensors, ABC):
         held = self.condition(condition)
         answer = self.decide(condition, held)
         if answer is not None:
-            return self.value(then if answer else other)
+            chosen = self.value(then if answer else other)
+            # What is chosen by a tensor's shape differs from tensor to tensor.
+            return replace(chosen, uses=chosen.uses | (held.uses & Uses.FACT))
         return self.merged(condition, (self.number(then), self.number(other)), held)
 
     def merged(self, expr: Expr, values: tuple[Value, ...], held: Value) -> Value:
