@@ -162,6 +162,11 @@ class Formulas:
             late.append(f"gnorm({self.value(self.array(), depth - 1)}) > {self.pick(THRESHOLDS)}")
         return self.pick([*STATIC_CONDITIONS, *HOST_CONDITIONS, *late])
 
+    def around(self, condition: str, *texts: str) -> str:
+        """Return a condition that may stand around texts: one around sums must not depend on time (R1)."""
+        sums = any(word in text for text in texts for word in ("total", "norm(", "share", "damp"))
+        return self.pick(STATIC_CONDITIONS) if sums and condition not in STATIC_CONDITIONS else condition
+
     def value(self, kind: str, depth: int) -> str:
         """Return an expression of a kind."""
         if kind in ("h", "s"):
@@ -176,7 +181,7 @@ class Formulas:
                 return self.fill(self.pick(BINARY), self.value(kind, depth - 1), self.value(other, depth - 1))
             case 2:
                 a, b = self.value(kind, depth - 1), self.value(kind, depth - 1)
-                return f"({a} if {self.condition(depth)} else {b})"
+                return f"({a} if {self.around(self.condition(depth), a, b)} else {b})"
             case 3:
                 condition = f"{self.value(kind, 0)} > {self.pick(THRESHOLDS)}"
                 return f"where({condition}, {self.value(kind, depth - 1)}, {self.value(self.pick([kind, 'h']), 0)})"

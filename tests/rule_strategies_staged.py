@@ -107,7 +107,7 @@ class Writer(Formulas):
         if self.totals > 0:
             self.totals -= 1
             inner = self.value(self.array(), 1)
-            values = [f"total(tanh({inner}))", f"(total({inner}*{inner}) - w)/(1 + abs(v))", f"gnorm({inner}) if t > 1 else w"]
+            values = [f"total(tanh({inner}))", f"(total({inner}*{inner}) - w)/(1 + abs(v))", f"gnorm({inner}) if rate > 0.05 else w"]
         return f"{name} = 0.8*{name} + 0.2*tanh({self.pick(values)})"
 
     def several(self) -> list[str]:
@@ -170,12 +170,20 @@ class Writer(Formulas):
 
     def choice(self, conditions: list[str], letters: str, depth: int) -> list[str]:
         """Return an ``if``; names that all its sides give are known afterwards."""
-        lines = [f"if {self.pick(conditions)}:", *self.body(letters, depth)]
+        device = len(conditions) == 1
+        body, condition = self.body(letters, depth), self.pick(conditions)
+        lines = [f"if {condition if device else self.around(condition, *body)}:", *body]
         if self.number(2) == 0:
-            lines += [f"elif {self.pick(conditions)}:", *self.body(letters, depth)]
+            body, condition = self.body(letters, depth), self.pick(conditions)
+            if not device:
+                condition = self.around(condition, *body)
+                lines[0] = f"if {self.around(lines[0][3:-1], condition)}:"
+            lines += [f"elif {condition}:", *body]
         if self.number(1):
             kind = self.array()
             sides = [self.value(kind, 1), self.value(kind, 1)]
+            if not device:
+                lines[0] = f"if {self.around(lines[0][3:-1], *sides)}:"
             name = self.local(kind)
             if "elif" not in lines[-2] and "elif" not in "".join(lines):
                 lines += [f"    {name} = tanh({sides[0]})", "else:", f"    {name} = tanh({sides[1]})"]

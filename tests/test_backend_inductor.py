@@ -51,7 +51,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def origins(cls: Any) -> list[str]:
-    return [kernel.origin for kernel in cls._kernels.loaded.values()]
+    return [kernel.origin for kernel in cls._parts.parts[0].kernels.loaded.values()]
 
 
 def test_ahead_of_time_one_kernel_serves_all_sizes(kernels: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_library_is_found_again_and_a_damaged_one_is_rebuilt(kernels: Path) ->
     assert origins(first) == ["built"]
     (library,) = kernels.glob("Again-*.so")
     second = type(first)(first.__name__, (first,), {})
-    second._kernels = type(first._kernels)(first._compiled, "inductor", None)
+    second._parts = type(first._parts).of(first._compiled, "inductor", None)
     p = parameter(5, dtype=torch.float32)
     second([p], lr=0.5).step()
     assert origins(second) == ["cached"]
@@ -95,7 +95,7 @@ def test_a_library_is_found_again_and_a_damaged_one_is_rebuilt(kernels: Path) ->
     library.unlink()  # it is mapped into this process
     library.write_bytes(content[:1000])
     library.chmod(0o700)
-    second._kernels = type(first._kernels)(first._compiled, "inductor", None)
+    second._parts = type(first._parts).of(first._compiled, "inductor", None)
     second([p], lr=0.5).step()
     assert origins(second) == ["built"]
     assert cache.is_sound(library)
@@ -250,7 +250,7 @@ cls = optlang.compile("adamw", name="Ahead")
 p = torch.nn.Parameter(torch.ones(3))
 p.grad = torch.ones(3)
 cls([p]).step()
-assert [k.origin for k in cls._kernels.loaded.values()] == ["cached"]
+assert [k.origin for k in cls._parts.parts[0].kernels.loaded.values()] == ["cached"]
 print(sorted({"torch._dynamo", "torch._inductor"} & set(sys.modules)))
 """
 

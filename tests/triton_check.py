@@ -32,7 +32,7 @@ def steps(rule: str, dtype: torch.dtype) -> float:
     for name, triton in (("Plain", False), ("Launched", True)):
         made = optlang.compile(rule, name=name, backend="eager")
         if triton:
-            made._kernels._load = launch.load
+            made._parts.parts[0].kernels._load = launch.load
         torch.manual_seed(0)
         parameters = [torch.nn.Parameter(torch.randn(shape).to(dtype)) for shape in SHAPES]
         parameters.append(torch.nn.Parameter(torch.randn(3001).to(dtype)[1:]))  # not aligned
@@ -46,7 +46,7 @@ def steps(rule: str, dtype: torch.dtype) -> float:
                 parameters[3].grad = None
             optimizer.step()
         if triton:
-            assert {kernel.origin for kernel in made._kernels.loaded.values()} == {"triton"}
+            assert {kernel.origin for kernel in made._parts.parts[0].kernels.loaded.values()} == {"triton"}
         states = [v for p in parameters for v in optimizer.state[p].values() if torch.is_tensor(v)]
         results.append([t.detach().double() for t in (*parameters, *states) if t.numel()])
     return max(float((a - b).abs().max() / (1 + b.abs().max())) for a, b in zip(*results, strict=True))

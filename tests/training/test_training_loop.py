@@ -151,7 +151,7 @@ def test_an_optimizer_a_parameter_in_the_backward_pass_is_the_ordinary_loop(rule
         count = count or compiled_count(cls)
         assert compiled_count(cls) == count, step
     assert difference(list(ordinary.parameters()), list(hooked.parameters())) < 1e-15
-    assert len({id(o._kernels) for o in optimizers.values()}) == 1
+    assert len({id(o._parts) for o in optimizers.values()}) == 1
     if rule in ("adamw", "sgd", "lion"):  # the others treat matrices and vectors differently
         assert count == 1
 
