@@ -40,13 +40,22 @@ class Facts(NamedTuple):
         """Size of the first dimension, by which ``matrix(p)`` is made; no name that a rule could write."""
         return self.shape[0] if self.shape else 1
 
+    def __getattr__(self, name: str) -> int:
+        """Return the size of a dimension in the middle, ``_size1`` to ``_size7``; 1 where there is none."""
+        place = int(name[5:]) if name in MIDDLE else -1
+        if place < 0:
+            raise AttributeError(name)
+        return self.shape[place] if place < len(self.shape) else 1
+
     def named(self) -> dict[str, Any]:
         """Return the facts that are numbers, by name."""
         return {name: getattr(self, name) for name in FACTS}
 
 
+#: Names of the sizes of dimensions in the middle; no names that a rule could write.
+MIDDLE: tuple[str, ...] = tuple(f"_size{i}" for i in range(1, 8))
 #: Names of the facts that are numbers.
-FACTS: tuple[str, ...] = ("ndim", "numel", "rows", "cols", "eps_of", "_lead")
+FACTS: tuple[str, ...] = ("ndim", "numel", "rows", "cols", "eps_of", "_lead", *MIDDLE)
 
 
 @dataclass(frozen=True)

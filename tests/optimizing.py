@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 import optlang
+from optlang.compiler import example_variant
 
 ADAMW = "adamw"
 
@@ -33,6 +34,12 @@ p -= lr*prod*u/seen
 def optimizer_class(rule: str, **kwargs: Any) -> type[torch.optim.Optimizer]:
     """Return the class of a rule that runs uncompiled, unless asked otherwise."""
     return optlang.compile(rule, **{"backend": "eager", **kwargs})
+
+
+def staged(name: str) -> bool:
+    """Whether a rule of the library makes its steps in several passes, or sends parameters to other rules."""
+    compiled: Any = optimizer_class(name)._compiled
+    return bool(compiled.routes) or example_variant(compiled).steering is not None
 
 
 def parameter(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.nn.Parameter:

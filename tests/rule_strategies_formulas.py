@@ -22,7 +22,7 @@ SIZES = {"r": "M", "c": "N", "k": "k"}
 MATRICES = ("rc", "cr", "rr", "cc", "kk", "rk", "kc", "kr", "ck", "r", "c", "k")
 NUMBERS = ("0.5", "0.1", "3", "1.5", "0.75")
 THRESHOLDS = ("0.3713", "-0.1271", "0.0517", "1.6129")
-HOST = ("rate", "decay", "0.9^t", "1/t", "cosine(6, 0.1)", "1/numel", "0.1*N", "k", "b1", "group.t/(2 + group.t)")
+HOST = ("rate", "decay", "0.9^t", "1/t", "cosine(6, 0.1)", "1/numel", "b1", "group.t/(2 + group.t)")
 OF_GROUP = ("rate", "decay", "0.9^t", "1/t", "rank", "b1*b2", "(rate if t > 2 else decay)")
 STATIC_CONDITIONS = ("flag", "not flag", "mode == 1", "ndim > 1", "rows > cols", "M > 2", "tall", "k == 1", "numel > 7")
 HOST_CONDITIONS = ("t > 2", "first", "t % 2 == 1", "rate > 0.2", "1 < t <= 3", "not first and flag")
@@ -48,7 +48,7 @@ TOTALS = (
     "gnorm({})/(1 + gnorm({}))",
     "min(1, 1/gnorm({}))",
     "share({})",
-    "sqrt(total(abs({}))/(1 + total(ones(k))))",
+    "sqrt(total(abs({}))/(1 + total(ones(rows(p)))))",
 )
 #: Functions of the rule's own, beside the random ones: sums in functions, matrices in functions, several results.
 HEAD = """optimizer Staged
@@ -102,9 +102,8 @@ class Formulas:
     count: int = 0
     totals: int = 4  # how many sums there may be yet
     heavy: int = 4  # how many decompositions
-    grouped: bool = False
-    shared: bool = False
     mode: str = ""
+    functions: list[str] = field(default_factory=list)
 
     def number(self, upto: int) -> int:
         """Return one of 0 to ``upto``."""
@@ -127,13 +126,14 @@ class Formulas:
         if depth > 0 and self.totals > 0 and self.number(2) == 0:
             self.totals -= 1
             return self.fill(self.pick(TOTALS), self.value(self.array(), depth - 1))
-        return self.pick([*NUMBERS, *HOST, "q", "w", "v", *self.known("h")])
+        local = () if self.known("any") else ("0.1*N", "k")
+        return self.pick([*NUMBERS, *HOST, *local, "q", "w", "v", *self.known("h")])
 
     def scalar(self, depth: int) -> str:
         """Return one number of a tensor."""
         matrix = self.pick(["rc", "rr", "rk", "c"])
         choice = self.number(4)
-        if choice == 0 or depth == 0:
+        if choice == 0 or depth == 0 or self.known("any"):
             return self.pick(self.known("s"))
         if choice == 1 and self.guarded:
             return f"trace({self.value(self.pick(['rr', 'cc', 'kk']), depth - 1)})"
@@ -152,10 +152,14 @@ class Formulas:
 
     def array(self) -> str:
         """Return a kind that has elements."""
+        if self.known("any"):
+            return "any"
         return self.pick(["e", *MATRICES]) if self.guarded else "e"
 
     def condition(self, depth: int) -> str:
         """Return a condition that is decided when compiling, before launch, or between sums."""
+        if self.known("any"):
+            return self.pick(["flag", "t > 2", "mode == 1", "rate > 0.2", "w > 0.3713"])
         late = [f"{self.pick(['w', 'v', *self.known('h')])} > {self.pick(THRESHOLDS)}"]
         if depth > 0 and self.totals > 0:
             self.totals -= 1
@@ -164,8 +168,11 @@ class Formulas:
 
     def around(self, condition: str, *texts: str) -> str:
         """Return a condition that may stand around texts: one around sums must not depend on time (R1)."""
-        sums = any(word in text for text in texts for word in ("total", "norm(", "share", "damp"))
-        return self.pick(STATIC_CONDITIONS) if sums and condition not in STATIC_CONDITIONS else condition
+        words = ("total", "norm(", "share", "damp", *(f"{name}(" for name in self.functions))
+        sums = any(word in text for text in texts for word in words)
+        common = self.known("any") or any(text.strip().startswith(("q =", "w =", "v =")) for text in texts)
+        known = ("flag", "mode == 1") if common else STATIC_CONDITIONS
+        return self.pick(known) if sums and condition not in STATIC_CONDITIONS else condition
 
     def value(self, kind: str, depth: int) -> str:
         """Return an expression of a kind."""
@@ -175,7 +182,8 @@ class Formulas:
             return self.pick(self.known(kind)) if self.known(kind) else self.made(kind, 0)
         match self.number(6):
             case 0:
-                return self.fill(self.pick(UNARY), self.value(kind, depth - 1))
+                own = [f"{name}({{}})" for name in self.functions]
+                return self.fill(self.pick([*UNARY, *own, *own, *own]), self.value(kind, depth - 1))
             case 1:
                 other = self.pick([kind, "h", "s"])
                 return self.fill(self.pick(BINARY), self.value(kind, depth - 1), self.value(other, depth - 1))
@@ -192,6 +200,8 @@ class Formulas:
 
     def made(self, kind: str, depth: int) -> str:
         """Return an expression of a kind that is more than arithmetic on values of that kind."""
+        if kind == "any":
+            return self.pick(self.known(kind))
         if kind == "e":
             if self.guarded and depth > 0 and self.number(1):
                 return f"(0.3*{self.pick(self.known('e'))} + {self.value('rc', depth - 1)})"

@@ -164,7 +164,8 @@ class Writer(Formulas):
                 return lines
             case _:
                 conditions = [self.condition(1), self.condition(0)]
-                if any(x in c for c in conditions for x in ("ndim", "rows", "M >", "tall", "k ==", "numel", "h >", "x")):
+                words = ("ndim", "rows", "M >", "tall", "k ==", "numel", "h >", "x", "gnorm", "w >", "v >")
+                if any(word in condition for condition in conditions for word in words):
                     letters = "".join(x for x in letters if x not in "qw")
                 return self.choice(conditions, letters, depth)
 
@@ -198,9 +199,32 @@ class Writer(Formulas):
         draws = ["tanh(randn())", "rand()", "rademacher()", "bernoulli(0.7)", "norm(randn(M, k))", "sum(rand(k))"]
         return f"n += 0.05*{self.pick(draws)}"
 
-    def functions(self) -> list[str]:
-        """Return random functions, of one or two values."""
-        return []
+    def inside(self, name: str) -> str:
+        """Return an expression for a function, which may be given a value of any kind."""
+        kept, self.names = self.names, {"any": [name], "s": ["c", f"norm({name})"], "h": ["h"]}
+        value = self.value("any", 2)
+        self.names = kept
+        return value
+
+    def function(self) -> list[str]:
+        """Return a function of the rule's own; later ones may call it."""
+        name = f"f{len(self.functions) + 1}"
+        match self.number(3):
+            case 0:
+                lines = [f"def {name}(x) = tanh({self.inside('x')})"]
+            case 1:
+                times = self.pick(["repeat 2:", "repeat turns:", "for y in betas:"])
+                lines = [f"def {name}(x):", f"    {times} x = 0.5*x + tanh({self.inside('x')})", "    return x"]
+            case 2:
+                sides = self.inside("y"), self.inside("x")
+                condition = self.around(self.pick(["t > 2", "flag", "mode == 1", "rate > 0.2"]), *sides)
+                condition = condition if condition in ("flag", "t > 2", "mode == 1", "rate > 0.2") else "flag"
+                lines = [f"def {name}(x):", f"    y = tanh({self.inside('x')})"]
+                lines += [f"    if {condition}: return tanh({sides[0]})", f"    return {sides[1]}"]
+            case _:
+                lines = [f"def {name}(x, y = 0.5):", f"    z = {self.inside('x')}", "    return tanh(z)*y"]
+        self.functions.append(name)
+        return lines
 
     def rule(self, mode: str) -> str:
         """Return the text of a rule."""
@@ -213,11 +237,12 @@ class Writer(Formulas):
             self.states[name] = kind
             declared.append(f"state {name} = {self.pick(STATES[kind])}{when}")
         head = [*declared, *LOCALS] if self.number(1) else [*LOCALS, *declared]
+        head = [line for _ in range(self.number(2)) for line in self.function()] + head
         self.lines = ["raw = g"]
         if not guard:
             self.lines.append("G = matrix(raw)")
             self.open()
-        for _ in range(2 + self.number(3)):
+        for _ in range(2 + self.number(4)):
             match self.number(4):
                 case 0:
                     self.lines += self.block(COMMON)

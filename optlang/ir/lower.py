@@ -23,7 +23,7 @@ from optlang.compiled import FACTS, Draw
 from optlang.diagnostics import OptlangError
 from optlang.ir import algebra
 from optlang.ir.builder import Builder, Ref
-from optlang.ir.matrices import Matrices, holds_matrices, is_matrix_function
+from optlang.ir.matrices import Matrices, is_apart, is_matrix_function
 from optlang.ir.passes import prune
 from optlang.ir.program import NOISE, TOTAL, Program, Store
 from optlang.language import shapes
@@ -38,8 +38,8 @@ from optlang.source import Source, Span
 
 REDUCTIONS = ("sum", "mean", "max", "min")
 
-#: The values of group states after the statements that assign them: by the state's name, and what tells a statement from
-#: all others (a place in the text does not, where a loop has been written out).
+#: The values of group states after the statements that assign them: by the state's name, and by what tells a statement
+#: from all others (a place in the text does not, where a loop has been written out).
 Trail = dict[tuple[Any, str], Ref]
 
 
@@ -410,7 +410,7 @@ class _Lowering(Matrices):
         other: tuple[ast.Stmt, ...] = node.other or ()
         if len(node.branches) > 1:
             other = (ast.If(node.span, node.branches[1:], node.other),)
-        if self.special.matrices and (holds_matrices(body) or holds_matrices(other)):
+        if is_apart(body) or is_apart(other):
             answer = self.answer(held)
             if answer is not None:
                 self.block(body if answer else other)
@@ -508,7 +508,7 @@ class _Lowering(Matrices):
             case ast.Compare(ops=(op,), operands=(left, right)):
                 return self.compare(op, self.expr(left), self.expr(right))
             case ast.Ternary(condition=c, then=then, other=other):
-                if self.special.matrices and (holds_matrices(then) or holds_matrices(other)):
+                if is_apart(then) or is_apart(other):
                     answer = self.answer(self.condition(c))
                     if answer is not None:
                         return self.expr(then if answer else other)

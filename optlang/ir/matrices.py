@@ -46,12 +46,7 @@ class Matrices(ABC):
         lead, rows, cols, numel = (self.input(name, HOST).expr for name in ("_lead", "rows", "cols", "numel"))
         if ndim < 3:
             return ((), (numel,), (rows, cols))[ndim]
-        middle: list[Size] = [sp.Symbol(f"size{i}") for i in range(1, ndim - 2)]
-        if middle:
-            middle[0] = numel / (lead * rows * cols)
-            for size in middle[1:]:
-                middle[0] /= size
-        return (lead, *middle, rows, cols)
+        return (lead, *(self.input(f"_size{i}", HOST).expr for i in range(1, ndim - 2)), rows, cols)
 
     def shape_of(self, kind: Kind) -> Shape:
         """Return the shape of values of a kind."""
@@ -213,8 +208,8 @@ def is_matrix_function(name: str) -> bool:
     return name in BUILTINS and BUILTINS[name].matrix and BUILTINS[name].definition is None
 
 
-def holds_matrices(block: Sequence[ast.Stmt] | ast.Expr) -> bool:
-    """Whether a block or an expression computes with whole matrices."""
+def is_apart(block: Sequence[ast.Stmt] | ast.Expr) -> bool:
+    """Whether a block or an expression is computed only where it is due: what has matrices, or sums over the model."""
     tops: Sequence[ast.Expr]
     tops = [e for s in statements(block) for e in own_expressions(s)] if isinstance(block, tuple) else [block]  # type: ignore[list-item]
-    return any(shapes.is_matrix_call(node, MATRIX_FUNCTIONS) for top in tops for node in expressions(top))
+    return any(shapes.is_matrix_call(node, MATRIX_FUNCTIONS | {"total"}) for top in tops for node in expressions(top))

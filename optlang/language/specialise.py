@@ -106,7 +106,7 @@ class _Specialiser:
             shape = tuple(int(values[name] or 0) for name in ("rows", "cols") if name in values)
         self.shape = shape
         self.sizes = Sizes(shape, self.number) if uses_matrices(rule) else None
-        self.of_matrices = _matrix_functions(rule) if self.sizes is not None else frozenset()
+        self.due_names = _due_names(rule, self.sizes is not None)
         self.hypers = {h.name: h for h in rule.hypers}
         self.fixed = {"p", "g", *(s.name for s in rule.states)}
         self.answers: list[Value] = []
@@ -451,14 +451,14 @@ class _Specialiser:
         held = self.condition(c, scope)
         if isinstance(held, ast.Bool):
             return self.reduce(then if held.value else other, scope)
-        if self.sizes is not None and (self.holds_matrices(then) or self.holds_matrices(other)):
+        if self.is_apart(then) or self.is_apart(other):
             (chosen,) = self.either(span, held, lambda: [self.reduce(then, scope)], lambda: [self.reduce(other, scope)])
             return chosen
         return ast.Ternary(span, held, self.reduce(then, scope), self.reduce(other, scope))
 
-    def holds_matrices(self, node: ast.Expr) -> bool:
-        """Whether an expression computes with whole matrices, in functions that it calls too."""
-        return any(is_matrix_call(inner, self.of_matrices) for inner in expressions(node))
+    def is_apart(self, node: ast.Expr) -> bool:
+        """Whether an expression is computed only where it is due: with matrices, or sums over the model, in it."""
+        return bool(self.due_names) and any(is_matrix_call(inner, self.due_names) for inner in expressions(node))
 
     def either(
         self,
@@ -684,7 +684,7 @@ class _Specialiser:
         held = self.atom("condition", held)
         returns = _returns(body) or _returns(other)
         left, right = dict(scope), dict(scope)
-        if self.sizes is not None:
+        if self.due_names:
             return self.run_either(node, held, (body, other), rest if returns else None, scope)
         if returns:
             ours, theirs = self.run((*body, *rest), left), self.run((*other, *rest), right)
@@ -740,9 +740,14 @@ def uses_matrices(rule: Rule) -> bool:
     return any(is_matrix_call(node, MATRIX_FUNCTIONS | {*SIZES}) for top in tops for node in expressions(top))
 
 
-def _matrix_functions(rule: Rule) -> frozenset[str]:
-    """Return the names of the functions that compute with whole matrices, the rule's own included."""
-    names = set(MATRIX_FUNCTIONS)
+def _due_names(rule: Rule, matrices: bool) -> frozenset[str]:
+    """Return the names of the functions with matrices or sums over the model in them; empty for a rule without."""
+    sums = {"total", "gnorm"}
+    names = {*sums, *(MATRIX_FUNCTIONS if matrices else ())}
+    blocks = (rule.body, *(body_of(f) for f in rule.functions.values()))
+    nodes = (e.function for b in blocks for e in block_expressions(b) if isinstance(e, ast.Call))
+    if not matrices and not {n.name for n in nodes if isinstance(n, ast.Name)} & sums:
+        return frozenset()
     while True:
         found = {
             name

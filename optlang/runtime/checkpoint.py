@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from optlang.language.rule import HyperType
 from optlang.runtime.chance import SEED, checked
 from optlang.runtime.events import TRAINING
 from optlang.runtime.parts import Part, Parts
@@ -110,7 +111,7 @@ def loaded_groups(
 ) -> list[dict[str, Any]]:
     """Return the param groups of a checkpoint with our parameters; keys it does not have get their defaults.
 
-    One without a seed leaves ours; one that says nothing of evaluation is from training.
+    So do those that torch.optim leaves at None where a rule has no such value. One without a seed leaves ours; one that says nothing of evaluation is from training.
 
     Raises:
         ValueError: If its seed is none.
@@ -118,8 +119,9 @@ def loaded_groups(
     loaded = []
     for ours, theirs in zip(groups, saved, strict=True):
         group = {key: deepcopy(value) for key, value in theirs.items() if key != "params"}
-        for key in parts.keys:
-            if key not in group and (key in parts.defaults or key in ours):
+        for key, hypers in parts.keys.items():
+            lacks = key not in group or (group[key] is None and hypers[0].type is not HyperType.OPTIONAL)
+            if lacks and (key in parts.defaults or key in ours):
                 group[key] = deepcopy(parts.defaults.get(key, ours.get(key)))
         if SEED in ours and SEED not in parts.keys:
             group[SEED] = checked("loaded state dict", group.get(SEED, ours[SEED]))
