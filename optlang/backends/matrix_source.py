@@ -45,7 +45,14 @@ class MatrixWriter(TorchWriter):
         if expr.is_Function and algebra.name_of(expr) in ("bf16", "f32"):
             return algebra.name_of(expr)
         found = {self.types.get(s, "") for s in expr.free_symbols if self.kinds[s].on_device}
+        if expr.is_Function and self.is_linear(algebra.name_of(expr)) and "bf16" in found:
+            return "f32"
         return found.pop() if len(found) == 1 else ""
+
+    @staticmethod
+    def is_linear(name: str) -> bool:
+        """Whether a function is of those that torch does not have in 16 bits."""
+        return name in BUILTINS and BUILTINS[name].group == LINEAR
 
     def rank_of(self, kind: Kind) -> int:
         """Return the number of dimensions of a value of a kind, without the one in front."""
@@ -122,7 +129,8 @@ class MatrixWriter(TorchWriter):
             case "index":
                 return self.index(args[0], args[1:])
             case "shaped":
-                return f"{texts[0]}.reshape(-1, *{self.whole}.shape[1:])" if self.whole else texts[0]
+                x = texts[0]
+                return f"{x}.reshape({x}.shape[0], *{self.whole}.shape[1:])" if self.whole else x
             case "matrix":
                 return (
                     f"{texts[0]}.flatten(2)" if self.rank_of(self.kinds[args[0]]) > 1 else f"{texts[0]}.unsqueeze(-1)"
@@ -141,7 +149,7 @@ class MatrixWriter(TorchWriter):
         row = BUILTINS[name]
         assert row.torch is not None, f"{name} has no spelling on matrices"
         self.helpers.update(row.helpers)
-        if row.group == LINEAR and any(self.types.get(a) == "bf16" for a in args):  # torch has none in 16 bits
+        if self.is_linear(name) and any(self.types.get(a) == "bf16" for a in args):
             texts = [f"{text}.to(torch.float32)" for text in texts]
         return row.torch.format(*texts)
 

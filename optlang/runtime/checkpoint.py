@@ -111,7 +111,8 @@ def loaded_groups(
 ) -> list[dict[str, Any]]:
     """Return the param groups of a checkpoint with our parameters; keys it does not have get their defaults.
 
-    So do those that torch.optim leaves at None where a rule has no such value. One without a seed leaves ours; one that says nothing of evaluation is from training.
+    So do those that torch.optim leaves at None where a rule has no such value. One without a seed leaves ours; one that
+    says nothing of evaluation is from training.
 
     Raises:
         ValueError: If its seed is none.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from operator import is_
 from typing import Any, ClassVar
 
@@ -21,11 +21,12 @@ from optlang.runtime import chance, checkpoint, documentation
 from optlang.runtime.capturable import CapturablePlan
 from optlang.runtime.differentiable import DifferentiablePlan
 from optlang.runtime.events import TRAINING, EventPlan
+from optlang.runtime.kernels import Prepared
 from optlang.runtime.parts import Part, Parts
 from optlang.runtime.passes import Scratch
 from optlang.runtime.plan import GroupPlan, named, switched
 from optlang.runtime.records import STEP
-from optlang.runtime.staged import run_together
+from optlang.runtime.staged import StagedWork, run_together
 from optlang.runtime.tensors import facts_of, local
 from optlang.runtime.values import plain
 
@@ -259,6 +260,7 @@ class RuleOptimizer(Optimizer):
         with torch.no_grad():
             try:
                 busy = [plan for plan in plans if plan.prepare(state, same)]
+                together = self._together(busy) if any(plan.staged for plan in busy) else []
             except BaseException:
                 for plan in plans:
                     plan.abandon()
@@ -269,26 +271,34 @@ class RuleOptimizer(Optimizer):
                 self._rehearsed = True
                 return
             self._untried = False
-            # Made before anything is written: a seed may be none.
-            seed = chance.Seed(self.param_groups) if any(plan.staged for plan in busy) else None
             written: list[torch.Tensor] = []
             for plan in busy:
                 written += plan.run(state)
-            for part in self._parts.parts if seed is not None else ():  # sums and shared states are those of one rule
-                staged = [work for plan in busy for work in plan.staged if work.rule is part.kernels]
-                if staged and seed is not None:
-                    own = [plan for plan in plans if plan.kernels is part.kernels]
-                    known = {**own[0].known(), "group.t": max(plan.steps() for plan in own)}
-                    first = own[0].variant_for(staged[0].batch.records[0].facts)
-                    shared = run_together(staged, first, known, seed)
-                    for group in self.param_groups:
-                        group.update((part.hyper.kept(key), value) for key, value in shared.items())
+            for part, *rest in together:
+                shared = run_together(*rest)
+                for group in self.param_groups:
+                    group.update((part.hyper.kept(key), value) for key, value in shared.items())
             for plan in busy:
                 plan.finish(state)
             if written:
                 torch.autograd.graph.increment_version(written)
         if not same or len(seen) != len(state):
             self._seen = list(state.values())
+
+    def _together(self, busy: Sequence[GroupPlan]) -> list[tuple[Part, list[StagedWork], Prepared, dict[str, Any]]]:
+        """Return the staged work of each rule: sums and shared states are those of one rule.
+
+        With it goes what shared states are computed by: the variant and the values of the rule's first group.
+        """
+        found = []
+        for part in self._parts.parts:
+            works = [work for plan in busy for work in plan.staged if work.rule is part.kernels]
+            own = [plan for plan in self._plans if plan.kernels is part.kernels and plan.parameters]
+            if works:
+                known = {**own[0].known(), "group.t": max(plan.steps() for plan in own)}
+                first = own[0].variant_for(facts_of(own[0].parameters[0]))
+                found.append((part, works, first, known, seed))
+        return found
 
     def _is_rehearsal(self) -> bool:
         """Whether a first step is only there to have states made: with a step size of 0 and gradients of 0.
