@@ -274,8 +274,8 @@ class RuleOptimizer(Optimizer):
             written: list[torch.Tensor] = []
             for plan in busy:
                 written += plan.run(state)
-            for part, *rest in together:
-                shared = run_together(*rest)
+            for part, works, first, known, seed in together:
+                shared = run_together(works, first, known, seed)
                 for group in self.param_groups:
                     group.update((part.hyper.kept(key), value) for key, value in shared.items())
             for plan in busy:
@@ -285,12 +285,14 @@ class RuleOptimizer(Optimizer):
         if not same or len(seen) != len(state):
             self._seen = list(state.values())
 
-    def _together(self, busy: Sequence[GroupPlan]) -> list[tuple[Part, list[StagedWork], Prepared, dict[str, Any]]]:
-        """Return the staged work of each rule: sums and shared states are those of one rule.
+    def _together(
+        self, busy: Sequence[GroupPlan]
+    ) -> list[tuple[Part, list[StagedWork], Prepared, dict[str, Any], chance.Seed]]:
+        """Return the staged work of each rule, with the other arguments of :func:`run_together`.
 
-        With it goes what shared states are computed by: the variant and the values of the rule's first group.
+        Sums and shared states are those of one rule; the latter follow the variant and the values of its first group.
         """
-        found = []
+        found, seed = [], chance.Seed(self.param_groups)
         for part in self._parts.parts:
             works = [work for plan in busy for work in plan.staged if work.rule is part.kernels]
             own = [plan for plan in self._plans if plan.kernels is part.kernels and plan.parameters]
