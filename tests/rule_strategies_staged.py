@@ -49,6 +49,7 @@ class Writer(Formulas):
     """Writes one rule."""
 
     lines: list[str] = field(default_factory=list)
+    depth: int = 2
     states: dict[str, str] = field(default_factory=dict)
 
     def local(self, kind: str) -> str:
@@ -69,25 +70,25 @@ class Writer(Formulas):
         letter = self.pick([x for x in letters if x not in "ML" or self.guarded])
         match letter:
             case "m":
-                return [f"m = decay*m + (1 - decay)*tanh({self.value('e', 2)})"]
+                return [f"m = decay*m + (1 - decay)*tanh({self.value('e', self.depth)})"]
             case "n":
-                return [f"n += 0.1*tanh({self.value('e', 2)}) - 0.1*n"]
+                return [f"n += 0.1*tanh({self.value('e', self.depth)}) - 0.1*n"]
             case "g":
-                return [f"g = tanh({self.value('e', 2)})"]
+                return [f"g = tanh({self.value('e', self.depth)})"]
             case "p":
-                value = self.value(self.pick(["e", "rc"]) if self.guarded else "e", 2)
+                value = self.value(self.pick(["e", "rc"]) if self.guarded else "e", self.depth)
                 return [self.pick([f"p -= rate*tanh({value})", f"p = 0.9*p + 0.1*tanh({value})"])]
             case "c":
-                return [f"c = 0.5*c + 0.5*tanh({self.value('s', 2)})"]
+                return [f"c = 0.5*c + 0.5*tanh({self.value('s', self.depth)})"]
             case "h":
-                return [f"h = 0.5*h + 0.5*tanh({self.value('h', 2)})"]
+                return [f"h = 0.5*h + 0.5*tanh({self.value('h', self.depth)})"]
             case "q":
                 return [f"q = 0.9*q + 0.1*{self.pick([*OF_GROUP, 'q^2'])}"]
             case "w":
                 return [self.common()]
             case "M":
                 name = self.pick(list(self.states))
-                value = self.value(self.states[name], 2)
+                value = self.value(self.states[name], self.depth)
                 return [self.pick([f"{name} = 0.7*{name} + 0.3*tanh({value})", f"{name} += 0.1*tanh({value}) - 0.1*{name}"])]
             case "L":
                 return self.several()
@@ -97,7 +98,7 @@ class Writer(Formulas):
                 return [f"{self.local(kind)}, {self.local(kind)} = {line}"]
             case _:
                 kind = self.pick(["h", "s", self.array(), self.array()])
-                value = self.value(kind, 2)
+                value = self.value(kind, self.depth)
                 return [f"{self.local(kind)} = tanh({value})"]
 
     def common(self) -> str:
@@ -229,6 +230,7 @@ class Writer(Formulas):
     def rule(self, mode: str) -> str:
         """Return the text of a rule."""
         self.mode = mode
+        self.depth = 2 + (self.number(3) == 3)
         require, _, guard = MODES[mode]
         when = f" when {guard}" if guard else ""
         declared = []
@@ -256,7 +258,7 @@ class Writer(Formulas):
             value = "{}" if kind in ("h", "s") else "sum({})"
             kept = [name for name in self.known(kind)[-2:] if name.startswith("x")]
             self.lines += [f"c += 0.01*tanh({value.format(name)})" for name in kept]
-        self.lines.append(f"p -= rate*tanh({self.value('e', 2)})")
+        self.lines.append(f"p -= rate*tanh({self.value('e', self.depth)})")
         return "\n".join([HEAD.replace("{require}\n", f"{require}\n" if require else ""), *head, *self.lines, ""])
 
     def open(self) -> None:

@@ -33,9 +33,11 @@ class MatrixWriter(TorchWriter):
     def __init__(self, program: Program, ndim: int, like: str, whole: str | None) -> None:
         self.kinds = program.kinds()
         plain = frozenset(s for s, kind in self.kinds.items() if kind.level <= Level.HOST)
-        super().__init__(f"{like}.dtype", frozenset(), plain)
+        flags = {v.symbol for v in program.host if v.boolean} | {i.symbol for i in program.inputs if i.name == "first"}
+        super().__init__(f"{like}.dtype", frozenset(flags), plain)
         self.ndim, self.like, self.whole = ndim, like, whole
         self.rank: int | None = None
+        self.there = [i.symbol for i in program.inputs if i.kind.on_device]  # tensors that have been computed
         self.types: dict[sp.Symbol, str] = {}
         for value in program.tensor:
             self.types[value.symbol] = self.type_of(value.expr)
@@ -66,12 +68,17 @@ class MatrixWriter(TorchWriter):
         if value.matrices:
             return self.operation(value.expr)
         if value.kind.on_device and self.is_plain(value.expr):  # a number that stands for a tensor
+            alike = next((s for s in self.there if self.kinds[s] == value.kind), None)
+            if alike is not None:
+                return f"torch.full_like({alike}, {self.text(value.expr)}, dtype={self.dtype})"
             return f"{self.like}.new_full(({', '.join('1' * (self.rank + 1))},), {self.text(value.expr)})"
         return self.text(value.expr)
 
     def symbol(self, expr: sp.Symbol) -> Piece:
         """Return a name; one number per tensor with as many dimensions as what it meets."""
         kind = self.kinds[expr]
+        if expr in self.flags:
+            return super().symbol(expr)
         if self.rank and kind.on_device and self.rank_of(kind) == 0:
             return f"{expr.name}[:{', None' * self.rank}]", ATOM
         return expr.name, ATOM
@@ -100,6 +107,8 @@ class MatrixWriter(TorchWriter):
         """Return a function on stacks; rounding to a number type means to go on in it."""
         if name in ("f32", "bf16"):
             return self.fill(BUILTINS[name].torch or "", args)
+        if name == "not" and self.is_plain(args[0]):
+            return f"(not {self.text(args[0])})", ATOM
         return super().named(name, args)
 
     def select(self, condition: sp.Expr, then: sp.Expr, other: sp.Expr) -> Piece:
@@ -110,6 +119,8 @@ class MatrixWriter(TorchWriter):
                 number = 0 if self.is_plain(then) else 1
                 sides[number] = f"torch.full_like({sides[1 - number]}, {sides[number]})"
             return f"({sides[0]} if {self.text(condition)} else {sides[1]})", ATOM
+        if self.is_plain(then) and self.is_plain(other):  # of two numbers torch would make one of its default type
+            return f"torch.where({self.text(condition)}, {self.like}.new_tensor({sides[0]}), {sides[1]})", ATOM
         return super().select(condition, then, other)
 
     # Operations ---------------------------------------------------------------------------------------------
@@ -247,6 +258,7 @@ class MatrixPass:
                 line = value.line
                 yield f"{INDENT}# {self.program.notes[line]}"
             text = added[value.symbol][1] if value.symbol in added else self.writer.value(value)
+            self.writer.there.append(value.symbol)
             yield f"{INDENT}{value.symbol} = {text}"
 
     def sums_of_products(self) -> dict[sp.Symbol, tuple[sp.Symbol, str]]:

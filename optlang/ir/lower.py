@@ -110,7 +110,10 @@ def lower(rule: Rule, special: Special) -> Lowered:
         start = _Lowering(rule, special, on_host, "start")
         start_program = start.run()
         kinds = start.state_kinds()
-        paths, moved = _paths(rule, special, on_host, kinds)
+        try:
+            paths, moved = _paths(rule, special, on_host, kinds)
+        except TooManyPaths:
+            paths, moved = _paths(rule, special, on_host, kinds, lavish=True)
         moved |= start.on_device
         if not moved:
             break
@@ -130,7 +133,7 @@ class TooManyPaths(Exception):
 
 
 def _paths(
-    rule: Rule, special: Special, on_host: frozenset[str], kinds: dict[str, Kind]
+    rule: Rule, special: Special, on_host: frozenset[str], kinds: dict[str, Kind], lavish: bool = False
 ) -> tuple[list[Path], set[str]]:
     """Return every way through the questions of a step, and the states found not to be host values."""
     paths: list[Path] = []
@@ -138,7 +141,7 @@ def _paths(
     pending: list[tuple[bool, ...]] = [()]
     while pending:
         given = pending.pop()
-        step = _Lowering(rule, special, on_host, "step", kinds, given)
+        step = _Lowering(rule, special, on_host, "step", kinds, given, lavish)
         program = step.run()
         moved |= step.on_device
         answers = tuple(answer for _, answer in step.asked)
@@ -163,6 +166,7 @@ class _Lowering(Matrices):
         part: The part.
         kinds: Kinds of the states, as their start has found them.
         given: Answers to the first questions; those beyond are answered by yes.
+        lavish: Whether both sides of conditions around matrices are computed, as there would be too many paths.
     """
 
     def __init__(
@@ -173,7 +177,9 @@ class _Lowering(Matrices):
         part: str,
         kinds: dict[str, Kind] | None = None,
         given: tuple[bool, ...] = (),
+        lavish: bool = False,
     ) -> None:
+        self.lavish = lavish
         self.state_kind, self.given = kinds or {}, given
         self.asked: list[tuple[sp.Expr, bool]] = []
         self.draws: list[Draw] = []
@@ -337,6 +343,10 @@ class _Lowering(Matrices):
             due = algebra.call("or", algebra.call("eq", t.expr, sp.Integer(1)), due)
         return Ref(due, HOST, True)
 
+    def branches(self, sides: Sequence[Sequence[ast.Stmt] | ast.Expr]) -> bool:
+        """Whether a condition that is known before the step decides what is computed, not what is chosen."""
+        return any(is_apart(side, matrices=not self.lavish) for side in sides)
+
     def answer(self, condition: Ref) -> bool | None:
         """Return the answer to a question of this path; None for one that cannot be asked before the step starts."""
         if self.part != "step" or condition.kind.level > Level.HOST:
@@ -410,7 +420,7 @@ class _Lowering(Matrices):
         other: tuple[ast.Stmt, ...] = node.other or ()
         if len(node.branches) > 1:
             other = (ast.If(node.span, node.branches[1:], node.other),)
-        if is_apart(body) or is_apart(other):
+        if self.branches((body, other)):
             answer = self.answer(held)
             if answer is not None:
                 self.block(body if answer else other)
@@ -508,7 +518,7 @@ class _Lowering(Matrices):
             case ast.Compare(ops=(op,), operands=(left, right)):
                 return self.compare(op, self.expr(left), self.expr(right))
             case ast.Ternary(condition=c, then=then, other=other):
-                if is_apart(then) or is_apart(other):
+                if self.branches((then, other)):
                     answer = self.answer(self.condition(c))
                     if answer is not None:
                         return self.expr(then if answer else other)
@@ -581,7 +591,9 @@ class _Lowering(Matrices):
         assert isinstance(mark, ast.Text)
         name = TOTAL + mark.value
         if self.part == "step":
-            self.parts_of_totals[name] = self.reduction("sum", self.expr(value), None)
+            part = self.expr(value)
+            one = part.kind.level <= Level.SCALAR  # a number of the tensor counts once
+            self.parts_of_totals[name] = Ref(self.number(part), part.kind) if one else self.reduction("sum", part, None)
         return self.input(name, HOST)
 
     def draw(self, name: str, node: ast.Call) -> Ref:

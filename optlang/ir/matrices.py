@@ -98,6 +98,8 @@ class Matrices(ABC):
 
     def named(self, ref: Ref) -> Ref:
         """Return a value under a name of its own."""
+        if ref.boolean:  # a condition counts as 0 or 1
+            ref = Ref(algebra.call("number", ref.expr), ref.kind)
         ref = self.materialised(ref)
         return ref if ref.expr.is_Symbol else self.out.bind("x", ref)
 
@@ -208,8 +210,11 @@ def is_matrix_function(name: str) -> bool:
     return name in BUILTINS and BUILTINS[name].matrix and BUILTINS[name].definition is None
 
 
-def is_apart(block: Sequence[ast.Stmt] | ast.Expr) -> bool:
-    """Whether a block or an expression is computed only where it is due: what has matrices, or sums over the model."""
+def is_apart(block: Sequence[ast.Stmt] | ast.Expr, matrices: bool = True) -> bool:
+    """Whether a block or an expression is computed only where it is due: what has sums over the model, or matrices."""
     tops: Sequence[ast.Expr]
     tops = [e for s in statements(block) for e in own_expressions(s)] if isinstance(block, tuple) else [block]  # type: ignore[list-item]
-    return any(shapes.is_matrix_call(node, MATRIX_FUNCTIONS | {"total"}) for top in tops for node in expressions(top))
+    nodes = [node for top in tops for node in expressions(top)]
+    if any(isinstance(n, ast.Call) and isinstance(n.function, ast.Name) and n.function.name == "total" for n in nodes):
+        return True
+    return matrices and any(shapes.is_matrix_call(node, MATRIX_FUNCTIONS) for node in nodes)

@@ -15,6 +15,7 @@ from itertools import count
 
 import sympy as sp
 
+from optlang.ir import algebra
 from optlang.ir.program import CARRY, TOTAL, Input, Program, Store, Value
 from optlang.language.kinds import ELEMENT, Kind, Level
 
@@ -231,7 +232,12 @@ class _Split:
         carried: set[sp.Symbol],
     ) -> Stage:
         left = [v for v in values if v.symbol in carried]
-        stores = [*mine, *(Store(f"{CARRY}{self.carries[v.symbol]}", v.symbol, v.kind) for v in left)]
+        # A condition is handed on as a number, 0 or 1.
+        numbers = {v.symbol: sp.Symbol(f"{self.carries[v.symbol]}_number") for v in left if v.boolean}
+        values = [*values, *(Value(n, algebra.call("number", s), self.kinds[s]) for s, n in numbers.items())]
+        stores = [*mine]
+        for v in left:
+            stores.append(Store(f"{CARRY}{self.carries[v.symbol]}", numbers.get(v.symbol, v.symbol), v.kind))
         host = self._host(
             {s for v in values for s in v.expr.free_symbols} | {s for x in mine for s in x.expr.free_symbols}
         )
@@ -239,10 +245,13 @@ class _Split:
             s for x in stores for s in x.expr.free_symbols
         }
         inputs = [i for i in self.program.inputs if i.symbol in read and not i.kind.on_device]
-        inputs += [Input(symbol, name, self.kinds[symbol]) for symbol, name in reads.items()]
+        handed = {s: self.carries[s] for s, name in reads.items() if name.startswith(CARRY)}
+        inputs += [Input(handed.get(symbol, symbol), name, self.kinds[symbol]) for symbol, name in reads.items()]
         program = replace(self.program, inputs=tuple(inputs), host=host, phases=(tuple(values),), stores=tuple(stores))
         needs = tuple(i.name for i in inputs if i.name in self.late)
-        program = program.renamed({s: self.carries[s] for s, name in reads.items() if name.startswith(CARRY)})
+        program = program.substituted(
+            {s: algebra.call("ne", c, sp.Integer(0)) if self.tensor[s].boolean else c for s, c in handed.items()}
+        )
         kept = tuple((f"{CARRY}{self.carries[v.symbol]}", v.kind) for v in left)
         return Stage(program, place[1] == 1, needs, kept)
 

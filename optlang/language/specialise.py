@@ -478,8 +478,8 @@ class _Specialiser:
         (block, values), (other, others) = sides
         chosen: list[ast.Expr] = []
         for a, b in zip(values, others, strict=True):
-            if a is b:
-                chosen.append(a)
+            if a is b or isinstance(a, (ast.Text, ast.Nothing)) or isinstance(b, (ast.Text, ast.Nothing)):
+                chosen.append(a if a is b or _same(a, b) else ast.Ternary(span, held, a, b))
                 continue
             self.fresh_count += 1
             name = ast.Name(span, f"chosen.{self.fresh_count}", "chosen")
@@ -757,6 +757,11 @@ def _due_names(rule: Rule, matrices: bool) -> frozenset[str]:
         if found <= names:
             return frozenset(names)
         names |= found
+
+
+def _same(a: ast.Expr, b: ast.Expr) -> bool:
+    """Whether two options are the same, wherever they are written."""
+    return type(a) is type(b) and replace(a, span=b.span) == b
 
 
 def repeats(rule: Rule) -> bool:
