@@ -211,7 +211,7 @@ class _Passes:
         arguments = python_source.host_arguments(program, slots)
         elementwise = not stage.matrices and _is_elementwise(program, slots)
         if stage.matrices:
-            source, narrow = steering_source.matrix_pass(program, slots, tensors, self.ndim, title)
+            source = narrow = steering_source.matrix_pass(program, slots, tensors, self.ndim, title)
         else:
             source, narrow = (python_source.emit_pass(program, slots, tensors, title, n) for n in (False, True))
         layout = self.layout(program, stage)

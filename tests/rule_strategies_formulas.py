@@ -9,12 +9,9 @@ results, and conditions compare with odd numbers only.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
-
-from hypothesis import strategies as st
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -40,7 +37,15 @@ UNARY = (
     "({}) - mean({})",
     "damp({})",
 )
-BINARY = ("{} + {}", "{} - {}", "tanh({})*{}", "{}/(1.5 + abs({}))", "max({}, {})", "lerp({}, {}, 0.3)", "mixed({}, {})")
+BINARY = (
+    "{} + {}",
+    "{} - {}",
+    "tanh({})*{}",
+    "{}/(1.5 + abs({}))",
+    "max({}, {})",
+    "lerp({}, {}, 0.3)",
+    "mixed({}, {})",
+)
 NUMBER = ("mean({})", "rms({})", "max({})", "norm({})", "sum(0.1*({}))", "dot({}, tanh({}))", "std({})")
 TOTALS = (
     "tanh(0.1*total({}))",
@@ -252,7 +257,9 @@ class Formulas:
             case 4 if a != "k":
                 return f"{self.bracketed(a + b, depth - 1)}[argsort({self.key(a)}), :]"
             case 5:
-                line = f"{self.pick(['mean', 'norm', 'sum', 'max'])}({self.value(a + b, depth - 1)}, dim={self.number(1)})"
+                line = (
+                    f"{self.pick(['mean', 'norm', 'sum', 'max'])}({self.value(a + b, depth - 1)}, dim={self.number(1)})"
+                )
                 return f"(tanh({line}) - 0.5*{self.bracketed(a + b, depth - 1)})"
             case 6 if a == "k":
                 return f"{self.bracketed('r' + b, depth - 1)}[topk({self.key('r')}, k)[1], :]"
@@ -280,7 +287,11 @@ class Formulas:
         """Return what linear algebra makes of matrices that are far from singular."""
         if a == b:
             inner = self.value(a + a, depth - 1)
-            roots = [f"inv(spd({inner}))", f"cholesky(spd({inner}))", f"inv_root(spd({inner}), {self.pick(['2', '4'])})"]
+            roots = [
+                f"inv(spd({inner}))",
+                f"cholesky(spd({inner}))",
+                f"inv_root(spd({inner}), {self.pick(['2', '4'])})",
+            ]
             projector = "(qr(G[:, :k]) @ qr(G[:, :k]).T)" if a == "r" else f"smooth({inner})"
             return self.pick([*roots, f"smooth({inner})", projector])
         inner = self.matrix(a, b, depth - 1)

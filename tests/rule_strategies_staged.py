@@ -9,12 +9,9 @@ from typing import Any
 from hypothesis import strategies as st
 from rule_strategies_formulas import (
     HEAD,
-    HOST_CONDITIONS,
     MATRICES,
     OF_GROUP,
-    SIZES,
     STATES,
-    STATIC_CONDITIONS,
     THRESHOLDS,
     Formulas,
 )
@@ -89,7 +86,9 @@ class Writer(Formulas):
             case "M":
                 name = self.pick(list(self.states))
                 value = self.value(self.states[name], self.depth)
-                return [self.pick([f"{name} = 0.7*{name} + 0.3*tanh({value})", f"{name} += 0.1*tanh({value}) - 0.1*{name}"])]
+                return [
+                    self.pick([f"{name} = 0.7*{name} + 0.3*tanh({value})", f"{name} += 0.1*tanh({value}) - 0.1*{name}"])
+                ]
             case "L":
                 return self.several()
             case "b":
@@ -108,7 +107,11 @@ class Writer(Formulas):
         if self.totals > 0:
             self.totals -= 1
             inner = self.value(self.array(), 1)
-            values = [f"total(tanh({inner}))", f"(total({inner}*{inner}) - w)/(1 + abs(v))", f"gnorm({inner}) if rate > 0.05 else w"]
+            values = [
+                f"total(tanh({inner}))",
+                f"(total({inner}*{inner}) - w)/(1 + abs(v))",
+                f"gnorm({inner}) if rate > 0.05 else w",
+            ]
         return f"{name} = 0.8*{name} + 0.2*tanh({self.pick(values)})"
 
     def several(self) -> list[str]:

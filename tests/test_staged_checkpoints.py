@@ -115,7 +115,7 @@ def test_compiled_steps_resume_as_if_never_stopped(name: str) -> None:
     trial(name, optimizer_class(name, backend="inductor"), torch.float32, True, 4)
 
 
-def test_checkpoints_go_from_one_backend_to_another() -> None:
+def test_the_largest_seed_survives() -> None:
     _, optimizer = made("sgld", eager("sgld"), torch.float32, seed=2**64 - 1)
     go_on(optimizer, range(3))
     saved = through_a_file(optimizer.state_dict())

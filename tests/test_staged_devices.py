@@ -12,7 +12,14 @@ from test_runtime_switches import sealed
 
 from optlang.runtime import plan, staged
 
-RULES = {"adamwclip": {}, "prodigy": {}, "dadaptadam": {}, "dog": {}, "avagrad": {"lr": 0.01}, "adan": {"max_grad_norm": 1}}
+RULES = {
+    "adamwclip": {},
+    "prodigy": {},
+    "dadaptadam": {},
+    "dog": {},
+    "avagrad": {"lr": 0.01},
+    "adan": {"max_grad_norm": 1},
+}
 
 
 @pytest.fixture

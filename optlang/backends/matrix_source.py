@@ -7,7 +7,7 @@ many dimensions as what it meets. Coefficients are Python numbers. Results are r
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import sympy as sp
 
@@ -220,28 +220,23 @@ class MatrixPass:
         program: The pass, optimised.
         tensors: Runtime's names of the tensors it takes, in order.
         ndim: Dimensions of the parameter.
-        narrow: Whether tensors may be stored in 16 bits.
     """
 
-    def __init__(self, program: Program, tensors: Sequence[str], ndim: int, narrow: bool) -> None:
+    def __init__(self, program: Program, tensors: Sequence[str], ndim: int) -> None:
         self.program, self.arguments = spelled(renamed(program), tensors)
         self.tensors = [self.arguments[name] for name in tensors]
-        self.narrow = narrow
         kinds = {self.arguments[i.name]: i.kind for i in self.program.inputs if i.kind.on_device}
         whole = next((name for name, kind in kinds.items() if kind.level is Level.ELEMENT), None)
         if whole is None and "p" in tensors:
             whole = self.arguments["p"]
         first = next(iter(kinds), self.tensors[0])
         self.writer = MatrixWriter(self.program, ndim, first, whole)
-        self.read = list(kinds)
 
     def update(self) -> list[str]:
         """Return the lines of the function."""
         numbers = [str(s) for s in self.program.coefficients()]
         lines = [f"def update({', '.join([*self.tensors, *numbers])}):"]
         lines.append(f'{INDENT}"""What one step makes of some tensors; each has a dimension more, in front."""')
-        if self.narrow:
-            lines += [f"{INDENT}{name} = {name}.to(torch.float32)" for name in self.read]
         lines += self.values()
         results = [self.writer.text(s.expr) for s in self.program.stores]
         return [*lines, f"{INDENT}return ({', '.join(results)}{',' if len(results) == 1 else ''})"]
@@ -251,6 +246,7 @@ class MatrixPass:
         line = 0
         added = self.sums_of_products()
         products = {product for product, _ in added.values()}
+        last = self.last_reads(added)
         for value in self.program.tensor:
             if value.symbol in products:
                 continue
@@ -258,8 +254,30 @@ class MatrixPass:
                 line = value.line
                 yield f"{INDENT}# {self.program.notes[line]}"
             text = added[value.symbol][1] if value.symbol in added else self.writer.value(value)
-            self.writer.there.append(value.symbol)
             yield f"{INDENT}{value.symbol} = {text}"
+            self.writer.there.append(value.symbol)
+            if gone := [s for s in last.get(value.symbol, ()) if s in self.writer.there]:
+                self.writer.there = [s for s in self.writer.there if s not in gone]
+                yield f"{INDENT}del {', '.join(map(str, gone))}"
+
+    def last_reads(self, added: Mapping[sp.Symbol, tuple[sp.Symbol, str]]) -> dict[sp.Symbol, list[sp.Symbol]]:
+        """Return the values that are read last in the making of another: they are as large as a stack."""
+        made = {v.symbol: v.expr.free_symbols for v in self.program.tensor}
+        kept = {s for store in self.program.stores for s in store.expr.free_symbols}
+        last: dict[sp.Symbol, sp.Symbol] = {}
+        products = {product for product, _ in added.values()}
+        for value in self.program.tensor:
+            if value.symbol in products:
+                continue
+            read = set(made[value.symbol])
+            if value.symbol in added:
+                product = added[value.symbol][0]
+                read = (read - {product}) | made[product]
+            last |= dict.fromkeys((s for s in read if s in made and s not in kept), value.symbol)
+        found: dict[sp.Symbol, list[sp.Symbol]] = {}
+        for symbol, reader in last.items():
+            found.setdefault(reader, []).append(symbol)
+        return {reader: sorted(symbols, key=str) for reader, symbols in found.items()}
 
     def sums_of_products(self) -> dict[sp.Symbol, tuple[sp.Symbol, str]]:
         """Return the values that are a*X + b*(A @ B), as one call of torch each, with the products they take in."""

@@ -63,16 +63,13 @@ def traced_pass(program: Program, slots: Sequence[Slot], title: str) -> str:
     return module.assembled(title, [module.host(program)])
 
 
-def matrix_pass(program: Program, slots: Sequence[Slot], tensors: Sequence[str], ndim: int, title: str) -> list[str]:
-    """Return the module of a pass over matrices, plain and for tensors that may be stored in 16 bits."""
-    texts = []
-    for narrow in (False, True):
-        module = python_source.Module(None, slots, tensors, narrow)
-        written = MatrixPass(program, tensors, ndim, narrow)
-        update = written.update()
-        module.helpers |= written.writer.helpers
-        texts.append(module.assembled(title, [module.host(program), update]))
-    return texts
+def matrix_pass(program: Program, slots: Sequence[Slot], tensors: Sequence[str], ndim: int, title: str) -> str:
+    """Return the module of a pass over matrices, which are given to it in the number type of the arithmetic."""
+    module = python_source.Module(None, slots, tensors, narrow=False)
+    written = MatrixPass(program, tensors, ndim)
+    update = written.update()
+    module.helpers |= written.writer.helpers
+    return module.assembled(title, [module.host(program), update])
 
 
 def path_inputs(paths: Sequence[Path]) -> tuple[Input, ...]:

@@ -195,6 +195,7 @@ class _Lowering(Matrices):
         self.on_device: set[str] = set()  # states found not to be host values after all
         self.assigned: dict[str, None] = {}
         self.trail: Trail = {}
+        self.guards: list[tuple[Ref, bool, dict[str, Ref]]] = []  # conditions around, the side, and names before
 
     def run(self) -> Program:
         """Return the program of this part."""
@@ -385,7 +386,18 @@ class _Lowering(Matrices):
             ref = self.binary(op[:-1], self.name(name), ref)
         self.write(name, ref)
         if self.is_group(name):
-            self.trail[place, name] = self.env[name]
+            self.trail[place, name] = self.guarded(name)
+
+    def guarded(self, name: str) -> Ref:
+        """Return what a state is inside of conditions: what it was before where the group does not take that way.
+
+        A tensor may, for it counts its own steps.
+        """
+        ref = self.env[name]
+        for held, side, before in reversed(self.guards):
+            old = before.get(name) or self.input(name, HOST)
+            ref = self.select(held, ref, old) if side else self.select(held, old, ref)
+        return ref
 
     def is_group(self, name: str) -> bool:
         """Return whether a name is a state of the group or of the whole optimizer."""
@@ -431,12 +443,15 @@ class _Lowering(Matrices):
     def choose(self, held: Ref, body: Sequence[ast.Stmt], other: Sequence[ast.Stmt], node: ast.If | ast.Every) -> None:
         """Run both sides of a condition on names of their own, then choose per name."""
         before = dict(self.env)
+        self.guards.append((held, True, before))
         self.block(body)
         then = self.env
         self.env = dict(before)
+        self.guards[-1] = (held, False, before)
         self.block(other)
         otherwise = self.env
         self.env = dict(before)
+        self.guards.pop()
         self.out.line = self.line_of(node.span)
         for name in dict.fromkeys((*then, *otherwise)):
             if self.is_group(name) and self.part == "step":
@@ -444,7 +459,7 @@ class _Lowering(Matrices):
                 continue
             self.merge(name, held, then.get(name), otherwise.get(name))
             if self.is_group(name):
-                self.trail[_place(node), name] = self.env[name]
+                self.trail[_place(node), name] = self.guarded(name)
 
     def merge(self, name: str, condition: Ref, a: Ref | None, b: Ref | None) -> None:
         """Choose what a name stands for after an ``if``."""

@@ -128,7 +128,7 @@ class Matrices(ABC):
         factors = sp.Mul.make_args(ref.expr)
         low = [f for f in factors if all(s in kinds and not kinds[s].on_device for s in f.free_symbols)]
         rest = sp.Mul(*(f for f in factors if f not in low))
-        return sp.Mul(*low), self.named(Ref(rest, ref.kind))
+        return sp.Mul(*low), self.named(Ref(rest, ref.kind, ref.boolean and not low))
 
     def rounded(self, name: str, node: ast.Call) -> Ref:
         """Lower ``bf16(x)`` and ``f32(x)``: what comes of it goes on in that number type."""

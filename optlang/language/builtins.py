@@ -74,13 +74,15 @@ HELPERS: dict[str, str] = {
     ),
     "stack_sum": (
         "def stack_sum(x, dim, keepdim=False):\n"
-        '    """Sums over dimensions, accumulated in float64."""\n'
-        "    return x.sum(dim, keepdim=keepdim, dtype=torch.float64).to(x.dtype)\n"
+        '    """Sums over dimensions; rows are accumulated in 32 bits at least, their sums in float64."""\n'
+        "    rows = x.sum(dim[-1], keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))\n"
+        "    return rows.sum(dim, keepdim=keepdim, dtype=torch.float64).to(x.dtype)\n"
     ),
     "stack_mean": (
         "def stack_mean(x, dim, keepdim=False):\n"
-        '    """Means over dimensions, accumulated in float64."""\n'
-        "    return x.mean(dim, keepdim=keepdim, dtype=torch.float64).to(x.dtype)\n"
+        '    """Means over dimensions; rows are accumulated in 32 bits at least, their means in float64."""\n'
+        "    rows = x.mean(dim[-1], keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))\n"
+        "    return rows.mean(dim, keepdim=keepdim, dtype=torch.float64).to(x.dtype)\n"
     ),
     "ordered": (
         "def ordered(x, order, dim):\n"

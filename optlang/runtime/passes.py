@@ -61,7 +61,9 @@ class Scratch:
         key = (number, like.dtype, like.device)
         held = self._lanes.get(key)
         if held is None or held.numel() < count:
-            held = self._lanes[key] = torch.empty(count, dtype=like.dtype, device=like.device)
+            # Views of the old one stay alive: let there be few of them.
+            enough = count if held is None else max(count, min(2 * held.numel(), CHUNK // like.itemsize))
+            held = self._lanes[key] = torch.empty(enough, dtype=like.dtype, device=like.device)
         return held[:count]
 
 
@@ -309,12 +311,13 @@ def lay_out(batch: StagedBatch, path: Sequence[Segment], scratch: Scratch) -> No
 def _cuts(records: Sequence[Record]) -> list[tuple[int, int]]:
     """Return where to cut a batch so that no tensor of a chunk is larger than :data:`CHUNK`, unless it is alone."""
     most = CHUNK // arithmetic(records[0].parameter).itemsize
+    largest = [max(r.facts.numel, *(t.numel() for t in r.tensors.values()), 1) for r in records]
     cuts, start, size = [], 0, 0
-    for i, record in enumerate(records):
-        if i > start and size + record.facts.numel > most:
+    for i, more in enumerate(largest):
+        if i > start and size + more > most:
             cuts.append((start, i))
             start, size = i, 0
-        size += record.facts.numel
+        size += more
     return [*cuts, (start, len(records))]
 
 

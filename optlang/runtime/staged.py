@@ -36,7 +36,7 @@ class StagedBatch(Batch):
         super().__init__(records)
         self.kernel = Kernel(_unused, "staged", many=True)
         self._paths: dict[int, list[Segment]] = {}
-        self._parts: dict[str, list[torch.Tensor]] = {}
+        self._parts: dict[str, torch.Tensor] = {}
 
     @property
     def steering(self) -> Steering:
@@ -72,13 +72,12 @@ class StagedBatch(Batch):
         """Return memory for each record's part of a sum over the whole model."""
         if total not in self._parts:
             p = self.records[0].parameter
-            memory = torch.zeros(len(self.records), 1, dtype=arithmetic(p), device=p.device)
-            self._parts[total] = list(memory.unbind())
-        return self._parts[total]
+            self._parts[total] = torch.zeros(len(self.records), 1, dtype=arithmetic(p), device=p.device)
+        return list(self._parts[total].unbind())
 
     def summed(self, total: str) -> list[Any]:
         """Return each record's part of a sum; on a device, their sum as a tensor there."""
-        parts = torch.cat(self._parts[total])
+        parts = self._parts[total].flatten()
         if stays_on_device(parts.device):
             return [parts.sum(dtype=torch.float64)]
         found: list[Any] = parts.tolist()

@@ -28,8 +28,8 @@ BLOCK, CHUNK = 1024, 8192
 #: Bytes that a vectorised access moves: addresses must be divisible by it.
 ALIGNMENT = 16
 
-#: Tables that a kernel keeps, one for each set of tensors it is run on.
-KEPT = 32
+#: Tables that a kernel keeps, one for each set of tensors it is run on (a large model is many chunks in every step).
+KEPT = 2048
 
 #: How the kernel is compiled. Products and sums are not fused, so that a step is the same as everywhere else.
 OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
