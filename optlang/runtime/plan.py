@@ -126,12 +126,21 @@ class GroupPlan:
             if self.kernels.by_shape:
                 self._read_sizes(values)
             for batch in list(self.batches):
-                if any(self.kernels.prepared(values, answers, r.facts) is not r.prepared for r in batch.records):
+                if any(
+                    self._is_changed(record, values, answers) for record in {r.facts: r for r in batch.records}.values()
+                ):
                     self._dissolve(batch)
         self._values, self._answers = values, answers
 
+    def _is_changed(self, record: Record, values: Mapping[str, Value], answers: tuple[Value, ...]) -> bool:
+        """Whether other hyperparameters select another variant for a parameter, or give its states other shapes."""
+        prepared, p = record.prepared, record.parameter
+        if self.kernels.prepared(values, answers, record.facts) is not prepared:
+            return True
+        return prepared.shapes(p, values) != prepared.shapes(p, self._values or {})
+
     def _read_sizes(self, values: Mapping[str, Value]) -> None:
-        """See whether the parameters suit the rule with other hyperparameters; all are bound anew, states compared."""
+        """See whether the parameters suit the rule with other hyperparameters."""
         seen: set[Facts] = set()
         for p in self.parameters:
             facts = facts_of(p)
@@ -139,8 +148,6 @@ class GroupPlan:
             seen.add(facts)
             if reason is not None:
                 self._fail(self._named(p), f"does not suit the rule: {reason}")
-        for batch in list(self.batches):
-            self._dissolve(batch)
 
     def _dissolve(self, batch: Batch) -> None:
         """Let go of the views of a batch; its parameters are bound anew when they next have gradients."""
