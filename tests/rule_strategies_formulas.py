@@ -106,6 +106,7 @@ class Formulas:
     names: dict[str, list[str]] = field(default_factory=lambda: {"e": ["p", "g", "m", "n"], "s": ["c"], "h": ["h"]})
     count: int = 0
     totals: int = 4  # how many sums there may be yet
+    ways: int = 2  # how many conditions on numbers may stand around sums
     heavy: int = 4  # how many decompositions
     mode: str = ""
     functions: list[str] = field(default_factory=list)
@@ -172,12 +173,14 @@ class Formulas:
         return self.pick([*STATIC_CONDITIONS, *HOST_CONDITIONS, *late])
 
     def around(self, condition: str, *texts: str) -> str:
-        """Return a condition that may stand around texts: one around sums must not depend on time (R1)."""
+        """Return a condition that may stand around texts: each one around sums doubles the ways a step may go."""
         words = ("total", "norm(", "share", "damp", *(f"{name}(" for name in self.functions))
-        sums = any(word in text for text in texts for word in words)
+        if condition in STATIC_CONDITIONS or not any(word in text for text in texts for word in words):
+            return condition
+        self.ways -= 1
         common = self.known("any") or any(text.strip().startswith(("q =", "w =", "v =")) for text in texts)
         known = ("flag", "mode == 1") if common else STATIC_CONDITIONS
-        return self.pick(known) if sums and condition not in STATIC_CONDITIONS else condition
+        return condition if self.ways >= 0 else self.pick(known)
 
     def value(self, kind: str, depth: int) -> str:
         """Return an expression of a kind."""

@@ -110,7 +110,7 @@ class Writer(Formulas):
             values = [
                 f"total(tanh({inner}))",
                 f"(total({inner}*{inner}) - w)/(1 + abs(v))",
-                f"gnorm({inner}) if rate > 0.05 else w",
+                f"gnorm({inner}) if t > 1 else w",
             ]
         return f"{name} = 0.8*{name} + 0.2*tanh({self.pick(values)})"
 

@@ -81,6 +81,19 @@ CORNERS: dict[str, tuple[str, list[tuple[int, ...]]]] = {
         "p -= lr*g*sum(x @ z + 1)",
         [(2, 3, 2, 2, 3)],
     ),
+    "a matrix and its condition as a factor": (
+        f"{HEAD}state L = eye(rows)\nL = 0.1*(L + (L > 0) @ L)\np -= lr*L @ g",
+        [(3, 4)],
+    ),
+    "a group state where the group is not due": (
+        "optimizer S\nstate m\ngroup state e = 1\nevery 2:\n    e = 0.9*e + 1\n    m = m + g/(1 + e)\np -= 0.1*m",
+        [(3, 4), (4,)],
+    ),
+    "a group state on either side": (
+        "optimizer S\nstate m\ngroup state e = 1\nif t % 2 == 0: e = e/2\nelse:\n    e = 0.9*e + 1\n"
+        "    m = m + g/(1 + e)\np -= 0.1*m*e",
+        [(3, 4), (4,)],
+    ),
 }
 
 
@@ -94,11 +107,13 @@ def test_corners(name: str) -> None:
     start = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
     params, arrays = [torch.nn.Parameter(p.clone()) for p in start], [p.numpy().copy() for p in start]
     optimizer = optlang.compile(text, backend="eager")(params)
-    for _ in range(4):
+    for step in range(5):
         gradients = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
-        for p, g in zip(params, gradients, strict=True):
+        late = name.startswith("a group state") and step == 1  # the second tensor falls a step behind its group
+        present = [g if i != 1 or not late else None for i, g in enumerate(gradients)]
+        for p, g in zip(params, present, strict=True):
             p.grad = g
         optimizer.step()
-        interpreter.step(arrays, [g.numpy() for g in gradients])
+        interpreter.step(arrays, [None if g is None else g.numpy() for g in present])
     for p, array in zip(params, arrays, strict=True):
         np.testing.assert_allclose(p.detach().numpy(), array, rtol=1e-11, atol=1e-12)

@@ -149,7 +149,8 @@ class Expressions(Tensors, ABC):
             if answer is (node.op == "or"):
                 return Value(left.kind, Sort.CONDITION, left.uses, answer)
             right = self.condition(node.right)
-            both = self.combine(node, (left, right), Sort.CONDITION) if answer is None else right
+            decided = replace(right, uses=right.uses | (left.uses & Uses.FACT))  # as the left side decides it
+            both = self.combine(node, (left, right), Sort.CONDITION) if answer is None else decided
             return replace(both, sort=_condition_sort(both.sort), optional=None)
         if node.op == "??":
             left = self.value(node.left)

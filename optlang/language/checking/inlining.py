@@ -10,7 +10,7 @@ from optlang.language.builtins import BUILTINS, Builtin
 from optlang.language.checking.expressions import Expressions
 from optlang.language.checking.tensors import is_known_before
 from optlang.language.checking.values import MISTAKE, Sort, Uses, Value, merge
-from optlang.language.kinds import HOST
+from optlang.language.kinds import HOST, STATIC
 from optlang.language.shapes import Mismatch
 from optlang.language.specialise import MAX_REPEATS
 from optlang.language.tree import (
@@ -135,6 +135,10 @@ class Inliner(Expressions):
                 self.unknown_before(expr, value, what)
         return Value(HOST, Sort.CONDITION, Uses.TIME)
 
+    def facts(self, expr: Expr) -> Value:
+        """Return what of a tensor's shape a count, or a period, depends on."""
+        return Value(STATIC, uses=self.number(expr).uses & Uses.FACT)
+
     def part(self, name: str) -> Value:
         """Return what is known of one part of a tuple that a ``for`` goes through."""
         return self.hyper(name) if name in self.scope.hypers else MISTAKE
@@ -179,12 +183,12 @@ class Inliner(Expressions):
                 inner[name] = MISTAKE
         if inside and any(value.sort is Sort.UNKNOWN for value in inner.values()):
             return (MISTAKE,)
-        around = self.frame, self.own, self.site
+        around = self.frame, self.own, self.site, self.around
         body = body_of(function)
         self.frame, self.own = inner, _own(body)
         self.site = (self.site or node) if inside else self.site
         results = self.function_block(body)
-        self.frame, self.own, self.site = around
+        self.frame, self.own, self.site, self.around = around
         return results if results is not None else (MISTAKE,)
 
     def function_block(self, body: Sequence[Stmt]) -> Results | None:
@@ -195,12 +199,15 @@ class Inliner(Expressions):
                 case Return(values=values):
                     return tuple(self.returned(v) for v in values)
                 case Assign(targets=(target,)):
-                    self.frame[target.name] = _bound(statement.value, self.assigned(statement))
+                    self.frame[target.name] = self.placed(_bound(statement.value, self.assigned(statement)))
                 case Assign(targets=targets):
                     for target, value in zip(targets, self.results(statement), strict=True):
-                        self.frame[target.name] = value
+                        self.frame[target.name] = self.placed(value)
                 case If(branches=branches, other=other):
+                    around = self.around
                     results = self.function_if(branches, other or (), body[i + 1 :])
+                    if not any(isinstance(s, Return) for s in statements((statement,))):
+                        self.around = around  # what follows is not for some tensors alone
                     if results is not None:
                         return results
                 case Repeat() | For() | Every():
@@ -213,17 +220,22 @@ class Inliner(Expressions):
         """Read a block of a function that runs several times, or only in some steps."""
         assert self.frame is not None
         match node:
-            case Repeat(body=body):
+            case Repeat(count=count, body=body):
+                around, self.around = self.around, self.around | self.facts(count).uses
                 self.repeated(node, lambda: self.quiet(body))
+                self.around = around
             case For(name=name, over=over, body=body):
                 for part in self.scope.tuples.get(over.name, ()):
                     self.frame[name.name] = self.part(part)
                     self.function_block(body)
                 self.frame.pop(name.name, None)
-            case Every(body=body):
-                held, before = self.due(node), dict(self.frame)
+            case Every(period=period, start=start, body=body):
+                held, before, around = self.due(node), dict(self.frame), self.around
+                for expr in (period, start):
+                    self.around |= Uses.NOTHING if expr is None else self.facts(expr).uses
                 self.function_block(body)
                 self.frame = self.meet(self.frame, before, held)
+                self.around = around
 
     def quiet(self, body: Sequence[Stmt]) -> None:
         """Read statements of a function that do not return."""
@@ -231,7 +243,11 @@ class Inliner(Expressions):
 
     def returned(self, expr: Expr) -> Value:
         """Return the value of one result of a function."""
-        return _bound(expr, self.value(expr))
+        return self.placed(_bound(expr, self.value(expr)))
+
+    def placed(self, value: Value) -> Value:
+        """Return a value with what the blocks around it depend on."""
+        return replace(value, uses=value.uses | self.around)
 
     def function_if(
         self,
@@ -246,6 +262,7 @@ class Inliner(Expressions):
         (condition, body), *rest = branches
         held = self.condition(condition)
         answer = self.decide(condition, held)
+        self.around |= held.uses & Uses.FACT
         if answer is not None:
             return self.function_block(body) if answer else self.function_if(rest, other, following)
         before = dict(self.frame)

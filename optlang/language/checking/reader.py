@@ -57,6 +57,7 @@ class Reader:
         self.mismatched: Expr | None = None  # the last expression in which shapes do not fit
         self.spoilt: set[str] = set()  # states that have been given a value of another shape
         self.site: Expr | None = None  # the call of a function of the language whose statements are being read
+        self.around = Uses.NOTHING  # FACT inside of what a tensor's shape decides: what it assigns depends on it
         self.exists: dict[str, bool] = {}
         self.kinds: dict[str, Kind] = {}
 

@@ -10,7 +10,7 @@ from optlang.language.checking.inlining import Inliner
 from optlang.language.checking.matrices import fits
 from optlang.language.checking.misfits import Misfit
 from optlang.language.checking.scope import DeclaredState
-from optlang.language.checking.values import Sort, Uses, Value
+from optlang.language.checking.values import Sort, Uses, Value, uses_of
 from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level
 from optlang.language.shapes import Shape, described
 from optlang.language.tree import (
@@ -137,19 +137,25 @@ class Variant(Inliner):
     def loop(self, node: Repeat | For | Every) -> None:
         """Read a block that runs several times, or only in some steps."""
         match node:
-            case Repeat(body=body):
+            case Repeat(count=count, body=body):
+                outside, around = self.path, self.around
+                by = self.facts(count)
+                self.path, self.around = (*outside, (count, by)), around | by.uses
                 self.repeated(node, lambda: self.block(body))
+                self.path, self.around = outside, around
             case For(name=name, over=over, body=body):
                 for part in self.scope.tuples.get(over.name, ()):
                     self.env[name.name] = self.part(part)
                     self.block(body)
                 self.env.pop(name.name, None)
-            case Every(period=period, body=body):
-                held, before, outside = self.due(node), dict(self.env), self.path
-                self.path = (*outside, (period, held))
+            case Every(period=period, start=start, body=body):
+                held, before, outside, around = self.due(node), dict(self.env), self.path, self.around
+                numbers = [(expr, self.facts(expr)) for expr in (period, start) if expr is not None]
+                self.path = (*outside, (period, held), *numbers)
+                self.around |= uses_of(value for _, value in numbers)
                 self.block(body)
                 self.env = self.meet(self.env, before, held)
-                self.path = outside
+                self.path, self.around = outside, around
 
     def assign(self, node: Assign) -> None:
         """Read one assignment."""
@@ -178,6 +184,7 @@ class Variant(Inliner):
         elif target.name not in self.scope.hypers:
             if target.name == "g":
                 self.filling(value, expr)
+            value = replace(value, uses=value.uses | self.around)
             keep = value.literal or value.sort is not Sort.NUMBER or target.name in self.scope.static
             self.env[target.name] = value if keep else replace(value, uses=value.uses | Uses.LOCAL)
 
@@ -337,7 +344,8 @@ class Variant(Inliner):
         (condition, body), *rest = branches
         held = self.condition(condition)
         answer = self.decide(condition, held)
-        outside = self.path
+        outside, around = self.path, self.around
+        self.around |= held.uses & Uses.FACT
         # A static condition gives a state no larger shape, but it may differ from tensor to tensor (`ndim > 1`).
         self.path = (*outside, (condition, held if answer is None else replace(held, kind=STATIC)))
         if answer is not None:
@@ -345,14 +353,14 @@ class Variant(Inliner):
                 self.block(body)
             else:
                 self.branch(rest, other)
-            self.path = outside
+            self.path, self.around = outside, around
             return
         before = dict(self.env)
         self.block(body)
         taken, self.env = self.env, before.copy()
         self.branch(rest, other)
         self.env = self.meet(taken, self.env, held)
-        self.path = outside
+        self.path, self.around = outside, around
 
 
 def reads(expr: Expr, name: str) -> bool:
