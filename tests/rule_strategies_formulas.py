@@ -11,9 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
-
-T = TypeVar("T")
 
 SIZES = {"r": "M", "c": "N", "k": "k"}
 MATRICES = ("rc", "cr", "rr", "cc", "kk", "rk", "kc", "kr", "ck", "r", "c", "k")
@@ -90,12 +87,6 @@ STATES = {
     "r": ("ones(M)", "matrix(p)[:, 0]", "0*diag(matrix(p) @ matrix(p).T)"),
 }
 LOCALS = "M = rows(matrix(p)) if ndim >= 1 else 1\nN = cols(matrix(p)) if ndim >= 1 else 1\nk = min(rank, M, N)\n"
-#: Kinds of rules: what they require, the shapes they are run on, and the condition around matrices.
-MODES = {
-    "matrices": ("require ndim == 2", ((3, 4), (4, 3), (3, 4), (2, 2)), ""),
-    "tensors": ("require ndim >= 1", ((3, 4), (3,), (2, 3, 2), (3,)), ""),
-    "anything": ("", ((3, 4), (), (3, 4), (2, 1, 3), (2,)), "ndim >= 2"),
-}
 
 
 @dataclass
