@@ -89,7 +89,8 @@ class MatrixWriter(TorchWriter):
         inner, *dims = expr.args
         outer, ranks = self.rank, [self.rank_of(self.kinds[s]) for s in inner.free_symbols]
         self.rank = max(ranks, default=0)
-        text = self.text(inner, OR)
+        squares = name == "sum" and inner.is_Pow and inner.exp == 2
+        text = self.text(inner.base if squares else inner, OR)
         places = [int(d) + 1 if d >= 0 else int(d) for d in dims] or list(range(1, self.rank + 1))
         keep = ", keepdim=True" if dims else ""
         dim = f"({', '.join(map(str, places))}{',' if len(places) == 1 else ''})"
@@ -97,8 +98,9 @@ class MatrixWriter(TorchWriter):
         if name in ("max", "min"):
             result = f"torch.a{name}({text}, {dim}{keep})"
         else:
-            self.helpers.add(f"stack_{name}")
-            result = f"stack_{name}({text}, {dim}{keep})"
+            helper = "stack_squares" if squares else f"stack_{name}"
+            self.helpers.add(helper)
+            result = f"{helper}({text}, {dim}{keep})"
         if self.rank and not dims:  # in the middle of a formula over matrices
             result += f"[:{', None' * self.rank}]"
         return result, ATOM
@@ -176,7 +178,8 @@ class MatrixWriter(TorchWriter):
             a, b = (sp.Symbol(f"in_one_type({x}, {y})") for x, y in ((a, b), (b, a)))
         match (left, right):
             case (2, 2):
-                return f"{a} @ {b}"
+                self.helpers.add("product")
+                return f"product({a}, {b})"
             case (2, 1):
                 return f"({a} @ {b}.unsqueeze(-1)).squeeze(-1)"
             case (1, 2):

@@ -78,6 +78,18 @@ HELPERS: dict[str, str] = {
         "    rows = x.sum(dim[-1], keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))\n"
         "    return rows.sum(dim, keepdim=keepdim, dtype=torch.float64).to(x.dtype)\n"
     ),
+    "product": (
+        "def product(a, b):\n"
+        '    """Products of matrices; of two alone with the function for two, which is faster."""\n'
+        "    return torch.mm(a[0], b[0]).unsqueeze(0) if len(a) == len(b) == 1 else a @ b\n"
+    ),
+    "stack_squares": (
+        "def stack_squares(x, dim, keepdim=False):\n"
+        '    """Sums of squares over dimensions, as stack_sum has them, without the squares in memory."""\n'
+        "    wide = torch.promote_types(x.dtype, torch.float32)\n"
+        "    rows = torch.linalg.vector_norm(x, dim=dim[-1], keepdim=True, dtype=wide)\n"
+        "    return rows.double().square().sum(dim, keepdim=keepdim).to(x.dtype)\n"
+    ),
     "stack_mean": (
         "def stack_mean(x, dim, keepdim=False):\n"
         '    """Means over dimensions; rows are accumulated in 32 bits at least, their means in float64."""\n'

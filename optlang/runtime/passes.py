@@ -25,8 +25,10 @@ from optlang.runtime.tensors import viewed
 if TYPE_CHECKING:
     from optlang.runtime.staged import StagedBatch
 
-#: How many bytes a tensor of a chunk may take: enough to keep every core busy with a matrix of its own.
-CHUNK = 64 * 2**20
+#: How many bytes a tensor of a chunk may take: on the CPU so few that what one operation leaves is still in a cache for
+#: the next (two of the largest matrices of GPT-2 small), elsewhere enough to keep every core busy.
+CHUNK = {"cpu": 20 * 2**20}
+LARGEST = 64 * 2**20
 
 #: Tensors by name, one for each record; under ``("stack", name)`` all of them as one tensor, where that is possible.
 Buffers = dict[Any, Any]
@@ -62,7 +64,7 @@ class Scratch:
         held = self._lanes.get(key)
         if held is None or held.numel() < count:
             # Views of the old one stay alive: let there be few of them.
-            enough = count if held is None else max(count, min(2 * held.numel(), CHUNK // like.itemsize))
+            enough = count if held is None else max(count, min(2 * held.numel(), LARGEST // like.itemsize))
             held = self._lanes[key] = torch.empty(enough, dtype=like.dtype, device=like.device)
         return held[:count]
 
@@ -309,8 +311,9 @@ def lay_out(batch: StagedBatch, path: Sequence[Segment], scratch: Scratch) -> No
 
 
 def _cuts(records: Sequence[Record]) -> list[tuple[int, int]]:
-    """Return where to cut a batch so that no tensor of a chunk is larger than :data:`CHUNK`, unless it is alone."""
-    most = CHUNK // arithmetic(records[0].parameter).itemsize
+    """Return where to cut a batch so that no tensor of a chunk is larger than it may be, unless it is alone."""
+    p = records[0].parameter
+    most = CHUNK.get(p.device.type, LARGEST) // arithmetic(p).itemsize
     largest = [max(r.facts.numel, *(t.numel() for t in r.tensors.values()), 1) for r in records]
     cuts, start, size = [], 0, 0
     for i, more in enumerate(largest):
