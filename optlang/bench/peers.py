@@ -28,7 +28,8 @@ class Peer:
     def make(self, parameters: list[torch.Tensor], values: Mapping[str, Any]) -> torch.optim.Optimizer:
         """Return an instance with those of ``values`` that the class knows."""
         known = inspect.signature(self.cls).parameters
-        wanted = {name: value for name, value in values.items() if name in known}
+        # What is none in a rule is left out; some classes have a number for that.
+        wanted = {name: value for name, value in values.items() if name in known and value is not None}
         for name, value in wanted.items():  # a rule's numbers are floats, and some classes count with theirs
             if type(known[name].default) is int and isinstance(value, float) and value.is_integer():
                 wanted[name] = int(value)

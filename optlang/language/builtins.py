@@ -86,8 +86,10 @@ HELPERS: dict[str, str] = {
     "stack_squares": (
         "def stack_squares(x, dim, keepdim=False):\n"
         '    """Sums of squares over dimensions, as stack_sum has them, without the squares in memory."""\n'
-        "    wide = torch.promote_types(x.dtype, torch.float32)\n"
-        "    rows = torch.linalg.vector_norm(x, dim=dim[-1], keepdim=True, dtype=wide)\n"
+        "    if x.dtype is torch.bfloat16:  # its numbers have few digits; and conversions row by row are slow\n"
+        "        norms = torch.linalg.vector_norm(x, dim=dim, keepdim=keepdim, dtype=torch.float32)\n"
+        "        return norms.square().to(x.dtype)\n"
+        "    rows = torch.linalg.vector_norm(x, dim=dim[-1], keepdim=True)\n"
         "    return rows.double().square().sum(dim, keepdim=keepdim).to(x.dtype)\n"
     ),
     "stack_mean": (
