@@ -117,7 +117,6 @@ def _staged(rule: Rule, name: str, special: Special, lowered: Lowered, key: tupl
         number_arguments,
         _shared(shared, keys) if shared else (),
         tuple(i.name for i in steering_source.size_inputs(lowered.paths)),
-        bool(steering_source.sized_draws(lowered.paths)),
     )
     read = {n for path in passes for p in path for n in p.kernel.host_arguments} | {
         n for a in number_arguments for n in a
@@ -235,7 +234,7 @@ class _Passes:
             triton_source=triton_source.emit(program, tensors, title) if elementwise else "",
         )
         draws = tuple(d for d in path.draws if d.name in used)
-        return Pass(kernel, stage.matrices, stage.needs, tuple(s.name for s in parts), carried, draws)
+        return Pass(kernel, stage.matrices, stage.needs, tuple(s.name for s in parts), draws)
 
     def layout(self, program: Program, stage: Stage) -> Layout:
         """Return how tensors are viewed in a pass: as one dimension, if nothing in it is about dimensions."""

@@ -131,7 +131,6 @@ class Pass:
         matrices: Whether it works on whole matrices.
         needs: Names of the late values that its coefficients are computed from.
         totals: Names of the sums over the whole model that it gives its part of.
-        carried: The tensors it leaves for later passes (and the parts of totals).
         draws: The random numbers it reads.
     """
 
@@ -139,7 +138,6 @@ class Pass:
     matrices: bool
     needs: tuple[str, ...]
     totals: tuple[str, ...]
-    carried: tuple[Slot, ...]
     draws: tuple[Draw, ...]
 
 
@@ -155,8 +153,7 @@ class Steering:
         paths: The passes of each path, in order.
         path_arguments: Names of the values ``path`` takes.
         numbers_arguments: Names of the values ``numbers_I`` takes, by path.
-        size_arguments: Names of the values ``sizes`` takes; it exists if ``sized``.
-        sized: Whether there are such random numbers.
+        size_arguments: Names of the values ``sizes`` takes, where there are such random numbers.
         shared: For each shared state its slot, and the names of the values that ``shared_NAME`` takes.
     """
 
@@ -165,7 +162,6 @@ class Steering:
     numbers_arguments: tuple[tuple[str, ...], ...]
     shared: tuple[tuple[Slot, tuple[str, ...]], ...]
     size_arguments: tuple[str, ...] = ()
-    sized: bool = False
 
     def arguments(self) -> set[str]:
         """Return the names of all values that are asked for on the host."""
