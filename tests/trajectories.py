@@ -79,9 +79,9 @@ def gradients(
     return result
 
 
-def tensors(values: Sequence[Array], dtype: torch.dtype) -> list[torch.nn.Parameter]:
+def tensors(values: Sequence[Array], dtype: torch.dtype, device: str = "cpu") -> list[torch.nn.Parameter]:
     """Return parameters with these values."""
-    return [torch.nn.Parameter(torch.tensor(value, dtype=dtype)) for value in values]
+    return [torch.nn.Parameter(torch.tensor(value, dtype=dtype, device=device)) for value in values]
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def feed(optimizer: Any, params: Sequence[Any], history: Sequence[Gradients]) ->
     """Step an optimizer through a history of gradients."""
     for step in history:
         for p, g in zip(params, step, strict=True):
-            p.grad = None if g is None else torch.tensor(g, dtype=p.dtype)
+            p.grad = None if g is None else torch.tensor(g, dtype=p.dtype, device=p.device)
         optimizer.step()
 
 

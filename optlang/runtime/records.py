@@ -351,8 +351,10 @@ class Batch:
         device = self.records[0].parameter.device
         coefficients = coefficients or (0.0,)
         if device.type != "cpu":
-            exact = torch.tensor(coefficients, dtype=torch.float64, device="cpu")
-            return exact.to(device=device, dtype=getattr(torch, signature.coefficient_dtype))
+            packed = torch.tensor(coefficients, dtype=torch.float64, device="cpu")
+            packed = packed.to(getattr(torch, signature.coefficient_dtype))
+            # From pinned memory the copy is queued, and no step waits for the ones before it.
+            return (packed.pin_memory() if device.type == "cuda" else packed).to(device, non_blocking=True)
         if self._coefficients is None:  # in memory that every step writes anew
             numbers = array("d" if signature.coefficient_dtype == "float64" else "f", coefficients)
             tensor = torch.frombuffer(numbers, dtype=getattr(torch, signature.coefficient_dtype))
