@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from optlang.language.builtins import (
     BUILTINS,
+    CLOSURE,
     FACT_NAMES,
     LATER,
     RANDOM,
@@ -45,7 +46,7 @@ from optlang.language.walk import assigned, body_of, expressions, own_expression
 from optlang.source import Span
 
 #: What a call of a function reads, by the function's group, and how to say it.
-ROLES_OF_GROUPS = {TIME: "time", WHOLE: "total", RANDOM: "random"}
+ROLES_OF_GROUPS = {TIME: "time", WHOLE: "total", CLOSURE: "total", RANDOM: "random"}
 PHRASES_OF_ROLES = {
     "time": "a function of the step count t",
     "total": "a sum over all tensors",
@@ -236,8 +237,6 @@ class Resolver:
         elif name == "group":
             help = "write `group.NAME` for a key of the parameter group, `group.t` for its steps"
             self.unknown("E209", "`group` is not a value by itself", node, help)
-        elif name == "loss":
-            self.later("`loss`", node.span)
         elif name in scope.functions or name in BUILTINS or (name in LATER and name not in SYNONYMS):
             self.unknown(
                 "E207",
@@ -263,6 +262,7 @@ class Resolver:
             (TIME_NAMES, "time"),
             (FACT_NAMES, "fact"),
             (scope.locals, "local"),
+            ({"loss"}, "total"),
         )
         return next((role for table, role in tables if name in table), None)
 
