@@ -15,6 +15,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import landscape
 import numpy as np
 from interpreter_formulas import Place, Scope, Setting
 from interpreter_runs import CommonRun, Decided, TensorRun, Waiting
@@ -23,6 +24,7 @@ from interpreter_values import UNKNOWN, Array, Shape, Value, number, spread
 
 from optlang.language import tree as ast
 from optlang.language.kinds import Level
+from optlang.language.questions import evaluations
 from optlang.language.rule import Rule, State
 from optlang.language.walk import assigned
 
@@ -199,8 +201,12 @@ class Interpreter:
             return drawn[site]
 
         raw = {"p": np.array(param, dtype=np.float64), "g": np.array(grad, dtype=np.float64)}
+        ground = (raw["p"], raw["g"]) if evaluations(self.rule) else None
+        if ground is not None:  # what is given is the slope of a landscape
+            raw["g"] = landscape.gradient(*ground)
         known = {**self._time(t), **self.group_state, **self.shared_state, **facts(param.shape), **raw}
         run = TensorRun(self._setting(self.group_steps, rule_number), param.shape, {}, decided, totals, draw)
+        run.ground = ground
         run.states = self._begun(index, run, Scope({**known, **self._constants(raw)}))
         scope = Scope({**known, **run.states})
         run.run(self.rule.body, scope)

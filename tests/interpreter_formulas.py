@@ -27,7 +27,7 @@ from interpreter_values import (
 )
 
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, RANDOMS, SIZES
+from optlang.language.builtins import BUILTINS, EVALUATIONS, RANDOMS, SIZES
 from optlang.language.parse import parse
 from optlang.language.rule import Rule
 from optlang.source import Source
@@ -111,6 +111,14 @@ class Formulas:
         """Return the sum of a value over all tensors of the optimizer."""
         raise NotStatic("total")
 
+    def loss(self) -> Value:
+        """Return the loss where the step starts."""
+        raise NotStatic("loss")
+
+    def evaluated(self, name: str, place: Place, value: Value) -> Value:
+        """Return the loss or the gradient at a point, or the product of the Hessian with a direction."""
+        raise NotStatic(name)
+
     def random(self, kind: str, shape: Shape | None) -> Value:
         """Return random numbers; None is the parameter's shape."""
         raise NotStatic(kind)
@@ -143,6 +151,8 @@ class Formulas:
             case ast.Nothing():
                 return None
             case ast.Name():
+                if node.name == "loss" and node.name not in scope.names:
+                    return self.loss()
                 return scope.names[node.name]
             case ast.Member():
                 return self._member(node, scope)
@@ -317,6 +327,8 @@ class Formulas:
         values = [number(self.value(a.value, scope)) for a in node.arguments if a.name != "dim"]
         if name == "total":
             return self.total((*self.path, node.span.end), values[0])
+        if name in EVALUATIONS:
+            return self.evaluated(name, (*self.path, node.span.end), values[0])
         if name == "eps_of":
             return self.setting.eps
         if name in SIZES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import landscape
 import numpy as np
 from interpreter_formulas import NotStatic, Place, Scope, Setting
 from interpreter_statements import Run
@@ -48,6 +49,7 @@ class TensorRun(Run):
         self.states, self.decided, self.totals, self.draw = states, decided or {}, totals, draw
         self.scopes = {state.name: state.scope for state in self.rule.states}
         self.calls = 0
+        self.ground: tuple[Array, Array] | None = None  # where the step starts, and the slope of the landscape
         self.met: set[Place] = set()
 
     def store(self, statement: ast.Assign, name: str, value: Value, scope: Scope) -> None:
@@ -83,6 +85,25 @@ class TensorRun(Run):
         if place not in self.totals:
             raise Waiting(place, float(np.sum(value)))
         return self.totals[place]
+
+    def loss(self) -> Value:
+        """Return the loss where the step starts, a sum over all tensors."""
+        place = (self.setting.number, -1)
+        if self.totals is None or self.ground is None:
+            raise NotStatic("loss")
+        if place not in self.totals:
+            raise Waiting(place, landscape.value(*self.ground))
+        return self.totals[place]
+
+    def evaluated(self, name: str, place: Place, value: Value) -> Value:
+        """Return the loss or the gradient of the landscape at a point, or the product of its Hessian with a direction."""
+        if self.ground is None:
+            raise NotStatic(name)
+        start, slope = self.ground
+        value = spread(value, self.shape, self.shape)
+        if name == "loss":
+            return self.total(place, landscape.value(value, slope))
+        return landscape.gradient(value, slope) if name == "grad" else landscape.curved(start, value)
 
     def random(self, kind: str, shape: Shape | None) -> Array:
         """Return fresh random numbers."""
@@ -132,6 +153,14 @@ class CommonRun(Run):
         if place not in self.totals:
             raise Waiting(place, 0.0)
         return self.totals[place]
+
+    def loss(self) -> Value:
+        """Return the loss where the step starts."""
+        return self.total((self.setting.number, -1), 0.0)
+
+    def evaluated(self, name: str, place: Place, value: Value) -> Value:
+        """Return the loss at a point, or something that is different for each tensor."""
+        return self.total(place, value) if name == "loss" else UNKNOWN
 
     def random(self, kind: str, shape: Shape | None) -> Value:
         """Return something that is different for each tensor."""

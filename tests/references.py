@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
+import references_closures
 import references_matrices
 import torch
 from references_row import COUPLED, COUPLED_ONLY, DECAYED, UP, Row, options
@@ -145,6 +146,7 @@ ROWS: dict[str, Row] = {
         rosenbrock={"lr": 2e-3, "l1": 0.0},
     ),
     **references_matrices.ROWS,
+    **references_closures.ROWS,
 }
 
 

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 from unittest.mock import patch
 
+import landscape
 import numpy as np
 import torch
 from interpreter import Interpreter, routed, step_all
@@ -96,8 +97,12 @@ def default_dtype(dtype: torch.dtype) -> Any:
 
 
 def feed(optimizer: Any, params: Sequence[Any], history: Sequence[Gradients]) -> None:
-    """Step an optimizer through a history of gradients."""
+    """Step an optimizer through a history of gradients; where it asks for a closure, of slopes of a loss."""
+    asked = getattr(optimizer, "_asked", frozenset())
     for step in history:
+        if asked:
+            optimizer.step(landscape.closure(params, step, backward="hvp" not in asked))
+            continue
         for p, g in zip(params, step, strict=True):
             p.grad = None if g is None else torch.tensor(g, dtype=p.dtype, device=p.device)
         optimizer.step()
