@@ -96,7 +96,7 @@ class TensorRun(Run):
         return self.totals[place]
 
     def evaluated(self, name: str, place: Place, value: Value) -> Value:
-        """Return the loss or the gradient of the landscape at a point, or the product of its Hessian with a direction."""
+        """Return the landscape's loss or gradient at a point, or the product of its Hessian with a direction."""
         if self.ground is None:
             raise NotStatic(name)
         start, slope = self.ground

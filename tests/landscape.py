@@ -1,4 +1,4 @@
-"""A loss with a gradient that tests can set, for rules that have the closure called: g·x + x²/2 + cos x for each tensor.
+"""A loss with a gradient that tests can set, for rules that have the closure called: g·x + x² + cos x for each tensor.
 
 Its Hessian is diagonal, so that random signs give its diagonal whatever they are.
 """
@@ -16,17 +16,17 @@ Array = np.ndarray
 
 def value(x: Array, slope: Array) -> float:
     """Return the loss of one tensor."""
-    return float(np.sum(slope * x + x * x / 2 + np.cos(x)))
+    return float(np.sum(slope * x + x * x + np.cos(x)))
 
 
 def gradient(x: Array, slope: Array) -> Array:
     """Return its gradient."""
-    return np.asarray(slope + x - np.sin(x))
+    return np.asarray(slope + 2 * x - np.sin(x))
 
 
 def curved(x: Array, z: Array) -> Array:
     """Return the product of its Hessian with ``z``."""
-    return np.asarray(z * (1 - np.cos(x)))
+    return np.asarray(z * (2 - np.cos(x)))
 
 
 def closure(
@@ -41,7 +41,7 @@ def closure(
             if slope is not None:
                 x = p.double()
                 known = torch.as_tensor(slope, dtype=torch.float64, device=p.device)
-                loss = loss.to(p.device) + (known * x + x * x / 2 + torch.cos(x)).sum()
+                loss = loss.to(p.device) + (known * x + x * x + torch.cos(x)).sum()
         if backward and loss.requires_grad:
             loss.backward()
         return loss

@@ -51,7 +51,7 @@ TORCH_CASES = [case for case in CASES if case[0] in FROM_TORCH]
 TORCH_IDS = [f"{name}-{index}" for name, index in TORCH_CASES]
 
 #: What makes a step more than one pass over the elements, for which one kernel serves tensors of all shapes.
-PASSES = re.compile(r"matrix\(|total\(|gnorm\(|@|newton_schulz|\bevery\b|\broute\b")
+PASSES = re.compile(r"matrix\(|total\(|gnorm\(|@|newton_schulz|\bgrad\(|\bhvp\(|\bloss\b|\bevery\b|\broute\b")
 
 #: Keywords of torch.optim that choose an implementation, not an algorithm.
 SWITCHES = {"foreach", "fused", "capturable", "differentiable"}

@@ -87,8 +87,8 @@ class Lowered:
 
     ``step`` is that of the first of the ``paths``, and of the only one where nothing is asked. ``on_host`` names the
     tensors' scalar states that are kept on the host. ``group`` and ``shared`` are None without such states. ``kinds``
-    are those of the states. ``evaluates`` says that some step of the rule has the closure called again, so that no tensor
-    may move before.
+    are those of the states. ``evaluates`` says that some step of the rule has the closure called again, so that no
+    tensor may move before.
     """
 
     paths: tuple[Path, ...]

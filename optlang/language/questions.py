@@ -178,7 +178,7 @@ def evaluations(rule: Rule) -> frozenset[str]:
     calls = (n.function for top in _tops(rule) for n in expressions(top) if isinstance(n, ast.Call))
     names |= {f.name for f in calls if isinstance(f, ast.Name)}
     own = {h.name for h in rule.hypers} | {s.name for s in rule.states} | {n.name for n in assigned(_body(rule))}
-    return (names & EVALUATIONS) - own
+    return EVALUATIONS & names - own
 
 
 def draws(rule: Rule) -> bool:

@@ -108,9 +108,7 @@ class Evaluation:
             what = "`grad` or `loss` at another point" if at else "`loss`"
             raise TypeError(NO_CLOSURE.format(name=self.name, what=what))
         if LOSS_NOW in needs and self.loss is None:
-            raise TypeError(
-                f"{self.name}: the rule reads `loss`, and the closure returned None; let it return the loss"
-            )
+            raise TypeError(f"{self.name}: the rule reads `loss`; let the closure return the loss, not None")
         if any(point.startswith(ALONG) for point in points) and not self._graph:
             raise RuntimeError(NO_GRAPH.format(name=self.name))
         if points and any(hasattr(p, "to_local") for p in self.parameters):

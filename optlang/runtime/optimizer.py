@@ -300,11 +300,11 @@ class RuleOptimizer(Optimizer):
             self._seen = list(state.values())
 
     def _before(self) -> tuple[set[Any], list[dict[str, Any]]]:
-        """Return what a step changes before the closure is called: which parameters have state, and the groups' keys."""
+        """Return what a step changes before the closure is called: what has state, and the groups' keys."""
         return set(self.state), [dict(group) for group in self.param_groups]
 
     def _take_back(self, before: tuple[set[Any], list[dict[str, Any]]]) -> None:
-        """Let a step in which the closure has failed not have begun; parameters and states have not been written yet."""
+        """Undo the beginning of a step in which the closure failed: no parameter or state has been written."""
         known, groups = before
         for key in set(self.state) - known:
             del self.state[key]

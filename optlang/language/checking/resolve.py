@@ -406,7 +406,7 @@ class Resolver:
         name, text = node.function.name, node.function.text
         if name in scope.excused:
             return True
-        value = name in own or self.role(name) is not None
+        value = name in own or (self.role(name) is not None and not self.is_loss(name))
         if name in scope.functions:
             check_call(node, scope)
             if node is not self.direct and node is not self.one:
@@ -437,6 +437,11 @@ class Resolver:
         else:
             self.unknown_function(node.function)
         return True
+
+    def is_loss(self, name: str) -> bool:
+        """Whether a name is that of the loss, which is a value and a function of where it is looked at."""
+        taken = (self.scope.hypers, self.scope.states, self.scope.locals, self.scope.functions)
+        return name == "loss" and not any(name in table for table in taken)
 
     def builtin_role(self, node: Call, builtin: Builtin, place: Place) -> bool:
         """Check that a function of the language may be called where it is."""
