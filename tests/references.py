@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 import references_closures
+import references_composed
 import references_matrices
 import torch
 from references_row import COUPLED, COUPLED_ONLY, DECAYED, UP, Row, options
@@ -147,6 +148,7 @@ ROWS: dict[str, Row] = {
     ),
     **references_matrices.ROWS,
     **references_closures.ROWS,
+    **references_composed.ROWS,
 }
 
 

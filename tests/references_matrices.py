@@ -548,6 +548,11 @@ ROWS: dict[str, Row] = {
         make=lookahead("SGD"),
         rosenbrock={"lr": 5e-4, "momentum": 0.9},
     ),
+    "Lookahead": Row(
+        options({"momentum": 0.9, "k": 3, "alpha": 0.8, **DECAYED}, UP),
+        make=lookahead("SGD"),
+        rosenbrock={"lr": 5e-4, "momentum": 0.9},
+    ),
     "LookaheadAdamW": Row(
         options({"k": 3, "alpha": 0.8, "betas": (0.8, 0.95)}, {**UP, "amsgrad": True}), make=lookahead("AdamW")
     ),
