@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
+import references_constraints
 import references_matrices
 import torch
 from references_row import COUPLED, COUPLED_ONLY, DECAYED, UP, Row, options
@@ -144,6 +145,7 @@ ROWS: dict[str, Row] = {
         plain={},
         rosenbrock={"lr": 2e-3, "l1": 0.0},
     ),
+    **references_constraints.ROWS,
     **references_matrices.ROWS,
 }
 
