@@ -1,7 +1,8 @@
 """Sparse logistic regression: which measurements of a cell are needed to tell whether a tumour is malignant.
 
-The penalty on the sum of absolute weights has a corner at 0, where most weights end. It is not in the loss: the rule takes
-its proximal map after each step (FISTA: Beck & Teboulle, 2009, https://doi.org/10.1137/080716542), so zeros are exact.
+The penalty on the sum of absolute weights has a corner at 0, where most weights end. It is not in the loss: the rule
+takes its proximal map after each step (FISTA: Beck & Teboulle, 2009, https://doi.org/10.1137/080716542), so zeros are
+exact.
 """
 
 import argparse
@@ -68,12 +69,16 @@ def main() -> None:
         weight, gradient = model.weight.detach()[0], model.weight.grad[0]
         used = weight != 0
         right = ((model(features)[:, 0] > 0) == malignant).double().mean()
-        print(f"penalty {penalty}: {used.sum()} of {len(used)} measurements are used, {right:.1%} of tumours told apart")
+        print(
+            f"penalty {penalty}: {used.sum()} of {len(used)} measurements are used, {right:.1%} of tumours told apart"
+        )
         print(f"    {', '.join(data.feature_names[used.numpy()])}")
         # For an optimum, the gradient of what is used makes up for the penalty; that of the rest is no larger.
         balance = (gradient[used] + penalty * weight[used].sign()).abs().max()
         print(f"    largest gradient with the penalty where a weight is used: {balance:.1e}")
-        print(f"    largest gradient as a share of the penalty where none is: {gradient[~used].abs().max() / penalty:.3f}")
+        print(
+            f"    largest gradient as a share of the penalty where none is: {gradient[~used].abs().max() / penalty:.3f}"
+        )
 
 
 if __name__ == "__main__":

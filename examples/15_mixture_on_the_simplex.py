@@ -1,7 +1,7 @@
 """Weights of a mixture: how many wines are about how strong, as the sum of some bell curves.
 
-Weights are not negative and add up to 1: the rule ends each step in the nearest such point, so most of them may be exactly
-0. For the optimum, all curves that are used have the same gradient, and none has a smaller one.
+Weights are not negative and add up to 1: the rule ends each step in the nearest such point, so some of them may be
+exactly 0. For the optimum, all curves that are used have the same gradient, and none has a smaller one.
 """
 
 import argparse
@@ -54,7 +54,9 @@ def main() -> None:
     loss().backward()
     used, gradient = weights.detach() > 0, weights.grad
     print(f"\nsum of the weights: {weights.sum().item():.12f}")
-    print(f"spread of the gradients of the {used.sum()} that are used: {gradient[used].max() - gradient[used].min():.1e}")
+    print(
+        f"spread of the gradients of the {used.sum()} that are used: {gradient[used].max() - gradient[used].min():.1e}"
+    )
     print(f"least gradient of the others, above these: {gradient[~used].min() - gradient[used].max():.4f}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from references_row import Row, options
@@ -15,10 +15,10 @@ from torch.nn.functional import softshrink
 class Plain(torch.optim.Optimizer):
     """An optimizer whose parameters are changed one after the other by ``update``."""
 
-    defaults_of_rule: dict[str, Any] = {}
+    own: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, params: Any, **hypers: Any) -> None:
-        super().__init__(params, {"lr": 1e-2, "maximize": False, **self.defaults_of_rule, **hypers})
+        super().__init__(params, {"lr": 1e-2, "maximize": False, **self.own, **hypers})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -36,7 +36,7 @@ class Plain(torch.optim.Optimizer):
 class ProjectedSGD(Plain):
     """Gradient steps with heavy-ball momentum, each followed by a projection."""
 
-    defaults_of_rule = {"constraint": "l2_ball", "radius": 1.0, "low": -1.0, "high": 1.0, "momentum": 0.0}
+    own: ClassVar[dict[str, Any]] = {"constraint": "l2_ball", "radius": 1.0, "low": -1.0, "high": 1.0, "momentum": 0.0}
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         if group["momentum"]:
@@ -63,7 +63,7 @@ class ProjectedSGD(Plain):
 
 
 def lost(q: Tensor, total: float) -> float:
-    """Return what elements lose in a projection to the simplex: what is left falls as it grows, so halve an interval."""
+    """Return what elements lose in a projection to the simplex: found by halving an interval."""
     values = q.double().flatten()
     low, high = float(values.min()) - total, float(values.max())
     for _ in range(200):
@@ -75,7 +75,7 @@ def lost(q: Tensor, total: float) -> float:
 class ExponentiatedGradient(Plain):
     """Weights times exp(-lr*g), by their sum: a softmax of logarithms."""
 
-    defaults_of_rule = {"per_row": False}
+    own: ClassVar[dict[str, Any]] = {"per_row": False}
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         dims = (-1,) if group["per_row"] and p.ndim else tuple(range(p.ndim))
@@ -90,7 +90,7 @@ class ExponentiatedGradient(Plain):
 class AcceleratedProximal(Plain):
     """FISTA with constant step size, as its paper numbers it, with restarts by the sign of a scalar product."""
 
-    defaults_of_rule = {"penalty": "l1", "weight": 1e-3, "l2": 0.0, "restart": False}
+    own: ClassVar[dict[str, Any]] = {"penalty": "l1", "weight": 1e-3, "l2": 0.0, "restart": False}
 
     def update(self, p: Tensor, g: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         old, t = state.get("x", p.clone()), state.get("t", 1.0)

@@ -1,8 +1,8 @@
 """Projections and proximal maps, each by what proves it right: feasible, and no other point is nearer.
 
-A point y of a convex set is the projection of x if, and only if, <x - y, z> is largest at z = y among all z of the set;
-that largest value, the support function of the set, has a formula. A point y is what the proximal map of a norm, k times,
-makes of x if, and only if, the dual norm of x - y is at most k and <x - y, y> is k times the norm of y.
+A point y of a convex set is the projection of x if, and only if, <x - y, z> is largest at z = y among all z of the
+set; that largest value, the support function of the set, has a formula. A point y is what the proximal map of a norm, k
+times, makes of x if, and only if, the dual norm of x - y is at most k and <x - y, y> is k times the norm of y.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def values(shape: tuple[int, ...], seed: int = 0) -> Array:
     return np.asarray(np.where(np.abs(x) < 0.3, 0.3, x))
 
 
-# Proofs: of feasibility, how far y is from it, and of optimality, how far from the largest value -----------------------
+# Proofs: how far y is from feasible, and how far from optimal -------------------------------------------------------
 
 
 def simplex(total: float) -> Proof:
@@ -270,7 +270,12 @@ def test_a_nan_is_not_hidden(expression: str) -> None:
 
 def test_points_of_the_set_stay() -> None:
     x = np.array([[0.25, -0.5], [0.125, 0.0]])
-    for expression in ("project_l1_ball(q)", "project_l2_ball(q)", "project_box(q, -1, 1)", "project_l1_ball(q, dim=0)"):
+    for expression in (
+        "project_l1_ball(q)",
+        "project_l2_ball(q)",
+        "project_box(q, -1, 1)",
+        "project_l1_ball(q, dim=0)",
+    ):
         np.testing.assert_array_equal(image(expression, x), x)
     np.testing.assert_allclose(image("project_simplex(q)", abs(x) / abs(x).sum()), abs(x) / abs(x).sum(), rtol=1e-15)
 
@@ -306,7 +311,9 @@ def test_matrices_that_are_no_parameters() -> None:
     x = values((4, 4))
     expected = image("project_simplex(q, dim=-1)", x @ x.T) @ x
     np.testing.assert_allclose(image("project_simplex(q @ q.T, dim=-1) @ q", x), expected)
-    np.testing.assert_allclose(image("q * norm(project_simplex(q[0]))", x), x * euclidean(image("project_simplex(q)", x[0])))
+    np.testing.assert_allclose(
+        image("q * norm(project_simplex(q[0]))", x), x * euclidean(image("project_simplex(q)", x[0]))
+    )
 
 
 def test_names_of_a_rule_are_its_own() -> None:

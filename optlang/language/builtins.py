@@ -198,8 +198,9 @@ def _simplex(x: str, total: str) -> str:
     """Return the statements that find what elements lose when they are projected to a simplex.
 
     ``theta`` is what makes sum(max(y - theta, 0)) the total. For any number of the largest y that sum is at least
-    their own minus as many theta, and for the right number it is just that: so theta is the largest quotient. From y the
-    largest element has been taken, so that what counts is small and sums of it are exact enough.
+    their own minus as many theta, and for the right number it is just that: so theta is the largest quotient (Held,
+    Wolfe & Crowder, 1974, https://doi.org/10.1007/BF01580223). From y the largest element has been taken, so that what
+    counts is small and sums of it are exact enough.
     """
     return (
         f"y = {x} - max({x}, dim=dim)\n"
@@ -581,7 +582,7 @@ TABLE: tuple[Builtin, ...] = (
         "prox_l0",
         "x, k",
         PROXIMAL,
-        "Sets to 0 what is at most sqrt(2*k) in size: the proximal map of k times the number of elements that are not 0.",
+        "0 for what is at most sqrt(2*k) in size: the proximal map of k times the number of elements that are not 0.",
         definition="0 if x^2 <= 2*k else x",
     ),
     Builtin(

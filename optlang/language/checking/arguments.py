@@ -225,6 +225,6 @@ def _check_dim(node: Call, builtin: Builtin, scope: Scope) -> None:
         "E309",
         what,
         given[0].value.span,
-        label="expected for example `-1` or `(0, 1)`",
+        label="expected for example `-1`" + ("" if builtin.block else " or `(0, 1)`"),
         help="`dim=-1` is the last dimension, `dim=0` the first; without `dim` it is about the whole tensor",
     )

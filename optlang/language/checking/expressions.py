@@ -306,9 +306,8 @@ class Expressions(Tensors, ABC):
             return Value(kind, Sort.UNKNOWN, joined.uses)
         return Value(kind if kind.on_device else SCALAR, uses=joined.uses | Uses.TENSOR)
 
-
     def along(self, node: Call, builtin: Builtin) -> Value:
-        """Return what is known of a function of a tensor, or of its parts along some dimensions, that keeps its shape."""
+        """Return what is known of a function of a tensor, or of its parts along dimensions, that keeps its shape."""
         arguments = named(node, builtin)
         dims = self.dims(arguments.pop("dim", None))
         values = [self.number(argument) for argument in arguments.values()]

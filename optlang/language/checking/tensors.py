@@ -217,7 +217,7 @@ class Tensors(Reader, ABC):
         return self.shaped(node, ordered, lambda: shapes.RESULTS[builtin.name](*map(self.shape, ordered)))
 
     def axis(self, builtin: Builtin, arguments: Sequence[Expr]) -> int | None:
-        """Return the dimension that a function works along, its second argument; None if it is not known, reported."""
+        """Return the dimension that a function works along, its second argument; None if it is none, reported."""
         if len(arguments) < 2:
             return -1
         if self.site is not None:  # the definition of a function of the language, called with a whole number
@@ -230,7 +230,7 @@ class Tensors(Reader, ABC):
                 f"the dimension of `{builtin.name}` must be written as a whole number",
                 arguments[1].span,
                 label="expected for example `0` or `-1`",
-                help=f"`{builtin.name}(x, 0)` works along each column of a matrix, `{builtin.name}(x, 1)` along each row",
+                help=f"`{builtin.name}(x, 0)` works along columns of a matrix, `{builtin.name}(x, 1)` along rows",
             )
         return dim
 
