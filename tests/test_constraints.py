@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from interpreter import Interpreter
-from trajectories import checked
+from trajectories import checked, library_class
 
 import optlang
 
@@ -152,6 +152,10 @@ def nuclear(x: Array) -> float:
 
 def spectral(x: Array) -> float:
     return float(np.linalg.norm(x, 2))
+
+
+def rows(x: Array) -> Array:
+    return np.asarray(np.linalg.norm(x, axis=1))
 
 
 def euclidean(x: Array) -> float:
@@ -349,3 +353,80 @@ def test_names_of_a_rule_are_its_own() -> None:
 def test_what_cannot_be_projected_is_said(expression: str, code: str) -> None:
     found = optlang.check(text(expression, 2))
     assert [finding.code for finding in found if finding.is_error] == [code], "\n".join(map(str, found))
+
+
+# The library ----------------------------------------------------------------------------------------------------------
+
+
+def solved(name: str, x: Array, steps: int = 1500, backend: str = "eager", **hypers: Any) -> tuple[Array, Array]:
+    """Return where a rule of the library takes the least squares of a matrix, and the gradient of the loss there."""
+    rng = np.random.default_rng(0)
+    a, b = (torch.tensor(rng.standard_normal(shape)) for shape in ((8, 4), (8, 5)))
+    p = torch.nn.Parameter(torch.tensor(x))
+    optimizer = library_class(name, backend)([p], **{"lr": 1 / float(torch.linalg.matrix_norm(a, 2)) ** 2, **hypers})
+
+    def gradient() -> torch.Tensor:
+        return a.T @ (a @ p.detach() - b)
+
+    for _ in range(steps):
+        p.grad = gradient()
+        optimizer.step()
+    if name == "AcceleratedProximal":
+        optimizer.eval()
+    return p.detach().numpy(), gradient().numpy()
+
+
+CONSTRAINTS: dict[str, Proof] = {
+    "box": box(-0.1, 0.1),
+    "nonnegative": nonnegative,
+    "simplex": simplex(0.7),
+    "l1_ball": l1_ball(0.7),
+    "l2_ball": l2_ball(0.7),
+}
+PENALTIES: dict[str, Proof] = {
+    "l1": of_norm(5, sum_of_sizes, largest, l2=0.5),
+    "group_lasso": of_norm(5, lambda x: rows(x).sum(), lambda x: rows(x).max(), l2=0.5),
+    "nuclear": of_norm(5, nuclear, spectral, l2=0.5),
+}
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+@pytest.mark.parametrize("constraint", CONSTRAINTS)
+def test_projected_sgd_ends_where_nothing_is_better(constraint: str, momentum: float) -> None:
+    x, gradient = solved(
+        "ProjectedSGD", values((4, 5)), constraint=constraint, momentum=momentum, radius=0.7, low=-0.1, high=0.1
+    )
+    assert max(map(abs, CONSTRAINTS[constraint](x - gradient, x))) < 1e-9
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("penalty", PENALTIES)
+def test_accelerated_proximal_ends_where_nothing_is_better(penalty: str, restart: bool) -> None:
+    x, gradient = solved("AcceleratedProximal", values((4, 5)), penalty=penalty, weight=5, l2=0.5, restart=restart)
+    assert max(map(abs, PENALTIES[penalty](x - gradient, x))) < 1e-9
+    assert (x == 0).any() or penalty == "nuclear"
+    assert np.linalg.matrix_rank(x) < 4
+
+
+def test_exponentiated_gradient_ends_where_nothing_is_better() -> None:
+    x, gradient = solved("ExponentiatedGradient", 0 * values((4, 5)), lr=0.5, steps=5000)
+    assert max(map(abs, simplex(1)(x - gradient, x))) < 1e-9
+    x, gradient = solved("ExponentiatedGradient", 0 * values((4, 5)), lr=0.5, steps=5000, per_row=True)
+    for row, slope in zip(x, gradient, strict=True):
+        assert max(map(abs, simplex(1)(row - slope, row))) < 1e-9
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize(
+    ("name", "hypers"),
+    [
+        *(("ProjectedSGD", {"constraint": name, "momentum": 0.5}) for name in ("simplex", "orthogonal", "box")),
+        *(("AcceleratedProximal", {"penalty": name, "restart": True}) for name in ("group_lasso", "nuclear")),
+        ("ExponentiatedGradient", {"per_row": True}),
+    ],
+    ids=str,
+)
+def test_kernels_of_the_library_do_the_same(name: str, hypers: dict[str, Any]) -> None:
+    result, _ = solved(name, values((4, 5)), steps=20, backend="inductor", **hypers)
+    expected, _ = solved(name, values((4, 5)), steps=20, **hypers)
+    np.testing.assert_allclose(result, expected, rtol=1e-9, atol=1e-11)
