@@ -224,6 +224,14 @@ def test_nothing_is_nearer(expression: str, shape: tuple[int, ...], dims: tuple[
             np.testing.assert_allclose(image(expression, y), y, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("expression", [*WHOLE, *ALONG, *OF_MATRICES])
+def test_narrow_types_are_rounded_once(expression: str, dtype: torch.dtype) -> None:
+    x = torch.tensor(values((4, 5))).to(dtype).double().numpy()
+    wide = torch.tensor(image(expression, x, torch.float32))
+    np.testing.assert_array_equal(image(expression, x, dtype), wide.to(dtype).double())
+
+
 @pytest.mark.compiler
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("sorts", [False, True])
