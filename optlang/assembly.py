@@ -11,7 +11,7 @@ from optlang.compiled import Layout, Pass, Slot, Steering, Variant
 from optlang.ir import algebra
 from optlang.ir.lower import Lowered, Path
 from optlang.ir.passes import inline, optimise, prune, simplify
-from optlang.ir.program import CARRY, NOISE, TOTAL, Program
+from optlang.ir.program import ALONG, CARRY, LATE_NUMBERS, LATE_TENSORS, NOISE, POINT, TOTAL, Program, waits_for
 from optlang.ir.stages import Stage, split
 from optlang.language.kinds import ELEMENT, Kind, Level
 from optlang.language.questions import reads_group_time, reads_time, static_names
@@ -154,11 +154,13 @@ def cut(path: Path, shared: Program | None) -> tuple[tuple[Stage, ...], Program]
     program = path.program
     for run in (prune.run, inline.run, simplify.run):
         program = run(program)
-    late = {i.name: frozenset((i.name,)) for i in program.inputs if i.name.startswith(TOTAL)}
+    arriving = (*LATE_NUMBERS, *LATE_TENSORS)
+    late = {i.name: waits_for(i.name) for i in program.inputs if i.name.startswith(arriving)}
     for store in shared.stores if shared is not None else ():
         assert shared is not None
         inputs = steering_source.shared_program(shared, store.target).inputs
-        late[f"{store.target}'"] = frozenset(i.name for i in inputs if i.name.startswith(TOTAL))
+        waited = (waits_for(i.name) for i in inputs if i.name.startswith(LATE_NUMBERS))
+        late[f"{store.target}'"] = frozenset().union(*waited)
     return split(program, late)
 
 
@@ -192,9 +194,13 @@ class _Passes:
         known = {s.name: s for s in self.slots if s.place != "host"}
         carried = tuple(_carried(name, kind) for name, kind in stage.carried)
         parts = tuple(Slot(s.target, s.target, "scalar") for s in program.stores if s.target.startswith(TOTAL))
-        foreign = [_carried(i.name, i.kind) for i in program.inputs if i.name.startswith((CARRY, NOISE))]
+        tensors_in = (CARRY, NOISE, *LATE_TENSORS)
+        foreign = [_carried(i.name, i.kind) for i in program.inputs if i.name.startswith(tensors_in)]
+        points = tuple(
+            Slot(s.target, s.target, "element") for s in program.stores if s.target.startswith((POINT, ALONG))
+        )
         used = {i.name for i in program.inputs if i.kind.on_device} | {s.target for s in program.stores}
-        extra = tuple(dict.fromkeys((*foreign, *carried, *parts)))
+        extra = tuple(dict.fromkeys((*foreign, *carried, *parts, *points)))
         slots = (*hosted, *(s for n, s in known.items() if n in used), *extra)
         tensors = tuple(s.name for s in slots if s.place != "host")
         if stage.matrices:
@@ -234,7 +240,8 @@ class _Passes:
             triton_source=triton_source.emit(program, tensors, title) if elementwise else "",
         )
         draws = tuple(d for d in path.draws if d.name in used)
-        return Pass(kernel, stage.matrices, stage.needs, tuple(s.name for s in parts), draws)
+        totals, at = (tuple(s.name for s in slots) for slots in (parts, points))
+        return Pass(kernel, stage.matrices, stage.needs, totals, draws, at)
 
     def layout(self, program: Program, stage: Stage) -> Layout:
         """Return how tensors are viewed in a pass: as one dimension, if nothing in it is about dimensions."""

@@ -132,6 +132,7 @@ class Pass:
         needs: Names of the late values that its coefficients are computed from.
         totals: Names of the sums over the whole model that it gives its part of.
         draws: The random numbers it reads.
+        points: Names of the tensors it writes for the closure to be called at, or for a direction.
     """
 
     kernel: Variant
@@ -139,6 +140,7 @@ class Pass:
     needs: tuple[str, ...]
     totals: tuple[str, ...]
     draws: tuple[Draw, ...]
+    points: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

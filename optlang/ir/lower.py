@@ -25,18 +25,39 @@ from optlang.ir import algebra
 from optlang.ir.builder import Builder, Ref
 from optlang.ir.matrices import Matrices, is_apart, is_matrix_function
 from optlang.ir.passes import prune
-from optlang.ir.program import NOISE, TOTAL, Program, Store
+from optlang.ir.program import (
+    ALONG,
+    CURVED,
+    GRAD,
+    LATE_NUMBERS,
+    LOSS,
+    LOSS_NOW,
+    NOISE,
+    PARTS,
+    POINT,
+    TOTAL,
+    Program,
+    Store,
+)
 from optlang.language import shapes
 from optlang.language import tree as ast
 from optlang.language.builtins import SIZES
 from optlang.language.evaluate import ARITHMETIC, member_name
 from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, reduce
+from optlang.language.questions import evaluations
 from optlang.language.rule import Rule, State
 from optlang.language.specialise import Special, constant_sum, dims_of
 from optlang.language.walk import assigned
 from optlang.source import Source, Span
 
 REDUCTIONS = ("sum", "mean", "max", "min")
+
+#: Functions that have the closure called: the target that is waited for, what comes of it, and of what kind it is.
+EVALUATED = {
+    "loss": (POINT, LOSS, HOST),
+    "grad": (POINT, GRAD, ELEMENT),
+    "hvp": (ALONG, CURVED, ELEMENT),
+}
 
 #: The values of group states after the statements that assign them: by the state's name, and by what tells a statement
 #: from all others (a place in the text does not, where a loop has been written out).
@@ -66,7 +87,8 @@ class Lowered:
 
     ``step`` is that of the first of the ``paths``, and of the only one where nothing is asked. ``on_host`` names the
     tensors' scalar states that are kept on the host. ``group`` and ``shared`` are None without such states. ``kinds``
-    are those of the states.
+    are those of the states. ``evaluates`` says that some step of the rule has the closure called again, so that no tensor
+    may move before.
     """
 
     paths: tuple[Path, ...]
@@ -75,6 +97,7 @@ class Lowered:
     shared: Program | None
     on_host: frozenset[str]
     kinds: dict[str, Kind]
+    evaluates: bool = False
 
     @property
     def step(self) -> Program:
@@ -91,7 +114,8 @@ class Lowered:
             or any(v.matrices for v in self.start.tensor)
             or any(v.matrices or v.kind.level is Level.MATRIX for path in self.paths for v in path.program.tensor)
             or any(i.kind.level is Level.MATRIX for path in self.paths for i in path.program.inputs)
-            or any(s.target.startswith(TOTAL) for path in self.paths for s in path.program.stores)
+            or self.evaluates
+            or any(s.target.startswith(PARTS) for path in self.paths for s in path.program.stores)
         )
 
 
@@ -125,7 +149,8 @@ def lower(rule: Rule, special: Special) -> Lowered:
     for scope in others if special.event is None else ():
         if any(s.scope == scope for s in special.states):
             others[scope] = _Lowering(rule, special, on_host, scope, kinds).run()
-    return Lowered(tuple(paths), start_program, others["group"], others["shared"], on_host, kinds)
+    evaluates = special.event is None and evaluations(rule) != frozenset()
+    return Lowered(tuple(paths), start_program, others["group"], others["shared"], on_host, kinds, evaluates)
 
 
 class TooManyPaths(Exception):
@@ -184,6 +209,7 @@ class _Lowering(Matrices):
         self.asked: list[tuple[sp.Expr, bool]] = []
         self.draws: list[Draw] = []
         self.parts_of_totals: dict[str, Ref] = {}
+        self.points: dict[tuple[str, sp.Expr], Store] = {}  # where what is evaluated: one store for each
         self.done: dict[sp.Expr, Ref] = {}
         self.rule, self.special, self.part = rule, special, part
         self.source: Source = rule.tree.source
@@ -268,6 +294,7 @@ class _Lowering(Matrices):
             stores.insert(0, Store("p", self.plain(self.env["p"]), ELEMENT))
         if self.part == "step":
             stores += [Store(name, self.plain(ref), SCALAR) for name, ref in self.parts_of_totals.items()]
+            stores += self.points.values()
         return stores
 
     def state_kinds(self) -> dict[str, Kind]:
@@ -288,6 +315,8 @@ class _Lowering(Matrices):
             return self.env[name]
         if name in ("p", "g"):
             return self.input(name, ELEMENT)
+        if name == "loss":
+            return self.input(LOSS_NOW, HOST)
         if name == "first" and self.part in ("group", "shared"):
             return self.bind("first", Ref(algebra.call("eq", self.name("t").expr, sp.Integer(1)), HOST, True))
         if name == "t":
@@ -368,7 +397,7 @@ class _Lowering(Matrices):
     def is_late(self, name: str) -> bool:
         """Whether an input is known only in the middle of a step."""
         state = self.states.get(name.removesuffix("'"))
-        return name.startswith(TOTAL) or (name.endswith("'") and state is not None and state.scope == "shared")
+        return name.startswith(LATE_NUMBERS) or (name.endswith("'") and state is not None and state.scope == "shared")
 
     def line_of(self, span: Span) -> int:
         """Return the line of a place in the rule (0 for a place in a builtin's definition)."""
@@ -586,6 +615,8 @@ class _Lowering(Matrices):
             return self.size_of(name, node.arguments[0].value)
         if name == "total":
             return self.total(node)
+        if name in EVALUATED:
+            return self.evaluated(name, node)
         if name in ("randn", "rand"):
             return self.draw(name, node)
         if name in ("bf16", "f32") and self.special.matrices:
@@ -610,6 +641,22 @@ class _Lowering(Matrices):
             one = part.kind.level <= Level.SCALAR  # a number of the tensor counts once
             self.parts_of_totals[name] = Ref(self.number(part), part.kind) if one else self.reduction("sum", part, None)
         return self.input(name, HOST)
+
+    def evaluated(self, name: str, node: ast.Call) -> Ref:
+        """Return what the closure is called for at a point, or along a direction: an input that arrives late.
+
+        What is asked for at one point is one evaluation.
+        """
+        value, mark = (a.value for a in node.arguments)
+        assert isinstance(mark, ast.Text)
+        target, late, kind = EVALUATED[name]
+        label = mark.value
+        if self.part == "step":
+            at = self.number(self.expr(value))
+            if (target, at) not in self.points:
+                self.points[target, at] = Store(target + label, self.plain(Ref(at, ELEMENT)), ELEMENT)
+            label = self.points[target, at].target[len(target) :]
+        return self.input(late + label, kind)
 
     def draw(self, name: str, node: ast.Call) -> Ref:
         """Return random numbers, an input of the pass that reads them."""

@@ -13,7 +13,7 @@ from optlang.ir import algebra
 from optlang.ir.builder import Builder, Ref
 from optlang.language import shapes
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, MAKERS, MATRIX_FUNCTIONS
+from optlang.language.builtins import BUILTINS, EVALUATIONS, MAKERS, MATRIX_FUNCTIONS
 from optlang.language.kinds import ELEMENT, HOST, SCALAR, Kind, Level, join, matrix
 from optlang.language.shapes import Shape, Size
 from optlang.language.specialise import Special
@@ -220,6 +220,7 @@ def is_apart(block: Sequence[ast.Stmt] | ast.Expr, matrices: bool = True) -> boo
     tops: Sequence[ast.Expr]
     tops = [e for s in statements(block) for e in own_expressions(s)] if isinstance(block, tuple) else [block]  # type: ignore[list-item]
     nodes = [node for top in tops for node in expressions(top)]
-    if any(isinstance(n, ast.Call) and isinstance(n.function, ast.Name) and n.function.name == "total" for n in nodes):
+    apart = {"total", *EVALUATIONS}
+    if any(isinstance(n, ast.Call) and isinstance(n.function, ast.Name) and n.function.name in apart for n in nodes):
         return True
     return matrices and any(shapes.is_matrix_call(node, MATRIX_FUNCTIONS) for node in nodes)

@@ -16,7 +16,7 @@ from itertools import count
 import sympy as sp
 
 from optlang.ir import algebra
-from optlang.ir.program import CARRY, TOTAL, Input, Program, Store, Value
+from optlang.ir.program import CARRY, LATE_TENSORS, LOSS, PARTS, TOTAL, Input, Program, Store, Value
 from optlang.language.kinds import ELEMENT, Kind, Level
 
 #: When a value is computed: after how many barriers, and before (0), among (1) or after (2) the matrices there.
@@ -63,7 +63,8 @@ class _Split:
         self.inputs = {i.symbol: i for i in program.inputs}
         self.late = late
         self.stores = [s for s in program.stores if s.kind.on_device]
-        self.totals = {s.target: s.expr for s in self.stores if s.target.startswith(TOTAL)}
+        self.totals = {s.target: s.expr for s in self.stores if s.target.startswith(PARTS)}
+        self.evaluates = any(name.startswith((*LATE_TENSORS, LOSS)) for name in late)
         self.readers: dict[sp.Symbol, list[sp.Symbol]] = {}
         for value in program.tensor:
             for symbol in value.expr.free_symbols:
@@ -139,7 +140,7 @@ class _Split:
 
     def _sink(self) -> None:
         """Move values to later passes over elements as long as that saves reads and writes of tensors."""
-        stored = {s.expr for s in self.stores if s.target.startswith(TOTAL)}
+        stored = {s.expr for s in self.stores if s.target.startswith(PARTS)}
         for value in reversed(self.program.tensor):
             here = self.place[value.symbol]
             users = [self.place[s] for s in self.readers.get(value.symbol, ())]
@@ -161,7 +162,7 @@ class _Split:
         found = {}
         for store in self.stores:
             born = max((self.place[s] for s in store.expr.free_symbols if s in self.place), default=(-1, 0))
-            old = None if store.target.startswith(TOTAL) else symbols.get(store.target)
+            old = None if store.target.startswith(PARTS) else symbols.get(store.target)
             readers = [self.place[s] for s in self.readers.get(old, ())] if old is not None else []
             for other in self.stores:  # a state that takes this one's old value
                 if old is not None and other is not store and old in other.expr.free_symbols:
@@ -169,7 +170,10 @@ class _Split:
             found[store.target] = max([born, *readers])
         first = min(self.place.values(), default=(0, 0))
         # A part of a total that is one number (how many elements there are) waits for nothing.
-        return {t: max(place, (0, 0) if t.startswith(TOTAL) else first) for t, place in found.items()}
+        if self.evaluates:  # nothing is changed before the closure has been called for the last time
+            points = [s for s, i in self.inputs.items() if i.name in self.late and not i.name.startswith(TOTAL)]
+            first = max(first, (max(map(self._barrier, points), default=0), 0))
+        return {t: max(place, (0, 0) if t.startswith(PARTS) else first) for t, place in found.items()}
 
     def _sources(
         self, place: Place, stores: Mapping[str, Place]
@@ -183,7 +187,7 @@ class _Split:
             for symbol in sorted(expr.free_symbols - inside, key=str):
                 wanted.setdefault(symbol)
         reads: dict[sp.Symbol, str] = {}
-        in_state = {s.expr: s.target for s in self.stores if not s.target.startswith(TOTAL)}
+        in_state = {s.expr: s.target for s in self.stores if not s.target.startswith(PARTS)}
         for symbol in wanted:
             if symbol in self.inputs:
                 if self.inputs[symbol].kind.on_device:

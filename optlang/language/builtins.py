@@ -186,6 +186,7 @@ HELPERS: dict[str, str] = {
 ELEMENTWISE, REDUCTION = "Elementwise", "Reductions (whole tensor, or dim= with kept dimensions)"
 MATRIX, LINEAR, ORDER = "Matrices", "Linear algebra (of each tensor's matrices)", "Orders"
 WHOLE, RANDOM = "The whole model", "Random numbers (from the optimizer's seed)"
+CLOSURE = "Loss and curvature (from the closure that `step` is given)"
 TIME, TYPES = "Time and schedules", "Number types"
 PROXIMAL = "Projections and proximal maps (whole tensor, or dim= for each part along these dimensions)"
 
@@ -363,6 +364,9 @@ TABLE: tuple[Builtin, ...] = (
     ),
     Builtin("total", "x", WHOLE, "Sum over all elements of all tensors of the optimizer that have a gradient."),
     Builtin("gnorm", "x", WHOLE, "Euclidean norm over all tensors of the optimizer.", definition="sqrt(total(x^2))"),
+    Builtin("grad", "at", CLOSURE, "The gradient where every parameter is `at`; p itself stays."),
+    Builtin("loss", "at", CLOSURE, "The loss where every parameter is `at`; `loss` alone is that of p."),
+    Builtin("hvp", "z", CLOSURE, "The Hessian of the loss times z, by a second pass backward."),
     Builtin("matrix", "x", MATRIX, "x as a matrix: its first dimension by the rest.", "{0}.flatten(2)", matrix=True),
     Builtin(
         "flatten",
@@ -645,8 +649,8 @@ TIME_NAMES: dict[str, str] = {
     "first": "whether this is the tensor's first update (t == 1)",
 }
 
-#: Names and functions of later parts of the language: refused with E901, never reported as unknown.
-LATER: dict[str, str] = dict.fromkeys(("loss", "grad", "hvp"), "loss and curvature")
+#: Functions that have the closure called; the first is also the name of the loss where the step starts.
+EVALUATIONS: frozenset[str] = frozenset(("loss", "grad", "hvp"))
 
 #: Functions of a value's own sizes, under the names of the facts of p.
 SIZES: tuple[str, ...] = ("rows", "cols")

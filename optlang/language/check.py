@@ -24,6 +24,7 @@ from optlang.language.checking.states import check_states, declare_states
 from optlang.language.checking.values import Sort, Uses
 from optlang.language.checking.warn import warn
 from optlang.language.checking.worlds import World, worlds
+from optlang.language.composing.compose import compose, is_composed
 from optlang.language.kinds import STATIC, Kind, Level, join
 from optlang.language.parse import parse
 from optlang.language.questions import known_before
@@ -82,7 +83,15 @@ def check(tree: Tree) -> tuple[Rule | None, list[Diagnostic]]:
     Returns:
         The rule, or None if it has errors; and everything found, in the order of the text.
     """
-    return _Check(tree).run()
+    if not is_composed(tree):
+        return _Check(tree).run()
+    try:
+        plain, places = compose(tree, parse)
+    except OptlangError as error:
+        return None, list(error.diagnostics)
+    rule, found = _Check(plain).run()
+    found = [places.back(diagnostic) for diagnostic in found]
+    return rule, sorted(found, key=lambda d: (d.span or Span(0, 0), d.code))
 
 
 class _Check:

@@ -24,3 +24,12 @@ def rule_names() -> dict[str, bool]:
     """Return the names of the library's rules, and whether each only routes to others."""
     texts = ((name, file.read_text(encoding="utf-8")) for name, file in rule_files().items())
     return {name: re.search(r"^route\s", text, re.MULTILINE) is not None for name, text in texts}
+
+
+TRANSFORMS = Path(__file__).parents[1] / "transforms"
+
+
+@cache
+def transform_files() -> dict[str, Path]:
+    """Return the library's transforms: their names, which are those of their files, in alphabetical order."""
+    return {file.stem: file for file in sorted(TRANSFORMS.glob("*.opt"))}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, ELEMENTWISE, FACT_NAMES, MAKERS, RANDOMS, SIZES
+from optlang.language.builtins import BUILTINS, ELEMENTWISE, EVALUATIONS, FACT_NAMES, MAKERS, RANDOMS, SIZES
 from optlang.language.derived import body, definition
 from optlang.language.evaluate import member_name
 from optlang.language.rule import HyperType, Rule
@@ -170,6 +170,15 @@ def _tops(rule: Rule) -> Iterator[ast.Expr]:
         yield from own_expressions(statement)
     for state in rule.states:
         yield from (e for e in (state.initial, state.when) if e is not None)
+
+
+def evaluations(rule: Rule) -> frozenset[str]:
+    """Return what a rule asks of the closure: ``loss`` and functions of a point or a direction."""
+    names = {name.name for top in _tops(rule) for name in expressions(top) if isinstance(name, ast.Name)}
+    calls = (n.function for top in _tops(rule) for n in expressions(top) if isinstance(n, ast.Call))
+    names |= {f.name for f in calls if isinstance(f, ast.Name)}
+    own = {h.name for h in rule.hypers} | {s.name for s in rule.states} | {n.name for n in assigned(_body(rule))}
+    return (names & EVALUATIONS) - own
 
 
 def draws(rule: Rule) -> bool:

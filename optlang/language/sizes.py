@@ -135,7 +135,10 @@ class Sizes:
     def _call(self, name: str, node: ast.Call) -> Shape:
         arguments = [a.value for a in node.arguments if a.name is None]
         dim = next((a.value for a in node.arguments if a.name == "dim"), None)
-        if name in ("total", "eps_of") or (name in SIZES and arguments):
+        if name in ("grad", "hvp"):
+            self.met((self.shape, *map(self.of, arguments)))
+            return self.shape
+        if name in ("total", "eps_of", "loss") or (name in SIZES and arguments):
             for argument in arguments:
                 self.of(argument)
             return ()

@@ -19,7 +19,7 @@ from typing import TypeVar
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import derived
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, MAKERS, MATRIX_FUNCTIONS, RANDOMS, SIZES, Builtin
+from optlang.language.builtins import BUILTINS, EVALUATIONS, MAKERS, MATRIX_FUNCTIONS, RANDOMS, SIZES, Builtin
 from optlang.language.evaluate import NotStatic, evaluate, member_name, truth
 from optlang.language.kinds import Level
 from optlang.language.questions import known_before
@@ -510,7 +510,7 @@ class _Specialiser:
         if builtin.results:
             assert builtin.bare is not None, "the checker let a function with several results through"
             return self.result(node, builtin.bare, scope)
-        if name in RANDOMS or name == "total":
+        if name in RANDOMS or name == "total" or name in EVALUATIONS:
             return self.apart(name, node, scope)
         if builtin.block:
             (result,) = self.call_block(builtin, node, scope)
@@ -527,7 +527,7 @@ class _Specialiser:
     def apart(self, name: str, node: ast.Call, scope: Scope) -> ast.Expr:
         """Return a call that is told apart from others like it, by a second argument."""
         arguments = [self.reduce(a.value, scope) for a in node.arguments]
-        primitive = name if name in ("total", "randn") else "rand"
+        primitive = name if name in ("total", "randn") or name in EVALUATIONS else "rand"
         sizes = arguments if name != "bernoulli" else []
         # The place alone tells calls apart: variants that leave out other calls mean the same one by it.
         label = ".".join(map(str, (self.at.start, *self.trace, node.span.start)))
@@ -744,7 +744,7 @@ def uses_matrices(rule: Rule) -> bool:
 
 def _due_names(rule: Rule, matrices: bool) -> frozenset[str]:
     """Return the names of the functions with matrices or sums over the model in them; empty for a rule without."""
-    sums = {"total", "gnorm"}
+    sums = {"total", "gnorm", *EVALUATIONS}
     names = {*sums, *(MATRIX_FUNCTIONS if matrices else ())}
     blocks = (rule.body, *(body_of(f) for f in rule.functions.values()))
     nodes = (e.function for b in blocks for e in block_expressions(b) if isinstance(e, ast.Call))

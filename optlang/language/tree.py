@@ -121,6 +121,14 @@ class Call(Node):
 
 
 @dataclass(frozen=True)
+class Pipe(Node):
+    """``value |> stage``: the stage is a function's name or a call of it, which takes the value first."""
+
+    value: Expr
+    stage: Expr
+
+
+@dataclass(frozen=True)
 class Tuple(Node):
     """``(a, b)``: only for ``dim=(...)``."""
 
@@ -171,6 +179,7 @@ Expr = (
     | Compare
     | Ternary
     | Call
+    | Pipe
     | Tuple
     | Index
     | Unsupported
@@ -195,6 +204,13 @@ class If(Node):
 
     branches: tuple[tuple[Expr, tuple[Stmt, ...]], ...]
     other: tuple[Stmt, ...] | None
+
+
+@dataclass(frozen=True)
+class Apply(Node):
+    """``B(p, g)``: an inner rule makes its step."""
+
+    call: Call
 
 
 @dataclass(frozen=True)
@@ -234,7 +250,7 @@ class Every(Node):
     body: tuple[Stmt, ...]
 
 
-Stmt = Assign | If | Return | Repeat | For | Every | Unsupported
+Stmt = Assign | If | Apply | Return | Repeat | For | Every | Unsupported
 
 
 # Declarations -----------------------------------------------------------------------------------------------
@@ -323,10 +339,11 @@ class StateDecl(Node):
 
 @dataclass(frozen=True)
 class Parameter(Node):
-    """A parameter of a ``def``."""
+    """A parameter of a ``def`` or a ``transform``; only the latter's may have a range."""
 
     name: Name
     default: Expr | None
+    domain: Domain | None = None
 
 
 @dataclass(frozen=True)
@@ -336,6 +353,33 @@ class Def(Node):
     name: Name
     parameters: tuple[Parameter, ...]
     body: Expr | tuple[Stmt, ...]
+
+
+@dataclass(frozen=True)
+class Transform(Node):
+    """``transform f(u, beta = 0.9 in [0, 1)):`` and a block that may declare states and returns one value."""
+
+    name: Name
+    parameters: tuple[Parameter, ...]
+    body: tuple[Decl | Stmt, ...]
+
+
+@dataclass(frozen=True)
+class Use(Node):
+    """``use AdamW(lr = 3e-4)``: everything in another rule, with other defaults; ``rule`` may be a file's name."""
+
+    rule: Name | Text
+    arguments: tuple[Argument, ...]
+
+
+@dataclass(frozen=True)
+class Inner(Node):
+    """``inner B = SGD(lr = 0.1) like EXPR``: another rule under a name, its states shaped like ``like`` (or ``p``)."""
+
+    name: Name
+    rule: Name | Text
+    arguments: tuple[Argument, ...]
+    like: Expr | None
 
 
 @dataclass(frozen=True)
@@ -354,7 +398,7 @@ class Route(Node):
     when: Expr | None
 
 
-Decl = OptimizerDecl | HyperDecl | Require | StateDecl | Def | On | Route | Unsupported
+Decl = OptimizerDecl | HyperDecl | Require | StateDecl | Def | Transform | Use | Inner | On | Route | Unsupported
 
 
 @dataclass(frozen=True)

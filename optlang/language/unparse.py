@@ -114,7 +114,7 @@ class _Formatter:
                 self.if_block(item, depth, until)
             case tree.Repeat(body=body) | tree.For(body=body) | tree.Every(body=body) | tree.On(body=body):
                 self.headed(f"{self.head(item)}:", item.span.start, body, depth, until)
-            case tree.Def(body=tuple() as body):
+            case tree.Def(body=tuple() as body) | tree.Transform(body=body):
                 self.headed(f"{self.formulas.simple(item)}:", item.span.start, body, depth, until)
             case _:
                 self.simple(item, depth, until)
@@ -154,7 +154,7 @@ class _Formatter:
             return self.source.excerpt(Span(item.span.start, item.body[0].span.start)).rpartition(":")[0]
         return self.formulas.simple(item)
 
-    def headed(self, head: str, start: int, body: tuple[tree.Stmt, ...], depth: int, until: int) -> None:
+    def headed(self, head: str, start: int, body: tuple[tree.Decl | tree.Stmt, ...], depth: int, until: int) -> None:
         """Write a line that ends with ``:`` and its block, on the same line if it stood there."""
         first = body[0].span.start
         if self.source.text[self.source.text.rfind("\n", 0, first) + 1 : first].strip():

@@ -72,8 +72,10 @@ class Formulas:
             case tree.Call():
                 arguments = ", ".join(map(self.argument, node.arguments))
                 return PRIMARY, f"{self.expression(node.function, PRIMARY)}({arguments})"
+            case tree.Pipe():
+                return PIPE, f"{self.expression(node.value)} |> {self.expression(node.stage, PRIMARY)}"
             case tree.Member():
-                return PRIMARY, f"{self.expression(node.value, PRIMARY)}.{self._last_word(node.span)}"
+                return PRIMARY, f"{self.expression(node.value, PRIMARY)}.{self.word(node, node.name)}"
             case tree.Index():
                 return PRIMARY, f"{self.expression(node.value, PRIMARY)}[{', '.join(map(self.subscript, node.items))}]"
             case tree.Tuple():
@@ -114,12 +116,15 @@ class Formulas:
         """Return an argument of a call."""
         if node.name is None:
             return self.expression(node.value)
-        name = self.source.excerpt(Span(node.span.start, node.value.span.start)).partition("=")[0].strip()
-        return f"{name}={self.expression(node.value)}"
+        return f"{self.keyword(node, node.name)}={self.expression(node.value)}"
 
-    def _last_word(self, span: Span) -> str:
+    def keyword(self, node: tree.Argument, name: str) -> str:
+        """Return the name of an argument, as written."""
+        return self.source.excerpt(Span(node.span.start, node.value.span.start)).partition("=")[0].strip()
+
+    def word(self, node: tree.Node, name: str) -> str:
         """Return the name that a piece of the text ends with, as written."""
-        found = LAST_WORD.search(self.source.excerpt(span))
+        found = LAST_WORD.search(self.source.excerpt(node.span))
         return found[1] if found else ""
 
     def simple(self, node: tree.Decl | tree.Stmt) -> str:
@@ -128,6 +133,15 @@ class Formulas:
             case tree.Assign():
                 targets = ", ".join(name.text for name in node.targets)
                 return f"{targets} {node.op} {self.expression(node.value)}"
+            case tree.Apply():
+                return self.expression(node.call)
+            case tree.Use():
+                return f"use {self.rule_of(node)}"
+            case tree.Inner():
+                like = "" if node.like is None else f" like {self.expression(node.like)}"
+                return f"inner {node.name.text} = {self.rule_of(node)}{like}"
+            case tree.Transform():
+                return self.signature(node, "transform")
             case tree.Return():
                 return f"return {', '.join(map(self.expression, node.values))}"
             case tree.OptimizerDecl():
@@ -158,13 +172,19 @@ class Formulas:
                 return self.signature(node) + ("" if isinstance(body, tuple) else f" = {self.expression(body)}")
         return self.source.excerpt(node.span)
 
-    def signature(self, node: tree.Def) -> str:
+    def rule_of(self, node: tree.Use | tree.Inner) -> str:
+        """Return another rule and the arguments that are given for it."""
+        name = quoted(node.rule.value) if isinstance(node.rule, tree.Text) else node.rule.text
+        return name + (f"({', '.join(map(self.argument, node.arguments))})" if node.arguments else "")
+
+    def signature(self, node: tree.Def | tree.Transform, word: str = "def") -> str:
         """Return a function's name and parameters."""
-        parameters = (
-            x.name.text if x.default is None else f"{x.name.text} = {self.expression(x.default)}"
-            for x in node.parameters
-        )
-        return f"def {node.name.text}({', '.join(parameters)})"
+        return f"{word} {node.name.text}({', '.join(map(self.parameter, node.parameters))})"
+
+    def parameter(self, node: tree.Parameter) -> str:
+        """Return a parameter of a function."""
+        text = node.name.text if node.default is None else f"{node.name.text} = {self.expression(node.default)}"
+        return text if node.domain is None else f"{text} {self.domain(node.domain)}"
 
     def hyper(self, node: tree.HyperItem) -> str:
         """Return one hyperparameter, or a tuple of them."""
@@ -193,4 +213,8 @@ class Formulas:
             text += f": {node.type}"
         if node.initial is not None:
             text += f" = {self.expression(node.initial)}"
-        return text if node.key is None else f"{text} as {self._last_word(node.span)}"
+        return text if node.key is None else f"{text} as {self.key(node, node.key)}"
+
+    def key(self, node: tree.StateItem, key: str) -> str:
+        """Return the key of a state, as written."""
+        return re.sub(r"\s*\.\s*", ".", self.source.excerpt(node.span).rpartition(" as ")[2].strip())

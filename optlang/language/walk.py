@@ -17,6 +17,7 @@ from optlang.language.tree import (
     Index,
     Member,
     Name,
+    Pipe,
     Repeat,
     Return,
     Slice,
@@ -41,6 +42,8 @@ def parts(expr: Expr) -> tuple[Expr, ...]:
             return operands
         case Ternary(condition=condition, then=then, other=other):
             return (then, condition, other)
+        case Pipe(value=value, stage=stage):
+            return (value, *(parts(stage) if isinstance(stage, Call) else ()))
         case Call(arguments=arguments):
             return tuple(argument.value for argument in arguments)
         case Tuple(items=items):

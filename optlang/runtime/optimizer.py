@@ -15,11 +15,12 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from optlang.compiled import Compiled
-from optlang.language.questions import draws
+from optlang.language.questions import draws, evaluations
 from optlang.language.suggest import nearest
 from optlang.runtime import chance, checkpoint, documentation
 from optlang.runtime.capturable import CapturablePlan
 from optlang.runtime.differentiable import DifferentiablePlan
+from optlang.runtime.evaluation import Evaluation
 from optlang.runtime.events import TRAINING, EventPlan
 from optlang.runtime.kernels import Prepared
 from optlang.runtime.parts import Part, Parts
@@ -58,6 +59,7 @@ class RuleOptimizer(Optimizer):
 
     _compiled: ClassVar[Compiled]
     _parts: ClassVar[Parts]
+    _asked: ClassVar[frozenset[str]]  # what of the closure: ``loss``, ``grad``, ``hvp``
     _random: ClassVar[bool]  # whether it draws random numbers
     _events: ClassVar[bool]  # whether its parameters are others while they are evaluated
     _rebuild: ClassVar[tuple[Callable[..., Any], tuple[Any, ...]] | None]
@@ -218,20 +220,24 @@ class RuleOptimizer(Optimizer):
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters, without hooks."""
-        loss = None
         if self._events and not all(group.get(TRAINING, True) for group in self.param_groups):
             raise RuntimeError(
                 f"{self._name()}: the parameters are those to evaluate with; call optimizer.train() before step()"
             )
-        if closure is not None:
+        evaluation, loss = None, None
+        if self._asked:
+            members = list({id(p): p for group in self.param_groups for p in group["params"]}.values())
+            evaluation = Evaluation(self._name(), closure, members)
+            loss = evaluation.start("hvp" in self._asked)
+        elif closure is not None:
             with torch.enable_grad():
                 loss = closure()
         if "found_inf" in self.__dict__ and self._is_skipped():
             return loss
         if torch.compiler.is_compiling():
-            _update_apart(self)
+            _update_apart(self, evaluation)
         else:
-            self._update()
+            self._update(evaluation)
         return loss
 
     def _is_skipped(self) -> bool:
@@ -249,8 +255,8 @@ class RuleOptimizer(Optimizer):
                         p.grad.div_(scale)
         return False
 
-    def _update(self) -> None:
-        """Run one step of every param group."""
+    def _update(self, evaluation: Evaluation | None = None) -> None:
+        """Run one step of every param group; ``evaluation`` is for a rule that has the closure called."""
         if self._rehearsed:  # what the rehearsal started is started again, from gradients that are some
             self.state.clear()
             self._plans, self._seen, self._rehearsed = [], [], False
@@ -261,6 +267,8 @@ class RuleOptimizer(Optimizer):
             try:
                 busy = [plan for plan in plans if plan.prepare(state, same)]
                 together = self._together(busy) if any(plan.staged for plan in busy) else []
+                if evaluation is not None:
+                    evaluation.check([work for _, works, *_ in together for work in works])
             except BaseException:
                 for plan in plans:
                     plan.abandon()
@@ -271,11 +279,17 @@ class RuleOptimizer(Optimizer):
                 self._rehearsed = True
                 return
             self._untried = False
+            before = None if evaluation is None else self._before()
             written: list[torch.Tensor] = []
             for plan in busy:
                 written += plan.run(state)
             for part, works, first, known, seed in together:
-                shared = run_together(works, first, known, seed)
+                try:
+                    shared = run_together(works, first, known, seed, evaluation)
+                except BaseException:
+                    if before is not None:
+                        self._take_back(before)
+                    raise
                 for group in self.param_groups:
                     group.update((part.hyper.kept(key), value) for key, value in shared.items())
             for plan in busy:
@@ -284,6 +298,20 @@ class RuleOptimizer(Optimizer):
                 torch.autograd.graph.increment_version(written)
         if not same or len(seen) != len(state):
             self._seen = list(state.values())
+
+    def _before(self) -> tuple[set[Any], list[dict[str, Any]]]:
+        """Return what a step changes before the closure is called: which parameters have state, and the groups' keys."""
+        return set(self.state), [dict(group) for group in self.param_groups]
+
+    def _take_back(self, before: tuple[set[Any], list[dict[str, Any]]]) -> None:
+        """Let a step in which the closure has failed not have begun; parameters and states have not been written yet."""
+        known, groups = before
+        for key in set(self.state) - known:
+            del self.state[key]
+        for group, kept in zip(self.param_groups, groups, strict=True):
+            group.clear()
+            group.update(kept)
+        self._plans, self._seen = [], []
 
     def _together(
         self, busy: Sequence[GroupPlan]
@@ -475,9 +503,9 @@ _hooked_step = Optimizer.profile_hook_step(RuleOptimizer._step)
 
 
 @_disable_dynamo
-def _update_apart(optimizer: RuleOptimizer) -> None:
+def _update_apart(optimizer: RuleOptimizer, evaluation: Evaluation | None) -> None:
     """Run one step where Dynamo, which is compiling the caller, does not look."""
-    optimizer._update()
+    optimizer._update(evaluation)
 
 
 def _blank(rebuild: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
@@ -531,6 +559,7 @@ def make_class(
             "_compiled": compiled,
             "_parts": parts,
             "_random": random,
+            "_asked": frozenset().union(*(evaluations(part.compiled.rule) for part in parts.parts)),
             "_events": any(part.compiled.rule.events for part in parts.parts),
             "_rebuild": rebuild,
         },

@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 CHUNK = {"cpu": 20 * 2**20}
 LARGEST = 64 * 2**20
 
+#: What tensors are called that are exchanged with the closure, and all that passes hand on.
+EXCHANGED = ("point ", "along ", "grad ", "curved ")
+HANDED_ON = ("carry ", "noise ", *EXCHANGED)
+TOTAL = "total "
+
 #: Tensors by name, one for each record; under ``("stack", name)`` all of them as one tensor, where that is possible.
 Buffers = dict[Any, Any]
 
@@ -264,12 +269,16 @@ class Segment:
         self.plans = list(plans)
         self.needs = frozenset(name for plan in plans for name in plan.own.needs)
         self.totals = tuple(dict.fromkeys(name for plan in plans for name in plan.own.totals))
+        self.points = tuple(dict.fromkeys(name for plan in plans for name in plan.own.points))
+        handed = (*HANDED_ON, TOTAL)
+        #: Whether parameters or states are written.
+        self.writes = any(not n.startswith(handed) for plan in plans for n in plan.own.kernel.written)
         self.chunks: list[Chunk] = []
 
     def buffers(self) -> dict[str, Slot]:
         """Return what its passes hand on, or read as random numbers, by name."""
         slots = (slot for plan in self.plans for slot in plan.own.kernel.slots)
-        return {slot.name: slot for slot in slots if slot.name.startswith(("carry ", "noise "))}
+        return {slot.name: slot for slot in slots if slot.name.startswith(HANDED_ON)}
 
 
 def segments(plans: Sequence[PlannedPass]) -> list[Segment]:
@@ -284,13 +293,17 @@ def segments(plans: Sequence[PlannedPass]) -> list[Segment]:
     return [Segment(each) for each in cut]
 
 
-def lay_out(batch: StagedBatch, path: Sequence[Segment], scratch: Scratch) -> None:
-    """Cut a batch into chunks and give the passes of a path the memory that they hand things on in."""
+def lay_out(batch: StagedBatch, path: Sequence[Segment], scratch: Scratch) -> Buffers:
+    """Cut a batch into chunks and give the passes of a path the memory that they hand things on in.
+
+    Returns:
+        What is there for every tensor at once.
+    """
     held = [segment.buffers() for segment in path]
     common: Buffers = {}
     for name in {name for slots in held for name in slots}:
         where = [slots[name] for slots in held if name in slots]
-        if len(where) > 1:  # handed on across a sum: there for every tensor at once
+        if len(where) > 1 or name.startswith(EXCHANGED):  # across a sum or a call: there for every tensor at once
             common |= _allotted(where[0], batch.records, None, 0)
     for segment, slots in zip(path, held, strict=True):
         local = [slot for name, slot in slots.items() if name not in common]
@@ -308,6 +321,7 @@ def lay_out(batch: StagedBatch, path: Sequence[Segment], scratch: Scratch) -> No
                     buffers[total] = batch.parts_of(total)[start:stop]
                 kind: type[Chunk] = MatrixChunk if plan.own.matrices else KernelChunk
                 segment.chunks.append(kind(plan, start, records, buffers))
+    return common
 
 
 def _cuts(records: Sequence[Record]) -> list[tuple[int, int]]:

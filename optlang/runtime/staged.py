@@ -17,10 +17,14 @@ from optlang.backends.loading.signature import Kernel
 from optlang.compiled import Steering
 from optlang.language.rule import Value
 from optlang.runtime import chance, host
+from optlang.runtime.evaluation import LOSS_NOW, Evaluation
 from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.numbers import as_number, traced_functions
-from optlang.runtime.passes import PlannedPass, Scratch, Segment, arithmetic, lay_out, numbers_of, segments
+from optlang.runtime.passes import Buffers, PlannedPass, Scratch, Segment, arithmetic, lay_out, numbers_of, segments
 from optlang.runtime.records import Batch, Record
+
+#: Numbers that arrive in the middle of a step: sums, and what the closure returns.
+LATE_NUMBERS = ("total ", "loss ")
 
 
 def _unused(tensors: list[Any]) -> None:
@@ -30,12 +34,13 @@ def _unused(tensors: list[Any]) -> None:
 class StagedBatch(Batch):
     """Records whose step is made in passes."""
 
-    __slots__ = ("_parts", "_paths")
+    __slots__ = ("_common", "_parts", "_paths")
 
     def __init__(self, records: Sequence[Record]) -> None:
         super().__init__(records)
         self.kernel = Kernel(_unused, "staged", many=True)
         self._paths: dict[int, list[Segment]] = {}
+        self._common: dict[int, Buffers] = {}
         self._parts: dict[str, torch.Tensor] = {}
 
     @property
@@ -61,12 +66,16 @@ class StagedBatch(Batch):
         if path not in self._paths:
             own = self.steering.paths[path]
             made = segments([PlannedPass(each, self, kernels.prepared_pass(each.kernel)) for each in own])
-            lay_out(self, made, scratch)
+            self._common[path] = lay_out(self, made, scratch)
             for segment in made:
                 for chunk in segment.chunks:
                     chunk.compile(kernels, values)
             self._paths[path] = made
         return self._paths[path]
+
+    def exchanged(self, path: int, name: str) -> list[torch.Tensor]:
+        """Return the tensors that are exchanged with the closure under a name, one for each record; none is allowed."""
+        return list(self._common[path].get(name, ()))
 
     def parts_of(self, total: str) -> list[torch.Tensor]:
         """Return memory for each record's part of a sum over the whole model."""
@@ -155,7 +164,11 @@ class StagedWork:
 
 
 def run_together(
-    works: Sequence[StagedWork], prepared: Prepared, known: Mapping[str, Any], seed: chance.Seed
+    works: Sequence[StagedWork],
+    prepared: Prepared,
+    known: Mapping[str, Any],
+    seed: chance.Seed,
+    evaluation: Evaluation | None = None,
 ) -> dict[str, Any]:
     """Run the steps of all staged batches of one rule; return the shared states' new values, by key.
 
@@ -168,8 +181,11 @@ def run_together(
         known: What shared states are computed from besides sums: the values of the first group, with the largest of
             the groups' step counts.
         seed: Draws random numbers.
+        evaluation: Calls the closure, for a rule that asks for that.
     """
     late: dict[str, Any] = {}
+    if evaluation is not None:
+        late[LOSS_NOW] = evaluation.loss
     shared = _Shared(prepared, known)
     totals = {total for work in works for segment in work.left for total in segment.totals}
     wanted = {name for work in works for segment in work.left for name in segment.needs} | shared.needs
@@ -178,15 +194,23 @@ def run_together(
     late.update({name: 0.0 for name in wanted if name.startswith("total ") and name not in totals})
     parts: MutableMapping[str, list[Any]] = {}
     shared.compute(late)
+    points = {point for work in works for segment in work.left for point in segment.points}
     while any(work.left for work in works):
         before = sum(len(work.left) for work in works), len(late)
         for work in works:
             while work.left and all(name in late for name in work.left[0].needs):
+                if points and work.left[0].writes:  # nothing moves before the closure has been called everywhere
+                    break
                 for total in work.run(late, seed).totals:
                     parts.setdefault(total, []).extend(work.batch.summed(total))
         waiting = {total for work in works for segment in work.left for total in segment.totals}
         for total in sorted(totals - waiting - set(late)):
             late[total] = _sum(parts[total])
+        waiting = {point for work in works for segment in work.left for point in segment.points}
+        for point in sorted(points - waiting):
+            assert evaluation is not None
+            late.update(evaluation.at(point, works))
+            points.remove(point)
         shared.compute(late)
         assert before != (sum(len(work.left) for work in works), len(late)), "passes wait for each other"
     for work in works:
@@ -222,13 +246,13 @@ class _Shared:
         steering = prepared.variant.steering
         self.left = list(steering.shared) if steering is not None else []
         self.results: dict[str, Any] = {}
-        self.needs = {name for _, names in self.left for name in names if name.startswith("total ")}
+        self.needs = {name for _, names in self.left for name in names if name.startswith(LATE_NUMBERS)}
 
     def compute(self, late: MutableMapping[str, Any]) -> None:
         """Compute those whose sums have arrived."""
         prepared = self.prepared
         for slot, names in list(self.left):
-            if all(name in late for name in names if name.startswith("total ")):
+            if all(name in late for name in names if name.startswith(LATE_NUMBERS)):
                 name = f"shared_{slot.name}"
                 values = {**self.known, **late}
                 arguments = [values[name] for name in names]

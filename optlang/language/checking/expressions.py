@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import replace
 
-from optlang.language.builtins import BUILTINS, MAKERS, RANDOMS, SIZES, TIME, Builtin
+from optlang.language.builtins import BUILTINS, EVALUATIONS, MAKERS, RANDOMS, SIZES, TIME, Builtin
 from optlang.language.checking.arguments import dim_values
 from optlang.language.checking.comparisons import compare
 from optlang.language.checking.constants import as_float
@@ -243,6 +243,8 @@ class Expressions(Tensors, ABC):
         if builtin.takes_dim and not (builtin.matrix or builtin.reduction):
             return self.along(node, builtin)
         values = [self.number(argument) for argument in arguments]
+        if name in EVALUATIONS:
+            return self.evaluated(node, arguments, values)
         if name in ("total", "gnorm"):
             return self.total(node, arguments, values)
         if builtin.matrix:

@@ -158,6 +158,8 @@ class Reader:
             return Value(ELEMENT, uses=Uses.TENSOR)
         if name == "t":
             return Value(HOST, uses=Uses.TIME)
+        if name == "loss" and name not in self.env:
+            return Value(HOST, uses=Uses.TOTAL)
         if name == "first":
             return Value(HOST, Sort.CONDITION, Uses.TIME)
         if name in self.world.values:

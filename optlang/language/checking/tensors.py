@@ -285,6 +285,24 @@ class Tensors(Reader, ABC):
             return MISTAKE
         return Value(HOST, uses=Uses.TOTAL)
 
+    def evaluated(self, node: Call, arguments: Sequence[Expr], values: Sequence[Value]) -> Value:
+        """Return what is known of what the closure is called for."""
+        assert isinstance(node.function, Name)
+        p = Value(ELEMENT, uses=Uses.TENSOR)
+        for argument, value in zip(arguments, values, strict=False):
+            if value.sort is Sort.UNKNOWN:
+                return MISTAKE
+            if self.combine(argument, (p, value)).kind != ELEMENT or value.kind.level is Level.MATRIX:
+                self.report(
+                    "E301",
+                    f"`{node.function.text}` takes a value for every element of p",
+                    argument.span,
+                    label="not shaped like p",
+                    help="for example `grad(p + rho*g)`, `hvp(randn())`",
+                )
+                return MISTAKE
+        return Value(HOST, uses=Uses.TOTAL) if node.function.name == "loss" else p
+
 
 def is_known_before(value: Value) -> bool:
     """Whether a number is known before the first step, under whatever name."""

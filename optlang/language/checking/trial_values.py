@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from optlang.language import derived
-from optlang.language.builtins import BUILTINS, MAKERS, RANDOM, SIZES
+from optlang.language.builtins import BUILTINS, EVALUATIONS, MAKERS, RANDOM, SIZES
 from optlang.language.checking import grid
 from optlang.language.checking.arguments import dim_values
 from optlang.language.checking.constants import as_float
@@ -237,6 +237,8 @@ class TrialValues(ABC):
             given = self.in_order(name, given, named)
         if builtin.block:
             return self.block_function(node, given)
+        if name in EVALUATIONS:
+            raise Abandoned
         if name == "total":
             return grid.reduce(grid.total, self.number(given[0]), True, True)
         if name == "where":

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from optlang.language import tree
-from optlang.language.reading.build_formulas import Statements, statements
+from optlang.language.reading.build_formulas import Statements, arguments_of, statements
 from optlang.language.reading.layout import span_of
 from optlang.language.reading.pieces import Pieces, after, is_token, later, names_of, nodes, span
 from optlang.language.reading.refused import Refused
@@ -96,13 +96,20 @@ class Builder(Statements):
                 label="expected `scalar`",
                 help="write `: scalar` for one number per tensor; without a type the initial value decides the shape",
             )
-        return tree.StateItem(span(pieces), pieces[0], kind and kind.name, initial, key and key.name)
+        if key is not None:  # `momentum.b` are two names
+            at = next(i for i, piece in enumerate(pieces) if is_token(piece, "AS"))
+            key = ".".join(names_of(pieces[at:]))
+        return tree.StateItem(span(pieces), pieces[0], kind and kind.name, initial, key)
 
-    def use(self, pieces: Pieces) -> tree.Unsupported:
-        return later(pieces, "`use`")
+    def use(self, pieces: Pieces) -> tree.Use:
+        return tree.Use(span(pieces), self.rule_of(pieces[1]), arguments_of(pieces))
 
-    def inner(self, pieces: Pieces) -> tree.Unsupported:
-        return later(pieces, "an `inner` rule", names_of(pieces[:2]))
+    def inner(self, pieces: Pieces) -> tree.Inner:
+        return tree.Inner(span(pieces), pieces[1], self.rule_of(pieces[3]), arguments_of(pieces), after(pieces, "LIKE"))
+
+    def rule_of(self, piece: Any) -> tree.Name | tree.Text:
+        """Return the name of a rule, or of its file."""
+        return self.text([piece]) if is_token(piece, "STRING") else piece
 
     def route(self, pieces: Pieces) -> tree.Route:
         return tree.Route(span(pieces), pieces[1], after(pieces, "WHEN"))
@@ -129,8 +136,11 @@ class Builder(Statements):
     def flat(self, pieces: Pieces) -> tree.Unsupported:
         return later(pieces, "`flat`")
 
-    def transform(self, pieces: Pieces) -> tree.Unsupported:
-        return later(pieces, "`transform`", names_of(pieces[:2]))
+    def transform(self, pieces: Pieces) -> tree.Transform:
+        body: tuple[Any, ...] = pieces[-1]
+        others = tuple(item for item in body if not isinstance(item, tree.StateDecl))
+        statements(others, "a transform may declare states, and nothing else")
+        return tree.Transform(span(pieces), pieces[1], tuple(map(_ranged, pieces[3])), body)
 
     def on_block(self, pieces: Pieces) -> tree.On:
         event = pieces[1]
@@ -143,3 +153,17 @@ class Builder(Statements):
                 help="`on eval:` runs in `optimizer.eval()`, `on train:` in `optimizer.train()`",
             )
         return tree.On(span(pieces), event.name, statements(pieces[-1]))
+
+
+def _ranged(parameter: tree.Parameter) -> tree.Parameter:
+    """Return a parameter of a transform, in whose head `x = 1 >= 0` has been read as a comparison."""
+    default = parameter.default
+    if parameter.domain is not None or not isinstance(default, tree.Compare) or len(default.ops) > 1:
+        return parameter
+    (op,), (value, bound), place = default.ops, default.operands, default.operands[1].span
+    if op in ("==", "!="):
+        return parameter
+    endless, text = tree.Infinity(place), op
+    low, high = (bound, endless) if op.startswith(">") else (tree.Unary(place, "-", endless), bound)
+    domain = tree.Interval(place, low, high, op == ">=", op == "<=", text)
+    return tree.Parameter(parameter.span, parameter.name, value, domain)

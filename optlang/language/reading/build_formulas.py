@@ -113,8 +113,17 @@ class Expressions:
     def matmul(self, pieces: Pieces) -> tree.Binary:
         return self.binary(pieces)
 
-    def pipe(self, pieces: Pieces) -> tree.Unsupported:
-        return later(pieces, "the pipe `|>`")
+    def pipe(self, pieces: Pieces) -> tree.Pipe:
+        value, _, stage = pieces
+        if not isinstance(stage, tree.Name | tree.Call | tree.Member):
+            raise Refused(
+                "E209",
+                "the right side of `|>` is not a function",
+                stage.span,
+                label="expected a function or a transform",
+                help="`x |> f(a)` is `f(x, a)`; put brackets round an `if` or a sum that the whole chain is part of",
+            )
+        return tree.Pipe(span(pieces), value, stage)
 
     def index(self, pieces: Pieces) -> tree.Index:
         items = list[Any]()
@@ -138,6 +147,8 @@ class Expressions:
             if builtin is not None and builtin.results:
                 return tree.Member(span(pieces), value, name.name)
         base = value.text if isinstance(value, tree.Name) else None
+        if name.name == "direction" and isinstance(value, tree.Name):
+            return tree.Member(span(pieces), value, name.name)
         if refused := foreign_member(base, name.text, span(pieces)):
             raise refused
         return later(pieces, f"`.{name.text}`")
@@ -146,7 +157,8 @@ class Expressions:
         function, arguments = pieces[0], pieces[2]
         if isinstance(function, tree.Unsupported):
             return later(pieces, function.what)
-        if not isinstance(function, tree.Name):
+        direction = isinstance(function, tree.Member) and function.name == "direction"
+        if not isinstance(function, tree.Name) and not direction:
             raise Refused(
                 "E103",
                 "missing operator before `(`",
@@ -257,7 +269,8 @@ class Statements(Expressions):
         return nodes(pieces, tree.Parameter)
 
     def parameter(self, pieces: Pieces) -> tree.Parameter:
-        return tree.Parameter(span(pieces), pieces[0], pieces[2] if len(pieces) > 1 else None)
+        domain = next(iter(nodes(pieces, tree.Interval, tree.Choices)), None)
+        return tree.Parameter(span(pieces), pieces[0], after(pieces, "EQUAL"), domain)
 
 
 def _between_commas(pieces: Pieces) -> list[list[Any]]:
@@ -293,8 +306,13 @@ def _not_assignable(target: tree.Node) -> Refused:
     )
 
 
-def statements(body: tuple[Any, ...]) -> tuple[tree.Stmt, ...]:
-    """Return the statements of a block; a declaration among them is a mistake."""
+def arguments_of(pieces: Pieces) -> tuple[tree.Argument, ...]:
+    """Return the arguments behind the name of a rule, if there are any."""
+    return next((tuple(x) for x in pieces if isinstance(x, tuple)), ())
+
+
+def statements(body: tuple[Any, ...], help: str | None = None) -> tuple[tree.Stmt, ...]:
+    """Return the statements of a block; a declaration among them is a mistake, with ``help`` on where it belongs."""
     for item in body:
         if not isinstance(item, (*STATEMENTS, Alone)):
             raise Refused(
@@ -302,8 +320,11 @@ def statements(body: tuple[Any, ...]) -> tuple[tree.Stmt, ...]:
                 "a declaration cannot stand in a block",
                 item.span,
                 label="move it out of the block",
-                help="state that exists only under a condition is declared with `state x when CONDITION`"
-                if isinstance(item, tree.StateDecl)
-                else "declarations hold for the whole rule; put them at the top, without indentation",
+                help=help
+                or (
+                    "state that exists only under a condition is declared with `state x when CONDITION`"
+                    if isinstance(item, tree.StateDecl)
+                    else "declarations hold for the whole rule; put them at the top, without indentation"
+                ),
             )
     return body

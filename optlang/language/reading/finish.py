@@ -27,7 +27,7 @@ def finish(source: Source, doc: tree.Text | None, items: tuple[Any, ...]) -> tre
         OptlangError: If values stand alone, ``return`` stands outside of functions, or operations nest too deeply.
     """
     comments = comments_of(source)
-    inner = {name for x in items if isinstance(x, tree.Unsupported) and "inner" in x.what for name in x.defines}
+    inner = {x.name.name for x in items if isinstance(x, tree.Inner)}
     done, refused = list[Any](), list[Refused]()
     for item in items:
         try:
@@ -75,6 +75,8 @@ def _declaration(source: Source, item: Any, comments: Iterable[tree.Comment]) ->
             return replace(item, reference=_reference(source, item, comments))
         case tree.HyperDecl():
             return replace(item, items=tuple(_quote(source, x) for x in item.items))
+        case tree.Transform():
+            return replace(item, parameters=tuple(_quote_range(source, x) for x in item.parameters))
     return None
 
 
@@ -93,11 +95,19 @@ def _quote(source: Source, item: tree.HyperItem) -> tree.HyperItem:
     return replace(item, domain=domain, parts=item.parts and tuple(_quote(source, x) for x in item.parts))
 
 
+def _quote_range(source: Source, item: tree.Parameter) -> tree.Parameter:
+    """Return a parameter with its range as written, of which a bound's sign is known already."""
+    if item.domain is None:
+        return item
+    text = f"{item.domain.text} {source.excerpt(item.domain.span)}".strip()
+    return replace(item, domain=replace(item.domain, text=text))
+
+
 def _statement(item: Any, inner: set[str], function: bool = False) -> Any:
     """Return a statement with values that stand alone decided; ``inner`` are the names of inner rules."""
     match item:
-        case Alone(value=tree.Call(function=tree.Name(name=name))) if name in inner:
-            return tree.Unsupported(item.span, "applying an `inner` rule")
+        case Alone(value=tree.Call(function=tree.Name(name=name)) as call) if name in inner:
+            return tree.Apply(item.span, call)
         case Alone(value=tree.Name(text=word) | tree.Call(function=tree.Name(text=word))) if word in PYTHON:
             raise python_statement(word, item.span)
         case Alone():
@@ -115,6 +125,8 @@ def _statement(item: Any, inner: set[str], function: bool = False) -> Any:
         case tree.If():
             branches = tuple((test, _block(body, inner, function)) for test, body in item.branches)
             return replace(item, branches=branches, other=item.other and _block(item.other, inner, function))
+        case tree.Transform():
+            return replace(item, body=_block(item.body, inner, function=True))
         case tree.Def() if isinstance(item.body, tuple):
             return replace(item, body=_block(item.body, inner, function=True))
     return item

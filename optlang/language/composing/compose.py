@@ -1,0 +1,368 @@
+"""A rule made of transforms, pipelines, ``use`` and ``inner`` -> the plain rule that it stands for, as a text.
+
+Each use of a transform becomes statements before the one that it stands in, under names of its own; what an inner
+rule does is written where it is called. The result is an ordinary rule, so that all that follows (checks, passes,
+kernels, checkpoints) is as for one written by hand, and what is found in it is led back to the author's text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from optlang.diagnostics import Diagnostic, OptlangError
+from optlang.language import roles, tree
+from optlang.language.composing import rules
+from optlang.language.composing.places import Places
+from optlang.language.composing.transforms import Transforms, free_parameters
+from optlang.language.composing.work import MAX_PIECES, MAX_STATEMENTS, Work
+from optlang.language.composing.write import written
+from optlang.language.library import transform_files
+from optlang.source import Source, Span
+
+COMPOSED = (tree.Transform, tree.Use, tree.Inner, tree.Apply, tree.Pipe)
+Read = Callable[[Source], tree.Tree]
+
+
+def is_composed(parsed: tree.Tree) -> bool:
+    """Whether a rule is made of pieces that are to be written out."""
+    return any(_mentions(item) for item in parsed.items)
+
+
+def _mentions(node: Any) -> bool:
+    pending = [node]
+    while pending:
+        found = pending.pop()
+        if isinstance(found, COMPOSED):
+            return True
+        if isinstance(found, tree.Call) and isinstance(found.function, tree.Name):
+            if found.function.name in transform_files():
+                return True
+        if isinstance(found, tuple):
+            pending.extend(found)
+        elif isinstance(found, tree.Node):
+            pending.extend(getattr(found, f.name) for f in fields(found))
+    return False
+
+
+def compose(parsed: tree.Tree, read: Read) -> tuple[tree.Tree, Places]:
+    """Return the plain rule and the way back from it to the author's text.
+
+    Args:
+        parsed: The tree of the author's text.
+        read: Parses a text.
+
+    Raises:
+        OptlangError: If the pieces do not fit; with every such mistake.
+    """
+    composer = _Composer(parsed, read, 0)
+    items = composer.run()
+    work = composer.work
+    if work.found:
+        raise OptlangError(work.found)
+    places = Places(parsed.source, work.shown)
+    source = Source(written(composer.doc, items), parsed.source.name)
+    try:
+        result = read(source)
+    except OptlangError as error:  # too large, or nested too deeply
+        raise OptlangError([replace(d, source=parsed.source, span=Span(0, 0)) for d in error.diagnostics]) from None
+    for new, old in zip(result.items, items, strict=True):
+        places.pair(new, old, work.origins)
+    return result, places
+
+
+class _Composer:
+    """The writing out of one rule.
+
+    Args:
+        parsed: The tree of the author's text.
+        read: Parses a text.
+        depth: How many rules this one is a part of.
+    """
+
+    def __init__(self, parsed: tree.Tree, read: Read, depth: int) -> None:
+        self.tree, self.read, self.depth = parsed, read, depth
+        self.work = Work(parsed, read)
+        self.transforms = Transforms(self.work)
+        self.inner: dict[str, rules.InnerRule] = {}
+        self.doc = parsed.doc.value if parsed.doc else None
+        self.functions = {d.name.name for d in parsed.items if isinstance(d, tree.Def)}
+        self.using: list[str] = []  # transforms that are being written out
+        self.count = 0
+
+    def run(self) -> list[tree.Decl | tree.Stmt]:
+        """Return the items of the plain rule."""
+        own = list(self.tree.items)
+        for item in own:
+            if isinstance(item, tree.Transform):
+                self.transforms.declare(item)
+                self.functions.discard(item.name.name)
+        if self.work.found:
+            return []
+        items: list[tree.Decl | tree.Stmt] = []
+        for item in self._with_trial(own):
+            match item:
+                case tree.Transform():
+                    pass
+                case tree.Use():
+                    items += rules.used(self.work, item, self.write_out, own)
+                case tree.Inner():
+                    made = rules.declared(self.work, item, self.write_out)
+                    if made is not None:
+                        items += made[0]
+                        self.inner[item.name.name] = made[1]
+                case _:
+                    items.append(item)
+        done: list[tree.Decl | tree.Stmt] = []
+        for item in items:
+            if isinstance(item, rules.STATEMENTS):
+                done += self.block((item,), ())
+            elif isinstance(item, tree.On):
+                done.append(self.kept(replace(item, body=self.block(item.body, ())), item))
+            else:
+                self.refuse(item)
+                done.append(item)
+        return self.ordered(done)
+
+    def write_out(self, parsed: tree.Tree) -> tree.Tree:
+        """Return another rule without pieces of its own."""
+        if not is_composed(parsed):
+            return parsed
+        if self.depth >= MAX_PIECES:
+            raise OptlangError([self._too_much("rules are made of rules too deeply")])
+        other = _Composer(parsed, self.read, self.depth + 1)
+        items = other.run()
+        if other.work.found:
+            raise OptlangError(other.work.found)
+        return replace(parsed, items=tuple(items))
+
+    def _with_trial(self, own: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
+        """Return the items; a file of nothing but transforms is checked by using each of them once."""
+        transforms = [item for item in own if isinstance(item, tree.Transform)]
+        if not transforms or any(not isinstance(item, (tree.Transform, tree.Def)) for item in own):
+            return own
+        hypers = free_parameters(transforms)
+        tried: list[tree.Decl | tree.Stmt] = [tree.HyperDecl(transforms[0].span, tuple(hypers), None)] if hypers else []
+        for transform in transforms:
+            place = transform.name.span
+            names = [tree.Name(place, x, x) for x in ("g", *(p.name.name for p in transform.parameters[1:]))]
+            call = tree.Call(place, transform.name, tuple(tree.Argument(place, None, name) for name in names))
+            tried.append(tree.Assign(place, (tree.Name(place, "p", "p"),), "-=", call))
+        return [*own, *tried]
+
+    def ordered(self, done: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
+        """Return the items with what pieces declare before the first statement, each event once."""
+        declared = self.work.declared
+        if not roles.declares(self.tree) and any(not isinstance(d, tree.Def) for d in declared):
+            declared = [*self._inferred(done), *declared]
+        at = next((i for i, item in enumerate(done) if isinstance(item, rules.STATEMENTS)), len(done))
+        items = [*done[:at], *declared, *done[at:]]
+        events: dict[str, tree.On] = {}
+        result: list[tree.Decl | tree.Stmt] = []
+        for item in items:
+            if isinstance(item, tree.On):
+                before = events.get(item.event)
+                events[item.event] = item if before is None else replace(item, body=(*before.body, *item.body))
+            else:
+                result.append(item)
+        return [*result, *events.values()]
+
+    def _inferred(self, done: Sequence[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
+        """Return declarations of what an undeclared rule implies, since its transforms declare states."""
+        functions = {d.name.name: d for d in (*done, *self.work.declared) if isinstance(d, tree.Def)}
+        body = [item for item in done if isinstance(item, rules.STATEMENTS)]
+        decls = [d for d in (*done, *self.work.declared) if isinstance(d, (tree.StateDecl, tree.HyperDecl))]
+        known = {item.name.name for decl in decls for item in decl.items}
+        found = roles.infer(functions, body)
+        hypers = tuple(tree.HyperItem(n.span, n, None, None) for n in found.hypers if n.name not in known)
+        held = tuple(tree.StateItem(n.span, n, None, None, None) for n in found.states if n.name not in known)
+        made: list[tree.Decl | tree.Stmt] = []
+        made += [tree.HyperDecl(hypers[0].span, hypers, None)] if hypers else []
+        made += [tree.StateDecl(held[0].span, "tensor", held, None)] if held else []
+        return made
+
+    # Statements ---------------------------------------------------------------------------------------------
+
+    def kept(self, new: Any, old: tree.Node) -> Any:
+        """Return a changed node that comes from where the old one does."""
+        self.work.kept += [new, old]
+        if id(old) in self.work.origins:
+            self.work.origins[id(new)] = self.work.origins[id(old)]
+        return new
+
+    def block(self, body: Sequence[tree.Stmt], path: tuple[str, ...]) -> tuple[tree.Stmt, ...]:
+        """Return statements with what they use written out before each of them.
+
+        Args:
+            body: The statements.
+            path: The keys of the uses that they are a part of.
+        """
+        done: list[tree.Stmt] = []
+        for statement in body:
+            before: list[tree.Stmt] = []
+            new = self.statement(statement, before, path)
+            done += before
+            done += [] if new is None else [self.kept(new, statement)]
+            self.count += 1
+            if self.count > MAX_STATEMENTS:
+                raise OptlangError([self._too_much(f"the rule grows beyond {MAX_STATEMENTS:,} statements")])
+        return tuple(done)
+
+    def statement(self, node: tree.Stmt, before: list[tree.Stmt], path: tuple[str, ...]) -> tree.Stmt | None:
+        """Return a statement without pieces; what has to be done first is added to ``before``."""
+        match node:
+            case tree.Apply():
+                assert isinstance(node.call.function, tree.Name)
+                inner = self.inner.get(node.call.function.name)
+                if inner is not None:  # else its declaration has been found wrong
+                    self.apply(inner, self.arguments(node.call, before, path), before, path)
+                return None
+            case tree.Assign() | tree.Return():
+                return self.parts(node, before, path)
+            case tree.If():
+                branches = []
+                for i, (condition, body) in enumerate(node.branches):
+                    held = None if i else before  # an `elif` is not always reached
+                    branches.append((self.expression(condition, held, path), self.block(body, path)))
+                other = None if node.other is None else self.block(node.other, path)
+                return replace(node, branches=tuple(branches), other=other)
+            case tree.Repeat() | tree.For() | tree.Every():
+                self.refuse(replace(node, body=()))
+                return replace(node, body=self.block(node.body, path))
+        return node
+
+    # Expressions --------------------------------------------------------------------------------------------
+
+    def expression(self, node: Any, before: list[tree.Stmt] | None, path: tuple[str, ...]) -> Any:
+        """Return an expression without pieces.
+
+        Args:
+            node: The expression, or anything in one.
+            before: Takes what has to be done first; None where that may not happen at all.
+            path: The keys of the uses that it is a part of.
+        """
+        match node:
+            case tuple():
+                return tuple(self.expression(item, before, path) for item in node)
+            case tree.Pipe():
+                return self.expression(self.unpiped(node), before, path)
+            case tree.Call(function=tree.Member(value=tree.Name(name=name, text=text))):
+                if name not in self.inner and not self.work.found:
+                    self.work.error("E201", f"there is no inner rule `{text}`", node.function.span, "unknown")
+                    return node
+                return self.use_inner(node, before, path) if name in self.inner else node
+            case tree.Call(function=tree.Name(name=name)) if name not in self.functions:
+                transform = self.transforms.find(name)
+                if transform is not None:
+                    return self.use(transform, node, before, path)
+            case tree.Ternary():
+                return replace(
+                    node,
+                    condition=self.expression(node.condition, before, path),
+                    then=self.expression(node.then, None, path),
+                    other=self.expression(node.other, None, path),
+                )
+            case tree.Binary(op="and" | "or" | "??"):
+                left, right = self.expression(node.left, before, path), self.expression(node.right, None, path)
+                return replace(node, left=left, right=right)
+        return self.parts(node, before, path)
+
+    def parts(self, node: Any, before: list[tree.Stmt] | None, path: tuple[str, ...]) -> Any:
+        """Return a node with its parts written out."""
+        if not isinstance(node, tree.Node):
+            return node
+        held = {f.name: getattr(node, f.name) for f in fields(node)}
+        new = {n: self.expression(v, before, path) for n, v in held.items() if isinstance(v, (tuple, tree.Node))}
+        return replace(node, **new) if any(new[n] is not held[n] for n in new) else node
+
+    def unpiped(self, node: tree.Pipe) -> tree.Call:
+        """Return a stage as the call that it stands for."""
+        first = tree.Argument(node.value.span, None, node.value)
+        if isinstance(node.stage, tree.Call):
+            return replace(node.stage, span=node.span, arguments=(first, *node.stage.arguments))
+        return tree.Call(node.span, node.stage, (first,))
+
+    def arguments(self, call: tree.Call, before: list[tree.Stmt] | None, path: tuple[str, ...]) -> tree.Call:
+        """Return a call whose arguments are written out."""
+        return replace(call, arguments=self.expression(call.arguments, before, path))
+
+    def use(
+        self, transform: tree.Transform, call: tree.Call, before: list[tree.Stmt] | None, path: tuple[str, ...]
+    ) -> tree.Expr:
+        """Return the result of a use of a transform."""
+        name = transform.name.name
+        if before is None:
+            self.misplaced(call, f"`{transform.name.text}`")
+            return call
+        if name in self.using or len(self.using) >= MAX_PIECES:
+            self.work.error(
+                "E212",
+                f"`{transform.name.text}` uses itself",
+                call.span,
+                "would never end",
+                "write out what it repeats",
+            )
+            return tree.Name(call.span, "g", "g")
+        call = self.arguments(call, before, path)  # in the order in which things are done
+        key = self.work.key(".".join((*path, name)))
+        made = self.transforms.use(transform, call, key)
+        if made is None:
+            return tree.Name(call.span, "g", "g")
+        bound, body, result = made
+        self.using.append(name)
+        before += bound
+        before += self.block(body, (key,))
+        self.using.pop()
+        return tree.Name(call.span, result, result)
+
+    def use_inner(self, call: tree.Call, before: list[tree.Stmt] | None, path: tuple[str, ...]) -> tree.Expr:
+        """Return the step of an inner rule, which is not made."""
+        assert isinstance(call.function, tree.Member) and isinstance(call.function.value, tree.Name)
+        if before is None:
+            self.misplaced(call, f"`{call.function.value.text}`")
+            return call
+        inner = self.inner[call.function.value.name]
+        result = self.apply(inner, self.arguments(call, before, path), before, path, direction=True)
+        return tree.Name(call.span, result or "g", result or "g")
+
+    def apply(
+        self,
+        inner: rules.InnerRule,
+        call: tree.Call,
+        before: list[tree.Stmt],
+        path: tuple[str, ...],
+        direction: bool = False,
+    ) -> str | None:
+        """Write out a call of an inner rule; return the name of its result."""
+        made = rules.applied(self.work, inner, call, direction)
+        if made is None:
+            return None
+        before += self.block(made[0], path)
+        return made[1]
+
+    # Mistakes -----------------------------------------------------------------------------------------------
+
+    def misplaced(self, call: tree.Call, what: str) -> None:
+        """Report a piece where it would not be run in every step."""
+        self.work.error(
+            "E216",
+            f"{what} keeps state and cannot stand in this place",
+            call.span,
+            "not run in every case",
+            "use it in a statement of its own, inside an `if` block if need be, and use the result here",
+        )
+
+    def refuse(self, item: tree.Decl | tree.Stmt) -> None:
+        """Report pieces in a declaration or in what a loop counts."""
+        if isinstance(item, tree.Def) and item.name.name not in self.functions:
+            return
+        self.expression(vars_of(item), None, ())
+
+    def _too_much(self, message: str) -> Diagnostic:
+        return Diagnostic("E501", message, self.tree.source, Span(0, 0), help="use fewer pieces")
+
+
+def vars_of(item: tree.Node) -> tuple[Any, ...]:
+    """Return everything in a node."""
+    return tuple(getattr(item, f.name) for f in fields(item))

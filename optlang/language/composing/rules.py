@@ -1,0 +1,261 @@
+"""Rules inside of rules: ``use`` takes another over, ``inner`` gives one a name and its own states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from optlang.language import tree
+from optlang.language.composing.places import Origin
+from optlang.language.composing.substitute import is_literal, names_in, renamed
+from optlang.language.composing.work import Work, matched
+from optlang.language.questions import known_before
+from optlang.language.walk import assigned
+
+STATEMENTS = (tree.Assign, tree.If, tree.Apply, tree.Repeat, tree.For, tree.Every)
+Items = list[tree.Decl | tree.Stmt]
+#: Writes out the pieces of another rule.
+WriteOut = Callable[[tree.Tree], tree.Tree]
+
+
+@dataclass(frozen=True)
+class InnerRule:
+    """An inner rule that has been declared.
+
+    Attributes:
+        name: Its name in the outer rule.
+        body: The statements of a step, under names of the outer rule; ``p`` and ``g`` are left to the call.
+        locals: Those names that every call assigns.
+    """
+
+    name: str
+    body: tuple[tree.Stmt, ...]
+    piece: str
+
+
+def used(work: Work, node: tree.Use, write_out: WriteOut, own: Sequence[tree.Decl | tree.Stmt]) -> Items:
+    """Return what ``use`` stands for: declarations and statements of the other rule, as far as they are not replaced.
+
+    Args:
+        work: Takes mistakes.
+        node: The ``use``.
+        write_out: Writes out the pieces of the other rule.
+        own: What the author wrote; its hyperparameters and functions replace those of the other rule.
+    """
+    parsed = work.rule(node.rule)
+    if parsed is None:
+        return []
+    parsed = write_out(parsed)
+    routes = [item for item in parsed.items if isinstance(item, tree.Route)]
+    if routes:
+        _refuse_routes(work, node.rule)
+        return []
+    mine = {i.name.name for d in own if isinstance(d, tree.HyperDecl) for i in d.items}
+    functions = {d.name.name for d in own if isinstance(d, tree.Def)}
+    hypers = [i for d in parsed.items if isinstance(d, tree.HyperDecl) for i in d.items]
+    given = matched(work, node, _title(node.rule), node.arguments, {i.name.name: True for i in hypers})
+    if given is None:
+        return []
+    items: Items = []
+    for item in parsed.items:
+        match item:
+            case tree.OptimizerDecl():
+                continue
+            case tree.HyperDecl():
+                left = tuple(_defaulted(work, i, given) for i in item.items if i.name.name not in mine)
+                if left:
+                    items.append(replace(item, items=left))
+            case tree.Def() if item.name.name in functions:
+                continue
+            case _:
+                items.append(item)
+    work.from_piece(items, Origin(node.span, _title(node.rule)))
+    return items
+
+
+def declared(work: Work, node: tree.Inner, write_out: WriteOut) -> tuple[Items, InnerRule] | None:
+    """Return the declarations that an inner rule brings in, and the rule; None after saying what is wrong."""
+    parsed = work.rule(node.rule)
+    if parsed is None:
+        return None
+    parsed = write_out(parsed)
+    if any(isinstance(item, tree.Route) for item in parsed.items):
+        _refuse_routes(work, node.rule)
+        return None
+    title, prefix = _title(node.rule), node.name.name.lower()
+    decls = [d for d in parsed.items if isinstance(d, tree.HyperDecl)]
+    hypers = [i for d in decls for i in d.items]
+    given = matched(work, node, title, node.arguments, {i.name.name: True for i in hypers})
+    if given is None:
+        return None
+    body = tuple(item for item in parsed.items if isinstance(item, STATEMENTS))
+    names: dict[str, str | tree.Expr] = {}
+    items: Items = []
+    shown = node.name.text
+
+    def own(name: str) -> str:
+        names[name] = work.fresh(f"{prefix}_{name}", f"{shown}'s {name}")
+        return str(names[name])
+
+    for decl in decls:
+        left = []
+        for item in decl.items:
+            value = given.get(item.name.name)
+            if value is None or _is_constant(value):
+                left.append(_exposed(work, _defaulted(work, item, given), names, prefix))
+            elif isinstance(value, tree.Tuple) or item.parts is not None:
+                _bind_parts(work, item, value, names)
+            else:
+                local = own(item.name.name)
+                items.append(tree.Assign(value.span, (tree.Name(value.span, local, local),), "=", value))
+                work.kept.append(items[-1])
+                work.origins[id(items[-1])] = Origin(value.span, "")
+        if left:
+            items.append(replace(decl, items=tuple(left)))
+    states = [d for d in parsed.items if isinstance(d, tree.StateDecl)]
+    held = [i.name.name for d in states for i in d.items]
+    functions = [d for d in parsed.items if isinstance(d, tree.Def)]
+    events = [d for d in parsed.items if isinstance(d, tree.On)]
+    inside = {n.name for n in assigned(body)} | {n.name for e in events for n in assigned(e.body)}
+    for name in (*held, *(f.name.name for f in functions), *sorted(inside - {"p", "g", *held})):
+        if name not in names:
+            own(name)
+    known = known_before(body, [i for i in names_in(tuple(decls))], held, {f.name.name: f for f in functions})
+    for statement in body:
+        if isinstance(statement, tree.Assign) and statement.targets[0].name in known:
+            items.append(renamed(statement, names))
+    for item in parsed.items:
+        match item:
+            case tree.StateDecl():
+                items.append(_stated(item, names, prefix, node.like))
+            case tree.Def() | tree.Require() | tree.On():
+                items.append(renamed(item, names))
+            case _:
+                pass
+    work.from_piece(items, Origin(node.span, title))
+    left_body = tuple(s for s in body if not (isinstance(s, tree.Assign) and s.targets[0].name in known))
+    return items, InnerRule(prefix, renamed(left_body, names), title)
+
+
+def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> tuple[list[tree.Stmt], str] | None:
+    """Return the statements of a call of an inner rule and the name of its result; None after saying what is wrong."""
+    what = f"{inner.name}.direction" if direction else inner.name
+    given = matched(work, call, what, call.arguments, {"g": False} if direction else {"p": False, "g": False})
+    if given is None:
+        return None
+    done: list[tree.Stmt] = []
+    names: dict[str, str | tree.Expr] = {}
+    writes = {n.name for n in assigned(inner.body)}
+
+    def assign(name: str, value: tree.Expr) -> None:
+        done.append(tree.Assign(value.span, (tree.Name(value.span, name, name),), "=", value))
+        work.kept.append(done[-1])
+
+    if direction:
+        moved = names["p"] = work.fresh(f"{inner.name}_p", "p")
+        assign(moved, tree.Name(call.span, "p", "p"))
+    else:
+        target = given["p"]
+        if not isinstance(target, tree.Name):
+            work.error(
+                "E217",
+                f"`{inner.name}` cannot move a value",
+                target.span,
+                "expected the name of what is moved: `p`, a state or a value of the rule's own",
+                "to get its step without moving anything, write `.direction(g)`",
+            )
+            return None
+        names["p"] = target.name
+    gradient = given["g"]
+    if isinstance(gradient, (tree.Name, tree.Member)) and "g" not in writes:
+        names["g"] = gradient
+    else:
+        local = names["g"] = work.fresh(f"{inner.name}_g", "g")
+        assign(local, gradient)
+    body = renamed(inner.body, names)
+    work.from_piece(body, Origin(call.span, inner.piece))
+    done += body
+    result = ""
+    if direction:
+        result = work.fresh(f"{inner.name}_direction", f"{inner.name}.direction")
+        place = call.span
+        moved_name = tree.Name(place, str(names["p"]), str(names["p"]))
+        assign(result, tree.Binary(place, "-", moved_name, tree.Name(place, "p", "p")))
+    return done, result
+
+
+def _title(name: tree.Name | tree.Text) -> str:
+    return name.text if isinstance(name, tree.Name) else name.value
+
+
+def _refuse_routes(work: Work, name: tree.Name | tree.Text) -> None:
+    work.error(
+        "E217",
+        f"`{_title(name)}` sends tensors to other rules and has no update of its own",
+        name.span,
+        "expected a rule with an update",
+        "name one of the rules that it routes to",
+    )
+
+
+def _is_constant(value: tree.Expr) -> bool:
+    return all(map(is_literal, value.items)) if isinstance(value, tree.Tuple) else is_literal(value)
+
+
+def _defaulted(work: Work, item: tree.HyperItem, given: dict[str, tree.Expr]) -> tree.HyperItem:
+    """Return a hyperparameter with the default that is given for it, if one is."""
+    value = given.get(item.name.name)
+    if value is None:
+        return item
+    if item.parts is None:
+        return replace(item, default=value)
+    parts = value.items if isinstance(value, tree.Tuple) else ()
+    if len(parts) != len(item.parts):
+        work.error(
+            "E208",
+            f"`{item.name.text}` takes {len(item.parts)} values",
+            value.span,
+            "expected as many in brackets",
+            f"for example `{item.name.text} = (0.9, 0.999)`",
+        )
+        return item
+    return replace(item, parts=tuple(replace(p, default=v) for p, v in zip(item.parts, parts, strict=True)))
+
+
+def _exposed(work: Work, item: tree.HyperItem, names: dict[str, str | tree.Expr], prefix: str) -> tree.HyperItem:
+    """Return a hyperparameter of an inner rule as one of the outer rule; its name is kept unless that is taken."""
+
+    def named(name: tree.Name) -> tree.Name:
+        new = name.name if name.name not in work.taken else work.fresh(f"{prefix}_{name.name}", name.name)
+        work.taken.add(new)
+        names[name.name] = new
+        return replace(name, name=new, text=new)
+
+    parts = None if item.parts is None else tuple(replace(p, name=named(p.name)) for p in item.parts)
+    return replace(item, name=named(item.name), parts=parts)
+
+
+def _bind_parts(work: Work, item: tree.HyperItem, value: tree.Expr, names: dict[str, str | tree.Expr]) -> None:
+    """Let the parts of a tuple be the values that are given for them."""
+    if item.parts is None or not isinstance(value, tree.Tuple) or len(value.items) != len(item.parts):
+        count = 1 if item.parts is None else len(item.parts)
+        work.error("E208", f"`{item.name.text}` takes {count} values", value.span, "expected as many in brackets")
+        return
+    for part, given in zip(item.parts, value.items, strict=True):
+        names[part.name.name] = given
+
+
+def _stated(
+    decl: tree.StateDecl, names: dict[str, str | tree.Expr], prefix: str, like: tree.Expr | None
+) -> tree.StateDecl:
+    """Return the states of an inner rule as states of the outer rule."""
+    items = []
+    for item in decl.items:
+        made = replace(renamed(item, names), key=f"{prefix}.{item.key or item.name.name}")
+        if like is not None and decl.scope == "tensor" and item.type is None:
+            if item.initial is None:
+                made = replace(made, initial=like)
+            else:
+                made = replace(made, initial=renamed(made.initial, {"p": like, "g": like}))
+        items.append(made)
+    return replace(decl, items=tuple(items), when=None if decl.when is None else renamed(decl.when, names))

@@ -1,0 +1,148 @@
+"""Copies of pieces of a tree with other names, with what is decided left out, and with results in the place of returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from optlang.language import tree
+from optlang.language.evaluate import NotStatic, evaluate, truth
+from optlang.language.walk import assigned, statements
+
+Piece = TypeVar("Piece", bound=Any)
+
+#: What stands for a name: another name, or an expression.
+Names = Mapping[str, str | tree.Expr]
+LITERALS = (tree.Number, tree.Infinity, tree.Text, tree.Bool, tree.Nothing)
+
+
+def is_literal(node: tree.Expr | None) -> bool:
+    """Whether an expression is a number, with or without a sign, a string, a flag or none."""
+    if isinstance(node, tree.Unary) and node.op == "-":
+        return isinstance(node.operand, tree.Number | tree.Infinity)
+    return isinstance(node, LITERALS)
+
+
+def renamed(node: Piece, names: Names) -> Piece:
+    """Return a node, or a tuple of them, with other names; names after a dot and of arguments are left alone."""
+    match node:
+        case tuple():
+            return tuple(renamed(item, names) for item in node)  # type: ignore[return-value]
+        case tree.Name():
+            new = names.get(node.name, node)
+            if isinstance(new, str):
+                return replace(node, name=new, text=new)
+            return replace(new, span=node.span)
+        case tree.Member(value=tree.Name(name="group")):
+            return node
+        case tree.Def():
+            own = {p.name.name for p in node.parameters}
+            if isinstance(node.body, tuple):
+                own |= {name.name for name in assigned(node.body)}
+            names = {old: new for old, new in names.items() if old not in own}
+    if not isinstance(node, tree.Node):
+        return node
+    kept = {f.name: getattr(node, f.name) for f in fields(node)}
+    changed = {name: renamed(value, names) for name, value in kept.items() if isinstance(value, (tuple, tree.Node))}
+    return replace(node, **changed)
+
+
+def decided(node: Piece) -> Piece:
+    """Return a node, or a tuple of statements, without the branches that its literals rule out."""
+    match node:
+        case tuple():
+            found: list[Any] = []
+            for item in node:
+                new = decided(item)
+                found += new if isinstance(item, tree.If) and isinstance(new, tuple) else [new]
+            return tuple(found)  # type: ignore[return-value]
+        case tree.Ternary():
+            answer = _answer(node.condition)
+            if answer is not None:
+                return decided(node.then if answer else node.other)
+        case tree.Binary(op="??") if is_literal(node.left):
+            return decided(node.right if isinstance(node.left, tree.Nothing) else node.left)
+        case tree.If():
+            return _decided_if(node)  # type: ignore[return-value]
+    if not isinstance(node, tree.Node):
+        return node
+    kept = {f.name: getattr(node, f.name) for f in fields(node)}
+    return replace(node, **{name: decided(v) for name, v in kept.items() if isinstance(v, (tuple, tree.Node))})
+
+
+def _decided_if(node: tree.If) -> tree.If | tuple[tree.Stmt, ...]:
+    """Return an ``if`` without its decided branches; the statements alone if one of them is always taken."""
+    branches: list[tuple[tree.Expr, tuple[tree.Stmt, ...]]] = []
+    other = node.other
+    for condition, body in node.branches:
+        answer = _answer(condition)
+        if answer is None:
+            branches.append((decided(condition), decided(body)))
+        elif answer:
+            other = body
+            break
+    rest = None if other is None else decided(other)
+    if not branches:
+        return rest or ()
+    return replace(node, branches=tuple(branches), other=rest or None)
+
+
+def _answer(condition: tree.Expr) -> bool | None:
+    """Return whether a condition of literals holds, None if it is of anything else."""
+    try:
+        return truth(evaluate(condition, {}))
+    except (NotStatic, TypeError, ArithmeticError):
+        return None
+
+
+def exists(when: tree.Expr | None) -> bool:
+    """Whether something declared ``when`` may exist."""
+    return when is None or _answer(when) is not False
+
+
+def returning(body: Sequence[tree.Stmt], result: str) -> tuple[tree.Stmt, ...]:
+    """Return the statements of a function with ``result = VALUE`` in the place of ``return VALUE``.
+
+    What follows an ``if`` of which one branch returns goes into the branches that do not.
+    """
+    done: list[tree.Stmt] = []
+    for i, statement in enumerate(body):
+        if isinstance(statement, tree.Return):
+            name = tree.Name(statement.span, result, result)
+            return (*done, tree.Assign(statement.span, (name,), "=", statement.values[0]))
+        if isinstance(statement, tree.If) and any(isinstance(s, tree.Return) for s in statements([statement])):
+            rest = tuple(body[i + 1 :])
+            branches = tuple((test, returning((*inside, *rest), result)) for test, inside in statement.branches)
+            other = returning((*(statement.other or ()), *rest), result)
+            return (*done, replace(statement, branches=branches, other=other or None))
+        done.append(statement)
+    return tuple(done)
+
+
+def always_returns(body: Sequence[tree.Stmt]) -> bool:
+    """Whether every way through some statements ends with ``return``."""
+    for statement in body:
+        if isinstance(statement, tree.Return):
+            return True
+        if isinstance(statement, tree.If) and statement.other is not None:
+            if all(map(always_returns, (statement.other, *(inside for _, inside in statement.branches)))):
+                return True
+    return False
+
+
+def names_in(node: Any) -> set[str]:
+    """Return every name in a node or tuple that is not just called."""
+    if isinstance(node, tree.Name):
+        return {node.name}
+    if isinstance(node, tuple):
+        return set().union(*map(names_in, node))
+    if isinstance(node, tree.Call) and isinstance(node.function, tree.Name):
+        return names_in(node.arguments)
+    if isinstance(node, tree.Pipe) and isinstance(node.stage, tree.Name):
+        return names_in(node.value)
+    if isinstance(node, tree.Transform):  # its names are its own
+        return set()
+    if isinstance(node, tree.Node):
+        return set().union(*(names_in(getattr(node, f.name)) for f in fields(node)))
+    return set()

@@ -1,0 +1,171 @@
+"""A use of a transform -> its states and statements, under names of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from optlang.language import tree
+from optlang.language.composing.places import Origin
+from optlang.language.composing.substitute import (
+    always_returns,
+    decided,
+    exists,
+    is_literal,
+    renamed,
+    returning,
+)
+from optlang.language.composing.work import Work, matched
+from optlang.language.walk import assigned, statements
+
+
+class Transforms:
+    """The transforms that a rule may use: its own and the library's.
+
+    Args:
+        work: What the writing out of the rule shares.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self._known: dict[str, tree.Transform] = {}
+        self._foreign: set[str] = set()
+        self._defs: dict[str, str] = {}
+
+    def declare(self, transform: tree.Transform) -> None:
+        """Make a transform of the author's known."""
+        work, name = self.work, transform.name
+        if name.name in self._known:
+            work.error("E205", f"`{name.text}` is declared twice", name.span, "second declaration")
+            return
+        self._known[name.name] = transform
+        own = [p.name.name for p in transform.parameters]
+        for parameter in transform.parameters:
+            if own.count(parameter.name.name) > 1 or parameter.name.name in ("p", "g", "t", "first"):
+                work.error("E206", f"`{parameter.name.text}` is taken already", parameter.name.span, "another name")
+                return
+        body = [item for item in transform.body if not isinstance(item, tree.StateDecl)]
+        for target in assigned(body):  # type: ignore[arg-type]
+            if target.name in ("p", "g"):
+                work.error(
+                    "E204",
+                    f"a transform cannot assign `{target.text}`",
+                    target.span,
+                    "not to be changed here",
+                    "a transform gives a value back: assign it to `p` in the rule",
+                )
+        for statement in statements(body):  # type: ignore[arg-type]
+            if isinstance(statement, tree.Return) and len(statement.values) != 1:
+                work.error("E214", "a transform returns one value", statement.span, "several values")
+        if not always_returns(body):  # type: ignore[arg-type]
+            work.error(
+                "E213", f"`{name.text}` does not always return a value", name.span, "expected `return` on every path"
+            )
+        if not transform.parameters:
+            work.error("E208", f"`{name.text}` takes nothing", name.span, "expected a first parameter, the value")
+
+    def find(self, name: str) -> tree.Transform | None:
+        """Return the transform of a name, None if there is none."""
+        if name not in self._known:
+            parsed = self.work.transform_file(name)
+            if parsed is None:
+                return None
+            for item in parsed.items:
+                if isinstance(item, tree.Transform):
+                    self._known[item.name.name] = item
+                    self._foreign.add(item.name.name)
+                elif isinstance(item, tree.Def):
+                    self._adopt(item, name)
+        return self._known.get(name)
+
+    def _adopt(self, function: tree.Def, transform: str) -> None:
+        """Take over a function of a file of the library."""
+        name = self.work.fresh(function.name.name, function.name.name)
+        self._defs[function.name.name] = name
+        made = renamed(function, {function.name.name: name} | self._defs)
+        self.work.declared.append(made)
+        self.work.from_piece([made], Origin(function.span, transform))
+
+    def use(
+        self, transform: tree.Transform, call: tree.Call, key: str
+    ) -> tuple[list[tree.Stmt], tuple[tree.Stmt, ...], str] | None:
+        """Return a use of a transform, or None after saying what is wrong with it.
+
+        Args:
+            transform: The transform.
+            call: The call, its arguments already free of transforms.
+            key: What its states' keys begin with.
+
+        Returns:
+            Assignments of the arguments that need names, the body, and the name that it gives its result.
+        """
+        work, name = self.work, transform.name.text
+        given = matched(
+            work, call, name, call.arguments, {p.name.name: p.default is not None for p in transform.parameters}
+        )
+        if given is None:
+            return None
+        body = tuple(item for item in transform.body if not isinstance(item, tree.StateDecl))
+        states = [item for item in transform.body if isinstance(item, tree.StateDecl)]
+        written = {n.name for n in assigned(body)}  # type: ignore[arg-type]
+        prefix = key.replace(".", "_")
+        result = work.fresh(prefix, name)
+        names: dict[str, str | tree.Expr] = {}
+        bound: list[tree.Stmt] = []
+        for parameter in transform.parameters:
+            own = parameter.name.name
+            value = given.get(own, parameter.default)
+            assert value is not None
+            if own not in written and (is_literal(value) or isinstance(value, (tree.Name, tree.Member))):
+                names[own] = value
+                continue
+            local = work.fresh(f"{prefix}_{own}", own)
+            names[own] = local
+            bound.append(tree.Assign(value.span, (tree.Name(value.span, local, local),), "=", value))
+        locals_ = {n.name for n in assigned(body)} - set(names)  # type: ignore[arg-type]
+        held = {item.name.name for state in states for item in state.items}
+        for own in sorted(locals_ | held):
+            names[own] = work.fresh(f"{prefix}_{own}", own)
+        names |= {
+            own: new for own, new in self._defs.items() if own not in names and transform.name.name in self._foreign
+        }
+        origin = Origin(call.span, name)
+        for state in states:
+            self._state(state, names, key, origin, transform)
+        made = decided(renamed(returning(body, result), {**names, result: result}))  # type: ignore[arg-type]
+        if transform.name.name in self._foreign:
+            work.from_piece(made, origin)
+        return bound, made, result
+
+    def _state(
+        self, state: tree.StateDecl, names: Mapping[str, str | tree.Expr], key: str, origin: Origin, of: tree.Transform
+    ) -> None:
+        """Declare the states of a use, unless a literal rules them out."""
+        when = None if state.when is None else decided(renamed(state.when, names))
+        if not exists(when):
+            return
+        if when is not None and exists(tree.Unary(when.span, "not", when)) is False:
+            when = None  # it holds always
+        items = tuple(
+            replace(
+                renamed(item, names),
+                name=replace(item.name, name=str(names[item.name.name]), text=str(names[item.name.name])),
+                key=f"{key}.{item.key or item.name.name}",
+            )
+            for item in state.items
+        )
+        made = replace(state, items=items, when=when)
+        self.work.declared.append(made)
+        self.work.kept.append(made)
+        if of.name.name in self._foreign:
+            self.work.origins[id(made)] = origin
+
+
+def free_parameters(transforms: Sequence[tree.Transform]) -> list[tree.HyperItem]:
+    """Return a hyperparameter for every parameter of some transforms that has no default but the first of each."""
+    found: dict[str, tree.HyperItem] = {}
+    for transform in transforms:
+        for parameter in transform.parameters[1:]:
+            item = tree.HyperItem(parameter.span, parameter.name, parameter.default, parameter.domain)
+            found.setdefault(parameter.name.name, item)
+    return list(found.values())

@@ -1,0 +1,154 @@
+"""What the writing out of one rule shares: names that are taken, where things come from, what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from optlang.diagnostics import Diagnostic, OptlangError
+from optlang.language import tree
+from optlang.language.builtins import BUILTINS, FACT_NAMES, TIME_NAMES
+from optlang.language.composing.places import Origin
+from optlang.language.composing.substitute import names_in
+from optlang.language.library import rule_files, transform_files
+from optlang.language.suggest import did_you_mean
+from optlang.language.walk import blocks
+from optlang.source import Source, Span
+
+#: How deep rules may be made of rules, and how many statements that may come to.
+MAX_PIECES = 12
+MAX_STATEMENTS = 4_000
+
+
+class Work:
+    """The state of writing out one rule.
+
+    Attributes:
+        author: The tree as its author wrote it.
+        read: Parses a text.
+        taken: Names that mean something already.
+        shown: What the names that were made unique are called where they come from.
+        declared: Declarations that pieces bring in.
+        origins: Where statements and declarations come from, by the identity of their nodes.
+        found: What is wrong.
+    """
+
+    def __init__(self, author: tree.Tree, read: Callable[[Source], tree.Tree]) -> None:
+        self.author, self.read = author, read
+        self.taken = {*BUILTINS, *FACT_NAMES, *TIME_NAMES, "p", "g", "group", *names_in(author.items)}
+        self.shown: dict[str, str] = {}
+        self.keys: set[str] = set()
+        self.declared: list[tree.Decl | tree.Stmt] = []
+        self.origins: dict[int, Origin] = {}
+        self.kept: list[Any] = []  # so that no identity is used twice
+        self.found: list[Diagnostic] = []
+
+    def error(self, code: str, message: str, span: Span, label: str | None = None, help: str | None = None) -> None:
+        """Note a mistake."""
+        self.found.append(Diagnostic(code, message, self.author.source, span, label, help))
+
+    def fresh(self, wish: str, shown: str) -> str:
+        """Return a name that nothing else has."""
+        name, number = wish, 2
+        while name in self.taken:
+            name, number = f"{wish}_{number}", number + 1
+        self.taken.add(name)
+        self.shown[name] = shown
+        return name
+
+    def key(self, wish: str) -> str:
+        """Return a key that no other piece has: ``momentum``, then ``momentum_2``."""
+        key, number = wish, 2
+        while key in self.keys:
+            key, number = f"{wish}_{number}", number + 1
+        self.keys.add(key)
+        return key
+
+    def from_piece(self, items: Iterable[tree.Node], origin: Origin) -> None:
+        """Note where statements or declarations come from, and those inside of them, unless it is known already."""
+        for item in items:
+            self.kept.append(item)
+            self.origins.setdefault(id(item), origin)
+            for block in blocks(item):  # type: ignore[arg-type]
+                self.from_piece(block, origin)
+
+    # Other texts --------------------------------------------------------------------------------------------
+
+    def rule(self, name: tree.Name | tree.Text) -> tree.Tree | None:
+        """Return the tree of another rule, or None after saying why there is none."""
+        if isinstance(name, tree.Text):
+            return self.file(Path(self.author.source.name).parent / name.value, name.span)
+        known = rule_files()
+        if name.name not in known:
+            self.error(
+                "E215",
+                f"the library has no rule `{name.text}`",
+                name.span,
+                "not a rule of the library",
+                did_you_mean(name.name, known) or "`optlang list` prints the library; a file is given in quotes",
+            )
+            return None
+        return self.file(known[name.name], name.span)
+
+    def transform_file(self, name: str) -> tree.Tree | None:
+        """Return the tree of a file of the library's transforms."""
+        file = transform_files().get(name)
+        return None if file is None else self.read(Source(file.read_text(encoding="utf-8"), file.name))
+
+    def file(self, path: Path, span: Span) -> tree.Tree | None:
+        """Return the tree of a file, or None after saying why there is none."""
+        try:
+            return self.read(Source(path.read_text(encoding="utf-8"), str(path)))
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            self.error("E215", f"cannot read {path}: {reason}", span, help="a file is looked for beside this one")
+        except OptlangError as error:
+            first = error.diagnostics[0]
+            line = first.source.position(first.span.start)[0] if first.span else 1
+            self.error(
+                "E215",
+                f"{path.name} has errors",
+                span,
+                f"line {line}: {first.message}",
+                f"`optlang check {path.name}` shows them",
+            )
+        return None
+
+
+def matched(
+    work: Work, call: tree.Node, what: str, given: Sequence[tree.Argument], parameters: Mapping[str, bool]
+) -> dict[str, tree.Expr] | None:
+    """Return the arguments of a call by parameter, or None after saying what is wrong.
+
+    Args:
+        work: Takes mistakes.
+        call: The call.
+        what: What is called, as messages name it.
+        given: The arguments.
+        parameters: Names, and whether each may be left out.
+    """
+    names, found = list(parameters), dict[str, tree.Expr]()
+    head = f"the call is `{what}({', '.join(f'{n} = ...' if optional else n for n, optional in parameters.items())})`"
+    for i, argument in enumerate(given):
+        name = argument.name
+        if name is None:
+            if i >= len(names):
+                work.error(
+                    "E208", f"`{what}` takes at most {len(names)} arguments", argument.span, "one too many", head
+                )
+                return None
+            name = names[i]
+        if name not in parameters:
+            near = did_you_mean(name, names)
+            work.error("E208", f"`{what}` has no parameter `{name}`", argument.span, "unknown", near or head)
+            return None
+        if name in found:
+            work.error("E208", f"`{what}` gets `{name}` twice", argument.span, "given before", head)
+            return None
+        found[name] = argument.value
+    missing = [n for n, optional in parameters.items() if not optional and n not in found]
+    if missing:
+        work.error("E208", f"`{what}` needs `{missing[0]}`", call.span, "an argument is missing", head)
+        return None
+    return found

@@ -1,0 +1,196 @@
+"""Calling the closure again in the middle of a step: at other points, and for products with the Hessian.
+
+A parameter gets the value that it is to be evaluated at, and its own back, whatever the closure does; ``p.grad`` is
+afterwards what it was before the step. The model is not told apart from one that is really there: dropout draws anew,
+and running averages of normalisation layers count the evaluation.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from optlang.runtime.staged import StagedWork
+
+LOSS_NOW = "loss now"
+POINT, ALONG, LOSS, GRAD, CURVED = "point ", "along ", "loss ", "grad ", "curved "
+
+NO_CLOSURE = (
+    "{name}.step() needs a closure: the rule evaluates {what}. Pass a function that computes the gradients and returns "
+    "the loss: step(lambda: ...)"
+)
+NO_GRAPH = (
+    "{name}: the rule multiplies with the Hessian, and the gradients have no graph. Call "
+    "loss.backward(create_graph=True) before step(), or give step() a closure that returns the loss and leaves "
+    "backward() to the step"
+)
+
+
+class Evaluation:
+    """The calls of a closure in one step.
+
+    Args:
+        name: Name of the class, for messages.
+        closure: Computes gradients and returns the loss; None if there is none.
+        parameters: Every parameter of the optimizer.
+
+    Attributes:
+        loss: What the closure returned where the step starts, as a number (on a device, as a tensor there).
+    """
+
+    def __init__(self, name: str, closure: Callable[[], Any] | None, parameters: Sequence[torch.Tensor]) -> None:
+        self.name, self.closure, self.parameters = name, closure, parameters
+        self.loss: Any = 0.0
+        self.result: Any = None
+        self._graph: dict[int, torch.Tensor] = {}
+
+    # Where the step starts ----------------------------------------------------------------------------------
+
+    def start(self, curved: bool) -> Any:
+        """Call the closure for the first time, as any step does, and return what it returns.
+
+        Args:
+            curved: Whether products with the Hessian may be asked for.
+        """
+        result = None
+        if self.closure is not None:
+            with torch.enable_grad():
+                result = self.closure()
+                if curved:
+                    self._differentiate(result)
+            self.loss = self._number(result)
+        if curved and not self._graph:
+            graded = [p for p in self.parameters if p.grad is not None and p.grad.requires_grad]
+            self._graph = {id(p): p.grad for p in graded if p.grad is not None}
+        return result
+
+    def _differentiate(self, loss: Any) -> None:
+        """Compute the gradients with their graph, if the closure has left that to the step."""
+        if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
+            return
+        if any(p.grad is not None and p.grad.requires_grad for p in self.parameters):
+            return
+        wanted = [p for p in self.parameters if p.requires_grad]
+        try:
+            found = torch.autograd.grad(loss, wanted, create_graph=True, allow_unused=True)
+        except RuntimeError as error:
+            if "second time" not in str(error):
+                raise
+            return  # the closure has called backward(): said when a product is due
+        for p, g in zip(wanted, found, strict=True):
+            p.grad = None if g is None else g.detach()
+            if g is not None:
+                self._graph[id(p)] = g
+
+    @staticmethod
+    def _number(loss: Any) -> Any:
+        """Return a loss as a number; on a device it is not waited for."""
+        if not isinstance(loss, torch.Tensor):
+            return None if loss is None else float(loss)
+        return loss.detach().double().reshape(()) if loss.device.type != "cpu" else float(loss.detach())
+
+    # In the middle ------------------------------------------------------------------------------------------
+
+    def check(self, works: Sequence[StagedWork]) -> None:
+        """Raise an error, before anything is changed, if what the step is going to ask for cannot be had."""
+        segments = [segment for work in works for segment in work.left]
+        points = {point for segment in segments for point in segment.points}
+        needs = {name for segment in segments for name in segment.needs}
+        at = any(point.startswith(POINT) for point in points)
+        if self.closure is None and (at or LOSS_NOW in needs):
+            what = "`grad` or `loss` at another point" if at else "`loss`"
+            raise TypeError(NO_CLOSURE.format(name=self.name, what=what))
+        if LOSS_NOW in needs and self.loss is None:
+            raise TypeError(
+                f"{self.name}: the rule reads `loss`, and the closure returned None; let it return the loss"
+            )
+        if any(point.startswith(ALONG) for point in points) and not self._graph:
+            raise RuntimeError(NO_GRAPH.format(name=self.name))
+        if points and any(hasattr(p, "to_local") for p in self.parameters):
+            raise RuntimeError(f"{self.name}: the closure cannot be called again for sharded parameters")
+
+    def at(self, point: str, works: Sequence[StagedWork]) -> Mapping[str, Any]:
+        """Evaluate at a point, or along a direction, and return what has arrived, by name.
+
+        Args:
+            point: Name of the tensors that say where.
+            works: The batches that these belong to.
+        """
+        if point.startswith(ALONG):
+            return self._along(point[len(ALONG) :], works)
+        label = point[len(POINT) :]
+        places = [(record.parameter, there) for work in works for record, there in _exchanged(work, point)]
+        with _moved(places, self.parameters):
+            with torch.enable_grad():
+                assert self.closure is not None
+                loss = self._number(self.closure())
+            for work in works:
+                for record, memory in _exchanged(work, GRAD + label):
+                    _fill(memory, record.parameter.grad)
+        if loss is None and any(LOSS + label in segment.needs for work in works for segment in work.left):
+            raise TypeError(f"{self.name}: the rule reads the loss at a point, and the closure returned None")
+        return {LOSS + label: loss, GRAD + label: True}
+
+    def _along(self, label: str, works: Sequence[StagedWork]) -> Mapping[str, Any]:
+        """Multiply the Hessian with a direction."""
+        directions = {
+            id(record.parameter): _like(memory, record.parameter)
+            for work in works
+            for record, memory in _exchanged(work, ALONG + label)
+        }
+        pairs = [(self._graph[i], z) for i, z in directions.items() if i in self._graph]
+        wanted = [p for p in self.parameters if p.requires_grad]
+        with torch.enable_grad(), warnings.catch_warnings():
+            found = torch.autograd.grad(
+                [g for g, _ in pairs], wanted, [z.to(g.dtype) for g, z in pairs], retain_graph=True, allow_unused=True
+            )
+        products = {id(p): product for p, product in zip(wanted, found, strict=True)}
+        for work in works:
+            for record, memory in _exchanged(work, CURVED + label):
+                _fill(memory, products.get(id(record.parameter)))
+        return {CURVED + label: True}
+
+
+def _exchanged(work: StagedWork, name: str) -> Iterable[tuple[Any, torch.Tensor]]:
+    """Return the records of a batch with the tensors that they exchange under a name; nothing if they do not."""
+    memory = work.batch.exchanged(work.chosen, name)
+    return zip(work.batch.records, memory, strict=True) if memory else ()
+
+
+def _like(memory: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """Return memory that is exchanged as what it is for a parameter: complex numbers lie there as pairs."""
+    return torch.view_as_complex(memory) if p.is_complex() else memory
+
+
+def _fill(memory: torch.Tensor, value: torch.Tensor | None) -> None:
+    """Write what has come of an evaluation; a parameter that it does not depend on gets zeros."""
+    if value is None:
+        memory.zero_()
+    else:
+        memory.copy_(torch.view_as_real(value.detach()) if value.is_complex() else value.detach())
+
+
+@contextmanager
+def _moved(places: Sequence[tuple[torch.Tensor, torch.Tensor]], parameters: Sequence[torch.Tensor]) -> Iterator[None]:
+    """Put parameters where they are to be evaluated, without gradients, and back afterwards."""
+    kept = [p.detach().clone() for p, _ in places]
+    gradients = [p.grad for p in parameters]
+    try:
+        for p, there in places:
+            p.detach().copy_(_like(there, p))
+        for p in parameters:
+            p.grad = None
+        yield
+    finally:
+        with torch.no_grad():
+            for (p, _), own in zip(places, kept, strict=True):
+                p.detach().copy_(own)
+        for p, g in zip(parameters, gradients, strict=True):
+            p.grad = g
