@@ -55,7 +55,7 @@ MEANING: dict[str, str] = {
     "every": "statements that run every so often",
     "repeat": "statements that run a fixed number of times",
     "random": "random numbers",
-    "sort": "`sort`, `argsort`, `topk`",
+    "sort": "`sort`, `argsort`, `topk`, `cumsum`",
     "on-eval": "other parameters for evaluation than for training",
     "route": "one rule for some tensors, another for the rest",
     "blocks": "a tensor taken apart, or seen in another shape, and joined again",

@@ -477,8 +477,9 @@ SEMANTICS: tuple[Entry, ...] = (
         "`dim` misused",
         (
             "`dim=` says which dimensions a reduction (`sum mean norm rms dot var std max min`) sums "
-            "over; they stay with size 1. It is a whole number written out, or several in brackets, all "
-            "counted from the front or all from the back. The dimension of `flip` is written out too."
+            "over, which stay with size 1, or of what parts a projection or a proximal map is. It is a whole "
+            "number written out, or several in brackets, all counted from the front or all from the back. The "
+            "dimension of `flip`, `cumsum`, `sort` and `argsort` is written out too."
         ),
         "p -= lr*g/(1 + mean(g^2, dim=ndim))\n",
         "p -= lr*g/(1 + mean(g^2, dim=-1))\n",

@@ -350,9 +350,12 @@ class Formulas:
         text, dim = builtin.definition, None
         assert text is not None
         arguments = node.arguments
-        if builtin.reduction:
-            dim = next((a.value for a in arguments if a.name == "dim"), None)
-            arguments = tuple(a for a in arguments if a.name != "dim")
+        if builtin.takes_dim:
+            places = [parameter for parameter, _ in builtin.parameters]
+            place = places.index("dim") if "dim" in places else len(arguments)
+            given = [a for i, a in enumerate(arguments) if a.name == "dim" or (i == place and a.name is None)]
+            arguments = tuple(a for a in arguments if a not in given)
+            dim = given[0].value if given else None
         names = self._bind(builtin.parameters, arguments, scope)
         names["dim"] = None if dim is None else self._dims(dim, scope)
         with self.within(node.span.end):

@@ -77,8 +77,13 @@ def _diag(x: Any) -> Array:
     return np.diag(x if np.ndim(x) == 1 else matrix(x))
 
 
-def _argsort(x: Any) -> Array:
-    return np.argsort(x, axis=-1, kind="stable").astype(np.float64)
+def _axis(dim: Any) -> int:
+    """Return a dimension: a number, or as a function of the language hands it on."""
+    return whole(dim[0] if isinstance(dim, tuple) else dim)
+
+
+def _argsort(x: Any, dim: Any) -> Array:
+    return np.argsort(x, axis=_axis(dim), kind="stable").astype(np.float64)
 
 
 def _topk(x: Any, k: Any) -> tuple[Array, Array]:
@@ -92,17 +97,19 @@ def _topk(x: Any, k: Any) -> tuple[Array, Array]:
 #: Functions of matrices by name; those with several results return a tuple.
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "matrix": _as_matrix,
+    "flatten": np.ravel,
     "diag": _diag,
     "trace": lambda x: np.trace(matrix(x)),
     "outer": lambda x, y: np.outer(vector(x), vector(y)),
-    "flip": lambda x, dim: np.flip(x, whole(dim)),
+    "flip": lambda x, dim: np.flip(x, _axis(dim)),
+    "cumsum": lambda x, dim: np.cumsum(x, axis=_axis(dim)),
     "eigh": lambda x: tuple(np.linalg.eigh(matrix(x))),
     "qr": lambda x: tuple(np.linalg.qr(matrix(x))),
     "svd": lambda x: tuple(np.linalg.svd(matrix(x), full_matrices=False)),
     "inv": lambda x: np.linalg.inv(matrix(x)),
     "solve": lambda a, b: np.linalg.solve(matrix(a), b),
     "cholesky": lambda x: np.linalg.cholesky(matrix(x)),
-    "sort": lambda x: (np.sort(x, axis=-1), _argsort(x)),
+    "sort": lambda x, dim: (np.sort(x, axis=_axis(dim)), _argsort(x, dim)),
     "argsort": _argsort,
     "topk": _topk,
 }

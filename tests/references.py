@@ -13,6 +13,7 @@ from typing import Any
 
 import references_closures
 import references_composed
+import references_constraints
 import references_matrices
 import torch
 from references_row import COUPLED, COUPLED_ONLY, DECAYED, UP, Row, options
@@ -146,6 +147,7 @@ ROWS: dict[str, Row] = {
         plain={},
         rosenbrock={"lr": 2e-3, "l1": 0.0},
     ),
+    **references_constraints.ROWS,
     **references_matrices.ROWS,
     **references_closures.ROWS,
     **references_composed.ROWS,

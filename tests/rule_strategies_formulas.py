@@ -32,6 +32,8 @@ UNARY = (
     "clamp({}, -0.8, 0.9)",
     "({})/(1 + norm({}))",
     "({}) - mean({})",
+    "project_l1_ball({}, 2)",
+    "prox_group_lasso({}, 0.1)",
     "damp({})",
 )
 BINARY = (

@@ -56,6 +56,13 @@ SOUND: dict[str, str] = {
         "require ndim == 2\nstate r = 0*mean(g, dim=-1)\nr = beta*r + mean(g^2, dim=-1)\np -= lr*(r @ (r.T @ g))"
     ),
     "vector times matrix": "require ndim == 2\nw = diag(g @ g.T)\np -= lr*beta*g*mean(w @ g)",
+    "simplex": "p = project_simplex(p - lr*beta*g)",
+    "simplices": "require ndim >= 1\np = project_simplex(p - lr*g, beta, dim=-1)",
+    "groups of filters": "require ndim == 4\np = prox_group_lasso(p - lr*g, beta, dim=(1, 2, 3))",
+    "groups of a matrix": "require ndim >= 1\np = prox_group_lasso(matrix(p - lr*g), lr*beta, dim=0)",
+    "no dimension": "p = project_l2_ball(p - lr*beta*g, 1, none)",
+    "sums of what is sorted": "require ndim == 2\np -= lr*beta*g*max(cumsum(flip(sort(flatten(abs(g)))))/numel)",
+    "sorted columns": "require ndim == 2\ns, o = sort(g, 0)\np -= lr*beta*(s + 0*cumsum(o, 0))",
     "elements of a matrix": "require ndim == 2\nA = g @ g.T\np -= lr*beta*((A*(abs(A) > mean(A))) @ g)",
     "where": "require ndim == 2\nA = g @ g.T\np -= lr*beta*(where(A > 0, A, 0) @ g)",
     "order": "require ndim == 2\no = argsort(diag(g @ g.T))\np -= lr*beta*g[o, :]",

@@ -121,3 +121,27 @@ def test_own_matrix_rule() -> None:
     assert "findings: 0" in out and out.count("over matrices") == 2
     assert "error[E301]: `C` is a" in out and "OneSided is for matrices" in out
     assert number_after("of OneSided:", out) > 95
+
+
+def test_nonnegative_least_squares() -> None:
+    out = run("13_nonnegative_least_squares.py")
+    assert number_after("largest difference from scipy:", out) < 1e-9
+    assert number_after("weights that are positive:", out) < 1e-9
+    assert number_after("that are 0:", out) > 0
+
+
+def test_sparse_logistic_regression() -> None:
+    out = run("14_sparse_logistic_regression.py")
+    counts = [int(count) for count in re.findall(r"(\d+) of 30 measurements", out)]
+    assert len(counts) == 3 and 0 < counts[0] < counts[1] < counts[2] < 15
+    assert max(map(float, re.findall(r"where a weight is used: (\S+)", out))) < 1e-9
+    assert max(map(float, re.findall(r"where none is: (\S+)", out))) < 1
+    assert max(map(float, re.findall(r"([\d.]+)% of tumours", out))) > 97
+
+
+def test_mixture_on_the_simplex() -> None:
+    out = run("15_mixture_on_the_simplex.py")
+    assert number_after("sum of the weights:", out) == 1
+    assert number_after("that are used:", out) < 1e-9
+    assert number_after("above these:", out) > 0
+    assert out.count("0.0000") == 5

@@ -18,6 +18,7 @@ from optlang.ir import algebra
 from optlang.ir.program import Program, Value
 from optlang.language.builtins import BUILTINS, LINEAR
 from optlang.language.kinds import Kind, Level
+from optlang.language.shapes import ALONG
 
 
 class MatrixWriter(TorchWriter):
@@ -154,14 +155,14 @@ class MatrixWriter(TorchWriter):
             case "eye":
                 like = f"dtype={self.like}.dtype, device={self.like}.device"
                 return f"torch.eye({self.size(args[0])}, {like}).unsqueeze(0)"
-            case "flip":
-                dim = int(args[1])
-                return f"torch.flip({texts[0]}, ({dim + 1 if dim >= 0 else dim},))"
             case "topk":
                 return f"torch.topk({texts[0]}, {self.size(args[1])}, dim=-1)"
         row = BUILTINS[name]
         assert row.torch is not None, f"{name} has no spelling on matrices"
         self.helpers.update(row.helpers)
+        if name in ALONG:
+            dim = int(args[1])
+            texts[1] = str(dim + 1 if dim >= 0 else dim)
         if self.is_linear(name) and any(self.types.get(a) == "bf16" for a in args):
             texts = [f"{text}.to(torch.float32)" for text in texts]
         return row.torch.format(*texts)

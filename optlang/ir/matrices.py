@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import sympy as sp
 
@@ -171,11 +172,10 @@ class Matrices(ABC):
         assert isinstance(node.function, ast.Name)
         name = node.function.name
         args = [self.named(ref) if ref.kind.on_device else ref for ref in (self.expr(a.value) for a in node.arguments)]
-        inner = [self.shape_of(ref.kind) for ref in args]
         if name == "topk":
-            results = shapes.topk(inner[0], self.size(node.arguments[1].value))
+            results = shapes.topk(self.shape_of(args[0].kind), self.size(node.arguments[1].value))
         else:
-            results = shapes.RESULTS[name](*inner)
+            results = self.result(name, args)
         whole = self.operation(name, SEVERAL, *(ref.expr for ref in args))
         return self.operation("item", self.kind_of_shape(results[place]), whole.expr, sp.Integer(place))
 
@@ -189,11 +189,16 @@ class Matrices(ABC):
         args = [self.named(ref) if ref.kind.on_device else ref for ref in args]
         if name == "matrix" and len(self.shape_of(args[0].kind)) == 2:
             return args[0]
-        if name == "flip":
-            shape = self.shape_of(args[0].kind)
-        else:
-            shape = shapes.RESULTS[name](*(self.shape_of(ref.kind) for ref in args))
-        return self.operation(name, self.kind_of_shape(shape), *(ref.expr for ref in args))
+        if name == "flatten" and len(self.shape_of(args[0].kind)) == 1:
+            return args[0]
+        return self.operation(name, self.kind_of_shape(self.result(name, args)), *(ref.expr for ref in args))
+
+    def result(self, name: str, args: Sequence[Ref]) -> Any:
+        """Return the shape, or the shapes, of what a function of matrices returns."""
+        inner = [self.shape_of(ref.kind) for ref in args]
+        if name in shapes.ALONG:
+            return shapes.ALONG[name](inner[0], int(args[1].expr))
+        return shapes.RESULTS[name](*inner)
 
     def size_of(self, name: str, node: ast.Expr) -> Ref:
         """Lower ``rows(x)`` and ``cols(x)``."""

@@ -60,6 +60,16 @@ class Builtin:
             pairs.append((name, default or None))
         return tuple(pairs)
 
+    @property
+    def takes_dim(self) -> bool:
+        """Whether a call may have ``dim=``."""
+        return self.reduction or any(name == "dim" for name, _ in self.parameters)
+
+    @property
+    def required(self) -> int:
+        """How many of its parameters have no default."""
+        return sum(default is None for _, default in self.parameters)
+
 
 HELPERS: dict[str, str] = {
     "sign": (
@@ -137,6 +147,11 @@ HELPERS: dict[str, str] = {
         '    """Results of a decomposition; NaN where a matrix had none."""\n'
         "    return torch.where(info[..., None, None] == 0, result, math.nan)\n"
     ),
+    "cumsum": (
+        "def cumsum(x, dim):\n"
+        '    """Sums up to each element along a dimension, accumulated in float64."""\n'
+        "    return torch.cumsum(x, dim, dtype=torch.float64).to(x.dtype)\n"
+    ),
     "solve": (
         "def solve(a, b):\n"
         '    """Solutions x of a @ x = b, for matrices and vectors b; NaN where there is none."""\n'
@@ -172,11 +187,28 @@ ELEMENTWISE, REDUCTION = "Elementwise", "Reductions (whole tensor, or dim= with 
 MATRIX, LINEAR, ORDER = "Matrices", "Linear algebra (of each tensor's matrices)", "Orders"
 WHOLE, RANDOM = "The whole model", "Random numbers (from the optimizer's seed)"
 CLOSURE = "Loss and curvature (from the closure that `step` is given)"
-TIME, PROXIMAL, TYPES = "Time and schedules", "Projections and proximal maps", "Number types"
+TIME, TYPES = "Time and schedules", "Number types"
+PROXIMAL = "Projections and proximal maps (whole tensor, or dim= for each part along these dimensions)"
 
 
 def _unary(name: str, summary: str, host: str | None = None, torch: str | None = None) -> Builtin:
     return Builtin(name, "x", ELEMENTWISE, summary, torch or f"torch.{name}({{0}})", host or f"math.{name}({{0}})")
+
+
+def _simplex(x: str, total: str) -> str:
+    """Return the statements that find what elements lose when they are projected to a simplex.
+
+    ``theta`` is what makes sum(max(y - theta, 0)) the total. For any number of the largest y that sum is at least
+    their own minus as many theta, and for the right number it is just that: so theta is the largest quotient (Held,
+    Wolfe & Crowder, 1974, https://doi.org/10.1007/BF01580223). From y the largest element has been taken, so that what
+    counts is small and sums of it are exact enough.
+    """
+    return (
+        f"y = {x} - max({x}, dim=dim)\n"
+        "largest = -sort(-y if dim != none else -flatten(y), dim ?? -1)\n"
+        "count = cumsum(largest^0, dim ?? -1)\n"
+        f"theta = max((cumsum(largest, dim ?? -1) - {total}) / count, dim=dim)\n"
+    )
 
 
 TABLE: tuple[Builtin, ...] = (
@@ -336,6 +368,14 @@ TABLE: tuple[Builtin, ...] = (
     Builtin("loss", "at", CLOSURE, "The loss where every parameter is `at`; `loss` alone is that of p."),
     Builtin("hvp", "z", CLOSURE, "The Hessian of the loss times z, by a second pass backward."),
     Builtin("matrix", "x", MATRIX, "x as a matrix: its first dimension by the rest.", "{0}.flatten(2)", matrix=True),
+    Builtin(
+        "flatten",
+        "x",
+        MATRIX,
+        "The vector of all elements of x.",
+        "{0}.reshape({0}.shape[0], -1)",
+        matrix=True,
+    ),
     Builtin("zeros", "*n", MATRIX, "Zeros of some sizes: `zeros(rows, r)`.", matrix=True),
     Builtin("ones", "*n", MATRIX, "Ones of some sizes.", matrix=True),
     Builtin("eye", "n", MATRIX, "The identity matrix of n rows.", matrix=True),
@@ -357,7 +397,23 @@ TABLE: tuple[Builtin, ...] = (
         "{0}.unsqueeze(-1) * {1}.unsqueeze(-2)",
         matrix=True,
     ),
-    Builtin("flip", "x, dim = -1", MATRIX, "x in the opposite order along a dimension.", matrix=True),
+    Builtin(
+        "flip",
+        "x, dim = -1",
+        MATRIX,
+        "x in the opposite order along a dimension.",
+        "torch.flip({0}, ({1},))",
+        matrix=True,
+    ),
+    Builtin(
+        "cumsum",
+        "x, dim = -1",
+        MATRIX,
+        "Sums of the elements up to each along a dimension, accumulated in float64.",
+        "cumsum({0}, {1})",
+        helpers=("cumsum",),
+        matrix=True,
+    ),
     Builtin(
         "eigh",
         "x",
@@ -441,20 +497,20 @@ TABLE: tuple[Builtin, ...] = (
     ),
     Builtin(
         "sort",
-        "x",
+        "x, dim = -1",
         ORDER,
-        "x sorted along its last dimension, smallest first, and the order that sorts it.",
-        "torch.sort({0}, dim=-1)",
+        "x sorted along a dimension, smallest first, and the order that sorts it.",
+        "torch.sort({0}, dim={1})",
         results=("sorted", "order"),
         bare=0,
         matrix=True,
     ),
     Builtin(
         "argsort",
-        "x",
+        "x, dim = -1",
         ORDER,
-        "The order that sorts x along its last dimension: `x[:, argsort(v)]`.",
-        "torch.argsort({0}, dim=-1)",
+        "The order that sorts x along a dimension: `x[:, argsort(v)]`.",
+        "torch.argsort({0}, dim={1})",
         matrix=True,
     ),
     Builtin(
@@ -471,6 +527,47 @@ TABLE: tuple[Builtin, ...] = (
     Builtin("rademacher", "*n", RANDOM, "-1 or 1, each half of the time, shaped like p, or of some sizes."),
     Builtin("bernoulli", "q", RANDOM, "1 with probability q, else 0, shaped like p."),
     Builtin(
+        "project_box",
+        "x, low, high",
+        PROXIMAL,
+        "Nearest point in the box [low, high].",
+        definition="min(max(x, low), high)",
+    ),
+    Builtin("project_nonnegative", "x", PROXIMAL, "Nearest point without negative elements.", definition="max(x, 0)"),
+    Builtin(
+        "project_l2_ball",
+        "x, radius = 1, dim = none",
+        PROXIMAL,
+        "Nearest point with Euclidean norm at most `radius`.",
+        definition="x * (1 if norm(x, dim=dim) <= radius else radius / norm(x, dim=dim))",
+    ),
+    Builtin(
+        "project_unit_norm",
+        "x, dim = none",
+        PROXIMAL,
+        "Nearest point with Euclidean norm 1; zero, to which all of them are equally near, stays zero.",
+        definition="x / (1 if norm(x, dim=dim) == 0 else norm(x, dim=dim))",
+    ),
+    Builtin(
+        "project_simplex",
+        "x, total = 1, dim = none",
+        PROXIMAL,
+        "Nearest point without negative elements that add up to `total` (at least 0): elements lose the same amount, "
+        "down to 0.",
+        definition=f"{_simplex('x', 'total')}return max(y - theta, 0)",
+        matrix=True,
+    ),
+    Builtin(
+        "project_l1_ball",
+        "x, radius = 1, dim = none",
+        PROXIMAL,
+        "Nearest point whose absolute values add up to at most `radius`.",
+        definition=(
+            f"{_simplex('abs(x)', 'radius')}return x if sum(abs(x), dim=dim) <= radius else sign(x)*max(y - theta, 0)"
+        ),
+        matrix=True,
+    ),
+    Builtin(
         "project_orthogonal",
         "x",
         PROXIMAL,
@@ -486,18 +583,33 @@ TABLE: tuple[Builtin, ...] = (
         definition="sign(x)*max(abs(x) - k, 0)",
     ),
     Builtin(
-        "project_box",
-        "x, low, high",
+        "prox_l0",
+        "x, k",
         PROXIMAL,
-        "Nearest point in the box [low, high].",
-        definition="min(max(x, low), high)",
+        "0 for what is at most sqrt(2*k) in size: the proximal map of k times the number of elements that are not 0.",
+        definition="0 if x^2 <= 2*k else x",
     ),
     Builtin(
-        "project_l2_ball",
-        "x, radius = 1",
+        "prox_elastic_net",
+        "x, l1, l2",
         PROXIMAL,
-        "Nearest point with Euclidean norm at most `radius` (per tensor).",
-        definition="x * (radius / norm(x) if norm(x) > radius else 1)",
+        "The proximal map of l1*|x| + l2/2*x^2.",
+        definition="sign(x)*max(abs(x) - l1, 0)/(1 + l2)",
+    ),
+    Builtin(
+        "prox_group_lasso",
+        "x, k, dim = none",
+        PROXIMAL,
+        "Shrinks the Euclidean norm by k, down to 0: the proximal map of k*norm(x).",
+        definition="x * (0 if norm(x, dim=dim) <= k else 1 - k/norm(x, dim=dim))",
+    ),
+    Builtin(
+        "prox_nuclear",
+        "x, k",
+        PROXIMAL,
+        "Shrinks singular values by k, down to 0: the proximal map of k times their sum.",
+        definition="U, S, Vh = svd(x)\nreturn U @ diag(max(S - k, 0)) @ Vh",
+        matrix=True,
     ),
     Builtin(
         "f32",
@@ -536,9 +648,6 @@ TIME_NAMES: dict[str, str] = {
     "t": "this tensor's updates, counted from 1",
     "first": "whether this is the tensor's first update (t == 1)",
 }
-
-#: Names and functions of later parts of the language: refused with E901, never reported as unknown.
-LATER: dict[str, str] = {"project_simplex": "projections that sort"}
 
 #: Functions that have the closure called; the first is also the name of the loss where the step starts.
 EVALUATIONS: frozenset[str] = frozenset(("loss", "grad", "hvp"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from optlang.language.builtins import BUILTINS, LATER
+from optlang.language.builtins import BUILTINS
 from optlang.language.checking.scope import FIXED
 from optlang.language.kinds import Level
 from optlang.language.rule import Hyper, HyperType, OneOf, Rule, State, Value
@@ -49,7 +49,7 @@ def infer(functions: dict[str, Def], body: Sequence[Stmt]) -> Roles:
     A name is state if some path reads it before any assignment to it, and it is assigned somewhere; a name that is
     never assigned is a hyperparameter.
     """
-    taken = {*FIXED, *BUILTINS, *LATER, *functions}
+    taken = {*FIXED, *BUILTINS, *functions}
     targets = {name.name for name in assigned(body)} - taken
     states: dict[str, Name] = {}
     reads = _Reads(functions)

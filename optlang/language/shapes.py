@@ -98,6 +98,14 @@ def _meet(columns: Size, rows: Size) -> str:
     return f"{meet} {rows} row{'' if rows == 1 else 's'}"
 
 
+def prod(sizes: Sequence[Size]) -> Size:
+    """Return the product of sizes."""
+    result: Size = 1
+    for size in sizes:
+        result = result * size
+    return result
+
+
 def _matrix(x: Shape, what: str) -> Shape:
     if len(x) != 2:
         raise Mismatch(f"`{what}` takes a matrix, not {described(x)}", "`matrix(x)` makes a matrix: dim 0 by the rest")
@@ -127,10 +135,7 @@ def matrix(x: Shape) -> Shape:
     """Return the shape of ``matrix(x)``: the first dimension by the rest."""
     if not x:
         raise Mismatch("one number is no matrix", "exclude such tensors: `require ndim >= 1`, or `if ndim >= 2:`")
-    rest: Size = 1
-    for size in x[1:]:
-        rest = rest * size
-    return (x[0], rest)
+    return (x[0], prod(x[1:]))
 
 
 def _diag(x: Shape) -> Shape:
@@ -172,14 +177,15 @@ def _eigh(x: Shape) -> tuple[Shape, ...]:
     return ((rows,), (rows, rows))
 
 
-def _ordered(x: Shape, what: str) -> Shape:
+def _along(x: Shape, dim: int, what: str) -> Shape:
     if not x:
-        raise Mismatch(f"`{what}` of one number", "give it a vector or a matrix, whose last dimension it sorts")
+        raise Mismatch(f"`{what}` of one number", "give it a vector, a matrix, or a tensor with more dimensions")
+    reduced(x, (dim,))
     return x
 
 
 def _topk(x: Shape, k: Size) -> tuple[Shape, ...]:
-    shape = _ordered(x, "topk")
+    shape = _along(x, -1, "topk")
     if isinstance(k, int) and isinstance(shape[-1], int) and not 1 <= k <= shape[-1]:
         raise Mismatch(f"the {k} largest of {shape[-1]}", "take at most as many as there are: `min(k, cols)`")
     return ((*shape[:-1], k), (*shape[:-1], k))
@@ -188,6 +194,7 @@ def _topk(x: Shape, k: Size) -> tuple[Shape, ...]:
 #: Shapes of the results of the functions that are neither elementwise nor reductions, given those of the arguments.
 RESULTS: dict[str, Callable[..., Any]] = {
     "matrix": matrix,
+    "flatten": lambda x: (prod(x),),
     "diag": _diag,
     "trace": lambda x: _square(x, "trace")[:0],
     "outer": lambda a, b: (*_vector(a, "outer"), *_vector(b, "outer")),
@@ -197,16 +204,22 @@ RESULTS: dict[str, Callable[..., Any]] = {
     "inv": lambda x: _square(x, "inv"),
     "cholesky": lambda x: _square(x, "cholesky"),
     "solve": _solve,
-    "sort": lambda x: (_ordered(x, "sort"), x),
-    "argsort": lambda x: _ordered(x, "argsort"),
 }
 
+#: The same of the functions that work along one dimension, given the first argument's shape and the dimension.
+ALONG: dict[str, Callable[[Shape, int], Any]] = {
+    "flip": lambda x, dim: _along(x, dim, "flip"),
+    "cumsum": lambda x, dim: _along(x, dim, "cumsum"),
+    "sort": lambda x, dim: (_along(x, dim, "sort"), x),
+    "argsort": lambda x, dim: _along(x, dim, "argsort"),
+}
 
 #: What some functions that are written in the language take, so that it is said of them and not of what they call.
 TAKES: dict[str, Callable[[Shape, str], Shape]] = {
     "inv_root": _square,
     "newton_schulz": _matrix,
     "project_orthogonal": _matrix,
+    "prox_nuclear": _matrix,
 }
 
 
@@ -216,12 +229,6 @@ def made(name: str, sizes: Sequence[Size]) -> Shape:
         if isinstance(size, int) and size < 0:
             raise Mismatch(f"`{name}` of size {size}", "a size is a whole number from 0")
     return (sizes[0], sizes[0]) if name == "eye" else tuple(sizes)
-
-
-def flipped(x: Shape, dim: int) -> Shape:
-    """Return the shape of ``flip(x, dim)``."""
-    reduced(x, (dim,))
-    return x
 
 
 def topk(x: Shape, k: Size) -> tuple[Shape, ...]:

@@ -80,8 +80,13 @@ class Sizes:
         if node.function.name == "topk":
             k = self.size(arguments[1])
             return shapes.topk(self.of(arguments[0]), -1 if k is None else k)
-        found = shapes.RESULTS[node.function.name](*map(self.of, arguments))
-        return tuple(found)
+        return tuple(self.result(node.function.name, arguments))
+
+    def result(self, name: str, arguments: Sequence[ast.Expr]) -> Any:
+        """Return the shape, or the shapes, of what a function of matrices returns."""
+        if name in shapes.ALONG:
+            return shapes.ALONG[name](self.of(arguments[0]), self.size(arguments[1]) or 0)
+        return shapes.RESULTS[name](*map(self.of, arguments))
 
     def _of(self, node: ast.Expr) -> Shape:
         match node:
@@ -142,10 +147,8 @@ class Sizes:
             if not sizes:
                 return self.shape
             return shapes.made(name, [0 if size is None else size for size in sizes])
-        if name == "flip":
-            return shapes.flipped(self.of(arguments[0]), self.size(arguments[1]) or 0)
-        if name in shapes.RESULTS:
-            found: Shape = shapes.RESULTS[name](*map(self.of, arguments))
+        if BUILTINS[name].matrix:
+            found: Shape = self.result(name, [a.value for a in node.arguments])
             return found
         if BUILTINS[name].reduction and len(arguments) == 1:
             items = () if dim is None else dim.items if isinstance(dim, ast.Tuple) else (dim,)

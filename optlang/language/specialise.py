@@ -518,9 +518,7 @@ class _Specialiser:
         body = derived.definition(name)
         if body is None:
             return self.primitive(node, builtin, scope)
-        values = self.arguments(builtin, node, scope, lambda argument: self.reduce(argument, scope))
-        names = [parameter for parameter, _ in builtin.parameters]
-        inner: Scope = {n: self.atom(n, v) for n, v in zip(names, values, strict=True)}
+        inner = self.bound(builtin, node, scope)
         dim = next((a.value for a in node.arguments if a.name == "dim"), None)
         if dim is not None:
             inner["dim"] = scope.get("dim", dim) if isinstance(dim, ast.Name) else dim
@@ -561,9 +559,7 @@ class _Specialiser:
 
     def call_block(self, builtin: Builtin, node: ast.Call, scope: Scope) -> tuple[ast.Expr, ...]:
         """Inline a derived function that is defined by a block."""
-        values = self.arguments(builtin, node, scope, lambda argument: self.reduce(argument, scope))
-        names = [parameter for parameter, _ in builtin.parameters]
-        inner: Scope = {n: self.atom(n, v) for n, v in zip(names, values, strict=True)}
+        inner = self.bound(builtin, node, scope)
         body = derived.body(builtin.name)
         assert body is not None
         results = self.inside(node, lambda: self.run(body, inner))
@@ -584,7 +580,7 @@ class _Specialiser:
         for argument in node.arguments:
             if argument.name == "dim":
                 dim = scope.get("dim") if isinstance(argument.value, ast.Name) else argument.value
-                if dim is not None:
+                if dim is not None and not isinstance(dim, ast.Nothing):
                     self.dims.update(dims_of(dim))
                     kept.append(replace(argument, value=dim))
             else:
@@ -613,6 +609,12 @@ class _Specialiser:
                 assert argument is not None, "the checker let a missing argument through"
             values.append(value(argument))
         return values
+
+    def bound(self, builtin: Builtin, node: ast.Call, scope: Scope) -> Scope:
+        """Return what the parameters of a derived function stand for; dimensions stay as they are written."""
+        values = self.arguments(builtin, node, scope, lambda argument: self.reduce(argument, scope))
+        names = [parameter for parameter, _ in builtin.parameters]
+        return {n: v if n == "dim" else self.atom(n, v) for n, v in zip(names, values, strict=True)}
 
     def call_user(self, node: ast.Call, scope: Scope) -> tuple[ast.Expr, ...]:
         """Inline a call of a ``def`` and return its results."""

@@ -22,7 +22,9 @@ SYNONYMS: dict[str, str] = {
     **dict.fromkeys(("root", "squareroot", "square_root"), "sqrt"),
     **dict.fromkeys(("dim", "dims"), "ndim"),
     **dict.fromkeys(("select", "cond"), "where"),
-    **dict.fromkeys(("shrink", "softshrink"), "soft_threshold"),
+    **dict.fromkeys(("shrink", "softshrink", "prox_l1"), "soft_threshold"),
+    **dict.fromkeys(("hardshrink", "hard_threshold"), "prox_l0"),
+    **dict.fromkeys(("ravel", "vector", "vec"), "flatten"),
     **dict.fromkeys(("true_", "True"), "true"),
 }
 

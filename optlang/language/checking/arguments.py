@@ -6,7 +6,7 @@ from optlang.language.builtins import BUILTINS, RANDOM, Builtin
 from optlang.language.checking.functions import signature
 from optlang.language.checking.scope import Scope
 from optlang.language.suggest import did_you_mean
-from optlang.language.tree import Argument, Call, Expr, Name, Number, Tuple, Unary
+from optlang.language.tree import Argument, Call, Expr, Name, Nothing, Number, Tuple, Unary
 from optlang.source import Span
 
 
@@ -194,7 +194,14 @@ def dim_values(expr: Expr) -> tuple[int, ...] | None:
 
 def _check_dim(node: Call, builtin: Builtin, scope: Scope) -> None:
     given: list[Argument] = [a for a in node.arguments if a.name == "dim"]
-    if not given or not builtin.reduction:
+    names = [name for name, _ in builtin.parameters]
+    if builtin.definition is not None and "dim" in names:  # which need not be named
+        given += [a for a in node.arguments[names.index("dim") :][:1] if a.name is None]
+        if given and isinstance(given[0].value, Nothing):
+            return
+    elif not builtin.reduction:
+        return
+    if not given:
         return
     if len(given) > 1:
         scope.findings.add(
@@ -204,6 +211,8 @@ def _check_dim(node: Call, builtin: Builtin, scope: Scope) -> None:
     values = dim_values(given[0].value)
     if values is None:
         what = "`dim` must be written as a whole number, or several in brackets"
+    elif builtin.block and len(values) > 1:
+        what = f"`{builtin.name}` works along one dimension, or on the whole tensor"
     elif len(set(values)) < len(values):
         what = "the same dimension is named twice"
     elif not all(-64 <= v < 64 for v in values):
@@ -216,6 +225,6 @@ def _check_dim(node: Call, builtin: Builtin, scope: Scope) -> None:
         "E309",
         what,
         given[0].value.span,
-        label="expected for example `-1` or `(0, 1)`",
-        help="`dim=-1` is the last dimension, `dim=0` the first; without `dim` the whole tensor is reduced",
+        label="expected for example `-1`" + ("" if builtin.block else " or `(0, 1)`"),
+        help="`dim=-1` is the last dimension, `dim=0` the first; without `dim` it is about the whole tensor",
     )

@@ -9,7 +9,7 @@ from optlang.language.builtins import BUILTINS, EVALUATIONS, MAKERS, RANDOMS, SI
 from optlang.language.checking.arguments import dim_values
 from optlang.language.checking.comparisons import compare
 from optlang.language.checking.constants import as_float
-from optlang.language.checking.tensors import Tensors
+from optlang.language.checking.tensors import Tensors, named
 from optlang.language.checking.values import MISTAKE, UNKNOWN, Known, Sort, Uses, Value, merge
 from optlang.language.evaluate import ARITHMETIC, FUNCTIONS
 from optlang.language.kinds import HOST, SCALAR, STATIC, Level, join, reduce
@@ -240,6 +240,8 @@ class Expressions(Tensors, ABC):
             return MISTAKE if builtin.bare is None else results[builtin.bare]
         if builtin.block:
             return self.written_out(node, builtin)
+        if builtin.takes_dim and not (builtin.matrix or builtin.reduction):
+            return self.along(node, builtin)
         values = [self.number(argument) for argument in arguments]
         if name in EVALUATIONS:
             return self.evaluated(node, arguments, values)
@@ -298,14 +300,51 @@ class Expressions(Tensors, ABC):
                 + (": the norm of one number is its `abs`" if builtin.name in ("norm", "rms") else ""),
             )
             return MISTAKE
-        dims = next((dim_values(a.value) for a in node.arguments if a.name == "dim"), None)
         try:
-            kind = reduce(joined.kind, frozenset(dims) if dims is not None else None)
+            kind = reduce(joined.kind, self.dims(named(node, builtin).get("dim")))
         except Mismatch as mismatch:
             return self.mismatch(node, mismatch)
         if joined.sort is Sort.UNKNOWN:
             return Value(kind, Sort.UNKNOWN, joined.uses)
         return Value(kind if kind.on_device else SCALAR, uses=joined.uses | Uses.TENSOR)
+
+    def along(self, node: Call, builtin: Builtin) -> Value:
+        """Return what is known of a function of a tensor, or of its parts along dimensions, that keeps its shape."""
+        arguments = named(node, builtin)
+        dims = self.dims(arguments.pop("dim", None))
+        values = [self.number(argument) for argument in arguments.values()]
+        result = self.combine(node, values)
+        if result.sort is Sort.UNKNOWN or not values:
+            return result
+        if values[0].kind.level <= Level.SCALAR:
+            return self.no_tensor(node)
+        try:
+            reduce(values[0].kind, dims)
+        except Mismatch as mismatch:
+            return self.mismatch(node, mismatch)
+        return replace(result, uses=result.uses | Uses.TENSOR)
+
+    def no_tensor(self, node: Call) -> Value:
+        """Report a function of a whole tensor that is called with one number."""
+        x = self.text(node.arguments[0].value)
+        self.report(
+            "E310",
+            f"`{self.text(node.function)}` takes a tensor: `{x}` is one number",
+            node.span,
+            label="already one number",
+            help="give it a value shaped like p, or a matrix",
+        )
+        return MISTAKE
+
+    def dims(self, expr: Expr | None) -> frozenset[int] | None:
+        """Return the dimensions that ``dim=`` names, None for the whole tensor."""
+        if expr is None:
+            return None
+        if self.site is not None and isinstance(expr, Name):  # as the function was called
+            known = self.value(expr).known
+            return frozenset((int(known),)) if isinstance(known, float) else None
+        values = dim_values(expr)
+        return None if values is None else frozenset(values)
 
 
 def _as_number(sort: Sort) -> Sort:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from optlang.language import derived, shapes
 from optlang.language.builtins import BUILTINS, Builtin
 from optlang.language.checking.expressions import Expressions
-from optlang.language.checking.tensors import is_known_before
+from optlang.language.checking.tensors import is_known_before, literal, named
 from optlang.language.checking.values import MISTAKE, Sort, Uses, Value, merge
-from optlang.language.kinds import HOST, STATIC
+from optlang.language.kinds import HOST, STATIC, Level
 from optlang.language.shapes import Mismatch
 from optlang.language.specialise import MAX_REPEATS
 from optlang.language.tree import (
@@ -160,6 +160,12 @@ class Inliner(Expressions):
                 takes(self.shape(first), builtin.name)
             except Mismatch as mismatch:
                 return MISTAKE if first.sort is Sort.UNKNOWN else self.mismatch(node, mismatch)
+        if builtin.takes_dim and node.arguments:
+            first, dim = self.number(node.arguments[0].value), named(node, builtin).get("dim", Nothing(node.span))
+            if first.sort is not Sort.UNKNOWN and first.kind.level <= Level.SCALAR:
+                return self.no_tensor(node)
+            if literal(dim) is None and not isinstance(dim, Nothing):
+                return MISTAKE  # reported where the arguments are checked
         (result, *_) = self.enter(node, function, inside=True)
         if result.sort is not Sort.UNKNOWN:
             self.fine(node)

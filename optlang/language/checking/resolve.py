@@ -8,7 +8,6 @@ from optlang.language.builtins import (
     BUILTINS,
     CLOSURE,
     FACT_NAMES,
-    LATER,
     RANDOM,
     SIZES,
     TENSOR_NAMES,
@@ -24,7 +23,7 @@ from optlang.language.checking.instead import BUILTINS_OF_MATH, INSTEAD, MANUAL
 from optlang.language.checking.places import BODY, DEFAULT, EVENT, FUNCTION, ROUTE, Place
 from optlang.language.checking.scope import FREE_FUNCTIONS, Scope
 from optlang.language.checking.tensors import literal_index
-from optlang.language.suggest import SYNONYMS, did_you_mean, nearest
+from optlang.language.suggest import did_you_mean, nearest
 from optlang.language.tree import (
     Assign,
     Call,
@@ -237,7 +236,7 @@ class Resolver:
         elif name == "group":
             help = "write `group.NAME` for a key of the parameter group, `group.t` for its steps"
             self.unknown("E209", "`group` is not a value by itself", node, help)
-        elif name in scope.functions or name in BUILTINS or (name in LATER and name not in SYNONYMS):
+        elif name in scope.functions or name in BUILTINS:
             self.unknown(
                 "E207",
                 f"`{node.text}` is a function, and is used here without arguments",
@@ -432,8 +431,6 @@ class Resolver:
             if node is not self.direct and node is not self.one:
                 check_one_result(node, scope)
             return self.builtin_role(node, BUILTINS[name], place)
-        elif name in LATER:
-            self.later(f"`{text}` ({LATER[name]})", node.function.span)
         else:
             self.unknown_function(node.function)
         return True

@@ -173,7 +173,7 @@ class Tensors(Reader, ABC):
         arguments = in_order(node, builtin)
         values = [self.number(argument) for argument in arguments]
         nothing = (MISTAKE,) * len(builtin.results)
-        if any(v.sort is Sort.UNKNOWN for v in values) or len(values) != len(builtin.parameters):
+        if any(v.sort is Sort.UNKNOWN for v in values) or len(values) < builtin.required:
             return nothing
         x = self.shape(values[0])
         try:
@@ -183,6 +183,11 @@ class Tensors(Reader, ABC):
                     return nothing
                 last = x[-1] if x else None  # that there are as many is checked for each tensor
                 found = shapes.topk(x, min(k, last) if isinstance(k, int) and isinstance(last, int) else k)
+            elif builtin.name in shapes.ALONG:
+                dim = self.axis(builtin, arguments)
+                if dim is None:
+                    return nothing
+                found = shapes.ALONG[builtin.name](x, dim)
             else:
                 found = shapes.RESULTS[builtin.name](x)
         except Mismatch as mismatch:
@@ -198,24 +203,36 @@ class Tensors(Reader, ABC):
     def matrix_function(self, node: Call, builtin: Builtin, values: Sequence[Value]) -> Value:
         """Return what is known of a function of matrices with one result."""
         arguments = in_order(node, builtin)
-        if builtin.name == "flip":
-            dim = literal(arguments[1]) if len(arguments) > 1 else -1
+        if builtin.name in shapes.ALONG and arguments:
+            dim = self.axis(builtin, arguments)
+            x = self.number(arguments[0])
             if dim is None:
-                self.report(
-                    "E309",
-                    "the dimension of `flip` must be written as a whole number",
-                    arguments[1].span,
-                    label="expected for example `0` or `-1`",
-                    help="`flip(x, 0)` turns the rows round, `flip(x, 1)` the columns",
-                )
                 return MISTAKE
-            result = self.shaped(node, values[:1], lambda: shapes.flipped(self.shape(values[0]), dim))
-            return replace(result, order=values[0].order, kind=values[0].kind if result is not MISTAKE else result.kind)
+            result = self.shaped(node, (x,), lambda: shapes.ALONG[builtin.name](self.shape(x), dim))
+            order = builtin.name == "argsort" or (builtin.name == "flip" and x.order)
+            return replace(result, order=order, kind=x.kind if result is not MISTAKE else result.kind)
         if len(arguments) != len(builtin.parameters):
             return MISTAKE
         ordered = [self.number(argument) for argument in arguments]
-        result = self.shaped(node, ordered, lambda: shapes.RESULTS[builtin.name](*map(self.shape, ordered)))
-        return replace(result, order=builtin.name == "argsort")
+        return self.shaped(node, ordered, lambda: shapes.RESULTS[builtin.name](*map(self.shape, ordered)))
+
+    def axis(self, builtin: Builtin, arguments: Sequence[Expr]) -> int | None:
+        """Return the dimension that a function works along, its second argument; None if it is none, reported."""
+        if len(arguments) < 2:
+            return -1
+        if self.site is not None:  # the definition of a function of the language, called with a whole number
+            known = self.number(arguments[1]).known
+            return int(known) if isinstance(known, (int, float)) else None
+        dim = literal(arguments[1])
+        if dim is None:
+            self.report(
+                "E309",
+                f"the dimension of `{builtin.name}` must be written as a whole number",
+                arguments[1].span,
+                label="expected for example `0` or `-1`",
+                help=f"`{builtin.name}(x, 0)` works along columns of a matrix, `{builtin.name}(x, 1)` along rows",
+            )
+        return dim
 
     def made(self, node: Call, name: str, arguments: Sequence[Expr]) -> Value:
         """Return what is known of a tensor of given sizes, or of random numbers shaped like p."""
@@ -306,9 +323,15 @@ def literal_index(node: Index) -> int | None:
     return None if more or isinstance(item, Slice) else literal(item)
 
 
+def named(node: Call, builtin: Builtin) -> dict[str, Expr]:
+    """Return the arguments of a call by the function's parameters, and ``dim``, in the order of the parameters."""
+    given = [a.value for a in node.arguments if a.name is None]
+    by_name = {a.name: a.value for a in node.arguments if a.name is not None}
+    names = [name for name, _ in builtin.parameters]
+    rest = [name for name in (*names[len(given) :], "dim") if name in by_name]
+    return {**dict(zip(names, given, strict=False)), **{name: by_name[name] for name in rest}}
+
+
 def in_order(node: Call, builtin: Builtin) -> list[Expr]:
     """Return the arguments of a call in the order of the function's parameters, as far as they are given."""
-    given = [a.value for a in node.arguments if a.name is None]
-    named = {a.name: a.value for a in node.arguments if a.name is not None}
-    names = [name for name, _ in builtin.parameters[len(given) :]]
-    return [*given, *(named[name] for name in names if name in named)]
+    return list(named(node, builtin).values())

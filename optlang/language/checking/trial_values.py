@@ -246,7 +246,10 @@ class TrialValues(ABC):
         dim = (dim_values(named["dim"]) or self.dim) if "dim" in named else None
         body = derived.definition(name)
         if body is not None:
-            return self.derived(name, body, [self.value(e) for e in given], dim, node)
+            own = [parameter for parameter, _ in builtin.parameters if parameter != "dim"]
+            if dim is None and len(own) < len(builtin.parameters):
+                dim = dim_values(given[-1])
+            return self.derived(name, body, [self.value(e) for e in given[: len(own)]], dim, node)
         values = [self.number(e) for e in given]
         if builtin.matrix:
             if name != "matrix":
@@ -268,7 +271,7 @@ class TrialValues(ABC):
 
     def derived(self, name: str, body: Expr, values: list[Thing], dim: tuple[int, ...] | None, node: Call) -> Thing:
         """Return the value of a function that is defined in the language."""
-        names = [parameter for parameter, _ in BUILTINS[name].parameters]
+        names = [parameter for parameter, _ in BUILTINS[name].parameters if parameter != "dim"]
         caller, site = self.frame, self.site
         self.frame = dict(zip(names, values, strict=True))
         self.site = site or node.span

@@ -8,7 +8,7 @@ from typing import Any
 
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import tree
-from optlang.language.builtins import BUILTINS, FACT_NAMES, LATER, TIME_NAMES
+from optlang.language.builtins import BUILTINS, FACT_NAMES, TIME_NAMES
 from optlang.language.composing.places import Origin
 from optlang.language.composing.substitute import names_in
 from optlang.language.library import rule_files, transform_files
@@ -36,7 +36,7 @@ class Work:
 
     def __init__(self, author: tree.Tree, read: Callable[[Source], tree.Tree]) -> None:
         self.author, self.read = author, read
-        self.taken = {*BUILTINS, *FACT_NAMES, *TIME_NAMES, *LATER, "p", "g", "group", *names_in(author.items)}
+        self.taken = {*BUILTINS, *FACT_NAMES, *TIME_NAMES, "p", "g", "group", *names_in(author.items)}
         self.shown: dict[str, str] = {}
         self.keys: set[str] = set()
         self.declared: list[tree.Decl | tree.Stmt] = []
