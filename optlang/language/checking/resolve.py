@@ -241,7 +241,9 @@ class Resolver:
                 "E207",
                 f"`{node.text}` is a function, and is used here without arguments",
                 node,
-                f"call it: `{node.text}(...)`",
+                "the gradient is `g`; `grad(x)` is the one at another point"
+                if name == "grad"
+                else f"call it: `{node.text}(...)`",
                 label="expected `(`",
             )
         else:
