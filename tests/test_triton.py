@@ -91,18 +91,18 @@ def test_only_elementwise_variants_have_a_kernel() -> None:
 
 def test_every_element_is_in_one_chunk() -> None:
     sizes = [1, CHUNK, CHUNK + 1, 3 * CHUNK - 5]
-    table = Table([16 * i for i in range(8)], sizes, [0] * 4, CPU)
+    table = Table([16 * i for i in range(8)], sizes, [0] * 4, CPU, [0, 1])
     assert table.chunks == 1 + 1 + 2 + 3
     assert table.places.dtype is torch.int32
     assert table.places.tolist() == [[0, 0], [1, 0], [2, 0], [2, 1], [3, 0], [3, 1], [3, 2]]
-    assert table.rows.tolist() == [[n, 32 * i, 32 * i + 16] for i, n in enumerate(sizes)]
+    assert table.rows.tolist() == [[n, k, 32 * i, 32 * i + 16] for i, (n, k) in enumerate(zip(sizes, [0, 1, 2, 4], strict=True))]
 
 
 @pytest.mark.parametrize(("addresses", "gradient", "whole"), [((32, 48), 64, 2), ((32, 44), 64, 0), ((32, 48), 68, 0)])
 def test_only_whole_blocks_of_aligned_tensors_are_read_in_vectors(
     addresses: tuple[int, int], gradient: int, whole: int
 ) -> None:
-    table = Table(addresses, [2 * BLOCK + 5], [gradient], CPU)
+    table = Table(addresses, [2 * BLOCK + 5], [gradient], CPU, [0, 1])
     assert table.gradients.tolist() == [[whole * BLOCK, gradient]]
 
 
@@ -112,7 +112,7 @@ def launcher() -> Launch:
     class Types:
         float32 = "fp32"
 
-    return Launch({"update": None, "tl": Types}, signature)
+    return Launch({"LAUNCHES": (), "SUMS": 0, "tl": Types}, signature)
 
 
 def test_a_table_is_kept_and_takes_new_gradients() -> None:
@@ -121,7 +121,7 @@ def test_a_table_is_kept_and_takes_new_gradients() -> None:
     q, n, i = (torch.zeros(20) for _ in range(3))
     table = launched.table([p, g, m, q, i, n])
     rows = table.rows.data_ptr()
-    assert table.rows.tolist() == [[10, p.data_ptr(), m.data_ptr()], [20, q.data_ptr(), n.data_ptr()]]
+    assert table.rows.tolist() == [[10, 0, p.data_ptr(), m.data_ptr()], [20, 1, q.data_ptr(), n.data_ptr()]]
     again = launched.table([p, h, m, q, i, n])
     assert again is table
     assert table.rows.data_ptr() == rows
