@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from optlang.backends import python_source, steering_source, triton_source
+from optlang.backends.sweeps import suits
 from optlang.compiled import Layout, Pass, Slot, Steering, Variant
 from optlang.ir import algebra
 from optlang.ir.lower import Lowered, Path
@@ -276,8 +277,8 @@ def _is_elementwise(step: Program, slots: tuple[Slot, ...]) -> bool:
 
 def _triton(program: Program, slots: tuple[Slot, ...], tensors: tuple[str, ...], layout: Layout, title: str) -> str:
     """Return the Triton module of a pass over elements, if it can be one."""
-    suits = layout.flat and triton_source.suits(program, slots)
-    return triton_source.emit(program, slots, tensors, title) if suits else ""
+    fits = layout.flat and suits(program, slots)
+    return triton_source.emit(program, slots, tensors, title) if fits else ""
 
 
 def _tensors(program: Program, states: tuple[str, ...]) -> tuple[str, ...]:

@@ -39,8 +39,8 @@ def kernels_of(rule: str) -> list[Variant]:
 def steps(rule: str, dtype: torch.dtype) -> tuple[float, float]:
     """Return how far four steps of a rule are from the eager backend's: of values, and of what has changed.
 
-    The first is of the size of parameters and states; the second is of the size of the largest change of a tensor, which
-    may be little.
+    The first is relative to parameters and states; the second is relative to the largest change of a tensor, which may
+    be little.
     """
     results = []
     for name, triton in (("Plain", False), ("Launched", True)):
@@ -66,17 +66,17 @@ def steps(rule: str, dtype: torch.dtype) -> tuple[float, float]:
         held = [v.detach().double() for p in parameters for v in optimizer.state[p].values() if torch.is_tensor(v)]
         shared = [v for k, v in sorted(optimizer.param_groups[0].items()) if k != "params" and isinstance(v, float)]
         values = [p.detach().double() for p in parameters]
-        results.append([values, [*changes, *held, torch.tensor(shared).double()]])
+        results.append([[*values, *held], [*changes, *held, torch.tensor(shared).double()]])
     (values, changes), (others, other_changes) = results
     return (
-        max(map(_difference, [*values, *changes], [*others, *other_changes])),
+        max(map(_difference, values, others)),
         max(map(_difference, changes, other_changes, [0.0] * len(changes))),
     )
 
 
 def _difference(a: torch.Tensor, b: torch.Tensor, least: float = 1.0) -> float:
     """Return how much two tensors differ, for their size; what is not a number in both does not."""
-    if not a.numel() or torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a.isnan(), b.isnan()):
+    if not a.numel() or (torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a.isnan(), b.isnan())):
         return 0.0
     same = a.isnan() & b.isnan()
     return float((a - b)[~same].abs().max() / (least + b[~same].abs().max()))

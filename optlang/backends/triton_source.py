@@ -1,14 +1,13 @@
 """The step of a variant -> Triton kernels that update the tensors of many parameters in few launches.
 
-What may go this way reads and writes elements and numbers of each tensor, and reduces over whole tensors only. The
-generated module imports ``triton`` and holds one or more kernels; ``LAUNCHES`` says in which order they run and ``SUMS``
-how many reductions there are.
+The generated module imports ``triton`` and holds one or more kernels; ``LAUNCHES`` says in which order they run, and
+``SUMS`` how many reductions there are. What can go this way, and in which sweeps, is in
+:mod:`optlang.backends.sweeps`.
 
 A *sweep* runs one program instance for each chunk of each tensor: ``places`` says which, ``rows`` (sizes, first chunks,
 addresses of the parameter and its states) and ``gradients`` (their addresses, which may change from step to step) say
 where that tensor lies. What is a whole block of an aligned tensor is read and written in vectors; the rest goes through
-a mask, element by element. Elements are written by the last sweep only, so that those before it may read them and it
-may compute anew what they have computed.
+a mask, element by element.
 
 A sweep leaves its part of each reduction in ``partials``. Then a kernel with one program instance for each tensor
 *finishes* it: it adds up the parts of its chunks in order, so that a result depends on the tensor alone, and leaves it
@@ -23,22 +22,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from textwrap import wrap
 
 import sympy as sp
 
 from optlang.backends.memory import INDENT, Memory
+from optlang.backends.sweeps import Sweep, needed, sweeps
 from optlang.backends.triton_writer import HELPERS, TritonWriter
 from optlang.compiled import Slot
 from optlang.ir import algebra
 from optlang.ir.program import Program, Store, Value
-from optlang.language.kinds import ELEMENT, Level, join
+from optlang.language.kinds import ELEMENT
 
-#: Names that the kernels give to what they take and compute besides values of the rule.
-LOCAL = (
-    "places rows gradients coefficients partials sums place tensor first row size whole end start at inside real".split()
-)
 #: What else the module gives a name to.
 OWN = frozenset({"triton", "tl", "libdevice", "chunk", "block", "LAUNCHES", "SUMS", *HELPERS})
 #: Names of functions and arguments that are numbered.
@@ -50,22 +45,6 @@ REDUCTIONS = {
     "max": ('float("-inf")', "triton_max({}, {})"),
     "min": ('float("inf")', "triton_min({}, {})"),
 }
-
-
-def suits(program: Program, slots: Sequence[Slot]) -> bool:
-    """Return whether a step can be one of these modules."""
-    kinds = program.kinds()
-    levels = {k.level for k in kinds.values()} | {store.kind.level for store in program.stores}
-    return (
-        all(slot.place in ("element", "scalar", "host") for slot in slots)
-        and levels.isdisjoint({Level.REDUCED, Level.MATRIX})
-        and not any(value.matrices for value in program.tensor)
-        and all(
-            len(value.expr.args) == 1 and join(kinds[s] for s in value.expr.free_symbols) == ELEMENT
-            for value in program.tensor
-            if value.reduces
-        )
-    )
 
 
 def emit(program: Program, slots: Sequence[Slot], tensors: Sequence[str], title: str) -> str:
@@ -101,12 +80,16 @@ def _renamed(program: Program) -> Program:
     return program.renamed({old: new for old, new in names.items() if old != new})
 
 
-@dataclass(frozen=True)
-class _Sweep:
-    """One sweep over the chunks of all tensors: which reductions it does, and which elements it stores."""
+class _Names(dict[str, str]):
+    """Names that the kernels give to what is no value of the rule, each chosen when it is first asked for."""
 
-    sums: tuple[Value, ...]
-    stores: tuple[Store, ...]
+    def __init__(self, memory: Memory, real: str) -> None:
+        super().__init__(real=real)
+        self.memory = memory
+
+    def __missing__(self, wanted: str) -> str:
+        self[wanted] = self.memory.name(wanted)
+        return self[wanted]
 
 
 class _Module:
@@ -122,7 +105,7 @@ class _Module:
         self.memory = memory = Memory(program, tensors, narrow=True)
         self.program, self.stored = memory.program, memory.stored
         self.writer = TritonWriter(memory)
-        self.names = {name: memory.name(name) for name in LOCAL if name != "real"} | {"real": self.writer.real}
+        self.names = _Names(memory, self.writer.real)
         self.scalars = {name: self.stored[name] for name in scalars if name in self.stored}
         self.inputs = {i.symbol: i.name for i in self.program.inputs}
         self.rounded = memory.rounded()
@@ -131,25 +114,11 @@ class _Module:
         self.terms = {v.symbol: memory.name(f"{v.symbol}_term") for v in self.sums}
         stores = sorted(memory.stores, key=lambda s: s.target == "p")
         self.numbers = [s for s in stores if s.kind != ELEMENT]
-        self.sweeps = self._sweeps([s for s in stores if s.kind == ELEMENT])
-
-    def _sweeps(self, stores: Sequence[Store]) -> list[_Sweep]:
-        """Return the sweeps: one for each phase that reduces, and one more if what is stored waits for the last."""
-        sweeps = [_Sweep(tuple(v for v in phase if v.reduces), ()) for phase in self.program.phases]
-        sweeps = [sweep for sweep in sweeps if sweep.sums]
-        if stores:
-            needed = self.needed(s.expr for s in stores)
-            waits = not sweeps or any(v.symbol in needed for v in sweeps[-1].sums)
-            sweeps[len(sweeps) if waits else -1 :] = [_Sweep(() if waits else sweeps[-1].sums, tuple(stores))]
-        return sweeps
+        self.sweeps = sweeps(self.program, [s for s in stores if s.kind == ELEMENT])
 
     def needed(self, exprs: Iterable[sp.Expr]) -> set[sp.Symbol]:
         """Return the symbols that formulas are computed from, but not those that reductions are."""
-        wanted = {symbol for expr in exprs for symbol in expr.free_symbols}
-        for value in reversed(self.program.tensor):
-            if value.symbol in wanted and not value.reduces:
-                wanted |= value.expr.free_symbols
-        return wanted
+        return needed(self.program, exprs)
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of all kernels."""
@@ -174,7 +143,7 @@ class _Module:
 
     # One block ----------------------------------------------------------------------------------------------
 
-    def element(self, sweep: _Sweep, name: str) -> Iterator[str]:
+    def element(self, sweep: Sweep, name: str) -> Iterator[str]:
         """Yield the lines of what a sweep does with one block of one tensor."""
         at, inside, real = (self.names[n] for n in ("at", "inside", "real"))
         needed = self._read(sweep)
@@ -208,11 +177,11 @@ class _Module:
                 stored, real = self.rounded[value.symbol], self.names["real"]
                 yield f"{INDENT}{value.symbol} = {value.symbol}.to({stored}.dtype.element_ty).to({real})"
 
-    def _read(self, sweep: _Sweep) -> set[sp.Symbol]:
+    def _read(self, sweep: Sweep) -> set[sp.Symbol]:
         """Return the symbols that a sweep's formulas are computed from."""
         return self.needed([*(v.expr for v in sweep.sums), *(s.expr for s in sweep.stores)])
 
-    def _arguments(self, sweep: _Sweep) -> list[str]:
+    def _arguments(self, sweep: Sweep) -> list[str]:
         """Return the names of the tensors and numbers that a sweep's block reads or writes."""
         needed = self._read(sweep)
         mine = [v for v in self.program.tensor if v.symbol in needed and v.kind == ELEMENT]
@@ -232,7 +201,7 @@ class _Module:
 
     # Kernels ------------------------------------------------------------------------------------------------
 
-    def sweep(self, sweep: _Sweep, element: str, name: str) -> Iterator[str]:
+    def sweep(self, sweep: Sweep, element: str, name: str) -> Iterator[str]:
         """Yield the lines of a sweep: what it does with one chunk of one of the tensors."""
         n = self.names
         needed = self._read(sweep)
