@@ -114,7 +114,6 @@ def kernel_for_an_h100(variant: Variant, dtype: str, kernel: Any, tl: Any) -> di
         "fused": "fma.rn" in ptx,
         "approximate": bool(re.search(r"(?:div|sqrt)\.(?:full|approx)", ptx)),
         "spills": spills(ptx),
-        "converted": "convert_layout" in made.asm["ttgir"],
     }
 
 
