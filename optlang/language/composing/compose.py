@@ -13,12 +13,14 @@ from typing import Any
 
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import roles, tree
+from optlang.language.builtins import BUILTINS
 from optlang.language.composing import rules
 from optlang.language.composing.places import Places
 from optlang.language.composing.transforms import Transforms, free_parameters
 from optlang.language.composing.work import MAX_PIECES, MAX_STATEMENTS, Work
 from optlang.language.composing.write import written
 from optlang.language.library import transform_files
+from optlang.language.suggest import nearest
 from optlang.source import Source, Span
 
 COMPOSED = (tree.Transform, tree.Use, tree.Inner, tree.Apply, tree.Pipe)
@@ -36,8 +38,10 @@ def _mentions(node: Any) -> bool:
         found = pending.pop()
         if isinstance(found, COMPOSED):
             return True
-        if isinstance(found, tree.Call) and isinstance(found.function, tree.Name):
-            if found.function.name in transform_files():
+        match found:
+            case tree.Call(function=tree.Name(name=name)) if name in transform_files():
+                return True
+            case tree.Member(name="direction"):
                 return True
         if isinstance(found, tuple):
             pending.extend(found)
@@ -219,7 +223,7 @@ class _Composer:
                     self.apply(inner, self.arguments(node.call, before, path), before, path)
                 return None
             case tree.Assign() | tree.Return():
-                return self.parts(node, before, path)
+                return self.parts(node, before, path)  # type: ignore[no-any-return]
             case tree.If():
                 branches = []
                 for i, (condition, body) in enumerate(node.branches):
@@ -256,6 +260,7 @@ class _Composer:
                 transform = self.transforms.find(name)
                 if transform is not None:
                     return self.use(transform, node, before, path)
+                self.unknown(node)
             case tree.Ternary():
                 return replace(
                     node,
@@ -343,13 +348,24 @@ class _Composer:
 
     # Mistakes -----------------------------------------------------------------------------------------------
 
+    def unknown(self, call: tree.Call) -> None:
+        """Report a call of nothing if its name is near that of a transform of the author's."""
+        assert isinstance(call.function, tree.Name)
+        name = call.function
+        known = [*BUILTINS, *self.functions, *transform_files(), *self.transforms.own]
+        near = None if name.name in known else nearest(name.name, known)
+        if near in self.transforms.own:
+            self.work.error(
+                "E202", f"unknown function `{name.text}`", name.span, "no function", f"did you mean `{near}`?"
+            )
+
     def misplaced(self, call: tree.Call, what: str) -> None:
         """Report a piece where it would not be run in every step."""
         self.work.error(
             "E216",
-            f"{what} keeps state and cannot stand in this place",
+            f"{what} cannot stand in this place",
             call.span,
-            "not run in every case",
+            "what it does would not be done in every case",
             "use it in a statement of its own, inside an `if` block if need be, and use the result here",
         )
 

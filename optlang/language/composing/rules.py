@@ -120,16 +120,16 @@ def declared(work: Work, node: tree.Inner, write_out: WriteOut) -> tuple[Items, 
     for name in (*held, *(f.name.name for f in functions), *sorted(inside - {"p", "g", *held})):
         if name not in names:
             own(name)
-    known = known_before(body, [i for i in names_in(tuple(decls))], held, {f.name.name: f for f in functions})
+    known = known_before(body, list(names_in(tuple(decls))), held, {f.name.name: f for f in functions})
     for statement in body:
         if isinstance(statement, tree.Assign) and statement.targets[0].name in known:
             items.append(renamed(statement, names))
-    for item in parsed.items:
-        match item:
+    for other in parsed.items:
+        match other:
             case tree.StateDecl():
-                items.append(_stated(item, names, prefix, node.like))
+                items.append(_stated(other, names, prefix, node.like))
             case tree.Def() | tree.Require() | tree.On():
-                items.append(renamed(item, names))
+                items.append(renamed(other, names))
             case _:
                 pass
     work.from_piece(items, Origin(node.span, title))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from optlang.language import tree
+from optlang.language.composing.parameters import allows
 from optlang.language.composing.places import Origin
 from optlang.language.composing.substitute import (
     always_returns,
@@ -16,6 +17,7 @@ from optlang.language.composing.substitute import (
     returning,
 )
 from optlang.language.composing.work import Work, matched
+from optlang.language.evaluate import evaluate
 from optlang.language.walk import assigned, statements
 
 
@@ -30,7 +32,12 @@ class Transforms:
         self.work = work
         self._known: dict[str, tree.Transform] = {}
         self._foreign: set[str] = set()
-        self._defs: dict[str, str] = {}
+        self._defs: dict[str, dict[str, str]] = {}  # new names of the functions in the file of a transform
+
+    @property
+    def own(self) -> list[str]:
+        """The names of the author's transforms."""
+        return [name for name in self._known if name not in self._foreign]
 
     def declare(self, transform: tree.Transform) -> None:
         """Make a transform of the author's known."""
@@ -70,21 +77,18 @@ class Transforms:
             parsed = self.work.transform_file(name)
             if parsed is None:
                 return None
+            functions = [item for item in parsed.items if isinstance(item, tree.Def)]
+            names = {f.name.name: self.work.fresh(f.name.name, f.name.name) for f in functions}
+            for function in functions:
+                made = renamed(function, names)
+                self.work.declared.append(made)
+                self.work.from_piece([made], Origin(function.span, name))
             for item in parsed.items:
                 if isinstance(item, tree.Transform):
                     self._known[item.name.name] = item
                     self._foreign.add(item.name.name)
-                elif isinstance(item, tree.Def):
-                    self._adopt(item, name)
+                    self._defs[item.name.name] = names
         return self._known.get(name)
-
-    def _adopt(self, function: tree.Def, transform: str) -> None:
-        """Take over a function of a file of the library."""
-        name = self.work.fresh(function.name.name, function.name.name)
-        self._defs[function.name.name] = name
-        made = renamed(function, {function.name.name: name} | self._defs)
-        self.work.declared.append(made)
-        self.work.from_piece([made], Origin(function.span, transform))
 
     def use(
         self, transform: tree.Transform, call: tree.Call, key: str
@@ -116,6 +120,8 @@ class Transforms:
             own = parameter.name.name
             value = given.get(own, parameter.default)
             assert value is not None
+            if is_literal(value) and not allows(parameter, evaluate(value, {})):
+                self._outside(transform, parameter, value)
             if own not in written and (is_literal(value) or isinstance(value, (tree.Name, tree.Member))):
                 names[own] = value
                 continue
@@ -126,9 +132,7 @@ class Transforms:
         held = {item.name.name for state in states for item in state.items}
         for own in sorted(locals_ | held):
             names[own] = work.fresh(f"{prefix}_{own}", own)
-        names |= {
-            own: new for own, new in self._defs.items() if own not in names and transform.name.name in self._foreign
-        }
+        names |= {own: new for own, new in self._defs.get(transform.name.name, {}).items() if own not in names}
         origin = Origin(call.span, name)
         for state in states:
             self._state(state, names, key, origin, transform)
@@ -136,6 +140,20 @@ class Transforms:
         if transform.name.name in self._foreign:
             work.from_piece(made, origin)
         return bound, made, result
+
+    def _outside(self, transform: tree.Transform, parameter: tree.Parameter, value: tree.Expr) -> None:
+        """Report an argument that is not in the range of its parameter."""
+        assert parameter.domain is not None
+        name, span = parameter.name.text, value.span
+        if value is parameter.default and transform.name.name in self._foreign:
+            span = transform.span
+        self.work.error(
+            "E404",
+            f"`{name}` of `{transform.name.text}` must be {parameter.domain.text}",
+            span,
+            f"not {parameter.domain.text}",
+            "give a value in the range",
+        )
 
     def _state(
         self, state: tree.StateDecl, names: Mapping[str, str | tree.Expr], key: str, origin: Origin, of: tree.Transform
