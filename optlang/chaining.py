@@ -91,22 +91,21 @@ class Transform:
         values = {key: self._checked(known[key], value) for key, value in bound.arguments.items()}
         return Link(self, tuple((known[key].name.name, value) for key, value in values.items()))
 
-    def _checked(self, parameter: tree.Parameter, value: Any) -> Value:
+    def _checked(self, parameter: tree.Parameter, given: Any) -> Value:
         """Return an argument, a number as float."""
         name = f"{self.name}: {parameter.name.name}"
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
+        value: Value = float(given) if isinstance(given, int) and not isinstance(given, bool) else given
         types, wanted = TYPES[type_of(parameter)]
-        if not isinstance(value, types):
-            raise TypeError(f"{name} must be {wanted}, got {value!r}")
+        if not issubclass(type(value), types):
+            raise TypeError(f"{name} must be {wanted}, got {given!r}")
         if isinstance(value, float) and math.isnan(value):
             raise ValueError(f"{name} must not be NaN")
         if not allows(parameter, value):
             assert parameter.domain is not None
-            raise ValueError(f"{name} must be {parameter.domain.text}, got {value!r}")
+            raise ValueError(f"{name} must be {parameter.domain.text}, got {given!r}")
         if (isinstance(value, str) and not value.isprintable()) or '"' in str(value):
             raise ValueError(f"{name} cannot hold {value!r}")
-        return value  # type: ignore[no-any-return]
+        return value
 
 
 @dataclass(frozen=True)

@@ -121,3 +121,11 @@ def test_own_matrix_rule() -> None:
     assert "findings: 0" in out and out.count("over matrices") == 2
     assert "error[E301]: `C` is a" in out and "OneSided is for matrices" in out
     assert number_after("of OneSided:", out) > 95
+
+
+def test_pipeline() -> None:
+    out = run("16_pipeline.py", "--rounds", "3")
+    assert number_after("largest difference of pipeline from formulas after 10 steps:", out) == 0
+    assert number_after("largest difference of chain from formulas after 10 steps:", out) == 0
+    assert "momentum_b = beta*momentum_b" in out
+    assert 0.2 < number_after("time of chain relative to formulas:", out) < 5
