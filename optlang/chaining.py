@@ -178,7 +178,7 @@ def chain_text(links: Sequence[Link], name: str, lr: float) -> str:
         of = link.transform
         if own.setdefault(of.name, of.text or "") != (of.text or ""):
             raise ValueError(f"chain(): two transforms are called {of.name!r}")
-    taken = {"lr", *FIXED, *RESERVED_KEYS, *(set(BUILTINS) - FREE_FUNCTIONS), *own}
+    taken = {"lr", *FIXED, *RESERVED_KEYS, *(set(BUILTINS) - FREE_FUNCTIONS)}
     lines = [f'"""{", then ".join(link.transform.name for link in links)}."""', f"optimizer {name}"]
     lines += [f'hyper lr = {_written(lr)} >= 0  "step size"']
     stages, counts = [], dict.fromkeys(own, 0)
