@@ -112,6 +112,15 @@ class _Composer:
                 case tree.Use():
                     items += rules.used(self.work, item, self.write_out, own)
                 case tree.Inner():
+                    if item.name.name in self.inner:
+                        self.work.error(
+                            "E205",
+                            f"`{item.name.text}` is declared twice",
+                            item.name.span,
+                            "second",
+                            "rename one of them",
+                        )
+                        continue
                     made = rules.declared(self.work, item, self.write_out)
                     if made is not None:
                         items += made[0]
@@ -252,10 +261,16 @@ class _Composer:
             case tree.Pipe():
                 return self.expression(self.unpiped(node), before, path)
             case tree.Call(function=tree.Member(value=tree.Name(name=name, text=text))):
-                if name not in self.inner and not self.work.found:
-                    self.work.error("E201", f"there is no inner rule `{text}`", node.function.span, "unknown")
-                    return node
-                return self.use_inner(node, before, path) if name in self.inner else node
+                self.known_inner(node, name, text)
+                return self.use_inner(node, before, path) if name in self.inner and not self.work.found else node
+            case tree.Call(function=tree.Name(name=name, text=text)) if name in self.inner:
+                self.work.error(
+                    "E217",
+                    f"`{text}` has no value",
+                    node.span,
+                    "an inner rule that makes its step",
+                    f"write it on a line of its own, or `{text}.direction(g)` for the step alone",
+                )
             case tree.Call(function=tree.Name(name=name)) if name not in self.functions:
                 transform = self.transforms.find(name)
                 if transform is not None:
@@ -347,6 +362,22 @@ class _Composer:
         return made[1]
 
     # Mistakes -----------------------------------------------------------------------------------------------
+
+    def known_inner(self, call: tree.Call, name: str, text: str) -> None:
+        """Report a call of something else than the direction of an inner rule."""
+        assert isinstance(call.function, tree.Member)
+        if name not in self.inner:
+            near = nearest(name, self.inner)
+            known = f"did you mean `{near}`?" if near else f"declare it: `inner {text} = SGD`"
+            self.work.error("E201", f"there is no inner rule `{text}`", call.function.value.span, "unknown", known)
+        elif call.function.name != "direction":
+            self.work.error(
+                "E217",
+                f"`{text}` has no `{call.function.name}`",
+                call.function.span,
+                "expected `direction`",
+                f"`{text}.direction(g)` is its step, which is not made; `{text}(p, g)` makes it",
+            )
 
     def unknown(self, call: tree.Call) -> None:
         """Report a call of nothing if its name is near that of a transform of the author's."""

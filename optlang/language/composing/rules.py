@@ -24,11 +24,13 @@ class InnerRule:
 
     Attributes:
         name: Its name in the outer rule.
+        prefix: What the names that its calls need begin with.
         body: The statements of a step, under names of the outer rule; ``p`` and ``g`` are left to the call.
-        locals: Those names that every call assigns.
+        piece: Name of the rule, as messages have it.
     """
 
     name: str
+    prefix: str
     body: tuple[tree.Stmt, ...]
     piece: str
 
@@ -82,7 +84,7 @@ def declared(work: Work, node: tree.Inner, write_out: WriteOut) -> tuple[Items, 
     if any(isinstance(item, tree.Route) for item in parsed.items):
         _refuse_routes(work, node.rule)
         return None
-    title, prefix = _title(node.rule), node.name.name.lower()
+    title, prefix = _title(node.rule), work.key(node.name.name.lower())
     decls = [d for d in parsed.items if isinstance(d, tree.HyperDecl)]
     hypers = [i for d in decls for i in d.items]
     given = matched(work, node, title, node.arguments, {i.name.name: True for i in hypers})
@@ -134,7 +136,7 @@ def declared(work: Work, node: tree.Inner, write_out: WriteOut) -> tuple[Items, 
                 pass
     work.from_piece(items, Origin(node.span, title))
     left_body = tuple(s for s in body if not (isinstance(s, tree.Assign) and s.targets[0].name in known))
-    return items, InnerRule(prefix, renamed(left_body, names), title)
+    return items, InnerRule(node.name.text, prefix, renamed(left_body, names), title)
 
 
 def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> tuple[list[tree.Stmt], str] | None:
@@ -152,7 +154,7 @@ def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> t
         work.kept.append(done[-1])
 
     if direction:
-        moved = names["p"] = work.fresh(f"{inner.name}_p", "p")
+        moved = names["p"] = work.fresh(f"{inner.prefix}_p", "p")
         assign(moved, tree.Name(call.span, "p", "p"))
     else:
         target = given["p"]
@@ -170,14 +172,14 @@ def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> t
     if isinstance(gradient, (tree.Name, tree.Member)) and "g" not in writes:
         names["g"] = gradient
     else:
-        local = names["g"] = work.fresh(f"{inner.name}_g", "g")
+        local = names["g"] = work.fresh(f"{inner.prefix}_g", "g")
         assign(local, gradient)
     body = renamed(inner.body, names)
     work.from_piece(body, Origin(call.span, inner.piece))
     done += body
     result = ""
     if direction:
-        result = work.fresh(f"{inner.name}_direction", f"{inner.name}.direction")
+        result = work.fresh(f"{inner.prefix}_direction", f"{inner.name}.direction")
         place = call.span
         moved_name = tree.Name(place, str(names["p"]), str(names["p"]))
         assign(result, tree.Binary(place, "-", moved_name, tree.Name(place, "p", "p")))
@@ -239,7 +241,13 @@ def _bind_parts(work: Work, item: tree.HyperItem, value: tree.Expr, names: dict[
     """Let the parts of a tuple be the values that are given for them."""
     if item.parts is None or not isinstance(value, tree.Tuple) or len(value.items) != len(item.parts):
         count = 1 if item.parts is None else len(item.parts)
-        work.error("E208", f"`{item.name.text}` takes {count} values", value.span, "expected as many in brackets")
+        work.error(
+            "E208",
+            f"`{item.name.text}` takes {count} values",
+            value.span,
+            "expected as many in brackets",
+            f"for example `{item.name.text} = (0.9, 0.999)`",
+        )
         return
     for part, given in zip(item.parts, value.items, strict=True):
         names[part.name.name] = given

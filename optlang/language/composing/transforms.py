@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from optlang.language import tree
+from optlang.language.builtins import BUILTINS
+from optlang.language.checking.scope import FIXED, FREE_FUNCTIONS
 from optlang.language.composing.parameters import allows
 from optlang.language.composing.places import Origin
 from optlang.language.composing.substitute import (
@@ -18,6 +20,7 @@ from optlang.language.composing.substitute import (
 )
 from optlang.language.composing.work import Work, matched
 from optlang.language.evaluate import evaluate
+from optlang.language.suggest import nearest
 from optlang.language.walk import assigned, statements
 
 
@@ -43,13 +46,17 @@ class Transforms:
         """Make a transform of the author's known."""
         work, name = self.work, transform.name
         if name.name in self._known:
-            work.error("E205", f"`{name.text}` is declared twice", name.span, "second declaration")
+            work.error(
+                "E205", f"`{name.text}` is declared twice", name.span, "second declaration", "remove one of the two"
+            )
             return
+        if _has_meaning(name.name):
+            self._taken(name)
         self._known[name.name] = transform
         own = [p.name.name for p in transform.parameters]
         for parameter in transform.parameters:
-            if own.count(parameter.name.name) > 1 or parameter.name.name in ("p", "g", "t", "first"):
-                work.error("E206", f"`{parameter.name.text}` is taken already", parameter.name.span, "another name")
+            if own.count(parameter.name.name) > 1 or _has_meaning(parameter.name.name):
+                self._taken(parameter.name)
                 return
         body = [item for item in transform.body if not isinstance(item, tree.StateDecl)]
         for target in assigned(body):  # type: ignore[arg-type]
@@ -63,13 +70,29 @@ class Transforms:
                 )
         for statement in statements(body):  # type: ignore[arg-type]
             if isinstance(statement, tree.Return) and len(statement.values) != 1:
-                work.error("E214", "a transform returns one value", statement.span, "several values")
+                work.error(
+                    "E214", "a transform returns one value", statement.span, "several values", "leave the others out"
+                )
         if not always_returns(body):  # type: ignore[arg-type]
             work.error(
-                "E213", f"`{name.text}` does not always return a value", name.span, "expected `return` on every path"
+                "E213",
+                f"`{name.text}` does not always return a value",
+                name.span,
+                "expected `return` on every path",
+                "end it with `return`, behind the blocks that do not always return",
             )
         if not transform.parameters:
-            work.error("E208", f"`{name.text}` takes nothing", name.span, "expected a first parameter, the value")
+            work.error(
+                "E208",
+                f"`{name.text}` takes nothing",
+                name.span,
+                "expected a first parameter: the value",
+                f"write `transform {name.text}(u):`",
+            )
+
+    def _taken(self, name: tree.Name) -> None:
+        """Report a name that means something else."""
+        self.work.error("E206", f"`{name.text}` is taken already", name.span, "not free", "choose another name")
 
     def find(self, name: str) -> tree.Transform | None:
         """Return the transform of a name, None if there is none."""
@@ -144,7 +167,10 @@ class Transforms:
     def _outside(self, transform: tree.Transform, parameter: tree.Parameter, value: tree.Expr) -> None:
         """Report an argument that is not in the range of its parameter."""
         assert parameter.domain is not None
-        name, span = parameter.name.text, value.span
+        name, span, near = parameter.name.text, value.span, None
+        if isinstance(parameter.domain, tree.Choices) and isinstance(value, tree.Text):
+            word = nearest(value.value, [x.value for x in parameter.domain.items if isinstance(x, tree.Text)])
+            near = word and f'did you mean "{word}"?'
         if value is parameter.default and transform.name.name in self._foreign:
             span = transform.span
         self.work.error(
@@ -152,7 +178,7 @@ class Transforms:
             f"`{name}` of `{transform.name.text}` must be {parameter.domain.text}",
             span,
             f"not {parameter.domain.text}",
-            "give a value in the range",
+            near or "give a value in the range",
         )
 
     def _state(
@@ -177,6 +203,11 @@ class Transforms:
         self.work.kept.append(made)
         if of.name.name in self._foreign:
             self.work.origins[id(made)] = origin
+
+
+def _has_meaning(name: str) -> bool:
+    """Whether a name means something in every rule."""
+    return name in FIXED or (name in BUILTINS and name not in FREE_FUNCTIONS)
 
 
 def free_parameters(transforms: Sequence[tree.Transform]) -> list[tree.HyperItem]:

@@ -135,7 +135,7 @@ def matched(
         if name is None:
             if i >= len(names):
                 work.error(
-                    "E208", f"`{what}` takes at most {len(names)} arguments", argument.span, "one too many", head
+                    "E208", f"`{what}` takes no more than {len(names)} of these", argument.span, "one too many", head
                 )
                 return None
             name = names[i]
