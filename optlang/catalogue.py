@@ -376,7 +376,7 @@ SEMANTICS: tuple[Entry, ...] = (
         "E215",
         "unknown rule",
         (
-            "`route`, `use` and `inner` name a rule of the library as `optlang list` prints it; the latter two may also "
+            "`route`, `use` and `inner` name a rule of the library as `optlang list` prints it; the last two may also "
             "name a file, in quotes, beside the rule's own. It has to be a rule without mistakes and with an update of "
             "its own, not one that routes in turn."
         ),
@@ -398,9 +398,9 @@ SEMANTICS: tuple[Entry, ...] = (
         "E217",
         "inner rule misused",
         (
-            "An inner rule `B` has two uses: `B(p, g)` on a line of its own makes its step, on `p` or another name that "
-            "may be assigned, and `B.direction(g)` is the step as a value, what would be added to `p`. A rule that only "
-            "routes has no step."
+            "An inner rule `B` has two uses: `B(p, g)` on a line of its own makes its step, on `p` or another name "
+            "that may be assigned, and `B.direction(g)` is the step as a value, what would be added to `p`. A rule "
+            "that only routes has no step."
         ),
         ("inner B = SGD(lr = 0.1)\np += 0.5*B(p, g)\n"),
         ("inner B = SGD(lr = 0.1)\np += 0.5*B.direction(g)\n"),

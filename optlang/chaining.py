@@ -55,6 +55,11 @@ class Transform:
         return f"{self.doc.strip()}\n\nSignature: {self.name}{self.__signature__}\n"
 
     @property
+    def summary(self) -> str:
+        """The first line of what it does."""
+        return self.doc.strip().splitlines()[0]
+
+    @property
     def __signature__(self) -> inspect.Signature:
         """The parameters, as Python shows them."""
         kind, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty

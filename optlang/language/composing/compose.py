@@ -364,20 +364,12 @@ class _Composer:
     # Mistakes -----------------------------------------------------------------------------------------------
 
     def known_inner(self, call: tree.Call, name: str, text: str) -> None:
-        """Report a call of something else than the direction of an inner rule."""
+        """Report the direction of an inner rule that there is not."""
         assert isinstance(call.function, tree.Member)
         if name not in self.inner:
             near = nearest(name, self.inner)
             known = f"did you mean `{near}`?" if near else f"declare it: `inner {text} = SGD`"
             self.work.error("E201", f"there is no inner rule `{text}`", call.function.value.span, "unknown", known)
-        elif call.function.name != "direction":
-            self.work.error(
-                "E217",
-                f"`{text}` has no `{call.function.name}`",
-                call.function.span,
-                "expected `direction`",
-                f"`{text}.direction(g)` is its step, which is not made; `{text}(p, g)` makes it",
-            )
 
     def unknown(self, call: tree.Call) -> None:
         """Report a call of nothing if its name is near that of a transform of the author's."""
