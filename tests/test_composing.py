@@ -177,7 +177,7 @@ def found(rule: str) -> list[tuple[str, str]]:
         ("p -= lr*(g |> momentum(1.5))\n", ("E404", "1.5")),
         ('p -= lr*(g |> orthogonalize(adjust = "rns"))\n', ("E404", '"rns"')),
         ("p -= lr*(g |> momentm)\n", ("E202", "momentm")),
-        ("p -= lr*(C.direction(g))\n", ("E201", "C.direction")),
+        ("p -= lr*(C.direction(g))\n", ("E201", "C")),
         ("transform f(u):\n    return f(u)\np -= lr*(g |> f)\n", ("E212", "f(u)")),
         ("p -= lr*((g |> momentum(0.9)) if lr > 0 else g)\n", ("E216", "(g |> momentum(0.9))")),
     ],
@@ -196,11 +196,11 @@ def test_a_name_that_is_nearly_one_is_suggested(name: str) -> None:
 
 def test_sizes_are_limited() -> None:
     assert found(HEAD + "p -= lr*(g" + " |> momentum(0.9)" * 500 + ")\n")[0][0] == "E501"
-    doubling = "".join(f"transform f{i}(u):\n    return f{i + 1}(u) + f{i + 1}(u)\n" for i in range(11))
-    doubling += "transform f11(u):\n    state s\n    s = s + u\n    return s\n"
-    assert {code for code, _ in found(HEAD + doubling + "p -= lr*f0(g)\n")} <= {"E501"}
-    deep = "".join(f"transform f{i}(u):\n    return f{i + 1}(u)\n" for i in range(50))
-    assert [code for code, _ in found(HEAD + deep + "transform f50(u):\n    return u\np -= lr*f0(g)\n")] == ["E212"]
+    doubling = "".join(f"transform h{i}(u):\n    return h{i + 1}(u) + h{i + 1}(u)\n" for i in range(11))
+    doubling += "transform h11(u):\n    state s\n    s = s + u\n    return s\n"
+    assert [code for code, _ in found(HEAD + doubling + "p -= lr*h0(g)\n")] == ["E501"]
+    deep = "".join(f"transform h{i}(u):\n    return h{i + 1}(u)\n" for i in range(50))
+    assert [code for code, _ in found(HEAD + deep + "transform h50(u):\n    return u\np -= lr*h0(g)\n")] == ["E501"]
 
 
 # Classes ------------------------------------------------------------------------------------------------------

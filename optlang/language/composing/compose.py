@@ -315,7 +315,9 @@ class _Composer:
         if before is None:
             self.misplaced(call, f"`{transform.name.text}`")
             return call
-        if name in self.using or len(self.using) >= MAX_PIECES:
+        if len(self.using) >= MAX_PIECES:
+            raise OptlangError([self._too_much("transforms are made of transforms too deeply")])
+        if name in self.using:
             self.work.error(
                 "E212",
                 f"`{transform.name.text}` uses itself",
