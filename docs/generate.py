@@ -175,7 +175,10 @@ def rule_page(name: str) -> str:
     if rule.states:
         parts += [
             "## State\n",
-            table(["name", "key", "one per", "starts as", "exists"], [_state_row(s, source) for s in rule.states]),
+            table(
+                ["name", "key", "one per", "starts as", "exists"],
+                [_state_row(s, rule.tree.source) for s in rule.states],
+            ),
         ]
     parts += ["## File\n", fence(source.text, "opt")]
     return "\n".join(parts)

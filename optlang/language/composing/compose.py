@@ -92,6 +92,7 @@ class _Composer:
         self.inner: dict[str, rules.InnerRule] = {}
         self.doc = parsed.doc.value if parsed.doc else None
         self.functions = {d.name.name for d in parsed.items if isinstance(d, tree.Def)}
+        self.declares = roles.declares(parsed)
         self.using: list[str] = []  # transforms that are being written out
         self.count = 0
 
@@ -155,19 +156,24 @@ class _Composer:
         transforms = [item for item in own if isinstance(item, tree.Transform)]
         if not transforms or any(not isinstance(item, (tree.Transform, tree.Def)) for item in own):
             return own
-        hypers = free_parameters(transforms)
-        tried: list[tree.Decl | tree.Stmt] = [tree.HyperDecl(transforms[0].span, tuple(hypers), None)] if hypers else []
+        place = transforms[0].span
+        rate = tree.Name(place, "lr", "lr")
+        others = [item for item in free_parameters(transforms) if item.name.name != "lr"]
+        hypers = (tree.HyperItem(place, rate, None, None), *others)
+        tried: list[tree.Decl | tree.Stmt] = [tree.HyperDecl(place, hypers, None)]
+        self.declares = True
         for transform in transforms:
             place = transform.name.span
             names = [tree.Name(place, x, x) for x in ("g", *(p.name.name for p in transform.parameters[1:]))]
             call = tree.Call(place, transform.name, tuple(tree.Argument(place, None, name) for name in names))
-            tried.append(tree.Assign(place, (tree.Name(place, "p", "p"),), "-=", call))
+            step = tree.Binary(place, "*", rate, call)
+            tried.append(tree.Assign(place, (tree.Name(place, "p", "p"),), "-=", step))
         return [*own, *tried]
 
     def ordered(self, done: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
         """Return the items with what pieces declare before the first statement, each event once."""
         declared = self.work.declared
-        if not roles.declares(self.tree) and any(not isinstance(d, tree.Def) for d in declared):
+        if not self.declares and any(not isinstance(d, tree.Def) for d in declared):
             declared = [*self._inferred(done), *declared]
         at = next((i for i, item in enumerate(done) if isinstance(item, rules.STATEMENTS)), len(done))
         items = [*done[:at], *declared, *done[at:]]

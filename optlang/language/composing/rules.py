@@ -25,12 +25,14 @@ class InnerRule:
     Attributes:
         name: Its name in the outer rule.
         prefix: What the names that its calls need begin with.
+        like: What its states are shaped like, if not like ``p``.
         body: The statements of a step, under names of the outer rule; ``p`` and ``g`` are left to the call.
         piece: Name of the rule, as messages have it.
     """
 
     name: str
     prefix: str
+    like: tree.Expr | None
     body: tuple[tree.Stmt, ...]
     piece: str
 
@@ -72,6 +74,7 @@ def used(work: Work, node: tree.Use, write_out: WriteOut, own: Sequence[tree.Dec
             case _:
                 items.append(item)
     work.from_piece(items, Origin(node.span, _title(node.rule)))
+    work.take(items)
     return items
 
 
@@ -136,7 +139,7 @@ def declared(work: Work, node: tree.Inner, write_out: WriteOut) -> tuple[Items, 
                 pass
     work.from_piece(items, Origin(node.span, title))
     left_body = tuple(s for s in body if not (isinstance(s, tree.Assign) and s.targets[0].name in known))
-    return items, InnerRule(node.name.text, prefix, renamed(left_body, names), title)
+    return items, InnerRule(node.name.text, prefix, node.like, renamed(left_body, names), title)
 
 
 def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> tuple[list[tree.Stmt], str] | None:
@@ -155,7 +158,8 @@ def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> t
 
     if direction:
         moved = names["p"] = work.fresh(f"{inner.prefix}_p", "p")
-        assign(moved, tree.Name(call.span, "p", "p"))
+        base = tree.Name(call.span, "p", "p") if inner.like is None else inner.like
+        assign(moved, base)
     else:
         target = given["p"]
         if not isinstance(target, tree.Name):
@@ -182,7 +186,7 @@ def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> t
         result = work.fresh(f"{inner.prefix}_direction", f"{inner.name}.direction")
         place = call.span
         moved_name = tree.Name(place, str(names["p"]), str(names["p"]))
-        assign(result, tree.Binary(place, "-", moved_name, tree.Name(place, "p", "p")))
+        assign(result, tree.Binary(place, "-", moved_name, base))
     return done, result
 
 

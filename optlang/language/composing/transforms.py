@@ -73,6 +73,16 @@ class Transforms:
                 work.error(
                     "E214", "a transform returns one value", statement.span, "several values", "leave the others out"
                 )
+            if isinstance(statement, tree.Every | tree.Repeat | tree.For):
+                for inside in statements(statement.body):
+                    if isinstance(inside, tree.Return):
+                        work.error(
+                            "E213",
+                            "a block that runs several times, or not in every step, is not left by `return`",
+                            inside.span,
+                            "not here",
+                            "assign the value, and return it behind the block",
+                        )
         if not always_returns(body):  # type: ignore[arg-type]
             work.error(
                 "E213",
