@@ -159,6 +159,57 @@ def test_a_pipeline_reads_and_writes_what_its_formulas_do() -> None:
     assert composed.splitlines()[0] == plain.splitlines()[0]
 
 
+def test_rules_in_files_may_be_made_of_pieces(tmp_path: Path) -> None:
+    (tmp_path / "base.opt").write_text("optimizer Base\nhyper lr = 0.1, k = 0.5\np -= lr*(g |> momentum(k))\n")
+    used = 'use "base.opt"\np -= 0.1*(g |> momentum(0.3))\n'
+    around = 'optimizer T\nhyper k = 2\ninner A = "base.opt"\ninner B = "base.opt"(k = 0.2)\n'
+    around += "A(p, g |> momentum(1/k))\nB(p, g)\n"
+    by_hand = {
+        used: HEAD + "state a, b\na = 0.5*a + g\np -= lr*a\nb = 0.3*b + g\np -= 0.1*b\n",
+        around: HEAD + "state a, b, c\nc = 0.5*c + g\na = 0.5*a + c\np -= lr*a\nb = 0.2*b + g\np -= lr*b\n",
+    }
+    keys = {used: {"momentum.b", "momentum_2.b"}, around: {"a.momentum.b", "b.momentum.b", "momentum.b"}}
+    for rule, plain in by_hand.items():
+        (tmp_path / "rule.opt").write_text(rule)
+        cls = compiled(tmp_path / "rule.opt")
+        assert {state.key for state in cls._compiled.rule.states} == keys[rule]
+        assert difference(trained(cls), trained(compiled(plain))) < 1e-14
+
+
+def test_rules_that_hold_themselves_end(tmp_path: Path) -> None:
+    (tmp_path / "ring.opt").write_text('optimizer Ring\ninner B = "ring.opt"\nB(p, g)\n')
+    source = Source((tmp_path / "ring.opt").read_text(), str(tmp_path / "ring.opt"))
+    assert [d.code for d in check_text(source)[1]] == ["E501"]
+
+
+def test_an_inner_rule_may_work_on_another_shape() -> None:
+    rule = (
+        "optimizer T\nhyper lr = 0.1\nrequire ndim == 2\nstate P = zeros(cols, 1)\n"
+        "inner A = SGD(lr = 1, momentum = 0.9) like zeros(rows, 1)\nif first: P = 0*P + 1\n"
+        "p += lr*(A.direction(g @ P) @ P.T)\n"
+    )
+    p = torch.nn.Parameter(torch.ones(3, 2, dtype=torch.float64))
+    optimizer = compiled(rule)([p])
+    wanted, b = p.detach().clone(), torch.zeros(3, 1, dtype=torch.float64)
+    for i in range(4):
+        p.grad = torch.arange(6.0, dtype=torch.float64).reshape(3, 2) + i
+        b = 0.9 * b + p.grad.sum(1, keepdim=True)
+        wanted -= 0.1 * b
+        optimizer.step()
+    assert difference([p], [wanted]) < 1e-12
+    assert optimizer.state[p]["a.momentum_buffer"].shape == (3, 1)
+
+
+def test_events_of_inner_rules_are_those_of_the_rule() -> None:
+    cls = compiled("optimizer T\ninner B = ScheduleFreeSGD(lr = 0.1)\nB(p, g)\n")
+    ours, theirs = model(), model()
+    a, b = cls(ours.parameters()), optlang.rules.ScheduleFreeSGD(theirs.parameters(), lr=0.1)
+    for net, optimizer in ((ours, a), (theirs, b)):
+        train(net, optimizer, 4)
+        optimizer.eval()
+    assert difference(list(ours.parameters()), list(theirs.parameters())) < 1e-12
+
+
 # Mistakes -----------------------------------------------------------------------------------------------------
 
 
