@@ -69,6 +69,8 @@ def test_generated_pages_are_complete(reference: Path) -> None:
     assert [code for code in CATALOGUE if f"### {code}: " not in diagnostics] == []
     library = (reference / "rules" / "index.md").read_text(encoding="utf-8")
     assert [name for name in optlang.rules.names() if f"[{name}]" not in library] == []
+    pieces = (reference / "transforms.md").read_text(encoding="utf-8")
+    assert [name for name in optlang.transforms.names() if f"\ntransform {name}(" not in pieces] == []
 
 
 def test_a_rule_page_says_everything_of_its_rule(reference: Path) -> None:

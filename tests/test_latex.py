@@ -83,6 +83,14 @@ def test_expressions(text: str, expected: str) -> None:
     assert latex(text) == expected
 
 
+def test_pieces() -> None:
+    assert latex("lr*(g |> f(2) |> B.direction)") == (
+        r"\mathrm{lr} \, \left(g \triangleright f\left(2\right) \triangleright B.\mathrm{direction}\right)"
+    )
+    text = rule_latex(parse(Source("inner B = SGD\nB(p, g)\n")))
+    assert r"&B\left(p, g\right)" in text
+
+
 def test_statements() -> None:
     tree = parse(Source("def f(x) = 2*x\nif nesterov: g += m\nelse:\n    p -= lr*(g + m)\n"))
     assert rule_latex(tree).splitlines() == [
