@@ -739,7 +739,7 @@ OTHERS: tuple[Entry, ...] = (
             "lists what is compiled today, and the help line says what to write instead where there is "
             "something."
         ),
-        ("hyper lr = 1e-3\np -= lr*loss*g\n"),
+        ("hyper lr = 1e-3\nhistory s: size 10\np -= lr*g\n"),
     ),
     Entry(
         "W601",

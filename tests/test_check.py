@@ -295,7 +295,7 @@ def test_powers_are_measured_without_computing_them() -> None:
         (HEAD + "hyper p = 2\np -= lr*beta*g\n", ["E206"]),
         (HEAD + "p -= lr*(g + none)*beta*max(1, none)\n", ["E304", "E304"]),
         ("use Adam\np -= lr*weight_decay*something(g)\n", ["E202"]),
-        (HEAD + "u = hvp(g)\nw = hvp(u)\np -= lr*beta*sqrt(w)\n", ["E901"]),
+        (HEAD + "input u\nw = u*g\np -= lr*beta*sqrt(w)\n", ["E901"]),
         (HEAD + "state L\nL = beta*L + g @ g.T\np -= lr*(L @ g)*trace(L)\n", ["E313"]),
         (HEAD + "A = g @ g\nB = A @ A + A\np -= lr*beta*(B @ A)\n", ["E313"]),
         (HEAD + "w, Q = eigh(g)\np -= lr*beta*(Q @ g)*max(w)\n", ["E313"]),
