@@ -293,7 +293,7 @@ def test_a_gradient_that_becomes_sparse_is_an_error_too() -> None:
     p.grad = torch.ones_like(p)
     optimizer.step()
     before = p.detach().clone()
-    for g in (sparse([1], 0, p), torch.ones_like(p).to_sparse(), torch.ones_like(p).to_sparse_csr()):
+    for g in (sparse([1], 0, p), torch.ones_like(p).to_sparse()):
         p.grad = g
         with pytest.raises(ValueError, match="has a sparse gradient"):
             optimizer.step()
@@ -301,14 +301,7 @@ def test_a_gradient_that_becomes_sparse_is_an_error_too() -> None:
 
 
 @pytest.mark.parametrize("started", [False, True])
-@pytest.mark.parametrize(
-    ("layout", "message"),
-    [
-        ("to_sparse", r"parameter 1 \(of shape \(12, 3\)\) has a gradient that is sparse in 2 dimensions"),
-        ("to_sparse_csr", r"parameter 1 .* of layout torch.sparse_csr"),
-    ],
-)
-def test_other_kinds_of_sparse_gradients(layout: str, message: str, started: bool) -> None:
+def test_gradients_that_are_sparse_within_rows(started: bool) -> None:
     first, p = table(), table()
     optimizer = optimizer_class("adamw")([first, p], **LAZY)
     first.grad = torch.ones_like(first)
@@ -316,8 +309,8 @@ def test_other_kinds_of_sparse_gradients(layout: str, message: str, started: boo
         p.grad = sparse([1], 0, p)
         optimizer.step()
     before = copy.deepcopy([first, p])
-    p.grad = getattr(torch.ones_like(p), layout)()
-    with pytest.raises(ValueError, match=message):
+    p.grad = torch.ones_like(p).to_sparse()
+    with pytest.raises(ValueError, match=r"parameter 1 \(of shape \(12, 3\)\) has a gradient that is sparse in 2 "):
         optimizer.step()
     assert torch.equal(first, before[0]) and torch.equal(p, before[1])
     p.grad = sparse([2], 0, p)
@@ -332,14 +325,14 @@ def test_rules_that_look_at_more_than_one_element_are_refused(name: str) -> None
 
 
 def test_a_rule_that_comes_to_look_at_more_is_refused() -> None:
-    rule = 'optimizer Both\nhyper lr = 0.1, scaled = false\nif scaled: g = g/norm(g)\np -= lr*g\n'
+    rule = "optimizer Both\nhyper lr = 0.1, scaled = false\nif scaled: g = g/(norm(g) + 1)\np -= lr*g\n"
     p = table()
     optimizer = optimizer_class(rule)([p], **LAZY)
     p.grad = sparse([1], 0, p)
     optimizer.step()
     before = p.detach().clone()
     optimizer.param_groups[0]["scaled"] = True
-    with pytest.raises(ValueError, match="parameter 0 .* has a sparse gradient, but Both does not update"):
+    with pytest.raises(ValueError, match=r"parameter 0 .* has a sparse gradient, but Both does not update"):
         optimizer.step()
     assert torch.equal(p, before)
 

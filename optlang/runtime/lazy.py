@@ -66,10 +66,8 @@ class LazyPlan(GroupPlan):
         return batch.records
 
     def _check_layout(self, p: torch.Tensor, g: torch.Tensor) -> None:
-        if g.layout is torch.strided:
+        if not g.is_sparse:
             return
-        if g.layout is not torch.sparse_coo:
-            self._fail(p, f"has a sparse gradient of layout {g.layout}, but {self.option} is for torch.sparse_coo")
         if g.sparse_dim() != 1:
             self._fail(
                 p,
@@ -82,7 +80,7 @@ class LazyPlan(GroupPlan):
     def _example(self, p: torch.Tensor) -> torch.Tensor:
         """Return a gradient that has the kernel compiled which rows are updated by."""
         g = p.grad
-        if g is None or g.layout is torch.strided:
+        if g is None or not g.is_sparse:
             return super()._example(p)
         self._check_gradient(p, g)
         return p.detach().new_zeros((), dtype=g.dtype).expand(p.shape)
@@ -135,8 +133,8 @@ class RowBatch(Batch):
 
 
 def is_sparse(g: torch.Tensor | None) -> bool:
-    """Whether there is a gradient and it is sparse, in whatever layout."""
-    return g is not None and g.layout is not torch.strided
+    """Whether there is a gradient and it is sparse: torch has no gradients of dense tensors in another such layout."""
+    return g is not None and g.is_sparse
 
 
 def check(name: str, group: Mapping[str, Any]) -> None:
