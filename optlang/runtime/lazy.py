@@ -115,8 +115,7 @@ class RowBatch(Batch):
         (g,), rows, kernel = self.gradients, self._rows, self.kernel
         assert rows is not None and kernel is not None
         self.gradients, self._rows = [], None
-        size = g.element_size()
-        self._moved = g.numel() * size
+        self._moved = g.numel() * g.element_size()
         if not g.numel():
             return
         parts = [whole.index_select(0, rows) for whole, _ in self._tensors]

@@ -110,7 +110,9 @@ class Record:
         step = held.get(STEP)
         # Without a count, but with state: there has been a step, so this is not the first.
         self.count = _number(step) if step is not None else float(present)
-        fresh = prepared.started(self.parameter, g.to_dense(), values) if missing else {}
+        if missing and g.is_sparse:  # a state may start from it
+            g = g.to_dense()
+        fresh = prepared.started(self.parameter, g, values) if missing else {}
         numbers, tensors = [], {}
         shapes = prepared.shapes(self.parameter, values) if present else {}
         for slot in slots:
