@@ -44,7 +44,7 @@ SUPPORTED: dict[str, bool] = {
     "names": False,
     "pairs": False,
     "several-losses": False,
-    "sparse": False,
+    "sparse": True,
     "store": False,
 }
 MEANING: dict[str, str] = {
@@ -74,7 +74,7 @@ MEANING: dict[str, str] = {
     "names": "what a parameter is called",
     "pairs": "two parameters updated together",
     "several-losses": "several losses, or a gradient for each example",
-    "sparse": "gradients that are sparse",
+    "sparse": 'gradients that are sparse, of which only rows are updated (`sparse="lazy"`)',
     "store": "states and parameters stored in fewer bits",
 }
 #: Without this construct an optimizer can be written all the same for vectors and matrices.

@@ -37,6 +37,18 @@ class ProximalGradient(torch.optim.Optimizer):
                 p.copy_(shrunk / (1 + lr * group["l2"]))
 
 
+def sparse_adam(params: Any, **hypers: Any) -> torch.optim.Optimizer:
+    """The SparseAdam of torch, which refuses dense gradients, with the dense ones that it is given made sparse."""
+
+    class SparseAdam(torch.optim.SparseAdam):
+        def step(self, closure: Any = None) -> Any:
+            for p in (p for group in self.param_groups for p in group["params"] if p.grad is not None):
+                p.grad = p.grad.to_sparse(1)
+            return super().step(closure)
+
+    return SparseAdam(params, **hypers)
+
+
 def qhadam(params: Any, **hypers: Any) -> torch.optim.Optimizer:
     """pytorch_optimizer's QHAdam with its two weights, which it keeps in float32, in the parameter's type."""
     base = import_module("pytorch_optimizer").QHAdam
@@ -79,6 +91,12 @@ ROWS: dict[str, Row] = {
     ),
     "Adam": Row((*ADAM, {**DECAYED, "decoupled_weight_decay": True})),
     "AdamW": Row(ADAM),
+    "SparseAdam": Row(
+        options({"betas": (0.5, 0.9), "eps": 1e-3}, {"maximize": True}),
+        make=sparse_adam,
+        shapes=((4, 6), (5,), (3, 2, 1, 4)),  # a tensor without dimensions has no rows
+        plain={},
+    ),
     "NAdam": Row(options(*DECOUPLED[1:], {"momentum_decay": 0.1})),
     "RAdam": Row(DECOUPLED, rosenbrock={"lr": 2e-3, "betas": (0.9, 0.5)}),
     "Adagrad": Row(options({"lr_decay": 0.1, "initial_accumulator_value": 0.5}, UP), rosenbrock={"lr": 0.2}),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import optlang
+from optlang import rules
 from optlang.bench import cold, peers, report, run, shapes
 from optlang.diagnostics import OptlangError
 from optlang.runtime.plan import bytes_moved
@@ -26,7 +27,7 @@ def test_shapes_are_those_of_the_real_networks(name: str, tensors: int, numbers:
 
 
 def test_chosen_shapes() -> None:
-    assert shapes.chosen("all") == [*shapes.SHAPES]
+    assert shapes.chosen("all") == [name for name in shapes.SHAPES if name != "embedding"]
     assert shapes.chosen("mlp, many") == ["mlp", "many"]
     for names in ("gpt3", "", "all,mlp"):
         with pytest.raises(ValueError, match="--shapes"):
@@ -99,6 +100,19 @@ def test_plans_that_cannot_be_made() -> None:
         run.plan([Source(RULE)], "mlp", None, device="nonsense")
     with pytest.raises(OptlangError):
         run.plan([Source("p -= lr*")], "mlp", None)
+
+
+def test_rows_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(shapes.SHAPES, "embedding", lambda: [(50, 4)])
+    monkeypatch.setitem(shapes.TOUCHED, "embedding", 8)
+    source = Source(rules.path("sparseadam").read_text(encoding="utf-8"))
+    (plan,) = run.plan([source], "embedding", None, backend="eager")
+    (start,) = run._tensors(plan)
+    assert start.grad.is_sparse and start.grad._nnz() == 8
+    result = run.measure(plan, run.Settings(steps=2, rounds=1))
+    touched = len(start.grad.coalesce()._indices()[0])
+    assert result.peer == "torch.optim.SparseAdam" and result.difference < 1e-5
+    assert result.bytes == 28 * 4 * touched
 
 
 @pytest.mark.slow

@@ -65,12 +65,16 @@ def main(rule: str, shapes: str, dtype: str, device: str, values: str, backend: 
     """Compile a rule, make a first step and a few more, and print what they took."""
     import torch
 
-    from optlang.bench.shapes import SHAPES
+    from optlang.bench.rows import gradient
+    from optlang.bench.shapes import SHAPES, TOUCHED
 
     parameters = []
     for shape in SHAPES[shapes]():
         parameter = torch.nn.Parameter(torch.ones(shape, dtype=getattr(torch, dtype), device=device))
-        parameter.grad = torch.ones_like(parameter)
+        if shapes in TOUCHED:
+            parameter.grad = gradient(parameter.detach(), TOUCHED[shapes], torch.Generator().manual_seed(0))
+        else:
+            parameter.grad = torch.ones_like(parameter)
         parameters.append(parameter)
     on_cuda = device.startswith("cuda")
     start = time.perf_counter()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import optlang
-from optlang.bench import cold, peers, shapes
+from optlang.bench import cold, peers, rows, shapes
 from optlang.diagnostics import raise_errors
 from optlang.language.check import check_text
 from optlang.runtime.kernels import compiled_count
@@ -38,6 +38,11 @@ class Plan:
     device: str
     values: Mapping[str, Any]
     backend: str = "inductor"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of the rule's class."""
+        return {**self.values, **({"sparse": "lazy"} if self.shapes in shapes.TOUCHED else {})}
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,7 @@ def measure(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda
     tick("first step")
     start = _tensors(plan)
     ours, theirs = _copies(start), _copies(start)
-    one = plan.cls(ours, **plan.values)
+    one = plan.cls(ours, **plan.arguments)
     other = plan.peer.make(theirs, one.defaults)  # the same numbers wherever both have a name for them
     ready = _seconds(one, 1, plan.device)
     _seconds(other, 1, plan.device)
@@ -185,7 +190,7 @@ def measure(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda
     first = None
     if settings.first_step:
         tick("first steps in new processes")
-        first = cold.first_steps(plan.source, plan.shapes, plan.dtype, plan.device, plan.values, plan.backend)
+        first = cold.first_steps(plan.source, plan.shapes, plan.dtype, plan.device, plan.arguments, plan.backend)
     return Result(
         rule=plan.name,
         peer=plan.peer.label,
@@ -221,9 +226,12 @@ def _tensors(plan: Plan) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     made = []
     for shape in shapes.SHAPES[plan.shapes]():
-        p, g = (torch.randn(shape, generator=generator).mul_(scale) for scale in (0.02, 1e-3))
-        p, g = (x.to(plan.device, getattr(torch, plan.dtype)) for x in (p, g))
-        p.grad = g
+        p = torch.randn(shape, generator=generator).mul_(0.02).to(plan.device, getattr(torch, plan.dtype))
+        touched = shapes.TOUCHED.get(plan.shapes)
+        if touched is None:
+            p.grad = torch.randn(shape, generator=generator).mul_(1e-3).to(p)
+        else:
+            p.grad = rows.gradient(p, touched, generator)
         made.append(p)
     return made
 

@@ -23,6 +23,7 @@ class CapturablePlan(GroupPlan):
     """The step of a param group that is ``capturable``."""
 
     switch = "capturable"
+    option = "capturable=True"
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)

@@ -13,6 +13,7 @@ import torch
 from optlang.language.rule import HyperType
 from optlang.runtime.chance import SEED, checked
 from optlang.runtime.events import TRAINING
+from optlang.runtime.lazy import LazyPlan
 from optlang.runtime.parts import Part, Parts
 from optlang.runtime.plan import describe, named
 from optlang.runtime.records import STEP
@@ -126,6 +127,8 @@ def loaded_groups(
                 group[key] = deepcopy(parts.defaults.get(key, ours.get(key)))
         if SEED in ours and SEED not in parts.keys:
             group[SEED] = checked("loaded state dict", group.get(SEED, ours[SEED]))
+        if LazyPlan.switch in ours:  # torch.optim has no such key
+            group.setdefault(LazyPlan.switch, ours[LazyPlan.switch])
         if TRAINING in ours:
             group.setdefault(TRAINING, True)
         group["params"] = ours["params"]

@@ -26,6 +26,7 @@ class DifferentiablePlan(GroupPlan):
     """
 
     switch = "differentiable"
+    option = "differentiable=True"
 
     def prepare(self, state: State, same: bool) -> bool:
         """Compute the new values of parameters and states; return whether there are any."""

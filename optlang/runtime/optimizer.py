@@ -17,12 +17,13 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from optlang.compiled import Compiled
 from optlang.language.questions import draws, evaluations
 from optlang.language.suggest import nearest
-from optlang.runtime import chance, checkpoint, documentation
+from optlang.runtime import chance, checkpoint, documentation, lazy
 from optlang.runtime.capturable import CapturablePlan
 from optlang.runtime.differentiable import DifferentiablePlan
 from optlang.runtime.evaluation import Evaluation
 from optlang.runtime.events import TRAINING, EventPlan
 from optlang.runtime.kernels import Prepared
+from optlang.runtime.lazy import LazyPlan
 from optlang.runtime.parts import Part, Parts
 from optlang.runtime.passes import Scratch
 from optlang.runtime.plan import GroupPlan, named, switched
@@ -35,7 +36,7 @@ from optlang.runtime.values import plain
 INEFFECTIVE = ("foreach", "fused")
 #: Switches of ``torch.optim`` that change what a step may do, with the plans that do it.
 PLANS: dict[str | None, type[GroupPlan]] = {
-    plan.switch: plan for plan in (GroupPlan, CapturablePlan, DifferentiablePlan)
+    plan.switch: plan for plan in (GroupPlan, CapturablePlan, DifferentiablePlan, LazyPlan)
 }
 
 
@@ -111,7 +112,7 @@ class RuleOptimizer(Optimizer):
                 given[key] = chance.checked(cls._name(), value)
             elif key in PLANS:
                 if value:  # switched off, it is no key of the param groups
-                    given[key] = True
+                    given[key] = value if key == LazyPlan.switch else True
             elif key not in INEFFECTIVE:
                 raise TypeError(cls._unknown(key))
         if kwargs.get("foreach") and kwargs.get("fused"):
@@ -139,6 +140,7 @@ class RuleOptimizer(Optimizer):
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
         self._parts.check({**self.defaults, **param_group})
+        lazy.check(self._name(), {**self.defaults, **param_group})
         if not isinstance(param_group["params"], (torch.Tensor, set)):
             param_group["params"] = list(param_group["params"])
             for i, entry in enumerate(param_group["params"]):
@@ -174,6 +176,8 @@ class RuleOptimizer(Optimizer):
             group.setdefault(kept, others.get(kept, value) if key in shared else value)
         if self._events:
             group.setdefault(TRAINING, others.get(TRAINING, True))
+        if switched(group) == LazyPlan.switch:
+            lazy.check_rule(part, group, members)
         if part.kernels.by_shape:
             seen: set[Any] = set()
             for p in members:
@@ -360,6 +364,8 @@ class RuleOptimizer(Optimizer):
         fits = len(plans) == len(groups) and all(plan.fits(group) for plan, group in zip(plans, groups, strict=True))
         if not fits or routes != self._routes:
             self._routes = routes
+            for group in self.param_groups:
+                lazy.check(self._name(), group)
             plans[:] = [
                 _kind(group)(group, part.hyper, part.kernels, members)
                 for group in self.param_groups

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 
-from optlang.compiled import Facts
+from optlang.compiled import Facts, Variant
 from optlang.language.rule import Value
 from optlang.runtime import host
 from optlang.runtime.kernels import Kernels, Prepared
@@ -53,8 +53,9 @@ class GroupPlan:
         chosen: Those of its parameters that the rule updates; all of them by default.
     """
 
-    #: The key of a param group that asks for this kind of plan.
+    #: The key of a param group that asks for this kind of plan, and how errors name the request.
     switch: str | None = None
+    option = ""
 
     def __init__(
         self,
@@ -260,8 +261,7 @@ class GroupPlan:
         for p in self.idle:
             if not (p.requires_grad or p.grad is not None):
                 continue
-            # A gradient of the same type, of no size in memory, where there is none yet.
-            g = p.grad if p.grad is not None else p.detach().new_zeros(()).expand(p.shape)
+            g = self._example(p)
             record = self._bound(p, g, state)
             key = Batch.key(record)
             if key not in seen:
@@ -275,13 +275,17 @@ class GroupPlan:
                     self._host(batch, known).rehearse()
         self._group_numbers = {}
 
+    def _example(self, p: torch.Tensor) -> torch.Tensor:
+        """Return the gradient of a parameter; where there is none yet, one of its type and of no size in memory."""
+        return p.grad if p.grad is not None else p.detach().new_zeros(()).expand(p.shape)
+
     # Checks -------------------------------------------------------------------------------------------------
 
     def _check_parameter(self, p: torch.Tensor) -> None:
         if not (p.is_floating_point() or p.is_complex()):
             self._fail(p, f"has type {p.dtype}; only floating-point and complex parameters can be optimized")
         if hasattr(p, "to_local"):  # the plan for those is another
-            self._fail(p, f"is a distributed tensor, which is not supported with {self.switch}=True")
+            self._fail(p, f"is a distributed tensor, which is not supported with {self.option}")
 
     def _check_dimensions(self, p: torch.Tensor, prepared: Prepared) -> None:
         variant = prepared.variant
@@ -300,25 +304,28 @@ class GroupPlan:
         if steering is not None and self.switch is not None:
             self._fail(
                 p,
-                f"has {self.switch}=True, which {self.name} does not support: "
+                f"has {self.option}, which {self.name} does not support: "
                 "its step is made in passes (it has matrices, sums over the whole model, `every` or random numbers)",
             )
         if steering is not None and steering.matrices and p.is_complex():
             self._fail(p, f"is complex, and {self.name} works on matrices, which is defined for real ones only")
 
     def _check_gradient(self, p: torch.Tensor, g: torch.Tensor) -> None:
-        if g.layout is not torch.strided:
-            self._fail(
-                p,
-                f"has a sparse gradient ({g.layout}), which {self.name} does not support; "
-                "make it dense (for an embedding: sparse=False)",
-            )
+        self._check_layout(p, g)
         if g.shape != p.shape:
             self._fail(p, f"has shape {tuple(p.shape)}, but its gradient has shape {tuple(g.shape)}")
         if g.device != p.device:
             self._fail(p, f"is on {p.device}, but its gradient is on {g.device}")
         if g.is_complex() != p.is_complex() or not (g.is_floating_point() or g.is_complex()):
             self._fail(p, f"has type {p.dtype}, but its gradient has type {g.dtype}")
+
+    def _check_layout(self, p: torch.Tensor, g: torch.Tensor) -> None:
+        if g.layout is torch.strided:
+            return
+        message = f"has a sparse gradient ({g.layout}), which {self.name} does not support"
+        if by_rows(self.variant_for(facts_of(p)).variant):
+            message += ' unless it is given the argument sparse="lazy" (to update the rows that it touches)'
+        self._fail(p, f"{message}; or make it dense (for an embedding: sparse=False)")
 
     def _fail(self, p: torch.Tensor, message: str) -> NoReturn:
         raise ValueError(f"{self.name}: {describe(self.group, self._named(p))} {message}")
@@ -461,7 +468,12 @@ def _divided(batches: Sequence[Batch]) -> list[Batch]:
 
 def switched(group: Mapping[str, Any]) -> str | None:
     """Return the switch of a param group that asks for another kind of plan than the usual one."""
-    return "differentiable" if group.get("differentiable") else "capturable" if group.get("capturable") else None
+    return next((key for key in ("differentiable", "capturable", "sparse") if group.get(key)), None)
+
+
+def by_rows(variant: Variant) -> bool:
+    """Whether some rows of a parameter can be updated without the others."""
+    return variant.elementwise and variant.steering is None
 
 
 def describe(group: Mapping[str, Any], p: torch.Tensor) -> str:
@@ -483,11 +495,4 @@ def bytes_moved(optimizer: torch.optim.Optimizer) -> int:
     Every tensor counts once for being read, and once more if it is written.
     """
     plans: list[GroupPlan] = optimizer._plans  # type: ignore[attr-defined]
-    total = 0
-    for batch in (batch for plan in plans for batch in plan.batches):
-        variant = batch.prepared.variant
-        for record in batch.records:
-            for name, view in zip(variant.tensors, record.views, strict=True):
-                memory = record.parameter if view is None else view
-                total += memory.numel() * memory.element_size() * (2 if name in variant.written else 1)
-    return total
+    return sum(batch.bytes_moved() for plan in plans for batch in plan.batches)

@@ -110,6 +110,8 @@ class Record:
         step = held.get(STEP)
         # Without a count, but with state: there has been a step, so this is not the first.
         self.count = _number(step) if step is not None else float(present)
+        if missing and g.is_sparse:  # a state may start from it
+            g = g.to_dense()
         fresh = prepared.started(self.parameter, g, values) if missing else {}
         numbers, tensors = [], {}
         shapes = prepared.shapes(self.parameter, values) if present else {}
@@ -398,6 +400,15 @@ class Batch:
             kernel.run(packed)
         finally:
             packed[1::stride] = [None] * len(direct)  # gradients are not kept alive
+
+    def bytes_moved(self) -> int:
+        """Return how many bytes a step has to move: every tensor once, and once more if it is written."""
+        variant, total = self.prepared.variant, 0
+        for record in self.records:
+            for name, view in zip(variant.tensors, record.views, strict=True):
+                memory = record.parameter if view is None else view
+                total += memory.numel() * memory.element_size() * (2 if name in variant.written else 1)
+        return total
 
     # State --------------------------------------------------------------------------------------------------
 

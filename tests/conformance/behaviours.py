@@ -1,8 +1,7 @@
 """What PyTorch's generic optimizer tests ask of an optimizer, in our words.
 
 Each behaviour is a function of a rule's class, its counterpart in ``torch.optim`` and PyTorch's description of that
-(``torch.testing._internal.common_optimizers``): it passes, fails by an exception, or raises :class:`DoesNotApply`. A
-behaviour that is refused on purpose raises :class:`Refused`.
+(``torch.testing._internal.common_optimizers``): it passes, fails by an exception, or raises :class:`DoesNotApply`.
 """
 
 from __future__ import annotations
@@ -25,18 +24,16 @@ import optlang
 import optlang.rules
 
 INFOS = {info.optim_cls.__name__: info for info in optim_db}
-RULES = [name for name in INFOS if name in optlang.rules.names()]
+#: Those that refuse dense gradients: tests/test_sparse.py compares them.
+SPARSE = [name for name, info in INFOS.items() if info.only_supports_sparse_grads]
+RULES = [name for name in INFOS if name in optlang.rules.names() and name not in SPARSE]
 #: Rules that are for matrices only.
 MATRICES = {"Muon"}
-ABSENT = [name for name in INFOS if name not in RULES]
+ABSENT = [name for name in INFOS if name not in optlang.rules.names()]
 
 
 class DoesNotApply(Exception):
     """The behaviour is none of this optimizer's, in torch.optim either; the reason."""
-
-
-class Refused(Exception):
-    """The rule refuses what torch.optim does; the reason."""
 
 
 def ours(name: str, backend: str = "eager") -> Any:
@@ -233,7 +230,7 @@ def complex_numbers(name: str, info: Any) -> None:
 
 
 def sparse_gradients(name: str, info: Any) -> None:
-    """Sparse gradients."""
+    """Sparse gradients: refused, or with `sparse="lazy"` equal to torch's, where it takes them."""
     (p,) = tensors(name, (4, 2))
     p.grad = torch.sparse_coo_tensor([[1]], torch.ones(1, 2, dtype=torch.float64), (4, 2), check_invariants=True)
     before = p.detach().clone()
@@ -241,10 +238,21 @@ def sparse_gradients(name: str, info: Any) -> None:
         ours(name)([p]).step()
     except ValueError as error:
         assert "sparse" in str(error) and torch.equal(p, before)
-        if info.supports_sparse:
-            raise Refused("sparse gradients are refused, with an error that names the parameter") from error
+    else:
+        raise AssertionError("sparse gradients were taken")
+    if not info.supports_sparse:
         return
-    raise AssertionError("sparse gradients were taken")
+    (q,) = twins([p])
+    one, other = ours(name)([p], sparse="lazy"), reference(info, [q])
+    for step in range(5):
+        values = torch.randn(2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+        for parameter in (p, q):
+            indices = torch.tensor([[step % 4, 2]])
+            parameter.grad = torch.sparse_coo_tensor(indices, values, (4, 2), check_invariants=True)
+        one.step()
+        other.step()
+    assert not torch.equal(p, before)
+    close([p], [q])
 
 
 def layouts(name: str, info: Any) -> None:
@@ -668,13 +676,11 @@ NOT_RUN = {
 
 
 def outcome(behaviour: Callable[[str, Any], None], name: str) -> tuple[str, str]:
-    """Return ``pass``, ``refused``, ``n/a`` or ``fail``, and the reason."""
+    """Return ``pass``, ``n/a`` or ``fail``, and the reason."""
     try:
         behaviour(name, INFOS[name])
     except DoesNotApply as reason:
         return "n/a", str(reason)
-    except Refused as reason:
-        return "refused", str(reason)
     except Exception as error:
         return "fail", f"{type(error).__name__}: {error}"
     return "pass", ""

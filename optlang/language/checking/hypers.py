@@ -20,6 +20,7 @@ RESERVED_KEYS: dict[str, str] = {
     "closure": "the argument of `step`",
     "step": "the number of steps taken",
     **dict.fromkeys(("foreach", "fused", "capturable", "differentiable"), "one of torch's own switches"),
+    "sparse": "the argument that says how sparse gradients are taken",
 }
 
 SHOWN_TYPES = {

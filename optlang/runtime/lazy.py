@@ -1,0 +1,156 @@
+"""Steps of the rows that a sparse gradient touches, with ``sparse="lazy"`` in a param group.
+
+The rows of the parameter and of its states are gathered, updated by the kernel that updates whole tensors, and put
+back. It makes no difference to an element whether its neighbours are there, so this is for rules that update every
+element from itself alone. Rows that are not touched stay as they are: nothing decays, and no momentum carries them on.
+Dense gradients in the same group are stepped with as ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from optlang.runtime.parts import Part
+from optlang.runtime.plan import GroupPlan, State, by_rows, named
+from optlang.runtime.records import Batch, Record
+from optlang.runtime.tensors import facts_of, flat
+
+REASON = (
+    "does not update every element from itself alone; give it dense gradients (for an embedding: sparse=False) and, "
+    "if other parameters of the optimizer have sparse ones, a param group of its own"
+)
+
+
+class LazyPlan(GroupPlan):
+    """The step of a param group in which gradients may be sparse."""
+
+    switch = "sparse"
+    option = 'sparse="lazy"'
+
+    def _bind(self, state: State) -> list[Batch]:
+        """Bind the idle parameters that have gradients, each with a sparse one as a batch of its own."""
+        waiting = [p for p in self.idle if is_sparse(p.grad)]
+        batches: list[Batch] = []
+        for p in waiting:
+            assert p.grad is not None
+            batch = RowBatch([self._bound(p, p.grad, state)])
+            batch.take(p.grad)
+            batches.append(batch)
+        ids = {id(p) for p in waiting}
+        self.idle = [p for p in self.idle if id(p) not in ids]
+        self.batches.extend(batches)
+        return batches + super()._bind(state)
+
+    def _gather_batch(self, batch: Batch, state: State | None) -> list[Record] | None:
+        if not isinstance(batch, RowBatch):
+            changed = any(is_sparse(record.parameter.grad) for record in batch.records)
+            return None if changed else super()._gather_batch(batch, state)
+        (record,) = batch.records
+        p, g = record.parameter, record.parameter.grad
+        if g is None:
+            return []
+        if (
+            not is_sparse(g)
+            or p.data_ptr() != record.pointer
+            or p.dtype is not record.dtype
+            or g.dtype is not record.gradient_dtype
+            or g.shape != record.shape
+            or not record.is_current(record.state if state is None else state.get(p))
+        ):
+            return None
+        self._check_gradient(p, g)
+        batch.take(g)
+        return batch.records
+
+    def _check_layout(self, p: torch.Tensor, g: torch.Tensor) -> None:
+        if not g.is_sparse:
+            return
+        if g.sparse_dim() != 1:
+            self._fail(
+                p,
+                f"has a gradient that is sparse in {g.sparse_dim()} dimensions, but {self.option} is for gradients of "
+                "whole rows (sparse in 1), as an embedding has them",
+            )
+        if not by_rows(self.variant_for(facts_of(p)).variant):
+            self._fail(p, f"has a sparse gradient, but {self.name} {REASON}")
+
+    def _example(self, p: torch.Tensor) -> torch.Tensor:
+        """Return a gradient that has the kernel compiled which rows are updated by."""
+        g = p.grad
+        if g is None or not g.is_sparse:
+            return super()._example(p)
+        self._check_gradient(p, g)
+        return p.detach().new_zeros((), dtype=g.dtype).expand(p.shape)
+
+
+class RowBatch(Batch):
+    """One parameter with a sparse gradient: each step gathers the rows that it touches, and puts them back."""
+
+    __slots__ = ("_moved", "_rows", "_tensors")
+
+    def __init__(self, records: list[Record]) -> None:
+        super().__init__(records)
+        (record,) = records
+        variant = record.prepared.variant
+        states = [record.tensors[name] for name in variant.tensors[2:]]
+        # The whole tensors that the kernel takes rows of, and whether it writes them.
+        self._tensors = [
+            (t.detach(), name in variant.written)
+            for name, t in zip(("p", *variant.tensors[2:]), (record.parameter, *states), strict=True)
+        ]
+        self._rows: torch.Tensor | None = None
+        self._moved = 0
+
+    def take(self, g: torch.Tensor) -> None:
+        """Take the gradient of a step: the rows that it touches, each once, and what stands in them."""
+        g = g.detach().coalesce()
+        self._rows = g._indices()[0]
+        self.gradients = [flat(g._values().resolve_neg().contiguous())]
+
+    def run(self, coefficients: torch.Tensor) -> None:
+        """Run the kernel on the rows."""
+        (g,), rows, kernel = self.gradients, self._rows, self.kernel
+        assert rows is not None and kernel is not None
+        self.gradients, self._rows = [], None
+        self._moved = g.numel() * g.element_size()
+        if not g.numel():
+            return
+        parts = [whole.index_select(0, rows) for whole, _ in self._tensors]
+        p, *states = map(flat, parts)
+        kernel.run([p, g, *states, coefficients])
+        for (whole, written), part in zip(self._tensors, parts, strict=True):
+            self._moved += part.numel() * part.element_size() * (2 if written else 1)
+            if written:
+                whole.index_copy_(0, rows, part)
+
+    def bytes_moved(self) -> int:
+        """Return how many bytes the last step had to move: those of the rows."""
+        return self._moved
+
+
+def is_sparse(g: torch.Tensor | None) -> bool:
+    """Whether there is a gradient and it is sparse: torch has no gradients of dense tensors in another such layout."""
+    return g is not None and g.is_sparse
+
+
+def check(name: str, group: Mapping[str, Any]) -> None:
+    """Raise ValueError if a param group of a class asks for sparse gradients in a way that there is not."""
+    how = group.get(LazyPlan.switch)
+    if how not in (None, False, "lazy"):
+        raise ValueError(f'{name}: sparse must be "lazy" or None, got {how!r}')
+    for other in ("capturable", "differentiable"):
+        if how and group.get(other):
+            raise ValueError(f"{name}: {LazyPlan.option} and {other}=True cannot be used together")
+
+
+def check_rule(part: Part, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> None:
+    """Raise ValueError if a rule cannot update rows of the parameters of a group that go to it."""
+    values = part.hyper.read(group)
+    answers = part.hyper.answers(values)
+    for p in {facts_of(p): p for p in members}.values():
+        if not by_rows(part.kernels.prepared(values, answers, facts_of(p)).variant):
+            rule = part.compiled.name
+            raise ValueError(f"{rule}: {named(group, p)} cannot have {LazyPlan.option}: {rule} {REASON}")
