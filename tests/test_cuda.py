@@ -35,7 +35,7 @@ def taken(cls: Any, name: str, index: int, dtype: torch.dtype, device: str, step
 @pytest.mark.parametrize("name", [name for name in CERTAIN if name not in BASES])
 def test_the_gpu_agrees_with_the_cpu(name: str) -> None:
     for index in range(len(cases(name))):
-        for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, max(row(name).tolerance32, 2e-5))):
+        for dtype, tolerance in ((torch.float64, 1e-9), (torch.float32, max(row(name).tolerance32, 5e-5))):
             exact = dtype == torch.float64
             if exact and name == "MuonWithAdamW":  # the rules that it routes to round to bfloat16
                 continue
