@@ -6,6 +6,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 WHEEL  := build/wheel
+JOBS   ?= 8
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test fast check lint format wheel-test docs bench clean
@@ -27,10 +28,10 @@ demo: $(STAMP)  ## Train a network with the AdamW of examples/adamw.opt, next to
 	@$(PY) examples/01_digits.py
 
 test: $(STAMP)  ## Run every test that this machine can run
-	@$(PY) -m pytest -q
+	@$(PY) -m pytest -q -n auto --maxprocesses $(JOBS)
 
 fast: $(STAMP)  ## Run the tests that need no C++ compiler (seconds)
-	@$(PY) -m pytest -q -m 'not compiler and not cuda and not slow'
+	@$(PY) -m pytest -q -n auto --maxprocesses $(JOBS) -m 'not compiler and not cuda and not slow'
 
 check: lint test wheel-test  ## Everything that CI runs: format, lint, types, tests, tests of the wheel
 

@@ -4,7 +4,7 @@ import re
 from itertools import groupby
 from pathlib import Path
 
-from optlang import rules
+from optlang import rules, transforms
 from optlang.catalogue import CATALOGUE
 from optlang.compiler import compile_source, passes_of
 from optlang.language.builtins import FACT_NAMES, TABLE, TENSOR_NAMES, TIME_NAMES, Builtin
@@ -38,6 +38,7 @@ def write_all(folder: Path) -> None:
     pages = {
         "functions.md": functions_page(),
         "diagnostics.md": diagnostics_page(),
+        "transforms.md": transforms_page(),
         "rules/index.md": rules_page(),
         **{f"rules/{rules.path(name).stem}.md": rule_page(name) for name in rules.names()},
     }
@@ -174,7 +175,10 @@ def rule_page(name: str) -> str:
     if rule.states:
         parts += [
             "## State\n",
-            table(["name", "key", "one per", "starts as", "exists"], [_state_row(s, source) for s in rule.states]),
+            table(
+                ["name", "key", "one per", "starts as", "exists"],
+                [_state_row(s, rule.tree.source) for s in rule.states],
+            ),
         ]
     parts += ["## File\n", fence(source.text, "opt")]
     return "\n".join(parts)
@@ -225,6 +229,24 @@ def _state_row(state, source: Source) -> list[str]:
         "0" if state.initial is None else f"`{source.excerpt(state.initial.span)}`",
         "always" if state.when is None else f"when `{source.excerpt(state.when.span)}`",
     ]
+
+
+# Transforms -------------------------------------------------------------------------------------------------
+
+
+def transforms_page() -> str:
+    """Return the page of the library's transforms."""
+    parts = [
+        "# Transforms\n",
+        "The pieces that rules and chains are made of: in a rule `g |> momentum(0.9)`, in Python "
+        "`optlang.transforms.momentum(beta=0.9)`. See [composition](../language.md#composition) and "
+        "[chains](../python.md#chains).\n",
+    ]
+    for name in transforms.names():
+        text = transforms.path(name).read_text(encoding="utf-8")
+        doc = getattr(transforms, name).doc
+        parts += [f"## {name}\n", _prose(doc), fence(text.partition(f'"""{doc}"""')[2], "opt")]
+    return "\n".join(parts)
 
 
 # Passes -----------------------------------------------------------------------------------------------------

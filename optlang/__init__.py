@@ -20,16 +20,19 @@ _HOMES = {
     "compile": "optlang.api",
     "check": "optlang.api",
     "emit": "optlang.api",
+    "chain": "optlang.chaining",
     "rules": "optlang.rules",
+    "transforms": "optlang.transforms",
     "Diagnostic": "optlang.diagnostics",
     "OptlangError": "optlang.diagnostics",
 }
 
-__all__ = ["Diagnostic", "OptlangError", "__version__", "check", "compile", "emit", "rules"]
+__all__ = ["Diagnostic", "OptlangError", "__version__", "chain", "check", "compile", "emit", "rules", "transforms"]
 
 if TYPE_CHECKING:
-    from optlang import rules
+    from optlang import rules, transforms
     from optlang.api import check, compile, emit
+    from optlang.chaining import chain
     from optlang.diagnostics import Diagnostic, OptlangError
 
 
@@ -37,7 +40,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'optlang' has no attribute {name!r}")
     module = import_module(_HOMES[name])
-    value = module if name == "rules" else getattr(module, name)
+    value = module if name in ("rules", "transforms") else getattr(module, name)
     globals()[name] = value
     return value
 

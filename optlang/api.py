@@ -15,6 +15,7 @@ from optlang import rules
 from optlang.classes import class_of
 from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
 from optlang.language.check import check_text
+from optlang.language.composing.exchange import exchanged
 from optlang.language.library import rule_files
 from optlang.language.rule import Value
 from optlang.language.suggest import nearest
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 
 #: What stands for a rule: its text, a path (or a string that ends in ``.opt``), a name of the library, or a source.
 Rule = str | os.PathLike[str] | Source
+#: What stands for a rule inside of another: a name of the library, or a path (or a string that ends in ``.opt``).
+Inner = str | Path
 
-STAGES = ("tree", "rule", "program", "source")
+STAGES = ("tree", "plain", "rule", "program", "source")
 
 
 def load(rule: Rule) -> Source:
@@ -61,6 +64,7 @@ def compile(
     rule: Rule,
     *,
     name: str | None = None,
+    inner: Inner | Mapping[str, Inner] | None = None,
     backend: str = "inductor",
     ahead_of_time: bool | None = None,
 ) -> type[Optimizer]:
@@ -72,6 +76,8 @@ def compile(
     Args:
         rule: The rule's text, a path, a string that ends in ``.opt``, or the name of a rule of the library.
         name: Class name; by default the one that the rule declares, else ``Rule``.
+        inner: Other rules in the place of its inner rules, by the names that these have in it: names of the library
+            or paths. For a rule with one inner rule, just that.
         backend: ``"inductor"`` (one fused kernel for all tensors of a type) or ``"eager"`` (plain torch operations).
         ahead_of_time: For ``inductor``: whether kernels are compiled ahead of time and kept on disk. By default they
             are on CPU, and compiled just in time (``torch.compile``) elsewhere.
@@ -81,7 +87,7 @@ def compile(
 
     Raises:
         OptlangError: If the rule has errors; it carries every diagnostic, with places.
-        ValueError: If the name or the backend does not exist.
+        ValueError: If the name, the backend or an inner rule does not exist.
 
     Example:
         >>> Momentum = optlang.compile("v = beta*v + g; p -= lr*v")
@@ -89,7 +95,8 @@ def compile(
     """
     if name is not None and not name.isidentifier():
         raise ValueError(f"{name!r} cannot be the name of a class")
-    cls = class_of(load(rule), name, backend, ahead_of_time)
+    source = load(rule) if inner is None else exchanged(load(rule), inner)
+    cls = class_of(source, name, backend, ahead_of_time)
     for diagnostic in cls._compiled.warnings:  # type: ignore[attr-defined]
         warnings.warn(f"\n{diagnostic.render()}", stacklevel=2)
     return cls
@@ -110,8 +117,8 @@ def emit(
 
     Args:
         rule: As for :func:`compile`.
-        stage: ``tree`` (syntax), ``rule`` (roles of names), ``program`` (the optimised formulas) or ``source`` (the
-            Python that runs).
+        stage: ``tree`` (syntax), ``plain`` (with transforms and inner rules written out), ``rule`` (roles of names),
+            ``program`` (the optimised formulas) or ``source`` (the Python that runs).
         values: Hyperparameters that choose the variant (``{"amsgrad": True}``); the others have their defaults.
         ndim: Dimensions of the tensor that the variant is for.
 
@@ -130,6 +137,8 @@ def emit(
     checked, diagnostics = check_text(source)
     raise_errors(diagnostics)
     assert checked is not None
+    if stage == "plain":
+        return checked.tree.source.text
     if stage == "rule":
         from optlang.language.show import show_rule
 

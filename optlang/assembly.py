@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from optlang.backends import python_source, steering_source, triton_source
+from optlang.backends.sweeps import suits
 from optlang.compiled import Layout, Pass, Slot, Steering, Variant
 from optlang.ir import algebra
 from optlang.ir.lower import Lowered, Path
@@ -52,7 +53,7 @@ def _plain(rule: Rule, name: str, special: Special, lowered: Lowered, key: tuple
         written=tuple(s.target for s in lowered.step.stores if s.kind.on_device),
         layout=Layout.of(special.dims, ndim),
         elementwise=elementwise,
-        triton_source=triton_source.emit(lowered.step, tensors, title) if elementwise else "",
+        triton_source=_triton(lowered.step, slots, tensors, Layout.of(special.dims, ndim), title),
     )
 
 
@@ -237,7 +238,7 @@ class _Passes:
             written=tuple(s.target for s in program.stores if s.kind.on_device),
             layout=layout,
             elementwise=elementwise,
-            triton_source=triton_source.emit(program, tensors, title) if elementwise else "",
+            triton_source="" if stage.matrices else _triton(program, slots, tensors, layout, title),
         )
         draws = tuple(d for d in path.draws if d.name in used)
         totals, at = (tuple(s.name for s in slots) for slots in (parts, points))
@@ -279,6 +280,12 @@ def _slots(special: Special, lowered: Lowered) -> tuple[Slot, ...]:
 def _is_elementwise(step: Program, slots: tuple[Slot, ...]) -> bool:
     """Return whether no element's update depends on another element."""
     return all(s.place in ("element", "host") for s in slots) and not any(v.reduces for v in step.tensor)
+
+
+def _triton(program: Program, slots: tuple[Slot, ...], tensors: tuple[str, ...], layout: Layout, title: str) -> str:
+    """Return the Triton module of a pass over elements, if it can be one."""
+    fits = layout.flat and suits(program, slots)
+    return triton_source.emit(program, slots, tensors, title) if fits else ""
 
 
 def _tensors(program: Program, states: tuple[str, ...]) -> tuple[str, ...]:

@@ -376,11 +376,34 @@ SEMANTICS: tuple[Entry, ...] = (
         "E215",
         "unknown rule",
         (
-            "A route sends tensors to a rule of the library, named as `optlang list` prints it. It has to be a rule "
-            "with an update of its own, not one that routes in turn."
+            "`route`, `use` and `inner` name a rule of the library as `optlang list` prints it; the last two may also "
+            "name a file, in quotes, beside the rule's own. It has to be a rule without mistakes and with an update of "
+            "its own, not one that routes in turn."
         ),
         "optimizer Both\nroute Muno when ndim == 2\nroute AdamW otherwise\n",
         "optimizer Both\nroute Muon when ndim == 2\nroute AdamW otherwise\n",
+    ),
+    Entry(
+        "E216",
+        "transform out of place",
+        (
+            "A transform is written out as statements before the one that it stands in. Where a value is not always "
+            "computed (in one side of a choice, behind `and`, in a condition after `elif`) or belongs to no statement "
+            "(in a `def`, in a count or a period) there is no such place."
+        ),
+        ("hyper lr = 1e-3, smooth = true\nu = momentum(g, 0.9) if smooth else g\np -= lr*u\n"),
+        ("hyper lr = 1e-3, smooth = true\nu = g\nif smooth: u = momentum(g, 0.9)\np -= lr*u\n"),
+    ),
+    Entry(
+        "E217",
+        "inner rule misused",
+        (
+            "An inner rule `B` has two uses: `B(p, g)` on a line of its own makes its step, on `p` or another name "
+            "that may be assigned, and `B.direction(g)` is the step as a value, what would be added to `p`. A rule "
+            "that only routes has no step."
+        ),
+        ("inner B = SGD(lr = 0.1)\np += 0.5*B(p, g)\n"),
+        ("inner B = SGD(lr = 0.1)\np += 0.5*B.direction(g)\n"),
     ),
     Entry(
         "E301",
@@ -716,7 +739,7 @@ OTHERS: tuple[Entry, ...] = (
             "lists what is compiled today, and the help line says what to write instead where there is "
             "something."
         ),
-        ("hyper lr = 1e-3\np -= lr*loss*g\n"),
+        ("hyper lr = 1e-3\nhistory s: size 10\np -= lr*g\n"),
     ),
     Entry(
         "W601",

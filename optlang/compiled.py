@@ -210,8 +210,8 @@ class Variant:
             rule may read ``group.t``.
         elementwise: Whether every element is updated from itself alone, so that any part of a tensor may be updated
             without the rest: nothing is reduced, and every tensor is shaped like the parameter.
-        triton_source: The generated Triton kernel for many parameters at once (imports ``triton`` only); empty if the
-            variant is not elementwise.
+        triton_source: The generated Triton kernels for many parameters at once (imports ``triton`` only); empty if the
+            variant reduces along dimensions or knows matrices.
         steering: For a step of several passes: what they are, and what decides between them. The variant itself then
             has no ``update``; ``tensors`` are all that the passes may read.
     """

@@ -280,6 +280,23 @@ def test_list_has_every_rule(run: Run) -> None:
     assert all(row["summary"] for row in rows)
 
 
+def test_list_transforms_has_every_transform(run: Run) -> None:
+    code, out, _ = run("list", "transforms")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == optlang.transforms.names()
+    rows = {row["name"]: row for row in json.loads(run("list", "transforms", "--json").out)}
+    assert rows["nesterov"]["signature"] == "nesterov(beta=0.9)" and rows["nesterov"]["summary"]
+    path = optlang.transforms.path("nesterov")
+    assert run("show", "nesterov").out == path.read_text()
+    assert run("check", "--strict", str(path)).code == 0
+
+
+def test_emit_plain_writes_the_pieces_out(run: Run) -> None:
+    code, out, _ = run("emit", "--stage", "plain", "-", stdin="hyper lr = 0.1\np -= lr*(g |> momentum(0.9) |> sign)\n")
+    assert code == 0 and out.endswith("p -= lr * sign(momentum)\n")
+    assert "state momentum_b as momentum.b\n" in out
+
+
 def test_show_prints_the_file(run: Run) -> None:
     path = Path(run("show", "adamw", "--path").out.strip())
     assert run("show", "AdamW").out == path.read_text()

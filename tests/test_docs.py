@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import landscape
 import pytest
 import torch
 
@@ -69,6 +70,8 @@ def test_generated_pages_are_complete(reference: Path) -> None:
     assert [code for code in CATALOGUE if f"### {code}: " not in diagnostics] == []
     library = (reference / "rules" / "index.md").read_text(encoding="utf-8")
     assert [name for name in optlang.rules.names() if f"[{name}]" not in library] == []
+    pieces = (reference / "transforms.md").read_text(encoding="utf-8")
+    assert [name for name in optlang.transforms.names() if f"\ntransform {name}(" not in pieces] == []
 
 
 def test_a_rule_page_says_everything_of_its_rule(reference: Path) -> None:
@@ -191,8 +194,9 @@ def test_rules_of_the_language_page_run() -> None:
         params = [p for p in map(parameter, ((6, 4), (5,), (3, 2, 2, 2), ())) if suits(cls, p, required)]
         optimizer = cls(params, **required)
         before = [p.detach().clone() for p in params]
+        slopes = [p.grad for p in params]
         for _ in range(3):
-            optimizer.step()
+            optimizer.step(landscape.closure(params, slopes) if cls._asked else None)
         optimizer.eval()
         optimizer.train()
         assert not any(torch.equal(p, q) for p, q in zip(params, before, strict=True)), text

@@ -145,3 +145,11 @@ def test_mixture_on_the_simplex() -> None:
     assert number_after("that are used:", out) < 1e-9
     assert number_after("above these:", out) > 0
     assert out.count("0.0000") == 5
+
+
+def test_pipeline() -> None:
+    out = run("16_pipeline.py", "--rounds", "3")
+    assert number_after("largest difference of pipeline from formulas after 10 steps:", out) == 0
+    assert number_after("largest difference of chain from formulas after 10 steps:", out) == 0
+    assert "momentum_b = beta*momentum_b" in out
+    assert 0.2 < number_after("time of chain relative to formulas:", out) < 5

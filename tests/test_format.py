@@ -80,7 +80,10 @@ def check(text: str) -> str:
         ("on  eval :p=z", "on eval: p = z"),
         ("route  Muon  when(ndim==2)", "route Muon when ndim == 2"),
         ("route AdamW  otherwise", "route AdamW otherwise"),
-        ("use  AdamW", "use  AdamW"),
+        ("use  AdamW", "use AdamW"),
+        ('use  "a b.opt"( lr=1 )', 'use "a b.opt"(lr=1)'),
+        ("inner  B=SGD(lr=1)like(q)", "inner B = SGD(lr=1) like q"),
+        ("p-=lr*(g|>f( 2 )|>h)", "p -= lr * (g |> f(2) |> h)"),
     ],
 )
 def test_one_line(text: str, expected: str) -> None:

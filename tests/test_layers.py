@@ -13,9 +13,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up. The package itself (`import optlang`) is the front door: it may show everything.
 ORDER = (
     *("source", "diagnostics", "catalogue", "language", "compiled", "ir", "backends", "assembly"),
-    *("compiler", "runtime", "classes", "rules", "api", "bench", "cli"),
+    *("compiler", "runtime", "classes", "rules", "chaining", "transforms", "api", "bench", "cli"),
 )
-FRONT_DOOR_FROM = {"rules", "bench", "cli"}
+FRONT_DOOR_FROM = {"rules", "transforms", "bench", "cli"}
 
 # Where each library may be imported; a prefix of the module's name.
 LIBRARIES = {

@@ -225,9 +225,6 @@ def test_branches() -> None:
 @pytest.mark.parametrize(
     ("text", "what", "defines"),
     [
-        ("use AdamW\n", "use", ()),
-        ("use AdamW(lr = 0.1)\n", "use", ()),
-        ("inner Base = SGD(lr = 0.1)\n", "inner", ("Base",)),
         ("store m: dynamic8(block = 256) when numel > 4096\n", "store", ()),
         ("store p: bf16 stochastic\n", "store", ()),
         ("compute float32\n", "compute", ()),
@@ -235,7 +232,6 @@ def test_branches() -> None:
         ("history s, y: size 10\n", "history", ("s", "y")),
         ("push s <- sk, y <- 1/ys\n", "push", ()),
         ("flat\n", "flat", ()),
-        ("transform f(u, beta = 0.9):\n    state b\n    b = beta*b + u\n    return b\n", "transform", ("f",)),
         ("for i in reversed(s):\n    q -= s*i\n", "for", ("i", "q")),
     ],
 )
@@ -246,11 +242,27 @@ def test_later_constructs_are_recognised(text: str, what: str, defines: tuple[st
     assert item.defines == defines
 
 
-@pytest.mark.parametrize("text", ["g |> f(2) |> h()", "b.direction(g)"])
-def test_later_expressions_are_recognised(text: str) -> None:
-    node = value(text)
-    assert isinstance(node, tree.Unsupported)
-    assert node.span == Span(4, 4 + len(text))
+def test_pieces_of_rules() -> None:
+    text = (
+        'use AdamW(lr = 0.1)\ninner B = SGD like q\ninner C = "my.opt"(k = 2)\n'
+        "transform f(u, beta = 0.9 in [0, 1), n = 2 > 0, s = true):\n    state b\n    b = beta*b + u\n    return b\n"
+    )
+    use, inner, file, transform = items(text)
+    assert (use.rule.name, use.arguments[0].name) == ("AdamW", "lr")
+    assert (inner.name.name, inner.rule.name, inner.like.name) == ("B", "SGD", "q")
+    assert (file.rule.value, file.like, file.arguments[0].name) == ("my.opt", None, "k")
+    assert [p.name.name for p in transform.parameters] == ["u", "beta", "n", "s"]
+    assert [p.domain and p.domain.text for p in transform.parameters] == [None, "in [0, 1)", "> 0", None]
+    assert [type(x) for x in transform.body] == [tree.StateDecl, tree.Assign, tree.Return]
+
+
+def test_pipes() -> None:
+    node = value("g |> f(2) |> h")
+    assert isinstance(node, tree.Pipe) and isinstance(node.value, tree.Pipe)
+    assert (node.stage.name, node.value.stage.function.name) == ("h", "f")
+    assert node.span == Span(4, 4 + len("g |> f(2) |> h"))
+    assert value("g |> b.direction").stage.name == "direction"
+    assert value("b.direction(g)").function.value.name == "b"
 
 
 def test_matrices() -> None:
@@ -304,7 +316,7 @@ def test_parts_are_not_assigned() -> None:
 
 
 def test_inner_rule_is_applied() -> None:
-    assert isinstance(items("inner B = SGD(lr = 1)\nB(p, g)\n")[1], tree.Unsupported)
+    assert isinstance(items("inner B = SGD(lr = 1)\nB(p, g)\n")[1], tree.Apply)
     assert errors("B(p, g)\n")[0].code == "E111"
 
 

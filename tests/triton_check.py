@@ -11,6 +11,7 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 INTERPRETED, COMPILED = "steps", "compile"
 os.environ["TRITON_INTERPRET"] = "1" if sys.argv[1:2] == [INTERPRETED] else "0"  # before triton is imported
@@ -21,13 +22,26 @@ import optlang  # noqa: E402
 from optlang.api import load  # noqa: E402
 from optlang.backends.loading import launch  # noqa: E402
 from optlang.backends.loading.modules import load_module  # noqa: E402
+from optlang.compiled import Variant  # noqa: E402
 from optlang.compiler import compile_source, example_variant  # noqa: E402
 
-SHAPES = [(0,), (1,), (7,), (1000,), (100, 50), (9000,)]
+SHAPES = [(0,), (1,), (), (7,), (1000,), (100, 50), (2 * launch.CHUNK + 5,), (9000,)]
 
 
-def steps(rule: str, dtype: torch.dtype) -> float:
-    """Return how far a rule's parameters and states are from the eager backend's after four steps, largest first."""
+def kernels_of(rule: str) -> list[Variant]:
+    """Return everything that a step of a rule runs."""
+    variant = example_variant(compile_source(load(rule)))
+    if variant.steering is None:
+        return [variant]
+    return [one.kernel for path in variant.steering.paths for one in path]
+
+
+def steps(rule: str, dtype: torch.dtype) -> tuple[float, float]:
+    """Return how far four steps of a rule are from the eager backend's: of values, and of what has changed.
+
+    The first is relative to parameters and states; the second is relative to the largest change of a tensor, which may
+    be little.
+    """
     results = []
     for name, triton in (("Plain", False), ("Launched", True)):
         made = optlang.compile(rule, name=name, backend="eager")
@@ -36,6 +50,7 @@ def steps(rule: str, dtype: torch.dtype) -> float:
         torch.manual_seed(0)
         parameters = [torch.nn.Parameter(torch.randn(shape).to(dtype)) for shape in SHAPES]
         parameters.append(torch.nn.Parameter(torch.randn(3001).to(dtype)[1:]))  # not aligned
+        start = [p.detach().double() for p in parameters]
         optimizer = made(parameters)
         for step in range(4):
             for p in parameters:
@@ -47,29 +62,53 @@ def steps(rule: str, dtype: torch.dtype) -> float:
             optimizer.step()
         if triton:
             assert {kernel.origin for kernel in made._parts.parts[0].kernels.loaded.values()} == {"triton"}
-        states = [v for p in parameters for v in optimizer.state[p].values() if torch.is_tensor(v)]
-        results.append([t.detach().double() for t in (*parameters, *states) if t.numel()])
-    return max(float((a - b).abs().max() / (1 + b.abs().max())) for a, b in zip(*results, strict=True))
+        changes = [p.detach().double() - before for p, before in zip(parameters, start, strict=True)]
+        held = [v.detach().double() for p in parameters for v in optimizer.state[p].values() if torch.is_tensor(v)]
+        shared = [v for k, v in sorted(optimizer.param_groups[0].items()) if k != "params" and isinstance(v, float)]
+        values = [p.detach().double() for p in parameters]
+        results.append([[*values, *held], [*changes, *held, torch.tensor(shared).double()]])
+    (values, changes), (others, other_changes) = results
+    return (
+        max(map(_difference, values, others)),
+        max(map(_difference, changes, other_changes, [0.0] * len(changes))),
+    )
 
 
-def compiled(rule: str, dtype: str) -> dict[str, object]:
-    """Return what Triton makes of a rule for an H100, and what its assembler says of it."""
-    import triton.language as tl
+def _difference(a: torch.Tensor, b: torch.Tensor, least: float = 1.0) -> float:
+    """Return how much two tensors differ, for their size; what is not a number in both does not."""
+    if not a.numel() or (torch.equal(a.nan_to_num(), b.nan_to_num()) and torch.equal(a.isnan(), b.isnan())):
+        return 0.0
+    same = a.isnan() & b.isnan()
+    return float((a - b)[~same].abs().max() / (least + b[~same].abs().max()))
+
+
+def compiled(rule: str, dtype: str) -> list[dict[str, object]]:
+    """Return what Triton makes of each kernel of a rule for an H100, and what its assembler says of it."""
+    found = []
+    for variant in kernels_of(rule):
+        names = load_module(variant.triton_source, "test")
+        found += [kernel_for_an_h100(variant, dtype, kernel, names["tl"]) for _, kernel in names["LAUNCHES"]]
+    return found
+
+
+def kernel_for_an_h100(variant: Variant, dtype: str, kernel: Any, tl: Any) -> dict[str, object]:
+    """Return what Triton makes of one kernel."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    variant = example_variant(compile_source(load(rule)))
-    update = load_module(variant.triton_source, "test")["update"]
-    real = "fp64" if dtype == "float64" else "fp32"
-    constants = {f"type_{i}": getattr(tl, dtype) for i in range(len(variant.tensors))}
+    real, short = ("float64", "fp64") if dtype == "float64" else ("float32", "fp32")
+    types = [real if name.startswith(("carry ", "total ")) else dtype for name in variant.tensors]
+    constants = {f"type_{i}": getattr(tl, name) for i, name in enumerate(types)}
     constants |= {"chunk": launch.CHUNK, "block": launch.BLOCK}
-    tables = dict(zip(update.arg_names[:4], ["*i32", "*i64", "*i64", f"*{real}"], strict=True))
-    aligned = {(i,): [["tt.divisibility", 16]] for i in range(4)}
-    source = ASTSource(update, tables | dict.fromkeys(constants, "constexpr"), constants, aligned)
+    arguments = [name for name in kernel.arg_names if name not in constants]
+    tables = dict(zip(arguments, ["*i32", "*i64", "*i64", f"*{short}", "*fp64", f"*{short}"], strict=False))
+    aligned = {(i,): [["tt.divisibility", 16]] for i in range(len(tables))}
+    source = ASTSource(kernel, tables | dict.fromkeys(constants, "constexpr"), constants, aligned)
     made = compile(source, target=GPUTarget("cuda", 90, 32), options=dict(launch.OPTIONS))
     ptx = made.asm["ptx"]
     vectors = re.findall(r"(?:ld|st)\.global\.v[248]\.\w+", ptx)
     return {
+        "name": kernel.fn.__name__,
         "vectors": sorted(set(vectors)),
         "roundings": sorted(set(re.findall(r"cvt\.\w+\.bf16\w*\.f32", ptx))),
         "fused": "fma.rn" in ptx,

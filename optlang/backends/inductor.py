@@ -1,6 +1,7 @@
 """The compiling backend: TorchInductor, ahead of time on CPU and through ``torch.compile`` elsewhere.
 
-On CUDA, elementwise variants are compiled by Triton alone, to one launch for all parameters.
+On CUDA, variants that are elementwise or reduce over whole tensors are compiled by Triton alone, to few launches for
+all parameters.
 """
 
 from __future__ import annotations

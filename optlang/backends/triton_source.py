@@ -1,103 +1,64 @@
-"""The step of an elementwise variant -> a Triton kernel that updates the tensors of many parameters in one launch.
+"""The step of a variant -> Triton kernels that update the tensors of many parameters in few launches.
 
-The generated module imports ``triton`` and holds ``update``. Each of its program instances updates one chunk of one
-tensor: ``places`` says which, ``rows`` (sizes, addresses of the parameter and its states) and ``gradients`` (their
-addresses, which may change from step to step) say where that tensor lies. What is a whole block of an aligned tensor
-is read and written in vectors; the rest goes through a mask, element by element.
+The generated module imports ``triton`` and holds one or more kernels; ``LAUNCHES`` says in which order they run, and
+``SUMS`` how many reductions there are. What can go this way, and in which sweeps, is in
+:mod:`optlang.backends.sweeps`.
 
-Storage types are parameters of the kernel. Arithmetic is done in the type of the coefficients, and what is stored is
-rounded where the narrow form of :mod:`optlang.backends.python_source` rounds it.
+A *sweep* runs one program instance for each chunk of each tensor: ``places`` says which, ``rows`` (sizes, first chunks,
+addresses of the parameter and its states) and ``gradients`` (their addresses, which may change from step to step) say
+where that tensor lies. What is a whole block of an aligned tensor is read and written in vectors; the rest goes through
+a mask, element by element.
+
+A sweep leaves its part of each reduction in ``partials``. Then a kernel with one program instance for each tensor
+*finishes* it: it adds up the parts of its chunks in order, so that a result depends on the tensor alone, and leaves it
+in ``sums``. Formulas over numbers of a tensor are so few that whoever reads one computes it; the last of these kernels
+stores them.
+
+Storage types are parameters of the kernels. Arithmetic is done in the type of the coefficients, reductions in float64,
+and what is stored is rounded where the narrow form of :mod:`optlang.backends.python_source` rounds it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from textwrap import wrap
 
 import sympy as sp
 
 from optlang.backends.memory import INDENT, Memory
-from optlang.backends.spelling import ATOM, SIGN, SUM, Piece, Writer
-from optlang.ir.program import Program
-from optlang.language.builtins import BUILTINS
+from optlang.backends.sweeps import Sweep, needed, sweeps
+from optlang.backends.triton_writer import HELPERS, TritonWriter
+from optlang.compiled import Slot
+from optlang.ir import algebra
+from optlang.ir.program import Program, Store, Value
+from optlang.language.kinds import ELEMENT
 
-#: Functions of the generated module. Triton's own division and root of float32 are approximate, so both are asked for
-#: as IEEE 754 has them; its maximum drops NaN unless told otherwise.
-HELPERS: dict[str, str] = {
-    "triton_divide": (
-        "def triton_divide(a, b):\n"
-        "    if (a + b).dtype == tl.float32:\n"
-        "        return tl.div_rn(a, b)\n"
-        "    else:\n"
-        "        return a / b\n"
-    ),
-    "triton_sqrt": (
-        "def triton_sqrt(x):\n"
-        "    if x.dtype == tl.float32:\n"
-        "        return tl.sqrt_rn(x)\n"
-        "    else:\n"
-        "        return tl.sqrt(x)\n"
-    ),
-    "triton_power": (
-        "def triton_power(x, n: tl.constexpr):\n"
-        "    result = x\n"
-        "    for _ in tl.static_range(n - 1):\n"
-        "        result *= x\n"
-        "    return result\n"
-    ),
-    "triton_pow": (
-        "def triton_pow(x, y):\n    none = tl.zeros_like(x + y)\n    return libdevice.pow(x + none, y + none)\n"
-    ),
-    "triton_mod": (
-        "def triton_mod(x, y):\n"
-        "    rest = libdevice.fmod(x, y + tl.zeros_like(x))\n"
-        "    return tl.where((rest != 0) & ((rest < 0) != (y < 0)), rest + y, rest)\n"
-    ),
-    "triton_max": "def triton_max(a, b):\n    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)\n",
-    "triton_min": "def triton_min(a, b):\n    return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)\n",
-    "triton_sign": ("def triton_sign(x):\n    return tl.where(x == x, (x > 0).to(x.dtype) - (x < 0).to(x.dtype), x)\n"),
-    "triton_isfinite": 'def triton_isfinite(x):\n    return tl.abs(x) < float("inf")\n',
-    "triton_nan_to_num": (
-        "def triton_nan_to_num(x):\n"
-        "    if x.dtype == tl.float32:\n"
-        "        big: tl.constexpr = 3.4028234663852886e38\n"
-        "    else:\n"
-        "        big: tl.constexpr = 1.7976931348623157e308\n"
-        "    return tl.where(x != x, 0.0, tl.minimum(tl.maximum(x, -big), big))\n"
-    ),
-}
-#: What Triton spells otherwise than ``libdevice.NAME``.
-SPELLINGS = {
-    "abs": "tl.abs({0})",
-    "sqrt": "triton_sqrt({0})",
-    "floor": "tl.floor({0})",
-    "round": "libdevice.rint({0})",
-    "sigmoid": "triton_divide(1.0, 1.0 + libdevice.exp(-({0})))",
-    "sign": "triton_sign({0})",
-    "isfinite": "triton_isfinite({0})",
-    "nan_to_num": "triton_nan_to_num({0})",
-    "pow": "triton_pow({0}, {1})",
-    "mod": "triton_mod({0}, {1})",
-}
 #: What else the module gives a name to.
-OWN = frozenset({"triton", "tl", "libdevice", "element", "update", "chunk", "block", *HELPERS})
-CONSTANTS = {"inf": 'float("inf")', "nan": 'float("nan")', "true": "True", "false": "False"}
+OWN = frozenset({"triton", "tl", "libdevice", "chunk", "block", "LAUNCHES", "SUMS", *HELPERS})
+#: Names of functions and arguments that are numbered.
+NUMBERED = re.compile(r"(type|element|sweep|finish)_\d+|element|update")
+#: Where a reduction starts, and how two parts of it become one.
+REDUCTIONS = {
+    "sum": ("0.0", "{} + {}"),
+    "mean": ("0.0", "{} + {}"),
+    "max": ('float("-inf")', "triton_max({}, {})"),
+    "min": ('float("inf")', "triton_min({}, {})"),
+}
 
 
-def emit(program: Program, tensors: Sequence[str], title: str) -> str:
-    """Return the module of an elementwise step.
+def emit(program: Program, slots: Sequence[Slot], tensors: Sequence[str], title: str) -> str:
+    """Return the module of a step.
 
     Args:
         program: The step, after the passes.
-        tensors: Names of the tensors ``update`` takes, in order: ``p``, ``g`` and states.
+        slots: The states and carried tensors that it knows.
+        tensors: Names of the tensors that the kernels take, in order: ``p``, ``g`` and states.
         title: First line of the module's docstring.
     """
-    memory = Memory(_renamed(program), tensors, narrow=True)
-    writer = TritonWriter(memory)
-    element, update = _element(memory, writer), _update(memory)
-    body = "\n".join((*element, "", "", *update)) + "\n"
-    helpers = [HELPERS[name] for name in HELPERS if re.search(rf"\b{name}\(", body)]
+    scalars = [slot.name for slot in slots if slot.place == "scalar"]
+    body = "\n".join(_Module(_renamed(program), tensors, scalars).lines()) + "\n"
+    helpers = [HELPERS[name] for name in HELPERS if re.search(rf"\b{name}\b", body)]
     if any("triton_divide(" in text for text in helpers):
         helpers = [HELPERS["triton_divide"], *(h for h in helpers if h != HELPERS["triton_divide"])]
     functions = [f"@triton.jit\n{text}" for text in helpers]
@@ -113,68 +74,268 @@ def _renamed(program: Program) -> Program:
     names = {}
     for symbol in program.kinds():
         name = symbol.name
-        while name in OWN or name.startswith("type_") or (name != symbol.name and name in taken):
+        while name in OWN or NUMBERED.fullmatch(name) or (name != symbol.name and name in taken):
             name = f"the_{name}"
         names[symbol] = sp.Symbol(name)
     return program.renamed({old: new for old, new in names.items() if old != new})
 
 
-def _element(memory: Memory, writer: TritonWriter) -> Iterator[str]:
-    """Yield the lines of ``element``: one block of one tensor."""
-    program, stored, real = memory.program, memory.stored, writer.real
-    at, inside = memory.name("at"), memory.name("inside")
-    arguments = [*stored.values(), *map(str, program.coefficients()), at, inside, f"{real}: tl.constexpr"]
-    yield "@triton.jit"
-    yield from _call("def element", arguments, "", ":")
-    yield f'{INDENT}"""Update the elements at some places of one tensor."""'
-    read = {i.name for i in program.inputs}
-    for name, pointer in stored.items():
-        if name in read:
-            yield f"{INDENT}{memory.arguments[name]} = tl.load({pointer} + {at}, {inside}).to({real})"
-    rounded = memory.rounded()
-    line = 0
-    for value in program.tensor:
-        if value.line not in (0, line):
-            line = value.line
-            yield f"{INDENT}# {program.notes[line]}"
-        yield f"{INDENT}{value.symbol} = {writer.typed(value.expr)}"
-        if value.symbol in rounded:  # later formulas see what is stored
-            yield f"{INDENT}{value.symbol} = {value.symbol}.to({rounded[value.symbol]}.dtype.element_ty).to({real})"
-    for store in sorted(memory.stores, key=lambda s: s.target == "p"):
-        yield f"{INDENT}tl.store({stored[store.target]} + {at}, {writer.text(store.expr)}, {inside})"
+class _Names(dict[str, str]):
+    """Names that the kernels give to what is no value of the rule, each chosen when it is first asked for."""
+
+    def __init__(self, memory: Memory, real: str) -> None:
+        super().__init__(real=real)
+        self.memory = memory
+
+    def __missing__(self, wanted: str) -> str:
+        self[wanted] = self.memory.name(wanted)
+        return self[wanted]
 
 
-def _update(memory: Memory) -> Iterator[str]:
-    """Yield the lines of ``update``: one chunk of one of the tensors."""
-    places, rows, gradients, c = (memory.name(n) for n in ("places", "rows", "gradients", "coefficients"))
-    place, tensor, first, row, size, whole, start, at = (
-        memory.name(n) for n in ("place", "tensor", "first", "row", "size", "whole", "start", "at")
-    )
-    stored, numbers = memory.stored, [str(s) for s in memory.program.coefficients()]
-    types = {name: f"type_{i}" for i, name in enumerate(stored)}  # by these names they are passed
-    options = [f"{option}: tl.constexpr" for option in (*types.values(), "chunk", "block")]
-    yield "@triton.jit"
-    yield from _call("def update", [places, rows, gradients, c, *options], "", ":")
-    yield f'{INDENT}"""Update one chunk of one of the tensors; {c} holds what host returned."""'
-    yield from (f"{INDENT}{number} = tl.load({c} + {i})" for i, number in enumerate(numbers))
-    yield f"{INDENT}{place} = {places} + 2*tl.program_id(0).to(tl.int64)"
-    yield f"{INDENT}{tensor} = tl.load({place}).to(tl.int64)"
-    yield f"{INDENT}{first} = tl.load({place} + 1).to(tl.int64)*chunk"
-    yield f"{INDENT}{row} = {rows} + {len(stored)}*{tensor}"
-    yield f"{INDENT}{size} = tl.load({row})"
-    yield f"{INDENT}{whole} = tl.load({gradients} + 2*{tensor})  # elements in whole blocks of aligned tensors"
-    fixed = [name for name in stored if name != "g"]
-    for name, pointer in stored.items():
-        address = f"{gradients} + 2*{tensor} + 1" if name == "g" else f"{row} + {fixed.index(name) + 1}"
-        yield f"{INDENT}{pointer} = tl.load({address}).to(tl.pointer_type({types[name]}))"
-    yield f"{INDENT}for {start} in range({first}, tl.minimum({first} + chunk, {size}), block):"
-    yield f"{INDENT * 2}{at} = tl.multiple_of({start}, block) + tl.arange(0, block)"
-    yield f"{INDENT * 2}if {start} < {whole}:"
-    aligned = [f"tl.multiple_of({pointer}, 16)" for pointer in stored.values()]
-    real = f"{c}.dtype.element_ty"
-    yield from _call("element", [*aligned, *numbers, at, "None", real], INDENT * 3)
-    yield f"{INDENT * 2}else:"
-    yield from _call("element", [*stored.values(), *numbers, at, f"{at} < {size}", real], INDENT * 3)
+class _Module:
+    """Writes the kernels of a step.
+
+    Args:
+        program: The step.
+        tensors: Names of the tensors that the kernels take, in order.
+        scalars: Names of those that are one number.
+    """
+
+    def __init__(self, program: Program, tensors: Sequence[str], scalars: Sequence[str]) -> None:
+        self.memory = memory = Memory(program, tensors, narrow=True)
+        self.program, self.stored = memory.program, memory.stored
+        self.writer = TritonWriter(memory)
+        self.names = _Names(memory, self.writer.real)
+        self.scalars = {name: self.stored[name] for name in scalars if name in self.stored}
+        self.inputs = {i.symbol: i.name for i in self.program.inputs}
+        self.rounded = memory.rounded()
+        self.sums = [value for value in self.program.tensor if value.reduces]
+        self.accumulators = {v.symbol: memory.name(f"{v.symbol}_all") for v in self.sums}
+        self.terms = {v.symbol: memory.name(f"{v.symbol}_term") for v in self.sums}
+        stores = sorted(memory.stores, key=lambda s: s.target == "p")
+        self.numbers = [s for s in stores if s.kind != ELEMENT]
+        self.sweeps = sweeps(self.program, [s for s in stores if s.kind == ELEMENT])
+
+    def needed(self, exprs: Iterable[sp.Expr]) -> set[sp.Symbol]:
+        """Return the symbols that formulas are computed from, but not those that reductions are."""
+        return needed(self.program, exprs)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines of all kernels."""
+        launches = []
+        single = len(self.sweeps) == 1
+        for i, sweep in enumerate(self.sweeps, 1):
+            alone = single and not sweep.sums and not self.numbers
+            names = ("element", "update") if alone else (f"element_{i}", f"sweep_{i}")
+            yield from (*self.element(sweep, names[0]), "", "")
+            yield from (*self.sweep(sweep, *names), "", "")
+            launches.append(f'("chunks", {names[1]})')
+            last = i == len(self.sweeps)
+            if sweep.sums:
+                yield from (*self.finish(f"finish_{i}", sweep.sums, self.numbers if last else ()), "", "")
+                launches.append(f'("tensors", finish_{i})')
+        if self.numbers and not (self.sweeps and self.sweeps[-1].sums):
+            name = f"finish_{len(self.sweeps) + 1}"
+            yield from (*self.finish(name, (), self.numbers), "", "")
+            launches.append(f'("tensors", {name})')
+        yield f"SUMS = {len(self.sums)}"
+        yield f"LAUNCHES = ({', '.join(launches)}{',' if len(launches) == 1 else ''})"
+
+    # One block ----------------------------------------------------------------------------------------------
+
+    def element(self, sweep: Sweep, name: str) -> Iterator[str]:
+        """Yield the lines of what a sweep does with one block of one tensor."""
+        at, inside, real = (self.names[n] for n in ("at", "inside", "real"))
+        needed = self._read(sweep)
+        yield "@triton.jit"
+        yield from _call(f"def {name}", [*self._arguments(sweep), at, inside, f"{real}: tl.constexpr"], "", ":")
+        does = " and ".join(["Update"] * bool(sweep.stores) + ["reduce"] * bool(sweep.sums)).capitalize()
+        yield f'{INDENT}"""{does} the elements at some places of one tensor."""'
+        symbols = {origin: symbol for symbol, origin in self.inputs.items()}
+        for origin, pointer in self.stored.items():
+            if origin not in self.scalars and symbols.get(origin) in needed:
+                yield f"{INDENT}{symbols[origin]} = tl.load({pointer} + {at}, {inside}).to({real})"
+        yield from self.values(v for v in self.program.tensor if v.symbol in needed and v.kind == ELEMENT)
+        for store in sweep.stores:
+            yield f"{INDENT}tl.store({self.stored[store.target]} + {at}, {self.writer.text(store.expr)}, {inside})"
+        terms = []
+        for value in sweep.sums:
+            start = REDUCTIONS[algebra.name_of(value.expr)][0]
+            terms.append(f"triton_inside({self.writer.text(value.expr.args[0])}, {inside}, {start})")
+        if terms:
+            yield f"{INDENT}return {', '.join(terms)}"
+
+    def values(self, values: Iterable[Value]) -> Iterator[str]:
+        """Yield the assignments of some values, with the lines of the rule that they come from."""
+        line = 0
+        for value in values:
+            if value.line not in (0, line):
+                line = value.line
+                yield f"{INDENT}# {self.program.notes[line]}"
+            yield f"{INDENT}{value.symbol} = {self.writer.typed(value.expr)}"
+            if value.symbol in self.rounded:  # later formulas see what is stored
+                stored, real = self.rounded[value.symbol], self.names["real"]
+                yield f"{INDENT}{value.symbol} = {value.symbol}.to({stored}.dtype.element_ty).to({real})"
+
+    def _read(self, sweep: Sweep) -> set[sp.Symbol]:
+        """Return the symbols that a sweep's formulas are computed from."""
+        return self.needed([*(v.expr for v in sweep.sums), *(s.expr for s in sweep.stores)])
+
+    def _arguments(self, sweep: Sweep) -> list[str]:
+        """Return the names of the tensors and numbers that a sweep's block reads or writes."""
+        needed = self._read(sweep)
+        mine = [v for v in self.program.tensor if v.symbol in needed and v.kind == ELEMENT]
+        stored = {self.stored[s.target] for s in sweep.stores}
+        stored |= {self.stored[n] for s, n in self.inputs.items() if s in needed and n in self.stored}
+        stored |= {self.rounded[v.symbol] for v in mine if v.symbol in self.rounded}
+        direct = {x for v in (*mine, *sweep.sums) for x in v.expr.free_symbols}
+        direct |= {x for s in sweep.stores for x in s.expr.free_symbols}
+        numbers = [*self.program.coefficients(), *self._scalar_symbols()]
+        tensors = [pointer for name, pointer in self.stored.items() if pointer in stored and name not in self.scalars]
+        return [*tensors, *(str(s) for s in numbers if s in direct)]
+
+    def _scalar_symbols(self) -> list[sp.Symbol]:
+        """Return the symbols of numbers of a tensor: states, reductions and what is computed from them."""
+        inputs = [symbol for symbol, name in self.inputs.items() if name in self.scalars]
+        return [*inputs, *(v.symbol for v in self.program.tensor if v.kind != ELEMENT)]
+
+    # Kernels ------------------------------------------------------------------------------------------------
+
+    def sweep(self, sweep: Sweep, element: str, name: str) -> Iterator[str]:
+        """Yield the lines of a sweep: what it does with one chunk of one of the tensors."""
+        n = self.names
+        needed = self._read(sweep)
+        yield from self._head(name)
+        yield f'{INDENT}"""{"Update" if sweep.stores else "Reduce"} one chunk of one of the tensors; ' + (
+            f'{n["coefficients"]} holds what host returned."""'
+        )
+        yield from self._coefficients(needed)
+        yield f"{INDENT}{n['place']} = {n['places']} + 2*tl.program_id(0).to(tl.int64)"
+        yield f"{INDENT}{n['tensor']} = tl.load({n['place']}).to(tl.int64)"
+        yield f"{INDENT}{n['first']} = tl.load({n['place']} + 1).to(tl.int64)*chunk"
+        yield from self._row()
+        yield (
+            f"{INDENT}{n['whole']} = tl.load({n['gradients']} + 2*{n['tensor']})"
+            "  # elements in whole blocks of aligned tensors"
+        )
+        arguments, stored = self._arguments(sweep), set(self.stored.values())
+        yield from self._pointers({*arguments, *self._scalar_pointers(needed)})
+        yield from self._numbers(needed, {v.symbol for v in self.sums})
+        for value in sweep.sums:
+            start = REDUCTIONS[algebra.name_of(value.expr)][0]
+            yield f"{INDENT}{self.accumulators[value.symbol]} = tl.full((block,), {start}, tl.float64)"
+        first, start_, at = n["first"], n["start"], n["at"]
+        yield f"{INDENT}for {start_} in range({first}, tl.minimum({first} + chunk, {n['size']}), block):"
+        yield f"{INDENT * 2}{at} = tl.multiple_of({start_}, block) + tl.arange(0, block)"
+        aligned = [f"tl.multiple_of({a}, 16)" if a in stored else a for a in arguments]
+        results = ", ".join(self.terms[v.symbol] for v in sweep.sums)
+        call = f"{results} = {element}" if results else element
+        real = self._real()
+        yield f"{INDENT * 2}if {start_} < {n['whole']}:"
+        yield from _call(call, [*aligned, at, "None", real], INDENT * 3)
+        yield f"{INDENT * 2}else:"
+        yield from _call(call, [*arguments, at, f"{at} < {n['size']}", real], INDENT * 3)
+        for value in sweep.sums:
+            all_, joined = self.accumulators[value.symbol], REDUCTIONS[algebra.name_of(value.expr)][1]
+            yield f"{INDENT * 2}{all_} = {joined.format(all_, self.terms[value.symbol])}"
+        for value in sweep.sums:
+            at_ = f"{n['partials']} + {len(self.sums)}*tl.program_id(0).to(tl.int64) + {self.sums.index(value)}"
+            yield f"{INDENT}tl.store({at_}, {self._reduced(value)})"
+
+    def finish(self, name: str, sums: Sequence[Value], stores: Sequence[Store]) -> Iterator[str]:
+        """Yield the lines of what is done once for each tensor: the ends of some reductions, what is one number."""
+        n = self.names
+        tensor, at, last = n["tensor"], n["at"], n["end"]
+        needed = self.needed(s.expr for s in stores)
+        yield from self._head(name)
+        yield f'{INDENT}"""Finish one of the tensors, from its parts of reductions."""'
+        yield from self._coefficients(needed)
+        yield f"{INDENT}{tensor} = tl.program_id(0).to(tl.int64)"
+        yield from self._row()
+        if sums:
+            yield f"{INDENT}{n['first']} = tl.load({n['row']} + 1)"
+            yield f"{INDENT}{last} = {n['first']} + ({n['size']} + chunk - 1)//chunk"
+            for value in sums:
+                start = REDUCTIONS[algebra.name_of(value.expr)][0]
+                yield f"{INDENT}{self.accumulators[value.symbol]} = tl.full((block,), {start}, tl.float64)"
+            yield f"{INDENT}for {n['start']} in range({n['first']}, {last}, block):"
+            yield f"{INDENT * 2}{at} = {n['start']} + tl.arange(0, block)"
+        for value in sums:
+            start, joined = REDUCTIONS[algebra.name_of(value.expr)]
+            part = f"{n['partials']} + {len(self.sums)}*{at} + {self.sums.index(value)}"
+            all_ = self.accumulators[value.symbol]
+            yield f"{INDENT * 2}{all_} = {joined.format(all_, f'tl.load({part}, {at} < {last}, {start})')}"
+        for value in sums:
+            reduced = self._reduced(value)
+            reduced = f"({reduced}/{n['size']})" if algebra.name_of(value.expr) == "mean" else reduced
+            yield f"{INDENT}{value.symbol} = {reduced}.to({self._real()})"
+            yield f"{INDENT}tl.store({self._place_of(value)}, {value.symbol})"
+        yield from self._pointers({*self._scalar_pointers(needed), *(self.stored[s.target] for s in stores)})
+        yield from self._numbers(needed, {v.symbol for v in self.sums} - {v.symbol for v in sums})
+        for store in stores:
+            yield f"{INDENT}tl.store({self.stored[store.target]}, {self.writer.text(store.expr)})"
+
+    # Their parts --------------------------------------------------------------------------------------------
+
+    def _head(self, name: str) -> Iterator[str]:
+        """Yield the head of a kernel; all of them take the same."""
+        tables = [self.names[n] for n in ("places", "rows", "gradients", "coefficients")]
+        tables += [self.names[n] for n in ("partials", "sums")] if self.sums else []
+        types = [f"type_{i}" for i, _ in enumerate(self.stored)]  # by these names they are passed
+        options = [f"{option}: tl.constexpr" for option in (*types, "chunk", "block")]
+        yield "@triton.jit"
+        yield from _call(f"def {name}", [*tables, *options], "", ":")
+
+    def _coefficients(self, needed: set[sp.Symbol]) -> Iterator[str]:
+        for i, number in enumerate(self.program.coefficients()):
+            if number in needed:
+                yield f"{INDENT}{number} = tl.load({self.names['coefficients']} + {i})"
+
+    def _row(self) -> Iterator[str]:
+        row, size = self.names["row"], self.names["size"]
+        yield f"{INDENT}{row} = {self.names['rows']} + {len(self.stored) + 1}*{self.names['tensor']}"
+        yield f"{INDENT}{size} = tl.load({row})"
+
+    def _scalar_pointers(self, needed: set[sp.Symbol]) -> set[str]:
+        """Return the pointers of numbers of a tensor that some symbols are read from or rounded like."""
+        found = {pointer for symbol, pointer in self.rounded.items() if symbol in needed}
+        found |= {self.stored[name] for symbol, name in self.inputs.items() if symbol in needed and name in self.stored}
+        return found & set(self.scalars.values())
+
+    def _pointers(self, wanted: set[str]) -> Iterator[str]:
+        """Yield what finds some tensors, by the names of their pointers."""
+        fixed = [name for name in self.stored if name != "g"]
+        for i, (name, pointer) in enumerate(self.stored.items()):
+            gradient = f"{self.names['gradients']} + 2*{self.names['tensor']} + 1"
+            address = gradient if name == "g" else f"{self.names['row']} + {fixed.index(name) + 2}"
+            if pointer in wanted:
+                yield f"{INDENT}{pointer} = tl.load({address}).to(tl.pointer_type(type_{i}))"
+
+    def _numbers(self, needed: set[sp.Symbol], finished: set[sp.Symbol]) -> Iterator[str]:
+        """Yield the numbers of a tensor that are needed, those of reductions that are ``finished`` from memory."""
+        real = self._real()
+        for symbol, name in self.inputs.items():
+            if symbol in needed and name in self.scalars:
+                yield f"{INDENT}{symbol} = tl.load({self.scalars[name]}).to({real})"
+        for value in self.sums:
+            if value.symbol in needed and value.symbol in finished:
+                yield f"{INDENT}{value.symbol} = tl.load({self._place_of(value)})"
+        formulas = [v for v in self.program.tensor if v.kind != ELEMENT and not v.reduces and v.symbol in needed]
+        if formulas:
+            yield f"{INDENT}{self.names['real']}: tl.constexpr = {real}"
+            yield from self.values(formulas)
+
+    def _reduced(self, value: Value) -> str:
+        """Return the reduction of a block of parts to one."""
+        all_, name = self.accumulators[value.symbol], algebra.name_of(value.expr)
+        return f"tl.reduce({all_}, 0, triton_{name})" if name in ("max", "min") else f"tl.sum({all_})"
+
+    def _place_of(self, value: Value) -> str:
+        """Return where the result of a reduction lies."""
+        return f"{self.names['sums']} + {len(self.sums)}*{self.names['tensor']} + {self.sums.index(value)}"
+
+    def _real(self) -> str:
+        return f"{self.names['coefficients']}.dtype.element_ty"
 
 
 def _call(name: str, arguments: Sequence[str], indent: str, end: str = "") -> Iterator[str]:
@@ -186,87 +347,3 @@ def _call(name: str, arguments: Sequence[str], indent: str, end: str = "") -> It
     yield f"{indent}{name}("
     yield from wrap(inside, 110, initial_indent=indent + INDENT, subsequent_indent=indent + INDENT)
     yield f"{indent}){end}"
-
-
-class TritonWriter(Writer):
-    """Writes values of a Triton kernel.
-
-    Attributes:
-        real: Name of the type that arithmetic is done in.
-    """
-
-    def __init__(self, memory: Memory) -> None:
-        super().__init__()
-        program = memory.program
-        self.real = memory.name("real")
-        conditions = {v.symbol for v in program.host if v.boolean}
-        self.flags = conditions | {i.symbol for i in program.inputs if i.name == "first"}
-
-    def symbol(self, expr: sp.Symbol) -> Piece:
-        """Return a name; a condition of the host arrives as a number, which is compared with 0."""
-        return (f"({expr.name} != 0)", ATOM) if expr in self.flags else (expr.name, ATOM)
-
-    def typed(self, expr: sp.Expr) -> str:
-        """Return an expression as a value that has a type: a bare literal of Triton's would be a float32 or whole."""
-        text = self.text(expr)
-        return text if expr.free_symbols else f"tl.full((), {text}, {self.real})"
-
-    def product(self, expr: sp.Expr) -> Piece:
-        """Return a product; a fraction is a call, as ``/`` is approximate."""
-        factors = sp.Mul.make_args(expr)
-        below = [f for f in factors if f.is_Pow and f.exp.is_number and f.exp.is_negative]
-        rest = [f for f in factors if f not in below]
-        if not below or (below == [expr]):
-            return super().product(expr)
-        above = sp.Mul(*rest, evaluate=False) if len(rest) > 1 else rest[0] if rest else sp.Integer(1)
-        turned = [sp.Pow(f.base, -f.exp) for f in below]
-        divisor = sp.Mul(*turned, evaluate=False) if len(turned) > 1 else turned[0]
-        return f"triton_divide({self.text(above)}, {self.text(divisor)})", ATOM
-
-    def power(self, base: sp.Expr, exponent: sp.Expr) -> Piece:
-        """Return a power; one over something is a call."""
-        if exponent.is_number and exponent.is_negative:
-            return f"triton_divide(1.0, {self.text(sp.Pow(base, -exponent))})", ATOM
-        return super().power(base, exponent)
-
-    def general_power(self, base: sp.Expr, exponent: sp.Expr) -> Piece:
-        """Return products for small powers."""
-        if exponent.is_Integer and exponent <= 8:
-            return f"triton_power({self.text(base)}, {int(exponent)})", ATOM
-        return f"triton_pow({self.typed(base)}, {self.typed(exponent)})", ATOM
-
-    def function(self, name: str, args: tuple[sp.Expr, ...]) -> Piece:
-        """Return a function; Triton has no ``math`` for infinity."""
-        return (CONSTANTS[name], ATOM) if name in CONSTANTS else super().function(name, args)
-
-    def named(self, name: str, args: tuple[sp.Expr, ...]) -> Piece:
-        """Return a function on blocks."""
-        match name:
-            case "select" | "where":
-                condition, *choices = args
-                return f"tl.where({self.text(condition)}, {', '.join(map(self.typed, choices))})", ATOM
-            case "and" | "or":
-                sign = " & " if name == "and" else " | "
-                return sign.join(_condition(self.piece(a)) for a in args), SUM
-            case "not":
-                return f"~{_condition(self.piece(args[0]))}", SIGN
-            case "number":
-                if args[0] in self.flags:
-                    return args[0].name, ATOM
-                return f"({self.text(args[0])}).to({self.real})", ATOM
-            case "max" | "min":
-                text = self.typed(args[0])
-                for argument in args[1:]:
-                    text = f"triton_{name}({text}, {self.typed(argument)})"
-                return text, ATOM
-            case "f32" | "bf16":
-                stored = "float32" if name == "f32" else "bfloat16"
-                return f"({self.typed(args[0])}).to(tl.{stored}).to({self.real})", ATOM
-        assert name in SPELLINGS or BUILTINS[name].torch == f"torch.{name}({{0}})", f"{name} has no spelling in Triton"
-        return SPELLINGS.get(name, f"libdevice.{name}({{0}})").format(*map(self.typed, args)), ATOM
-
-
-def _condition(piece: Piece) -> str:
-    """Return a condition as an operand of ``&``, ``|`` or ``~``, which bind more tightly than comparisons."""
-    text, binds = piece
-    return text if binds == ATOM else f"({text})"

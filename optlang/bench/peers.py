@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,41 @@ class ClippedAdamW(torch.optim.AdamW):
         return super().step(closure)
 
 
+class ClippedAveragedAdamW(ClippedAdamW):
+    """What is done today in place of a rule that clips and keeps a mean of the weights: ``AveragedModel`` besides.
+
+    Args:
+        params: Parameters.
+        lr: As for AdamW.
+        betas: As for AdamW.
+        eps: As for AdamW.
+        weight_decay: As for AdamW.
+        max_norm: The norm that the gradients of all parameters are clipped to.
+        decay: Decay rate of the mean.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        max_norm: float = 1.0,
+        decay: float = 0.999,
+    ) -> None:
+        members = list(params)
+        super().__init__(members, lr, betas, eps, weight_decay, max_norm)
+        self.model = torch.nn.ParameterList(members)
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    def step(self, closure: Any = None) -> Any:
+        """Clip the gradients, make a step and update the mean."""
+        result = super().step(closure)
+        self.average.update_parameters(self.model)
+        return result
+
+
 class NoPeer(ValueError):
     """A package has no optimizer of a rule's name."""
 
@@ -75,8 +111,8 @@ def find(against: str | None, reference: str | None, name: str = "") -> Peer:
     """Return the peer that ``against`` asks for.
 
     Args:
-        against: None, ``fused``, ``foreach``, ``clipped`` (``clip_grad_norm_``, then fused AdamW), ``MODULE:CLASS``, or
-            a package, for its optimizer of the rule's name.
+        against: None, ``fused``, ``foreach``, ``clipped`` (``clip_grad_norm_``, then fused AdamW), ``averaged`` (that,
+            and ``AveragedModel``), ``MODULE:CLASS``, or a package, for its optimizer of the rule's name.
         reference: The rule's reference.
         name: The rule's name.
 
@@ -86,6 +122,8 @@ def find(against: str | None, reference: str | None, name: str = "") -> Peer:
     """
     if against == "clipped":
         return Peer("clip_grad_norm_ + torch.optim.AdamW (fused)", ClippedAdamW, {})
+    if against == "averaged":
+        return Peer("clip_grad_norm_ + torch.optim.AdamW (fused) + AveragedModel", ClippedAveragedAdamW, {})
     if against is not None and against not in ("fused", "foreach"):
         path = against.replace(":", ".") if ":" in against or "." in against else _same_name(against, name)
         return _described(path, None)

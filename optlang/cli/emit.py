@@ -30,6 +30,7 @@ class Stage(StrEnum):
     """The forms a rule passes through."""
 
     TREE = "tree"
+    PLAIN = "plain"
     RULE = "rule"
     PROGRAM = "program"
     SOURCE = "source"
@@ -38,7 +39,7 @@ class Stage(StrEnum):
 def command(
     file: File,
     stage: Annotated[
-        Stage, typer.Option(help="tree (syntax), rule (checked), program (IR), source (Python).")
+        Stage, typer.Option(help="tree (syntax), plain (written out), rule (checked), program (IR), source.")
     ] = Stage.SOURCE,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="OUT", help="Write to this file instead.")
@@ -58,7 +59,7 @@ def command(
         raise typer.Exit(1)
     text = _emit(source, stage, values, ndim)
     if output is None:
-        print_code(text, "python" if stage is Stage.SOURCE else "text")
+        print_code(text, {Stage.SOURCE: "python", Stage.PLAIN: "opt"}.get(stage, "text"))
     else:
         write_file(output, text if text.endswith("\n") else text + "\n")
 

@@ -1,9 +1,10 @@
-"""``optlang list``: the rules of the library."""
+"""``optlang list``: the rules of the library, or its transforms."""
 
 from __future__ import annotations
 
 import json
 import sys
+from enum import StrEnum
 from typing import Annotated, NamedTuple
 
 import typer
@@ -12,6 +13,13 @@ from optlang.cli.output import library_names, library_path, read_file, use_color
 from optlang.language.tree import OptimizerDecl
 
 NAME = "list"
+
+
+class What(StrEnum):
+    """What the library holds."""
+
+    RULES = "rules"
+    TRANSFORMS = "transforms"
 
 
 class Row(NamedTuple):
@@ -23,9 +31,13 @@ class Row(NamedTuple):
 
 
 def command(
+    what: Annotated[What, typer.Argument(help="rules, or transforms: the pieces that rules are made of.")] = What.RULES,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
-    """List the rules of the library: name, reference implementation, what it is."""
+    """List the rules of the library: name, reference implementation, what it is. Or its transforms."""
+    if what is What.TRANSFORMS:
+        _list_transforms(as_json)
+        return
     rows = [_row(name) for name in library_names()]
     if as_json:
         print(json.dumps([row._asdict() for row in rows], indent=2))
@@ -35,6 +47,20 @@ def command(
         widths = [max(len(row[i]) for row in rows) for i in range(2)]
         for row in rows:
             print(f"{row.name:<{widths[0]}}  {row.reference:<{widths[1]}}  {row.summary}".rstrip())
+
+
+def _list_transforms(as_json: bool) -> None:
+    """Print the transforms: how each is called, and the first line of its docstring."""
+    from optlang import transforms
+
+    known = [getattr(transforms, name) for name in transforms.names()]
+    if as_json:
+        rows = [{"name": t.name, "signature": f"{t.name}{t.__signature__}", "summary": t.summary} for t in known]
+        print(json.dumps(rows, indent=2))
+        return
+    width = max(len(t.name) for t in known)
+    for transform in known:
+        print(f"{transform.name:<{width}}  {transform.summary}")
 
 
 def _row(name: str) -> Row:

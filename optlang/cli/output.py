@@ -131,13 +131,16 @@ def _library_source(argument: str) -> Source:
 
 
 def library_path(name: str) -> Path:
-    """Return the file of a library rule.
+    """Return the file of a library rule or transform.
 
     Raises:
-        Refusal: If the library has no such rule.
+        Refusal: If the library has neither.
     """
     from optlang import rules
+    from optlang.language.library import transform_files
 
+    if name in transform_files():
+        return transform_files()[name]
     try:
         return rules.path(name)
     except KeyError as error:

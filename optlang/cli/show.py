@@ -1,4 +1,4 @@
-"""``optlang show``: the formula file of a library rule."""
+"""``optlang show``: the formula file of a library rule or transform."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ NAME = "show"
 
 def command(
     name: Annotated[
-        str, typer.Argument(help="A rule of the library.", autocompletion=library_names, show_default=False)
+        str,
+        typer.Argument(help="A library rule or transform.", autocompletion=library_names, show_default=False),
     ],
     path: Annotated[bool, typer.Option("--path", help="Print where the file is instead.")] = False,
 ) -> None:
-    """Print the formula file of a library rule."""
+    """Print the formula file of a library rule or transform."""
     file = library_path(name)
     if path:
         print(file)

@@ -12,6 +12,7 @@ from enum import IntEnum
 from typing import assert_never
 
 from optlang.language.tree import (
+    Apply,
     Argument,
     Assign,
     Binary,
@@ -30,6 +31,7 @@ from optlang.language.tree import (
     Nothing,
     Number,
     On,
+    Pipe,
     Repeat,
     Return,
     Route,
@@ -96,7 +98,7 @@ def rule_latex(tree: Tree) -> str:
                 lines += _block(item.body, 0)
             case Route():
                 lines.append(f"&{_route(item)}")
-            case Assign() | If() | Repeat() | For() | Every() | Return():
+            case Assign() | If() | Apply() | Repeat() | For() | Every() | Return():
                 lines += _statement(item, 0)
             case _:
                 pass
@@ -152,6 +154,8 @@ def _statement(statement: Stmt, depth: int) -> list[str]:
             return [indent + head, *_block(body, depth)]
         case Every(body=body):
             return [f"{indent}{_due(statement)}\\textbf{{:}}", *_block(body, depth)]
+        case Apply(call=call):
+            return [indent + expression_latex(call)]
         case Unsupported():
             return [rf"{indent}\text{{({_escape(statement.what)})}}"]
         case _:
@@ -245,6 +249,8 @@ def _render(expr: Expr) -> tuple[str, Tight]:
             return _choice(expr)
         case Call():
             return _call(expr)
+        case Pipe(value=value, stage=stage):
+            return rf"{_at(value, Tight.CHOICE)} \triangleright {_at(stage, Tight.ATOM)}", Tight.CHOICE
         case Unsupported():
             return rf"\text{{({_escape(expr.what)})}}", Tight.ATOM
         case _:

@@ -1,12 +1,13 @@
-"""Triton kernels that update the tensors of many parameters in one launch, and find them through tables of addresses.
+"""Triton kernels that update the tensors of many parameters in few launches, and find them through tables of addresses.
 
 The tables lie on the device and stay there while the tensors do. Gradients may lie elsewhere in every step, so they
 have a table of their own, which alone is written anew.
 
-What has been verified without a GPU: in Triton's interpreter every elementwise rule of the library but MADGRAD (whose
-``libdevice.pow`` it lacks) takes the steps of the eager backend, and all compile for an H100, with vectorised accesses
-and without spills. On a GPU nothing of this has been run: neither the launch, nor the copies of tables, streams,
-several devices and CUDA graphs, nor has it been timed.
+What has been verified without a GPU: in Triton's interpreter every rule of the library that goes this way takes the
+steps of the eager backend, but MADGRAD and Adai, whose ``libdevice.pow`` it lacks; and all compile for an H100 with
+vectorised accesses and, but for some in float64, without spills. On an H100 with torch 2.11 all elementwise rules of
+the library took the eager backend's steps, and launches, copies of tables, streams and the replay of a CUDA graph work.
+Kernels with sums over a tensor, and several devices, have not been run on a GPU yet.
 """
 
 from __future__ import annotations
@@ -41,51 +42,61 @@ def interpreted() -> bool:
 
 
 def is_available(variant: Variant, signature: Signature) -> bool:
-    """Return whether a variant can be loaded: it is elementwise, for a GPU, and Triton is installed."""
+    """Return whether a variant can be loaded: it has a Triton module, is for a GPU, and Triton is installed."""
     return signature.device == "cuda" and bool(variant.triton_source) and importlib.util.find_spec("triton") is not None
 
 
 def load(variant: Variant, signature: Signature) -> Kernel:
-    """Return the ``update`` of an elementwise variant for many parameters, compiled for the current device.
+    """Return the ``update`` of a variant for many parameters, compiled for the current device.
 
     Raises:
-        Exception: Whatever Triton raises if it cannot compile the kernel.
+        Exception: Whatever Triton raises if it cannot compile the kernels.
     """
     names = load_module(variant.triton_source, f"{variant.name} for Triton")
-    launch = Launch(names, signature)
+    scalars = {slot.name for slot in variant.slots if slot.place == "scalar"}
+    launch = Launch(names, signature, [i for i, name in enumerate(variant.tensors) if name in scalars])
     if not interpreted():
         launch.compile()
     return Kernel(launch.run, "triton", many=True)
 
 
 class Launch:
-    """A kernel with the tables of the tensors it has been run on.
+    """Kernels with the tables of the tensors they have been run on.
 
     Args:
         names: Globals of the generated module.
         signature: The types it is for.
+        scalars: Places of the tensors that are one number, which nothing reads in vectors.
     """
 
-    def __init__(self, names: dict[str, Any], signature: Signature) -> None:
-        self.update, self.signature = names["update"], signature
+    def __init__(self, names: dict[str, Any], signature: Signature, scalars: Sequence[int] = ()) -> None:
+        self.launches, self.sums, self.signature = names["LAUNCHES"], names["SUMS"], signature
         self.count = len(signature.dtypes)
+        self.wide = [i - (i > 1) for i in range(self.count) if i != 1 and i not in scalars]  # the gradient is apart
         self.options = {f"type_{i}": getattr(names["tl"], d) for i, d in enumerate(signature.dtypes)} | OPTIONS
         self.options |= {"chunk": CHUNK, "block": BLOCK}
         self.tables: dict[tuple[Any, ...], Table] = {}
         self.captured: list[Table] = []  # CUDA graphs read them whenever they are replayed
 
     def compile(self) -> None:
-        """Compile the kernel without running it."""
-        device = torch.device(self.signature.device)
-        tables = [torch.empty(1, dtype=dtype, device=device) for dtype in (torch.int32, torch.int64, torch.int64)]
-        numbers = torch.empty(1, dtype=getattr(torch, self.signature.coefficient_dtype), device=device)
-        self.update.warmup(*tables, numbers, grid=(1,), **self.options)
+        """Compile the kernels without running them."""
+        device, real = torch.device(self.signature.device), getattr(torch, self.signature.coefficient_dtype)
+        dtypes = [torch.int32, torch.int64, torch.int64, real, *([torch.float64, real] if self.sums else [])]
+        tensors = [torch.empty(1, dtype=dtype, device=device) for dtype in dtypes]
+        for _, kernel in self.launches:
+            kernel.warmup(*tensors, grid=(1,), **self.options)
 
     def run(self, tensors: Sequence[torch.Tensor]) -> None:
         """Update parameters: the tensors of each, one's behind the other's, then the coefficients."""
+        numbers = tensors[-1]
         with torch.cuda.device_of(tensors[0]):
             table = self.table(tensors[:-1])
-            self.update[(table.chunks,)](table.places, table.rows, table.gradients, tensors[-1], **self.options)
+            arguments = [table.places, table.rows, table.gradients, numbers]
+            if self.sums:  # parts of reductions by chunk, and the reductions by tensor
+                arguments.append(numbers.new_empty(table.chunks * self.sums, dtype=torch.float64))
+                arguments.append(numbers.new_empty(table.count * self.sums))
+            for each, kernel in self.launches:
+                kernel[(table.chunks if each == "chunks" else table.count,)](*arguments, **self.options)
 
     def table(self, tensors: Sequence[torch.Tensor]) -> Table:
         """Return the table of these tensors, made or brought up to date on the current stream."""
@@ -96,7 +107,7 @@ class Launch:
         del addresses[1::count]
         on_gpu = device.type == "cuda"
         if on_gpu and torch.cuda.is_current_stream_capturing():
-            self.captured.append(Table(addresses, sizes, gradients, device))
+            self.captured.append(Table(addresses, sizes, gradients, device, self.wide))
             return self.captured[-1]
         # Another stream does not wait for a table that this one is still writing.
         stream = torch.cuda.current_stream(device).cuda_stream if on_gpu else 0
@@ -105,7 +116,7 @@ class Launch:
         if found is None:
             while len(self.tables) >= KEPT:
                 del self.tables[next(iter(self.tables))]
-            found = Table(addresses, sizes, gradients, device)
+            found = Table(addresses, sizes, gradients, device, self.wide)
         elif found.pointers != gradients:
             found.point(gradients)
         self.tables[key] = found  # the last to go
@@ -115,29 +126,44 @@ class Launch:
 class Table:
     """Where the tensors of some parameters lie, on the device.
 
+    Args:
+        addresses: Addresses of the tensors of each parameter but the gradient.
+        sizes: Their elements.
+        gradients: Addresses of the gradients.
+        device: The device.
+        wide: Places among a parameter's addresses of those that may be read in vectors.
+
     Attributes:
-        places: Two int32 for each program instance: which parameter, and which chunk of it.
-        rows: For each parameter its size and the addresses of its tensors but the gradient.
+        places: Two int32 for each chunk: which parameter, and which chunk of it.
+        rows: For each parameter its size, how many chunks lie before its own, and the addresses of its tensors but the
+            gradient.
         gradients: For each parameter the elements in whole blocks that may be read in vectors, and the gradient.
         pointers: The addresses of the gradients.
-        chunks: How many program instances there are.
+        chunks: How many chunks there are.
+        count: How many parameters there are.
     """
 
     def __init__(
-        self, addresses: Sequence[int], sizes: Sequence[int], gradients: list[int], device: torch.device
+        self,
+        addresses: Sequence[int],
+        sizes: Sequence[int],
+        gradients: list[int],
+        device: torch.device,
+        wide: Sequence[int],
     ) -> None:
-        count = len(sizes)
+        self.count = count = len(sizes)
         size = torch.tensor(sizes, dtype=torch.int64, device="cpu")
         held = torch.tensor(addresses, dtype=torch.int64, device="cpu").view(count, -1)
         self.device = device
         self._sources: list[torch.Tensor] = []  # a CUDA graph copies from them in every replay
-        self._whole = torch.where((held % ALIGNMENT == 0).all(dim=1), size // BLOCK * BLOCK, 0)
+        self._whole = torch.where((held[:, wide] % ALIGNMENT == 0).all(dim=1), size // BLOCK * BLOCK, 0)
         chunks = (size + CHUNK - 1) // CHUNK
         self.chunks = int(chunks.sum())
         parameter = torch.arange(count, device="cpu").repeat_interleave(chunks)
-        chunk = torch.arange(self.chunks, device="cpu") - (chunks.cumsum(0) - chunks)[parameter]
+        before = chunks.cumsum(0) - chunks
+        chunk = torch.arange(self.chunks, device="cpu") - before[parameter]
         self.places = self._upload(torch.stack([parameter, chunk], dim=1).to(torch.int32))
-        self.rows = self._upload(torch.cat([size[:, None], held], dim=1))
+        self.rows = self._upload(torch.cat([size[:, None], before[:, None], held], dim=1))
         self.gradients = torch.empty((count, 2), dtype=torch.int64, device=device)
         self.point(gradients)
 

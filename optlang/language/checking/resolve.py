@@ -23,6 +23,7 @@ from optlang.language.checking.instead import BUILTINS_OF_MATH, INSTEAD, MANUAL
 from optlang.language.checking.places import BODY, DEFAULT, EVENT, FUNCTION, ROUTE, Place
 from optlang.language.checking.scope import FREE_FUNCTIONS, Scope
 from optlang.language.checking.tensors import literal_index
+from optlang.language.library import transform_files
 from optlang.language.suggest import did_you_mean, nearest
 from optlang.language.tree import (
     Assign,
@@ -241,7 +242,9 @@ class Resolver:
                 "E207",
                 f"`{node.text}` is a function, and is used here without arguments",
                 node,
-                f"call it: `{node.text}(...)`",
+                "the gradient is `g`; `grad(x)` is the one at another point"
+                if name == "grad"
+                else f"call it: `{node.text}(...)`",
                 label="expected `(`",
             )
         else:
@@ -485,8 +488,9 @@ class Resolver:
         scope.excused.add(function.name)
         if scope.blind:
             return
-        help = BUILTINS_OF_MATH.get(function.name) or did_you_mean(function.name, scope.callables())
-        near = nearest(function.name, scope.callables())
+        known = [*scope.callables(), *transform_files()]
+        near = nearest(function.name, known)
+        help = BUILTINS_OF_MATH.get(function.name) or did_you_mean(function.name, known)
         place = scope.places.get(near or "")
         self.findings.add(
             "E202",

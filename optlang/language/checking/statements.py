@@ -326,6 +326,8 @@ class Variant(Inliner):
                 called = WHOLE_MODEL if wrong & Uses.TOTAL else RANDOMS if wrong & Uses.TENSOR else ()
                 if node.function.name in called:
                     return node
+            if isinstance(node, Name) and node.name == "loss" and wrong & Uses.TOTAL:
+                return node
             if isinstance(node, Name) and node.name not in self.scope.functions:
                 known = self.env.get(node.name)
                 if node.name in self.scope.states or node.name in ("p", "g", *self.world.values):

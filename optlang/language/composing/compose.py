@@ -13,12 +13,14 @@ from typing import Any
 
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import roles, tree
+from optlang.language.builtins import BUILTINS
 from optlang.language.composing import rules
 from optlang.language.composing.places import Places
 from optlang.language.composing.transforms import Transforms, free_parameters
 from optlang.language.composing.work import MAX_PIECES, MAX_STATEMENTS, Work
 from optlang.language.composing.write import written
 from optlang.language.library import transform_files
+from optlang.language.suggest import nearest
 from optlang.source import Source, Span
 
 COMPOSED = (tree.Transform, tree.Use, tree.Inner, tree.Apply, tree.Pipe)
@@ -36,8 +38,10 @@ def _mentions(node: Any) -> bool:
         found = pending.pop()
         if isinstance(found, COMPOSED):
             return True
-        if isinstance(found, tree.Call) and isinstance(found.function, tree.Name):
-            if found.function.name in transform_files():
+        match found:
+            case tree.Call(function=tree.Name(name=name)) if name in transform_files():
+                return True
+            case tree.Member(name="direction"):
                 return True
         if isinstance(found, tuple):
             pending.extend(found)
@@ -88,6 +92,7 @@ class _Composer:
         self.inner: dict[str, rules.InnerRule] = {}
         self.doc = parsed.doc.value if parsed.doc else None
         self.functions = {d.name.name for d in parsed.items if isinstance(d, tree.Def)}
+        self.declares = roles.declares(parsed)
         self.using: list[str] = []  # transforms that are being written out
         self.count = 0
 
@@ -108,6 +113,15 @@ class _Composer:
                 case tree.Use():
                     items += rules.used(self.work, item, self.write_out, own)
                 case tree.Inner():
+                    if item.name.name in self.inner:
+                        self.work.error(
+                            "E205",
+                            f"`{item.name.text}` is declared twice",
+                            item.name.span,
+                            "second",
+                            "rename one of them",
+                        )
+                        continue
                     made = rules.declared(self.work, item, self.write_out)
                     if made is not None:
                         items += made[0]
@@ -142,19 +156,24 @@ class _Composer:
         transforms = [item for item in own if isinstance(item, tree.Transform)]
         if not transforms or any(not isinstance(item, (tree.Transform, tree.Def)) for item in own):
             return own
-        hypers = free_parameters(transforms)
-        tried: list[tree.Decl | tree.Stmt] = [tree.HyperDecl(transforms[0].span, tuple(hypers), None)] if hypers else []
+        place = transforms[0].span
+        rate = tree.Name(place, "lr", "lr")
+        others = [item for item in free_parameters(transforms) if item.name.name != "lr"]
+        hypers = (tree.HyperItem(place, rate, None, None), *others)
+        tried: list[tree.Decl | tree.Stmt] = [tree.HyperDecl(place, hypers, None)]
+        self.declares = True
         for transform in transforms:
             place = transform.name.span
             names = [tree.Name(place, x, x) for x in ("g", *(p.name.name for p in transform.parameters[1:]))]
             call = tree.Call(place, transform.name, tuple(tree.Argument(place, None, name) for name in names))
-            tried.append(tree.Assign(place, (tree.Name(place, "p", "p"),), "-=", call))
+            step = tree.Binary(place, "*", rate, call)
+            tried.append(tree.Assign(place, (tree.Name(place, "p", "p"),), "-=", step))
         return [*own, *tried]
 
     def ordered(self, done: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
         """Return the items with what pieces declare before the first statement, each event once."""
         declared = self.work.declared
-        if not roles.declares(self.tree) and any(not isinstance(d, tree.Def) for d in declared):
+        if not self.declares and any(not isinstance(d, tree.Def) for d in declared):
             declared = [*self._inferred(done), *declared]
         at = next((i for i, item in enumerate(done) if isinstance(item, rules.STATEMENTS)), len(done))
         items = [*done[:at], *declared, *done[at:]]
@@ -219,7 +238,7 @@ class _Composer:
                     self.apply(inner, self.arguments(node.call, before, path), before, path)
                 return None
             case tree.Assign() | tree.Return():
-                return self.parts(node, before, path)
+                return self.parts(node, before, path)  # type: ignore[no-any-return]
             case tree.If():
                 branches = []
                 for i, (condition, body) in enumerate(node.branches):
@@ -248,14 +267,21 @@ class _Composer:
             case tree.Pipe():
                 return self.expression(self.unpiped(node), before, path)
             case tree.Call(function=tree.Member(value=tree.Name(name=name, text=text))):
-                if name not in self.inner and not self.work.found:
-                    self.work.error("E201", f"there is no inner rule `{text}`", node.function.span, "unknown")
-                    return node
-                return self.use_inner(node, before, path) if name in self.inner else node
+                self.known_inner(node, name, text)
+                return self.use_inner(node, before, path) if name in self.inner and not self.work.found else node
+            case tree.Call(function=tree.Name(name=name, text=text)) if name in self.inner:
+                self.work.error(
+                    "E217",
+                    f"`{text}` has no value",
+                    node.span,
+                    "an inner rule that makes its step",
+                    f"write it on a line of its own, or `{text}.direction(g)` for the step alone",
+                )
             case tree.Call(function=tree.Name(name=name)) if name not in self.functions:
                 transform = self.transforms.find(name)
                 if transform is not None:
                     return self.use(transform, node, before, path)
+                self.unknown(node)
             case tree.Ternary():
                 return replace(
                     node,
@@ -295,7 +321,9 @@ class _Composer:
         if before is None:
             self.misplaced(call, f"`{transform.name.text}`")
             return call
-        if name in self.using or len(self.using) >= MAX_PIECES:
+        if len(self.using) >= MAX_PIECES:
+            raise OptlangError([self._too_much("transforms are made of transforms too deeply")])
+        if name in self.using:
             self.work.error(
                 "E212",
                 f"`{transform.name.text}` uses itself",
@@ -343,13 +371,32 @@ class _Composer:
 
     # Mistakes -----------------------------------------------------------------------------------------------
 
+    def known_inner(self, call: tree.Call, name: str, text: str) -> None:
+        """Report the direction of an inner rule that there is not."""
+        assert isinstance(call.function, tree.Member)
+        if name not in self.inner:
+            near = nearest(name, self.inner)
+            known = f"did you mean `{near}`?" if near else f"declare it: `inner {text} = SGD`"
+            self.work.error("E201", f"there is no inner rule `{text}`", call.function.value.span, "unknown", known)
+
+    def unknown(self, call: tree.Call) -> None:
+        """Report a call of nothing if its name is near that of a transform of the author's."""
+        assert isinstance(call.function, tree.Name)
+        name = call.function
+        known = [*BUILTINS, *self.functions, *transform_files(), *self.transforms.own]
+        near = None if name.name in known else nearest(name.name, known)
+        if near in self.transforms.own:
+            self.work.error(
+                "E202", f"unknown function `{name.text}`", name.span, "no function", f"did you mean `{near}`?"
+            )
+
     def misplaced(self, call: tree.Call, what: str) -> None:
         """Report a piece where it would not be run in every step."""
         self.work.error(
             "E216",
-            f"{what} keeps state and cannot stand in this place",
+            f"{what} cannot stand in this place",
             call.span,
-            "not run in every case",
+            "what it does would not be done in every case",
             "use it in a statement of its own, inside an `if` block if need be, and use the result here",
         )
 

@@ -24,11 +24,15 @@ class InnerRule:
 
     Attributes:
         name: Its name in the outer rule.
+        prefix: What the names that its calls need begin with.
+        like: What its states are shaped like, if not like ``p``.
         body: The statements of a step, under names of the outer rule; ``p`` and ``g`` are left to the call.
-        locals: Those names that every call assigns.
+        piece: Name of the rule, as messages have it.
     """
 
     name: str
+    prefix: str
+    like: tree.Expr | None
     body: tuple[tree.Stmt, ...]
     piece: str
 
@@ -70,6 +74,7 @@ def used(work: Work, node: tree.Use, write_out: WriteOut, own: Sequence[tree.Dec
             case _:
                 items.append(item)
     work.from_piece(items, Origin(node.span, _title(node.rule)))
+    work.take(items)
     return items
 
 
@@ -82,7 +87,7 @@ def declared(work: Work, node: tree.Inner, write_out: WriteOut) -> tuple[Items, 
     if any(isinstance(item, tree.Route) for item in parsed.items):
         _refuse_routes(work, node.rule)
         return None
-    title, prefix = _title(node.rule), node.name.name.lower()
+    title, prefix = _title(node.rule), work.key(node.name.name.lower())
     decls = [d for d in parsed.items if isinstance(d, tree.HyperDecl)]
     hypers = [i for d in decls for i in d.items]
     given = matched(work, node, title, node.arguments, {i.name.name: True for i in hypers})
@@ -120,21 +125,21 @@ def declared(work: Work, node: tree.Inner, write_out: WriteOut) -> tuple[Items, 
     for name in (*held, *(f.name.name for f in functions), *sorted(inside - {"p", "g", *held})):
         if name not in names:
             own(name)
-    known = known_before(body, [i for i in names_in(tuple(decls))], held, {f.name.name: f for f in functions})
+    known = known_before(body, list(names_in(tuple(decls))), held, {f.name.name: f for f in functions})
     for statement in body:
         if isinstance(statement, tree.Assign) and statement.targets[0].name in known:
             items.append(renamed(statement, names))
-    for item in parsed.items:
-        match item:
+    for other in parsed.items:
+        match other:
             case tree.StateDecl():
-                items.append(_stated(item, names, prefix, node.like))
+                items.append(_stated(other, names, prefix, node.like))
             case tree.Def() | tree.Require() | tree.On():
-                items.append(renamed(item, names))
+                items.append(renamed(other, names))
             case _:
                 pass
     work.from_piece(items, Origin(node.span, title))
     left_body = tuple(s for s in body if not (isinstance(s, tree.Assign) and s.targets[0].name in known))
-    return items, InnerRule(prefix, renamed(left_body, names), title)
+    return items, InnerRule(node.name.text, prefix, node.like, renamed(left_body, names), title)
 
 
 def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> tuple[list[tree.Stmt], str] | None:
@@ -152,8 +157,9 @@ def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> t
         work.kept.append(done[-1])
 
     if direction:
-        moved = names["p"] = work.fresh(f"{inner.name}_p", "p")
-        assign(moved, tree.Name(call.span, "p", "p"))
+        moved = names["p"] = work.fresh(f"{inner.prefix}_p", "p")
+        base = tree.Name(call.span, "p", "p") if inner.like is None else inner.like
+        assign(moved, base)
     else:
         target = given["p"]
         if not isinstance(target, tree.Name):
@@ -170,17 +176,17 @@ def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> t
     if isinstance(gradient, (tree.Name, tree.Member)) and "g" not in writes:
         names["g"] = gradient
     else:
-        local = names["g"] = work.fresh(f"{inner.name}_g", "g")
+        local = names["g"] = work.fresh(f"{inner.prefix}_g", "g")
         assign(local, gradient)
     body = renamed(inner.body, names)
     work.from_piece(body, Origin(call.span, inner.piece))
     done += body
     result = ""
     if direction:
-        result = work.fresh(f"{inner.name}_direction", f"{inner.name}.direction")
+        result = work.fresh(f"{inner.prefix}_direction", f"{inner.name}.direction")
         place = call.span
         moved_name = tree.Name(place, str(names["p"]), str(names["p"]))
-        assign(result, tree.Binary(place, "-", moved_name, tree.Name(place, "p", "p")))
+        assign(result, tree.Binary(place, "-", moved_name, base))
     return done, result
 
 
@@ -239,7 +245,13 @@ def _bind_parts(work: Work, item: tree.HyperItem, value: tree.Expr, names: dict[
     """Let the parts of a tuple be the values that are given for them."""
     if item.parts is None or not isinstance(value, tree.Tuple) or len(value.items) != len(item.parts):
         count = 1 if item.parts is None else len(item.parts)
-        work.error("E208", f"`{item.name.text}` takes {count} values", value.span, "expected as many in brackets")
+        work.error(
+            "E208",
+            f"`{item.name.text}` takes {count} values",
+            value.span,
+            "expected as many in brackets",
+            f"for example `{item.name.text} = (0.9, 0.999)`",
+        )
         return
     for part, given in zip(item.parts, value.items, strict=True):
         names[part.name.name] = given

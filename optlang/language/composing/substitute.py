@@ -1,4 +1,4 @@
-"""Copies of pieces of a tree with other names, with what is decided left out, and with results in the place of returns."""
+"""Copies of pieces of a tree: with other names, without what is decided, with results in the place of returns."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def renamed(node: Piece, names: Names) -> Piece:
             new = names.get(node.name, node)
             if isinstance(new, str):
                 return replace(node, name=new, text=new)
-            return replace(new, span=node.span)
+            return replace(new, span=node.span)  # type: ignore[return-value]
         case tree.Member(value=tree.Name(name="group")):
             return node
         case tree.Def():
@@ -45,7 +45,7 @@ def renamed(node: Piece, names: Names) -> Piece:
         return node
     kept = {f.name: getattr(node, f.name) for f in fields(node)}
     changed = {name: renamed(value, names) for name, value in kept.items() if isinstance(value, (tuple, tree.Node))}
-    return replace(node, **changed)
+    return replace(node, **changed)  # type: ignore[arg-type]
 
 
 def decided(node: Piece) -> Piece:
@@ -60,15 +60,16 @@ def decided(node: Piece) -> Piece:
         case tree.Ternary():
             answer = _answer(node.condition)
             if answer is not None:
-                return decided(node.then if answer else node.other)
+                return decided(node.then if answer else node.other)  # type: ignore[return-value]
         case tree.Binary(op="??") if is_literal(node.left):
-            return decided(node.right if isinstance(node.left, tree.Nothing) else node.left)
+            return decided(node.right if isinstance(node.left, tree.Nothing) else node.left)  # type: ignore[return-value]
         case tree.If():
             return _decided_if(node)  # type: ignore[return-value]
     if not isinstance(node, tree.Node):
         return node
     kept = {f.name: getattr(node, f.name) for f in fields(node)}
-    return replace(node, **{name: decided(v) for name, v in kept.items() if isinstance(v, (tuple, tree.Node))})
+    changed = {name: decided(v) for name, v in kept.items() if isinstance(v, (tuple, tree.Node))}
+    return replace(node, **changed)  # type: ignore[arg-type]
 
 
 def _decided_if(node: tree.If) -> tree.If | tuple[tree.Stmt, ...]:
@@ -126,7 +127,8 @@ def always_returns(body: Sequence[tree.Stmt]) -> bool:
         if isinstance(statement, tree.Return):
             return True
         if isinstance(statement, tree.If) and statement.other is not None:
-            if all(map(always_returns, (statement.other, *(inside for _, inside in statement.branches)))):
+            ways = (statement.other, *(inside for _, inside in statement.branches))
+            if all(map(always_returns, ways)):
                 return True
     return False
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from optlang.language import tree
+from optlang.language.builtins import BUILTINS
+from optlang.language.checking.scope import FIXED, FREE_FUNCTIONS
+from optlang.language.composing.parameters import allows
 from optlang.language.composing.places import Origin
 from optlang.language.composing.substitute import (
     always_returns,
@@ -16,6 +19,8 @@ from optlang.language.composing.substitute import (
     returning,
 )
 from optlang.language.composing.work import Work, matched
+from optlang.language.evaluate import evaluate
+from optlang.language.suggest import nearest
 from optlang.language.walk import assigned, statements
 
 
@@ -30,19 +35,28 @@ class Transforms:
         self.work = work
         self._known: dict[str, tree.Transform] = {}
         self._foreign: set[str] = set()
-        self._defs: dict[str, str] = {}
+        self._defs: dict[str, dict[str, str]] = {}  # new names of the functions in the file of a transform
+
+    @property
+    def own(self) -> list[str]:
+        """The names of the author's transforms."""
+        return [name for name in self._known if name not in self._foreign]
 
     def declare(self, transform: tree.Transform) -> None:
         """Make a transform of the author's known."""
         work, name = self.work, transform.name
         if name.name in self._known:
-            work.error("E205", f"`{name.text}` is declared twice", name.span, "second declaration")
+            work.error(
+                "E205", f"`{name.text}` is declared twice", name.span, "second declaration", "remove one of the two"
+            )
             return
+        if _has_meaning(name.name):
+            self._taken(name)
         self._known[name.name] = transform
         own = [p.name.name for p in transform.parameters]
         for parameter in transform.parameters:
-            if own.count(parameter.name.name) > 1 or parameter.name.name in ("p", "g", "t", "first"):
-                work.error("E206", f"`{parameter.name.text}` is taken already", parameter.name.span, "another name")
+            if own.count(parameter.name.name) > 1 or _has_meaning(parameter.name.name):
+                self._taken(parameter.name)
                 return
         body = [item for item in transform.body if not isinstance(item, tree.StateDecl)]
         for target in assigned(body):  # type: ignore[arg-type]
@@ -56,13 +70,39 @@ class Transforms:
                 )
         for statement in statements(body):  # type: ignore[arg-type]
             if isinstance(statement, tree.Return) and len(statement.values) != 1:
-                work.error("E214", "a transform returns one value", statement.span, "several values")
+                work.error(
+                    "E214", "a transform returns one value", statement.span, "several values", "leave the others out"
+                )
+            if isinstance(statement, tree.Every | tree.Repeat | tree.For):
+                for inside in statements(statement.body):
+                    if isinstance(inside, tree.Return):
+                        work.error(
+                            "E213",
+                            "a block that runs several times, or not in every step, is not left by `return`",
+                            inside.span,
+                            "not here",
+                            "assign the value, and return it behind the block",
+                        )
         if not always_returns(body):  # type: ignore[arg-type]
             work.error(
-                "E213", f"`{name.text}` does not always return a value", name.span, "expected `return` on every path"
+                "E213",
+                f"`{name.text}` does not always return a value",
+                name.span,
+                "expected `return` on every path",
+                "end it with `return`, behind the blocks that do not always return",
             )
         if not transform.parameters:
-            work.error("E208", f"`{name.text}` takes nothing", name.span, "expected a first parameter, the value")
+            work.error(
+                "E208",
+                f"`{name.text}` takes nothing",
+                name.span,
+                "expected a first parameter: the value",
+                f"write `transform {name.text}(u):`",
+            )
+
+    def _taken(self, name: tree.Name) -> None:
+        """Report a name that means something else."""
+        self.work.error("E206", f"`{name.text}` is taken already", name.span, "not free", "choose another name")
 
     def find(self, name: str) -> tree.Transform | None:
         """Return the transform of a name, None if there is none."""
@@ -70,21 +110,18 @@ class Transforms:
             parsed = self.work.transform_file(name)
             if parsed is None:
                 return None
+            functions = [item for item in parsed.items if isinstance(item, tree.Def)]
+            names = {f.name.name: self.work.fresh(f.name.name, f.name.name) for f in functions}
+            for function in functions:
+                made = renamed(function, names)
+                self.work.declared.append(made)
+                self.work.from_piece([made], Origin(function.span, name))
             for item in parsed.items:
                 if isinstance(item, tree.Transform):
                     self._known[item.name.name] = item
                     self._foreign.add(item.name.name)
-                elif isinstance(item, tree.Def):
-                    self._adopt(item, name)
+                    self._defs[item.name.name] = names
         return self._known.get(name)
-
-    def _adopt(self, function: tree.Def, transform: str) -> None:
-        """Take over a function of a file of the library."""
-        name = self.work.fresh(function.name.name, function.name.name)
-        self._defs[function.name.name] = name
-        made = renamed(function, {function.name.name: name} | self._defs)
-        self.work.declared.append(made)
-        self.work.from_piece([made], Origin(function.span, transform))
 
     def use(
         self, transform: tree.Transform, call: tree.Call, key: str
@@ -116,6 +153,8 @@ class Transforms:
             own = parameter.name.name
             value = given.get(own, parameter.default)
             assert value is not None
+            if is_literal(value) and not allows(parameter, evaluate(value, {})):
+                self._outside(transform, parameter, value)
             if own not in written and (is_literal(value) or isinstance(value, (tree.Name, tree.Member))):
                 names[own] = value
                 continue
@@ -126,9 +165,7 @@ class Transforms:
         held = {item.name.name for state in states for item in state.items}
         for own in sorted(locals_ | held):
             names[own] = work.fresh(f"{prefix}_{own}", own)
-        names |= {
-            own: new for own, new in self._defs.items() if own not in names and transform.name.name in self._foreign
-        }
+        names |= {own: new for own, new in self._defs.get(transform.name.name, {}).items() if own not in names}
         origin = Origin(call.span, name)
         for state in states:
             self._state(state, names, key, origin, transform)
@@ -136,6 +173,23 @@ class Transforms:
         if transform.name.name in self._foreign:
             work.from_piece(made, origin)
         return bound, made, result
+
+    def _outside(self, transform: tree.Transform, parameter: tree.Parameter, value: tree.Expr) -> None:
+        """Report an argument that is not in the range of its parameter."""
+        assert parameter.domain is not None
+        name, span, near = parameter.name.text, value.span, None
+        if isinstance(parameter.domain, tree.Choices) and isinstance(value, tree.Text):
+            word = nearest(value.value, [x.value for x in parameter.domain.items if isinstance(x, tree.Text)])
+            near = word and f'did you mean "{word}"?'
+        if value is parameter.default and transform.name.name in self._foreign:
+            span = transform.span
+        self.work.error(
+            "E404",
+            f"`{name}` of `{transform.name.text}` must be {parameter.domain.text}",
+            span,
+            f"not {parameter.domain.text}",
+            near or "give a value in the range",
+        )
 
     def _state(
         self, state: tree.StateDecl, names: Mapping[str, str | tree.Expr], key: str, origin: Origin, of: tree.Transform
@@ -159,6 +213,11 @@ class Transforms:
         self.work.kept.append(made)
         if of.name.name in self._foreign:
             self.work.origins[id(made)] = origin
+
+
+def _has_meaning(name: str) -> bool:
+    """Whether a name means something in every rule."""
+    return name in FIXED or (name in BUILTINS and name not in FREE_FUNCTIONS)
 
 
 def free_parameters(transforms: Sequence[tree.Transform]) -> list[tree.HyperItem]:

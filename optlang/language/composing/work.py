@@ -65,6 +65,13 @@ class Work:
         self.keys.add(key)
         return key
 
+    def take(self, items: Iterable[tree.Decl | tree.Stmt]) -> None:
+        """Note the names and keys of a rule that is taken over."""
+        for item in items:
+            self.taken |= names_in(item)
+            if isinstance(item, tree.StateDecl):
+                self.keys |= {state.key.rpartition(".")[0] for state in item.items if state.key}
+
     def from_piece(self, items: Iterable[tree.Node], origin: Origin) -> None:
         """Note where statements or declarations come from, and those inside of them, unless it is known already."""
         for item in items:
@@ -135,7 +142,7 @@ def matched(
         if name is None:
             if i >= len(names):
                 work.error(
-                    "E208", f"`{what}` takes at most {len(names)} arguments", argument.span, "one too many", head
+                    "E208", f"`{what}` takes no more than {len(names)} of these", argument.span, "one too many", head
                 )
                 return None
             name = names[i]

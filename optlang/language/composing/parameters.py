@@ -1,0 +1,48 @@
+"""Which values the parameters of a transform may have."""
+
+from __future__ import annotations
+
+from optlang.language import tree
+from optlang.language.evaluate import NotStatic, evaluate
+from optlang.language.rule import HyperType, Value
+
+
+def default_of(parameter: tree.Parameter) -> Value:
+    """Return the default of a parameter that has one; a number where it is none of the plain values."""
+    assert parameter.default is not None
+    try:
+        return evaluate(parameter.default, {})
+    except NotStatic:
+        return 1.0
+
+
+def type_of(parameter: tree.Parameter) -> HyperType:
+    """Return what a parameter may hold, which its default tells, or else its choices."""
+    if parameter.default is None:
+        chosen = isinstance(parameter.domain, tree.Choices) and isinstance(parameter.domain.items[0], tree.Text)
+        return HyperType.TEXT if chosen else HyperType.NUMBER
+    match default_of(parameter):
+        case bool():
+            return HyperType.FLAG
+        case str():
+            return HyperType.TEXT
+        case None:
+            return HyperType.OPTIONAL
+    return HyperType.NUMBER
+
+
+def allows(parameter: tree.Parameter, value: Value) -> bool:
+    """Whether a value is in the range of a parameter, or is none of those that ranges are about."""
+    domain = parameter.domain
+    try:
+        if isinstance(domain, tree.Choices):
+            return value in [evaluate(item, {}) for item in domain.items]
+        if domain is None or isinstance(value, (bool, str)) or value is None:
+            return True
+        low, high = evaluate(domain.low, {}), evaluate(domain.high, {})
+    except NotStatic:
+        return True
+    assert isinstance(low, (int, float)) and isinstance(high, (int, float))
+    above = value >= low if domain.low_closed else value > low
+    below = value <= high if domain.high_closed else value < high
+    return above and below
