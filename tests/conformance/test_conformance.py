@@ -64,8 +64,8 @@ def test_the_page_says_what_was_found(golden: Callable[[Path, str], None]) -> No
     lines = [
         f"{len(behaviours.RULES)} rules: {', '.join(behaviours.RULES)}. {applying} cases apply, {counts['pass']} pass "
         f"({counts['pass'] / applying:.1%}), {counts['fail']} fail. torch.optim's {', '.join(behaviours.ABSENT)} "
-        "has no rule of its name in the library. SparseAdam has one, but torch's takes sparse gradients only, so it "
-        "is not among them.",
+        "has no rule of its name in the library. SparseAdam has one, but is not among these: torch's takes sparse "
+        "gradients only.",
         "",
         "| behaviour | PyTorch's tests of it | pass | otherwise |",
         "|---|---|---|---|",
