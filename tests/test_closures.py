@@ -198,3 +198,47 @@ def test_shapes_are_checked() -> None:
     found = optlang.check("hyper lr = 0.1\np -= lr*grad(matrix(g))\n") + optlang.check("p -= lr*grad(norm(g)*g, 2)\n")
     assert [d.code for d in found if d.is_error] == ["E301", "E208"]
     assert "grad(p + rho*g)" in found[0].render()
+
+
+def test_without_closure_and_gradients_nothing_can_be_meant() -> None:
+    with pytest.raises(TypeError, match="needs a closure"):
+        optlang.compile("sam", backend="eager")(network().parameters()).step()
+
+
+@pytest.mark.parametrize("order", ["SAM when ndim == 2;SGD otherwise", "SGD when ndim == 1;SAM otherwise"])
+def test_what_is_routed_elsewhere_moves_after_the_last_call(order: str) -> None:
+    rule = "optimizer Mixed\n" + "".join(f"route {line}\n" for line in order.split(";"))
+    net = network()
+    optimizer = optlang.compile(rule, backend="eager")(net.parameters(), lr=0.1)
+    vectors = [p for p in net.parameters() if p.ndim == 1]
+    seen, run = [], closure(net, optimizer)
+
+    def watching() -> torch.Tensor:
+        seen.append([p.detach().clone() for p in vectors])
+        return run()
+
+    optimizer.step(watching)
+    assert len(seen) == 2 and all(map(torch.equal, *seen))
+    assert not any(map(torch.equal, seen[0], vectors))
+
+
+def test_any_rule_can_be_inside() -> None:
+    cls = optlang.compile("sam", inner="adamw", backend="eager")
+    net = network()
+    optimizer = cls(net.parameters(), lr=1e-2, rho=0.0)
+    twin = network()
+    other = torch.optim.AdamW(twin.parameters(), lr=1e-2)
+    for _ in range(5):
+        optimizer.step(closure(net, optimizer))
+        other.step(closure(twin, other))
+    for p, q in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-12)
+
+
+def test_states_are_made_ahead_for_a_checkpoint_without_a_closure() -> None:
+    net = network()
+    optimizer = optlang.compile(AHEAD, backend="eager")(net.parameters(), lr=0.0)
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()  # as torch.distributed.checkpoint does it
+    assert len(optimizer.state) == len(list(net.parameters()))

@@ -58,8 +58,13 @@ class Evaluation:
 
         Args:
             curved: Whether products with the Hessian may be asked for.
+
+        Raises:
+            TypeError: If there is neither a closure nor a gradient.
         """
         result = None
+        if self.closure is None and all(p.grad is None for p in self.parameters):
+            raise TypeError(NO_CLOSURE.format(name=self.name, what="the loss again"))
         if self.closure is not None:
             with torch.enable_grad():
                 result = self.closure()

@@ -22,7 +22,7 @@ from optlang.runtime.capturable import CapturablePlan
 from optlang.runtime.differentiable import DifferentiablePlan
 from optlang.runtime.evaluation import Evaluation
 from optlang.runtime.events import TRAINING, EventPlan
-from optlang.runtime.kernels import Prepared
+from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.lazy import LazyPlan
 from optlang.runtime.parts import Part, Parts
 from optlang.runtime.passes import Scratch
@@ -60,6 +60,7 @@ class RuleOptimizer(Optimizer):
 
     _compiled: ClassVar[Compiled]
     _parts: ClassVar[Parts]
+    _calling: ClassVar[frozenset[Kernels]]  # those of rules that have the closure called
     _asked: ClassVar[frozenset[str]]  # what of the closure: ``loss``, ``grad``, ``hvp``
     _random: ClassVar[bool]  # whether it draws random numbers
     _events: ClassVar[bool]  # whether its parameters are others while they are evaluated
@@ -271,13 +272,14 @@ class RuleOptimizer(Optimizer):
             try:
                 busy = [plan for plan in plans if plan.prepare(state, same)]
                 together = self._together(busy) if any(plan.staged for plan in busy) else []
-                if evaluation is not None:
+                rehearsal = self._untried and self._is_rehearsal()
+                if evaluation is not None and not rehearsal:
                     evaluation.check([work for _, works, *_ in together for work in works])
             except BaseException:
                 for plan in plans:
                     plan.abandon()
                 raise
-            if self._untried and self._is_rehearsal():
+            if rehearsal:
                 for plan in busy:
                     plan.begin(state)
                 self._rehearsed = True
@@ -285,17 +287,21 @@ class RuleOptimizer(Optimizer):
             self._untried = False
             before = None if evaluation is None else self._before()
             written: list[torch.Tensor] = []
-            for plan in busy:
-                written += plan.run(state)
-            for part, works, first, known, seed in together:
-                try:
-                    shared = run_together(works, first, known, seed, evaluation)
-                except BaseException:
-                    if before is not None:
-                        self._take_back(before)
-                    raise
-                for group in self.param_groups:
-                    group.update((part.hyper.kept(key), value) for key, value in shared.items())
+            for calls in (True, False) if self._calling else (False,):  # the closure sees nothing that has moved
+                for plan in busy:
+                    if (plan.kernels in self._calling) == calls:
+                        written += plan.run(state)
+                for part, works, first, known, seed in together:
+                    if (part.kernels in self._calling) != calls:
+                        continue
+                    try:
+                        shared = run_together(works, first, known, seed, evaluation)
+                    except BaseException:
+                        if before is not None:
+                            self._take_back(before)
+                        raise
+                    for group in self.param_groups:
+                        group.update((part.hyper.kept(key), value) for key, value in shared.items())
             for plan in busy:
                 plan.finish(state)
             if written:
@@ -565,6 +571,7 @@ def make_class(
             "_compiled": compiled,
             "_parts": parts,
             "_random": random,
+            "_calling": frozenset(part.kernels for part in parts.parts if evaluations(part.compiled.rule)),
             "_asked": frozenset().union(*(evaluations(part.compiled.rule) for part in parts.parts)),
             "_events": any(part.compiled.rule.events for part in parts.parts),
             "_rebuild": rebuild,
