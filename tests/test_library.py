@@ -307,7 +307,7 @@ def test_library_is_found_by_any_spelling() -> None:
         rules["adamx"]
     with pytest.raises(AttributeError, match="did you mean RMSprop"):
         _ = rules.RMSProp
-    with pytest.raises(AttributeError, match="there are AdaBelief"):
+    with pytest.raises(AttributeError, match="there are AcceleratedProximal"):
         _ = rules.nothing_like_it
     assert not hasattr(rules, "__wrapped__")
 
