@@ -350,3 +350,9 @@ def test_inner_rules_are_exchanged(tmp_path: Path) -> None:
     assert difference(trained(compiled(LOOKAHEAD, inner={"B": "Adam"})), wanted) == 0
     wanted = trained(compiled(LOOKAHEAD.replace("0.1", "0.05")))
     assert difference(trained(compiled(LOOKAHEAD, inner=tmp_path / "slower.opt")), wanted) == 0
+
+
+def test_a_transform_may_be_used_for_its_state_alone() -> None:
+    rule = "hyper lr = 0.1\np -= lr*g\naverage_of(p, 0.5)\n"
+    assert optlang.check(rule) == []
+    assert optlang.emit(rule, "plain").splitlines()[-1] == "average_of_mean = lerp(p, average_of_mean, 0.5)"

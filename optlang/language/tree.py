@@ -208,7 +208,7 @@ class If(Node):
 
 @dataclass(frozen=True)
 class Apply(Node):
-    """``B(p, g)``: an inner rule makes its step."""
+    """``B(p, g)``: an inner rule makes its step, or a transform is used for the state that it keeps."""
 
     call: Call
 

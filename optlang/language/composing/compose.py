@@ -233,8 +233,14 @@ class _Composer:
         match node:
             case tree.Apply():
                 assert isinstance(node.call.function, tree.Name)
-                inner = self.inner.get(node.call.function.name)
-                if inner is not None:  # else its declaration has been found wrong
+                name = node.call.function.name
+                transform = None if name in self.functions else self.transforms.find(name)
+                inner = self.inner.get(name)
+                if transform is not None:
+                    result = self.use(transform, node.call, before, path)
+                    if before and _renames(before[-1], result):
+                        before.pop()  # only another name for a state
+                elif inner is not None:  # else its declaration has been found wrong
                     self.apply(inner, self.arguments(node.call, before, path), before, path)
                 return None
             case tree.Assign() | tree.Return():
@@ -408,6 +414,13 @@ class _Composer:
 
     def _too_much(self, message: str) -> Diagnostic:
         return Diagnostic("E501", message, self.tree.source, Span(0, 0), help="use fewer pieces")
+
+
+def _renames(statement: tree.Stmt, result: tree.Expr) -> bool:
+    """Whether a statement does nothing but give a result another name."""
+    if not (isinstance(statement, tree.Assign) and isinstance(result, tree.Name)):
+        return False
+    return isinstance(statement.value, tree.Name) and statement.targets[0].name == result.name
 
 
 def vars_of(item: tree.Node) -> tuple[Any, ...]:

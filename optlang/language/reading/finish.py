@@ -9,6 +9,7 @@ from typing import Any
 
 from optlang.diagnostics import OptlangError
 from optlang.language import tree
+from optlang.language.library import transform_files
 from optlang.language.limits import MAX_DEPTH
 from optlang.language.reading.build_formulas import Alone
 from optlang.language.reading.foreign import PYTHON, python_statement
@@ -27,7 +28,8 @@ def finish(source: Source, doc: tree.Text | None, items: tuple[Any, ...]) -> tre
         OptlangError: If values stand alone, ``return`` stands outside of functions, or operations nest too deeply.
     """
     comments = comments_of(source)
-    inner = {x.name.name for x in items if isinstance(x, tree.Inner)}
+    # Inner rules and transforms are used for what they change, too, not only for a value.
+    inner = {x.name.name for x in items if isinstance(x, (tree.Inner, tree.Transform))} | set(transform_files())
     done, refused = list[Any](), list[Refused]()
     for item in items:
         try:
@@ -104,7 +106,7 @@ def _quote_range(source: Source, item: tree.Parameter) -> tree.Parameter:
 
 
 def _statement(item: Any, inner: set[str], function: bool = False) -> Any:
-    """Return a statement with values that stand alone decided; ``inner`` are the names of inner rules."""
+    """Return a statement with values that stand alone decided; ``inner`` names inner rules and transforms."""
     match item:
         case Alone(value=tree.Call(function=tree.Name(name=name)) as call) if name in inner:
             return tree.Apply(item.span, call)
