@@ -9,13 +9,19 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language.library import rule_files
+from optlang.language.questions import evaluations
+from optlang.language.suggest import listing
 from optlang.source import Source
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch.optim import Optimizer
 
     from optlang.compiler import CompiledRule
+    from optlang.language.rule import Rule
 
 
 def class_of(
@@ -50,6 +56,19 @@ def _routed(name: str) -> CompiledRule:
     return compile_source(Source(file.read_text(encoding="utf-8"), file.name))
 
 
+def two_callers(rule: Rule, names: Sequence[str]) -> Diagnostic:
+    """Return the error of a rule that routes to several rules of which each has the closure called in its step."""
+    second = [route for route in rule.routes if route.rule.name in names][1]
+    return Diagnostic(
+        "E412",
+        f"{listing(names)} call the closure, and each would see what the other has moved",
+        rule.tree.source,
+        second.rule.span,
+        "the second such rule",
+        "route to one rule that calls the closure, and others that do not",
+    )
+
+
 @lru_cache(maxsize=1024)
 def _class(source: Source, name: str | None, backend: str, ahead_of_time: bool | None, module: str) -> type[Optimizer]:
     """Make a class; with its arguments in one form, so that each class is made once."""
@@ -59,6 +78,9 @@ def _class(source: Source, name: str | None, backend: str, ahead_of_time: bool |
 
     compiled = compile_source(source, name)
     compiled.routes = tuple((_routed(route.rule.name), route.when) for route in compiled.rule.routes)
+    callers = [inner for inner, _ in compiled.routes if evaluations(inner.rule)]
+    if len({id(inner.rule) for inner in callers}) > 1:
+        raise OptlangError([two_callers(compiled.rule, [inner.name for inner in callers])])
     return make_class(
         compiled,
         backend=backend,

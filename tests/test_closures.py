@@ -242,3 +242,116 @@ def test_states_are_made_ahead_for_a_checkpoint_without_a_closure() -> None:
         p.grad = torch.zeros_like(p)
     optimizer.step()  # as torch.distributed.checkpoint does it
     assert len(optimizer.state) == len(list(net.parameters()))
+
+
+# Several evaluations in one step ------------------------------------------------------------------------------
+
+
+def at(net: torch.nn.Module, points: Any) -> tuple[torch.Tensor, ...]:
+    """Return the gradients of a model whose parameters are somewhere else for a moment."""
+    params = list(net.parameters())
+    own = [p.detach().clone() for p in params]
+    for p, x in zip(params, points, strict=True):
+        p.data.copy_(x)
+    found = torch.autograd.grad(loss_of(net), params)
+    for p, x in zip(params, own, strict=True):
+        p.data.copy_(x)
+    return found
+
+
+def stepped(rule: str, run: str = "backward") -> tuple[torch.nn.Module, Any]:
+    """Return a network after one step of a rule."""
+    net = network()
+    optimizer = optlang.compile("hyper lr = 0.1\n" + rule, backend="eager")(net.parameters())
+
+    def graphed() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(net)
+        loss.backward(create_graph=True)
+        return loss
+
+    optimizer.step({"backward": closure(net, optimizer), "graph": graphed, "loss": lambda: loss_of(net)}[run])
+    return net, optimizer
+
+
+def assert_moved_by(net: torch.nn.Module, steps: Any) -> None:
+    for p, start, step in zip(net.parameters(), network().parameters(), steps, strict=True):
+        torch.testing.assert_close(p, start - 0.1 * step, rtol=0, atol=1e-13)
+
+
+def test_points_that_are_equal_for_some_tensors_only_are_two() -> None:
+    net, _ = stepped("q = 2*g if ndim == 2 else g\na = grad(p + g)\nb = grad(p + q)\np -= lr*(a + b)\n")
+    twin = network()
+    params = list(twin.parameters())
+    g = torch.autograd.grad(loss_of(twin), params)
+    a = at(twin, [p + x for p, x in zip(params, g, strict=True)])
+    b = at(twin, [p + (2 * x if p.ndim == 2 else x) for p, x in zip(params, g, strict=True)])
+    assert_moved_by(net, [x + y for x, y in zip(a, b, strict=True)])
+
+
+@pytest.mark.parametrize("run", ["graph", "loss"])
+def test_a_product_with_a_gradient_from_elsewhere(run: str) -> None:
+    net, _ = stepped("a = grad(p + 0.1*g)\nh = hvp(2*a)\np -= lr*(a + h)\n", run)
+    twin = network()
+    params = list(twin.parameters())
+    g = torch.autograd.grad(loss_of(twin), params)
+    a = at(twin, [p + 0.1 * x for p, x in zip(params, g, strict=True)])
+    slopes = torch.autograd.grad(loss_of(twin), params, create_graph=True)
+    h = torch.autograd.grad(slopes, params, [2 * x for x in a])
+    assert_moved_by(net, [x + y for x, y in zip(a, h, strict=True)])
+
+
+def test_what_is_evaluated_may_be_the_next_point() -> None:
+    net, _ = stepped("a = grad(p + g)\nb = grad(a)\np -= lr*b\n")
+    twin = network()
+    params = list(twin.parameters())
+    g = torch.autograd.grad(loss_of(twin), params)
+    a = at(twin, [p + x for p, x in zip(params, g, strict=True)])
+    assert_moved_by(net, at(twin, a))
+    stepped("a = hvp(g)\nb = hvp(a)\np -= lr*b\n", "graph")
+
+
+@pytest.mark.parametrize(
+    "rule", ["n = loss(p - lr*g)\np -= lr*g\n", "q = p - lr*g\na = grad(q)\nn = loss(q)\np -= lr*g + 0*a\n"]
+)
+@pytest.mark.parametrize("declared", ["shared state n = 5", "state n: scalar = 5"])
+def test_states_that_are_numbers_may_be_losses(rule: str, declared: str) -> None:
+    net, optimizer = stepped(f"{declared}\n{rule}")
+    kept = optimizer.param_groups[0] if "shared" in declared else optimizer.state[next(net.parameters())]
+    assert float(kept["n"]) == pytest.approx(float(loss_of(net).detach()), rel=1e-12)
+
+
+@pytest.mark.parametrize("declared", ["shared state c = 5", "state c: scalar = 5"])
+def test_states_that_are_numbers_need_a_loss_as_well(declared: str) -> None:
+    net = network()
+    rule = f"hyper lr = 0.1\n{declared}\nc = min(c, loss)\np -= lr*g\n"
+    optimizer = optlang.compile(rule, backend="eager")(net.parameters())
+    usual = closure(net, optimizer)
+    usual()
+    before = [p.detach().clone() for p in net.parameters()]
+    for given, message in ((None, "needs a closure"), (lambda: usual() and None, "let the closure return the loss")):
+        with pytest.raises(TypeError, match=message):
+            optimizer.step(given)
+        assert all(map(torch.equal, before, net.parameters()))
+
+
+def test_a_loss_without_curvature() -> None:
+    net = torch.nn.Linear(3, 1).double()
+    optimizer = optlang.compile("hyper lr = 0.1\nh = hvp(g)\np -= lr*(g + h)\n", backend="eager")(net.parameters())
+    before, x = net.weight.detach().clone(), torch.ones(1, 3, dtype=torch.float64)
+    optimizer.step(lambda: net(x).mean())
+    torch.testing.assert_close(net.weight, before - 0.1 * x)
+
+
+def test_a_closure_that_leaves_backward_to_the_step() -> None:
+    net, twin = network(), network()
+    ours, theirs = (optlang.compile("sam", backend="eager")(n.parameters(), lr=0.1) for n in (net, twin))
+    loss_of(net).backward()
+    ours.step(lambda: loss_of(net))
+    theirs.step(closure(twin, theirs))
+    assert all(map(torch.equal, net.parameters(), twin.parameters()))
+
+
+def test_two_rules_that_call_the_closure_are_not_routed_to() -> None:
+    with pytest.raises(optlang.OptlangError, match="`SAM` and `ExtraGradient` call the closure"):
+        optlang.compile("optimizer Mixed\nroute SAM when ndim == 2\nroute ExtraGradient otherwise\n")

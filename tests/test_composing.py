@@ -356,3 +356,16 @@ def test_a_transform_may_be_used_for_its_state_alone() -> None:
     rule = "hyper lr = 0.1\np -= lr*g\naverage_of(p, 0.5)\n"
     assert optlang.check(rule) == []
     assert optlang.emit(rule, "plain").splitlines()[-1] == "average_of_mean = lerp(p, average_of_mean, 0.5)"
+
+
+def test_functions_of_a_used_rule_are_not_taken_for_transforms(tmp_path: Path) -> None:
+    file = tmp_path / "halved.opt"
+    file.write_text("hyper lr = 0.1\ndef normalize(x) = x/2\np -= lr*normalize(g)\n")
+    outer = tmp_path / "outer.opt"
+    outer.write_text('use "halved.opt"\n')
+    assert "p -= lr * normalize(g)" in optlang.emit(outer, "plain")
+
+
+def test_an_inner_rule_with_evaluation_moves_the_parameter_only() -> None:
+    found = optlang.check("hyper lr = 0.1\nstate z = p\ninner a = ScheduleFreeSGD\na(z, g)\np -= lr*g\n")
+    assert [d.code for d in found] == ["E217"]

@@ -209,7 +209,7 @@ class _Lowering(Matrices):
         self.asked: list[tuple[sp.Expr, bool]] = []
         self.draws: list[Draw] = []
         self.parts_of_totals: dict[str, Ref] = {}
-        self.points: dict[tuple[str, sp.Expr], Store] = {}  # where what is evaluated: one store for each
+        self.points: dict[str, Store] = {}  # where the closure is called, and along what there are products
         self.done: dict[sp.Expr, Ref] = {}
         self.rule, self.special, self.part = rule, special, part
         self.source: Source = rule.tree.source
@@ -645,17 +645,16 @@ class _Lowering(Matrices):
     def evaluated(self, name: str, node: ast.Call) -> Ref:
         """Return what the closure is called for at a point, or along a direction: an input that arrives late.
 
-        What is asked for at one point is one evaluation.
+        What is asked for at one point is one evaluation, if the point has a name (``specialise`` marks it so).
         """
         value, mark = (a.value for a in node.arguments)
         assert isinstance(mark, ast.Text)
         target, late, kind = EVALUATED[name]
         label = mark.value
         if self.part == "step":
-            at = self.number(self.expr(value))
-            if (target, at) not in self.points:
-                self.points[target, at] = Store(target + label, self.plain(Ref(at, ELEMENT)), ELEMENT)
-            label = self.points[target, at].target[len(target) :]
+            at = Ref(self.number(self.expr(value)), ELEMENT)
+            if target + label not in self.points:
+                self.points[target + label] = Store(target + label, self.plain(at), ELEMENT)
         return self.input(late + label, kind)
 
     def draw(self, name: str, node: ast.Call) -> Ref:

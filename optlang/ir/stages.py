@@ -16,7 +16,7 @@ from itertools import count
 import sympy as sp
 
 from optlang.ir import algebra
-from optlang.ir.program import CARRY, LATE_TENSORS, LOSS, PARTS, TOTAL, Input, Program, Store, Value
+from optlang.ir.program import CARRY, PARTS, TOTAL, Input, Program, Store, Value
 from optlang.language.kinds import ELEMENT, Kind, Level
 
 #: When a value is computed: after how many barriers, and before (0), among (1) or after (2) the matrices there.
@@ -64,7 +64,7 @@ class _Split:
         self.late = late
         self.stores = [s for s in program.stores if s.kind.on_device]
         self.totals = {s.target: s.expr for s in self.stores if s.target.startswith(PARTS)}
-        self.evaluates = any(name.startswith((*LATE_TENSORS, LOSS)) for name in late)
+        self.evaluates = any(not t.startswith(TOTAL) for t in self.totals)
         self.readers: dict[sp.Symbol, list[sp.Symbol]] = {}
         for value in program.tensor:
             for symbol in value.expr.free_symbols:
@@ -161,7 +161,8 @@ class _Split:
         last = max(self.place.values(), default=(0, 0))
         found = {}
         for store in self.stores:
-            born = max((self.place[s] for s in store.expr.free_symbols if s in self.place), default=(-1, 0))
+            read = [s for s in store.expr.free_symbols if s in self.place or self.kinds[s].on_device]
+            born = max((self.place.get(s, (self._barrier(s), 0)) for s in read), default=(-1, 0))
             old = None if store.target.startswith(PARTS) else symbols.get(store.target)
             readers = [self.place[s] for s in self.readers.get(old, ())] if old is not None else []
             for other in self.stores:  # a state that takes this one's old value
@@ -171,8 +172,9 @@ class _Split:
         first = min(self.place.values(), default=(0, 0))
         # A part of a total that is one number (how many elements there are) waits for nothing.
         if self.evaluates:  # nothing is changed before the closure has been called for the last time
-            points = [s for s, i in self.inputs.items() if i.name in self.late and not i.name.startswith(TOTAL)]
-            first = max(first, (max(map(self._barrier, points), default=0), 0))
+            points = [e for t, e in self.totals.items() if not t.startswith(TOTAL)]
+            after = (1 + max(map(self._barrier, e.free_symbols), default=0) for e in points)
+            first = max(first, (max(after, default=0), 0))
         return {t: max(place, (0, 0) if t.startswith(PARTS) else first) for t, place in found.items()}
 
     def _sources(

@@ -106,6 +106,9 @@ class _Specialiser:
             shape = tuple(int(values[name] or 0) for name in ("rows", "cols") if name in values)
         self.shape = shape
         self.sizes = Sizes(shape, self.number) if uses_matrices(rule) else None
+        names = [n.name for n in assigned(rule.body)]
+        #: Names of the rule's own that mean the same wherever they are read.
+        self.once = {n for n in names if names.count(n) == 1} - {"p", "g", *(s.name for s in rule.states)}
         self.due_names = _due_names(rule, self.sizes is not None)
         self.hypers = {h.name: h for h in rule.hypers}
         self.fixed = {"p", "g", *(s.name for s in rule.states)}
@@ -531,6 +534,9 @@ class _Specialiser:
         sizes = arguments if name != "bernoulli" else []
         # The place alone tells calls apart: variants that leave out other calls mean the same one by it.
         label = ".".join(map(str, (self.at.start, *self.trace, node.span.start)))
+        point = node.arguments[0].value if name in EVALUATIONS else None
+        if isinstance(point, ast.Name) and not self.trace and point.name in self.once:
+            label = f"at {point.name}"  # one point, whatever is asked for there
         mark = ast.Argument(node.span, "call", ast.Text(node.span, label))
         kept = (*(ast.Argument(a.span, None, a) for a in sizes), mark)
         call = ast.Call(node.span, ast.Name(node.span, primitive, primitive), kept)

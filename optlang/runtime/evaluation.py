@@ -7,7 +7,6 @@ and running averages of normalisation layers count the evaluation.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -47,9 +46,9 @@ class Evaluation:
 
     def __init__(self, name: str, closure: Callable[[], Any] | None, parameters: Sequence[torch.Tensor]) -> None:
         self.name, self.closure, self.parameters = name, closure, parameters
-        self.loss: Any = 0.0
-        self.result: Any = None
+        self.loss: Any = None
         self._graph: dict[int, torch.Tensor] = {}
+        self._straight = False  # the loss has a graph, but no curvature
 
     # Where the step starts ----------------------------------------------------------------------------------
 
@@ -91,8 +90,17 @@ class Evaluation:
             return  # the closure has called backward(): said when a product is due
         for p, g in zip(wanted, found, strict=True):
             p.grad = None if g is None else g.detach()
-            if g is not None:
+            if g is not None and g.requires_grad:  # one that is constant has no curvature
                 self._graph[id(p)] = g
+        self._straight = not self._graph
+
+    def _fill_gradients(self, loss: Any) -> None:
+        """Compute the gradients of a loss that nobody has gone back from."""
+        wanted = [p for p in self.parameters if p.requires_grad]
+        if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
+            raise RuntimeError(f"{self.name}: the closure has computed no gradients, and its loss has no graph")
+        for p, g in zip(wanted, torch.autograd.grad(loss, wanted, allow_unused=True), strict=True):
+            p.grad = g
 
     @staticmethod
     def _number(loss: Any) -> Any:
@@ -107,14 +115,14 @@ class Evaluation:
         """Raise an error, before anything is changed, if what the step is going to ask for cannot be had."""
         segments = [segment for work in works for segment in work.left]
         points = {point for segment in segments for point in segment.points}
-        needs = {name for segment in segments for name in segment.needs}
+        needs = _needed(works)
         at = any(point.startswith(POINT) for point in points)
         if self.closure is None and (at or LOSS_NOW in needs):
             what = "`grad` or `loss` at another point" if at else "`loss`"
             raise TypeError(NO_CLOSURE.format(name=self.name, what=what))
         if LOSS_NOW in needs and self.loss is None:
             raise TypeError(f"{self.name}: the rule reads `loss`; let the closure return the loss, not None")
-        if any(point.startswith(ALONG) for point in points) and not self._graph:
+        if any(point.startswith(ALONG) for point in points) and not (self._graph or self._straight):
             raise RuntimeError(NO_GRAPH.format(name=self.name))
         if points and any(hasattr(p, "to_local") for p in self.parameters):
             raise RuntimeError(f"{self.name}: the closure cannot be called again for sharded parameters")
@@ -133,11 +141,14 @@ class Evaluation:
         with _moved(places, self.parameters):
             with torch.enable_grad():
                 assert self.closure is not None
-                loss = self._number(self.closure())
+                result = self.closure()
+                loss = self._number(result)
+                if all(p.grad is None for p in self.parameters):  # the closure leaves backward() to the step
+                    self._fill_gradients(result)
             for work in works:
                 for record, memory in _exchanged(work, GRAD + label):
                     _fill(memory, record.parameter.grad)
-        if loss is None and any(LOSS + label in segment.needs for work in works for segment in work.left):
+        if loss is None and LOSS + label in _needed(works):
             raise TypeError(f"{self.name}: the rule reads the loss at a point, and the closure returned None")
         return {LOSS + label: loss, GRAD + label: True}
 
@@ -149,8 +160,9 @@ class Evaluation:
             for record, memory in _exchanged(work, ALONG + label)
         }
         pairs = [(self._graph[i], z) for i, z in directions.items() if i in self._graph]
-        wanted = [p for p in self.parameters if p.requires_grad]
-        with torch.enable_grad(), warnings.catch_warnings():
+        wanted = [p for p in self.parameters if p.requires_grad] if pairs else []
+        found: Sequence[torch.Tensor | None] = ()
+        if pairs:
             found = torch.autograd.grad(
                 [g for g, _ in pairs], wanted, [z.to(g.dtype) for g, z in pairs], retain_graph=True, allow_unused=True
             )
@@ -159,6 +171,15 @@ class Evaluation:
             for record, memory in _exchanged(work, CURVED + label):
                 _fill(memory, products.get(id(record.parameter)))
         return {CURVED + label: True}
+
+
+def _needed(works: Sequence[StagedWork]) -> set[str]:
+    """Return the names of the late values that a step is going to read, on the host or in a pass."""
+    needs = {name for work in works for segment in work.left for name in segment.needs}
+    for work in works:
+        steering = work.batch.steering
+        needs |= {*steering.numbers_arguments[work.chosen], *(n for _, names in steering.shared for n in names)}
+    return needs
 
 
 def _exchanged(work: StagedWork, name: str) -> Iterable[tuple[Any, torch.Tensor]]:
@@ -187,13 +208,13 @@ def _moved(places: Sequence[tuple[torch.Tensor, torch.Tensor]], parameters: Sequ
     gradients = [p.grad for p in parameters]
     try:
         for p, there in places:
-            p.detach().copy_(_like(there, p))
+            p.data.copy_(_like(there, p))  # not seen by autograd, which may still need the values that come back
         for p in parameters:
             p.grad = None
         yield
     finally:
         with torch.no_grad():
             for (p, _), own in zip(places, kept, strict=True):
-                p.detach().copy_(own)
+                p.data.copy_(own)
         for p, g in zip(parameters, gradients, strict=True):
             p.grad = g

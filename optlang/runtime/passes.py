@@ -286,7 +286,9 @@ def segments(plans: Sequence[PlannedPass]) -> list[Segment]:
     cut: list[list[PlannedPass]] = []
     there: set[str] = set()
     for plan in plans:
-        if not cut or not set(plan.own.needs) <= there:
+        # Nothing is written before the closure has been called where the passes before say.
+        called = bool(cut) and any(each.own.points for each in cut[-1]) and Segment([plan]).writes
+        if not cut or called or not set(plan.own.needs) <= there:
             cut.append([])
             there |= set(plan.own.needs)
         cut[-1].append(plan)

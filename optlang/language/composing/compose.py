@@ -128,6 +128,7 @@ class _Composer:
                         self.inner[item.name.name] = made[1]
                 case _:
                     items.append(item)
+        self.functions |= {item.name.name for item in items if isinstance(item, tree.Def)}  # those of used rules, too
         done: list[tree.Decl | tree.Stmt] = []
         for item in items:
             if isinstance(item, rules.STATEMENTS):

@@ -28,6 +28,7 @@ class InnerRule:
         like: What its states are shaped like, if not like ``p``.
         body: The statements of a step, under names of the outer rule; ``p`` and ``g`` are left to the call.
         piece: Name of the rule, as messages have it.
+        events: Whether it has blocks for evaluation, which are about ``p``.
     """
 
     name: str
@@ -35,6 +36,7 @@ class InnerRule:
     like: tree.Expr | None
     body: tuple[tree.Stmt, ...]
     piece: str
+    events: bool = False
 
 
 def used(work: Work, node: tree.Use, write_out: WriteOut, own: Sequence[tree.Decl | tree.Stmt]) -> Items:
@@ -139,7 +141,7 @@ def declared(work: Work, node: tree.Inner, write_out: WriteOut) -> tuple[Items, 
                 pass
     work.from_piece(items, Origin(node.span, title))
     left_body = tuple(s for s in body if not (isinstance(s, tree.Assign) and s.targets[0].name in known))
-    return items, InnerRule(node.name.text, prefix, node.like, renamed(left_body, names), title)
+    return items, InnerRule(node.name.text, prefix, node.like, renamed(left_body, names), title, bool(events))
 
 
 def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> tuple[list[tree.Stmt], str] | None:
@@ -162,6 +164,15 @@ def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> t
         assign(moved, base)
     else:
         target = given["p"]
+        if inner.events and isinstance(target, tree.Name) and target.name != "p":
+            work.error(
+                "E217",
+                f"`{inner.name}` has an `on eval` block, which is about `p`",
+                target.span,
+                "can only move `p`",
+                f"write `{inner.name}(p, ...)`, or put a rule without such a block inside",
+            )
+            return None
         if not isinstance(target, tree.Name):
             work.error(
                 "E217",
