@@ -142,3 +142,26 @@ def test_bytes_that_a_step_moves() -> None:
     optimizer = optlang.compile("adamw", backend="eager")([p])
     optimizer.step()
     assert bytes_moved(optimizer) == 28 * 10  # p, m, v in and out, g in
+
+
+def test_a_peer_that_fails_is_named() -> None:
+    (plan,) = run.plan([Source(RULE)], "mlp", "torch.optim:SparseAdam", backend="eager")
+    with pytest.raises(ValueError, match=r"torch\.optim\.SparseAdam cannot step on mlp: .*dense gradients"):
+        run.measure(plan, run.Settings(steps=1, rounds=1))
+
+
+def test_sparse_gradients_have_a_peer_of_their_own() -> None:
+    (plan,) = run.plan([Source(RULE)], "embedding", None, backend="eager")
+    assert plan.peer.cls is torch.optim.SparseAdam
+
+
+def test_a_peer_that_clips_and_keeps_a_mean() -> None:
+    peer = peers.find("averaged", None)
+    members = [torch.nn.Parameter(torch.ones(3))]
+    optimizer = peer.make(members, {"lr": 0.5, "weight_decay": 0.0, "decay": 0.5, "beta": 0.9})
+    members[0].grad = torch.full((3,), 100.0)
+    for _ in range(2):
+        optimizer.step()
+    assert members[0].grad.norm() <= 1.0 + 1e-6
+    (mean,) = optimizer.average.module.parameters()
+    torch.testing.assert_close(mean.detach(), (torch.full((3,), 0.5) + members[0].detach()) / 2)

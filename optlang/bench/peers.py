@@ -37,6 +37,10 @@ class Peer:
         return self.cls(parameters, **{**wanted, **self.options})
 
 
+#: Peers for lists of shapes that a rule's own reference does not take, if no other is named.
+USUAL = {"embedding": "torch.optim:SparseAdam"}
+
+
 class ClippedAdamW(torch.optim.AdamW):
     """What is done today in place of a rule that clips: ``clip_grad_norm_``, then fused AdamW.
 

@@ -147,14 +147,14 @@ def plan(
         raise_errors(found)
         assert rule is not None
         cls = optlang.compile(source, backend=backend)
-        try:
-            peer = peers.find(against, rule.reference, cls.__name__)
-        except peers.NoPeer:
-            if left_out is None:
-                raise
-            left_out.append(cls.__name__)
-            continue
         for name in shapes.chosen(names):
+            try:
+                peer = peers.find(against or peers.USUAL.get(name), rule.reference, cls.__name__)
+            except peers.NoPeer:
+                if left_out is None:
+                    raise
+                left_out.append(cls.__name__)
+                break
             plans.append(Plan(cls.__name__, source, cls, peer, name, dtype, device, values or {}, backend))
     return plans
 
@@ -168,7 +168,11 @@ def _require_device(device: str) -> None:
 
 
 def measure(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda _: None) -> Result:
-    """Carry out one comparison; ``tick`` is called with a word before each part of the work."""
+    """Carry out one comparison; ``tick`` is called with a word before each part of the work.
+
+    Raises:
+        ValueError: If the peer fails.
+    """
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     tick("first step")
@@ -177,7 +181,10 @@ def measure(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda
     one = plan.cls(ours, **plan.arguments)
     other = plan.peer.make(theirs, one.defaults)  # the same numbers wherever both have a name for them
     ready = _seconds(one, 1, plan.device)
-    _seconds(other, 1, plan.device)
+    try:
+        _seconds(other, 1, plan.device)
+    except Exception as error:
+        raise ValueError(f"{plan.peer.label} cannot step on {plan.shapes}: {error}") from error
     steps = settings.steps or _enough(max(_seconds(o, 2, plan.device) / 2 for o in (one, other)))
     times: tuple[list[float], ...] = ([], [], [])
     moved = bytes_moved(one)

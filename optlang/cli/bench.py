@@ -72,7 +72,10 @@ def command(
         raise Refusal(str(error)) from error
     if left_out:
         print(f"no counterpart in {against}: {', '.join(left_out)}", file=sys.stderr)
-    results = report.measure_all(plans, run.Settings(steps, rounds, threads, first_step))
+    try:
+        results = report.measure_all(plans, run.Settings(steps, rounds, threads, first_step))
+    except ValueError as error:
+        raise Refusal(str(error)) from error
     if as_json:
         print(report.as_json(results))
     else:
