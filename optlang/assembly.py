@@ -8,11 +8,25 @@ from dataclasses import replace
 
 from optlang.backends import python_source, steering_source, triton_source
 from optlang.backends.sweeps import suits
-from optlang.compiled import Layout, Pass, Slot, Steering, Variant
+from optlang.compiled import (
+    ALONG,
+    CARRY,
+    LATE_NUMBERS,
+    LATE_TENSORS,
+    NOISE,
+    POINT,
+    TOTAL,
+    Layout,
+    Pass,
+    Slot,
+    Steering,
+    Variant,
+    waits_for,
+)
 from optlang.ir import algebra
 from optlang.ir.lower import Lowered, Path
 from optlang.ir.passes import inline, optimise, prune, simplify
-from optlang.ir.program import ALONG, CARRY, LATE_NUMBERS, LATE_TENSORS, NOISE, POINT, TOTAL, Program, waits_for
+from optlang.ir.program import Program
 from optlang.ir.stages import Stage, split
 from optlang.language.kinds import ELEMENT, Kind, Level
 from optlang.language.questions import reads_group_time, reads_time, static_names

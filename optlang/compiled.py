@@ -58,6 +58,34 @@ MIDDLE: tuple[str, ...] = tuple(f"_size{i}" for i in range(1, 8))
 FACTS: tuple[str, ...] = ("ndim", "numel", "rows", "cols", "eps_of", "_lead", *MIDDLE)
 
 
+#: What the inputs and stores are called that are no hyperparameter, fact or state: a sum over the whole model (as a
+#: target, one tensor's part of it), random numbers, what one pass leaves for another.
+TOTAL, NOISE, CARRY = "total ", "noise ", "carry "
+#: The same for what the closure is called for: a point to evaluate at and a direction to go along (both targets), and
+#: what comes of it: the loss, the gradient at a point, a product with the Hessian.
+POINT, ALONG, LOSS, GRAD, CURVED = "point ", "along ", "loss ", "grad ", "curved "
+#: The loss where the step starts.
+LOSS_NOW = f"{LOSS}now"
+#: What waits for every tensor to have given its part of it.
+PARTS = (TOTAL, POINT, ALONG)
+#: The numbers and tensors that arrive in the middle of a step.
+LATE_NUMBERS, LATE_TENSORS = (TOTAL, LOSS), (GRAD, CURVED)
+#: The tensors that are exchanged with the closure.
+EXCHANGED = (POINT, ALONG, *LATE_TENSORS)
+#: The tensors that passes hand on: what else they write are parameters, states and parts of totals.
+HANDED_ON = (CARRY, NOISE, *EXCHANGED)
+
+
+def waits_for(name: str) -> frozenset[str]:
+    """Return the targets that have to be complete before a late input is there."""
+    if name == LOSS_NOW:
+        return frozenset()
+    for late, target in ((LOSS, POINT), (GRAD, POINT), (CURVED, ALONG)):
+        if name.startswith(late):
+            return frozenset((target + name[len(late) :],))
+    return frozenset((name,))
+
+
 @dataclass(frozen=True)
 class Slot:
     """A state that exists in a variant, or a tensor that one pass of a step leaves for another.

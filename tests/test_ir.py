@@ -11,12 +11,12 @@ import torch
 
 from optlang import rules
 from optlang.assembly import cut
-from optlang.compiled import Facts
+from optlang.compiled import CARRY, Facts
 from optlang.compiler import CompiledRule, compile_source, example_variant, passes_of
 from optlang.ir import algebra
 from optlang.ir.lower import Lowered
 from optlang.ir.passes import optimise
-from optlang.ir.program import CARRY, InvalidProgram, Program, Value
+from optlang.ir.program import InvalidProgram, Program, Value
 from optlang.language.kinds import ELEMENT, HOST
 from optlang.language.specialise import specialise
 from optlang.source import Source

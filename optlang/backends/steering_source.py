@@ -11,9 +11,9 @@ from optlang.backends.matrix_source import MatrixPass, start_lines
 from optlang.backends.memory import INDENT
 from optlang.backends.naming import spelled
 from optlang.backends.spelling import HostWriter, NumberWriter
-from optlang.compiled import Slot
+from optlang.compiled import NOISE, Slot
 from optlang.ir.lower import Lowered, Path
-from optlang.ir.program import NOISE, Input, Program
+from optlang.ir.program import Input, Program
 from optlang.language.kinds import HOST, Level
 
 

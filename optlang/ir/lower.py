@@ -19,15 +19,10 @@ from zlib import crc32
 
 import sympy as sp
 
-from optlang.compiled import FACTS, Draw
-from optlang.diagnostics import OptlangError
-from optlang.ir import algebra
-from optlang.ir.builder import Builder, Ref
-from optlang.ir.matrices import Matrices, is_apart, is_matrix_function
-from optlang.ir.passes import prune
-from optlang.ir.program import (
+from optlang.compiled import (
     ALONG,
     CURVED,
+    FACTS,
     GRAD,
     LATE_NUMBERS,
     LOSS,
@@ -36,9 +31,14 @@ from optlang.ir.program import (
     PARTS,
     POINT,
     TOTAL,
-    Program,
-    Store,
+    Draw,
 )
+from optlang.diagnostics import OptlangError
+from optlang.ir import algebra
+from optlang.ir.builder import Builder, Ref
+from optlang.ir.matrices import Matrices, is_apart, is_matrix_function
+from optlang.ir.passes import prune
+from optlang.ir.program import Program, Store
 from optlang.language import shapes
 from optlang.language import tree as ast
 from optlang.language.builtins import SIZES

@@ -72,30 +72,6 @@ class Store:
     kind: Kind
 
 
-#: What the inputs and stores are called that are no hyperparameter, fact or state: a sum over the whole model (as a
-#: target, one tensor's part of it), random numbers, what one pass leaves for another.
-TOTAL, NOISE, CARRY = "total ", "noise ", "carry "
-#: The same for what the closure is called for: a point to evaluate at and a direction to go along (both targets), and
-#: what comes of it: the loss, the gradient at a point, a product with the Hessian.
-POINT, ALONG, LOSS, GRAD, CURVED = "point ", "along ", "loss ", "grad ", "curved "
-#: The loss where the step starts.
-LOSS_NOW = f"{LOSS}now"
-#: What waits for every tensor to have given its part of it.
-PARTS = (TOTAL, POINT, ALONG)
-#: The numbers and tensors that arrive in the middle of a step.
-LATE_NUMBERS, LATE_TENSORS = (TOTAL, LOSS), (GRAD, CURVED)
-
-
-def waits_for(name: str) -> frozenset[str]:
-    """Return the targets that have to be complete before a late input is there."""
-    if name == LOSS_NOW:
-        return frozenset()
-    for late, target in ((LOSS, POINT), (GRAD, POINT), (CURVED, ALONG)):
-        if name.startswith(late):
-            return frozenset((target + name[len(late) :],))
-    return frozenset((name,))
-
-
 @dataclass(frozen=True)
 class Program:
     """A step in single assignment.

@@ -15,8 +15,9 @@ from itertools import count
 
 import sympy as sp
 
+from optlang.compiled import CARRY, PARTS, TOTAL
 from optlang.ir import algebra
-from optlang.ir.program import CARRY, PARTS, TOTAL, Input, Program, Store, Value
+from optlang.ir.program import Input, Program, Store, Value
 from optlang.language.kinds import ELEMENT, Kind, Level
 
 #: When a value is computed: after how many barriers, and before (0), among (1) or after (2) the matrices there.

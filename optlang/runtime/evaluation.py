@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from optlang.compiled import ALONG, CURVED, GRAD, LOSS, LOSS_NOW, POINT
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from optlang.runtime.staged import StagedWork
-
-LOSS_NOW = "loss now"
-POINT, ALONG, LOSS, GRAD, CURVED = "point ", "along ", "loss ", "grad ", "curved "
 
 NO_CLOSURE = (
     "{name}.step() needs a closure: the rule evaluates {what}. Pass a function that computes the gradients and returns "

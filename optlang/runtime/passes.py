@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optlang.backends.loading.signature import Kernel
-from optlang.compiled import Pass, Slot
+from optlang.compiled import EXCHANGED, HANDED_ON, TOTAL, Pass, Slot
 from optlang.language.rule import Value
 from optlang.runtime import chance, host
 from optlang.runtime.kernels import Kernels, Prepared
@@ -29,11 +29,6 @@ if TYPE_CHECKING:
 #: the next (two of the largest matrices of GPT-2 small), elsewhere enough to keep every core busy.
 CHUNK = {"cpu": 20 * 2**20}
 LARGEST = 64 * 2**20
-
-#: What tensors are called that are exchanged with the closure, and all that passes hand on.
-EXCHANGED = ("point ", "along ", "grad ", "curved ")
-HANDED_ON = ("carry ", "noise ", *EXCHANGED)
-TOTAL = "total "
 
 #: Tensors by name, one for each record; under ``("stack", name)`` all of them as one tensor, where that is possible.
 Buffers = dict[Any, Any]
@@ -97,6 +92,11 @@ class PlannedPass:
         self.own, self.batch, self.prepared = own, batch, prepared
         self.coefficients: tuple[Any, ...] = ()
         self.kernel: Kernel | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes parameters or states."""
+        return any(not name.startswith((*HANDED_ON, TOTAL)) for name in self.own.kernel.written)
 
     def prepare(self, known: Mapping[str, Any]) -> None:
         """Compute the coefficients."""
@@ -262,6 +262,9 @@ class Segment:
     Attributes:
         plans: The passes, in order.
         needs: Names of the late values that they wait for.
+        totals: Names of the sums that they give parts of.
+        points: Names of the points that they leave for the closure.
+        writes: Whether they write parameters or states.
         chunks: What is run, in order.
     """
 
@@ -270,9 +273,7 @@ class Segment:
         self.needs = frozenset(name for plan in plans for name in plan.own.needs)
         self.totals = tuple(dict.fromkeys(name for plan in plans for name in plan.own.totals))
         self.points = tuple(dict.fromkeys(name for plan in plans for name in plan.own.points))
-        handed = (*HANDED_ON, TOTAL)
-        #: Whether parameters or states are written.
-        self.writes = any(not n.startswith(handed) for plan in plans for n in plan.own.kernel.written)
+        self.writes = any(plan.writes for plan in plans)
         self.chunks: list[Chunk] = []
 
     def buffers(self) -> dict[str, Slot]:
@@ -287,7 +288,7 @@ def segments(plans: Sequence[PlannedPass]) -> list[Segment]:
     there: set[str] = set()
     for plan in plans:
         # Nothing is written before the closure has been called where the passes before say.
-        called = bool(cut) and any(each.own.points for each in cut[-1]) and Segment([plan]).writes
+        called = bool(cut) and any(each.own.points for each in cut[-1]) and plan.writes
         if not cut or called or not set(plan.own.needs) <= there:
             cut.append([])
             there |= set(plan.own.needs)

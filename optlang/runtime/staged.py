@@ -14,17 +14,14 @@ from typing import Any
 import torch
 
 from optlang.backends.loading.signature import Kernel
-from optlang.compiled import Steering
+from optlang.compiled import LATE_NUMBERS, LOSS_NOW, TOTAL, Steering
 from optlang.language.rule import Value
 from optlang.runtime import chance, host
-from optlang.runtime.evaluation import LOSS_NOW, Evaluation
+from optlang.runtime.evaluation import Evaluation
 from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.numbers import as_number, traced_functions
 from optlang.runtime.passes import Buffers, PlannedPass, Scratch, Segment, arithmetic, lay_out, numbers_of, segments
 from optlang.runtime.records import Batch, Record
-
-#: Numbers that arrive in the middle of a step: sums, and what the closure returns.
-LATE_NUMBERS = ("total ", "loss ")
 
 
 def _unused(tensors: list[Any]) -> None:
@@ -191,7 +188,7 @@ def run_together(
     wanted = {name for work in works for segment in work.left for name in segment.needs} | shared.needs
     wanted |= {name for work in works for name in work.batch.steering.numbers_arguments[work.chosen]}
     # What no tensor has a part of in this step is 0.
-    late.update({name: 0.0 for name in wanted if name.startswith("total ") and name not in totals})
+    late.update({name: 0.0 for name in wanted if name.startswith(TOTAL) and name not in totals})
     parts: MutableMapping[str, list[Any]] = {}
     shared.compute(late)
     points = {point for work in works for segment in work.left for point in segment.points}
