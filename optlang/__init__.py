@@ -20,6 +20,7 @@ _HOMES = {
     "compile": "optlang.api",
     "check": "optlang.api",
     "emit": "optlang.api",
+    "export": "optlang.api",
     "chain": "optlang.chaining",
     "rules": "optlang.rules",
     "transforms": "optlang.transforms",
@@ -27,11 +28,22 @@ _HOMES = {
     "OptlangError": "optlang.diagnostics",
 }
 
-__all__ = ["Diagnostic", "OptlangError", "__version__", "chain", "check", "compile", "emit", "rules", "transforms"]
+__all__ = [
+    "Diagnostic",
+    "OptlangError",
+    "__version__",
+    "chain",
+    "check",
+    "compile",
+    "emit",
+    "export",
+    "rules",
+    "transforms",
+]
 
 if TYPE_CHECKING:
     from optlang import rules, transforms
-    from optlang.api import check, compile, emit
+    from optlang.api import check, compile, emit, export
     from optlang.chaining import chain
     from optlang.diagnostics import Diagnostic, OptlangError
 

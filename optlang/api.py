@@ -24,6 +24,8 @@ from optlang.source import Source
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+    from optlang.compiler import CompiledRule
+
 #: What stands for a rule: its text, a path (or a string that ends in ``.opt``), a name of the library, or a source.
 Rule = str | os.PathLike[str] | Source
 #: What stands for a rule inside of another: a name of the library, or a path (or a string that ends in ``.opt``).
@@ -153,12 +155,7 @@ def emit(
             texts += [title, emit(rule_files()[route.rule.name], stage, None, ndim)]
         return "\n".join(texts)
     compiled = compile_source(source)
-    unknown = sorted(set(values or {}) - {h.name for h in checked.hypers})
-    if unknown:
-        raise ValueError(f"the rule has no hyperparameter {unknown[0]!r}")
-    problems = compiled.problems({**compiled.defaults(), **(values or {})})
-    if problems:
-        raise ValueError("; ".join(problems))
+    _check_values(compiled, values or {})
     if stage == "program":
         return program_text(compiled, values, ndim)
     texts = [example_variant(compiled, values, ndim).text()]
@@ -168,4 +165,47 @@ def emit(
     return "\n".join(texts)
 
 
-__all__ = ["STAGES", "OptlangError", "check", "compile", "emit", "load"]
+def export(
+    rule: Rule,
+    target: str,
+    path: str | os.PathLike[str] | None = None,
+    values: Mapping[str, Value] | None = None,
+    ndim: int = 2,
+) -> str | bytes:
+    """Return a rule as a file that is used without this package, and write it.
+
+    Args:
+        rule: As for :func:`compile`.
+        target: What kind of file; see the guide on targets.
+        path: Where to write it; None only returns it.
+        values: Hyperparameters that are chosen now.
+        ndim: Dimensions of the tensors, for targets that carry one kind of them.
+
+    Raises:
+        OptlangError: If the rule has errors, or uses what the target cannot carry; it carries every diagnostic.
+        ValueError: If the target or a hyperparameter does not exist.
+    """
+    from optlang.compiler import compile_source
+    from optlang.targets import Order
+    from optlang.targets import target as target_of
+
+    emitting = target_of(target)
+    compiled = compile_source(load(rule))
+    _check_values(compiled, values or {})
+    content: str | bytes = emitting.emit(Order(compiled, values or {}, ndim))
+    if path is not None:
+        Path(path).write_bytes(content.encode() if isinstance(content, str) else content)
+    return content
+
+
+def _check_values(compiled: CompiledRule, values: Mapping[str, Value]) -> None:
+    """Refuse hyperparameters that do not exist or are out of range."""
+    unknown = sorted(set(values) - {h.name for h in compiled.rule.hypers})
+    if unknown:
+        raise ValueError(f"the rule has no hyperparameter {unknown[0]!r}")
+    problems = compiled.problems({**compiled.defaults(), **values})
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+__all__ = ["STAGES", "OptlangError", "check", "compile", "emit", "export", "load"]

@@ -13,15 +13,15 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up. The package itself (`import optlang`) is the front door: it may show everything.
 ORDER = (
     *("source", "diagnostics", "catalogue", "language", "compiled", "ir", "backends", "assembly"),
-    *("compiler", "runtime", "classes", "rules", "chaining", "transforms", "api", "bench", "cli"),
+    *("compiler", "runtime", "classes", "rules", "chaining", "transforms", "targets", "api", "bench", "cli"),
 )
 FRONT_DOOR_FROM = {"rules", "transforms", "bench", "cli"}
 
 # Where each library may be imported; a prefix of the module's name.
 LIBRARIES = {
     "lark": ("language.parse",),
-    "sympy": ("ir", "backends", "assembly", "compiler"),
-    "torch": ("backends", "runtime", "bench"),
+    "sympy": ("ir", "backends", "assembly", "compiler", "targets"),
+    "torch": ("backends", "runtime", "targets", "bench"),
     "numpy": ("bench",),
     "matplotlib": ("bench",),
     "typer": ("cli",),

@@ -46,6 +46,9 @@ def command(
     ] = None,
     settings: Settings = None,
     ndim: Annotated[int, typer.Option(min=0, help="Dimensions of the tensor it is for.")] = 2,
+    target: Annotated[
+        str | None, typer.Option(metavar="TARGET", help="Instead: a file for use without optlang.")
+    ] = None,
 ) -> None:
     """Print what the compiler makes of a rule: by default the Python source that runs."""
     from optlang.language.check import check_text
@@ -57,6 +60,8 @@ def command(
         print_diagnostics(errors, sys.stderr)
         print(f"nothing emitted: {plural(len(errors), 'error')}", file=sys.stderr)
         raise typer.Exit(1)
+    if target is not None:
+        return _export(source, target, values, ndim, output)
     text = _emit(source, stage, values, ndim)
     if output is None:
         print_code(text, {Stage.SOURCE: "python", Stage.PLAIN: "opt"}.get(stage, "text"))
@@ -74,3 +79,23 @@ def _emit(source: Source, stage: Stage, values: dict[str, Value], ndim: int) -> 
         if not values:
             raise
         raise Refusal(f"--set: {error}") from error
+
+
+def _export(source: Source, target: str, values: dict[str, Value], ndim: int, output: Path | None) -> None:
+    """Write or print a file for use outside of this package."""
+    import optlang
+    from optlang.diagnostics import OptlangError
+
+    try:
+        content = optlang.export(source, target, values=values, ndim=ndim)
+    except OptlangError as error:
+        print_diagnostics(error.diagnostics, sys.stderr)
+        raise typer.Exit(1) from None
+    except ValueError as error:
+        raise Refusal(str(error)) from error
+    if output is not None:
+        output.write_bytes(content.encode() if isinstance(content, str) else content)
+    elif isinstance(content, str):
+        print_code(content, "python")
+    else:
+        raise Refusal(f"--target {target} writes a binary file: name it with -o")
