@@ -13,8 +13,10 @@ from optlang.compiled import (
     CARRY,
     LATE_NUMBERS,
     LATE_TENSORS,
+    LINE,
     NOISE,
     POINT,
+    TERM,
     TOTAL,
     Layout,
     Pass,
@@ -208,11 +210,11 @@ class _Passes:
         hosted = tuple(s for s in self.slots if s.place == "host")
         known = {s.name: s for s in self.slots if s.place != "host"}
         carried = tuple(_carried(name, kind) for name, kind in stage.carried)
-        parts = tuple(Slot(s.target, s.target, "scalar") for s in program.stores if s.target.startswith(TOTAL))
+        parts = tuple(Slot(s.target, s.target, "scalar") for s in program.stores if s.target.startswith((TOTAL, TERM)))
         tensors_in = (CARRY, NOISE, *LATE_TENSORS)
         foreign = [_carried(i.name, i.kind) for i in program.inputs if i.name.startswith(tensors_in)]
         points = tuple(
-            Slot(s.target, s.target, "element") for s in program.stores if s.target.startswith((POINT, ALONG))
+            Slot(s.target, s.target, "element") for s in program.stores if s.target.startswith((POINT, ALONG, LINE))
         )
         used = {i.name for i in program.inputs if i.kind.on_device} | {s.target for s in program.stores}
         extra = tuple(dict.fromkeys((*foreign, *carried, *parts, *points)))
@@ -256,7 +258,9 @@ class _Passes:
         )
         draws = tuple(d for d in path.draws if d.name in used)
         totals, at = (tuple(s.name for s in slots) for slots in (parts, points))
-        return Pass(kernel, stage.matrices, stage.needs, totals, draws, at)
+        operations = (v.expr for v in program.tensor if v.matrices)
+        alone = any(isinstance(e, algebra.Loop) or algebra.name_of(e) == "push" for e in operations)
+        return Pass(kernel, stage.matrices, stage.needs, totals, draws, at, alone)
 
     def layout(self, program: Program, stage: Stage) -> Layout:
         """Return how tensors are viewed in a pass: as one dimension, if nothing in it is about dimensions."""

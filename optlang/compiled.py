@@ -64,14 +64,16 @@ TOTAL, NOISE, CARRY = "total ", "noise ", "carry "
 #: The same for what the closure is called for: a point to evaluate at and a direction to go along (both targets), and
 #: what comes of it: the loss, the gradient at a point, a product with the Hessian.
 POINT, ALONG, LOSS, GRAD, CURVED = "point ", "along ", "loss ", "grad ", "curved "
+#: And for a search along a line: its direction, the numbers it goes by (both targets), and how far it went.
+LINE, TERM, LENGTH = "line ", "term ", "length "
 #: The loss where the step starts.
 LOSS_NOW = f"{LOSS}now"
 #: What waits for every tensor to have given its part of it.
-PARTS = (TOTAL, POINT, ALONG)
+PARTS = (TOTAL, POINT, ALONG, LINE, TERM)
 #: The numbers and tensors that arrive in the middle of a step.
-LATE_NUMBERS, LATE_TENSORS = (TOTAL, LOSS), (GRAD, CURVED)
+LATE_NUMBERS, LATE_TENSORS = (TOTAL, LOSS, LENGTH), (GRAD, CURVED)
 #: The tensors that are exchanged with the closure.
-EXCHANGED = (POINT, ALONG, *LATE_TENSORS)
+EXCHANGED = (POINT, ALONG, LINE, *LATE_TENSORS)
 #: The tensors that passes hand on: what else they write are parameters, states and parts of totals.
 HANDED_ON = (CARRY, NOISE, *EXCHANGED)
 
@@ -80,7 +82,7 @@ def waits_for(name: str) -> frozenset[str]:
     """Return the targets that have to be complete before a late input is there."""
     if name == LOSS_NOW:
         return frozenset()
-    for late, target in ((LOSS, POINT), (GRAD, POINT), (CURVED, ALONG)):
+    for late, target in ((LOSS, POINT), (GRAD, POINT), (CURVED, ALONG), (LENGTH, LINE)):
         if name.startswith(late):
             return frozenset((target + name[len(late) :],))
     return frozenset((name,))
@@ -161,6 +163,7 @@ class Pass:
         totals: Names of the sums over the whole model that it gives its part of.
         draws: The random numbers it reads.
         points: Names of the tensors it writes for the closure to be called at, or for a direction.
+        alone: Whether each tensor is worked on by itself, because the tensors decide what is done.
     """
 
     kernel: Variant
@@ -169,6 +172,7 @@ class Pass:
     totals: tuple[str, ...]
     draws: tuple[Draw, ...]
     points: tuple[str, ...] = ()
+    alone: bool = False
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import sympy as sp
 
 from optlang.backends.memory import INDENT, renamed
-from optlang.backends.naming import spelled
+from optlang.backends.naming import python_name, spelled
 from optlang.backends.spelling import ATOM, OR, Piece, TorchWriter
 from optlang.ir import algebra
 from optlang.ir.program import Program, Value
@@ -37,6 +37,7 @@ class MatrixWriter(TorchWriter):
         flags = {v.symbol for v in program.host if v.boolean} | {i.symbol for i in program.inputs if i.name == "first"}
         super().__init__(f"{like}.dtype", frozenset(flags), plain)
         self.ndim, self.like, self.whole = ndim, like, whole
+        self.loops: dict[type[algebra.Loop], str] = {}  # names of the functions that are loops
         self.rank: int | None = None
         self.there = [i.symbol for i in program.inputs if i.kind.on_device]  # tensors that have been computed
         self.types: dict[sp.Symbol, str] = {}
@@ -132,6 +133,9 @@ class MatrixWriter(TorchWriter):
         """Return an operation on matrices."""
         self.rank = None
         name, args = algebra.name_of(expr), expr.args
+        if isinstance(expr, algebra.Loop):
+            function = self.loops.setdefault(expr.func, f"for_each_{len(self.loops) + 1}")
+            return f"{function}({', '.join(map(self.text, args))})"
         texts = [self.text(a) for a in args if not _is_slice(a)]
         match name:
             case "matmul":
@@ -155,6 +159,9 @@ class MatrixWriter(TorchWriter):
             case "eye":
                 like = f"dtype={self.like}.dtype, device={self.like}.device"
                 return f"torch.eye({self.size(args[0])}, {like}).unsqueeze(0)"
+            case "push" | "collected":
+                self.helpers.add(name)
+                return f"{name}({', '.join(texts)})"
             case "topk":
                 return f"torch.topk({texts[0]}, {self.size(args[1])}, dim=-1)"
         row = BUILTINS[name]
@@ -233,7 +240,7 @@ class MatrixPass:
         whole = next((name for name, kind in kinds.items() if kind.level is Level.ELEMENT), None)
         if whole is None and "p" in tensors:
             whole = self.arguments["p"]
-        first = next(iter(kinds), self.tensors[0])
+        first = (*kinds, *self.tensors)[0]
         self.writer = MatrixWriter(self.program, ndim, first, whole)
 
     def update(self) -> list[str]:
@@ -325,6 +332,37 @@ class MatrixPass:
             if all(s in found for s in value.expr.free_symbols if self.writer.kinds[s].on_device):
                 found.add(value.symbol)
         return found
+
+
+def loop_functions(writer: MatrixWriter) -> list[list[str]]:
+    """Return the functions of the loops that a writer has met, and of those within them; a list of lines each.
+
+    A function takes how many entries are filled and how many there is room for, what the first turn gets from before
+    it, and what else is read.
+    """
+    functions: list[list[str]] = []
+    while len(functions) < len(writer.loops):
+        loop, name = list(writer.loops.items())[len(functions)]
+        body = loop.body
+        written = MatrixPass(body.program, (), writer.ndim)
+        written.writer.loops, written.writer.helpers = writer.loops, writer.helpers
+        names = dict(zip((i.symbol for i in body.program.inputs), written.arguments.values(), strict=True))
+        taken = {*names.values(), *(str(v.symbol) for v in written.program.values)}
+        count, size = (python_name(wanted, taken) for wanted in ("count", "size"))
+        carried = [names[s] for s in body.carried]
+        turns = f"range(int({size}) - int({count}), int({size}))"
+        order = "newest" if body.backwards else "oldest"
+        lines = [
+            f"def {name}({', '.join([count, size, *carried, *(names[s] for s in body.read)])}):",
+            f'{INDENT}"""A loop over the entries of a history, the {order} first."""',
+            f"{INDENT}for {names[body.place]} in {f'reversed({turns})' if body.backwards else turns}:",
+            *(f"{INDENT}{line}" for line in written.values()),
+        ]
+        results = [written.writer.text(s.expr) for s in written.program.stores]
+        comma = "," if len(results) == 1 else ""
+        lines += [f"{INDENT * 2}{', '.join(carried)} = {', '.join(results)}"]
+        functions.append([*lines, f"{INDENT}return ({', '.join(carried)}{comma})"])
+    return functions
 
 
 def _is_product(value: Value | None) -> bool:

@@ -43,6 +43,17 @@ class MatrixOperation(sp.Function):  # type: ignore[misc]
         return None
 
 
+class Loop(MatrixOperation):
+    """A loop over the entries of a history; each is a class of its own, whose ``body`` says what it does."""
+
+    body: Any
+
+
+def loop(body: Any) -> type[Loop]:
+    """Return the operation of a loop: a function of how many entries are filled, and of what the body reads."""
+    return type("loop", (Loop,), {"body": body})
+
+
 @cache
 def matrix_operation(name: str) -> type[MatrixOperation]:
     """Return the matrix operation of a name."""

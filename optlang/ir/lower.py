@@ -25,23 +25,27 @@ from optlang.compiled import (
     FACTS,
     GRAD,
     LATE_NUMBERS,
+    LENGTH,
+    LINE,
     LOSS,
     LOSS_NOW,
     NOISE,
     PARTS,
     POINT,
+    TERM,
     TOTAL,
     Draw,
 )
 from optlang.diagnostics import OptlangError
 from optlang.ir import algebra
 from optlang.ir.builder import Builder, Ref
-from optlang.ir.matrices import Matrices, is_apart, is_matrix_function
+from optlang.ir.loops import Loops
+from optlang.ir.matrices import is_apart, is_matrix_function
 from optlang.ir.passes import prune
 from optlang.ir.program import Program, Store
 from optlang.language import shapes
 from optlang.language import tree as ast
-from optlang.language.builtins import SIZES
+from optlang.language.builtins import SEARCHES, SIZES
 from optlang.language.evaluate import ARITHMETIC, member_name
 from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, reduce
 from optlang.language.questions import evaluations
@@ -57,6 +61,7 @@ EVALUATED = {
     "loss": (POINT, LOSS, HOST),
     "grad": (POINT, GRAD, ELEMENT),
     "hvp": (ALONG, CURVED, ELEMENT),
+    **dict.fromkeys(SEARCHES, (LINE, LENGTH, HOST)),
 }
 
 #: The values of group states after the statements that assign them: by the state's name, and by what tells a statement
@@ -181,7 +186,7 @@ def _paths(
 SCOPES = {"step": "tensor", "start": "tensor", "group": "group", "shared": "shared"}
 
 
-class _Lowering(Matrices):
+class _Lowering(Loops):
     """Lowers one part of a variant: ``step``, ``start``, ``group`` or ``shared``.
 
     Args:
@@ -211,6 +216,7 @@ class _Lowering(Matrices):
         self.parts_of_totals: dict[str, Ref] = {}
         self.points: dict[str, Store] = {}  # where the closure is called, and along what there are products
         self.done: dict[sp.Expr, Ref] = {}
+        self.entries, self.places = {}, {}
         self.rule, self.special, self.part = rule, special, part
         self.source: Source = rule.tree.source
         self.states = {s.name: s for s in special.states}
@@ -339,6 +345,10 @@ class _Lowering(Matrices):
         for statement in statements:
             self.out.line = self.line_of(statement.span)
             match statement:
+                case ast.Assign(at=ast.Name()):
+                    self.entry(statement)
+                case ast.For():
+                    self.loop(statement)
                 case ast.Assign(targets=(target,), op=op, value=value):
                     self.assign(target.name, op, value, id(statement))
                 case ast.If():
@@ -499,6 +509,8 @@ class _Lowering(Matrices):
             self.env[name] = a or b or self.name(name)
         elif a == b:
             self.env[name] = a
+        elif (pushed := self.pushed_where(condition, a, b)) is not None:
+            self.write(name, pushed)
         else:
             self.write(name, self.select(condition, a, b))
 
@@ -647,10 +659,13 @@ class _Lowering(Matrices):
 
         What is asked for at one point is one evaluation, if the point has a name (``specialise`` marks it so).
         """
-        value, mark = (a.value for a in node.arguments)
+        value, *options, mark = (a.value for a in node.arguments)
         assert isinstance(mark, ast.Text)
         target, late, kind = EVALUATED[name]
-        label = mark.value
+        label = f"{name} {mark.value}" if name in SEARCHES else mark.value
+        for i, option in enumerate(options if self.part == "step" else ()):
+            ref = self.expr(option)
+            self.parts_of_totals[f"{TERM}{i} {label}"] = Ref(self.number(ref), ref.kind)
         if self.part == "step":
             at = Ref(self.number(self.expr(value)), ELEMENT)
             if target + label not in self.points:

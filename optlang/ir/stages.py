@@ -15,7 +15,7 @@ from itertools import count
 
 import sympy as sp
 
-from optlang.compiled import CARRY, PARTS, TOTAL
+from optlang.compiled import CARRY, PARTS, TERM, TOTAL
 from optlang.ir import algebra
 from optlang.ir.program import Input, Program, Store, Value
 from optlang.language.kinds import ELEMENT, Kind, Level
@@ -65,7 +65,7 @@ class _Split:
         self.late = late
         self.stores = [s for s in program.stores if s.kind.on_device]
         self.totals = {s.target: s.expr for s in self.stores if s.target.startswith(PARTS)}
-        self.evaluates = any(not t.startswith(TOTAL) for t in self.totals)
+        self.evaluates = any(not t.startswith((TOTAL, TERM)) for t in self.totals)
         self.readers: dict[sp.Symbol, list[sp.Symbol]] = {}
         for value in program.tensor:
             for symbol in value.expr.free_symbols:
@@ -173,10 +173,13 @@ class _Split:
         first = min(self.place.values(), default=(0, 0))
         # A part of a total that is one number (how many elements there are) waits for nothing.
         if self.evaluates:  # nothing is changed before the closure has been called for the last time
-            points = [e for t, e in self.totals.items() if not t.startswith(TOTAL)]
+            points = [e for t, e in self.totals.items() if not t.startswith((TOTAL, TERM))]
             after = (1 + max(map(self._barrier, e.free_symbols), default=0) for e in points)
             first = max(first, (max(after, default=0), 0))
-        return {t: max(place, (0, 0) if t.startswith(PARTS) else first) for t, place in found.items()}
+        found = {t: max(place, (0, 0) if t.startswith(PARTS) else first) for t, place in found.items()}
+        matrices = {store.target for store in self.stores if store.kind.level is Level.MATRIX}
+        # A pass over elements sees no matrices.
+        return {t: (p[0] + p[1] // 2, 1) if t in matrices else p for t, p in found.items()}
 
     def _sources(
         self, place: Place, stores: Mapping[str, Place]

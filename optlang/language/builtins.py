@@ -102,6 +102,19 @@ HELPERS: dict[str, str] = {
         "    rows = torch.linalg.vector_norm(x, dim=dim[-1], keepdim=True)\n"
         "    return rows.double().square().sum(dim, keepdim=keepdim).to(x.dtype)\n"
     ),
+    "push": (
+        "def push(history, x, when=None):\n"
+        '    """A history with one more entry, behind the others, and without its oldest one."""\n'
+        "    if when is not None and not when:\n"
+        "        return history\n"
+        "    return torch.cat((history[:, 1:], x.to(history.dtype).unsqueeze(1)), 1)\n"
+    ),
+    "collected": (
+        "def collected(entries, i, x):\n"
+        '    """The values for the entries of a history, with one more filled in."""\n'
+        "    entries[:, int(i)] = x\n"
+        "    return entries\n"
+    ),
     "stack_mean": (
         "def stack_mean(x, dim, keepdim=False):\n"
         '    """Means over dimensions; rows are accumulated in 32 bits at least, their means in float64."""\n'
@@ -186,6 +199,7 @@ HELPERS: dict[str, str] = {
 ELEMENTWISE, REDUCTION = "Elementwise", "Reductions (whole tensor, or dim= with kept dimensions)"
 MATRIX, LINEAR, ORDER = "Matrices", "Linear algebra (of each tensor's matrices)", "Orders"
 WHOLE, RANDOM = "The whole model", "Random numbers (from the optimizer's seed)"
+HISTORY = "Histories"
 CLOSURE = "Loss and curvature (from the closure that `step` is given)"
 TIME, TYPES = "Time and schedules", "Number types"
 PROXIMAL = "Projections and proximal maps (whole tensor, or dim= for each part along these dimensions)"
@@ -367,6 +381,22 @@ TABLE: tuple[Builtin, ...] = (
     Builtin("grad", "at", CLOSURE, "The gradient where every parameter is `at`; p itself stays."),
     Builtin("loss", "at", CLOSURE, "The loss where every parameter is `at`; `loss` alone is that of p."),
     Builtin("hvp", "z", CLOSURE, "The Hessian of the loss times z, by a second pass backward."),
+    Builtin(
+        "strong_wolfe",
+        "d, step, c1 = 1e-4, c2 = 0.9, tolerance = 1e-9, evaluations = 25",
+        CLOSURE,
+        "How far to go along d from p, `step` being tried first: far enough to meet the strong Wolfe conditions.",
+    ),
+    Builtin(
+        "backtracking",
+        "d, step, c1 = 1e-4, shrink = 0.5, evaluations = 25",
+        CLOSURE,
+        "How far to go along d from p: `step`, shrunk until the loss falls by c1 of what its slope promises; 0 if it "
+        "never does.",
+    ),
+    Builtin(
+        "count", "s", HISTORY, "How many entries of a history are filled; the last ones are, the newest is `s[-1]`."
+    ),
     Builtin("matrix", "x", MATRIX, "x as a matrix: its first dimension by the rest.", "{0}.flatten(2)", matrix=True),
     Builtin(
         "flatten",
@@ -630,7 +660,14 @@ TABLE: tuple[Builtin, ...] = (
     Builtin("eps_of", "x", TYPES, "The machine epsilon of the type that p is stored in."),
 )
 
-BUILTINS: dict[str, Builtin] = {row.name: row for row in TABLE}
+#: What histories are made of (see :mod:`optlang.language.histories`), under names that no rule could write.
+EMPTY, PUSH, COUNT = "empty history", "push onto", "count"
+INTERNAL: tuple[Builtin, ...] = (
+    Builtin(EMPTY, "size", HISTORY, "Room for values shaped like p.", matrix=True),
+    Builtin(PUSH, "s, x", HISTORY, "A history with one more entry.", "push({0}, {1})", helpers=("push",), matrix=True),
+)
+
+BUILTINS: dict[str, Builtin] = {row.name: row for row in (*TABLE, *INTERNAL)}
 
 TENSOR_NAMES: dict[str, str] = {
     "p": "the parameter",
@@ -650,7 +687,10 @@ TIME_NAMES: dict[str, str] = {
 }
 
 #: Functions that have the closure called; the first is also the name of the loss where the step starts.
-EVALUATIONS: frozenset[str] = frozenset(("loss", "grad", "hvp"))
+EVALUATIONS: frozenset[str] = frozenset(("loss", "grad", "hvp", "strong_wolfe", "backtracking"))
+
+#: Those that search along a direction.
+SEARCHES: tuple[str, ...] = ("strong_wolfe", "backtracking")
 
 #: Functions of a value's own sizes, under the names of the facts of p.
 SIZES: tuple[str, ...] = ("rows", "cols")
@@ -662,4 +702,4 @@ MAKERS: frozenset[str] = frozenset(("zeros", "ones", "eye"))
 RANDOMS: tuple[str, ...] = ("randn", "rand", "rademacher", "bernoulli")
 
 #: Functions that make a rule one of matrices.
-MATRIX_FUNCTIONS: frozenset[str] = frozenset(row.name for row in TABLE if row.matrix)
+MATRIX_FUNCTIONS: frozenset[str] = frozenset(row.name for row in (*TABLE, *INTERNAL) if row.matrix)

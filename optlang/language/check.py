@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from keyword import iskeyword
 
 from optlang.diagnostics import Diagnostic, OptlangError
@@ -12,6 +13,7 @@ from optlang.language.checking.counts import whole_numbers
 from optlang.language.checking.events import check_events, event_scope
 from optlang.language.checking.findings import Findings
 from optlang.language.checking.functions import check_functions, declare_function
+from optlang.language.checking.histories import check_histories
 from optlang.language.checking.hypers import declare_hypers
 from optlang.language.checking.misfits import Misfits
 from optlang.language.checking.places import BODY, REQUIRE
@@ -23,8 +25,9 @@ from optlang.language.checking.statements import Variant
 from optlang.language.checking.states import check_states, declare_states
 from optlang.language.checking.values import Sort, Uses
 from optlang.language.checking.warn import warn
-from optlang.language.checking.worlds import World, worlds
+from optlang.language.checking.worlds import World, facts, worlds
 from optlang.language.composing.compose import compose, is_composed
+from optlang.language.histories import sizes_of, without_histories
 from optlang.language.kinds import STATIC, Kind, Level, join
 from optlang.language.parse import parse
 from optlang.language.questions import known_before
@@ -36,6 +39,7 @@ from optlang.language.tree import (
     Def,
     Every,
     Expr,
+    Flat,
     For,
     HyperDecl,
     HyperItem,
@@ -43,6 +47,7 @@ from optlang.language.tree import (
     Name,
     On,
     OptimizerDecl,
+    Push,
     Repeat,
     Require,
     Return,
@@ -99,14 +104,16 @@ class _Check:
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
+        self.items = without_histories(tree).items
+        self.flat = any(isinstance(item, Flat) for item in tree.items)
         self.findings = Findings(tree.source)
-        self.scope = Scope(self.findings)
+        self.scope = Scope(self.findings, histories=frozenset(sizes_of(tree)), flat=self.flat)
         self.resolver = Resolver(self.scope)
-        statement = (Assign, If, Return, Repeat, For, Every, Unsupported)
-        self.body: tuple[Stmt, ...] = tuple(item for item in tree.items if isinstance(item, statement))
-        self.requires = [item for item in tree.items if isinstance(item, Require)]
-        self.events = [item for item in tree.items if isinstance(item, On)]
-        self.routes = [item for item in tree.items if isinstance(item, Route)]
+        statement = (Assign, If, Push, Return, Repeat, For, Every, Unsupported)
+        self.body: tuple[Stmt, ...] = tuple(item for item in self.items if isinstance(item, statement))
+        self.requires = [item for item in self.items if isinstance(item, Require)]
+        self.events = [item for item in self.items if isinstance(item, On)]
+        self.routes = [item for item in self.items if isinstance(item, Route)]
         self.misfits = Misfits()
         self.inferred = not roles.declares(tree)
         self.kinds: dict[str, Kind] = {}
@@ -154,7 +161,7 @@ class _Check:
 
     def unsupported(self) -> Iterator[Unsupported]:
         """Yield everything in the rule that this version does not compile."""
-        functions = (body_of(f) for f in self.tree.items if isinstance(f, Def))
+        functions = (body_of(f) for f in self.items if isinstance(f, Def))
         for block in (self.body, *(event.body for event in self.events), *functions):
             for statement in statements(block):
                 if isinstance(statement, Unsupported):
@@ -165,7 +172,7 @@ class _Check:
     def declare(self) -> None:
         """Fill the scope from the declarations, or from the roles that an undeclared rule implies."""
         first: OptimizerDecl | None = None
-        for item in self.tree.items:
+        for item in self.items:
             match item:
                 case OptimizerDecl():
                     self.optimizer(item, first)
@@ -228,6 +235,8 @@ class _Check:
             self.resolver.function(function)
         self.resolver.block(self.body, BODY)
         check_events(self.events, self.resolver)
+        functions = map(body_of, self.scope.functions.values())
+        check_histories(self.scope, self.body, (*functions, *(event.body for event in self.events)))
 
     def refuse_calls(self, condition: Expr) -> None:
         """Report calls of the rule's own functions in a requirement."""
@@ -308,6 +317,9 @@ class _Check:
         matrices = any(is_matrix_call(node, MATRIX_FUNCTIONS) for node in nodes)
         whole = whole_numbers(self.scope, tuple(self.blocks())) if matrices or self.repeats() else ()
         found = worlds(self.scope, self.expressions(), self.conditions(), limit, matrices, whole)
+        if self.flat:  # whatever the parameters are, p is a vector
+            vectors = [world for world in found if len(world.shape) == 1]
+            found = vectors or [replace(world, shape=(6,), values={**world.values, **facts((6,))}) for world in found]
         seen: dict[Span, set[bool]] = {}
         looked_at = []
         for world in found:
@@ -390,7 +402,7 @@ class _Check:
     def rule(self) -> Rule:
         """Return the rule; there were no errors."""
         scope, source = self.scope, self.tree.source
-        named = next((item for item in self.tree.items if isinstance(item, OptimizerDecl)), None)
+        named = next((item for item in self.items if isinstance(item, OptimizerDecl)), None)
         states = tuple(
             State(
                 state.name,
@@ -425,4 +437,5 @@ class _Check:
             self.tree,
             {event.event: event.body for event in self.events},
             tuple(self.routes),
+            self.flat,
         )

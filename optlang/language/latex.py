@@ -32,6 +32,7 @@ from optlang.language.tree import (
     Number,
     On,
     Pipe,
+    Push,
     Repeat,
     Return,
     Route,
@@ -98,7 +99,7 @@ def rule_latex(tree: Tree) -> str:
                 lines += _block(item.body, 0)
             case Route():
                 lines.append(f"&{_route(item)}")
-            case Assign() | If() | Apply() | Repeat() | For() | Every() | Return():
+            case Assign() | If() | Apply() | Push() | Repeat() | For() | Every() | Return():
                 lines += _statement(item, 0)
             case _:
                 pass
@@ -149,9 +150,13 @@ def _statement(statement: Stmt, depth: int) -> list[str]:
         case Repeat(count=count, body=body):
             times = rf"\textbf{{repeat }} {expression_latex(count)} \textbf{{ times:}}"
             return [indent + times, *_block(body, depth)]
-        case For(name=name, over=over, body=body):
-            head = rf"\textbf{{for }} {name_latex(name.name)} \textbf{{ in }} {name_latex(over.name)}\textbf{{:}}"
+        case For(name=name, over=over, body=body, backwards=backwards):
+            order = r"\textbf{ in reversed }" if backwards else r"\textbf{ in }"
+            head = rf"\textbf{{for }} {name_latex(name.name)} {order} {name_latex(over.name)}\textbf{{:}}"
             return [indent + head, *_block(body, depth)]
+        case Push(items=items):
+            pushed = (rf"{name_latex(name.name)} \leftarrow {expression_latex(value)}" for name, value in items)
+            return [rf"{indent}\textbf{{push }} " + ",\\; ".join(pushed)]
         case Every(body=body):
             return [f"{indent}{_due(statement)}\\textbf{{:}}", *_block(body, depth)]
         case Apply(call=call):

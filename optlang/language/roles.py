@@ -15,7 +15,9 @@ from optlang.language.tree import (
     Def,
     Every,
     Expr,
+    Flat,
     For,
+    History,
     HyperDecl,
     If,
     Name,
@@ -40,7 +42,7 @@ class Roles:
 
 def declares(tree: Tree) -> bool:
     """Whether a rule declares anything, so that everything must be declared."""
-    return any(isinstance(item, (OptimizerDecl, HyperDecl, StateDecl, On, Route)) for item in tree.items)
+    return any(isinstance(item, (OptimizerDecl, HyperDecl, StateDecl, History, Flat, On, Route)) for item in tree.items)
 
 
 def infer(functions: dict[str, Def], body: Sequence[Stmt]) -> Roles:

@@ -130,6 +130,7 @@ class Rule:
         body: Statements, in textual order, without declarations.
         events: Statements of ``on eval`` and ``on train``, by event.
         routes: For a rule that sends tensors to other rules, which and when; it has nothing else.
+        flat: Whether p is all parameters of a param group as one vector.
         inferred: Whether roles were inferred (the rule declares nothing).
         tree: The syntax tree it was checked from.
     """
@@ -146,6 +147,7 @@ class Rule:
     tree: Tree
     events: Mapping[str, tuple[Stmt, ...]] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
+    flat: bool = False
 
     @property
     def keys(self) -> dict[str, tuple[Hyper, ...]]:

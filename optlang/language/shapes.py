@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from optlang.language import tree as ast
+from optlang.language.builtins import PUSH
 
 Size = Any  # an int, or a formula over sizes
 Shape = tuple[Size, ...]
@@ -191,6 +192,26 @@ def _topk(x: Shape, k: Size) -> tuple[Shape, ...]:
     return ((*shape[:-1], k), (*shape[:-1], k))
 
 
+def _push(s: Shape, x: Shape) -> Shape:
+    if not s:
+        raise Mismatch("only to a history can be pushed", "declare it: `history s: size 10`")
+    entry = s[1:]
+    try:
+        fits = meet((entry, x)) == entry
+    except Mismatch:
+        fits = False
+    if not fits:
+        raise Mismatch(
+            f"the history has entries of {_numbers(entry)}, and {described(x)} is pushed",
+            "`history s: size k` keeps values shaped like p, `history s: scalar size k` numbers",
+        )
+    return s
+
+
+def _numbers(shape: Shape) -> str:
+    return f"{shown(shape)} numbers" if shape else "one number"
+
+
 #: Shapes of the results of the functions that are neither elementwise nor reductions, given those of the arguments.
 RESULTS: dict[str, Callable[..., Any]] = {
     "matrix": matrix,
@@ -204,6 +225,7 @@ RESULTS: dict[str, Callable[..., Any]] = {
     "inv": lambda x: _square(x, "inv"),
     "cholesky": lambda x: _square(x, "cholesky"),
     "solve": _solve,
+    PUSH: _push,
 }
 
 #: The same of the functions that work along one dimension, given the first argument's shape and the dimension.

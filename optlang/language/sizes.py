@@ -7,7 +7,7 @@ from typing import Any
 
 from optlang.language import shapes
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, MAKERS, RANDOMS, SIZES
+from optlang.language.builtins import BUILTINS, EMPTY, MAKERS, RANDOMS, SEARCHES, SIZES
 from optlang.language.shapes import Mismatch, Shape
 from optlang.source import Span
 
@@ -141,6 +141,11 @@ class Sizes:
         if name in ("total", "eps_of", "loss") or (name in SIZES and arguments):
             for argument in arguments:
                 self.of(argument)
+            return ()
+        if name == EMPTY:
+            return (self.size(arguments[0]) or 0, *self.shape)
+        if name in SEARCHES:
+            self.met((self.shape, self.of(arguments[0])))
             return ()
         if name in MAKERS or name in RANDOMS:
             sizes = [self.size(argument) for argument in arguments]

@@ -14,12 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import derived
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, EVALUATIONS, MAKERS, MATRIX_FUNCTIONS, RANDOMS, SIZES, Builtin
+from optlang.language.builtins import BUILTINS, EVALUATIONS, MAKERS, MATRIX_FUNCTIONS, RANDOMS, SEARCHES, SIZES, Builtin
 from optlang.language.evaluate import NotStatic, evaluate, member_name, truth
 from optlang.language.kinds import Level
 from optlang.language.questions import known_before
@@ -120,6 +120,7 @@ class _Specialiser:
         self.at = Span(0, 0)  # the statement of the rule that is being worked on
         self.budget = MAX_NODES
         self.numbers: dict[str, float] = {}  # values of locals of our own, for sizes and counts
+        self.entries: dict[str, Any] = {}  # sizes of the histories that loops go through, by the loops' names
         self.trace: list[int] = []  # where we are: places of the calls that are being written out, turns of loops
 
     # Statements ---------------------------------------------------------------------------------------------
@@ -201,8 +202,10 @@ class _Specialiser:
         """Add what is left of one statement."""
         self.at = node.span
         match node:
-            case ast.Assign(targets=(target,), op=op, value=value):
+            case ast.Assign(targets=(target,), op=op, value=value, at=None):
                 self.assign(target, op, self.reduce(value, {}), node.span)
+            case ast.Assign(at=ast.Name()):
+                self.entry(node)
             case ast.Assign(targets=targets, value=ast.Call() as call):
                 results = self.several(call, {})
                 # Results are bound before any target is written: `x, y = swap(x, y)`.
@@ -214,6 +217,8 @@ class _Specialiser:
             case ast.Repeat(count=count, body=body):
                 for turn in range(self.times(count, {})):
                     self.within(turn, lambda: self.block(body))
+            case ast.For(over=over) if over.name not in self.rule.keys:
+                self.history(node)
             case ast.For(name=name, over=over, body=body):
                 for turn, part in enumerate(self.parts(over)):
                     self.at = node.span
@@ -230,6 +235,25 @@ class _Specialiser:
                 self.out = [*before, replace(node, period=length, start=begin, body=block)]
             case _:
                 raise AssertionError(f"the checker let {type(node).__name__} through")
+
+    def history(self, node: ast.For) -> None:
+        """Add what is left of a ``for`` over a history, which stays a loop."""
+        assert self.sizes is not None
+        for target in assigned((node,)):
+            self.known.pop(target.name, None)
+        self.entries[node.name.name] = self.sizes.of(node.over)[0]
+        before, known = self.take(), dict(self.known)
+        block = self.statements(node.body)
+        self.known = known
+        self.out = [*before, replace(node, body=block)]
+
+    def entry(self, node: ast.Assign) -> None:
+        """Add ``a[i] = x``: one value for each entry of a history."""
+        assert self.sizes is not None and node.at is not None
+        value = self.atom("entry", self.reduce(node.value, {}))
+        (target,) = node.targets
+        self.sizes.names[target.name] = (self.entries[node.at.name], *self.sizes.of(value))
+        self.out.append(replace(node, value=value))
 
     def block(self, body: Sequence[ast.Stmt]) -> None:
         """Add what is left of some statements."""
@@ -530,6 +554,8 @@ class _Specialiser:
     def apart(self, name: str, node: ast.Call, scope: Scope) -> ast.Expr:
         """Return a call that is told apart from others like it, by a second argument."""
         arguments = [self.reduce(a.value, scope) for a in node.arguments]
+        if name in SEARCHES:
+            arguments = self.arguments(BUILTINS[name], node, scope, lambda argument: self.reduce(argument, scope))
         primitive = name if name in ("total", "randn") or name in EVALUATIONS else "rand"
         sizes = arguments if name != "bernoulli" else []
         # The place alone tells calls apart: variants that leave out other calls mean the same one by it.

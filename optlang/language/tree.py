@@ -191,11 +191,15 @@ Expr = (
 
 @dataclass(frozen=True)
 class Assign(Node):
-    """``targets op value``; op is ``=`` or one of ``+= -= *= /= ^=``; several targets take several results."""
+    """``targets op value``; op is ``=`` or one of ``+= -= *= /= ^=``; several targets take several results.
+
+    ``at`` is the ``i`` of ``a[i] = value`` in a ``for`` over a history, which makes ``a`` a value for each entry.
+    """
 
     targets: tuple[Name, ...]
     op: str
     value: Expr
+    at: Name | None = None
 
 
 @dataclass(frozen=True)
@@ -230,11 +234,23 @@ class Repeat(Node):
 
 @dataclass(frozen=True)
 class For(Node):
-    """``for b in betas:``, once for each part of a hyperparameter that is a tuple."""
+    """``for b in betas:``, once for each part of a hyperparameter that is a tuple.
+
+    ``for i in s:`` is once for each place in the history ``s`` that holds something, from the oldest or, with
+    ``for i in reversed(s):``, ``backwards`` from the newest.
+    """
 
     name: Name
     over: Name
     body: tuple[Stmt, ...]
+    backwards: bool = False
+
+
+@dataclass(frozen=True)
+class Push(Node):
+    """``push s <- x, y <- z``: histories get a newest entry each, and lose their oldest one if they are full."""
+
+    items: tuple[tuple[Name, Expr], ...]
 
 
 @dataclass(frozen=True)
@@ -250,7 +266,7 @@ class Every(Node):
     body: tuple[Stmt, ...]
 
 
-Stmt = Assign | If | Apply | Return | Repeat | For | Every | Unsupported
+Stmt = Assign | If | Apply | Push | Return | Repeat | For | Every | Unsupported
 
 
 # Declarations -----------------------------------------------------------------------------------------------
@@ -338,6 +354,20 @@ class StateDecl(Node):
 
 
 @dataclass(frozen=True)
+class History(Node):
+    """``history s, y: size k``: the last k values that were pushed; ``type`` is None or ``scalar``, for numbers."""
+
+    names: tuple[Name, ...]
+    type: str | None
+    size: Expr
+
+
+@dataclass(frozen=True)
+class Flat(Node):
+    """``flat``: all parameters of a param group are one vector ``p``, their gradients one vector ``g``."""
+
+
+@dataclass(frozen=True)
 class Parameter(Node):
     """A parameter of a ``def`` or a ``transform``; only the latter's may have a range."""
 
@@ -398,7 +428,21 @@ class Route(Node):
     when: Expr | None
 
 
-Decl = OptimizerDecl | HyperDecl | Require | StateDecl | Def | Transform | Use | Inner | On | Route | Unsupported
+Decl = (
+    OptimizerDecl
+    | HyperDecl
+    | Require
+    | StateDecl
+    | History
+    | Flat
+    | Def
+    | Transform
+    | Use
+    | Inner
+    | On
+    | Route
+    | Unsupported
+)
 
 
 @dataclass(frozen=True)

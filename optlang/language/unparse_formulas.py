@@ -132,9 +132,19 @@ class Formulas:
         match node:
             case tree.Assign():
                 targets = ", ".join(name.text for name in node.targets)
+                targets += f"[{node.at.text}]" if node.at is not None else ""
                 return f"{targets} {node.op} {self.expression(node.value)}"
             case tree.Apply():
                 return self.expression(node.call)
+            case tree.Push():
+                items = (f"{name.text} <- {self.expression(value)}" for name, value in node.items)
+                return f"push {', '.join(items)}"
+            case tree.History():
+                kind = "" if node.type is None else f"{node.type} "
+                names = ", ".join(name.text for name in node.names)
+                return f"history {names}: {kind}size {self.expression(node.size)}"
+            case tree.Flat():
+                return "flat"
             case tree.Use():
                 return f"use {self.rule_of(node)}"
             case tree.Inner():
@@ -162,7 +172,8 @@ class Formulas:
             case tree.Repeat():
                 return f"repeat {self.expression(node.count)}"
             case tree.For():
-                return f"for {node.name.text} in {node.over.text}"
+                over = f"reversed({node.over.text})" if node.backwards else node.over.text
+                return f"for {node.name.text} in {over}"
             case tree.Every():
                 start = "" if node.start is None else f" from {self.expression(node.start)}"
                 return f"every {self.expression(node.period)}{start}{' or first' if node.first else ''}"

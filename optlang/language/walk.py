@@ -18,6 +18,7 @@ from optlang.language.tree import (
     Member,
     Name,
     Pipe,
+    Push,
     Repeat,
     Return,
     Slice,
@@ -104,6 +105,8 @@ def own_expressions(statement: Stmt) -> tuple[Expr, ...]:
             return (count,)
         case For(over=over):
             return (over,)
+        case Push(items=items):
+            return tuple(value for _, value in items)
         case Every(period=period, start=start):
             return (period,) if start is None else (period, start)
         case _:

@@ -13,6 +13,7 @@ import torch
 from optlang.language.rule import HyperType
 from optlang.runtime.chance import SEED, checked
 from optlang.runtime.events import TRAINING
+from optlang.runtime.flat import seen
 from optlang.runtime.lazy import LazyPlan
 from optlang.runtime.parts import Part, Parts
 from optlang.runtime.plan import describe, named
@@ -185,13 +186,13 @@ def _check_part(
     values = part.hyper.read(group)
     part.hyper.check(values)
     answers = part.hyper.answers(values)
-    for p in members:
+    for p, unit in seen(part, members):
         held = state.get(p)
-        reason = part.compiled.unfit(values, facts_of(p)) if part.kernels.by_shape else None
+        reason = part.compiled.unfit(values, facts_of(unit)) if part.kernels.by_shape else None
         if reason is not None:
             raise ValueError(f"loaded state dict does not suit {named(group, p)}: {reason}")
         if held:
-            prepared = part.kernels.prepared(values, answers, facts_of(p))
+            prepared = part.kernels.prepared(values, answers, facts_of(unit))
             variant = prepared.variant
             declared = {slot.key for slot in variant.slots}
             foreign = sorted(set(map(str, held)) - {STEP} - left)
@@ -201,10 +202,10 @@ def _check_part(
                     f"{', '.join(sorted(declared))}; was it saved by another optimizer?"
                 )
             places = {STEP: "host"} | {slot.key: slot.place for slot in variant.slots}
-            shapes = prepared.shapes(p, values)
+            shapes = prepared.shapes(unit, values)
             for key, place in places.items():
                 fits = _shape(held[key]) == shapes[key] if key in shapes and key in held else None
-                if not (_fits(place, held.get(key), p) if fits is None else fits):
+                if not (_fits(place, held.get(key), unit) if fits is None else fits):
                     raise ValueError(
                         f"loaded state dict has {key!r} of shape {_shape(held[key])} for {describe(group, p)}, "
                         f"which has shape {tuple(p.shape)}; was it saved from another model?"

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from optlang.compiled import ALONG, CURVED, GRAD, LOSS, LOSS_NOW, POINT
+from optlang.compiled import ALONG, CURVED, GRAD, LENGTH, LINE, LOSS, LOSS_NOW, POINT, TERM
+from optlang.runtime import searches
+from optlang.runtime.tensors import pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,49 +117,87 @@ class Evaluation:
         segments = [segment for work in works for segment in work.left]
         points = {point for segment in segments for point in segment.points}
         needs = _needed(works)
-        at = any(point.startswith(POINT) for point in points)
-        if self.closure is None and (at or LOSS_NOW in needs):
-            what = "`grad` or `loss` at another point" if at else "`loss`"
+        at, lines = (any(point.startswith(kind) for point in points) for kind in (POINT, LINE))
+        if self.closure is None and (at or lines or LOSS_NOW in needs):
+            what = "`grad` or `loss` at another point" if at else "the loss along a line" if lines else "`loss`"
             raise TypeError(NO_CLOSURE.format(name=self.name, what=what))
-        if LOSS_NOW in needs and self.loss is None:
+        if (lines or LOSS_NOW in needs) and self.loss is None:
             raise TypeError(f"{self.name}: the rule reads `loss`; let the closure return the loss, not None")
         if any(point.startswith(ALONG) for point in points) and not (self._graph or self._straight):
             raise RuntimeError(NO_GRAPH.format(name=self.name))
         if points and any(hasattr(p, "to_local") for p in self.parameters):
             raise RuntimeError(f"{self.name}: the closure cannot be called again for sharded parameters")
 
-    def at(self, point: str, works: Sequence[StagedWork]) -> Mapping[str, Any]:
+    def at(self, point: str, works: Sequence[StagedWork], late: Mapping[str, Any]) -> Mapping[str, Any]:
         """Evaluate at a point, or along a direction, and return what has arrived, by name.
 
         Args:
             point: Name of the tensors that say where.
             works: The batches that these belong to.
+            late: What has arrived before.
         """
         if point.startswith(ALONG):
             return self._along(point[len(ALONG) :], works)
+        if point.startswith(LINE):
+            return self._search(point[len(LINE) :], works, late)
         label = point[len(POINT) :]
-        places = [(record.parameter, there) for work in works for record, there in _exchanged(work, point)]
+        places = [pair for work in works for pair in _exchanged(work, point)]
         with _moved(places, self.parameters):
-            with torch.enable_grad():
-                assert self.closure is not None
-                result = self.closure()
-                loss = self._number(result)
-                if all(p.grad is None for p in self.parameters):  # the closure leaves backward() to the step
-                    self._fill_gradients(result)
+            loss = self._call()
             for work in works:
-                for record, memory in _exchanged(work, GRAD + label):
-                    _fill(memory, record.parameter.grad)
+                for p, memory in _exchanged(work, GRAD + label):
+                    _fill(memory, p.grad)
         if loss is None and LOSS + label in _needed(works):
             raise TypeError(f"{self.name}: the rule reads the loss at a point, and the closure returned None")
         return {LOSS + label: loss, GRAD + label: True}
 
+    def _call(self) -> Any:
+        """Call the closure, which leaves gradients, and return the loss."""
+        with torch.enable_grad():
+            assert self.closure is not None
+            result = self.closure()
+            if all(p.grad is None for p in self.parameters):  # the closure leaves backward() to the step
+                self._fill_gradients(result)
+        return self._number(result)
+
+    def _search(self, label: str, works: Sequence[StagedWork], late: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Search along a line, and return how far to go.
+
+        The numbers that the search goes by are waited for, and so is the loss at each distance.
+        """
+        line = [(p, _like(memory, p)) for work in works for p, memory in _exchanged(work, LINE + label)]
+        method, options = label.partition(" ")[0], list[float]()
+        while (term := f"{TERM}{len(options)} {label}") in late:
+            options.append(float(late[term]))
+        begin = [p.detach().clone() for p, _ in line]
+
+        def slope() -> float:
+            return float(sum((p.grad * d).sum(dtype=torch.float64) for p, d in line if p.grad is not None))
+
+        def look(distance: float) -> tuple[float, float]:
+            for (p, d), origin in zip(line, begin, strict=True):
+                p.data.copy_(origin.add(d, alpha=distance))
+            for p in self.parameters:
+                p.grad = None
+            loss = self._call()
+            if loss is None:
+                raise TypeError(
+                    f"{self.name}: the rule searches along a line; let the closure return the loss, not None"
+                )
+            return float(loss), slope()
+
+        start = searches.Point(0.0, float(self.loss), slope())
+        with _moved([(p, p) for p, _ in line], self.parameters):
+            if method == "backtracking":
+                length = searches.backtracking(look, start, *options)
+            else:
+                largest = max((float(d.abs().max()) for _, d in line if d.numel()), default=0.0)
+                length = searches.strong_wolfe(look, start, largest, *options)
+        return {LENGTH + label: length}
+
     def _along(self, label: str, works: Sequence[StagedWork]) -> Mapping[str, Any]:
         """Multiply the Hessian with a direction."""
-        directions = {
-            id(record.parameter): _like(memory, record.parameter)
-            for work in works
-            for record, memory in _exchanged(work, ALONG + label)
-        }
+        directions = {id(p): _like(memory, p) for work in works for p, memory in _exchanged(work, ALONG + label)}
         pairs = [(self._graph[i], z) for i, z in directions.items() if i in self._graph]
         wanted = [p for p in self.parameters if p.requires_grad] if pairs else []
         found: Sequence[torch.Tensor | None] = ()
@@ -167,8 +207,8 @@ class Evaluation:
             )
         products = {id(p): product for p, product in zip(wanted, found, strict=True)}
         for work in works:
-            for record, memory in _exchanged(work, CURVED + label):
-                _fill(memory, products.get(id(record.parameter)))
+            for p, memory in _exchanged(work, CURVED + label):
+                _fill(memory, products.get(id(p)))
         return {CURVED + label: True}
 
 
@@ -181,10 +221,11 @@ def _needed(works: Sequence[StagedWork]) -> set[str]:
     return needs
 
 
-def _exchanged(work: StagedWork, name: str) -> Iterable[tuple[Any, torch.Tensor]]:
-    """Return the records of a batch with the tensors that they exchange under a name; nothing if they do not."""
+def _exchanged(work: StagedWork, name: str) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield the parameters of a batch with the tensors that they exchange under a name; none if they do not."""
     memory = work.batch.exchanged(work.chosen, name)
-    return zip(work.batch.records, memory, strict=True) if memory else ()
+    for record, held in zip(work.batch.records, memory, strict=True) if memory else ():
+        yield from pieces(record.parameter, held)
 
 
 def _like(memory: torch.Tensor, p: torch.Tensor) -> torch.Tensor:

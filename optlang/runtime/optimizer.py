@@ -15,13 +15,15 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from optlang.compiled import Compiled
+from optlang.language.builtins import SEARCHES
 from optlang.language.questions import draws, evaluations
 from optlang.language.suggest import nearest
-from optlang.runtime import chance, checkpoint, documentation, lazy
+from optlang.runtime import chance, checkpoint, documentation, flat, lazy
 from optlang.runtime.capturable import CapturablePlan
 from optlang.runtime.differentiable import DifferentiablePlan
 from optlang.runtime.evaluation import Evaluation
 from optlang.runtime.events import TRAINING, EventPlan
+from optlang.runtime.flat import FlatPlan
 from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.lazy import LazyPlan
 from optlang.runtime.parts import Part, Parts
@@ -40,8 +42,10 @@ PLANS: dict[str | None, type[GroupPlan]] = {
 }
 
 
-def _kind(group: dict[str, Any]) -> type[GroupPlan]:
-    """Return the kind of plan that a param group needs."""
+def _kind(group: dict[str, Any], part: Part) -> type[GroupPlan]:
+    """Return the kind of plan that a param group needs for a rule."""
+    if part.compiled.rule.flat:
+        return FlatPlan
     kind = PLANS[switched(group)]
     if kind is GroupPlan and any(hasattr(p, "to_local") for p in group["params"]):
         from optlang.runtime.sharded import ShardedPlan  # here, as only those who distribute tensors should wait for it
@@ -179,12 +183,14 @@ class RuleOptimizer(Optimizer):
             group.setdefault(TRAINING, others.get(TRAINING, True))
         if switched(group) == LazyPlan.switch:
             lazy.check_rule(part, group, members)
+        searches = bool(evaluations(part.compiled.rule) & {*SEARCHES})
+        flat.check(part, group, len(self.param_groups), members, searches)
         if part.kernels.by_shape:
-            seen: set[Any] = set()
-            for p in members:
-                facts = facts_of(p)
-                reason = None if facts in seen else part.compiled.unfit(values, facts)
-                seen.add(facts)
+            known: set[Any] = set()
+            for p, unit in flat.seen(part, members):
+                facts = facts_of(unit)
+                reason = None if facts in known else part.compiled.unfit(values, facts)
+                known.add(facts)
                 if reason is not None:
                     raise ValueError(f"{part.compiled.name}: {named(group, p)} does not suit the rule: {reason}")
 
@@ -373,7 +379,7 @@ class RuleOptimizer(Optimizer):
             for group in self.param_groups:
                 lazy.check(self._name(), group)
             plans[:] = [
-                _kind(group)(group, part.hyper, part.kernels, members)
+                _kind(group, part)(group, part.hyper, part.kernels, members)
                 for group in self.param_groups
                 for part, members in zip(parts.parts, self._placed(group), strict=True)
             ]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optlang.backends.loading.signature import Kernel
-from optlang.compiled import EXCHANGED, HANDED_ON, TOTAL, Pass, Slot
+from optlang.compiled import EXCHANGED, HANDED_ON, TERM, TOTAL, Pass, Slot
 from optlang.language.rule import Value
 from optlang.runtime import chance, host
 from optlang.runtime.kernels import Kernels, Prepared
@@ -96,7 +96,7 @@ class PlannedPass:
     @property
     def writes(self) -> bool:
         """Whether it writes parameters or states."""
-        return any(not name.startswith((*HANDED_ON, TOTAL)) for name in self.own.kernel.written)
+        return any(not name.startswith((*HANDED_ON, TOTAL, TERM)) for name in self.own.kernel.written)
 
     def prepare(self, known: Mapping[str, Any]) -> None:
         """Compute the coefficients."""
@@ -208,10 +208,11 @@ class MatrixChunk(Chunk):
         stacks = [self._stack(name) for name in kernel.tensors]
         numbers = map(float, self.plan.coefficients[: len(kernel.coefficients)])  # there is a 0 where there are none
         results = self.plan.prepared.plain["update"](*stacks, *numbers)
-        read = {stack.untyped_storage().data_ptr() for stack in stacks}
+        given = dict(zip(kernel.tensors, stacks, strict=True))
+        read = {given[name].untyped_storage().data_ptr() for name in kernel.written if name in given}
         # What is only a view of a tensor that another result may be written to is copied first.
-        results = [r.clone() if r.untyped_storage().data_ptr() in read else r for r in results]
-        for name, result in zip(kernel.written, results, strict=True):
+        changed = [(n, r) for n, r in zip(kernel.written, results, strict=True) if r is not given.get(n)]
+        for name, result in [(n, r.clone() if r.untyped_storage().data_ptr() in read else r) for n, r in changed]:
             self._write(name, result)
 
     def _place(self, name: str) -> str:
@@ -312,7 +313,9 @@ def lay_out(batch: StagedBatch, path: Sequence[Segment], scratch: Scratch) -> Bu
         local = [slot for name, slot in slots.items() if name not in common]
         matrices = any(plan.own.matrices for plan in segment.plans)
         whole = not matrices and not any(slot.place == "element" for slot in local)
-        for start, stop in [(0, len(batch.records))] if whole else _cuts(batch.records):
+        alone = any(plan.own.alone for plan in segment.plans)
+        cuts = [(i, i + 1) for i in range(len(batch.records))] if alone else _cuts(batch.records)
+        for start, stop in [(0, len(batch.records))] if whole else cuts:
             records = batch.records[start:stop]
             buffers: Buffers = {
                 name: Part(tensors, start, stop) for name, tensors in common.items() if isinstance(name, str)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from optlang.backends.loading.signature import Kernel
-from optlang.compiled import LATE_NUMBERS, LOSS_NOW, TOTAL, Steering
+from optlang.compiled import LATE_NUMBERS, LINE, LOSS_NOW, TOTAL, Steering
 from optlang.language.rule import Value
 from optlang.runtime import chance, host
 from optlang.runtime.evaluation import Evaluation
@@ -22,6 +22,7 @@ from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.numbers import as_number, traced_functions
 from optlang.runtime.passes import Buffers, PlannedPass, Scratch, Segment, arithmetic, lay_out, numbers_of, segments
 from optlang.runtime.records import Batch, Record
+from optlang.runtime.tensors import pieces
 
 
 def _unused(tensors: list[Any]) -> None:
@@ -49,7 +50,8 @@ class StagedBatch(Batch):
 
     def owner(self, record: Record) -> torch.Tensor:
         """Return the parameter of a record, as it is listed in the param groups."""
-        return record.parameter
+        p, _ = next(pieces(record.parameter, record.parameter))
+        return p
 
     def likeness(self) -> tuple[Any, ...]:
         """Return what batches that could be one have in common."""
@@ -84,6 +86,8 @@ class StagedBatch(Batch):
     def summed(self, total: str) -> list[Any]:
         """Return each record's part of a sum; on a device, their sum as a tensor there."""
         parts = self._parts[total].flatten()
+        if not total.startswith(TOTAL):  # one number for all
+            return [parts[0] if stays_on_device(parts.device) else float(parts[0])]
         if stays_on_device(parts.device):
             return [parts.sum(dtype=torch.float64)]
         found: list[Any] = parts.tolist()
@@ -202,11 +206,13 @@ def run_together(
                     parts.setdefault(total, []).extend(work.batch.summed(total))
         waiting = {total for work in works for segment in work.left for total in segment.totals}
         for total in sorted(totals - waiting - set(late)):
-            late[total] = _sum(parts[total])
+            late[total] = _sum(parts[total]) if total.startswith(TOTAL) else parts[total][0]
         waiting = {point for work in works for segment in work.left for point in segment.points}
         for point in sorted(points - waiting):
+            if any(term not in late for term in totals if term.endswith(point.removeprefix(LINE))):
+                continue  # the numbers that a search goes by
             assert evaluation is not None
-            late.update(evaluation.at(point, works))
+            late.update(evaluation.at(point, works, late))
             points.remove(point)
         shared.compute(late)
         assert before != (sum(len(work.left) for work in works), len(late)), "passes wait for each other"

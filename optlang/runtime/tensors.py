@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -75,3 +75,13 @@ def viewed(t: torch.Tensor, layout: Layout) -> torch.Tensor:
 def local(t: torch.Tensor) -> torch.Tensor:
     """Return the part of a tensor that this process has: all of it, unless it is a distributed tensor."""
     return t.to_local() if hasattr(t, "to_local") else t
+
+
+def pieces(p: torch.Tensor, memory: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield the parameters that a tensor's memory is about, each with its part of it, in its own shape."""
+    members = getattr(p, "members", None)
+    if members is None:
+        yield p, memory
+        return
+    parts = memory.split([q.numel() for q in members])
+    yield from ((q, part.view(q.shape)) for q, part in zip(members, parts, strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import replace
 
-from optlang.language.builtins import BUILTINS, EVALUATIONS, MAKERS, RANDOMS, SIZES, TIME, Builtin
+from optlang.language.builtins import BUILTINS, EMPTY, EVALUATIONS, MAKERS, RANDOMS, SIZES, TIME, Builtin
 from optlang.language.checking.arguments import dim_values
 from optlang.language.checking.comparisons import compare
 from optlang.language.checking.constants import as_float
@@ -233,7 +233,7 @@ class Expressions(Tensors, ABC):
             return self.where(node)
         if name == "bernoulli":
             return self.drawn(node, self.combine(node, [self.number(argument) for argument in arguments]))
-        if name in MAKERS or name in RANDOMS:
+        if name in MAKERS or name in RANDOMS or name == EMPTY:
             return self.made(node, name, arguments)
         if builtin.results:
             results = self.several(node, builtin)

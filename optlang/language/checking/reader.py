@@ -13,7 +13,7 @@ from optlang.language.checking.values import MISTAKE, Sort, Uses, Value, combine
 from optlang.language.checking.worlds import World
 from optlang.language.kinds import ELEMENT, HOST, STATIC, Kind, Level
 from optlang.language.rule import HyperType
-from optlang.language.shapes import Mismatch, described
+from optlang.language.shapes import Mismatch, Size, described
 from optlang.language.tree import Every, Expr, For, Name, Repeat, Stmt
 from optlang.language.walk import block_above, condition_above, expressions
 from optlang.source import Span
@@ -58,6 +58,7 @@ class Reader:
         self.spoilt: set[str] = set()  # states that have been given a value of another shape
         self.site: Expr | None = None  # the call of a function of the language whose statements are being read
         self.around = Uses.NOTHING  # FACT inside of what a tensor's shape decides: what it assigns depends on it
+        self.entries: dict[str, Size] = {}  # sizes of the histories that loops go through, by the loops' names
         self.exists: dict[str, bool] = {}
         self.kinds: dict[str, Kind] = {}
 

@@ -98,7 +98,7 @@ class Resolver:
     def over(self, node: Name, place: Place, own: frozenset[str]) -> None:
         """Check what a ``for`` goes through."""
         scope = self.scope
-        if node.name in scope.tuples or node.name in scope.excused:
+        if node.name in scope.tuples or node.name in scope.histories or node.name in scope.excused:
             return
         if node.name in own or self.role(node.name) is not None:
             self.findings.add(
@@ -106,7 +106,7 @@ class Resolver:
                 f"`for` cannot go through `{node.text}`",
                 node.span,
                 label=f"{scope.role(node.name) or 'a value'}, not a tuple of hyperparameters",
-                help=f"it goes through a tuple such as `hyper {node.text}s = (beta1 = 0.9, beta2 = 0.99)`; to do "
+                help=f"it goes through a history or a tuple: `hyper {node.text}s = (beta1 = 0.9, beta2 = 0.99)`; to do "
                 "something several times, write `repeat n:`",
             )
         else:

@@ -55,11 +55,13 @@ class Scope:
         hypers: Hyperparameters by canonical name.
         tuples: Parts of the hyperparameters that are tuples, by the tuple's name.
         states: States by canonical name.
+        histories: Which of the states are histories.
         functions: The rule's own functions by canonical name.
         locals: First assignment of each name that is neither of these.
         static: Values of the locals that are known before the first step, in an order in which they can be computed.
         places: Where each declared name is declared.
         excused: Names that need no report: they belong to a construct that has been refused, or were reported.
+        flat: Whether p is all parameters of a param group as one vector.
         blind: Whether a refused construct may define any name at all (``use``), so that unknown names mean nothing.
     """
 
@@ -67,12 +69,14 @@ class Scope:
     hypers: dict[str, Hyper] = field(default_factory=dict)
     tuples: dict[str, tuple[str, ...]] = field(default_factory=dict)
     states: dict[str, DeclaredState] = field(default_factory=dict)
+    histories: frozenset[str] = frozenset()
     functions: dict[str, Def] = field(default_factory=dict)
     locals: dict[str, Span] = field(default_factory=dict)
     static: dict[str, Expr] = field(default_factory=dict)
     places: dict[str, Span] = field(default_factory=dict)
     excused: set[str] = field(default_factory=set)
     blind: bool = False
+    flat: bool = False
 
     def values(self) -> list[str]:
         """Return the names that stand for a value anywhere in the rule, the rule's own first."""

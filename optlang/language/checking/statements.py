@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from optlang.language.builtins import RANDOMS
 from optlang.language.checking.inlining import Inliner
-from optlang.language.checking.matrices import fits
+from optlang.language.checking.matrices import fits, kind_of
 from optlang.language.checking.misfits import Misfit
 from optlang.language.checking.scope import DeclaredState
 from optlang.language.checking.values import Sort, Uses, Value, uses_of
@@ -24,7 +24,7 @@ from optlang.language.tree import (
     Repeat,
     Stmt,
 )
-from optlang.language.walk import expressions
+from optlang.language.walk import expressions, statements
 
 #: Functions that sum over the whole model.
 WHOLE_MODEL = ("total", "gnorm")
@@ -143,6 +143,8 @@ class Variant(Inliner):
                 self.path, self.around = (*outside, (count, by)), around | by.uses
                 self.repeated(node, lambda: self.block(body))
                 self.path, self.around = outside, around
+            case For(over=over) if over.name in self.scope.histories:
+                self.history(node)
             case For(name=name, over=over, body=body):
                 for part in self.scope.tuples.get(over.name, ()):
                     self.env[name.name] = self.part(part)
@@ -157,6 +159,21 @@ class Variant(Inliner):
                 self.env = self.meet(self.env, before, held)
                 self.path, self.around = outside, around
 
+    def history(self, node: For) -> None:
+        """Read a block that runs for every entry of a history, perhaps for none."""
+        before, none = dict(self.env), Value(HOST, Sort.CONDITION, Uses.TIME)
+        size = self.shape(Value(self.kinds[node.over.name]))[0]
+        for _ in range(2):  # what one entry leaves may be more than what there was before the first
+            self.env[node.name.name] = Value(HOST, uses=Uses.TIME)
+            self.entries[node.name.name] = size
+            self.block(node.body)
+        del self.env[node.name.name]
+        filled = {
+            t.name for s in statements(node.body) if isinstance(s, Assign) and s.at is not None for t in s.targets
+        }
+        kept = {name: value for name, value in self.env.items() if name in filled}
+        self.env = {**self.meet(self.env, before, none), **kept}
+
     def assign(self, node: Assign) -> None:
         """Read one assignment."""
         if len(node.targets) > 1:
@@ -168,6 +185,9 @@ class Variant(Inliner):
         if target.name in self.scope.states:
             self.state(target)  # reported before what the value reads
         value = self.assigned(node)
+        if node.at is not None and value.sort is not Sort.UNKNOWN:  # one for each entry of a history
+            shape = (self.entries.get(node.at.name, 1), *self.shape(value))
+            value = Value(kind_of(shape), uses=value.uses | Uses.TENSOR)
         if target.name == "p":
             self.parameter(target, value, node.value)
         elif target.name in self.scope.states:

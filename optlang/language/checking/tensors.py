@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from optlang.language import shapes
-from optlang.language.builtins import BUILTINS, RANDOM, Builtin
+from optlang.language.builtins import BUILTINS, EMPTY, RANDOM, SEARCHES, Builtin
 from optlang.language.checking.functions import result_count
 from optlang.language.checking.matrices import Some, kind_of, shape_of
 from optlang.language.checking.reader import Reader
@@ -247,6 +247,8 @@ class Tensors(Reader, ABC):
             if isinstance(size, int) and size < 0 and not self.world.defaults:
                 return MISTAKE
             sizes.append(size)
+        if name == EMPTY:
+            sizes += self.world.shape
         return self.shaped(node, (), lambda: shapes.made(name, sizes)) if sizes else MISTAKE
 
     def drawn(self, node: Call, chance: Value) -> Value:
@@ -289,9 +291,14 @@ class Tensors(Reader, ABC):
         """Return what is known of what the closure is called for."""
         assert isinstance(node.function, Name)
         p = Value(ELEMENT, uses=Uses.TENSOR)
+        searches = node.function.name in SEARCHES
         for argument, value in zip(arguments, values, strict=False):
             if value.sort is Sort.UNKNOWN:
                 return MISTAKE
+            if searches and argument is not in_order(node, BUILTINS[node.function.name])[0]:
+                if not self.one_number(node, argument, value):
+                    return MISTAKE
+                continue
             if self.combine(argument, (p, value)).kind != ELEMENT or value.kind.level is Level.MATRIX:
                 self.report(
                     "E301",
@@ -301,7 +308,20 @@ class Tensors(Reader, ABC):
                     help="for example `grad(p + rho*g)`, `hvp(randn())`",
                 )
                 return MISTAKE
-        return Value(HOST, uses=Uses.TOTAL) if node.function.name == "loss" else p
+        return Value(HOST, uses=Uses.TOTAL) if searches or node.function.name == "loss" else p
+
+    def one_number(self, node: Call, argument: Expr, value: Value) -> bool:
+        """Check an option of a search: one number for the whole model; in a ``flat`` rule, any number is."""
+        if value.kind.level <= (Level.SCALAR if self.scope.flat else Level.HOST):
+            return True
+        self.report(
+            "E301",
+            f"`{self.text(node.function)}` goes one distance along d for the whole model",
+            argument.span,
+            label=self.phrase(value) if value.kind.level > Level.SCALAR else "a number of each tensor's own",
+            help="use hyperparameters, time and sums over the model: `total(x)`; in a `flat` rule, any number",
+        )
+        return False
 
 
 def is_known_before(value: Value) -> bool:

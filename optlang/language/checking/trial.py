@@ -85,6 +85,8 @@ class Trial(TrialValues):
             case Repeat(count=count, body=body):
                 for _ in range(self.times(count)):
                     run(body)
+            case For(over=over) if over.name not in self.rule.keys:
+                raise Abandoned  # through a history
             case For(name=name, over=over, body=body):
                 for hyper in self.rule.keys.get(over.name, ()):
                     (self.env if self.frame is None else self.frame)[name.name] = self.name(hyper.name)
@@ -104,6 +106,8 @@ class Trial(TrialValues):
 
     def assigned(self, node: Assign) -> Thing:
         """Return the value that an assignment gives its target."""
+        if node.at is not None:
+            raise Abandoned
         value = self.value(node.value)
         if node.op == "=":
             return value

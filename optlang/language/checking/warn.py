@@ -11,6 +11,7 @@ from optlang.language.checking.grid import Abandoned, Grid
 from optlang.language.checking.trial import Trial
 from optlang.language.checking.trial_values import BAD_LOG, BY_ZERO, NEGATIVE_ROOT, ZERO_BY_ZERO
 from optlang.language.checking.worlds import World
+from optlang.language.histories import counter
 from optlang.language.rule import Rule
 from optlang.language.shapes import is_matrix_call
 from optlang.language.suggest import nearest
@@ -98,6 +99,8 @@ def _unused_states(rule: Rule, reads: set[str], findings: Findings) -> None:
     written = {n.name: n.span for body in (*rule.events.values(), rule.body) for n in reversed(list(assigned(body)))}
     for state in rule.states:
         name = state.name
+        if name.endswith(counter("")):
+            continue  # how much of a history is filled
         if state.name in written and state.name not in reads:
             findings.add(
                 "W601",

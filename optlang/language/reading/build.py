@@ -123,18 +123,21 @@ class Builder(Statements):
     def input(self, pieces: Pieces) -> tree.Unsupported:
         return later(pieces, "`input`", names_of(pieces))
 
-    def history(self, pieces: Pieces) -> tree.Unsupported:
+    def history(self, pieces: Pieces) -> tree.History:
         colon = next(i for i, piece in enumerate(pieces) if is_token(piece, "COLON"))
-        return later(pieces, "`history`", names_of(pieces[:colon]))
+        kind = pieces[colon + 1] if isinstance(pieces[colon + 1], tree.Name) else None
+        if kind is not None and kind.name != "scalar":
+            raise Refused(
+                "E110",
+                f"`{kind.text}` is not a type of history",
+                kind.span,
+                label="expected `scalar` or `size`",
+                help="`history s: size 10` keeps values shaped like p, `history r: scalar size 10` numbers",
+            )
+        return tree.History(span(pieces), nodes(pieces[:colon], tree.Name), kind and kind.name, after(pieces, "SIZE"))
 
-    def push(self, pieces: Pieces) -> tree.Unsupported:
-        return later(pieces, "`push`")
-
-    def push_item(self, pieces: Pieces) -> tree.Unsupported:
-        return later(pieces, "`push`")
-
-    def flat(self, pieces: Pieces) -> tree.Unsupported:
-        return later(pieces, "`flat`")
+    def flat(self, pieces: Pieces) -> tree.Flat:
+        return tree.Flat(span(pieces))
 
     def transform(self, pieces: Pieces) -> tree.Transform:
         body: tuple[Any, ...] = pieces[-1]

@@ -20,8 +20,9 @@ from optlang.language.reading.members import MODULES, OBJECTS, foreign_member
 from optlang.language.reading.pieces import Pieces, after, flatten, is_token, later, names_of, nodes, span
 from optlang.language.reading.refused import Refused
 from optlang.language.walk import assigned
+from optlang.source import Span
 
-STATEMENTS = (tree.Assign, tree.If, tree.Return, tree.Repeat, tree.For, tree.Every, tree.Unsupported)
+STATEMENTS = (tree.Assign, tree.If, tree.Push, tree.Return, tree.Repeat, tree.For, tree.Every, tree.Unsupported)
 
 #: Members of values: the transpose, and the results of functions that have several.
 MEMBERS = frozenset(("T", *(result for row in BUILTINS.values() for result in row.results)))
@@ -201,6 +202,8 @@ class Statements(Expressions):
                 label="expected one name",
                 help="write a statement for each name",
             )
+        if len(targets) == 1 and (entry := _entry(targets[0])) is not None:
+            return tree.Assign(span(pieces), entry[:1], op, values[0], entry[1])
         for target in targets:
             if not isinstance(target, tree.Name | tree.Unsupported):
                 raise _not_assignable(target)
@@ -235,11 +238,14 @@ class Statements(Expressions):
 
     def for_block(self, pieces: Pieces) -> tree.For | tree.Unsupported:
         at = next(i for i, piece in enumerate(pieces) if is_token(piece, "IN"))
-        names, over = nodes(pieces[:at], tree.Name), pieces[at + 1]
+        names, over, backwards = nodes(pieces[:at], tree.Name), pieces[at + 1], False
+        if isinstance(over, tree.Call) and isinstance(over.function, tree.Name) and over.function.name == "reversed":
+            values = [argument.value for argument in over.arguments]
+            over, backwards = (values[0] if len(values) == 1 else over), True
         if not isinstance(over, tree.Name):
             inside = [name.name for name in assigned(statements(pieces[-1]))]
             defined = dict.fromkeys((*names_of(pieces[:at]), *inside))
-            return later(pieces, "`for` over anything but a tuple of hyperparameters", tuple(defined))
+            return later(pieces, "`for` over anything but a history or a tuple of hyperparameters", tuple(defined))
         if len(names) > 1:
             raise Refused(
                 "E115",
@@ -248,7 +254,23 @@ class Statements(Expressions):
                 label="expected one name",
                 help="write `for b in betas:` with `hyper betas = (beta1 = 0.9, beta2 = 0.99)`; to count, `repeat n:`",
             )
-        return tree.For(span(pieces), names[0], over, statements(pieces[-1]))
+        return tree.For(span(pieces), names[0], over, statements(pieces[-1]), backwards)
+
+    def push(self, pieces: Pieces) -> tree.Push:
+        return tree.Push(span(pieces), tuple(piece for piece in pieces if isinstance(piece, tuple)))
+
+    def push_item(self, pieces: Pieces) -> tuple[tree.Name, tree.Expr]:
+        name, sign, value = pieces
+        pushed = _without_sign(value, value.span.start) if str(sign) == "<" else None
+        if pushed is None:
+            raise Refused(
+                "E115",
+                "`push` is written with an arrow",
+                span_of(sign),
+                label="expected `<-`",
+                help=f"write `push {name.text} <- VALUE`",
+            )
+        return name, pushed
 
     def every(self, pieces: Pieces) -> tree.Every:
         period, start, first = pieces[1], after(pieces, "FROM"), False
@@ -282,6 +304,32 @@ def _between_commas(pieces: Pieces) -> list[list[Any]]:
         else:
             parts[-1].append(piece)
     return parts
+
+
+def _without_sign(node: tree.Expr, start: int) -> tree.Expr | None:
+    """Return an expression without the sign it begins with, which belongs to an arrow; None if there is none."""
+    match node:
+        case tree.Unary(op="-", operand=operand) if node.span.start == start:
+            return operand
+        case tree.Binary(left=first) | tree.Ternary(then=first) | tree.Pipe(value=first):
+            field = {tree.Binary: "left", tree.Ternary: "then"}.get(type(node), "value")
+        case tree.Compare(operands=(first, *others)):
+            inner = _without_sign(first, start)
+            place = None if inner is None else Span(inner.span.start, node.span.end)
+            return None if inner is None or place is None else tree.Compare(place, node.ops, (inner, *others))
+        case _:
+            return None
+    inner = _without_sign(first, start)
+    changed = {field: inner, "span": Span(0 if inner is None else inner.span.start, node.span.end)}
+    return None if inner is None else replace(node, **changed)  # type: ignore[arg-type]
+
+
+def _entry(target: tree.Node) -> tuple[tree.Name, tree.Name] | None:
+    """Return the names in ``a[i]``, None for anything else."""
+    if isinstance(target, tree.Index) and isinstance(target.value, tree.Name) and len(target.items) == 1:
+        (item,) = target.items
+        return (target.value, item) if isinstance(item, tree.Name) else None
+    return None
 
 
 def _is_first(expr: tree.Expr) -> bool:

@@ -1,0 +1,178 @@
+"""Lowering of loops over the entries of a history: one operation each, with a program of its own for the body.
+
+The body is lowered into a program whose inputs are the place in the history, what one turn hands on to the next, and
+whatever else it reads. What the rule's formulas see of it are the results of the operation.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import sympy as sp
+
+from optlang.ir import algebra
+from optlang.ir.builder import Builder, Ref
+from optlang.ir.matrices import SEVERAL, Matrices
+from optlang.ir.passes import prune
+from optlang.ir.program import Input, Program, Store
+from optlang.language import tree as ast
+from optlang.language.histories import counter
+from optlang.language.kinds import HOST, SCALAR, Kind
+from optlang.language.shapes import Size
+from optlang.language.walk import assigned
+from optlang.source import Source, Span
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """What a loop does with each entry.
+
+    Attributes:
+        program: One turn; its stores are what it hands on, in the order of ``carried``.
+        place: What it calls the place in the history.
+        carried: What it calls what the turn before has handed on.
+        read: What else it reads, by the names it has outside.
+        backwards: Whether it begins with the newest entry.
+    """
+
+    program: Program
+    place: sp.Symbol
+    carried: tuple[sp.Symbol, ...]
+    read: tuple[sp.Symbol, ...]
+    backwards: bool
+
+
+class _Turn(Builder):
+    """Gathers the values of a body; what does not change from turn to turn is gathered outside."""
+
+    def __init__(self, outside: Builder) -> None:
+        super().__init__(outside.taken)
+        self.outside, self.inputs, self.used = outside, outside.inputs, outside.used
+        self.line = outside.line
+
+    def kinds(self) -> dict[sp.Symbol, Kind]:
+        """Return the kinds of everything that is there outside."""
+        around = self.outside.kinds() if isinstance(self.outside, _Turn) else {}
+        values = (*self.outside.host, *self.outside.tensor)
+        return {**around, **{i.symbol: i.kind for i in self.inputs.values()}, **{v.symbol: v.kind for v in values}}
+
+    def bind(self, stem: str, ref: Ref, rounds: bool = False) -> Ref:
+        """Give a value a name of its own; numbers of the host are computed once."""
+        return super().bind(stem, ref, rounds) if ref.kind.on_device else self.outside.bind(stem, ref, rounds)
+
+
+class Loops(Matrices):
+    """Lowers loops; statements in general are lowered by a subclass."""
+
+    env: dict[str, Ref]
+    #: What stands for names like the ``a`` of ``a[i] = x`` in the loop at hand, and the kinds of their values.
+    entries: dict[str, tuple[sp.Symbol, Kind]]
+    places: dict[str, Size]  # how many entries the histories have room for that loops go through, by the loops' names
+    source: Source
+
+    @abstractmethod
+    def name(self, name: str) -> Ref:
+        """Return what a name stands for now."""
+
+    @abstractmethod
+    def line_of(self, span: Span) -> int:
+        """Return the line of a place in the rule."""
+
+    @abstractmethod
+    def block(self, statements: Sequence[ast.Stmt]) -> None:
+        """Lower statements in order."""
+
+    @abstractmethod
+    def write(self, name: str, ref: Ref) -> None:
+        """Make ``name`` stand for a value from here on."""
+
+    @abstractmethod
+    def plain(self, ref: Ref) -> sp.Expr:
+        """Return a value as something a store can name."""
+
+    @abstractmethod
+    def number(self, ref: Ref) -> sp.Expr:
+        """Return a value for use in arithmetic."""
+
+    def loop(self, node: ast.For) -> None:
+        """Lower a ``for`` over a history."""
+        filled, size = self.name(counter(node.over.name)), self.shape_of(self.name(node.over.name).kind)[0]
+        before, done, outside, entries = dict(self.env), dict(self.done), self.out, self.entries
+        self.places[node.name.name] = size
+        names = [n for n in dict.fromkeys(t.name for t in assigned(node.body)) if self.stands(n)]
+        first = {name: self.name(name) for name in names if name != node.name.name}
+        kinds = {name: ref.kind if ref.kind.on_device else SCALAR for name, ref in first.items()}
+        while True:  # what a turn hands on may be more than what there was before the first
+            self.env, self.done, self.out, self.entries = dict(before), dict(done), _Turn(outside), {}
+            place = self.out.symbol(node.name.name)
+            carried = {name: self.out.symbol(name) for name in kinds}
+            self.env |= {name: Ref(symbol, kinds[name]) for name, symbol in carried.items()}
+            self.env[node.name.name] = Ref(place, HOST)
+            self.block(node.body)
+            larger = {name: self.env[name].kind for name in kinds if self.env[name].kind.level > kinds[name].level}
+            if not larger:
+                break
+            kinds |= larger
+        for name, (symbol, kind) in self.entries.items():
+            carried[name], kinds[name], first[name] = symbol, kind, Ref(sp.Integer(0), kind)
+        results = {name: self.plain(self.env[name]) for name in carried}
+        body = self.body(node, place, carried, kinds, results)
+        self.env, self.done, self.out, self.entries = before, done, outside, entries
+        self.out.line = self.line_of(node.span)
+        begin = [self.named(self.spread(first[name], kinds[name])).expr for name in carried]
+        whole = self.out.bind(
+            "loop", Ref(algebra.loop(body)(self.plain(filled), sp.sympify(size), *begin, *body.read), SEVERAL)
+        )
+        for i, name in enumerate(carried):
+            item = algebra.matrix_operation("item")(whole.expr, sp.Integer(i))
+            self.write(name, self.out.bind(name, Ref(item, kinds[name])))
+
+    def stands(self, name: str) -> bool:
+        """Whether a name has a value before a loop assigns it."""
+        return name in self.env or name in ("p", "g") or name in {s.name for s in self.special.states}
+
+    def spread(self, ref: Ref, kind: Kind) -> Ref:
+        """Return a value with the shape of a kind."""
+        return ref if ref.kind == kind else Ref(self.number(ref), kind)
+
+    def entry(self, node: ast.Assign) -> None:
+        """Lower ``a[i] = x``: of what stands for a, one entry is filled in."""
+        (target,) = node.targets
+        assert node.at is not None
+        x = self.expr(node.value)
+        if not x.kind.on_device:
+            x = Ref(self.number(x), SCALAR)
+        value = self.named(x)
+        if target.name not in self.env:
+            shape = (self.places[node.at.name], *self.shape_of(value.kind))
+            self.entries[target.name] = (self.out.symbol(target.name), self.kind_of_shape(shape))
+            self.env[target.name] = Ref(*self.entries[target.name])
+        entries = self.env[target.name]
+        self.env[target.name] = self.operation(
+            "collected", entries.kind, entries.expr, self.name(node.at.name).expr, value.expr
+        )
+
+    def body(
+        self,
+        node: ast.For,
+        place: sp.Symbol,
+        carried: Mapping[str, sp.Symbol],
+        kinds: Mapping[str, Kind],
+        results: Mapping[str, sp.Expr],
+    ) -> Body:
+        """Return the body of a loop that has been lowered."""
+        values = tuple(self.out.tensor)
+        made = {place, *carried.values(), *(v.symbol for v in values)}
+        exprs = (*(v.expr for v in values), *results.values())
+        read = sorted({s for expr in exprs for s in expr.free_symbols} - made, key=str)
+        assert isinstance(self.out, _Turn)
+        outer = self.out.kinds()
+        inputs = [Input(place, str(place), HOST)]
+        inputs += [Input(symbol, str(symbol), kinds[name]) for name, symbol in carried.items()]
+        inputs += [Input(symbol, str(symbol), outer[symbol]) for symbol in read]
+        stores = tuple(Store(name, expr, kinds[name]) for name, expr in results.items())
+        notes = {v.line: self.source.line(v.line).strip() for v in values if v.line}
+        program = prune.run(Program("", tuple(inputs), (), (values,), stores, notes))
+        return Body(program, place, tuple(carried.values()), tuple(read), node.backwards)

@@ -1,0 +1,122 @@
+"""Histories: what is pushed to them, and what stands in a ``for`` that goes through one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from optlang.language.builtins import BUILTINS, CLOSURE, COUNT, PUSH, RANDOM, WHOLE
+from optlang.language.checking.scope import Scope
+from optlang.language.tree import Assign, Call, Every, Expr, For, Index, Name, Push, Stmt
+from optlang.language.walk import blocks, expressions, own_expressions, statements
+
+#: Groups of functions that wait for the whole model, or draw anew, and what to say of them.
+OUTSIDE = {WHOLE: "is the same for every entry", CLOSURE: "calls the closure", RANDOM: "draws random numbers"}
+
+
+def check_histories(scope: Scope, body: tuple[Stmt, ...], others: Iterable[tuple[Stmt, ...]]) -> None:
+    """Check what a rule does with its histories.
+
+    Args:
+        scope: The names of the rule.
+        body: Its statements.
+        others: Those of its functions and ``on`` blocks, where there are none.
+    """
+    _Histories(scope).block(body, {})
+    for block in others:
+        for statement in statements(block):
+            if isinstance(statement, For) and statement.over.name in scope.histories:
+                _add(
+                    scope,
+                    "only a step goes through a history",
+                    statement.over,
+                    "inside of a function, or an `on` block",
+                )
+            _Histories(scope).pushes(statement)
+            _Histories(scope).loose_entry(statement, {})
+
+
+def _add(scope: Scope, message: str, place: Expr | Stmt, label: str, help: str | None = None) -> None:
+    scope.findings.add("E316", message, place.span, label=label, help=help)
+
+
+class _Histories:
+    """One walk over the statements of a rule, with the histories of the ``for`` loops around by the loops' names."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+
+    def block(self, body: Iterable[Stmt], around: Mapping[str, str]) -> None:
+        """Check some statements."""
+        for statement in body:
+            self.pushes(statement)
+            self.loose_entry(statement, around)
+            inside = around
+            if isinstance(statement, For) and statement.over.name in self.scope.histories:
+                inside = {**around, statement.name.name: statement.over.name}
+            if around:
+                self.inside(statement, around)
+            for inner in blocks(statement):
+                self.block(inner, inside)
+
+    def pushes(self, statement: Stmt) -> None:
+        """Report what is pushed to something that is no history."""
+        if isinstance(statement, Push):
+            name = next(name for name, _ in statement.items if name.name not in self.scope.histories)
+            help = f"declare it: `history {name.text}: size 10`"
+            _add(self.scope, f"`{name.text}` is no history", name, "expected the name of a history", help)
+            self.scope.excused.add(name.name)
+        for expr in own_expressions(statement):
+            for node in expressions(expr):
+                if isinstance(node, Call) and isinstance(node.function, Name) and node.function.name == COUNT:
+                    message = "`count` takes a history: it says how many of its entries are filled"
+                    _add(self.scope, message, node, "expected `count(s)` with `history s: size k`")
+                    self.scope.excused.add(COUNT)
+
+    def loose_entry(self, statement: Stmt, around: Mapping[str, str]) -> None:
+        """Report ``a[i] = x`` where i is not the place in a history."""
+        if not isinstance(statement, Assign) or statement.at is None:
+            return
+        (target,) = statement.targets
+        if statement.at.name not in around or target.name in self.scope.states or target.name in ("p", "g"):
+            self.scope.findings.add(
+                "E115",
+                "a part of a tensor cannot be assigned",
+                statement.span,
+                label="expected a name",
+                help="assign the whole tensor: compute it from its parts; in `for i in s:`, `a[i] = x` gives a name of "
+                "the rule's own a value for each entry of the history s",
+            )
+        elif statement.op != "=":
+            help = (
+                f"write `{target.text}[{statement.at.text}] = {target.text}[{statement.at.text}] {statement.op[0]} ...`"
+            )
+            self.scope.findings.add(
+                "E115", f"`{statement.op}` changes one name at a time", statement.span, label="an entry", help=help
+            )
+
+    def inside(self, statement: Stmt, around: Mapping[str, str]) -> None:
+        """Check a statement of a loop."""
+        scope = self.scope
+        if isinstance(statement, Every):
+            _add(scope, "`every` cannot stand in a `for` over a history", statement, "put the loop into it")
+        if isinstance(statement, Assign):
+            for target in statement.targets:
+                if target.name in scope.states and scope.states[target.name].scope != "tensor":
+                    _add(scope, f"`{target.text}` belongs to no single tensor", target, "assigned for every entry")
+        for expr in own_expressions(statement):
+            places = {id(item) for e in expressions(expr) if isinstance(e, Index) for item in e.items}
+            for node in expressions(expr):
+                if isinstance(node, Name) and node.name in around and id(node) not in places:
+                    message = f"`{node.text}` is a place in the history, not a number"
+                    _add(scope, message, node, f"expected `{around[node.name]}[{node.text}]`")
+                if isinstance(node, Call) and isinstance(node.function, Name):
+                    self.called(node, node.function.name)
+
+    def called(self, node: Call, name: str) -> None:
+        """Check a call in a loop."""
+        if name == PUSH:
+            _add(self.scope, "a history cannot change while a `for` goes through one", node, "pushed here")
+        elif name in BUILTINS and BUILTINS[name].group in OUTSIDE:
+            reason = OUTSIDE[BUILTINS[name].group]
+            help = "compute it before the loop, and give it a name"
+            _add(self.scope, f"`{name}` cannot stand in a `for` over a history: it {reason}", node, "used here", help)

@@ -1,0 +1,95 @@
+"""Histories written as what they are made of: a state of one more dimension, oldest entries first, and a count.
+
+``history s: size k`` becomes the states ``s`` (k entries, the last ones filled) and ``s.count`` (how many are),
+``push s <- x`` an assignment to each, ``count(s)`` the name of the latter. A ``for`` over a history stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from fractions import Fraction
+from typing import Any, TypeVar
+
+from optlang.language import tree
+from optlang.language.builtins import COUNT, EMPTY, PUSH
+from optlang.source import Span
+
+Piece = TypeVar("Piece", bound=Any)
+
+
+def counter(name: str) -> str:
+    """Return the name of the state that counts the entries of a history; no name that a rule could write."""
+    return f"{name}.count"
+
+
+def sizes_of(parsed: tree.Tree) -> dict[str, tree.Expr]:
+    """Return the sizes of the histories that a rule declares, by name."""
+    declared = (item for item in parsed.items if isinstance(item, tree.History))
+    return {name.name: item.size for item in declared for name in item.names}
+
+
+def without_histories(parsed: tree.Tree) -> tree.Tree:
+    """Return a rule with its histories as states; what is pushed to no history stays, for the checker to find."""
+    sizes = sizes_of(parsed)
+    return replace(parsed, items=_block(parsed.items, sizes)) if sizes else parsed
+
+
+def _block(items: tuple[Any, ...], sizes: Mapping[str, tree.Expr]) -> tuple[Any, ...]:
+    found: list[Any] = []
+    for item in items:
+        if isinstance(item, tree.History):
+            found.append(_declared(item))
+        elif isinstance(item, tree.Push) and all(name.name in sizes for name, _ in item.items):
+            for name, value in item.items:
+                found += _pushed(item.span, name, _counted(value, sizes), sizes[name.name])
+        else:
+            found.append(_counted(item, sizes))
+    return tuple(found)
+
+
+def _counted(node: Piece, sizes: Mapping[str, tree.Expr]) -> Piece:
+    """Return a node in which no ``push`` and no ``count(s)`` is left."""
+    match node:
+        case tree.Call(function=tree.Name(name=name), arguments=(tree.Argument(name=None, value=tree.Name() as over),)):
+            if name == COUNT and over.name in sizes:
+                return _name(node.span, over, counter(over.name))  # type: ignore[return-value]
+        case tuple() if any(isinstance(item, tree.Push) for item in node):
+            return _block(node, sizes)  # type: ignore[return-value]
+        case tuple():
+            return tuple(_counted(item, sizes) for item in node)  # type: ignore[return-value]
+    if not isinstance(node, tree.Node):
+        return node
+    kept = {f.name: getattr(node, f.name) for f in fields(node)}
+    changed = {key: _counted(v, sizes) for key, v in kept.items() if isinstance(v, (tuple, tree.Node))}
+    return replace(node, **changed)  # type: ignore[arg-type]
+
+
+def _declared(node: tree.History) -> tree.StateDecl:
+    """Return the states of a declaration."""
+    items = []
+    for name in node.names:
+        maker = EMPTY if node.type is None else "zeros"
+        initial = _call(node.size.span, maker, node.size)
+        items.append(tree.StateItem(name.span, name, None, initial, None))
+        count = _name(name.span, name, counter(name.name))
+        items.append(tree.StateItem(name.span, count, "scalar", None, f"{name.name}_count"))
+    return tree.StateDecl(node.span, "tensor", tuple(items), None)
+
+
+def _pushed(span: Span, name: tree.Name, value: tree.Expr, size: tree.Expr) -> tuple[tree.Assign, tree.Assign]:
+    """Return the assignments that push a value."""
+    count = _name(name.span, name, counter(name.name))
+    one = tree.Number(name.span, "1", Fraction(1))
+    more = _call(name.span, "min", tree.Binary(name.span, "+", count, one), size)
+    # The value's own place: what is wrong with it is found where it is stored.
+    pushed = tree.Assign(span, (name,), "=", _call(value.span, PUSH, name, value))
+    return pushed, tree.Assign(span, (count,), "=", more)
+
+
+def _name(span: Span, history: tree.Name, name: str) -> tree.Name:
+    return tree.Name(span, name, f"{COUNT}({history.text})")
+
+
+def _call(span: Span, name: str, *values: tree.Expr) -> tree.Call:
+    return tree.Call(span, tree.Name(span, name, name), tuple(tree.Argument(v.span, None, v) for v in values))

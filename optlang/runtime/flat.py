@@ -1,0 +1,171 @@
+"""Steps of ``flat`` rules: all parameters of a param group as one vector.
+
+The vector is a copy of the parameters, in the order of their elements, made before each step and put back after it. Its
+state belongs to the group's first parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+
+from optlang.runtime.parts import Part
+from optlang.runtime.plan import GroupPlan, State, describe, switched
+from optlang.runtime.tensors import pieces
+from optlang.runtime.values import Hyperparameters
+
+
+class FlatPlan(GroupPlan):
+    """The step of a param group for a rule that sees one vector.
+
+    Attributes:
+        vector: The vector, a parameter to the rest of the runtime. ``members`` are those it is made of.
+    """
+
+    def __init__(
+        self, group: dict[str, Any], hyper: Hyperparameters, kernels: Any, chosen: Sequence[torch.Tensor] | None = None
+    ) -> None:
+        super().__init__(group, hyper, kernels, chosen)
+        self.pieces = self.idle
+        self._begin_vector()
+
+    def _begin_vector(self) -> None:
+        """Make a vector for the parameters as they are now, without their values."""
+        self.batches, first = [], self.pieces[0] if self.pieces else torch.zeros(0)
+        self.sizes = [p.numel() for p in self.pieces]
+        self.vector = torch.nn.Parameter(first.detach().new_empty(sum(self.sizes)))
+        self.vector.members = self.pieces  # type: ignore[attr-defined]
+        self.parameters = self.idle = [self.vector]
+
+    # The first half -----------------------------------------------------------------------------------------
+
+    def prepare(self, state: State, same: bool) -> bool:
+        """Check everything, gather the vector and its gradient, and lay out the work of this step."""
+        if all(p.grad is None for p in self.pieces):
+            self._work, self.staged = [], []
+            return False
+        self._gather_pieces()
+        return super().prepare(_Owned(state, self.vector, self.pieces[0]), same)
+
+    def _gather_pieces(self) -> None:
+        """Copy the parameters and their gradients into the vector; one without a gradient has zeros."""
+        first = self.pieces[0]
+        for p in self.pieces:
+            check_piece(self.name, self.group, p, first)
+            if p.grad is not None:
+                self._check_gradient(p, p.grad)
+        kept = (self.vector.dtype, self.vector.device, self.sizes)
+        if kept != (first.dtype, first.device, [p.numel() for p in self.pieces]):
+            self._begin_vector()
+        vector = self.vector
+        torch.cat([p.detach().reshape(-1) for p in self.pieces], out=vector.data)
+        zeros = (vector.new_zeros(1).expand(p.numel()) for p in self.pieces)
+        parts = [z if p.grad is None else p.grad.detach().reshape(-1) for p, z in zip(self.pieces, zeros, strict=True)]
+        vector.grad = torch.cat([part.to(vector.dtype) for part in parts])
+
+    def warm(self, state: State) -> None:
+        """Compile the kernels that the first step would."""
+        if self.pieces:
+            super().warm(_Owned(state, self.vector, self.pieces[0]))
+
+    def _named(self, p: torch.Tensor) -> torch.Tensor:
+        return self.pieces[0] if p is self.vector else p
+
+    # The second half ----------------------------------------------------------------------------------------
+
+    def run(self, state: State) -> list[torch.Tensor]:
+        """Update the vector and its states."""
+        return super().run(_Owned(state, self.vector, self.pieces[0]))
+
+    def begin(self, state: State) -> None:
+        """Write the states that were started, and nothing else."""
+        super().begin(_Owned(state, self.vector, self.pieces[0]))
+
+    def finish(self, state: State) -> None:
+        """Put the vector back into the parameters."""
+        super().finish(state)
+        for p, part in pieces(self.vector, self.vector.detach()):
+            p.copy_(part)
+
+
+class _Owned(MutableMapping[torch.Tensor, dict[str, Any]]):
+    """``optimizer.state`` as a flat plan sees it: what the vector has belongs to the first parameter."""
+
+    def __init__(self, state: Any, vector: torch.Tensor, owner: torch.Tensor) -> None:
+        self.state, self.vector, self.owner = state, vector, owner
+
+    def get(self, p: torch.Tensor, default: Any = None) -> Any:
+        """Return what a parameter has; unlike looking it up, this adds nothing to a ``defaultdict``."""
+        return self.state.get(self._key(p), default)
+
+    def _key(self, p: torch.Tensor) -> torch.Tensor:
+        return self.owner if p is self.vector else p
+
+    def __getitem__(self, p: torch.Tensor) -> Any:
+        return self.state[self._key(p)]
+
+    def __setitem__(self, p: torch.Tensor, value: Any) -> None:
+        self.state[self._key(p)] = value
+
+    def __delitem__(self, p: torch.Tensor) -> None:
+        del self.state[self._key(p)]
+
+    def __contains__(self, p: object) -> bool:
+        return p in self.state or (p is self.vector and self.owner in self.state)
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(self.state)
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+
+def seen(part: Part, members: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return parameters as a rule sees them: each that has state of its own, and what facts and shapes it has."""
+    if not part.compiled.rule.flat:
+        return [(p, p) for p in members]
+    distinct = {id(p): p for p in members}.values()
+    if not distinct:
+        return []
+    count = sum(p.numel() for p in distinct)
+    return [(members[0], torch.empty(count, dtype=members[0].dtype, device="meta"))]
+
+
+def check(part: Part, group: Mapping[str, Any], groups: int, members: Sequence[torch.Tensor], searches: bool) -> None:
+    """Raise ValueError if a param group does not suit a flat rule.
+
+    Args:
+        part: The rule.
+        group: The group.
+        groups: How many there are.
+        members: Those of its parameters that go to the rule.
+        searches: Whether the rule searches along a line, of which there is one for the whole model.
+    """
+    if not part.compiled.rule.flat:
+        return
+    name = part.compiled.name
+    if switch := switched(group):
+        raise ValueError(f"{name}: {switch} is not supported: the rule sees all parameters as one vector (`flat`)")
+    if searches and groups > 1:
+        raise ValueError(
+            f"{name} takes one param group: it searches along one line, for all parameters as one vector (`flat`)"
+        )
+    for p in members:
+        check_piece(name, group, p, members[0])
+
+
+def check_piece(name: str, group: Mapping[str, Any], p: torch.Tensor, first: torch.Tensor) -> None:
+    """Raise ValueError if a parameter cannot be part of the vector that another begins."""
+    reason = ""
+    if hasattr(p, "to_local"):
+        reason = "is a distributed tensor"
+    elif p.is_complex():
+        reason = "is complex"
+    elif p.dtype is not first.dtype or p.device != first.device:
+        reason = f"has type {p.dtype} on {p.device}, but the first one {first.dtype} on {first.device}"
+    if reason:
+        raise ValueError(
+            f"{name}: {describe(group, p)} {reason}; the rule sees all parameters of a group as one vector (`flat`)"
+        )

@@ -1,0 +1,155 @@
+"""How far to go along a line: searches that call the closure until they are content.
+
+Both take the loss along the line as a function of the distance, which also gives its slope there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+#: The loss at a distance, and its slope there.
+Line = Callable[[float], tuple[float, float]]
+
+
+class Point(NamedTuple):
+    """A place on the line that has been looked at."""
+
+    at: float
+    loss: float
+    slope: float
+
+
+def backtracking(line: Line, start: Point, step: float, c1: float, shrink: float, evaluations: float) -> float:
+    """Return the first of ``step``, ``shrink*step``, ... at which the loss has fallen enough; 0 if none is.
+
+    Args:
+        line: The loss along the line.
+        start: The point at 0.
+        step: The first distance.
+        c1: How much of what the slope promises the loss has to fall by (Armijo's condition).
+        shrink: What a distance is multiplied by that is too far.
+        evaluations: How often the closure may be called.
+    """
+    for _ in range(int(evaluations)):
+        loss, _ = line(step)
+        if loss <= start.loss + c1 * step * start.slope:
+            return step
+        step *= shrink
+    return 0.0
+
+
+def strong_wolfe(
+    line: Line,
+    start: Point,
+    largest: float,
+    step: float,
+    c1: float,
+    c2: float,
+    tolerance: float,
+    evaluations: float,
+) -> float:
+    """Return a distance that meets the strong Wolfe conditions, or the best one found.
+
+    Nocedal and Wright, Numerical Optimization (2006), algorithms 3.5 and 3.6, with the safeguards of minFunc, as
+    ``torch.optim.LBFGS`` has them: steps grow at most tenfold, and stay a tenth of the bracket away from its ends
+    unless they have just done so.
+
+    Args:
+        line: The loss along the line.
+        start: The point at 0.
+        largest: The largest element of the direction, in size.
+        step: The first distance.
+        c1: How much of what the slope promises the loss has to fall by.
+        c2: How much of the slope may be left.
+        tolerance: The largest change of a parameter for which a bracket is not narrowed any more.
+        evaluations: How often the closure may be called.
+    """
+    search = _Search(line, start, c1, c2, int(evaluations))
+    bracket = search.bracketed(step)
+    return bracket[0].at if len(bracket) == 1 else search.narrowed(bracket, tolerance, largest)
+
+
+class _Search:
+    """One search for a distance that meets the strong Wolfe conditions."""
+
+    def __init__(self, line: Line, start: Point, c1: float, c2: float, most: int) -> None:
+        self.line, self.start, self.c1, self.c2, self.most = line, start, c1, c2, most
+        self.called = 0
+
+    def look(self, at: float) -> Point:
+        """Return the point at a distance."""
+        return Point(at, *self.line(at))
+
+    def too_high(self, point: Point) -> bool:
+        """Whether the loss has not fallen enough."""
+        return point.loss > self.start.loss + self.c1 * point.at * self.start.slope
+
+    def flat_enough(self, point: Point) -> bool:
+        """Whether little of the slope is left."""
+        return abs(point.slope) <= -self.c2 * self.start.slope
+
+    def bracketed(self, step: float) -> list[Point]:
+        """Return a point that meets the conditions, or two with one between them."""
+        before, point = self.start, self.look(step)
+        while self.called < self.most:
+            if self.too_high(point) or (self.called > 1 and point.loss >= before.loss):
+                return [before, point]
+            if self.flat_enough(point):
+                return [point]
+            if point.slope >= 0:
+                return [before, point]
+            low, high = point.at + 0.01 * (point.at - before.at), 10 * point.at
+            following = min(max(_cubic_minimum(before, point), low), high)
+            before, point = point, self.look(following)
+            self.called += 1
+        return [self.start, point]
+
+    def narrowed(self, bracket: list[Point], tolerance: float, largest: float) -> float:
+        """Return a distance between the ends of a bracket."""
+        low, high = (0, 1) if bracket[0].loss <= bracket[1].loss else (1, 0)
+        close = False  # the last step came close to an end
+        while self.called < self.most:
+            first, last = sorted(end.at for end in bracket)
+            if (last - first) * largest < tolerance:
+                break
+            at = min(max(_cubic_minimum(*bracket), first), last)
+            margin = 0.1 * (last - first)
+            if min(last - at, at - first) < margin:
+                if close or at >= last or at <= first:
+                    at = last - margin if abs(at - last) < abs(at - first) else first + margin
+                    close = False
+                else:
+                    close = True
+            else:
+                close = False
+            point = self.look(at)
+            self.called += 1
+            if self.too_high(point) or point.loss >= bracket[low].loss:
+                bracket[high] = point
+                low, high = (0, 1) if bracket[0].loss <= bracket[1].loss else (1, 0)
+                continue
+            if self.flat_enough(point):
+                return point.at
+            if point.slope * (bracket[high].at - bracket[low].at) >= 0:
+                bracket[high] = bracket[low]
+            bracket[low] = point
+        return bracket[low].at
+
+
+def _cubic_minimum(a: Point, b: Point) -> float:
+    """Return where the cubic through two points, with their slopes, is least; halfway if there is no such place."""
+    if a.at > b.at:
+        a, b = b, a
+    middle, width = (a.at + b.at) / 2, b.at - a.at
+    if not width:
+        return a.at
+    bend = a.slope + b.slope - 3 * (a.loss - b.loss) / (a.at - b.at)
+    square = bend * bend - a.slope * b.slope
+    if not square >= 0:  # NaN is not, either
+        return middle
+    root = math.sqrt(square)
+    below = b.slope - a.slope + 2 * root
+    least = b.at - width * (b.slope + root - bend) / below if below else math.nan
+    return least if math.isfinite(least) else middle
