@@ -254,6 +254,18 @@ def step_all(
     Groups that follow the same rule have its sums over the whole model and its shared states in common; for the latter
     the first of them gives the hyperparameters, and time is that of the group with the most steps.
     """
+    flat = [
+        one.rule.flat and any(g is not None for g in grads)
+        for one, grads in zip(interpreters, grads_lists, strict=True)
+    ]
+    pieces = params_lists
+    params_lists = [_joined(params) if f else params for f, params in zip(flat, pieces, strict=True)]
+    grads_lists = [
+        _joined([np.full(p.shape, absent(one)) if g is None else g for p, g in zip(params, grads, strict=True)])
+        if f
+        else grads
+        for f, one, params, grads in zip(flat, interpreters, pieces, grads_lists, strict=True)
+    ]
     step = _Step(interpreters, grads_lists)
     if not any(step.moves):
         return
@@ -265,6 +277,19 @@ def step_all(
             step.totals[place] = sum(found.part for found in waiting if found.place == place)
         for commit, arguments in step.commits:
             commit(*arguments)
+    for f, own, joined in zip(flat, pieces, params_lists, strict=True):
+        for p, part in zip(own, np.split(joined[0], np.cumsum([p.size for p in own])[:-1]), strict=True) if f else ():
+            p[...] = part.reshape(p.shape)
+
+
+def absent(interpreter: Interpreter) -> float:
+    """Return what stands in a vector for a gradient that is not there: 0; of a landscape, that it has no slope."""
+    return float("nan") if evaluations(interpreter.rule) else 0.0
+
+
+def _joined(arrays: Sequence[Array]) -> list[Array]:
+    """Return all arrays as one vector."""
+    return [np.concatenate([array.ravel() for array in arrays])]
 
 
 class _Step:

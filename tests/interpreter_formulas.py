@@ -23,11 +23,12 @@ from interpreter_values import (
     Value,
     apply,
     number,
+    spread,
     whole,
 )
 
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, EVALUATIONS, RANDOMS, SIZES
+from optlang.language.builtins import BUILTINS, EMPTY, EVALUATIONS, PUSH, RANDOMS, SEARCHES, SIZES
 from optlang.language.parse import parse
 from optlang.language.rule import Rule
 from optlang.source import Source
@@ -117,6 +118,10 @@ class Formulas:
 
     def evaluated(self, name: str, place: Place, value: Value) -> Value:
         """Return the loss or the gradient at a point, or the product of the Hessian with a direction."""
+        raise NotStatic(name)
+
+    def searched(self, name: str, values: Sequence[Value]) -> Value:
+        """Return how far a search goes along a direction, the first of ``values``."""
         raise NotStatic(name)
 
     def random(self, kind: str, shape: Shape | None) -> Value:
@@ -319,6 +324,8 @@ class Formulas:
             return self._where(node, scope)
         if name in RANDOMS:
             return self._random(name, node, scope)
+        if name in (EMPTY, PUSH):
+            return self._history(name, [number(self.value(a.value, scope)) for a in node.arguments])
         builtin = BUILTINS.get(name)
         if builtin is not None and builtin.definition is not None:
             return self._call_derived(name, node, scope)
@@ -327,6 +334,9 @@ class Formulas:
         values = [number(self.value(a.value, scope)) for a in node.arguments if a.name != "dim"]
         if name == "total":
             return self.total((*self.path, node.span.end), values[0])
+        if name in SEARCHES:
+            bound = self._bind(BUILTINS[name].parameters, node.arguments, scope)
+            return self.searched(name, [number(bound[parameter]) for parameter, _ in BUILTINS[name].parameters])
         if name in EVALUATIONS:
             return self.evaluated(name, (*self.path, node.span.end), values[0])
         if name == "eps_of":
@@ -344,6 +354,15 @@ class Formulas:
         for value in values[1:]:
             result = self.apply(ELEMENTWISE[name], result, value)
         return result
+
+    def _history(self, name: str, values: Sequence[Value]) -> Value:
+        """Return an empty history, or one with one more entry and without its oldest."""
+        if self.shape is None or any(isinstance(v, Unknown) for v in values):
+            return UNKNOWN
+        if name == EMPTY:
+            return np.zeros((whole(values[0]), *self.shape))
+        history, x = values
+        return np.concatenate([history[1:], spread(x, history.shape[1:], self.shape)[None]])
 
     def _call_derived(self, name: str, node: ast.Call, scope: Scope) -> Value:
         builtin = BUILTINS[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import landscape
 import numpy as np
@@ -11,6 +11,7 @@ from interpreter_statements import Run
 from interpreter_values import UNKNOWN, Array, Shape, Value, number, spread
 
 from optlang.language import tree as ast
+from optlang.runtime import searches
 
 #: New values of group and shared states, by the place of the statement that gives them.
 Decided = dict[tuple[Place, int, int, str], Value]
@@ -105,6 +106,24 @@ class TensorRun(Run):
             return self.total(place, landscape.value(value, slope))
         return landscape.gradient(value, slope) if name == "grad" else landscape.curved(start, value)
 
+    def searched(self, name: str, values: Sequence[Value]) -> Value:
+        """Return how far a search goes, for one tensor: that of a ``flat`` rule.
+
+        The search is the runtime's, which other tests compare with others; that it is given the right line is at stake.
+        """
+        if self.ground is None or not self.rule.flat:
+            raise NotImplementedError(name)
+        (origin, slope), (d, *options) = self.ground, values
+
+        def line(distance: float) -> tuple[float, float]:
+            there = origin + distance * d
+            return landscape.value(there, slope), float(np.sum(landscape.gradient(there, slope) * d))
+
+        begin, numbers = searches.Point(0.0, *line(0.0)), [float(option) for option in options]
+        if name == "backtracking":
+            return searches.backtracking(line, begin, *numbers)
+        return searches.strong_wolfe(line, begin, float(np.max(np.abs(d))), *numbers)
+
     def random(self, kind: str, shape: Shape | None) -> Array:
         """Return fresh random numbers."""
         if self.draw is None:
@@ -161,6 +180,10 @@ class CommonRun(Run):
     def evaluated(self, name: str, place: Place, value: Value) -> Value:
         """Return the loss at a point, or something that is different for each tensor."""
         return self.total(place, value) if name == "loss" else UNKNOWN
+
+    def searched(self, name: str, values: Sequence[Value]) -> Value:
+        """Return something that is different for each tensor."""
+        return UNKNOWN
 
     def random(self, kind: str, shape: Shape | None) -> Value:
         """Return something that is different for each tensor."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from interpreter_formulas import Formulas, Scope
 from interpreter_values import UNKNOWN, Array, Unknown, Value, number, whole
 
 from optlang.language import tree as ast
+from optlang.language.histories import counter
 from optlang.language.walk import assigned, blocks
 
 
@@ -37,6 +39,8 @@ def _returns(node: ast.Stmt) -> bool:
 class Run(Formulas):
     """One run through a rule's statements, or through some of them."""
 
+    room = 0  # of the history that a loop goes through
+
     def store(self, statement: ast.Assign, name: str, value: Value, scope: Scope) -> None:
         """Give a name its value."""
         scope.names[name] = value
@@ -54,6 +58,8 @@ class Run(Formulas):
         """Carry out statements in order."""
         for i, statement in enumerate(body):
             match statement:
+                case ast.Assign(at=ast.Name()):
+                    self._entry(statement, scope)
                 case ast.Assign():
                     self.assign(statement, scope)
                 case ast.If() if _returns(statement):  # what follows belongs to the branches that do not return
@@ -132,12 +138,35 @@ class Run(Formulas):
                 self.run(statement.body, scope)
 
     def _for(self, statement: ast.For, scope: Scope) -> None:
+        if statement.over.name not in self.rule.keys:
+            self._for_history(statement, scope)
+            return
         parts = self.rule.keys[statement.over.name]
         assert parts[0].part is not None, "`for` goes through a tuple of hyperparameters"
         for turn, part in enumerate(parts):
             with self.within(statement.span.end, turn):
                 scope.names[statement.name.name] = self.setting.hypers[part.name]
                 self.run(statement.body, scope)
+
+    def _for_history(self, statement: ast.For, scope: Scope) -> None:
+        history, filled = scope.names[statement.over.name], scope.names[counter(statement.over.name)]
+        if isinstance(history, Unknown) or isinstance(filled, Unknown):
+            self._forget(statement.body, scope)
+            return
+        places = range(len(history) - int(filled), len(history))
+        for turn, place in enumerate(reversed(places) if statement.backwards else places):
+            with self.within(statement.span.end, turn):
+                scope.names[statement.name.name] = float(place)
+                self.room = len(history)
+                self.run(statement.body, scope)
+
+    def _entry(self, statement: ast.Assign, scope: Scope) -> None:
+        """Carry out ``a[i] = x``: a gets an entry for each of the history that is gone through."""
+        assert statement.at is not None
+        (target,), value = statement.targets, np.asarray(number(self.value(statement.value, scope)))
+        entries = np.array(scope.names.get(target.name, np.zeros((self.room, *value.shape))))
+        entries[whole(scope.names[statement.at.name])] = value
+        scope.names[target.name] = entries
 
     def _every(self, statement: ast.Every, scope: Scope) -> None:
         period = number(self.value(statement.period, scope))

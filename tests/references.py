@@ -64,6 +64,12 @@ def qhadam(params: Any, **hypers: Any) -> torch.optim.Optimizer:
     return QHAdam(params, **hypers)  # type: ignore[no-any-return]
 
 
+def adashift(params: Any, reduce: str = "max", **hypers: Any) -> torch.optim.Optimizer:
+    """pytorch_optimizer's AdaShift, which takes the function that reduces."""
+    function = torch.max if reduce == "max" else None
+    return import_module("pytorch_optimizer").AdaShift(params, reduce_func=function, **hypers)  # type: ignore[no-any-return]
+
+
 def adopt(params: Any, clip_power: float = 0.25, **hypers: Any) -> torch.optim.Optimizer:
     """pytorch_optimizer's ADOPT, whose clipping is a function of the step."""
     hypers["clip_lambda"] = lambda step: math.pow(step, clip_power)
@@ -115,6 +121,15 @@ ROWS: dict[str, Row] = {
     ),
     "Lion": Row(options({"betas": (0.5, 0.9)}, *COUPLED), rosenbrock={"lr": 5e-3}),
     "AdaBelief": Row(options({"ams_bound": True}, {"eps": 1e-4}, *COUPLED), half={"eps": 1e-3}),
+    "AdaShift": Row(  # with the default 10 gradients in its history, nothing would move in a short run
+        (
+            {"keep_num": 3},
+            {"keep_num": 3, "betas": (0.5, 0.9), "eps": 1e-3},
+            {"keep_num": 2, "reduce": "none", "eps": 1e-3},
+            {"keep_num": 1, "maximize": True},
+        ),
+        make=adashift,
+    ),
     "Yogi": Row(options({"initial_accumulator": 0.1}, *COUPLED)),
     "LAMB": Row(
         options({"grad_averaging": False}, {"eps": 1e-3, "betas": (0.5, 0.9)}, *COUPLED), rosenbrock={"lr": 5e-2}

@@ -34,6 +34,16 @@ def sam(params: Any, rho: float = 0.05, adaptive: bool = False, **hypers: Any) -
     return Sam(params, torch.optim.SGD, rho=rho, adaptive=adaptive, **hypers)
 
 
+def lbfgs(params: Any, line_search_fn: str = "none", **hypers: Any) -> Any:
+    """L-BFGS of torch with one iteration a step, and as many evaluations as its line search may take by default."""
+
+    class LBFGS(torch.optim.LBFGS):
+        _asked = frozenset(("loss",))
+
+    chosen = None if line_search_fn == "none" else line_search_fn
+    return LBFGS(params, max_iter=1, max_eval=26, line_search_fn=chosen, **hypers)
+
+
 def curved(name: str) -> Callable[..., Any]:
     """Return an optimizer of pytorch_optimizer that multiplies with the Hessian, as one that takes a closure."""
 
@@ -100,6 +110,14 @@ ROWS: dict[str, Row] = {
         make=sam,
         plain={},
         rosenbrock={"lr": 5e-4, "momentum": 0.9, "rho": 1e-3},
+    ),
+    "LBFGS": Row(
+        options({"history_size": 3, "lr": 0.5}),
+        lr=0.1,
+        make=lbfgs,
+        plain={},
+        rosenbrock={"line_search_fn": "strong_wolfe"},
+        akin=False,  # the reference makes several iterations a step, and keeps lists
     ),
     "ExtraGradient": Row(options({"ahead": 0.1}), make=ExtraGradient, plain={}, rosenbrock={"lr": 1.5e-3}),
     "Polyak": Row(

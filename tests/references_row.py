@@ -23,6 +23,7 @@ class Row:
         shapes: Tensors to test with, for a rule that does not take all.
         compared: Tensors on which the reference is the same algorithm, if not on all of these.
         plain: Arguments that choose the reference's plainest implementation.
+        akin: Whether a reference in torch.optim has the rule's keywords and states.
         tolerance: How far the rule may be from the reference in float64.
         tolerance32: How far it may be in float32.
     """
@@ -35,6 +36,7 @@ class Row:
     shapes: tuple[Shape, ...] = ((4, 6), (5,), (), (3, 2, 1, 4))
     compared: tuple[Shape, ...] | None = None
     plain: Hypers = field(default_factory=lambda: {"foreach": False})
+    akin: bool = True
     tolerance: float = 1e-10
     tolerance32: float = 1e-5
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, ELEMENTWISE, EVALUATIONS, FACT_NAMES, MAKERS, RANDOMS, SIZES
+from optlang.language.builtins import BUILTINS, ELEMENTWISE, EMPTY, EVALUATIONS, FACT_NAMES, MAKERS, RANDOMS, SIZES
 from optlang.language.derived import body, definition
 from optlang.language.evaluate import member_name
 from optlang.language.rule import HyperType, Rule
 from optlang.language.walk import assigned, block_expressions, body_of, expressions, own_expressions, parts, statements
 
 #: Functions whose results have sizes given by an argument.
-SIZED = MAKERS | {*RANDOMS, "topk", "flip"}
+SIZED = MAKERS | {*RANDOMS, "topk", "flip", EMPTY}
 
 
 def group_keys(rule: Rule) -> tuple[str, ...]:

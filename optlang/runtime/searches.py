@@ -50,7 +50,7 @@ def strong_wolfe(
     tolerance: float,
     evaluations: float,
 ) -> float:
-    """Return a distance that meets the strong Wolfe conditions, or the best one found.
+    """Return a distance that meets the strong Wolfe conditions, or the best one found; 0 if the line does not fall.
 
     Nocedal and Wright, Numerical Optimization (2006), algorithms 3.5 and 3.6, with the safeguards of minFunc, as
     ``torch.optim.LBFGS`` has them: steps grow at most tenfold, and stay a tenth of the bracket away from its ends
@@ -63,9 +63,12 @@ def strong_wolfe(
         step: The first distance.
         c1: How much of what the slope promises the loss has to fall by.
         c2: How much of the slope may be left.
-        tolerance: The largest change of a parameter for which a bracket is not narrowed any more.
+        tolerance: The slope that does not count as falling, and the largest change of a parameter for which a bracket
+            is not narrowed any more.
         evaluations: How often the closure may be called.
     """
+    if not start.slope <= -tolerance:
+        return 0.0
     search = _Search(line, start, c1, c2, int(evaluations))
     bracket = search.bracketed(step)
     return bracket[0].at if len(bracket) == 1 else search.narrowed(bracket, tolerance, largest)
@@ -101,7 +104,7 @@ class _Search:
             if point.slope >= 0:
                 return [before, point]
             low, high = point.at + 0.01 * (point.at - before.at), 10 * point.at
-            following = min(max(_cubic_minimum(before, point), low), high)
+            following = _between(before, point, low, high)
             before, point = point, self.look(following)
             self.called += 1
         return [self.start, point]
@@ -114,7 +117,7 @@ class _Search:
             first, last = sorted(end.at for end in bracket)
             if (last - first) * largest < tolerance:
                 break
-            at = min(max(_cubic_minimum(*bracket), first), last)
+            at = _between(bracket[0], bracket[1], first, last)
             margin = 0.1 * (last - first)
             if min(last - at, at - first) < margin:
                 if close or at >= last or at <= first:
@@ -138,18 +141,18 @@ class _Search:
         return bracket[low].at
 
 
-def _cubic_minimum(a: Point, b: Point) -> float:
-    """Return where the cubic through two points, with their slopes, is least; halfway if there is no such place."""
+def _between(a: Point, b: Point, low: float, high: float) -> float:
+    """Return where the cubic through two points, with their slopes, is least between two bounds.
+
+    Halfway between the bounds if there is no such place.
+    """
     if a.at > b.at:
         a, b = b, a
-    middle, width = (a.at + b.at) / 2, b.at - a.at
-    if not width:
-        return a.at
-    bend = a.slope + b.slope - 3 * (a.loss - b.loss) / (a.at - b.at)
-    square = bend * bend - a.slope * b.slope
-    if not square >= 0:  # NaN is not, either
-        return middle
-    root = math.sqrt(square)
-    below = b.slope - a.slope + 2 * root
-    least = b.at - width * (b.slope + root - bend) / below if below else math.nan
-    return least if math.isfinite(least) else middle
+    least, width = math.nan, b.at - a.at
+    if width:
+        bend = a.slope + b.slope - 3 * (a.loss - b.loss) / (a.at - b.at)
+        square = bend * bend - a.slope * b.slope
+        root = math.sqrt(square) if square >= 0 else math.nan
+        below = b.slope - a.slope + 2 * root
+        least = b.at - width * (b.slope + root - bend) / below if below else math.nan
+    return min(max(least, low), high) if math.isfinite(least) else (low + high) / 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from optlang.language.builtins import BUILTINS, MAKERS, RANDOMS
+from optlang.language.builtins import BUILTINS, EMPTY, MAKERS, RANDOMS
 from optlang.language.checking.scope import Scope
 from optlang.language.derived import body
 from optlang.language.tree import Assign, Call, Expr, Index, Name, Repeat, Slice, Stmt
@@ -61,7 +61,7 @@ def _in_expression(expr: Expr, counted: dict[str, set[str]], scope: Scope) -> It
             case Call(function=Name(name=name)) if name in scope.functions:
                 parameters = [p.name.name for p in scope.functions[name].parameters]
                 yield from _of_arguments(node, parameters, counted.get(name, set()))
-            case Call(function=Name(name=name)) if name in MAKERS or name in RANDOMS:
+            case Call(function=Name(name=name)) if name in (*MAKERS, *RANDOMS, EMPTY):
                 yield from (n for argument in node.arguments for n in _read(argument.value))
             case Call(function=Name(name=name)) if name in BUILTINS:
                 parameters = [parameter for parameter, _ in BUILTINS[name].parameters]

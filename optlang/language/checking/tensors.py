@@ -133,7 +133,15 @@ class Tensors(Reader, ABC):
                 values.append(MISTAKE)
             items.append(self.shape(inner))
         result = self.shaped(node, values, lambda: shapes.indexed(self.shape(value), items))
+        if result is not MISTAKE and items == [()] and self.holds_elements(node.value):
+            return replace(result, kind=ELEMENT)  # of a tensor without dimensions, too
         return replace(result, order=value.order)
+
+    def holds_elements(self, node: Expr) -> bool:
+        """Whether a value is a history whose entries are shaped like p."""
+        state = self.scope.states.get(node.name) if isinstance(node, Name) else None
+        initial = state.item.initial if state is not None else None
+        return isinstance(initial, Call) and isinstance(initial.function, Name) and initial.function.name == EMPTY
 
     def picked_from(self, node: Index) -> tuple[Value, ...] | None:
         """Return the results that ``f(x)[i]`` picks one of, None if it is an index into a tensor."""
