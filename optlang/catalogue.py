@@ -578,6 +578,18 @@ SEMANTICS: tuple[Entry, ...] = (
         ("hyper lr = 1e-3\nstate z = p\non eval: p = (z + p)/2\non train: p = 2*p - z\nz -= lr*g\np = (z + p)/2\n"),
     ),
     Entry(
+        "E316",
+        "history used as something else",
+        (
+            "`push s <- x` and `count(s)` are about a history, declared as `history s: size k`. In `for i in s:`, i is "
+            "the place of an entry: it only stands in brackets, as in `s[i]`. The loop runs for each entry of a tensor, so "
+            "nothing in it is about the whole model, draws random numbers or changes the history. A `flat` rule, "
+            "whose p is a vector of all parameters, has no `on` blocks."
+        ),
+        ("hyper lr = 1e-3\nstate m\npush m <- g\nm = 0.9*m + g\np -= lr*m\n"),
+        ("hyper lr = 1e-3\nhistory m: size 3\npush m <- g\np -= lr*mean(m, dim=0)[0]\n"),
+    ),
+    Entry(
         "E401",
         "empty rule",
         "A rule needs at least one statement that changes the parameter.",
@@ -739,7 +751,7 @@ OTHERS: tuple[Entry, ...] = (
             "lists what is compiled today, and the help line says what to write instead where there is "
             "something."
         ),
-        ("hyper lr = 1e-3\nhistory s: size 10\np -= lr*g\n"),
+        ("hyper lr = 1e-3\ninput x\np -= lr*g\n"),
     ),
     Entry(
         "W601",

@@ -76,6 +76,10 @@ def check(text: str) -> str:
         ("shared  state d=1 ,e", "shared state d = 1, e"),
         ("repeat  5 :x=1", "repeat 5: x = 1"),
         ("for  b  in  betas:c*=b", "for b in betas: c *= b"),
+        ("for i in reversed( s ):a[ i ]=s[i]", "for i in reversed(s): a[i] = s[i]"),
+        ("history  s,y:scalar  size  2*k", "history s, y: scalar size 2 * k"),
+        ("push s<-x,y  <-  -z", "push s <- x, y <- -z"),
+        ("flat ;v=g", "flat\nv = g"),
         ("every  k  from (2)  or  first :h=g", "every k from 2 or first: h = g"),
         ("on  eval :p=z", "on eval: p = z"),
         ("route  Muon  when(ndim==2)", "route Muon when ndim == 2"),
@@ -122,7 +126,7 @@ every 3:
   x=1
   # comment
   y=2
-history s:size 3
+store m:bf16
 w = 1     # one
 wide = 12 # two
 '''
@@ -155,7 +159,7 @@ every 3:
     x = 1
     # comment
     y = 2
-history s:size 3
+store m:bf16
 w = 1      # one
 wide = 12  # two
 '''

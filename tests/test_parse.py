@@ -229,10 +229,7 @@ def test_branches() -> None:
         ("store p: bf16 stochastic\n", "store", ()),
         ("compute float32\n", "compute", ()),
         ("input x, y\n", "input", ("x", "y")),
-        ("history s, y: size 10\n", "history", ("s", "y")),
-        ("push s <- sk, y <- 1/ys\n", "push", ()),
-        ("flat\n", "flat", ()),
-        ("for i in reversed(s):\n    q -= s*i\n", "for", ("i", "q")),
+        ("for i in range(s):\n    q -= s*i\n", "for", ("i", "q")),
     ],
 )
 def test_later_constructs_are_recognised(text: str, what: str, defines: tuple[str, ...]) -> None:
@@ -311,8 +308,26 @@ def test_shared_state_events_and_routes() -> None:
 
 
 def test_parts_are_not_assigned() -> None:
-    assert errors("a[i] = 3\n")[0].code == "E115"
+    assert errors("a[3] = 3\n")[0].code == "E115"
+    assert errors("a[i, j] = 3\n")[0].code == "E115"
     assert errors("a.T = 3\n")[0].code == "E115"
+
+
+@pytest.mark.parametrize("value_of_it", ["x", "-x", "x^2", "x * y - z", "a if c else b", "(-x)", "x < y"])
+def test_what_is_pushed_stands_behind_an_arrow(value_of_it: str) -> None:
+    flat, history, push = items(f"flat\nhistory s, y: scalar size k\npush s <- {value_of_it}, y <-1\n")
+    assert isinstance(flat, tree.Flat)
+    assert ([name.name for name in history.names], history.type, history.size.name) == (["s", "y"], "scalar", "k")
+    (target, pushed), (_, one) = push.items
+    assert target.name == "s" and shape(pushed) == shape(value(value_of_it))
+    assert isinstance(one, tree.Number)
+
+
+def test_loops_over_histories() -> None:
+    forward, backward = items("for i in s: a[i] = x\nfor i in reversed(s): q -= a[i]\n")
+    assert (forward.over.name, forward.backwards, backward.over.name, backward.backwards) == ("s", False, "s", True)
+    (entry,) = forward.body
+    assert (entry.targets[0].name, entry.at.name) == ("a", "i")
 
 
 def test_inner_rule_is_applied() -> None:

@@ -94,6 +94,9 @@ class MatrixWriter(TorchWriter):
         squares = name == "sum" and inner.is_Pow and inner.exp == 2
         text = self.text(inner.base if squares else inner, OR)
         places = [int(d) + 1 if d >= 0 else int(d) for d in dims] or list(range(1, self.rank + 1))
+        if not places:  # of tensors without dimensions
+            self.rank = outer
+            return f"torch.square({text})" if squares else f"({text})", ATOM
         keep = ", keepdim=True" if dims else ""
         dim = f"({', '.join(map(str, places))}{',' if len(places) == 1 else ''})"
         self.rank = outer

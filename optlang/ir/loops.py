@@ -51,10 +51,11 @@ class _Turn(Builder):
         super().__init__(outside.taken)
         self.outside, self.inputs, self.used = outside, outside.inputs, outside.used
         self.line = outside.line
+        self.own: dict[sp.Symbol, Kind] = {}  # the place, and what one turn hands on to the next
 
     def kinds(self) -> dict[sp.Symbol, Kind]:
         """Return the kinds of everything that is there outside."""
-        around = self.outside.kinds() if isinstance(self.outside, _Turn) else {}
+        around = {**self.outside.kinds(), **self.outside.own} if isinstance(self.outside, _Turn) else {}
         values = (*self.outside.host, *self.outside.tensor)
         return {**around, **{i.symbol: i.kind for i in self.inputs.values()}, **{v.symbol: v.kind for v in values}}
 
@@ -99,6 +100,8 @@ class Loops(Matrices):
     def loop(self, node: ast.For) -> None:
         """Lower a ``for`` over a history."""
         filled, size = self.name(counter(node.over.name)), self.shape_of(self.name(node.over.name).kind)[0]
+        for symbol in sp.sympify(size).free_symbols:  # which only the history's start may have read
+            self.input(symbol.name, HOST)
         before, done, outside, entries = dict(self.env), dict(self.done), self.out, self.entries
         self.places[node.name.name] = size
         names = [n for n in dict.fromkeys(t.name for t in assigned(node.body)) if self.stands(n)]
@@ -108,6 +111,7 @@ class Loops(Matrices):
             self.env, self.done, self.out, self.entries = dict(before), dict(done), _Turn(outside), {}
             place = self.out.symbol(node.name.name)
             carried = {name: self.out.symbol(name) for name in kinds}
+            self.out.own = {place: HOST, **{symbol: kinds[name] for name, symbol in carried.items()}}
             self.env |= {name: Ref(symbol, kinds[name]) for name, symbol in carried.items()}
             self.env[node.name.name] = Ref(place, HOST)
             self.block(node.body)
@@ -147,8 +151,10 @@ class Loops(Matrices):
         value = self.named(x)
         if target.name not in self.env:
             shape = (self.places[node.at.name], *self.shape_of(value.kind))
-            self.entries[target.name] = (self.out.symbol(target.name), self.kind_of_shape(shape))
-            self.env[target.name] = Ref(*self.entries[target.name])
+            assert isinstance(self.out, _Turn)
+            symbol, kind = self.entries[target.name] = (self.out.symbol(target.name), self.kind_of_shape(shape))
+            self.env[target.name] = Ref(symbol, kind)
+            self.out.own[symbol] = kind
         entries = self.env[target.name]
         self.env[target.name] = self.operation(
             "collected", entries.kind, entries.expr, self.name(node.at.name).expr, value.expr

@@ -236,6 +236,14 @@ class _Check:
         self.resolver.block(self.body, BODY)
         check_events(self.events, self.resolver)
         functions = map(body_of, self.scope.functions.values())
+        if self.flat and self.events:
+            self.findings.add(
+                "E316",
+                "a `flat` rule has no `on` blocks",
+                self.events[0].span,
+                label="p is a vector of all parameters during a step only",
+                help="leave `flat` or the block away",
+            )
         check_histories(self.scope, self.body, (*functions, *(event.body for event in self.events)))
 
     def refuse_calls(self, condition: Expr) -> None:

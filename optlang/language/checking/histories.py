@@ -25,17 +25,13 @@ def check_histories(scope: Scope, body: tuple[Stmt, ...], others: Iterable[tuple
     for block in others:
         for statement in statements(block):
             if isinstance(statement, For) and statement.over.name in scope.histories:
-                _add(
-                    scope,
-                    "only a step goes through a history",
-                    statement.over,
-                    "inside of a function, or an `on` block",
-                )
+                label, help = "inside of a function, or an `on` block", "write the loop in the rule's own statements"
+                _add(scope, "only a step goes through a history", statement.over, label, help)
             _Histories(scope).pushes(statement)
             _Histories(scope).loose_entry(statement, {})
 
 
-def _add(scope: Scope, message: str, place: Expr | Stmt, label: str, help: str | None = None) -> None:
+def _add(scope: Scope, message: str, place: Expr | Stmt, label: str, help: str) -> None:
     scope.findings.add("E316", message, place.span, label=label, help=help)
 
 
@@ -69,7 +65,9 @@ class _Histories:
             for node in expressions(expr):
                 if isinstance(node, Call) and isinstance(node.function, Name) and node.function.name == COUNT:
                     message = "`count` takes a history: it says how many of its entries are filled"
-                    _add(self.scope, message, node, "expected `count(s)` with `history s: size k`")
+                    _add(
+                        self.scope, message, node, "expected the name of a history", "declare it: `history s: size 10`"
+                    )
                     self.scope.excused.add(COUNT)
 
     def loose_entry(self, statement: Stmt, around: Mapping[str, str]) -> None:
@@ -98,24 +96,33 @@ class _Histories:
         """Check a statement of a loop."""
         scope = self.scope
         if isinstance(statement, Every):
-            _add(scope, "`every` cannot stand in a `for` over a history", statement, "put the loop into it")
+            message, help = "`every` cannot stand in a `for` over a history", "put the loop into it"
+            _add(scope, message, statement, "this block", help)
         if isinstance(statement, Assign):
             for target in statement.targets:
                 if target.name in scope.states and scope.states[target.name].scope != "tensor":
-                    _add(scope, f"`{target.text}` belongs to no single tensor", target, "assigned for every entry")
+                    help = "compute what it becomes in the loop, and assign it after"
+                    _add(
+                        scope, f"`{target.text}` belongs to no single tensor", target, "assigned for every entry", help
+                    )
         for expr in own_expressions(statement):
             places = {id(item) for e in expressions(expr) if isinstance(e, Index) for item in e.items}
             for node in expressions(expr):
                 if isinstance(node, Name) and node.name in around and id(node) not in places:
-                    message = f"`{node.text}` is a place in the history, not a number"
-                    _add(scope, message, node, f"expected `{around[node.name]}[{node.text}]`")
+                    message, history = f"`{node.text}` is a place in a history, not a number", around[node.name]
+                    help = f"it stands in brackets: `{history}[{node.text}]`; how many there are is `count({history})`"
+                    _add(scope, message, node, "expected brackets around it", help)
                 if isinstance(node, Call) and isinstance(node.function, Name):
                     self.called(node, node.function.name)
 
     def called(self, node: Call, name: str) -> None:
         """Check a call in a loop."""
         if name == PUSH:
-            _add(self.scope, "a history cannot change while a `for` goes through one", node, "pushed here")
+            message, help = (
+                "a history cannot change while a `for` goes through one",
+                "push before the loop, or after it",
+            )
+            _add(self.scope, message, node, "pushed here", help)
         elif name in BUILTINS and BUILTINS[name].group in OUTSIDE:
             reason = OUTSIDE[BUILTINS[name].group]
             help = "compute it before the loop, and give it a name"

@@ -92,6 +92,8 @@ class Variant(Inliner):
         if initial is None or not self.exists[state.name]:
             return HOST if grouped else (SCALAR if scalar else ELEMENT)
         value = self.number(initial)
+        if value.sort is Sort.UNKNOWN and state.name in self.scope.histories:
+            self.spoilt.add(state.name)
         if grouped:
             self.group_initial(state, initial, value)
             return HOST

@@ -244,7 +244,7 @@ class _Composer:
                 elif inner is not None:  # else its declaration has been found wrong
                     self.apply(inner, self.arguments(node.call, before, path), before, path)
                 return None
-            case tree.Assign() | tree.Return():
+            case tree.Assign() | tree.Push() | tree.Return():
                 return self.parts(node, before, path)  # type: ignore[no-any-return]
             case tree.If():
                 branches = []

@@ -12,7 +12,7 @@ from optlang.language.composing.work import Work, matched
 from optlang.language.questions import known_before
 from optlang.language.walk import assigned
 
-STATEMENTS = (tree.Assign, tree.If, tree.Apply, tree.Repeat, tree.For, tree.Every)
+STATEMENTS = (tree.Assign, tree.If, tree.Apply, tree.Push, tree.Repeat, tree.For, tree.Every)
 Items = list[tree.Decl | tree.Stmt]
 #: Writes out the pieces of another rule.
 WriteOut = Callable[[tree.Tree], tree.Tree]
@@ -89,6 +89,8 @@ def declared(work: Work, node: tree.Inner, write_out: WriteOut) -> tuple[Items, 
     if any(isinstance(item, tree.Route) for item in parsed.items):
         _refuse_routes(work, node.rule)
         return None
+    if not _fits_inside(work, parsed, node):
+        return None
     title, prefix = _title(node.rule), work.key(node.name.name.lower())
     decls = [d for d in parsed.items if isinstance(d, tree.HyperDecl)]
     hypers = [i for d in decls for i in d.items]
@@ -120,7 +122,8 @@ def declared(work: Work, node: tree.Inner, write_out: WriteOut) -> tuple[Items, 
         if left:
             items.append(replace(decl, items=tuple(left)))
     states = [d for d in parsed.items if isinstance(d, tree.StateDecl)]
-    held = [i.name.name for d in states for i in d.items]
+    histories = [d for d in parsed.items if isinstance(d, tree.History)]
+    held = [i.name.name for d in states for i in d.items] + [n.name for d in histories for n in d.names]
     functions = [d for d in parsed.items if isinstance(d, tree.Def)]
     events = [d for d in parsed.items if isinstance(d, tree.On)]
     inside = {n.name for n in assigned(body)} | {n.name for e in events for n in assigned(e.body)}
@@ -135,7 +138,7 @@ def declared(work: Work, node: tree.Inner, write_out: WriteOut) -> tuple[Items, 
         match other:
             case tree.StateDecl():
                 items.append(_stated(other, names, prefix, node.like))
-            case tree.Def() | tree.Require() | tree.On():
+            case tree.Def() | tree.Require() | tree.On() | tree.History():
                 items.append(renamed(other, names))
             case _:
                 pass
@@ -213,6 +216,20 @@ def _refuse_routes(work: Work, name: tree.Name | tree.Text) -> None:
         "expected a rule with an update",
         "name one of the rules that it routes to",
     )
+
+
+def _fits_inside(work: Work, parsed: tree.Tree, node: tree.Inner) -> bool:
+    """Report an inner rule that has to see p as it is."""
+    reason = None
+    if any(isinstance(item, tree.Flat) for item in parsed.items):
+        reason = "sees all parameters as one vector (`flat`)", "cannot be part of a rule that sees each tensor"
+    elif node.like is not None and any(isinstance(i, tree.History) and i.type is None for i in parsed.items):
+        reason = "keeps a history of values shaped like p", "cannot be given another shape"
+    if reason is None:
+        return True
+    help = "write its update out in this rule, or put another rule inside"
+    work.error("E217", f"`{_title(node.rule)}` {reason[0]}", node.rule.span, reason[1], help)
+    return False
 
 
 def _is_constant(value: tree.Expr) -> bool:

@@ -58,7 +58,7 @@ class Transforms:
             if own.count(parameter.name.name) > 1 or _has_meaning(parameter.name.name):
                 self._taken(parameter.name)
                 return
-        body = [item for item in transform.body if not isinstance(item, tree.StateDecl)]
+        body = [item for item in transform.body if not isinstance(item, tree.StateDecl | tree.History)]
         for target in assigned(body):  # type: ignore[arg-type]
             if target.name in ("p", "g"):
                 work.error(
@@ -142,7 +142,8 @@ class Transforms:
         )
         if given is None:
             return None
-        body = tuple(item for item in transform.body if not isinstance(item, tree.StateDecl))
+        body = tuple(item for item in transform.body if not isinstance(item, tree.StateDecl | tree.History))
+        histories = [item for item in transform.body if isinstance(item, tree.History)]
         states = [item for item in transform.body if isinstance(item, tree.StateDecl)]
         written = {n.name for n in assigned(body)}  # type: ignore[arg-type]
         prefix = key.replace(".", "_")
@@ -163,12 +164,15 @@ class Transforms:
             bound.append(tree.Assign(value.span, (tree.Name(value.span, local, local),), "=", value))
         locals_ = {n.name for n in assigned(body)} - set(names)  # type: ignore[arg-type]
         held = {item.name.name for state in states for item in state.items}
+        held |= {kept.name for history in histories for kept in history.names}
         for own in sorted(locals_ | held):
             names[own] = work.fresh(f"{prefix}_{own}", own)
         names |= {own: new for own, new in self._defs.get(transform.name.name, {}).items() if own not in names}
         origin = Origin(call.span, name)
         for state in states:
             self._state(state, names, key, origin, transform)
+        for history in histories:
+            self._declare(renamed(history, names), origin, transform)
         made = decided(renamed(returning(body, result), {**names, result: result}))  # type: ignore[arg-type]
         if transform.name.name in self._foreign:
             work.from_piece(made, origin)
@@ -208,7 +212,10 @@ class Transforms:
             )
             for item in state.items
         )
-        made = replace(state, items=items, when=when)
+        self._declare(replace(state, items=items, when=when), origin, of)
+
+    def _declare(self, made: tree.StateDecl | tree.History, origin: Origin, of: tree.Transform) -> None:
+        """Declare something that a use keeps."""
         self.work.declared.append(made)
         self.work.kept.append(made)
         if of.name.name in self._foreign:

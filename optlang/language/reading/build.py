@@ -141,8 +141,8 @@ class Builder(Statements):
 
     def transform(self, pieces: Pieces) -> tree.Transform:
         body: tuple[Any, ...] = pieces[-1]
-        others = tuple(item for item in body if not isinstance(item, tree.StateDecl))
-        statements(others, "a transform may declare states, and nothing else")
+        others = tuple(item for item in body if not isinstance(item, tree.StateDecl | tree.History))
+        statements(others, "a transform may declare states and histories, and nothing else")
         return tree.Transform(span(pieces), pieces[1], tuple(map(_ranged, pieces[3])), body)
 
     def on_block(self, pieces: Pieces) -> tree.On:

@@ -1,0 +1,360 @@
+"""Histories, loops through them, rules that see one vector, and searches along a line."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from trajectories import checked, difference, gradients, run, run_interpreter, start, tensors
+
+import optlang
+from optlang.runtime import searches
+
+both_backends = pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.compiler)])
+Parameters = list[torch.nn.Parameter]
+
+
+def rosenbrock(params: Parameters) -> torch.Tensor:
+    x = torch.cat([p.reshape(-1) for p in params])
+    return (100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2).sum()
+
+
+def logistic(params: Parameters) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 5, generator=generator, dtype=torch.float64)
+    noise = torch.randn(200, 3, generator=generator, dtype=torch.float64)
+    labels = (x @ torch.randn(5, 3, generator=generator, dtype=torch.float64) + noise).argmax(1)
+    return torch.nn.functional.cross_entropy(x @ params[0] + params[1], labels) + 1e-3 * params[0].square().sum()
+
+
+PROBLEMS: dict[str, tuple[Callable[[Parameters], torch.Tensor], list[Any]]] = {
+    "rosenbrock": (rosenbrock, [[-1.2, 1.0], [[0.3, -0.5]], 0.7]),
+    "logistic": (logistic, [np.zeros((5, 3)), np.zeros(3)]),
+}
+
+
+def closure(optimizer: Any, params: Parameters, loss_of: Callable[[Parameters], torch.Tensor]) -> Any:
+    def run_closure() -> torch.Tensor:
+        run_closure.calls += 1  # type: ignore[attr-defined]
+        optimizer.zero_grad()
+        loss = loss_of(params)
+        loss.backward()
+        return loss
+
+    run_closure.calls = 0  # type: ignore[attr-defined]
+    return run_closure
+
+
+def state_of(optimizer: Any) -> Any:
+    return copy.deepcopy(optimizer.state_dict()["state"])
+
+
+def same(a: Any, b: Any) -> bool:
+    return a.keys() == b.keys() and all(
+        a[i].keys() == b[i].keys() and all(torch.equal(a[i][k], b[i][k]) for k in a[i]) for i in a
+    )
+
+
+# L-BFGS -------------------------------------------------------------------------------------------------------
+
+
+@both_backends
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("search", ["none", "strong_wolfe"])
+@pytest.mark.parametrize("memory", [3, 100])
+def test_goes_where_the_lbfgs_of_torch_goes(problem: str, search: str, memory: int, backend: str) -> None:
+    loss_of, begin = PROBLEMS[problem]
+    ours, theirs = (tensors([np.asarray(x) for x in begin], torch.float64) for _ in range(2))
+    lr = 1.0 if search == "strong_wolfe" else 0.1
+    optimizer = optlang.compile("LBFGS", backend=backend)(ours, lr=lr, history_size=memory, line_search_fn=search)
+    reference = torch.optim.LBFGS(
+        theirs,
+        lr=lr,
+        max_iter=1,
+        max_eval=26,  # what its line search takes by default; with one iteration it would have none
+        history_size=memory,
+        line_search_fn=None if search == "none" else search,
+    )
+    calls = closure(optimizer, ours, loss_of), closure(reference, theirs, loss_of)
+    for step in range(40):
+        a, b = optimizer.step(calls[0]), reference.step(calls[1])
+        assert float(a) == pytest.approx(float(b), rel=1e-10), step
+        for p, q in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-9)
+    assert calls[0].calls == calls[1].calls
+    assert float(loss_of(ours)) < 0.9 * float(loss_of(tensors([np.asarray(x) for x in begin], torch.float64)))
+
+
+def test_as_many_iterations_as_torch_makes_in_one_step() -> None:
+    ours, theirs = (tensors([np.asarray(x) for x in PROBLEMS["rosenbrock"][1]], torch.float64) for _ in range(2))
+    optimizer = optlang.compile("LBFGS", backend="eager")(ours, line_search_fn="strong_wolfe")
+    reference = torch.optim.LBFGS(theirs, max_iter=25, max_eval=1000, line_search_fn="strong_wolfe")
+    for _ in range(25):
+        optimizer.step(closure(optimizer, ours, rosenbrock))
+    reference.step(closure(reference, theirs, rosenbrock))
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-9)
+
+
+@both_backends
+@pytest.mark.parametrize("search", ["none", "strong_wolfe", "backtracking"])
+def test_goes_on_from_a_checkpoint_bit_for_bit(search: str, backend: str) -> None:
+    cls = optlang.compile("LBFGS", backend=backend)
+    params = tensors([np.asarray(x) for x in PROBLEMS["rosenbrock"][1]], torch.float64)
+    optimizer = cls(params, lr=0.2, history_size=3, line_search_fn=search)
+    for _ in range(6):
+        optimizer.step(closure(optimizer, params, rosenbrock))
+    again = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    other = cls(again, history_size=3)
+    other.load_state_dict(optimizer.state_dict())
+    for _ in range(5):
+        optimizer.step(closure(optimizer, params, rosenbrock))
+        other.step(closure(other, again, rosenbrock))
+    assert all(torch.equal(p, q) for p, q in zip(params, again, strict=True))
+    assert same(state_of(optimizer), state_of(other))
+    twin = copy.deepcopy(other)
+    twin.step(lambda: rosenbrock(params).detach() if twin.zero_grad() is None else 0.0)
+
+
+def test_a_checkpoint_of_another_history_is_refused() -> None:
+    cls = optlang.compile("LBFGS", backend="eager")
+    params = tensors([np.ones(3)], torch.float64)
+    optimizer = cls(params, history_size=3)
+    optimizer.step(closure(optimizer, params, rosenbrock))
+    saved = optimizer.state_dict()
+    saved["state"][0]["s"] = torch.zeros(5, 3)
+    before = state_of(optimizer)
+    with pytest.raises(ValueError, match=r"'s' of shape \(5, 3\)"):
+        optimizer.load_state_dict(saved)
+    assert same(before, state_of(optimizer))
+
+
+@both_backends
+@pytest.mark.parametrize("search", ["strong_wolfe", "backtracking"])
+def test_a_closure_that_fails_on_the_line_leaves_everything_as_it_was(search: str, backend: str) -> None:
+    params = tensors([np.asarray(x) for x in PROBLEMS["rosenbrock"][1]], torch.float64)
+    optimizer = optlang.compile("LBFGS", backend=backend)(params, line_search_fn=search)
+    for _ in range(3):
+        optimizer.step(closure(optimizer, params, rosenbrock))
+    where, kept, run_closure = (
+        [p.detach().clone() for p in params],
+        state_of(optimizer),
+        closure(optimizer, params, rosenbrock),
+    )
+
+    def failing() -> torch.Tensor:
+        if run_closure.calls:
+            raise RuntimeError("out of memory")
+        return run_closure()  # type: ignore[no-any-return]
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        optimizer.step(failing)
+    assert all(torch.equal(p, q) for p, q in zip(params, where, strict=True))
+    assert same(kept, state_of(optimizer))
+    twin = copy.deepcopy(optimizer)
+    del twin
+    optimizer.step(closure(optimizer, params, rosenbrock))
+    assert float(rosenbrock(params)) < float(rosenbrock([torch.nn.Parameter(x) for x in where]))
+
+
+def test_a_search_needs_a_closure_that_returns_the_loss() -> None:
+    cls, params = optlang.compile("LBFGS", backend="eager"), tensors([np.ones(3)], torch.float64)
+    optimizer = cls(params, line_search_fn="strong_wolfe")
+    params[0].grad = torch.ones(3, dtype=torch.float64)
+    with pytest.raises(TypeError, match=r"LBFGS.step\(\) needs a closure: the rule evaluates the loss along a line"):
+        optimizer.step()
+    with pytest.raises(TypeError, match="let the closure return the loss"):
+        optimizer.step(lambda: None)
+    assert torch.equal(params[0], torch.ones(3, dtype=torch.float64)) and not optimizer.state
+    cls(params, lr=0.5).step()  # without a search, gradients are enough
+    assert not torch.equal(params[0], torch.ones(3, dtype=torch.float64))
+
+
+# One vector ---------------------------------------------------------------------------------------------------
+
+FLAT = "optimizer Whole\nhyper lr = 0.1\nflat\nstate m\nm = 0.9*m + g\np -= lr*m/(1 + norm(m))\n"
+
+
+@both_backends
+def test_a_flat_rule_sees_one_vector(backend: str) -> None:
+    begin, history = start(), gradients(missing=True)
+    ours = run(optlang.compile(FLAT, backend=backend), begin, history, torch.float64)
+    assert difference(ours, run_interpreter(checked(FLAT), begin, history, {}), moved_from=begin) < 1e-12
+
+
+@both_backends
+def test_a_flat_rule_takes_parameters_however_they_lie(backend: str) -> None:
+    values = [np.asarray(x) for x in (np.arange(24.0).reshape(2, 3, 2, 2), np.arange(6.0).reshape(2, 3))]
+    grads = [np.cos(value) for value in values]
+    plain, odd = tensors(values, torch.float64), tensors(values, torch.float64)
+    odd[0].data = odd[0].data.contiguous(memory_format=torch.channels_last)
+    odd[1].data = odd[1].data.t().contiguous().t()
+    for params in (plain, odd):
+        optimizer = optlang.compile(FLAT, backend=backend)(params)
+        for _ in range(3):
+            for p, g in zip(params, grads, strict=True):
+                p.grad = torch.tensor(g)
+            optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(plain, odd, strict=True))
+
+
+def test_a_flat_rule_follows_its_parameters() -> None:
+    params = tensors([np.ones(3), np.ones((2, 2))], torch.float32)
+    optimizer = optlang.compile(FLAT, backend="eager")(params)
+
+    def step() -> None:
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+
+    step()
+    params[0].data = torch.zeros(3)
+    step()
+    assert params[0].abs().max() < 0.1 < params[1].min()
+    for p in params:
+        p.data, p.grad = p.data.double(), None
+    optimizer.state.clear()
+    step()
+    assert params[0].dtype == torch.float64 and optimizer.state[params[0]]["m"].shape == (7,)
+    for p in params:
+        p.grad = None
+    before = [p.detach().clone() for p in params]
+    optimizer.step()  # nothing to do
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+
+
+def test_groups_of_a_flat_rule_are_vectors_of_their_own() -> None:
+    cls, grads = optlang.compile(FLAT, backend="eager"), gradients([(3,), (2, 2)], steps=4)
+    both, alone = (tensors(start([(3,), (2, 2)]), torch.float64) for _ in range(2))
+    optimizers = [cls([{"params": [p], "lr": lr} for p, lr in zip(both, (0.1, 0.3), strict=True)])]
+    optimizers += [cls([p], lr=lr) for p, lr in zip(alone, (0.1, 0.3), strict=True)]
+    for step in grads:
+        for params in (both, alone):
+            for p, g in zip(params, step, strict=True):
+                p.grad = torch.tensor(g)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(both, alone, strict=True))
+
+
+def test_what_does_not_go_into_one_vector() -> None:
+    cls = optlang.compile("LBFGS", backend="eager")
+    single, double = tensors([np.ones(2)], torch.float32) + tensors([np.ones(2)], torch.float64)
+    with pytest.raises(ValueError, match=r"parameter 1 .* has type torch.float64 on cpu, but the first one torch.fl"):
+        cls([single, double])
+    with pytest.raises(ValueError, match=r"parameter 0 .* is complex"):
+        cls([torch.nn.Parameter(torch.ones(2, dtype=torch.complex64))])
+    with pytest.raises(ValueError, match="takes one param group"):
+        cls([{"params": [single]}, {"params": tensors([np.ones(2)], torch.float32)}])
+    with pytest.raises(ValueError, match="capturable is not supported"):
+        cls([single], capturable=True)
+
+
+# Histories ----------------------------------------------------------------------------------------------------
+
+RULES = {
+    "mean of some": "history h: size n\npush h <- g\np -= lr*sum(h, dim=0)[0]/count(h)\n",
+    "a loop": "history h: size n\npush h <- g\nq = g\nfor i in h: q = 0.5*q + h[i]\np -= lr*q\n",
+    "backwards, into entries": (
+        "history h: size n\npush h <- g\nq = 0*g\n"
+        "for i in reversed(h):\n    a[i] = dot(h[i], g)\n    b[i] = a[i]*h[i]\n"
+        "for i in h: q += b[i]/(1 + abs(a[i]))\np -= lr*q/(1 + norm(q))\n"
+    ),
+    "numbers": (
+        "history s: scalar size n\npush s <- norm(g)\ntop = 0\nfor i in s: top = max(top, s[i])\np -= lr*g/(1 + top)\n"
+    ),
+    "only some steps": (
+        "history h: size n\nif norm(g) > 3: push h <- g\nq = g\nfor i in h: q += h[i]\np -= lr*q/(1 + count(h))\n"
+    ),
+    "only some elements": (
+        "history h: size n\nevery 2: push h <- sign(g)\nq = g\n"
+        "for i in h:\n    if norm(h[i]) > 1: q += h[i]\np -= lr*q\n"
+    ),
+    "two at once": (
+        "history h, k: size n\nstate m\nm = 0.9*m + g\npush h <- g, k <- m\nq = 0*g\n"
+        "for i in h:\n    for j in k: q += h[i]*k[j]\np -= lr*q/(1 + rms(q))\n"
+    ),
+    "states along the way": (
+        "history h: size n\nstate m\npush h <- g\nfor i in h:\n    m = 0.9*m + h[i]\n    p -= 0.01*m\np -= lr*h[-1]\n"
+    ),
+    "a condition around": "history h: size n\npush h <- g\nq = g\nif t > 3:\n    for i in h: q += h[i]\np -= lr*q\n",
+}
+
+
+@both_backends
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("size", [1, 4])
+def test_histories_do_what_the_interpreter_does(name: str, size: int, backend: str) -> None:
+    if backend == "inductor" and size == 1:
+        pytest.skip("the same code with another number")
+    text = f"hyper lr = 0.05, n = {size}\n{RULES[name]}"
+    begin, history = start(), gradients(steps=9, missing=True)
+    ours = run(optlang.compile(text, backend=backend), begin, history, torch.float64)
+    assert difference(ours, run_interpreter(checked(text), begin, history, {}), moved_from=begin) < 1e-10
+
+
+def test_histories_are_saved_as_they_are() -> None:
+    cls = optlang.compile("hyper lr = 0.1, n = 3\nhistory h: size n\npush h <- g\np -= lr*h[-1]\n", backend="eager")
+    (p,) = tensors([np.zeros(2)], torch.float32)
+    optimizer = cls([p])
+    for value in (1.0, 2.0):
+        p.grad = torch.full((2,), value)
+        optimizer.step()
+    state = optimizer.state_dict()["state"][0]
+    assert state["h"].tolist() == [[0, 0], [1, 1], [2, 2]] and float(state["h_count"]) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_histories_keep_types(dtype: torch.dtype) -> None:
+    params = tensors(start(), dtype)
+    optimizer = optlang.compile("AdaShift", backend="eager")(params, keep_num=2, eps=1e-3)
+    for step in gradients(steps=5):
+        for p, g in zip(params, step, strict=True):
+            p.grad = torch.tensor(g, dtype=dtype)
+        optimizer.step()
+    assert all(torch.isfinite(p).all() and optimizer.state[p]["past"].dtype == dtype for p in params)
+
+
+# Searches -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda t: ((t - 3) ** 2, 2 * (t - 3)),
+        lambda t: (-np.sin(t), -np.cos(t)),
+        lambda t: (np.exp(-t) + 0.1 * t, 0.1 - np.exp(-t)),
+        lambda t: (-t / (t * t + 2), (t * t - 2) / (t * t + 2) ** 2),
+    ],
+)
+@pytest.mark.parametrize("first", [1e-3, 1.0, 30.0])
+def test_strong_wolfe_meets_its_conditions(loss: Callable[[float], tuple[float, float]], first: float) -> None:
+    begin = searches.Point(0.0, *loss(0.0))
+    found = searches.strong_wolfe(loss, begin, 1.0, first, 1e-4, 0.5, 1e-9, 25)
+    value, slope = loss(found)
+    assert found > 0
+    assert value <= begin.loss + 1e-4 * found * begin.slope and abs(slope) <= 0.5 * abs(begin.slope)
+
+
+def test_backtracking_stops_where_the_loss_has_fallen() -> None:
+    def line(t: float) -> tuple[float, float]:
+        return (t - 1) ** 2, 2 * (t - 1)
+
+    assert searches.backtracking(line, searches.Point(0.0, 1.0, -2.0), 8.0, 1e-4, 0.5, 25) == 1.0
+    assert searches.backtracking(line, searches.Point(0.0, 1.0, -2.0), 8.0, 1e-4, 0.9, 3) == 0.0
+    assert searches.strong_wolfe(line, searches.Point(0.0, 1.0, 0.0), 1.0, 8.0, 1e-4, 0.9, 1e-9, 25) == 0.0
+
+
+@both_backends
+def test_a_search_for_every_tensor_together(backend: str) -> None:
+    text = "optimizer Descent\nhyper lr = 1\nd = -g\np += backtracking(d, lr)*d\n"
+    params = tensors([np.asarray(x) for x in PROBLEMS["rosenbrock"][1]], torch.float64)
+    optimizer = optlang.compile(text, backend=backend)(params)
+    losses = [float(optimizer.step(closure(optimizer, params, rosenbrock))) for _ in range(30)]
+    assert all(after < before for before, after in pairwise(losses))
+    assert losses[-1] < losses[0] / 10
