@@ -582,9 +582,9 @@ SEMANTICS: tuple[Entry, ...] = (
         "history used as something else",
         (
             "`push s <- x` and `count(s)` are about a history, declared as `history s: size k`. In `for i in s:`, i is "
-            "the place of an entry: it only stands in brackets, as in `s[i]`. The loop runs for each entry of a tensor, so "
-            "nothing in it is about the whole model, draws random numbers or changes the history. A `flat` rule, "
-            "whose p is a vector of all parameters, has no `on` blocks."
+            "the place of an entry and only stands in brackets, as in `s[i]`. Nothing in the loop may be about the "
+            "whole model, draw random numbers or change the history. A `flat` rule, whose p is a vector of all "
+            "parameters, has no `on` blocks."
         ),
         ("hyper lr = 1e-3\nstate m\npush m <- g\nm = 0.9*m + g\np -= lr*m\n"),
         ("hyper lr = 1e-3\nhistory m: size 3\npush m <- g\np -= lr*mean(m, dim=0)[0]\n"),

@@ -353,11 +353,14 @@ def loop_functions(writer: MatrixWriter) -> list[list[str]]:
         taken = {*names.values(), *(str(v.symbol) for v in written.program.values)}
         count, size = (python_name(wanted, taken) for wanted in ("count", "size"))
         carried = [names[s] for s in body.carried]
+        operations = [v.expr for v in body.program.tensor if v.matrices]
+        filled = {e.args[0] for e in operations if algebra.name_of(e) == "collected"}
         turns = f"range(int({size}) - int({count}), int({size}))"
         order = "newest" if body.backwards else "oldest"
         lines = [
             f"def {name}({', '.join([count, size, *carried, *(names[s] for s in body.read)])}):",
             f'{INDENT}"""A loop over the entries of a history, the {order} first."""',
+            *(f"{INDENT}{names[s]} = {names[s]}.clone()  # to be filled in" for s in body.carried if s in filled),
             f"{INDENT}for {names[body.place]} in {f'reversed({turns})' if body.backwards else turns}:",
             *(f"{INDENT}{line}" for line in written.values()),
         ]

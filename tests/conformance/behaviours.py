@@ -24,12 +24,11 @@ import optlang
 import optlang.rules
 
 INFOS = {info.optim_cls.__name__: info for info in optim_db}
-#: Those that refuse dense gradients: tests/test_sparse.py compares them.
-SPARSE = [name for name, info in INFOS.items() if info.only_supports_sparse_grads]
-RULES = [name for name in INFOS if name in optlang.rules.names() and name not in SPARSE]
+#: Those that refuse dense gradients, and one that iterates in a step: they are compared elsewhere.
+OTHERS = [*(name for name, info in INFOS.items() if info.only_supports_sparse_grads), "LBFGS"]
+RULES = [name for name in INFOS if name in optlang.rules.names() and name not in OTHERS]
 #: Rules that are for matrices only.
 MATRICES = {"Muon"}
-ABSENT = [name for name in INFOS if name not in optlang.rules.names()]
 
 
 class DoesNotApply(Exception):
