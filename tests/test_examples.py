@@ -153,3 +153,10 @@ def test_pipeline() -> None:
     assert number_after("largest difference of chain from formulas after 10 steps:", out) == 0
     assert "momentum_b = beta*momentum_b" in out
     assert 0.2 < number_after("time of chain relative to formulas:", out) < 5
+
+
+def test_lbfgs() -> None:
+    out = run("17_lbfgs.py")
+    assert number_after("largest difference between the two:", out) < 1e-9
+    descent, ours, theirs = (float(loss) for loss in re.findall(r"loss (0\.\d+)", out))
+    assert abs(ours - theirs) < 1e-11 and ours < descent
