@@ -9,9 +9,11 @@ from optlang.catalogue import CATALOGUE
 from optlang.compiler import compile_source, passes_of
 from optlang.language.builtins import FACT_NAMES, TABLE, TENSOR_NAMES, TIME_NAMES, Builtin
 from optlang.language.check import check_text
+from optlang.language.histories import initial_text
 from optlang.language.kinds import Level
 from optlang.language.latex import rule_latex
-from optlang.language.rule import Hyper, HyperType, Rule, Value
+from optlang.language.rule import Hyper, HyperType, Rule, State, Value
+from optlang.language.tree import Tree
 from optlang.source import Source
 
 TYPES = {
@@ -177,7 +179,7 @@ def rule_page(name: str) -> str:
             "## State\n",
             table(
                 ["name", "key", "one per", "starts as", "exists"],
-                [_state_row(s, rule.tree.source) for s in rule.states],
+                [_state_row(s, rule.tree) for s in rule.states],
             ),
         ]
     parts += ["## File\n", fence(source.text, "opt")]
@@ -219,14 +221,15 @@ def _python(value: Value) -> str:
     return f"{value:g}" if isinstance(value, float) else repr(value)
 
 
-def _state_row(state, source: Source) -> list[str]:
+def _state_row(state: State, tree: Tree) -> list[str]:
+    source = tree.source
     scopes = {"group": "parameter group", "shared": "optimizer"}
     kind = "matrix" if state.kind.level is Level.MATRIX else state.kind
     return [
         f"`{state.name}`",
         f"`{state.key}`",
         scopes.get(state.scope, f"parameter ({kind})"),
-        "0" if state.initial is None else f"`{source.excerpt(state.initial.span)}`",
+        "0" if state.initial is None else f"`{initial_text(state, tree)}`",
         "always" if state.when is None else f"when `{source.excerpt(state.when.span)}`",
     ]
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from optlang.language import tree
 from optlang.language.builtins import COUNT, EMPTY, PUSH
+from optlang.language.rule import State
 from optlang.source import Span
 
 Piece = TypeVar("Piece", bound=Any)
@@ -27,6 +28,13 @@ def sizes_of(parsed: tree.Tree) -> dict[str, tree.Expr]:
     """Return the sizes of the histories that a rule declares, by name."""
     declared = (item for item in parsed.items if isinstance(item, tree.History))
     return {name.name: item.size for item in declared for name in item.names}
+
+
+def initial_text(state: State, parsed: tree.Tree) -> str:
+    """Return what a state starts as, for people."""
+    if state.name in sizes_of(parsed):
+        return f"no entries, room for {parsed.source.excerpt(sizes_of(parsed)[state.name].span)}"
+    return "0" if state.initial is None else parsed.source.excerpt(state.initial.span)
 
 
 def without_histories(parsed: tree.Tree) -> tree.Tree:

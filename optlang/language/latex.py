@@ -182,6 +182,8 @@ def _route(route: Route) -> str:
 
 def _assignment(statement: Assign) -> str:
     targets = ",\\; ".join(name_latex(target.name) for target in statement.targets)
+    if statement.at is not None:
+        targets = rf"{targets}_{{{name_latex(statement.at.name)}}}"
     value = statement.value
     if statement.op != "=":
         # p -= x is written out, because an update is what the reader looks for.

@@ -7,6 +7,7 @@ from dataclasses import fields
 from enum import Enum
 from fractions import Fraction
 
+from optlang.language.histories import initial_text
 from optlang.language.kinds import Level
 from optlang.language.rule import Hyper, Rule
 from optlang.language.tree import Node, Tree
@@ -60,7 +61,7 @@ def _rule(rule: Rule) -> Iterator[str]:
     for requirement in rule.requirements:
         yield f"  require {source.excerpt(requirement.condition.span)}"
     for state in rule.states:
-        initial = source.excerpt(state.initial.span) if state.initial else "0"
+        initial = initial_text(state, rule.tree)
         when = f" when {source.excerpt(state.when.span)}" if state.when else ""
         scope = "state  " if state.scope == "tensor" else f"{state.scope} state"
         kind = "matrix" if state.kind.level is Level.MATRIX else state.kind  # its shape is that of some sample
