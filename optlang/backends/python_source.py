@@ -134,8 +134,7 @@ class Module:
         program = memory.program
         writer = HostWriter()
         body = [f'{INDENT}"""Initial values of the states of one tensor."""']
-        if self.any_width:
-            body.append(f"{INDENT}wide = torch.promote_types({memory.stored['p']}.dtype, torch.float32)")
+        widening = len(body)
         body += memory.widened()
         body += self.assignments(program.host, writer)
         plain = frozenset(s for s, k in memory.kinds.items() if k.level <= Level.HOST)
@@ -151,6 +150,8 @@ class Module:
         ]
         self.helpers |= writer.helpers | tensor.helpers
         body += _braced(f"{INDENT}return {{", entries, "}")
+        if self.any_width and any(memory.wide in line for line in body):
+            body.insert(widening, f"{INDENT}{memory.wide} = torch.promote_types({like}.dtype, torch.float32)")
         names = [*memory.stored.values(), *(memory.arguments[n] for n in host_names(program))]
         return [f"def start({', '.join(names)}):", *body]
 
