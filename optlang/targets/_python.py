@@ -10,14 +10,21 @@ from collections.abc import Iterable, Iterator, Sequence
 WIDTH = 120
 INDENT = "    "
 _POWER = re.compile(r"(?<![\w.)\]])([A-Za-z_][\w.]*|\d[\w.]*) \*\* (-?[\w.]+)(?![\w.(\[])")
+_NEGATIVE = re.compile(r"-([A-Za-z_][\w.]*\*\*-?[\w.]+)(?![\w(\[])")
 _SAME = re.compile(r"\b(\w+) == \1\b")
 _STRING = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'")
 
 
 def spaced(code: str) -> str:
     """Return a statement or expression of one line with blanks around its operators."""
-    text = _SAME.sub(r"~torch.isnan(\1)", ast.unparse(ast.parse(code)))
+    tree = ast.parse(code)
+    text = _SAME.sub(r"~torch.isnan(\1)", ast.unparse(tree))
+    last = tree.body[-1]
+    if isinstance(last, ast.Assign) and isinstance(last.value, ast.Tuple) and len(last.value.elts) > 1:
+        if isinstance(last.targets[0], ast.Tuple):  # several names at once
+            text = f"{text.partition(' = ')[0]} = {', '.join(map(ast.unparse, last.value.elts))}"
     text = _STRING.sub(lambda found: _doubled(found[0]), _POWER.sub(r"\1**\2", text))
+    text = _NEGATIVE.sub(r"-(\1)", text)
     text = re.sub(r"(?<=[\[ ]):(?=int\()", ": ", text)
     text = re.sub(r"([\[ ]int\([^()]*\)):", r"\1 :", text)
     return re.sub(r"^(\w+), = ", r"(\1,) = ", text)
