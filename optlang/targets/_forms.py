@@ -157,9 +157,11 @@ class Forms:
         steering = variant.steering
         if steering is None:  # a step of one pass, of a rule that has others
             alone = Pass(variant, False, (), (), ())
-            return {"paths": listing([listing([self.one(alone, suffix, 1)])])}
+            return {"paths": listing([listing([self.one(alone, suffix)])])}
         paths = [
-            listing(self.one(one, suffix if len(path) == 1 else f"{suffix}_{k}".strip("_"), k) for k, one in enumerate(path, 1))
+            listing(
+                self.one(one, suffix if len(path) == 1 else f"{suffix}_{k}".strip("_")) for k, one in enumerate(path, 1)
+            )
             for path in steering.paths
         ]
         fields = {"paths": listing(paths)}
@@ -171,14 +173,14 @@ class Forms:
             shared = []
             for slot, names in steering.shared:
                 name = self.add(own[f"shared_{slot.name}"], f"shared_{slot.name}", suffix, names)
-                shared.append(f'({text(slot.name)}, {text(self.spelled(slot.name + chr(39)))}, {name})')
+                shared.append(f"({text(slot.name)}, {text(self.spelled(slot.name + chr(39)))}, {name})")
             fields["shared"] = listing(shared)
         if steering.size_arguments or "sizes" in own:
             self.features.add("sized")
             fields["sizes"] = self.add(own["sizes"], "sizes", suffix, steering.size_arguments)
         return fields
 
-    def one(self, one: Pass, suffix: str, place: int) -> str:
+    def one(self, one: Pass, suffix: str) -> str:
         """Return the record of a pass."""
         kernel = one.kernel
         own = {f.name: f for f in functions(kernel.source)}
@@ -219,7 +221,7 @@ class Forms:
             fields["totals"] = listing(text(python_name(n)) for n in one.totals)
         if one.draws:
             self.features.add("draws")
-            fields["draws"] = listing(f'({text(python_name(d.name))}, {text(d.kind)}, {d.site})' for d in one.draws)
+            fields["draws"] = listing(f"({text(python_name(d.name))}, {text(d.kind)}, {d.site})" for d in one.draws)
         if one.points:
             self.features |= {"points", "late"}
             fields["points"] = listing(text(python_name(n)) for n in one.points)
@@ -343,7 +345,9 @@ def words(ways: Sequence[Way]) -> list[str]:
             answers.setdefault(question, set()).add(answer)
     found: list[str] = []
     for way in ways:
-        parts = [_word(q, a) for q, a in way.trace if len(answers[q]) > 1 or len({q in dict(w.trace) for w in ways}) > 1]
+        parts = [
+            _word(q, a) for q, a in way.trace if len(answers[q]) > 1 or len({q in dict(w.trace) for w in ways}) > 1
+        ]
         name = "_".join(filter(None, dict.fromkeys(parts)))
         found.append(name if len(name) <= 40 else f"form_{len(found) + 1}")
     return [n if found.count(n) == 1 else f"{n}_{i}".strip("_") for i, n in enumerate(found, 1)]
@@ -362,5 +366,3 @@ def _word(question: str, answer: Any) -> str:
     if isinstance(answer, str):
         return re.sub(r"\W+", "_", answer)
     return f"{question}_{answer:g}"
-
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 #: Longest line.
 WIDTH = 120
@@ -20,9 +21,9 @@ def spaced(code: str) -> str:
     tree = ast.parse(code)
     text = _SAME.sub(r"~torch.isnan(\1)", ast.unparse(tree))
     last = tree.body[-1]
-    if isinstance(last, ast.Assign) and isinstance(last.value, ast.Tuple) and len(last.value.elts) > 1:
-        if isinstance(last.targets[0], ast.Tuple):  # several names at once
-            text = f"{text.partition(' = ')[0]} = {', '.join(map(ast.unparse, last.value.elts))}"
+    match last:
+        case ast.Assign(targets=[ast.Tuple()], value=ast.Tuple(elts=[_, _, *_] as values)):  # several names at once
+            text = f"{text.partition(' = ')[0]} = {', '.join(map(ast.unparse, values))}"
     text = _STRING.sub(lambda found: _doubled(found[0]), _POWER.sub(r"\1**\2", text))
     text = _NEGATIVE.sub(r"-(\1)", text)
     text = re.sub(r"(?<=[\[ ]):(?=int\()", ": ", text)
@@ -97,7 +98,7 @@ def formatted(line: str) -> list[str]:
             return [line.rstrip()]
         return [indent + _header(body) + remark]
     text = indent + spaced(code) + remark
-    if len(text) <= WIDTH and not code.startswith("return {") or code == "return {}":
+    if (len(text) <= WIDTH and not code.startswith("return {")) or code == "return {}":
         return [text]
     return _split(indent, code)
 
@@ -149,7 +150,7 @@ def _split(indent: str, code: str) -> list[str]:
 
 def _quoted(key: ast.expr) -> str:
     assert isinstance(key, ast.Constant)
-    return f'"{key.value}"'
+    return f'"{key.value!s}"'
 
 
 def _unpacked(indent: str, names: Sequence[str], function: str) -> list[str]:
@@ -172,8 +173,7 @@ def _named_parts(indent: str, node: ast.Assign | ast.Return) -> list[str]:
     lines: list[str] = []
     target = spaced(ast.unparse(node.targets[0])) + " = " if isinstance(node, ast.Assign) else "return "
     stem = re.sub(r"\W", "", target.partition(" ")[0]) if isinstance(node, ast.Assign) else "result"
-    value = node.value
-    assert value is not None
+    value: Any = node.value
     while len(f"{indent}{target}{spaced(ast.unparse(value))}") > WIDTH:
         room = WIDTH - len(f"{indent}{stem}_part_9 = ")
         parts = [n for n in ast.walk(value) if isinstance(n, (ast.BinOp, ast.Call)) and n is not value]

@@ -83,7 +83,8 @@ class Explorer:
         self.start |= {f"group.{key}": 1.0 for key in compiled.group_keys}
         self.hypers = {h.name: h for h in rule.hypers}
         self.local = known_before(rule.body, self.hypers, {s.name for s in rule.states}, rule.functions)
-        sizes = [int(v) for n, v in values.items() if n in compiled.static_names and _is_size(v)]
+        known = (v for n, v in values.items() if n in compiled.static_names)
+        sizes = [int(v) for v in known if isinstance(v, (int, float)) and _is_size(v)]
         #: Shapes to try: also those whose sizes are what an option is compared with.
         self.shapes = (*SHAPES, *(s for n in sizes for s in ((n,), (n, n), (2, n), (n, 2), (2, 3), (2, 2, n, 2))))
         self._seen: dict[tuple[tuple[tuple[str, Value], ...], tuple[int, ...]], Way | None] = {}
@@ -189,6 +190,10 @@ class Explorer:
         inside = [n for n in numbers if not isinstance(hyper.domain, Range) or n in hyper.domain]
         return [start, *([None] if hyper.type is HyperType.OPTIONAL else []), *inside]
 
+    def reads(self, question: str) -> frozenset[str]:
+        """Return the names of what a question reads, of one that has been asked."""
+        return self._read.get(question, frozenset())
+
     # Questions as Python ------------------------------------------------------------------------------------
 
     @property
@@ -213,9 +218,9 @@ class Explorer:
     def written(self, question: ast.Expr, answer: Value, shape: tuple[int, ...]) -> str:
         """Return a question as Python over hyperparameters and facts."""
         text = self.text(question, shape)
-        if isinstance(question, ast.Name) and question.name in self.hypers:
-            if self.hypers[question.name].type is HyperType.OPTIONAL and isinstance(answer, bool):
-                text = f"{text} is None"
+        hyper = self.hypers.get(question.name) if isinstance(question, ast.Name) else None
+        if hyper is not None and hyper.type is HyperType.OPTIONAL and isinstance(answer, bool):
+            text = f"{text} is None"
         self._read[text] = frozenset(self.names(question))
         return text
 
@@ -263,9 +268,9 @@ class Explorer:
                 raise Unspoken(f"a condition on {type(node).__name__.lower()}")
 
 
-def _is_size(value: Value) -> bool:
+def _is_size(value: float) -> bool:
     """Whether an option may be what sizes are compared with."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 1 and value == int(value)
+    return 1 < value < math.inf and value == int(value)
 
 
 def _words(text: str) -> Sequence[str]:

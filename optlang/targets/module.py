@@ -17,7 +17,7 @@ import torch
 
 from optlang.backends.naming import python_name
 from optlang.compiled import FACTS as FACT_NAMES
-from optlang.compiled import LOSS_NOW, MIDDLE, TOTAL, Variant
+from optlang.compiled import LOSS_NOW, MIDDLE, Variant
 from optlang.compiler import CompiledRule
 from optlang.diagnostics import OptlangError
 from optlang.language.questions import draws, evaluations
@@ -101,7 +101,9 @@ class _File:
             chosen_there = forms.of(found, event_variants[event], staged, event)
             self.choosers.append(self.chooser(f"form_on_{event}", f"Return what `on {event}` is.", chosen_there))
             self.constants += [form.text() for form in chosen_there]
-        self.choosers.insert(0, self.chooser("form_of", "Return the form of the rule that updates a parameter.", chosen))
+        self.choosers.insert(
+            0, self.chooser("form_of", "Return the form of the rule that updates a parameter.", chosen)
+        )
         self.constants = [*(form.text() for form in chosen), *self.constants]
         self.note_features(variants, chosen, staged)
         self.settled = sorted(n for n in compiled.static_names if n not in opened)
@@ -118,9 +120,7 @@ class _File:
     def chooser(self, name: str, what: str, forms: Sequence[Form]) -> str:
         """Return the function that chooses a form."""
         explorer = Explorer(self.order.compiled, {})
-        requirements = [
-            (explorer.text(r.condition, ()), r.message) for r in self.rule.requirements if r.of_tensors
-        ]
+        requirements = [(explorer.text(r.condition, ()), r.message) for r in self.rule.requirements if r.of_tensors]
         return chooser(name, what, forms, requirements)
 
     def note_features(self, variants: Sequence[Variant], forms: Sequence[Form], staged: bool) -> None:
@@ -154,8 +154,6 @@ class _File:
         found |= {name for name, holds in said.items() if holds}
         if found & {"kept_in_groups", "counts_group"}:
             found.add("in_groups")
-        if found & {"draws", "asked"} and staged and "totals" not in found:
-            pass
         self.features |= found
 
     def facts(self) -> list[str]:
@@ -235,34 +233,34 @@ class _File:
     def tables(self) -> list[str]:
         """Return the tables of hyperparameters and of what is kept in groups."""
         rule = self.rule
-        kinds = dict.fromkeys(KINDS[h.type] for h in rule.hypers)
-        comment = "#: Hyperparameters: name, key in the param groups, place in its tuple, what it is, range, and a test of it.\n"
         rows = [
             listing([text(python_name(h.name)), text(_key(h)), str(h.part), text(KINDS[h.type]), *_range(h)])
             for h in rule.hypers
         ]
-        found = [
-            comment + pretty(f"HYPERPARAMETERS = {listing(rows)}"),
-            "#: What they are, with a test.\n" + pretty(f"KINDS = {mapping((k, TESTS[k]) for k in kinds)}"),
-        ]
+        kinds = mapping((kind, TESTS[kind]) for kind in dict.fromkeys(KINDS[h.type] for h in rule.hypers))
+        said = "Hyperparameters: name, key in the param groups, place in its tuple, what it is, its range, and a test"
+        found = [_table(said, f"HYPERPARAMETERS = {listing(rows)}"), _table("What they are", f"KINDS = {kinds}")]
         if "tuples" in self.features:
-            keys = {_key(h[0]): [text(python_name(x.name)) for x in h] for h in rule.keys.values() if h[0].part is not None}
-            found.append("#: Tuples of them.\n" + pretty(f"TUPLES = {mapping((k, listing(v)) for k, v in keys.items())}"))
+            several = [hypers for hypers in rule.keys.values() if hypers[0].part is not None]
+            parts = mapping((_key(h[0]), listing(text(python_name(x.name)) for x in h)) for h in several)
+            found.append(_table("Tuples of them", f"TUPLES = {parts}"))
         if "requirements" in self.features:
-            found.append("#: What must hold of several: a message, and a test.\n" + pretty(self.requirements()))
+            found.append(_table("What must hold of several: a message, and a test", self.requirements()))
         if "group_keys" in self.features:
-            keys_text = listing(text(k) for k in self.order.compiled.group_keys)
-            found.append("#: Keys that every param group must have.\n" + pretty(f"GROUP_KEYS = {keys_text}"))
+            keys = listing(text(k) for k in self.order.compiled.group_keys)
+            found.append(_table("Keys that every param group must have", f"GROUP_KEYS = {keys}"))
         common = [s for s in rule.states if s.scope != "tensor"]
         if common:
-            keys_of = mapping((python_name(s.name), text(s.key)) for s in common)
-            found.append("#: Keys of the states that the param groups keep, by name.\n" + pretty(f"KEPT = {keys_of}"))
+            kept = mapping((python_name(s.name), text(s.key)) for s in common)
+            found.append(_table("Keys of the states that param groups keep, by name", f"KEPT = {kept}"))
             shared = [s for s in common if s.scope == "shared"]
             if shared:
-                found.append("#: Those of them that are one for all groups.\n" + pretty(f"SHARED = {listing(text(s.key) for s in shared)}"))
+                keys = listing(text(s.key) for s in shared)
+                found.append(_table("Those of them that are one for all groups", f"SHARED = {keys}"))
             found.append(self.in_groups(common))
         if "totals" in self.features:
-            found.append("#: Sums over all parameters.\n" + pretty(f"TOTALS = {listing(text(n) for n in sorted(self.forms.totals))}"))
+            names = listing(text(n) for n in sorted(self.forms.totals))
+            found.append(_table("Sums over all parameters", f"TOTALS = {names}"))
         return found
 
     def requirements(self) -> str:
@@ -355,6 +353,11 @@ class _File:
         return f'{INDENT}"""{indented}\n{INDENT}"""'
 
 
+def _table(said: str, code: str) -> str:
+    """Return a table with a comment."""
+    return f"#: {said}.\n{pretty(code)}"
+
+
 def _key(hyper: Hyper) -> str:
     """Return the key of a hyperparameter in the param groups."""
     return python_name(hyper.key)
@@ -426,6 +429,3 @@ def _spread(body: str) -> str:
         else:
             lines.append(line)
     return "\n".join(lines)
-
-
-__all__ = ["SUFFIX", "TOTAL", "emit"]

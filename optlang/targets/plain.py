@@ -6,7 +6,9 @@ shared. What cannot be said of one tensor alone (sums over the model, the closur
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+import textwrap
+from collections.abc import Iterator
 from typing import NoReturn
 
 from optlang.backends.naming import python_name
@@ -16,12 +18,13 @@ from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS, EVALUATIONS, HELPERS, RANDOMS
 from optlang.language.evaluate import member_name
 from optlang.language.kinds import Level
-from optlang.language.rule import State, Value
+from optlang.language.rule import Hyper, State, Value
 from optlang.language.specialise import Special, specialise
-from optlang.language.walk import block_expressions, body_of, expressions, statements
+from optlang.language.walk import block_expressions, body_of, expressions
 from optlang.targets import Order, refusal
 from optlang.targets._forms import text
 from optlang.targets._python import INDENT, WIDTH, formatted, spaced
+from optlang.targets._questions import Explorer, Unspoken
 
 SUFFIX = ".py"
 NAME = "plain"
@@ -52,8 +55,8 @@ MATRIX = {
     "eye": "torch.eye({0}, dtype=p.dtype, device=p.device)",
 }
 #: What is not about one tensor alone.
-ELSEWHERE = {"total": "a sum over the whole model", **{name: "random numbers" for name in RANDOMS}}
-ELSEWHERE |= {name: "the closure" for name in EVALUATIONS}
+ELSEWHERE = {"total": "a sum over the whole model", **dict.fromkeys(RANDOMS, "random numbers")}
+ELSEWHERE |= dict.fromkeys(EVALUATIONS, "the closure")
 
 
 def emit(order: Order) -> str:
@@ -103,7 +106,7 @@ class _Function:
         facts = example_facts(order.ndim)
         reason = order.compiled.unfit(self.values, facts)
         if reason is not None:
-            raise ValueError(f"a tensor of {order.ndim} dimensions does not suit the rule ({reason}); choose with --ndim")
+            raise ValueError(f"{order.ndim} dimensions do not suit the rule ({reason}); choose others with --ndim")
         self.special: Special = specialise(self.rule, {**self.values, **facts.named()}, facts.shape)
         self.kinds: dict[str, int] = {h.name: NUMBER for h in self.rule.hypers}
         self.kinds |= dict.fromkeys((*FACTS, "t", "first"), NUMBER) | {"p": TENSOR, "g": TENSOR}
@@ -119,7 +122,8 @@ class _Function:
         body = [line for statement in self.special.body for line in self.statement(statement)]
         kept_names = {"p", *(self.names[s.name] for s in self.special.states)}
         body = _alive(body, kept_names)
-        used = "\n".join((*start, *body))
+        guards = list(self.guards())
+        used = "\n".join((*guards, *start, *body))
         doc = (self.rule.doc or self.order.compiled.name).strip().replace("\\", "\\\\").replace('"""', "'''")
         kept = {s.key: self.names[s.name] for s in self.special.states}
         left, slots = list(kept.values()), [f"state[{text(key)}]" for key in kept]
@@ -130,6 +134,7 @@ class _Function:
             f"{INDENT}if g is None:",
             f"{INDENT * 2}continue",
             f"{INDENT}p = param.detach()",
+            *(INDENT + line for line in guards),
             *(INDENT + line for line in start),
             *([f"{INDENT}t = state[{count}] = state.get({count}, 0) + 1"] if counts else []),
             *(INDENT + line for line in _together(left, slots)),
@@ -154,7 +159,7 @@ class _Function:
             "",
             *(f"{INDENT}{line}" for line in args),
             f'{INDENT}"""',
-            *(out for line in inside for out in _formatted(INDENT + line)),
+            *(out for line in inside for out in formatted(INDENT + line)),
         ]
         helpers = [HELPERS[h].replace("x == x", "~torch.isnan(x)") + "\n\n" for h in HELPERS if h in self.helpers]
         code = "\n".join(lines)
@@ -162,7 +167,7 @@ class _Function:
         head = f'"""{self.order.compiled.name}, to read; the file is yours under whatever licence you like."""\n\n'
         return f"{head}{imports}import torch\n\n\n{''.join(helpers)}{code}\n"
 
-    def read(self, used: str) -> list[ast.Node]:
+    def read(self, used: str) -> list[Hyper]:
         """Return the hyperparameters that the statements read."""
         words = set(spaced_words(used))
         return [h for h in self.rule.hypers if self.names[h.name] in words]
@@ -178,6 +183,26 @@ class _Function:
                 optional.append(f"{self.names[hyper.name]}={text(given)}")
         own = ["*", *required, *optional] if required or optional else []
         return formatted(f"def {python_name(name)}({', '.join(['params', 'grads', 'states', *own])}):")
+
+    def guards(self) -> Iterator[str]:
+        """Yield the lines that refuse tensors for which the rule is another."""
+        explorer = Explorer(self.order.compiled, self.order.values)
+        facts = example_facts(self.order.ndim)
+        try:
+            trace = explorer.trace(self.special, facts.shape)
+        except Unspoken:
+            trace = ()
+        asked = [(q, a) for q, a in trace if isinstance(a, bool) and explorer.reads(q) & {*FACTS, "shape"}]
+        if asked or self.special.matrices:
+            yield f"if p.dim() != {self.order.ndim}:"
+            yield f'{INDENT}raise ValueError("this is for tensors of {self.order.ndim} dimensions")'
+        for question, answer in asked:
+            if not explorer.reads(question) <= {"ndim"}:
+                code = re.sub(r"\bshape\[", "p.shape[", question)
+                code = re.sub(r"\b(numel|rows|cols)\b", lambda found: FACTS[found[0]], code)
+                yield f"if not ({code}):" if answer else f"if {code}:"
+                said = f"this is for tensors with {'' if answer else 'not '}{spaced(question)}"
+                yield f"{INDENT}raise ValueError({text(said)})"
 
     # Statements ---------------------------------------------------------------------------------------------
 
@@ -277,8 +302,10 @@ class _Function:
             case ast.Member() | ast.Index():
                 return TENSOR
             case _:
-                parts = [p for p in expressions(node) if p is not node and isinstance(p, (ast.Name, ast.Call, ast.Index))]
-                direct = [p for p in parts if not (isinstance(p, ast.Name) and _inside_call(node, p))]
+                inside = [
+                    p for p in expressions(node) if p is not node and isinstance(p, ast.Name | ast.Call | ast.Index)
+                ]
+                direct = [p for p in inside if not (isinstance(p, ast.Name) and _inside_call(node, p))]
                 return max(map(self.kind, direct), default=NUMBER)
 
     def expression(self, node: ast.Expr) -> str:
@@ -306,7 +333,7 @@ class _Function:
             case ast.Ternary(condition=c, then=a, other=b):
                 if self.kind(c) != NUMBER:
                     sides = [self.expression(side) for side in (a, b)]
-                    if self.kind(a) == self.kind(b) == NUMBER:  # of two numbers torch would make one of its default type
+                    if self.kind(a) == self.kind(b) == NUMBER:  # of two, torch would make its default type
                         sides[0] = f"p.new_tensor({sides[0]})"
                     return f"torch.where({self.expression(c)}, {sides[0]}, {sides[1]})"
                 return f"({self.expression(a)}) if ({self.expression(c)}) else ({self.expression(b)})"
@@ -350,11 +377,12 @@ class _Function:
             template = MATRIX[name]
             whole = [x if x.isdigit() else f"int({x})" for x in texts]
             return template.replace("{*}", ", ".join(whole)).format(*(f"({x})" for x in texts))
-        template = row.host if row is not None and max(kinds, default=0) == NUMBER else row.torch if row else None
-        if template is None or row is None:
+        on_host = max(kinds, default=NUMBER) == NUMBER
+        spelling = None if row is None else row.host if on_host else row.torch
+        if spelling is None or row is None:
             self.fail(node, f"`{name}`", "use --target module")
-        self.helpers |= {h for h in row.helpers if h.startswith("host_") is (max(kinds, default=0) == NUMBER)}
-        return template.format(*(f"({x})" for x in texts))
+        self.helpers |= {h for h in row.helpers if h.startswith("host_") is on_host}
+        return spelling.format(*(f"({x})" for x in texts))
 
     def extreme(self, name: str, texts: list[str], kinds: list[int]) -> str:
         """Return the largest or smallest of several values."""
@@ -417,14 +445,5 @@ def _together(targets: list[str], values: list[str]) -> list[str]:
     return [f"{target} = {value}" for target, value in zip(targets, values, strict=True)]
 
 
-def _formatted(line: str) -> list[str]:
-    return formatted(line)
-
-
 def _wrapped(line: str) -> list[str]:
-    import textwrap
-
     return textwrap.wrap(line, WIDTH - 4, subsequent_indent=INDENT * 2) if line.startswith(" ") else [line]
-
-
-__all__ = ["SUFFIX", "Mapping", "emit", "statements"]
