@@ -728,7 +728,7 @@ SEMANTICS: tuple[Entry, ...] = (
     ),
 )
 
-# E8 targets, E9 not supported yet, W6 warnings --------------------------------------------------------------------------
+# E8 targets, E9 not supported yet, W6 warnings ---------------------------------------------------------------
 
 OTHERS: tuple[Entry, ...] = (
     Entry(

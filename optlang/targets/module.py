@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from optlang.backends.naming import python_name
 from optlang.compiled import FACTS as FACT_NAMES
 from optlang.compiled import LOSS_NOW, MIDDLE, Variant
 from optlang.compiler import CompiledRule
-from optlang.diagnostics import OptlangError
+from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language.questions import draws, evaluations
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
 from optlang.runtime import documentation
@@ -66,16 +66,21 @@ def emit(order: Order) -> str:
     Raises:
         OptlangError: If the rule uses what such a file cannot carry.
     """
-    compiled = order.compiled
-    if compiled.rule.routes:
-        spans = [route.span for route in compiled.rule.routes]
-        help = "emit the rules that it leads to, and use two optimizers"
-        raise OptlangError([refusal(compiled, NAME, "`route`", spans[0], help)])
+    compiled, found = order.compiled, list(refused(order))
+    if found:
+        raise OptlangError(found)
     try:
         return _File(order).text()
     except Unspoken as unspoken:
         help = "choose it with --set, or emit the source of one variant with --stage source"
         raise OptlangError([refusal(compiled, NAME, str(unspoken), None, help)]) from None
+
+
+def refused(order: Order) -> Iterator[Diagnostic]:
+    """Yield an error for each construct that such a file cannot carry."""
+    for route in order.compiled.rule.routes:
+        help = "emit the rules that it leads to, and use an optimizer for each"
+        yield refusal(order.compiled, NAME, "`route`", route.span, help)
 
 
 @dataclass

@@ -65,13 +65,13 @@ def emit(order: Order) -> str:
     Raises:
         OptlangError: If the rule uses what is not about one tensor alone.
     """
-    found = list(refused(order))
+    found = list(constructs(order))
     if found:
         raise OptlangError(found)
     return _Function(order).file()
 
 
-def refused(order: Order) -> Iterator[Diagnostic]:
+def constructs(order: Order) -> Iterator[Diagnostic]:
     """Yield an error for each construct that such a function cannot carry."""
     compiled, rule = order.compiled, order.compiled.rule
     help = "use --target module"
@@ -327,7 +327,9 @@ class _Function:
                 sign = ("~" if self.kind(operand) else "not ") if op == "not" else op
                 return f"{sign}({self.expression(operand)})"
             case ast.Binary(op=op, left=left, right=right):
-                return f"({self.expression(left)}) {self.operator(op, node)} ({self.expression(right)})"
+                if op in ("and", "or"):
+                    return f"({self.expression(left)}) {self.operator(op, node)} ({self.expression(right)})"
+                return f"({self.number(left)}) {self.operator(op, node)} ({self.number(right)})"
             case ast.Compare(ops=(op,), operands=(a, b)):
                 return f"({self.expression(a)}) {op} ({self.expression(b)})"
             case ast.Ternary(condition=c, then=a, other=b):
@@ -344,6 +346,14 @@ class _Function:
                 return self.call(node, name, arguments)
             case _:
                 self.fail(node, "this expression", "use --target module")
+
+    def number(self, node: ast.Expr) -> str:
+        """Return an expression that is computed with: conditions on elements are numbers then, of p's type."""
+        bare = node.operand if isinstance(node, ast.Unary) and node.op == "not" else node
+        is_condition = isinstance(bare, ast.Compare) or (isinstance(bare, ast.Binary) and bare.op in ("and", "or"))
+        if is_condition and self.kind(node) != NUMBER:
+            return f"({self.expression(node)}).to(p.dtype)"
+        return self.expression(node)
 
     def operator(self, op: str, node: ast.Expr) -> str:
         """Return an operator."""
@@ -372,7 +382,7 @@ class _Function:
             return self.extreme(name, texts, kinds)
         if row is not None and row.reduction:
             along = "" if dim is None else f"dim={self.dims(dim)}, keepdim=True"
-            return f"({texts[0]}).{'a' if name in ('max', 'min') else ''}{name}({along})"
+            return f"({self.number(_plain(arguments)[0].value)}).{'a' if name in ('max', 'min') else ''}{name}({along})"
         if name in MATRIX:
             template = MATRIX[name]
             whole = [x if x.isdigit() else f"int({x})" for x in texts]
