@@ -236,8 +236,8 @@ def page() -> str:
         parts.append(table(["optimizer", "status", "needs; notes"], lines))
     parts += [
         "## Targets\n",
-        "`optlang emit --target` writes a rule as a file for use without this package ([Targets](targets.md)). The rules "
-        "of the library that are not listed here are carried by every target:\n",
+        "`optlang emit --target` writes a rule as a file for use without this package ([Targets](targets.md)). The "
+        "rules of the library that are not listed here are carried by every target:\n",
         targets_table(),
     ]
     parts.append("Made by `docs/coverage.py`.\n")
