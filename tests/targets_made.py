@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Mapping
 from functools import cache
@@ -32,6 +33,10 @@ def made_class(name: str, case: Mapping[str, Any] | None = None) -> Any:
     """Return the class of a rule's module; options of a case are chosen where it would not carry them otherwise."""
     compiled = library_class(name)._compiled
     values = {k: v for k, v in flat(name, case or {}).items() if k in compiled.static_names}
+    head = " ".join(text_of(name, "module").partition('"""\n\nimport')[0].split())
+    settled = re.findall(r"(\w+) = ", head.partition("It was made for ")[2])
+    if not set(values) & set(settled):  # one file for many cases
+        values = {}
     return getattr(module_of(name, "module", tuple(sorted(values.items(), key=str))), compiled.name)
 
 

@@ -15,7 +15,7 @@ from optlang.backends.naming import python_name
 from optlang.compiled import Facts, Layout
 from optlang.compiler import CompiledRule
 from optlang.language import tree as ast
-from optlang.language.evaluate import member_name
+from optlang.language.evaluate import evaluate, member_name, truth
 from optlang.language.questions import known_before
 from optlang.language.rule import HyperType, OneOf, Range, Value
 from optlang.language.sizes import Unfit
@@ -126,9 +126,10 @@ class Explorer:
         if compiled.problems(values):
             return None
         try:
-            if any(r.of_tensors for r in compiled.rule.requirements) and compiled.unfit(values, facts):
+            known = {**values, **facts.named()}
+            if not all(truth(evaluate(r.condition, known)) for r in compiled.rule.requirements if r.of_tensors):
                 return None
-            special = specialise(compiled.rule, {**values, **facts.named()}, shape, self.event)
+            special = specialise(compiled.rule, known, shape, self.event)
             trace = self.trace(special, shape)
         except (Unfit, RecursionError):
             return None

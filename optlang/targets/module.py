@@ -34,7 +34,7 @@ from optlang.targets._template import filled
 SUFFIX = ".py"
 NAME = "module"
 #: How many variants a file may hold: options beyond that are settled.
-MOST = 16
+MOST = 12
 
 KINDS = {
     HyperType.NUMBER: "a number",
