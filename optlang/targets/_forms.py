@@ -349,7 +349,7 @@ def words(ways: Sequence[Way]) -> list[str]:
             _word(q, a) for q, a in way.trace if len(answers[q]) > 1 or len({q in dict(w.trace) for w in ways}) > 1
         ]
         name = "_".join(filter(None, dict.fromkeys(parts)))
-        found.append(name if len(name) <= 40 else f"form_{len(found) + 1}")
+        found.append(name if len(name) <= 50 else f"form_{len(found) + 1}")
     return [n if found.count(n) == 1 else f"{n}_{i}".strip("_") for i, n in enumerate(found, 1)]
 
 
@@ -362,6 +362,7 @@ def _word(question: str, answer: Any) -> str:
             return "" if answer else f"with_{question.removesuffix(' is None')}"
         for sign, spoken in ((">=", "from"), ("<=", "upto"), (">", "above"), ("<", "below"), ("==", ""), ("!=", "not")):
             question = question.replace(f" {sign} ", f"_{spoken}_" if spoken else "_")
+        question = re.sub(r"shape\[(\d)\]", r"size\1", question)
         return re.sub(r"\W+", "_", question).strip("_") if answer else ""
     if isinstance(answer, str):
         return re.sub(r"\W+", "_", answer)
