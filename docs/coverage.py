@@ -12,7 +12,7 @@ import csv
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from optlang import rules
 
@@ -171,6 +171,41 @@ def read() -> list[Row]:
         ]
 
 
+# Targets ----------------------------------------------------------------------------------------------------
+
+
+def targets_table() -> str:
+    """Return a table of the rules that some target cannot carry, with what is said of the first thing it cannot."""
+    from optlang.compiler import compile_source
+    from optlang.source import Source
+    from optlang.targets import Order, names, refusals
+
+    lines = []
+    for name in rules.names():
+        path = rules.path(name)
+        compiled = compile_source(Source(path.read_text(encoding="utf-8"), path.name))
+        ndim = next((n for n in (2, 1, 0, 3) if _suits(compiled, n)), 2)
+        for target in names():
+            found = refusals(Order(compiled, {}, ndim), target)
+            said = dict.fromkeys(f"{d.message.partition(' cannot be carried')[0]} ({_line(d)})" for d in found)
+            if said:
+                lines.append([_link(name), f"`{target}`", "; ".join(said)])
+    return table(["rule", "target", "what it cannot carry"], lines)
+
+
+def _suits(compiled: Any, ndim: int) -> bool:
+    """Whether a rule takes tensors of so many dimensions."""
+    from optlang.compiler import example_facts
+
+    return compiled.unfit(compiled.defaults(), example_facts(ndim)) is None
+
+
+def _line(diagnostic: Any) -> str:
+    """Return where a diagnostic points."""
+    span = diagnostic.span
+    return "the rule" if span is None else f"line {diagnostic.source.position(span.start)[0]}"
+
+
 # The page ---------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +236,12 @@ def page() -> str:
         parts += [f"## {package}\n", about + "\n"]
         lines = [[f"`{row.name}`", _status(row), _details(row)] for row in rows if row.package == package]
         parts.append(table(["optimizer", "status", "needs; notes"], lines))
+    parts += [
+        "## Targets\n",
+        "`optlang emit --target` writes a rule as a file for use without this package ([Targets](targets.md)). The "
+        "rules of the library that are not listed here are carried by every target:\n",
+        targets_table(),
+    ]
     parts.append("Made by `docs/coverage.py`.\n")
     return "\n".join(parts)
 

@@ -4,9 +4,11 @@ import re
 from itertools import groupby
 from pathlib import Path
 
+import optlang
 from optlang import rules, transforms
 from optlang.catalogue import CATALOGUE
 from optlang.compiler import compile_source, passes_of
+from optlang.diagnostics import OptlangError
 from optlang.language.builtins import FACT_NAMES, TABLE, TENSOR_NAMES, TIME_NAMES, Builtin
 from optlang.language.check import check_text
 from optlang.language.histories import initial_text
@@ -28,6 +30,7 @@ DIAGNOSTIC_GROUPS = {
     "E3": "Kinds of values",
     "E4": "Declarations",
     "E5": "Limits",
+    "E8": "Targets",
     "E9": "Not supported yet",
     "W6": "Warnings",
 }
@@ -125,7 +128,13 @@ def diagnostics_page() -> str:
 
 def _finding(example: str, code: str) -> str:
     """Return what the checker prints for the example of a code."""
-    _, found = check_text(Source(example, "example.opt"))
+    source = Source(example, "example.opt")
+    _, found = check_text(source)
+    if not found:  # the rule is fine, and some target cannot carry it
+        try:
+            optlang.export(source, "plain")
+        except OptlangError as error:
+            found = list(error.diagnostics)
     return "\n\n".join(d.render() for d in found if d.code == code)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from optlang.backends import python_source, steering_source, triton_source
+from optlang.backends.python_source import Width
 from optlang.backends.sweeps import suits
 from optlang.compiled import (
     ALONG,
@@ -35,8 +36,19 @@ from optlang.language.questions import reads_group_time, reads_time, static_name
 from optlang.language.rule import Rule, Value
 from optlang.language.specialise import Special
 
+#: The two sources of a variant: for tensors stored in the type of the arithmetic, and for narrow ones.
+USUAL = (Width.PLAIN, Width.NARROW)
 
-def assembled(rule: Rule, name: str, special: Special, lowered: Lowered, key: tuple[Value, ...], ndim: int) -> Variant:
+
+def assembled(
+    rule: Rule,
+    name: str,
+    special: Special,
+    lowered: Lowered,
+    key: tuple[Value, ...],
+    ndim: int,
+    widths: tuple[Width, Width] = USUAL,
+) -> Variant:
     """Return a variant.
 
     Args:
@@ -46,11 +58,20 @@ def assembled(rule: Rule, name: str, special: Special, lowered: Lowered, key: tu
         lowered: Its programs; those of a step that is one pass have been through the passes of the compiler.
         key: Its key.
         ndim: Dimensions of the tensor it was made for.
+        widths: The tensors that its two sources are for.
     """
-    return (_staged if lowered.staged else _plain)(rule, name, special, lowered, key, ndim)
+    return (_staged if lowered.staged else _plain)(rule, name, special, lowered, key, ndim, widths)
 
 
-def _plain(rule: Rule, name: str, special: Special, lowered: Lowered, key: tuple[Value, ...], ndim: int) -> Variant:
+def _plain(
+    rule: Rule,
+    name: str,
+    special: Special,
+    lowered: Lowered,
+    key: tuple[Value, ...],
+    ndim: int,
+    widths: tuple[Width, Width],
+) -> Variant:
     """Return the variant of a step that is one pass over the elements."""
     slots = _slots(special, lowered)
     device = tuple(s.name for s in slots if s.place != "host")
@@ -60,8 +81,8 @@ def _plain(rule: Rule, name: str, special: Special, lowered: Lowered, key: tuple
     elementwise = _is_elementwise(lowered.step, slots)
     return replace(
         _common(rule, name, special, lowered, key, arguments),
-        source=python_source.emit(lowered, slots, tensors, title, narrow=False),
-        narrow_source=python_source.emit(lowered, slots, tensors, title, narrow=True),
+        source=python_source.emit(lowered, slots, tensors, title, widths[0]),
+        narrow_source=python_source.emit(lowered, slots, tensors, title, widths[1]),
         traced_source=python_source.emit_traced(lowered, slots, tensors, title),
         host_arguments=arguments,
         coefficients=tuple(map(str, lowered.step.coefficients())),
@@ -110,7 +131,15 @@ def _common(
 # Steps of several passes --------------------------------------------------------------------------------------
 
 
-def _staged(rule: Rule, name: str, special: Special, lowered: Lowered, key: tuple[Value, ...], ndim: int) -> Variant:
+def _staged(
+    rule: Rule,
+    name: str,
+    special: Special,
+    lowered: Lowered,
+    key: tuple[Value, ...],
+    ndim: int,
+    widths: tuple[Width, Width],
+) -> Variant:
     """Return the variant of a step that is several passes, or not always the same."""
     lowered = replace(
         lowered,
@@ -121,7 +150,7 @@ def _staged(rule: Rule, name: str, special: Special, lowered: Lowered, key: tupl
     slots, shared = _slots(special, lowered), lowered.shared
     keys = {s.name: s.key for s in special.states}
     paths, numbers = zip(*(cut(path, shared) for path in lowered.paths), strict=True)
-    work = _Passes(name, special, slots, ndim)
+    work = _Passes(name, special, slots, ndim, widths)
     passes = tuple(
         tuple(work.of(stage, path) for stage in stages) for stages, path in zip(paths, lowered.paths, strict=True)
     )
@@ -138,7 +167,7 @@ def _staged(rule: Rule, name: str, special: Special, lowered: Lowered, key: tupl
     read = {n for path in passes for p in path for n in p.kernel.host_arguments} | {
         n for a in number_arguments for n in a
     }
-    texts = [steering_source.steering(lowered, numbers, slots, ndim, title, narrow) for narrow in (False, True)]
+    texts = [steering_source.steering(lowered, numbers, slots, ndim, title, width) for width in widths]
     stored = {n for path in passes for p in path for n in p.kernel.tensors}
     common = _common(rule, name, special, lowered, key, (*read, *asked))
     reads_group = any("group.t" in names for _, names in steering.shared)
@@ -201,8 +230,10 @@ def staged_text(lowered: Lowered) -> str:
 class _Passes:
     """Makes passes out of stages; those with equal source become one kernel when they are compiled."""
 
-    def __init__(self, name: str, special: Special, slots: tuple[Slot, ...], ndim: int) -> None:
-        self.name, self.special, self.slots, self.ndim = name, special, slots, ndim
+    def __init__(
+        self, name: str, special: Special, slots: tuple[Slot, ...], ndim: int, widths: tuple[Width, Width]
+    ) -> None:
+        self.name, self.special, self.slots, self.ndim, self.widths = name, special, slots, ndim, widths
 
     def of(self, stage: Stage, path: Path) -> Pass:
         """Return the pass of a stage."""
@@ -235,7 +266,7 @@ class _Passes:
         if stage.matrices:
             source = narrow = steering_source.matrix_pass(program, slots, tensors, self.ndim, title)
         else:
-            source, narrow = (python_source.emit_pass(program, slots, tensors, title, n) for n in (False, True))
+            source, narrow = (python_source.emit_pass(program, slots, tensors, title, width) for width in self.widths)
         layout = self.layout(program, stage)
         digest = hashlib.sha256(repr((source, narrow, tensors, slots, layout)).encode()).hexdigest()
         kernel = Variant(

@@ -15,7 +15,7 @@ class Entry:
 
     Attributes:
         code: ``E...`` for errors, ``W...`` for warnings. E1 syntax, E2 names, E3 kinds of values, E4 declarations,
-            E5 limits, E9 not supported yet, W6 warnings.
+            E5 limits, E8 targets, E9 not supported yet, W6 warnings.
         title: A few words.
         explanation: Why this is refused and what to do, in a short paragraph.
         example: A smallest rule that gets the code.
@@ -740,9 +740,19 @@ SEMANTICS: tuple[Entry, ...] = (
     ),
 )
 
-# E9 not supported yet, W6 warnings --------------------------------------------------------------------------
+# E8 targets, E9 not supported yet, W6 warnings ---------------------------------------------------------------
 
 OTHERS: tuple[Entry, ...] = (
+    Entry(
+        "E801",
+        "cannot be carried by a target",
+        (
+            "`optlang emit --target` writes a rule as a file that is used without this package, and such a file cannot "
+            "hold everything that the language can say. The help line says what to do instead. `optlang check` finds "
+            "nothing, as the rule itself is fine."
+        ),
+        ("hyper lr = 1e-3\np -= lr*g/(gnorm(g) + 1e-6)\n"),
+    ),
     Entry(
         "E901",
         "not supported yet",

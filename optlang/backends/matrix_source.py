@@ -375,20 +375,23 @@ def _is_product(value: Value | None) -> bool:
     return value is not None and value.matrices and algebra.name_of(value.expr) == "matmul"
 
 
-def start_lines(program: Program, ndim: int, narrow: bool) -> tuple[list[str], dict[str, str], MatrixWriter, Program]:
+def start_lines(
+    program: Program, ndim: int, wide: str | None
+) -> tuple[list[str], dict[str, str], MatrixWriter, Program]:
     """Return the lines that compute initial values of a rule with matrices, and what is needed to name them.
 
     Args:
         program: The start of the states.
         ndim: Dimensions of the parameter.
-        narrow: Whether tensors may be stored in 16 bits.
+        wide: Text of the type that values are computed in, over ``p``, where tensors may be stored in 16 bits.
 
     Returns:
         The lines; the arguments by the runtime's names; the writer; the program with names as they are written.
     """
     written, arguments = spelled(program, ("p", "g"))
     writer = MatrixWriter(written, ndim, arguments["p"], arguments["p"])
-    cast = ".to(torch.float32)" if narrow else ""
-    lines = [f"{INDENT}{arguments[name]} = {arguments[name]}.unsqueeze(0){cast}" for name in ("p", "g")]
+    names = ("g", "p") if wide else ("p", "g")  # the type may be read off p
+    casts = {name: f".to({wide.replace('p.', arguments['p'] + '.', 1)})" if wide else "" for name in names}
+    lines = [f"{INDENT}{arguments[name]} = {arguments[name]}.unsqueeze(0){casts[name]}" for name in names]
     lines += [f"{INDENT}{v.symbol} = {writer.value(v)}" for v in written.tensor]
     return lines, arguments, writer, written

@@ -27,6 +27,7 @@ class Memory:
         program: The program.
         tensors: Runtime's names of the tensors, in order.
         narrow: Whether they may be stored in 16 bits.
+        wide: Text of the type that arithmetic is done in where they may; by default that of the packed coefficients.
 
     Attributes:
         program: The program, its symbols spelled.
@@ -35,12 +36,15 @@ class Memory:
         numbers: Name of the packed coefficients.
     """
 
-    def __init__(self, program: Program, tensors: Sequence[str], narrow: bool) -> None:
+    def __init__(
+        self, program: Program, tensors: Sequence[str], narrow: bool, wide: str | None = "torch.float32"
+    ) -> None:
         self.program, self.arguments = spelled(program if narrow else renamed(program), tensors)
         self.narrow = narrow
         self.taken = all_names(self.program, self.arguments.values())
         self.stored = {n: self.name(f"{n}_mem") if narrow else self.arguments[n] for n in tensors}
         self.numbers = self.name("c")
+        self.wide = wide or f"{self.numbers}.dtype"
         self.kinds = self.program.kinds()
         self.stores = [s for s in self.program.stores if s.kind.on_device and s.target in self.stored]
         self.targets = {s.expr: self.stored[s.target] for s in self.stores}
@@ -52,11 +56,11 @@ class Memory:
         return chosen
 
     def widened(self) -> Iterator[str]:
-        """Yield the lines that widen what the program reads to float32."""
+        """Yield the lines that widen what the program reads to the type of the arithmetic."""
         read = {i.name for i in self.program.inputs} if self.narrow else set()
         for name, stored in self.stored.items():
             if name in read:
-                yield f"{INDENT}{self.arguments[name]} = {stored}.to(torch.float32)"
+                yield f"{INDENT}{self.arguments[name]} = {stored}.to({self.wide})"
 
     def spread(self, value: Value, text: str) -> str:
         """Return the text of a value, spread over the tensor if what it is computed from is smaller."""

@@ -8,6 +8,7 @@ narrow, for 16-bit storage, where values are widened to float32 as they are read
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import Enum
 
 import sympy as sp
 
@@ -21,7 +22,15 @@ from optlang.language.builtins import HELPERS
 from optlang.language.kinds import ELEMENT, SCALAR, Kind, Level
 
 
-def emit(lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str], title: str, narrow: bool) -> str:
+class Width(Enum):
+    """The tensors that generated functions are for."""
+
+    PLAIN = "stored in the type of the arithmetic"
+    NARROW = "stored in 16 bits"
+    ANY = "of any type"
+
+
+def emit(lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str], title: str, width: Width) -> str:
     """Return the module of a variant.
 
     Args:
@@ -29,9 +38,9 @@ def emit(lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str], title:
         slots: The states that exist.
         tensors: Names of the tensors ``update`` takes, in order.
         title: First line of the module's docstring.
-        narrow: Whether tensors may be stored in 16 bits.
+        width: The tensors it is for.
     """
-    return Module(lowered, slots, tensors, narrow).text(title)
+    return Module(lowered, slots, tensors, width).text(title)
 
 
 def emit_traced(lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str], title: str) -> str:
@@ -46,7 +55,7 @@ def emit_traced(lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str],
         tensors: Names of the tensors ``updated`` takes, in order.
         title: First line of the module's docstring.
     """
-    module = Module(lowered, slots, tensors, narrow=False, writer=NumberWriter)
+    module = Module(lowered, slots, tensors, writer=NumberWriter)
     functions = [module.group(lowered.group)] if lowered.group is not None else []
     return module.assembled(title, [*functions, module.host(lowered.step), module.updated(lowered.step)])
 
@@ -64,7 +73,7 @@ def host_arguments(program: Program, slots: Sequence[Slot]) -> tuple[str, ...]:
     return (*names, *passed)
 
 
-def emit_pass(program: Program, slots: Sequence[Slot], tensors: Sequence[str], title: str, narrow: bool) -> str:
+def emit_pass(program: Program, slots: Sequence[Slot], tensors: Sequence[str], title: str, width: Width) -> str:
     """Return the module of one pass over elements: ``host`` and ``update``.
 
     Args:
@@ -72,9 +81,9 @@ def emit_pass(program: Program, slots: Sequence[Slot], tensors: Sequence[str], t
         slots: The states and carried tensors that it knows.
         tensors: Names of the tensors ``update`` takes, in order.
         title: First line of the module's docstring.
-        narrow: Whether tensors may be stored in 16 bits.
+        width: The tensors it is for.
     """
-    module = Module(None, slots, tensors, narrow)
+    module = Module(None, slots, tensors, width)
     return module.assembled(title, [module.host(program), module.update(program)])
 
 
@@ -85,7 +94,7 @@ class Module:
         lowered: The programs of a variant, for a module that holds them all.
         slots: The states that exist.
         tensors: Names of the tensors ``update`` takes, in order.
-        narrow: Whether tensors may be stored in 16 bits.
+        width: The tensors it is for.
         writer: Makes the writer of host arithmetic.
     """
 
@@ -94,10 +103,11 @@ class Module:
         lowered: Lowered | None,
         slots: Sequence[Slot],
         tensors: Sequence[str],
-        narrow: bool,
+        width: Width = Width.PLAIN,
         writer: Callable[[], Writer] = HostWriter,
     ) -> None:
-        self.lowered, self.slots, self.tensors, self.narrow = lowered, slots, tensors, narrow
+        self.lowered, self.slots, self.tensors = lowered, slots, tensors
+        self.narrow, self.any_width = width is not Width.PLAIN, width is Width.ANY
         self.host_writer = writer
         self.helpers: set[str] = set()
 
@@ -120,14 +130,15 @@ class Module:
 
     def start(self, program: Program) -> list[str]:
         """Return ``start``: initial values of the states by name."""
-        memory = Memory(program, ("p", "g"), self.narrow)
+        memory = Memory(program, ("p", "g"), self.narrow, "wide" if self.any_width else "torch.float32")
         program = memory.program
         writer = HostWriter()
         body = [f'{INDENT}"""Initial values of the states of one tensor."""']
+        widening = len(body)
         body += memory.widened()
         body += self.assignments(program.host, writer)
         plain = frozenset(s for s, k in memory.kinds.items() if k.level <= Level.HOST)
-        dtype = "torch.float32" if self.narrow else f"{memory.stored['p']}.dtype"
+        dtype = memory.wide if self.narrow else f"{memory.stored['p']}.dtype"
         tensor = TorchWriter(dtype, frozenset(), plain)
         body += self.assignments(program.tensor, tensor)
         places = {s.name: s.place for s in self.slots}
@@ -139,6 +150,8 @@ class Module:
         ]
         self.helpers |= writer.helpers | tensor.helpers
         body += _braced(f"{INDENT}return {{", entries, "}")
+        if self.any_width and any(memory.wide in line for line in body):
+            body.insert(widening, f"{INDENT}{memory.wide} = torch.promote_types({like}.dtype, torch.float32)")
         names = [*memory.stored.values(), *(memory.arguments[n] for n in host_names(program))]
         return [f"def start({', '.join(names)}):", *body]
 
@@ -202,17 +215,21 @@ class Module:
 
     def update(self, program: Program) -> list[str]:
         """Return ``update``: one tensor, in place."""
-        memory = Memory(program, self.tensors, self.narrow)
+        memory = self.memory(program)
         writer, body = self.computed(memory, "One step of one tensor, in place")
         body += memory.written(writer)
         return [f"def update({', '.join([*memory.stored.values(), memory.numbers])}):", *body]
 
     def updated(self, program: Program) -> list[str]:
         """Return ``updated``: the new values of one tensor and its states."""
-        memory = Memory(program, self.tensors, self.narrow)
+        memory = self.memory(program)
         writer, body = self.computed(memory, "What one step makes of one tensor and its states")
         body.append(f"{INDENT}return {_tuple(list(memory.results(writer)))}")
         return [f"def updated({', '.join([*memory.stored.values(), memory.numbers])}):", *body]
+
+    def memory(self, program: Program) -> Memory:
+        """Return the tensors of a step."""
+        return Memory(program, self.tensors, self.narrow, None if self.any_width else "torch.float32")
 
     def computed(self, memory: Memory, what: str) -> tuple[Writer, list[str]]:
         """Return the lines that compute the new values, and the writer for what is done with them."""
@@ -251,7 +268,7 @@ class Module:
                 yield f"{INDENT}{value.symbol} = {memory.spread(value, writer.text(value.expr))}"
                 if value.symbol in rounded:  # later formulas see what is stored
                     stored = rounded[value.symbol]
-                    yield f"{INDENT}{value.symbol} = {value.symbol}.to({stored}.dtype).to(torch.float32)"
+                    yield f"{INDENT}{value.symbol} = {value.symbol}.to({stored}.dtype).to({memory.wide})"
 
 
 def _sweeps(phase: Sequence[Value], kinds: Mapping[sp.Symbol, Kind]) -> bool:

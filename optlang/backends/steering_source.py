@@ -10,6 +10,7 @@ from optlang.backends import python_source
 from optlang.backends.matrix_source import MatrixPass, loop_functions, start_lines
 from optlang.backends.memory import INDENT
 from optlang.backends.naming import spelled
+from optlang.backends.python_source import Width
 from optlang.backends.spelling import HostWriter, NumberWriter
 from optlang.compiled import NOISE, Slot
 from optlang.ir.lower import Lowered, Path
@@ -18,7 +19,7 @@ from optlang.language.kinds import HOST, Level
 
 
 def steering(
-    lowered: Lowered, numbers: Sequence[Program], slots: Sequence[Slot], ndim: int, title: str, narrow: bool
+    lowered: Lowered, numbers: Sequence[Program], slots: Sequence[Slot], ndim: int, title: str, width: Width
 ) -> str:
     """Return the module that steers the passes of a step.
 
@@ -28,9 +29,9 @@ def steering(
         slots: The states that exist.
         ndim: Dimensions of the parameter.
         title: First line of the module's docstring.
-        narrow: Whether tensors may be stored in 16 bits.
+        width: The tensors it is for.
     """
-    module = python_source.Module(lowered, slots, (), narrow)
+    module = python_source.Module(lowered, slots, (), width)
     matrices = any(v.matrices for v in lowered.start.tensor)
     functions = [_start(module, lowered, ndim) if matrices else module.start(lowered.start)]
     if lowered.group is not None:
@@ -52,20 +53,20 @@ def traced_steering(lowered: Lowered, slots: Sequence[Slot], title: str) -> str:
         slots: The states that exist.
         title: First line of the module's docstring.
     """
-    module = python_source.Module(lowered, slots, (), False, NumberWriter)
+    module = python_source.Module(lowered, slots, (), writer=NumberWriter)
     shared = lowered.shared
     return module.assembled(title, [_shared(module, shared, s.target) for s in (shared.stores if shared else ())])
 
 
 def traced_pass(program: Program, slots: Sequence[Slot], title: str) -> str:
     """Return ``host`` of a pass once more, on 0-d float64 tensors."""
-    module = python_source.Module(None, slots, (), False, NumberWriter)
+    module = python_source.Module(None, slots, (), writer=NumberWriter)
     return module.assembled(title, [module.host(program)])
 
 
 def matrix_pass(program: Program, slots: Sequence[Slot], tensors: Sequence[str], ndim: int, title: str) -> str:
     """Return the module of a pass over matrices, which are given to it in the number type of the arithmetic."""
-    module = python_source.Module(None, slots, tensors, narrow=False)
+    module = python_source.Module(None, slots, tensors)
     written = MatrixPass(program, tensors, ndim)
     update = written.update()
     loops = loop_functions(written.writer)
@@ -183,7 +184,8 @@ def _path(module: python_source.Module, paths: Sequence[Path]) -> list[str]:
 def _start(module: python_source.Module, lowered: Lowered, ndim: int) -> list[str]:
     """Return ``start`` of a rule with matrices."""
     program = lowered.start
-    lines, arguments, writer, program = start_lines(program, ndim, module.narrow)
+    wide = "torch.promote_types(p.dtype, torch.float32)" if module.any_width else "torch.float32"
+    lines, arguments, writer, program = start_lines(program, ndim, wide if module.narrow else None)
     host = HostWriter()
     body = [f'{INDENT}"""Initial values of the states of one tensor; inside, tensors have one more dimension."""']
     body += module.assignments(program.host, host)

@@ -6,10 +6,14 @@ import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from optlang.api import export
+from optlang.diagnostics import OptlangError
 
 
 @dataclass(frozen=True)
@@ -116,7 +120,8 @@ def find(against: str | None, reference: str | None, name: str = "") -> Peer:
 
     Args:
         against: None, ``fused``, ``foreach``, ``clipped`` (``clip_grad_norm_``, then fused AdamW), ``averaged`` (that,
-            and ``AveragedModel``), ``MODULE:CLASS``, or a package, for its optimizer of the rule's name.
+            and ``AveragedModel``), ``module`` or ``module-eager`` (the rule emitted as a module of its own, its updates
+            compiled by ``torch.compile`` or not), ``MODULE:CLASS``, or a package, for its optimizer of the rule's name.
         reference: The rule's reference.
         name: The rule's name.
 
@@ -128,12 +133,26 @@ def find(against: str | None, reference: str | None, name: str = "") -> Peer:
         return Peer("clip_grad_norm_ + torch.optim.AdamW (fused)", ClippedAdamW, {})
     if against == "averaged":
         return Peer("clip_grad_norm_ + torch.optim.AdamW (fused) + AveragedModel", ClippedAveragedAdamW, {})
+    if against in ("module", "module-eager"):
+        return _emitted(name, against == "module")
     if against is not None and against not in ("fused", "foreach"):
         path = against.replace(":", ".") if ":" in against or "." in against else _same_name(against, name)
         return _described(path, None)
     if reference is None:
         raise ValueError("the rule names no reference; say what to compare with: --against MODULE:CLASS")
     return _described(reference, against)
+
+
+def _emitted(name: str, compiled: bool) -> Peer:
+    """Return a rule of the library as a module of its own."""
+    made = ModuleType(f"optlang_emitted_{name}")
+    try:
+        exec(export(name, "module"), made.__dict__)  # our own compiler's output
+    except OptlangError as error:
+        raise NoPeer(str(error)) from error
+    return Peer(
+        f"module of {name} ({'compiled' if compiled else 'eager'})", getattr(made, name), {"compiled": compiled}
+    )
 
 
 def _same_name(package: str, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -36,6 +37,12 @@ class Stage(StrEnum):
     SOURCE = "source"
 
 
+def _targets() -> list[str]:
+    """Return the names of the targets, without importing them."""
+    folder = Path(__file__).parents[1] / "targets"
+    return sorted(m.name for m in pkgutil.iter_modules([str(folder)]) if m.name[0] != "_")
+
+
 def command(
     file: File,
     stage: Annotated[
@@ -47,7 +54,8 @@ def command(
     settings: Settings = None,
     ndim: Annotated[int, typer.Option(min=0, help="Dimensions of the tensor it is for.")] = 2,
     target: Annotated[
-        str | None, typer.Option(metavar="TARGET", help="Instead: a file for use without optlang.")
+        str | None,
+        typer.Option(metavar="TARGET", help=f"Instead: a file for use without optlang ({', '.join(_targets())})."),
     ] = None,
 ) -> None:
     """Print what the compiler makes of a rule: by default the Python source that runs."""

@@ -55,6 +55,8 @@ class Special:
         matrices: Whether the rule works on matrices.
         ndim: Dimensions of the tensor; 2 where nobody said.
         event: The event whose statements these are, None for a step.
+        questions: What was asked, in the order of the answers: an expression whose truth or number is the answer (of
+            a hyperparameter that may be none, whether it is; of an option, its value).
     """
 
     key: tuple[Value, ...]
@@ -65,6 +67,7 @@ class Special:
     matrices: bool = False
     ndim: int = 2
     event: str | None = None
+    questions: tuple[ast.Expr, ...] = ()
 
 
 def specialise(
@@ -92,7 +95,15 @@ def specialise(
     body = work.statements(rule.body if event is None else rule.events[event])
     ndim = len(work.shape)
     return Special(
-        tuple(work.answers), states, start, (*known, *body), frozenset(work.dims), work.sizes is not None, ndim, event
+        tuple(work.answers),
+        states,
+        start,
+        (*known, *body),
+        frozenset(work.dims),
+        work.sizes is not None,
+        ndim,
+        event,
+        tuple(work.questions),
     )
 
 
@@ -113,6 +124,7 @@ class _Specialiser:
         self.hypers = {h.name: h for h in rule.hypers}
         self.fixed = {"p", "g", *(s.name for s in rule.states)}
         self.answers: list[Value] = []
+        self.questions: list[ast.Expr] = []
         self.dims: set[int] = set()
         self.known: Scope = {}  # locals that are literals at this point
         self.out: list[ast.Stmt] = []
@@ -277,7 +289,7 @@ class _Specialiser:
             message = f"`repeat` runs a whole number of times from 0 to {MAX_REPEATS}, not {number:g} times"
             raise Unfit(count.span, message, "change the hyperparameter that it is computed from")
         if not isinstance(node, LITERALS):
-            self.answers.append(number)
+            self.answer(node, number)
         return int(number)
 
     def parts(self, over: ast.Name) -> list[ast.Name]:
@@ -333,8 +345,13 @@ class _Specialiser:
         except NotStatic:
             return node
         if not isinstance(node, LITERALS):
-            self.answers.append(answer)
+            self.answer(self.sized(node), answer)
         return ast.Bool(node.span, answer)
+
+    def answer(self, question: ast.Expr, answer: Value) -> None:
+        """Note an answer, which belongs to the key, and what was asked."""
+        self.questions.append(question)
+        self.answers.append(answer)
 
     def number(self, node: ast.Expr) -> float | None:
         """Return the value of an expression that is left, if it is a number known before the step."""
@@ -352,7 +369,7 @@ class _Specialiser:
             case ast.Call(function=ast.Name(name="rows" | "cols" as name), arguments=(argument,)):
                 shape = self.sizes.of(argument.value)
                 size = last(shape, 2 if name == "rows" else 1)
-                return ast.Number(node.span, str(size), Fraction(size))
+                return ast.Number(node.span, f"size {size}", Fraction(size))
             case ast.Call(arguments=arguments):
                 return replace(node, arguments=tuple(replace(a, value=self.sized(a.value)) for a in arguments))
             case ast.Unary(operand=operand):
@@ -427,20 +444,20 @@ class _Specialiser:
             return node
         value = self.values[node.name]
         if hyper.type is HyperType.OPTIONAL:
-            self.answers.append(value is None)
+            self.answer(node, value is None)
             return ast.Nothing(at.span) if value is None else node
         return self.literal(node, value)
 
     def literal(self, node: ast.Name | ast.Member, value: Value) -> ast.Expr:
         """Return an option's value as a literal; a number stays a name, so that it may change."""
         if isinstance(value, bool):
-            self.answers.append(value)
+            self.answer(node, value)
             return ast.Bool(node.span, value)
         if isinstance(value, str):
-            self.answers.append(value)
+            self.answer(node, value)
             return ast.Text(node.span, value)
         if isinstance(node, ast.Member):  # another group may have a truth value under this key
-            self.answers.append("a number")
+            self.answer(node, "a number")
         return node
 
     def junction(self, node: ast.Binary, scope: Scope) -> ast.Expr:

@@ -5,6 +5,7 @@ A target's module holds
 ``SUFFIX``       what its files end in
 ``emit(order)``  the file's content, ``str`` or ``bytes``; raises :class:`optlang.diagnostics.OptlangError` with one
                  :func:`refusal` for each construct of the rule that the target cannot carry
+``refused(order)``  the same errors without making the file, where that takes long (optional)
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from optlang.compiler import CompiledRule
-from optlang.diagnostics import Diagnostic
+from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language.rule import Value
+from optlang.language.suggest import nearest
 from optlang.source import Span
 
 
@@ -49,8 +51,28 @@ def target(name: str) -> Any:
         ValueError: If there is none of this name.
     """
     if name not in names():
-        raise ValueError(f"there is no target {name!r}; the targets are {', '.join(names())}")
+        close = nearest(name, names())
+        hint = f"did you mean {close!r}? " if close else ""
+        raise ValueError(f"there is no target {name!r}; {hint}the targets are {', '.join(names())}")
     return import_module(f"optlang.targets.{name}")
+
+
+def refusals(order: Order, name: str) -> list[Diagnostic]:
+    """Return what a target cannot carry of a rule; empty if it carries the rule.
+
+    Args:
+        order: What is asked of it.
+        name: Its name.
+    """
+    emitting = target(name)
+    quick = getattr(emitting, "refused", None)
+    if quick is not None:
+        return list(quick(order))
+    try:
+        emitting.emit(order)
+    except OptlangError as error:
+        return list(error.diagnostics)
+    return []
 
 
 def refusal(compiled: CompiledRule, target: str, construct: str, span: Span | None, help: str) -> Diagnostic:

@@ -1,0 +1,369 @@
+"""The variants of a rule as functions and tables of a Python file."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from optlang.assembly import assembled
+from optlang.backends.naming import python_name
+from optlang.backends.python_source import Width
+from optlang.compiled import ALONG, HANDED_ON, LATE_NUMBERS, POINT, TOTAL, Layout, Pass, Slot, Variant
+from optlang.compiler import CompiledRule
+from optlang.targets._python import INDENT, Function, Library, functions, pretty
+from optlang.targets._questions import DIMENSIONS, Way
+
+
+@dataclass
+class Form:
+    """One variant, as the file has it.
+
+    Attributes:
+        name: Name of its constant.
+        variant: The variant.
+        fields: The arguments of its record, as Python, in order.
+        way: The questions that lead to it.
+    """
+
+    name: str
+    variant: Variant
+    way: Way
+    fields: dict[str, str] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """Return the constant."""
+        fields = ", ".join(f"{key}={value}" for key, value in self.fields.items())
+        return pretty(f"{self.name} = Form({fields})")
+
+
+class Forms:
+    """The variants of a rule and of its events.
+
+    Args:
+        compiled: The rule.
+        library: Where their functions go.
+        staged: Whether some step is more than one pass.
+    """
+
+    def __init__(self, compiled: CompiledRule, library: Library, prefix: str = "") -> None:
+        self.compiled, self.library, self.prefix = compiled, library, prefix
+        self.spelling: dict[str, str] = {}
+        self.features: set[str] = set()
+        self.totals: set[str] = set()
+        self.pointed = False  # whether some pass says where the closure is to be called
+        self.hosts: list[tuple[Function, tuple[str, ...]]] = []  # host functions, with the runtime's names
+
+    def variants(self, ways: Sequence[Way]) -> list[Variant]:
+        """Return the variants of some ways."""
+        compiled = self.compiled
+        rule, name, any_width = compiled.rule, compiled.name, (Width.ANY, Width.ANY)
+        return [
+            assembled(rule, name, w.special, compiled.lowered(w.special), w.key, len(w.shape), any_width) for w in ways
+        ]
+
+    # Forms --------------------------------------------------------------------------------------------------
+
+    def of(self, ways: Sequence[Way], variants: Sequence[Variant], staged: bool, event: str = "") -> list[Form]:
+        """Return the forms of some variants."""
+        names = words(ways)
+        steered = [v.steering for v in variants if v.steering is not None]
+        self.pointed |= any(p.points for steering in steered for path in steering.paths for p in path)
+        forms = [
+            Form(self.constant(name, event), variant, way)
+            for name, variant, way in zip(names, variants, ways, strict=True)
+        ]
+        for form, name in zip(forms, names, strict=True):
+            suffix = "_".join(filter(None, (self.prefix, event, name)))
+            self.fill(form, suffix, staged, bool(event))
+        return forms
+
+    def constant(self, name: str, event: str) -> str:
+        """Return the name of a form's constant."""
+        whole = "_".join(filter(None, (self.prefix, event, name or "usual"))).upper()
+        return whole if whole[0].isalpha() else f"FORM_{whole}"
+
+    def fill(self, form: Form, suffix: str, staged: bool, is_event: bool) -> None:
+        """Write the functions of a form, and its record."""
+        variant, fields = form.variant, form.fields
+        own = {f.name: f for f in functions(variant.source)}
+        self.helpers(own.values())
+        slots = variant.slots if not is_event else self.about(variant)
+        begin = own["start"]
+        for slot in variant.slots:
+            begin.lines = [line.replace(f'"{slot.name}":', f'"{python_name(slot.name)}":') for line in begin.lines]
+        fields["start"] = self.add(begin, "start", suffix, ("p", "g", *variant.start_arguments))
+        fields["states"] = mapping((python_name(s.name), text(s.key)) for s in slots)
+        hosted = [s for s in slots if s.place == "host"]
+        if staged:
+            fields |= self.passes(variant, own, suffix)
+        else:
+            fields |= self.single(variant, own, suffix)
+        if hosted:
+            self.features.add("hosted")
+            fields["kept"] = listing(text(python_name(s.name)) for s in hosted)
+            fields["numbers"] = self.numbers(variant, own, suffix, staged)
+        if variant.group_slots:
+            self.features.add("grouped")
+            fields["group"] = self.add(own["group"], "group", suffix, variant.group_arguments)
+            fields["changed"] = listing(text(python_name(s.name)) for s in variant.group_slots)
+        if not variant.layout.flat or (variant.steering is not None and variant.steering.matrices):
+            self.features.add("dimensional")
+            fields["real"] = "True"
+        if variant.min_ndim:
+            self.features.add("least")
+            fields["least"] = str(variant.min_ndim)
+
+    def about(self, variant: Variant) -> tuple[Slot, ...]:
+        """Return the states that an event is about."""
+        named = {*variant.tensors, *variant.host_arguments, *variant.written}
+        if variant.steering is not None:
+            named |= {n for arguments in variant.steering.numbers_arguments for n in arguments}
+        return tuple(s for s in variant.slots if s.name in named or s.place == "host")
+
+    def single(self, variant: Variant, own: Mapping[str, Function], suffix: str) -> dict[str, str]:
+        """Return the fields of a step that is one pass."""
+        places = {s.name: s.place for s in variant.slots}
+        fields = {
+            "host": self.add_part(own["host"], 0, "host", suffix, variant.host_arguments),
+            "update": self.add(own["update"], "update", suffix, ()),
+            "tensors": listing(text(python_name(n)) for n in variant.tensors[2:]),
+        }
+        if not variant.layout.flat:
+            self.features.add("layouts")
+            fields["view"] = _view(variant.layout)
+            fields["scalars"] = listing(text(python_name(n)) for n in variant.tensors if places.get(n) == "scalar")
+        return fields
+
+    def numbers(self, variant: Variant, own: Mapping[str, Function], suffix: str, staged: bool) -> str:
+        """Return what computes the new values of host states: a function, for a staged step one for each path."""
+        steering = variant.steering
+        if steering is None:
+            name = self.add_part(own["host"], 1, "numbers", suffix, variant.host_arguments)
+            return listing([name]) if staged else name
+        if len(steering.paths) > 1:
+            self.features.add("hosted_many")
+        return listing(
+            self.add(own[f"numbers_{i}"], "numbers", suffix, steering.numbers_arguments[i])
+            for i in range(len(steering.paths))
+        )
+
+    # Staged steps -------------------------------------------------------------------------------------------
+
+    def passes(self, variant: Variant, own: Mapping[str, Function], suffix: str) -> dict[str, str]:
+        """Return the fields of a step of several passes."""
+        steering = variant.steering
+        if steering is None:  # a step of one pass, of a rule that has others
+            alone = Pass(variant, False, (), (), ())
+            return {"paths": listing([listing([self.one(alone, suffix)])])}
+        paths = [
+            listing(
+                self.one(one, suffix if len(path) == 1 else f"{suffix}_{k}".strip("_")) for k, one in enumerate(path, 1)
+            )
+            for path in steering.paths
+        ]
+        fields = {"paths": listing(paths)}
+        if len(steering.paths) > 1:
+            self.features.add("several")
+            fields["path"] = self.add(own["path"], "path", suffix, steering.path_arguments)
+        if steering.shared:
+            self.features.add("shared")
+            shared = []
+            for slot, names in steering.shared:
+                name = self.add(own[f"shared_{slot.name}"], f"shared_{slot.name}", suffix, names)
+                shared.append(f"({text(slot.name)}, {text(self.spelled(slot.name + chr(39)))}, {name})")
+            fields["shared"] = listing(shared)
+        if steering.size_arguments or "sizes" in own:
+            self.features.add("sized")
+            fields["sizes"] = self.add(own["sizes"], "sizes", suffix, steering.size_arguments)
+        return fields
+
+    def one(self, one: Pass, suffix: str) -> str:
+        """Return the record of a pass."""
+        kernel = one.kernel
+        own = {f.name: f for f in functions(kernel.source)}
+        self.helpers(own.values())
+        places = {s.name: s.place for s in kernel.slots}
+        empty = one.matrices and not kernel.coefficients
+        fields = {
+            "host": self.add_part(own["host"], 0, "host", suffix, kernel.host_arguments, empty),
+            "update": self.add(own["update"], "update", suffix, ()),
+            "tensors": listing(text(python_name(n)) for n in kernel.tensors),
+        }
+        handed = (*HANDED_ON, TOTAL)
+        made = [s for s in kernel.slots if s.name in kernel.written and s.name.startswith(handed)]
+        if made:
+            fields["makes"] = mapping((python_name(s.name), self.place(s)) for s in made)
+        if one.matrices:
+            self.features.add("matrices")
+            fields["written"] = listing(text(python_name(n)) for n in kernel.written)
+        elif not kernel.layout.flat:
+            self.features.add("layouts")
+            fields["view"] = _view(kernel.layout)
+        scalars = [n for n in kernel.tensors if places.get(n) == "scalar"]
+        if scalars and (one.matrices or not kernel.layout.flat):
+            self.features.add("scalars")
+            fields["scalars"] = listing(text(python_name(n)) for n in scalars)
+        fields |= self.waits(one)
+        return f"Pass({', '.join(f'{key}={value}' for key, value in fields.items())})"
+
+    def waits(self, one: Pass) -> dict[str, str]:
+        """Return the fields of a pass that are about what comes from elsewhere."""
+        fields = {}
+        if one.needs:
+            self.features.add("late")
+            fields["needs"] = listing(text(self.late(n)) for n in one.needs)
+        if one.totals:
+            self.features |= {"totals", "late"}
+            self.totals |= {python_name(n) for n in one.totals}
+            fields["totals"] = listing(text(python_name(n)) for n in one.totals)
+        if one.draws:
+            self.features.add("draws")
+            fields["draws"] = listing(f"({text(python_name(d.name))}, {text(d.kind)}, {d.site})" for d in one.draws)
+        if one.points:
+            self.features |= {"points", "late"}
+            fields["points"] = listing(text(python_name(n)) for n in one.points)
+        if self.pointed and all(n.startswith((*HANDED_ON, TOTAL)) for n in one.kernel.written):
+            fields["moves"] = "False"
+        if any(n.startswith(ALONG) for n in one.points):
+            self.features.add("curved")
+        if any(n.startswith(POINT) for n in one.points):
+            self.features.add("at_points")
+        return fields
+
+    def place(self, slot: Slot) -> str:
+        """Return the place of what a pass leaves for another, as Python."""
+        if slot.place == "reduced":
+            self.features.add("reduced")
+            return listing(map(str, slot.dims))
+        return text(slot.place)
+
+    def late(self, name: str) -> str:
+        """Return what a value that arrives late is called in the file."""
+        if name.endswith("'"):
+            return self.spelled(name)
+        return python_name(name)
+
+    # Functions ----------------------------------------------------------------------------------------------
+
+    def helpers(self, those: Iterable[Function]) -> None:
+        """Take over the helpers that functions of a module call."""
+        own = ("start", "host", "update", "group", "path", "sizes")
+        for function in those:
+            if function.name not in own and not re.match(r"(numbers|shared)_", function.name):
+                self.library.keep(function)
+
+    def add(self, function: Function, kind: str, suffix: str, names: Sequence[str]) -> str:
+        """Take over a function and return its name; ``names`` are the runtime's names of its parameters."""
+        for name, parameter in zip(names, function.parameters, strict=False):
+            if name not in ("p", "g"):
+                known = self.spelling.setdefault(name, parameter)
+                assert known == parameter, f"{name} is {known} and {parameter}"
+        if names and kind != "start":
+            self.hosts.append((function, tuple(names)))
+        return self.library.add(function, "_".join(filter(None, (kind, suffix))))
+
+    def add_part(
+        self, host: Function, place: int, kind: str, suffix: str, names: Sequence[str], empty: bool = False
+    ) -> str:
+        """Take over one of the two results of ``host``."""
+        part = result(host, place, empty)
+        read = [n for n, parameter in zip(names, host.parameters, strict=True) if parameter in part.parameters]
+        return self.add(part, kind, suffix, read)
+
+    def spelled(self, name: str) -> str:
+        """Return what a value of the runtime's is called in the file."""
+        if name not in self.spelling:
+            new = name.replace("'", "_new").replace("group.t", "group_t")
+            self.spelling[name] = python_name(new)
+        return self.spelling[name]
+
+    @property
+    def read(self) -> set[str]:
+        """The runtime's names of all values that functions take."""
+        return set(self.spelling)
+
+    @property
+    def reads_late(self) -> bool:
+        """Whether some number is computed from what is not known when a rule is written: sums, losses, states."""
+        kept = {s.name for s in self.compiled.rule.states}
+        return any(n.startswith((TOTAL, *LATE_NUMBERS)) or n.rstrip("'") in kept for n in self.spelling)
+
+
+def result(function: Function, place: int, empty: bool = False) -> Function:
+    """Return ``host`` with one of its two results alone, without what only the other needs."""
+    *body, last = function.lines
+    (node,) = ast.parse(last.strip()).body
+    assert isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple)
+    chosen = "()" if empty else ast.unparse(node.value.elts[place])
+    wanted = {n.id for n in ast.walk(ast.parse(chosen)) if isinstance(n, ast.Name)}
+    kept: list[str] = []
+    for line in reversed(body[2:]):
+        target, _, formula = line.strip().partition(" = ")
+        if target in wanted:
+            kept.append(line)
+            wanted |= {n.id for n in ast.walk(ast.parse(formula)) if isinstance(n, ast.Name)}
+    said = "Coefficients of one step" if place == 0 else "What states kept on the host become"
+    head, names = function.lines[0], [n for n in function.parameters if n in wanted]
+    head = f"{head.partition('(')[0]}({', '.join(names)}):"
+    return Function([head, f'{INDENT}"""{said}, in float64."""', *reversed(kept), f"{INDENT}return {chosen}"])
+
+
+def _view(layout: Layout) -> str:
+    return "()" if layout.exact else f"({layout.front}, {layout.back})"
+
+
+# Python literals ------------------------------------------------------------------------------------------------
+
+
+def text(value: Any) -> str:
+    """Return a value as Python, strings in double quotes."""
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' if isinstance(value, str) else repr(value)
+
+
+def listing(items: Iterable[str]) -> str:
+    """Return a tuple of pieces of Python."""
+    parts = list(items)
+    return f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})"
+
+
+def mapping(items: Iterable[tuple[str, str]]) -> str:
+    """Return a dict from names to pieces of Python."""
+    return "{" + ", ".join(f"{text(key)}: {value}" for key, value in items) + "}"
+
+
+# Names ----------------------------------------------------------------------------------------------------------
+
+
+def words(ways: Sequence[Way]) -> list[str]:
+    """Return a name for each way, from what tells it apart from the others."""
+    answers: dict[str, set[Any]] = {}
+    for way in ways:
+        for question, answer in way.trace:
+            answers.setdefault(question, set()).add(answer)
+    found: list[str] = []
+    for way in ways:
+        parts = [
+            _word(q, a) for q, a in way.trace if len(answers[q]) > 1 or len({q in dict(w.trace) for w in ways}) > 1
+        ]
+        name = "_".join(filter(None, dict.fromkeys(parts)))
+        found.append(name if len(name) <= 50 else f"form_{len(found) + 1}")
+    return [n if found.count(n) == 1 else f"{n}_{i}".strip("_") for i, n in enumerate(found, 1)]
+
+
+def _word(question: str, answer: Any) -> str:
+    """Return a word for the answer to a question; empty for no."""
+    if question == DIMENSIONS:
+        return "" if answer is None else f"{answer}d"
+    if isinstance(answer, bool):
+        if question.endswith(" is None"):
+            return "" if answer else f"with_{question.removesuffix(' is None')}"
+        for sign, spoken in ((">=", "from"), ("<=", "upto"), (">", "above"), ("<", "below"), ("==", ""), ("!=", "not")):
+            question = question.replace(f" {sign} ", f"_{spoken}_" if spoken else "_")
+        question = re.sub(r"shape\[(\d)\]", r"size\1", question)
+        return re.sub(r"\W+", "_", question).strip("_") if answer else ""
+    if isinstance(answer, str):
+        return re.sub(r"\W+", "_", answer)
+    return f"{question}_{answer:g}"

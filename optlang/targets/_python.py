@@ -1,0 +1,270 @@
+"""Generated functions as a formatter would leave them, and told apart by name where many stand in one file."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+#: Longest line.
+WIDTH = 120
+INDENT = "    "
+_POWER = re.compile(r"(?<![\w.)\]])([A-Za-z_][\w.]*|\d[\w.]*) \*\* (-?[\w.]+)(?![\w.(\[])")
+_NEGATIVE = re.compile(r"-([A-Za-z_][\w.]*\*\*-?[\w.]+)(?![\w(\[])")
+_SAME = re.compile(r"\b(\w+) == \1\b")
+_STRING = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'")
+
+
+def spaced(code: str) -> str:
+    """Return a statement or expression of one line with blanks around its operators."""
+    tree = ast.parse(code)
+    text = _SAME.sub(r"~torch.isnan(\1)", ast.unparse(tree))
+    last = tree.body[-1]
+    match last:
+        case ast.Assign(targets=[ast.Tuple()], value=ast.Tuple(elts=[_, _, *_] as values)):  # several names at once
+            text = f"{text.partition(' = ')[0]} = {', '.join(map(ast.unparse, values))}"
+    text = _STRING.sub(lambda found: _doubled(found[0]), _POWER.sub(r"\1**\2", text))
+    text = _NEGATIVE.sub(r"-(\1)", text)
+    text = re.sub(r"(?<=[\[ ]):(?=int\()", ": ", text)
+    text = re.sub(r"([\[ ]int\([^()]*\)):", r"\1 :", text)
+    return re.sub(r"^(\w+), = ", r"(\1,) = ", text)
+
+
+def _doubled(string: str) -> str:
+    """Return a string in double quotes, if there are none in it."""
+    return string if string[0] == '"' or '"' in string or "\\" in string else f'"{string[1:-1]}"'
+
+
+class Function:
+    """One generated function.
+
+    Args:
+        lines: Its lines, ``def`` first.
+
+    Attributes:
+        name: What it is called.
+        parameters: Names of its parameters.
+        calls: Names of what it calls or reads.
+    """
+
+    def __init__(self, lines: Sequence[str]) -> None:
+        (node,) = ast.parse("\n".join(lines)).body
+        assert isinstance(node, ast.FunctionDef)
+        self.name, self.parameters = node.name, tuple(a.arg for a in node.args.args)
+        self.calls = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+        self.lines = list(lines)
+
+    def text(self, name: str | None = None) -> str:
+        """Return the function, formatted, perhaps under another name."""
+        renamed = [re.sub(r"^def \w+", f"def {name or self.name}", self.lines[0]), *self.lines[1:]]
+        return "\n".join(line for one in _joined(renamed) for line in formatted(one)) + "\n"
+
+
+def functions(source: str) -> list[Function]:
+    """Return the functions of a generated module."""
+    lines = source.split("\n")
+    tree = ast.parse(source)
+    return [Function(lines[n.lineno - 1 : n.end_lineno]) for n in tree.body if isinstance(n, ast.FunctionDef)]
+
+
+def _joined(lines: Iterable[str]) -> Iterator[str]:
+    """Yield logical lines: a bracket that is left open goes on to the line that closes it."""
+    held = ""
+    for line in lines:
+        text = held + (line.strip() if held else line)
+        opened = 0 if text.strip().startswith(('"""', "#")) else sum(text.count(c) for c in "([{")
+        closed = 0 if text.strip().startswith(('"""', "#")) else sum(text.count(c) for c in ")]}")
+        if opened > closed:
+            held = text + " "
+            continue
+        held = ""
+        yield text
+
+
+def formatted(line: str) -> list[str]:
+    """Return a logical line of a function, formatted: in several lines if it is too long for one."""
+    code = line.strip()
+    indent = line[: len(line) - len(line.lstrip())]
+    if not code or code.startswith(("#", '"""')):
+        return [line.rstrip()] if not code.startswith("#") else _comment(indent, code)
+    code, _, remark = code.partition("  # ")
+    remark = f"  # {remark}" if remark else ""
+    if code.startswith("def "):
+        return _definition(indent, code)
+    if code.endswith(":"):
+        body = f"{code} pass" if not code.startswith(("else", "elif", "except", "try")) else ""
+        if not body:
+            return [line.rstrip()]
+        return [indent + _header(body) + remark]
+    text = indent + spaced(code) + remark
+    if (len(text) <= WIDTH and not code.startswith("return {")) or code == "return {}":
+        return [text]
+    return _split(indent, code)
+
+
+def _header(code: str) -> str:
+    """Return the first line of a compound statement."""
+    return spaced(code).split("\n")[0]
+
+
+def _comment(indent: str, code: str) -> list[str]:
+    words, lines = code[2:].split(" "), [f"{indent}#"]
+    for word in words:
+        if len(lines[-1]) + 1 + len(word) > WIDTH:
+            lines.append(f"{indent}#  ")
+        lines[-1] += f" {word}"
+    return lines
+
+
+def _definition(indent: str, code: str) -> list[str]:
+    """Return the first line of a function: its parameters in one line, or in one of their own, or each in one."""
+    text = indent + _header(f"{code} pass")
+    if len(text) <= WIDTH:
+        return [text]
+    head, _, rest = text.partition("(")
+    inner = rest.removesuffix("):")
+    if len(indent + INDENT + inner) <= WIDTH:
+        return [f"{head}(", f"{indent}{INDENT}{inner}", f"{indent}):"]
+    return [f"{head}(", *(f"{indent}{INDENT}{name}," for name in inner.split(", ")), f"{indent}):"]
+
+
+def _split(indent: str, code: str) -> list[str]:
+    """Return a statement in several lines."""
+    (node,) = ast.parse(code).body
+    if isinstance(node, ast.Return) and isinstance(node.value, ast.Dict):
+        pairs = zip(node.value.keys, node.value.values, strict=True)
+        entries = [f"{_quoted(k)}: {spaced(ast.unparse(v))}" for k, v in pairs if k is not None]
+        return [f"{indent}return {{", *(f"{indent}{INDENT}{entry}," for entry in entries), f"{indent}}}"]
+    if isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple):
+        entries = [spaced(ast.unparse(e)) for e in node.value.elts]
+        return [f"{indent}return (", *(f"{indent}{INDENT}{entry}," for entry in entries), f"{indent})"]
+    if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Tuple) and isinstance(node.value, ast.Call):
+        return _unpacked(indent, [ast.unparse(e) for e in node.targets[0].elts], ast.unparse(node.value.func))
+    if isinstance(node, ast.Raise):
+        head, _, rest = spaced(code).partition("(")
+        return [f"{indent}{head}(", f"{indent}{INDENT}{rest.removesuffix(')')}", f"{indent})"]
+    assert isinstance(node, (ast.Assign, ast.Return)), code
+    return _named_parts(indent, node)
+
+
+def _quoted(key: ast.expr) -> str:
+    assert isinstance(key, ast.Constant)
+    return f'"{key.value!s}"'
+
+
+def _unpacked(indent: str, names: Sequence[str], function: str) -> list[str]:
+    """Return ``a, b, ... = c.unbind()`` as several lines of that kind."""
+    source = function.removesuffix(".unbind")
+    lines, start = [], 0
+    while start < len(names):
+        stop = start + 1
+        while stop < len(names) and len(indent + ", ".join(names[start : stop + 1])) + len(source) + 24 <= WIDTH:
+            stop += 1
+        part = names[start:stop]
+        left = f"({part[0]},)" if len(part) == 1 else ", ".join(part)
+        lines.append(f"{indent}{left} = {source}[{start or ''}:{stop if stop < len(names) else ''}].unbind()")
+        start = stop
+    return lines
+
+
+def _named_parts(indent: str, node: ast.Assign | ast.Return) -> list[str]:
+    """Return a long formula with parts of it computed before, under names of their own."""
+    lines: list[str] = []
+    target = spaced(ast.unparse(node.targets[0])) + " = " if isinstance(node, ast.Assign) else "return "
+    stem = re.sub(r"\W", "", target.partition(" ")[0]) if isinstance(node, ast.Assign) else "result"
+    value: Any = node.value
+    while len(f"{indent}{target}{spaced(ast.unparse(value))}") > WIDTH:
+        room = WIDTH - len(f"{indent}{stem}_part_9 = ")
+        parts = [n for n in ast.walk(value) if isinstance(n, (ast.BinOp, ast.Call)) and n is not value]
+        fitting = [n for n in parts if len(spaced(ast.unparse(n))) <= room]
+        best = max(fitting, key=lambda n: len(ast.unparse(n)))
+        name = f"{stem}_part_{len(lines) + 1}"
+        lines.append(f"{indent}{name} = {spaced(ast.unparse(best))}")
+        value = _Replace(best, name).visit(value)
+    return [*lines, f"{indent}{target}{spaced(ast.unparse(value))}"]
+
+
+class _Replace(ast.NodeTransformer):
+    """Puts a name in the place of one node."""
+
+    def __init__(self, old: ast.AST, name: str) -> None:
+        self.old, self.name = old, name
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        if node is self.old:
+            return ast.Name(self.name, ast.Load())
+        return self.generic_visit(node)
+
+
+class Library:
+    """The functions of a file; equal ones are one.
+
+    Attributes:
+        texts: The text of each function, by name, in order.
+    """
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+        self._names: dict[str, str] = {}
+
+    def keep(self, function: Function) -> None:
+        """Take over a helper, which is formatted and whose name is its own."""
+        self.texts[function.name] = _SAME.sub(r"~torch.isnan(\1)", "\n".join(function.lines)) + "\n"
+
+    def add(self, function: Function, wanted: str) -> str:
+        """Return the name of a function, which is ``wanted`` unless it is there already or the name is taken."""
+        key = function.text("_")
+        if key not in self._names:
+            name, count = wanted, 1
+            while name in self.texts:
+                count += 1
+                name = f"{wanted}_{count}"
+            self._names[key] = name
+            self.texts[name] = function.text(name)
+        return self._names[key]
+
+
+# Tables ---------------------------------------------------------------------------------------------------------
+
+#: Calls that are written with one argument a line.
+RECORDS = ("Form", "Pass")
+
+
+def pretty(code: str) -> str:
+    """Return an assignment of a table, one entry a line where it is too long for one, or is a record."""
+    (node,) = ast.parse(code).body
+    assert isinstance(node, ast.Assign)
+    lines = _laid_out(node.value, 0, f"{ast.unparse(node.targets[0])} = ", "")
+    return "\n".join(lines) + "\n"
+
+
+def _laid_out(node: ast.expr, depth: int, before: str, after: str) -> list[str]:
+    """Return an expression in lines; ``before`` and ``after`` stand in the first and the last one."""
+    indent = INDENT * depth
+    flat = f"{indent}{before}{spaced(ast.unparse(node))}{after}"
+    records = any(
+        isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in RECORDS for n in ast.walk(node)
+    )
+    if not records and len(flat) <= WIDTH:
+        return [flat]
+    inner: list[str] = []
+    match node:
+        case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords):
+            opening, closing = f"{name}(", ")"
+            for argument in args:
+                inner += _laid_out(argument, depth + 1, "", ",")
+            for keyword in keywords:
+                inner += _laid_out(keyword.value, depth + 1, f"{keyword.arg}=", ",")
+        case ast.Tuple(elts=items):
+            opening, closing = "(", ")"
+            for item in items:
+                inner += _laid_out(item, depth + 1, "", ",")
+        case ast.Dict(keys=keys, values=values):
+            opening, closing = "{", "}"
+            for key, value in zip(keys, values, strict=True):
+                assert key is not None
+                inner += _laid_out(value, depth + 1, f"{_quoted(key)}: ", ",")
+        case _:
+            return [flat]
+    return [f"{indent}{before}{opening}", *inner, f"{indent}{closing}{after}"]

@@ -1,0 +1,319 @@
+"""The forms of a rule: what options and shapes can make of it, and the questions that decide.
+
+A rule with options is several variants. :func:`explore` finds them by answering each static question otherwise than it
+was, with other hyperparameters and other shapes, for as long as that leads to something new.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+
+from optlang.backends.naming import python_name
+from optlang.compiled import Facts, Layout
+from optlang.compiler import CompiledRule
+from optlang.language import tree as ast
+from optlang.language.evaluate import evaluate, member_name, truth
+from optlang.language.questions import known_before
+from optlang.language.rule import HyperType, OneOf, Range, Value
+from optlang.language.sizes import Unfit
+from optlang.language.specialise import Special, specialise
+from optlang.language.walk import expressions
+
+#: Shapes to try, by number of dimensions; sizes are prime, so that a product tells what it is a product of.
+SHAPES: tuple[tuple[int, ...], ...] = (
+    (),
+    *((7,), (100003,)),
+    *((11, 7), (7, 11), (2, 3), (100003, 2), (2, 100003), (100003, 100019)),
+    *((7, 11, 13), (1009, 11, 13), (7, 11, 100003), (100003, 11, 100019)),
+    *((7, 11, 13, 17), (100003, 11, 13, 17), (7, 11, 13, 100003)),
+)
+#: Facts of a tensor that questions may read.
+FACTS = ("ndim", "numel", "rows", "cols")
+#: Name of the pseudo-question how many dimensions a tensor has, where generated code depends on it.
+DIMENSIONS = "ndim"
+
+Trace = tuple[tuple[str, Value], ...]
+
+
+class Unspoken(Exception):
+    """A question that cannot be written in Python."""
+
+
+def facts_of(shape: tuple[int, ...]) -> Facts:
+    """Return the facts of a tensor of a shape."""
+    rows, cols = shape[-2] if len(shape) > 1 else 1, shape[-1] if shape else 1
+    return Facts(len(shape), math.prod(shape), rows, cols, 2.0**-23, shape)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way through the questions of a rule.
+
+    Attributes:
+        trace: The questions as Python, with their answers.
+        key: The key of the variant that they lead to.
+        special: The statements of it.
+        shape: A shape that it is for.
+        values: Hyperparameters that lead here.
+    """
+
+    trace: Trace
+    key: tuple[Value, ...]
+    special: Special
+    shape: tuple[int, ...]
+    values: Mapping[str, Value] = field(default_factory=dict, compare=False)
+
+
+class Explorer:
+    """Finds the ways through the questions of a rule.
+
+    Args:
+        compiled: The rule.
+        values: Hyperparameters that are chosen.
+        event: The event whose statements are meant, None for a step.
+    """
+
+    def __init__(self, compiled: CompiledRule, values: Mapping[str, Value], event: str | None = None) -> None:
+        self.compiled, self.event = compiled, event
+        rule = compiled.rule
+        self.start: dict[str, Value] = {**compiled.defaults(), **values}
+        self.start |= {f"group.{key}": 1.0 for key in compiled.group_keys}
+        self.hypers = {h.name: h for h in rule.hypers}
+        self.local = known_before(rule.body, self.hypers, {s.name for s in rule.states}, rule.functions)
+        known = (v for n, v in values.items() if n in compiled.static_names)
+        sizes = [int(v) for v in known if isinstance(v, (int, float)) and _is_size(v)]
+        #: Shapes to try: also those whose sizes are what an option is compared with.
+        self.shapes = (*SHAPES, *(s for n in sizes for s in ((n,), (n, n), (2, n), (n, 2), (2, 3), (2, 2, n, 2))))
+        self._seen: dict[tuple[tuple[tuple[str, Value], ...], tuple[int, ...]], Way | None] = {}
+
+    # Ways ---------------------------------------------------------------------------------------------------
+
+    def ways(self, opened: Collection[str], most: int) -> list[Way] | None:
+        """Return the ways that values of the ``opened`` hyperparameters and shapes lead to; None if more than most."""
+        found: dict[tuple[Value, ...], Way] = {}
+        waiting = [way for shape in self.shapes if (way := self.way(self.start, shape)) is not None]
+        tried: set[tuple[Trace, Value]] = set()
+        while waiting:
+            way = waiting.pop(0)
+            if way.key in found:
+                continue
+            found[way.key] = way
+            if len(found) > most:
+                return None
+            for place, (question, answer) in enumerate(way.trace):
+                before = way.trace[:place]
+                tried.add(((*before, (question, "")), answer))
+                for other in self.others(way, place, opened):
+                    if other.trace[:place] == before and len(other.trace) > place and other.trace[place][0] == question:
+                        mark = ((*before, (question, "")), other.trace[place][1])
+                        if mark not in tried:
+                            tried.add(mark)
+                            waiting.append(other)
+        return list(found.values())
+
+    def way(self, values: Mapping[str, Value], shape: tuple[int, ...]) -> Way | None:
+        """Return where hyperparameters and a shape lead; None if they do not fit."""
+        asked = (tuple(values.items()), shape)
+        if asked not in self._seen:
+            self._seen[asked] = self._way(values, shape)
+        return self._seen[asked]
+
+    def _way(self, values: Mapping[str, Value], shape: tuple[int, ...]) -> Way | None:
+        compiled, facts = self.compiled, facts_of(shape)
+        if compiled.problems(values):
+            return None
+        try:
+            known = {**values, **facts.named()}
+            if not all(truth(evaluate(r.condition, known)) for r in compiled.rule.requirements if r.of_tensors):
+                return None
+            special = specialise(compiled.rule, known, shape, self.event)
+            trace = self.trace(special, shape)
+        except (Unfit, RecursionError):
+            return None
+        except Unspoken:
+            if shape in SHAPES:
+                raise
+            return None
+        key = special.key if self.event is None else (f"on {self.event}", *special.key)
+        exact = special.matrices or Layout.of(special.dims, facts.ndim).exact
+        if exact:
+            key = (*key, f"ndim {facts.ndim}")
+        if special.matrices:
+            trace = ((DIMENSIONS, facts.ndim), *trace)
+        elif special.dims:
+            trace = (*trace, (DIMENSIONS, facts.ndim if exact else None))
+        return Way(trace, key, special, shape, dict(values))
+
+    def trace(self, special: Special, shape: tuple[int, ...]) -> Trace:
+        """Return the questions and answers of a variant, without those that can have one answer only."""
+        found: dict[str, Value] = {}
+        for question, answer in zip(special.questions, special.key, strict=True):
+            if answer == "a number" or not any(self.names(question)):
+                continue  # a flag in the place of a number is refused when hyperparameters are read
+            written = self.written(question, answer, shape)
+            found.setdefault(written, answer)
+        return tuple(found.items())
+
+    def others(self, way: Way, place: int, opened: Collection[str]) -> Iterator[Way]:
+        """Yield ways that other values of what a question reads lead to."""
+        question = way.trace[place][0]
+        names = self._read.get(question, frozenset())
+        hypers = sorted(n for n in names if n in opened)
+        choices = [self.candidates(name, question) for name in hypers]
+        for values in product(*choices):
+            changed = {**way.values, **dict(zip(hypers, values, strict=True))}
+            found = self.way(changed, way.shape)
+            if found is not None:
+                yield found
+        if names & {*FACTS, "shape"} or question == DIMENSIONS:
+            for shape in self.shapes:
+                found = self.way(way.values, shape)
+                if found is not None:
+                    yield found
+
+    def candidates(self, name: str, question: str) -> list[Value]:
+        """Return values of a hyperparameter that may answer a question otherwise."""
+        if name.startswith("group."):
+            return [1.0, 0.0]
+        hyper = self.hypers[name]
+        if isinstance(hyper.domain, OneOf):
+            return list(hyper.domain.values)
+        if hyper.type is HyperType.FLAG:
+            return [False, True]
+        if hyper.type is HyperType.TEXT:
+            return [self.start[name]]
+        literals = [float(w) for w in _words(question) if w.replace(".", "", 1).isdigit()]
+        numbers = [0.0, 0.5, 1.0, 2.0, 10.0, *(n + d for n in literals for d in (0.0, 1.0, -1.0))]
+        start = self.start[name]
+        inside = [n for n in numbers if not isinstance(hyper.domain, Range) or n in hyper.domain]
+        return [start, *([None] if hyper.type is HyperType.OPTIONAL else []), *inside]
+
+    def reads(self, question: str) -> frozenset[str]:
+        """Return the names of what a question reads, of one that has been asked."""
+        return self._read.get(question, frozenset())
+
+    # Questions as Python ------------------------------------------------------------------------------------
+
+    @property
+    def _read(self) -> dict[str, frozenset[str]]:
+        return self.__dict__.setdefault("_names_of", {})  # type: ignore[no-any-return]
+
+    def names(self, node: ast.Expr) -> Iterator[str]:
+        """Yield the hyperparameters, keys of the group and facts that a question reads."""
+        for inner in expressions(node):
+            match inner:
+                case ast.Name(name=name) if name in self.local:
+                    yield from self.names(self.local[name])
+                case ast.Name(name=name):
+                    yield name
+                case ast.Member():
+                    yield member_name(inner) or ""
+                case ast.Number(text=text) if text.startswith("size "):
+                    yield "shape"
+                case _:
+                    pass
+
+    def written(self, question: ast.Expr, answer: Value, shape: tuple[int, ...]) -> str:
+        """Return a question as Python over hyperparameters and facts."""
+        text = self.text(question, shape)
+        hyper = self.hypers.get(question.name) if isinstance(question, ast.Name) else None
+        if hyper is not None and hyper.type is HyperType.OPTIONAL and isinstance(answer, bool):
+            text = f"{text} is None"
+        self._read[text] = frozenset(self.names(question))
+        return text
+
+    def text(self, node: ast.Expr, shape: tuple[int, ...]) -> str:
+        """Return an expression as Python, every operation in brackets."""
+
+        def inner(part: ast.Expr) -> str:
+            text = self.text(part, shape)
+            return text if text.isidentifier() or text[:1].isdigit() else f"({text})"
+
+        match node:
+            case ast.Number(text=text, value=exact):
+                if text.startswith("size "):
+                    return _size(int(exact), shape)
+                return repr(int(exact)) if exact == int(exact) else repr(float(exact))
+            case ast.Infinity():
+                return "math.inf"
+            case ast.Text(value=text):
+                return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+            case ast.Bool(value=flag):
+                return repr(flag)
+            case ast.Nothing():
+                return "None"
+            case ast.Name(name=name) if name in self.local:
+                return self.text(self.local[name], shape)
+            case ast.Name(name=name) if name in self.hypers or name in FACTS:
+                return python_name(name)
+            case ast.Member() if member_name(node) is not None:
+                return python_name(member_name(node) or "")
+            case ast.Unary(op=op, operand=operand):
+                return f"{op} {inner(operand)}" if op == "not" else f"{op}{inner(operand)}"
+            case ast.Binary(op="??", left=left, right=right):
+                return f"{inner(right)} if {inner(left)} is None else {inner(left)}"
+            case ast.Binary(op=op, left=left, right=right):
+                return f"{inner(left)} {'**' if op == '^' else op} {inner(right)}"
+            case ast.Compare(ops=ops, operands=operands):
+                return inner(operands[0]) + "".join(f" {o} {inner(x)}" for o, x in zip(ops, operands[1:], strict=True))
+            case ast.Ternary(condition=c, then=a, other=b):
+                return f"{inner(a)} if {inner(c)} else {inner(b)}"
+            case ast.Call(function=ast.Name(name="max" | "min" | "abs" as name), arguments=arguments):
+                return f"{name}({', '.join(self.text(a.value, shape) for a in arguments)})"
+            case ast.Call(function=ast.Name(name="sqrt" | "exp" | "log" | "floor" as name), arguments=(argument,)):
+                return f"math.{name}({self.text(argument.value, shape)})"
+            case _:
+                raise Unspoken(f"a condition on {type(node).__name__.lower()}")
+
+
+def _is_size(value: float) -> bool:
+    """Whether an option may be what sizes are compared with."""
+    return 1 < value < math.inf and value == int(value)
+
+
+def _words(text: str) -> Sequence[str]:
+    return "".join(c if c.isalnum() or c in "._" else " " for c in text).split()
+
+
+def _size(number: int, shape: tuple[int, ...]) -> str:
+    """Return a size as a product of sizes of the parameter."""
+    places = []
+    if len(set(shape)) < len(shape) and number > 1:
+        raise Unspoken("a condition on a size that several dimensions have")
+    for i, size in enumerate(shape):
+        if number % size == 0:
+            number //= size
+            places.append(f"shape[{i}]")
+    if number != 1:
+        raise Unspoken("a condition on the size of a matrix that is no product of the parameter's sizes")
+    return " * ".join(places) or "1"
+
+
+def open_ways(
+    compiled: CompiledRule, values: Mapping[str, Value], most: int, event: str | None = None
+) -> tuple[list[Way], frozenset[str]]:
+    """Return the ways through as many options as lead to few variants, and the names of those options.
+
+    Args:
+        compiled: The rule.
+        values: Hyperparameters that are chosen; an option among them is settled.
+        most: How many variants may be found; what the shapes alone make of the rule is always found.
+        event: The event whose statements are meant, None for a step.
+    """
+    explorer = Explorer(compiled, values, event)
+    order = [n for n in (*(h.name for h in compiled.rule.hypers),) if n in compiled.static_names and n not in values]
+    order += sorted(n for n in compiled.static_names if n.startswith("group."))
+    everything = explorer.ways(order, most)
+    if everything is not None:
+        return everything, frozenset(order)
+    opened: list[str] = []
+    found = explorer.ways((), 1000) or []
+    for name in order:
+        more = explorer.ways([*opened, name], max(most, len(found)))
+        if more is not None:
+            opened.append(name)
+            found = more
+    return found, frozenset(opened)

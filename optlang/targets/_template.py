@@ -1,0 +1,35 @@
+"""The parts of a file that are the same for all rules: text with lines that only some rules need.
+
+``#[word`` begins lines that are there for a rule with this feature, ``#[not word`` for one without; ``#]`` ends them.
+``@WORD@`` is replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+
+def filled(name: str, features: Collection[str], words: Mapping[str, str]) -> str:
+    """Return a template for a rule.
+
+    Args:
+        name: Name of the template.
+        features: What the rule needs.
+        words: What stands for the words between ``@``.
+    """
+    kept: list[str] = []
+    chosen: list[bool] = []
+    for line in Path(__file__).with_name(f"_{name}.txt").read_text(encoding="utf-8").splitlines():
+        if line.startswith("#["):
+            word = line[2:]
+            chosen.append((word.removeprefix("not ") in features) is not word.startswith("not "))
+        elif line == "#]":
+            chosen.pop()
+        elif all(chosen):
+            kept.append(line)
+    assert not chosen, f"{name}: a part of the template does not end"
+    text = "\n".join(kept)
+    for word, meaning in words.items():
+        text = text.replace(f"@{word}@", meaning)
+    return text.strip("\n") + "\n"

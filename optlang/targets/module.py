@@ -1,0 +1,436 @@
+"""A rule as one Python file that needs torch only: the optimizer class, and the functions that make its step.
+
+The functions are those that the compiled class runs (see :mod:`optlang.compiled`), so both take the same steps to the
+last bit. What is around them comes from templates, of which a file has the lines that its rule needs.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from optlang.backends.naming import python_name
+from optlang.compiled import FACTS as FACT_NAMES
+from optlang.compiled import LOSS_NOW, MIDDLE, Variant
+from optlang.compiler import CompiledRule
+from optlang.diagnostics import Diagnostic, OptlangError
+from optlang.language.questions import draws, evaluations
+from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
+from optlang.runtime import documentation
+from optlang.runtime.parts import Parts
+from optlang.targets import Order, refusal
+from optlang.targets._choice import chooser
+from optlang.targets._forms import Form, Forms, listing, mapping, text
+from optlang.targets._python import INDENT, WIDTH, Library, pretty, spaced
+from optlang.targets._questions import Explorer, Unspoken, open_ways
+from optlang.targets._template import filled
+
+SUFFIX = ".py"
+NAME = "module"
+#: How many variants a file may hold: options beyond that are settled.
+MOST = 12
+
+KINDS = {
+    HyperType.NUMBER: "a number",
+    HyperType.OPTIONAL: "a number or None",
+    HyperType.FLAG: "True or False",
+    HyperType.TEXT: "a string",
+}
+TESTS = {
+    "a number": "lambda x: isinstance(x, float)",
+    "a number or None": "lambda x: x is None or isinstance(x, float)",
+    "True or False": "lambda x: isinstance(x, bool)",
+    "a string": "lambda x: isinstance(x, str)",
+}
+FACTS = {
+    "ndim": "p.dim()",
+    "numel": "p.numel()",
+    "rows": "p.shape[-2] if p.dim() > 1 else 1",
+    "cols": "p.shape[-1] if p.dim() > 0 else 1",
+    "eps_of": "torch.finfo(p.dtype).eps",
+    "_lead": "p.shape[0] if p.dim() > 0 else 1",
+    "shape": "tuple(p.shape)",
+    **{name: f"p.shape[{name[5:]}] if p.dim() > {name[5:]} else 1" for name in MIDDLE},
+}
+
+
+def emit(order: Order) -> str:
+    """Return the file.
+
+    Raises:
+        OptlangError: If the rule uses what such a file cannot carry.
+    """
+    compiled, found = order.compiled, list(refused(order))
+    if found:
+        raise OptlangError(found)
+    try:
+        return _File(order).text()
+    except Unspoken as unspoken:
+        help = "choose it with --set, or emit the source of one variant with --stage source"
+        raise OptlangError([refusal(compiled, NAME, str(unspoken), None, help)]) from None
+
+
+def refused(order: Order) -> Iterator[Diagnostic]:
+    """Yield an error for each construct that such a file cannot carry."""
+    for route in order.compiled.rule.routes:
+        help = "emit the rules that it leads to, and use an optimizer for each"
+        yield refusal(order.compiled, NAME, "`route`", route.span, help)
+
+
+@dataclass
+class _File:
+    """A file in the making."""
+
+    order: Order
+    library: Library = field(default_factory=Library)
+    features: set[str] = field(default_factory=lambda: {"records", "helpers"})
+
+    def text(self) -> str:
+        """Return the file."""
+        order, compiled = self.order, self.order.compiled
+        ways, opened = open_ways(compiled, order.values, MOST)
+        self.forms = forms = Forms(compiled, self.library)
+        variants = forms.variants(ways)
+        events = {event: Explorer(compiled, order.values, event).ways(opened, 1000) or [] for event in self.rule.events}
+        event_variants = {event: forms.variants(found) for event, found in events.items()}
+        everything = [*variants, *(v for those in event_variants.values() for v in those)]
+        staged = any(v.steering is not None for v in everything)
+        chosen = forms.of(ways, variants, staged)
+        for event, found in events.items():
+            chosen_there = forms.of(found, event_variants[event], staged, event)
+            self.choosers.append(self.chooser(f"form_on_{event}", f"Return what `on {event}` is.", chosen_there))
+            self.constants += [form.text() for form in chosen_there]
+        self.choosers.insert(
+            0, self.chooser("form_of", "Return the form of the rule that updates a parameter.", chosen)
+        )
+        self.constants = [*(form.text() for form in chosen), *self.constants]
+        self.note_features(variants, chosen, staged)
+        self.settled = sorted(n for n in compiled.static_names if n not in opened)
+        return self.assembled()
+
+    choosers: list[str] = field(default_factory=list)
+    constants: list[str] = field(default_factory=list)
+
+    @property
+    def rule(self) -> Any:
+        """The checked rule."""
+        return self.order.compiled.rule
+
+    def chooser(self, name: str, what: str, forms: Sequence[Form]) -> str:
+        """Return the function that chooses a form."""
+        explorer = Explorer(self.order.compiled, {})
+        requirements = [(explorer.text(r.condition, ()), r.message) for r in self.rule.requirements if r.of_tensors]
+        return chooser(name, what, forms, requirements)
+
+    def note_features(self, variants: Sequence[Variant], forms: Sequence[Form], staged: bool) -> None:
+        """Find out what the file needs."""
+        rule, found = self.rule, self.forms.features
+        found |= {"staged"} if staged else set()
+        counted = [v.counts_steps or ("first" in v.host_arguments and not v.slots) for v in variants]
+        if any(counted):
+            found.add("counts")
+            if not all(counted):
+                found |= {"counts_differ", "counting"}
+                for form, counts in zip(forms, counted, strict=True):
+                    form.fields["counts"] = str(counts)
+                self.constants[: len(forms)] = [form.text() for form in forms]
+        common = [s for s in rule.states if s.scope != "tensor"]
+        asked = evaluations(rule)
+        said = {
+            "events": bool(rule.events),
+            "counting": bool(rule.events),
+            "draws": draws(rule),
+            "asked": bool(asked),
+            "loss_now": LOSS_NOW in self.forms.read,
+            "kept_in_groups": bool(common),
+            "counts_group": any(v.counts_group for v in variants),
+            "group_keys": bool(self.order.compiled.group_keys),
+            "requirements": any(not r.of_tensors for r in rule.requirements),
+            "tuples": any(h.part is not None for h in rule.hypers),
+            "facts": bool(self.facts()),
+            "ieee": bool(common) or self.forms.reads_late or self.raises(),
+        }
+        found |= {name for name, holds in said.items() if holds}
+        if found & {"kept_in_groups", "counts_group"}:
+            found.add("in_groups")
+        self.features |= found
+
+    def facts(self) -> list[str]:
+        """Return the names of the facts that are read."""
+        read = self.forms.read | set(re.findall(r"\w+", "\n".join(self.choosers)))
+        return [name for name in (*FACT_NAMES, "shape") if name in read and name in FACTS]
+
+    def raises(self) -> bool:
+        """Whether Python may raise an error in the arithmetic of single numbers: tried with values in range."""
+        scope: dict[str, Any] = {"math": math, "torch": torch}
+        exec("\n\n".join(self.library.texts.values()), scope)  # our own compiler's output
+        trials = [self.trial({})]
+        for hyper in self.rule.hypers:
+            for value in _ends(hyper):
+                trials.append(self.trial({hyper.name: value}))
+        for function, names in self.forms.hosts:
+            run = scope[self.library.add(function, function.name)]
+            for values in trials:
+                for t in (1.0, 2.0, 3.0, 5.0, 10.0, 100.0, 1e6):
+                    known = {**values, "t": t, "group.t": t, "first": t == 1.0}
+                    try:
+                        run(*(known.get(name, 2.0) for name in names))
+                    except (ArithmeticError, ValueError):
+                        return True
+                    except TypeError:  # a variant in which this is a number
+                        continue
+        return False
+
+    def trial(self, values: Mapping[str, Value]) -> dict[str, Any]:
+        """Return hyperparameters and facts for a trial."""
+        defaults: dict[str, Any] = {**self.order.compiled.defaults(), **self.order.values, **values}
+        return {name: 1.0 if value is None else value for name, value in defaults.items()}
+
+    # Text ---------------------------------------------------------------------------------------------------
+
+    def assembled(self) -> str:
+        """Return the whole text."""
+        functions = list(self.library.texts.values())
+        body = [
+            *self.tables(),
+            filled("module", self.features, self.words()),
+            *([filled("evaluation", self.features, self.words())] if "asked" in self.features else []),
+            *functions,
+            *self.constants,
+            *self.choosers,
+            filled("class", self.features, self.words()),
+        ]
+        blocks = ("def ", "class ", "@")
+        whole, before = "", ""
+        for part in body:
+            apart = part.startswith(blocks) or before.startswith(blocks)
+            whole, before = f"{whole}{chr(10) * (2 if apart else 1)}{part}", part
+        return self.head(whole) + _spread(whole)
+
+    def head(self, body: str) -> str:
+        """Return the docstring of the file and its imports."""
+        name, source = self.order.compiled.name, self.rule.tree.source
+        doc = (self.rule.doc or f"{name}, an optimizer.").strip()
+        lines = [*doc.splitlines(), "", "The file is yours, to use and to change under whatever licence you like. It"]
+        lines[-1] += " needs torch only. It was generated by"
+        lines.append("optlang from this rule:")
+        lines += ["", *(f"    {line}".rstrip() for line in _formulas(source.text))]
+        if self.settled:
+            values = {**self.order.compiled.defaults(), **self.order.values}
+            names = [n for n in self.settled if n in values]
+            settled = ", ".join(f"{n} = {values[n]}" for n in names)
+            if settled:
+                lines += ["", *_wrapped(f"It was made for {settled}: other choices of these are refused.")]
+        quoted = "\n".join(lines).replace("\\", "\\\\").replace('"""', "'''")
+        modules = [m for m in ("functools", "math", "operator", "types") if f"{m}." in body]
+        names = [n for n in ("NamedTuple",) if n in body]
+        imports = "".join(f"import {m}\n" for m in modules)
+        imports += "from collections.abc import Callable\n" if "Callable" in body else ""
+        imports += f"from typing import {', '.join(names)}\n" if names else ""
+        return f'"""{quoted}\n"""\n\n{imports}\nimport torch\n'
+
+    def tables(self) -> list[str]:
+        """Return the tables of hyperparameters and of what is kept in groups."""
+        rule = self.rule
+        rows = [
+            listing([text(python_name(h.name)), text(_key(h)), str(h.part), text(KINDS[h.type]), *_range(h)])
+            for h in rule.hypers
+        ]
+        kinds = mapping((kind, TESTS[kind]) for kind in dict.fromkeys(KINDS[h.type] for h in rule.hypers))
+        said = "Hyperparameters: name, key in the param groups, place in its tuple, what it is, its range, and a test"
+        found = [_table(said, f"HYPERPARAMETERS = {listing(rows)}"), _table("What they are", f"KINDS = {kinds}")]
+        if "tuples" in self.features:
+            several = [hypers for hypers in rule.keys.values() if hypers[0].part is not None]
+            parts = mapping((_key(h[0]), listing(text(python_name(x.name)) for x in h)) for h in several)
+            found.append(_table("Tuples of them", f"TUPLES = {parts}"))
+        if "requirements" in self.features:
+            found.append(_table("What must hold of several: a message, and a test", self.requirements()))
+        if "group_keys" in self.features:
+            keys = listing(text(k) for k in self.order.compiled.group_keys)
+            found.append(_table("Keys that every param group must have", f"GROUP_KEYS = {keys}"))
+        common = [s for s in rule.states if s.scope != "tensor"]
+        if common:
+            kept = mapping((python_name(s.name), text(s.key)) for s in common)
+            found.append(_table("Keys of the states that param groups keep, by name", f"KEPT = {kept}"))
+            shared = [s for s in common if s.scope == "shared"]
+            if shared:
+                keys = listing(text(s.key) for s in shared)
+                found.append(_table("Those of them that are one for all groups", f"SHARED = {keys}"))
+            found.append(self.in_groups(common))
+        if "totals" in self.features:
+            names = listing(text(n) for n in sorted(self.forms.totals))
+            found.append(_table("Sums over all parameters", f"TOTALS = {names}"))
+        return found
+
+    def requirements(self) -> str:
+        """Return the table of what must hold of several hyperparameters."""
+        explorer = Explorer(self.order.compiled, {})
+        rows = []
+        for requirement in self.rule.requirements:
+            if not requirement.of_tensors:
+                condition = explorer.text(requirement.condition, ())
+                names = [python_name(h.name) for h in self.rule.hypers]
+                read = [n for n in names if re.search(rf"\b{re.escape(n)}\b", condition)]
+                rows.append(listing([text(requirement.message), f"lambda {', '.join(read)}: {condition}"]))
+        return f"REQUIREMENTS = {listing(rows)}"
+
+    def in_groups(self, common: Sequence[Any]) -> str:
+        """Return the function of the initial values of what the groups keep."""
+        explorer = Explorer(self.order.compiled, {})
+        values = {s.key: "0.0" if s.initial is None else f"float({explorer.text(s.initial, ())})" for s in common}
+        joined = " ".join(values.values())
+        read = [n for n in (python_name(h.name) for h in self.rule.hypers) if re.search(rf"\b{re.escape(n)}\b", joined)]
+        entries = "".join(f"        {text(k)}: {spaced(v)},\n" for k, v in values.items())
+        doc = '"""Return the initial values of what a param group keeps, by key."""'
+        return f"def in_groups({', '.join(read)}):\n    {doc}\n    return {{\n{entries}    }}\n"
+
+    def words(self) -> dict[str, str]:
+        """Return what stands in the templates for words."""
+        has, compiled = self.features.__contains__, self.order.compiled
+        facts = ", ".join(f'"{name}": {FACTS[name]}' for name in self.facts())
+        timed = [n for n in ("t", "first") if n in self.forms.read]
+        first = "count == 0.0" if has("counts") else "bool(form.states) and not old"
+        if has("counts_differ"):
+            first = "count == 0.0 if form.counts else bool(form.states) and not old"
+        times = {"t": "t=count + 1.0", "first": f"first={first}"}
+        counting = [c for c, f in (("counted", "events"), ("self.form.counts", "counts_differ")) if has(f)]
+        known = "{**values, **facts(p)}" if has("facts") else "values"
+        on = [e if e in self.rule.events else None for e in ("train", "eval")]
+        event_forms = [f"form_on_{e}" if e else "None" for e in on]
+        return {
+            "NAME": compiled.name,
+            "DOC": self.docstring(),
+            "SIGNATURE": ", ".join(self.signature()),
+            "DEFAULTS": ", ".join(f"{text(k)}: {k}" for k in self.keys()),
+            "FACTS": facts,
+            "FORM_OF": f"            form = call(forms, {known})",
+            "EVENT_ARGUMENT": ", event=False" if has("events") else "",
+            "AND_FACTS": ", **facts(p)" if has("facts") else "",
+            "AND_SHAPE": ", count, p.shape" if has("staged") else ", count",
+            "FIRST": f"            known.update({', '.join(times[n] for n in timed)})" if timed else "\0",
+            "EVALUATION": ", evaluation" if has("asked") else "",
+            "EVALUATION_ARGUMENT": ", evaluation=None" if has("asked") else "",
+            "EVENT_FORMS": f"{event_forms[0]} if training else {event_forms[1]}",
+            "COUNTED": ", counted=True" if has("events") else "",
+            "COUNTING": " and ".join(counting),
+            "NOT_KEPT": " if name not in self.form.kept" if has("hosted") else "",
+            "IS_TENSOR": " if name not in self.form.kept" if has("hosted") else "",
+            "SCALARS": "one.scalars" if has("scalars") else "()",
+            "CHOSEN": "self.chosen if len(self.form.numbers) > 1 else 0" if has("hosted_many") else "0",
+        }
+
+    def keys(self) -> list[str]:
+        """Return the keys of the param groups."""
+        return [_key(h[0]) for h in self.rule.keys.values()]
+
+    def signature(self) -> list[str]:
+        """Return the parameters of ``__init__``."""
+        chosen = {**self.order.compiled.defaults(), **self.order.values}
+        required, optional = [], []
+        for hypers in self.rule.keys.values():
+            values = [chosen[h.name] for h in hypers]
+            if any(h.required and h.name not in self.order.values for h in hypers):
+                required.append(_key(hypers[0]))
+            else:
+                shown = text(values[0]) if hypers[0].part is None else listing(map(text, values))
+                optional.append(f"{_key(hypers[0])}={shown.replace('inf', 'math.inf')}")
+        seed = ["seed=None"] if draws(self.rule) else []
+        return ["self", "params", *required, *optional, "*", *seed, "compiled=False"]
+
+    def docstring(self) -> str:
+        """Return the docstring of the class, indented."""
+        compiled: CompiledRule = self.order.compiled
+        parts = Parts.of(compiled, "eager", None)
+        whole = documentation.docstring(compiled, parts, draws(self.rule)).partition("\n\nNote:")[0]
+        said = "    compiled (bool, optional): whether updates are compiled by ``torch.compile`` (default: False)"
+        paragraphs = whole.split("\n\n")
+        place = next(i for i, p in enumerate(paragraphs) if p.startswith("Args:"))
+        paragraphs[place] += f"\n{said}"
+        lines = "\n\n".join(paragraphs).replace("\\", "\\\\").replace('"""', "'''").split("\n")
+        lines = [out for line in lines for out in (_hanging(line) if len(line) > WIDTH - 4 else [line])]
+        indented = "\n".join(f"{INDENT}{line}".rstrip() for line in lines).strip()
+        return f'{INDENT}"""{indented}\n{INDENT}"""'
+
+
+def _table(said: str, code: str) -> str:
+    """Return a table with a comment."""
+    return f"#: {said}.\n{pretty(code)}"
+
+
+def _key(hyper: Hyper) -> str:
+    """Return the key of a hyperparameter in the param groups."""
+    return python_name(hyper.key)
+
+
+def _range(hyper: Hyper) -> list[str]:
+    """Return the range of a hyperparameter as text and as a test."""
+    domain = hyper.domain
+    if isinstance(domain, OneOf):
+        values = ", ".join(map(repr, domain.values))
+        return [text(f"one of {values}"), f"lambda x: x in {listing(map(text, domain.values))}"]
+    if not isinstance(domain, Range):
+        return ["None", "None"]
+    parts = []
+    if domain.low > -math.inf:
+        parts.append(f"{_number(domain.low)} {'<=' if domain.low_closed else '<'} x")
+    high = f"{'<=' if domain.high_closed and domain.high < math.inf else '<'} {_number(domain.high)}"
+    parts = [f"{parts[0]} {high}" if parts else f"x {high}"]
+    return [text(domain.text), f"lambda x: {parts[0]}"]
+
+
+def _number(value: float) -> str:
+    return "math.inf" if value == math.inf else repr(int(value) if value.is_integer() else value)
+
+
+def _ends(hyper: Hyper) -> list[float]:
+    """Return the ends of a hyperparameter's range that are inside of it."""
+    domain = hyper.domain
+    if hyper.type in (HyperType.FLAG, HyperType.TEXT) or not isinstance(domain, Range):
+        return []
+    ends = [(domain.low, domain.low_closed), (domain.high, domain.high_closed)]
+    return [end for end, closed in ends if closed and math.isfinite(end)]
+
+
+def _formulas(source: str) -> list[str]:
+    """Return the lines of a rule without its docstring."""
+    return re.sub(r'\A\s*"""[\s\S]*?"""\s*', "", source).rstrip().splitlines()
+
+
+def _wrapped(sentence: str) -> list[str]:
+    return textwrap.wrap(sentence, WIDTH)
+
+
+def _hanging(line: str) -> list[str]:
+    """Return a long line of a docstring in several, the others further in."""
+    indent = line[: len(line) - len(line.lstrip())]
+    return textwrap.wrap(line, WIDTH - 4, subsequent_indent=indent + INDENT, break_long_words=False)
+
+
+def _spread(body: str) -> str:
+    """Return the text with what is too long for a line in several."""
+    lines = []
+    for line in body.split("\n"):
+        if line == "\0":
+            continue
+        indent = line[: len(line) - len(line.lstrip())]
+        if len(line) > WIDTH and line.strip().startswith("def "):
+            head, _, rest = line.partition("(")
+            arguments = rest.removesuffix("):")
+            if len(indent + INDENT + arguments) <= WIDTH:
+                lines += [f"{head}(", f"{indent}{INDENT}{arguments}", f"{indent}):"]
+            else:
+                parts = re.split(r", (?![^(]*\))", arguments)
+                lines += [f"{head}(", *(f"{indent}{INDENT}{p}," for p in parts), f"{indent}):"]
+        elif len(line) > WIDTH and re.match(r"\s*(defaults = |return )\{", line):
+            head, _, rest = line.partition("{")
+            parts = re.split(r", (?![^(]*\))", rest.removesuffix("}"))
+            lines += [f"{head}{{", *(f"{indent}{INDENT}{p}," for p in parts), f"{indent}}}"]
+        else:
+            lines.append(line)
+    return "\n".join(lines)

@@ -1,0 +1,459 @@
+"""A rule as a short function that reads like its paper: one tensor at a time, statement by statement.
+
+It is written from the statements of one variant, under the rule's own names and in its order; nothing is regrouped or
+shared. What cannot be said of one tensor alone (sums over the model, the closure, routes) is refused.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import NoReturn
+
+from optlang.backends.naming import python_name
+from optlang.compiler import example_facts
+from optlang.diagnostics import Diagnostic, OptlangError
+from optlang.language import tree as ast
+from optlang.language.builtins import BUILTINS, EVALUATIONS, HELPERS, RANDOMS
+from optlang.language.evaluate import member_name
+from optlang.language.kinds import Level
+from optlang.language.rule import Hyper, State, Value
+from optlang.language.specialise import Special, specialise
+from optlang.language.walk import block_expressions, body_of, expressions
+from optlang.targets import Order, refusal
+from optlang.targets._forms import text
+from optlang.targets._python import INDENT, WIDTH, formatted, spaced
+from optlang.targets._questions import Explorer, Unspoken
+
+SUFFIX = ".py"
+NAME = "plain"
+
+#: How what is kept of a value: a number, one number on the device, elements (or any tensor with dimensions).
+NUMBER, SCALAR, TENSOR = range(3)
+FACTS = {"ndim": "p.dim()", "numel": "p.numel()", "rows": "p.shape[-2]", "cols": "p.shape[-1]"}
+#: Functions of one matrix, which elsewhere are written for stacks of them.
+MATRIX = {
+    "matrix": "{0}.flatten(1)",
+    "flatten": "{0}.flatten()",
+    "diag": "torch.diag({0})",
+    "trace": "torch.trace({0})",
+    "outer": "torch.outer({0}, {1})",
+    "flip": "torch.flip({0}, ({1},))",
+    "cumsum": "torch.cumsum({0}, {1})",
+    "eigh": "torch.linalg.eigh({0})",
+    "qr": "torch.linalg.qr({0})",
+    "svd": "torch.linalg.svd({0}, full_matrices=False)",
+    "inv": "torch.linalg.inv({0})",
+    "solve": "torch.linalg.solve({0}, {1})",
+    "cholesky": "torch.linalg.cholesky({0})",
+    "sort": "torch.sort({0}, dim={1})",
+    "argsort": "torch.argsort({0}, dim={1})",
+    "topk": "torch.topk({0}, int({1}))",
+    "zeros": "p.new_zeros({*})",
+    "ones": "p.new_ones({*})",
+    "eye": "torch.eye({0}, dtype=p.dtype, device=p.device)",
+}
+#: What is not about one tensor alone.
+ELSEWHERE = {"total": "a sum over the whole model", **dict.fromkeys(RANDOMS, "random numbers")}
+ELSEWHERE |= dict.fromkeys(EVALUATIONS, "the closure")
+
+
+def emit(order: Order) -> str:
+    """Return the file.
+
+    Raises:
+        OptlangError: If the rule uses what is not about one tensor alone.
+    """
+    found = list(constructs(order))
+    if found:
+        raise OptlangError(found)
+    return _Function(order).file()
+
+
+def constructs(order: Order) -> Iterator[Diagnostic]:
+    """Yield an error for each construct that such a function cannot carry."""
+    compiled, rule = order.compiled, order.compiled.rule
+    help = "use --target module"
+    for route in rule.routes:
+        yield refusal(compiled, NAME, "`route`", route.span, help)
+    for event in rule.events:
+        span = next((d.span for d in rule.tree.items if isinstance(d, ast.On) and d.event == event), None)
+        yield refusal(compiled, NAME, f"`on {event}`", span, help)
+    for state in rule.states:
+        if state.scope != "tensor":
+            yield refusal(compiled, NAME, f"`{state.scope} state`", state.span, help)
+    blocks = (rule.body, *(body_of(f) for f in rule.functions.values()))
+    seen: set[str] = set()
+    for node in (n for block in blocks for n in block_expressions(block)):
+        name = node.function.name if isinstance(node, ast.Call) and isinstance(node.function, ast.Name) else ""
+        name = "total" if name == "gnorm" else name
+        name = "loss" if isinstance(node, ast.Name) and node.name == "loss" else name
+        if name in ELSEWHERE and name not in rule.functions and name not in seen:
+            seen.add(name)
+            yield refusal(compiled, NAME, ELSEWHERE[name], node.span, help)
+        if isinstance(node, ast.Member) and member_name(node) is not None and "group" not in seen:
+            seen.add("group")
+            yield refusal(compiled, NAME, "`group.`", node.span, help)
+
+
+class _Function:
+    """The function in the making."""
+
+    def __init__(self, order: Order) -> None:
+        self.order, self.rule = order, order.compiled.rule
+        self.values: dict[str, Value] = {**order.compiled.defaults(), **order.values}
+        facts = example_facts(order.ndim)
+        reason = order.compiled.unfit(self.values, facts)
+        if reason is not None:
+            raise ValueError(f"{order.ndim} dimensions do not suit the rule ({reason}); choose others with --ndim")
+        self.special: Special = specialise(self.rule, {**self.values, **facts.named()}, facts.shape)
+        self.kinds: dict[str, int] = {h.name: NUMBER for h in self.rule.hypers}
+        self.kinds |= dict.fromkeys((*FACTS, "t", "first"), NUMBER) | {"p": TENSOR, "g": TENSOR}
+        self.names: dict[str, str] = {"first": "(t == 1)", **FACTS}
+        self.taken = {"param", "params", "grads", "states", "state", "t", "p", "g"}
+        self.helpers: set[str] = set()
+        for name in (*(h.name for h in self.rule.hypers), *(s.name for s in self.special.states)):
+            self.name(name)
+
+    def file(self) -> str:
+        """Return the file."""
+        start = _alive(list(self.started()), set())
+        body = [line for statement in self.special.body for line in self.statement(statement)]
+        kept_names = {"p", *(self.names[s.name] for s in self.special.states)}
+        body = _alive(body, kept_names)
+        guards = list(self.guards())
+        used = "\n".join((*guards, *start, *body))
+        doc = (self.rule.doc or self.order.compiled.name).strip().replace("\\", "\\\\").replace('"""', "'''")
+        kept = {s.key: self.names[s.name] for s in self.special.states}
+        left, slots = list(kept.values()), [f"state[{text(key)}]" for key in kept]
+        count = text("count" if "step" in kept else "step")
+        counts = "t" in spaced_words(used)
+        inside = [
+            "for param, g, state in zip(params, grads, states):",
+            f"{INDENT}if g is None:",
+            f"{INDENT * 2}continue",
+            f"{INDENT}p = param.detach()",
+            *(INDENT + line for line in guards),
+            *(INDENT + line for line in start),
+            *([f"{INDENT}t = state[{count}] = state.get({count}, 0) + 1"] if counts else []),
+            *(INDENT + line for line in _together(left, slots)),
+            *(INDENT + line for line in body),
+            *(INDENT + line for line in _together(slots, left)),
+            f"{INDENT}param.copy_(p)",
+        ]
+        name = self.order.compiled.name.lower()
+        indented = "\n".join(f"{INDENT}{line}".rstrip() for line in doc.split("\n")).strip()
+        args = [
+            "Args:",
+            "    params: Tensors, which are changed in place.",
+            "    grads: Their gradients, None where there is none.",
+            "    states: A dict for each tensor, empty before its first step.",
+            *(f"    {self.names[h.name]}: {(h.doc or 'See the formulas').rstrip('.')}." for h in self.read(used)),
+        ]
+        args = [out for line in args for out in _wrapped(line)]
+        lines = [
+            "@torch.no_grad()",
+            *self.definition(name, used),
+            f'{INDENT}"""{indented}',
+            "",
+            *(f"{INDENT}{line}" for line in args),
+            f'{INDENT}"""',
+            *(out for line in inside for out in formatted(INDENT + line)),
+        ]
+        helpers = [HELPERS[h].replace("x == x", "~torch.isnan(x)") + "\n\n" for h in HELPERS if h in self.helpers]
+        code = "\n".join(lines)
+        imports = "import math\n\n" if "math." in code or any("math." in h for h in helpers) else ""
+        head = f'"""{self.order.compiled.name}, to read; the file is yours under whatever licence you like."""\n\n'
+        return f"{head}{imports}import torch\n\n\n{''.join(helpers)}{code}\n"
+
+    def read(self, used: str) -> list[Hyper]:
+        """Return the hyperparameters that the statements read."""
+        words = set(spaced_words(used))
+        return [h for h in self.rule.hypers if self.names[h.name] in words]
+
+    def definition(self, name: str, used: str) -> list[str]:
+        """Return the first lines of the function."""
+        required, optional = [], []
+        for hyper in self.read(used):
+            given = self.values[hyper.name]
+            if hyper.required and hyper.name not in self.order.values:
+                required.append(self.names[hyper.name])
+            else:
+                optional.append(f"{self.names[hyper.name]}={text(given)}")
+        own = ["*", *required, *optional] if required or optional else []
+        return formatted(f"def {python_name(name)}({', '.join(['params', 'grads', 'states', *own])}):")
+
+    def guards(self) -> Iterator[str]:
+        """Yield the lines that refuse tensors for which the rule is another."""
+        explorer = Explorer(self.order.compiled, self.order.values)
+        facts = example_facts(self.order.ndim)
+        try:
+            trace = explorer.trace(self.special, facts.shape)
+        except Unspoken:
+            trace = ()
+        asked = [(q, a) for q, a in trace if isinstance(a, bool) and explorer.reads(q) & {*FACTS, "shape"}]
+        if asked or self.special.matrices:
+            yield f"if p.dim() != {self.order.ndim}:"
+            yield f'{INDENT}raise ValueError("this is for tensors of {self.order.ndim} dimensions")'
+        for question, answer in asked:
+            if not explorer.reads(question) <= {"ndim"}:
+                code = re.sub(r"\bshape\[", "p.shape[", question)
+                code = re.sub(r"\b(numel|rows|cols)\b", lambda found: FACTS[found[0]], code)
+                yield f"if not ({code}):" if answer else f"if {code}:"
+                said = f"this is for tensors with {'' if answer else 'not '}{spaced(question)}"
+                yield f"{INDENT}raise ValueError({text(said)})"
+
+    # Statements ---------------------------------------------------------------------------------------------
+
+    def started(self) -> Iterator[str]:
+        """Yield the lines that start the states."""
+        states = self.special.states
+        if not states:
+            return
+        initial = {s.targets[0].name: s for s in self.special.start if isinstance(s, ast.Assign)}
+        yield "if not state:"
+        for statement in self.special.start:
+            assert isinstance(statement, ast.Assign)
+            if statement.targets[0].name not in {s.name for s in states}:
+                yield from (INDENT + line for line in self.statement(statement))
+        for state in states:
+            value = self.initial(state, initial.get(state.name))
+            yield f"{INDENT}state[{text(state.key)}] = {value}"
+
+    def initial(self, state: State, statement: ast.Stmt | None) -> str:
+        """Return the initial value of a state."""
+        level = state.kind.level
+        if statement is None:
+            self.kinds[state.name] = NUMBER if level <= Level.SCALAR else TENSOR
+            return "0.0" if level <= Level.SCALAR else "torch.zeros_like(p)"
+        assert isinstance(statement, ast.Assign)
+        value, kind = self.expression(statement.value), self.kind(statement.value)
+        self.kinds[state.name] = max(kind, TENSOR if level > Level.SCALAR else NUMBER)
+        if kind == NUMBER and level > Level.SCALAR:
+            return f"torch.full_like(p, {value})"
+        if kind == SCALAR and level > Level.SCALAR:
+            return f"({value}).expand_as(p).clone()"
+        return f"({value}).clone()" if kind else value
+
+    def statement(self, node: ast.Stmt) -> Iterator[str]:
+        """Yield the lines of a statement."""
+        match node:
+            case ast.Assign(targets=(target,), op=op, value=value):
+                if op != "=":
+                    value = ast.Binary(node.span, op[:-1], target, value)
+                written, kind = self.expression(value), self.kind(value)
+                if target.name == "p" and kind != TENSOR:
+                    written = f"torch.zeros_like(p) + ({written})"
+                fixed = target.name in ("p", *(s.name for s in self.special.states))
+                self.kinds[target.name] = max(kind, self.kinds.get(target.name, 0)) if fixed else kind
+                yield f"{self.name(target.name)} = {written}"
+            case ast.If(branches=branches, other=other):
+                for i, (condition, body) in enumerate(branches):
+                    if self.kind(condition) == TENSOR:
+                        self.fail(condition, "an `if` on elements", "write a choice: `a if c else b`")
+                    yield f"{'elif' if i else 'if'} {self.expression(condition)}:"
+                    yield from self.block(body)
+                if other:
+                    yield "else:"
+                    yield from self.block(other)
+            case ast.Every(period=period, start=start, first=also, body=body):
+                since = "t" if start is None else f"(t - ({self.expression(start)}))"
+                first = "" if start is None else f"{since} >= 0 and "
+                due = f"{first}{since} % ({self.expression(period)}) == 0"
+                yield f"if t == 1 or {due}:" if also else f"if {due}:"
+                yield from self.block(body)
+            case _:
+                self.fail(node, "this statement", "use --target module")
+
+    def block(self, body: tuple[ast.Stmt, ...]) -> Iterator[str]:
+        """Yield the lines of a block."""
+        for statement in body:
+            yield from (INDENT + line for line in self.statement(statement))
+
+    def name(self, name: str) -> str:
+        """Return what a name of the rule is in Python."""
+        if name in ("p", "g", "t"):
+            return name
+        if name not in self.names:
+            self.names[name] = python_name(name, self.taken)
+            self.taken.add(self.names[name])
+        return self.names[name]
+
+    def fail(self, node: ast.Node, construct: str, help: str) -> NoReturn:
+        """Raise the error of a construct that the function cannot carry."""
+        raise OptlangError([refusal(self.order.compiled, NAME, construct, node.span, help)])
+
+    # Expressions --------------------------------------------------------------------------------------------
+
+    def kind(self, node: ast.Expr) -> int:
+        """Return what an expression is: a number, one number on the device, or elements."""
+        match node:
+            case ast.Name(name=name):
+                return self.kinds.get(name, NUMBER)
+            case ast.Call(function=ast.Name(name=name), arguments=arguments):
+                inner = max((self.kind(a.value) for a in arguments if a.name is None), default=NUMBER)
+                if name in ("rows", "cols", "eps_of"):
+                    return NUMBER
+                if BUILTINS[name].reduction and (name not in ("max", "min") or len(_plain(arguments)) == 1):
+                    whole = not any(a.name == "dim" for a in arguments)
+                    return SCALAR if whole else TENSOR
+                return TENSOR if name in MATRIX else inner
+            case ast.Member() | ast.Index():
+                return TENSOR
+            case _:
+                inside = [
+                    p for p in expressions(node) if p is not node and isinstance(p, ast.Name | ast.Call | ast.Index)
+                ]
+                direct = [p for p in inside if not (isinstance(p, ast.Name) and _inside_call(node, p))]
+                return max(map(self.kind, direct), default=NUMBER)
+
+    def expression(self, node: ast.Expr) -> str:
+        """Return an expression as Python, with brackets around whatever might need them."""
+        match node:
+            case ast.Number(value=exact):
+                return repr(int(exact)) if exact == int(exact) and abs(exact) < 10**15 else repr(float(exact))
+            case ast.Infinity():
+                return "math.inf"
+            case ast.Bool(value=flag):
+                return repr(flag)
+            case ast.Name(name=name):
+                return self.name(name)
+            case ast.Member(name="T", value=value):
+                return f"({self.expression(value)}).T"
+            case ast.Unary(op="not", operand=ast.Name(name="first")):
+                return "t != 1"
+            case ast.Unary(op=op, operand=operand):
+                sign = ("~" if self.kind(operand) else "not ") if op == "not" else op
+                return f"{sign}({self.expression(operand)})"
+            case ast.Binary(op=op, left=left, right=right):
+                if op in ("and", "or"):
+                    return f"({self.expression(left)}) {self.operator(op, node)} ({self.expression(right)})"
+                return f"({self.number(left)}) {self.operator(op, node)} ({self.number(right)})"
+            case ast.Compare(ops=(op,), operands=(a, b)):
+                return f"({self.expression(a)}) {op} ({self.expression(b)})"
+            case ast.Ternary(condition=c, then=a, other=b):
+                if self.kind(c) != NUMBER:
+                    sides = [self.expression(side) for side in (a, b)]
+                    if self.kind(a) == self.kind(b) == NUMBER:  # of two, torch would make its default type
+                        sides[0] = f"p.new_tensor({sides[0]})"
+                    return f"torch.where({self.expression(c)}, {sides[0]}, {sides[1]})"
+                return f"({self.expression(a)}) if ({self.expression(c)}) else ({self.expression(b)})"
+            case ast.Index(value=value, items=items):
+                inside = ", ".join(map(self.item, items))
+                return f"({self.expression(value)})[{inside}]"
+            case ast.Call(function=ast.Name(name=name), arguments=arguments):
+                return self.call(node, name, arguments)
+            case _:
+                self.fail(node, "this expression", "use --target module")
+
+    def number(self, node: ast.Expr) -> str:
+        """Return an expression that is computed with: conditions on elements are numbers then, of p's type."""
+        bare = node.operand if isinstance(node, ast.Unary) and node.op == "not" else node
+        is_condition = isinstance(bare, ast.Compare) or (isinstance(bare, ast.Binary) and bare.op in ("and", "or"))
+        if is_condition and self.kind(node) != NUMBER:
+            return f"({self.expression(node)}).to(p.dtype)"
+        return self.expression(node)
+
+    def operator(self, op: str, node: ast.Expr) -> str:
+        """Return an operator."""
+        if op in ("and", "or") and self.kind(node) != NUMBER:
+            return "&" if op == "and" else "|"
+        return "**" if op == "^" else op
+
+    def item(self, node: ast.Expr | ast.Slice) -> str:
+        """Return one item of an index."""
+        if isinstance(node, ast.Slice):
+            ends = ["" if end is None else self.expression(end) for end in (node.start, node.stop)]
+            return ":".join(end if end.isdigit() or not end else f"int({end})" for end in ends)
+        return self.expression(node)
+
+    def call(self, node: ast.Expr, name: str, arguments: tuple[ast.Argument, ...]) -> str:
+        """Return a call."""
+        row = BUILTINS.get(name)
+        texts = [self.expression(a.value) for a in _plain(arguments)]
+        kinds = [self.kind(a.value) for a in _plain(arguments)]
+        dim = next((a.value for a in arguments if a.name == "dim"), None)
+        if name in ("rows", "cols"):
+            return f"({texts[0]}).shape[{'-2' if name == 'rows' else '-1'}]"
+        if name == "eps_of":
+            return f"torch.finfo(({texts[0]}).dtype).eps"
+        if name in ("max", "min") and len(texts) > 1:
+            return self.extreme(name, texts, kinds)
+        if row is not None and row.reduction:
+            along = "" if dim is None else f"dim={self.dims(dim)}, keepdim=True"
+            return f"({self.number(_plain(arguments)[0].value)}).{'a' if name in ('max', 'min') else ''}{name}({along})"
+        if name in MATRIX:
+            template = MATRIX[name]
+            whole = [x if x.isdigit() else f"int({x})" for x in texts]
+            return template.replace("{*}", ", ".join(whole)).format(*(f"({x})" for x in texts))
+        on_host = max(kinds, default=NUMBER) == NUMBER
+        spelling = None if row is None else row.host if on_host else row.torch
+        if spelling is None or row is None:
+            self.fail(node, f"`{name}`", "use --target module")
+        self.helpers |= {h for h in row.helpers if h.startswith("host_") is on_host}
+        return spelling.format(*(f"({x})" for x in texts))
+
+    def extreme(self, name: str, texts: list[str], kinds: list[int]) -> str:
+        """Return the largest or smallest of several values."""
+        if max(kinds) == NUMBER:
+            return f"{name}({', '.join(texts)})"
+        tensors = [x for x, kind in zip(texts, kinds, strict=True) if kind != NUMBER]
+        result = tensors[0]
+        for other in tensors[1:]:
+            result = f"torch.{name}imum({result}, {other})"
+        for number in (x for x, kind in zip(texts, kinds, strict=True) if kind == NUMBER):
+            result = f"torch.clamp({result}, {'min' if name == 'max' else 'max'}={number})"
+        return result
+
+    def dims(self, node: ast.Expr) -> str:
+        """Return the dimensions that a reduction names."""
+        items = node.items if isinstance(node, ast.Tuple) else (node,)
+        return f"({', '.join(map(self.expression, items))},)"
+
+
+def _plain(arguments: tuple[ast.Argument, ...]) -> list[ast.Argument]:
+    return [a for a in arguments if a.name is None]
+
+
+def _inside_call(node: ast.Expr, name: ast.Node) -> bool:
+    """Whether a name stands inside of a call in an expression: the call then says what it is."""
+    calls = (c for c in expressions(node) if isinstance(c, (ast.Call, ast.Index)) and c is not node)
+    return any(name is inner for call in calls for inner in expressions(call))
+
+
+def spaced_words(code: str) -> list[str]:
+    """Return the words of some code."""
+    return "".join(c if c.isalnum() or c == "_" else " " for c in code).split()
+
+
+def _alive(lines: list[str], kept: set[str]) -> list[str]:
+    """Return the lines without names that no other line reads."""
+    made: dict[str, set[str]] = {}
+    for line in lines:
+        made.setdefault(line.partition(" = ")[0], set()).add(line)
+    once = [line for i, line in enumerate(lines) if line in lines[:i] and len(made[line.partition(" = ")[0]]) == 1]
+    lines = [line for i, line in enumerate(lines) if line not in once or line not in lines[:i]]
+    while True:
+        left = []
+        for i, line in enumerate(lines):
+            target, equals, _ = line.strip().partition(" = ")
+            others = " ".join(other for k, other in enumerate(lines) if k != i)
+            dead = equals and target.isidentifier() and target not in kept and target not in spaced_words(others)
+            if not dead:
+                left.append(line)
+        if left == lines:
+            return lines
+        lines = left
+
+
+def _together(targets: list[str], values: list[str]) -> list[str]:
+    """Return assignments, in one line if there is room."""
+    line = f"{', '.join(targets)} = {', '.join(values)}"
+    if not targets or len(line) + 2 * len(INDENT) <= WIDTH:
+        return [line] if targets else []
+    return [f"{target} = {value}" for target, value in zip(targets, values, strict=True)]
+
+
+def _wrapped(line: str) -> list[str]:
+    return textwrap.wrap(line, WIDTH - 4, subsequent_indent=INDENT * 2) if line.startswith(" ") else [line]

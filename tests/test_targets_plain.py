@@ -1,0 +1,82 @@
+"""Rules as short functions that read like their papers: they do what the compiled class does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from targets_made import flat, module_of, text_of
+from trajectories import cases, difference, gradients, library_class, library_text, run, start
+
+import optlang
+import optlang.rules
+from optlang.diagnostics import OptlangError
+
+pytestmark = pytest.mark.slow
+
+SHAPES = ((4, 6), (3, 5))
+
+
+def is_carried(name: str) -> bool:
+    try:
+        text_of(name, "plain", exact=True)
+    except OptlangError:
+        return False
+    return True
+
+
+CARRIED = [name for name in optlang.rules.names() if is_carried(name)]
+
+
+def test_carries_most_of_the_library() -> None:
+    assert len(CARRIED) >= 50
+
+
+@pytest.mark.parametrize("name", CARRIED)
+def test_goes_where_the_class_goes(name: str) -> None:
+    for case in (cases(name)[0], cases(name)[-1]):
+        made = module_of(name, "plain", tuple(flat(name, case).items()), exact=True)
+        begin, history = start(SHAPES), gradients(SHAPES, steps=6)
+        params, states = [torch.tensor(x) for x in begin], [{} for _ in begin]
+        for step in history:
+            try:
+                getattr(made, name.lower())(params, [torch.tensor(g) for g in step], states)
+            except ValueError as refused:  # one form of the rule is carried, and this case has others
+                pytest.skip(str(refused))
+        expected = run(library_class(name, exact=True), begin, history, torch.float64, **case)
+        assert difference([p.numpy() for p in params], expected, moved_from=begin) < 1e-11, case
+
+
+def test_is_formatted_and_free_of_lint(tmp_path: Path) -> None:
+    pytest.importorskip("ruff")
+    for name in CARRIED:
+        (tmp_path / f"{name.lower()}.py").write_text(text_of(name, "plain", exact=True), encoding="utf-8")
+    for arguments in (["check"], ["format", "--diff"]):
+        command = [sys.executable, "-m", "ruff", *arguments, "--isolated", "--line-length", "120", str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+
+
+def test_adamw_is_short() -> None:
+    lines = text_of("AdamW", "plain").partition('    """\n    for ')[2].splitlines()
+    assert len(lines) < 20
+    assert "        m = beta1 * m + (1 - beta1) * g" in lines
+
+
+def test_a_tensor_of_another_shape_is_refused() -> None:
+    made = module_of("Muon", "plain")
+    with pytest.raises(ValueError, match="2 dimensions"):
+        made.muon([torch.ones(3)], [torch.ones(3)], [{}])
+    with pytest.raises(ValueError, match=r"not shape\[0\] > shape\[1\]"):
+        made.muon([torch.ones(4, 3)], [torch.ones(4, 3)], [{}])
+
+
+def test_names_every_construct_with_its_line() -> None:
+    with pytest.raises(OptlangError) as raised:
+        optlang.export(library_text("Prodigy"), "plain")
+    said = str(raised.value)
+    assert all(d.code == "E801" for d in raised.value.diagnostics) and len(raised.value.diagnostics) > 3
+    assert "`shared state`" in said and ":27:" in said and "a sum over the whole model" in said
