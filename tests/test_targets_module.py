@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from targets_made import made_class, text_of
+from test_histories import RULES
 from trajectories import cases, feed, gradients, library_class, library_rule, row, shapes, start, tensors
 
 import optlang
@@ -22,7 +23,7 @@ from optlang.diagnostics import OptlangError
 pytestmark = pytest.mark.slow
 
 #: Rules that no module can be made of, with what is said of them.
-REFUSED = {"MuonWithAdamW": "`route`"}
+REFUSED = {"MuonWithAdamW": "`route`", "LBFGS": "`flat`"}
 NAMES = [name for name in optlang.rules.names() if name not in REFUSED]
 EVENTS = [name for name in NAMES if library_rule(name).events]
 every_rule = pytest.mark.parametrize("name", NAMES)
@@ -229,3 +230,16 @@ def test_says_what_it_cannot_carry(name: str, construct: str) -> None:
     (diagnostic, *_) = raised.value.diagnostics
     assert diagnostic.code == "E801" and diagnostic.message.startswith(construct)
     assert "--> " in str(raised.value) and ":10:" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["only some steps", "backwards, into entries", "states along the way"])
+def test_histories_are_carried(name: str) -> None:
+    text = f"optimizer Kept\nhyper lr = 0.05, n = 3\n{RULES[name]}"
+    scope: dict[str, Any] = {"__name__": "kept"}
+    exec(optlang.export(text, "module"), scope)
+    ours, theirs = (tensors(start(), torch.float32) for _ in range(2))
+    optimizers = optlang.compile(text, backend="eager")(ours), scope["Kept"](theirs)
+    for step in gradients(steps=6, missing=True):
+        for optimizer, params in zip(optimizers, (ours, theirs), strict=True):
+            feed(optimizer, params, [step])
+    assert same(ours, theirs) and same_states(*optimizers)

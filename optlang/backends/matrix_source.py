@@ -251,7 +251,8 @@ class MatrixPass:
         numbers = [str(s) for s in self.program.coefficients()]
         lines = [f"def update({', '.join([*self.tensors, *numbers])}):"]
         lines.append(f'{INDENT}"""What one step makes of some tensors; each has a dimension more, in front."""')
-        lines += self.values()
+        values = list(self.values())
+        lines += [*loop_functions(self.writer), *values]
         results = [self.writer.text(s.expr) for s in self.program.stores]
         return [*lines, f"{INDENT}return ({', '.join(results)}{',' if len(results) == 1 else ''})"]
 
@@ -337,8 +338,8 @@ class MatrixPass:
         return found
 
 
-def loop_functions(writer: MatrixWriter) -> list[list[str]]:
-    """Return the functions of the loops that a writer has met, and of those within them; a list of lines each.
+def loop_functions(writer: MatrixWriter) -> list[str]:
+    """Return the functions of the loops that a writer has met, and of those within them, as the lines of a block.
 
     A function takes how many entries are filled and how many there is room for, what the first turn gets from before
     it, and what else is read.
@@ -368,7 +369,7 @@ def loop_functions(writer: MatrixWriter) -> list[list[str]]:
         comma = "," if len(results) == 1 else ""
         lines += [f"{INDENT * 2}{', '.join(carried)} = {', '.join(results)}"]
         functions.append([*lines, f"{INDENT}return ({', '.join(carried)}{comma})"])
-    return functions
+    return [f"{INDENT}{line}" if line else "" for lines in functions for line in ("", *lines, "")]
 
 
 def _is_product(value: Value | None) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import sympy as sp
 
 from optlang.backends import python_source
-from optlang.backends.matrix_source import MatrixPass, loop_functions, start_lines
+from optlang.backends.matrix_source import MatrixPass, start_lines
 from optlang.backends.memory import INDENT
 from optlang.backends.naming import spelled
 from optlang.backends.python_source import Width
@@ -69,9 +69,8 @@ def matrix_pass(program: Program, slots: Sequence[Slot], tensors: Sequence[str],
     module = python_source.Module(None, slots, tensors)
     written = MatrixPass(program, tensors, ndim)
     update = written.update()
-    loops = loop_functions(written.writer)
     module.helpers |= written.writer.helpers
-    return module.assembled(title, [module.host(program), *loops, update])
+    return module.assembled(title, [module.host(program), update])
 
 
 def path_inputs(paths: Sequence[Path]) -> tuple[Input, ...]:

@@ -24,7 +24,7 @@ from optlang.language.questions import draws, evaluations
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
 from optlang.runtime import documentation
 from optlang.runtime.parts import Parts
-from optlang.targets import Order, refusal
+from optlang.targets import Order, refusal, whole_vectors
 from optlang.targets._choice import chooser
 from optlang.targets._forms import Form, Forms, listing, mapping, text
 from optlang.targets._python import INDENT, WIDTH, Library, pretty, spaced
@@ -81,6 +81,7 @@ def refused(order: Order) -> Iterator[Diagnostic]:
     for route in order.compiled.rule.routes:
         help = "emit the rules that it leads to, and use an optimizer for each"
         yield refusal(order.compiled, NAME, "`route`", route.span, help)
+    yield from whole_vectors(order, NAME)
 
 
 @dataclass
@@ -146,6 +147,7 @@ class _File:
             "events": bool(rule.events),
             "counting": bool(rule.events),
             "draws": draws(rule),
+            "alone": any(p.alone for v in variants if v.steering for path in v.steering.paths for p in path),
             "asked": bool(asked),
             "loss_now": LOSS_NOW in self.forms.read,
             "kept_in_groups": bool(common),
