@@ -12,7 +12,7 @@ statements, so one compiled kernel serves both.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TypeVar
 
@@ -55,6 +55,9 @@ class Special:
         matrices: Whether the rule works on matrices.
         ndim: Dimensions of the tensor; 2 where nobody said.
         event: The event whose statements these are, None for a step.
+        asked: The questions that are about numbers, with their answers. Sizes of values are numbers there, whose text is
+            the formula of the size, if the shape was given with formulas.
+        known: Locals that these questions name, and what they are.
     """
 
     key: tuple[Value, ...]
@@ -65,6 +68,29 @@ class Special:
     matrices: bool = False
     ndim: int = 2
     event: str | None = None
+    asked: tuple[tuple[ast.Expr, Value], ...] = ()
+    known: Mapping[str, ast.Expr] = field(default_factory=dict)
+
+
+class Size(int):
+    """The size of a dimension, with the formula that it is: products of sizes are sizes.
+
+    Args:
+        value: The size of an example.
+        formula: Its formula.
+    """
+
+    formula: str
+
+    def __new__(cls, value: int, formula: str) -> Size:
+        size = super().__new__(cls, value)
+        size.formula = formula
+        return size
+
+    def __mul__(self, other: int) -> Size:
+        return Size(int(self) * int(other), f"{self.formula}*{getattr(other, 'formula', other)}")
+
+    __rmul__ = __mul__
 
 
 def specialise(
@@ -92,7 +118,16 @@ def specialise(
     body = work.statements(rule.body if event is None else rule.events[event])
     ndim = len(work.shape)
     return Special(
-        tuple(work.answers), states, start, (*known, *body), frozenset(work.dims), work.sizes is not None, ndim, event
+        tuple(work.answers),
+        states,
+        start,
+        (*known, *body),
+        frozenset(work.dims),
+        work.sizes is not None,
+        ndim,
+        event,
+        tuple(work.asked),
+        work.told,
     )
 
 
@@ -113,6 +148,8 @@ class _Specialiser:
         self.hypers = {h.name: h for h in rule.hypers}
         self.fixed = {"p", "g", *(s.name for s in rule.states)}
         self.answers: list[Value] = []
+        self.asked: list[tuple[ast.Expr, Value]] = []
+        self.told: dict[str, ast.Expr] = {}
         self.dims: set[int] = set()
         self.known: Scope = {}  # locals that are literals at this point
         self.out: list[ast.Stmt] = []
@@ -137,6 +174,7 @@ class _Specialiser:
                 known = self.number(value)
                 if known is not None:
                     self.values[target.name] = known
+                    self.told[target.name] = self.sized(value)
 
     def initial(self, states: Sequence[State]) -> tuple[ast.Stmt, ...]:
         """Return the statements that give the initial values."""
@@ -254,6 +292,7 @@ class _Specialiser:
             raise Unfit(count.span, message, "change the hyperparameter that it is computed from")
         if not isinstance(node, LITERALS):
             self.answers.append(number)
+            self.asked.append((self.sized(node), number))
         return int(number)
 
     def parts(self, over: ast.Name) -> list[ast.Name]:
@@ -304,12 +343,14 @@ class _Specialiser:
 
     def ask(self, node: ast.Expr) -> ast.Expr:
         """Return the truth of an expression as a literal if it is static, else the expression."""
+        question = self.sized(node)
         try:
-            answer = truth(evaluate(self.sized(node), self.values))
+            answer = truth(evaluate(question, self.values))
         except NotStatic:
             return node
         if not isinstance(node, LITERALS):
             self.answers.append(answer)
+            self.asked.append((question, answer))
         return ast.Bool(node.span, answer)
 
     def number(self, node: ast.Expr) -> float | None:
@@ -328,7 +369,7 @@ class _Specialiser:
             case ast.Call(function=ast.Name(name="rows" | "cols" as name), arguments=(argument,)):
                 shape = self.sizes.of(argument.value)
                 size = last(shape, 2 if name == "rows" else 1)
-                return ast.Number(node.span, str(size), Fraction(size))
+                return ast.Number(node.span, getattr(size, "formula", str(size)), Fraction(int(size)))
             case ast.Call(arguments=arguments):
                 return replace(node, arguments=tuple(replace(a, value=self.sized(a.value)) for a in arguments))
             case ast.Unary(operand=operand):

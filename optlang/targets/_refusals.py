@@ -1,0 +1,117 @@
+"""Constructs of rules that targets outside of this package cannot carry, and where a rule uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+from optlang.compiler import CompiledRule
+from optlang.diagnostics import Diagnostic
+from optlang.language import tree as ast
+from optlang.language.builtins import EVALUATIONS, MATRIX_FUNCTIONS, RANDOMS, SIZES
+from optlang.language.evaluate import member_name
+from optlang.language.questions import draws, evaluations
+from optlang.language.rule import Rule
+from optlang.language.walk import body_of, expressions, own_expressions, statements
+from optlang.source import Span
+from optlang.targets import refusal
+
+
+def nodes(rule: Rule) -> Iterator[ast.Expr]:
+    """Yield every expression of a rule, in the order of the text as far as statements go."""
+    blocks = (rule.body, *rule.events.values(), *(body_of(function) for function in rule.functions.values()))
+    for block in blocks:
+        for statement in statements(block):
+            for top in own_expressions(statement):
+                yield from expressions(top)
+    for state in rule.states:
+        for top in (state.initial, state.when):
+            if top is not None:
+                yield from expressions(top)
+
+
+def called(rule: Rule, names: Collection[str]) -> ast.Expr | None:
+    """Return the first call of one of some functions, or the first of their names that stands alone."""
+    return _first(rule, lambda n: _name_of(n) in names)
+
+
+def closure(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
+    """Yield the refusal of a rule that has the closure called."""
+    if evaluations(compiled.rule):
+        node = called(compiled.rule, EVALUATIONS)
+        yield refusal(
+            compiled,
+            target,
+            f"the closure (`{_name_of(node) or 'loss'}`)",
+            _span(node),
+            "a step gets gradients only; compile the rule in Python, or write it with one gradient a step",
+        )
+
+
+def random_numbers(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
+    """Yield the refusal of a rule that draws random numbers."""
+    if draws(compiled.rule):
+        node = called(compiled.rule, RANDOMS)
+        yield refusal(
+            compiled,
+            target,
+            f"random numbers (`{_name_of(node)}`)",
+            _span(node),
+            "they come from the optimizer's seed, which the file does not hold; add the noise to the gradients instead",
+        )
+
+
+def routes(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
+    """Yield the refusal of a rule that sends parameters to others."""
+    if compiled.rule.routes:
+        others = " and ".join(f"`{other.name}`" for other, _ in compiled.routes)
+        others = others or " and ".join(dict.fromkeys(f"`{r.rule.name}`" for r in compiled.rule.routes))
+        help = f"emit {others} apart, and give each its parameters"
+        yield refusal(compiled, target, "`route`", compiled.rule.routes[0].span, help)
+
+
+def several_passes(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
+    """Yield the refusals of what makes a step more than one pass over a tensor: matrices, sums, periods."""
+    rule, help = compiled.rule, "use the target `torchscript`, which carries it"
+    found = _first(rule, lambda n: _name_of(n) in ("total", "gnorm"))
+    if found is not None:
+        yield refusal(compiled, target, f"a sum over the whole model (`{_name_of(found)}`)", _span(found), help)
+    blocks = (rule.body, *(body_of(function) for function in rule.functions.values()))
+    every = next((s for b in blocks for s in statements(b) if isinstance(s, ast.Every)), None)
+    if every is not None:
+        yield refusal(compiled, target, "`every`", every.span, help)
+    found = _first(rule, _is_matrix)
+    if found is not None:
+        name = _name_of(found)
+        yield refusal(compiled, target, f"matrices (`{name}`)" if name else "matrices", _span(found), help)
+    for state in rule.states:
+        if state.scope != "tensor":
+            what = "a state of the param group" if state.scope == "group" else "a state of the whole optimizer"
+            yield refusal(compiled, target, f"{what} (`{state.name}`)", state.span, help)
+            break
+    for statement in (s for body in rule.events.values() for s in body):
+        yield refusal(compiled, target, "`on eval` and `on train`", statement.span, help)
+        break
+    grouped = _first(rule, lambda n: isinstance(n, ast.Member) and member_name(n) is not None)
+    if grouped is not None:
+        yield refusal(compiled, target, "a value of the param group", _span(grouped), help)
+
+
+def _is_matrix(node: ast.Expr) -> bool:
+    """Whether an expression is about whole matrices."""
+    if isinstance(node, ast.Call):
+        return _name_of(node) in MATRIX_FUNCTIONS | {*SIZES}
+    return (isinstance(node, ast.Binary) and node.op == "@") or (isinstance(node, ast.Member) and node.name == "T")
+
+
+def _first(rule: Rule, holds: Callable[[ast.Expr], bool]) -> ast.Expr | None:
+    return next((node for node in nodes(rule) if holds(node)), None)
+
+
+def _name_of(node: ast.Expr | None) -> str | None:
+    if isinstance(node, ast.Call):
+        node = node.function
+    return node.name if isinstance(node, ast.Name) else None
+
+
+def _span(node: ast.Expr | None) -> Span | None:
+    return None if node is None else node.span
