@@ -85,7 +85,7 @@ def cumsum(x, dim: int):
 """,
     "host_sign": """
 def host_sign(x: float) -> float:
-    return x if x != x else (1.0 if x > 0.0 else (-1.0 if x < 0.0 else 0.0))
+    return x if math.isnan(x) else (1.0 if x > 0.0 else (-1.0 if x < 0.0 else 0.0))
 """,
     "host_max": """
 def host_max(x: float, y: float) -> float:
@@ -98,7 +98,7 @@ def host_min(x: float, y: float) -> float:
     "host_nan_to_num": """
 def host_nan_to_num(x: float) -> float:
     big = 1.7976931348623157e308
-    return 0.0 if x != x else max(-big, min(big, x))
+    return 0.0 if math.isnan(x) else max(-big, min(big, x))
 """,
     "_power": '''
 def _power(a: float, b: float) -> float:

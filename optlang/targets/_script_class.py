@@ -9,6 +9,13 @@ def _arithmetic(p) -> int:
     return torch.float64 if p.dtype == torch.float64 else torch.float32
 
 
+def _packed(numbers: List[float], p):
+    """Numbers as a tensor; `torch.tensor` of a list rounds to 32 bits on the way."""
+    if p.dtype == torch.float64:
+        return torch.cat([torch.full([1], x, dtype=torch.float64, device=p.device) for x in numbers])
+    return torch.tensor(numbers, dtype=torch.float32, device=p.device)
+
+
 def _eps_of(p) -> float:
     """Machine epsilon of the type that a parameter is stored in."""
     if p.dtype == torch.float64:
@@ -235,7 +242,7 @@ class @NAME@(torch.nn.Module):
                     raise ValueError(who + " has a gradient on another device")
         for i in range(len(self.hypers)):
             for j in range(len(self.names)):
-                if self.hypers[i][j] != self.hypers[i][j]:
+                if math.isnan(self.hypers[i][j]):
                     raise ValueError("@RULE@: " + self.names[j] + " has no value yet; set it with set_hyper")
             unmet = _unmet(self._known(i))
             if unmet != "":
@@ -392,7 +399,7 @@ class @NAME@(torch.nn.Module):
             if self.tensors[i][j].numel() == 0:
                 return False
         for j in _numbers_of(self.variants[i]):
-            if self.numbers[i][j] != self.numbers[i][j]:
+            if math.isnan(self.numbers[i][j]):
                 return False
         return True
 
@@ -433,7 +440,7 @@ class @NAME@(torch.nn.Module):
             known = knowns[k]
             if code != codes[k] or dtype != p.dtype or known != last or c[0].device != p.device:
                 v = _numbers(level, codes[k], known)
-                c = [torch.tensor(x, dtype=_arithmetic(p), device=p.device) for x in v]
+                c = [_packed(x, p) for x in v]
                 if len(c) == 0:
                     c = [torch.empty([0], device=p.device)]
                 code = codes[k]
@@ -470,7 +477,7 @@ EVENTS = '''
                 known = self._filled(bases[owner[i]], i, p)
                 code = _path(chosen[i], known)
                 v = _numbers(0, code, known)
-                c = [torch.tensor(x, dtype=_arithmetic(p), device=p.device) for x in v]
+                c = [_packed(x, p) for x in v]
                 carry: List[Tensor] = []
                 sums: List[float] = []
                 _run(0, code, p, p.clone(), self.tensors[i], carry, sums, v, c)

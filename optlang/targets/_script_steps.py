@@ -170,7 +170,7 @@ class Functions:
             lines += [f"if s[{place}].numel() == 0:", f"{INDENT}s[{place}] = tensors[{i}]"]
         for i, name in enumerate(hosted):
             place = self.states.numbers.index(name)
-            lines += [f"if n[{place}] != n[{place}]:", f"{INDENT}n[{place}] = kept[{i}]"]
+            lines += [f"if math.isnan(n[{place}]):", f"{INDENT}n[{place}] = kept[{i}]"]
         return lines
 
     def coefficients(self, kernel: Variant) -> str:

@@ -14,6 +14,7 @@ from optlang.language.evaluate import evaluate, truth
 from optlang.language.rule import HyperType, Range, Value
 from optlang.language.sizes import Unfit
 from optlang.language.specialise import Size, specialise
+from optlang.language.walk import expressions
 from optlang.targets import Order
 
 #: Shapes whose variants are carried: of up to four dimensions; tall, wide and square, with a size of 1 and without.
@@ -67,7 +68,7 @@ def carried(order: Order, event: str | None = None, shapes: Sequence[tuple[int, 
     """Return the variants of a rule for tensors of the usual shapes, each once."""
     found: dict[tuple[Value, ...], Carried] = {}
     for values in _settings(order, shapes):
-        for shape in shapes:
+        for shape in (*shapes, *_bordering(order, values, shapes)):
             facts = facts_of(shape)
             key_and_more = _questions(order.compiled, values, shape, event)
             if key_and_more is None:
@@ -94,6 +95,23 @@ def _questions(
     except Unfit:
         return None
     return compiled.variant_key(values, facts, event), special.asked, special.known
+
+
+def _bordering(
+    order: Order, values: Mapping[str, Value], shapes: Sequence[tuple[int, ...]]
+) -> Iterator[tuple[int, ...]]:
+    """Yield matrices on both sides of the sizes that a rule compares its tensors' with (`rows <= max_dim`)."""
+    bounds: dict[int, None] = {}
+    for shape in shapes:
+        more = _questions(order.compiled, values, shape, None)
+        for question, _ in more[1] if more else ():
+            named = [n.name for n in expressions(question) if isinstance(n, ast.Name)]
+            if isinstance(question, ast.Compare) and {"rows", "cols", "numel"} & set(named):
+                numbers = (values[name] for name in named if name in values)
+                bounds |= {int(x): None for x in numbers if isinstance(x, float) and 1 < x < 2**31}
+    for bound in bounds:
+        sizes = (bound - 1, bound, bound + 1)
+        yield from itertools.product(sizes, sizes)
 
 
 def _settings(order: Order, shapes: Sequence[tuple[int, ...]]) -> Iterator[dict[str, Value]]:

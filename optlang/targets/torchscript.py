@@ -113,12 +113,15 @@ class _Script:
         """Return the hyperparameters that are numbers and may change."""
         found = []
         for hyper in self.rule.hypers:
-            fixed_size = hyper.type is HyperType.OPTIONAL and hyper.name in self.compiled.static_names
-            fixed_size = fixed_size and any(v.steering is not None for v in self.variants)
-            number_now = isinstance(self.values[hyper.name], int | float) and not fixed_size
+            number_now = isinstance(self.values[hyper.name], int | float)
             if hyper.type is HyperType.NUMBER or (hyper.type is HyperType.OPTIONAL and number_now):
                 found.append(hyper.name)
         return [*found, *(f"group.{key}" for key in self.compiled.group_keys)]
+
+    def _gives_sizes(self, hyper: Hyper) -> bool:
+        """Whether a hyperparameter may be the size of a state, such as a rank: it cannot change then."""
+        matrices = any(v.steering is not None and v.steering.matrices for v in self.variants)
+        return matrices and hyper.type is HyperType.OPTIONAL and hyper.name in self.compiled.static_names
 
     def _named_totals(self) -> set[str]:
         """Return the sums that something reads."""
@@ -386,7 +389,10 @@ class _Script:
         lines = ['def _problem(place: int, x: float) -> str:', '    """What is wrong with a value."""']
         hypers = {h.name: h for h in self.rule.hypers}
         for i, name in enumerate(self.hypers):
-            if name in hypers:
+            if name in hypers and self._gives_sizes(hypers[name]):
+                told = f"{name} is fixed in this file; emit the rule anew with --set {name}=VALUE"
+                lines += [f"    if place == {i}:", f"        return {told!r}"]
+            elif name in hypers:
                 lines += [f"    if place == {i}:", *(f"        {line}" for line in _tests(hypers[name]))]
         return "\n".join([*lines, '    return ""']) + "\n"
 
@@ -426,7 +432,7 @@ def _asked(variant: Variant) -> set[str]:
 def _tests(hyper: Hyper) -> list[str]:
     """Return the lines that check the value ``x`` of a hyperparameter."""
     name = hyper.name
-    lines = ["if x != x:", f'    return "{name} must not be NaN"']
+    lines = ["if math.isnan(x):", f'    return "{name} must not be NaN"']
     if isinstance(hyper.domain, Range):
         domain = hyper.domain
         if domain.high == math.inf:
