@@ -54,7 +54,6 @@ def step(module: Any, params: Sequence[torch.Tensor], gradients: Gradients) -> N
     grads = [
         p.new_zeros(0) if g is None else torch.tensor(g, dtype=p.dtype) for p, g in zip(params, gradients, strict=True)
     ]
-    # An empty gradient is none; a parameter without elements has nothing to update.
     module.step(list(params), grads)
 
 
