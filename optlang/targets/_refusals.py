@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 
-from optlang.compiler import CompiledRule
+from optlang.compiler import CompiledRule, example_facts
 from optlang.diagnostics import Diagnostic
 from optlang.language import tree as ast
 from optlang.language.builtins import EVALUATIONS, MATRIX_FUNCTIONS, RANDOMS, SIZES
 from optlang.language.evaluate import member_name
 from optlang.language.questions import draws, evaluations
 from optlang.language.rule import Rule
+from optlang.language.sizes import Unfit
+from optlang.language.specialise import Special, specialise
 from optlang.language.walk import body_of, expressions, own_expressions, statements
 from optlang.source import Span
-from optlang.targets import refusal
+from optlang.targets import Order, refusal
 
 
 def nodes(rule: Rule) -> Iterator[ast.Expr]:
@@ -69,21 +71,28 @@ def routes(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
         yield refusal(compiled, target, "`route`", compiled.rule.routes[0].span, help)
 
 
-def several_passes(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
-    """Yield the refusals of what makes a step more than one pass over a tensor: matrices, sums, periods."""
-    rule, help = compiled.rule, "use the target `torchscript`, which carries it"
-    found = _first(rule, lambda n: _name_of(n) in ("total", "gnorm"))
-    if found is not None:
+def several_passes(order: Order, target: str) -> Iterator[Diagnostic]:
+    """Yield the refusals of what makes a step more than one pass over a tensor: matrices, sums, periods.
+
+    What the chosen values leave out (a clipping that is switched off) is not there.
+    """
+    compiled, rule = order.compiled, order.compiled.rule
+    special = _left(order)
+    if special is None or rule.routes:
+        return
+    help = "use the target `torchscript`, which carries it"
+    left = [n for s in statements((*special.start, *special.body)) for top in own_expressions(s) for n in expressions(top)]
+    if any(_name_of(n) == "total" for n in left):
+        found = called(rule, ("total", "gnorm"))
         yield refusal(compiled, target, f"a sum over the whole model (`{_name_of(found)}`)", _span(found), help)
-    blocks = (rule.body, *(body_of(function) for function in rule.functions.values()))
-    every = next((s for b in blocks for s in statements(b) if isinstance(s, ast.Every)), None)
-    if every is not None:
-        yield refusal(compiled, target, "`every`", every.span, help)
-    found = _first(rule, _is_matrix)
-    if found is not None:
+    every = [s for s in statements(special.body) if isinstance(s, ast.Every)]
+    if every:
+        yield refusal(compiled, target, "`every`", every[0].span, help)
+    if special.matrices:
+        found = _first(rule, _is_matrix)
         name = _name_of(found)
         yield refusal(compiled, target, f"matrices (`{name}`)" if name else "matrices", _span(found), help)
-    for state in rule.states:
+    for state in special.states:
         if state.scope != "tensor":
             what = "a state of the param group" if state.scope == "group" else "a state of the whole optimizer"
             yield refusal(compiled, target, f"{what} (`{state.name}`)", state.span, help)
@@ -91,9 +100,20 @@ def several_passes(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
     for statement in (s for body in rule.events.values() for s in body):
         yield refusal(compiled, target, "`on eval` and `on train`", statement.span, help)
         break
-    grouped = _first(rule, lambda n: isinstance(n, ast.Member) and member_name(n) is not None)
-    if grouped is not None:
-        yield refusal(compiled, target, "a value of the param group", _span(grouped), help)
+    if any(isinstance(n, ast.Member) and member_name(n) is not None for n in left):
+        found = _first(rule, lambda n: isinstance(n, ast.Member) and member_name(n) is not None)
+        yield refusal(compiled, target, "a value of the param group", _span(found), help)
+
+
+def _left(order: Order) -> Special | None:
+    """Return what is left of a rule with the chosen values; None if it is for no tensor of these dimensions."""
+    facts = example_facts(order.ndim)
+    group = {f"group.{key}": 1.0 for key in order.compiled.group_keys}
+    values = {**order.compiled.defaults(), **group, **order.values, **facts.named()}
+    try:
+        return specialise(order.compiled.rule, values, facts.shape)
+    except Unfit:
+        return None
 
 
 def _is_matrix(node: ast.Expr) -> bool:

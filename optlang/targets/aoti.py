@@ -33,7 +33,7 @@ def refusals(order: Order) -> list[Diagnostic]:
         *_refusals.routes(compiled, NAME),
         *_refusals.closure(compiled, NAME),
         *_refusals.random_numbers(compiled, NAME),
-        *_refusals.several_passes(compiled, NAME),
+        *_refusals.several_passes(order, NAME),
     ]
 
 
