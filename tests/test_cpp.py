@@ -18,7 +18,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "cpp"
 RULE = EXAMPLE.parent / "adamw.opt"
 STEPS = 30
 
-pytestmark = [pytest.mark.slow, pytest.mark.compiler, pytest.mark.xdist_group("cpp")]
+pytestmark = [pytest.mark.slow, pytest.mark.compiler]
 
 
 def missing() -> str | None:
@@ -36,18 +36,13 @@ def finished(command: list[str], cwd: Path) -> str:
     return result.stdout
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the example."""
-    reason = missing()
-    if reason is not None:
-        pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("cpp")
+def build(folder: Path) -> Path:
+    """Build the example and return the program."""
     prefix = f"-DCMAKE_PREFIX_PATH={torch.utils.cmake_prefix_path}"
     # Not optimized, which would take longer than it saves.
     finished(["cmake", "-S", str(EXAMPLE), "-B", ".", prefix, "-DCMAKE_BUILD_TYPE=Debug"], folder)
     finished(["cmake", "--build", "."], folder)
-    return folder
+    return folder / "train"
 
 
 def example() -> Any:
@@ -72,33 +67,36 @@ def apart(ours: list[tuple[float, float]], theirs: list[tuple[float, float]]) ->
     return max(abs(a - b) / abs(b) for x, y in zip(ours, theirs, strict=True) for a, b in zip(x, y, strict=True))
 
 
-@pytest.fixture
-def one_thread() -> Any:
-    before = torch.get_num_threads()
+def test_steps_in_cpp_are_those_in_python(tmp_path: Path) -> None:
+    """One test, as the program is to be built once."""
+    reason = missing()
+    if reason is not None:
+        pytest.skip(reason)
+    program = str(build(tmp_path))
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    try:
+        _module(program, tmp_path)
+        _package(program, tmp_path)
+    finally:
+        torch.set_num_threads(threads)
+    result = subprocess.run([program, "no.pt", "1"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 1 and "no.pt" in result.stderr
 
 
-@pytest.mark.usefixtures("one_thread")
-def test_steps_in_cpp_are_those_in_python(built: Path, tmp_path: Path) -> None:
-    optlang.export(RULE, "torchscript", tmp_path / "adamw.pt")
-    ours = steps_of(finished([str(built / "train"), "adamw.pt", str(STEPS)], tmp_path))
-    assert apart(ours, list(example().train(STEPS))) < 1e-6
-    module = torch.jit.load(str(tmp_path / "adamw.pt"))
-    assert apart(ours, list(example().train(STEPS, module))) < 1e-7
+def _module(program: str, folder: Path) -> None:
+    optlang.export(RULE, "torchscript", folder / "adamw.pt")
+    ours = steps_of(finished([program, "adamw.pt", str(STEPS)], folder))
     assert ours[-1][0] < 0.1 * ours[0][0]
-    resumed = steps_of(finished([str(built / "train"), "adamw.pt", str(STEPS), "state.pt"], tmp_path))
+    assert apart(ours, list(example().train(STEPS))) < 1e-6
+    # The same operations of the same library: equal to the last bit, unless another compiler has built one of them.
+    assert apart(ours, list(example().train(STEPS, torch.jit.load(str(folder / "adamw.pt"))))) < 1e-7
+    resumed = steps_of(finished([program, "adamw.pt", str(STEPS), "state.pt"], folder))
     assert resumed == ours
 
 
-@pytest.mark.usefixtures("one_thread")
-def test_steps_of_the_package_are_those_in_python(built: Path, tmp_path: Path) -> None:
-    optlang.export(RULE, "aoti", tmp_path / "adamw.pt2")
-    ours = steps_of(finished([str(built / "train"), "adamw.pt2", str(STEPS)], tmp_path))
+def _package(program: str, folder: Path) -> None:
+    optlang.export(RULE, "aoti", folder / "adamw.pt2")
+    ours = steps_of(finished([program, "adamw.pt2", str(STEPS)], folder))
+    # The smallest losses are differences of rounded numbers: they differ by a little more than the parameters do.
     assert apart(ours, list(example().train(STEPS, scheduled=False))) < 2e-6
-
-
-def test_a_file_that_is_not_there_is_told(built: Path, tmp_path: Path) -> None:
-    result = subprocess.run([str(built / "train"), "no.pt", "1"], cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 1 and "no.pt" in result.stderr

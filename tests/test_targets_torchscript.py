@@ -1,4 +1,4 @@
-"""The target ``torchscript``: its modules take the steps that the compiled classes take, and hold what belongs to them."""
+"""The target ``torchscript``: its modules take the steps of the compiled classes, and hold what belongs to them."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_mistakes_are_told_and_change_nothing(adamw: Any, call: Any, words: str)
 
 def test_a_required_hyperparameter_must_be_set() -> None:
     module = module_of("v = beta*v + g; p -= lr*v")
-    with pytest.raises(torch.jit.Error, match="lr has no value yet|beta has no value yet"):
+    with pytest.raises(torch.jit.Error, match=r"lr has no value yet|beta has no value yet"):
         module.step(*pair())
     module.set_hyper("lr", 0.1)
     module.set_hyper("beta", 0.9)

@@ -1,7 +1,7 @@
 """What train.cpp does, in Python: the same network, data and steps, with the class that is compiled from the rule.
 
-    python examples/cpp/train.py 30              the compiled class
-    python examples/cpp/train.py 30 adamw.pt     the module that C++ loads
+python examples/cpp/train.py 30              the compiled class
+python examples/cpp/train.py 30 adamw.pt     the module that C++ loads
 """
 
 from __future__ import annotations

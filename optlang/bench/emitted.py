@@ -52,7 +52,7 @@ class _Emitted(torch.optim.Optimizer):
         rule: CompiledRule = self.order.compiled
         self.numbers: dict[str, float] = {}
         for key, hypers in rule.rule.keys.items():
-            value = given.get(key, None)
+            value = given.get(key)
             parts = value if isinstance(value, tuple) else (value,)
             self.numbers |= {
                 h.name: float(x)
@@ -94,7 +94,7 @@ class _Packaged(_Emitted):
 
     def __init__(self, params: Any, **given: Any) -> None:
         super().__init__(params, **given)
-        from torch._inductor.package import load_package
+        from torch._inductor.package.package import load_package
 
         self._contract = aoti.Contract(self.order)
         with tempfile.TemporaryDirectory() as folder:

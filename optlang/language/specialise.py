@@ -55,8 +55,8 @@ class Special:
         matrices: Whether the rule works on matrices.
         ndim: Dimensions of the tensor; 2 where nobody said.
         event: The event whose statements these are, None for a step.
-        asked: The questions that are about numbers, with their answers. Sizes of values are numbers there, whose text is
-            the formula of the size, if the shape was given with formulas.
+        asked: The questions that are about numbers, with their answers. Sizes of values are numbers there, whose text
+            is the formula of the size, if the shape was given with formulas.
         known: Locals that these questions name, and what they are.
     """
 
@@ -83,6 +83,7 @@ class Size(int):
     formula: str
 
     def __new__(cls, value: int, formula: str) -> Size:
+        """Return a size with a formula."""
         size = super().__new__(cls, value)
         size.formula = formula
         return size

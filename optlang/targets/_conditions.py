@@ -16,7 +16,10 @@ FUNCTIONS = {
     "floor": "float(math.floor({0}))",
     "round": "float(round({0}))",
     "isfinite": "math.isfinite({0})",
-    **{name: f"math.{name}({{0}})" for name in ("sqrt", "exp", "log", "log1p", "expm1", "sin", "cos", "tanh", "atan", "erf")},
+    **{
+        name: f"math.{name}({{0}})"
+        for name in ("sqrt", "exp", "log", "log1p", "expm1", "sin", "cos", "tanh", "atan", "erf")
+    },
 }
 
 

@@ -1,8 +1,8 @@
 """Generated Python -> TorchScript: the same functions, in the part of the language that TorchScript knows.
 
-The module of a variant (:mod:`optlang.backends.python_source`) is what runs everywhere. TorchScript wants types, and has
-neither dicts of tensors nor functions with any number of arguments; nor does it mix whole numbers with others. Values of
-the host arrive as one list, in which each name has its place.
+The module of a variant (:mod:`optlang.backends.python_source`) is what runs everywhere. TorchScript wants types, and
+has neither dicts of tensors nor functions with any number of arguments; nor does it mix whole numbers with others.
+Values of the host arrive as one list, in which each name has its place.
 """
 
 from __future__ import annotations
@@ -250,15 +250,15 @@ class _Translator(ast.NodeTransformer):
         self.host_side = host
         self.called: set[str] = set()
 
-    def visit_Constant(self, node: ast.Constant) -> ast.expr:  # noqa: N802
+    def visit_Constant(self, node: ast.Constant) -> ast.expr:
         if self.host_side and type(node.value) is int:
             return ast.Constant(float(node.value))
         return node
 
-    def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802
+    def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.Name(ascii_name(node.id), node.ctx)
 
-    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:  # noqa: N802
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
         self.generic_visit(node)
         if self.host_side and isinstance(node.op, ast.Pow):
             return self._power(node.left, node.right)
@@ -269,7 +269,7 @@ class _Translator(ast.NodeTransformer):
         self.called.add("_power")
         return ast.Call(ast.Name("_power", ast.Load()), [base, exponent], [])
 
-    def visit_Call(self, node: ast.Call) -> ast.expr:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> ast.expr:
         starred = [a for a in node.args if isinstance(a, ast.Starred)]
         if starred and isinstance(starred[0].value, ast.Call):  # `regular(*torch.linalg.inv_ex(x))`
             inner = starred[0].value
@@ -299,7 +299,7 @@ class _Translator(ast.NodeTransformer):
                 keyword.value = ast.List(keyword.value.elts, ast.Load())
         return node
 
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:  # noqa: N802
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
         self.generic_visit(node)
         return node
 

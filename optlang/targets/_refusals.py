@@ -26,9 +26,9 @@ def nodes(rule: Rule) -> Iterator[ast.Expr]:
             for top in own_expressions(statement):
                 yield from expressions(top)
     for state in rule.states:
-        for top in (state.initial, state.when):
-            if top is not None:
-                yield from expressions(top)
+        for formula in (state.initial, state.when):
+            if formula is not None:
+                yield from expressions(formula)
 
 
 def called(rule: Rule, names: Collection[str]) -> ast.Expr | None:
@@ -81,7 +81,9 @@ def several_passes(order: Order, target: str) -> Iterator[Diagnostic]:
     if special is None or rule.routes:
         return
     help = "use the target `torchscript`, which carries it"
-    left = [n for s in statements((*special.start, *special.body)) for top in own_expressions(s) for n in expressions(top)]
+    left = [
+        n for s in statements((*special.start, *special.body)) for top in own_expressions(s) for n in expressions(top)
+    ]
     if any(_name_of(n) == "total" for n in left):
         found = called(rule, ("total", "gnorm"))
         yield refusal(compiled, target, f"a sum over the whole model (`{_name_of(found)}`)", _span(found), help)

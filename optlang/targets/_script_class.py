@@ -272,7 +272,7 @@ class @NAME@(torch.nn.Module):
             if variant < 0:
                 raise ValueError(
                     "@RULE@: this file has no formulas for parameter " + str(i) + " of shape " + str(p.shape)
-                    + " with these hyperparameters; emit the rule anew with --set for those that choose between formulas"
+                    + " with these hyperparameters; emit the rule anew with --set for those that choose formulas"
                 )
             chosen.append(variant)
         return chosen

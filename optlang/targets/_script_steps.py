@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from optlang.compiled import CARRY, LATE_NUMBERS, TOTAL, Pass, Slot, Variant
 from optlang.language.rule import Rule
-from optlang.targets._conditions import Conditions, Untranslatable
 from optlang.language.tree import Name
 from optlang.language.walk import expressions
+from optlang.targets._conditions import Conditions, Untranslatable
 from optlang.targets._dialect import Module, ascii_name, number
 from optlang.targets._variants import Carried
 
@@ -162,9 +162,7 @@ class Functions:
             result = "Tuple[List[Tensor], List[float]]"
             names.append(self.add("start", arguments, result, body, "Initial values of the states of one tensor."))
         calls = [f"tensors, kept = {name}(p, g, known)" for name in names]
-        lines = [calls[0]] if names[0] == names[1] else [
-            f"if {NARROW}:", INDENT + calls[1], "else:", INDENT + calls[0]
-        ]
+        lines = [calls[0]] if names[0] == names[1] else [f"if {NARROW}:", INDENT + calls[1], "else:", INDENT + calls[0]]
         for i, name in enumerate(tensors):
             place = self.states.tensors.index(name)
             lines += [f"if s[{place}].numel() == 0:", f"{INDENT}s[{place}] = tensors[{i}]"]

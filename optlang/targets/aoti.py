@@ -1,8 +1,8 @@
 """The target ``aoti``: a package of two compiled models, for ``aoti_load_package`` and ``AOTIModelPackageLoader``.
 
 ``start`` returns the states of a tensor, ``model`` updates the tensor and its states in place. Neither keeps anything:
-what a step is computed from comes in one vector of numbers, whose names the package's metadata lists. The kernels are for
-float32, tensors of any size, and the processor that they are compiled on.
+what a step is computed from comes in one vector of numbers, whose names the package's metadata lists. The kernels are
+for float32, tensors of any size, and a processor like the one that they are compiled on.
 """
 
 from __future__ import annotations
@@ -150,7 +150,9 @@ class Contract:
 
         from optlang.backends.loading.aot import EXAMPLE_SIZES
 
-        sizes = EXAMPLE_SIZES[: self.rank][::-1] if self.rank > 1 else (EXAMPLE_SIZES[0] * EXAMPLE_SIZES[1],) * self.rank
+        sizes = (
+            EXAMPLE_SIZES[: self.rank][::-1] if self.rank > 1 else (EXAMPLE_SIZES[0] * EXAMPLE_SIZES[1],) * self.rank
+        )
         p, g = torch.randn(sizes), torch.randn(sizes)
         states = self.start()(p, g)[:-1]
         return (p, g, *states, torch.ones(max(len(self.numbers), 1), dtype=torch.float64))
@@ -170,8 +172,6 @@ class Contract:
 
 def _packaged(contract: Contract) -> bytes:
     """Compile both models and return the package."""
-    import torch
-
     examples = contract.examples()
     shapes = contract.shapes(examples)
     with tempfile.TemporaryDirectory() as folder:
@@ -181,7 +181,7 @@ def _packaged(contract: Contract) -> bytes:
             "start": _compiled(contract.start(), examples[:2], shapes[:2], metadata),
         }
         path = Path(folder) / "package.pt2"
-        from torch._inductor.package import package_aoti
+        from torch._inductor.package.package import package_aoti
 
         with _quiet():
             package_aoti(str(path), files)
@@ -216,5 +216,3 @@ def _quiet() -> contextlib.AbstractContextManager[None]:
     from optlang.backends.loading import aot
 
     return aot.quiet()
-
-

@@ -277,7 +277,7 @@ class _Script:
 
     def _codes(self) -> list[tuple[int, int, Any]]:
         """Return every way with its number and that of its variant."""
-        found = []
+        found: list[tuple[int, int, Any]] = []
         for variant, ways in enumerate(self.ways):
             found += [(len(found) + i, variant, way) for i, way in enumerate(ways)]
         return found
@@ -386,7 +386,7 @@ class _Script:
 
     def _problem(self) -> str:
         """Return ``_problem``: what is wrong with the value of a hyperparameter."""
-        lines = ['def _problem(place: int, x: float) -> str:', '    """What is wrong with a value."""']
+        lines = ["def _problem(place: int, x: float) -> str:", '    """What is wrong with a value."""']
         hypers = {h.name: h for h in self.rule.hypers}
         for i, name in enumerate(self.hypers):
             if name in hypers and self._gives_sizes(hypers[name]):
@@ -418,7 +418,10 @@ class _Script:
     def _fill(self) -> str:
         """Return ``_fill``: the facts of a tensor."""
         read = {name for variant in self.variants for name in _asked(variant)} | self.conditions.read
-        lines = ["def _fill(known: List[float], p) -> None:", '    """Put down the facts of a tensor that are asked for."""']
+        lines = [
+            "def _fill(known: List[float], p) -> None:",
+            '    """Put down the facts of a tensor that are asked for."""',
+        ]
         lines += [f"    known[{self.places[name]}] = {FACT_TEXTS[name]}" for name in FACTS if name in read]
         return "\n".join([*lines, "    return"]) + "\n"
 
