@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -234,3 +237,45 @@ def test_sums_over_the_model_are_over_all_groups() -> None:
     module.set_groups([1, 1])
     ours = run_module(module, begin, history, torch.float32)
     assert difference([p.double().numpy() for p in ours], expected) == 0
+
+
+RULE = """optimizer R
+hyper lr = 0.1 >= 0, cap = 1 >= 0
+hyper mode = "soft" in {"soft", "hard"}
+require cap >= lr or mode == "hard" "cap must be at least lr"
+group state x = 2*cap
+x = x + 1
+p -= min(lr, cap)*group.scale*x*g
+"""
+
+
+def test_keys_states_and_requirements_of_groups() -> None:
+    module = module_of(RULE)
+    params, grads = [torch.zeros(2), torch.zeros(1, 2, 1, 2, 1)], [torch.ones(2), torch.ones(1, 2, 1, 2, 1)]
+    module.set_groups([1, 1])
+    module.set_hyper("group.scale", 0.5, 1)
+    module.step(params, grads)
+    module.step(params, [torch.empty(0), grads[1]])
+    torch.testing.assert_close(params[0], torch.full_like(params[0], -0.1 * 3))
+    torch.testing.assert_close(params[1], torch.full_like(params[1], -0.1 * 0.5 * (3 + 4)))
+    module.set_hyper("lr", 2.0)
+    with pytest.raises(torch.jit.Error, match="cap must be at least lr"):
+        module.step(params, grads)
+    module_of(RULE, mode="hard", lr=2.0).step(params, grads)
+
+
+def test_the_command_line_writes_it(tmp_path: Path) -> None:
+    file = tmp_path / "rule.pt"
+    command = [
+        sys.executable,
+        "-c",
+        "from optlang.cli.app import main; main()",
+        "emit",
+        "sgd",
+        "--target",
+        "torchscript",
+    ]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode != 0 and "name it with -o" in refused.stderr
+    subprocess.run([*command, "--set", "momentum=0.5", "-o", str(file)], check=True)
+    assert torch.jit.load(str(file)).hyper("momentum") == 0.5

@@ -69,7 +69,7 @@ def train(steps: int, module: Any = None, scheduled: bool = True) -> Iterator[tu
                 module.set_hyper("lr", 0.005, 0)
             params = weights + biases
             module.step(params, [torch.empty(0) if p.grad is None else p.grad for p in params])
-        yield float(loss), sum(float(p.detach().double().abs().sum()) for p in net.parameters())
+        yield float(loss.detach()), sum(float(p.detach().double().abs().sum()) for p in net.parameters())
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from optlang.language import tree as ast
-from optlang.language.evaluate import member_name, nearest_float
+from optlang.language.evaluate import NotStatic, evaluate, member_name, nearest_float
 from optlang.language.rule import Value
 from optlang.targets._dialect import number
 
@@ -101,7 +101,20 @@ class Conditions:
             case ast.Call(function=ast.Name(name=name), arguments=arguments) if name in FUNCTIONS:
                 return FUNCTIONS[name].format(*(self.number(a.value) for a in arguments)), name == "isfinite"
             case _:
-                raise Untranslatable(type(node).__name__)
+                return self._chosen(node)
+
+    def _chosen(self, node: ast.Expr) -> tuple[str, bool]:
+        """Return the value of a formula of options, which are chosen for good."""
+        options = {n: v for n, v in self.fixed.items() if not isinstance(v, int | float) or isinstance(v, bool)}
+        try:
+            value = evaluate(node, options)
+        except NotStatic:
+            raise Untranslatable(type(node).__name__) from None
+        if isinstance(value, bool):
+            return str(value), True
+        if isinstance(value, int | float):
+            return number(value), False
+        raise Untranslatable(type(node).__name__)
 
     def _size(self, formula: str) -> str:
         """Return the formula of a size: a product of facts and numbers."""

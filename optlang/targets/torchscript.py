@@ -16,8 +16,8 @@ from typing import Any
 from optlang.compiled import FACTS, TOTAL, Variant
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language.rule import Hyper, HyperType, OneOf, Range
-from optlang.targets import Order, _refusals
-from optlang.targets._conditions import Conditions, Untranslatable
+from optlang.targets import Order, _refusals, refusal
+from optlang.targets._conditions import Conditions
 from optlang.targets._dialect import helper_texts, number
 from optlang.targets._script_class import COMMON, EVENTS, MODULE
 from optlang.targets._script_steps import Functions, States, leveled, test_of
@@ -98,6 +98,10 @@ class _Script:
         kinds = [None, *(event for event in ("eval", "train") if event in self.rule.events)]
         self.events: dict[str | None, list[Carried]] = {event: carried(order, event) for event in kinds}
         self.variants = [one.variant for each in self.events.values() for one in each]
+        if not self.events[None]:
+            help = "the target is for tensors of up to four dimensions"
+            found = refusal(self.compiled, NAME, "a rule for other shapes than the usual ones", None, help)
+            raise OptlangError([found])
         self.ways, self.there = leveled(self.variants)
         self.states = States.of(self.rule, self.variants)
         self.hypers = self._free_hypers()
@@ -241,8 +245,10 @@ class _Script:
             choices["event != 0"] = ["return -2"]
         choices[""] = ["return -1"]
         self.conditions.known = {}
-        lost = [name for name in self.hypers if name in self.conditions.lost]
-        assert not lost, f"questions about {lost} cannot be written"
+        lost = [h for h in self.rule.hypers if h.name in self.conditions.lost and h.name in self.hypers]
+        if lost:
+            construct, help = f"a choice between formulas by `{lost[0].name}`", "make it a flag or a text"
+            raise OptlangError([refusal(self.compiled, NAME, construct, lost[0].span, help)])
         self.functions.dispatch(
             "_variant",
             "event: int, dim: int, _known: List[float]",
@@ -408,10 +414,7 @@ class _Script:
         lines = [f"def {name}(_known: List[float]) -> str:", '    """What is required and does not hold."""']
         for requirement in self.rule.requirements:
             if requirement.of_tensors is of_tensors:
-                try:
-                    test = self.conditions.truth(requirement.condition)
-                except Untranslatable:  # about options, which have been checked
-                    continue
+                test = self.conditions.truth(requirement.condition)
                 lines += [f"    if not {test}:", f"        return {requirement.message!r}"]
         return "\n".join([*lines, '    return ""']) + "\n"
 
