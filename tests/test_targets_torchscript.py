@@ -279,3 +279,13 @@ def test_the_command_line_writes_it(tmp_path: Path) -> None:
     assert refused.returncode != 0 and "name it with -o" in refused.stderr
     subprocess.run([*command, "--set", "momentum=0.5", "-o", str(file)], check=True)
     assert torch.jit.load(str(file)).hyper("momentum") == 0.5
+
+
+def test_the_peer_of_benchmarks_is_the_same_rule() -> None:
+    from optlang.bench import emitted
+
+    begin, history = start([(3,), (2, 2)]), gradients([(3,), (2, 2)], steps=3)
+    peer = emitted.peer("torchscript", load("adamw"))
+    theirs = run(library_class("AdamW"), begin, history, torch.float32, betas=(0.8, 0.9))
+    ours = run(lambda params, **values: peer.make(params, values), begin, history, torch.float32, betas=(0.8, 0.9))
+    assert difference(ours, theirs) == 0
