@@ -149,7 +149,7 @@ def plan(
         cls = optlang.compile(source, backend=backend)
         for name in shapes.chosen(names):
             try:
-                peer = peers.find(against or peers.USUAL.get(name), rule.reference, cls.__name__)
+                peer = _peer(against or peers.USUAL.get(name), source, rule.reference, cls.__name__)
             except peers.NoPeer:
                 if left_out is None:
                     raise
@@ -157,6 +157,13 @@ def plan(
                 break
             plans.append(Plan(cls.__name__, source, cls, peer, name, dtype, device, values or {}, backend))
     return plans
+
+
+def _peer(against: str | None, source: Source, reference: str | None, name: str) -> peers.Peer:
+    """Return the peer: another optimizer, or a file that the rule itself is written to."""
+    from optlang.bench import emitted
+
+    return emitted.peer(against, source) if against in emitted.TARGETS else peers.find(against, reference, name)
 
 
 def _require_device(device: str) -> None:

@@ -27,7 +27,7 @@ def command(
         str | None,
         typer.Option(
             help="fused, foreach, clipped (clip_grad_norm_, then fused AdamW), averaged (the same, and AveragedModel), "
-            "module or module-eager (the rule emitted with --target module), "
+            "module, module-eager, torchscript or aoti (the rule's own file, as `emit --target` writes it), "
             "MODULE:CLASS, or a package, for its optimizer of the rule's name "
             "(default: the rule's own reference, fused if it can be)."
         ),

@@ -12,7 +12,7 @@ statements, so one compiled kernel serves both.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -57,6 +57,9 @@ class Special:
         event: The event whose statements these are, None for a step.
         questions: What was asked, in the order of the answers: an expression whose truth or number is the answer (of
             a hyperparameter that may be none, whether it is; of an option, its value).
+        asked: The questions that are about numbers, with their answers. Sizes of values are numbers there, whose text
+            is the formula of the size, if the shape was given with formulas.
+        known: Locals that these questions name, and what they are.
     """
 
     key: tuple[Value, ...]
@@ -68,6 +71,30 @@ class Special:
     ndim: int = 2
     event: str | None = None
     questions: tuple[ast.Expr, ...] = ()
+    asked: tuple[tuple[ast.Expr, Value], ...] = ()
+    known: Mapping[str, ast.Expr] = field(default_factory=dict)
+
+
+class Size(int):
+    """The size of a dimension, with the formula that it is: products of sizes are sizes.
+
+    Args:
+        value: The size of an example.
+        formula: Its formula.
+    """
+
+    formula: str
+
+    def __new__(cls, value: int, formula: str) -> Size:
+        """Return a size with a formula."""
+        size = super().__new__(cls, value)
+        size.formula = formula
+        return size
+
+    def __mul__(self, other: int) -> Size:
+        return Size(int(self) * int(other), f"{self.formula}*{getattr(other, 'formula', other)}")
+
+    __rmul__ = __mul__
 
 
 def specialise(
@@ -104,6 +131,8 @@ def specialise(
         ndim,
         event,
         tuple(work.questions),
+        tuple(work.asked),
+        work.told,
     )
 
 
@@ -125,6 +154,8 @@ class _Specialiser:
         self.fixed = {"p", "g", *(s.name for s in rule.states)}
         self.answers: list[Value] = []
         self.questions: list[ast.Expr] = []
+        self.asked: list[tuple[ast.Expr, Value]] = []
+        self.told: dict[str, ast.Expr] = {}
         self.dims: set[int] = set()
         self.known: Scope = {}  # locals that are literals at this point
         self.out: list[ast.Stmt] = []
@@ -150,6 +181,7 @@ class _Specialiser:
                 known = self.number(value)
                 if known is not None:
                     self.values[target.name] = known
+                    self.told[target.name] = self.sized(value)
 
     def initial(self, states: Sequence[State]) -> tuple[ast.Stmt, ...]:
         """Return the statements that give the initial values."""
@@ -289,7 +321,7 @@ class _Specialiser:
             message = f"`repeat` runs a whole number of times from 0 to {MAX_REPEATS}, not {number:g} times"
             raise Unfit(count.span, message, "change the hyperparameter that it is computed from")
         if not isinstance(node, LITERALS):
-            self.answer(node, number)
+            self.answer(self.sized(node), number, numbers=True)
         return int(number)
 
     def parts(self, over: ast.Name) -> list[ast.Name]:
@@ -340,18 +372,21 @@ class _Specialiser:
 
     def ask(self, node: ast.Expr) -> ast.Expr:
         """Return the truth of an expression as a literal if it is static, else the expression."""
+        question = self.sized(node)
         try:
-            answer = truth(evaluate(self.sized(node), self.values))
+            answer = truth(evaluate(question, self.values))
         except NotStatic:
             return node
         if not isinstance(node, LITERALS):
-            self.answer(self.sized(node), answer)
+            self.answer(question, answer, numbers=True)
         return ast.Bool(node.span, answer)
 
-    def answer(self, question: ast.Expr, answer: Value) -> None:
-        """Note an answer, which belongs to the key, and what was asked."""
+    def answer(self, question: ast.Expr, answer: Value, numbers: bool = False) -> None:
+        """Note an answer, which belongs to the key, and what was asked; ``numbers`` says that it was about numbers."""
         self.questions.append(question)
         self.answers.append(answer)
+        if numbers:
+            self.asked.append((question, answer))
 
     def number(self, node: ast.Expr) -> float | None:
         """Return the value of an expression that is left, if it is a number known before the step."""
@@ -369,7 +404,7 @@ class _Specialiser:
             case ast.Call(function=ast.Name(name="rows" | "cols" as name), arguments=(argument,)):
                 shape = self.sizes.of(argument.value)
                 size = last(shape, 2 if name == "rows" else 1)
-                return ast.Number(node.span, f"size {size}", Fraction(size))
+                return ast.Number(node.span, getattr(size, "formula", f"size {size}"), Fraction(int(size)))
             case ast.Call(arguments=arguments):
                 return replace(node, arguments=tuple(replace(a, value=self.sized(a.value)) for a in arguments))
             case ast.Unary(operand=operand):

@@ -11,7 +11,7 @@ A target's module holds
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,11 +19,8 @@ from typing import Any
 
 from optlang.compiler import CompiledRule
 from optlang.diagnostics import Diagnostic, OptlangError
-from optlang.language.builtins import SEARCHES
 from optlang.language.rule import Value
 from optlang.language.suggest import nearest
-from optlang.language.tree import Call, Flat, Name
-from optlang.language.walk import block_expressions
 from optlang.source import Span
 
 
@@ -76,23 +73,6 @@ def refusals(order: Order, name: str) -> list[Diagnostic]:
     except OptlangError as error:
         return list(error.diagnostics)
     return []
-
-
-def whole_vectors(order: Order, name: str) -> Iterator[Diagnostic]:
-    """Yield an error for what is about all parameters as one vector: ``flat``, and searches along a line.
-
-    Args:
-        order: What is asked of a target.
-        name: Its name.
-    """
-    rule = order.compiled.rule
-    help = "use the class that `optlang.compile` gives"
-    for item in rule.tree.items:
-        if isinstance(item, Flat):
-            yield refusal(order.compiled, name, "`flat`", item.span, help)
-    for node in block_expressions(rule.body):
-        if isinstance(node, Call) and isinstance(node.function, Name) and node.function.name in SEARCHES:
-            yield refusal(order.compiled, name, f"`{node.function.text}`", node.span, help)
 
 
 def refusal(compiled: CompiledRule, target: str, construct: str, span: Span | None, help: str) -> Diagnostic:

@@ -24,7 +24,7 @@ from optlang.language.questions import draws, evaluations
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
 from optlang.runtime import documentation
 from optlang.runtime.parts import Parts
-from optlang.targets import Order, refusal, whole_vectors
+from optlang.targets import Order, _refusals, refusal
 from optlang.targets._choice import chooser
 from optlang.targets._forms import Form, Forms, listing, mapping, text
 from optlang.targets._python import INDENT, WIDTH, Library, pretty, spaced
@@ -81,7 +81,7 @@ def refused(order: Order) -> Iterator[Diagnostic]:
     for route in order.compiled.rule.routes:
         help = "emit the rules that it leads to, and use an optimizer for each"
         yield refusal(order.compiled, NAME, "`route`", route.span, help)
-    yield from whole_vectors(order, NAME)
+    yield from _refusals.whole_vectors(order.compiled, NAME)
 
 
 @dataclass

@@ -15,13 +15,13 @@ from optlang.backends.naming import python_name
 from optlang.compiler import example_facts
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, EVALUATIONS, HELPERS, RANDOMS
+from optlang.language.builtins import BUILTINS, EVALUATIONS, HELPERS, RANDOMS, SEARCHES
 from optlang.language.evaluate import member_name
 from optlang.language.kinds import Level
 from optlang.language.rule import Hyper, State, Value
 from optlang.language.specialise import Special, specialise
 from optlang.language.walk import block_expressions, body_of, expressions
-from optlang.targets import Order, refusal
+from optlang.targets import Order, _refusals, refusal
 from optlang.targets._forms import text
 from optlang.targets._python import INDENT, WIDTH, formatted, spaced
 from optlang.targets._questions import Explorer, Unspoken
@@ -56,7 +56,7 @@ MATRIX = {
 }
 #: What is not about one tensor alone.
 ELSEWHERE = {"total": "a sum over the whole model", **dict.fromkeys(RANDOMS, "random numbers")}
-ELSEWHERE |= dict.fromkeys(EVALUATIONS, "the closure")
+ELSEWHERE |= dict.fromkeys(EVALUATIONS - {*SEARCHES}, "the closure")
 
 
 def emit(order: Order) -> str:
@@ -77,6 +77,8 @@ def constructs(order: Order) -> Iterator[Diagnostic]:
     help = "use --target module"
     for route in rule.routes:
         yield refusal(compiled, NAME, "`route`", route.span, help)
+    yield from _refusals.whole_vectors(compiled, NAME)
+    yield from _refusals.histories(compiled, NAME)
     for event in rule.events:
         span = next((d.span for d in rule.tree.items if isinstance(d, ast.On) and d.event == event), None)
         yield refusal(compiled, NAME, f"`on {event}`", span, help)

@@ -91,7 +91,7 @@ def _compile(variant: Variant, signature: Signature, folder: Path) -> Path:
     ways = [(True, True), (False, True), (False, False)]
     for light, trusting in ways:
         try:
-            with _quiet(), _trusted_processor() if trusting else contextlib.nullcontext():
+            with quiet(), trusted_processor() if trusting else contextlib.nullcontext():
                 library = _inductor(exported, example, folder if light else None, light and variant.elementwise)
                 _open(library)
                 return library
@@ -120,7 +120,7 @@ def _export(variant: Variant, signature: Signature) -> tuple[Any, tuple[torch.Te
     shapes: list[Any] = [{k: symbols[i] for k, i in enumerate(dims) if i is not None} for dims in signature.dims]
     tensors.append(torch.zeros(signature.coefficients, dtype=getattr(torch, signature.coefficient_dtype)))
     shapes.append(None)
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         exported = torch.export.export(Update(), tuple(tensors), dynamic_shapes=(tuple(shapes),))
         return exported.module(), tuple(tensors)
 
@@ -129,7 +129,7 @@ def _inductor(module: Any, example: tuple[torch.Tensor, ...], folder: Path | Non
     """Compile a traced update: with the light shell into ``folder``, or as Inductor does it by itself."""
     import torch._inductor
 
-    options = {key: value for key, value in OPTIONS.items() if _is_option(key)}
+    options = {key: value for key, value in OPTIONS.items() if is_option(key)}
     if sliced:  # the shell's threads each run kernels of their own
         options |= {"cpp.dynamic_threads": False, "cpp.threads": 1}
     with torch.no_grad(), _light_shell(folder, len(example) - 1, sliced) if folder else contextlib.nullcontext():
@@ -157,7 +157,7 @@ def _light_shell(folder: Path, tensors: int, sliced: bool) -> Iterator[None]:
         codecache.AotCodeCompiler = original  # type: ignore[misc]
 
 
-def _is_option(key: str) -> bool:
+def is_option(key: str) -> bool:
     """Whether this version of Inductor has a setting."""
     import torch._inductor.config as config
 
@@ -170,7 +170,7 @@ def _is_option(key: str) -> bool:
 
 
 @contextlib.contextmanager
-def _trusted_processor() -> Iterator[None]:
+def trusted_processor() -> Iterator[None]:
     """Let Inductor believe what torch knows of the processor, instead of compiling test programs for ten seconds.
 
     If the compiler does not know the instructions after all, the build fails, and what was believed is forgotten.
@@ -192,7 +192,7 @@ def _trusted_processor() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep the chatter of the export machinery from a user who only called ``step``."""
     loggers = [logging.getLogger(name) for name in ("torch._export", "torch.export", "torch._inductor")]
     levels = [logger.level for logger in loggers]

@@ -1,0 +1,144 @@
+"""Formulas of the tree that are known before a step, as TorchScript: questions, requirements, initial values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+
+from optlang.language import tree as ast
+from optlang.language.evaluate import NotStatic, evaluate, member_name, nearest_float
+from optlang.language.rule import Value
+from optlang.targets._dialect import number
+
+#: Functions of such formulas, as TorchScript on floats.
+FUNCTIONS = {
+    "abs": "abs({0})",
+    "floor": "float(math.floor({0}))",
+    "round": "float(round({0}))",
+    "isfinite": "math.isfinite({0})",
+    **{
+        name: f"math.{name}({{0}})"
+        for name in ("sqrt", "exp", "log", "log1p", "expm1", "sin", "cos", "tanh", "atan", "erf")
+    },
+}
+
+
+class Untranslatable(Exception):
+    """The formula reads something that has no place in the list of known values."""
+
+
+class Conditions:
+    """Writes formulas over the list ``_known``.
+
+    Args:
+        places: Place of each name in the list.
+        fixed: Values that are chosen once and for all.
+        known: Locals that the formulas may name, and what they are.
+
+    Attributes:
+        read: Names that what was written reads.
+        lost: Names in formulas that could not be written.
+        helpers: Names of the helpers that what was written calls.
+    """
+
+    def __init__(
+        self,
+        places: Mapping[str, int],
+        fixed: Mapping[str, Value],
+        known: Mapping[str, ast.Expr] | None = None,
+    ) -> None:
+        self.places, self.fixed, self.known = places, fixed, known or {}
+        self.read: set[str] = set()
+        self.lost: set[str] = set()
+        self.helpers: set[str] = set()
+
+    def truth(self, node: ast.Expr) -> str:
+        """Return a condition."""
+        text, boolean = self._piece(node)
+        return text if boolean else f"({text} != 0.0)"
+
+    def number(self, node: ast.Expr) -> str:
+        """Return a number."""
+        text, boolean = self._piece(node)
+        return f"float({text})" if boolean else text
+
+    def _piece(self, node: ast.Expr) -> tuple[str, bool]:
+        """Return a formula, and whether it is a condition."""
+        match node:
+            case ast.Number(text=text, value=value):
+                return (self._size(text), False) if not _is_literal(text) else (number(nearest_float(value)), False)
+            case ast.Infinity():
+                return "math.inf", False
+            case ast.Bool(value=flag):
+                return str(flag), True
+            case ast.Name(name=name):
+                return self._name(name)
+            case ast.Member() if (key := member_name(node)) is not None:
+                return self._name(key)
+            case ast.Unary(op="not", operand=operand):
+                return f"(not {self.truth(operand)})", True
+            case ast.Unary(op=op, operand=operand):
+                return f"({op}{self.number(operand)})", False
+            case ast.Binary(op="and" | "or", left=left, right=right):
+                return f"({self.truth(left)} {node.op} {self.truth(right)})", True
+            case ast.Binary(op="^" | "**", left=left, right=right):
+                self.helpers.add("_power")
+                return f"_power({self.number(left)}, {self.number(right)})", False
+            case ast.Binary(op="+" | "-" | "*" | "/" | "%", left=left, right=right):
+                return f"({self.number(left)} {node.op} {self.number(right)})", False
+            case ast.Compare(ops=ops, operands=operands) if not any(isinstance(o, ast.Text) for o in operands):
+                texts = list(map(self.number, operands))
+                parts = [f"{a} {op} {b}" for op, a, b in zip(ops, texts, texts[1:], strict=False)]
+                return f"({' and '.join(parts)})", True
+            case ast.Ternary(condition=c, then=then, other=other):
+                return f"({self.number(then)} if {self.truth(c)} else {self.number(other)})", False
+            case ast.Call(function=ast.Name(name="max" | "min" as name), arguments=arguments):
+                self.helpers.add(f"host_{name}")
+                text = self.number(arguments[-1].value)
+                for argument in arguments[-2::-1]:
+                    text = f"host_{name}({self.number(argument.value)}, {text})"
+                return text, False
+            case ast.Call(function=ast.Name(name=name), arguments=arguments) if name in FUNCTIONS:
+                return FUNCTIONS[name].format(*(self.number(a.value) for a in arguments)), name == "isfinite"
+            case _:
+                return self._chosen(node)
+
+    def _chosen(self, node: ast.Expr) -> tuple[str, bool]:
+        """Return the value of a formula of options, which are chosen for good."""
+        options = {n: v for n, v in self.fixed.items() if not isinstance(v, int | float) or isinstance(v, bool)}
+        try:
+            value = evaluate(node, options)
+        except NotStatic:
+            raise Untranslatable(type(node).__name__) from None
+        if isinstance(value, bool):
+            return str(value), True
+        if isinstance(value, int | float):
+            return number(value), False
+        raise Untranslatable(type(node).__name__)
+
+    def _size(self, formula: str) -> str:
+        """Return the formula of a size: a product of facts and numbers."""
+        factors = [f if not f.isidentifier() else self._name(f)[0] for f in formula.split("*")]
+        return f"({' * '.join(f'{f}.0' if f.isdecimal() else f for f in factors)})" if factors else "1.0"
+
+    def _name(self, name: str) -> tuple[str, bool]:
+        if name in self.known:
+            return self._piece(self.known[name])
+        if name in self.places:
+            self.read.add(name)
+            return f"_known[{self.places[name]}]", False
+        value = self.fixed.get(name)
+        if isinstance(value, bool):
+            return str(value), True
+        if not isinstance(value, int | float):
+            raise Untranslatable(name)
+        return number(value), False
+
+
+def _is_literal(text: str) -> bool:
+    """Whether the text of a number is digits, and not the formula of a size."""
+    try:
+        Fraction(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,160 @@
+"""Constructs of rules that targets outside of this package cannot carry, and where a rule uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+from optlang.compiler import CompiledRule, example_facts
+from optlang.diagnostics import Diagnostic
+from optlang.language import tree as ast
+from optlang.language.builtins import EVALUATIONS, MATRIX_FUNCTIONS, RANDOMS, SEARCHES, SIZES
+from optlang.language.evaluate import member_name
+from optlang.language.histories import sizes_of
+from optlang.language.questions import draws, evaluations
+from optlang.language.rule import Rule
+from optlang.language.sizes import Unfit
+from optlang.language.specialise import Special, specialise
+from optlang.language.walk import body_of, expressions, own_expressions, statements
+from optlang.source import Span
+from optlang.targets import Order, refusal
+
+
+def nodes(rule: Rule) -> Iterator[ast.Expr]:
+    """Yield every expression of a rule, in the order of the text as far as statements go."""
+    blocks = (rule.body, *rule.events.values(), *(body_of(function) for function in rule.functions.values()))
+    for block in blocks:
+        for statement in statements(block):
+            for top in own_expressions(statement):
+                yield from expressions(top)
+    for state in rule.states:
+        for formula in (state.initial, state.when):
+            if formula is not None:
+                yield from expressions(formula)
+
+
+def called(rule: Rule, names: Collection[str]) -> ast.Expr | None:
+    """Return the first call of one of some functions, or the first of their names that stands alone."""
+    return _first(rule, lambda n: _name_of(n) in names)
+
+
+def closure(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
+    """Yield the refusal of a rule that has the closure called."""
+    if evaluations(compiled.rule) - {*SEARCHES}:
+        node = called(compiled.rule, EVALUATIONS - {*SEARCHES})
+        yield refusal(
+            compiled,
+            target,
+            f"the closure (`{_name_of(node) or 'loss'}`)",
+            _span(node),
+            "a step gets gradients only; compile the rule in Python, or write it with one gradient a step",
+        )
+
+
+def random_numbers(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
+    """Yield the refusal of a rule that draws random numbers."""
+    if draws(compiled.rule):
+        node = called(compiled.rule, RANDOMS)
+        yield refusal(
+            compiled,
+            target,
+            f"random numbers (`{_name_of(node)}`)",
+            _span(node),
+            "they come from the optimizer's seed, which the file does not hold; add the noise to the gradients instead",
+        )
+
+
+def routes(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
+    """Yield the refusal of a rule that sends parameters to others."""
+    if compiled.rule.routes:
+        others = " and ".join(f"`{other.name}`" for other, _ in compiled.routes)
+        others = others or " and ".join(dict.fromkeys(f"`{r.rule.name}`" for r in compiled.rule.routes))
+        help = f"emit {others} apart, and give each its parameters"
+        yield refusal(compiled, target, "`route`", compiled.rule.routes[0].span, help)
+
+
+def whole_vectors(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
+    """Yield the refusals of what is about all parameters as one vector: ``flat``, and searches along a line."""
+    help = "use the class that `optlang.compile` gives"
+    flat = next((item for item in compiled.rule.tree.items if isinstance(item, ast.Flat)), None)
+    if flat is not None:
+        yield refusal(compiled, target, "`flat`", flat.span, help)
+    search = called(compiled.rule, SEARCHES)
+    if search is not None:
+        yield refusal(compiled, target, f"a search along a line (`{_name_of(search)}`)", search.span, help)
+
+
+def histories(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
+    """Yield the refusal of a rule that keeps the last values of something."""
+    kept = next((item for item in compiled.rule.tree.items if isinstance(item, ast.History)), None)
+    if kept is not None:
+        yield refusal(
+            compiled, target, "`history`", kept.span, "use the target `module`, or compile the rule in Python"
+        )
+
+
+def several_passes(order: Order, target: str) -> Iterator[Diagnostic]:
+    """Yield the refusals of what makes a step more than one pass over a tensor: matrices, sums, periods.
+
+    What the chosen values leave out (a clipping that is switched off) is not there.
+    """
+    compiled, rule = order.compiled, order.compiled.rule
+    special = _left(order)
+    if special is None or rule.routes:
+        return
+    help = "use the target `torchscript`, which carries it"
+    left = [
+        n for s in statements((*special.start, *special.body)) for top in own_expressions(s) for n in expressions(top)
+    ]
+    if any(_name_of(n) == "total" for n in left):
+        found = called(rule, ("total", "gnorm"))
+        yield refusal(compiled, target, f"a sum over the whole model (`{_name_of(found)}`)", _span(found), help)
+    every = [s for s in statements(special.body) if isinstance(s, ast.Every)]
+    if every:
+        yield refusal(compiled, target, "`every`", every[0].span, help)
+    if special.matrices and not sizes_of(rule.tree):
+        found = _first(rule, _is_matrix)
+        name = _name_of(found)
+        yield refusal(compiled, target, f"matrices (`{name}`)" if name else "matrices", _span(found), help)
+    for state in special.states:
+        if state.scope != "tensor":
+            what = "a state of the param group" if state.scope == "group" else "a state of the whole optimizer"
+            yield refusal(compiled, target, f"{what} (`{state.name}`)", state.span, help)
+            break
+    for statement in (s for body in rule.events.values() for s in body):
+        yield refusal(compiled, target, "`on eval` and `on train`", statement.span, help)
+        break
+    if any(isinstance(n, ast.Member) and member_name(n) is not None for n in left):
+        found = _first(rule, lambda n: isinstance(n, ast.Member) and member_name(n) is not None)
+        yield refusal(compiled, target, "a value of the param group", _span(found), help)
+
+
+def _left(order: Order) -> Special | None:
+    """Return what is left of a rule with the chosen values; None if it is for no tensor of these dimensions."""
+    facts = example_facts(order.ndim)
+    group = {f"group.{key}": 1.0 for key in order.compiled.group_keys}
+    values = {**order.compiled.defaults(), **group, **order.values, **facts.named()}
+    try:
+        return specialise(order.compiled.rule, values, facts.shape)
+    except Unfit:
+        return None
+
+
+def _is_matrix(node: ast.Expr) -> bool:
+    """Whether an expression is about whole matrices."""
+    if isinstance(node, ast.Call):
+        return _name_of(node) in MATRIX_FUNCTIONS | {*SIZES}
+    return (isinstance(node, ast.Binary) and node.op == "@") or (isinstance(node, ast.Member) and node.name == "T")
+
+
+def _first(rule: Rule, holds: Callable[[ast.Expr], bool]) -> ast.Expr | None:
+    return next((node for node in nodes(rule) if holds(node)), None)
+
+
+def _name_of(node: ast.Expr | None) -> str | None:
+    if isinstance(node, ast.Call):
+        node = node.function
+    return node.name if isinstance(node, ast.Name) else None
+
+
+def _span(node: ast.Expr | None) -> Span | None:
+    return None if node is None else node.span

@@ -1,0 +1,349 @@
+"""The functions of a TorchScript module that are a rule's own: what is computed for one tensor, by variant and path."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from optlang.compiled import CARRY, LATE_NUMBERS, TOTAL, Pass, Slot, Variant
+from optlang.language.rule import Rule
+from optlang.language.tree import Name
+from optlang.language.walk import expressions
+from optlang.targets._conditions import Conditions, Untranslatable
+from optlang.targets._dialect import Module, ascii_name, number
+from optlang.targets._variants import Carried
+
+INDENT = "    "
+NARROW = "p.dtype == torch.bfloat16 or p.dtype == torch.float16"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One path of one variant: its passes, sorted by how many sums over the model come before.
+
+    Attributes:
+        variant: The variant.
+        path: Number of the path.
+        levels: The passes by level.
+    """
+
+    variant: Variant
+    path: int
+    levels: tuple[tuple[Pass, ...], ...]
+
+
+@dataclass(frozen=True)
+class States:
+    """The states of all variants together.
+
+    Attributes:
+        tensors: Names of those that are tensors, in order.
+        numbers: Names of those that are numbers kept on the host, in order.
+        keys: What users call each.
+        group: Names of the numbers of a param group.
+        shared: Names of the numbers of the whole optimizer.
+    """
+
+    tensors: tuple[str, ...]
+    numbers: tuple[str, ...]
+    keys: Mapping[str, str]
+    group: tuple[str, ...]
+    shared: tuple[str, ...]
+
+    @classmethod
+    def of(cls, rule: Rule, variants: Sequence[Variant]) -> States:
+        """Return the states of some variants."""
+        slots = [slot for variant in variants for slot in variant.slots]
+        scopes = {scope: tuple(s.name for s in rule.states if s.scope == scope) for scope in ("group", "shared")}
+        return cls(
+            tuple(dict.fromkeys(s.name for s in slots if s.place != "host")),
+            tuple(dict.fromkeys(s.name for s in slots if s.place == "host")),
+            {s.name: s.key for s in slots},
+            scopes["group"],
+            scopes["shared"],
+        )
+
+
+def passes_of(variant: Variant) -> tuple[tuple[Pass, ...], ...]:
+    """Return the passes of each path of a variant; a variant without passes is one itself."""
+    if variant.steering is None:
+        return ((Pass(variant, False, (), (), ()),),)
+    return variant.steering.paths
+
+
+def leveled(variants: Sequence[Variant]) -> tuple[list[list[Way]], dict[str, int]]:
+    """Return the ways of each variant, and at which level each late value is there.
+
+    A pass runs at level n if n sums over the model have to be complete before, one after the other.
+    """
+    there: dict[str, int] = {}
+    shared = {f"{slot.name}'": names for v in variants if v.steering for slot, names in v.steering.shared}
+    levels: dict[tuple[int, int, int], int] = {}
+    for _ in range(32):  # until nothing moves any more; there are few sums
+        before = dict(there), dict(levels)
+        for i, variant in enumerate(variants):
+            for j, path in enumerate(passes_of(variant)):
+                last = 0
+                for k, one in enumerate(path):
+                    last = levels[i, j, k] = max([last, *(there.get(name, 0) for name in one.needs)])
+                    for total in one.totals:
+                        there[total] = max(there.get(total, 0), last + 1)
+        for name, inputs in shared.items():
+            there[name] = max([0, *(there.get(n, 0) for n in inputs if n.startswith(LATE_NUMBERS))])
+        if before == (there, levels):
+            break
+    count = 1 + max(levels.values(), default=0)
+    ways = [
+        [
+            Way(
+                variant,
+                j,
+                tuple(tuple(one for k, one in enumerate(path) if levels[i, j, k] == n) for n in range(count)),
+            )
+            for j, path in enumerate(passes_of(variant))
+        ]
+        for i, variant in enumerate(variants)
+    ]
+    return ways, there
+
+
+class Functions:
+    """Writes functions, each text once.
+
+    Args:
+        places: Place of each name in the list of known values.
+        states: The states.
+        totals: Names of the sums over the whole model.
+
+    Attributes:
+        texts: The functions, in order.
+        helpers: Names of the helpers that they call.
+    """
+
+    def __init__(self, places: Mapping[str, int], states: States, totals: Sequence[str]) -> None:
+        self.places, self.states, self.totals = places, states, list(totals)
+        self.helpers: set[str] = set()
+        self.texts: list[str] = []
+        self._names: dict[tuple[str, ...], str] = {}
+
+    def add(self, stem: str, arguments: Sequence[str], result: str, body: Sequence[str], doc: str) -> str:
+        """Add a function, unless there is one of the same text, and return its name."""
+        key = (stem, *arguments, *body)
+        if key not in self._names:
+            name = f"_{stem}_{sum(k[0] == stem for k in self._names)}"
+            self._names[key] = name
+            lines = [f"def {name}({', '.join(arguments)}) -> {result}:", f'{INDENT}"""{doc}"""']
+            self.texts.append("\n".join([*lines, *(INDENT + line for line in body)]) + "\n")
+        return self._names[key]
+
+    def dispatch(self, name: str, arguments: str, result: str, choices: Mapping[str, Sequence[str]], doc: str) -> None:
+        """Add a function that does what belongs to the first condition that holds."""
+        lines = [f"def {name}({arguments}) -> {result}:", f'{INDENT}"""{doc}"""']
+        for condition, body in choices.items():
+            if condition:
+                lines += [f"{INDENT}if {condition}:", *(f"{INDENT * 2}{line}" for line in body)]
+            else:
+                lines += [f"{INDENT}{line}" for line in body]
+        self.texts.append("\n".join(lines) + "\n")
+
+    # One variant --------------------------------------------------------------------------------------------
+
+    def start(self, variant: Variant) -> list[str]:
+        """Return the lines that put the initial states of a tensor where none are."""
+        hosted = [s.name for s in variant.slots if s.place == "host"]
+        tensors = [s.name for s in variant.slots if s.place != "host"]
+        names = []
+        for source in (variant.source, variant.narrow_source):
+            module = Module(source)
+            body = module.start(variant.start_arguments, self.places, hosted)
+            self.helpers |= module.helpers
+            arguments = ("_p: Tensor", "_g: Tensor", "_known: List[float]")
+            result = "Tuple[List[Tensor], List[float]]"
+            names.append(self.add("start", arguments, result, body, "Initial values of the states of one tensor."))
+        calls = [f"tensors, kept = {name}(p, g, known)" for name in names]
+        lines = [calls[0]] if names[0] == names[1] else [f"if {NARROW}:", INDENT + calls[1], "else:", INDENT + calls[0]]
+        for i, name in enumerate(tensors):
+            place = self.states.tensors.index(name)
+            lines += [f"if s[{place}].numel() == 0:", f"{INDENT}s[{place}] = tensors[{i}]"]
+        for i, name in enumerate(hosted):
+            place = self.states.numbers.index(name)
+            lines += [f"if math.isnan(n[{place}]):", f"{INDENT}n[{place}] = kept[{i}]"]
+        return lines
+
+    def coefficients(self, kernel: Variant) -> str:
+        """Return the name of a function that computes coefficients and host states."""
+        module = Module(kernel.source)
+        body = module.host("host", kernel.host_arguments, self.places)
+        self.helpers |= module.helpers
+        result = "Tuple[List[float], List[float]]"
+        return self.add("host", ("_known: List[float]",), result, body, "Numbers of one step, in float64.")
+
+    def numbers(self, source: str, name: str, arguments: Sequence[str]) -> str:
+        """Return the name of a function that returns some numbers."""
+        module = Module(source)
+        body = module.host(name, arguments, self.places)
+        self.helpers |= module.helpers
+        return self.add("numbers", ("_known: List[float]",), "List[float]", body, "New values, in float64.")
+
+    def advance(self, way: Way) -> list[str]:
+        """Return the lines that compute what the states on the host become."""
+        hosted = [s.name for s in way.variant.slots if s.place == "host"]
+        if not hosted:
+            return []
+        steering = way.variant.steering
+        if steering is None:
+            lines = [f"kept = {self.coefficients(way.variant)}(known)[1]"]
+        else:
+            arguments = steering.numbers_arguments[way.path]
+            lines = [f"kept = {self.numbers(way.variant.source, f'numbers_{way.path}', arguments)}(known)"]
+        return [*lines, *(f"n[{self.states.numbers.index(name)}] = kept[{i}]" for i, name in enumerate(hosted))]
+
+    def path(self, variant: Variant, first: int) -> list[str]:
+        """Return the lines that choose the path of a step; ``first`` is the number of the variant's first one."""
+        if variant.steering is None or len(variant.steering.paths) == 1:
+            return [f"return {first}"]
+        module = Module(variant.source)
+        body = module.path(variant.steering.path_arguments, self.places)
+        self.helpers |= module.helpers
+        name = self.add("path", ("_known: List[float]",), "int", body, "Which way a step goes.")
+        return [f"return {first} + {name}(known)"]
+
+    def run(self, way: Way, level: int) -> tuple[list[str], list[str]]:
+        """Return the lines that return the numbers of a level's passes, and those that run the passes."""
+        passes = way.levels[level]
+        hosts = [self.coefficients(one.kernel) for one in passes]
+        numbers = [f"return [{', '.join(f'{host}(known)[0]' for host in hosts)}]"] if hosts else []
+        return numbers, _Run(self, way, level).lines()
+
+    # One kernel ---------------------------------------------------------------------------------------------
+
+    def update(self, kernel: Variant, matrices: bool) -> tuple[str, str]:
+        """Return the names of ``update`` for the usual types, and for those of 16 bits."""
+        names = []
+        for source in (kernel.source, kernel.narrow_source):
+            module = Module(source)
+            count = len(kernel.coefficients) if matrices else 0
+            arguments, body = module.update(count)
+            self.helpers |= module.helpers
+            result = "List[Tensor]" if matrices else "None"
+            doc = "What one step makes of a tensor." if matrices else "One step of a tensor, in place."
+            names.append(self.add("update", arguments, result, body, doc))
+        return names[0], names[1]
+
+
+class _Run:
+    """Writes how the passes of one level of a way are called."""
+
+    def __init__(self, functions: Functions, way: Way, level: int) -> None:
+        self.functions, self.way, self.level = functions, way, level
+        self.slots: dict[str, Slot] = {s.name: s for level in way.levels for one in level for s in one.kernel.slots}
+        self.there: set[str] = set()
+
+    def handed_on(self, level: int) -> list[str]:
+        """Return what is handed on from one level to later ones, in order."""
+        written = [n for one in self.way.levels[level] for n in one.kernel.written if n.startswith(CARRY)]
+        later = {n for after in self.way.levels[level + 1 :] for one in after for n in one.kernel.tensors}
+        return [n for n in dict.fromkeys(written) if n in later]
+
+    def lines(self) -> list[str]:
+        """Return the lines."""
+        lines: list[str] = []
+        place = 0
+        passes = self.way.levels[self.level]
+        read = {n for one in passes for n in one.kernel.tensors}
+        for before in range(self.level):
+            for name in self.handed_on(before):
+                if name in read:
+                    lines.append(f"{_local(name)} = carry[{place}]")
+                    self.there.add(name)
+                place += 1
+        for i, one in enumerate(passes):
+            lines += self.matrices(one, i) if one.matrices else self.elements(one, i)
+        lines += [f"carry.append({_local(name)})" for name in self.handed_on(self.level)]
+        return lines
+
+    def name(self, name: str) -> str:
+        """Return what a tensor is called."""
+        if name in ("p", "g"):
+            return name
+        if name.startswith((CARRY, TOTAL)):
+            return _local(name)
+        return f"s[{self.functions.states.tensors.index(name)}]"
+
+    def elements(self, one: Pass, index: int) -> list[str]:
+        """Return the lines of a pass over elements."""
+        lines = []
+        for name in one.kernel.tensors:
+            if name.startswith((CARRY, TOTAL)) and name not in self.there:
+                slot = self.slots[name]
+                like = f"dtype=c[{index}].dtype, device=p.device"
+                shape = f"_reduced(p, {list(slot.dims)})" if slot.place == "reduced" else "[]"
+                made = f"torch.empty_like(p, dtype=c[{index}].dtype)"
+                lines.append(f"{_local(name)} = {made if slot.place == 'element' else f'torch.empty({shape}, {like})'}")
+                self.there.add(name)
+        arguments = ", ".join([*map(self.name, one.kernel.tensors), f"c[{index}]"])
+        plain, narrow = self.functions.update(one.kernel, False)
+        if plain == narrow:
+            lines.append(f"{plain}({arguments})")
+        else:
+            calls = (f"{INDENT}{narrow}({arguments})", f"{INDENT}{plain}({arguments})")
+            lines += [f"if {NARROW}:", calls[0], "else:", calls[1]]
+        lines += [self.total(name, _local(name)) for name in one.totals]
+        return lines
+
+    def total(self, name: str, text: str) -> str:
+        """Return the line that adds a tensor's part to a sum."""
+        place = self.functions.totals.index(name)
+        return f"sums[{place}] = sums[{place}] + float({text})"
+
+    def matrices(self, one: Pass, index: int) -> list[str]:
+        """Return the lines of a pass over matrices."""
+        kernel = one.kernel
+        arguments = [self.stack(name) for name in kernel.tensors]
+        arguments += [f"v[{index}][{i}]" for i in range(len(kernel.coefficients))]
+        plain, _ = self.functions.update(kernel, True)
+        lines = [f"r{index} = [r.clone() for r in {plain}({', '.join(arguments)})]"]
+        for i, name in enumerate(kernel.written):
+            result = f"r{index}[{i}]"
+            if name.startswith(TOTAL):
+                lines.append(self.total(name, f"{result}.reshape([-1])[0]"))
+            elif not name.startswith(CARRY):
+                lines.append(f"_put({self.name(name)}, {result})")
+            else:
+                place = self.slots[name].place
+                self.there.add(name)
+                part = f"{result}[0].to(_arithmetic(p))"
+                shaped = {
+                    "element": f"_shaped({part}, p.shape)",
+                    "scalar": f"{part}.reshape([])",
+                    "reduced": f"_shaped({part}, _reduced(p, {list(self.slots[name].dims)}))",
+                }.get(place, part)
+                lines.append(f"{_local(name)} = {shaped}")
+        return lines
+
+    def stack(self, name: str) -> str:
+        """Return a tensor with one dimension more, in the number type of the arithmetic."""
+        place = self.slots[name].place if name in self.slots else "element"
+        text = f"{self.name(name)}.reshape([])" if place == "scalar" else self.name(name)
+        return f"{text}.unsqueeze(0).to(_arithmetic(p))"
+
+
+def _local(name: str) -> str:
+    return ascii_name("_" + re.sub(r"\W", "_", name))
+
+
+def test_of(one: Carried, conditions: Conditions) -> str:
+    """Return the condition under which a variant is used."""
+    parts = [] if one.ndim is None else [f"dim == {one.ndim}"]
+    for question, answer in one.asked:
+        try:
+            if isinstance(answer, bool):
+                text = conditions.truth(question)
+                parts.append(text if answer else f"not {text}")
+            else:
+                assert isinstance(answer, int | float)
+                parts.append(f"{conditions.number(question)} == {number(answer)}")
+        except Untranslatable:  # a question about options, which are chosen for good
+            conditions.lost |= {n.name for n in expressions(question) if isinstance(n, Name)}
+    return " and ".join(dict.fromkeys(parts)) or "True"

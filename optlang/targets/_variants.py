@@ -1,0 +1,147 @@
+"""The variants of a rule that a file carries, and the conditions under which each is the one to use."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from optlang.compiled import Facts, Variant
+from optlang.compiler import CompiledRule
+from optlang.language import tree as ast
+from optlang.language.evaluate import evaluate, truth
+from optlang.language.rule import HyperType, Range, Value
+from optlang.language.sizes import Unfit
+from optlang.language.specialise import Size, specialise
+from optlang.language.walk import expressions
+from optlang.targets import Order
+
+#: Shapes whose variants are carried: of up to four dimensions; tall, wide and square, with a size of 1 and without.
+SHAPES: tuple[tuple[int, ...], ...] = (
+    *((), (5,), (1,), (4, 6), (6, 4), (5, 5), (1, 4), (4, 1), (1, 1)),
+    *((3, 4, 5), (24, 2, 3), (3, 6, 2), (1, 4, 5), (3, 4, 1), (3, 2, 2, 4), (96, 2, 3, 4), (3, 2, 6, 2), (3, 2, 1, 4)),
+)
+#: How many hyperparameters may have variants for 0 and for other values at the same time.
+SWITCHES = 2
+
+
+@dataclass(frozen=True)
+class Carried:
+    """A variant, and when it is the right one.
+
+    Attributes:
+        variant: The variant.
+        ndim: Number of dimensions that it is for; None for any.
+        asked: Questions about hyperparameters and sizes, with the answers that it is for.
+        known: Locals that the questions name.
+    """
+
+    variant: Variant
+    ndim: int | None
+    asked: tuple[tuple[ast.Expr, Value], ...]
+    known: Mapping[str, ast.Expr]
+
+
+def facts_of(shape: Sequence[int]) -> Facts:
+    """Return the facts of a float32 tensor."""
+    rows, cols = shape[-2] if len(shape) > 1 else 1, shape[-1] if shape else 1
+    return Facts(len(shape), math.prod(shape), rows, cols, 2.0**-23, tuple(shape))
+
+
+def with_formulas(shape: Sequence[int]) -> tuple[Size, ...]:
+    """Return a shape whose sizes know which fact of a tensor they are."""
+    names = [f"_size{i}" for i in range(len(shape))]
+    names[:1] = ["_lead"][: len(shape)]
+    names[-2:] = ["rows", "cols"][-len(shape) :] if shape else []
+    return tuple(Size(size, name) for size, name in zip(shape, names, strict=True))
+
+
+def chosen(order: Order) -> dict[str, Value]:
+    """Return the values that the file starts from, by name."""
+    compiled = order.compiled
+    group: dict[str, Value] = {f"group.{key}": 1.0 for key in compiled.group_keys}
+    return {**compiled.defaults(), **group, **order.values}
+
+
+def carried(order: Order, event: str | None = None, shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[Carried]:
+    """Return the variants of a rule for tensors of the usual shapes, each once."""
+    found: dict[tuple[Value, ...], Carried] = {}
+    for values in _settings(order, shapes):
+        for shape in (*shapes, *_bordering(order, values, shapes)):
+            facts = facts_of(shape)
+            key_and_more = _questions(order.compiled, values, shape, event)
+            if key_and_more is None:
+                continue
+            key, asked, known = key_and_more
+            if key not in found:
+                last = str(key[-1]) if key else ""
+                ndim = int(last.removeprefix("ndim ")) if last.startswith("ndim ") else None
+                found[key] = Carried(order.compiled.variant(values, facts, event), ndim, asked, known)
+    return list(found.values())
+
+
+def _questions(
+    compiled: CompiledRule, values: Mapping[str, Value], shape: Sequence[int], event: str | None
+) -> tuple[tuple[Value, ...], tuple[tuple[ast.Expr, Value], ...], Mapping[str, ast.Expr]] | None:
+    """Return the key of the variant for a shape, its questions and their locals; None if the shape does not suit."""
+    facts = facts_of(shape)
+    named = {**values, **facts.named()}
+    for requirement in compiled.rule.requirements:
+        if requirement.of_tensors and not truth(evaluate(requirement.condition, named)):
+            return None
+    try:
+        special = specialise(compiled.rule, named, with_formulas(shape), event)
+    except Unfit:
+        return None
+    return compiled.variant_key(values, facts, event), special.asked, special.known
+
+
+def _bordering(
+    order: Order, values: Mapping[str, Value], shapes: Sequence[tuple[int, ...]]
+) -> Iterator[tuple[int, ...]]:
+    """Yield matrices on both sides of the sizes that a rule compares its tensors' with (`rows <= max_dim`)."""
+    bounds: dict[int, None] = {}
+    for shape in shapes:
+        more = _questions(order.compiled, values, shape, None)
+        for question, _ in more[1] if more else ():
+            named = [n.name for n in expressions(question) if isinstance(n, ast.Name)]
+            if isinstance(question, ast.Compare) and {"rows", "cols", "numel"} & set(named):
+                numbers = (values[name] for name in named if name in values)
+                bounds |= {int(x): None for x in numbers if isinstance(x, float) and 1 < x < 2**31}
+    for bound in bounds:
+        sizes = (bound - 1, bound, bound + 1)
+        yield from itertools.product(sizes, sizes)
+
+
+def _settings(order: Order, shapes: Sequence[tuple[int, ...]]) -> Iterator[dict[str, Value]]:
+    """Yield the values that are carried: those chosen, and with hyperparameters that are 0 or not, the other way."""
+    values = chosen(order)
+    switches = _switches(order, values, shapes)
+    if len(switches) > SWITCHES:
+        yield values
+        for name, other in switches.items():
+            yield {**values, name: other}
+        return
+    for picked in itertools.product(*(((name, values[name]), (name, other)) for name, other in switches.items())):
+        yield {**values, **dict(picked)}
+
+
+def _switches(order: Order, values: dict[str, Value], shapes: Sequence[tuple[int, ...]]) -> dict[str, Value]:
+    """Return the hyperparameters of which only is asked whether they are 0, each with a value of the other kind."""
+    hypers = {h.name: h for h in order.compiled.rule.hypers if h.type is HyperType.NUMBER}
+    asked: dict[str, None] = {}
+    for shape in shapes:
+        more = _questions(order.compiled, values, shape, None)
+        for question, answer in more[1] if more else ():
+            if isinstance(question, ast.Name) and isinstance(answer, bool):
+                asked.setdefault(question.name)
+    found: dict[str, Value] = {}
+    for name in asked:
+        if name in hypers:
+            domain = hypers[name].domain
+            others = (0.0,) if values[name] else (0.5, 1.0, 2.0)
+            fits = [x for x in others if domain is None or (isinstance(domain, Range) and x in domain)]
+            if fits and not order.compiled.problems({**order.compiled.defaults(), **values, name: fits[0]}):
+                found[name] = fits[0]
+    return found

@@ -1,0 +1,468 @@
+"""The target ``torchscript``: a module with its hyperparameters and states, for ``torch.jit.load`` and libtorch.
+
+The functions that compute are those of the compiled class, read again as TorchScript (:mod:`optlang.targets._dialect`);
+what is around them is the same for every rule (:mod:`optlang.targets._script_class`).
+"""
+
+from __future__ import annotations
+
+import io
+import linecache
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optlang.compiled import FACTS, TOTAL, Variant
+from optlang.diagnostics import Diagnostic, OptlangError
+from optlang.language.rule import Hyper, HyperType, OneOf, Range
+from optlang.targets import Order, _refusals, refusal
+from optlang.targets._conditions import Conditions
+from optlang.targets._dialect import helper_texts, number
+from optlang.targets._script_class import COMMON, EVENTS, MODULE
+from optlang.targets._script_steps import Functions, States, leveled, test_of
+from optlang.targets._variants import Carried, carried, chosen
+
+SUFFIX = ".pt"
+NAME = "torchscript"
+
+#: The facts of a tensor, as TorchScript.
+FACT_TEXTS = {
+    "ndim": "float(p.dim())",
+    "numel": "float(p.numel())",
+    "rows": "_size(p, -2) if p.dim() > 1 else 1.0",
+    "cols": "_size(p, -1)",
+    "eps_of": "_eps_of(p)",
+    "_lead": "_size(p, 0)",
+    **{f"_size{i}": f"_size(p, {i})" for i in range(1, 8)},
+}
+
+
+def refused(order: Order) -> list[Diagnostic]:
+    """Return what the target cannot carry of a rule."""
+    compiled = order.compiled
+    return [
+        *_refusals.routes(compiled, NAME),
+        *_refusals.whole_vectors(compiled, NAME),
+        *_refusals.histories(compiled, NAME),
+        *_refusals.closure(compiled, NAME),
+        *_refusals.random_numbers(compiled, NAME),
+    ]
+
+
+def emit(order: Order) -> bytes:
+    """Return the content of the file."""
+    found = refused(order)
+    if found:
+        raise OptlangError(found)
+    return saved(scripted(text(order), order.compiled.name))
+
+
+def scripted(source: str, name: str) -> Any:
+    """Return the module of a text."""
+    import torch
+
+    filename = f"<optlang torchscript {name} {hash(source) & 0xFFFFFFFF:08x}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+    names: dict[str, Any] = {"__name__": "optlang_emitted"}
+    exec(compile(source, filename, "exec", dont_inherit=True), names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.script(names[_class_name(name)]())
+
+
+def saved(module: Any) -> bytes:
+    """Return a scripted module as a file."""
+    import torch
+
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(module, content)
+    return content.getvalue()
+
+
+def text(order: Order) -> str:
+    """Return the module as TorchScript text."""
+    return _Script(order).text()
+
+
+def _class_name(name: str) -> str:
+    return name if name.isascii() and name.isidentifier() else "Rule"
+
+
+class _Script:
+    """Writes the module of a rule."""
+
+    def __init__(self, order: Order) -> None:
+        self.order, self.compiled, self.rule = order, order.compiled, order.compiled.rule
+        self.values = chosen(order)
+        kinds = [None, *(event for event in ("eval", "train") if event in self.rule.events)]
+        self.events: dict[str | None, list[Carried]] = {event: carried(order, event) for event in kinds}
+        self.variants = [one.variant for each in self.events.values() for one in each]
+        if not self.events[None]:
+            help = "the target is for tensors of up to four dimensions"
+            found = refusal(self.compiled, NAME, "a rule for other shapes than the usual ones", None, help)
+            raise OptlangError([found])
+        self.ways, self.there = leveled(self.variants)
+        self.states = States.of(self.rule, self.variants)
+        self.hypers = self._free_hypers()
+        self.totals = sorted({n for n in self.there if n.startswith(TOTAL)} | self._named_totals())
+        self.places = self._places()
+        self.functions = Functions(self.places, self.states, self.totals)
+        self.conditions = Conditions(self.places, self.values)
+        self.levels = max(len(way.levels) for each in self.ways for way in each)
+
+    # Names --------------------------------------------------------------------------------------------------
+
+    def _free_hypers(self) -> list[str]:
+        """Return the hyperparameters that are numbers and may change."""
+        found = []
+        for hyper in self.rule.hypers:
+            number_now = isinstance(self.values[hyper.name], int | float)
+            if hyper.type is HyperType.NUMBER or (hyper.type is HyperType.OPTIONAL and number_now):
+                found.append(hyper.name)
+        return [*found, *(f"group.{key}" for key in self.compiled.group_keys)]
+
+    def _gives_sizes(self, hyper: Hyper) -> bool:
+        """Whether a hyperparameter may be the size of a state, such as a rank: it cannot change then."""
+        matrices = any(v.steering is not None and v.steering.matrices for v in self.variants)
+        return matrices and hyper.type is HyperType.OPTIONAL and hyper.name in self.compiled.static_names
+
+    def _named_totals(self) -> set[str]:
+        """Return the sums that something reads."""
+        names = set[str]()
+        for variant in self.variants:
+            if variant.steering is not None:
+                names |= variant.steering.arguments()
+        return {name for name in names if name.startswith(TOTAL)}
+
+    def _places(self) -> dict[str, int]:
+        """Return the place of each name in the list of known values."""
+        states = self.states
+        order = [
+            *self.hypers,
+            *states.group,
+            *(f"{name}'" for name in states.group),
+            *states.shared,
+            *(f"{name}'" for name in states.shared),
+            *self.totals,
+            "group.t",
+            "t",
+            "first",
+            *FACTS,
+            *states.numbers,
+        ]
+        return {name: i for i, name in enumerate(order)}
+
+    def _fixed(self) -> dict[str, str]:
+        """Return the hyperparameters that are chosen for good, with their values as ``--set`` takes them."""
+        shown = {}
+        for hyper in self.rule.hypers:
+            if hyper.name not in self.hypers:
+                value = self.values[hyper.name]
+                shown[hyper.name] = str(value).lower() if isinstance(value, bool) or value is None else str(value)
+        return shown
+
+    # Text ---------------------------------------------------------------------------------------------------
+
+    def text(self) -> str:
+        """Return the whole text."""
+        functions = self.functions
+        self._variant()
+        self._starting()
+        self._paths()
+        self._running()
+        self._advancing()
+        self._grouped()
+        self._late()
+        checks = [self._problem(), self._unmet(), self._unsuited(), self._fill()]
+        helpers = helper_texts(functions.helpers | self.conditions.helpers | {"host_max", "host_min", "_power"})
+        head = (
+            f'"""{self.compiled.name}: generated by optlang."""\n\n'
+            "import math\nfrom typing import Dict, List, Tuple\n\nimport torch\nfrom torch import Tensor\n"
+        )
+        parts = [head, *helpers, COMMON.strip() + "\n", *checks, *functions.texts, self._module()]
+        return "\n\n".join(parts)
+
+    def _module(self) -> str:
+        """Return the class."""
+        states, rule = self.states, self.rule
+        defaults = [float("nan") if self._is_required(name) else self._value(name) for name in self.hypers]
+        parts = {
+            key: ", ".join(h.name for h in hypers) for key, hypers in rule.keys.items() if hypers[0].part is not None
+        }
+        asked = self.conditions.read
+        names = {
+            "NAME": _class_name(self.compiled.name),
+            "RULE": self.compiled.name,
+            "TITLE": f"{self.compiled.name}: generated by optlang.",
+            "NAMES": _strings(self.hypers),
+            "ASKED": f"[{', '.join(str(name in asked) for name in self.hypers)}]" if self.hypers else "[False]",
+            "FIXED": _table(self._fixed()),
+            "PARTS": _table(parts),
+            "TENSORS": _strings([states.keys[n] for n in states.tensors]),
+            "NUMBERS": _strings([states.keys[n] for n in states.numbers]),
+            "DEFAULTS": f"[{', '.join(map(number, defaults))}]" if defaults else "torch.jit.annotate(List[float], [])",
+            "KNOWN": len(self.places),
+            "GROUP": len(self.hypers),
+            "GROUPS": len(states.group),
+            "SHARED": len(self.hypers) + 2 * len(states.group),
+            "SHARES": len(states.shared),
+            "TOTALS": self.places["group.t"] - len(self.totals),
+            "SUMS": len(self.totals),
+            "GROUP_TIME": self.places["group.t"],
+            "TIME": self.places["t"],
+            "HOSTED": len(self.places) - len(states.numbers),
+            "LEVELS": self.levels,
+        }
+        text = MODULE + (EVENTS if len(self.events) > 1 else "")
+        for name, value in names.items():
+            text = text.replace(f"@{name}@", str(value))
+        return text.strip() + "\n"
+
+    def _is_required(self, name: str) -> bool:
+        hyper = next((h for h in self.rule.hypers if h.name == name), None)
+        return hyper is not None and hyper.required and name not in self.order.values
+
+    def _value(self, name: str) -> float:
+        value = self.values[name]
+        assert isinstance(value, int | float)
+        return float(value)
+
+    # Functions ----------------------------------------------------------------------------------------------
+
+    def _variant(self) -> None:
+        """Write ``_variant``: which variant is for a tensor."""
+        choices: dict[str, list[str]] = {}
+        index = 0
+        for event, each in self.events.items():
+            number_of = {None: 0, "eval": 1, "train": 2}[event]
+            for one in each:
+                self.conditions.known = one.known
+                test = test_of(one, self.conditions)
+                choices[f"event == {number_of} and {test}"] = [f"return {index}"]
+                index += 1
+        if len(self.events) == 2:  # an event without statements
+            choices["event != 0"] = ["return -2"]
+        choices[""] = ["return -1"]
+        self.conditions.known = {}
+        lost = [h for h in self.rule.hypers if h.name in self.conditions.lost and h.name in self.hypers]
+        if lost:
+            construct, help = f"a choice between formulas by `{lost[0].name}`", "make it a flag or a text"
+            raise OptlangError([refusal(self.compiled, NAME, construct, lost[0].span, help)])
+        self.functions.dispatch(
+            "_variant",
+            "event: int, dim: int, _known: List[float]",
+            "int",
+            choices,
+            "Which formulas are for a tensor; -1 if there are none.",
+        )
+
+    def _by_variant(self, name: str, arguments: str, result: str, bodies: Sequence[Sequence[str]], doc: str) -> None:
+        """Write a function that does something for each variant."""
+        default = {"int": "return 0", "None": "pass", "List[int]": "return _none"}.get(result, "return [0.0]")
+        choices: dict[str, Sequence[str]] = {}
+        for i, body in enumerate(bodies):
+            if body:
+                choices[f"variant == {i}"] = body
+        last = ["_none: List[int] = []", default] if result == "List[int]" else [default]
+        choices[""] = last
+        self.functions.dispatch(name, arguments, result, choices, doc)
+
+    def _starting(self) -> None:
+        bodies = [self.functions.start(variant) for variant in self.variants]
+        arguments = "variant: int, p, g, known: List[float], s: List[Tensor], n: List[float]"
+        self._by_variant("_start", arguments, "None", bodies, "Put initial values where a tensor has no states yet.")
+        states = self.states
+        for name, held, hosted in (("_tensors_of", states.tensors, False), ("_numbers_of", states.numbers, True)):
+            of = [
+                [held.index(s.name) for s in variant.slots if (s.place == "host") is hosted]
+                for variant in self.variants
+            ]
+            lists = [[f"return {places}"] if places else [] for places in of]
+            self._by_variant(name, "variant: int", "List[int]", lists, "Places of the states of a variant.")
+
+    def _codes(self) -> list[tuple[int, int, Any]]:
+        """Return every way with its number and that of its variant."""
+        found: list[tuple[int, int, Any]] = []
+        for variant, ways in enumerate(self.ways):
+            found += [(len(found) + i, variant, way) for i, way in enumerate(ways)]
+        return found
+
+    def _paths(self) -> None:
+        first, bodies = 0, []
+        for variant, ways in zip(self.variants, self.ways, strict=True):
+            bodies.append(self.functions.path(variant, first))
+            first += len(ways)
+        self._by_variant("_path", "variant: int, known: List[float]", "int", bodies, "Number of the way of a step.")
+
+    def _running(self) -> None:
+        """Write ``_numbers`` and ``_run``, by level and way."""
+        numbers: dict[str, Sequence[str]] = {}
+        runs: dict[str, Sequence[str]] = {}
+        for code, _, way in self._codes():
+            for level in range(len(way.levels)):
+                some, lines = self.functions.run(way, level)
+                condition = f"level == {level} and code == {code}"
+                if some:
+                    numbers[condition] = some
+                if lines:
+                    runs[condition] = [*lines, "return"]
+        numbers[""] = ["_none: List[List[float]] = []", "return _none"]
+        runs[""] = ["return"]
+        self.functions.dispatch(
+            "_numbers",
+            "level: int, code: int, known: List[float]",
+            "List[List[float]]",
+            numbers,
+            "Coefficients of the passes of a level.",
+        )
+        arguments = (
+            "level: int, code: int, p, g, s: List[Tensor], carry: List[Tensor], sums: List[float], "
+            "v: List[List[float]], c: List[Tensor]"
+        )
+        self.functions.dispatch("_run", arguments, "None", runs, "Run the passes of a level on one tensor.")
+
+    def _advancing(self) -> None:
+        choices: dict[str, Sequence[str]] = {}
+        for code, _, way in self._codes():
+            body = self.functions.advance(way)
+            if body:
+                choices[f"code == {code}"] = [*body, "return"]
+        choices[""] = ["return"]
+        arguments = "code: int, known: List[float], n: List[float]"
+        self.functions.dispatch("_advance", arguments, "None", choices, "Compute what states on the host become.")
+
+    def _grouped(self) -> None:
+        """Write ``_group``, and the initial values of what does not belong to a tensor."""
+        bodies = []
+        for variant in self.variants:
+            body: list[str] = []
+            if variant.group_slots:
+                name = self.functions.numbers(variant.source, "group", variant.group_arguments)
+                order = [s.name for s in variant.group_slots]
+                body = [f"x = {name}(known)"]
+                kept = {g: f"known[{self.places[g]}]" for g in self.states.group}
+                kept |= {g: f"x[{order.index(g)}]" for g in self.states.group if g in order}
+                body.append(f"return [{', '.join(kept[g] for g in self.states.group)}]")
+            bodies.append(body)
+        arguments = "variant: int, known: List[float]"
+        self._by_variant("_group", arguments, "List[float]", bodies, "New values of the states of a group.")
+        for scope in ("group", "shared"):
+            texts = []
+            for state in (s for s in self.rule.states if s.scope == scope):
+                texts.append("0.0" if state.initial is None else self.conditions.number(state.initial))
+            none = "torch.jit.annotate(List[float], [])"
+            self.functions.dispatch(
+                f"_start_{scope}",
+                "_known: List[float]",
+                "List[float]",
+                {"": [f"return [{', '.join(texts)}]" if texts else f"return {none}"]},
+                "Initial values.",
+            )
+
+    def _late(self) -> None:
+        """Write ``_late``: sums that are complete, and states of the whole optimizer."""
+        choices: dict[str, Sequence[str]] = {}
+        for level in range(self.levels + 1):
+            lines = [
+                f"known[{self.places[total]}] = sums[{i}]"
+                for i, total in enumerate(self.totals)
+                if self.there.get(total, 0) == level
+            ]
+            for i, variant in enumerate(self.variants):
+                lines += self._shared(i, variant, level)
+            if lines:
+                choices[f"level == {level}"] = lines
+        choices[""] = ["return"]
+        arguments = "level: int, variant: int, known: List[float], sums: List[float]"
+        self.functions.dispatch("_late", arguments, "None", choices, "Compute what there is once a level is done.")
+
+    def _shared(self, index: int, variant: Variant, level: int) -> list[str]:
+        """Return the lines that compute the shared states of a variant at a level."""
+        if variant.steering is None:
+            return []
+        lines = []
+        for slot, names in variant.steering.shared:
+            if self.there.get(f"{slot.name}'", 0) == level:
+                name = self.functions.numbers(variant.source, f"shared_{slot.name}", names)
+                lines.append(f"    known[{self.places[slot.name + chr(39)]}] = {name}(known)[0]")
+        return [f"if variant == {index}:", *lines] if lines else []
+
+    # Checks -------------------------------------------------------------------------------------------------
+
+    def _problem(self) -> str:
+        """Return ``_problem``: what is wrong with the value of a hyperparameter."""
+        lines = ["def _problem(place: int, x: float) -> str:", '    """What is wrong with a value."""']
+        hypers = {h.name: h for h in self.rule.hypers}
+        for i, name in enumerate(self.hypers):
+            if name in hypers and self._gives_sizes(hypers[name]):
+                told = f"{name} is fixed in this file; emit the rule anew with --set {name}=VALUE"
+                lines += [f"    if place == {i}:", f"        return {told!r}"]
+            elif name in hypers:
+                lines += [f"    if place == {i}:", *(f"        {line}" for line in _tests(hypers[name]))]
+        return "\n".join([*lines, '    return ""']) + "\n"
+
+    def _unmet(self) -> str:
+        """Return ``_unmet``: the first requirement that hyperparameters do not meet."""
+        return self._required("_unmet", False)
+
+    def _unsuited(self) -> str:
+        """Return ``_unsuited``: the first requirement that a tensor does not meet."""
+        return self._required("_unsuited", True)
+
+    def _required(self, name: str, of_tensors: bool) -> str:
+        lines = [f"def {name}(_known: List[float]) -> str:", '    """What is required and does not hold."""']
+        for requirement in self.rule.requirements:
+            if requirement.of_tensors is of_tensors:
+                test = self.conditions.truth(requirement.condition)
+                lines += [f"    if not {test}:", f"        return {requirement.message!r}"]
+        return "\n".join([*lines, '    return ""']) + "\n"
+
+    def _fill(self) -> str:
+        """Return ``_fill``: the facts of a tensor."""
+        read = {name for variant in self.variants for name in _asked(variant)} | self.conditions.read
+        lines = [
+            "def _fill(known: List[float], p) -> None:",
+            '    """Put down the facts of a tensor that are asked for."""',
+        ]
+        lines += [f"    known[{self.places[name]}] = {FACT_TEXTS[name]}" for name in FACTS if name in read]
+        return "\n".join([*lines, "    return"]) + "\n"
+
+
+def _asked(variant: Variant) -> set[str]:
+    """Return the names of all values that a variant's functions take."""
+    names = {*variant.start_arguments, *variant.group_arguments, *variant.host_arguments}
+    return names | (variant.steering.arguments() if variant.steering is not None else set())
+
+
+def _tests(hyper: Hyper) -> list[str]:
+    """Return the lines that check the value ``x`` of a hyperparameter."""
+    name = hyper.name
+    lines = ["if math.isnan(x):", f'    return "{name} must not be NaN"']
+    if isinstance(hyper.domain, Range):
+        domain = hyper.domain
+        if domain.high == math.inf:
+            lines += ["if x == math.inf:", f'    return "{name} must be finite"']
+        above = f"x {'>=' if domain.low_closed else '>'} {number(domain.low)}"
+        below = f"x {'<=' if domain.high_closed else '<'} {number(domain.high)}"
+        lines += [f"if not ({above} and {below}):", f'    return "{name} must be {domain.text}, got " + str(x)']
+    elif isinstance(hyper.domain, OneOf):
+        values = [float(v) for v in hyper.domain.values if isinstance(v, int | float)]
+        shown = ", ".join(map(repr, values))
+        tests = " or ".join(f"x == {number(v)}" for v in values) or "False"
+        lines += [f"if not ({tests}):", f'    return "{name} must be one of {shown}, got " + str(x)']
+    return lines
+
+
+def _strings(names: Sequence[str]) -> str:
+    listed = ", ".join(f'"{name}"' for name in names)
+    return f"[{listed}]"
+
+
+def _table(entries: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{key!r}: {value!r}" for key, value in entries.items()) + "}"
+
+
+__all__ = ["SUFFIX", "emit", "refused", "saved", "scripted", "text"]
