@@ -122,6 +122,7 @@ def test_groups_have_their_own_hyperparameters(name: str) -> None:
 
 @every_rule
 def test_goes_down_the_valley_of_rosenbrock(name: str) -> None:
+    torch.manual_seed(0)  # of which the seed of an optimizer that draws is drawn
     p = torch.nn.Parameter(torch.tensor([[-1.0, 1.5]], dtype=torch.float64))
     optimizer = library_class(name)([p], **row(name).rosenbrock)
 
@@ -330,6 +331,7 @@ def test_kernels_do_what_torch_operations_do(name: str) -> None:
     two = ((4, 6), (33, 5))
     history = gradients(two, steps=20)
     results, counts = [], []
+    before = compiled_count(library_class(name, "inductor"))  # by other tests, for other types
     for backend in ("eager", "inductor"):
         params = tensors(start(two), torch.float32)
         cls = library_class(name, backend)
@@ -345,4 +347,4 @@ def test_kernels_do_what_torch_operations_do(name: str) -> None:
     assert all(kernel.origin != "eager" for part in cls._parts.parts for kernel in part.kernels.loaded.values())
     assert counts[-1] == counts[30]
     if not PASSES.search(library_text(name)):
-        assert counts[-1] == 1
+        assert counts[-1] - before <= 1

@@ -23,7 +23,7 @@ from optlang.diagnostics import OptlangError
 pytestmark = pytest.mark.slow
 
 #: Rules that no module can be made of, with what is said of them.
-REFUSED = {"MuonWithAdamW": "`route`", "LBFGS": "`flat`"}
+REFUSED = {"MuonWithAdamW": ("`route`", 10), "LBFGS": ("`flat`", 14)}
 NAMES = [name for name in optlang.rules.names() if name not in REFUSED]
 EVENTS = [name for name in NAMES if library_rule(name).events]
 every_rule = pytest.mark.parametrize("name", NAMES)
@@ -223,13 +223,13 @@ def test_updates_may_be_compiled() -> None:
         torch.testing.assert_close(eager, fused)
 
 
-@pytest.mark.parametrize(("name", "construct"), REFUSED.items())
-def test_says_what_it_cannot_carry(name: str, construct: str) -> None:
+@pytest.mark.parametrize("name", REFUSED)
+def test_says_what_it_cannot_carry(name: str) -> None:
     with pytest.raises(OptlangError) as raised:
         optlang.export(optlang.rules.path(name), "module")
-    (diagnostic, *_) = raised.value.diagnostics
+    (diagnostic, *_), (construct, line) = raised.value.diagnostics, REFUSED[name]
     assert diagnostic.code == "E801" and diagnostic.message.startswith(construct)
-    assert "--> " in str(raised.value) and ":10:" in str(raised.value)
+    assert f":{line}:" in str(raised.value)
 
 
 @pytest.mark.parametrize("name", ["only some steps", "backwards, into entries", "states along the way"])

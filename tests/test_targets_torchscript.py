@@ -19,6 +19,7 @@ import optlang.rules
 from optlang.api import load
 from optlang.compiler import compile_source
 from optlang.diagnostics import OptlangError
+from optlang.language.histories import sizes_of
 from optlang.language.questions import draws, evaluations
 from optlang.targets import Order, torchscript
 
@@ -28,7 +29,7 @@ NAMES = optlang.rules.names()
 def is_carried(name: str) -> bool:
     """Return whether a rule of the library has none of what the target cannot carry."""
     rule = library_rule(name)
-    return not (rule.routes or evaluations(rule) or draws(rule))
+    return not (rule.routes or evaluations(rule) or draws(rule) or sizes_of(rule.tree))
 
 
 CARRIED = [name for name in NAMES if is_carried(name)]

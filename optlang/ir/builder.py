@@ -65,6 +65,11 @@ class Builder:
         known = self.inputs[name]
         return Ref(known.symbol, known.kind, boolean=name == "first")
 
+    def kinds(self) -> dict[sp.Symbol, Kind]:
+        """Return the kinds of everything gathered so far."""
+        values = (*self.host, *self.tensor)
+        return {i.symbol: i.kind for i in self.inputs.values()} | {v.symbol: v.kind for v in values}
+
     def bind(self, stem: str, ref: Ref, rounds: bool = False) -> Ref:
         """Give a value a name of its own and return it as that name."""
         symbol = self.symbol(stem)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import sympy as sp
 
@@ -54,10 +54,8 @@ class _Turn(Builder):
         self.own: dict[sp.Symbol, Kind] = {}  # the place, and what one turn hands on to the next
 
     def kinds(self) -> dict[sp.Symbol, Kind]:
-        """Return the kinds of everything that is there outside."""
-        around = {**self.outside.kinds(), **self.outside.own} if isinstance(self.outside, _Turn) else {}
-        values = (*self.outside.host, *self.outside.tensor)
-        return {**around, **{i.symbol: i.kind for i in self.inputs.values()}, **{v.symbol: v.kind for v in values}}
+        """Return the kinds of everything there is, outside too."""
+        return {**self.outside.kinds(), **self.own, **super().kinds()}
 
     def bind(self, stem: str, ref: Ref, rounds: bool = False) -> Ref:
         """Give a value a name of its own; numbers of the host are computed once."""
@@ -174,11 +172,14 @@ class Loops(Matrices):
         exprs = (*(v.expr for v in values), *results.values())
         read = sorted({s for expr in exprs for s in expr.free_symbols} - made, key=str)
         assert isinstance(self.out, _Turn)
-        outer = self.out.kinds()
+        outer = self.out.outside.kinds()
         inputs = [Input(place, str(place), HOST)]
         inputs += [Input(symbol, str(symbol), kinds[name]) for name, symbol in carried.items()]
         inputs += [Input(symbol, str(symbol), outer[symbol]) for symbol in read]
         stores = tuple(Store(name, expr, kinds[name]) for name, expr in results.items())
         notes = {v.line: self.source.line(v.line).strip() for v in values if v.line}
         program = prune.run(Program("", tuple(inputs), (), (values,), stores, notes))
-        return Body(program, place, tuple(carried.values()), tuple(read), node.backwards)
+        handed_on = inputs[: 1 + len(carried)]  # they are there whether a turn reads them or not
+        left = tuple(i for i in program.inputs if i not in handed_on)
+        program = replace(program, inputs=(*handed_on, *left))
+        return Body(program, place, tuple(carried.values()), tuple(i.symbol for i in left), node.backwards)

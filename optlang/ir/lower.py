@@ -697,7 +697,7 @@ class _Lowering(Loops):
 
     def is_tensor(self, expr: sp.Expr) -> bool:
         """Whether an expression reads a value on the device."""
-        kinds = {i.symbol: i.kind for i in self.out.inputs.values()} | {v.symbol: v.kind for v in self.out.tensor}
+        kinds = self.out.kinds()
         return any(s in kinds and kinds[s].on_device for s in expr.free_symbols)
 
     def reduction(self, name: str, inner: Ref, dims: frozenset[int] | None) -> Ref:
