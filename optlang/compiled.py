@@ -21,6 +21,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from optlang.language.builtins import BUILTINS
 from optlang.language.rule import Rule, Value
 from optlang.language.tree import Expr
 
@@ -82,7 +83,11 @@ def waits_for(name: str) -> frozenset[str]:
     """Return the targets that have to be complete before a late input is there."""
     if name == LOSS_NOW:
         return frozenset()
-    for late, target in ((LOSS, POINT), (GRAD, POINT), (CURVED, ALONG), (LENGTH, LINE)):
+    if name.startswith(LENGTH):
+        label = name[len(LENGTH) :]
+        options = len(BUILTINS[label.partition(" ")[0]].parameters) - 1
+        return frozenset((LINE + label, *(f"{TERM}{i} {label}" for i in range(options))))
+    for late, target in ((LOSS, POINT), (GRAD, POINT), (CURVED, ALONG)):
         if name.startswith(late):
             return frozenset((target + name[len(late) :],))
     return frozenset((name,))

@@ -143,7 +143,7 @@ class Run(Formulas):
             return
         parts = self.rule.keys[statement.over.name]
         assert parts[0].part is not None, "`for` goes through a tuple of hyperparameters"
-        for turn, part in enumerate(parts):
+        for turn, part in enumerate(reversed(parts) if statement.backwards else parts):
             with self.within(statement.span.end, turn):
                 scope.names[statement.name.name] = self.setting.hypers[part.name]
                 self.run(statement.body, scope)

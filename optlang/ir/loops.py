@@ -137,7 +137,9 @@ class Loops(Matrices):
 
     def spread(self, ref: Ref, kind: Kind) -> Ref:
         """Return a value with the shape of a kind."""
-        return ref if ref.kind == kind else Ref(self.number(ref), kind)
+        if ref.kind == kind or not self.number(ref).free_symbols:
+            return Ref(self.number(ref), kind)
+        return self.filled(ref, kind)
 
     def entry(self, node: ast.Assign) -> None:
         """Lower ``a[i] = x``: of what stands for a, one entry is filled in."""

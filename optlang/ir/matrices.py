@@ -203,8 +203,16 @@ class Matrices(ABC):
     def pushed(self, history: Ref, x: Ref) -> Ref:
         """Lower what a history is with one more entry."""
         entry = self.kind_of_shape(history.kind.shape[1:])
-        value = self.named(x if x.kind == entry else Ref(x.expr, entry, x.boolean))
+        value = self.named(x) if x.kind == entry else self.filled(x, entry)
         return self.operation("push", history.kind, self.named(history).expr, value.expr)
+
+    def filled(self, ref: Ref, kind: Kind) -> Ref:
+        """Return a tensor of a kind that holds a number, or what is smaller, at every place."""
+        expr = algebra.call("number", ref.expr) if ref.boolean else ref.expr
+        sizes = [sp.sympify(size) for size in self.shape_of(kind)]
+        for symbol in {s for size in sizes for s in size.free_symbols}:
+            self.input(symbol.name, HOST)
+        return self.out.bind("filled", Ref(expr * self.operation("ones", kind, *sizes).expr, kind))
 
     def pushed_where(self, condition: Ref, a: Ref, b: Ref) -> Ref | None:
         """Return a history that gets an entry where a condition holds, without two histories to choose from.

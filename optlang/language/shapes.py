@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from optlang.language import tree as ast
-from optlang.language.builtins import PUSH
+from optlang.language.builtins import EMPTY, PUSH
 
 Size = Any  # an int, or a formula over sizes
 Shape = tuple[Size, ...]
@@ -249,7 +249,8 @@ def made(name: str, sizes: Sequence[Size]) -> Shape:
     """Return the shape of ``zeros``, ``ones``, ``eye``, ``randn`` and ``rand`` of some sizes."""
     for size in sizes:
         if isinstance(size, int) and size < 0:
-            raise Mismatch(f"`{name}` of size {size}", "a size is a whole number from 0")
+            what = "a history" if name == EMPTY else f"`{name}`"
+            raise Mismatch(f"{what} of size {size}", "a size is a whole number from 0")
     return (sizes[0], sizes[0]) if name == "eye" else tuple(sizes)
 
 

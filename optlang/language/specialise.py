@@ -264,7 +264,7 @@ class _Specialiser:
             case ast.For(over=over) if over.name not in self.rule.keys:
                 self.history(node)
             case ast.For(name=name, over=over, body=body):
-                for turn, part in enumerate(self.parts(over)):
+                for turn, part in enumerate(self.parts(over)[:: -1 if node.backwards else 1]):
                     self.at = node.span
                     self.assign(name, "=", self.reduce(part, {}), node.span)
                     self.within(turn, lambda: self.block(body))
@@ -750,7 +750,7 @@ class _Specialiser:
                     for turn in range(self.times(count, scope)):
                         self.within(turn, lambda: self.run(block, scope))
                 case ast.For(name=name, over=over, body=block):
-                    for turn, part in enumerate(self.parts(over)):
+                    for turn, part in enumerate(self.parts(over)[:: -1 if statement.backwards else 1]):
                         scope[name.name] = self.reduce(part, {})
                         self.within(turn, lambda: self.run(block, scope))
                 case _:

@@ -65,7 +65,7 @@ def strong_wolfe(
         c2: How much of the slope may be left.
         tolerance: The slope that does not count as falling, and the largest change of a parameter for which a bracket
             is not narrowed any more.
-        evaluations: How often the closure may be called.
+        evaluations: How often the closure may be called after the first distance.
     """
     if not start.slope <= -tolerance:
         return 0.0
@@ -87,7 +87,7 @@ class _Search:
 
     def too_high(self, point: Point) -> bool:
         """Whether the loss has not fallen enough."""
-        return point.loss > self.start.loss + self.c1 * point.at * self.start.slope
+        return not point.loss <= self.start.loss + self.c1 * point.at * self.start.slope  # what is no number is, too
 
     def flat_enough(self, point: Point) -> bool:
         """Whether little of the slope is left."""
@@ -111,7 +111,7 @@ class _Search:
 
     def narrowed(self, bracket: list[Point], tolerance: float, largest: float) -> float:
         """Return a distance between the ends of a bracket."""
-        low, high = (0, 1) if bracket[0].loss <= bracket[1].loss else (1, 0)
+        low, high = _lower(bracket)
         close = False  # the last step came close to an end
         while self.called < self.most:
             first, last = sorted(end.at for end in bracket)
@@ -131,7 +131,7 @@ class _Search:
             self.called += 1
             if self.too_high(point) or point.loss >= bracket[low].loss:
                 bracket[high] = point
-                low, high = (0, 1) if bracket[0].loss <= bracket[1].loss else (1, 0)
+                low, high = _lower(bracket)
                 continue
             if self.flat_enough(point):
                 return point.at
@@ -139,6 +139,11 @@ class _Search:
                 bracket[high] = bracket[low]
             bracket[low] = point
         return bracket[low].at
+
+
+def _lower(bracket: list[Point]) -> tuple[int, int]:
+    """Return which end of a bracket is lower and which is higher; one that is no number is not lower."""
+    return (1, 0) if bracket[1].loss < bracket[0].loss else (0, 1)
 
 
 def _between(a: Point, b: Point, low: float, high: float) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from optlang.language.builtins import BUILTINS, CLOSURE, COUNT, PUSH, RANDOM, WHOLE
 from optlang.language.checking.scope import Scope
-from optlang.language.tree import Assign, Call, Every, Expr, For, Index, Name, Push, Stmt
+from optlang.language.tree import Assign, Call, Every, Expr, For, If, Index, Name, Push, Stmt
 from optlang.language.walk import blocks, expressions, own_expressions, statements
 
 #: Groups of functions that wait for the whole model, or draw anew, and what to say of them.
@@ -49,6 +49,8 @@ class _Histories:
             inside = around
             if isinstance(statement, For) and statement.over.name in self.scope.histories:
                 inside = {**around, statement.name.name: statement.over.name}
+            if around and isinstance(statement, If):
+                self.conditional(statement)
             if around:
                 self.inside(statement, around)
             for inner in blocks(statement):
@@ -91,6 +93,14 @@ class _Histories:
             self.scope.findings.add(
                 "E115", f"`{statement.op}` changes one name at a time", statement.span, label="an entry", help=help
             )
+
+    def conditional(self, node: If) -> None:
+        """Report entries that are filled in under a condition: each is there, or none is."""
+        for statement in statements((node,)):
+            if isinstance(statement, Assign) and statement.at is not None:
+                target, at = statement.targets[0].text, statement.at.text
+                help = f"choose the value instead: `{target}[{at}] = x if CONDITION else y`"
+                _add(self.scope, f"`{target}[{at}]` is filled in under a condition", statement, "not always", help)
 
     def inside(self, statement: Stmt, around: Mapping[str, str]) -> None:
         """Check a statement of a loop."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from optlang.language.builtins import BUILTINS, FACT_NAMES, PROXIMAL, TENSOR_NAMES, TIME, TIME_NAMES
+from optlang.language.builtins import BUILTINS, FACT_NAMES, HISTORY, PROXIMAL, TENSOR_NAMES, TIME, TIME_NAMES
 from optlang.language.checking.findings import Findings
 from optlang.language.rule import Hyper
 from optlang.language.tree import Def, Expr, StateItem
 from optlang.source import Span
 
 #: Functions whose names a rule may give to its own values: they are natural names of hyperparameters.
-FREE_FUNCTIONS = frozenset(row.name for row in BUILTINS.values() if row.group in (TIME, PROXIMAL))
+FREE_FUNCTIONS = frozenset(row.name for row in BUILTINS.values() if row.group in (TIME, PROXIMAL, HISTORY))
 
 #: Names with a meaning of their own, and that meaning.
 FIXED: dict[str, str] = {

@@ -10,7 +10,7 @@ from optlang.language.checking.inlining import Inliner
 from optlang.language.checking.matrices import fits, kind_of
 from optlang.language.checking.misfits import Misfit
 from optlang.language.checking.scope import DeclaredState
-from optlang.language.checking.values import Sort, Uses, Value, uses_of
+from optlang.language.checking.values import MISTAKE, Sort, Uses, Value, uses_of
 from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level
 from optlang.language.shapes import Shape, described
 from optlang.language.tree import (
@@ -28,6 +28,10 @@ from optlang.language.walk import expressions, statements
 
 #: Functions that sum over the whole model.
 WHOLE_MODEL = ("total", "gnorm")
+
+
+#: How often the body of a loop over a history is read at most, until nothing changes any more.
+MAX_TURNS = 8
 
 
 class Variant(Inliner):
@@ -164,12 +168,17 @@ class Variant(Inliner):
     def history(self, node: For) -> None:
         """Read a block that runs for every entry of a history, perhaps for none."""
         before, none = dict(self.env), Value(HOST, Sort.CONDITION, Uses.TIME)
+        if node.over.name not in self.kinds or node.over.name in self.spoilt:
+            return
         size = self.shape(Value(self.kinds[node.over.name]))[0]
-        for _ in range(2):  # what one entry leaves may be more than what there was before the first
+        for _ in range(MAX_TURNS):  # what one entry leaves may be more than what there was before it
+            found = dict(self.env)
             self.env[node.name.name] = Value(HOST, uses=Uses.TIME)
             self.entries[node.name.name] = size
             self.block(node.body)
-        del self.env[node.name.name]
+            del self.env[node.name.name]
+            if found == self.env:
+                break
         filled = {
             t.name for s in statements(node.body) if isinstance(s, Assign) and s.at is not None for t in s.targets
         }
@@ -190,6 +199,16 @@ class Variant(Inliner):
         if node.at is not None and value.sort is not Sort.UNKNOWN:  # one for each entry of a history
             shape = (self.entries.get(node.at.name, 1), *self.shape(value))
             value = Value(kind_of(shape), uses=value.uses | Uses.TENSOR)
+            before = self.env.get(target.name)
+            if before is not None and before.sort is not Sort.UNKNOWN and self.shape(before) != shape:
+                self.report(
+                    "E316",
+                    f"`{target.text}` is filled with values of different shapes",
+                    node.value.span,
+                    label=f"{described(shape[1:])}, not {described(self.shape(before)[1:])}",
+                    help="give the values of another shape a name of their own",
+                )
+                value = MISTAKE
         if target.name == "p":
             self.parameter(target, value, node.value)
         elif target.name in self.scope.states:

@@ -132,10 +132,22 @@ class Tensors(Reader, ABC):
             if inner.sort is not Sort.UNKNOWN and not self.is_index(item, inner):
                 values.append(MISTAKE)
             items.append(self.shape(inner))
-        result = self.shaped(node, values, lambda: shapes.indexed(self.shape(value), items))
+        result = self.shaped(node, values, lambda: self.indexed(node, values, items))
         if result is not MISTAKE and items == [()] and self.holds_elements(node.value):
             return replace(result, kind=ELEMENT)  # of a tensor without dimensions, too
         return replace(result, order=value.order)
+
+    def indexed(self, node: Index, values: Sequence[Value], items: Sequence[Any]) -> Shape:
+        """Return the shape of ``x[...]``; a place must be there."""
+        whole = self.shape(values[0])
+        for size, item in zip(whole, node.items, strict=False):
+            room = self.entries.get(item.name) if isinstance(item, Name) else None
+            if room is not None and shapes.differ(room, size):
+                raise Mismatch(
+                    f"a place in a history of size {room} is none in something of size {size}",
+                    "histories that one loop reads have one size; go through each of the others in a loop of its own",
+                )
+        return shapes.indexed(whole, items)
 
     def holds_elements(self, node: Expr) -> bool:
         """Whether a value is a history whose entries are shaped like p."""

@@ -88,7 +88,7 @@ class Trial(TrialValues):
             case For(over=over) if over.name not in self.rule.keys:
                 raise Abandoned  # through a history
             case For(name=name, over=over, body=body):
-                for hyper in self.rule.keys.get(over.name, ()):
+                for hyper in self.rule.keys[over.name][:: -1 if node.backwards else 1]:
                     (self.env if self.frame is None else self.frame)[name.name] = self.name(hyper.name)
                     run(body)
             case Every(period=period, start=start, first=first, body=body):

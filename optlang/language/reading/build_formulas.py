@@ -240,7 +240,7 @@ class Statements(Expressions):
         at = next(i for i, piece in enumerate(pieces) if is_token(piece, "IN"))
         names, over, backwards = nodes(pieces[:at], tree.Name), pieces[at + 1], False
         if isinstance(over, tree.Call) and isinstance(over.function, tree.Name) and over.function.name == "reversed":
-            values = [argument.value for argument in over.arguments]
+            values = [argument.value for argument in over.arguments if argument.name is None]
             over, backwards = (values[0] if len(values) == 1 else over), True
         if not isinstance(over, tree.Name):
             inside = [name.name for name in assigned(statements(pieces[-1]))]
