@@ -282,6 +282,18 @@ RULES = {
     "states along the way": (
         "history h: size n\nstate m\npush h <- g\nfor i in h:\n    m = 0.9*m + h[i]\n    p -= 0.01*m\np -= lr*h[-1]\n"
     ),
+    "reductions inside": "history h: size n\npush h <- g\nq = g\nfor i in h: q += h[i]/(1 + norm(q))\np -= lr*q\n",
+    "what a turn does not read": (
+        "history h: size n\npush h <- g\nq = g\nr = g\nfor i in h:\n    q *= 0.5\n    r = h[i]\np -= lr*(q + r)\n"
+    ),
+    "numbers of the host": (
+        "history s: scalar size n\nhistory h: size n\npush s <- t, h <- lr*t\nw = t\n"
+        "for i in h: w = w + t*s[i]\np -= lr*g*w/100 + h[-1]\n"
+    ),
+    "the same twice, and backwards over a tuple": (
+        "hyper betas = (b1 = 0.5, b2 = 0.0)\nhistory h: size n\npush h <- g, h <- 2*g\nq = 0*g\n"
+        "for b in reversed(betas): q = b*q + g\np -= lr*(q + h[0])\n"
+    ),
     "a condition around": "history h: size n\npush h <- g\nq = g\nif t > 3:\n    for i in h: q += h[i]\np -= lr*q\n",
 }
 
@@ -320,6 +332,11 @@ def test_histories_keep_types(dtype: torch.dtype) -> None:
     assert all(torch.isfinite(p).all() and optimizer.state[p]["past"].dtype == dtype for p in params)
 
 
+def test_a_name_may_be_count() -> None:
+    for text in ("count = 2*g\np -= lr*count\n", "history count: size n\npush count <- g\np -= lr*count[-1]\n"):
+        checked(f"hyper lr = 0.1{', n = 2' if 'size n' in text else ''}\n{text}")
+
+
 # Searches -----------------------------------------------------------------------------------------------------
 
 
@@ -348,6 +365,31 @@ def test_backtracking_stops_where_the_loss_has_fallen() -> None:
     assert searches.backtracking(line, searches.Point(0.0, 1.0, -2.0), 8.0, 1e-4, 0.5, 25) == 1.0
     assert searches.backtracking(line, searches.Point(0.0, 1.0, -2.0), 8.0, 1e-4, 0.9, 3) == 0.0
     assert searches.strong_wolfe(line, searches.Point(0.0, 1.0, 0.0), 1.0, 8.0, 1e-4, 0.9, 1e-9, 25) == 0.0
+
+
+def test_strong_wolfe_comes_back_from_what_is_no_number() -> None:
+    def line(t: float) -> tuple[float, float]:
+        return ((t - 0.2) ** 2, 2 * (t - 0.2)) if t < 0.5 else (float("nan"), float("nan"))
+
+    found = searches.strong_wolfe(line, searches.Point(0.0, *line(0.0)), 1.0, 1.0, 1e-4, 0.9, 1e-9, 25)
+    assert 0 < found < 0.4
+
+
+@pytest.mark.parametrize(
+    "step", ["backtracking(d, lr/(1 + gnorm(g)))", "backtracking(d, 0.5*backtracking(d, lr) + 0.001)"]
+)
+def test_the_first_distance_may_depend_on_the_model(step: str) -> None:
+    params = tensors([np.asarray(x) for x in PROBLEMS["rosenbrock"][1]], torch.float64)
+    optimizer = optlang.compile(f"optimizer Far\nhyper lr = 1\nd = -g\np += {step}*d\n", backend="eager")(params)
+    losses = [float(optimizer.step(closure(optimizer, params, rosenbrock))) for _ in range(5)]
+    assert all(after < before for before, after in pairwise(losses))
+
+
+def test_a_closure_that_computes_no_gradients_is_an_error() -> None:
+    params = tensors([np.ones(3)], torch.float64)
+    optimizer = optlang.compile("LBFGS", backend="eager")(params, line_search_fn="strong_wolfe")
+    with pytest.raises(RuntimeError, match="call loss.backward"):
+        optimizer.step(lambda: rosenbrock(params))
 
 
 @both_backends

@@ -162,7 +162,8 @@ class _Split:
         last = max(self.place.values(), default=(0, 0))
         found = {}
         for store in self.stores:
-            read = [s for s in store.expr.free_symbols if s in self.place or self.kinds[s].on_device]
+            free = store.expr.free_symbols
+            read = [s for s in free if s in self.place or self.kinds[s].on_device or self._barrier(s)]
             born = max((self.place.get(s, (self._barrier(s), 0)) for s in read), default=(-1, 0))
             old = None if store.target.startswith(PARTS) else symbols.get(store.target)
             readers = [self.place[s] for s in self.readers.get(old, ())] if old is not None else []

@@ -612,7 +612,7 @@ class _Specialiser:
         sizes = arguments if name != "bernoulli" else []
         # The place alone tells calls apart: variants that leave out other calls mean the same one by it.
         label = ".".join(map(str, (self.at.start, *self.trace, node.span.start)))
-        point = node.arguments[0].value if name in EVALUATIONS else None
+        point = node.arguments[0].value if name in EVALUATIONS and name not in SEARCHES else None
         if isinstance(point, ast.Name) and not self.trace and point.name in self.once:
             label = f"at {point.name}"  # one point, whatever is asked for there
         mark = ast.Argument(node.span, "call", ast.Text(node.span, label))

@@ -70,6 +70,10 @@ class Evaluation:
                 result = self.closure()
                 if curved:
                     self._differentiate(result)
+                elif _has_graph(result) and all(p.grad is None for p in self.parameters):
+                    raise RuntimeError(
+                        f"{self.name}: the closure has computed no gradients; call loss.backward() in it"
+                    )
             self.loss = self._number(result)
         if curved and not self._graph:
             graded = [p for p in self.parameters if p.grad is not None and p.grad.requires_grad]
@@ -78,7 +82,7 @@ class Evaluation:
 
     def _differentiate(self, loss: Any) -> None:
         """Compute the gradients with their graph, if the closure has left that to the step."""
-        if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
+        if not _has_graph(loss):
             return
         if any(p.grad is not None and p.grad.requires_grad for p in self.parameters):
             return
@@ -98,7 +102,7 @@ class Evaluation:
     def _fill_gradients(self, loss: Any) -> None:
         """Compute the gradients of a loss that nobody has gone back from."""
         wanted = [p for p in self.parameters if p.requires_grad]
-        if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
+        if not _has_graph(loss):
             raise RuntimeError(f"{self.name}: the closure has computed no gradients, and its loss has no graph")
         for p, g in zip(wanted, torch.autograd.grad(loss, wanted, allow_unused=True), strict=True):
             p.grad = g
@@ -210,6 +214,11 @@ class Evaluation:
             for p, memory in _exchanged(work, CURVED + label):
                 _fill(memory, products.get(id(p)))
         return {CURVED + label: True}
+
+
+def _has_graph(loss: Any) -> bool:
+    """Whether a loss is a tensor that gradients can be computed of."""
+    return isinstance(loss, torch.Tensor) and loss.requires_grad
 
 
 def _needed(works: Sequence[StagedWork]) -> set[str]:

@@ -200,7 +200,12 @@ class Variant(Inliner):
             shape = (self.entries.get(node.at.name, 1), *self.shape(value))
             value = Value(kind_of(shape), uses=value.uses | Uses.TENSOR)
             before = self.env.get(target.name)
-            if before is not None and before.sort is not Sort.UNKNOWN and self.shape(before) != shape:
+            if (
+                node.op == "="
+                and before is not None
+                and before.sort is not Sort.UNKNOWN
+                and self.shape(before) != shape
+            ):
                 self.report(
                     "E316",
                     f"`{target.text}` is filled with values of different shapes",
