@@ -388,7 +388,7 @@ def test_the_first_distance_may_depend_on_the_model(step: str) -> None:
 def test_a_closure_that_computes_no_gradients_is_an_error() -> None:
     params = tensors([np.ones(3)], torch.float64)
     optimizer = optlang.compile("LBFGS", backend="eager")(params, line_search_fn="strong_wolfe")
-    with pytest.raises(RuntimeError, match="call loss.backward"):
+    with pytest.raises(RuntimeError, match=r"call loss\.backward"):
         optimizer.step(lambda: rosenbrock(params))
 
 
