@@ -21,7 +21,7 @@ SIZED = MAKERS | {*RANDOMS, "topk", "flip", EMPTY}
 def group_keys(rule: Rule) -> tuple[str, ...]:
     """Return the keys of the user's own that a rule reads from the param group (``group.NAME``)."""
     keys: dict[str, None] = {}
-    for top in _tops(rule):
+    for top in tops(rule):
         for node in expressions(top):
             if isinstance(node, ast.Member) and member_name(node) is not None and node.name != "t":
                 keys.setdefault(node.name)
@@ -86,7 +86,7 @@ def static_names(rule: Rule) -> frozenset[str]:
     """
     hypers = {h.name for h in rule.hypers}
     known = known_before(rule.body, hypers, [s.name for s in rule.states], rule.functions)
-    questions = [question for top in _tops(rule) for node in expressions(top) for question in _questions(node, rule)]
+    questions = [question for top in tops(rule) for node in expressions(top) for question in _questions(node, rule)]
     for statement in statements(_body(rule)):
         match statement:
             case ast.If(branches=branches):
@@ -127,12 +127,12 @@ def reads_time(rule: Rule) -> bool:
 
     if any(isinstance(statement, ast.Every) for statement in statements(_body(rule))):
         return True
-    return any(reads(node) for top in _tops(rule) for node in expressions(top))
+    return any(reads(node) for top in tops(rule) for node in expressions(top))
 
 
 def reads_group_time(rule: Rule) -> bool:
     """Return whether some formula of a rule names ``group.t``, the count of a group's steps."""
-    nodes = (node for top in _tops(rule) for node in expressions(top))
+    nodes = (node for top in tops(rule) for node in expressions(top))
     return any(isinstance(node, ast.Member) and member_name(node) == "group.t" for node in nodes)
 
 
@@ -164,7 +164,7 @@ def _body(rule: Rule) -> Iterator[ast.Stmt]:
         yield from body_of(function)
 
 
-def _tops(rule: Rule) -> Iterator[ast.Expr]:
+def tops(rule: Rule) -> Iterator[ast.Expr]:
     """Yield every expression of a rule that is not inside another."""
     for statement in statements(_body(rule)):
         yield from own_expressions(statement)
@@ -174,8 +174,8 @@ def _tops(rule: Rule) -> Iterator[ast.Expr]:
 
 def evaluations(rule: Rule) -> frozenset[str]:
     """Return what a rule asks of the closure: ``loss`` and functions of a point or a direction."""
-    names = {name.name for top in _tops(rule) for name in expressions(top) if isinstance(name, ast.Name)}
-    calls = (n.function for top in _tops(rule) for n in expressions(top) if isinstance(n, ast.Call))
+    names = {name.name for top in tops(rule) for name in expressions(top) if isinstance(name, ast.Name)}
+    calls = (n.function for top in tops(rule) for n in expressions(top) if isinstance(n, ast.Call))
     names |= {f.name for f in calls if isinstance(f, ast.Name)}
     own = {h.name for h in rule.hypers} | {s.name for s in rule.states} | {n.name for n in assigned(_body(rule))}
     return EVALUATIONS & names - own
@@ -183,7 +183,7 @@ def evaluations(rule: Rule) -> frozenset[str]:
 
 def draws(rule: Rule) -> bool:
     """Return whether some formula of a rule draws random numbers."""
-    nodes = (node for top in _tops(rule) for node in expressions(top))
+    nodes = (node for top in tops(rule) for node in expressions(top))
     return any(
         isinstance(n, ast.Call) and isinstance(n.function, ast.Name) and n.function.name in RANDOMS for n in nodes
     )

@@ -47,7 +47,7 @@ class FlatPlan(GroupPlan):
             self._work, self.staged = [], []
             return False
         self._gather_pieces()
-        return super().prepare(_Owned(state, self.vector, self.pieces[0]), same)
+        return super().prepare(self._owned(state), same)
 
     def _gather_pieces(self) -> None:
         """Copy the parameters and their gradients into the vector; one without a gradient has zeros."""
@@ -68,7 +68,11 @@ class FlatPlan(GroupPlan):
     def warm(self, state: State) -> None:
         """Compile the kernels that the first step would."""
         if self.pieces:
-            super().warm(_Owned(state, self.vector, self.pieces[0]))
+            super().warm(self._owned(state))
+
+    def _owned(self, state: State) -> _Owned:
+        """Return ``optimizer.state`` with what the vector has under the first parameter."""
+        return _Owned(state, self.vector, self.pieces[0])
 
     def _named(self, p: torch.Tensor) -> torch.Tensor:
         return self.pieces[0] if p is self.vector else p
@@ -77,11 +81,11 @@ class FlatPlan(GroupPlan):
 
     def run(self, state: State) -> list[torch.Tensor]:
         """Update the vector and its states."""
-        return super().run(_Owned(state, self.vector, self.pieces[0]))
+        return super().run(self._owned(state))
 
     def begin(self, state: State) -> None:
         """Write the states that were started, and nothing else."""
-        super().begin(_Owned(state, self.vector, self.pieces[0]))
+        super().begin(self._owned(state))
 
     def finish(self, state: State) -> None:
         """Put the vector back into the parameters."""

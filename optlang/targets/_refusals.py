@@ -10,31 +10,36 @@ from optlang.language import tree as ast
 from optlang.language.builtins import EVALUATIONS, MATRIX_FUNCTIONS, RANDOMS, SEARCHES, SIZES
 from optlang.language.evaluate import member_name
 from optlang.language.histories import sizes_of
-from optlang.language.questions import draws, evaluations
+from optlang.language.questions import draws, evaluations, tops
 from optlang.language.rule import Rule
 from optlang.language.sizes import Unfit
 from optlang.language.specialise import Special, specialise
-from optlang.language.walk import body_of, expressions, own_expressions, statements
+from optlang.language.walk import expressions, own_expressions, statements
 from optlang.source import Span
 from optlang.targets import Order, refusal
 
 
 def nodes(rule: Rule) -> Iterator[ast.Expr]:
     """Yield every expression of a rule, in the order of the text as far as statements go."""
-    blocks = (rule.body, *rule.events.values(), *(body_of(function) for function in rule.functions.values()))
-    for block in blocks:
-        for statement in statements(block):
-            for top in own_expressions(statement):
-                yield from expressions(top)
-    for state in rule.states:
-        for formula in (state.initial, state.when):
-            if formula is not None:
-                yield from expressions(formula)
+    for top in tops(rule):
+        yield from expressions(top)
 
 
 def called(rule: Rule, names: Collection[str]) -> ast.Expr | None:
     """Return the first call of one of some functions, or the first of their names that stands alone."""
     return _first(rule, lambda n: _name_of(n) in names)
+
+
+def outside_python(order: Order, target: str) -> list[Diagnostic]:
+    """Return the refusals of what no file for other languages carries."""
+    compiled = order.compiled
+    return [
+        *routes(compiled, target),
+        *whole_vectors(compiled, target),
+        *histories(compiled, target),
+        *closure(compiled, target),
+        *random_numbers(compiled, target),
+    ]
 
 
 def closure(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:

@@ -40,14 +40,7 @@ FACT_TEXTS = {
 
 def refused(order: Order) -> list[Diagnostic]:
     """Return what the target cannot carry of a rule."""
-    compiled = order.compiled
-    return [
-        *_refusals.routes(compiled, NAME),
-        *_refusals.whole_vectors(compiled, NAME),
-        *_refusals.histories(compiled, NAME),
-        *_refusals.closure(compiled, NAME),
-        *_refusals.random_numbers(compiled, NAME),
-    ]
+    return _refusals.outside_python(order, NAME)
 
 
 def emit(order: Order) -> bytes:
