@@ -328,7 +328,7 @@ class Langevin(torch.optim.Optimizer):
 # Rows -----------------------------------------------------------------------------------------------------------
 
 #: Of matrices that are orthogonalized in bfloat16, with its 8 bits, each in its own order of operations.
-BF16 = 0.05
+BF16 = 0.1
 MUON = (*COUPLED_ONLY, {"use_adjusted_lr": True})
 DISTANCE = options({"d0": 1e-3}, {"d0": 0.1, "growth_rate": 1.02}, {"d0": 1e-2, "lr": 0.5})
 

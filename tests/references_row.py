@@ -38,7 +38,7 @@ class Row:
     plain: Hypers = field(default_factory=lambda: {"foreach": False})
     akin: bool = True
     tolerance: float = 1e-10
-    tolerance32: float = 1e-5
+    tolerance32: float = 1e-4
 
 
 def options(*rows: Hypers) -> tuple[Hypers, ...]:

@@ -22,7 +22,6 @@ from trajectories import (
     feed,
     gradients,
     library_class,
-    library_rounds,
     library_rule,
     library_text,
     run,
@@ -341,7 +340,7 @@ def test_kernels_do_what_torch_operations_do(name: str) -> None:
             feed(optimizer, params, [step])
             counts.append(compiled_count(cls))
         results.append([p.detach().double().numpy() for p in params])
-    assert difference(results[1], results[0]) < (row(name).tolerance32 if library_rounds(name) else 1e-5)
+    assert difference(results[1], results[0]) < row(name).tolerance32
     # Compiled kernels, not what is fallen back on; and none for a step size. What is not due in every step has been due
     # by the middle of the run.
     assert all(kernel.origin != "eager" for part in cls._parts.parts for kernel in part.kernels.loaded.values())

@@ -17,7 +17,8 @@ from optlang.diagnostics import OptlangError
 
 pytestmark = pytest.mark.slow
 
-SHAPES = ((4, 6), (3, 5))
+#: Matrices whose Gram matrices have at most one eigenvalue of 0: eigenvectors of several are arbitrary.
+SHAPES = ((4, 5), (5, 4))
 
 
 def is_carried(name: str) -> bool:
