@@ -5,11 +5,12 @@ SHELL  := bash
 VENV   := .venv
 PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
+NEWEST := .venv-newest
 WHEEL  := build/wheel
 JOBS   ?= 8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast check lint format wheel-test docs bench clean
+.PHONY: help demo test fast test-newest newest check lint format wheel-test docs bench clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -29,6 +30,20 @@ demo: $(STAMP)  ## Train a network with the AdamW of examples/adamw.opt, next to
 
 test: $(STAMP)  ## Run every test that this machine can run
 	@$(PY) -m pytest -q -n auto --maxprocesses $(JOBS)
+
+newest: $(NEWEST)/.installed
+
+$(NEWEST)/.installed: pyproject.toml constraints.txt
+	@$(NEWEST)/bin/python -m pip --version > /dev/null 2>&1 || { echo "making $(NEWEST)"; $(PYTHON) -m venv $(NEWEST); }
+	@grep -v '^torch==' constraints.txt > $(NEWEST)/constraints.txt
+	@echo "installing the newest PyTorch and what the tests need into $(NEWEST) (remove it for a newer one)"
+	@$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(NEWEST)/constraints.txt -e '.[demo,dev]'
+	@touch $@
+
+# One file of them, say: make test-newest TESTS=tests/test_backend_inductor.py
+test-newest: newest  ## Run the tests that need a compiler with the newest PyTorch, in an environment of its own
+	@$(NEWEST)/bin/python -c 'import torch; print("torch", torch.__version__)'
+	@$(NEWEST)/bin/python -m pytest -q -n auto --maxprocesses $(JOBS) -m compiler $(TESTS)
 
 fast: $(STAMP)  ## Run the tests that need no C++ compiler (seconds)
 	@$(PY) -m pytest -q -n auto --maxprocesses $(JOBS) -m 'not compiler and not cuda and not slow'
@@ -56,5 +71,5 @@ docs: $(STAMP)  ## Build the documentation into docs/_build/html
 bench: $(STAMP)  ## Time the library's AdamW against torch.optim.AdamW(fused=True)
 	@$(VENV)/bin/optlang bench adamw --shapes all
 
-clean:  ## Remove what was built (not .venv)
+clean:  ## Remove what was built (not the environments)
 	@rm -rf build dist docs/_build docs/reference .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 import stat
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from optimizing import ADAMW, optimizer_class, parameter
 from optlang.backends import inductor
 from optlang.backends.loading import cache, registry, shell, toolchain
 from optlang.backends.loading.modules import load_module
-from optlang.backends.loading.signature import Signature
+from optlang.backends.loading.signature import Kernel, Signature
 
 
 def test_backends_are_the_files_that_load() -> None:
@@ -116,6 +118,45 @@ def test_whatever_fails_the_next_best_way_is_taken(monkeypatch: pytest.MonkeyPat
     messages = [str(w.message) for w in caught]
     assert any("ahead of time; torch.compile is used: OSError: disk full" in m for m in messages)
     assert any("runs uncompiled: OSError: disk full" in m for m in messages)
+
+
+@pytest.mark.parametrize("version", ["2.99.0", "2.1.0", "3.0.0a0+git1234", "2.140.1"])
+def test_on_a_torch_that_was_never_tried_nothing_private_is_used(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def private(*_: Any) -> Any:
+        raise AssertionError("not to be called")
+
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(inductor.aot, "load", private)
+    monkeypatch.setattr(inductor.aot, "build", private)
+    monkeypatch.setattr(inductor.jit, "load", lambda v, s: Kernel(inductor.plain.load(v, s).run, "jit"))
+    monkeypatch.setattr(inductor.toolchain, "compiler", lambda: "/usr/bin/c++")
+    p, q = parameter(3), parameter(3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        cls = optimizer_class(ADAMW, backend="inductor", name=f"Tomorrow{len(version)}")
+        for optimizer in (cls([p]), cls([parameter(2, 3, dtype=torch.float64)])):
+            optimizer.step()
+            optimizer.step()
+    (message,) = [str(w.message) for w in caught if w.category is RuntimeWarning]
+    assert f"torch {version}" in message and "torch.compile" in message
+    assert {kernel.origin for kernel in cls._parts.parts[0].kernels.loaded.values()} == {"jit"}
+    other = optimizer_class(ADAMW)([q])
+    other.step()
+    other.step()
+    assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("version", ["2.11.0+cu130", "2.13.0", "2.14.1+cu130", "2.14.0a0+git1234"])
+def test_versions_of_torch_that_were_tried(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", version)
+    assert shell.is_tried()
+
+
+def test_the_shell_leaves_no_handle_that_it_took() -> None:
+    """Since 2.14 torch deletes the handles that are left; whatever is taken out of the array has to be exchanged."""
+    for text in (shell.WHOLE, shell.SLICED, shell.TAIL):
+        taken = [line for line in text.splitlines() if "inputs[" in line and re.search(r"RAII|own\[i\] =", line)]
+        assert taken and all("std::exchange(inputs[" in line for line in taken)
 
 
 def test_the_light_shell_refuses_what_it_does_not_know() -> None:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import warnings
 
-from optlang.backends.loading import aot, jit, launch, plain, toolchain
+import torch
+
+from optlang.backends.loading import aot, jit, launch, plain, shell, toolchain
 from optlang.backends.loading.signature import Kernel, Signature
 from optlang.compiled import Variant
 
@@ -27,7 +29,12 @@ def load(variant: Variant, signature: Signature, *, ahead_of_time: bool | None =
     on_cpu = signature.device == "cpu"
     if ahead_of_time and not on_cpu:
         _warn(f"kernels for {signature.device} are not built ahead of time; torch.compile is used")
-    if on_cpu and ahead_of_time is not False:
+    if on_cpu and ahead_of_time is not False and not shell.is_tried():
+        _warn(
+            f"optlang has not been tried with torch {torch.__version__}, so rules are compiled by torch.compile, "
+            f"which has slower steps; tried are {', '.join(shell.TRIED)}"
+        )
+    elif on_cpu and ahead_of_time is not False:
         kernel = _ahead_of_time(variant, signature)
         if kernel is not None:
             return kernel

@@ -118,6 +118,8 @@ class DeviceBatch(Batch):
                 rows.pop(0).add_(1.0)
             for row, number in zip(rows, numbers, strict=True):
                 row.copy_(as_number(number, row.device).expand_as(row))
+            if self.kept:
+                self._write_kept((0.0, *numbers) if self.prepared.counts else numbers)
             self.version = self.mirror._version
 
     def split(self, chosen: Any) -> tuple[Batch, Batch]:

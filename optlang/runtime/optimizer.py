@@ -310,8 +310,7 @@ class RuleOptimizer(Optimizer):
                         group.update((part.hyper.kept(key), value) for key, value in shared.items())
             for plan in busy:
                 plan.finish(state)
-            if written:
-                torch.autograd.graph.increment_version(written)
+            _changed(written)
         if not same or len(seen) != len(state):
             self._seen = list(state.values())
 
@@ -416,9 +415,7 @@ class RuleOptimizer(Optimizer):
         with torch.no_grad():
             for plan in plans:
                 plan.prepare_event(self.state)
-            written = [p for plan in plans for p in plan.run_event()]
-            if written:
-                torch.autograd.graph.increment_version(written)
+            _changed([p for plan in plans for p in plan.run_event()])
         for group in self.param_groups if self._events else ():
             group[TRAINING] = event == "train"
 
@@ -524,6 +521,18 @@ _hooked_step = Optimizer.profile_hook_step(RuleOptimizer._step)
 def _update_apart(optimizer: RuleOptimizer, evaluation: Evaluation | None) -> None:
     """Run one step where Dynamo, which is compiling the caller, does not look."""
     optimizer._update(evaluation)
+
+
+def _changed(written: list[torch.Tensor]) -> None:
+    """Let autograd know which parameters have been written to."""
+    if not written:
+        return
+    try:
+        torch.autograd.graph.increment_version(written)
+    except RuntimeError:  # some of them are inference tensors, which have no versions
+        for p in written:
+            if not p.is_inference():
+                torch.autograd.graph.increment_version(p)
 
 
 def _blank(rebuild: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

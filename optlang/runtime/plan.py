@@ -20,7 +20,7 @@ from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.passes import Scratch
 from optlang.runtime.records import STEP, Batch, Record
 from optlang.runtime.staged import StagedBatch, StagedWork, stays_on_device
-from optlang.runtime.tensors import facts_of
+from optlang.runtime.tensors import address, facts_of, is_fake, lost, makes_fakes
 from optlang.runtime.values import Hyperparameters
 
 State = MutableMapping[torch.Tensor, dict[str, Any]]
@@ -159,8 +159,7 @@ class GroupPlan:
         """Collect the gradients and return the batches that have any; without ``state``, its dicts are the same."""
         active: list[Batch] = []
         for batch in list(self.batches):
-            written = batch.mirror is not None and batch.mirror._version != batch.version
-            ready = None if written else self._gather_batch(batch, state)
+            ready = None if batch.is_overwritten() else self._gather_batch(batch, state)
             if ready is None:
                 self._dissolve(batch)
             elif len(ready) == len(batch.records):
@@ -178,6 +177,8 @@ class GroupPlan:
     def _gather_batch(self, batch: Batch, state: State | None) -> list[Record] | None:
         """Collect the gradients of a batch; return the records that have one, or None if some record is stale."""
         assert batch.kernel is not None
+        if any(record.volatile for record in batch.records):
+            return None
         if batch.kernel.many:
             usual = batch.usual(state)
             if usual is not None:
@@ -192,14 +193,14 @@ class GroupPlan:
             if g is None:
                 continue
             if (
-                p.data_ptr() != record.pointer
-                or p.dtype is not record.dtype
+                not record.is_in_place()
                 or g.dtype is not record.gradient_dtype
                 or g.shape != record.shape
+                or record.ordinary > (address(g) != 0 or not g.numel())
                 or not record.is_current(record.state if state is None else state.get(p))
             ):
                 return None
-            if record.careful or not g.is_contiguous():
+            if record.careful or not g.is_contiguous() or g.is_neg():
                 self._check_gradient(p, g)
                 g = record.fitting(g)
             gradients.append(g if loose else record.view(g))
@@ -212,6 +213,11 @@ class GroupPlan:
         waiting = [p for p in self.idle if p.grad is not None]
         if not waiting:
             return []
+        with torch.inference_mode(False):  # states that are made there cannot be written to elsewhere
+            return self._bind_waiting(waiting, state)
+
+    def _bind_waiting(self, waiting: list[torch.Tensor], state: State) -> list[Batch]:
+        """Bind some idle parameters with gradients and return them as batches."""
         if len(waiting) > 1:  # in the order of the parameters, as a resumed optimizer would take them
             places = {id(p): i for i, p in enumerate(self.members)}
             waiting.sort(key=lambda p: places.get(id(p), 0))
@@ -286,6 +292,17 @@ class GroupPlan:
             self._fail(p, f"has type {p.dtype}; only floating-point and complex parameters can be optimized")
         if hasattr(p, "to_local"):  # the plan for those is another
             self._fail(p, f"is a distributed tensor, which is not supported with {self.option}")
+        if p.layout is not torch.strided or p.is_nested:
+            kind = "nested" if p.is_nested else f"of layout {p.layout}"
+            self._fail(p, f"is {kind}; only dense (strided) parameters can be optimized")
+        if reason := lost(p):
+            self._fail(p, reason)
+        if torch._debug_has_internal_overlap(p) == 1:
+            self._fail(p, "has elements that share memory (it is expanded), so they cannot be updated one by one; clone it")
+        if p.is_inference() and not torch.is_inference_mode_enabled():
+            self._fail(p, "is an inference tensor, which can only be updated within torch.inference_mode()")
+        if makes_fakes() and not is_fake(p):
+            self._fail(p, "is a real tensor, which cannot be updated within FakeTensorMode")
 
     def _check_dimensions(self, p: torch.Tensor, prepared: Prepared) -> None:
         variant = prepared.variant
@@ -312,6 +329,11 @@ class GroupPlan:
 
     def _check_gradient(self, p: torch.Tensor, g: torch.Tensor) -> None:
         self._check_layout(p, g)
+        if reason := lost(g):
+            self._fail(p, f"has a gradient that {reason}")
+        if is_fake(g) is not is_fake(p):
+            kinds = ("real", "fake")
+            self._fail(p, f"is a {kinds[is_fake(p)]} tensor, but its gradient is a {kinds[is_fake(g)]} one")
         if g.shape != p.shape:
             self._fail(p, f"has shape {tuple(p.shape)}, but its gradient has shape {tuple(g.shape)}")
         if g.device != p.device:
@@ -322,6 +344,8 @@ class GroupPlan:
     def _check_layout(self, p: torch.Tensor, g: torch.Tensor) -> None:
         if g.layout is torch.strided:
             return
+        if g.layout is torch._mkldnn:
+            self._fail(p, f"has a gradient of layout {g.layout}, which {self.name} does not support; make it dense")
         message = f"has a sparse gradient ({g.layout}), which {self.name} does not support"
         if by_rows(self.variant_for(facts_of(p)).variant):
             message += ' unless it is given the argument sparse="lazy" (to update the rows that it touches)'
@@ -389,8 +413,9 @@ class GroupPlan:
         """Find the kernel of a batch that has none."""
         if batch.kernel is not None:
             return
-        signature = batch.records[0].sign(coefficients, self._values or {})
-        batch.kernel = self.kernels.kernel(batch.prepared.variant, signature)
+        first = batch.records[0]
+        signature = first.sign(coefficients, self._values or {})
+        batch.kernel = self.kernels.kernel(batch.prepared.variant, signature, ordinary=first.ordinary)
         for record in batch.records:
             record.signature = signature
         if not batch.kernel.many:
@@ -408,13 +433,13 @@ class GroupPlan:
         for work in self.staged:
             if not work.batch.committed:
                 self._commit(work.batch, state)
-            written += [record.parameter for record in work.batch.records]
+            written += work.batch.parameters
         for batch, coefficients, numbers in self._work:
             if not batch.committed:
                 self._commit(batch, state)
             batch.run(coefficients)
             batch.advance(numbers)
-            written += [record.parameter for record in batch.records]
+            written += batch.parameters
         self._work = []
         self.group.update(self._group_numbers)
         return written

@@ -39,6 +39,9 @@ OPTIONS: dict[str, Any] = {
     "aot_inductor.enable_line_tables": False,
 }
 
+#: Loggers of what compiles a step, whose warnings are not for those who only called it.
+CHATTER = ("torch._export", "torch.export", "torch._inductor", "torch.utils.cpp_extension")
+
 logger = logging.getLogger("optlang")
 
 _one_at_a_time = threading.Lock()  # the compiler is patched while it runs
@@ -194,7 +197,7 @@ def trusted_processor() -> Iterator[None]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the chatter of the export machinery from a user who only called ``step``."""
-    loggers = [logging.getLogger(name) for name in ("torch._export", "torch.export", "torch._inductor")]
+    loggers = [logging.getLogger(name) for name in CHATTER]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -19,11 +19,18 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
+
+#: The versions of torch whose runner has been tried with this shell. What the two say to each other is no public
+#: interface: on any other version kernels go through ``torch.compile``. Add one when `make test-newest` is green on it.
+TRIED = ("2.11", "2.13", "2.14")
+
 HEAD = """
 #include <torch/csrc/inductor/aoti_runtime/utils.h>
 #include <algorithm>
 #include <exception>
 #include <string>
+#include <utility>
 #include <vector>
 
 using AOTIRuntimeError = int32_t;
@@ -65,7 +72,7 @@ constexpr int64_t grain = @GRAIN@;
 bool update(Model* model, AtenTensorHandle* inputs, AtenTensorHandle c, void* stream, std::string* error) {
   try {
     AtenTensorHandle own[tensors + 1], none[1] = {nullptr};
-    for (size_t i = 0; i < tensors; ++i) own[i] = inputs[i];
+    for (size_t i = 0; i < tensors; ++i) own[i] = std::exchange(inputs[i], nullptr);
     AOTI_TORCH_ERROR_CODE_CHECK(aoti_torch_new_tensor_handle(c, &own[tensors]));
     model->run_impl(own, none, stream, nullptr);
     return true;
@@ -141,7 +148,7 @@ bool update_all(Model* model, AtenTensorHandle* inputs, size_t count, AtenTensor
   int64_t elements = 0;
   void* coefficients = nullptr;
   for (size_t i = 0; i < parts.size(); ++i) {
-    RAIIAtenTensorHandle used(inputs[i]);
+    RAIIAtenTensorHandle used(std::exchange(inputs[i], nullptr));
     int32_t dtype = 0;
     aoti_torch_get_data_ptr(used.get(), &parts[i].data);
     aoti_torch_get_dtype(used.get(), &dtype);
@@ -202,7 +209,8 @@ AOTIRuntimeError AOTInductorModelContainerDelete(void* model) {
 AOTIRuntimeError AOTInductorModelContainerRun(
     void* model, AtenTensorHandle* inputs, size_t n, AtenTensorHandle*, size_t, void* stream,
     AOTIProxyExecutorHandle) {
-  torch::aot_inductor::RAIIAtenTensorHandle c(inputs[n - 1]);
+  // What is taken is set to null: newer runners delete the handles that are left.
+  torch::aot_inductor::RAIIAtenTensorHandle c(std::exchange(inputs[n - 1], nullptr));
   return update_all(static_cast<Model*>(model), inputs, (n - 1) / tensors, c.get(), stream) ? 0 : 1;
 }
 AOTIRuntimeError AOTInductorModelContainerRunSingleThreaded(
@@ -230,6 +238,8 @@ AHEAD = 2048
 
 #: Parts of the interface that deal with weights; a runner looks them up and an update never needs them.
 ABSENT = (
+    "CreateWithExternalConstants",
+    "DidCallLoadConstants",
     "ExtractConstantsMap",
     "FreeInactiveConstantBuffer",
     "GetConstantDtype",
@@ -247,6 +257,11 @@ ABSENT = (
 
 class Unsuitable(Exception):
     """The generated code has something in it that the light shell does not know."""
+
+
+def is_tried() -> bool:
+    """Whether this is one of the versions of torch that the shell is known to work with."""
+    return ".".join(str(torch.__version__).split(".")[:2]) in TRIED
 
 
 def fingerprint() -> str:
