@@ -21,6 +21,7 @@ FRONT_DOOR_FROM = {"rules", "transforms", "bench", "cli"}
 LIBRARIES = {
     "lark": ("language.parse",),
     "sympy": ("ir", "backends", "assembly", "compiler", "targets"),
+    "filelock": ("backends",),
     "torch": ("backends", "runtime", "targets", "bench"),
     "numpy": ("bench",),
     "matplotlib": ("bench",),
