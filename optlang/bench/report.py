@@ -20,7 +20,7 @@ from rich.table import Table
 from optlang.bench.run import Failure, Plan, Result, Settings, described, outcome
 
 #: The columns of numbers and their widths; those about first steps are there if they were asked for.
-NUMBERS = {"ours ms": 9, "peer ms": 9, "ratio": 6, "min-max": 12, "stream": 6}
+NUMBERS = {"ours ms": 9, "peer ms": 9, "ratio": 6, "min-max": 15, "stream": 6}
 FIRST_STEPS = {"cold s": 6, "warm s": 6, "extra MiB": 9}
 LAST = {"kernels": 7, "difference": 10}
 

@@ -82,10 +82,8 @@ def build(variant: Variant, signature: Signature) -> Kernel:
             light = library.parent == Path(folder)
             name = library_name(variant, signature, light)
             cache.install(library, name)
-    run = cache.load(name, _open)
-    if run is None:
-        raise OSError(f"{name} is gone from the cache")
-    return Kernel(run, "built", light)
+            run = cache.load(name, _open) or _open(str(library))  # somebody may empty the cache at this moment
+            return Kernel(run, "built", light)
 
 
 def _open(path: str) -> Any:

@@ -27,6 +27,11 @@ SHOWN = 40
 #: Seconds that a process waits for another one that builds the same kernel.
 WAIT = 600.0
 
+#: How a file is opened: a link is not followed, and a pipe is not waited for. Not every system has all of them.
+READING = os.O_RDONLY
+for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_CLOEXEC"):
+    READING |= getattr(os, _flag, 0)
+
 T = TypeVar("T")
 
 _loads = itertools.count()
@@ -103,8 +108,7 @@ def _use(name: str, take: Callable[[int, bytes], T]) -> T | None:
     for folder in folders.places():
         path = folder / name
         try:
-            # A link is not followed, and a pipe is not waited for.
-            descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+            descriptor = os.open(path, READING)
         except FileNotFoundError:
             continue
         except OSError:
