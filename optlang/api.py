@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 Rule = str | os.PathLike[str] | Source
 #: What stands for a rule inside of another: a name of the library, or a path (or a string that ends in ``.opt``).
 Inner = str | Path
+
+#: What a hyperparameter is given as; a tuple where a key of the param group stands for several (``betas``).
+Given = Value | tuple[Value, ...]
 
 STAGES = ("tree", "plain", "rule", "program", "source")
 
@@ -112,7 +115,7 @@ def check(rule: Rule) -> list[Diagnostic]:
 def emit(
     rule: Rule,
     stage: str = "source",
-    values: Mapping[str, Value] | None = None,
+    values: Mapping[str, Given] | None = None,
     ndim: int = 2,
 ) -> str:
     """Return a rule as it looks at a stage of the compiler.
@@ -121,7 +124,8 @@ def emit(
         rule: As for :func:`compile`.
         stage: ``tree`` (syntax), ``plain`` (with transforms and inner rules written out), ``rule`` (roles of names),
             ``program`` (the optimised formulas) or ``source`` (the Python that runs).
-        values: Hyperparameters that choose the variant (``{"amsgrad": True}``); the others have their defaults.
+        values: Hyperparameters that choose the variant (``{"amsgrad": True}``), by the names of the formulas or the
+            keys of the param group; the others have their defaults.
         ndim: Dimensions of the tensor that the variant is for.
 
     Raises:
@@ -155,7 +159,7 @@ def emit(
             texts += [title, emit(rule_files()[route.rule.name], stage, None, ndim)]
         return "\n".join(texts)
     compiled = compile_source(source)
-    _check_values(compiled, values or {})
+    values = _values(compiled, values or {})
     if stage == "program":
         return program_text(compiled, values, ndim)
     texts = [example_variant(compiled, values, ndim).text()]
@@ -169,7 +173,7 @@ def export(
     rule: Rule,
     target: str,
     path: str | os.PathLike[str] | None = None,
-    values: Mapping[str, Value] | None = None,
+    values: Mapping[str, Given] | None = None,
     ndim: int = 2,
 ) -> str | bytes:
     """Return a rule as a file that is used without this package, and write it.
@@ -191,21 +195,34 @@ def export(
 
     emitting = target_of(target)
     compiled = compile_source(load(rule))
-    _check_values(compiled, values or {})
-    content: str | bytes = emitting.emit(Order(compiled, values or {}, ndim))
+    content: str | bytes = emitting.emit(Order(compiled, _values(compiled, values or {}), ndim))
     if path is not None:
         Path(path).write_bytes(content.encode() if isinstance(content, str) else content)
     return content
 
 
-def _check_values(compiled: CompiledRule, values: Mapping[str, Value]) -> None:
-    """Refuse hyperparameters that do not exist or are out of range."""
-    unknown = sorted(set(values) - {h.name for h in compiled.rule.hypers})
-    if unknown:
-        raise ValueError(f"the rule has no hyperparameter {unknown[0]!r}")
+def _values(compiled: CompiledRule, given: Mapping[str, Given]) -> dict[str, Value]:
+    """Return hyperparameters by the names of the formulas; refuse what does not exist or is out of range."""
+    keys = compiled.rule.keys
+    known = {hyper.name for hyper in compiled.rule.hypers}
+    values: dict[str, Value] = {}
+    for name, value in given.items():
+        parts = value if isinstance(value, tuple) else (value,)
+        names = [name] if name in known else [hyper.name for hyper in keys.get(name, ())]
+        if not names:
+            raise ValueError(f"the rule has no hyperparameter {name!r}{_near(name, [*known, *keys])}")
+        if len(parts) != len(names):
+            raise ValueError(f"{name!r} wants {len(names)} values ({', '.join(names)}), got {len(parts)}")
+        values.update(zip(names, parts, strict=True))
     problems = compiled.problems({**compiled.defaults(), **values})
     if problems:
         raise ValueError("; ".join(problems))
+    return values
+
+
+def _near(word: str, known: Iterable[str]) -> str:
+    close = nearest(word, known)
+    return f"; did you mean {close!r}?" if close else ""
 
 
 __all__ = ["STAGES", "OptlangError", "check", "compile", "emit", "export", "load"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import stat
 import traceback
 import warnings
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from optimizing import ADAMW, optimizer_class, parameter
 
 from optlang.backends import inductor
-from optlang.backends.loading import cache, registry, shell, toolchain
+from optlang.backends.loading import registry, shell, toolchain
 from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import Kernel, Signature
 
@@ -51,41 +50,6 @@ def test_signatures(dtypes: tuple[str, ...], narrow: bool, coefficients: str) ->
     signature = Signature(dtypes, ((0,), (0,)), "cpu", 1)
     assert signature.narrow is narrow
     assert signature.coefficient_dtype == coefficients
-
-
-def test_the_cache_is_private_and_notices_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPTLANG_CACHE", str(tmp_path / "kernels"))
-    folder = cache.folder()
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    built, target = tmp_path / "built", folder / "kernel.so"
-    built.write_bytes(b"machine code" * 100)
-    cache.install(built, target)
-    assert cache.is_sound(target)
-    assert [path.name for path in folder.iterdir()] == ["kernel.so"]
-    whole = target.read_bytes()
-    assert whole.startswith(built.read_bytes())
-    for damaged in (whole[:-1], whole[:100], b"", b"x" + whole[1:]):
-        target.write_bytes(damaged)
-        assert not cache.is_sound(target)
-    target.write_bytes(whole)
-    target.chmod(0o777)
-    assert not cache.is_sound(target)
-    assert not cache.is_sound(folder / "absent.so")
-
-
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPTLANG_CACHE", "/somewhere")
-    assert cache.location() == Path("/somewhere")
-    monkeypatch.delenv("OPTLANG_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert cache.location() == Path("/xdg/optlang")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache.location() == Path.home() / ".cache" / "optlang"
-
-
-def test_keys_tell_parts_apart() -> None:
-    assert cache.key("ab", "c") != cache.key("a", "bc")
-    assert cache.key("a") == cache.key("a")
 
 
 def test_without_a_compiler_rules_run_uncompiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

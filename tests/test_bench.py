@@ -1,5 +1,6 @@
 """The benchmark: its lists of shapes, its peers, and what it measures on a small case."""
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -15,6 +16,10 @@ from optlang.runtime.plan import bytes_moved
 from optlang.source import Source
 
 RULE = "optimizer Plain  # reference: torch.optim.SGD\nhyper lr = 1e-3\np -= lr*g\n"
+
+
+def library(name: str) -> Source:
+    return Source(rules.path(name).read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize(
@@ -64,16 +69,21 @@ def test_peers_get_the_values_that_they_know() -> None:
 
 def test_a_comparison(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     plans = run.plan([Source(RULE)], "mlp", "foreach", values={"lr": 0.5}, backend="eager")
-    results = report.measure_all(plans, run.Settings(steps=2, rounds=3))
+    settings = run.Settings(steps=2, rounds=3)
+    rows = report.Rows(plans, settings)
+    results = report.measure_all(plans, settings, rows.show)
     (result,) = results
+    assert isinstance(result, run.Result)
     assert (result.rule, result.peer, result.tensors) == ("Plain", "torch.optim.SGD (foreach)", 6)
     assert len(result.ours) == len(result.theirs) == 3 and min(result.ours) > 0
     assert min(result.ratios) <= result.ratio <= max(result.ratios)
     assert result.difference < 1e-5
-    report.print_table(results)
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
     assert "Plain" in out and "mlp (6 tensors, 0.1 M)" in out and f"{result.ratio:.2f}" in out
-    assert json.loads(report.as_json(results))[0]["ours"] == [*result.ours]
+    assert err == "[1/1] Plain mlp\n"
+    rows.end(results)
+    assert "medians of 3 rounds" in capsys.readouterr().out
+    assert json.loads(report.as_json(result))["ours"] == [*result.ours]
     pytest.importorskip("matplotlib")
     report.draw(results, tmp_path / "ratios.png")
     assert (tmp_path / "ratios.png").stat().st_size > 5_000
@@ -117,11 +127,14 @@ def test_rows_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_first_steps_in_new_processes() -> None:
-    found = cold.first_steps(Source(RULE), "mlp", "float32", "cpu", {}, "eager")
+    (plan,) = run.plan([Source(RULE)], "mlp", None, backend="eager")
+    found = cold.first_steps(plan)
     assert 0.05 < found.warm < 60 and 0.05 < found.cold < 60
     assert found.memory is None or 0 <= found.memory < 2**26
     with pytest.raises(RuntimeError, match="new process failed"):
-        cold.first_steps(Source(RULE), "mlp", "float32", "cpu", {"nonsense": 1.0}, "eager")
+        cold.first_steps(dataclasses.replace(plan, values={"nonsense": 1.0}))
+    (plan,) = run.plan([library("sam")], "mlp", None, backend="eager")
+    assert cold.first_steps(plan).warm > 0.05  # with a closure
 
 
 def test_a_package_has_a_peer_of_the_same_name_or_none() -> None:
@@ -131,9 +144,12 @@ def test_a_package_has_a_peer_of_the_same_name_or_none() -> None:
         peers.find("pytorch_optimizer", None, "NAdam2")
     with pytest.raises(peers.NoPeer):
         peers.find("pytorch_optimizer", None, "ASGD ")
-    left_out: list[str] = []
-    plans = run.plan([Source(RULE)], "mlp", "pytorch_optimizer", backend="eager", left_out=left_out)
-    assert (plans, left_out) == ([], ["Plain"])
+    left_out: dict[str, str] = {}
+    lion = Source(rules.path("lion").read_text(encoding="utf-8"))
+    plans = run.plan([Source(RULE), lion], "mlp", "pytorch_optimizer", backend="eager", left_out=left_out)
+    assert [plan.name for plan in plans] == ["Lion"] and [*left_out] == ["Plain"]
+    with pytest.raises(ValueError, match="no optimizer of its own that is called Plain"):
+        run.plan([Source(RULE)], "mlp", "pytorch_optimizer", backend="eager", left_out={})
 
 
 def test_bytes_that_a_step_moves() -> None:
@@ -165,3 +181,102 @@ def test_a_peer_that_clips_and_keeps_a_mean() -> None:
     assert members[0].grad.norm() <= 1.0 + 1e-6
     (mean,) = optimizer.average.module.parameters()
     torch.testing.assert_close(mean.detach(), (torch.full((3,), 0.5) + members[0].detach()) / 2)
+
+
+# what does not go as usual ------------------------------------------------------------------------------------
+
+#: Rules that were refused, or whose peers were, with how they are compared and how far apart both may end.
+ODD = {
+    "sam": ({"loss", "grad"}, 1e-3),
+    "lbfgs": ({"loss", "grad"}, 1e-3),
+    "adahessian": ({"hvp"}, 1e-3),
+    "sophiah": ({"hvp"}, None),  # signs against normal numbers
+    "cautiousadamw": (set(), 1e-2),
+    "orthograd": (set(), 1e-3),
+    "muon": (set(), 0.1),
+    "adago": (set(), None),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_every_kind_of_rule_has_its_steps_timed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, tolerance = ODD[name]
+    source = library(name)
+    if "pytorch_optimizer" in source.text:
+        pytest.importorskip("pytorch_optimizer")
+    monkeypatch.setitem(shapes.SHAPES, "mlp", lambda: [(6, 4), (6,), (3, 6)])
+    (plan,) = run.plan([source], "mlp", None, backend="eager")
+    assert bool(asked) is plan.calls and (not asked or plan.asked & asked)
+    result = run.measure(plan, run.Settings(steps=2, rounds=1))
+    assert result.tensors == (2 if name in ("muon", "adago") else 3)
+    assert result.closure is bool(asked)
+    assert math.isfinite(result.difference)
+    if tolerance is not None:
+        assert result.difference < tolerance
+
+
+def test_rules_of_matrices_are_measured_on_matrices(capsys: pytest.CaptureFixture[str]) -> None:
+    muon, adamw = run.plan([library("muon"), library("adamw")], None, None, backend="eager")
+    assert (muon.shapes, len(muon.members), muon.refused) == ("matrices", 48, None)
+    assert (adamw.shapes, len(adamw.members)) == ("resnet50", 161)
+    (plan,) = run.plan([library("muon")], "resnet50", None, backend="eager")
+    assert (plan.members, plan.total) == (((1000, 2048),), 161)
+
+
+def test_a_comparison_that_fails_is_a_row_and_the_others_are_made(capsys: pytest.CaptureFixture[str]) -> None:
+    needs = "optimizer Deep\nhyper lr = 1e-3\nrequire ndim == 3\np -= lr*g\n"
+    sources = [Source(needs), Source(RULE)]
+    plans = run.plan(sources, "mlp", "torch.optim:SGD", backend="eager")
+    wrong = run.plan([Source(RULE)], "mlp", "torch.optim:SparseAdam", backend="eager")
+    settings = run.Settings(steps=1, rounds=1)
+    seen: list[str] = []
+    results = report.measure_all(
+        [*plans, *wrong, plans[1]], settings, lambda result: seen.append(report.as_json(result))
+    )
+    kinds = [type(result).__name__ for result in results]
+    assert kinds == ["Failure", "Result", "Failure", "Result"]
+    first, _, third, _ = map(json.loads, seen)
+    assert "does not suit the rule" in first["refused"] and first["rule"] == "Deep"
+    assert "SparseAdam cannot step on mlp" in third["refused"]
+    rows = report.Rows(plans, settings)
+    for result in results:
+        rows.show(result)
+    rows.end(results)
+    out = capsys.readouterr().out
+    assert out.count("refused:") == 2 and out.count("mlp (6 tensors, 0.1 M)") == 2 and "1 round " in out
+
+
+def test_rows_are_printed_as_they_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = run.plan([Source(RULE)], "mlp", None, backend="eager") * 2
+    order: list[str] = []
+
+    def outcome(plan: run.Plan, *_: object) -> run.Failure:
+        order.append("measured")
+        return run.Failure(plan.name, plan.peer.label, plan.shapes, "no")
+
+    monkeypatch.setattr(report, "outcome", outcome)
+    report.measure_all(plans, run.Settings(), lambda _: order.append("shown"))
+    assert order == ["measured", "shown"] * 2
+
+
+def test_settings_are_looked_at_before_anything_is_measured() -> None:
+    for values, message in (({"lrr": 1.0}, "no such hyperparameter"), ({"beta1": 0.5}, "a part of betas")):
+        with pytest.raises(ValueError, match=message):
+            run.plan([library("adamw")], "mlp", None, backend="eager", values=values)
+    (plan,) = run.plan([library("adamw")], "mlp", None, backend="eager", values={"lr": -1.0})
+    assert plan.refused is not None and "lr" in plan.refused
+
+
+def test_pictures_are_looked_at_before_anything_is_measured(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    report.check_picture(tmp_path / "ratios.svg")
+    with pytest.raises(ValueError, match=r"no \.xyz"):
+        report.check_picture(tmp_path / "ratios.xyz")
+    with pytest.raises(OSError, match="cannot be written"):
+        report.check_picture(tmp_path / "absent" / "ratios.png")
+
+
+def test_sparse_gradients_and_a_closure_do_not_go_together() -> None:
+    (plan,) = run.plan([library("sam")], "embedding", "torch.optim:SGD", backend="eager")
+    result = run.outcome(plan, run.Settings(steps=1, rounds=1))
+    assert isinstance(result, run.Failure)

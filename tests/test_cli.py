@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import pytest
 
 import optlang
 from optlang.catalogue import CATALOGUE
-from optlang.cli import app, check, format, output
+from optlang.cli import app, bench, check, format, output
 from optlang.cli.highlight import RuleLexer
 from optlang.source import Source
 
@@ -206,6 +207,19 @@ def test_emit_refuses_settings_that_mean_nothing(run: Run) -> None:
     assert code == 2 and "amsgrat" in err and len(err.splitlines()) == 1
 
 
+def test_emit_takes_the_keys_of_the_param_group(run: Run) -> None:
+    whole = run("emit", "adamw", "--target", "plain", "--set", "betas=0.8,0.95").out
+    assert whole == run("emit", "adamw", "--target", "plain", "--set", "beta1=0.8", "--set", "beta2=0.95").out
+    assert "0.95" in whole
+    code, _, err = run("emit", "adamw", "--set", "betas=0.8")
+    assert (code, err) == (2, "optlang: --set: 'betas' wants 2 values (beta1, beta2), got 1\n")
+
+
+def test_emit_has_a_stage_or_a_target(run: Run) -> None:
+    code, out, err = run("emit", "adamw", "--stage", "tree", "--target", "plain")
+    assert (code, out) == (2, "") and "give one of them" in err
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [
@@ -215,6 +229,8 @@ def test_emit_refuses_settings_that_mean_nothing(run: Run) -> None:
         ("x=none", None),
         ("x=l2", "l2"),
         ("x='3a'", "3a"),
+        ("x=0.8, 0.9", (0.8, 0.9)),
+        ("x=(1,none)", (1.0, None)),
     ],
 )
 def test_settings(text: str, value: object) -> None:
@@ -348,8 +364,8 @@ def test_bench_times_a_rule_against_its_reference(run: Run) -> None:
     rule = GOOD.replace("Plain", "Plain  # reference: torch.optim.SGD")
     short = ["--shapes", "mlp", "--rounds", "2", "--steps", "1", "--backend", "eager", "--set", "lr=0.5"]
     code, out, err = run("bench", "-", *short, "--json", stdin=rule)
-    (row,) = json.loads(out)
-    assert (code, err, row["peer"]) == (0, "", "torch.optim.SGD (fused)")
+    (row,) = map(json.loads, out.splitlines())
+    assert (code, err, row["peer"]) == (0, "[1/1] Plain mlp\n", "torch.optim.SGD (fused)")
     assert len(row["ours"]) == 2 and row["difference"] < 1e-5
     code, out, _ = run("bench", "-", *short, stdin=rule)
     assert code == 0 and "mlp (6 tensors, 0.1 M)" in out
@@ -357,8 +373,75 @@ def test_bench_times_a_rule_against_its_reference(run: Run) -> None:
 
 def test_bench_refuses_what_it_cannot_compare(run: Run, files: Path) -> None:
     assert run("bench", "adamw", "--shapes", "gpt3").err.startswith("optlang: --shapes: gpt3 is not one of")
-    assert run("bench", "good.opt").err.startswith("optlang: the rule names no reference")
+    assert run("bench", "good.opt").err.startswith("optlang: Plain names no reference")
+    assert run("bench", "good.opt", "--dtype", "int8").code == 2
+    assert run("bench", "good.opt", "--backend", "none").code == 2
+    assert run("bench", "adamw", "--set", "lrr=1").err == "optlang: --set lrr: AdamW has no such hyperparameter\n"
+    code, _, err = run("bench", "adamw", "--save", "x.xyz")
+    assert code == 2 and ("no .xyz" in err or "matplotlib" in err)
     assert run("bench", "bad.opt").code == 1
+
+
+def test_bench_says_what_fails_and_does_the_rest(run: Run, files: Path) -> None:
+    (files / "deep.opt").write_text(GOOD.replace("p -= ", "require ndim == 3\np -= ").replace("Plain", "Deep"))
+    short = ["--shapes", "mlp", "--rounds", "1", "--steps", "1", "--backend", "eager", "--against", "torch.optim:SGD"]
+    code, out, err = run("bench", "deep.opt", "good.opt", *short, "--json")
+    failed, made = map(json.loads, out.splitlines())
+    assert code == 1 and "does not suit the rule" in failed["refused"] and made["ratio"] > 0
+    assert err == "[1/2] Deep mlp\n[2/2] Plain mlp\n"
+
+
+def test_bench_offers_what_there_is() -> None:
+    from optlang.backends.loading import registry
+    from optlang.bench.run import DTYPES
+
+    assert [*bench.Backend] == sorted(registry.names(), reverse=True)
+    assert [*bench.Type] == [*DTYPES]
+
+
+# what goes wrong with the output ----------------------------------------------------------------------------
+
+
+def shell(command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    optlang = f"{shlex.quote(sys.executable)} -m optlang"
+    return subprocess.run(
+        ["bash", "-c", command.replace("optlang", optlang, 1)],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_no_bug() -> None:
+    done = shell("optlang list > /dev/full")
+    assert done.returncode == 2 and done.stderr == "optlang: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+@pytest.mark.parametrize("flags", ["", "PYTHONUNBUFFERED=1"])
+def test_a_closed_pipe_is_no_rule_with_errors(flags: str) -> None:
+    done = shell(f"{flags} optlang list | true; echo ${{PIPESTATUS[0]}}")
+    assert (done.stdout, done.stderr) == ("141\n", "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_letters_that_the_output_does_not_have_are_spelled(files: Path, encoding: str) -> None:
+    (files / "greek.opt").write_text("optimizer Γ\nhyper lr = 0.1\np -= lr*βx\n", encoding="utf-8")
+    done = shell(f"optlang check {shlex.quote(str(files / 'greek.opt'))}", PYTHONIOENCODING=encoding)
+    assert done.returncode == 1 and "unknown name `\\u03b2x`" in done.stdout and done.stderr == ""
+
+
+def test_check_as_json_goes_on_behind_what_it_cannot_read(run: Run, files: Path) -> None:
+    code, out, err = run("check", "--json", "x/absent.opt", "good.opt", ".")
+    absent, good, folder = json.loads(out)
+    assert code == 2 and good["ok"] and not absent["ok"] and not folder["ok"]
+    assert absent["unreadable"] == "no such file: x/absent.opt" and "unreadable" not in good
+    assert err == "optlang: no such file: x/absent.opt\noptlang: . is a directory, not a rule file\n"
+    code, out, _ = run("check", "x/absent.opt", "bad.opt")
+    assert code == 2 and "unknown name `lrr`" in out
 
 
 # the rest ---------------------------------------------------------------------------------------------------

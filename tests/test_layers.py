@@ -13,7 +13,19 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # From the ground up. The package itself (`import optlang`) is the front door: it may show everything.
 ORDER = (
     *("source", "diagnostics", "catalogue", "language", "compiled", "ir", "backends", "assembly"),
-    *("compiler", "runtime", "classes", "rules", "chaining", "transforms", "targets", "api", "bench", "cli"),
+    *(
+        "compiler",
+        "runtime",
+        "classes",
+        "rules",
+        "chaining",
+        "transforms",
+        "targets",
+        "api",
+        "bench",
+        "cli",
+        "__main__",
+    ),
 )
 FRONT_DOOR_FROM = {"rules", "transforms", "bench", "cli"}
 
@@ -21,6 +33,7 @@ FRONT_DOOR_FROM = {"rules", "transforms", "bench", "cli"}
 LIBRARIES = {
     "lark": ("language.parse",),
     "sympy": ("ir", "backends", "assembly", "compiler", "targets"),
+    "filelock": ("backends",),
     "torch": ("backends", "runtime", "targets", "bench"),
     "numpy": ("bench",),
     "matplotlib": ("bench",),

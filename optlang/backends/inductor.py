@@ -6,11 +6,9 @@ all parameters.
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 
-from optlang.backends.loading import aot, jit, launch, plain, shell, toolchain
+from optlang.backends.loading import aot, jit, launch, plain, shell, slow, toolchain
 from optlang.backends.loading.signature import Kernel, Signature
 from optlang.compiled import Variant
 
@@ -28,9 +26,9 @@ def load(variant: Variant, signature: Signature, *, ahead_of_time: bool | None =
     """
     on_cpu = signature.device == "cpu"
     if ahead_of_time and not on_cpu:
-        _warn(f"kernels for {signature.device} are not built ahead of time; torch.compile is used")
+        slow.warn(f"kernels for {signature.device} are not built ahead of time; torch.compile is used")
     if on_cpu and ahead_of_time is not False and not shell.is_tried():
-        _warn(
+        slow.warn(
             f"optlang has not been tried with torch {torch.__version__}, so rules are compiled by torch.compile, "
             f"which has slower steps; tried are {', '.join(shell.TRIED)}"
         )
@@ -39,17 +37,17 @@ def load(variant: Variant, signature: Signature, *, ahead_of_time: bool | None =
         if kernel is not None:
             return kernel
     if on_cpu and toolchain.compiler() is None:
-        _warn(f"no C++ compiler was found, so rules run uncompiled, which is slower; {toolchain.advice()}")
+        slow.warn(f"no C++ compiler was found, so rules run uncompiled, which is slower; {toolchain.advice()}")
         return plain.load(variant, signature)
     if not on_cpu and launch.is_available(variant, signature):
         try:
             return launch.load(variant, signature)
         except Exception as error:
-            _warn(f"Triton could not compile {variant.name}; torch.compile is used: {_first_line(error)}")
+            slow.warn(f"Triton could not compile {variant.name}; torch.compile is used", error)
     try:
         return jit.load(variant, signature)
     except Exception as error:
-        _warn(f"torch.compile failed for {variant.name}, which runs uncompiled: {_first_line(error)}")
+        slow.warn(f"torch.compile failed for {variant.name}, which runs uncompiled", error)
         return plain.load(variant, signature)
 
 
@@ -64,14 +62,5 @@ def _ahead_of_time(variant: Variant, signature: Signature) -> Kernel | None:
     try:
         return aot.build(variant, signature)
     except Exception as error:
-        _warn(f"{variant.name} could not be compiled ahead of time; torch.compile is used: {_first_line(error)}")
+        slow.warn(f"{variant.name} could not be compiled ahead of time; torch.compile is used", error)
         return None
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0] if text else ''}".rstrip(": ")
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=2)

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from optlang.source import Source
+from optlang.bench.shapes import TOUCHED
+
+if TYPE_CHECKING:
+    from optlang.bench.run import Plan
 
 CACHES = ("OPTLANG_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
@@ -36,9 +38,7 @@ class FirstSteps:
     memory: int | None
 
 
-def first_steps(
-    source: Source, shapes: str, dtype: str, device: str, values: Mapping[str, Any], backend: str
-) -> FirstSteps:
+def first_steps(plan: Plan) -> FirstSteps:
     """Measure the first step in two new processes that share caches of their own.
 
     Raises:
@@ -46,10 +46,19 @@ def first_steps(
     """
     with tempfile.TemporaryDirectory(prefix="optlang-cold-") as folder:
         rule = Path(folder, "rule.opt")
-        rule.write_text(source.text, encoding="utf-8")
+        rule.write_text(plan.source.text, encoding="utf-8")
         environment = dict(os.environ, OPTLANG_QUIET="1")
         environment.update({name: str(Path(folder, name.lower())) for name in CACHES})
-        arguments = [str(rule), shapes, dtype, device, json.dumps(dict(values)), backend]
+        work = {
+            "shapes": plan.members,
+            "touched": TOUCHED.get(plan.shapes),
+            "dtype": plan.dtype,
+            "device": plan.device,
+            "arguments": plan.arguments,
+            "backend": plan.backend,
+            "closure": "hvp" if "hvp" in plan.asked else "grad" if plan.calls else None,
+        }
+        arguments = [str(rule), json.dumps(work)]
         found = []
         for _ in range(2):
             command = [sys.executable, "-m", "optlang.bench.cold", *arguments]
@@ -61,34 +70,37 @@ def first_steps(
     return FirstSteps(cold["seconds"], warm["seconds"], warm["memory"])
 
 
-def main(rule: str, shapes: str, dtype: str, device: str, values: str, backend: str) -> None:
+def main(rule: str, described: str) -> None:
     """Compile a rule, make a first step and a few more, and print what they took."""
     import torch
 
+    from optlang.bench import objective
     from optlang.bench.rows import gradient
-    from optlang.bench.shapes import SHAPES, TOUCHED
 
+    work = json.loads(described)
+    dtype, device, touched = getattr(torch, work["dtype"]), work["device"], work["touched"]
     parameters = []
-    for shape in SHAPES[shapes]():
-        parameter = torch.nn.Parameter(torch.ones(shape, dtype=getattr(torch, dtype), device=device))
-        if shapes in TOUCHED:
-            parameter.grad = gradient(parameter.detach(), TOUCHED[shapes], torch.Generator().manual_seed(0))
+    for shape in work["shapes"]:
+        parameter = torch.nn.Parameter(torch.ones(shape, dtype=dtype, device=device))
+        if touched is not None:
+            parameter.grad = gradient(parameter.detach(), touched, torch.Generator().manual_seed(0))
         else:
             parameter.grad = torch.ones_like(parameter)
         parameters.append(parameter)
+    closure: Any = objective.closure(parameters, work["closure"] == "hvp") if work["closure"] else None
     on_cuda = device.startswith("cuda")
     start = time.perf_counter()
     import optlang
 
-    optimizer = optlang.compile(Path(rule), backend=backend)(parameters, **json.loads(values))
+    optimizer = optlang.compile(Path(rule), backend=work["backend"])(parameters, **work["arguments"])
     optimizer.warmup()  # type: ignore[attr-defined]  # a part of the wait, but no step: memory is the steps'
     _forget_peak(on_cuda)
-    optimizer.step()
+    optimizer.step(closure)
     if on_cuda:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - start
     for _ in range(3):
-        optimizer.step()
+        optimizer.step(closure)
     print(json.dumps({"seconds": seconds, "memory": _beyond(on_cuda)}))
 
 

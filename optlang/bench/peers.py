@@ -13,6 +13,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from optlang.api import export
+from optlang.bench import adapters
 from optlang.diagnostics import OptlangError
 
 
@@ -28,16 +29,19 @@ class Peer:
 
     label: str
     cls: type[torch.optim.Optimizer]
-    options: Mapping[str, bool]
+    options: Mapping[str, Any]
 
     def make(self, parameters: list[torch.Tensor], values: Mapping[str, Any]) -> torch.optim.Optimizer:
         """Return an instance with those of ``values`` that the class knows."""
         known = inspect.signature(self.cls).parameters
         # What is none in a rule is left out; some classes have a number for that.
         wanted = {name: value for name, value in values.items() if name in known and value is not None}
-        for name, value in wanted.items():  # a rule's numbers are floats, and some classes count with theirs
-            if type(known[name].default) is int and isinstance(value, float) and value.is_integer():
-                wanted[name] = int(value)
+        for name, value in wanted.items():
+            default = known[name].default
+            if type(default) is int and isinstance(value, float) and value.is_integer():
+                wanted[name] = int(value)  # a rule's numbers are floats, and some classes count with theirs
+            elif isinstance(default, tuple) and isinstance(value, tuple):
+                wanted[name] = value + default[len(value) :]  # as AdEMAMix has a third decay rate
         return self.cls(parameters, **{**wanted, **self.options})
 
 
@@ -112,7 +116,7 @@ class ClippedAveragedAdamW(ClippedAdamW):
 
 
 class NoPeer(ValueError):
-    """A package has no optimizer of a rule's name."""
+    """There is nothing to compare a rule with."""
 
 
 def find(against: str | None, reference: str | None, name: str = "") -> Peer:
@@ -126,8 +130,8 @@ def find(against: str | None, reference: str | None, name: str = "") -> Peer:
         name: The rule's name.
 
     Raises:
-        NoPeer: If the package has no optimizer of that name.
-        ValueError: If there is no such class or no such implementation of it.
+        NoPeer: If the package has no optimizer of that name, the rule no reference, or that no such implementation.
+        ValueError: If there is no such class.
     """
     if against == "clipped":
         return Peer("clip_grad_norm_ + torch.optim.AdamW (fused)", ClippedAdamW, {})
@@ -137,10 +141,13 @@ def find(against: str | None, reference: str | None, name: str = "") -> Peer:
         return _emitted(name, against == "module")
     if against is not None and against not in ("fused", "foreach"):
         path = against.replace(":", ".") if ":" in against or "." in against else _same_name(against, name)
-        return _described(path, None)
+        return _described(path, None, name)
     if reference is None:
-        raise ValueError("the rule names no reference; say what to compare with: --against MODULE:CLASS")
-    return _described(reference, against)
+        raise NoPeer(f"{name or 'the rule'} names no reference; say what to compare with: --against MODULE:CLASS")
+    try:
+        return _described(reference, against, name)
+    except ValueError as error:
+        raise NoPeer(str(error)) from error
 
 
 def _emitted(name: str, compiled: bool) -> Peer:
@@ -182,14 +189,16 @@ def _load(name: str) -> type[torch.optim.Optimizer]:
     return found
 
 
-def _described(name: str, implementation: str | None) -> Peer:
+def _described(path: str, implementation: str | None, rule: str) -> Peer:
     """Choose the implementation: the one asked for, or the fastest that the class has."""
-    cls = _load(name)
+    cls = adapters.adapted(path, _load(path))
+    always = adapters.OPTIONS.get(rule, {})
     offered = inspect.signature(cls).parameters
     if implementation is None:
         implementation = next((word for word in ("fused", "foreach") if word in offered), None)
     elif implementation not in offered:
-        raise ValueError(f"{name} has no {implementation} implementation")
+        raise ValueError(f"{path} has no {implementation} implementation")
+    options = {key: value for key, value in always.items() if key in offered}
     if implementation is None:
-        return Peer(name, cls, {})
-    return Peer(f"{name} ({implementation})", cls, {implementation: True})
+        return Peer(path, cls, options)
+    return Peer(f"{path} ({implementation})", cls, {**options, implementation: True})

@@ -4,91 +4,164 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from optlang.bench.run import Plan, Result, Settings, measure
+from optlang.bench.run import Failure, Plan, Result, Settings, described, outcome
+
+#: The columns of numbers and their widths; those about first steps are there if they were asked for.
+NUMBERS = {"ours ms": 9, "peer ms": 9, "ratio": 6, "min-max": 15, "stream": 6}
+FIRST_STEPS = {"cold s": 6, "warm s": 6, "extra MiB": 9}
+LAST = {"kernels": 7, "difference": 10}
+
+#: A difference from which on two optimizers do not take the same steps.
+APART = 1e-2
+
+Outcome = Result | Failure
 
 
-def measure_all(plans: Sequence[Plan], settings: Settings) -> list[Result]:
-    """Carry out all comparisons behind a progress bar (none if standard error is no terminal)."""
+def measure_all(
+    plans: Sequence[Plan], settings: Settings, show: Callable[[Outcome], None] = lambda _: None
+) -> list[Outcome]:
+    """Carry out all comparisons; ``show`` is given each as it is done.
+
+    Progress goes to standard error: a bar on a terminal, elsewhere a line for each comparison.
+    """
     parts = settings.rounds + 1 + settings.first_step
-    with _progress(len(plans) * parts) as advance:
-        return [
-            measure(plan, settings, lambda word, plan=plan: advance(f"{plan.name} {plan.shapes}: {word}"))  # type: ignore[misc]
-            for plan in plans
-        ]
+    found = []
+    with _progress(len(plans), parts) as advance:
+        for number, plan in enumerate(plans):
+            name = f"{plan.name} {plan.shapes}"
+            advance(number, name, None)
+            found.append(outcome(plan, settings, lambda word, number=number, name=name: advance(number, name, word)))  # type: ignore[misc]
+            show(found[-1])
+    return found
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[str], None]]:
+def _progress(plans: int, parts: int) -> Iterator[Callable[[int, str, str | None], None]]:
     console = Console(stderr=True)
+    if not console.is_terminal:
+        quiet = os.environ.get("OPTLANG_QUIET", "0") not in ("", "0")
+
+        def line(number: int, name: str, word: str | None) -> None:
+            if word is None and not quiet:
+                print(f"[{number + 1}/{plans}] {name}", file=sys.stderr, flush=True)
+
+        yield line
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=total, completed=-1)
-        yield lambda words: bar.update(task, advance=1, description=words)
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("", total=plans * parts)
+
+        def move(number: int, name: str, word: str | None) -> None:
+            if word is None:
+                bar.update(task, completed=number * parts, description=name)
+            else:
+                bar.update(task, advance=1, description=f"{name}: {word}")
+
+        yield move
 
 
-def print_table(results: Sequence[Result]) -> None:
-    """Print one row for each comparison, then what the columns mean."""
-    has_first = any(result.first is not None for result in results)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("rule", "peer", "shapes"):
-        table.add_column(heading)
-    numeric = [
-        "ours ms",
-        "peer ms",
-        "ratio",
-        "min-max",
-        "stream",
-        *(["cold s", "warm s", "extra MiB"] if has_first else []),
-        "kernels",
-        "difference",
-    ]
-    for heading in numeric:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for result in results:
-        table.add_row(*_row(result, has_first))
-    console = Console()
-    # A pipe has no width of its own; rows must not be folded to fit an imagined one.
-    console = console if console.is_terminal else Console(width=200)
-    console.print(table)
-    first = results[0]
-    console.print(
-        f"[dim]{first.dtype} on {first.device}, {first.threads} threads; medians of {len(first.ours)} rounds "
-        "taken in turns; a ratio below 1 is faster than the peer; stream: our bandwidth against that of x *= 1[/]",
-        highlight=False,
-    )
-    if has_first:
-        console.print(
-            "[dim]cold, warm: seconds from `import torch` to the end of the first step in a new process, with empty "
-            "caches and with what that left; extra: its peak of memory beyond parameters, gradients and state[/]",
-            highlight=False,
+class Rows:
+    """A table that is printed row by row.
+
+    Args:
+        plans: What is compared: the widths of the columns follow from it.
+        settings: How it is measured.
+    """
+
+    def __init__(self, plans: Sequence[Plan], settings: Settings) -> None:
+        self.settings = settings
+        labels = [described(p.shapes, len(p.members), sum(map(math.prod, p.members))) for p in plans]
+        self.texts = {
+            "rule": max(len(x) for x in ("rule", *(p.name for p in plans))),
+            "peer": max(len(x) for x in ("peer", *(p.peer.label for p in plans))),
+            "shapes": max(len(x) for x in ("shapes", *labels)),
+        }
+        self.numbers = {**NUMBERS, **(FIRST_STEPS if settings.first_step else {}), **LAST}
+        # A row must not be folded to fit the width that a pipe is imagined to have.
+        wide = sum(self.texts.values()) + sum(self.numbers.values()) + 2 * (len(self.texts) + len(self.numbers))
+        usual = Console()
+        self.console = usual if usual.is_terminal else Console(width=max(wide, 120))
+        self.begun = False
+
+    def show(self, result: Outcome) -> None:
+        """Print a row, after the heading if it is the first."""
+        if not self.begun:
+            self._print([*self.texts, *self.numbers], style="bold")
+            self.begun = True
+        if isinstance(result, Failure):
+            self._print([result.rule, result.peer, result.label])
+            self.console.print(f"  [red]refused:[/] {escape(result.refused)}", highlight=False, soft_wrap=True)
+        else:
+            self._print(_row(result, self.settings.first_step))
+        self.console.file.flush()
+
+    def _print(self, cells: Sequence[str], style: str = "") -> None:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        for width in self.texts.values():
+            table.add_column(width=width, no_wrap=not self.console.is_terminal)
+        for width in self.numbers.values():
+            table.add_column(width=width, no_wrap=True, justify="right")
+        table.add_row(*cells, style=style)
+        self.console.print(table, highlight=False)
+
+    def end(self, results: Sequence[Outcome]) -> None:
+        """Print what the columns mean."""
+        measured = [result for result in results if isinstance(result, Result)]
+        if not measured:
+            return
+        first = measured[0]
+        rounds = len(first.ours)
+        self._note(
+            f"{first.dtype} on {first.device}, {_count(first.threads, 'thread')}; medians of {_count(rounds, 'round')} "
+            "taken in turns; a ratio below 1 is faster than the peer; stream: our bandwidth against that of x *= 1"
         )
+        if any(result.closure for result in measured):
+            self._note("a step of what computes the loss again takes as long as that, too, on both sides")
+        if any(result.difference > APART for result in measured):
+            self._note(f"where the difference is above {APART:g}, the two do not take the same steps")
+        if self.settings.first_step:
+            self._note(
+                "cold, warm: seconds from `import torch` to the end of the first step in a new process, with empty "
+                "caches and with what that left; extra: its peak of memory beyond parameters, gradients and state"
+            )
+
+    def _note(self, text: str) -> None:
+        self.console.print(f"[dim]{text}[/]", highlight=False)
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _row(result: Result, has_first: bool) -> list[str]:
     ratio = result.ratio
     color = "green" if ratio <= 1 else "yellow" if ratio <= 1.1 else "red"
-    first = _first(result) if has_first else []
+    difference = f"{result.difference:.1e}"
     return [
         result.rule,
         result.peer,
-        f"{result.shapes} ({result.tensors} tensors, {_count(result.numbers)})",
+        result.label,
         f"{statistics.median(result.ours):.2f}",
         f"{statistics.median(result.theirs):.2f}",
         f"[{color}]{ratio:.2f}[/]",
         f"{min(result.ratios):.2f}-{max(result.ratios):.2f}",
         f"{result.bandwidth:.0%}",
-        *first,
+        *(_first(result) if has_first else []),
         str(result.compiled),
-        f"{result.difference:.1e}",
+        difference if result.difference <= APART else f"[yellow]{difference}[/]",
     ]
 
 
@@ -101,17 +174,33 @@ def _first(result: Result) -> list[str]:
     return [f"{first.cold:.1f}", f"{first.warm:.2f}", memory]
 
 
-def _count(numbers: int) -> str:
-    return f"{numbers / 1e6:.1f} M"
+def as_json(result: Outcome) -> str:
+    """Return everything that was found as a line of JSON."""
+    found = dataclasses.asdict(result)
+    if isinstance(result, Result):
+        found |= {"ratio": result.ratio, "bandwidth": result.bandwidth}
+    return json.dumps(found)
 
 
-def as_json(results: Sequence[Result]) -> str:
-    """Return everything that was measured as JSON."""
-    rows = [{**dataclasses.asdict(result), "ratio": result.ratio, "bandwidth": result.bandwidth} for result in results]
-    return json.dumps(rows, indent=2)
+def check_picture(path: Path) -> None:
+    """Raise an error now if a picture could not be drawn later.
+
+    Raises:
+        ImportError: If matplotlib is not installed.
+        ValueError: If it cannot write files of this kind.
+        OSError: If there is no such folder, or it cannot be written to.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    kind = path.suffix[1:].lower() or "png"
+    if kind not in kinds:
+        raise ValueError(f"a picture is no .{kind}; there are {', '.join(sorted(kinds))}")
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise OSError("it cannot be written")
 
 
-def draw(results: Sequence[Result], path: Path) -> None:
+def draw(outcomes: Sequence[Outcome], path: Path) -> None:
     """Draw the ratios as bars with their spread into a picture.
 
     Raises:
@@ -119,6 +208,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
+    results = [result for result in outcomes if isinstance(result, Result)]
     figure = Figure(figsize=(8, 1.2 + 0.5 * len(results)), layout="constrained")
     axes = figure.subplots()
     labels = [f"{result.rule}, {result.shapes}\nvs {result.peer}" for result in results]

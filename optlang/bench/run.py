@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import statistics
 import time
@@ -12,7 +13,8 @@ from typing import Any
 import torch
 
 import optlang
-from optlang.bench import cold, peers, rows, shapes
+from optlang.bench import adapters, cold, objective, peers, rows, shapes
+from optlang.bench.shapes import Shape
 from optlang.diagnostics import raise_errors
 from optlang.language.check import check_text
 from optlang.runtime.kernels import compiled_count
@@ -27,7 +29,13 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Plan:
-    """One comparison: a rule, its peer, and the tensors they update."""
+    """One comparison: a rule, its peer, and the tensors they update.
+
+    Attributes:
+        members: The shapes of the tensors: those of the list that the rule takes.
+        total: How many tensors the list has.
+        refused: Why the rule takes none of the list, or None.
+    """
 
     name: str
     source: Source
@@ -37,12 +45,25 @@ class Plan:
     dtype: str
     device: str
     values: Mapping[str, Any]
-    backend: str = "inductor"
+    backend: str
+    members: tuple[Shape, ...]
+    total: int
+    refused: str | None = None
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of the rule's class."""
-        return {**self.values, **({"sparse": "lazy"} if self.shapes in shapes.TOUCHED else {})}
+        return {**self.values, **_sparse(self.shapes)}
+
+    @property
+    def asked(self) -> frozenset[str]:
+        """What the rule has the closure compute again: ``loss``, ``grad``, ``hvp``."""
+        return frozenset(self.cls._asked)  # type: ignore[attr-defined]
+
+    @property
+    def calls(self) -> bool:
+        """Whether steps take a closure."""
+        return bool(self.asked) or adapters.needs_closure(self.peer.cls)
 
 
 @dataclass(frozen=True)
@@ -76,6 +97,7 @@ class Result:
         bytes: Bytes that a step has to read and write at least: every tensor once.
         streaming: Milliseconds of a pass of ``x *= 1`` that moves as many bytes, for each round.
         first: First steps in new processes, if asked for.
+        closure: Whether the times hold what a closure takes.
     """
 
     rule: str
@@ -94,6 +116,12 @@ class Result:
     bytes: int
     streaming: tuple[float, ...]
     first: cold.FirstSteps | None = None
+    closure: bool = False
+
+    @property
+    def label(self) -> str:
+        """What the tensors are."""
+        return described(self.shapes, self.tensors, self.numbers)
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -111,35 +139,63 @@ class Result:
         return statistics.median(b / a for a, b in zip(self.ours, self.streaming, strict=True))
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A comparison that could not be made.
+
+    Attributes:
+        rule: Name of the rule's class.
+        peer: What it was to be compared with.
+        shapes: Name of the list of shapes.
+        refused: Why not.
+    """
+
+    rule: str
+    peer: str
+    shapes: str
+    refused: str
+
+    @property
+    def label(self) -> str:
+        """What the tensors were to be."""
+        return self.shapes
+
+
+def described(name: str, tensors: int, numbers: int) -> str:
+    """Return a list of shapes in words: ``mlp (6 tensors, 0.1 M)``."""
+    return f"{name} ({tensors} tensor{'s' * (tensors != 1)}, {numbers / 1e6:.1f} M)"
+
+
 def plan(
     sources: Sequence[Source],
-    names: str,
+    names: str | None,
     against: str | None,
     *,
     dtype: str = "float32",
     device: str = "cpu",
     values: Mapping[str, Any] | None = None,
     backend: str = "inductor",
-    left_out: list[str] | None = None,
+    left_out: dict[str, str] | None = None,
 ) -> list[Plan]:
     """Return the comparisons to make: every rule on every list of shapes.
 
     Args:
         sources: The rules.
-        names: Names of lists of shapes.
+        names: Names of lists of shapes; None is ResNet-50, or matrices for a rule that does not take all of it.
         against: The peer, as :func:`peers.find` takes it.
         dtype: Type of the parameters.
         device: Where they are.
         values: Hyperparameters.
         backend: The backend.
-        left_out: Takes the names of rules that a package has no counterpart of; without it they are an error.
+        left_out: Takes the rules that have nothing to be compared with, and why; without it they are an error.
 
     Raises:
-        ValueError: If a name is unknown, or the device is not there.
+        ValueError: If a name is unknown, the device is not there, or nothing is left to compare.
         OptlangError: If a rule has errors.
     """
     if dtype not in DTYPES:
         raise ValueError(f"--dtype: {dtype} is not one of {', '.join(DTYPES)}")
+    wanted = None if names is None else shapes.chosen(names)
     _require_device(device)
     plans = []
     for source in sources:
@@ -147,16 +203,82 @@ def plan(
         raise_errors(found)
         assert rule is not None
         cls = optlang.compile(source, backend=backend)
-        for name in shapes.chosen(names):
+        settings = dict(values or {})
+        if left_out is None:
+            _require_settings(cls, settings)
+        for name in wanted or [_suited(cls, settings)]:
             try:
                 peer = _peer(against or peers.USUAL.get(name), source, rule.reference, cls.__name__)
-            except peers.NoPeer:
+            except peers.NoPeer as error:
                 if left_out is None:
                     raise
-                left_out.append(cls.__name__)
+                left_out[cls.__name__] = str(error)
                 break
-            plans.append(Plan(cls.__name__, source, cls, peer, name, dtype, device, values or {}, backend))
+            whole = shapes.SHAPES[name]()
+            members, refused = _taken(cls, whole, {**settings, **_sparse(name)})
+            plans.append(
+                Plan(
+                    cls.__name__,
+                    source,
+                    cls,
+                    peer,
+                    name,
+                    dtype,
+                    device,
+                    settings,
+                    backend,
+                    members,
+                    len(whole),
+                    refused,
+                )
+            )
+    if not plans:
+        raise ValueError(next(iter((left_out or {}).values()), "there is nothing to compare"))
     return plans
+
+
+def _require_settings(cls: type[torch.optim.Optimizer], values: Mapping[str, Any]) -> None:
+    """Raise ValueError if the class does not know one of its settings; whether it takes tensors is seen later."""
+    for name in values:
+        if name not in inspect.signature(cls).parameters:
+            keys = cls._compiled.rule.keys if hasattr(cls, "_compiled") else {}
+            part = next((key for key, hypers in keys.items() if name in [h.name for h in hypers]), None)
+            hint = f"; it is a part of {part}: --set {part}=..." if part else ""
+            raise ValueError(f"--set {name}: {cls.__name__} has no such hyperparameter{hint}")
+
+
+def _suited(cls: type[torch.optim.Optimizer], values: Mapping[str, Any]) -> str:
+    """Return the list of shapes that a rule is measured on if none is named."""
+    whole = shapes.SHAPES["resnet50"]()
+    if len(_taken(cls, whole, values)[0]) < len(whole) and _taken(cls, shapes.matrices(), values)[0]:
+        return "matrices"
+    return "resnet50"
+
+
+def _taken(
+    cls: type[torch.optim.Optimizer], whole: Sequence[Shape], arguments: Mapping[str, Any]
+) -> tuple[tuple[Shape, ...], str | None]:
+    """Return those of some shapes that a rule takes, and why it takes none of them."""
+    reasons: dict[Shape, str | None] = {}
+    for shape in whole:
+        if shape not in reasons:
+            try:
+                cls([torch.nn.Parameter(torch.empty(shape))], **arguments)
+                reasons[shape] = None
+            except (TypeError, ValueError) as error:
+                reasons[shape] = _line(error)
+    taken = tuple(shape for shape in whole if reasons[shape] is None)
+    return taken, None if taken else next(reason for reason in reasons.values() if reason is not None)
+
+
+def _sparse(name: str) -> dict[str, str]:
+    """Return what a rule is told beside its hyperparameters where gradients are sparse."""
+    return {"sparse": "lazy"} if name in shapes.TOUCHED else {}
+
+
+def _line(error: Exception) -> str:
+    """Return the first line of an error."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def _peer(against: str | None, source: Source, reference: str | None, name: str) -> peers.Peer:
@@ -174,37 +296,49 @@ def _require_device(device: str) -> None:
         raise ValueError(f"--device {device}: {reason}") from error
 
 
+def outcome(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda _: None) -> Result | Failure:
+    """Carry out one comparison, as :func:`measure` does; whatever goes wrong is what was found."""
+    try:
+        return measure(plan, settings, tick)
+    except Exception as error:  # the rule's, the peer's, the machine's: the other comparisons are made all the same
+        named = _line(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {_line(error)}"
+        return Failure(plan.name, plan.peer.label, plan.shapes, named)
+
+
 def measure(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda _: None) -> Result:
     """Carry out one comparison; ``tick`` is called with a word before each part of the work.
 
     Raises:
-        ValueError: If the peer fails.
+        ValueError: If the rule takes none of the tensors, or the peer fails.
     """
+    if plan.refused is not None:
+        raise ValueError(plan.refused)
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     tick("first step")
     start = _tensors(plan)
     ours, theirs = _copies(start), _copies(start)
-    one = plan.cls(ours, **plan.arguments)
-    other = plan.peer.make(theirs, one.defaults)  # the same numbers wherever both have a name for them
+    one = _Side(plan.cls(ours, **plan.arguments), ours, plan)
     ready = _seconds(one, 1, plan.device)
     try:
+        made = plan.peer.make(theirs, one.optimizer.defaults)  # the same numbers wherever both have a name for them
+        other = _Side(made, theirs, plan)
         _seconds(other, 1, plan.device)
     except Exception as error:
         raise ValueError(f"{plan.peer.label} cannot step on {plan.shapes}: {error}") from error
     steps = settings.steps or _enough(max(_seconds(o, 2, plan.device) / 2 for o in (one, other)))
     times: tuple[list[float], ...] = ([], [], [])
-    moved = bytes_moved(one)
+    moved = bytes_moved(one.optimizer)
     pass_over = _Streaming(moved, plan.device)
     for number in range(settings.rounds):
         tick(f"round {number + 1} of {settings.rounds}")
-        sides: tuple[torch.optim.Optimizer | _Streaming, ...] = (one, other, pass_over)
+        sides: tuple[_Side | _Streaming, ...] = (one, other, pass_over)
         for side, kept in zip(sides, times, strict=True):
             kept.append(1e3 * _seconds(side, steps, plan.device) / steps)
     first = None
     if settings.first_step:
         tick("first steps in new processes")
-        first = cold.first_steps(plan.source, plan.shapes, plan.dtype, plan.device, plan.arguments, plan.backend)
+        first = cold.first_steps(plan)
     return Result(
         rule=plan.name,
         peer=plan.peer.label,
@@ -222,7 +356,22 @@ def measure(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda
         bytes=moved,
         streaming=tuple(times[2]),
         first=first,
+        closure=plan.calls,
     )
+
+
+class _Side:
+    """An optimizer, and the closure of its steps if they take one."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer, parameters: list[torch.Tensor], plan: Plan) -> None:
+        self.optimizer = optimizer
+        self._closure: Any = objective.closure(parameters, "hvp" in plan.asked) if plan.calls else None
+
+    def step(self) -> None:
+        if self._closure is None:
+            self.optimizer.step()
+        else:
+            self.optimizer.step(self._closure)
 
 
 class _Streaming:
@@ -239,7 +388,7 @@ def _tensors(plan: Plan) -> list[torch.Tensor]:
     """Return parameters like those of a network at its start, with gradients; the same ones each time."""
     generator = torch.Generator().manual_seed(0)
     made = []
-    for shape in shapes.SHAPES[plan.shapes]():
+    for shape in plan.members:
         p = torch.randn(shape, generator=generator).mul_(0.02).to(plan.device, getattr(torch, plan.dtype))
         touched = shapes.TOUCHED.get(plan.shapes)
         if touched is None:
@@ -260,13 +409,13 @@ def _copies(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
     return copies
 
 
-def _seconds(optimizer: torch.optim.Optimizer | _Streaming, steps: int, device: str) -> float:
+def _seconds(side: _Side | _Streaming, steps: int, device: str) -> float:
     """Return how long some steps take."""
     wait: Callable[[], object] = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
     wait()
     start = time.perf_counter()
     for _ in range(steps):
-        optimizer.step()
+        side.step()
     wait()
     return time.perf_counter() - start
 

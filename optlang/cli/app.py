@@ -1,27 +1,51 @@
 """The command ``optlang``: collects the subcommands and turns every outcome into an exit code.
 
 0 means done, 1 that a rule has errors (or a file would change, for ``format --check``), 2 that the command
-line or a file is wrong, 3 that optlang itself failed.
+line, a file or the place of the output is wrong, 3 that optlang itself failed, 141 that who was to read the output has
+gone.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from optlang.cli import bench, check, emit, explain, format, list, new, show
 from optlang.cli.output import Refusal
 from optlang.diagnostics import OptlangError, render_all
 
+#: What a shell says of a command that was stopped by a closed pipe.
+CLOSED_PIPE = 141
+
+
+class _ClosedPipe(Exception):
+    """Whoever was to read the output has gone."""
+
+
+class Commands(TyperGroup):
+    """The commands; a closed pipe is told from a rule with errors."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ClosedPipe from error
+
+
 app = typer.Typer(
     name="optlang",
+    cls=Commands,
     help="Write an optimizer's update rule; get a compiled torch.optim.Optimizer.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -54,17 +78,45 @@ def options(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     given = sys.argv[1:] if arguments is None else [*arguments]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a rule may be in letters that the terminal does not have
+            stream.reconfigure(errors="backslashreplace")
+    code = _run(given)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        code = _lost(error)
+    sys.exit(code)
+
+
+def _run(given: Sequence[str]) -> int:
+    """Run the command line and return its code."""
     try:
         app(args=given)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 2
     except Refusal as refusal:
         print(f"optlang: {refusal}", file=sys.stderr)
-        sys.exit(2)
+        return 2
     except OptlangError as error:
         print(render_all(error.diagnostics), file=sys.stderr)
-        sys.exit(1)
+        return 1
+    except (_ClosedPipe, OSError) as error:
+        return _lost(error)
     except Exception:  # whatever else comes out is a fault of ours, and is reported as one
         _report_crash(given)
-        sys.exit(3)
+        return 3
+    return 0
+
+
+def _lost(error: Exception) -> int:
+    """Say what the system did not let us do, and return the code for it; nothing more is printed."""
+    with contextlib.suppress(OSError, ValueError):  # what is still to be written has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, _ClosedPipe | BrokenPipeError):
+        return CLOSED_PIPE
+    print(f"optlang: {error}", file=sys.stderr)
+    return 2
 
 
 def _report_crash(arguments: Sequence[str]) -> None:
@@ -74,7 +126,11 @@ def _report_crash(arguments: Sequence[str]) -> None:
     if "--debug" in arguments:
         print(f":\n{story}", file=sys.stderr)
         return
-    handle, name = tempfile.mkstemp(prefix="optlang-crash-", suffix=".txt")
-    os.close(handle)
-    Path(name).write_text(story, encoding="utf-8")
-    print(f" with the traceback in {name}", file=sys.stderr)
+    try:
+        handle, name = tempfile.mkstemp(prefix="optlang-crash-", suffix=".txt")
+        os.close(handle)
+        Path(name).write_text(story, encoding="utf-8")
+    except OSError:
+        print(f":\n{story}", file=sys.stderr)
+    else:
+        print(f" with the traceback in {name}", file=sys.stderr)

@@ -3,26 +3,48 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from optlang.cli.output import Files, Refusal, Settings, library_names, parse_setting, read_source
+from optlang.bench.shapes import SHAPES, chosen
+from optlang.cli.output import Files, Refusal, Settings, library_names, parse_settings, read_source
 
 if TYPE_CHECKING:
-    from optlang.bench.run import Result
+    from optlang.bench.run import Plan
 
 NAME = "bench"
+
+
+class Type(StrEnum):
+    """Types of parameters."""
+
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+
+
+class Backend(StrEnum):
+    """How rules are run."""
+
+    INDUCTOR = "inductor"
+    EAGER = "eager"
 
 
 def command(
     rules: Files,
     shapes: Annotated[
-        str,
-        typer.Option(help="gpt2, gpt2-matrices, matrices, resnet50, many, mlp, several with commas, or all."),
-    ] = "resnet50",
+        str | None,
+        typer.Option(
+            help=f"{', '.join(SHAPES)}, several with commas, or all (those with dense gradients). "
+            "Parameters that a rule does not take are left out (default: resnet50; matrices for rules of matrices).",
+            show_default=False,
+        ),
+    ] = None,
     against: Annotated[
         str | None,
         typer.Option(
@@ -37,59 +59,78 @@ def command(
         int | None, typer.Option(min=1, help="Steps of each round (default: as many as take a quarter of a second).")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each side, taken in turns.")] = 7,
-    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[Type, typer.Option(help="Type of the parameters.")] = Type.FLOAT32,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    backend: Annotated[str, typer.Option(help="inductor or eager.")] = "inductor",
+    backend: Annotated[Backend, typer.Option(help="How rules are run.")] = Backend.INDUCTOR,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that torch may use.")] = None,
     first_step: Annotated[
         bool,
         typer.Option("--first-step", help="Time first steps in new processes, too, and what memory they take."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each result as a line of JSON.")] = False,
     save: Annotated[
         Path | None,
         typer.Option(metavar="PNG", help="Draw the ratios into this file (needs matplotlib)."),
     ] = None,
 ) -> None:
-    """Time rules (or the whole `library`) against a peer in interleaved rounds, and compare where they end."""
+    """Time rules (or the whole `library`) against a peer in interleaved rounds, and compare where they end.
+
+    What cannot be compared gets a row with the reason, and the exit code is 1.
+    """
     whole = list(rules) == ["library"]
     sources = [read_source(rule) for rule in (library_names() if whole else rules)]
-    left_out: list[str] = []
-    values = dict(parse_setting(text) for text in settings or [])
-    from optlang.bench import report, run
-
+    left_out: dict[str, str] = {}
+    values = parse_settings(settings)
     try:
+        if shapes is not None:
+            chosen(shapes)  # before torch is imported
+        if save is not None:
+            _check_picture(save)
+        from optlang.bench import report, run
+
         plans = run.plan(
             sources,
             shapes,
             against,
-            dtype=dtype,
+            dtype=dtype.value,
             device=device,
             values=values,
-            backend=backend,
+            backend=backend.value,
             left_out=left_out if whole else None,
         )
     except ValueError as error:
         raise Refusal(str(error)) from error
+    _say_what_is_missing(left_out, plans)
+    how = run.Settings(steps, rounds, threads, first_step)
+    rows = report.Rows(plans, how)
+    show = rows.show if not as_json else (lambda result: print(report.as_json(result), flush=True))
+    results = report.measure_all(plans, how, show)
+    if not as_json:
+        rows.end(results)
+    if save is not None and any(isinstance(result, run.Result) for result in results):
+        try:
+            report.draw(results, save)
+        except (OSError, ValueError) as error:
+            raise Refusal(f"cannot write {save}: {error}") from error
+    if any(isinstance(result, run.Failure) for result in results):
+        raise typer.Exit(1)
+
+
+def _say_what_is_missing(left_out: Mapping[str, str], plans: Sequence[Plan]) -> None:
+    """Say which rules and parameters are left out."""
     if left_out:
-        print(f"no counterpart in {against}: {', '.join(left_out)}", file=sys.stderr)
-    try:
-        results = report.measure_all(plans, run.Settings(steps, rounds, threads, first_step))
-    except ValueError as error:
-        raise Refusal(str(error)) from error
-    if as_json:
-        print(report.as_json(results))
-    else:
-        report.print_table(results)
-    if save is not None:
-        _draw(results, save)
+        print(f"nothing to compare with: {', '.join(left_out)}", file=sys.stderr)
+    for plan in plans:
+        if plan.refused is None and len(plan.members) < plan.total:
+            taken = f"takes {len(plan.members)} of the {plan.total} parameters of {plan.shapes}"
+            print(f"{plan.name} {taken}; the others are left out", file=sys.stderr)
 
 
-def _draw(results: Sequence[Result], path: Path) -> None:
+def _check_picture(path: Path) -> None:
     from optlang.bench import report
 
     try:
-        report.draw(results, path)
+        report.check_picture(path)
     except ImportError as error:
         raise Refusal("--save needs matplotlib: pip install 'optlang-torch[plot]'") from error
     except (OSError, ValueError) as error:

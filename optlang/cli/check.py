@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from optlang.cli.output import Files, plural, print_diagnostics, read_source
+from optlang.cli.output import Files, Refusal, plural, print_diagnostics, read_source
 from optlang.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
@@ -25,21 +25,32 @@ def command(
 ) -> None:
     """Check rules and print what is wrong with them.
 
-    For a rule that declares nothing, also prints what was inferred. Needs no torch and no compiler.
+    For a rule that declares nothing, also prints what was inferred. Needs no torch and no compiler. A file that cannot
+    be read does not keep the others from being checked.
     """
     from optlang.language.check import check_text
 
-    results = []
+    results: list[tuple[Source, Rule | None, list[Diagnostic]]] = []
+    refusals: list[str] = []
+    data: list[dict[str, Any]] = []
     for file in files:
-        source = read_source(file)
+        try:
+            source = read_source(file)
+        except Refusal as refusal:
+            refusals.append(str(refusal))
+            data.append(_as_data(file, None, [], str(refusal)))
+            continue
         results.append((source, *check_text(source)))
+        data.append(_as_data(source.name, *results[-1][1:]))
     found = [d for _, _, diagnostics in results for d in diagnostics]
     if as_json:
-        print(json.dumps([_as_data(*result) for result in results], indent=2))
+        print(json.dumps(data, indent=2))
     else:
         for result in results:
             _print_result(*result)
         _print_total(len(results), found)
+    if refusals:
+        raise Refusal("\noptlang: ".join(refusals))
     errors = sum(d.is_error for d in found)
     if errors or (strict and found):
         raise typer.Exit(1)
@@ -67,13 +78,16 @@ def _print_total(files: int, found: list[Diagnostic]) -> None:
         print(f"{plural(files, 'rule')} checked: {', '.join(counts)}")
 
 
-def _as_data(source: Source, rule: Rule | None, diagnostics: list[Diagnostic]) -> dict[str, Any]:
+def _as_data(
+    file: str, rule: Rule | None, diagnostics: list[Diagnostic], unreadable: str | None = None
+) -> dict[str, Any]:
     from optlang.language.roles import describe
 
-    return {
-        "file": source.name,
+    data = {
+        "file": file,
         "ok": rule is not None,
         "name": rule.name if rule else None,
         "inferred": describe(rule) if rule and rule.inferred else [],
         "diagnostics": [d.as_dict() for d in diagnostics],
     }
+    return data if unreadable is None else {**data, "unreadable": unreadable}

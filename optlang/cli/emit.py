@@ -6,7 +6,7 @@ import pkgutil
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,15 +14,17 @@ from optlang.cli.output import (
     File,
     Refusal,
     Settings,
-    parse_setting,
+    parse_settings,
     plural,
     print_code,
     print_diagnostics,
     read_source,
     write_file,
 )
-from optlang.language.rule import Value
 from optlang.source import Source
+
+if TYPE_CHECKING:
+    from optlang.api import Given
 
 NAME = "emit"
 
@@ -46,8 +48,9 @@ def _targets() -> list[str]:
 def command(
     file: File,
     stage: Annotated[
-        Stage, typer.Option(help="tree (syntax), plain (written out), rule (checked), program (IR), source.")
-    ] = Stage.SOURCE,
+        Stage | None,
+        typer.Option(help="tree (syntax), plain (written out), rule (checked), program (IR), source (the default)."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="OUT", help="Write to this file instead.")
     ] = None,
@@ -61,8 +64,13 @@ def command(
     """Print what the compiler makes of a rule: by default the Python source that runs."""
     from optlang.language.check import check_text
 
+    if target is not None and stage is not None:
+        raise Refusal(
+            "--stage prints a form inside of the compiler, --target a file for use without it: give one of them"
+        )
+    stage = stage or Stage.SOURCE
     source = read_source(file)
-    values = dict(parse_setting(text) for text in settings or [])
+    values = parse_settings(settings)
     errors = [d for d in check_text(source)[1] if d.is_error] if stage is not Stage.TREE else []
     if errors:
         print_diagnostics(errors, sys.stderr)
@@ -77,7 +85,7 @@ def command(
         write_file(output, text if text.endswith("\n") else text + "\n")
 
 
-def _emit(source: Source, stage: Stage, values: dict[str, Value], ndim: int) -> str:
+def _emit(source: Source, stage: Stage, values: dict[str, Given], ndim: int) -> str:
     """Call the driver; a setting that it cannot use is the user's mistake."""
     import optlang
 
@@ -89,7 +97,7 @@ def _emit(source: Source, stage: Stage, values: dict[str, Value], ndim: int) -> 
         raise Refusal(f"--set: {error}") from error
 
 
-def _export(source: Source, target: str, values: dict[str, Value], ndim: int, output: Path | None) -> None:
+def _export(source: Source, target: str, values: dict[str, Given], ndim: int, output: Path | None) -> None:
     """Write or print a file for use outside of this package."""
     import optlang
     from optlang.diagnostics import OptlangError

@@ -14,6 +14,7 @@ from optlang.language.suggest import nearest
 from optlang.source import Source
 
 if TYPE_CHECKING:
+    from optlang.api import Given
     from optlang.diagnostics import Diagnostic
     from optlang.language.rule import Value
 
@@ -55,7 +56,11 @@ Files = Annotated[
 
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="A hyperparameter's value; may be given more than once."),
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A hyperparameter's value (`betas=0.8,0.9` if it has several); may be given more than once.",
+    ),
 ]
 
 
@@ -179,19 +184,29 @@ def print_code(text: str, lexer: str) -> None:
     )
 
 
-def parse_setting(text: str) -> tuple[str, Value]:
-    """Return the name and value of ``NAME=VALUE``: a number, true, false, none, or a string.
+def parse_settings(texts: Sequence[str] | None) -> dict[str, Given]:
+    """Return the values of ``--set NAME=VALUE`` by name: numbers, true, false, none, strings, several with commas.
 
     Raises:
         Refusal: If there is no ``=``.
     """
+    return dict(parse_setting(text) for text in texts or [])
+
+
+def parse_setting(text: str) -> tuple[str, Given]:
+    """Return the name and value of one setting."""
     name, equals, written = (part.strip() for part in text.partition("="))
     if not (name and equals):
         raise Refusal(f"--set wants NAME=VALUE, got {text!r}")
+    parts = written.strip("()[]").split(",")
+    return name, _value(written) if len(parts) == 1 else tuple(_value(part.strip()) for part in parts if part.strip())
+
+
+def _value(written: str) -> Value:
     words: dict[str, Value] = {"true": True, "false": False, "none": None}
     if written.lower() in words:
-        return name, words[written.lower()]
+        return words[written.lower()]
     try:
-        return name, float(written)
+        return float(written)
     except ValueError:
-        return name, written.strip("\"'")
+        return written.strip("\"'")

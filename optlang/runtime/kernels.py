@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from optlang.backends.loading import cache, plain, registry
+from optlang.backends.loading import folders, plain, registry
 from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import NARROW, Dims, Kernel, Signature
 from optlang.compiled import FACTS, Compiled, Facts, Slot, Variant
@@ -212,7 +212,7 @@ class Kernels:
         return first
 
     def _announced(self, variant: Variant, signature: Signature) -> Any:
-        return progress.announced(f"{variant.name} for {signature}", f"once, then kept in {cache.location()}")
+        return progress.announced(f"{variant.name} for {signature}", f"once, then kept in {folders.location()}")
 
 
 def compiled_count(optimizer_class: type[torch.optim.Optimizer]) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import tempfile
 import threading
 import warnings
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 
-from optlang.backends.loading import cache, shell, toolchain
+from optlang.backends.loading import cache, folders, shell, slow, toolchain
 from optlang.backends.loading.modules import load_module, source_for
 from optlang.backends.loading.signature import Kernel, Signature
 from optlang.compiled import Variant
@@ -47,8 +48,8 @@ logger = logging.getLogger("optlang")
 _one_at_a_time = threading.Lock()  # the compiler is patched while it runs
 
 
-def library_path(variant: Variant, signature: Signature, light: bool = True) -> Path:
-    """Return where the library of a variant is kept, whether it is there or not.
+def library_name(variant: Variant, signature: Signature, light: bool = True) -> str:
+    """Return the name under which the library of a variant is kept.
 
     Args:
         variant: The variant.
@@ -57,51 +58,71 @@ def library_path(variant: Variant, signature: Signature, light: bool = True) -> 
     """
     source = source_for(variant, signature)
     how = repr((OPTIONS, shell.fingerprint()))
-    name = cache.key(source, repr(signature), how, torch.__version__, toolchain.processor())
-    return cache.location() / f"{variant.name}-{name}{'' if light else '-full'}.so"
+    key = cache.key(source, repr(signature), how, torch.__version__, toolchain.processor())
+    return cache.file_name(variant.name, key, ".so" if light else "-full.so")
 
 
 def load(variant: Variant, signature: Signature) -> Kernel | None:
     """Return the kernel of a variant from the cache, or None if it is not there or not sound."""
     for light in (True, False):
-        path = library_path(variant, signature, light)
-        if cache.is_sound(path):
-            return Kernel(_open(path), "cached", light)
-        with contextlib.suppress(OSError):
-            path.unlink()
+        name = library_name(variant, signature, light)
+        run = cache.load(name, _open)
+        if run is not None:
+            if not light:
+                slow.warn_again(_log(name))
+            return Kernel(run, "cached", light)
     return None
 
 
 def build(variant: Variant, signature: Signature) -> Kernel:
     """Compile a variant, keep the library in the cache and return its kernel."""
-    cache.folder()
-    with _one_at_a_time, tempfile.TemporaryDirectory(dir=cache.location(), prefix=".build-") as name:
-        library = _compile(variant, signature, Path(name))
-        light = library.parent == Path(name)
-        target = library_path(variant, signature, light)
-        cache.install(library, target)
-    return Kernel(_open(target), "built", light)
+    with _one_at_a_time, cache.alone(library_name(variant, signature)):
+        found = load(variant, signature)  # another process may just have built it
+        if found is not None:
+            return found
+        with tempfile.TemporaryDirectory(dir=folders.folder(), prefix=".build-") as folder:
+            library = _compile(variant, signature, Path(folder))
+            light = library.parent == Path(folder)
+            name = library_name(variant, signature, light)
+            cache.install(library, name)
+            run = cache.load(name, _open) or _open(str(library))  # somebody may empty the cache at this moment
+            return Kernel(run, "built", light)
 
 
-def _open(path: Path) -> Any:
+def _open(path: str) -> Any:
     """Return the function that runs a library."""
-    return torch._C._aoti.AOTIModelContainerRunnerCpu(str(path), 1).run
+    return torch._C._aoti.AOTIModelContainerRunnerCpu(path, 1).run
+
+
+def _log(library: str) -> Path:
+    """Return where it is written why a library is in Inductor's own container."""
+    return (folders.location() / library).with_suffix(".log")
 
 
 def _compile(variant: Variant, signature: Signature, folder: Path) -> Path:
     """Compile a variant in the quickest way that works and return the library."""
     exported, example = _export(variant, signature)
     ways = [(True, True), (False, True), (False, False)]
+    failed: Exception | None = None
     for light, trusting in ways:
         try:
-            with quiet(), trusted_processor() if trusting else contextlib.nullcontext():
+            with quiet(), toolchain.plain_paths(), trusted_processor() if trusting else contextlib.nullcontext():
                 library = _inductor(exported, example, folder if light else None, light and variant.elementwise)
-                _open(library)
-                return library
+                if library.parent != folder:  # Inductor's own folder may be gone with `plain_paths`
+                    whole = folder / "full"
+                    whole.mkdir(exist_ok=True)
+                    library = Path(shutil.copy(library, whole))
+                _open(str(library))
         except Exception as error:
             logger.debug("compiling %s failed (%s, %s)", variant.name, light, trusting, exc_info=error)
+            failed = failed or error
             if (light, trusting) == ways[-1]:
                 raise
+            continue
+        if failed is not None:
+            instead = f"{variant.name} is compiled into Inductor's own container, which has slower steps"
+            slow.warn(instead, failed, _log(library_name(variant, signature, False)))
+        return library
     raise AssertionError("unreachable")
 
 

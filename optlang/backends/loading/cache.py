@@ -1,30 +1,40 @@
-"""The folder where built kernels are kept: ``OPTLANG_CACHE``, or ``optlang`` in the user's cache folder."""
+"""The files of the cache: put in place in one step, sealed, and checked on the way in.
+
+A file's seal covers its name, so a file that has come under another's name is no more sound than a damaged one. What is
+checked is what is used: a file is opened once, and read and loaded through that descriptor.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import itertools
 import os
+import stat
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
+
+from optlang.backends.loading import folders
 
 #: Counts the changes of how kernels are built and called; kernels of another format are not found.
-FORMAT = 1
+FORMAT = 2
 
+#: Characters of a rule's name that stand in a file's name, which must not grow beyond what file systems take.
+SHOWN = 40
 
-def folder() -> Path:
-    """Return the folder, made if need be and readable by its owner only (it holds machine code that we load)."""
-    path = location()
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return path
+#: Seconds that a process waits for another one that builds the same kernel.
+WAIT = 600.0
 
+#: How a file is opened: a link is not followed, and a pipe is not waited for. Not every system has all of them.
+READING = os.O_RDONLY
+for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_CLOEXEC"):
+    READING |= getattr(os, _flag, 0)
 
-def location() -> Path:
-    """Return where the folder is or would be."""
-    chosen = os.environ.get("OPTLANG_CACHE")
-    if chosen:
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "optlang"
+T = TypeVar("T")
+
+_loads = itertools.count()
 
 
 def key(*parts: str) -> str:
@@ -36,31 +46,123 @@ def key(*parts: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def is_sound(path: Path) -> bool:
-    """Whether a cached file may be loaded: whole, and writable by nobody but its owner (it is machine code)."""
-    try:
-        status, content = path.stat(), path.read_bytes()
-    except OSError:
-        return False
-    if hasattr(os, "getuid") and (status.st_uid not in (os.getuid(), 0) or status.st_mode & 0o022):
-        return False
-    return content[-len(_seal(b"")) :] == _seal(content[: -len(_seal(b""))])
+def file_name(rule: str, key: str, suffix: str) -> str:
+    """Return the name of a file: the rule's, for people, then the key."""
+    return f"{rule[:SHOWN]}-{key}{suffix}"
 
 
-def install(built: Path, target: Path) -> None:
-    """Put a built file in its place in one step, sealed, so that no process ever loads half of it."""
-    content = built.read_bytes()
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=".part")
+def read(name: str) -> bytes | None:
+    """Return the content of a file, or None if it is not there or not sound."""
+    return _use(name, lambda _, content: content)
+
+
+def load(name: str, loader: Callable[[str], T]) -> T | None:
+    """Return what ``loader`` makes of the path of a library, or None if it is not there or not sound."""
+
+    def take(descriptor: int, content: bytes) -> T:
+        with _path_of(descriptor, content) as path:
+            return loader(path)
+
+    return _use(name, take)
+
+
+def install(built: Path, name: str) -> Path:
+    """Put a built file in its place in one step, sealed, so that no process ever loads half of it.
+
+    Returns:
+        Where it is.
+    """
+    content, target = built.read_bytes(), folders.folder() / name
+    handle, part = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content + _seal(content))
-        os.chmod(name, 0o700)
-        os.replace(name, target)
+            file.write(content + _seal(name, content))
+        os.chmod(part, 0o700)
+        if target.is_dir():
+            folders.remove(target)
+        os.replace(part, target)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        Path(part).unlink(missing_ok=True)
         raise
+    return target
 
 
-def _seal(content: bytes) -> bytes:
+@contextlib.contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Let one process at a time build a file, so that the others find it; where nothing can be locked, each builds."""
+    import filelock
+
+    path = folders.folder() / f".{name}.lock"
+    lock = filelock.FileLock(path, timeout=WAIT, mode=0o600)
+    with contextlib.suppress(OSError, NotImplementedError):  # a timeout is an OSError, too
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+        folders.remove(path)  # who waits for it still gets it, and then finds the file
+
+
+def _use(name: str, take: Callable[[int, bytes], T]) -> T | None:
+    """Return what ``take`` makes of an open file and its content; one that is not sound is removed."""
+    for folder in folders.places():
+        path = folder / name
+        try:
+            descriptor = os.open(path, READING)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            folders.remove(path)
+            continue
+        try:
+            content = _content(descriptor, name)
+            if content is not None:
+                return take(descriptor, content)
+        finally:
+            os.close(descriptor)
+        folders.remove(path)
+    return None
+
+
+def _content(descriptor: int, name: str) -> bytes | None:
+    """Return what is in an open file if it is whole, under its own name, and written by nobody but us."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    if hasattr(os, "getuid") and (status.st_uid not in (os.getuid(), 0) or status.st_mode & 0o022):
+        return None
+    with os.fdopen(descriptor, "rb", closefd=False) as file:
+        whole = file.read()
+    size = len(_seal(name, b""))
+    content, seal = whole[:-size], whole[-size:]
+    return content if seal == _seal(name, content) else None
+
+
+@contextlib.contextmanager
+def _path_of(descriptor: int, content: bytes) -> Iterator[str]:
+    """Give a path that leads to an open file, whatever has come under its name; else that of a copy.
+
+    The loader of libraries takes two equal paths for one library, and descriptors are numbered anew when they are
+    closed. So the path is spelled differently each time.
+    """
+    if os.path.exists(f"/proc/self/fd/{descriptor}"):
+        spelling = "".join("./" if bit == "0" else ".//" for bit in f"{next(_loads):b}")
+        yield f"/proc/self/fd/{spelling}{descriptor}"
+        return
+    handle, copy = tempfile.mkstemp(dir=folders.folder(), prefix=".load-", suffix=".so")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(copy, 0o700)
+        yield copy
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(copy)
+
+
+def _seal(name: str, content: bytes) -> bytes:
     """Return what is appended to a file to recognise it as whole; loaders of libraries do not look there."""
-    return b"optlang:" + hashlib.sha256(content).digest()
+    digest = hashlib.sha256(name.encode())
+    digest.update(b"\0")
+    digest.update(content)
+    return b"optlang:" + digest.digest()

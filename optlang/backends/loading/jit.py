@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 
+from optlang.backends.loading import slow, toolchain
 from optlang.backends.loading.modules import load_module, source_for
 from optlang.backends.loading.signature import Kernel, Signature
 from optlang.compiled import Variant
@@ -41,14 +41,10 @@ def load(variant: Variant, signature: Signature) -> Kernel:
         made: Any = torch.compile(fresh, dynamic=True, fullgraph=True, options=options)
         _mark(tensors, signature)
         try:
-            made(*tensors)
+            with toolchain.plain_paths():
+                made(*tensors)
         except Exception as error:  # nothing has been computed yet: this is the compiler's
-            warnings.warn(
-                f"torch.compile failed for {variant.name}, which runs uncompiled: {type(error).__name__}: "
-                f"{str(error).strip().partition(chr(10))[0]}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            slow.warn(f"torch.compile failed for {variant.name}, which runs uncompiled", error)
             made = plain
             made(*tensors)
         compiled[ones] = made

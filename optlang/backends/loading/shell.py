@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import inspect
 import re
+import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -353,7 +355,14 @@ def _check_gradient(run: str) -> None:
 
 
 def build(wrapper: str, kernels: str, tensors: int, sliced: bool, folder: Path) -> Path:
-    """Compile the two generated texts into one library in ``folder`` and return its path."""
+    """Compile the two generated texts into one library in ``folder`` and return its path.
+
+    The compiler is called in the folder with names alone: a command line of Inductor's falls apart where a path has a
+    blank or a quotation mark.
+
+    Raises:
+        RuntimeError: If the compiler refuses; carries what it printed.
+    """
     from torch._inductor import cpp_builder, cpu_vec_isa
 
     source = folder / "kernel.cpp"
@@ -361,6 +370,9 @@ def build(wrapper: str, kernels: str, tensors: int, sliced: bool, folder: Path) 
     options: Any = cpp_builder.CppTorchDeviceOptions(
         vec_isa=cpu_vec_isa.pick_vec_isa(), device_type="cpu", aot_mode=True, extra_flags=["-w"]
     )
-    builder = cpp_builder.CppBuilder(name="kernel", sources=str(source), output_dir=str(folder), BuildOption=options)
-    builder.build()
-    return Path(builder.get_target_file_path())
+    builder = cpp_builder.CppBuilder(name="kernel", sources=source.name, BuildOption=options)
+    command = shlex.split(builder.get_command_line())
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        raise RuntimeError(f"the C++ compiler failed\n{shlex.join(command)}\n{done.stdout}{done.stderr}")
+    return folder / builder.get_target_file_path()

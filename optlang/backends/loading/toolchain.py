@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 
 import torch
 
@@ -17,6 +21,9 @@ ADVICE = {
     "darwin": "install one (`xcode-select --install`) or set CXX",
     "win32": "install the Visual Studio build tools and set CXX",
 }
+
+#: Where temporary files may be kept besides the folder that is set for them.
+PLAIN_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
 def compiler() -> str | None:
@@ -29,6 +36,26 @@ def compiler() -> str | None:
 def advice() -> str:
     """Return what to do about a missing compiler."""
     return ADVICE.get(sys.platform, ADVICE["linux"])
+
+
+@contextlib.contextmanager
+def plain_paths() -> Iterator[None]:
+    """Let Inductor build elsewhere if its folder has a blank or the like in its path, which its commands cannot say."""
+    variable = "TORCHINDUCTOR_CACHE_DIR"
+    given = os.environ.get(variable)
+    usual = os.path.abspath(given or tempfile.gettempdir())
+    plain = next((folder for folder in PLAIN_FOLDERS if os.access(folder, os.W_OK)), None)
+    if plain is None or re.fullmatch(r"[\w./+@%=:,-]*", usual):
+        yield
+        return
+    with tempfile.TemporaryDirectory(dir=plain, prefix="optlang-build-") as folder:
+        os.environ[variable] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop(variable)
+            if given is not None:
+                os.environ[variable] = given
 
 
 def processor() -> str:

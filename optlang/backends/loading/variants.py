@@ -8,7 +8,7 @@ import tempfile
 from functools import cache as once
 from pathlib import Path
 
-from optlang.backends.loading import cache
+from optlang.backends.loading import cache, folders
 from optlang.compiled import Variant
 from optlang.language.rule import Value
 
@@ -23,11 +23,11 @@ def find(text: str, name: str, key: tuple[Value, ...]) -> Variant | None:
         name: The class name.
         key: The variant's key.
     """
-    path = _path(text, name, key)
-    if not cache.is_sound(path):
+    content = cache.read(_file_name(text, name, key))
+    if content is None:
         return None
     try:
-        found = pickle.loads(path.read_bytes())  # only we write there, as for the machine code beside it
+        found = pickle.loads(content)  # only we write there, as for the machine code beside it
     except Exception:  # written by another version of Python, or of a class
         return None
     return found if isinstance(found, Variant) and found.key == key else None
@@ -35,19 +35,18 @@ def find(text: str, name: str, key: tuple[Value, ...]) -> Variant | None:
 
 def keep(text: str, variant: Variant) -> None:
     """Keep a variant for other processes; a disk that cannot be written to is no matter."""
-    path = _path(text, variant.name, variant.key)
+    file_name = _file_name(text, variant.name, variant.key)
     with contextlib.suppress(OSError):
-        if path.exists():
+        if cache.read(file_name) is not None:
             return
-        cache.folder()
-        with tempfile.NamedTemporaryFile(dir=cache.location(), prefix=".variant-") as file:
+        with tempfile.NamedTemporaryFile(dir=folders.folder(), prefix=".variant-") as file:
             file.write(pickle.dumps(variant))
             file.flush()
-            cache.install(Path(file.name), path)
+            cache.install(Path(file.name), file_name)
 
 
-def _path(text: str, name: str, key: tuple[Value, ...]) -> Path:
-    return cache.location() / f"{name}-{cache.key(text, name, repr(key), _compiler())}.variant"
+def _file_name(text: str, name: str, key: tuple[Value, ...]) -> str:
+    return cache.file_name(name, cache.key(text, name, repr(key), _compiler()), ".variant")
 
 
 @once

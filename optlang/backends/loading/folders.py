@@ -1,0 +1,192 @@
+"""Which folder the cache is in: one that nobody else can write to, because machine code is loaded from it.
+
+``OPTLANG_CACHE``, or ``optlang`` in the user's cache folder. Where others could put files into that, or where there is
+no such folder and none can be made, a folder for this user among the temporary files takes its place, and a warning
+says so.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import functools
+import os
+import shutil
+import stat
+import tempfile
+import time
+import warnings
+from pathlib import Path
+
+#: What builds leave behind when their process is killed. It is removed when it is older than ``DAY`` seconds.
+LEFTOVERS = (".build-*", ".variant-*", ".load-*", ".*.part", ".*.lock")
+DAY = 86400.0
+
+_said: set[str] = set()
+_tidied: set[Path] = set()
+
+
+def chosen() -> Path | None:
+    """Return the folder that the environment asks for, absolute and without links; None if there is no home."""
+    given, base = os.environ.get("OPTLANG_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        path = Path(given).expanduser() if given else (Path(base) if base else Path.home() / ".cache") / "optlang"
+        return Path(os.path.realpath(path))
+    except (OSError, RuntimeError):  # a user without a home; a relative path in a folder that is gone
+        return None
+
+
+def location() -> Path:
+    """Return where files are kept or would be, for messages."""
+    wanted = chosen()
+    if wanted is not None and danger(wanted) is None and _could_be_written(wanted):
+        return wanted
+    try:
+        return _elsewhere()
+    except OSError:
+        return wanted or Path("optlang")
+
+
+def places() -> list[Path]:
+    """Return the folders to look for files in; they need not exist."""
+    wanted, found = chosen(), []
+    if wanted is not None:
+        reason = danger(wanted)
+        if reason is not None:
+            _say(wanted, reason)
+        else:
+            found = [wanted]
+    if not found or not _could_be_written(found[0]):
+        with contextlib.suppress(OSError):
+            found.append(_elsewhere())
+    return found
+
+
+def folder() -> Path:
+    """Return the folder to put files into, made if need be, readable by its owner only.
+
+    Raises:
+        OSError: If there is none, not even among the temporary files.
+    """
+    wanted = chosen()
+    problem = "there is no home folder for it" if wanted is None else _made(wanted)
+    if wanted is not None and problem is None:
+        return _tidy(wanted)
+    _say(wanted, problem)
+    instead = _elsewhere()
+    return _tidy(instead if _made(instead) is None else _of_this_process())
+
+
+def danger(path: Path) -> str | None:
+    """Return why others could put files into a folder or exchange it, or None. What is missing, we would make."""
+    if not hasattr(os, "getuid"):
+        return None
+    for place in (path, *path.parents):
+        try:
+            status = place.lstat()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            return f"{place} cannot be looked at ({error.strerror})"
+        trusted = (0, os.getuid()) if place == path else (0, os.getuid(), _unmapped())
+        if status.st_uid not in trusted:
+            return f"{place} belongs to another user"
+        shared = status.st_mode & (stat.S_IWOTH if _is_own_group(status.st_gid) else stat.S_IWOTH | stat.S_IWGRP)
+        # In a sticky folder, others can add to but not exchange what is there.
+        if shared and (place == path or not status.st_mode & stat.S_ISVTX):
+            return f"others may write to {place}"
+    return None
+
+
+def _could_be_written(path: Path) -> bool:
+    """Whether files could be put into a folder, which may have to be made first."""
+    there = next((place for place in (path, *path.parents) if os.path.exists(place)), path)
+    return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
+
+
+def _made(path: Path) -> str | None:
+    """Make a folder and those it is in, for their owner only; return what speaks against it, or None."""
+    reason = danger(path)
+    if reason is not None:
+        return reason
+    try:
+        for place in (*reversed(path.parents), path):
+            if not os.path.exists(place):
+                place.mkdir(mode=0o700, exist_ok=True)
+                place.chmod(0o700)  # whatever the umask is
+    except OSError as error:
+        return f"{error.filename or path} cannot be made ({error.strerror})"
+    return danger(path) or (None if _could_be_written(path) else f"{path} cannot be written to")
+
+
+def _in_temporary() -> Path:
+    """Return the folder of this user among the temporary files."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    return Path(os.path.realpath(tempfile.gettempdir())) / f"optlang-{user}"
+
+
+def _elsewhere() -> Path:
+    """Return the folder that takes the place of the one that is asked for."""
+    usual = _in_temporary()
+    return usual if danger(usual) is None and _could_be_written(usual) else _of_this_process()
+
+
+@functools.cache
+def _of_this_process() -> Path:
+    """Return a folder that is removed when this process ends."""
+    made = Path(tempfile.mkdtemp(prefix="optlang-"))
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    return made
+
+
+def _unmapped() -> int:
+    """Return the owner that is shown for files of users whom a container does not know; -1 outside of containers."""
+    try:
+        if Path("/proc/self/uid_map").read_text(encoding="ascii").split() != ["0", "0", "4294967295"]:
+            return int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        pass
+    return -1
+
+
+@functools.cache
+def _is_own_group(group: int) -> bool:
+    """Whether a group is the one that many systems make for each user alone, by the user's name."""
+    import grp
+    import pwd
+
+    try:
+        name, found = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(group)
+    except KeyError:
+        return False
+    return found.gr_name == name and set(found.gr_mem) <= {name}
+
+
+def _tidy(path: Path) -> Path:
+    """Remove what killed processes left in a folder long ago; done once."""
+    if path not in _tidied:
+        _tidied.add(path)
+        for pattern in LEFTOVERS:
+            for left in path.glob(pattern):
+                with contextlib.suppress(OSError):
+                    if time.time() - left.lstat().st_mtime > DAY:
+                        remove(left)
+    return path
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with what is in it, as far as that is possible."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _say(wanted: Path | None, reason: str | None) -> None:
+    """Warn that the folder that is asked for is not used, once."""
+    about = f"the cache {wanted or ''}".rstrip() + f" is not used, because {reason}"
+    if about not in _said:
+        _said.add(about)
+        advice = "set OPTLANG_CACHE to a folder that only you can write to"
+        warnings.warn(f"{about}; kernels are kept in {location()}; {advice}", RuntimeWarning, stacklevel=3)

@@ -1,0 +1,61 @@
+"""Telling the user that a slower way is taken, why, and where the whole story is."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import traceback
+import warnings
+from pathlib import Path
+
+from optlang.backends.loading import folders
+
+#: Characters of a cause that stand in a warning.
+LONGEST = 300
+
+
+def warn(message: str, error: BaseException | None = None, log: Path | None = None) -> None:
+    """Warn that kernels will be slower than they could be.
+
+    Args:
+        message: What is done instead of what.
+        error: What went wrong; its traceback is kept in a file that the warning names.
+        log: That file; by default one in the cache.
+    """
+    if error is not None:
+        message = f"{message}: {cause(error)}"
+        kept = _keep(message, error, log)
+        if kept is not None:
+            message += f" (more in {kept})"
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+def warn_again(log: Path) -> None:
+    """Repeat in a later process what :func:`warn` said when the kernel in the cache was made, if it said anything."""
+    try:
+        with log.open(encoding="utf-8", errors="replace") as file:
+            message = file.readline().strip()
+    except OSError:
+        return
+    warnings.warn(f"{message} (more in {log})", RuntimeWarning, stacklevel=3)
+
+
+def cause(error: BaseException) -> str:
+    """Return the first line of an error, and the first line of a compiler's that says what is wrong."""
+    text = str(error).strip()
+    first = text.partition("\n")[0]
+    found = re.search(r"^.*\berror: .*$", text, flags=re.MULTILINE)
+    lines = dict.fromkeys([first, found.group(0).strip() if found else first])
+    return f"{type(error).__name__}: {'; '.join(lines)}".rstrip(": ")[:LONGEST]
+
+
+def _keep(message: str, error: BaseException, log: Path | None) -> Path | None:
+    """Write the whole story into a file; return where it is, or None if there is no place for it."""
+    name = hashlib.sha256(message.encode(errors="replace")).hexdigest()[:16]
+    story = "".join(traceback.format_exception(error))
+    try:
+        path = log or folders.folder() / f"slow-{name}.log"
+        path.write_text(f"{message}\n\n{story}", encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    return path

@@ -1,0 +1,131 @@
+"""Peers that are not made, or not called, as other optimizers are."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+Class = type[torch.optim.Optimizer]
+
+#: What a reference has as an option and the rule always does, by the rule's name.
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "CautiousAdamW": {"alpha": 0.0, "cautious": True, "weight_decouple": True},
+}
+
+
+def adapted(path: str, cls: Class) -> Class:
+    """Return a class that is made from parameters and hyperparameters, and whose steps take a closure if they need it.
+
+    Args:
+        path: Where the class is from (``pytorch_optimizer.SAM``).
+        cls: The class.
+    """
+    adapter = ADAPTERS.get(path)
+    return cls if adapter is None else adapter(cls)
+
+
+def needs_closure(cls: Class) -> bool:
+    """Whether a class has a step that cannot do without a closure."""
+    closure = inspect.signature(cls.step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty
+
+
+def _ascending(cls: Any) -> Class:
+    """SAM takes the class of the optimizer that it wraps, and wants gradients before its step."""
+
+    class Ascending(cls):  # type: ignore[misc]
+        def __init__(
+            self,
+            params: Any,
+            lr: float = 1e-3,
+            momentum: float = 0.0,
+            weight_decay: float = 0.0,
+            rho: float = 0.05,
+            adaptive: bool = False,
+        ) -> None:
+            sgd = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+            super().__init__(params, torch.optim.SGD, rho=rho, adaptive=adaptive, **sgd)
+
+        def step(self, closure: Callable[[], Any]) -> Any:
+            closure()
+            return super().step(closure)
+
+    return Ascending
+
+
+def _around(cls: Any) -> Class:
+    """OrthoGrad takes the optimizer that it wraps."""
+
+    class Around(cls):  # type: ignore[misc]
+        def __init__(self, params: Any, lr: float = 1e-3, momentum: float = 0.0, weight_decay: float = 0.0) -> None:
+            super().__init__(torch.optim.SGD(params, lr=lr, momentum=momentum, weight_decay=weight_decay))
+
+    return Around
+
+
+def _curved(cls: Any) -> Class:
+    """What multiplies with the Hessian wants gradients that have a graph."""
+
+    class Curved(cls):  # type: ignore[misc]
+        def step(self, closure: Callable[[], Any]) -> Any:
+            loss = closure()
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Using backward.. with create_graph=True")
+                loss.backward(create_graph=True)
+            super().step()
+            self.zero_grad()  # a gradient with a graph and its parameter would keep each other alive
+            return loss.detach()
+
+    Curved.__signature__ = inspect.signature(cls)
+    return Curved
+
+
+def _single(cls: Any) -> Class:
+    """L-BFGS makes as many iterations a step as the rule does: one, where the rule does not say."""
+
+    class Single(cls):  # type: ignore[misc]
+        def __init__(
+            self,
+            params: Any,
+            lr: float = 1.0,
+            max_iter: int = 1,
+            max_eval: int | None = None,
+            tolerance_grad: float = 1e-7,
+            tolerance_change: float = 1e-9,
+            history_size: int = 100,
+            line_search_fn: str | None = None,
+        ) -> None:
+            chosen = None if line_search_fn == "none" else line_search_fn
+            evaluations = 26 if max_eval is None and max_iter == 1 else max_eval
+            numbers = (lr, max_iter, evaluations, tolerance_grad, tolerance_change, history_size)
+            super().__init__(params, *numbers, chosen)
+
+    return Single
+
+
+def _of_matrices(cls: Any) -> Class:
+    """Muon and its kind take groups that say whether their parameters are matrices."""
+
+    class OfMatrices(cls):  # type: ignore[misc]
+        def __init__(self, params: Any, **hypers: Any) -> None:
+            super().__init__([{"params": list(params), "use_muon": True}], **hypers)
+
+    OfMatrices.__signature__ = inspect.signature(cls)
+    return OfMatrices
+
+
+ADAPTERS: Mapping[str, Callable[[Any], Class]] = {
+    "pytorch_optimizer.SAM": _ascending,
+    "pytorch_optimizer.OrthoGrad": _around,
+    "pytorch_optimizer.AdaHessian": _curved,
+    "pytorch_optimizer.SophiaH": _curved,
+    "pytorch_optimizer.Muon": _of_matrices,
+    "pytorch_optimizer.AdaMuon": _of_matrices,
+    "pytorch_optimizer.AdaGO": _of_matrices,
+    "pytorch_optimizer.NorMuon": _of_matrices,
+    "torch.optim.LBFGS": _single,
+}
