@@ -17,6 +17,7 @@ from optlang.compiler import CompiledRule
 from optlang.language import tree as ast
 from optlang.language.evaluate import evaluate, member_name, truth
 from optlang.language.questions import known_before
+from optlang.language.quoting import literal
 from optlang.language.rule import HyperType, OneOf, Range, Value
 from optlang.language.sizes import Unfit
 from optlang.language.specialise import Special, specialise
@@ -240,7 +241,7 @@ class Explorer:
             case ast.Infinity():
                 return "math.inf"
             case ast.Text(value=text):
-                return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+                return literal(text)
             case ast.Bool(value=flag):
                 return repr(flag)
             case ast.Nothing():
