@@ -17,6 +17,7 @@ from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
 from optlang.language.check import check_text
 from optlang.language.composing.exchange import exchanged
 from optlang.language.library import rule_files
+from optlang.language.quoting import remark
 from optlang.language.rule import Value
 from optlang.language.suggest import nearest
 from optlang.source import Source
@@ -31,6 +32,7 @@ Rule = str | os.PathLike[str] | Source
 #: What stands for a rule inside of another: a name of the library, or a path (or a string that ends in ``.opt``).
 Inner = str | Path
 
+BAR = "=" * 20
 STAGES = ("tree", "plain", "rule", "program", "source")
 
 
@@ -151,7 +153,7 @@ def emit(
         texts = []
         for route in checked.routes:
             when = "otherwise" if route.when is None else f"when {checked.tree.source.excerpt(route.when.span)}"
-            title = f"# {'=' * 20} {route.rule.name} {when} {'=' * 20}\n"
+            title = f"{remark(f'{BAR} {route.rule.name} {when} {BAR}')}\n"
             texts += [title, emit(rule_files()[route.rule.name], stage, None, ndim)]
         return "\n".join(texts)
     compiled = compile_source(source)

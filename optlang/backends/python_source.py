@@ -20,7 +20,7 @@ from optlang.ir.lower import Lowered
 from optlang.ir.program import Program, Store, Value
 from optlang.language.builtins import HELPERS
 from optlang.language.kinds import ELEMENT, SCALAR, Kind, Level
-from optlang.language.quoting import docstring
+from optlang.language.quoting import docstring, remark
 
 
 class Width(Enum):
@@ -265,7 +265,7 @@ class Module:
             for value in phase:
                 if value.line not in (0, line):
                     line = value.line
-                    yield f"{INDENT}# {program.notes[line]}"
+                    yield INDENT + remark(program.notes[line])
                 yield f"{INDENT}{value.symbol} = {memory.spread(value, writer.text(value.expr))}"
                 if value.symbol in rounded:  # later formulas see what is stored
                     stored = rounded[value.symbol]

@@ -6,6 +6,7 @@ line or a file is wrong, 3 that optlang itself failed.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tempfile
@@ -54,6 +55,9 @@ def options(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     given = sys.argv[1:] if arguments is None else [*arguments]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not every terminal or pipe can spell a rule
+            stream.reconfigure(errors="backslashreplace")
     try:
         app(args=given)
     except Refusal as refusal:

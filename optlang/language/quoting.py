@@ -8,7 +8,11 @@ line separator splits it, and nothing invisible hides what a file says.
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
+
+#: Quotes that would end a docstring, alone or together with those that do.
+_ENDING = re.compile(r'"{3,}|"+(?=\s*\Z)')
 
 
 def visible(text: str, kept: str = "") -> str:
@@ -47,11 +51,9 @@ def docstring(text: str, indent: str = "", apart: bool = False) -> str:
         indent: What stands before every line but the first.
         apart: Whether the closing quotes have a line of their own.
     """
-    quoted = visible(text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"'), kept="\n\t")
+    quoted = visible(_ENDING.sub(lambda found: '\\"' * len(found[0]), text.replace("\\", "\\\\")), kept="\n\t")
     lines = "\n".join(f"{indent}{line}".rstrip() for line in quoted.split("\n")).removeprefix(indent)
-    if apart:
-        return f'"""{lines}\n{indent}"""'
-    return f'"""{lines[:-1]}\\""""' if lines.endswith('"') else f'"""{lines}"""'
+    return f'"""{lines}\n{indent}"""' if apart else f'"""{lines}"""'
 
 
 def remark(text: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from optlang.compiled import FACTS, TOTAL, Variant
 from optlang.diagnostics import Diagnostic, OptlangError
-from optlang.language.quoting import docstring, literal
+from optlang.language.quoting import docstring, literal, visible
 from optlang.language.rule import Hyper, HyperType, OneOf, Range
 from optlang.targets import Order, _refusals, refusal
 from optlang.targets._conditions import Conditions
@@ -80,6 +80,11 @@ def saved(module: Any) -> bytes:
 def text(order: Order) -> str:
     """Return the module as TorchScript text."""
     return _Script(order).text()
+
+
+def _literal(text: str) -> str:
+    """Return a text that is only shown as TorchScript, which cannot hold every character."""
+    return literal(visible(text))
 
 
 def _class_name(name: str) -> str:
@@ -392,7 +397,7 @@ class _Script:
         for i, name in enumerate(self.hypers):
             if name in hypers and self._gives_sizes(hypers[name]):
                 told = f"{name} is fixed in this file; emit the rule anew with --set {name}=VALUE"
-                lines += [f"    if place == {i}:", f"        return {literal(told)}"]
+                lines += [f"    if place == {i}:", f"        return {_literal(told)}"]
             elif name in hypers:
                 lines += [f"    if place == {i}:", *(f"        {line}" for line in _tests(hypers[name]))]
         return "\n".join([*lines, '    return ""']) + "\n"
@@ -410,7 +415,7 @@ class _Script:
         for requirement in self.rule.requirements:
             if requirement.of_tensors is of_tensors:
                 test = self.conditions.truth(requirement.condition)
-                lines += [f"    if not {test}:", f"        return {literal(requirement.message)}"]
+                lines += [f"    if not {test}:", f"        return {_literal(requirement.message)}"]
         return "\n".join([*lines, '    return ""']) + "\n"
 
     def _fill(self) -> str:
@@ -433,31 +438,31 @@ def _asked(variant: Variant) -> set[str]:
 def _tests(hyper: Hyper) -> list[str]:
     """Return the lines that check the value ``x`` of a hyperparameter."""
     name = hyper.name
-    lines = ["if math.isnan(x):", f"    return {literal(f'{name} must not be NaN')}"]
+    lines = ["if math.isnan(x):", f"    return {_literal(f'{name} must not be NaN')}"]
     if isinstance(hyper.domain, Range):
         domain = hyper.domain
         if domain.high == math.inf:
-            lines += ["if x == math.inf:", f"    return {literal(f'{name} must be finite')}"]
+            lines += ["if x == math.inf:", f"    return {_literal(f'{name} must be finite')}"]
         above = f"x {'>=' if domain.low_closed else '>'} {number(domain.low)}"
         below = f"x {'<=' if domain.high_closed else '<'} {number(domain.high)}"
-        said = literal(f"{name} must be {domain.text}, got ")
+        said = _literal(f"{name} must be {domain.text}, got ")
         lines += [f"if not ({above} and {below}):", f"    return {said} + str(x)"]
     elif isinstance(hyper.domain, OneOf):
         values = [float(v) for v in hyper.domain.values if isinstance(v, int | float)]
         shown = ", ".join(map(repr, values))
         tests = " or ".join(f"x == {number(v)}" for v in values) or "False"
-        said = literal(f"{name} must be one of {shown}, got ")
+        said = _literal(f"{name} must be one of {shown}, got ")
         lines += [f"if not ({tests}):", f"    return {said} + str(x)"]
     return lines
 
 
 def _strings(names: Sequence[str]) -> str:
-    listed = ", ".join(map(literal, names))
+    listed = ", ".join(map(_literal, names))
     return f"[{listed}]"
 
 
 def _table(entries: Mapping[str, str]) -> str:
-    return "{" + ", ".join(f"{literal(key)}: {literal(value)}" for key, value in entries.items()) + "}"
+    return "{" + ", ".join(f"{_literal(key)}: {_literal(value)}" for key, value in entries.items()) + "}"
 
 
 __all__ = ["SUFFIX", "emit", "refused", "saved", "scripted", "text"]
