@@ -20,7 +20,7 @@ from optlang.language.library import rule_files
 from optlang.language.quoting import remark
 from optlang.language.rule import Value
 from optlang.language.suggest import nearest
-from optlang.source import Source
+from optlang.source import Source, read_text
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -53,7 +53,7 @@ def load(rule: Rule) -> Source:
     if not isinstance(rule, str | os.PathLike):
         raise TypeError(f"a rule is its text, a path or the name of a library rule, not {type(rule).__name__}")
     if isinstance(rule, os.PathLike) or (rule.strip().endswith(".opt") and "\n" not in rule.strip()):
-        return Source(Path(rule).read_text(encoding="utf-8"), os.fspath(rule))
+        return Source(read_text(Path(rule)), os.fspath(rule))
     if rule.lower() in map(str.lower, rules.names()):
         file = rules.path(rule)
         return Source(file.read_text(encoding="utf-8"), file.name)
