@@ -21,6 +21,7 @@ from optlang.compiled import FACTS as FACT_NAMES
 from optlang.compiled import LOSS_NOW, MIDDLE, Variant
 from optlang.compiler import CompiledRule
 from optlang.diagnostics import Diagnostic, OptlangError
+from optlang.language.checking.hypers import python_name as argument_name
 from optlang.language.questions import draws, evaluations
 from optlang.language.quoting import docstring, literal
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
@@ -35,6 +36,8 @@ from optlang.targets._template import filled
 
 SUFFIX = ".py"
 NAME = "module"
+#: Names that `__init__` of the class uses for something else.
+INIT = frozenset({"self", "params", "compiled", "seed", "defaults", "super", "int", "torch", "math"})
 #: How many variants a file may hold: options beyond that are settled.
 MOST = 12
 
@@ -98,6 +101,8 @@ class _File:
         """Return the file."""
         order, compiled = self.order, self.order.compiled
         ways, opened = open_ways(compiled, order.values, MOST)
+        if not ways:
+            raise OptlangError([_refusals.no_shape(compiled, NAME)])
         self.forms = forms = Forms(compiled, self.library)
         variants = forms.variants(ways)
         events = {event: Explorer(compiled, order.values, event).ways(opened, 1000) or [] for event in self.rule.events}
@@ -314,7 +319,7 @@ class _File:
             "CLASS": python_name(compiled.name),
             "DOC": self.docstring(),
             "INIT": _spread(INDENT, "def __init__(", self.signature(), "):"),
-            "DEFAULTS": _spread(INDENT * 2, "defaults = {", [f"{literal(k)}: {k}" for k in self.keys()], "}"),
+            "DEFAULTS": _spread(INDENT * 2, "defaults = {", [f"{literal(k)}: {_argument(k)}" for k in self.keys()], "}"),
             "FACTS": _spread(INDENT, "return {", facts, "}"),
             "FORM_OF": f"            form = call(forms, {known})",
             "EVENT_ARGUMENT": ", event=False" if has("events") else "",
@@ -343,10 +348,10 @@ class _File:
         for hypers in self.rule.keys.values():
             values = [chosen[h.name] for h in hypers]
             if any(h.required and h.name not in self.order.values for h in hypers):
-                required.append(_key(hypers[0]))
+                required.append(_argument(_key(hypers[0])))
             else:
                 shown = literal(values[0]) if hypers[0].part is None else listing(map(literal, values))
-                optional.append(f"{_key(hypers[0])}={shown}")
+                optional.append(f"{_argument(_key(hypers[0]))}={shown}")
         seed = ["seed=None"] if draws(self.rule) else []
         return ["self", "params", *required, *optional, "*", *seed, "compiled=False"]
 
@@ -381,7 +386,12 @@ def _globals(code: str) -> set[str]:
 
 def _key(hyper: Hyper) -> str:
     """Return the key of a hyperparameter in the param groups."""
-    return python_name(hyper.key)
+    return argument_name(hyper.key)
+
+
+def _argument(key: str) -> str:
+    """Return the parameter of ``__init__`` for a key of the param groups."""
+    return f"{key}_" if key in INIT else key
 
 
 def _range(hyper: Hyper) -> list[str]:

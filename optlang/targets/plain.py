@@ -106,9 +106,9 @@ class _Function:
         self.order, self.rule = order, order.compiled.rule
         self.values: dict[str, Value] = {**order.compiled.defaults(), **order.values}
         facts = example_facts(order.ndim)
-        reason = order.compiled.unfit(self.values, facts)
-        if reason is not None:
-            raise ValueError(f"{order.ndim} dimensions do not suit the rule ({reason}); choose others with --ndim")
+        misfit = order.compiled.misfit(self.values, facts)
+        if misfit is not None:
+            raise OptlangError([misfit])
         self.special: Special = specialise(self.rule, {**self.values, **facts.named()}, facts.shape)
         self.kinds: dict[str, int] = {h.name: NUMBER for h in self.rule.hypers}
         self.kinds |= dict.fromkeys((*FACTS, "t", "first"), NUMBER) | {"p": TENSOR, "g": TENSOR}

@@ -101,9 +101,7 @@ class _Script:
         self.events: dict[str | None, list[Carried]] = {event: carried(order, event) for event in kinds}
         self.variants = [one.variant for each in self.events.values() for one in each]
         if not self.events[None]:
-            help = "the target is for tensors of up to four dimensions"
-            found = refusal(self.compiled, NAME, "a rule for other shapes than the usual ones", None, help)
-            raise OptlangError([found])
+            raise OptlangError([_refusals.no_shape(self.compiled, NAME)])
         self.ways, self.there = leveled(self.variants)
         self.states = States.of(self.rule, self.variants)
         self.hypers = self._free_hypers()
