@@ -17,9 +17,10 @@ from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
 from optlang.language.check import check_text
 from optlang.language.composing.exchange import exchanged
 from optlang.language.library import rule_files
+from optlang.language.quoting import remark
 from optlang.language.rule import Value
 from optlang.language.suggest import nearest
-from optlang.source import Source
+from optlang.source import Source, read_text
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -34,6 +35,7 @@ Inner = str | Path
 #: What a hyperparameter is given as; a tuple where a key of the param group stands for several (``betas``).
 Given = Value | tuple[Value, ...]
 
+BAR = "=" * 20
 STAGES = ("tree", "plain", "rule", "program", "source")
 
 
@@ -54,7 +56,7 @@ def load(rule: Rule) -> Source:
     if not isinstance(rule, str | os.PathLike):
         raise TypeError(f"a rule is its text, a path or the name of a library rule, not {type(rule).__name__}")
     if isinstance(rule, os.PathLike) or (rule.strip().endswith(".opt") and "\n" not in rule.strip()):
-        return Source(Path(rule).read_text(encoding="utf-8"), os.fspath(rule))
+        return Source(read_text(Path(rule)), os.fspath(rule))
     if rule.lower() in map(str.lower, rules.names()):
         file = rules.path(rule)
         return Source(file.read_text(encoding="utf-8"), file.name)
@@ -155,7 +157,7 @@ def emit(
         texts = []
         for route in checked.routes:
             when = "otherwise" if route.when is None else f"when {checked.tree.source.excerpt(route.when.span)}"
-            title = f"# {'=' * 20} {route.rule.name} {when} {'=' * 20}\n"
+            title = f"{remark(f'{BAR} {route.rule.name} {when} {BAR}')}\n"
             texts += [title, emit(rule_files()[route.rule.name], stage, None, ndim)]
         return "\n".join(texts)
     compiled = compile_source(source)

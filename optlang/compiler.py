@@ -82,6 +82,20 @@ class CompiledRule:
                     found.append(requirement.message)
         return found
 
+    def misfit(self, values: Mapping[str, Value], facts: Facts) -> Diagnostic | None:
+        """Return why a tensor does not suit the rule as a finding, None if it does."""
+        source, help = self.rule.tree.source, "choose another number of dimensions (`--ndim`, in Python `ndim=`)"
+        message = f"a tensor of shape {facts.shape} does not suit the rule"
+        for requirement in self.rule.requirements:
+            if requirement.of_tensors and not truth(evaluate(requirement.condition, {**values, **facts.named()})):
+                span = requirement.condition.span
+                return Diagnostic("E802", f"{message}: {requirement.message}", source, span, "does not hold", help)
+        try:
+            self._specialise(values, facts)
+        except Unfit as unfit:
+            return Diagnostic("E802", f"{message}: {unfit.message}", source, unfit.span, None, f"{unfit.help}; or {help}")
+        return None
+
     def unfit(self, values: Mapping[str, Value], facts: Facts) -> str | None:
         """Return why a tensor does not suit the rule, None if it does."""
         for requirement in self.rule.requirements:
@@ -175,7 +189,11 @@ def example_variant(
     compiled: CompiledRule, values: Mapping[str, Value] | None = None, ndim: int = 2, event: str | None = None
 ) -> Variant:
     """Return the variant of the defaults (overridden by ``values``) for a tensor of ``ndim`` dimensions."""
-    return compiled.variant(_example(compiled, values), example_facts(ndim), event)
+    chosen, facts = _example(compiled, values), example_facts(ndim)
+    try:
+        return compiled.variant(chosen, facts, event)
+    except Unfit:
+        raise _unsuited(compiled, chosen, facts) from None
 
 
 def program_text(compiled: CompiledRule, values: Mapping[str, Value] | None = None, ndim: int = 2) -> str:
@@ -189,13 +207,24 @@ def passes_of(
     """Return the step of a rule after lowering and after each pass: pairs of the pass's name and the text."""
     seen: list[tuple[str, str]] = []
     facts = example_facts(ndim)
-    special = specialise(compiled.rule, {**_example(compiled, values), **facts.named()}, facts.shape)
+    chosen = _example(compiled, values)
+    try:
+        special = specialise(compiled.rule, {**chosen, **facts.named()}, facts.shape)
+    except Unfit:
+        raise _unsuited(compiled, chosen, facts) from None
     lowered = compiled.lowered(special, lambda name, program: seen.append((name, program.text())))
     if lowered.staged:
         from optlang.assembly import staged_text
 
         seen.append(("passes", staged_text(lowered)))
     return seen
+
+
+def _unsuited(compiled: CompiledRule, values: Mapping[str, Value], facts: Facts) -> OptlangError:
+    """Return the error of a tensor that does not suit a rule."""
+    found = compiled.misfit(values, facts)
+    assert found is not None
+    return OptlangError([found])
 
 
 def _problem(hyper: Hyper, value: Value) -> str | None:

@@ -108,10 +108,12 @@ def _width(text: str) -> int:
     return cells
 
 
-def _printable(text: str) -> str:
+def _printable(text: str, kept: str = "") -> str:
     """Return ``text`` with tabs widened and control characters made visible, so that carets line up."""
+    if text.isprintable():
+        return text
     shown = text.replace("\t", "    ")
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
+    return "".join(c if c.isprintable() or c in kept else "\N{REPLACEMENT CHARACTER}" for c in shown)
 
 
 def _clip(line: str, start: int, end: int, limit: int = 120) -> tuple[str, int, int]:
@@ -135,7 +137,7 @@ def _excerpt(source: Source, span: Span, label: str | None, paint: str, color: b
     before, marked = _printable(line[:start]), _printable(line[start:end])
     gutter = str(number)
     carets = "^" * max(1, _width(marked))
-    note = f" {label}" if label else ""
+    note = f" {_printable(label)}" if label else ""
     on, off, dim = (paint, RESET, BLUE) if color else ("", "", "")
     return [
         f"{dim}{gutter} |{off} {_printable(line)}".rstrip(),
@@ -147,18 +149,19 @@ def _render(diagnostic: Diagnostic, color: bool) -> str:
     word, paint = ("error", RED) if diagnostic.is_error else ("warning", YELLOW)
     head = f"{word}[{diagnostic.code}]"
     line, column = diagnostic.position
-    place = f"{diagnostic.source.name}:{line}:{column}" if diagnostic.span else diagnostic.source.name
+    name = _printable(diagnostic.source.name)
+    place = f"{name}:{line}:{column}" if diagnostic.span else name
+    message = _printable(diagnostic.message, kept="\n")
     if color:
-        head, message = f"{BOLD}{paint}{head}{RESET}", f"{BOLD}{diagnostic.message}{RESET}"
-    else:
-        message = diagnostic.message
+        head, message = f"{BOLD}{paint}{head}{RESET}", f"{BOLD}{message}{RESET}"
     lines = [f"{head}: {message}", f"  --> {place}"]
     if diagnostic.span:
         lines += _excerpt(diagnostic.source, diagnostic.span, diagnostic.label, paint, color)
     for sentence, span in diagnostic.related:
         row, col = diagnostic.source.position(span.start)
-        lines.append(f"  --> {diagnostic.source.name}:{row}:{col}: {sentence}")
+        lines.append(f"  --> {name}:{row}:{col}: {_printable(sentence)}")
         lines += _excerpt(diagnostic.source, span, None, BLUE, color)
     if diagnostic.help:
-        lines.append(f"{CYAN}help:{RESET} {diagnostic.help}" if color else f"help: {diagnostic.help}")
+        help = _printable(diagnostic.help, kept="\n")
+        lines.append(f"{CYAN}help:{RESET} {help}" if color else f"help: {help}")
     return "\n".join(lines)

@@ -6,9 +6,14 @@ columns are counted from 1, as editors do.
 
 from __future__ import annotations
 
+import stat
 from bisect import bisect_right
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
+
+#: More than any rule has: what is longer is not read to its end, for it may have none.
+MAX_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, order=True)
@@ -51,3 +56,17 @@ class Source:
     def excerpt(self, span: Span) -> str:
         """Return the characters of a span."""
         return self.text[span.start : span.end]
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file that is named by a rule, the beginning of one that is far too long for a rule.
+
+    Raises:
+        OSError: If it cannot be read, or is a device, a pipe or a folder.
+        ValueError: If it is not UTF-8, or there can be no file of this name.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(None, "it is not an ordinary file")
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES)
+    return data.decode("utf-8", "strict" if len(data) < MAX_BYTES else "ignore")

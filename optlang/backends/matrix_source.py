@@ -18,6 +18,7 @@ from optlang.ir import algebra
 from optlang.ir.program import Program, Value
 from optlang.language.builtins import BUILTINS, LINEAR
 from optlang.language.kinds import Kind, Level
+from optlang.language.quoting import remark
 from optlang.language.shapes import ALONG
 
 
@@ -267,7 +268,7 @@ class MatrixPass:
                 continue
             if value.line not in (0, line):
                 line = value.line
-                yield f"{INDENT}# {self.program.notes[line]}"
+                yield INDENT + remark(self.program.notes[line])
             text = added[value.symbol][1] if value.symbol in added else self.writer.value(value)
             yield f"{INDENT}{value.symbol} = {text}"
             self.writer.there.append(value.symbol)

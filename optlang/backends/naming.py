@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import re
 from collections.abc import Container, Iterable
@@ -12,8 +13,8 @@ import sympy as sp
 from optlang.ir.program import Program
 from optlang.language.builtins import HELPERS
 
-#: Names that generated functions use for something else.
-RESERVED = frozenset({"math", "torch", "float", *HELPERS})
+#: Names that generated functions use for something else, or may: Python's own.
+RESERVED = frozenset({"math", "torch", "shape", *dir(builtins), *HELPERS})
 
 
 def python_name(name: str, taken: Container[str] = ()) -> str:

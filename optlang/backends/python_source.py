@@ -20,6 +20,7 @@ from optlang.ir.lower import Lowered
 from optlang.ir.program import Program, Store, Value
 from optlang.language.builtins import HELPERS
 from optlang.language.kinds import ELEMENT, SCALAR, Kind, Level
+from optlang.language.quoting import docstring, remark
 
 
 class Width(Enum):
@@ -122,7 +123,7 @@ class Module:
 
     def assembled(self, title: str, functions: Sequence[Sequence[str]]) -> str:
         """Return the module of some functions and of the helpers that they call."""
-        head = f'"""{title}"""\n\nimport math\n\nimport torch\n'
+        head = f"{docstring(title)}\n\nimport math\n\nimport torch\n"
         helpers = [HELPERS[name] for name in HELPERS if name in self.helpers]
         return "\n\n".join([head, *helpers, *(("\n".join(lines) + "\n") for lines in functions)])
 
@@ -264,7 +265,7 @@ class Module:
             for value in phase:
                 if value.line not in (0, line):
                     line = value.line
-                    yield f"{INDENT}# {program.notes[line]}"
+                    yield INDENT + remark(program.notes[line])
                 yield f"{INDENT}{value.symbol} = {memory.spread(value, writer.text(value.expr))}"
                 if value.symbol in rounded:  # later formulas see what is stored
                     stored = rounded[value.symbol]

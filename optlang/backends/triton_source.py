@@ -33,6 +33,7 @@ from optlang.compiled import Slot
 from optlang.ir import algebra
 from optlang.ir.program import Program, Store, Value
 from optlang.language.kinds import ELEMENT
+from optlang.language.quoting import docstring, remark
 
 #: What else the module gives a name to.
 OWN = frozenset({"triton", "tl", "libdevice", "chunk", "block", "LAUNCHES", "SUMS", *HELPERS})
@@ -65,7 +66,7 @@ def emit(program: Program, slots: Sequence[Slot], tensors: Sequence[str], title:
     device = "libdevice." in body or any("libdevice." in text for text in helpers)
     imports = "import triton\nimport triton.language as tl\n"
     imports += "from triton.language.extra import libdevice\n" if device else ""
-    return "\n\n".join([f'"""{title}"""\n\n{imports}', *functions, body])
+    return "\n\n".join([f"{docstring(title)}\n\n{imports}", *functions, body])
 
 
 def _renamed(program: Program) -> Program:
@@ -171,7 +172,7 @@ class _Module:
         for value in values:
             if value.line not in (0, line):
                 line = value.line
-                yield f"{INDENT}# {self.program.notes[line]}"
+                yield INDENT + remark(self.program.notes[line])
             yield f"{INDENT}{value.symbol} = {self.writer.typed(value.expr)}"
             if value.symbol in self.rounded:  # later formulas see what is stored
                 stored, real = self.rounded[value.symbol], self.names["real"]

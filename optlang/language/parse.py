@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from itertools import count
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def parse(source: Source) -> tree.Tree:
             statements if there are any.
     """
     text, refused = source.text, list[Refused]()
-    while True:
+    for tries in count(1):
         reading = _Reading(text)
         try:
             doc, items = reading.run()
@@ -75,7 +76,7 @@ def parse(source: Source) -> tree.Tree:
             if all((mistake.code, mistake.message) != (x.code, x.message) for x in refused):
                 refused.append(mistake)
             rest = None if mistake.code in FINAL else reading.without(mistake.span)
-            if rest is None or rest == text or len(refused) >= MAX_MISTAKES:
+            if rest is None or rest == text or tries >= MAX_MISTAKES:
                 raise OptlangError([x.diagnostic(source) for x in refused]) from None
             text = rest
     if refused:
@@ -85,6 +86,7 @@ def parse(source: Source) -> tree.Tree:
 
 #: After these the rest of the text cannot be trusted: brackets, quotes, indentation.
 FINAL = frozenset(("E104", "E105", "E109", "E501"))
+#: How often a text is read again without the statement that was wrong.
 MAX_MISTAKES = 10
 
 

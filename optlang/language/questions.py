@@ -5,6 +5,7 @@ A variant stays as long as these values (and the facts of the tensor) stay; the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from optlang.language import tree as ast
@@ -36,47 +37,86 @@ def known_before(
     Such a local is assigned once, outside of any block, a value that depends only on hyperparameters, facts of the
     tensor, keys of the param group and other such locals.
     """
-    names = [name.name for name in assigned(body)]
+    times = Counter(name.name for name in assigned(body))
+    taken = {"p", "g", *states, *hypers}
     candidates = {
         statement.targets[0].name: statement.value
         for statement in body
         if isinstance(statement, ast.Assign) and statement.op == "=" and len(statement.targets) == 1
     }
-    taken = {"p", "g", *states, *hypers}
-    candidates = {name: value for name, value in candidates.items() if names.count(name) == 1 and name not in taken}
-    while True:
-        free = {*hypers, *FACT_NAMES, *candidates}
-        left = {n: v for n, v in candidates.items() if _is_known(v, free, functions)}
-        if len(left) == len(candidates):
-            return left
-        candidates = left
+    candidates = {name: value for name, value in candidates.items() if times[name] == 1 and name not in taken}
+    reading = _Reading(functions)
+    needs = {name: reading.needs(value) for name, value in candidates.items()}
+    readers: dict[str, list[str]] = {}
+    for name, read in needs.items():
+        for other in read or ():
+            readers.setdefault(other, []).append(name)
+    known = {*hypers, *FACT_NAMES}
+    lost = [name for name, read in needs.items() if read is None]
+    lost += [other for other in readers if other not in known and other not in candidates]
+    gone = set[str]()
+    while lost:
+        name = lost.pop()
+        if name not in gone:
+            gone.add(name)
+            lost += readers.get(name, ())
+    return {name: value for name, value in candidates.items() if name not in gone}
 
 
-def _is_known(node: ast.Expr, free: Collection[str], functions: Mapping[str, ast.Def]) -> bool:
-    """Whether the value of an expression is known before the first step."""
-    match node:
-        case ast.Name(name=name):
-            return name in free
-        case ast.Member():
-            return member_name(node) not in (None, "group.t")
-        case ast.Call(function=ast.Name(name=name)) if name in functions:
-            block = body_of(functions[name])
-            own = {p.name.name for p in functions[name].parameters} | {n.name for n in assigned(block)}
-            others = {other: function for other, function in functions.items() if other != name}
-            inside = (own_expr for statement in statements(block) for own_expr in own_expressions(statement))
-            if not all(_is_known(inner, {*free, *own}, others) for inner in inside):
-                return False
-        case ast.Call(function=ast.Name(name=name), arguments=arguments) if name in SIZES:
-            names = {n.name for a in arguments for n in expressions(a.value) if isinstance(n, ast.Name)}
-            return names <= {*free, "p", "g"}  # of the values, only their sizes are known
-        case ast.Call(function=ast.Name(name=name), arguments=arguments):
-            if name not in BUILTINS or BUILTINS[name].group != ELEMENTWISE or any(a.name == "dim" for a in arguments):
-                return False
-        case ast.Index() | ast.Unsupported() | ast.Binary(op="@"):
-            return False
-        case _:
-            pass
-    return all(_is_known(part, free, functions) for part in parts(node))
+class _Reading:
+    """Finds out what has to be known before the first step for an expression to be known.
+
+    Args:
+        functions: The functions of the rule.
+    """
+
+    def __init__(self, functions: Mapping[str, ast.Def]) -> None:
+        self.functions = functions
+        self._of_functions: dict[str, set[str] | None] = {}
+
+    def needs(self, node: ast.Expr) -> set[str] | None:
+        """Return the names of what an expression is known from; None if it is known in no case."""
+        found = set[str]()
+        match node:
+            case ast.Name(name=name):
+                return {name}
+            case ast.Member():
+                if member_name(node) in (None, "group.t"):
+                    return None
+            case ast.Call(function=ast.Name(name=name)) if name in self.functions:
+                inside = self._needs_of(name)
+                if inside is None:
+                    return None
+                found |= inside
+            case ast.Call(function=ast.Name(name=name), arguments=arguments) if name in SIZES:
+                names = {n.name for a in arguments for n in expressions(a.value) if isinstance(n, ast.Name)}
+                return names - {"p", "g"}  # of the values, only their sizes are known
+            case ast.Call(function=ast.Name(name=name), arguments=arguments):
+                plain = name in BUILTINS and BUILTINS[name].group == ELEMENTWISE
+                if not plain or any(a.name == "dim" for a in arguments):
+                    return None
+            case ast.Index() | ast.Unsupported() | ast.Binary(op="@"):
+                return None
+            case _:
+                pass
+        if not isinstance(node, ast.Member):
+            for part in parts(node):
+                read = self.needs(part)
+                if read is None:
+                    return None
+                found |= read
+        return found
+
+    def _needs_of(self, name: str) -> set[str] | None:
+        """Return what the body of a function reads from outside; None if its value is known in no case."""
+        if name not in self._of_functions:
+            self._of_functions[name] = None  # for one that calls itself
+            block = body_of(self.functions[name])
+            own = {p.name.name for p in self.functions[name].parameters} | {n.name for n in assigned(block)}
+            inside = [self.needs(expr) for statement in statements(block) for expr in own_expressions(statement)]
+            if all(read is not None for read in inside):
+                self._of_functions[name] = set[str]().union(*(read for read in inside if read is not None)) - own
+        return self._of_functions[name]
 
 
 def static_names(rule: Rule) -> frozenset[str]:

@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 from optlang.compiled import Compiled
+from optlang.language.quoting import visible
 from optlang.language.rule import Hyper, HyperType
 from optlang.runtime.chance import SEED
 from optlang.runtime.parts import Parts
@@ -58,7 +59,7 @@ def docstring(compiled: Compiled, hyper: Parts, random: bool) -> str:
         "Note:\n    ``foreach`` and ``fused`` are accepted for compatibility with ``torch.optim`` and have no effect:\n"
         "    what can be one kernel always is."
     )
-    return "\n\n".join(parts) + "\n"
+    return visible("\n\n".join(parts), kept="\n\t") + "\n"
 
 
 def _kind(hypers: tuple[Hyper, ...]) -> str:

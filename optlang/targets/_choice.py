@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Sequence
 
+from optlang.language.quoting import docstring, literal
 from optlang.language.rule import Value
-from optlang.targets._forms import Form, text
+from optlang.targets._forms import Form
 from optlang.targets._python import INDENT, formatted, spaced
 from optlang.targets._questions import DIMENSIONS
 
@@ -22,7 +23,7 @@ def chooser(name: str, what: str, forms: Sequence[Form], requirements: Sequence[
     """
     body: list[str] = []
     for condition, message in requirements:
-        body += [f"if not ({condition}):", f"{INDENT}raise ValueError({text(message)})"]
+        body += [f"if not ({condition}):", f"{INDENT}raise ValueError({literal(message)})"]
     body += branches(list(forms), 0)
     read: dict[str, None] = {}
     for line in body:
@@ -31,7 +32,7 @@ def chooser(name: str, what: str, forms: Sequence[Form], requirements: Sequence[
         read |= dict.fromkeys(n.id for n in ast.walk(node) if isinstance(n, ast.Name))
     constants = {f.name for f in forms} | {"ValueError", "math", "max", "min", "abs"}
     names = sorted(set(read) - constants)
-    lines = [f"def {name}({', '.join(names)}):", f'{INDENT}"""{what}"""', *(INDENT + line for line in body)]
+    lines = [f"def {name}({', '.join(names)}):", INDENT + docstring(what), *(INDENT + line for line in body)]
     return "\n".join(out for line in lines for out in formatted(line)) + "\n"
 
 
@@ -55,7 +56,7 @@ def branches(forms: list[Form], place: int) -> list[str]:
             lines += [f"if {question} == {_value(answer)}:", *(INDENT + line for line in block)]
     if None in inside:
         return [*lines, *inside[None]]
-    return [*lines, f"raise ValueError({text(_only(question, list(inside)))})"]
+    return [*lines, f"raise ValueError({literal(_only(question, list(inside)))})"]
 
 
 def _either(question: str, inside: dict[Value, list[str]]) -> list[str]:
@@ -68,16 +69,16 @@ def _either(question: str, inside: dict[Value, list[str]]) -> list[str]:
     said = f"this file was made for {holds if answer else f'not ({holds})'}"
     if holds.isidentifier():
         said = f"this file was made for {holds}={answer}; make another for {holds}={not answer}"
-    return [f"if {refused}:", f"{INDENT}raise ValueError({text(said)})", *block]
+    return [f"if {refused}:", f"{INDENT}raise ValueError({literal(said)})", *block]
 
 
 def _value(answer: Value) -> str:
-    return text(int(answer) if isinstance(answer, float) and answer.is_integer() else answer)
+    return literal(int(answer) if isinstance(answer, float) and answer.is_integer() else answer)
 
 
 def _only(question: str, answers: Sequence[Value]) -> str:
     """Return the message about a value that the file was not made for."""
-    shown = ", ".join(map(_value, answers)).replace('"', "'")
+    shown = ", ".join(repr(a) if isinstance(a, str) else _value(a) for a in answers)
     if question == DIMENSIONS:
         return f"this rule is for tensors of {shown} dimensions"
     return f"this file was made for {question} = {shown}"

@@ -13,6 +13,7 @@ from optlang.backends.naming import python_name
 from optlang.backends.python_source import Width
 from optlang.compiled import ALONG, HANDED_ON, LATE_NUMBERS, POINT, TOTAL, Layout, Pass, Slot, Variant
 from optlang.compiler import CompiledRule
+from optlang.language.quoting import docstring, literal
 from optlang.targets._python import INDENT, Function, Library, functions, pretty
 from optlang.targets._questions import DIMENSIONS, Way
 
@@ -95,7 +96,7 @@ class Forms:
         for slot in variant.slots:
             begin.lines = [line.replace(f'"{slot.name}":', f'"{python_name(slot.name)}":') for line in begin.lines]
         fields["start"] = self.add(begin, "start", suffix, ("p", "g", *variant.start_arguments))
-        fields["states"] = mapping((python_name(s.name), text(s.key)) for s in slots)
+        fields["states"] = mapping((python_name(s.name), literal(s.key)) for s in slots)
         hosted = [s for s in slots if s.place == "host"]
         if staged:
             fields |= self.passes(variant, own, suffix)
@@ -103,12 +104,12 @@ class Forms:
             fields |= self.single(variant, own, suffix)
         if hosted:
             self.features.add("hosted")
-            fields["kept"] = listing(text(python_name(s.name)) for s in hosted)
+            fields["kept"] = listing(literal(python_name(s.name)) for s in hosted)
             fields["numbers"] = self.numbers(variant, own, suffix, staged)
         if variant.group_slots:
             self.features.add("grouped")
             fields["group"] = self.add(own["group"], "group", suffix, variant.group_arguments)
-            fields["changed"] = listing(text(python_name(s.name)) for s in variant.group_slots)
+            fields["changed"] = listing(literal(python_name(s.name)) for s in variant.group_slots)
         if not variant.layout.flat or (variant.steering is not None and variant.steering.matrices):
             self.features.add("dimensional")
             fields["real"] = "True"
@@ -129,12 +130,12 @@ class Forms:
         fields = {
             "host": self.add_part(own["host"], 0, "host", suffix, variant.host_arguments),
             "update": self.add(own["update"], "update", suffix, ()),
-            "tensors": listing(text(python_name(n)) for n in variant.tensors[2:]),
+            "tensors": listing(literal(python_name(n)) for n in variant.tensors[2:]),
         }
         if not variant.layout.flat:
             self.features.add("layouts")
             fields["view"] = _view(variant.layout)
-            fields["scalars"] = listing(text(python_name(n)) for n in variant.tensors if places.get(n) == "scalar")
+            fields["scalars"] = listing(literal(python_name(n)) for n in variant.tensors if places.get(n) == "scalar")
         return fields
 
     def numbers(self, variant: Variant, own: Mapping[str, Function], suffix: str, staged: bool) -> str:
@@ -173,7 +174,7 @@ class Forms:
             shared = []
             for slot, names in steering.shared:
                 name = self.add(own[f"shared_{slot.name}"], f"shared_{slot.name}", suffix, names)
-                shared.append(f"({text(slot.name)}, {text(self.spelled(slot.name + chr(39)))}, {name})")
+                shared.append(f"({literal(slot.name)}, {literal(self.spelled(slot.name + chr(39)))}, {name})")
             fields["shared"] = listing(shared)
         if steering.size_arguments or "sizes" in own:
             self.features.add("sized")
@@ -190,7 +191,7 @@ class Forms:
         fields = {
             "host": self.add_part(own["host"], 0, "host", suffix, kernel.host_arguments, empty),
             "update": self.add(own["update"], "update", suffix, ()),
-            "tensors": listing(text(python_name(n)) for n in kernel.tensors),
+            "tensors": listing(literal(python_name(n)) for n in kernel.tensors),
         }
         handed = (*HANDED_ON, TOTAL)
         made = [s for s in kernel.slots if s.name in kernel.written and s.name.startswith(handed)]
@@ -198,14 +199,14 @@ class Forms:
             fields["makes"] = mapping((python_name(s.name), self.place(s)) for s in made)
         if one.matrices:
             self.features.add("matrices")
-            fields["written"] = listing(text(python_name(n)) for n in kernel.written)
+            fields["written"] = listing(literal(python_name(n)) for n in kernel.written)
         elif not kernel.layout.flat:
             self.features.add("layouts")
             fields["view"] = _view(kernel.layout)
         scalars = [n for n in kernel.tensors if places.get(n) == "scalar"]
         if scalars and (one.matrices or not kernel.layout.flat):
             self.features.add("scalars")
-            fields["scalars"] = listing(text(python_name(n)) for n in scalars)
+            fields["scalars"] = listing(literal(python_name(n)) for n in scalars)
         fields |= self.waits(one)
         return f"Pass({', '.join(f'{key}={value}' for key, value in fields.items())})"
 
@@ -214,17 +215,17 @@ class Forms:
         fields = {}
         if one.needs:
             self.features.add("late")
-            fields["needs"] = listing(text(self.late(n)) for n in one.needs)
+            fields["needs"] = listing(literal(self.late(n)) for n in one.needs)
         if one.totals:
             self.features |= {"totals", "late"}
             self.totals |= {python_name(n) for n in one.totals}
-            fields["totals"] = listing(text(python_name(n)) for n in one.totals)
+            fields["totals"] = listing(literal(python_name(n)) for n in one.totals)
         if one.draws:
             self.features.add("draws")
-            fields["draws"] = listing(f"({text(python_name(d.name))}, {text(d.kind)}, {d.site})" for d in one.draws)
+            fields["draws"] = listing(f"({literal(python_name(d.name))}, {literal(d.kind)}, {d.site})" for d in one.draws)
         if one.points:
             self.features |= {"points", "late"}
-            fields["points"] = listing(text(python_name(n)) for n in one.points)
+            fields["points"] = listing(literal(python_name(n)) for n in one.points)
         if self.pointed and all(n.startswith((*HANDED_ON, TOTAL)) for n in one.kernel.written):
             fields["moves"] = "False"
         if any(n.startswith(ALONG) for n in one.points):
@@ -238,7 +239,7 @@ class Forms:
         if slot.place == "reduced":
             self.features.add("reduced")
             return listing(map(str, slot.dims))
-        return text(slot.place)
+        return literal(slot.place)
 
     def late(self, name: str) -> str:
         """Return what a value that arrives late is called in the file."""
@@ -308,19 +309,14 @@ def result(function: Function, place: int, empty: bool = False) -> Function:
     said = "Coefficients of one step" if place == 0 else "What states kept on the host become"
     head, names = function.lines[0], [n for n in function.parameters if n in wanted]
     head = f"{head.partition('(')[0]}({', '.join(names)}):"
-    return Function([head, f'{INDENT}"""{said}, in float64."""', *reversed(kept), f"{INDENT}return {chosen}"])
+    return Function([head, INDENT + docstring(f"{said}, in float64."), *reversed(kept), f"{INDENT}return {chosen}"])
 
 
 def _view(layout: Layout) -> str:
     return "()" if layout.exact else f"({layout.front}, {layout.back})"
 
 
-# Python literals ------------------------------------------------------------------------------------------------
-
-
-def text(value: Any) -> str:
-    """Return a value as Python, strings in double quotes."""
-    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' if isinstance(value, str) else repr(value)
+# Pieces of Python ----------------------------------------------------------------------------------------------
 
 
 def listing(items: Iterable[str]) -> str:
@@ -331,7 +327,7 @@ def listing(items: Iterable[str]) -> str:
 
 def mapping(items: Iterable[tuple[str, str]]) -> str:
     """Return a dict from names to pieces of Python."""
-    return "{" + ", ".join(f"{text(key)}: {value}" for key, value in items) + "}"
+    return "{" + ", ".join(f"{literal(key)}: {value}" for key, value in items) + "}"
 
 
 # Names ----------------------------------------------------------------------------------------------------------

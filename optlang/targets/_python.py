@@ -7,33 +7,59 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from optlang.language.quoting import literal
+
 #: Longest line.
 WIDTH = 120
 INDENT = "    "
 _POWER = re.compile(r"(?<![\w.)\]])([A-Za-z_][\w.]*|\d[\w.]*) \*\* (-?[\w.]+)(?![\w.(\[])")
 _NEGATIVE = re.compile(r"-([A-Za-z_][\w.]*\*\*-?[\w.]+)(?![\w(\[])")
 _SAME = re.compile(r"\b(\w+) == \1\b")
+#: What stands for a string while code is laid out.
+_HELD = re.compile(r"_text(\d+)\0")
 _STRING = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'")
 
 
 def spaced(code: str) -> str:
     """Return a statement or expression of one line with blanks around its operators."""
-    tree = ast.parse(code)
+    texts: list[str] = []
+    tree = _Texts(texts).visit(ast.parse(code))
     text = _SAME.sub(r"~torch.isnan(\1)", ast.unparse(tree))
     last = tree.body[-1]
     match last:
         case ast.Assign(targets=[ast.Tuple()], value=ast.Tuple(elts=[_, _, *_] as values)):  # several names at once
             text = f"{text.partition(' = ')[0]} = {', '.join(map(ast.unparse, values))}"
-    text = _STRING.sub(lambda found: _doubled(found[0]), _POWER.sub(r"\1**\2", text))
+    text = _POWER.sub(r"\1**\2", text)
     text = _NEGATIVE.sub(r"-(\1)", text)
     text = re.sub(r"(?<=[\[ ]):(?=int\()", ": ", text)
     text = re.sub(r"([\[ ]int\([^()]*\)):", r"\1 :", text)
-    return re.sub(r"^(\w+), = ", r"(\1,) = ", text)
+    text = re.sub(r"^(\w+), = ", r"(\1,) = ", text)
+    return _HELD.sub(lambda found: literal(texts[int(found[1])]), text)
 
 
-def _doubled(string: str) -> str:
-    """Return a string in double quotes, if there are none in it."""
-    return string if string[0] == '"' or '"' in string or "\\" in string else f'"{string[1:-1]}"'
+class _Texts(ast.NodeTransformer):
+    """Puts marks in the place of strings, which no layout of code may touch.
+
+    Args:
+        held: Takes the strings, in the order of the marks.
+    """
+
+    def __init__(self, held: list[str]) -> None:
+        self.held = held
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        return node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        if not isinstance(node.value, str):
+            return node
+        self.held.append(node.value)
+        return ast.Name(f"_text{len(self.held) - 1}\0", ast.Load())
+
+
+def _masked(code: str) -> str:
+    """Return code of the same length without what its strings say."""
+    return _STRING.sub(lambda found: '"' + "_" * (len(found[0]) - 2) + '"', code)
 
 
 class Function:
@@ -73,9 +99,8 @@ def _joined(lines: Iterable[str]) -> Iterator[str]:
     held = ""
     for line in lines:
         text = held + (line.strip() if held else line)
-        opened = 0 if text.strip().startswith(('"""', "#")) else sum(text.count(c) for c in "([{")
-        closed = 0 if text.strip().startswith(('"""', "#")) else sum(text.count(c) for c in ")]}")
-        if opened > closed:
+        code = "" if text.strip().startswith(('"""', "#")) else _masked(text)
+        if sum(map(code.count, "([{")) > sum(map(code.count, ")]}")):
             held = text + " "
             continue
         held = ""
@@ -88,8 +113,8 @@ def formatted(line: str) -> list[str]:
     indent = line[: len(line) - len(line.lstrip())]
     if not code or code.startswith(("#", '"""')):
         return [line.rstrip()] if not code.startswith("#") else _comment(indent, code)
-    code, _, remark = code.partition("  # ")
-    remark = f"  # {remark}" if remark else ""
+    place = _masked(code).find("  # ")
+    code, remark = (code, "") if place < 0 else (code[:place], code[place:])
     if code.startswith("def "):
         return _definition(indent, code)
     if code.endswith(":"):
@@ -126,7 +151,19 @@ def _definition(indent: str, code: str) -> list[str]:
     inner = rest.removesuffix("):")
     if len(indent + INDENT + inner) <= WIDTH:
         return [f"{head}(", f"{indent}{INDENT}{inner}", f"{indent}):"]
-    return [f"{head}(", *(f"{indent}{INDENT}{name}," for name in inner.split(", ")), f"{indent}):"]
+    (node,) = ast.parse(f"{code} pass").body
+    assert isinstance(node, ast.FunctionDef)
+    return [f"{head}(", *(f"{indent}{INDENT}{one}," for one in _parameters(node.args)), f"{indent}):"]
+
+
+def _parameters(arguments: ast.arguments) -> Iterator[str]:
+    """Yield the parameters of a function as they are written, each with its default."""
+    optional = [None] * (len(arguments.args) - len(arguments.defaults)) + list(arguments.defaults)
+    for one, default in zip(arguments.args, optional, strict=True):
+        yield one.arg if default is None else f"{one.arg}={spaced(ast.unparse(default))}"
+    yield from ["*"] if arguments.kwonlyargs else []
+    for one, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
+        yield one.arg if default is None else f"{one.arg}={spaced(ast.unparse(default))}"
 
 
 def _split(indent: str, code: str) -> list[str]:
@@ -150,7 +187,7 @@ def _split(indent: str, code: str) -> list[str]:
 
 def _quoted(key: ast.expr) -> str:
     assert isinstance(key, ast.Constant)
-    return f'"{key.value!s}"'
+    return literal(str(key.value))
 
 
 def _unpacked(indent: str, names: Sequence[str], function: str) -> list[str]:
@@ -178,6 +215,8 @@ def _named_parts(indent: str, node: ast.Assign | ast.Return) -> list[str]:
         room = WIDTH - len(f"{indent}{stem}_part_9 = ")
         parts = [n for n in ast.walk(value) if isinstance(n, (ast.BinOp, ast.Call)) and n is not value]
         fitting = [n for n in parts if len(spaced(ast.unparse(n))) <= room]
+        if not fitting:  # names alone are too long
+            break
         best = max(fitting, key=lambda n: len(ast.unparse(n)))
         name = f"{stem}_part_{len(lines) + 1}"
         lines.append(f"{indent}{name} = {spaced(ast.unparse(best))}")

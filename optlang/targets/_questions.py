@@ -17,6 +17,7 @@ from optlang.compiler import CompiledRule
 from optlang.language import tree as ast
 from optlang.language.evaluate import evaluate, member_name, truth
 from optlang.language.questions import known_before
+from optlang.language.quoting import literal
 from optlang.language.rule import HyperType, OneOf, Range, Value
 from optlang.language.sizes import Unfit
 from optlang.language.specialise import Special, specialise
@@ -30,6 +31,10 @@ SHAPES: tuple[tuple[int, ...], ...] = (
     *((7, 11, 13), (1009, 11, 13), (7, 11, 100003), (100003, 11, 100019)),
     *((7, 11, 13, 17), (100003, 11, 13, 17), (7, 11, 13, 100003)),
 )
+#: Further shapes, whose sizes are less telling: square, and with sizes of 1.
+PLAIN_SHAPES: tuple[tuple[int, ...], ...] = ((1,), (7, 7), (1, 7), (7, 1), (13, 7, 7))
+#: What is tried when a rule is for none of these.
+HIGHER_SHAPES = tuple((7, 11, 13, 17, 19, 23, 29, 31)[:n] for n in range(5, 9))
 #: Facts of a tensor that questions may read.
 FACTS = ("ndim", "numel", "rows", "cols")
 #: Name of the pseudo-question how many dimensions a tensor has, where generated code depends on it.
@@ -86,7 +91,8 @@ class Explorer:
         known = (v for n, v in values.items() if n in compiled.static_names)
         sizes = [int(v) for v in known if isinstance(v, (int, float)) and _is_size(v)]
         #: Shapes to try: also those whose sizes are what an option is compared with.
-        self.shapes = (*SHAPES, *(s for n in sizes for s in ((n,), (n, n), (2, n), (n, 2), (2, 3), (2, 2, n, 2))))
+        options = (s for n in sizes for s in ((n,), (n, n), (2, n), (n, 2), (2, 3), (2, 2, n, 2)))
+        self.shapes: tuple[tuple[int, ...], ...] = (*SHAPES, *PLAIN_SHAPES, *options)
         self._seen: dict[tuple[tuple[tuple[str, Value], ...], tuple[int, ...]], Way | None] = {}
 
     # Ways ---------------------------------------------------------------------------------------------------
@@ -95,6 +101,10 @@ class Explorer:
         """Return the ways that values of the ``opened`` hyperparameters and shapes lead to; None if more than most."""
         found: dict[tuple[Value, ...], Way] = {}
         waiting = [way for shape in self.shapes if (way := self.way(self.start, shape)) is not None]
+        if not waiting:
+            shapes = dict.fromkeys((*self.required(), *HIGHER_SHAPES))
+            waiting = [way for shape in shapes if (way := self.way(self.start, shape)) is not None]
+            self.shapes += tuple(way.shape for way in waiting)
         tried: set[tuple[Trace, Value]] = set()
         while waiting:
             way = waiting.pop(0)
@@ -113,6 +123,23 @@ class Explorer:
                             tried.add(mark)
                             waiting.append(other)
         return list(found.values())
+
+    def required(self) -> Iterator[tuple[int, ...]]:
+        """Yield shapes of the sizes that requirements name, and of multiples of them."""
+        for requirement in self.compiled.rule.requirements:
+            if requirement.of_tensors:
+                for n in _literals(requirement.condition):
+                    yield from ((n,), (7 * n,), (7 * n, n), (n, 7 * n), (5, 7 * n, n), (5, n, 7 * n), (3, 5, 7 * n, n))
+                    yield from ((11 * n, 7 * n), (7 * n, 11 * n), (11, n), (n, 11), (11, 7 * n), (7 * n, 11))
+
+    def bordering(self, question: str, values: Mapping[str, Value]) -> Iterator[tuple[int, ...]]:
+        """Yield shapes on both sides of the sizes that a question compares with."""
+        numbers = [float(word) for word in _words(question) if word.replace(".", "", 1).isdigit()]
+        numbers += [x for n in self.reads(question) if isinstance(x := values.get(n), float)]
+        for number in dict.fromkeys(int(x) for x in numbers if 1 <= x < 2**31 and x == int(x)):
+            for n in (number - 1, number, number + 1):
+                if n > 0:
+                    yield from ((n,), (n, 7), (7, n), (n, n), (1, n), (n, 1))
 
     def way(self, values: Mapping[str, Value], shape: tuple[int, ...]) -> Way | None:
         """Return where hyperparameters and a shape lead; None if they do not fit."""
@@ -169,7 +196,7 @@ class Explorer:
             if found is not None:
                 yield found
         if names & {*FACTS, "shape"} or question == DIMENSIONS:
-            for shape in self.shapes:
+            for shape in dict.fromkeys((*self.shapes, *self.bordering(question, way.values))):
                 found = self.way(way.values, shape)
                 if found is not None:
                     yield found
@@ -240,7 +267,7 @@ class Explorer:
             case ast.Infinity():
                 return "math.inf"
             case ast.Text(value=text):
-                return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+                return literal(text)
             case ast.Bool(value=flag):
                 return repr(flag)
             case ast.Nothing():
@@ -272,6 +299,12 @@ class Explorer:
 def _is_size(value: float) -> bool:
     """Whether an option may be what sizes are compared with."""
     return 1 < value < math.inf and value == int(value)
+
+
+def _literals(node: ast.Expr) -> list[int]:
+    """Return the whole numbers that stand in a condition, as far as they may be sizes."""
+    numbers = (n.value for n in expressions(node) if isinstance(n, ast.Number))
+    return [int(x) for x in numbers if x == int(x) and 1 < x < 2**20]
 
 
 def _words(text: str) -> Sequence[str]:

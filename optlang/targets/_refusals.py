@@ -30,6 +30,13 @@ def called(rule: Rule, names: Collection[str]) -> ast.Expr | None:
     return _first(rule, lambda n: _name_of(n) in names)
 
 
+def no_shape(compiled: CompiledRule, target: str) -> Diagnostic:
+    """Return the refusal of a rule that none of the shapes suits that a target knows."""
+    asked = [r.condition.span for r in compiled.rule.requirements if r.of_tensors]
+    help = "the target finds out what a rule does by trying tensors of usual shapes, and none suits; ask for less"
+    return refusal(compiled, target, "a rule for unusual shapes", asked[0] if asked else None, help)
+
+
 def outside_python(order: Order, target: str) -> list[Diagnostic]:
     """Return the refusals of what no file for other languages carries."""
     compiled = order.compiled

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optlang.compiled import CARRY, LATE_NUMBERS, TOTAL, Pass, Slot, Variant
+from optlang.language.quoting import docstring
 from optlang.language.rule import Rule
 from optlang.language.tree import Name
 from optlang.language.walk import expressions
@@ -133,13 +134,13 @@ class Functions:
         if key not in self._names:
             name = f"_{stem}_{sum(k[0] == stem for k in self._names)}"
             self._names[key] = name
-            lines = [f"def {name}({', '.join(arguments)}) -> {result}:", f'{INDENT}"""{doc}"""']
+            lines = [f"def {name}({', '.join(arguments)}) -> {result}:", INDENT + docstring(doc)]
             self.texts.append("\n".join([*lines, *(INDENT + line for line in body)]) + "\n")
         return self._names[key]
 
     def dispatch(self, name: str, arguments: str, result: str, choices: Mapping[str, Sequence[str]], doc: str) -> None:
         """Add a function that does what belongs to the first condition that holds."""
-        lines = [f"def {name}({arguments}) -> {result}:", f'{INDENT}"""{doc}"""']
+        lines = [f"def {name}({arguments}) -> {result}:", INDENT + docstring(doc)]
         for condition, body in choices.items():
             if condition:
                 lines += [f"{INDENT}if {condition}:", *(f"{INDENT * 2}{line}" for line in body)]

@@ -1,13 +1,16 @@
 """The parts of a file that are the same for all rules: text with lines that only some rules need.
 
 ``#[word`` begins lines that are there for a rule with this feature, ``#[not word`` for one without; ``#]`` ends them.
-``@WORD@`` is replaced.
+``@WORD@`` is replaced; a line that is nothing but a word whose meaning is empty goes.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+
+WORD = re.compile(r"@([A-Z_]+)@")
 
 
 def filled(name: str, features: Collection[str], words: Mapping[str, str]) -> str:
@@ -27,9 +30,10 @@ def filled(name: str, features: Collection[str], words: Mapping[str, str]) -> st
         elif line == "#]":
             chosen.pop()
         elif all(chosen):
-            kept.append(line)
+            word = WORD.fullmatch(line)
+            if word is None or words[word[1]]:
+                kept.append(line)
     assert not chosen, f"{name}: a part of the template does not end"
-    text = "\n".join(kept)
-    for word, meaning in words.items():
-        text = text.replace(f"@{word}@", meaning)
+    # In one go: what a word stands for may have at-signs of its own.
+    text = WORD.sub(lambda found: words[found[1]], "\n".join(kept))
     return text.strip("\n") + "\n"

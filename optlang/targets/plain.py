@@ -18,11 +18,11 @@ from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS, EVALUATIONS, HELPERS, RANDOMS, SEARCHES
 from optlang.language.evaluate import member_name
 from optlang.language.kinds import Level
+from optlang.language.quoting import docstring, literal
 from optlang.language.rule import Hyper, State, Value
 from optlang.language.specialise import Special, specialise
 from optlang.language.walk import block_expressions, body_of, expressions
 from optlang.targets import Order, _refusals, refusal
-from optlang.targets._forms import text
 from optlang.targets._python import INDENT, WIDTH, formatted, spaced
 from optlang.targets._questions import Explorer, Unspoken
 
@@ -106,9 +106,9 @@ class _Function:
         self.order, self.rule = order, order.compiled.rule
         self.values: dict[str, Value] = {**order.compiled.defaults(), **order.values}
         facts = example_facts(order.ndim)
-        reason = order.compiled.unfit(self.values, facts)
-        if reason is not None:
-            raise ValueError(f"{order.ndim} dimensions do not suit the rule ({reason}); choose others with --ndim")
+        misfit = order.compiled.misfit(self.values, facts)
+        if misfit is not None:
+            raise OptlangError([misfit])
         self.special: Special = specialise(self.rule, {**self.values, **facts.named()}, facts.shape)
         self.kinds: dict[str, int] = {h.name: NUMBER for h in self.rule.hypers}
         self.kinds |= dict.fromkeys((*FACTS, "t", "first"), NUMBER) | {"p": TENSOR, "g": TENSOR}
@@ -126,10 +126,10 @@ class _Function:
         body = _alive(body, kept_names)
         guards = list(self.guards())
         used = "\n".join((*guards, *start, *body))
-        doc = (self.rule.doc or self.order.compiled.name).strip().replace("\\", "\\\\").replace('"""', "'''")
+        doc = (self.rule.doc or self.order.compiled.name).strip()
         kept = {s.key: self.names[s.name] for s in self.special.states}
-        left, slots = list(kept.values()), [f"state[{text(key)}]" for key in kept]
-        count = text("count" if "step" in kept else "step")
+        left, slots = list(kept.values()), [f"state[{literal(key)}]" for key in kept]
+        count = literal("count" if "step" in kept else "step")
         counts = "t" in spaced_words(used)
         inside = [
             "for param, g, state in zip(params, grads, states):",
@@ -145,7 +145,6 @@ class _Function:
             f"{INDENT}param.copy_(p)",
         ]
         name = self.order.compiled.name.lower()
-        indented = "\n".join(f"{INDENT}{line}".rstrip() for line in doc.split("\n")).strip()
         args = [
             "Args:",
             "    params: Tensors, which are changed in place.",
@@ -153,21 +152,18 @@ class _Function:
             "    states: A dict for each tensor, empty before its first step.",
             *(f"    {self.names[h.name]}: {(h.doc or 'See the formulas').rstrip('.')}." for h in self.read(used)),
         ]
-        args = [out for line in args for out in _wrapped(line)]
+        said = [doc, "", *(out for line in args for out in _wrapped(line))]
         lines = [
             "@torch.no_grad()",
             *self.definition(name, used),
-            f'{INDENT}"""{indented}',
-            "",
-            *(f"{INDENT}{line}" for line in args),
-            f'{INDENT}"""',
+            INDENT + docstring("\n".join(said), INDENT, apart=True),
             *(out for line in inside for out in formatted(INDENT + line)),
         ]
         helpers = [HELPERS[h].replace("x == x", "~torch.isnan(x)") + "\n\n" for h in HELPERS if h in self.helpers]
         code = "\n".join(lines)
         imports = "import math\n\n" if "math." in code or any("math." in h for h in helpers) else ""
-        head = f'"""{self.order.compiled.name}, to read; the file is yours under whatever licence you like."""\n\n'
-        return f"{head}{imports}import torch\n\n\n{''.join(helpers)}{code}\n"
+        head = docstring(f"{self.order.compiled.name}, to read; the file is yours under whatever licence you like.")
+        return f"{head}\n\n{imports}import torch\n\n\n{''.join(helpers)}{code}\n"
 
     def read(self, used: str) -> list[Hyper]:
         """Return the hyperparameters that the statements read."""
@@ -182,7 +178,7 @@ class _Function:
             if hyper.required and hyper.name not in self.order.values:
                 required.append(self.names[hyper.name])
             else:
-                optional.append(f"{self.names[hyper.name]}={text(given)}")
+                optional.append(f"{self.names[hyper.name]}={literal(given)}")
         own = ["*", *required, *optional] if required or optional else []
         return formatted(f"def {python_name(name)}({', '.join(['params', 'grads', 'states', *own])}):")
 
@@ -204,7 +200,7 @@ class _Function:
                 code = re.sub(r"\b(numel|rows|cols)\b", lambda found: FACTS[found[0]], code)
                 yield f"if not ({code}):" if answer else f"if {code}:"
                 said = f"this is for tensors with {'' if answer else 'not '}{spaced(question)}"
-                yield f"{INDENT}raise ValueError({text(said)})"
+                yield f"{INDENT}raise ValueError({literal(said)})"
 
     # Statements ---------------------------------------------------------------------------------------------
 
@@ -221,7 +217,7 @@ class _Function:
                 yield from (INDENT + line for line in self.statement(statement))
         for state in states:
             value = self.initial(state, initial.get(state.name))
-            yield f"{INDENT}state[{text(state.key)}] = {value}"
+            yield f"{INDENT}state[{literal(state.key)}] = {value}"
 
     def initial(self, state: State, statement: ast.Stmt | None) -> str:
         """Return the initial value of a state."""

@@ -41,7 +41,7 @@ def key(*parts: str) -> str:
     """Return a file name stem that differs whenever any of ``parts`` does."""
     digest = hashlib.sha256()
     for part in (str(FORMAT), *parts):
-        digest.update(part.encode())
+        digest.update(part.encode("utf-8", "surrogatepass"))
         digest.update(b"\0")
     return digest.hexdigest()[:32]
 

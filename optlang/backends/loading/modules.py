@@ -15,7 +15,7 @@ def load_module(source: str, name: str) -> dict[str, Any]:
 
     The text is put into :mod:`linecache`, so that a traceback shows its lines and ``inspect.getsource`` finds them.
     """
-    digest = hashlib.sha256(source.encode()).hexdigest()[:12]
+    digest = hashlib.sha256(source.encode("utf-8", "surrogatepass")).hexdigest()[:12]
     filename = f"<optlang {name} {digest}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     names: dict[str, Any] = {"__name__": f"optlang_generated_{digest}", "__file__": filename}

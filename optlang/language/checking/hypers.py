@@ -5,6 +5,7 @@ from __future__ import annotations
 from keyword import iskeyword
 
 from optlang.language.checking.constants import NotConstant, fold
+from optlang.language.checking.findings import Findings
 from optlang.language.checking.scope import Scope
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
 from optlang.language.suggest import listing, nearest
@@ -88,7 +89,7 @@ def _add(item: HyperItem, key: str, part: int | None, domain: Domain | None, doc
     """Add one hyperparameter, its default and range checked as far as each is sound."""
     name = item.name
     default, sound = _default(item, scope)
-    bounds = _domain(domain, scope)
+    bounds = domain_of(domain, scope.findings)
     kind = _type(default, bounds) if item.default is not None and sound else _required_type(bounds)
     if domain is not None and bounds is not None and sound:
         if not _suits(kind, bounds):
@@ -168,16 +169,16 @@ def _outside(item: HyperItem, default: Value, bounds: Range | OneOf, scope: Scop
     )
 
 
-def _domain(domain: Domain | None, scope: Scope) -> Range | OneOf | None:
+def domain_of(domain: Domain | None, findings: Findings) -> Range | OneOf | None:
     """Return a range as values; None if there is none or it makes no sense (which is reported)."""
     if domain is None:
         return None
     if isinstance(domain, Interval):
-        return _interval(domain, scope)
-    return _choices(domain, scope)
+        return _interval(domain, findings)
+    return _choices(domain, findings)
 
 
-def _end(expr: Expr, scope: Scope) -> float | None:
+def _end(expr: Expr, findings: Findings) -> float | None:
     try:
         value = fold(expr)
         if isinstance(value, float):
@@ -185,7 +186,7 @@ def _end(expr: Expr, scope: Scope) -> float | None:
         problem = NotConstant(expr.span, "it is not a number")
     except NotConstant as found:
         problem = found
-    scope.findings.add(
+    findings.add(
         "E405",
         f"the end of a range must be a constant number: {problem.reason}",
         problem.span,
@@ -195,12 +196,12 @@ def _end(expr: Expr, scope: Scope) -> float | None:
     return None
 
 
-def _interval(domain: Interval, scope: Scope) -> Range | None:
-    low, high = _end(domain.low, scope), _end(domain.high, scope)
+def _interval(domain: Interval, findings: Findings) -> Range | None:
+    low, high = _end(domain.low, findings), _end(domain.high, findings)
     if low is None or high is None:
         return None
     if low > high or (low == high and not (domain.low_closed and domain.high_closed)):
-        scope.findings.add(
+        findings.add(
             "E405",
             f"the range `{domain.text}` is empty",
             domain.span,
@@ -211,23 +212,23 @@ def _interval(domain: Interval, scope: Scope) -> Range | None:
     return Range(low, high, domain.low_closed, domain.high_closed, domain.text)
 
 
-def _choices(domain: Choices, scope: Scope) -> OneOf | None:
+def _choices(domain: Choices, findings: Findings) -> OneOf | None:
     values: list[Value] = []
     for item in domain.items:
         try:
             values.append(fold(item))
         except NotConstant as problem:
-            _bad_choice(problem.span, f"a choice must be a constant: {problem.reason}", scope)
+            _bad_choice(problem.span, f"a choice must be a constant: {problem.reason}", findings)
             return None
     sorts = {type(value) for value in values}
     if len(sorts) > 1:
-        _bad_choice(domain.span, "the choices must be all strings or all numbers", scope)
+        _bad_choice(domain.span, "the choices must be all strings or all numbers", findings)
         return None
     return OneOf(tuple(values), domain.text)
 
 
-def _bad_choice(span: Span, message: str, scope: Scope) -> None:
-    scope.findings.add("E405", message, span, label="in this list", help=f"write for example `in {{{_SAMPLE}}}`")
+def _bad_choice(span: Span, message: str, findings: Findings) -> None:
+    findings.add("E405", message, span, label="in this list", help=f"write for example `in {{{_SAMPLE}}}`")
 
 
 _SAMPLE = '"l2", "decoupled"'

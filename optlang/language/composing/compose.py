@@ -17,7 +17,7 @@ from optlang.language.builtins import BUILTINS
 from optlang.language.composing import rules
 from optlang.language.composing.places import Places
 from optlang.language.composing.transforms import Transforms, free_parameters
-from optlang.language.composing.work import MAX_PIECES, MAX_STATEMENTS, Work
+from optlang.language.composing.work import MAX_PIECES, MAX_RULES, MAX_STATEMENTS, Work
 from optlang.language.composing.write import written
 from optlang.language.library import transform_files
 from optlang.language.suggest import nearest
@@ -83,10 +83,12 @@ class _Composer:
         parsed: The tree of the author's text.
         read: Parses a text.
         depth: How many rules this one is a part of.
+        taken_over: Where rules have been taken over so far, in all texts together.
     """
 
-    def __init__(self, parsed: tree.Tree, read: Read, depth: int) -> None:
+    def __init__(self, parsed: tree.Tree, read: Read, depth: int, taken_over: list[Span] | None = None) -> None:
         self.tree, self.read, self.depth = parsed, read, depth
+        self.taken_over = [] if taken_over is None else taken_over
         self.work = Work(parsed, read)
         self.transforms = Transforms(self.work)
         self.inner: dict[str, rules.InnerRule] = {}
@@ -107,6 +109,11 @@ class _Composer:
             return []
         items: list[tree.Decl | tree.Stmt] = []
         for item in self._with_trial(own):
+            if isinstance(item, tree.Use | tree.Inner):
+                self.taken_over.append(item.span)
+                if len(self.taken_over) > MAX_RULES:
+                    message = f"a rule may be made of at most {MAX_RULES} others"
+                    raise OptlangError([replace(self._too_much(message), span=item.span)])
             match item:
                 case tree.Transform():
                     pass
@@ -146,7 +153,7 @@ class _Composer:
             return parsed
         if self.depth >= MAX_PIECES:
             raise OptlangError([self._too_much("rules are made of rules too deeply")])
-        other = _Composer(parsed, self.read, self.depth + 1)
+        other = _Composer(parsed, self.read, self.depth + 1, self.taken_over)
         items = other.run()
         if other.work.found:
             raise OptlangError(other.work.found)

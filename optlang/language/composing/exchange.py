@@ -48,7 +48,10 @@ def exchanged(source: Source, inner: str | Path | Mapping[str, str | Path]) -> S
 def _reference(rule: str | Path) -> str:
     """Return what stands for a rule in the text of another."""
     if isinstance(rule, Path) or rule.endswith(".opt"):
-        return quoted(str(Path(rule).absolute()))
+        path = str(Path(rule).absolute())
+        if "\n" in path or ('"' in path and "'" in path):
+            raise ValueError(f"{path!r} cannot be written in a rule; give the file a name without quotes")
+        return quoted(path)
     for known in rule_files():
         if known.lower() == rule.lower():
             return known

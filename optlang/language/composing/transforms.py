@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from optlang.language import tree
 from optlang.language.builtins import BUILTINS
+from optlang.language.checking.findings import Findings
+from optlang.language.checking.hypers import domain_of
 from optlang.language.checking.scope import FIXED, FREE_FUNCTIONS
 from optlang.language.composing.parameters import allows
 from optlang.language.composing.places import Origin
@@ -58,6 +60,10 @@ class Transforms:
             if own.count(parameter.name.name) > 1 or _has_meaning(parameter.name.name):
                 self._taken(parameter.name)
                 return
+        findings = Findings(work.author.source)
+        for parameter in transform.parameters:
+            domain_of(parameter.domain, findings)
+        work.found += findings.diagnostics
         body = [item for item in transform.body if not isinstance(item, tree.StateDecl | tree.History)]
         for target in assigned(body):  # type: ignore[arg-type]
             if target.name in ("p", "g"):

@@ -14,10 +14,11 @@ from optlang.language.composing.substitute import names_in
 from optlang.language.library import rule_files, transform_files
 from optlang.language.suggest import did_you_mean
 from optlang.language.walk import blocks
-from optlang.source import Source, Span
+from optlang.source import Source, Span, read_text
 
-#: How deep rules may be made of rules, and how many statements that may come to.
+#: How deep rules may be made of rules, of how many, and how many statements that may come to.
 MAX_PIECES = 12
+MAX_RULES = 50
 MAX_STATEMENTS = 4_000
 
 
@@ -39,6 +40,7 @@ class Work:
         self.taken = {*BUILTINS, *FACT_NAMES, *TIME_NAMES, "p", "g", "group", *names_in(author.items)}
         self.shown: dict[str, str] = {}
         self.keys: set[str] = set()
+        self._numbers: dict[tuple[int, str], int] = {}
         self.declared: list[tree.Decl | tree.Stmt] = []
         self.origins: dict[int, Origin] = {}
         self.kept: list[Any] = []  # so that no identity is used twice
@@ -50,20 +52,22 @@ class Work:
 
     def fresh(self, wish: str, shown: str) -> str:
         """Return a name that nothing else has."""
-        name, number = wish, 2
-        while name in self.taken:
-            name, number = f"{wish}_{number}", number + 1
-        self.taken.add(name)
+        name = self._free(wish, self.taken)
         self.shown[name] = shown
         return name
 
     def key(self, wish: str) -> str:
         """Return a key that no other piece has: ``momentum``, then ``momentum_2``."""
-        key, number = wish, 2
-        while key in self.keys:
-            key, number = f"{wish}_{number}", number + 1
-        self.keys.add(key)
-        return key
+        return self._free(wish, self.keys)
+
+    def _free(self, wish: str, taken: set[str]) -> str:
+        """Return a wish that is not taken yet, with the next number behind it if it is; it is taken then."""
+        found, number = wish, self._numbers.get((id(taken), wish), 2)
+        while found in taken:
+            found, number = f"{wish}_{number}", number + 1
+        self._numbers[id(taken), wish] = number
+        taken.add(found)
+        return found
 
     def take(self, items: Iterable[tree.Decl | tree.Stmt]) -> None:
         """Note the names and keys of a rule that is taken over."""
@@ -106,9 +110,10 @@ class Work:
     def file(self, path: Path, span: Span) -> tree.Tree | None:
         """Return the tree of a file, or None after saying why there is none."""
         try:
-            return self.read(Source(path.read_text(encoding="utf-8"), str(path)))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            return self.read(Source(read_text(path), str(path)))
+        except (OSError, ValueError) as error:
+            not_text = isinstance(error, UnicodeDecodeError)
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8" if not_text else error
             self.error("E215", f"cannot read {path}: {reason}", span, help="a file is looked for beside this one")
         except OptlangError as error:
             first = error.diagnostics[0]

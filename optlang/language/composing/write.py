@@ -31,8 +31,14 @@ class Plain(Formulas):
 
 def written(doc: str | None, items: Sequence[tree.Decl | tree.Stmt]) -> str:
     """Return the text of a rule."""
-    head = [] if doc is None else [f'"""{doc}"""']
+    head = [] if doc is None else [_docstring(doc)]
     return "".join(f"{line}\n" for line in (*head, *_lines(items, Plain(), 0)))
+
+
+def _docstring(text: str) -> str:
+    """Return a docstring of a rule, in which nothing can be escaped."""
+    text = text.replace('"""', "'''")
+    return f'"""{text} """' if text.endswith('"') else f'"""{text}"""'
 
 
 def _lines(items: Sequence[tree.Decl | tree.Stmt], formulas: Plain, depth: int) -> Iterator[str]:

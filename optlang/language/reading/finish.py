@@ -34,7 +34,7 @@ def finish(source: Source, doc: tree.Text | None, items: tuple[Any, ...]) -> tre
     for item in items:
         try:
             check_depth(item)
-            done.append(_declaration(source, item, comments) or _statement(item, inner))
+            done.append(_statement(_declaration(source, item, comments), inner))
         except Refused as mistake:
             refused.append(mistake)
     if refused:
@@ -70,8 +70,8 @@ def check_depth(item: tree.Node) -> None:
         pending.extend((child, depth + 1) for child in children(node))
 
 
-def _declaration(source: Source, item: Any, comments: Iterable[tree.Comment]) -> tree.Decl | None:
-    """Return a declaration with what it quotes from the text, or None if the item quotes nothing."""
+def _declaration(source: Source, item: Any, comments: Iterable[tree.Comment]) -> Any:
+    """Return an item with what it quotes from the text, if it is a declaration that does."""
     match item:
         case tree.OptimizerDecl():
             return replace(item, reference=_reference(source, item, comments))
@@ -79,7 +79,7 @@ def _declaration(source: Source, item: Any, comments: Iterable[tree.Comment]) ->
             return replace(item, items=tuple(_quote(source, x) for x in item.items))
         case tree.Transform():
             return replace(item, parameters=tuple(_quote_range(source, x) for x in item.parameters))
-    return None
+    return item
 
 
 def _reference(source: Source, item: tree.Node, comments: Iterable[tree.Comment]) -> str | None:
