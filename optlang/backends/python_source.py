@@ -14,7 +14,7 @@ import sympy as sp
 
 from optlang.backends.memory import INDENT, Memory
 from optlang.backends.naming import spelled
-from optlang.backends.spelling import HostWriter, NumberWriter, TorchWriter, Writer
+from optlang.backends.spelling import HostWriter, NumberWriter, StartWriter, TorchWriter, Writer
 from optlang.compiled import Slot
 from optlang.ir.lower import Lowered
 from optlang.ir.program import Program, Store, Value
@@ -138,11 +138,12 @@ class Module:
         body += memory.widened()
         body += self.assignments(program.host, writer)
         plain = frozenset(s for s, k in memory.kinds.items() if k.level <= Level.HOST)
-        dtype = memory.wide if self.narrow else f"{memory.stored['p']}.dtype"
-        tensor = TorchWriter(dtype, frozenset(), plain)
-        body += self.assignments(program.tensor, tensor)
-        places = {s.name: s.place for s in self.slots}
         like = memory.stored["p"]
+        dtype = memory.wide if self.narrow else f"{like}.dtype"
+        conditions = frozenset(v.symbol for v in program.values if v.boolean)
+        tensor = StartWriter(dtype, like, plain, conditions)
+        body += self.started(program.tensor, tensor)
+        places = {s.name: s.place for s in self.slots}
         entries = [
             f'"{store.target}": {self.initial(store, places[store.target], program, writer, like)}'
             for store in program.stores
@@ -154,6 +155,14 @@ class Module:
             body.insert(widening, f"{INDENT}{memory.wide} = torch.promote_types({like}.dtype, torch.float32)")
         names = [*memory.stored.values(), *(memory.arguments[n] for n in host_names(program))]
         return [f"def start({', '.join(names)}):", *body]
+
+    def started(self, values: Iterable[Value], writer: StartWriter) -> Iterator[str]:
+        """Yield the assignments of values of a tensor; a number that stands for one takes its shape."""
+        for value in values:
+            text = writer.text(value.expr)
+            if writer.is_plain(value.expr) and not value.boolean:
+                text = self.filled(text, value.kind, writer.like, f", dtype={writer.dtype}")
+            yield f"{INDENT}{value.symbol} = {text}"
 
     def initial(self, store: Store, place: str, program: Program, writer: Writer, like: str) -> str:
         """Return the expression of one initial value."""
@@ -229,7 +238,7 @@ class Module:
 
     def memory(self, program: Program) -> Memory:
         """Return the tensors of a step."""
-        return Memory(program, self.tensors, self.narrow, None if self.any_width else "torch.float32")
+        return Memory(program, self.tensors, self.narrow, None)
 
     def computed(self, memory: Memory, what: str) -> tuple[Writer, list[str]]:
         """Return the lines that compute the new values, and the writer for what is done with them."""

@@ -190,6 +190,7 @@ def _start(module: python_source.Module, lowered: Lowered, ndim: int) -> list[st
     body += module.assignments(program.host, host)
     body += lines
     like = f"{arguments['p']}[0]"
+    dtype = "dtype" if module.narrow else f"{arguments['p']}.dtype"
     places = {s.name: s.place for s in module.slots}
     entries = []
     for store in program.stores:
@@ -205,8 +206,8 @@ def _start(module: python_source.Module, lowered: Lowered, ndim: int) -> list[st
             text = f"{writer.text(store.expr)}[0].reshape({like}.shape).clone(memory_format=torch.preserve_format)"
         else:
             text = f"{writer.text(store.expr)}[0].contiguous().clone()"
-        if places[store.target] != "host" and module.narrow:
-            text += f".to({typed or 'dtype'})"
+        if places[store.target] != "host" and (module.narrow or writer.types.get(store.expr)):
+            text += f".to({typed or dtype})"
         entries.append(f'"{store.target}": {text}')
     module.helpers |= writer.helpers | host.helpers
     names = [arguments["p"], arguments["g"], *(arguments[n] for n in python_source.host_names(program))]

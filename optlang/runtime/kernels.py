@@ -72,7 +72,9 @@ class Prepared:
 
     def start(self, p: torch.Tensor, g: torch.Tensor, values: Mapping[str, Value]) -> dict[str, Any]:
         """Return the initial value of every state by name."""
-        narrow = any(str(t.dtype)[6:] in NARROW for t in (p, g)) and p.dtype is not torch.float64
+        if p.dtype is torch.float64:
+            g = g.to(p.dtype)
+        narrow = any(str(t.dtype)[6:] in NARROW for t in (p, g))
         begin = (self.narrow if narrow else self.plain)["start"]
         arguments = tuple(values[name] for name in self.variant.start_arguments)
         try:
