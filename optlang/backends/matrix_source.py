@@ -146,7 +146,8 @@ class MatrixWriter(TorchWriter):
                 sides[number] = f"torch.full_like({sides[1 - number]}, {sides[number]})"
             return f"({sides[0]} if {self.text(condition)} else {sides[1]})", ATOM
         numbers = self.is_plain(then) and self.is_plain(other)
-        if numbers and then not in self.conditions and not algebra.is_condition(then):  # of two numbers torch would make one of its default type
+        if numbers and then not in self.conditions and not algebra.is_condition(then):
+            # Of two numbers torch would make one of its default type.
             return f"torch.where({self.text(condition)}, {self.like}.new_tensor({sides[0]}), {sides[1]})", ATOM
         return super().select(condition, then, other)
 

@@ -91,6 +91,12 @@ class Prepared:
         fresh = self.start(example, example, {**values, **facts_of(p).named()})
         return {key: tuple(fresh[name].shape) for name, key in keys.items()}
 
+    def types(self, p: torch.Tensor, values: Mapping[str, Value]) -> dict[str, torch.dtype]:
+        """Return the types that the rule keeps its tensors in, by key, for a parameter."""
+        example = torch.empty(real(p).shape, dtype=real(p).dtype, device="meta")
+        fresh = self.start(example, example, {**values, **facts_of(p).named()})
+        return {slot.key: fresh[slot.name].dtype for slot in self.stored}
+
     def started(self, p: torch.Tensor, g: torch.Tensor, values: Mapping[str, Value]) -> dict[str, Any]:
         """Return initial values; those of a complex parameter are computed on pairs of reals."""
         if not p.is_complex():

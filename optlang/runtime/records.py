@@ -11,10 +11,10 @@ from typing import Any
 import torch
 
 from optlang.backends.loading.signature import Kernel, Signature
-from optlang.compiled import Facts
+from optlang.compiled import IN_COMMON, Facts
 from optlang.language.rule import Value
 from optlang.runtime.kernels import Prepared
-from optlang.runtime.tensors import as_laid_out, facts_of, is_dense, overlapping, real, same_order, viewed
+from optlang.runtime.tensors import arithmetic, as_laid_out, facts_of, is_dense, overlapping, same_order, viewed
 
 _pointer, _is_contiguous = torch.Tensor.data_ptr, torch.Tensor.is_contiguous
 _dtype, _shape = attrgetter("dtype"), attrgetter("shape")
@@ -114,6 +114,7 @@ class Record:
             g = g.to_dense()
         fresh = prepared.started(self.parameter, g, values) if missing else {}
         numbers, tensors = [], {}
+        types: dict[str, torch.dtype] = {}
         shapes = prepared.shapes(self.parameter, values) if present else {}
         for slot in slots:
             if slot.key in shapes and slot not in missing and tuple(held[slot.key].shape) != shapes[slot.key]:
@@ -124,6 +125,9 @@ class Record:
                 numbers.append(_number(value))
                 continue
             tensor = self._fitting(slot.key, slot.place, value)
+            if slot not in missing and self._is_cut(slot.place, tensor):
+                types = types or prepared.types(self.parameter, values)
+                tensor = tensor.to(types[slot.key])
             if tensor is not held.get(slot.key):
                 self.staged[slot.key] = tensor
             tensors[slot.name] = tensor
@@ -134,12 +138,19 @@ class Record:
         self.values = (*([None] * len(mirrored)), *(tensors[slot.name] for slot in prepared.stored))
         return tensors
 
+    @staticmethod
+    def _is_cut(place: str, tensor: torch.Tensor) -> bool:
+        """Whether a state from a checkpoint may have fewer bits than the rule keeps it in."""
+        return tensor.dtype is torch.float16 or (tensor.dtype is torch.bfloat16 and place in IN_COMMON)
+
     def _fitting(self, key: str, place: str, held: Any) -> torch.Tensor:
         """Return a state tensor as the kernel wants it: on the device, shaped and laid out like the parameter."""
         p = self.parameter
-        value: torch.Tensor = held if isinstance(held, torch.Tensor) else torch.tensor(held, dtype=real(p).dtype)
+        value = held if isinstance(held, torch.Tensor) else torch.tensor(held, dtype=arithmetic(p))
         if value.device != p.device:
             value = value.to(p.device)
+        if not (value.is_floating_point() or value.is_complex()):  # a mask, or whole numbers: arithmetic needs more
+            value = value.to(p.dtype)
         if place == "scalar":
             if value.numel() != 1:
                 raise ValueError(f"state {key!r} must be one number, but has shape {tuple(value.shape)}")
