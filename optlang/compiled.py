@@ -108,6 +108,11 @@ class Slot:
     dims: tuple[int, ...] = ()
 
 
+#: Places of states that many elements have in common: they are few, and so they are kept in 32 bits at least. A count
+#: in bfloat16 stops at 256, and a mean over many steps stops as soon as what is added is less than its last digit.
+IN_COMMON = ("scalar", "reduced")
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a tensor is viewed before ``update`` is called.

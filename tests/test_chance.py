@@ -13,8 +13,13 @@ import torch
 from optimizing import difference, optimizer_class, parameter
 from stepping import SHAPES, Twins, eager, values
 
+from optlang import rules
 from optlang.compiled import Draw
+from optlang.language.builtins import RANDOMS
+from optlang.language.parse import parse
+from optlang.language.unparse import format_tree
 from optlang.runtime.chance import Seed, mixed
+from optlang.source import Source
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -115,6 +120,75 @@ def test_every_tensor_step_and_call_draws_its_own() -> None:
         assert float(drawn.abs().max()) > 0.5
     (drawn,) = change(RULES["in loops and functions"], zeros(5000), seed=1)
     assert float(drawn.var()) / 0.01 == pytest.approx(5, abs=0.3)  # two in the first line, three in the loop
+
+
+TWICE = {
+    "a transform": """optimizer S
+hyper lr = 1
+transform noisy(u):
+    return u + randn()
+p -= lr*(g |> noisy |> noisy)""",
+    "a function": "optimizer S\nhyper lr = 1\ndef f(x) = x + randn()\np -= lr*f(f(g))",
+    "a function of a function": "optimizer S\ndef f() = randn()\ndef h(x) = x + f()\np -= h(g) + h(0*g)",
+    "an inner rule": "optimizer S\ninner B = SGLD(lr = 0.5, temperature = 1)\nB(p, g)\nB(p, g)",
+    "a loop": "optimizer S\nrepeat 2: p -= g + randn()",
+    "a loop over a tuple": "optimizer S\nhyper b = (b1 = 1, b2 = 1)\nfor k in b: p -= k*(g + randn())",
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_what_is_written_out_twice_draws_twice(name: str) -> None:
+    (drawn,) = change(TWICE[name], zeros(5000), seed=1)
+    assert float(drawn.var()) == pytest.approx(2, abs=0.2)  # that of one draw, twice, would be 4
+
+
+def library() -> dict[str, str]:
+    """Return the rules of the library that draw random numbers."""
+    texts = {name: rules.path(name).read_text() for name in rules.names()}
+    return {name: text for name, text in texts.items() if any(f"{call}(" in text for call in RANDOMS)}
+
+
+def commented(text: str) -> str:
+    """Return the text of a rule with comments at its beginning and behind each line that is no docstring's."""
+    lines, inside = ["# A comment."], False
+    for line in text.splitlines():
+        inside ^= line.count('"""') == 1
+        lines.append(line if inside or '"""' in line or not line.strip() else f"{line}  # and a comment")
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("name", [*library(), *(n for n in RULES if "\n" in RULES[n]), *TWICE])
+def test_the_look_of_the_text_does_not_matter(name: str) -> None:
+    text = {**library(), **RULES, **TWICE}[name]
+    changed = commented(text), format_tree(parse(Source(commented(text)))), f"# one\n\n# two\n{text}"
+    assert len({text, *changed}) > 2
+
+    def moved(rule: str) -> list[torch.Tensor]:
+        params = [parameter(3, 4), parameter(5)]
+        optimizer = eager(rule)(params, seed=3)
+
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = sum((p**4).sum() for p in params)
+            if "hvp(" not in text:
+                loss.backward()
+            return loss
+
+        for _ in range(3):
+            optimizer.step(closure)
+        return [p.detach() for p in params]
+
+    expected = moved(text)
+    for rule in changed:
+        assert all(map(torch.equal, moved(rule), expected)), rule
+
+
+def test_other_calls_do_not_matter_either() -> None:
+    rule = "optimizer S\nhyper lr = 1{}\n{}p -= lr*(g + randn())"
+    (alone,) = change(rule.format("", ""), zeros(50), seed=1)
+    for added in ("u = gnorm(g)\n", "repeat 2: g *= 1\n", "u = eye(3)[0, 0]\n"):
+        (drawn,) = change(rule.format("", added), zeros(50), seed=1)
+        assert torch.equal(drawn, alone), added
 
 
 def test_a_seed_says_it_all() -> None:

@@ -21,6 +21,9 @@ from optlang.language.kinds import Kind, Level
 from optlang.language.quoting import remark
 from optlang.language.shapes import ALONG
 
+#: The mark of values that are orders (see :meth:`MatrixWriter.is_order`).
+ORDER = "order"
+
 
 class MatrixWriter(TorchWriter):
     """Writes stacks of tensors.
@@ -38,10 +41,13 @@ class MatrixWriter(TorchWriter):
         flags = {v.symbol for v in program.host if v.boolean} | {i.symbol for i in program.inputs if i.name == "first"}
         super().__init__(f"{like}.dtype", frozenset(flags), plain)
         self.ndim, self.like, self.whole = ndim, like, whole
+        self.conditions = {v.symbol for v in program.values if v.boolean}
         self.loops: dict[type[algebra.Loop], str] = {}  # names of the functions that are loops
         self.rank: int | None = None
         self.there = [i.symbol for i in program.inputs if i.kind.on_device]  # tensors that have been computed
         self.types: dict[sp.Symbol, str] = {}
+        #: Names of the functions with several results, by what these are called.
+        self.several = {v.symbol: algebra.name_of(v.expr) for v in program.tensor if v.matrices}
         for value in program.tensor:
             self.types[value.symbol] = self.type_of(value.expr)
 
@@ -49,10 +55,22 @@ class MatrixWriter(TorchWriter):
         """Return a mark that differs where number types may: what was rounded to one goes on in it."""
         if expr.is_Function and algebra.name_of(expr) in ("bf16", "f32"):
             return algebra.name_of(expr)
+        if self.is_order(expr):
+            return ORDER
         found = {self.types.get(s, "") for s in expr.free_symbols if self.kinds[s].on_device}
+        found = {"" if t == ORDER else t for t in found}
         if expr.is_Function and self.is_linear(algebra.name_of(expr)) and "bf16" in found:
             return "f32"
         return found.pop() if len(found) == 1 else ""
+
+    def is_order(self, expr: sp.Expr) -> bool:
+        """Whether a value is an order: whole numbers to torch, which arithmetic takes as numbers like any others."""
+        if not isinstance(expr, algebra.MatrixOperation):
+            return False
+        name, args = algebra.name_of(expr), expr.args
+        if name in ("index", "flip"):
+            return self.types.get(args[0]) == ORDER
+        return name == "argsort" or (name == "item" and args[1] == 1 and self.several.get(args[0]) in ("sort", "topk"))
 
     @staticmethod
     def is_linear(name: str) -> bool:
@@ -82,9 +100,10 @@ class MatrixWriter(TorchWriter):
         kind = self.kinds[expr]
         if expr in self.flags:
             return super().symbol(expr)
+        name = f"{expr.name}.to({self.dtype})" if self.types.get(expr) == ORDER else expr.name
         if self.rank and kind.on_device and self.rank_of(kind) == 0:
-            return f"{expr.name}[:{', None' * self.rank}]", ATOM
-        return expr.name, ATOM
+            return f"{name}[:{', None' * self.rank}]", ATOM
+        return name, ATOM
 
     def reduction(self, expr: algebra.Reduction) -> Piece:
         """Return a reduction; sums and means are accumulated in float64 and keep their number type."""
@@ -127,7 +146,9 @@ class MatrixWriter(TorchWriter):
                 number = 0 if self.is_plain(then) else 1
                 sides[number] = f"torch.full_like({sides[1 - number]}, {sides[number]})"
             return f"({sides[0]} if {self.text(condition)} else {sides[1]})", ATOM
-        if self.is_plain(then) and self.is_plain(other):  # of two numbers torch would make one of its default type
+        numbers = self.is_plain(then) and self.is_plain(other)
+        if numbers and then not in self.conditions and not algebra.is_condition(then):
+            # Of two numbers torch would make one of its default type.
             return f"torch.where({self.text(condition)}, {self.like}.new_tensor({sides[0]}), {sides[1]})", ATOM
         return super().select(condition, then, other)
 
@@ -147,7 +168,7 @@ class MatrixWriter(TorchWriter):
             case "transpose":
                 return f"{texts[0]}.mT"
             case "item":
-                return f"{texts[0]}[{int(args[1])}]"
+                return f"{args[0]}[{int(args[1])}]"
             case "index":
                 return self.index(args[0], args[1:])
             case "shaped":
@@ -171,6 +192,8 @@ class MatrixWriter(TorchWriter):
         row = BUILTINS[name]
         assert row.torch is not None, f"{name} has no spelling on matrices"
         self.helpers.update(row.helpers)
+        if self.is_order(expr) and name == "flip":
+            texts[0] = str(args[0])
         if name in ALONG:
             dim = int(args[1])
             texts[1] = str(dim + 1 if dim >= 0 else dim)
@@ -185,7 +208,9 @@ class MatrixWriter(TorchWriter):
     def matrix_product(self, a: sp.Symbol, b: sp.Symbol) -> str:
         """Return a product of matrices and vectors."""
         left, right = self.rank_of(self.kinds[a]), self.rank_of(self.kinds[b])
-        if self.types.get(a, "") != self.types.get(b, ""):
+        types = [self.types.get(x, "") for x in (a, b)]
+        a, b = (sp.Symbol(self.text(x)) for x in (a, b))
+        if len({"" if t == ORDER else t for t in types}) > 1:
             self.helpers.add("in_one_type")
             a, b = (sp.Symbol(f"in_one_type({x}, {y})") for x, y in ((a, b), (b, a)))
         match (left, right):
@@ -314,7 +339,7 @@ class MatrixPass:
                     continue
                 kinds = [self.writer.rank_of(self.writer.kinds[s]) for s in (x, left, right)]
                 same = {types.get(s, "") for s in (x, left, right)}
-                if kinds == [2, 2, 2] and len(same) == 1 and x in self.writer.kinds:
+                if kinds == [2, 2, 2] and len(same) == 1 and same != {ORDER} and x in self.writer.kinds:
                     self.writer.rank = None
                     options = [f"beta={self.writer.text(a)}", f"alpha={self.writer.text(b)}"]
                     kept = [o for o in options if not o.endswith("=1")]

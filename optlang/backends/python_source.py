@@ -8,14 +8,15 @@ narrow, for 16-bit storage, where values are widened to float32 as they are read
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 import sympy as sp
 
 from optlang.backends.memory import INDENT, Memory
 from optlang.backends.naming import spelled
-from optlang.backends.spelling import HostWriter, NumberWriter, TorchWriter, Writer
-from optlang.compiled import Slot
+from optlang.backends.spelling import HostWriter, NumberWriter, StartWriter, TorchWriter, Writer
+from optlang.compiled import IN_COMMON, Slot
 from optlang.ir.lower import Lowered
 from optlang.ir.program import Program, Store, Value
 from optlang.language.builtins import HELPERS
@@ -139,35 +140,47 @@ class Module:
         body += memory.widened()
         body += self.assignments(program.host, writer)
         plain = frozenset(s for s, k in memory.kinds.items() if k.level <= Level.HOST)
-        dtype = memory.wide if self.narrow else f"{memory.stored['p']}.dtype"
-        tensor = TorchWriter(dtype, frozenset(), plain)
-        body += self.assignments(program.tensor, tensor)
-        places = {s.name: s.place for s in self.slots}
         like = memory.stored["p"]
+        dtype = memory.wide if self.narrow else f"{like}.dtype"
+        conditions = frozenset(v.symbol for v in program.values if v.boolean)
+        tensor = StartWriter(dtype, like, plain, conditions)
+        body += self.started(program.tensor, tensor)
+        places = {s.name: s.place for s in self.slots}
+        types = StoredTypes(self.narrow, memory.wide, memory.name("kept") if self.narrow else f"{like}.dtype")
         entries = [
-            f'"{store.target}": {self.initial(store, places[store.target], program, writer, like)}'
+            f'"{store.target}": {self.initial(store, places[store.target], program, writer, like, types)}'
             for store in program.stores
             if store.target in places
         ]
+        if self.narrow:
+            body[widening:widening] = types.lines(like, entries)
         self.helpers |= writer.helpers | tensor.helpers
         body += _braced(f"{INDENT}return {{", entries, "}")
-        if self.any_width and any(memory.wide in line for line in body):
+        if self.any_width and any(memory.wide in line for line in (*body, *entries)):
             body.insert(widening, f"{INDENT}{memory.wide} = torch.promote_types({like}.dtype, torch.float32)")
         names = [*memory.stored.values(), *(memory.arguments[n] for n in host_names(program))]
         return [f"def start({', '.join(names)}):", *body]
 
-    def initial(self, store: Store, place: str, program: Program, writer: Writer, like: str) -> str:
+    def started(self, values: Iterable[Value], writer: StartWriter) -> Iterator[str]:
+        """Yield the assignments of values of a tensor; a number that stands for one takes its shape."""
+        for value in values:
+            text = writer.text(value.expr)
+            if writer.is_plain(value.expr) and not value.boolean:
+                text = self.filled(text, value.kind, writer.like, f", dtype={writer.dtype}")
+            yield f"{INDENT}{value.symbol} = {text}"
+
+    def initial(self, store: Store, place: str, program: Program, writer: Writer, like: str, types: StoredTypes) -> str:
         """Return the expression of one initial value."""
         if place == "host":
             return f"float({writer.text(store.expr)})"
         kind = program.kinds().get(store.expr, Kind(Level.STATIC))
-        typed = next((type_of(v.expr) for v in program.values if v.symbol == store.expr), None)
+        typed = types.of(store, place, program)
         if not kind.on_device:
             return self.filled(writer.text(store.expr), store.kind, like, f", dtype={typed}" if typed else "")
         text = f"{store.expr}"
         if kind.level < store.kind.level:  # a scalar spread over the tensor
             text = f"{text}.expand_as({like})"
-        text += f".to({typed or f'{like}.dtype'})" if self.narrow or typed else ""
+        text += f".to({typed})" if typed else ""
         return f"{text}.clone(memory_format=torch.preserve_format)"
 
     @staticmethod
@@ -230,7 +243,7 @@ class Module:
 
     def memory(self, program: Program) -> Memory:
         """Return the tensors of a step."""
-        return Memory(program, self.tensors, self.narrow, None if self.any_width else "torch.float32")
+        return Memory(program, self.tensors, self.narrow, None)
 
     def computed(self, memory: Memory, what: str) -> tuple[Writer, list[str]]:
         """Return the lines that compute the new values, and the writer for what is done with them."""
@@ -288,6 +301,33 @@ def type_of(expr: sp.Expr) -> str | None:
     """Return the type that an initial value asks for."""
     name = getattr(expr.func, "__name__", "")
     return {"f32": "torch.float32", "bf16": "torch.bfloat16"}.get(name)
+
+
+@dataclass(frozen=True)
+class StoredTypes:
+    """The types that states are kept in, as text.
+
+    Attributes:
+        narrow: Whether they may be other types than the parameter's.
+        wide: The type of the arithmetic.
+        kept: Name of the type of states that are as large as the parameter.
+    """
+
+    narrow: bool
+    wide: str
+    kept: str
+
+    def of(self, store: Store, place: str, program: Program) -> str | None:
+        """Return the type of a state; None where nothing has to be said."""
+        typed = next((type_of(v.expr) for v in program.values if v.symbol == store.expr), None)
+        return typed or ((self.wide if place in IN_COMMON else self.kept) if self.narrow else None)
+
+    def lines(self, like: str, entries: Sequence[str]) -> list[str]:
+        """Return the line that gives ``kept`` its meaning, if initial values name it."""
+        if not any(f"{self.kept})" in entry for entry in entries):
+            return []
+        text = f"torch.float32 if {like}.dtype == torch.float16 else {like}.dtype"
+        return [f"{INDENT}{self.kept} = {text}  # squares of gradients are too small for float16"]
 
 
 def _tuple(items: Sequence[str]) -> str:

@@ -290,3 +290,44 @@ class NumberWriter(TorchWriter):
             filled = f"torch.full_like({self.text(condition)}, {self.text(then)}, dtype={self.dtype})"
             return f"torch.where({self.text(condition)}, {filled}, {self.text(other)})", ATOM
         return super().select(condition, then, other)
+
+
+class StartWriter(TorchWriter):
+    """Writes initial values: tensors in the type of the arithmetic, beside numbers that are Python's.
+
+    Args:
+        dtype: Text of the type that arithmetic is done in.
+        like: Name of a tensor on the device.
+        plain: Symbols that are Python values.
+        conditions: Symbols that are conditions.
+    """
+
+    def __init__(self, dtype: str, like: str, plain: frozenset[sp.Symbol], conditions: frozenset[sp.Symbol]) -> None:
+        super().__init__(dtype, frozenset(), plain)
+        self.like, self.conditions = like, conditions
+        self.numbers = HostWriter()
+
+    def piece(self, expr: sp.Expr) -> Piece:
+        """Return an expression; one of Python values alone is computed in Python."""
+        if not self.is_plain(expr) or expr.is_Symbol:
+            return super().piece(expr)
+        written = self.numbers.piece(expr)
+        self.helpers |= self.numbers.helpers
+        return written
+
+    def select(self, condition: sp.Expr, then: sp.Expr, other: sp.Expr) -> Piece:
+        """Return a choice; of two numbers torch would make one of its default type, or a whole one."""
+        sides = [self.text(side) for side in (then, other)]
+        numbers = [self.is_plain(side) for side in (then, other)]
+        if self.is_plain(condition):  # one of the sides is a tensor, and so is the choice
+            if numbers[0] != numbers[1]:
+                i = numbers.index(True)
+                sides[i] = f"torch.full_like({sides[1 - i]}, {sides[i]})"
+            return f"({sides[0]} if {self.text(condition)} else {sides[1]})", ATOM
+        if all(numbers) and not self.is_condition(then):
+            sides[0] = f"torch.full((), {sides[0]}, dtype={self.dtype}, device={self.like}.device)"
+        return f"torch.where({self.text(condition)}, {', '.join(sides)})", ATOM
+
+    def is_condition(self, expr: sp.Expr) -> bool:
+        """Whether an expression is a condition."""
+        return expr in self.conditions or algebra.is_condition(expr)

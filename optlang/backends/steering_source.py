@@ -9,7 +9,7 @@ import sympy as sp
 from optlang.backends import python_source
 from optlang.backends.matrix_source import MatrixPass, start_lines
 from optlang.backends.memory import INDENT
-from optlang.backends.naming import spelled
+from optlang.backends.naming import python_name, spelled
 from optlang.backends.python_source import Width
 from optlang.backends.spelling import HostWriter, NumberWriter
 from optlang.compiled import NOISE, Slot
@@ -190,13 +190,17 @@ def _start(module: python_source.Module, lowered: Lowered, ndim: int) -> list[st
     body += module.assignments(program.host, host)
     body += lines
     like = f"{arguments['p']}[0]"
+    names = [arguments["p"], arguments["g"], *(arguments[n] for n in python_source.host_names(program))]
+    wide = f"{arguments['p']}.dtype"  # inside, where p has been widened
+    kept = python_name("kept", {*names, *(str(v.symbol) for v in program.values)}) if module.narrow else wide
+    types = python_source.StoredTypes(module.narrow, wide, kept)
     places = {s.name: s.place for s in module.slots}
     entries = []
     for store in program.stores:
         if store.target not in places:
             continue
         kind = program.kinds().get(store.expr, HOST)
-        typed = next((python_source.type_of(v.expr) for v in program.values if v.symbol == store.expr), None)
+        typed = types.of(store, places[store.target], program)
         if places[store.target] == "host":
             text = f"float({host.text(store.expr)})"
         elif kind.level <= Level.HOST:
@@ -205,13 +209,12 @@ def _start(module: python_source.Module, lowered: Lowered, ndim: int) -> list[st
             text = f"{writer.text(store.expr)}[0].reshape({like}.shape).clone(memory_format=torch.preserve_format)"
         else:
             text = f"{writer.text(store.expr)}[0].contiguous().clone()"
-        if places[store.target] != "host" and module.narrow:
-            text += f".to({typed or 'dtype'})"
+        if places[store.target] != "host" and (typed or writer.types.get(store.expr)):
+            text += f".to({typed or types.kept})"
         entries.append(f'"{store.target}": {text}')
     module.helpers |= writer.helpers | host.helpers
-    names = [arguments["p"], arguments["g"], *(arguments[n] for n in python_source.host_names(program))]
     if module.narrow:
-        body.insert(1, f"{INDENT}dtype = {arguments['p']}.dtype")
+        body[1:1] = types.lines(arguments["p"], entries)
     return [
         f"def start({', '.join(names)}):",
         *body,

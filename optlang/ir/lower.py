@@ -451,15 +451,17 @@ class _Lowering(Loops):
             kind = ref.kind if ref.kind.on_device else ELEMENT
         if kept and kind == ELEMENT:
             ref = self.like_parameter(ref)
+        if kept and ref.boolean:  # what is kept is a number
+            ref = Ref(self.number(ref), ref.kind)
         if kept and kind.level is Level.MATRIX:
-            ref = self.materialised(Ref(ref.expr, kind, ref.boolean))
+            ref = self.materialised(Ref(ref.expr, kind))
         if kept and kind.on_device and ref.kind != kind:
-            ref = Ref(self.number(ref), kind)  # spread over the tensor
+            ref = Ref(ref.expr, kind)  # spread over the tensor
         if kept and self.part != "start":
             self.assigned.setdefault(name)
             # A symbol of its own, which algebra does not see through.
             if kind.on_device or not ref.expr.is_Symbol:
-                ref = self.bind(name, Ref(self.number(ref), ref.kind), rounds=True)
+                ref = self.bind(name, ref, rounds=True)
         elif not (ref.expr.is_Atom or algebra.is_literal(ref.expr)):
             ref = self.bind(name, ref)
         self.env[name] = ref
@@ -518,9 +520,10 @@ class _Lowering(Loops):
 
     def plain(self, ref: Ref) -> sp.Expr:
         """Return a value as something a store can name: a symbol or a number."""
-        if ref.expr.is_Symbol or not ref.expr.free_symbols:
-            return self.number(ref)
-        return self.bind("value", Ref(self.number(ref), ref.kind)).expr
+        expr = self.number(ref)
+        if expr.is_Symbol or not expr.free_symbols:
+            return expr
+        return self.bind("value", Ref(expr, ref.kind)).expr
 
     @staticmethod
     def number(ref: Ref) -> sp.Expr:
@@ -694,11 +697,6 @@ class _Lowering(Loops):
         if kind != ELEMENT or len(known) < len(dims or ()):
             raise OptlangError([constant_sum(self.rule)])
         return sp.Mul(*known)
-
-    def is_tensor(self, expr: sp.Expr) -> bool:
-        """Whether an expression reads a value on the device."""
-        kinds = self.out.kinds()
-        return any(s in kinds and kinds[s].on_device for s in expr.free_symbols)
 
     def reduction(self, name: str, inner: Ref, dims: frozenset[int] | None) -> Ref:
         """Return a reduction, a value of its own; of a number it is that number (its sum, n times that)."""

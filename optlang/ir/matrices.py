@@ -38,6 +38,13 @@ class Matrices(ABC):
     def input(self, name: str, kind: Kind) -> Ref:
         """Return a value that exists before the step."""
 
+    def is_tensor(self, expr: sp.Expr) -> bool:
+        """Whether an expression reads a value on the device."""
+        if not expr.free_symbols:
+            return False
+        kinds = self.out.kinds()
+        return any(s in kinds and kinds[s].on_device for s in expr.free_symbols)
+
     # Shapes -------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -106,7 +113,7 @@ class Matrices(ABC):
 
     def materialised(self, ref: Ref) -> Ref:
         """Return a tensor that algebra has found to be one number (``0*x``) with its shape again."""
-        if not ref.kind.on_device or ref.expr.free_symbols:
+        if not ref.kind.on_device or self.is_tensor(ref.expr):
             return ref
         shape = self.shape_of(ref.kind)
         for symbol in {s for size in shape if not isinstance(size, int) for s in size.free_symbols}:

@@ -22,6 +22,7 @@ from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS, EVALUATIONS, MAKERS, MATRIX_FUNCTIONS, RANDOMS, SEARCHES, SIZES, Builtin
 from optlang.language.evaluate import NotStatic, evaluate, member_name, truth
 from optlang.language.kinds import Level
+from optlang.language.ordinals import SUMS, Ordinals
 from optlang.language.questions import known_before
 from optlang.language.rule import HyperType, Rule, State, Value
 from optlang.language.shapes import is_matrix_call, last
@@ -164,7 +165,9 @@ class _Specialiser:
         self.budget = MAX_NODES
         self.numbers: dict[str, float] = {}  # values of locals of our own, for sizes and counts
         self.entries: dict[str, Any] = {}  # sizes of the histories that loops go through, by the loops' names
-        self.trace: list[int] = []  # where we are: places of the calls that are being written out, turns of loops
+        #: Where we are: the calls that are being written out, and the loops with their turns.
+        self.trace: list[tuple[ast.Node, int | None]] = []
+        self.ordinals = Ordinals(rule)
 
     # Statements ---------------------------------------------------------------------------------------------
 
@@ -260,14 +263,14 @@ class _Specialiser:
                 self.branches(node)
             case ast.Repeat(count=count, body=body):
                 for turn in range(self.times(count, {})):
-                    self.within(turn, lambda: self.block(body))
+                    self.within(node, lambda: self.block(body), turn)
             case ast.For(over=over) if over.name not in self.rule.keys:
                 self.history(node)
             case ast.For(name=name, over=over, body=body):
                 for turn, part in enumerate(self.parts(over)[:: -1 if node.backwards else 1]):
                     self.at = node.span
                     self.assign(name, "=", self.reduce(part, {}), node.span)
-                    self.within(turn, lambda: self.block(body))
+                    self.within(node, lambda: self.block(body), turn)
             case ast.Every(period=period, start=start, body=body):
                 length = self.reduce(period, {})
                 begin = None if start is None else self.reduce(start, {})
@@ -304,9 +307,9 @@ class _Specialiser:
         for statement in body:
             self.statement(statement)
 
-    def within(self, place: int, work: Callable[[], Result]) -> Result:
-        """Return what ``work`` does, done at a place inside of where we are."""
-        self.trace.append(place)
+    def within(self, node: ast.Node, work: Callable[[], Result], turn: int | None = None) -> Result:
+        """Return what ``work`` does, done inside of a call, or in a turn of a loop."""
+        self.trace.append((node, turn))
         try:
             return work()
         finally:
@@ -610,8 +613,7 @@ class _Specialiser:
             arguments = self.arguments(BUILTINS[name], node, scope, lambda argument: self.reduce(argument, scope))
         primitive = name if name in ("total", "randn") or name in EVALUATIONS else "rand"
         sizes = arguments if name != "bernoulli" else []
-        # The place alone tells calls apart: variants that leave out other calls mean the same one by it.
-        label = ".".join(map(str, (self.at.start, *self.trace, node.span.start)))
+        label = self.label(name, node)
         point = node.arguments[0].value if name in EVALUATIONS and name not in SEARCHES else None
         if isinstance(point, ast.Name) and not self.trace and point.name in self.once:
             label = f"at {point.name}"  # one point, whatever is asked for there
@@ -626,6 +628,16 @@ class _Specialiser:
         half = ast.Compare(node.span, ("<",), (drawn, ast.Number(node.span, "0.5", Fraction(1, 2))))
         one = ast.Number(node.span, "1", Fraction(1))
         return ast.Ternary(node.span, half, ast.Unary(node.span, "-", one), one)
+
+    def label(self, name: str, node: ast.Call) -> str:
+        """Return what tells a call apart: which of the rule's it is, and in which calls and turns around it.
+
+        Calls are numbered in the rule as it is written, so that variants that leave out others mean the same one by it,
+        and neither comments nor line breaks matter.
+        """
+        numbered = self.ordinals.around(name)
+        places = [(numbered.get(id(at)), turn) for at, turn in (*self.trace, (node, None))]
+        return ".".join(str(part) for place in places for part in place if part is not None)
 
     def result(self, node: ast.Call, index: int, scope: Scope) -> ast.Expr:
         """Return one result of a builtin that has several."""
@@ -653,7 +665,7 @@ class _Specialiser:
     def inside(self, node: ast.Call, work: Callable[[], Result]) -> Result:
         """Return what ``work`` does inside of a builtin; shapes that do not fit there are the call's mistake."""
         try:
-            return self.within(node.span.start, work)
+            return self.within(node, work)
         except Unfit as unfit:
             assert isinstance(node.function, ast.Name)
             raise Unfit(node.span, f"in `{node.function.name}`: {unfit.message}", unfit.help) from None
@@ -717,9 +729,9 @@ class _Specialiser:
                 inner[name] = self.atom(name, self.reduce(argument, scope))
         if not isinstance(function.body, tuple):
             formula = function.body
-            return (self.within(node.span.start, lambda: self.reduce(formula, inner)),)
+            return (self.within(node, lambda: self.reduce(formula, inner)),)
         block = function.body
-        results = self.within(node.span.start, lambda: self.run(block, inner))
+        results = self.within(node, lambda: self.run(block, inner))
         assert results is not None, "the checker let a def without return through"
         return results
 
@@ -748,11 +760,11 @@ class _Specialiser:
                         return returned
                 case ast.Repeat(count=count, body=block):
                     for turn in range(self.times(count, scope)):
-                        self.within(turn, lambda: self.run(block, scope))
+                        self.within(statement, lambda: self.run(block, scope), turn)
                 case ast.For(name=name, over=over, body=block):
                     for turn, part in enumerate(self.parts(over)[:: -1 if statement.backwards else 1]):
                         scope[name.name] = self.reduce(part, {})
-                        self.within(turn, lambda: self.run(block, scope))
+                        self.within(statement, lambda: self.run(block, scope), turn)
                 case _:
                     raise AssertionError(f"the checker let {type(statement).__name__} through")
         return None
@@ -828,7 +840,7 @@ def uses_matrices(rule: Rule) -> bool:
 
 def _due_names(rule: Rule, matrices: bool) -> frozenset[str]:
     """Return the names of the functions with matrices or sums over the model in them; empty for a rule without."""
-    sums = {"total", "gnorm", *EVALUATIONS}
+    sums = {*SUMS, *EVALUATIONS}
     names = {*sums, *(MATRIX_FUNCTIONS if matrices else ())}
     blocks = (rule.body, *(body_of(f) for f in rule.functions.values()))
     nodes = (e.function for b in blocks for e in block_expressions(b) if isinstance(e, ast.Call))

@@ -72,7 +72,9 @@ class Prepared:
 
     def start(self, p: torch.Tensor, g: torch.Tensor, values: Mapping[str, Value]) -> dict[str, Any]:
         """Return the initial value of every state by name."""
-        narrow = any(str(t.dtype)[6:] in NARROW for t in (p, g)) and p.dtype is not torch.float64
+        if p.dtype is torch.float64:
+            g = g.to(p.dtype)
+        narrow = any(str(t.dtype)[6:] in NARROW for t in (p, g))
         begin = (self.narrow if narrow else self.plain)["start"]
         arguments = tuple(values[name] for name in self.variant.start_arguments)
         try:
@@ -88,6 +90,12 @@ class Prepared:
         example = torch.empty(p.shape, dtype=p.dtype, device="meta")
         fresh = self.start(example, example, {**values, **facts_of(p).named()})
         return {key: tuple(fresh[name].shape) for name, key in keys.items()}
+
+    def types(self, p: torch.Tensor, values: Mapping[str, Value]) -> dict[str, torch.dtype]:
+        """Return the types that the rule keeps its tensors in, by key, for a parameter."""
+        example = torch.empty(real(p).shape, dtype=real(p).dtype, device="meta")
+        fresh = self.start(example, example, {**values, **facts_of(p).named()})
+        return {slot.key: fresh[slot.name].dtype for slot in self.stored}
 
     def started(self, p: torch.Tensor, g: torch.Tensor, values: Mapping[str, Value]) -> dict[str, Any]:
         """Return initial values; those of a complex parameter are computed on pairs of reals."""

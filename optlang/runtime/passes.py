@@ -20,7 +20,7 @@ from optlang.runtime import chance, host
 from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.numbers import as_number, traced_functions
 from optlang.runtime.records import Batch, Record
-from optlang.runtime.tensors import is_wrapper, viewed
+from optlang.runtime.tensors import arithmetic, is_wrapper, viewed
 
 if TYPE_CHECKING:
     from optlang.runtime.staged import StagedBatch
@@ -67,11 +67,6 @@ class Scratch:
             enough = count if held is None else max(count, min(2 * held.numel(), LARGEST // like.itemsize))
             held = self._lanes[key] = torch.empty(enough, dtype=like.dtype, device=like.device)
         return held[:count]
-
-
-def arithmetic(p: torch.Tensor) -> torch.dtype:
-    """Return the number type in which a parameter is updated."""
-    return torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32
 
 
 class PlannedPass:

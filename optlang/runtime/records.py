@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from optlang.backends.loading.signature import Kernel, Signature
-from optlang.compiled import Facts
+from optlang.compiled import IN_COMMON, Facts
 from optlang.language.rule import Value
 from optlang.runtime.kernels import Prepared
 from optlang.runtime.tensors import (
     address,
+    arithmetic,
     as_laid_out,
     facts_of,
     fakes_of,
@@ -24,7 +25,6 @@ from optlang.runtime.tensors import (
     is_shared,
     lost,
     overlapping,
-    real,
     same_order,
     viewed,
 )
@@ -145,6 +145,7 @@ class Record:
             g = g.to_dense()
         fresh = prepared.started(self.parameter, g, values) if missing else {}
         numbers, tensors = [], {}
+        types: dict[str, torch.dtype] = {}
         shapes = prepared.shapes(self.parameter, values) if present else {}
         for slot in slots:
             if slot.key in shapes and slot not in missing and tuple(held[slot.key].shape) != shapes[slot.key]:
@@ -155,6 +156,9 @@ class Record:
                 numbers.append(_number(value))
                 continue
             tensor = self._fitting(slot.key, slot.place, value)
+            if slot not in missing and self._is_cut(slot.place, tensor):
+                types = types or prepared.types(self.parameter, values)
+                tensor = tensor.to(types[slot.key])
             if tensor is not held.get(slot.key):
                 self.staged[slot.key] = tensor
             tensors[slot.name] = tensor
@@ -171,10 +175,15 @@ class Record:
         self.values = (*mirrors, *stored)
         self.pointers = tuple(0 if value is None else address(value) for value in self.values)
 
+    @staticmethod
+    def _is_cut(place: str, tensor: torch.Tensor) -> bool:
+        """Whether a state from a checkpoint may have fewer bits than the rule keeps it in."""
+        return tensor.dtype is torch.float16 or (tensor.dtype is torch.bfloat16 and place in IN_COMMON)
+
     def _fitting(self, key: str, place: str, held: Any) -> torch.Tensor:
         """Return a state tensor as the kernel wants it: on the device, shaped and laid out like the parameter."""
         p = self.parameter
-        value: torch.Tensor = held if isinstance(held, torch.Tensor) else torch.tensor(held, dtype=real(p).dtype)
+        value: torch.Tensor = held if isinstance(held, torch.Tensor) else torch.tensor(held, dtype=arithmetic(p))
         if reason := lost(value):
             raise ValueError(f"state {key!r} {reason}")
         if is_fake(value) is not is_fake(p):
@@ -183,6 +192,8 @@ class Record:
             value = value.clone()
         if value.device != p.device:
             value = value.to(p.device)
+        if not (value.is_floating_point() or value.is_complex()):  # a mask, or whole numbers: arithmetic needs more
+            value = value.to(p.dtype)
         if place == "scalar":
             if value.numel() != 1:
                 raise ValueError(f"state {key!r} must be one number, but has shape {tuple(value.shape)}")

@@ -20,9 +20,9 @@ from optlang.runtime import chance, host
 from optlang.runtime.evaluation import Evaluation
 from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.numbers import as_number, traced_functions
-from optlang.runtime.passes import Buffers, PlannedPass, Scratch, Segment, arithmetic, lay_out, numbers_of, segments
+from optlang.runtime.passes import Buffers, PlannedPass, Scratch, Segment, lay_out, numbers_of, segments
 from optlang.runtime.records import Batch, Record
-from optlang.runtime.tensors import pieces
+from optlang.runtime.tensors import arithmetic, pieces
 
 
 def _unused(tensors: list[Any]) -> None:

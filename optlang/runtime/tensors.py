@@ -33,6 +33,11 @@ def facts_of(p: torch.Tensor) -> Facts:
     )
 
 
+def arithmetic(p: torch.Tensor) -> torch.dtype:
+    """Return the number type in which a parameter is updated."""
+    return torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32
+
+
 def is_dense(t: torch.Tensor) -> bool:
     """Whether a tensor fills its memory without gaps or overlaps, in whatever order of dimensions."""
     if t.is_contiguous():

@@ -36,7 +36,7 @@ class Signature:
     @property
     def narrow(self) -> bool:
         """Whether some tensor has 16 bits, so that the variant's ``narrow_source`` is meant."""
-        return "float64" not in self.dtypes and any(dtype in NARROW for dtype in self.dtypes)
+        return any(dtype in NARROW for dtype in self.dtypes)
 
     @property
     def coefficient_dtype(self) -> str:
