@@ -46,13 +46,13 @@ def known_before(
     candidates = {name: value for name, value in candidates.items() if names.count(name) == 1 and name not in taken}
     while True:
         free = {*hypers, *FACT_NAMES, *candidates}
-        left = {n: v for n, v in candidates.items() if _is_known(v, free, functions)}
+        left = {n: v for n, v in candidates.items() if is_known(v, free, functions)}
         if len(left) == len(candidates):
             return left
         candidates = left
 
 
-def _is_known(node: ast.Expr, free: Collection[str], functions: Mapping[str, ast.Def]) -> bool:
+def is_known(node: ast.Expr, free: Collection[str], functions: Mapping[str, ast.Def]) -> bool:
     """Whether the value of an expression is known before the first step."""
     match node:
         case ast.Name(name=name):
@@ -64,7 +64,7 @@ def _is_known(node: ast.Expr, free: Collection[str], functions: Mapping[str, ast
             own = {p.name.name for p in functions[name].parameters} | {n.name for n in assigned(block)}
             others = {other: function for other, function in functions.items() if other != name}
             inside = (own_expr for statement in statements(block) for own_expr in own_expressions(statement))
-            if not all(_is_known(inner, {*free, *own}, others) for inner in inside):
+            if not all(is_known(inner, {*free, *own}, others) for inner in inside):
                 return False
         case ast.Call(function=ast.Name(name=name), arguments=arguments) if name in SIZES:
             names = {n.name for a in arguments for n in expressions(a.value) if isinstance(n, ast.Name)}
@@ -76,7 +76,7 @@ def _is_known(node: ast.Expr, free: Collection[str], functions: Mapping[str, ast
             return False
         case _:
             pass
-    return all(_is_known(part, free, functions) for part in parts(node))
+    return all(is_known(part, free, functions) for part in parts(node))
 
 
 def static_names(rule: Rule) -> frozenset[str]:
