@@ -21,7 +21,7 @@ SIZED = MAKERS | {*RANDOMS, "topk", "flip", EMPTY}
 def group_keys(rule: Rule) -> tuple[str, ...]:
     """Return the keys of the user's own that a rule reads from the param group (``group.NAME``)."""
     keys: dict[str, None] = {}
-    for top in tops(rule):
+    for top in (*tops(rule), *(required.condition for required in rule.requirements)):
         for node in expressions(top):
             if isinstance(node, ast.Member) and member_name(node) is not None and node.name != "t":
                 keys.setdefault(node.name)

@@ -33,6 +33,8 @@ class Clock:
         reached: Is called around what only concerns tensors that the rule is called for.
         timed: Functions in the place of schedules, by the name of the schedule.
         place: Where the rule is declared.
+        piece: The name of the rule.
+        common: Whose numbers it keeps that tensors have in common: ``group`` or ``optimizer``; None if it has none.
     """
 
     step: str
@@ -42,13 +44,26 @@ class Clock:
     reached: str
     timed: Mapping[str, str]
     place: Span
+    piece: str
+    common: str | None
 
     @classmethod
-    def of(cls, work: Work, name: str, prefix: str, key: str, place: Span) -> Clock:
+    def of(cls, work: Work, node: tree.Inner, prefix: str, rule: tree.Tree) -> Clock:
         """Return the clock of an inner rule; what nothing is left of later has a name that no text could hold."""
-        step = work.fresh(f"{prefix}_step", f"{name}'s t")
-        timed = {function: work.fresh(f"{prefix}_{function}", function) for function in TIMED}
-        return cls(step, key, f"first of {prefix}", f"due in {prefix}", f"reached by {prefix}", timed, place)
+        states = [item for item in rule.items if isinstance(item, tree.StateDecl)]
+        keys = {item.key or item.name.name for state in states for item in state.items}
+        scopes = {state.scope for state in states}
+        return cls(
+            work.fresh(f"{prefix}_step", f"{node.name.text}'s t"),
+            f"{prefix}.{'count' if 'step' in keys else 'step'}",
+            f"first of {prefix}",
+            f"due in {prefix}",
+            f"reached by {prefix}",
+            {function: work.fresh(f"{prefix}_{function}", function) for function in TIMED},
+            node.span,
+            node.rule.text if isinstance(node.rule, tree.Name) else node.rule.value,
+            "optimizer" if "shared" in scopes else "group" if "group" in scopes else None,
+        )
 
     @property
     def functions(self) -> set[str]:

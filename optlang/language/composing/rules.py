@@ -109,8 +109,7 @@ def declared(
     if not _fits_inside(work, parsed, node):
         return None
     title, prefix = _title(node.rule), work.key(node.name.name.lower())
-    taken = {i.key or i.name.name for d in parsed.items if isinstance(d, tree.StateDecl) for i in d.items}
-    clock = Clock.of(work, node.name.text, prefix, f"{prefix}.{'count' if 'step' in taken else 'step'}", node.span)
+    clock = Clock.of(work, node, prefix, parsed)
     parsed = replace(parsed, items=clock.wound(parsed.items))
     decls = [d for d in parsed.items if isinstance(d, tree.HyperDecl)]
     hypers = [i for d in decls for i in d.items]

@@ -168,15 +168,29 @@ class _Calls:
                 case tree.StateDecl(when=tree.Call(function=tree.Name(name=clock.reached), arguments=given)):
                     return _existing(replace(new, when=given[0].value if given else None), reach)
                 case tree.Assign(value=tree.Call(function=tree.Name(name=clock.reached), arguments=(held,))):
-                    return replace(new, value=_computed(held.value, reach))
+                    return replace(new, value=self.computed(held.value, reach))
                 case tree.If(branches=((tree.Call(function=tree.Name(name=clock.reached)), body),)):
                     return body if reach is None else replace(new, branches=((reach, body),))
             return clock.alone(new) if counted else clock.with_tensor(new)
 
+        self.check_common(reach, counted)
         made = rebuilt(items, change, self.work.keep)
         declared = [_existing(clock.state(), reach), *clock.schedules(used)] if counted else []
         at = next((i for i, item in enumerate(made) if isinstance(item, STATEMENTS)), len(made))
         return [*made[:at], *declared, *made[at:]]
+
+    def check_common(self, reach: tree.Expr | None, counted: bool) -> None:
+        """Report a rule with numbers that tensors have in common, where it is not called for all of them alike."""
+        clock = self.clock
+        if clock.common is None:
+            return
+        kept = f"`{clock.piece}` keeps a number for the whole {clock.common}"
+        if reach is not None and all_names(self.expanded(reach)) & FACT_NAMES.keys():
+            help = f"send tensors to different rules with `route {clock.piece} when ...`, in a rule of its own"
+            self.work.error("E217", f"{kept}, and is called for some tensors only", clock.place, "not for all", help)
+        elif counted:
+            help = "call it once in each step, outside of blocks, or put a rule without such a number inside"
+            self.work.error("E217", f"{kept}, and has no time of its own", clock.place, "called otherwise", help)
 
     def ticks(self, node: tree.Node) -> bool:
         """Whether a node is the statement that counts a step."""
@@ -187,12 +201,19 @@ class _Calls:
 
         Where a requirement could not say which these are, it stays as it is.
         """
-        if reach is None:
-            return condition
-        whole = self.expanded(reach)
-        if all_names(whole) & {*self.known, *self.functions}:
+        whole = None if reach is None else self.expanded(reach)
+        if whole is None or all_names(whole) & {*self.known, *self.functions}:
             return condition
         return tree.Binary(condition.span, "or", condition, tree.Unary(condition.span, "not", whole))
+
+    def computed(self, value: tree.Expr, reach: tree.Expr | None) -> tree.Expr:
+        """Return what is known before the step, computed only where it is needed: sizes may be those of no matrix."""
+        whole = None if reach is None else self.expanded(reach)
+        if whole is None or all_names(whole) & self.known.keys():
+            return value
+        if not any(isinstance(node, tree.Call) for node in expressions(value)):
+            return value
+        return tree.Ternary(value.span, whole, value, tree.Number(value.span, "1", Fraction(1)))
 
 
 def _existing(state: tree.StateDecl, reach: tree.Expr | None) -> tree.StateDecl:
@@ -201,10 +222,3 @@ def _existing(state: tree.StateDecl, reach: tree.Expr | None) -> tree.StateDecl:
         return state
     when = reach if state.when is None else tree.Binary(reach.span, "and", reach, state.when)
     return replace(state, when=when)
-
-
-def _computed(value: tree.Expr, reach: tree.Expr | None) -> tree.Expr:
-    """Return what is known before the step, computed only where it is needed: sizes may be those of no matrix."""
-    if reach is None or not any(isinstance(node, tree.Call) for node in expressions(value)):
-        return value
-    return tree.Ternary(value.span, reach, value, tree.Number(value.span, "1", Fraction(1)))
