@@ -16,7 +16,7 @@ from optlang.classes import class_of
 from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
 from optlang.language.check import check_text
 from optlang.language.composing.exchange import exchanged
-from optlang.language.library import rule_files
+from optlang.language.library import rule_of
 from optlang.language.rule import Value
 from optlang.language.suggest import nearest
 from optlang.source import Source
@@ -151,8 +151,8 @@ def emit(
         texts = []
         for route in checked.routes:
             when = "otherwise" if route.when is None else f"when {checked.tree.source.excerpt(route.when.span)}"
-            title = f"# {'=' * 20} {route.rule.name} {when} {'=' * 20}\n"
-            texts += [title, emit(rule_files()[route.rule.name], stage, None, ndim)]
+            title = f"# {'=' * 20} {route.title} {when} {'=' * 20}\n"
+            texts += [title, emit(rule_of(route.rule, checked.tree.source), stage, None, ndim)]
         return "\n".join(texts)
     compiled = compile_source(source)
     _check_values(compiled, values or {})

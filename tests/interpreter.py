@@ -345,7 +345,7 @@ def routed(rule: Rule, shape: Shape, group: Mapping[str, Any] | None = None) -> 
     run, scope = Run(Setting(rule, {}, keys, 0.0)), Scope(facts(shape))
     for route in rule.routes:
         if route.when is None or run.truth(run.value(route.when, scope)):
-            return route.rule.name
+            return route.title
     raise ValueError(f"no route for a parameter of shape {shape}")
 
 

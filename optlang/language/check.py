@@ -130,7 +130,7 @@ class _Check:
             )
         elif self.routes:
             self.declare()
-            check_routes(self.tree, self.resolver)
+            check_routes(self.tree, self.resolver, check)
         elif check_counts(self.tree, self.findings):
             self.check_all()
         if self.findings.has_errors:
