@@ -209,8 +209,12 @@ class Interpreter:
         run.ground = ground
         run.states = self._begun(index, run, Scope({**known, **self._constants(raw)}))
         scope = Scope({**known, **run.states})
+        self.started(index, run, scope)
         run.run(self.rule.body, scope)
-        return scope.names["p"], {name: scope.names[name] for name in run.states}
+        return scope.names["p"], {name: v for name, v in scope.names.items() if name in run.states or "." in name}
+
+    def started(self, index: int, run: TensorRun, scope: Scope) -> None:
+        """Add what a rule made of others needs, before the step."""
 
     def commit(self, index: int, param: Array, state: dict[str, Value]) -> None:
         """Keep what :meth:`update` returned."""

@@ -64,7 +64,8 @@ def compose(parsed: tree.Tree, read: Read) -> tuple[tree.Tree, Places]:
     work.found += _not_compiled(items, parsed.source, work)
     if work.found:
         raise OptlangError(work.found)
-    places = Places(parsed.source, work.shown)
+    steps = {inner.clock.step: name for name, inner in composer.inner.items()}
+    places = Places(parsed.source, work.shown, steps)
     source = Source(written(composer.doc, items), parsed.source.name)
     try:
         result = read(source)
@@ -81,8 +82,8 @@ def _not_compiled(items: Sequence[tree.Node], source: Source, work: Work) -> Ite
         origin = work.origins.get(id(item))
         for node in nodes_in(item):
             what = node.what if isinstance(node, tree.Unsupported) else None
-            if isinstance(node, tree.Member) and isinstance(node.value, tree.Name) and node.value.name != "group":
-                what = f"`.{node.name}`" if node.name not in MEMBERS else None
+            if isinstance(node, tree.Member) and _of_rule(node):
+                what = f"`.{node.name}`"
             if what is not None:
                 span = node.span if origin is None else origin.span
                 yield Diagnostic("E901", f"{what} is not supported yet", source, span, NOT_YET, instead_of(what))
@@ -284,6 +285,8 @@ class _Composer:
                 return self.use_inner(node, before, path) if name in self.inner and not self.work.found else node
             case tree.Member(value=tree.Name(name=name)) if name in self.inner:
                 return self.member(node, self.inner[name])
+            case tree.Member(value=tree.Name(name=name, text=text)) if self.inner and _of_rule(node):
+                self.known_inner(node, name, text)
             case tree.Call(function=tree.Name(name=name, text=text)) if name in self.inner:
                 self.work.error(
                     "E217",
@@ -403,13 +406,14 @@ class _Composer:
 
     # Mistakes -----------------------------------------------------------------------------------------------
 
-    def known_inner(self, call: tree.Call, name: str, text: str) -> None:
-        """Report the direction of an inner rule that there is not."""
-        assert isinstance(call.function, tree.Member)
+    def known_inner(self, node: tree.Call | tree.Member, name: str, text: str) -> None:
+        """Report the direction, or a member, of an inner rule that there is not."""
+        member = node.function if isinstance(node, tree.Call) else node
+        assert isinstance(member, tree.Member)
         if name not in self.inner:
             near = nearest(name, self.inner)
             known = f"did you mean `{near}`?" if near else f"declare it: `inner {text} = SGD`"
-            self.work.error("E201", f"there is no inner rule `{text}`", call.function.value.span, "unknown", known)
+            self.work.error("E201", f"there is no inner rule `{text}`", member.value.span, "unknown", known)
 
     def unknown(self, call: tree.Call) -> None:
         """Report a call of nothing if its name is near that of a transform of the author's."""
@@ -449,6 +453,11 @@ def _renames(statement: tree.Stmt, result: tree.Expr) -> bool:
     if not (isinstance(statement, tree.Assign) and isinstance(result, tree.Name)):
         return False
     return isinstance(statement.value, tree.Name) and statement.targets[0].name == result.name
+
+
+def _of_rule(node: tree.Member) -> bool:
+    """Whether what stands before a dot can only be an inner rule."""
+    return isinstance(node.value, tree.Name) and node.value.name != "group" and node.name not in MEMBERS
 
 
 def _tuples(items: Sequence[tree.Decl | tree.Stmt]) -> dict[str, tree.HyperItem]:
