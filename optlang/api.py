@@ -16,7 +16,7 @@ from optlang.classes import class_of
 from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
 from optlang.language.check import check_text
 from optlang.language.composing.exchange import exchanged
-from optlang.language.library import rule_files
+from optlang.language.library import rule_of
 from optlang.language.quoting import remark
 from optlang.language.rule import Value
 from optlang.language.suggest import nearest
@@ -157,8 +157,8 @@ def emit(
         texts = []
         for route in checked.routes:
             when = "otherwise" if route.when is None else f"when {checked.tree.source.excerpt(route.when.span)}"
-            title = f"{remark(f'{BAR} {route.rule.name} {when} {BAR}')}\n"
-            texts += [title, emit(rule_files()[route.rule.name], stage, None, ndim)]
+            title = f"{remark(f'{BAR} {route.title} {when} {BAR}')}\n"
+            texts += [title, emit(rule_of(route.rule, checked.tree.source), stage, None, ndim)]
         return "\n".join(texts)
     compiled = compile_source(source)
     values = _values(compiled, values or {})

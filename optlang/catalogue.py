@@ -376,8 +376,8 @@ SEMANTICS: tuple[Entry, ...] = (
         "E215",
         "unknown rule",
         (
-            "`route`, `use` and `inner` name a rule of the library as `optlang list` prints it; the last two may also "
-            "name a file, in quotes, beside the rule's own. It has to be a rule without mistakes and with an update of "
+            "`route`, `use` and `inner` name a rule of the library as `optlang list` prints it, or a file, in quotes, "
+            "beside the rule's own. It has to be a rule without mistakes and with an update of "
             "its own, not one that routes in turn."
         ),
         "optimizer Both\nroute Muno when ndim == 2\nroute AdamW otherwise\n",

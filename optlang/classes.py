@@ -6,11 +6,13 @@ finds its class again.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optlang.diagnostics import Diagnostic, OptlangError
-from optlang.language.library import rule_files
+from optlang.language.library import rule_of
 from optlang.language.questions import evaluations
 from optlang.language.suggest import listing
 from optlang.source import Source
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from optlang.compiler import CompiledRule
     from optlang.language.rule import Rule
+    from optlang.language.tree import Route
 
 
 def class_of(
@@ -48,17 +51,20 @@ def class_of(
     return _class(source, name, backend, ahead_of_time, module)
 
 
-def _routed(name: str) -> CompiledRule:
-    """Return a rule of the library that another routes to."""
+def _routed(route: Route, source: Source) -> CompiledRule:
+    """Return a rule that another routes to; a file that gives its rule no name has its own."""
     from optlang.compiler import compile_source
 
-    file = rule_files()[name]
-    return compile_source(Source(file.read_text(encoding="utf-8"), file.name))
+    compiled = compile_source(rule_of(route.rule, source))
+    if compiled.rule.name is None:
+        compiled.name = re.sub(r"\W", "_", Path(route.title).stem)
+    return compiled
 
 
-def two_callers(rule: Rule, names: Sequence[str]) -> Diagnostic:
+def two_callers(rule: Rule, callers: Sequence[CompiledRule], routes: Sequence[CompiledRule]) -> Diagnostic:
     """Return the error of a rule that routes to several rules of which each has the closure called in its step."""
-    second = [route for route in rule.routes if route.rule.name in names][1]
+    second = [route for route, inner in zip(rule.routes, routes, strict=True) if inner in callers][1]
+    names = [inner.name for inner in callers]
     return Diagnostic(
         "E412",
         f"{listing(names)} call the closure, and each would see what the other has moved",
@@ -77,10 +83,11 @@ def _class(source: Source, name: str | None, backend: str, ahead_of_time: bool |
     from optlang.runtime.optimizer import make_class
 
     compiled = compile_source(source, name)
-    compiled.routes = tuple((_routed(route.rule.name), route.when) for route in compiled.rule.routes)
-    callers = [inner for inner, _ in compiled.routes if evaluations(inner.rule)]
+    compiled.routes = tuple((_routed(route, source), route.when) for route in compiled.rule.routes)
+    routes = [inner for inner, _ in compiled.routes]
+    callers = [inner for inner in routes if evaluations(inner.rule)]
     if len({id(inner.rule) for inner in callers}) > 1:
-        raise OptlangError([two_callers(compiled.rule, [inner.name for inner in callers])])
+        raise OptlangError([two_callers(compiled.rule, callers, routes)])
     return make_class(
         compiled,
         backend=backend,

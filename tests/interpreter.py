@@ -209,8 +209,12 @@ class Interpreter:
         run.ground = ground
         run.states = self._begun(index, run, Scope({**known, **self._constants(raw)}))
         scope = Scope({**known, **run.states})
+        self.started(index, run, scope)
         run.run(self.rule.body, scope)
-        return scope.names["p"], {name: scope.names[name] for name in run.states}
+        return scope.names["p"], {name: v for name, v in scope.names.items() if name in run.states or "." in name}
+
+    def started(self, index: int, run: TensorRun, scope: Scope) -> None:
+        """Add what a rule made of others needs, before the step."""
 
     def commit(self, index: int, param: Array, state: dict[str, Value]) -> None:
         """Keep what :meth:`update` returned."""
@@ -345,7 +349,7 @@ def routed(rule: Rule, shape: Shape, group: Mapping[str, Any] | None = None) -> 
     run, scope = Run(Setting(rule, {}, keys, 0.0)), Scope(facts(shape))
     for route in rule.routes:
         if route.when is None or run.truth(run.value(route.when, scope)):
-            return route.rule.name
+            return route.title
     raise ValueError(f"no route for a parameter of shape {shape}")
 
 

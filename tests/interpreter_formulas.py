@@ -128,6 +128,12 @@ class Formulas:
         """Return random numbers; None is the parameter's shape."""
         raise NotStatic(kind)
 
+    inner: Mapping[str, Any] = {}  # inner rules by name; see `interpreter_inner`
+
+    def of_inner(self, node: ast.Member | ast.Call, scope: Scope) -> Value:
+        """Return something of an inner rule."""
+        raise NotImplementedError(node)
+
     # Places --------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -159,6 +165,10 @@ class Formulas:
                 if node.name == "loss" and node.name not in scope.names:
                     return self.loss()
                 return scope.names[node.name]
+            case ast.Member(value=ast.Name(name=name)) | ast.Call(
+                function=ast.Member(value=ast.Name(name=name))
+            ) if name in self.inner:
+                return self.of_inner(node, scope)
             case ast.Member():
                 return self._member(node, scope)
             case ast.Unary():

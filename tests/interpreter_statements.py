@@ -75,10 +75,31 @@ class Run(Formulas):
                 case ast.Every():
                     self._every(statement, scope)
                     self.follow(statement, scope)
+                case ast.Apply():
+                    self.apply_inner(statement, scope)
                 case ast.Return():
                     raise _Return(tuple(self.value(v, scope) for v in statement.values))
                 case _:
                     raise NotImplementedError(statement)
+
+    def apply_inner(self, statement: ast.Apply, scope: Scope) -> None:
+        """Let an inner rule make its step on a name."""
+        function, (target, gradient) = statement.call.function, statement.call.arguments
+        assert isinstance(function, ast.Name) and isinstance(target.value, ast.Name)
+        given = scope.names[target.value.name], self.value(gradient.value, scope)
+        moved = self.inner[function.name].step_inside(self, function.name, scope, *given)
+        place = statement.span
+        self.store(ast.Assign(place, (target.value,), "=", target.value), target.value.name, moved, scope)
+
+    def of_inner(self, node: ast.Member | ast.Call, scope: Scope) -> Value:
+        """Return the step of an inner rule, which is not made, or a value of its own."""
+        if isinstance(node, ast.Member):
+            assert isinstance(node.value, ast.Name)
+            return self.inner[node.value.name].member(self, node.value.name, node.name, scope)
+        assert isinstance(node.function, ast.Member) and isinstance(node.function.value, ast.Name)
+        name, p = node.function.value.name, scope.names["p"]
+        moved = self.inner[name].step_inside(self, name, scope, p, self.value(node.arguments[0].value, scope))
+        return self.arithmetic("-", moved, p)
 
     def assign(self, statement: ast.Assign, scope: Scope) -> None:
         """Carry out an assignment."""

@@ -686,6 +686,9 @@ TIME_NAMES: dict[str, str] = {
     "first": "whether this is the tensor's first update (t == 1)",
 }
 
+#: Members of values: the transpose, and the results of functions that have several.
+MEMBERS = frozenset(("T", *(result for row in BUILTINS.values() for result in row.results)))
+
 #: Functions that have the closure called; the first is also the name of the loss where the step starts.
 EVALUATIONS: frozenset[str] = frozenset(("loss", "grad", "hvp", "strong_wolfe", "backtracking"))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from keyword import iskeyword
 
@@ -44,6 +44,7 @@ from optlang.language.tree import (
     HyperDecl,
     HyperItem,
     If,
+    Member,
     Name,
     On,
     OptimizerDecl,
@@ -129,7 +130,7 @@ class _Check:
             )
         elif self.routes:
             self.declare()
-            check_routes(self.tree, self.resolver)
+            check_routes(self.tree, self.resolver, check)
         elif check_counts(self.tree, self.findings):
             self.check_all()
         if self.findings.has_errors:
@@ -339,8 +340,13 @@ class _Check:
         self.misfits.looked_at = {world.shape for world in looked_at}
         first = looked_at[0] if looked_at else found[0]
         tried: set[tuple[Span, bool]] = set()
+        settled = self.settled_by(found, nodes)
         while len(tried) < limit:
-            missed = ((span, True not in answers) for span, answers in seen.items() if len(answers) == 1)
+            missed = (
+                (span, True not in answers)
+                for span, answers in seen.items()
+                if len(answers) == 1 and span not in settled
+            )
             forced = next((pair for pair in missed if pair not in tried), None)
             if forced is None:
                 break
@@ -348,6 +354,20 @@ class _Check:
             self.read(self.variant(first, dict([forced]), seen))
         self.misfits.settle(self.findings)
         self.looked_at = tuple(world for world in looked_at if world not in self.misfits.worlds)
+
+    def settled_by(self, found: Sequence[World], nodes: Sequence[Expr]) -> set[Span]:
+        """Return the places of conditions that have been tried with all numbers of dimensions, and ask nothing else.
+
+        A branch of theirs that no sample took is never taken: a condition around it says the opposite.
+        """
+        if not {*range(5)} <= {len(world.shape) for world in found}:
+            return set()
+        return {
+            node.span
+            for node in nodes
+            if {n.name for n in expressions(node) if isinstance(n, Name)} == {"ndim"}
+            and not any(isinstance(n, Call | Member) for n in expressions(node))
+        }
 
     def repeats(self) -> bool:
         """Whether something is repeated."""

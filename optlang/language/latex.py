@@ -177,7 +177,7 @@ def _due(node: Every) -> str:
 def _route(route: Route) -> str:
     """Return which tensors go to another rule."""
     when = r"\text{ otherwise}" if route.when is None else rf"\text{{ if }} {expression_latex(route.when)}"
-    return rf"p \rightarrow {_word(route.rule.name)}{when}"
+    return rf"p \rightarrow {_word(route.title)}{when}"
 
 
 def _assignment(statement: Assign) -> str:

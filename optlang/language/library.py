@@ -6,6 +6,9 @@ import re
 from functools import cache
 from pathlib import Path
 
+from optlang.language.tree import Name, Text
+from optlang.source import Source
+
 FOLDER = Path(__file__).parents[1] / "rules"
 
 
@@ -24,6 +27,24 @@ def rule_names() -> dict[str, bool]:
     """Return the names of the library's rules, and whether each only routes to others."""
     texts = ((name, file.read_text(encoding="utf-8")) for name, file in rule_files().items())
     return {name: re.search(r"^route\s", text, re.MULTILINE) is not None for name, text in texts}
+
+
+def rule_of(rule: Name | Text, beside: Source) -> Source:
+    """Return the text of a rule of the library, or of a file.
+
+    Args:
+        rule: Its name, or the file's, which is looked for beside the rule that names it.
+        beside: The rule that names it.
+
+    Raises:
+        OSError: If the file cannot be read.
+        UnicodeDecodeError: If it is not UTF-8.
+    """
+    if isinstance(rule, Name):
+        file = rule_files()[rule.name]
+        return Source(file.read_text(encoding="utf-8"), file.name)
+    file = Path(beside.name).parent / rule.value
+    return Source(file.read_text(encoding="utf-8"), str(file))
 
 
 TRANSFORMS = Path(__file__).parents[1] / "transforms"

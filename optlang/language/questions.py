@@ -22,7 +22,7 @@ SIZED = MAKERS | {*RANDOMS, "topk", "flip", EMPTY}
 def group_keys(rule: Rule) -> tuple[str, ...]:
     """Return the keys of the user's own that a rule reads from the param group (``group.NAME``)."""
     keys: dict[str, None] = {}
-    for top in tops(rule):
+    for top in (*tops(rule), *(required.condition for required in rule.requirements)):
         for node in expressions(top):
             if isinstance(node, ast.Member) and member_name(node) is not None and node.name != "t":
                 keys.setdefault(node.name)
@@ -117,6 +117,12 @@ class _Reading:
             if all(read is not None for read in inside):
                 self._of_functions[name] = set[str]().union(*(read for read in inside if read is not None)) - own
         return self._of_functions[name]
+
+
+def is_known(node: ast.Expr, free: Collection[str], functions: Mapping[str, ast.Def]) -> bool:
+    """Whether the value of an expression is known before the first step, if those of ``free`` are."""
+    needs = _Reading(functions).needs(node)
+    return needs is not None and needs <= {*free}
 
 
 def static_names(rule: Rule) -> frozenset[str]:

@@ -78,7 +78,7 @@ def _rule(rule: Rule) -> Iterator[str]:
                 yield f"    | {line}"
     for route in rule.routes:
         when = f"when {source.excerpt(route.when.span)}" if route.when is not None else "otherwise"
-        yield f"  route   {route.rule.name} {when}"
+        yield f"  route   {route.title} {when}"
 
 
 def _hyper(hyper: Hyper) -> str:

@@ -422,10 +422,15 @@ class On(Node):
 
 @dataclass(frozen=True)
 class Route(Node):
-    """``route RULE when CONDITION`` or ``route RULE otherwise`` (``when`` is None)."""
+    """``route RULE when CONDITION`` or ``route RULE otherwise`` (``when`` is None); ``rule`` may be a file's name."""
 
-    rule: Name
+    rule: Name | Text
     when: Expr | None
+
+    @property
+    def title(self) -> str:
+        """The rule as the author wrote it, without quotes."""
+        return self.rule.text if isinstance(self.rule, Name) else self.rule.value
 
 
 Decl = (

@@ -168,7 +168,7 @@ class Formulas:
                 return f"{word} {', '.join(map(self.state, node.items))}{when}"
             case tree.Route():
                 when = "otherwise" if node.when is None else f"when {self.expression(node.when)}"
-                return f"route {node.rule.text} {when}"
+                return f"route {self.rule_of(node)} {when}"
             case tree.Repeat():
                 return f"repeat {self.expression(node.count)}"
             case tree.For():
@@ -183,10 +183,11 @@ class Formulas:
                 return self.signature(node) + ("" if isinstance(body, tuple) else f" = {self.expression(body)}")
         return self.source.excerpt(node.span)
 
-    def rule_of(self, node: tree.Use | tree.Inner) -> str:
+    def rule_of(self, node: tree.Use | tree.Inner | tree.Route) -> str:
         """Return another rule and the arguments that are given for it."""
         name = quoted(node.rule.value) if isinstance(node.rule, tree.Text) else node.rule.text
-        return name + (f"({', '.join(map(self.argument, node.arguments))})" if node.arguments else "")
+        given = () if isinstance(node, tree.Route) else node.arguments
+        return name + (f"({', '.join(map(self.argument, given))})" if given else "")
 
     def signature(self, node: tree.Def | tree.Transform, word: str = "def") -> str:
         """Return a function's name and parameters."""

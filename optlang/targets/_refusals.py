@@ -79,7 +79,7 @@ def routes(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
     """Yield the refusal of a rule that sends parameters to others."""
     if compiled.rule.routes:
         others = " and ".join(f"`{other.name}`" for other, _ in compiled.routes)
-        others = others or " and ".join(dict.fromkeys(f"`{r.rule.name}`" for r in compiled.rule.routes))
+        others = others or " and ".join(dict.fromkeys(f"`{r.title}`" for r in compiled.rule.routes))
         help = f"emit {others} apart, and give each its parameters"
         yield refusal(compiled, target, "`route`", compiled.rule.routes[0].span, help)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 MANUAL = "see the language guide for what this version compiles"
 
+NOT_YET = "understood, but not compiled by this version"
+
 #: What to write, in the meantime, instead of some constructs of later versions.
 INSTEAD: dict[str, str] = {
     "for": "`for b in betas:` goes through the parts of a hyperparameter; `repeat n:` does something n times",
@@ -43,3 +45,8 @@ BUILTINS_OF_MATH: dict[str, str] = {
     "nan": "there is no literal NaN; `isfinite(x)` tells whether a value is finite",
     "null": "write `none`",
 }
+
+
+def instead_of(what: str) -> str:
+    """Return what to write instead of a construct of a later version."""
+    return next((hint for word, hint in INSTEAD.items() if f"`{word}`" in what), MANUAL)

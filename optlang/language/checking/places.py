@@ -37,7 +37,7 @@ FUNCTION = Place(
     "pass it as an argument; a function sees its parameters, hyperparameters, states, p, g and t",
 )
 REQUIRE = Place(
-    frozenset({"hyper", "fact"}),
+    frozenset({"hyper", "fact", "key"}),
     "E311",
     "a requirement",
     "expected hyperparameters, and facts of the tensor such as ndim",

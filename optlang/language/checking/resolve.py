@@ -8,6 +8,7 @@ from optlang.language.builtins import (
     BUILTINS,
     CLOSURE,
     FACT_NAMES,
+    MEMBERS,
     RANDOM,
     SIZES,
     TENSOR_NAMES,
@@ -19,7 +20,7 @@ from optlang.language.builtins import (
 from optlang.language.checking.arguments import check_call, check_size_call
 from optlang.language.checking.functions import check_one_result, check_result_count, result_count
 from optlang.language.checking.hypers import tuple_help
-from optlang.language.checking.instead import BUILTINS_OF_MATH, INSTEAD, MANUAL
+from optlang.language.checking.instead import BUILTINS_OF_MATH, NOT_YET, instead_of
 from optlang.language.checking.places import BODY, DEFAULT, EVENT, FUNCTION, ROUTE, Place
 from optlang.language.checking.scope import FREE_FUNCTIONS, Scope
 from optlang.language.checking.tensors import literal_index
@@ -354,6 +355,9 @@ class Resolver:
         """Check ``group.NAME``, ``x.T`` and ``f(x).NAME``; return whether what is before the dot is a value."""
         scope = self.scope
         if not (isinstance(node.value, Name) and node.value.name == "group"):
+            if isinstance(node.value, Name) and node.name not in MEMBERS:
+                self.later(f"`.{node.name}`", node.span)
+                return False
             self.named_result(node)
             return True
         text = f"`group.{node.name}`"
@@ -515,6 +519,6 @@ class Resolver:
                 "E901",
                 f"{what} is not supported yet",
                 span,
-                label="understood, but not compiled by this version",
-                help=next((hint for word, hint in INSTEAD.items() if f"`{word}`" in what), MANUAL),
+                label=NOT_YET,
+                help=instead_of(what),
             )

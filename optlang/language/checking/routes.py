@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language.checking.misfits import Misfits
 from optlang.language.checking.places import ROUTE
 from optlang.language.checking.resolve import Resolver
 from optlang.language.checking.statements import Variant
 from optlang.language.checking.worlds import World, facts
 from optlang.language.evaluate import NotStatic, evaluate
-from optlang.language.library import rule_names
+from optlang.language.library import rule_names, rule_of
+from optlang.language.parse import parse
 from optlang.language.suggest import did_you_mean
-from optlang.language.tree import OptimizerDecl, Route, Tree, Unsupported
+from optlang.language.tree import OptimizerDecl, Route, Text, Tree, Unsupported
 
 #: The shape that conditions are tried with, and how many dimensions a tensor may have.
 SHAPE = (5, 7)
 MAX_NDIM = 9
 
 
-def check_routes(tree: Tree, resolver: Resolver) -> None:
+#: Checks a tree: returns whether it is a rule, and everything found.
+Check = Callable[[Tree], tuple[object | None, list[Diagnostic]]]
+
+
+def check_routes(tree: Tree, resolver: Resolver, check: Check) -> None:
     """Check a rule that has routes: their order, rules and conditions, and that there is nothing else."""
     findings = resolver.findings
     routes = [item for item in tree.items if isinstance(item, Route)]
@@ -45,7 +51,7 @@ def check_routes(tree: Tree, resolver: Resolver) -> None:
             help="write for example `optimizer MuonWithAdamW` on the first line",
         )
     for route in routes:
-        _check_rule(route, resolver)
+        _check_rule(route, resolver, check)
         if route.when is not None:
             resolver.expression(route.when, ROUTE)
             world = World(facts(SHAPE), SHAPE)
@@ -92,8 +98,11 @@ def _dimensions(route: Route) -> list[int] | None:
         return None
 
 
-def _check_rule(route: Route, resolver: Resolver) -> None:
-    """Check that a route leads to a rule of the library."""
+def _check_rule(route: Route, resolver: Resolver, check: Check) -> None:
+    """Check that a route leads to a rule with an update, of the library or in a file."""
+    if isinstance(route.rule, Text):
+        _check_file(route, resolver, check)
+        return
     name, known = route.rule.name, rule_names()
     if name not in known:
         near = did_you_mean(name, known)
@@ -102,13 +111,45 @@ def _check_rule(route: Route, resolver: Resolver) -> None:
             f"the library has no rule `{route.rule.text}`",
             route.rule.span,
             label="not a rule of the library",
-            help=near or "`optlang list` prints the rules of the library",
+            help=near or "`optlang list` prints the rules of the library; a file is given in quotes",
         )
     elif known[name]:
-        resolver.findings.add(
+        _routes_itself(route, resolver)
+
+
+def _check_file(route: Route, resolver: Resolver, check: Check) -> None:
+    """Check that a route leads to a file with a rule that has an update and no mistakes."""
+    findings = resolver.findings
+    try:
+        parsed = parse(rule_of(route.rule, findings.source))
+        if any(isinstance(item, Route) for item in parsed.items):
+            _routes_itself(route, resolver)
+            return
+        errors = [found for found in check(parsed)[1] if found.is_error]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        message, help = f"cannot read {route.title}: {reason}", "a file is looked for beside this one"
+        findings.add("E215", message, route.rule.span, label="not a file with a rule", help=help)
+        return
+    except OptlangError as error:
+        errors = list(error.diagnostics)
+    if errors:
+        first = errors[0]
+        line = first.source.position(first.span.start)[0] if first.span else 1
+        findings.add(
             "E215",
-            f"`{route.rule.text}` routes itself",
+            f"{route.title} has errors",
             route.rule.span,
-            label="not a rule with an update of its own",
-            help="a route leads to a rule with an update: write out the routes of the other rule here",
+            label=f"line {line}: {first.message}",
+            help=f"`optlang check {route.title}` shows them",
         )
+
+
+def _routes_itself(route: Route, resolver: Resolver) -> None:
+    resolver.findings.add(
+        "E215",
+        f"`{route.title}` routes itself",
+        route.rule.span,
+        label="not a rule with an update of its own",
+        help="a route leads to a rule with an update: write out the routes of the other rule here",
+    )

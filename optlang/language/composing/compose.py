@@ -7,24 +7,28 @@ kernels, checkpoints) is as for one written by hand, and what is found in it is 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import roles, tree
-from optlang.language.builtins import BUILTINS
+from optlang.language.builtins import BUILTINS, MEMBERS
+from optlang.language.checking.instead import NOT_YET, instead_of
 from optlang.language.composing import rules
 from optlang.language.composing.places import Places
+from optlang.language.composing.settle import settled
+from optlang.language.composing.substitute import nodes_in
 from optlang.language.composing.transforms import Transforms, free_parameters
 from optlang.language.composing.work import MAX_PIECES, MAX_RULES, MAX_STATEMENTS, Work
 from optlang.language.composing.write import written
 from optlang.language.library import transform_files
-from optlang.language.suggest import nearest
+from optlang.language.suggest import did_you_mean, nearest
 from optlang.source import Source, Span
 
 COMPOSED = (tree.Transform, tree.Use, tree.Inner, tree.Apply, tree.Pipe)
 Read = Callable[[Source], tree.Tree]
+Whole = TypeVar("Whole", bound=tree.Node)
 
 
 def is_composed(parsed: tree.Tree) -> bool:
@@ -33,9 +37,7 @@ def is_composed(parsed: tree.Tree) -> bool:
 
 
 def _mentions(node: Any) -> bool:
-    pending = [node]
-    while pending:
-        found = pending.pop()
+    for found in nodes_in(node):
         if isinstance(found, COMPOSED):
             return True
         match found:
@@ -43,10 +45,6 @@ def _mentions(node: Any) -> bool:
                 return True
             case tree.Member(name="direction"):
                 return True
-        if isinstance(found, tuple):
-            pending.extend(found)
-        elif isinstance(found, tree.Node):
-            pending.extend(getattr(found, f.name) for f in fields(found))
     return False
 
 
@@ -63,9 +61,11 @@ def compose(parsed: tree.Tree, read: Read) -> tuple[tree.Tree, Places]:
     composer = _Composer(parsed, read, 0)
     items = composer.run()
     work = composer.work
+    work.found += _not_compiled(items, parsed.source, work)
     if work.found:
         raise OptlangError(work.found)
-    places = Places(parsed.source, work.shown)
+    steps = {inner.clock.step: name for name, inner in composer.inner.items()}
+    places = Places(parsed.source, work.shown, steps)
     source = Source(written(composer.doc, items), parsed.source.name)
     try:
         result = read(source)
@@ -74,6 +74,19 @@ def compose(parsed: tree.Tree, read: Read) -> tuple[tree.Tree, Places]:
     for new, old in zip(result.items, items, strict=True):
         places.pair(new, old, work.origins)
     return result, places
+
+
+def _not_compiled(items: Sequence[tree.Node], source: Source, work: Work) -> Iterator[Diagnostic]:
+    """Yield an error for each construct of a later version, which could not be written out."""
+    for item in items:
+        origin = work.origins.get(id(item))
+        for node in nodes_in(item):
+            what = node.what if isinstance(node, tree.Unsupported) else None
+            if isinstance(node, tree.Member) and _of_rule(node):
+                what = f"`.{node.name}`"
+            if what is not None:
+                span = node.span if origin is None else origin.span
+                yield Diagnostic("E901", f"{what} is not supported yet", source, span, NOT_YET, instead_of(what))
 
 
 class _Composer:
@@ -129,10 +142,11 @@ class _Composer:
                             "rename one of them",
                         )
                         continue
-                    made = rules.declared(self.work, item, self.write_out)
+                    made = rules.declared(self.work, item, self.write_out, _tuples((*own, *items)))
                     if made is not None:
                         items += made[0]
                         self.inner[item.name.name] = made[1]
+                        self.functions |= made[1].clock.functions
                 case _:
                     items.append(item)
         self.functions |= {item.name.name for item in items if isinstance(item, tree.Def)}  # those of used rules, too
@@ -141,11 +155,12 @@ class _Composer:
             if isinstance(item, rules.STATEMENTS):
                 done += self.block((item,), ())
             elif isinstance(item, tree.On):
-                done.append(self.kept(replace(item, body=self.block(item.body, ())), item))
+                done.append(self.work.keep(replace(item, body=self.block(item.body, ())), item))
             else:
-                self.refuse(item)
-                done.append(item)
-        return self.ordered(done)
+                done.append(self.work.keep(self.refuse(item), item))
+        if self.work.found:
+            return []
+        return self.ordered(settled(self.work, done, [inner.clock for inner in self.inner.values()]))
 
     def write_out(self, parsed: tree.Tree) -> tree.Tree:
         """Return another rule without pieces of its own."""
@@ -211,13 +226,6 @@ class _Composer:
 
     # Statements ---------------------------------------------------------------------------------------------
 
-    def kept(self, new: Any, old: tree.Node) -> Any:
-        """Return a changed node that comes from where the old one does."""
-        self.work.kept += [new, old]
-        if id(old) in self.work.origins:
-            self.work.origins[id(new)] = self.work.origins[id(old)]
-        return new
-
     def block(self, body: Sequence[tree.Stmt], path: tuple[str, ...]) -> tuple[tree.Stmt, ...]:
         """Return statements with what they use written out before each of them.
 
@@ -230,7 +238,7 @@ class _Composer:
             before: list[tree.Stmt] = []
             new = self.statement(statement, before, path)
             done += before
-            done += [] if new is None else [self.kept(new, statement)]
+            done += [] if new is None else [self.work.keep(new, statement)]
             self.count += 1
             if self.count > MAX_STATEMENTS:
                 raise OptlangError([self._too_much(f"the rule grows beyond {MAX_STATEMENTS:,} statements")])
@@ -261,8 +269,7 @@ class _Composer:
                 other = None if node.other is None else self.block(node.other, path)
                 return replace(node, branches=tuple(branches), other=other)
             case tree.Repeat() | tree.For() | tree.Every():
-                self.refuse(replace(node, body=()))
-                return replace(node, body=self.block(node.body, path))
+                return replace(self.refuse(replace(node, body=())), body=self.block(node.body, path))
         return node
 
     # Expressions --------------------------------------------------------------------------------------------
@@ -283,6 +290,10 @@ class _Composer:
             case tree.Call(function=tree.Member(value=tree.Name(name=name, text=text))):
                 self.known_inner(node, name, text)
                 return self.use_inner(node, before, path) if name in self.inner and not self.work.found else node
+            case tree.Member(value=tree.Name(name=name)) if name in self.inner:
+                return self.member(node, self.inner[name])
+            case tree.Member(value=tree.Name(name=name, text=text)) if self.inner and _of_rule(node):
+                self.known_inner(node, name, text)
             case tree.Call(function=tree.Name(name=name, text=text)) if name in self.inner:
                 self.work.error(
                     "E217",
@@ -383,15 +394,33 @@ class _Composer:
         before += self.block(made[0], path)
         return made[1]
 
+    def member(self, node: tree.Member, inner: rules.InnerRule) -> tree.Expr:
+        """Return a hyperparameter or a state of an inner rule, as it is at this point of the step."""
+        found = inner.members.get(node.name)
+        if isinstance(found, str):
+            return tree.Name(node.span, found, found)
+        if found is not None:
+            return replace(found, span=node.span)
+        text = self.tree.source.excerpt(node.span)
+        if node.name == "direction":
+            help: str | None = f"call it: `{text}(g)`"
+        else:
+            known = ", ".join(f"`{name}`" for name in inner.members) or "nothing"
+            help = did_you_mean(node.name, inner.members) or f"of `{inner.piece}` can be read: {known}"
+        message = f"`{inner.name}` has no hyperparameter and no state `{node.name}`"
+        self.work.error("E201", message, node.span, "unknown", help)
+        return node
+
     # Mistakes -----------------------------------------------------------------------------------------------
 
-    def known_inner(self, call: tree.Call, name: str, text: str) -> None:
-        """Report the direction of an inner rule that there is not."""
-        assert isinstance(call.function, tree.Member)
+    def known_inner(self, node: tree.Call | tree.Member, name: str, text: str) -> None:
+        """Report the direction, or a member, of an inner rule that there is not."""
+        member = node.function if isinstance(node, tree.Call) else node
+        assert isinstance(member, tree.Member)
         if name not in self.inner:
             near = nearest(name, self.inner)
             known = f"did you mean `{near}`?" if near else f"declare it: `inner {text} = SGD`"
-            self.work.error("E201", f"there is no inner rule `{text}`", call.function.value.span, "unknown", known)
+            self.work.error("E201", f"there is no inner rule `{text}`", member.value.span, "unknown", known)
 
     def unknown(self, call: tree.Call) -> None:
         """Report a call of nothing if its name is near that of a transform of the author's."""
@@ -414,11 +443,13 @@ class _Composer:
             "use it in a statement of its own, inside an `if` block if need be, and use the result here",
         )
 
-    def refuse(self, item: tree.Decl | tree.Stmt) -> None:
-        """Report pieces in a declaration or in what a loop counts."""
+    def refuse(self, item: Whole) -> Whole:
+        """Return a declaration, or what a loop counts, in which no piece may be used."""
         if isinstance(item, tree.Def) and item.name.name not in self.functions:
-            return
-        self.expression(vars_of(item), None, ())
+            return item
+        held = {f.name: getattr(item, f.name) for f in fields(item)}
+        new = {n: self.expression(v, None, ()) for n, v in held.items() if isinstance(v, (tuple, tree.Node))}
+        return replace(item, **new) if any(new[n] is not held[n] for n in new) else item
 
     def _too_much(self, message: str) -> Diagnostic:
         return Diagnostic("E501", message, self.tree.source, Span(0, 0), help="use fewer pieces")
@@ -431,6 +462,12 @@ def _renames(statement: tree.Stmt, result: tree.Expr) -> bool:
     return isinstance(statement.value, tree.Name) and statement.targets[0].name == result.name
 
 
-def vars_of(item: tree.Node) -> tuple[Any, ...]:
-    """Return everything in a node."""
-    return tuple(getattr(item, f.name) for f in fields(item))
+def _of_rule(node: tree.Member) -> bool:
+    """Whether what stands before a dot can only be an inner rule."""
+    return isinstance(node.value, tree.Name) and node.value.name != "group" and node.name not in MEMBERS
+
+
+def _tuples(items: Sequence[tree.Decl | tree.Stmt]) -> dict[str, tree.HyperItem]:
+    """Return the tuples of hyperparameters among some items, by name."""
+    found = (item for decl in items if isinstance(decl, tree.HyperDecl) for item in decl.items)
+    return {item.name.name: item for item in found if item.parts is not None}

@@ -12,6 +12,9 @@ from optlang.language.reading.pieces import children
 from optlang.source import Source, Span
 
 
+WORD = re.compile(r"[^\W\d]\w*")
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where something that was written out comes from.
@@ -31,10 +34,11 @@ class Places:
     Args:
         author: The text that the author wrote.
         names: What names were called before they were made unique.
+        steps: The inner rules, by the names of their counts.
     """
 
-    def __init__(self, author: Source, names: Mapping[str, str]) -> None:
-        self.author, self.names = author, names
+    def __init__(self, author: Source, names: Mapping[str, str], steps: Mapping[str, str]) -> None:
+        self.author, self.names, self.steps = author, names, steps
         self._places: dict[Span, tuple[Span, str]] = {}
 
     def pair(self, new: tree.Node, old: tree.Node, origins: Mapping[int, Origin], inside: Origin | None = None) -> None:
@@ -57,6 +61,17 @@ class Places:
     def back(self, found: Diagnostic) -> Diagnostic:
         """Return a diagnostic as one about the author's text."""
         span, piece = (None, "") if found.span is None else self.find(found.span)
+        inner = next((self.steps[word] for word in WORD.findall(found.message) if word in self.steps), None)
+        if found.code == "E301" and inner is not None:  # the count is not the author's to reduce
+            return replace(
+                found,
+                source=self.author,
+                span=span,
+                message=f"`{inner}` makes steps for whole tensors, but is called where a condition is shaped like p",
+                help=f"give it another gradient, `{inner}(p, g if CONDITION else 0*g)`, or take its step first and choose: "
+                f"`d = {inner}.direction(g)`",
+                related=(),
+            )
         message = f"in `{piece}`: {found.message}" if piece else found.message
         related = [(text, self.find(place)) for text, place in found.related]
         return replace(
@@ -71,4 +86,4 @@ class Places:
 
     def shown(self, text: str) -> str:
         """Return a text with the names that the author knows."""
-        return re.sub(r"[^\W\d]\w*", lambda word: self.names.get(word[0], word[0]), text)
+        return WORD.sub(lambda word: self.names.get(word[0], word[0]), text)

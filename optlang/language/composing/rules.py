@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from optlang.language import tree
+from optlang.language.composing.clocks import Clock
 from optlang.language.composing.places import Origin
 from optlang.language.composing.substitute import is_literal, names_in, renamed
 from optlang.language.composing.work import Work, matched
@@ -28,6 +30,9 @@ class InnerRule:
         like: What its states are shaped like, if not like ``p``.
         body: The statements of a step, under names of the outer rule; ``p`` and ``g`` are left to the call.
         piece: Name of the rule, as messages have it.
+        clock: Its time.
+        starts: Statements that give its states their initial values in its first step.
+        members: What its hyperparameters and states are called in the outer rule.
         events: Whether it has blocks for evaluation, which are about ``p``.
     """
 
@@ -36,6 +41,9 @@ class InnerRule:
     like: tree.Expr | None
     body: tuple[tree.Stmt, ...]
     piece: str
+    clock: Clock
+    starts: tuple[tree.Stmt, ...]
+    members: Mapping[str, str | tree.Expr]
     events: bool = False
 
 
@@ -80,8 +88,17 @@ def used(work: Work, node: tree.Use, write_out: WriteOut, own: Sequence[tree.Dec
     return items
 
 
-def declared(work: Work, node: tree.Inner, write_out: WriteOut) -> tuple[Items, InnerRule] | None:
-    """Return the declarations that an inner rule brings in, and the rule; None after saying what is wrong."""
+def declared(
+    work: Work, node: tree.Inner, write_out: WriteOut, tuples: Mapping[str, tree.HyperItem]
+) -> tuple[Items, InnerRule] | None:
+    """Return the declarations that an inner rule brings in, and the rule; None after saying what is wrong.
+
+    Args:
+        work: Takes mistakes.
+        node: The ``inner``.
+        write_out: Writes out the pieces of the other rule.
+        tuples: The tuples of hyperparameters that have been declared, by name.
+    """
     parsed = work.rule(node.rule)
     if parsed is None:
         return None
@@ -92,6 +109,8 @@ def declared(work: Work, node: tree.Inner, write_out: WriteOut) -> tuple[Items, 
     if not _fits_inside(work, parsed, node):
         return None
     title, prefix = _title(node.rule), work.key(node.name.name.lower())
+    clock = Clock.of(work, node, prefix, parsed)
+    parsed = replace(parsed, items=clock.wound(parsed.items))
     decls = [d for d in parsed.items if isinstance(d, tree.HyperDecl)]
     hypers = [i for d in decls for i in d.items]
     given = matched(work, node, title, node.arguments, {i.name.name: True for i in hypers})
@@ -113,7 +132,7 @@ def declared(work: Work, node: tree.Inner, write_out: WriteOut) -> tuple[Items, 
             if value is None or _is_constant(value):
                 left.append(_exposed(work, _defaulted(work, item, given), names, prefix))
             elif isinstance(value, tree.Tuple) or item.parts is not None:
-                _bind_parts(work, item, value, names)
+                _bind_parts(work, item, value, names, tuples)
             else:
                 local = own(item.name.name)
                 items.append(tree.Assign(value.span, (tree.Name(value.span, local, local),), "=", value))
@@ -133,18 +152,39 @@ def declared(work: Work, node: tree.Inner, write_out: WriteOut) -> tuple[Items, 
     known = known_before(body, list(names_in(tuple(decls))), held, {f.name.name: f for f in functions})
     for statement in body:
         if isinstance(statement, tree.Assign) and statement.targets[0].name in known:
-            items.append(renamed(statement, names))
+            made = renamed(statement, names)
+            items.append(replace(made, value=clock.if_reached(made.value.span, made.value)))
     for other in parsed.items:
         match other:
             case tree.StateDecl():
-                items.append(_stated(other, names, prefix, node.like))
-            case tree.Def() | tree.Require() | tree.On() | tree.History():
+                items.append(_stated(other, names, prefix, node.like, clock))
+            case tree.Require():
+                made = renamed(other, names)
+                items.append(replace(made, condition=clock.if_reached(made.condition.span, made.condition)))
+            case tree.On():
+                made = renamed(other, names)
+                guarded = tree.If(made.span, ((clock.if_reached(made.span), made.body),), None)
+                items.append(replace(made, body=(guarded,)))
+            case tree.Def() | tree.History():
                 items.append(renamed(other, names))
             case _:
                 pass
     work.from_piece(items, Origin(node.span, title))
     left_body = tuple(s for s in body if not (isinstance(s, tree.Assign) and s.targets[0].name in known))
-    return items, InnerRule(node.name.text, prefix, node.like, renamed(left_body, names), title, bool(events))
+    starts = tuple(statement for state in states for statement in _starts(state, clock))
+    members = {name: names[name] for item in hypers for name in _named(item) if name in names}
+    members |= {key: names[i.name.name] for d in states for i in d.items for key in (i.key, i.name.name) if key}
+    return items, InnerRule(
+        node.name.text,
+        prefix,
+        node.like,
+        renamed(left_body, names),
+        title,
+        clock,
+        renamed(starts, names),
+        members,
+        bool(events),
+    )
 
 
 def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> tuple[list[tree.Stmt], str] | None:
@@ -192,7 +232,10 @@ def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> t
     else:
         local = names["g"] = work.fresh(f"{inner.prefix}_g", "g")
         assign(local, gradient)
-    body = renamed(inner.body, names)
+    given_p = base if direction else names["p"]
+    given_g = gradient if isinstance(gradient, (tree.Name, tree.Member)) else names["g"]
+    starts = renamed(inner.starts, {"p": given_p, "g": given_g})
+    body = (inner.clock.tick(call.span), *starts, *renamed(inner.body, names))
     work.from_piece(body, Origin(call.span, inner.piece))
     done += body
     result = ""
@@ -260,8 +303,10 @@ def _exposed(work: Work, item: tree.HyperItem, names: dict[str, str | tree.Expr]
     """Return a hyperparameter of an inner rule as one of the outer rule; its name is kept unless that is taken."""
 
     def named(name: tree.Name) -> tree.Name:
-        new = name.name if name.name not in work.taken else work.fresh(f"{prefix}_{name.name}", name.name)
+        free = name.name not in work.taken or name.name in work.wanted
+        new = name.name if free else work.fresh(f"{prefix}_{name.name}", name.name)
         work.taken.add(new)
+        work.wanted.discard(new)
         names[name.name] = new
         return replace(name, name=new, text=new)
 
@@ -269,16 +314,28 @@ def _exposed(work: Work, item: tree.HyperItem, names: dict[str, str | tree.Expr]
     return replace(item, name=named(item.name), parts=parts)
 
 
-def _bind_parts(work: Work, item: tree.HyperItem, value: tree.Expr, names: dict[str, str | tree.Expr]) -> None:
-    """Let the parts of a tuple be the values that are given for them."""
+def _bind_parts(
+    work: Work,
+    item: tree.HyperItem,
+    value: tree.Expr,
+    names: dict[str, str | tree.Expr],
+    tuples: Mapping[str, tree.HyperItem],
+) -> None:
+    """Let the parts of a tuple be the values that are given for them, or those of another tuple."""
+    if isinstance(value, tree.Name) and value.name in tuples and item.parts is not None:
+        parts = tuples[value.name].parts or ()
+        if len(parts) == len(item.parts):
+            names[item.name.name] = value.name
+            names |= {own.name.name: part.name.name for own, part in zip(item.parts, parts, strict=True)}
+            return
     if item.parts is None or not isinstance(value, tree.Tuple) or len(value.items) != len(item.parts):
         count = 1 if item.parts is None else len(item.parts)
         work.error(
             "E208",
-            f"`{item.name.text}` takes {count} values",
+            f"`{item.name.text}` takes {count} values" if count > 1 else f"`{item.name.text}` takes one value",
             value.span,
-            "expected as many in brackets",
-            f"for example `{item.name.text} = (0.9, 0.999)`",
+            "expected as many in brackets, or the name of such a tuple" if count > 1 else "not one value",
+            f"for example `{item.name.text} = (0.9, 0.999)`" if count > 1 else "leave the brackets away",
         )
         return
     for part, given in zip(item.parts, value.items, strict=True):
@@ -286,7 +343,11 @@ def _bind_parts(work: Work, item: tree.HyperItem, value: tree.Expr, names: dict[
 
 
 def _stated(
-    decl: tree.StateDecl, names: dict[str, str | tree.Expr], prefix: str, like: tree.Expr | None
+    decl: tree.StateDecl,
+    names: dict[str, str | tree.Expr],
+    prefix: str,
+    like: tree.Expr | None,
+    clock: Clock,
 ) -> tree.StateDecl:
     """Return the states of an inner rule as states of the outer rule."""
     items = []
@@ -294,8 +355,52 @@ def _stated(
         made = replace(renamed(item, names), key=f"{prefix}.{item.key or item.name.name}")
         if like is not None and decl.scope == "tensor" and item.type is None:
             if item.initial is None:
-                made = replace(made, initial=like)
+                made = replace(made, initial=_zeros_like(like))
             else:
                 made = replace(made, initial=renamed(made.initial, {"p": like, "g": like}))
         items.append(made)
-    return replace(decl, items=tuple(items), when=None if decl.when is None else renamed(decl.when, names))
+    when = None if decl.when is None else renamed(decl.when, names)
+    if decl.scope == "tensor":  # what tensors have in common does not depend on where one of them goes
+        when = clock.if_reached(decl.span, *(() if when is None else (when,)))
+    return replace(decl, items=tuple(items), when=when)
+
+
+def _zeros_like(like: tree.Expr) -> tree.Expr:
+    """Return zeros of the shape of a value."""
+    if isinstance(like, tree.Call) and isinstance(like.function, tree.Name) and like.function.name == "zeros":
+        return like
+    return tree.Binary(like.span, "*", tree.Number(like.span, "0", Fraction(0)), like)
+
+
+def _starts(state: tree.StateDecl, clock: Clock) -> Iterator[tree.Stmt]:
+    """Yield statements that give states their initial values in the first step of the rule.
+
+    That of a call need not be the tensor's first, nor is its gradient that of the tensor. What starts at the same value
+    whenever it does is left out.
+    """
+    if state.scope != "tensor":
+        return
+    place = state.span
+    for item in state.items:
+        if item.initial is None or not names_in(item.initial) or _is_nothing(item.initial):
+            continue
+        start = tree.Assign(place, (item.name,), "=", item.initial)
+        made = tree.If(place, ((tree.Name(place, clock.first, clock.first), (start,)),), None)
+        yield made if state.when is None else tree.If(place, ((state.when, (made,)),), None)
+
+
+def _is_nothing(initial: tree.Expr) -> bool:
+    """Whether an initial value is a number, whatever the tensor is: ``0*mean(g, dim=-1)``, ``zeros(rows, 1)``."""
+    match initial:
+        case tree.Binary(op="*", left=tree.Number(value=0)):
+            return True
+        case tree.Call(function=tree.Name(name="zeros" | "ones" | "eye")):
+            return True
+        case tree.Binary(op="*", left=left, right=tree.Call() as right) if is_literal(left):
+            return _is_nothing(right)
+    return False
+
+
+def _named(item: tree.HyperItem) -> Iterator[str]:
+    """Yield the names that a hyperparameter can be read by."""
+    yield from (part.name.name for part in item.parts) if item.parts is not None else (item.name.name,)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
@@ -46,6 +46,37 @@ def renamed(node: Piece, names: Names) -> Piece:
     kept = {f.name: getattr(node, f.name) for f in fields(node)}
     changed = {name: renamed(value, names) for name, value in kept.items() if isinstance(value, (tuple, tree.Node))}
     return replace(node, **changed)  # type: ignore[arg-type]
+
+
+def rebuilt(
+    node: Piece,
+    change: Callable[[Any, Any], Any],
+    keep: Callable[[Any, Any], Any] = lambda new, old: new,
+) -> Piece:
+    """Return a node, or a tuple of them, in which every node has been changed, from the inside out.
+
+    Args:
+        node: The node or tuple.
+        change: Is given a node whose parts have been changed, and the node as it was; returns what is to stand in its
+            place. In a tuple that may be several nodes or none.
+        keep: Is told of each new node, and the one that it is made of.
+    """
+    if isinstance(node, tuple):
+        found: list[Any] = []
+        for item in node:
+            new = rebuilt(item, change, keep)
+            found += new if isinstance(item, tree.Node) and isinstance(new, tuple) else [new]
+        same = len(found) == len(node) and all(a is b for a, b in zip(found, node, strict=True))
+        return node if same else tuple(found)  # type: ignore[return-value]
+    if not isinstance(node, tree.Node):
+        return node
+    held = {f.name: getattr(node, f.name) for f in fields(node)}
+    made = {n: rebuilt(v, change, keep) for n, v in held.items() if isinstance(v, (tuple, tree.Node))}
+    new = replace(node, **made) if any(made[n] is not held[n] for n in made) else node  # type: ignore[arg-type]
+    new = change(new, node)
+    if isinstance(new, tree.Node) and new is not node:
+        keep(new, node)
+    return new  # type: ignore[no-any-return]
 
 
 def decided(node: Piece) -> Piece:
@@ -148,3 +179,20 @@ def names_in(node: Any) -> set[str]:
     if isinstance(node, tree.Node):
         return set().union(*(names_in(getattr(node, f.name)) for f in fields(node)))
     return set()
+
+
+def all_names(node: Any) -> set[str]:
+    """Return every name in a node or tuple, those of functions that are called included."""
+    return {found.name for found in nodes_in(node) if isinstance(found, tree.Name)}
+
+
+def nodes_in(node: Any) -> Iterator[tree.Node]:
+    """Yield a node and every node inside of it, or those of a tuple."""
+    pending = [node]
+    while pending:
+        found = pending.pop()
+        if isinstance(found, tuple):
+            pending.extend(found)
+        elif isinstance(found, tree.Node):
+            yield found
+            pending.extend(getattr(found, f.name) for f in fields(found))

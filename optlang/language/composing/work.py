@@ -29,6 +29,7 @@ class Work:
         author: The tree as its author wrote it.
         read: Parses a text.
         taken: Names that mean something already.
+        wanted: Those that the author reads and does not define, which another rule may.
         shown: What the names that were made unique are called where they come from.
         declared: Declarations that pieces bring in.
         origins: Where statements and declarations come from, by the identity of their nodes.
@@ -38,6 +39,7 @@ class Work:
     def __init__(self, author: tree.Tree, read: Callable[[Source], tree.Tree]) -> None:
         self.author, self.read = author, read
         self.taken = {*BUILTINS, *FACT_NAMES, *TIME_NAMES, "p", "g", "group", *names_in(author.items)}
+        self.wanted = names_in(author.items) - _defined(author.items) - {*FACT_NAMES, *TIME_NAMES, "p", "g", "group"}
         self.shown: dict[str, str] = {}
         self.keys: set[str] = set()
         self._numbers: dict[tuple[int, str], int] = {}
@@ -73,8 +75,16 @@ class Work:
         """Note the names and keys of a rule that is taken over."""
         for item in items:
             self.taken |= names_in(item)
+            self.wanted -= _defined((item,))
             if isinstance(item, tree.StateDecl):
                 self.keys |= {state.key.rpartition(".")[0] for state in item.items if state.key}
+
+    def keep(self, new: tree.Node, old: tree.Node) -> tree.Node:
+        """Return a changed node, which comes from where the old one does."""
+        self.kept += [new, old]
+        if id(old) in self.origins:
+            self.origins.setdefault(id(new), self.origins[id(old)])
+        return new
 
     def from_piece(self, items: Iterable[tree.Node], origin: Origin) -> None:
         """Note where statements or declarations come from, and those inside of them, unless it is known already."""
@@ -126,6 +136,26 @@ class Work:
                 f"`optlang check {path.name}` shows them",
             )
         return None
+
+
+def _defined(items: Iterable[tree.Node]) -> set[str]:
+    """Return the names that declarations and statements define, those of parameters included."""
+    found: set[str] = set()
+    pending: list[Any] = [*items]
+    while pending:
+        node = pending.pop()
+        match node:
+            case tuple():
+                pending += node
+            case tree.Assign(targets=targets) | tree.History(names=targets):
+                found |= {target.name for target in targets}
+            case tree.HyperItem() | tree.StateItem() | tree.Parameter() | tree.Def() | tree.Transform() | tree.For():
+                found.add(node.name.name)
+            case tree.Inner():
+                found.add(node.name.name)
+        if isinstance(node, tree.Decl | tree.Stmt | tree.HyperItem):
+            pending += vars(node).values()
+    return found
 
 
 def matched(

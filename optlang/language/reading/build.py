@@ -112,7 +112,7 @@ class Builder(Statements):
         return self.text([piece]) if is_token(piece, "STRING") else piece
 
     def route(self, pieces: Pieces) -> tree.Route:
-        return tree.Route(span(pieces), pieces[1], after(pieces, "WHEN"))
+        return tree.Route(span(pieces), self.rule_of(pieces[1]), after(pieces, "WHEN"))
 
     def store(self, pieces: Pieces) -> tree.Unsupported:
         return later(pieces, "`store`")

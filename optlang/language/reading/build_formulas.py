@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 from optlang.language import tree
-from optlang.language.builtins import BUILTINS
+from optlang.language.builtins import BUILTINS, MEMBERS
 from optlang.language.limits import MAX_DIGITS, MAX_EXPONENT, MAX_NAME
 from optlang.language.names import RESERVED, canonical_name, superscript
 from optlang.language.reading.layout import Lexeme, span_of
@@ -23,9 +23,6 @@ from optlang.language.walk import assigned
 from optlang.source import Span
 
 STATEMENTS = (tree.Assign, tree.If, tree.Push, tree.Return, tree.Repeat, tree.For, tree.Every, tree.Unsupported)
-
-#: Members of values: the transpose, and the results of functions that have several.
-MEMBERS = frozenset(("T", *(result for row in BUILTINS.values() for result in row.results)))
 
 
 @dataclass(frozen=True)
@@ -116,7 +113,8 @@ class Expressions:
 
     def pipe(self, pieces: Pieces) -> tree.Pipe:
         value, _, stage = pieces
-        if not isinstance(stage, tree.Name | tree.Call | tree.Member):
+        of_rule = isinstance(stage, tree.Member) and stage.name not in (*MEMBERS, "direction")
+        if of_rule or not isinstance(stage, tree.Name | tree.Call | tree.Member):
             raise Refused(
                 "E209",
                 "the right side of `|>` is not a function",
@@ -152,6 +150,8 @@ class Expressions:
             return tree.Member(span(pieces), value, name.name)
         if refused := foreign_member(base, name.text, span(pieces)):
             raise refused
+        if base is not None:  # of an inner rule, which may be declared later
+            return tree.Member(span(pieces), value, name.name)
         return later(pieces, f"`.{name.text}`")
 
     def call(self, pieces: Pieces) -> tree.Call | tree.Unsupported:
@@ -159,6 +159,8 @@ class Expressions:
         if isinstance(function, tree.Unsupported):
             return later(pieces, function.what)
         direction = isinstance(function, tree.Member) and function.name == "direction"
+        if isinstance(function, tree.Member) and not direction and function.name not in MEMBERS:
+            return later(pieces, f"`.{function.name}`")
         if not isinstance(function, tree.Name) and not direction:
             raise Refused(
                 "E103",

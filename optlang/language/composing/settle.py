@@ -1,0 +1,224 @@
+"""Which tensors an inner rule is called for, and how often: its count, and what is confined to its branch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+from optlang.language import tree
+from optlang.language.builtins import FACT_NAMES
+from optlang.language.composing.clocks import Clock
+from optlang.language.composing.substitute import all_names, names_in, rebuilt, renamed
+from optlang.language.composing.work import Work
+from optlang.language.composing.write import Plain
+from optlang.language.questions import is_known, known_before
+from optlang.language.walk import assigned, expressions
+
+STATEMENTS = (tree.Assign, tree.If, tree.Apply, tree.Push, tree.Repeat, tree.For, tree.Every)
+Items = list[tree.Decl | tree.Stmt]
+
+#: How many nodes the condition may have under which a rule is called, with what its names stand for.
+MAX_CONDITION = 500
+
+
+def settled(work: Work, items: Items, clocks: Sequence[Clock]) -> Items:
+    """Return a rule without the markers of its inner rules.
+
+    Args:
+        work: Keeps where things come from.
+        items: The rule, written out.
+        clocks: The markers of its inner rules.
+    """
+    for clock in clocks:
+        items = _Calls(work, items, clock).settled()
+    return items
+
+
+@dataclass
+class _Calls:
+    """Where one inner rule is called.
+
+    Attributes:
+        work: Keeps where things come from.
+        items: The rule, written out.
+        clock: The markers of the inner rule.
+        ways: For each call, the conditions around it that are known before the step.
+        regular: Whether it is called at most once in a step, and that only the shape of a tensor decides.
+        before: What has been assigned before the place that is looked at.
+        needless: Statements that give a state the value that it has.
+    """
+
+    work: Work
+    items: Items
+    clock: Clock
+    ways: list[tuple[tree.Expr, ...]] = field(default_factory=list)
+    regular: bool = True
+    before: set[str] = field(default_factory=set)
+    needless: set[int] = field(default_factory=set)
+
+    def settled(self) -> Items:
+        """Return the rule without the markers of this inner rule."""
+        body = [item for item in self.items if isinstance(item, STATEMENTS)]
+        self.functions = {item.name.name: item for item in self.items if isinstance(item, tree.Def)}
+        hypers = [i for d in self.items if isinstance(d, tree.HyperDecl) for i in d.items]
+        names = {i.name.name for i in hypers} | {p.name.name for i in hypers for p in i.parts or ()}
+        states = [i for d in self.items if isinstance(d, tree.StateDecl) for i in d.items]
+        self.known = known_before(body, names, {i.name.name for i in states}, self.functions)
+        self.free = {*names, *FACT_NAMES, *self.known}
+        self.starts = {i.name.name: i.initial for i in states}
+        once = self.look(body, (), True) <= 1
+        self.regular = self.regular and once
+        return self.without_marks(self.reach())
+
+    # What is there ------------------------------------------------------------------------------------------
+
+    def look(self, body: Sequence[tree.Stmt], around: tuple[tree.Expr, ...], regular: bool) -> int:
+        """Note the calls in a block; return how many of them one step makes at most.
+
+        Args:
+            body: The statements.
+            around: The conditions around them that are known before the step.
+            regular: Whether nothing but the shape of a tensor decides that the block runs, and it runs once.
+        """
+        count = 0
+        for statement in body:
+            match statement:
+                case tree.Assign(targets=(tree.Name(name=self.clock.step),)):
+                    self.ways.append(around)
+                    self.regular &= regular
+                    count += 1
+                case tree.If():
+                    count += self.branches(statement, around, regular)
+                case tree.Repeat(body=inside) | tree.For(body=inside) | tree.Every(body=inside):
+                    self.look(inside, around, False)
+            self.before |= {name.name for name in assigned((statement,))}
+        return count
+
+    def branches(self, node: tree.If, around: tuple[tree.Expr, ...], regular: bool) -> int:
+        """Note the calls in the branches of an ``if``; return how many of them one step makes at most."""
+        counts = []
+        for condition, body in node.branches:
+            if self.starts_anew(condition, body, node):
+                self.needless.add(id(node))
+            static = is_known(condition, self.free, self.functions)
+            regular &= static and self.about_shapes(condition)
+            counts.append(self.look(body, (*around, condition) if static else around, regular))
+            around = (*around, tree.Unary(condition.span, "not", condition)) if static else around
+        counts.append(self.look(node.other or (), around, regular))
+        return max(counts)
+
+    def starts_anew(self, condition: tree.Expr, body: Sequence[tree.Stmt], node: tree.If) -> bool:
+        """Whether a statement gives a state at the first step the initial value that it has anyway."""
+        match body:
+            case (tree.Assign(targets=(tree.Name(name=name),), op="=", value=value),) if node.other is None:
+                start = self.starts.get(name)
+                if condition != tree.Name(condition.span, self.clock.first, self.clock.first) or start is None:
+                    return False
+                same = Plain().expression(start) == Plain().expression(value)
+                return same and not self.before & {name, *names_in(value)}
+        return False
+
+    def about_shapes(self, condition: tree.Expr) -> bool:
+        """Whether a condition is about the shape of a tensor, which never changes."""
+        whole = self.expanded(condition)
+        keys = any(isinstance(node, tree.Member) for node in expressions(whole))
+        return not keys and is_known(whole, FACT_NAMES, self.functions)
+
+    def expanded(self, condition: tree.Expr) -> tree.Expr:
+        """Return a condition with names of the rule's own written out, unless it becomes too long."""
+        while names := names_in(condition) & self.known.keys():
+            condition = renamed(condition, {name: self.known[name] for name in names})
+            for count, _ in enumerate(expressions(condition)):
+                if count > MAX_CONDITION:
+                    return condition
+        return condition
+
+    def reach(self) -> tree.Expr | None:
+        """Return the condition under which some call is made; None if that is not known before the step."""
+        found: tree.Expr | None = None
+        for way in self.ways:
+            if not way:
+                return None
+            whole = way[0]
+            for condition in way[1:]:
+                whole = tree.Binary(whole.span, "and", whole, condition)
+            found = whole if found is None else tree.Binary(whole.span, "or", found, whole)
+        return found
+
+    # What is made of it -------------------------------------------------------------------------------------
+
+    def without_marks(self, reach: tree.Expr | None) -> Items:
+        """Return the rule with its count, if it needs one, and with what is confined confined."""
+        clock = self.clock
+        items = tuple(self.items)
+        if self.regular:
+            items = rebuilt(items, lambda new, old: () if id(old) in self.needless else new, self.work.keep)
+        used = all_names(rebuilt(items, lambda new, old: () if self.ticks(old) else new))
+        counted = not self.regular and bool(used & {clock.step, clock.first, clock.due, *clock.timed.values()})
+
+        def change(new: tree.Node, old: tree.Node) -> tree.Node | tuple[tree.Node, ...]:
+            match new:
+                case tree.Assign() if self.ticks(old):
+                    return old if counted else ()
+                case tree.If(branches=branches, other=None) if not any(body for _, body in branches):
+                    return ()
+                case tree.Require(condition=tree.Call(function=tree.Name(name=clock.reached), arguments=(held,))):
+                    return replace(new, condition=self.required(held.value, reach))
+                case tree.StateDecl(when=tree.Call(function=tree.Name(name=clock.reached), arguments=given)):
+                    return _existing(replace(new, when=given[0].value if given else None), reach)
+                case tree.Assign(value=tree.Call(function=tree.Name(name=clock.reached), arguments=(held,))):
+                    return replace(new, value=self.computed(held.value, reach))
+                case tree.If(branches=((tree.Call(function=tree.Name(name=clock.reached)), body),)):
+                    return body if reach is None else replace(new, branches=((reach, body),))
+            return clock.alone(new) if counted else clock.with_tensor(new)
+
+        self.check_common(reach, counted)
+        made = rebuilt(items, change, self.work.keep)
+        declared = [_existing(clock.state(), reach), *clock.schedules(used)] if counted else []
+        at = next((i for i, item in enumerate(made) if isinstance(item, STATEMENTS)), len(made))
+        return [*made[:at], *declared, *made[at:]]
+
+    def check_common(self, reach: tree.Expr | None, counted: bool) -> None:
+        """Report a rule with numbers that tensors have in common, where it is not called for all of them alike."""
+        clock = self.clock
+        if clock.common is None:
+            return
+        kept = f"`{clock.piece}` keeps a number for the whole {clock.common}"
+        if reach is not None and all_names(self.expanded(reach)) & FACT_NAMES.keys():
+            help = f"send tensors to different rules with `route {clock.piece} when ...`, in a rule of its own"
+            self.work.error("E217", f"{kept}, and is called for some tensors only", clock.place, "not for all", help)
+        elif counted:
+            help = "call it once in each step, outside of blocks, or put a rule without such a number inside"
+            self.work.error("E217", f"{kept}, and has no time of its own", clock.place, "called otherwise", help)
+
+    def ticks(self, node: tree.Node) -> bool:
+        """Whether a node is the statement that counts a step."""
+        return isinstance(node, tree.Assign) and node.targets[0].name == self.clock.step
+
+    def required(self, condition: tree.Expr, reach: tree.Expr | None) -> tree.Expr:
+        """Return a requirement of the inner rule as one for the tensors that it is called for.
+
+        Where a requirement could not say which these are, it stays as it is.
+        """
+        whole = None if reach is None else self.expanded(reach)
+        if whole is None or all_names(whole) & {*self.known, *self.functions}:
+            return condition
+        return tree.Binary(condition.span, "or", condition, tree.Unary(condition.span, "not", whole))
+
+    def computed(self, value: tree.Expr, reach: tree.Expr | None) -> tree.Expr:
+        """Return what is known before the step, computed only where it is needed: sizes may be those of no matrix."""
+        whole = None if reach is None else self.expanded(reach)
+        if whole is None or all_names(whole) & self.known.keys():
+            return value
+        if not any(isinstance(node, tree.Call) for node in expressions(value)):
+            return value
+        return tree.Ternary(value.span, whole, value, tree.Number(value.span, "1", Fraction(1)))
+
+
+def _existing(state: tree.StateDecl, reach: tree.Expr | None) -> tree.StateDecl:
+    """Return a state that exists for the tensors that the inner rule is called for."""
+    if reach is None:
+        return state
+    when = reach if state.when is None else tree.Binary(reach.span, "and", reach, state.when)
+    return replace(state, when=when)
