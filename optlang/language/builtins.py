@@ -360,7 +360,7 @@ TABLE: tuple[Builtin, ...] = (
         "n, floor = 0",
         TIME,
         "Falls from 1 at t = 1 to `floor` at t = n + 1 along half a cosine.",
-        definition="floor + (1 - floor)*(1 + cos(3.14159265358979323846*min(1, (t - 1)/n)))/2",
+        definition="floor + (1 - floor)*(1 + cos(pi*min(1, (t - 1)/n)))/2",
     ),
     Builtin(
         "linear",

@@ -279,6 +279,8 @@ def _at(expr: Expr, least: Tight) -> str:
 
 
 def _number(text: str) -> tuple[str, Tight]:
+    if text in ("pi", "π"):
+        return r"\pi", Tight.ATOM
     mantissa, exponent, power = re.fullmatch(r"([^eE]*)([eE]?)\+?(.*)", text).groups()  # type: ignore[union-attr]
     if not exponent:
         return text, Tight.ATOM

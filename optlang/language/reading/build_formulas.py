@@ -28,6 +28,10 @@ STATEMENTS = (tree.Assign, tree.If, tree.Push, tree.Return, tree.Repeat, tree.Fo
 MEMBERS = frozenset(("T", *(result for row in BUILTINS.values() for result in row.results)))
 
 
+#: The circle's number, as exact as any float64 of it.
+PI = Fraction("3.14159265358979323846264338327950288")
+
+
 @dataclass(frozen=True)
 class Alone(tree.Node):
     """A value that stands alone on a line; only applying an inner rule may."""
@@ -86,6 +90,9 @@ class Expressions:
 
     def infinity(self, pieces: Pieces) -> tree.Infinity:
         return tree.Infinity(span_of(pieces[0]))
+
+    def circle(self, pieces: Pieces) -> tree.Number:
+        return tree.Number(span_of(pieces[0]), pieces[0].value, PI)
 
     def boolean(self, pieces: Pieces) -> tree.Bool:
         return tree.Bool(span_of(pieces[0]), pieces[0].type == "TRUE")
