@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from interpreter_matrices import FUNCTIONS, MAKERS, part, product, sizes, transpose
 from interpreter_values import (
+    ALONG,
     ARITHMETIC,
     COMPARISONS,
     ELEMENTWISE,
     REDUCTIONS,
     UNKNOWN,
+    WITH_OPTION,
     Array,
     Shape,
     Unknown,
@@ -327,7 +329,9 @@ class Formulas:
         if name in (EMPTY, PUSH):
             return self._history(name, [number(self.value(a.value, scope)) for a in node.arguments])
         builtin = BUILTINS.get(name)
-        if builtin is not None and builtin.definition is not None:
+        if name in WITH_OPTION or name in ALONG:
+            return self._along(name, node, scope)
+        if builtin is not None and builtin.definition is not None and name not in ELEMENTWISE:
             return self._call_derived(name, node, scope)
         # Only a reduction has `dim=`.
         dim = next((a.value for a in node.arguments if a.name == "dim"), None)
@@ -342,7 +346,11 @@ class Formulas:
         if name == "eps_of":
             return self.setting.eps
         if name in SIZES:
-            return UNKNOWN if isinstance(values[0], Unknown) else sizes(values[0])[SIZES.index(name)]
+            if isinstance(values[0], Unknown):
+                return UNKNOWN
+            if name == "size":
+                return float(np.shape(values[0])[whole(values[1])])
+            return sizes(values[0])[SIZES.index(name)]
         if name in MAKERS:
             unknown = any(isinstance(v, Unknown) for v in values)
             return UNKNOWN if unknown else np.asarray(MAKERS[name](*map(whole, values)))
@@ -363,6 +371,25 @@ class Formulas:
             return np.zeros((whole(values[0]), *self.shape))
         history, x = values
         return np.concatenate([history[1:], spread(x, history.shape[1:], self.shape)[None]])
+
+    def _along(self, name: str, node: ast.Call, scope: Scope) -> Value:
+        """Return a function of a tensor, or of its parts along dimensions, that numpy has."""
+        parameters = [parameter for parameter, _ in BUILTINS[name].parameters]
+        bound = {
+            a.name or parameters[i]: self._dims(a.value, scope)
+            if (a.name or parameters[i]) == "dim"
+            else number(self.value(a.value, scope))
+            for i, a in enumerate(node.arguments)
+        }
+        x, dims = bound.pop("x"), bound.pop("dim", None)
+        if isinstance(x, Unknown):
+            return UNKNOWN
+        along: dict[str, Any] = {} if dims is None else {"axis": dims}
+        if name in ALONG:
+            kept = {} if name == "softmax" or dims is None else {"keepdims": True}
+            return np.asarray(ALONG[name](np.asarray(x), **along, **kept))
+        option = next(iter(bound.values()), 2.0 if name == "norm" else 0.0)
+        return np.asarray(WITH_OPTION[name](np.asarray(x), option, **along, **({"keepdims": True} if along else {})))
 
     def _call_derived(self, name: str, node: ast.Call, scope: Scope) -> Value:
         builtin = BUILTINS[name]

@@ -39,6 +39,8 @@ UNARY = (
     "clamp({}, -0.8, 0.9)",
     "project_l2_ball({}, 0.7)",
     "square(tanh({}))",
+    "softplus({})",
+    "softmax({})",
 )
 BINARY = (
     "{} + {}",
@@ -52,7 +54,9 @@ BINARY = (
     "({})*sigmoid({})",
 )
 REDUCTIONS = ("mean({})", "rms({})", "max({})", "min({})", "norm({})", "std({})", "sum(0.1*({}))", "dot({}, p)")
+REDUCTIONS += ("norm({}, 1)", "norm({}, ord = inf)", "tanh(norm({}, 3))", "std({}, correction = -1)")
 ALONG = ("mean({}, dim={})", "rms({}, dim={})", "max({}, dim={})", "sum(tanh({}), dim={})", "norm({}, dim={})")
+ALONG += ("norm({}, dim={}, ord = 1)", "norm({}, inf, dim={})", "std({}, -1, dim={})", "softmax({}, dim={})")
 HOST = ("rate", "decay", "0.9^t", "1/t", "1 - decay^t", "min(1, t/3)", "warmup(3)", "cosine(6, 0.1)", "(extra ?? 0.4)")
 
 HEAD = """optimizer Random

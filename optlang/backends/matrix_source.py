@@ -171,8 +171,8 @@ class MatrixWriter(TorchWriter):
         assert row.torch is not None, f"{name} has no spelling on matrices"
         self.helpers.update(row.helpers)
         if name in ALONG:
-            dim = int(args[1])
-            texts[1] = str(dim + 1 if dim >= 0 else dim)
+            number = int(args[1])
+            texts[1] = str(number + 1 if row.takes_dim and number >= 0 else number)
         if self.is_linear(name) and any(self.types.get(a) == "bf16" for a in args):
             texts = [f"{text}.to(torch.float32)" for text in texts]
         return row.torch.format(*texts)

@@ -624,7 +624,7 @@ class _Lowering(Loops):
         if name == "eps_of":
             return self.input("eps_of", HOST)
         if name in SIZES:
-            return self.size_of(name, node.arguments[0].value)
+            return self.size_of(name, *(a.value for a in node.arguments))
         if name == "total":
             return self.total(node)
         if name in EVALUATED:

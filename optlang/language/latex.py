@@ -338,6 +338,10 @@ def _call(expr: Call) -> tuple[str, Tight]:
     if len(arguments) == 1 and name in AROUND:
         before, after = AROUND[name]
         return f"{before} {expression_latex(arguments[0].value)} {after}", Tight.ATOM
+    if name == "norm" and len(arguments) == 2 and arguments[1].name in (None, "ord"):
+        before, after = AROUND[name]
+        order = expression_latex(arguments[1].value)
+        return f"{before} {expression_latex(arguments[0].value)} {after}_{{{order}}}", Tight.ATOM
     if name in OPERATORS:
         function = f"\\{name}"
     elif name:

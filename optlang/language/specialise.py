@@ -24,7 +24,7 @@ from optlang.language.evaluate import NotStatic, evaluate, member_name, truth
 from optlang.language.kinds import Level
 from optlang.language.questions import known_before
 from optlang.language.rule import HyperType, Rule, State, Value
-from optlang.language.shapes import is_matrix_call, last
+from optlang.language.shapes import is_matrix_call, size_of
 from optlang.language.sizes import Sizes, Unfit
 from optlang.language.walk import assigned, block_expressions, body_of, expressions, own_expressions, statements
 from optlang.source import Span
@@ -377,7 +377,7 @@ class _Specialiser:
             answer = truth(evaluate(question, self.values))
         except NotStatic:
             return node
-        if not isinstance(node, LITERALS):
+        if any(isinstance(part, (ast.Name, ast.Member)) for part in expressions(node)):  # `2 == 2` is no question
             self.answer(question, answer, numbers=True)
         return ast.Bool(node.span, answer)
 
@@ -397,13 +397,13 @@ class _Specialiser:
         return float(value) if isinstance(value, (bool, int, float)) else None
 
     def sized(self, node: ast.Expr) -> ast.Expr:
-        """Return an expression with numbers in place of the sizes ``rows(x)`` and ``cols(x)``."""
+        """Return an expression with numbers in place of the sizes ``rows(x)``, ``cols(x)`` and ``size(x, i)``."""
         if self.sizes is None:
             return node
         match node:
-            case ast.Call(function=ast.Name(name="rows" | "cols" as name), arguments=(argument,)):
+            case ast.Call(function=ast.Name(name=name), arguments=(argument, *dims)) if name in SIZES:
                 shape = self.sizes.of(argument.value)
-                size = last(shape, 2 if name == "rows" else 1)
+                size = size_of(name, shape, *(int(self.number(dim.value) or 0) for dim in dims))
                 return ast.Number(node.span, getattr(size, "formula", f"size {size}"), Fraction(int(size)))
             case ast.Call(arguments=arguments):
                 return replace(node, arguments=tuple(replace(a, value=self.sized(a.value)) for a in arguments))
@@ -580,8 +580,9 @@ class _Specialiser:
             (result,) = self.call_user(node, scope)
             return result
         if name in SIZES:
-            argument = self.atom("sized", self.reduce(node.arguments[0].value, scope))
-            return replace(node, arguments=(ast.Argument(node.span, None, argument),))
+            argument, *dims = (self.reduce(a.value, scope) for a in node.arguments)
+            held = (self.atom("sized", argument), *dims)
+            return replace(node, arguments=tuple(ast.Argument(node.span, None, a) for a in held))
         builtin = BUILTINS[name]
         if name == "where":
             c, a, b = self.arguments(builtin, node, scope, lambda argument: argument)[:3]

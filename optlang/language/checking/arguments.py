@@ -163,15 +163,16 @@ def _check_sizes(node: Call, builtin: Builtin, scope: Scope) -> None:
 
 
 def check_size_call(node: Call, scope: Scope) -> None:
-    """Check a call of ``rows`` or ``cols``."""
+    """Check a call of ``rows``, ``cols`` or ``size``."""
     name = _called(node)
-    if len(node.arguments) != 1 or node.arguments[0].name is not None:
+    several = name == "size"
+    if len(node.arguments) != 1 + several or any(argument.name is not None for argument in node.arguments):
         scope.findings.add(
             "E208",
-            f"`{name}` takes one value",
+            f"`{name}` takes " + ("a value and a dimension" if several else "one value"),
             node.span,
             label="arguments do not match",
-            help=f"the call is `{name}(x)`; `{name}` alone is that of p",
+            help="the call is `size(x, 0)`" if several else f"the call is `{name}(x)`; `{name}` alone is that of p",
         )
 
 

@@ -17,6 +17,7 @@ from optlang.language.checking.grid import Abandoned, Grid, each, number
 from optlang.language.checking.worlds import World
 from optlang.language.evaluate import ARITHMETIC, COMPARISONS, FUNCTIONS
 from optlang.language.rule import Rule, Value
+from optlang.language.shapes import size_of
 from optlang.language.tree import (
     Binary,
     Bool,
@@ -227,7 +228,8 @@ class TrialValues(ABC):
             return self.call_function(node)[0]
         if name in SIZES:
             table = self.table(node.arguments[0].value)
-            return number(table.rows if name == "rows" else table.cols)
+            dims = (int(self.number(a.value).data[0]) for a in node.arguments[1:])
+            return number(size_of(name, (table.rows, table.cols), *dims))
         builtin = BUILTINS[name]
         named = {a.name: a.value for a in node.arguments if a.name is not None}
         given: list[Expr] = [a.value for a in node.arguments if a.name is None]
