@@ -355,7 +355,7 @@ class Formulas:
             unknown = any(isinstance(v, Unknown) for v in values)
             return UNKNOWN if unknown else np.asarray(MAKERS[name](*map(whole, values)))
         if name in REDUCTIONS and len(values) == 1:
-            return self._reduce(name, values[0], None if dim is None else self._dims(dim, scope))
+            return self._reduce(name, values[0], None if dim is None else self._dims(dim, scope, values[0]))
         result = values[0]
         if len(values) == 1:
             return self.apply(ELEMENTWISE[name], result)
@@ -376,14 +376,15 @@ class Formulas:
         """Return a function of a tensor, or of its parts along dimensions, that numpy has."""
         parameters = [parameter for parameter, _ in BUILTINS[name].parameters]
         bound = {
-            a.name or parameters[i]: self._dims(a.value, scope)
+            a.name or parameters[i]: a.value
             if (a.name or parameters[i]) == "dim"
             else number(self.value(a.value, scope))
             for i, a in enumerate(node.arguments)
         }
-        x, dims = bound.pop("x"), bound.pop("dim", None)
+        x, dim = bound.pop("x"), bound.pop("dim", None)
         if isinstance(x, Unknown):
             return UNKNOWN
+        dims = None if dim is None else self._dims(dim, scope, x)
         along: dict[str, Any] = {} if dims is None else {"axis": dims}
         if name in ALONG:
             kept = {} if name == "softmax" or dims is None else {"keepdims": True}
@@ -403,7 +404,7 @@ class Formulas:
             arguments = tuple(a for a in arguments if a not in given)
             dim = given[0].value if given else None
         names = self._bind(builtin.parameters, arguments, scope)
-        names["dim"] = None if dim is None else self._dims(dim, scope)
+        names["dim"] = None if dim is None else self._dims(dim, scope, names[builtin.parameters[0][0]])
         with self.within(node.span.end):
             if builtin.block:
                 return self.run_function(_block(text), scope.child(names))[0]
@@ -440,12 +441,15 @@ class Formulas:
         names.update({a.name: self.value(a.value, scope) for a in arguments if a.name is not None})
         return names
 
-    def _dims(self, node: ast.Expr, scope: Scope) -> tuple[int, ...] | None:
-        """Return ``dim=``: numbers as written, or the dimensions handed on by a derived function."""
+    def _dims(self, node: ast.Expr, scope: Scope, value: Value) -> tuple[int, ...] | None:
+        """Return ``dim=``: numbers as written, or those of a value, or the dimensions handed on by a derived function."""
+        if isinstance(node, ast.Slice):
+            ends = (None if end is None else whole(self.value(end, scope)) for end in (node.start, node.stop))
+            return tuple(range(np.ndim(value)))[slice(*ends)]
         if isinstance(node, ast.Tuple):
             return tuple(whole(self.value(item, scope)) for item in node.items)
-        value = self.value(node, scope)
-        return value if value is None or isinstance(value, tuple) else (whole(value),)
+        dims = self.value(node, scope)
+        return dims if dims is None or isinstance(dims, tuple) else (whole(dims),)
 
     def _reduce(self, name: str, value: Value, dims: tuple[int, ...] | None) -> Value:
         if isinstance(value, Unknown):

@@ -34,6 +34,7 @@ UNARY = (
     "clamp({}, -0.8, 0.9)",
     "({})/(1 + norm({}))",
     "({}) - mean({})",
+    "({}) - mean({}, dim=1:)",
     "project_l1_ball({}, 2)",
     "prox_group_lasso({}, 0.1)",
     "damp({})",

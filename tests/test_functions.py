@@ -43,12 +43,25 @@ CASES: tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...] = (
     ("median(g)", lambda g: torch.median(g), ANY),
     ("median(g, dim=-1)", lambda g: torch.median(g, -1, keepdim=True).values, MATRIX),
     ("median(g, 0)", lambda g: torch.median(g, 0, keepdim=True).values, MATRIX),
+    ("norm(g, dim=1:)", lambda g: behind(g, lambda x: torch.linalg.vector_norm(x, dim=1)), ANY),
+    ("sum(g > 0, dim=1:)", lambda g: behind(g, lambda x: (x > 0).double().sum(1)), ANY),
+    ("max(g, dim=1:) + mean(p + 1, dim=:0)", lambda g: behind(g, lambda x: x.amax(1)) + 1, ANY),
+    ("g - mean(g, dim=1:)", lambda g: g - behind(g, lambda x: x.mean(1)), ANY),
+    ("mean(g, dim=:-1)", lambda g: g.flatten(0, -2).mean(0).expand_as(g) if g.dim() > 1 else g, ANY),
+    ("std(g, correction = 1, dim=1:)", lambda g: behind(g, lambda x: x.std(1)), ((3, 4), (2, 3, 2), (2, 1, 2, 2))),
+    ("norm(g, ord = 1, dim=1:) + sum(p^0, dim=2:)", lambda g: behind(g, lambda x: x.abs().sum(1)) + 2, ((2, 3, 2),)),
+    ("project_unit_norm(g, dim=1:)", lambda g: g / behind(g, lambda x: torch.linalg.vector_norm(x, dim=1)), ANY),
     ("triu(g)", lambda g: torch.triu(g), MATRIX),
     ("tril(g, -1)", lambda g: torch.tril(g, -1), MATRIX),
     ("triu(g, diagonal = 1)", lambda g: torch.triu(g, 1), MATRIX),
     ("g*size(g, 0) + size(g.T, 0) + size(matrix(p), -1)", lambda g: g * g.shape[0] + 2 * g.shape[1], MATRIX),
     ("g*size(g, 1)", lambda g: g * g.shape[1], ((2, 3, 2), (4, 5))),
 )
+
+
+def behind(g: torch.Tensor, function: Function) -> torch.Tensor:
+    """Return what a function makes of each row of g as a matrix, whose first dimension is that of g."""
+    return function(g.reshape(g.shape[0], -1)).reshape(-1, *[1] * (g.dim() - 1))
 
 
 def rule_of(formula: str, ndim: int) -> str:

@@ -240,6 +240,8 @@ def _render(expr: Expr) -> tuple[str, Tight]:
             return f"{_at(value, Tight.ATOM)}_{{{', '.join(map(_subscript, subscripts))}}}", Tight.ATOM
         case Member(value=value, name=name):
             return rf"{_at(value, Tight.ATOM)}.{_word(name)}", Tight.ATOM
+        case Slice():
+            return _subscript(expr), Tight.ATOM
         case Tuple(items=items):
             return f"({', '.join(map(expression_latex, items))})", Tight.ATOM
         case Unary(op=op, operand=operand):

@@ -60,6 +60,7 @@ class Special:
         asked: The questions that are about numbers, with their answers. Sizes of values are numbers there, whose text
             is the formula of the size, if the shape was given with formulas.
         known: Locals that these questions name, and what they are.
+        fixed_ndim: Whether the statements are for tensors with ``ndim`` dimensions only.
     """
 
     key: tuple[Value, ...]
@@ -73,6 +74,7 @@ class Special:
     questions: tuple[ast.Expr, ...] = ()
     asked: tuple[tuple[ast.Expr, Value], ...] = ()
     known: Mapping[str, ast.Expr] = field(default_factory=dict)
+    fixed_ndim: bool = False
 
 
 class Size(int):
@@ -133,6 +135,7 @@ def specialise(
         tuple(work.questions),
         tuple(work.asked),
         work.told,
+        work.sizes is not None or work.fixed_ndim,
     )
 
 
@@ -157,6 +160,7 @@ class _Specialiser:
         self.asked: list[tuple[ast.Expr, Value]] = []
         self.told: dict[str, ast.Expr] = {}
         self.dims: set[int] = set()
+        self.fixed_ndim = False
         self.known: Scope = {}  # locals that are literals at this point
         self.out: list[ast.Stmt] = []
         self.fresh_count = 0
@@ -665,7 +669,13 @@ class _Specialiser:
         for argument in node.arguments:
             if argument.name == "dim":
                 dim = scope.get("dim") if isinstance(argument.value, ast.Name) else argument.value
+                if isinstance(dim, ast.Slice):
+                    dim = self.counted(dim, kept[0].value)
+                    if not dim.items:  # nothing to add up
+                        return _number(kept[0].value)
                 if dim is not None and not isinstance(dim, ast.Nothing):
+                    if not dims_of(dim) <= {0, -1, -2}:
+                        self.fix_ndim(dim)
                     self.dims.update(dims_of(dim))
                     kept.append(replace(argument, value=dim))
             else:
@@ -679,6 +689,20 @@ class _Specialiser:
                 assert filled is not None
                 kept.append(ast.Argument(node.span, None, filled))
         return replace(node, arguments=tuple(kept))
+
+    def counted(self, dims: ast.Slice, value: ast.Expr) -> ast.Tuple:
+        """Return the dimensions of a value that ``dim=1:`` stands for."""
+        self.fix_ndim(dims)
+        rank = len(self.shape) if self.sizes is None else len(self.sizes.of(value))
+        ends = (None if end is None else int(self.number(end) or 0) for end in (dims.start, dims.stop))
+        items = (ast.Number(dims.span, str(i), Fraction(i)) for i in range(rank)[slice(*ends)])
+        return ast.Tuple(dims.span, tuple(items))
+
+    def fix_ndim(self, at: ast.Expr) -> None:
+        """Make the variant one for tensors with just as many dimensions as this one has."""
+        if not self.fixed_ndim:
+            self.fixed_ndim = True
+            self.answer(ast.Name(at.span, "ndim", "ndim"), float(len(self.shape)), numbers=True)
 
     def arguments(
         self, builtin: Builtin, node: ast.Call, scope: Scope, value: Callable[[ast.Expr], ast.Expr]
@@ -855,6 +879,13 @@ def repeats(rule: Rule) -> bool:
     """Whether some part of a rule is repeated, as often as it must be known before the step."""
     blocks = (rule.body, *(body_of(f) for f in rule.functions.values()), *rule.events.values())
     return any(isinstance(s, ast.Repeat) for block in blocks for s in statements(block))
+
+
+def _number(node: ast.Expr) -> ast.Expr:
+    """Return a value as a number: a condition counts as 0 or 1."""
+    if isinstance(node, (ast.Name, ast.Number)):
+        return node
+    return ast.Binary(node.span, "*", ast.Number(node.span, "1", Fraction(1)), node)
 
 
 def _row(node: ast.Call) -> Builtin:

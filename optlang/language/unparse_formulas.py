@@ -78,6 +78,8 @@ class Formulas:
                 return PRIMARY, f"{self.expression(node.value, PRIMARY)}.{self.word(node, node.name)}"
             case tree.Index():
                 return PRIMARY, f"{self.expression(node.value, PRIMARY)}[{', '.join(map(self.subscript, node.items))}]"
+            case tree.Slice():
+                return PRIMARY, self.subscript(node)
             case tree.Tuple():
                 items = ", ".join(map(self.expression, node.items))
                 return PRIMARY, f"({items},)" if len(node.items) == 1 else f"({items})"

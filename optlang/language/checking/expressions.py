@@ -310,7 +310,7 @@ class Expressions(Tensors, ABC):
             )
             return MISTAKE
         try:
-            kind = reduce(joined.kind, self.dims(named(node, builtin).get("dim")))
+            kind = reduce(joined.kind, self.dims(named(node, builtin).get("dim"), joined))
         except Mismatch as mismatch:
             return self.mismatch(node, mismatch)
         if joined.sort is Sort.UNKNOWN:
@@ -320,7 +320,7 @@ class Expressions(Tensors, ABC):
     def along(self, node: Call, builtin: Builtin) -> Value:
         """Return what is known of a function of a tensor, or of its parts along dimensions, that keeps its shape."""
         arguments = named(node, builtin)
-        dims = self.dims(arguments.pop("dim", None))
+        dim = arguments.pop("dim", None)
         values = [self.number(argument) for argument in arguments.values()]
         result = self.combine(node, values)
         if result.sort is Sort.UNKNOWN or not values:
@@ -328,7 +328,7 @@ class Expressions(Tensors, ABC):
         if values[0].kind.level <= Level.SCALAR:
             return self.no_tensor(node)
         try:
-            reduce(values[0].kind, dims)
+            reduce(values[0].kind, self.dims(dim, values[0]))
         except Mismatch as mismatch:
             return self.mismatch(node, mismatch)
         return replace(result, uses=result.uses | Uses.TENSOR)
@@ -345,14 +345,14 @@ class Expressions(Tensors, ABC):
         )
         return MISTAKE
 
-    def dims(self, expr: Expr | None) -> frozenset[int] | None:
-        """Return the dimensions that ``dim=`` names, None for the whole tensor."""
+    def dims(self, expr: Expr | None, value: Value) -> frozenset[int] | None:
+        """Return the dimensions of a value that ``dim=`` names, None for the whole tensor."""
         if expr is None:
             return None
         if self.site is not None and isinstance(expr, Name):  # as the function was called
             known = self.value(expr).known
             return frozenset((int(known),)) if isinstance(known, float) else None
-        values = dim_values(expr)
+        values = dim_values(expr, len(self.shape(value)))
         return None if values is None else frozenset(values)
 
 

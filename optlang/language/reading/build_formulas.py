@@ -137,9 +137,7 @@ class Expressions:
         items = list[Any]()
         for piece in _between_commas(pieces[2:-1]):
             if any(is_token(x, "COLON") for x in piece):
-                at = next(i for i, x in enumerate(piece) if is_token(x, "COLON"))
-                start, stop = next(iter(piece[:at]), None), next(iter(piece[at + 1 :]), None)
-                items.append(tree.Slice(span(piece), start, stop))
+                items.append(_slice(piece))
             else:
                 items.append(piece[0])
         return tree.Index(span(pieces), pieces[0], tuple(items))
@@ -182,6 +180,9 @@ class Expressions:
     def argument(self, pieces: Pieces) -> tree.Argument:
         name = pieces[0].name if len(pieces) > 1 else None
         return tree.Argument(span(pieces), name, pieces[-1])
+
+    def span(self, pieces: Pieces) -> tree.Slice:
+        return _slice(pieces)
 
     def tuple(self, pieces: Pieces) -> tree.Tuple:
         return tree.Tuple(span(pieces), nodes(pieces))
@@ -300,6 +301,12 @@ class Statements(Expressions):
     def parameter(self, pieces: Pieces) -> tree.Parameter:
         domain = next(iter(nodes(pieces, tree.Interval, tree.Choices)), None)
         return tree.Parameter(span(pieces), pieces[0], after(pieces, "EQUAL"), domain)
+
+
+def _slice(pieces: Pieces) -> tree.Slice:
+    """Return ``start:stop``."""
+    at = next(i for i, x in enumerate(pieces) if is_token(x, "COLON"))
+    return tree.Slice(span(pieces), next(iter(pieces[:at]), None), next(iter(pieces[at + 1 :]), None))
 
 
 def _between_commas(pieces: Pieces) -> list[list[Any]]:
