@@ -77,7 +77,7 @@ def both(x, y):
 """
 
 #: Which statements may stand where, by their letters in :meth:`Writer.statement`.
-ANYWHERE, BRANCH, BRANCH_ELEMENTS = "mngporcqbx", "mngporc", "mngpo"
+ANYWHERE, BRANCH, BRANCH_ELEMENTS = "mngporcqbxt", "mngporct", "mngpot"
 
 #: What every random rule is run with, so that both sides of each static question are met.
 HYPERS: tuple[dict[str, Any], ...] = (
@@ -175,6 +175,8 @@ class Writer:
             case "q" if not self.grouped:
                 self.grouped = True
                 return f"q = 0.9*q + 0.1*{self.pick([*NUMBERS, 'rate', 'decay', '1/t'])}"
+            case "t":
+                return f"m, n = 0.5*n, decay*m + 0.1*tanh({value})"
             case "b":
                 a, b = self.local(), self.local()
                 line = f"{a}, {b} = both({value}, {self.pick(self.elements)})"

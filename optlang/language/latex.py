@@ -188,7 +188,8 @@ def _assignment(statement: Assign) -> str:
     if statement.op != "=":
         # p -= x is written out, because an update is what the reader looks for.
         value = Binary(statement.span, statement.op.removesuffix("="), statement.targets[0], value)
-    return rf"{targets} \leftarrow {expression_latex(value)}"
+    values = value.items if isinstance(value, Tuple) else (value,)
+    return rf"{targets} \leftarrow " + ",\\; ".join(map(expression_latex, values))
 
 
 def _conditional(statement: If, depth: int) -> list[str]:

@@ -194,13 +194,13 @@ class Statements(Expressions):
     def assign(self, pieces: Pieces) -> tree.Assign | tree.Unsupported:
         at = next(i for i, x in enumerate(pieces) if is_token(x, "EQUAL", "CHANGE"))
         targets, op, values = nodes(pieces[:at]), str(pieces[at]), nodes(pieces[at + 1 :])
-        if len(values) > 1:
+        if len(values) > 1 and len(targets) == 1:
             raise Refused(
                 "E112",
                 "an assignment takes one value",
                 values[1].span,
                 label="a second value",
-                help="assign on separate lines; several names take the several results of one function",
+                help="assign on separate lines, or name both: `a, b = x, y`",
             )
         if len(targets) > 1 and op != "=":
             raise Refused(
@@ -217,7 +217,17 @@ class Statements(Expressions):
                 raise _not_assignable(target)
         if unsupported := nodes(targets, tree.Unsupported):
             return later(pieces, unsupported[0].what, (*names_of(targets), *unsupported[0].defines))
-        return tree.Assign(span(pieces), targets, op, values[0])
+        if len(values) == 1:
+            return tree.Assign(span(pieces), targets, op, values[0])
+        if len(values) != len(targets):
+            raise Refused(
+                "E214",
+                f"{len(values)} values cannot fill {len(targets)} names",
+                span(values),
+                label=f"expected {len(targets)} values",
+                help="write a value for each name, or a call of a function that returns as many",
+            )
+        return tree.Assign(span(pieces), targets, op, tree.Tuple(span(values), values))
 
     def alone(self, pieces: Pieces) -> Alone:
         return Alone(pieces[0].span, pieces[0])
