@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from interpreter_matrices import FUNCTIONS, MAKERS, part, product, sizes, transpose
 from interpreter_values import (
+    ALONG,
     ARITHMETIC,
     COMPARISONS,
     ELEMENTWISE,
     REDUCTIONS,
     UNKNOWN,
+    WITH_OPTION,
     Array,
     Shape,
     Unknown,
@@ -337,7 +339,9 @@ class Formulas:
         if name in (EMPTY, PUSH):
             return self._history(name, [number(self.value(a.value, scope)) for a in node.arguments])
         builtin = BUILTINS.get(name)
-        if builtin is not None and builtin.definition is not None:
+        if name in WITH_OPTION or name in ALONG:
+            return self._along(name, node, scope)
+        if builtin is not None and builtin.definition is not None and name not in ELEMENTWISE:
             return self._call_derived(name, node, scope)
         # Only a reduction has `dim=`.
         dim = next((a.value for a in node.arguments if a.name == "dim"), None)
@@ -352,12 +356,16 @@ class Formulas:
         if name == "eps_of":
             return self.setting.eps
         if name in SIZES:
-            return UNKNOWN if isinstance(values[0], Unknown) else sizes(values[0])[SIZES.index(name)]
+            if isinstance(values[0], Unknown):
+                return UNKNOWN
+            if name == "size":
+                return float(np.shape(values[0])[whole(values[1])])
+            return sizes(values[0])[SIZES.index(name)]
         if name in MAKERS:
             unknown = any(isinstance(v, Unknown) for v in values)
             return UNKNOWN if unknown else np.asarray(MAKERS[name](*map(whole, values)))
         if name in REDUCTIONS and len(values) == 1:
-            return self._reduce(name, values[0], None if dim is None else self._dims(dim, scope))
+            return self._reduce(name, values[0], None if dim is None else self._dims(dim, scope, values[0]))
         result = values[0]
         if len(values) == 1:
             return self.apply(ELEMENTWISE[name], result)
@@ -374,6 +382,26 @@ class Formulas:
         history, x = values
         return np.concatenate([history[1:], spread(x, history.shape[1:], self.shape)[None]])
 
+    def _along(self, name: str, node: ast.Call, scope: Scope) -> Value:
+        """Return a function of a tensor, or of its parts along dimensions, that numpy has."""
+        parameters = [parameter for parameter, _ in BUILTINS[name].parameters]
+        bound = {
+            a.name or parameters[i]: a.value
+            if (a.name or parameters[i]) == "dim"
+            else number(self.value(a.value, scope))
+            for i, a in enumerate(node.arguments)
+        }
+        x, dim = bound.pop("x"), bound.pop("dim", None)
+        if isinstance(x, Unknown):
+            return UNKNOWN
+        dims = None if dim is None else self._dims(dim, scope, x)
+        along: dict[str, Any] = {} if dims is None else {"axis": dims}
+        if name in ALONG:
+            kept = {} if name == "softmax" or dims is None else {"keepdims": True}
+            return np.asarray(ALONG[name](np.asarray(x), **along, **kept))
+        option = next(iter(bound.values()), 2.0 if name == "norm" else 0.0)
+        return np.asarray(WITH_OPTION[name](np.asarray(x), option, **along, **({"keepdims": True} if along else {})))
+
     def _call_derived(self, name: str, node: ast.Call, scope: Scope) -> Value:
         builtin = BUILTINS[name]
         text, dim = builtin.definition, None
@@ -386,7 +414,7 @@ class Formulas:
             arguments = tuple(a for a in arguments if a not in given)
             dim = given[0].value if given else None
         names = self._bind(builtin.parameters, arguments, scope)
-        names["dim"] = None if dim is None else self._dims(dim, scope)
+        names["dim"] = None if dim is None else self._dims(dim, scope, names[builtin.parameters[0][0]])
         with self.within(node.span.end):
             if builtin.block:
                 return self.run_function(_block(text), scope.child(names))[0]
@@ -423,12 +451,15 @@ class Formulas:
         names.update({a.name: self.value(a.value, scope) for a in arguments if a.name is not None})
         return names
 
-    def _dims(self, node: ast.Expr, scope: Scope) -> tuple[int, ...] | None:
-        """Return ``dim=``: numbers as written, or the dimensions handed on by a derived function."""
+    def _dims(self, node: ast.Expr, scope: Scope, value: Value) -> tuple[int, ...] | None:
+        """Return ``dim=``: numbers as written, or those of a value, or the dimensions handed on by a derived function."""
+        if isinstance(node, ast.Slice):
+            ends = (None if end is None else whole(self.value(end, scope)) for end in (node.start, node.stop))
+            return tuple(range(np.ndim(value)))[slice(*ends)]
         if isinstance(node, ast.Tuple):
             return tuple(whole(self.value(item, scope)) for item in node.items)
-        value = self.value(node, scope)
-        return value if value is None or isinstance(value, tuple) else (whole(value),)
+        dims = self.value(node, scope)
+        return dims if dims is None or isinstance(dims, tuple) else (whole(dims),)
 
     def _reduce(self, name: str, value: Value, dims: tuple[int, ...] | None) -> Value:
         if isinstance(value, Unknown):

@@ -101,6 +101,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "diag": _diag,
     "trace": lambda x: np.trace(matrix(x)),
     "outer": lambda x, y: np.outer(vector(x), vector(y)),
+    "triu": lambda x, diagonal: np.triu(matrix(x), whole(diagonal)),
+    "tril": lambda x, diagonal: np.tril(matrix(x), whole(diagonal)),
     "flip": lambda x, dim: np.flip(x, _axis(dim)),
     "cumsum": lambda x, dim: np.cumsum(x, axis=_axis(dim)),
     "eigh": lambda x: tuple(np.linalg.eigh(matrix(x))),

@@ -124,6 +124,7 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "atan": np.arctan,
     "erf": np.vectorize(math.erf, otypes=[np.float64]),
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "softplus": lambda x: np.logaddexp(0.0, x),
     "sign": _sign,
     "round": np.rint,
     "isfinite": np.isfinite,
@@ -133,5 +134,32 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "max": np.maximum,
     "min": np.minimum,
 }
+
+
+def _norm(x: Array, order: float, **along: Any) -> Array:
+    if math.isinf(order):
+        return np.abs(x).max(**along) if order > 0 else np.abs(x).min(**along)
+    return np.sum(np.abs(x) ** order, **along) ** (1 / order) if order else np.sum(x != 0.0, **along) * 1.0
+
+
+def _softmax(x: Array, axis: Any = None) -> Array:
+    powers = np.exp(x - np.max(x, axis=axis, keepdims=True))
+    return powers / np.sum(powers, axis=axis, keepdims=True)
+
+
+def _median(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
+    """Return the lower one of two in the middle; numpy's quantiles of a NaN are NaN."""
+    return np.quantile(x, 0.5, axis=axis, keepdims=keepdims, method="lower")
+
+
+#: Functions of a tensor, or of its parts along dimensions, with an option: given it, and numpy's `axis` and `keepdims`.
+WITH_OPTION: dict[str, Callable[..., Any]] = {
+    "norm": _norm,
+    "var": lambda x, correction, **along: np.var(x, ddof=correction, **along),
+    "std": lambda x, correction, **along: np.std(x, ddof=correction, **along),
+}
+
+#: The same without one; those that keep the shape are not given `keepdims`.
+ALONG: dict[str, Callable[..., Any]] = {"median": _median, "softmax": _softmax}
 
 REDUCTIONS: dict[str, Callable[..., Any]] = {"sum": np.sum, "mean": np.mean, "max": np.max, "min": np.min}

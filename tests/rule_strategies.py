@@ -39,6 +39,11 @@ UNARY = (
     "clamp({}, -0.8, 0.9)",
     "project_l2_ball({}, 0.7)",
     "square(tanh({}))",
+    "softplus({})",
+    "softmax({})",
+    "softmax({}, dim=-1)",
+    "{} - mean({}, dim=1:)",
+    "({})/(1 + norm({}, dim=1:))",
 )
 BINARY = (
     "{} + {}",
@@ -52,7 +57,9 @@ BINARY = (
     "({})*sigmoid({})",
 )
 REDUCTIONS = ("mean({})", "rms({})", "max({})", "min({})", "norm({})", "std({})", "sum(0.1*({}))", "dot({}, p)")
+REDUCTIONS += ("norm({}, 1)", "norm({}, ord = inf)", "tanh(norm({}, 3))", "std({}, correction = -1)")
 ALONG = ("mean({}, dim={})", "rms({}, dim={})", "max({}, dim={})", "sum(tanh({}), dim={})", "norm({}, dim={})")
+ALONG += ("norm({}, dim={}, ord = 1)", "norm({}, inf, dim={})", "std({}, -1, dim={})")
 HOST = ("rate", "decay", "0.9^t", "1/t", "1 - decay^t", "min(1, t/3)", "warmup(3)", "cosine(6, 0.1)", "(extra ?? 0.4)")
 
 HEAD = """optimizer Random
@@ -70,7 +77,7 @@ def both(x, y):
 """
 
 #: Which statements may stand where, by their letters in :meth:`Writer.statement`.
-ANYWHERE, BRANCH, BRANCH_ELEMENTS = "mngporcqbx", "mngporc", "mngpo"
+ANYWHERE, BRANCH, BRANCH_ELEMENTS = "mngporcqbxt", "mngporct", "mngpot"
 
 #: What every random rule is run with, so that both sides of each static question are met.
 HYPERS: tuple[dict[str, Any], ...] = (
@@ -168,6 +175,8 @@ class Writer:
             case "q" if not self.grouped:
                 self.grouped = True
                 return f"q = 0.9*q + 0.1*{self.pick([*NUMBERS, 'rate', 'decay', '1/t'])}"
+            case "t":
+                return f"m, n = 0.5*n, decay*m + 0.1*tanh({value})"
             case "b":
                 a, b = self.local(), self.local()
                 line = f"{a}, {b} = both({value}, {self.pick(self.elements)})"

@@ -27,11 +27,14 @@ UNARY = (
     "abs({})",
     "sqrt(1 + ({})^2)",
     "exp(-abs({}))",
+    "softplus({})",
+    "softmax({})",
     "({})/(1 + ({})^2)",
     "soft_threshold({}, 0.1)",
     "clamp({}, -0.8, 0.9)",
     "({})/(1 + norm({}))",
     "({}) - mean({})",
+    "({}) - mean({}, dim=1:)",
     "project_l1_ball({}, 2)",
     "prox_group_lasso({}, 0.1)",
     "damp({})",
@@ -46,6 +49,7 @@ BINARY = (
     "mixed({}, {})",
 )
 NUMBER = ("mean({})", "rms({})", "max({})", "norm({})", "sum(0.1*({}))", "dot({}, tanh({}))", "std({})")
+NUMBER += ("norm({}, 1)", "norm({}, ord = inf)", "median({})", "0.1*norm({}, ord = 0)")
 TOTALS = (
     "tanh(0.1*total({}))",
     "1/(1 + total(({})^2))",
@@ -246,6 +250,8 @@ class Formulas:
                 return f"(0.3*{self.bracketed(a + inner, depth - 1)} @ {self.bracketed(inner + b, depth - 1)})"
             case 1:
                 return f"{self.bracketed(b + a, depth - 1)}.T"
+            case 2 if self.number(1):
+                return f"{self.pick(['triu', 'tril'])}({self.value(a + b, depth - 1)}, {self.pick(['0', '1', '-1'])})"
             case 2:
                 return f"outer({self.value(a, depth - 1)}, {self.value(b, depth - 1)})"
             case 3:

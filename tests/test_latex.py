@@ -56,6 +56,7 @@ def test_names(name: str, expected: str) -> None:
         ("1e-8*a", r"10^{-8} \, a"),
         ("2.5e+3", r"2.5 \cdot 10^{3}"),
         ("a*3", r"a \cdot 3"),
+        ("2*pi*π", r"2 \, \pi \, \pi"),
         ("abs(g)", r"\left| g \right|"),
         ("norm(g)", r"\left\lVert g \right\rVert"),
         ("mean(g^2, dim=-1)", r"\operatorname{mean}_{\mathrm{dim} -1}\left(g^{2}\right)"),

@@ -195,8 +195,8 @@ class MatrixWriter(TorchWriter):
         if self.is_order(expr) and name == "flip":
             texts[0] = str(args[0])
         if name in ALONG:
-            dim = int(args[1])
-            texts[1] = str(dim + 1 if dim >= 0 else dim)
+            number = int(args[1])
+            texts[1] = str(number + 1 if row.takes_dim and number >= 0 else number)
         if self.is_linear(name) and any(self.types.get(a) == "bf16" for a in args):
             texts = [f"{text}.to(torch.float32)" for text in texts]
         return row.torch.format(*texts)

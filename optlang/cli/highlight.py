@@ -42,7 +42,7 @@ class RuleLexer(RegexLexer):  # type: ignore[misc]  # Pygments has no types
             (words(DECLARATIONS, prefix=r"\b", suffix=r"\b"), Keyword.Declaration),
             (words(CONTROL, prefix=r"\b", suffix=r"\b"), Keyword),
             (words(WORDS, prefix=r"\b", suffix=r"\b"), Operator.Word),
-            (words(("true", "false", "none", "inf"), prefix=r"\b", suffix=r"\b"), Keyword.Constant),
+            (words(("true", "false", "none", "inf", "pi", "π"), prefix=r"\b", suffix=r"\b"), Keyword.Constant),
             (r"(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?", Number),
             (words(tuple(BUILTINS), prefix=r"\b", suffix=r"(?=\s*\()"), Name.Function),
             (words((*TENSOR_NAMES, *TIME_NAMES, *FACT_NAMES), prefix=r"\b", suffix=r"\b"), Name.Builtin),

@@ -627,7 +627,7 @@ class _Lowering(Loops):
         if name == "eps_of":
             return self.input("eps_of", HOST)
         if name in SIZES:
-            return self.size_of(name, node.arguments[0].value)
+            return self.size_of(name, *(a.value for a in node.arguments))
         if name == "total":
             return self.total(node)
         if name in EVALUATED:
@@ -689,14 +689,14 @@ class _Lowering(Loops):
         """Return how many elements a reduction takes together."""
         if kind == ELEMENT and dims is None:
             return self.input("numel", HOST).expr
-        if self.special.matrices:  # a variant is for tensors with just as many dimensions
+        if self.special.fixed_ndim:
             shape = self.shape_of(kind)
             return sp.Mul(*(shape[d] for d in (range(len(shape)) if dims is None else dims)))
         facts = {-1: "cols", -2: "rows", 0: "_lead"}
-        known = [self.input(facts[d], HOST).expr for d in dims or () if d in facts]
-        if kind != ELEMENT or len(known) < len(dims or ()):
+        known = kind.dims | (dims or frozenset())
+        if dims is None or not known <= {*facts} or (0 in known and len(known) > 1):  # 0 may be -1 or -2
             raise OptlangError([constant_sum(self.rule)])
-        return sp.Mul(*known)
+        return sp.Mul(*(self.input(facts[d], HOST).expr for d in dims - kind.dims))
 
     def reduction(self, name: str, inner: Ref, dims: frozenset[int] | None) -> Ref:
         """Return a reduction, a value of its own; of a number it is that number (its sum, n times that)."""

@@ -251,10 +251,10 @@ class Matrices(ABC):
             return shapes.ALONG[name](inner[0], int(args[1].expr))
         return shapes.RESULTS[name](*inner)
 
-    def size_of(self, name: str, node: ast.Expr) -> Ref:
-        """Lower ``rows(x)`` and ``cols(x)``."""
+    def size_of(self, name: str, node: ast.Expr, dim: ast.Expr | None = None) -> Ref:
+        """Lower ``rows(x)``, ``cols(x)`` and ``size(x, dim)``."""
         shape = self.shape_of(self.expr(node).kind)
-        size = shapes.last(shape, 2 if name == "rows" else 1)
+        size = shapes.size_of(name, shape, None if dim is None else int(self.expr(dim).expr))
         for symbol in sp.sympify(size).free_symbols:  # a state's size may be given by what only its start has read
             if symbol.name not in self.out.inputs:
                 self.input(symbol.name, HOST)

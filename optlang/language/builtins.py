@@ -30,6 +30,7 @@ class Builtin:
         bare: Which of several results stands for the function in a formula; None if it must be said.
         matrix: Whether it works on whole matrices (its torch spelling then has one more dimension in front, of
             matrices that are treated alike).
+        free: Whether a rule may have a value of its own of this name.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Builtin:
     results: tuple[str, ...] = ()
     bare: int | None = None
     matrix: bool = False
+    free: bool = False
 
     @property
     def block(self) -> bool:
@@ -209,6 +211,13 @@ def _unary(name: str, summary: str, host: str | None = None, torch: str | None =
     return Builtin(name, "x", ELEMENTWISE, summary, torch or f"torch.{name}({{0}})", host or f"math.{name}({{0}})")
 
 
+#: Of the elements, or of parts along dimensions.
+VARIANCE = (
+    "(mean((x - mean(x, dim=dim))^2, dim=dim) if correction == 0 else "
+    "sum((x - mean(x, dim=dim))^2, dim=dim) / (sum(x^0, dim=dim) - correction))"
+)
+
+
 def _simplex(x: str, total: str) -> str:
     """Return the statements that find what elements lose when they are projected to a simplex.
 
@@ -245,6 +254,14 @@ TABLE: tuple[Builtin, ...] = (
         "Logistic function 1 / (1 + exp(-x)).",
         "torch.sigmoid({0})",
         "(0.5 * (1.0 + math.tanh(0.5 * {0})))",
+    ),
+    Builtin(
+        "softplus",
+        "x",
+        ELEMENTWISE,
+        "log(1 + exp(x)), for large x, too.",
+        definition="max(x, 0) + log1p(exp(-abs(x)))",
+        free=True,
     ),
     Builtin(
         "sign",
@@ -321,7 +338,19 @@ TABLE: tuple[Builtin, ...] = (
     ),
     Builtin("sum", "x", REDUCTION, "Sum, accumulated in float64.", reduction=True),
     Builtin("mean", "x", REDUCTION, "Mean, accumulated in float64.", reduction=True),
-    Builtin("norm", "x", REDUCTION, "Euclidean norm.", definition="sqrt(sum(x^2, dim=dim))", reduction=True),
+    Builtin(
+        "norm",
+        "x, ord = 2",
+        REDUCTION,
+        "Euclidean norm, or that of another order, of the elements: 1, inf, -inf (the smallest), 0 (how many are not 0) "
+        "or any number.",
+        definition=(
+            "sqrt(sum(x^2, dim=dim)) if ord == 2 else sum(abs(x), dim=dim) if ord == 1 else "
+            "max(abs(x), dim=dim) if ord == inf else min(abs(x), dim=dim) if ord == -inf else "
+            "sum(x != 0, dim=dim) if ord == 0 else sum(abs(x)^ord, dim=dim)^(1/ord)"
+        ),
+        reduction=True,
+    ),
     Builtin(
         "rms",
         "x",
@@ -333,19 +362,41 @@ TABLE: tuple[Builtin, ...] = (
     Builtin("dot", "x, y", REDUCTION, "Sum of products.", definition="sum(x*y, dim=dim)", reduction=True),
     Builtin(
         "var",
-        "x",
+        "x, correction = 0",
         REDUCTION,
-        "Population variance (divides by n).",
-        definition="mean((x - mean(x, dim=dim))^2, dim=dim)",
+        "Variance: squares of distances from the mean, added up and divided by n - correction.",
+        definition=VARIANCE,
         reduction=True,
     ),
     Builtin(
         "std",
-        "x",
+        "x, correction = 0",
         REDUCTION,
-        "Population standard deviation (divides by n).",
-        definition="sqrt(mean((x - mean(x, dim=dim))^2, dim=dim))",
+        "Standard deviation, the root of the variance; `torch.std` has `correction = 1`.",
+        definition=f"sqrt({VARIANCE})",
         reduction=True,
+    ),
+    Builtin(
+        "softmax",
+        "x, dim = none",
+        REDUCTION,
+        "exp(x) / sum(exp(x)): shares that add up to 1, of the whole tensor or along `dim`.",
+        definition="powers = exp(x - max(x, dim=dim))\nreturn powers / sum(powers, dim=dim)",
+        free=True,
+    ),
+    Builtin(
+        "median",
+        "x, dim = none",
+        REDUCTION,
+        "The element in the middle, the lower one of two as in `torch.median`; NaN if one is.",
+        definition=(
+            "y = sort(x if dim != none else flatten(x), dim ?? -1)\n"
+            "place = cumsum(y^0, dim ?? -1)\n"
+            "middle = sum(y if place == floor((max(place) + 1)/2) else 0, dim=dim)\n"
+            "return middle if middle <= max(x, dim=dim) else max(x, dim=dim)"
+        ),
+        matrix=True,
+        free=True,
     ),
     Builtin(
         "debias",
@@ -360,7 +411,7 @@ TABLE: tuple[Builtin, ...] = (
         "n, floor = 0",
         TIME,
         "Falls from 1 at t = 1 to `floor` at t = n + 1 along half a cosine.",
-        definition="floor + (1 - floor)*(1 + cos(3.14159265358979323846*min(1, (t - 1)/n)))/2",
+        definition="floor + (1 - floor)*(1 + cos(pi*min(1, (t - 1)/n)))/2",
     ),
     Builtin(
         "linear",
@@ -418,6 +469,25 @@ TABLE: tuple[Builtin, ...] = (
         helpers=("diag",),
         matrix=True,
     ),
+    Builtin(
+        "triu",
+        "x, diagonal = 0",
+        MATRIX,
+        "A matrix without what is below a diagonal, counted upwards from the main one.",
+        "torch.triu({0}, {1})",
+        matrix=True,
+        free=True,
+    ),
+    Builtin(
+        "tril",
+        "x, diagonal = 0",
+        MATRIX,
+        "A matrix without what is above a diagonal, counted upwards from the main one.",
+        "torch.tril({0}, {1})",
+        matrix=True,
+        free=True,
+    ),
+    Builtin("size", "x, i", MATRIX, "How large dimension i of x is: `size(g, 0)`, `size(g, -1)`.", free=True),
     Builtin("trace", "x", MATRIX, "Sum of the diagonal.", "torch.diagonal({0}, dim1=-2, dim2=-1).sum(-1)", matrix=True),
     Builtin(
         "outer",
@@ -695,8 +765,8 @@ EVALUATIONS: frozenset[str] = frozenset(("loss", "grad", "hvp", "strong_wolfe", 
 #: Those that search along a direction.
 SEARCHES: tuple[str, ...] = ("strong_wolfe", "backtracking")
 
-#: Functions of a value's own sizes, under the names of the facts of p.
-SIZES: tuple[str, ...] = ("rows", "cols")
+#: Functions of a value's own sizes; the first two under the names of the facts of p.
+SIZES: tuple[str, ...] = ("rows", "cols", "size")
 
 #: Functions that make tensors of given sizes.
 MAKERS: frozenset[str] = frozenset(("zeros", "ones", "eye"))

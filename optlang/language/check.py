@@ -33,6 +33,7 @@ from optlang.language.parse import parse
 from optlang.language.questions import known_before
 from optlang.language.rule import Requirement, Rule, State
 from optlang.language.shapes import is_matrix_call
+from optlang.language.together import one_by_one
 from optlang.language.tree import (
     Assign,
     Call,
@@ -105,7 +106,7 @@ class _Check:
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
-        self.items = without_histories(tree).items
+        self.items = one_by_one(without_histories(tree).items)
         self.flat = any(isinstance(item, Flat) for item in tree.items)
         self.findings = Findings(tree.source)
         self.scope = Scope(self.findings, histories=frozenset(sizes_of(tree)), flat=self.flat)

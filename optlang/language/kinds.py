@@ -88,6 +88,8 @@ def reduce(kind: Kind, dims: frozenset[int] | None) -> Kind:
     """Return the kind of a reduction of a value over ``dims`` (None: over the whole tensor)."""
     if dims is None or kind.level < Level.REDUCED:
         return SCALAR
+    if not dims:  # `dim=1:` of a vector
+        return kind
     if kind.level is Level.MATRIX:
         return matrix(reduced_shape(kind.shape, tuple(dims)))
     return reduced(kind.dims | dims)

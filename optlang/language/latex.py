@@ -188,7 +188,8 @@ def _assignment(statement: Assign) -> str:
     if statement.op != "=":
         # p -= x is written out, because an update is what the reader looks for.
         value = Binary(statement.span, statement.op.removesuffix("="), statement.targets[0], value)
-    return rf"{targets} \leftarrow {expression_latex(value)}"
+    values = value.items if isinstance(value, Tuple) else (value,)
+    return rf"{targets} \leftarrow " + ",\\; ".join(map(expression_latex, values))
 
 
 def _conditional(statement: If, depth: int) -> list[str]:
@@ -240,6 +241,8 @@ def _render(expr: Expr) -> tuple[str, Tight]:
             return f"{_at(value, Tight.ATOM)}_{{{', '.join(map(_subscript, subscripts))}}}", Tight.ATOM
         case Member(value=value, name=name):
             return rf"{_at(value, Tight.ATOM)}.{_word(name)}", Tight.ATOM
+        case Slice():
+            return _subscript(expr), Tight.ATOM
         case Tuple(items=items):
             return f"({', '.join(map(expression_latex, items))})", Tight.ATOM
         case Unary(op=op, operand=operand):
@@ -279,6 +282,8 @@ def _at(expr: Expr, least: Tight) -> str:
 
 
 def _number(text: str) -> tuple[str, Tight]:
+    if text in ("pi", "π"):
+        return r"\pi", Tight.ATOM
     mantissa, exponent, power = re.fullmatch(r"([^eE]*)([eE]?)\+?(.*)", text).groups()  # type: ignore[union-attr]
     if not exponent:
         return text, Tight.ATOM
@@ -336,6 +341,10 @@ def _call(expr: Call) -> tuple[str, Tight]:
     if len(arguments) == 1 and name in AROUND:
         before, after = AROUND[name]
         return f"{before} {expression_latex(arguments[0].value)} {after}", Tight.ATOM
+    if name == "norm" and len(arguments) == 2 and arguments[1].name in (None, "ord"):
+        before, after = AROUND[name]
+        order = expression_latex(arguments[1].value)
+        return f"{before} {expression_latex(arguments[0].value)} {after}_{{{order}}}", Tight.ATOM
     if name in OPERATORS:
         function = f"\\{name}"
     elif name:

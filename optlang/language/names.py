@@ -21,6 +21,7 @@ RESERVED = frozenset(
         "not",
         "in",
         "inf",
+        "pi",
         "true",
         "false",
         "none",

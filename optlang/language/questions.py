@@ -197,6 +197,11 @@ def _questions(node: ast.Expr, rule: Rule) -> tuple[ast.Expr, ...]:
             return parts(node)
         case ast.Call(function=ast.Name(name=name)) if name in SIZED or (name in BUILTINS and BUILTINS[name].block):
             return parts(node)
+        case ast.Call(function=ast.Name(name=name), arguments=arguments) if name in BUILTINS:
+            options = [parameter for parameter, default in BUILTINS[name].parameters if default is not None]
+            if not BUILTINS[name].reduction or not options:
+                return ()
+            return tuple(a.value for a in arguments[BUILTINS[name].required :])  # `norm(x, k)`
         case _:
             return ()
 

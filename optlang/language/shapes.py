@@ -146,9 +146,13 @@ def _diag(x: Shape) -> Shape:
     return (smaller(rows, cols),)
 
 
-def last(x: Shape, place: int) -> Size:
-    """Return a size counted from behind, from 1; it is 1 where there are fewer dimensions."""
-    return x[-place] if len(x) >= place else 1
+def size_of(name: str, x: Shape, dim: int | None = None) -> Size:
+    """Return ``rows(x)``, ``cols(x)``, 1 where there are fewer dimensions, or ``size(x, dim)``."""
+    if name == "size":
+        assert dim is not None
+        reduced(x, (dim,))
+        return x[dim]
+    return (1, 1, *x)[-2 if name == "rows" else -1]
 
 
 def smaller(a: Size, b: Size) -> Size:
@@ -228,12 +232,14 @@ RESULTS: dict[str, Callable[..., Any]] = {
     PUSH: _push,
 }
 
-#: The same of the functions that work along one dimension, given the first argument's shape and the dimension.
+#: The same of the functions with a whole number, mostly of a dimension, given the first argument's shape and the number.
 ALONG: dict[str, Callable[[Shape, int], Any]] = {
     "flip": lambda x, dim: _along(x, dim, "flip"),
     "cumsum": lambda x, dim: _along(x, dim, "cumsum"),
     "sort": lambda x, dim: (_along(x, dim, "sort"), x),
     "argsort": lambda x, dim: _along(x, dim, "argsort"),
+    "triu": lambda x, _: _matrix(x, "triu"),
+    "tril": lambda x, _: _matrix(x, "tril"),
 }
 
 #: What some functions that are written in the language take, so that it is said of them and not of what they call.

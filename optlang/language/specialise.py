@@ -25,7 +25,7 @@ from optlang.language.kinds import Level
 from optlang.language.ordinals import SUMS, Ordinals
 from optlang.language.questions import known_before
 from optlang.language.rule import HyperType, Rule, State, Value
-from optlang.language.shapes import is_matrix_call, last
+from optlang.language.shapes import is_matrix_call, size_of
 from optlang.language.sizes import Sizes, Unfit
 from optlang.language.walk import assigned, block_expressions, body_of, expressions, own_expressions, statements
 from optlang.source import Span
@@ -61,6 +61,7 @@ class Special:
         asked: The questions that are about numbers, with their answers. Sizes of values are numbers there, whose text
             is the formula of the size, if the shape was given with formulas.
         known: Locals that these questions name, and what they are.
+        fixed_ndim: Whether the statements are for tensors with ``ndim`` dimensions only.
     """
 
     key: tuple[Value, ...]
@@ -74,6 +75,7 @@ class Special:
     questions: tuple[ast.Expr, ...] = ()
     asked: tuple[tuple[ast.Expr, Value], ...] = ()
     known: Mapping[str, ast.Expr] = field(default_factory=dict)
+    fixed_ndim: bool = False
 
 
 class Size(int):
@@ -134,6 +136,7 @@ def specialise(
         tuple(work.questions),
         tuple(work.asked),
         work.told,
+        work.sizes is not None or work.fixed_ndim,
     )
 
 
@@ -158,6 +161,7 @@ class _Specialiser:
         self.asked: list[tuple[ast.Expr, Value]] = []
         self.told: dict[str, ast.Expr] = {}
         self.dims: set[int] = set()
+        self.fixed_ndim = False
         self.known: Scope = {}  # locals that are literals at this point
         self.out: list[ast.Stmt] = []
         self.fresh_count = 0
@@ -380,7 +384,7 @@ class _Specialiser:
             answer = truth(evaluate(question, self.values))
         except NotStatic:
             return node
-        if not isinstance(node, LITERALS):
+        if any(isinstance(part, (ast.Name, ast.Member)) for part in expressions(node)):  # `2 == 2` is no question
             self.answer(question, answer, numbers=True)
         return ast.Bool(node.span, answer)
 
@@ -400,13 +404,13 @@ class _Specialiser:
         return float(value) if isinstance(value, (bool, int, float)) else None
 
     def sized(self, node: ast.Expr) -> ast.Expr:
-        """Return an expression with numbers in place of the sizes ``rows(x)`` and ``cols(x)``."""
+        """Return an expression with numbers in place of the sizes ``rows(x)``, ``cols(x)`` and ``size(x, i)``."""
         if self.sizes is None:
             return node
         match node:
-            case ast.Call(function=ast.Name(name="rows" | "cols" as name), arguments=(argument,)):
+            case ast.Call(function=ast.Name(name=name), arguments=(argument, *dims)) if name in SIZES:
                 shape = self.sizes.of(argument.value)
-                size = last(shape, 2 if name == "rows" else 1)
+                size = size_of(name, shape, *(int(self.number(dim.value) or 0) for dim in dims))
                 return ast.Number(node.span, getattr(size, "formula", f"size {size}"), Fraction(int(size)))
             case ast.Call(arguments=arguments):
                 return replace(node, arguments=tuple(replace(a, value=self.sized(a.value)) for a in arguments))
@@ -583,8 +587,9 @@ class _Specialiser:
             (result,) = self.call_user(node, scope)
             return result
         if name in SIZES:
-            argument = self.atom("sized", self.reduce(node.arguments[0].value, scope))
-            return replace(node, arguments=(ast.Argument(node.span, None, argument),))
+            argument, *dims = (self.reduce(a.value, scope) for a in node.arguments)
+            held = (self.atom("sized", argument), *dims)
+            return replace(node, arguments=tuple(ast.Argument(node.span, None, a) for a in held))
         builtin = BUILTINS[name]
         if name == "where":
             c, a, b = self.arguments(builtin, node, scope, lambda argument: argument)[:3]
@@ -676,7 +681,13 @@ class _Specialiser:
         for argument in node.arguments:
             if argument.name == "dim":
                 dim = scope.get("dim") if isinstance(argument.value, ast.Name) else argument.value
+                if isinstance(dim, ast.Slice):
+                    dim = self.counted(dim, kept[0].value)
+                    if not dim.items:  # nothing to add up
+                        return _number(kept[0].value)
                 if dim is not None and not isinstance(dim, ast.Nothing):
+                    if not dims_of(dim) <= {0, -1, -2}:
+                        self.fix_ndim(dim)
                     self.dims.update(dims_of(dim))
                     kept.append(replace(argument, value=dim))
             else:
@@ -690,6 +701,20 @@ class _Specialiser:
                 assert filled is not None
                 kept.append(ast.Argument(node.span, None, filled))
         return replace(node, arguments=tuple(kept))
+
+    def counted(self, dims: ast.Slice, value: ast.Expr) -> ast.Tuple:
+        """Return the dimensions of a value that ``dim=1:`` stands for."""
+        self.fix_ndim(dims)
+        rank = len(self.shape) if self.sizes is None else len(self.sizes.of(value))
+        ends = (None if end is None else int(self.number(end) or 0) for end in (dims.start, dims.stop))
+        items = (ast.Number(dims.span, str(i), Fraction(i)) for i in range(rank)[slice(*ends)])
+        return ast.Tuple(dims.span, tuple(items))
+
+    def fix_ndim(self, at: ast.Expr) -> None:
+        """Make the variant one for tensors with just as many dimensions as this one has."""
+        if not self.fixed_ndim:
+            self.fixed_ndim = True
+            self.answer(ast.Name(at.span, "ndim", "ndim"), float(len(self.shape)), numbers=True)
 
     def arguments(
         self, builtin: Builtin, node: ast.Call, scope: Scope, value: Callable[[ast.Expr], ast.Expr]
@@ -866,6 +891,13 @@ def repeats(rule: Rule) -> bool:
     """Whether some part of a rule is repeated, as often as it must be known before the step."""
     blocks = (rule.body, *(body_of(f) for f in rule.functions.values()), *rule.events.values())
     return any(isinstance(s, ast.Repeat) for block in blocks for s in statements(block))
+
+
+def _number(node: ast.Expr) -> ast.Expr:
+    """Return a value as a number: a condition counts as 0 or 1."""
+    if isinstance(node, (ast.Name, ast.Number)):
+        return node
+    return ast.Binary(node.span, "*", ast.Number(node.span, "1", Fraction(1)), node)
 
 
 def _row(node: ast.Call) -> Builtin:

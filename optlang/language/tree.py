@@ -137,7 +137,7 @@ class Tuple(Node):
 
 @dataclass(frozen=True)
 class Slice(Node):
-    """``start:stop`` in an index; either end may be left out."""
+    """``start:stop`` in an index, or ``dim=1:`` in a call; either end may be left out."""
 
     start: Expr | None
     stop: Expr | None
@@ -181,6 +181,7 @@ Expr = (
     | Call
     | Pipe
     | Tuple
+    | Slice
     | Index
     | Unsupported
 )

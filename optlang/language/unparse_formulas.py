@@ -78,6 +78,8 @@ class Formulas:
                 return PRIMARY, f"{self.expression(node.value, PRIMARY)}.{self.word(node, node.name)}"
             case tree.Index():
                 return PRIMARY, f"{self.expression(node.value, PRIMARY)}[{', '.join(map(self.subscript, node.items))}]"
+            case tree.Slice():
+                return PRIMARY, self.subscript(node)
             case tree.Tuple():
                 items = ", ".join(map(self.expression, node.items))
                 return PRIMARY, f"({items},)" if len(node.items) == 1 else f"({items})"
@@ -133,7 +135,8 @@ class Formulas:
             case tree.Assign():
                 targets = ", ".join(name.text for name in node.targets)
                 targets += f"[{node.at.text}]" if node.at is not None else ""
-                return f"{targets} {node.op} {self.expression(node.value)}"
+                values = node.value.items if isinstance(node.value, tree.Tuple) else (node.value,)
+                return f"{targets} {node.op} {', '.join(map(self.expression, values))}"
             case tree.Apply():
                 return self.expression(node.call)
             case tree.Push():

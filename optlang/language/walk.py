@@ -49,6 +49,8 @@ def parts(expr: Expr) -> tuple[Expr, ...]:
             return tuple(argument.value for argument in arguments)
         case Tuple(items=items):
             return items
+        case Slice():
+            return tuple(_subscripts((expr,)))
         case Index(value=value, items=subscripts):
             return (value, *_subscripts(subscripts))
         case _:

@@ -136,7 +136,9 @@ class Conditions:
 
 
 def _is_literal(text: str) -> bool:
-    """Whether the text of a number is digits, and not the formula of a size."""
+    """Whether the text of a number is digits or ``pi``, and not the formula of a size."""
+    if text in ("pi", "π"):
+        return True
     try:
         Fraction(text)
     except ValueError:

@@ -15,7 +15,7 @@ from optlang.backends.naming import python_name
 from optlang.compiler import example_facts
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, EVALUATIONS, HELPERS, RANDOMS, SEARCHES
+from optlang.language.builtins import BUILTINS, EVALUATIONS, HELPERS, RANDOMS, SEARCHES, SIZES
 from optlang.language.evaluate import member_name
 from optlang.language.kinds import Level
 from optlang.language.quoting import docstring, literal
@@ -39,6 +39,8 @@ MATRIX = {
     "diag": "torch.diag({0})",
     "trace": "torch.trace({0})",
     "outer": "torch.outer({0}, {1})",
+    "triu": "torch.triu({0}, {1})",
+    "tril": "torch.tril({0}, {1})",
     "flip": "torch.flip({0}, ({1},))",
     "cumsum": "torch.cumsum({0}, {1})",
     "eigh": "torch.linalg.eigh({0})",
@@ -372,8 +374,8 @@ class _Function:
         texts = [self.expression(a.value) for a in _plain(arguments)]
         kinds = [self.kind(a.value) for a in _plain(arguments)]
         dim = next((a.value for a in arguments if a.name == "dim"), None)
-        if name in ("rows", "cols"):
-            return f"({texts[0]}).shape[{'-2' if name == 'rows' else '-1'}]"
+        if name in SIZES:
+            return f"({texts[0]}).shape[{texts[1] if name == 'size' else '-2' if name == 'rows' else '-1'}]"
         if name == "eps_of":
             return f"torch.finfo(({texts[0]}).dtype).eps"
         if name in ("max", "min") and len(texts) > 1:

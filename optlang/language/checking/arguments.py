@@ -6,7 +6,7 @@ from optlang.language.builtins import BUILTINS, RANDOM, Builtin
 from optlang.language.checking.functions import signature
 from optlang.language.checking.scope import Scope
 from optlang.language.suggest import did_you_mean
-from optlang.language.tree import Argument, Call, Expr, Name, Nothing, Number, Tuple, Unary
+from optlang.language.tree import Argument, Call, Expr, Name, Nothing, Number, Slice, Tuple, Unary
 from optlang.source import Span
 
 
@@ -163,23 +163,27 @@ def _check_sizes(node: Call, builtin: Builtin, scope: Scope) -> None:
 
 
 def check_size_call(node: Call, scope: Scope) -> None:
-    """Check a call of ``rows`` or ``cols``."""
+    """Check a call of ``rows``, ``cols`` or ``size``."""
     name = _called(node)
-    if len(node.arguments) != 1 or node.arguments[0].name is not None:
+    several = name == "size"
+    if len(node.arguments) != 1 + several or any(argument.name is not None for argument in node.arguments):
         scope.findings.add(
             "E208",
-            f"`{name}` takes one value",
+            f"`{name}` takes " + ("a value and a dimension" if several else "one value"),
             node.span,
             label="arguments do not match",
-            help=f"the call is `{name}(x)`; `{name}` alone is that of p",
+            help="the call is `size(x, 0)`" if several else f"the call is `{name}(x)`; `{name}` alone is that of p",
         )
 
 
 # dim= -------------------------------------------------------------------------------------------------------
 
 
-def dim_values(expr: Expr) -> tuple[int, ...] | None:
-    """Return the dimensions that the value of ``dim=`` names, or None if it is no literal."""
+def dim_values(expr: Expr, rank: int) -> tuple[int, ...] | None:
+    """Return the dimensions, of ``rank``, that the value of ``dim=`` names, or None if it is no literal."""
+    if isinstance(expr, Slice):
+        ends = slice_ends(expr)
+        return None if ends is None else tuple(range(rank)[ends])
     items = expr.items if isinstance(expr, Tuple) else (expr,)
     values = []
     for item in items:
@@ -190,6 +194,17 @@ def dim_values(expr: Expr) -> tuple[int, ...] | None:
             return None
         values.append(sign * int(number.value))
     return tuple(values) if values else None
+
+
+def slice_ends(expr: Slice) -> slice | None:
+    """Return ``start:stop`` behind ``dim=``, None if an end is no literal."""
+    ends: list[int | None] = []
+    for end in (expr.start, expr.stop):
+        values = None if end is None else dim_values(end, 0)
+        if end is not None and (values is None or len(values) != 1):
+            return None
+        ends.append(None if values is None else values[0])
+    return slice(*ends)
 
 
 def _check_dim(node: Call, builtin: Builtin, scope: Scope) -> None:
@@ -208,9 +223,14 @@ def _check_dim(node: Call, builtin: Builtin, scope: Scope) -> None:
             "E208", "`dim` is given twice", given[1].span, label="given again", help="write `dim=(0, 1)`"
         )
         return
-    values = dim_values(given[0].value)
+    several = isinstance(given[0].value, Slice)
+    values = dim_values(given[0].value, 64)
     if values is None:
         what = "`dim` must be written as a whole number, or several in brackets"
+    elif several and builtin.block:
+        what = f"`{builtin.name}` works along one dimension, or on the whole tensor"
+    elif several:
+        return
     elif builtin.block and len(values) > 1:
         what = f"`{builtin.name}` works along one dimension, or on the whole tensor"
     elif len(set(values)) < len(values):
@@ -226,5 +246,6 @@ def _check_dim(node: Call, builtin: Builtin, scope: Scope) -> None:
         what,
         given[0].value.span,
         label="expected for example `-1`" + ("" if builtin.block else " or `(0, 1)`"),
-        help="`dim=-1` is the last dimension, `dim=0` the first; without `dim` it is about the whole tensor",
+        help="`dim=-1` is the last dimension, `dim=0` the first, `dim=1:` all but the first; without `dim` it is about the "
+        "whole tensor",
     )

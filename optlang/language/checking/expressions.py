@@ -9,7 +9,7 @@ from optlang.language.builtins import BUILTINS, EMPTY, EVALUATIONS, MAKERS, RAND
 from optlang.language.checking.arguments import dim_values
 from optlang.language.checking.comparisons import compare
 from optlang.language.checking.constants import as_float
-from optlang.language.checking.tensors import Tensors, named
+from optlang.language.checking.tensors import Tensors, is_known_before, named
 from optlang.language.checking.values import MISTAKE, UNKNOWN, Known, Sort, Uses, Value, merge
 from optlang.language.evaluate import ARITHMETIC, FUNCTIONS
 from optlang.language.kinds import HOST, SCALAR, STATIC, Level, join, reduce
@@ -250,7 +250,8 @@ class Expressions(Tensors, ABC):
         if builtin.matrix:
             return self.matrix_function(node, builtin, values)
         if builtin.reduction and (len(arguments) == 1 or not builtin.signature.startswith("*")):
-            return self.reduction(node, builtin, arguments, values)
+            ordered = [argument for name, argument in named(node, builtin).items() if name != "dim"] or arguments
+            return self.reduction(node, builtin, ordered, [self.number(argument) for argument in ordered])
         if name in OF_NUMBERS and values and values[0].sort is Sort.CONDITION:
             self.report(
                 "E305",
@@ -289,6 +290,14 @@ class Expressions(Tensors, ABC):
 
     def reduction(self, node: Call, builtin: Builtin, arguments: list[Expr], values: list[Value]) -> Value:
         """Return what is known of a reduction."""
+        required = len(arguments) if builtin.signature.startswith("*") else builtin.required
+        for option, value in zip(arguments[required:], values[required:], strict=True):
+            if value.sort is Sort.UNKNOWN:
+                return MISTAKE
+            if not is_known_before(value):
+                self.unknown_before(option, value, f"the `{builtin.parameters[required][0]}` of `{builtin.name}`")
+                return MISTAKE
+        arguments, values = arguments[:required], values[:required]
         joined = self.combine(node, values)
         if joined.kind.level <= Level.SCALAR and joined.sort is not Sort.UNKNOWN and arguments:
             self.report(
@@ -301,7 +310,7 @@ class Expressions(Tensors, ABC):
             )
             return MISTAKE
         try:
-            kind = reduce(joined.kind, self.dims(named(node, builtin).get("dim")))
+            kind = reduce(joined.kind, self.dims(named(node, builtin).get("dim"), joined))
         except Mismatch as mismatch:
             return self.mismatch(node, mismatch)
         if joined.sort is Sort.UNKNOWN:
@@ -311,7 +320,7 @@ class Expressions(Tensors, ABC):
     def along(self, node: Call, builtin: Builtin) -> Value:
         """Return what is known of a function of a tensor, or of its parts along dimensions, that keeps its shape."""
         arguments = named(node, builtin)
-        dims = self.dims(arguments.pop("dim", None))
+        dim = arguments.pop("dim", None)
         values = [self.number(argument) for argument in arguments.values()]
         result = self.combine(node, values)
         if result.sort is Sort.UNKNOWN or not values:
@@ -319,7 +328,7 @@ class Expressions(Tensors, ABC):
         if values[0].kind.level <= Level.SCALAR:
             return self.no_tensor(node)
         try:
-            reduce(values[0].kind, dims)
+            reduce(values[0].kind, self.dims(dim, values[0]))
         except Mismatch as mismatch:
             return self.mismatch(node, mismatch)
         return replace(result, uses=result.uses | Uses.TENSOR)
@@ -336,14 +345,14 @@ class Expressions(Tensors, ABC):
         )
         return MISTAKE
 
-    def dims(self, expr: Expr | None) -> frozenset[int] | None:
-        """Return the dimensions that ``dim=`` names, None for the whole tensor."""
+    def dims(self, expr: Expr | None, value: Value) -> frozenset[int] | None:
+        """Return the dimensions of a value that ``dim=`` names, None for the whole tensor."""
         if expr is None:
             return None
         if self.site is not None and isinstance(expr, Name):  # as the function was called
             known = self.value(expr).known
             return frozenset((int(known),)) if isinstance(known, float) else None
-        values = dim_values(expr)
+        values = dim_values(expr, len(self.shape(value)))
         return None if values is None else frozenset(values)
 
 

@@ -197,7 +197,7 @@ def check_result_count(wanted: Sequence[Name], value: Expr, scope: Scope) -> Non
                 f"one value cannot fill {len(wanted)} names",
                 value.span,
                 label="expected a call of a function that returns several values",
-                help="assign the names one at a time",
+                help="write a value for each: `a, b = x, y`",
             )
         return
     if builtin is not None and len(wanted) == 1:

@@ -41,7 +41,6 @@ BUILTINS_OF_MATH: dict[str, str] = {
     "zeros_like": "write `0*p`; a state without an initial value starts at zero by itself",
     "ones_like": "write `0*p + 1`",
     "print": "a rule only computes: leave it out",
-    "pi": "write `3.141592653589793`",
     "nan": "there is no literal NaN; `isfinite(x)` tells whether a value is finite",
     "null": "write `none`",
 }

@@ -39,6 +39,7 @@ from optlang.language.tree import (
     Name,
     Repeat,
     Return,
+    Slice,
     Stmt,
     Tuple,
     Unsupported,
@@ -208,13 +209,13 @@ class Resolver:
                         continue
                     pending.extend(a.value for a in reversed(node.arguments) if a.name != "dim")
                     continue
-                case Tuple():
+                case Tuple() | Slice():
                     self.findings.add(
                         "E309",
-                        "several values in brackets are not a value",
+                        f"several {'values in brackets' if isinstance(node, Tuple) else 'dimensions'} are not a value",
                         node.span,
                         label="expected one value",
-                        help="a tuple only stands after `dim=`, as in `mean(g, dim=(0, 1))`",
+                        help="these only stand after `dim=`, as in `mean(g, dim=(0, 1))` and `mean(g, dim=1:)`",
                     )
                     continue
                 case _:

@@ -95,8 +95,9 @@ class Variant(Inliner):
         grouped, scalar = state.scope != "tensor", state.item.type == "scalar"
         if initial is None or not self.exists[state.name]:
             return HOST if grouped else (SCALAR if scalar else ELEMENT)
+        self.mismatched = None
         value = self.number(initial)
-        if value.sort is Sort.UNKNOWN and state.name in self.scope.histories:
+        if value.sort is Sort.UNKNOWN and (state.name in self.scope.histories or self.mismatched is not None):
             self.spoilt.add(state.name)
         if grouped:
             self.group_initial(state, initial, value)

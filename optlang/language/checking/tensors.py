@@ -237,22 +237,26 @@ class Tensors(Reader, ABC):
         return self.shaped(node, ordered, lambda: shapes.RESULTS[builtin.name](*map(self.shape, ordered)))
 
     def axis(self, builtin: Builtin, arguments: Sequence[Expr]) -> int | None:
-        """Return the dimension that a function works along, its second argument; None if it is none, reported."""
+        """Return the whole number, mostly a dimension, that is a function's second argument; None if it is none."""
+        parameter, default = builtin.parameters[1]
         if len(arguments) < 2:
-            return -1
+            return int(default or 0)
         if self.site is not None:  # the definition of a function of the language, called with a whole number
             known = self.number(arguments[1]).known
             return int(known) if isinstance(known, (int, float)) else None
-        dim = literal(arguments[1])
-        if dim is None:
-            self.report(
-                "E309",
-                f"the dimension of `{builtin.name}` must be written as a whole number",
-                arguments[1].span,
-                label="expected for example `0` or `-1`",
-                help=f"`{builtin.name}(x, 0)` works along columns of a matrix, `{builtin.name}(x, 1)` along rows",
-            )
-        return dim
+        if parameter == "dim":
+            help = f"`{builtin.name}(x, 0)` works along columns of a matrix, `{builtin.name}(x, 1)` along rows"
+            return self.whole(arguments[1], f"the dimension of `{builtin.name}`", help)
+        help = f"`{builtin.name}(x, 1)` begins above the main diagonal, `{builtin.name}(x, -1)` below it"
+        return self.whole(arguments[1], f"the diagonal of `{builtin.name}`", help)
+
+    def whole(self, expr: Expr, what: str, help: str = "dimensions count from 0 or, from behind, from -1") -> int | None:
+        """Return a whole number that must be written as one; None if it is not, which is reported."""
+        number = literal(expr)
+        if number is None:
+            label = "expected for example `0` or `-1`"
+            self.report("E309", f"{what} must be written as a whole number", expr.span, label=label, help=help)
+        return number
 
     def made(self, node: Call, name: str, arguments: Sequence[Expr]) -> Value:
         """Return what is known of a tensor of given sizes, or of random numbers shaped like p."""
@@ -276,7 +280,11 @@ class Tensors(Reader, ABC):
         return self.combine(node, (chance, Value(ELEMENT, uses=Uses.TENSOR)))
 
     def size_of(self, node: Call, name: str, value: Value) -> Value:
-        """Return what is known of ``rows(x)`` or ``cols(x)``."""
+        """Return what is known of ``rows(x)``, ``cols(x)`` or ``size(x, i)``."""
+        dim = None
+        if name == "size":
+            if len(node.arguments) < 2 or (dim := self.whole(node.arguments[1].value, "the dimension of `size`")) is None:
+                return MISTAKE
         if value.sort is Sort.UNKNOWN:
             return Value(HOST, Sort.UNKNOWN)
         if value.kind.level <= Level.HOST:
@@ -285,11 +293,16 @@ class Tensors(Reader, ABC):
                 f"`{self.text(node.arguments[0].value)}` is one number, which has no {name}",
                 node.span,
                 label="not a tensor",
-                help=f"`{name}(x)` is a size of a tensor; `{name}` alone is that of p",
+                help="`size(x, i)` is a size of a tensor"
+                if name == "size"
+                else f"`{name}(x)` is a size of a tensor; `{name}` alone is that of p",
             )
             return MISTAKE
-        shape = self.shape(value)
-        size = (1, 1, *shape)[-1 if name == "cols" else -2]
+        try:
+            size = shapes.size_of(name, self.shape(value), dim)
+        except Mismatch as mismatch:
+            return self.mismatch(node, mismatch)
+        self.fine(node)
         known = float(size) if isinstance(size, int) else UNKNOWN
         return Value(HOST, uses=Uses.FACT, known=known)
 

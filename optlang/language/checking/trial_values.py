@@ -17,6 +17,7 @@ from optlang.language.checking.grid import Abandoned, Grid, each, number
 from optlang.language.checking.worlds import World
 from optlang.language.evaluate import ARITHMETIC, COMPARISONS, FUNCTIONS
 from optlang.language.rule import Rule, Value
+from optlang.language.shapes import size_of
 from optlang.language.tree import (
     Binary,
     Bool,
@@ -227,7 +228,8 @@ class TrialValues(ABC):
             return self.call_function(node)[0]
         if name in SIZES:
             table = self.table(node.arguments[0].value)
-            return number(table.rows if name == "rows" else table.cols)
+            dims = (int(self.number(a.value).data[0]) for a in node.arguments[1:])
+            return number(size_of(name, (table.rows, table.cols), *dims))
         builtin = BUILTINS[name]
         named = {a.name: a.value for a in node.arguments if a.name is not None}
         given: list[Expr] = [a.value for a in node.arguments if a.name is None]
@@ -243,21 +245,24 @@ class TrialValues(ABC):
             return grid.reduce(grid.total, self.number(given[0]), True, True)
         if name == "where":
             return self.choice(given[0], given[1], given[2])
-        dim = (dim_values(named["dim"]) or self.dim) if "dim" in named else None
+        dim = None
+        if "dim" in named:
+            values = dim_values(named["dim"], len(self.world.shape))
+            dim = self.dim if values is None else values
         body = derived.definition(name)
         if body is not None:
             own = [parameter for parameter, _ in builtin.parameters if parameter != "dim"]
             if dim is None and len(own) < len(builtin.parameters):
-                dim = dim_values(given[-1])
+                dim = dim_values(given[-1], len(self.world.shape))
             return self.derived(name, body, [self.value(e) for e in given[: len(own)]], dim, node)
-        values = [self.number(e) for e in given]
+        numbers = [self.number(e) for e in given]
         if builtin.matrix:
             if name != "matrix":
                 raise Abandoned
-            return self.as_table(values[0])
-        if builtin.reduction and len(values) == 1:
-            return self.reduction(name, values[0], dim)
-        return self.elementwise(name, values, node)
+            return self.as_table(numbers[0])
+        if builtin.reduction and len(numbers) == 1:
+            return self.reduction(name, numbers[0], dim)
+        return self.elementwise(name, numbers, node)
 
     def in_order(self, name: str, given: list[Expr], named: Mapping[str, Expr]) -> list[Expr]:
         """Return the arguments of a builtin in the order of its parameters, defaults filled in."""

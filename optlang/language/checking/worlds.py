@@ -16,7 +16,7 @@ from optlang.language.builtins import FACT_NAMES
 from optlang.language.checking.constants import NotConstant, fold
 from optlang.language.checking.scope import Scope
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
-from optlang.language.tree import Binary, Call, Compare, Expr, Name, Ternary, Unary
+from optlang.language.tree import Binary, Call, Compare, Expr, Name, Slice, Ternary, Unary
 from optlang.language.walk import expressions
 
 SHAPES: tuple[tuple[int, ...], ...] = ((2, 3), (6,), (), (3, 2), (2, 3, 2), (1, 2, 3, 2), (64, 64), (1, 6), (6, 1))
@@ -138,6 +138,8 @@ def _questions(exprs: Iterable[Expr]) -> tuple[dict[str, list[Value]], set[str]]
                     asked.update(side.name for side in (left, right) if isinstance(side, Name))
                 case Call(function=Name(name="where"), arguments=(first, *_)) if isinstance(first.value, Name):
                     asked.add(first.value.name)
+                case Slice():  # `dim=1:`, or a part of a tensor, which belongs to a rule of matrices
+                    asked.add("ndim")
                 case _:
                     pass
     return compared, asked

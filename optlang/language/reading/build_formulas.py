@@ -25,6 +25,10 @@ from optlang.source import Span
 STATEMENTS = (tree.Assign, tree.If, tree.Push, tree.Return, tree.Repeat, tree.For, tree.Every, tree.Unsupported)
 
 
+#: The circle's number, as exact as any float64 of it.
+PI = Fraction("3.14159265358979323846264338327950288")
+
+
 @dataclass(frozen=True)
 class Alone(tree.Node):
     """A value that stands alone on a line; only applying an inner rule may."""
@@ -84,6 +88,9 @@ class Expressions:
     def infinity(self, pieces: Pieces) -> tree.Infinity:
         return tree.Infinity(span_of(pieces[0]))
 
+    def circle(self, pieces: Pieces) -> tree.Number:
+        return tree.Number(span_of(pieces[0]), pieces[0].value, PI)
+
     def boolean(self, pieces: Pieces) -> tree.Bool:
         return tree.Bool(span_of(pieces[0]), pieces[0].type == "TRUE")
 
@@ -128,9 +135,7 @@ class Expressions:
         items = list[Any]()
         for piece in _between_commas(pieces[2:-1]):
             if any(is_token(x, "COLON") for x in piece):
-                at = next(i for i, x in enumerate(piece) if is_token(x, "COLON"))
-                start, stop = next(iter(piece[:at]), None), next(iter(piece[at + 1 :]), None)
-                items.append(tree.Slice(span(piece), start, stop))
+                items.append(_slice(piece))
             else:
                 items.append(piece[0])
         return tree.Index(span(pieces), pieces[0], tuple(items))
@@ -178,6 +183,9 @@ class Expressions:
         name = pieces[0].name if len(pieces) > 1 else None
         return tree.Argument(span(pieces), name, pieces[-1])
 
+    def span(self, pieces: Pieces) -> tree.Slice:
+        return _slice(pieces)
+
     def tuple(self, pieces: Pieces) -> tree.Tuple:
         return tree.Tuple(span(pieces), nodes(pieces))
 
@@ -188,13 +196,13 @@ class Statements(Expressions):
     def assign(self, pieces: Pieces) -> tree.Assign | tree.Unsupported:
         at = next(i for i, x in enumerate(pieces) if is_token(x, "EQUAL", "CHANGE"))
         targets, op, values = nodes(pieces[:at]), str(pieces[at]), nodes(pieces[at + 1 :])
-        if len(values) > 1:
+        if len(values) > 1 and len(targets) == 1:
             raise Refused(
                 "E112",
                 "an assignment takes one value",
                 values[1].span,
                 label="a second value",
-                help="assign on separate lines; several names take the several results of one function",
+                help="assign on separate lines, or name both: `a, b = x, y`",
             )
         if len(targets) > 1 and op != "=":
             raise Refused(
@@ -211,7 +219,17 @@ class Statements(Expressions):
                 raise _not_assignable(target)
         if unsupported := nodes(targets, tree.Unsupported):
             return later(pieces, unsupported[0].what, (*names_of(targets), *unsupported[0].defines))
-        return tree.Assign(span(pieces), targets, op, values[0])
+        if len(values) == 1:
+            return tree.Assign(span(pieces), targets, op, values[0])
+        if len(values) != len(targets):
+            raise Refused(
+                "E214",
+                f"{len(values)} values cannot fill {len(targets)} names",
+                span(values),
+                label=f"expected {len(targets)} values",
+                help="write a value for each name, or a call of a function that returns as many",
+            )
+        return tree.Assign(span(pieces), targets, op, tree.Tuple(span(values), values))
 
     def alone(self, pieces: Pieces) -> Alone:
         return Alone(pieces[0].span, pieces[0])
@@ -295,6 +313,12 @@ class Statements(Expressions):
     def parameter(self, pieces: Pieces) -> tree.Parameter:
         domain = next(iter(nodes(pieces, tree.Interval, tree.Choices)), None)
         return tree.Parameter(span(pieces), pieces[0], after(pieces, "EQUAL"), domain)
+
+
+def _slice(pieces: Pieces) -> tree.Slice:
+    """Return ``start:stop``."""
+    at = next(i for i, x in enumerate(pieces) if is_token(x, "COLON"))
+    return tree.Slice(span(pieces), next(iter(pieces[:at]), None), next(iter(pieces[at + 1 :]), None))
 
 
 def _between_commas(pieces: Pieces) -> list[list[Any]]:

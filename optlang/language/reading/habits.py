@@ -21,7 +21,9 @@ STATEMENT_WORDS = (
     *("optimizer", "hyper", "state", "require", "def", "return", "if", "elif", "else", "group state", "shared state"),
     *("repeat", "every", "route"),
 )
-WORDS = frozenset(("IF", "ELIF", "ELSE", "AND", "OR", "NOT", "IN", "INF", "TRUE", "FALSE", "NONE", "DEF", "RETURN"))
+WORDS = frozenset(
+    ("IF", "ELIF", "ELSE", "AND", "OR", "NOT", "IN", "INF", "PI", "TRUE", "FALSE", "NONE", "DEF", "RETURN")
+)
 
 
 def indented(stop: Stop) -> Refused | None:

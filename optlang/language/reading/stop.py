@@ -10,7 +10,7 @@ from optlang.language.reading.layout import CLOSING, LAYOUT, OPENING, Lexeme, sp
 from optlang.source import Span
 
 #: Tokens that are values by themselves.
-VALUES = frozenset(("NAME", "NUMBER", "STRING", "DOCSTRING", "INF", "TRUE", "FALSE", "NONE"))
+VALUES = frozenset(("NAME", "NUMBER", "STRING", "DOCSTRING", "INF", "PI", "TRUE", "FALSE", "NONE"))
 
 
 @dataclass(frozen=True)
