@@ -23,6 +23,7 @@ class HyperType(Enum):
     OPTIONAL = "number or none"  # whether it is none is static, its number is a host value
     FLAG = "true or false"  # static
     TEXT = "string"  # static
+    OPTIONAL_TEXT = "string or none"  # static
 
 
 @dataclass(frozen=True)

@@ -481,6 +481,9 @@ class _Specialiser:
         if hyper.type is HyperType.OPTIONAL:
             self.answer(node, value is None)
             return ast.Nothing(at.span) if value is None else node
+        if value is None:
+            self.answer(node, None)
+            return ast.Nothing(at.span)
         return self.literal(node, value)
 
     def literal(self, node: ast.Name | ast.Member, value: Value) -> ast.Expr:

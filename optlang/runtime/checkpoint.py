@@ -20,6 +20,9 @@ from optlang.runtime.plan import describe, named
 from optlang.runtime.records import STEP
 from optlang.runtime.tensors import facts_of
 
+#: Hyperparameters that may be None.
+NULLABLE = (HyperType.OPTIONAL, HyperType.OPTIONAL_TEXT)
+
 
 def detached(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return a parameter's state with its mirrors as tensors of their own.
@@ -123,7 +126,7 @@ def loaded_groups(
     for ours, theirs in zip(groups, saved, strict=True):
         group = {key: deepcopy(value) for key, value in theirs.items() if key != "params"}
         for key, hypers in parts.keys.items():
-            lacks = key not in group or (group[key] is None and hypers[0].type is not HyperType.OPTIONAL)
+            lacks = key not in group or (group[key] is None and hypers[0].type not in NULLABLE)
             if lacks and (key in parts.defaults or key in ours):
                 group[key] = deepcopy(parts.defaults.get(key, ours.get(key)))
         if SEED in ours and SEED not in parts.keys:

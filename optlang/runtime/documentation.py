@@ -15,6 +15,7 @@ KINDS = {
     HyperType.OPTIONAL: "float or None",
     HyperType.FLAG: "bool",
     HyperType.TEXT: "str",
+    HyperType.OPTIONAL_TEXT: "str or None",
 }
 
 

@@ -28,6 +28,7 @@ SHOWN_TYPES = {
     HyperType.OPTIONAL: "a number or none",
     HyperType.FLAG: "true or false",
     HyperType.TEXT: "a string",
+    HyperType.OPTIONAL_TEXT: "a string or none",
 }
 
 
@@ -126,6 +127,8 @@ def _default(item: HyperItem, scope: Scope) -> tuple[Value, bool]:
 def _type(default: Value, bounds: Range | OneOf | None) -> HyperType:
     if isinstance(default, bool):
         return HyperType.FLAG
+    if isinstance(bounds, OneOf) and None in bounds.values and isinstance(default, str | None):
+        return HyperType.OPTIONAL_TEXT
     if isinstance(default, str):
         return HyperType.TEXT
     return HyperType.OPTIONAL if default is None else HyperType.NUMBER
@@ -134,7 +137,7 @@ def _type(default: Value, bounds: Range | OneOf | None) -> HyperType:
 def _required_type(bounds: Range | OneOf | None) -> HyperType:
     """Return the type of a hyperparameter without a default: its range tells."""
     if isinstance(bounds, OneOf):
-        return _type(bounds.values[0], None)
+        return _type(bounds.values[0], bounds)
     return HyperType.NUMBER
 
 
@@ -142,7 +145,7 @@ def _suits(kind: HyperType, bounds: Range | OneOf) -> bool:
     """Whether a range of this sort can hold values of this type."""
     if isinstance(bounds, Range):
         return kind in (HyperType.NUMBER, HyperType.OPTIONAL)
-    listed = _type(bounds.values[0], None)
+    listed = _type(bounds.values[0], bounds)
     return listed is kind or (kind is HyperType.OPTIONAL and listed is HyperType.NUMBER)
 
 
@@ -220,8 +223,8 @@ def _choices(domain: Choices, scope: Scope) -> OneOf | None:
             _bad_choice(problem.span, f"a choice must be a constant: {problem.reason}", scope)
             return None
     sorts = {type(value) for value in values}
-    if len(sorts) > 1:
-        _bad_choice(domain.span, "the choices must be all strings or all numbers", scope)
+    if len(sorts) > 1 and sorts != {str, type(None)}:
+        _bad_choice(domain.span, "the choices must be all strings (and `none`) or all numbers", scope)
         return None
     return OneOf(tuple(values), domain.text)
 
