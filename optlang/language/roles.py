@@ -16,6 +16,7 @@ from optlang.language.tree import (
     Every,
     Expr,
     Flat,
+    Iterate,
     For,
     History,
     HyperDecl,
@@ -27,6 +28,7 @@ from optlang.language.tree import (
     Route,
     StateDecl,
     Stmt,
+    Sparse,
     Tree,
 )
 from optlang.language.walk import assigned, body_of, called, expressions, names_read, own_expressions
@@ -42,7 +44,7 @@ class Roles:
 
 def declares(tree: Tree) -> bool:
     """Whether a rule declares anything, so that everything must be declared."""
-    return any(isinstance(item, (OptimizerDecl, HyperDecl, StateDecl, History, Flat, On, Route)) for item in tree.items)
+    return any(isinstance(item, (OptimizerDecl, HyperDecl, StateDecl, History, Flat, Sparse, Iterate, On, Route)) for item in tree.items)
 
 
 def infer(functions: dict[str, Def], body: Sequence[Stmt]) -> Roles:

@@ -132,6 +132,7 @@ class Rule:
         events: Statements of ``on eval`` and ``on train``, by event.
         routes: For a rule that sends tensors to other rules, which and when; it has nothing else.
         flat: Whether p is all parameters of a param group as one vector.
+        sparse: Whether gradients are sparse, and rows that they do not touch stay.
         inferred: Whether roles were inferred (the rule declares nothing).
         tree: The syntax tree it was checked from.
     """
@@ -149,6 +150,7 @@ class Rule:
     events: Mapping[str, tuple[Stmt, ...]] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
     flat: bool = False
+    sparse: bool = False
 
     @property
     def keys(self) -> dict[str, tuple[Hyper, ...]]:

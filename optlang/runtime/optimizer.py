@@ -15,13 +15,13 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from optlang.compiled import Compiled
-from optlang.language.builtins import SEARCHES
+from optlang.language.builtins import HALT, SEARCHES
 from optlang.language.questions import draws, evaluations
 from optlang.language.suggest import nearest
 from optlang.runtime import chance, checkpoint, documentation, flat, lazy
 from optlang.runtime.capturable import CapturablePlan
 from optlang.runtime.differentiable import DifferentiablePlan
-from optlang.runtime.evaluation import Evaluation
+from optlang.runtime.evaluation import Evaluation, Stopped
 from optlang.runtime.events import TRAINING, EventPlan
 from optlang.runtime.flat import FlatPlan
 from optlang.runtime.kernels import Kernels, Prepared
@@ -238,7 +238,7 @@ class RuleOptimizer(Optimizer):
         evaluation, loss = None, None
         if self._asked:
             members = list({id(p): p for group in self.param_groups for p in group["params"]}.values())
-            evaluation = Evaluation(self._name(), closure, members)
+            evaluation = Evaluation(self._name(), closure, members, iterates=HALT in self._asked)
             loss = evaluation.start("hvp" in self._asked)
         elif closure is not None:
             with torch.enable_grad():
@@ -248,8 +248,17 @@ class RuleOptimizer(Optimizer):
         if torch.compiler.is_compiling():
             _update_apart(self, evaluation)
         else:
-            self._update(evaluation)
+            self._update_all(evaluation)
         return loss
+
+    def _update_all(self, evaluation: Evaluation | None) -> None:
+        """Run one step of every param group; of a rule that iterates as many as it says."""
+        try:
+            self._update(evaluation)
+            while evaluation is not None and evaluation.again():
+                self._update(evaluation)
+        except Stopped:
+            return
 
     def _is_skipped(self) -> bool:
         """Whether a gradient scaler has found infinities; if not, gradients are divided by its scale, if it left one.
@@ -523,7 +532,7 @@ _hooked_step = Optimizer.profile_hook_step(RuleOptimizer._step)
 @_disable_dynamo
 def _update_apart(optimizer: RuleOptimizer, evaluation: Evaluation | None) -> None:
     """Run one step where Dynamo, which is compiling the caller, does not look."""
-    optimizer._update(evaluation)
+    optimizer._update_all(evaluation)
 
 
 def _blank(rebuild: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

@@ -12,6 +12,7 @@ from optlang.language.checking.trial import Trial
 from optlang.language.checking.trial_values import BAD_LOG, BY_ZERO, NEGATIVE_ROOT, ZERO_BY_ZERO
 from optlang.language.checking.worlds import World
 from optlang.language.histories import counter
+from optlang.language.iterations import UNREAD
 from optlang.language.rule import Rule
 from optlang.language.shapes import is_matrix_call
 from optlang.language.suggest import nearest
@@ -160,7 +161,7 @@ def _unused_locals(rule: Rule, reads: set[str], findings: Findings) -> None:
             if not isinstance(statement, Assign) or len(statement.targets) > 1:
                 continue
             target = statement.targets[0]
-            if target.name in states | {"p", "g"} or target.name in own_reads:
+            if target.name in states | {"p", "g", UNREAD} or target.name in own_reads:
                 continue
             near = nearest(target.name, states)
             findings.add(
