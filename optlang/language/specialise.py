@@ -19,7 +19,17 @@ from typing import Any, TypeVar
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import derived
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, EVALUATIONS, HALT, MAKERS, MATRIX_FUNCTIONS, RANDOMS, SEARCHES, SIZES, Builtin
+from optlang.language.builtins import (
+    BUILTINS,
+    EVALUATIONS,
+    HALT,
+    MAKERS,
+    MATRIX_FUNCTIONS,
+    RANDOMS,
+    SEARCHES,
+    SIZES,
+    Builtin,
+)
 from optlang.language.evaluate import NotStatic, evaluate, member_name, truth
 from optlang.language.kinds import Level
 from optlang.language.questions import known_before

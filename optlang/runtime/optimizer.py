@@ -25,7 +25,7 @@ from optlang.runtime.evaluation import Evaluation, Stopped
 from optlang.runtime.events import TRAINING, EventPlan
 from optlang.runtime.flat import FlatPlan
 from optlang.runtime.kernels import Kernels, Prepared
-from optlang.runtime.lazy import LazyPlan
+from optlang.runtime.lazy import LAZY, LazyPlan
 from optlang.runtime.parts import Part, Parts
 from optlang.runtime.passes import Scratch
 from optlang.runtime.plan import GroupPlan, named, switched
@@ -89,6 +89,8 @@ class RuleOptimizer(Optimizer):
             plural = "s" if len(missing) > 1 else ""
             raise TypeError(f"{self._name()}() is missing required argument{plural}: {names}")
         defaults = {**self._parts.defaults, **given}
+        if self._compiled.rule.sparse:
+            defaults.setdefault(LazyPlan.switch, LAZY)
         if self._random and chance.SEED not in defaults:
             defaults[chance.SEED] = chance.checked(self._name(), None)
         super().__init__(groups if not isinstance(params, torch.Tensor) else params, defaults)
@@ -116,7 +118,9 @@ class RuleOptimizer(Optimizer):
             elif key == chance.SEED and cls._random:
                 given[key] = chance.checked(cls._name(), value)
             elif key in PLANS:
-                if value:  # switched off, it is no key of the param groups
+                if key == LazyPlan.switch and cls._compiled.rule.sparse:
+                    given[key] = value or None
+                elif value:  # switched off, it is no key of the param groups
                     given[key] = value if key == LazyPlan.switch else True
             elif key not in INEFFECTIVE:
                 raise TypeError(cls._unknown(key))
