@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from optlang.diagnostics import Diagnostic, OptlangError
+from optlang.language.builtins import HALT
 from optlang.language.library import rule_files
 from optlang.language.questions import evaluations
 from optlang.language.suggest import listing
@@ -69,6 +70,19 @@ def two_callers(rule: Rule, names: Sequence[str]) -> Diagnostic:
     )
 
 
+def iterating(rule: Rule, name: str) -> Diagnostic:
+    """Return the error of a rule that routes to one whose step may be several."""
+    route = next(route for route in rule.routes if route.rule.name == name)
+    return Diagnostic(
+        "E412",
+        f"{name} makes several steps in one (`iterate`), and the other parameters do not",
+        rule.tree.source,
+        route.rule.span,
+        "cannot be routed to",
+        f"give the parameters of {name} to an optimizer of their own",
+    )
+
+
 @lru_cache(maxsize=1024)
 def _class(source: Source, name: str | None, backend: str, ahead_of_time: bool | None, module: str) -> type[Optimizer]:
     """Make a class; with its arguments in one form, so that each class is made once."""
@@ -81,6 +95,9 @@ def _class(source: Source, name: str | None, backend: str, ahead_of_time: bool |
     callers = [inner for inner, _ in compiled.routes if evaluations(inner.rule)]
     if len({id(inner.rule) for inner in callers}) > 1:
         raise OptlangError([two_callers(compiled.rule, [inner.name for inner in callers])])
+    for inner in callers:
+        if HALT in evaluations(inner.rule):
+            raise OptlangError([iterating(compiled.rule, inner.name)])
     return make_class(
         compiled,
         backend=backend,

@@ -59,6 +59,9 @@ class Interpreter:
         self.draw = draw or _numpy_draw()
         self.hypers: dict[str, Value] = {h.name: h.default for h in rule.hypers if not h.required}
         self.set(**(hypers or {}))
+        for hyper in rule.hypers:
+            if hyper.derived is not None and (hypers or {}).get(hyper.name) is None:
+                self.hypers[hyper.name] = Run(self._setting(None)).value(hyper.derived, Scope(dict(self.hypers)))
         self.params: Sequence[Array] = ()
         self.state: list[dict[str, Value]] = []
         self.counts: list[int] = []

@@ -66,6 +66,7 @@ class Hyper:
         required: Whether the user must pass it.
         domain: Where its value must lie, if declared.
         doc: What it is, if the rule says so.
+        derived: Its default, where that follows from other hyperparameters; ``default`` is that of their defaults.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Hyper:
     domain: Range | OneOf | None
     doc: str | None
     span: Span
+    derived: Expr | None = None
 
 
 @dataclass(frozen=True)

@@ -129,6 +129,7 @@ def loaded_groups(
             lacks = key not in group or (group[key] is None and hypers[0].type not in NULLABLE)
             if lacks and (key in parts.defaults or key in ours):
                 group[key] = deepcopy(parts.defaults.get(key, ours.get(key)))
+        parts.derive(group, {})
         if SEED in ours and SEED not in parts.keys:
             group[SEED] = checked("loaded state dict", group.get(SEED, ours[SEED]))
         if LazyPlan.switch in ours:  # torch.optim has no such key

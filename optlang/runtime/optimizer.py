@@ -148,6 +148,7 @@ class RuleOptimizer(Optimizer):
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        self._parts.derive(param_group, self.defaults)
         self._parts.check({**self.defaults, **param_group})
         lazy.check(self._name(), {**self.defaults, **param_group})
         if not isinstance(param_group["params"], (torch.Tensor, set)):

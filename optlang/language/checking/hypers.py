@@ -6,9 +6,11 @@ from keyword import iskeyword
 
 from optlang.language.checking.constants import NotConstant, fold
 from optlang.language.checking.scope import Scope
+from optlang.language.evaluate import NotStatic, evaluate
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
 from optlang.language.suggest import listing, nearest
-from optlang.language.tree import Choices, Domain, Expr, HyperDecl, HyperItem, Interval
+from optlang.language.tree import Choices, Domain, Expr, HyperDecl, HyperItem, Interval, Name
+from optlang.language.walk import expressions
 from optlang.source import Span
 
 #: Keyword arguments and param-group keys that torch.optim or the generated class already uses.
@@ -88,7 +90,8 @@ def _key_is_free(item: HyperItem, scope: Scope) -> bool:
 def _add(item: HyperItem, key: str, part: int | None, domain: Domain | None, doc: str | None, scope: Scope) -> None:
     """Add one hyperparameter, its default and range checked as far as each is sound."""
     name = item.name
-    default, sound = _default(item, scope)
+    derived = _derived(item, scope) if part is None else None
+    default, sound = (derived, True) if derived is not None else _default(item, scope)
     bounds = _domain(domain, scope)
     kind = _type(default, bounds) if item.default is not None and sound else _required_type(bounds)
     if domain is not None and bounds is not None and sound:
@@ -103,7 +106,33 @@ def _add(item: HyperItem, key: str, part: int | None, domain: Domain | None, doc
             )
         elif item.default is not None and default is not None and not _inside(default, bounds):
             _outside(item, default, bounds, scope)
-    scope.hypers[name.name] = Hyper(name.name, key, part, kind, default, item.default is None, bounds, doc, name.span)
+    scope.hypers[name.name] = Hyper(
+        name.name,
+        key,
+        part,
+        kind,
+        default,
+        item.default is None,
+        bounds,
+        doc,
+        name.span,
+        derived=item.default if derived is not None else None,
+    )
+
+
+def _derived(item: HyperItem, scope: Scope) -> Value:
+    """Return a default that is computed from numbers declared before, as it is for their defaults; None if it is not."""
+    if item.default is None:
+        return None
+    names = {node.name for node in expressions(item.default) if isinstance(node, Name)}
+    known = {h.name: h.default for h in scope.hypers.values() if h.type is HyperType.NUMBER and not h.required}
+    if not names & known.keys():
+        return None
+    try:
+        value = evaluate(item.default, known)
+    except NotStatic:
+        return None
+    return value if isinstance(value, float) else None
 
 
 def _default(item: HyperItem, scope: Scope) -> tuple[Value, bool]:

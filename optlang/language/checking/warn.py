@@ -70,6 +70,9 @@ def _all_expressions(rule: Rule) -> Iterator[Expr]:
                 yield from expressions(part)
     for requirement in rule.requirements:
         yield from expressions(requirement.condition)
+    for hyper in rule.hypers:
+        if hyper.derived is not None:
+            yield from expressions(hyper.derived)
     for function in rule.functions.values():
         for parameter in function.parameters:
             if parameter.default is not None:

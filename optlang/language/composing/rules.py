@@ -268,7 +268,8 @@ def _exposed(work: Work, item: tree.HyperItem, names: dict[str, str | tree.Expr]
         return replace(name, name=new, text=new)
 
     parts = None if item.parts is None else tuple(replace(p, name=named(p.name)) for p in item.parts)
-    return replace(item, name=named(item.name), parts=parts)
+    default = None if item.default is None else renamed(item.default, names)
+    return replace(item, name=named(item.name), default=default, parts=parts)
 
 
 def _bind_parts(work: Work, item: tree.HyperItem, value: tree.Expr, names: dict[str, str | tree.Expr]) -> None:
