@@ -16,9 +16,8 @@ from optlang.compiled import (
     LATE_TENSORS,
     LINE,
     NOISE,
+    NUMBERS,
     POINT,
-    TERM,
-    TOTAL,
     Layout,
     Pass,
     Slot,
@@ -241,7 +240,7 @@ class _Passes:
         hosted = tuple(s for s in self.slots if s.place == "host")
         known = {s.name: s for s in self.slots if s.place != "host"}
         carried = tuple(_carried(name, kind) for name, kind in stage.carried)
-        parts = tuple(Slot(s.target, s.target, "scalar") for s in program.stores if s.target.startswith((TOTAL, TERM)))
+        parts = tuple(Slot(s.target, s.target, "scalar") for s in program.stores if s.target.startswith(NUMBERS))
         tensors_in = (CARRY, NOISE, *LATE_TENSORS)
         foreign = [_carried(i.name, i.kind) for i in program.inputs if i.name.startswith(tensors_in)]
         points = tuple(

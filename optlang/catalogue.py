@@ -584,7 +584,7 @@ SEMANTICS: tuple[Entry, ...] = (
             "`push s <- x` and `count(s)` are about a history, declared as `history s: size k`. In `for i in s:`, i is "
             "the place of an entry and only stands in brackets, as in `s[i]`. Nothing in the loop may be about the "
             "whole model, draw random numbers or change the history. A `flat` rule, whose p is a vector of all "
-            "parameters, has no `on` blocks."
+            "parameters, has no `on` blocks. A rule has one `iterate`."
         ),
         ("hyper lr = 1e-3\nstate m\npush m <- g\nm = 0.9*m + g\np -= lr*m\n"),
         ("hyper lr = 1e-3\nhistory m: size 3\npush m <- g\np -= lr*mean(m, dim=0)[0]\n"),

@@ -30,6 +30,7 @@ TYPES: dict[HyperType, tuple[tuple[type, ...], str]] = {
     HyperType.OPTIONAL: ((float, type(None)), "a number or None"),
     HyperType.FLAG: ((bool,), "True or False"),
     HyperType.TEXT: ((str,), "a string"),
+    HyperType.OPTIONAL_TEXT: ((str, type(None)), "a string or None"),
 }
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optlang.diagnostics import Diagnostic, OptlangError
+from optlang.language.builtins import HALT
 from optlang.language.library import rule_of
 from optlang.language.questions import evaluations
 from optlang.language.suggest import listing
@@ -75,6 +76,18 @@ def two_callers(rule: Rule, callers: Sequence[CompiledRule], routes: Sequence[Co
     )
 
 
+def iterating(rule: Rule, name: str, route: Route) -> Diagnostic:
+    """Return the error of a rule that routes to one whose step may be several."""
+    return Diagnostic(
+        "E412",
+        f"{name} makes several steps in one (`iterate`), and the other parameters do not",
+        rule.tree.source,
+        route.rule.span,
+        "cannot be routed to",
+        f"give the parameters of {name} to an optimizer of their own",
+    )
+
+
 @lru_cache(maxsize=1024)
 def _class(source: Source, name: str | None, backend: str, ahead_of_time: bool | None, module: str) -> type[Optimizer]:
     """Make a class; with its arguments in one form, so that each class is made once."""
@@ -88,6 +101,9 @@ def _class(source: Source, name: str | None, backend: str, ahead_of_time: bool |
     callers = [inner for inner in routes if evaluations(inner.rule)]
     if len({id(inner.rule) for inner in callers}) > 1:
         raise OptlangError([two_callers(compiled.rule, callers, routes)])
+    for number, inner in enumerate(routes):
+        if HALT in evaluations(inner.rule):
+            raise OptlangError([iterating(compiled.rule, inner.name, compiled.rule.routes[number])])
     return make_class(
         compiled,
         backend=backend,

@@ -67,10 +67,14 @@ TOTAL, NOISE, CARRY = "total ", "noise ", "carry "
 POINT, ALONG, LOSS, GRAD, CURVED = "point ", "along ", "loss ", "grad ", "curved "
 #: And for a search along a line: its direction, the numbers it goes by (both targets), and how far it went.
 LINE, TERM, LENGTH = "line ", "term ", "length "
-#: The loss where the step starts.
-LOSS_NOW = f"{LOSS}now"
+#: The loss where the step starts, which of the steps of `iterate` it is, and how often the closure has been called.
+LOSS_NOW, ITERATION, CALLS = f"{LOSS}now", f"{LOSS}iteration", f"{LOSS}evaluations"
+#: The numbers that `iterate` goes by (targets): how many steps there are at most, and whether this one is not made.
+MOST, STOP = "stop most", "stop now"
 #: What waits for every tensor to have given its part of it.
-PARTS = (TOTAL, POINT, ALONG, LINE, TERM)
+PARTS = (TOTAL, POINT, ALONG, LINE, TERM, MOST, STOP)
+#: Those that are numbers.
+NUMBERS = (TOTAL, TERM, MOST, STOP)
 #: The numbers and tensors that arrive in the middle of a step.
 LATE_NUMBERS, LATE_TENSORS = (TOTAL, LOSS, LENGTH), (GRAD, CURVED)
 #: The tensors that are exchanged with the closure.
@@ -81,7 +85,7 @@ HANDED_ON = (CARRY, NOISE, *EXCHANGED)
 
 def waits_for(name: str) -> frozenset[str]:
     """Return the targets that have to be complete before a late input is there."""
-    if name == LOSS_NOW:
+    if name in (LOSS_NOW, ITERATION, CALLS):
         return frozenset()
     if name.startswith(LENGTH):
         label = name[len(LENGTH) :]

@@ -235,12 +235,14 @@ def _problem(hyper: Hyper, value: Value) -> str | None:
         HyperType.OPTIONAL: "a number or None",
         HyperType.FLAG: "True or False",
         HyperType.TEXT: "a string",
+        HyperType.OPTIONAL_TEXT: "a string or None",
     }[hyper.type]
     fits = {
         HyperType.NUMBER: isinstance(value, (int, float)) and not isinstance(value, bool),
         HyperType.OPTIONAL: value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)),
         HyperType.FLAG: isinstance(value, bool),
         HyperType.TEXT: isinstance(value, str),
+        HyperType.OPTIONAL_TEXT: isinstance(value, str | None),
     }[hyper.type]
     if not fits:
         return f"{name} must be {wanted}, got {_shown(value)}"

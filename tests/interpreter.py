@@ -18,11 +18,12 @@ from typing import Any
 import landscape
 import numpy as np
 from interpreter_formulas import Place, Scope, Setting
-from interpreter_runs import CommonRun, Decided, TensorRun, Waiting
+from interpreter_runs import CommonRun, Decided, Halted, Progress, TensorRun, Waiting
 from interpreter_statements import Run
 from interpreter_values import UNKNOWN, Array, Shape, Value, number, spread
 
 from optlang.language import tree as ast
+from optlang.language.builtins import HALT
 from optlang.language.kinds import Level
 from optlang.language.questions import evaluations
 from optlang.language.rule import Rule, State
@@ -58,10 +59,15 @@ class Interpreter:
         self.draw = draw or _numpy_draw()
         self.hypers: dict[str, Value] = {h.name: h.default for h in rule.hypers if not h.required}
         self.set(**(hypers or {}))
+        for hyper in rule.hypers:
+            if hyper.derived is not None and (hypers or {}).get(hyper.name) is None:
+                self.hypers[hyper.name] = Run(self._setting(None)).value(hyper.derived, Scope(dict(self.hypers)))
         self.params: Sequence[Array] = ()
         self.state: list[dict[str, Value]] = []
         self.counts: list[int] = []
         self.group_steps = 0
+        self.progress = Progress()
+        self.started: Array | None = None
         self.group_state: dict[str, Value] = {}
         self.shared_state: dict[str, Value] = {}
         self.training = True
@@ -111,6 +117,7 @@ class Interpreter:
             self.state.append({})
             self.counts.append(0)
         self.params = params
+        self.started = np.concatenate([param.ravel() for param in params]) if params else None
         self.group_steps += takes_part
 
     def _states(self, scope: str) -> list[State]:
@@ -206,7 +213,8 @@ class Interpreter:
             raw["g"] = landscape.gradient(*ground)
         known = {**self._time(t), **self.group_state, **self.shared_state, **facts(param.shape), **raw}
         run = TensorRun(self._setting(self.group_steps, rule_number), param.shape, {}, decided, totals, draw)
-        run.ground = ground
+        run.ground, run.so_far = ground, self.progress
+        run.so_far.looked, run.so_far.end = 0, None
         run.states = self._begun(index, run, Scope({**known, **self._constants(raw)}))
         scope = Scope({**known, **run.states})
         self.started(index, run, scope)
@@ -249,6 +257,33 @@ def facts(shape: Shape) -> dict[str, Value]:
 
 
 def step_all(
+    interpreters: Sequence[Interpreter],
+    params_lists: Sequence[Sequence[Array]],
+    grads_lists: Sequence[Sequence[Array | None]],
+) -> None:
+    """Make one step of all param groups of one optimizer, or as many as their rule says.
+
+    The next one is about the loss where the last one has led. That is looked at again unless it has been: where the last
+    step started, and where a search has ended.
+    """
+    iterating = [one for one in interpreters if HALT in evaluations(one.rule)]
+    for one in iterating:
+        one.progress = Progress()
+    try:
+        _step_once(interpreters, params_lists, grads_lists)
+        while iterating and all(one.progress.iteration < one.progress.most for one in iterating):
+            (one,) = iterating
+            here, so_far = np.concatenate([p.ravel() for p in params_lists[0]]), one.progress
+            known = [place for place in (so_far.end, one.started) if place is not None]
+            so_far.calls += so_far.looked + (not any(np.array_equal(here, place) for place in known))
+            so_far.iteration += 1
+            _step_once(interpreters, params_lists, grads_lists)
+    except Halted:
+        for one in iterating:
+            one.group_steps -= 1
+
+
+def _step_once(
     interpreters: Sequence[Interpreter],
     params_lists: Sequence[Sequence[Array]],
     grads_lists: Sequence[Sequence[Array | None]],

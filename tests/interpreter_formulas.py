@@ -30,7 +30,7 @@ from interpreter_values import (
 )
 
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, EMPTY, EVALUATIONS, PUSH, RANDOMS, SEARCHES, SIZES
+from optlang.language.builtins import BUILTINS, EMPTY, EVALUATIONS, HALT, PROGRESS, PUSH, RANDOMS, SEARCHES, SIZES
 from optlang.language.parse import parse
 from optlang.language.rule import Rule
 from optlang.source import Source
@@ -120,6 +120,10 @@ class Formulas:
 
     def evaluated(self, name: str, place: Place, value: Value) -> Value:
         """Return the loss or the gradient at a point, or the product of the Hessian with a direction."""
+        raise NotStatic(name)
+
+    def progress(self, name: str, values: Sequence[Value]) -> Value:
+        """Return how far a step has come that is made of several, or end it."""
         raise NotStatic(name)
 
     def searched(self, name: str, values: Sequence[Value]) -> Value:
@@ -348,6 +352,8 @@ class Formulas:
         values = [number(self.value(a.value, scope)) for a in node.arguments if a.name != "dim"]
         if name == "total":
             return self.total((*self.path, node.span.end), values[0])
+        if name in PROGRESS or name == HALT:
+            return self.progress(name, values)
         if name in SEARCHES:
             bound = self._bind(BUILTINS[name].parameters, node.arguments, scope)
             return self.searched(name, [number(bound[parameter]) for parameter, _ in BUILTINS[name].parameters])

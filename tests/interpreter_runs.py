@@ -11,6 +11,7 @@ from interpreter_statements import Run
 from interpreter_values import UNKNOWN, Array, Shape, Value, number, spread
 
 from optlang.language import tree as ast
+from optlang.language.builtins import PROGRESS
 from optlang.runtime import searches
 
 #: New values of group and shared states, by the place of the statement that gives them.
@@ -23,6 +24,19 @@ class Waiting(Exception):
     def __init__(self, place: Place, part: float) -> None:
         super().__init__(place)
         self.place, self.part = place, part
+
+
+class Halted(Exception):
+    """The steps of `iterate` have ended before this one."""
+
+
+class Progress:
+    """How far a step has come that is made of several: which one it is, and how often there has been an evaluation."""
+
+    def __init__(self) -> None:
+        self.iteration, self.calls, self.most = 1, 1, 1.0
+        self.looked = 0  # how often the search of this step has looked
+        self.end: Array | None = None  # where it has ended
 
 
 class TensorRun(Run):
@@ -52,6 +66,7 @@ class TensorRun(Run):
         self.calls = 0
         self.ground: tuple[Array, Array] | None = None  # where the step starts, and the slope of the landscape
         self.met: set[Place] = set()
+        self.so_far = Progress()
 
     def store(self, statement: ast.Assign, name: str, value: Value, scope: Scope) -> None:
         """Give a name its value; what is kept keeps its shape."""
@@ -106,6 +121,15 @@ class TensorRun(Run):
             return self.total(place, landscape.value(value, slope))
         return landscape.gradient(value, slope) if name == "grad" else landscape.curved(start, value)
 
+    def progress(self, name: str, values: Sequence[Value]) -> Value:
+        """Return how far a step has come that is made of several, or end it."""
+        if name in PROGRESS:
+            return float(self.so_far.iteration if name == "iteration" else self.so_far.calls)
+        self.so_far.most = float(values[0])
+        if self.so_far.iteration > self.so_far.most or values[1]:
+            raise Halted
+        return 0.0
+
     def searched(self, name: str, values: Sequence[Value]) -> Value:
         """Return how far a search goes, for one tensor: that of a ``flat`` rule.
 
@@ -113,16 +137,21 @@ class TensorRun(Run):
         """
         if self.ground is None or not self.rule.flat:
             raise NotImplementedError(name)
-        (origin, slope), (d, *options) = self.ground, values
+        (origin, slope), (d, *options, sign) = self.ground, values
 
         def line(distance: float) -> tuple[float, float]:
+            self.so_far.looked += 1
             there = origin + distance * d
-            return landscape.value(there, slope), float(np.sum(landscape.gradient(there, slope) * d))
+            return sign * landscape.value(there, slope), float(sign * np.sum(landscape.gradient(there, slope) * d))
 
         begin, numbers = searches.Point(0.0, *line(0.0)), [float(option) for option in options]
+        self.so_far.looked = 0
         if name == "backtracking":
-            return searches.backtracking(line, begin, *numbers)
-        return searches.strong_wolfe(line, begin, float(np.max(np.abs(d))), *numbers)
+            length = searches.backtracking(line, begin, *numbers)
+        else:
+            length = searches.strong_wolfe(line, begin, float(np.max(np.abs(d))), *numbers)
+        self.so_far.end = origin + length * d
+        return length
 
     def random(self, kind: str, shape: Shape | None) -> Array:
         """Return fresh random numbers."""
@@ -183,6 +212,10 @@ class CommonRun(Run):
 
     def searched(self, name: str, values: Sequence[Value]) -> Value:
         """Return something that is different for each tensor."""
+        return UNKNOWN
+
+    def progress(self, name: str, values: Sequence[Value]) -> Value:
+        """Return something that is not followed here."""
         return UNKNOWN
 
     def random(self, kind: str, shape: Shape | None) -> Value:

@@ -102,6 +102,7 @@ ROWS: dict[str, Row] = {
         make=sparse_adam,
         shapes=((4, 6), (5,), (3, 2, 1, 4)),  # a tensor without dimensions has no rows
         plain={},
+        rosenbrock={"lr": 0.1, "sparse": None},
     ),
     "NAdam": Row(options(*DECOUPLED[1:], {"momentum_decay": 0.1})),
     "RAdam": Row(DECOUPLED, rosenbrock={"lr": 2e-3, "betas": (0.9, 0.5)}),

@@ -34,14 +34,22 @@ def sam(params: Any, rho: float = 0.05, adaptive: bool = False, **hypers: Any) -
     return Sam(params, torch.optim.SGD, rho=rho, adaptive=adaptive, **hypers)
 
 
-def lbfgs(params: Any, line_search_fn: str = "none", **hypers: Any) -> Any:
-    """L-BFGS of torch with one iteration a step, and as many evaluations as its line search may take by default."""
+def lbfgs(params: Any, maximize: bool = False, **hypers: Any) -> Any:
+    """L-BFGS of torch, which has `maximize` since 2.14."""
 
     class LBFGS(torch.optim.LBFGS):
         _asked = frozenset(("loss",))
 
-    chosen = None if line_search_fn == "none" else line_search_fn
-    return LBFGS(params, max_iter=1, max_eval=26, line_search_fn=chosen, **hypers)
+        def step(self, closure: Closure) -> Any:  # type: ignore[override]
+            def run() -> Any:
+                loss = closure()
+                for p in (p for p in self.param_groups[0]["params"] if maximize and p.grad is not None):
+                    p.grad.neg_()
+                return -loss if maximize else loss
+
+            return super().step(run)
+
+    return LBFGS(params, **hypers)
 
 
 def curved(name: str) -> Callable[..., Any]:
@@ -112,7 +120,11 @@ ROWS: dict[str, Row] = {
         rosenbrock={"lr": 5e-4, "momentum": 0.9, "rho": 1e-3},
     ),
     "LBFGS": Row(
-        options({"history_size": 3}),
+        options(
+            {"history_size": 3, "max_iter": 4, "tolerance_change": 1e-3},
+            {"line_search_fn": "strong_wolfe", "max_iter": 3},
+            {"max_iter": 1, "maximize": True},
+        ),
         lr=0.1,
         make=lbfgs,
         plain={},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
@@ -13,7 +14,9 @@ import torch
 from trajectories import checked, difference, gradients, run, run_interpreter, start, tensors
 
 import optlang
+from optlang.language.check import check_text
 from optlang.runtime import searches
+from optlang.source import Source
 
 both_backends = pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.compiler)])
 Parameters = list[torch.nn.Parameter]
@@ -63,47 +66,115 @@ def same(a: Any, b: Any) -> bool:
 # L-BFGS -------------------------------------------------------------------------------------------------------
 
 
-@both_backends
+LIMITS: list[dict[str, Any]] = [
+    {"max_iter": 1},  # which leaves a search one evaluation
+    {"max_iter": 4},
+    {"max_iter": 25, "max_eval": 7},
+    {"max_iter": 20, "max_eval": 21, "history_size": 100},
+    {"tolerance_grad": 1e-1},
+    {"tolerance_change": 1e-2},
+    {"max_iter": 25, "max_eval": 1000, "history_size": 3},
+]
+
+
 @pytest.mark.parametrize("problem", PROBLEMS)
-@pytest.mark.parametrize("search", ["none", "strong_wolfe"])
-@pytest.mark.parametrize("memory", [3, 100])
-def test_goes_where_the_lbfgs_of_torch_goes(problem: str, search: str, memory: int, backend: str) -> None:
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+@pytest.mark.parametrize("limits", LIMITS, ids=str)
+def test_iterates_as_torch_does(problem: str, search: str | None, limits: dict[str, Any]) -> None:
+    goes_where_torch_goes(problem, search, limits, "eager")
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("search", [None, "strong_wolfe"])
+def test_compiled_iterations(search: str | None) -> None:
+    goes_where_torch_goes("rosenbrock", search, {"history_size": 3}, "inductor")
+
+
+def goes_where_torch_goes(problem: str, search: str | None, limits: dict[str, Any], backend: str) -> None:
+    """Make steps of both optimizers: to the same places, with as many calls of the closure, and the first loss of each."""
     loss_of, begin = PROBLEMS[problem]
     ours, theirs = (tensors([np.asarray(x) for x in begin], torch.float64) for _ in range(2))
-    lr = 1.0 if search == "strong_wolfe" else 0.1
-    optimizer = optlang.compile("LBFGS", backend=backend)(ours, lr=lr, history_size=memory, line_search_fn=search)
-    reference = torch.optim.LBFGS(
-        theirs,
-        lr=lr,
-        max_iter=1,
-        max_eval=26,  # what its line search takes by default; with one iteration it would have none
-        history_size=memory,
-        line_search_fn=None if search == "none" else search,
-    )
+    lr = 1.0 if search else {"rosenbrock": 0.01, "logistic": 0.5}[problem]
+    options = {"lr": lr, "history_size": 5, "line_search_fn": search, **limits}
+    optimizer, reference = optlang.compile("LBFGS", backend=backend)(ours, **options), torch.optim.LBFGS(theirs, **options)
     calls = closure(optimizer, ours, loss_of), closure(reference, theirs, loss_of)
-    for step in range(40):
+    for step in range(4):
         a, b = optimizer.step(calls[0]), reference.step(calls[1])
-        assert float(a) == pytest.approx(float(b), rel=1e-10), step
+        assert calls[0].calls == calls[1].calls, step
+        assert float(a) == pytest.approx(float(b), rel=1e-9), step
         for p, q in zip(ours, theirs, strict=True):
             torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-9)
-    assert calls[0].calls == calls[1].calls
-    assert float(loss_of(ours)) < 0.9 * float(loss_of(tensors([np.asarray(x) for x in begin], torch.float64)))
 
 
-def test_as_many_iterations_as_torch_makes_in_one_step() -> None:
-    ours, theirs = (tensors([np.asarray(x) for x in PROBLEMS["rosenbrock"][1]], torch.float64) for _ in range(2))
-    optimizer = optlang.compile("LBFGS", backend="eager")(ours, line_search_fn="strong_wolfe")
-    reference = torch.optim.LBFGS(theirs, max_iter=25, max_eval=1000, line_search_fn="strong_wolfe")
-    for _ in range(25):
-        optimizer.step(closure(optimizer, ours, rosenbrock))
-    reference.step(closure(reference, theirs, rosenbrock))
-    for p, q in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-9)
+def test_arguments_of_lbfgs_stand_where_torch_has_them() -> None:
+    def arguments(cls: Any) -> list[tuple[str, Any]]:
+        parameters = inspect.signature(cls).parameters.values()
+        return [(p.name, p.default) for p in parameters if p.name not in ("params", "maximize")]
+
+    ours, theirs = arguments(optlang.rules.LBFGS), arguments(torch.optim.LBFGS)
+    assert [name for name, _ in ours] == [name for name, _ in theirs]
+    assert dict(ours) == dict(theirs)
+
+
+def test_lbfgs_goes_up_when_told_to() -> None:
+    places = []
+    for sign in (1, -1):
+        params = tensors([np.asarray(x) for x in PROBLEMS["rosenbrock"][1]], torch.float64)
+        optimizer = optlang.compile("LBFGS", backend="eager")(params, maximize=sign < 0, line_search_fn="strong_wolfe")
+        run_closure = closure(optimizer, params, lambda ps, sign=sign: sign * rosenbrock(ps))  # type: ignore[misc]
+        optimizer.step(run_closure)
+        places.append((run_closure.calls, [p.detach() for p in params]))
+    assert places[0][0] == places[1][0] > 10
+    assert all(torch.equal(p, q) for p, q in zip(places[0][1], places[1][1], strict=True))
+
+
+def test_lbfgs_of_torch_goes_on_from_ours_and_ours_from_torch() -> None:
+    """The history is not carried over; everything else is, so that what follows still goes down."""
+    classes = optlang.compile("LBFGS", backend="eager"), torch.optim.LBFGS
+    for one, other in (classes, classes[::-1]):
+        params = tensors([np.asarray(x) for x in PROBLEMS["rosenbrock"][1]], torch.float64)
+        first = one(params, max_iter=4, history_size=10, line_search_fn="strong_wolfe")
+        first.step(closure(first, params, rosenbrock))
+        second = other(params)
+        second.load_state_dict(copy.deepcopy(first.state_dict()))
+        assert second.param_groups[0]["max_iter"] == 4 and second.param_groups[0]["max_eval"] == 5
+        losses = [float(second.step(closure(second, params, rosenbrock))) for _ in range(10)]
+        assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0] / 5
+
+
+def test_iterations_end_before_a_step_that_is_not_to_be_made() -> None:
+    text = (
+        "optimizer Down\nhyper lr = 0.1, most = 5\nstate n: scalar\n"
+        "iterate most until total(g^2) < 1e-3 or evaluations() > 4\nn += iteration()\np -= lr*g\n"
+    )
+    cls = optlang.compile(text, backend="eager")
+    for most, start_at, steps, calls in ((0, 1.0, 0, 1), (3, 1.0, 3, 3), (9, 1.0, 4, 5), (9, 0.02, 1, 2), (9, 0.001, 0, 1)):
+        (p,) = tensors([np.array([start_at])], torch.float64)
+        optimizer = cls([p], most=most)
+        run_closure = closure(optimizer, [p], lambda ps: ps[0].square().sum())
+        loss = optimizer.step(run_closure)
+        assert float(loss) == start_at**2 and run_closure.calls == calls, (most, start_at)
+        assert float(p) == pytest.approx(start_at * 0.8**steps)
+        assert bool(optimizer.state) == (steps > 0)
+        assert steps == 0 or float(optimizer.state[p]["n"]) == sum(range(1, steps + 1))
+
+
+def test_what_iterate_cannot_be() -> None:
+    declared = "optimizer Example\nhyper lr = 0.1\n"
+    for line, code in (("iterate 2\niterate 3\n", "E316"), ("iterate 2 until g > 0\n", "E301")):
+        _, findings = check_text(Source(f"{declared}{line}p -= lr*g\n", "x.opt"))
+        assert [finding.code for finding in findings] == [code]
+    with pytest.raises(optlang.OptlangError, match="LBFGS makes several steps in one"):
+        optlang.compile("optimizer Both\nroute LBFGS when ndim == 2\nroute AdamW otherwise\n", backend="eager")
+    params = tensors([np.ones(3)], torch.float64)
+    params[0].grad = torch.ones(3, dtype=torch.float64)
+    with pytest.raises(TypeError, match="needs a closure"):
+        optlang.compile(f"{declared}iterate 3\np -= lr*g\n", backend="eager")(params).step()
 
 
 @both_backends
-@pytest.mark.parametrize("search", ["none", "strong_wolfe", "backtracking"])
-def test_goes_on_from_a_checkpoint_bit_for_bit(search: str, backend: str) -> None:
+@pytest.mark.parametrize("search", [None, "strong_wolfe", "backtracking"])
+def test_goes_on_from_a_checkpoint_bit_for_bit(search: str | None, backend: str) -> None:
     cls = optlang.compile("LBFGS", backend=backend)
     params = tensors([np.asarray(x) for x in PROBLEMS["rosenbrock"][1]], torch.float64)
     optimizer = cls(params, lr=0.2, history_size=3, line_search_fn=search)
@@ -171,7 +242,7 @@ def test_a_search_needs_a_closure_that_returns_the_loss() -> None:
     with pytest.raises(TypeError, match="let the closure return the loss"):
         optimizer.step(lambda: None)
     assert torch.equal(params[0], torch.ones(3, dtype=torch.float64)) and not optimizer.state
-    cls(params, lr=0.5).step()  # without a search, gradients are enough
+    cls(params, lr=0.5, max_iter=1).step()  # one iteration without a search: gradients are enough
     assert not torch.equal(params[0], torch.ones(3, dtype=torch.float64))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
+import math
 import pickle
 import re
 import subprocess
@@ -253,10 +255,28 @@ def test_takes_the_keywords_of_torch(name: str) -> None:
     theirs, ours = keywords(reference_class(library_rule(name).reference)), keywords(library_class(name))
     if name == "Adam":  # torch has `maximize` among the switches before it
         theirs, ours = sorted(theirs, key=str), sorted(ours, key=str)
-    if name == "Muon":  # None is another word for "original" there
-        assert theirs[-1] == ("adjust_lr_fn", None) and ours[-1] == ("adjust_lr_fn", "original")
-        theirs, ours = theirs[:-1], ours[:-1]
     assert ours == theirs
+
+
+def test_muon_grows_its_steps_as_asked(name: str = "Muon") -> None:
+    """With `spectral_unclamped` by sqrt(rows/cols), also where that is less than 1."""
+
+    def moved(shape: tuple[int, int], lr: float, how: str | None, cls: Any) -> np.ndarray:
+        (p,) = tensors([np.zeros(shape)], torch.float64)
+        optimizer = cls([p], lr=lr, weight_decay=0.0, adjust_lr_fn=how)
+        p.grad = torch.tensor(np.random.default_rng(0).standard_normal(shape))
+        optimizer.step()
+        return p.detach().numpy()
+
+    ours, theirs = library_class(name), torch.optim.Muon
+    for shape in ((3, 12), (12, 3)):
+        factor = math.sqrt(shape[0] / shape[1])
+        wanted = moved(shape, 0.1 * factor / max(1.0, factor), None, ours)
+        assert np.allclose(moved(shape, 0.1, "spectral_unclamped", ours), wanted, rtol=1e-12)
+        assert np.array_equal(moved(shape, 0.1, None, ours), moved(shape, 0.1, "original", ours))
+        with contextlib.suppress(ValueError):  # raised by a torch that does not know it
+            reference = moved(shape, 0.1, "spectral_unclamped", theirs)
+            assert np.allclose(moved(shape, 0.1, "spectral_unclamped", ours), reference, rtol=0.05)
 
 
 @every_rule

@@ -99,12 +99,15 @@ def default_dtype(dtype: torch.dtype) -> Any:
 def feed(optimizer: Any, params: Sequence[Any], history: Sequence[Gradients]) -> None:
     """Step an optimizer through a history of gradients; where it asks for a closure, of slopes of a loss."""
     asked = getattr(optimizer, "_asked", frozenset())
+    sparse = any(group.get("sparse") for group in optimizer.param_groups)
     for step in history:
         if asked:
             optimizer.step(landscape.closure(params, step, backward="hvp" not in asked))
             continue
         for p, g in zip(params, step, strict=True):
             p.grad = None if g is None else torch.tensor(g, dtype=p.dtype, device=p.device)
+            if p.grad is not None and sparse:
+                p.grad = p.grad.to_sparse(1)
         optimizer.step()
 
 

@@ -29,9 +29,11 @@ from optlang.compiled import (
     LINE,
     LOSS,
     LOSS_NOW,
+    MOST,
     NOISE,
     PARTS,
     POINT,
+    STOP,
     TERM,
     TOTAL,
     Draw,
@@ -45,7 +47,7 @@ from optlang.ir.passes import prune
 from optlang.ir.program import Program, Store
 from optlang.language import shapes
 from optlang.language import tree as ast
-from optlang.language.builtins import SEARCHES, SIZES
+from optlang.language.builtins import HALT, PROGRESS, SEARCHES, SIZES
 from optlang.language.evaluate import ARITHMETIC, member_name
 from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, reduce
 from optlang.language.questions import evaluations
@@ -630,6 +632,10 @@ class _Lowering(Loops):
             return self.size_of(name, *(a.value for a in node.arguments))
         if name == "total":
             return self.total(node)
+        if name in PROGRESS:
+            return self.input(f"{LOSS}{name}", HOST)
+        if name == HALT:
+            return self.halting(node)
         if name in EVALUATED:
             return self.evaluated(name, node)
         if name in ("randn", "rand"):
@@ -656,6 +662,14 @@ class _Lowering(Loops):
             one = part.kind.level <= Level.SCALAR  # a number of the tensor counts once
             self.parts_of_totals[name] = Ref(self.number(part), part.kind) if one else self.reduction("sum", part, None)
         return self.input(name, HOST)
+
+    def halting(self, node: ast.Call) -> Ref:
+        """Note the numbers that `iterate` goes by; the value of the call is read by nothing."""
+        for target, argument in zip((MOST, STOP), node.arguments, strict=False):
+            if self.part == "step":
+                ref = self.expr(argument.value)
+                self.parts_of_totals[target] = Ref(self.number(ref), ref.kind)
+        return Ref(sp.Integer(0), HOST)
 
     def evaluated(self, name: str, node: ast.Call) -> Ref:
         """Return what the closure is called for at a point, or along a direction: an input that arrives late.

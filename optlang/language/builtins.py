@@ -432,18 +432,21 @@ TABLE: tuple[Builtin, ...] = (
     Builtin("grad", "at", CLOSURE, "The gradient where every parameter is `at`; p itself stays."),
     Builtin("loss", "at", CLOSURE, "The loss where every parameter is `at`; `loss` alone is that of p."),
     Builtin("hvp", "z", CLOSURE, "The Hessian of the loss times z, by a second pass backward."),
+    Builtin("iteration", "", CLOSURE, "Which of the steps of `iterate` this is, from 1."),
+    Builtin("evaluations", "", CLOSURE, "How often `step()` has called the closure when the rule's step starts."),
     Builtin(
         "strong_wolfe",
-        "d, step, c1 = 1e-4, c2 = 0.9, tolerance = 1e-9, evaluations = 25",
+        "d, step, c1 = 1e-4, c2 = 0.9, tolerance = 1e-9, evaluations = 25, sign = 1",
         CLOSURE,
-        "How far to go along d from p, `step` being tried first: far enough to meet the strong Wolfe conditions.",
+        "How far to go along d from p, `step` being tried first: far enough to meet the strong Wolfe conditions for "
+        "`sign` times the loss.",
     ),
     Builtin(
         "backtracking",
-        "d, step, c1 = 1e-4, shrink = 0.5, evaluations = 25",
+        "d, step, c1 = 1e-4, shrink = 0.5, evaluations = 25, sign = 1",
         CLOSURE,
-        "How far to go along d from p: `step`, shrunk until the loss falls by c1 of what its slope promises; 0 if it "
-        "never does.",
+        "How far to go along d from p: `step`, shrunk until `sign` times the loss falls by c1 of what its slope "
+        "promises; 0 if it never does.",
     ),
     Builtin(
         "count", "s", HISTORY, "How many entries of a history are filled; the last ones are, the newest is `s[-1]`."
@@ -732,8 +735,11 @@ TABLE: tuple[Builtin, ...] = (
 
 #: What histories are made of (see :mod:`optlang.language.histories`), under names that no rule could write.
 EMPTY, PUSH, COUNT = "empty history", "push onto", "count"
+#: What `iterate` is made of (see :mod:`optlang.language.iterations`).
+HALT = "iterate until"
 INTERNAL: tuple[Builtin, ...] = (
     Builtin(EMPTY, "size", HISTORY, "Room for values shaped like p.", matrix=True),
+    Builtin(HALT, "n, c", CLOSURE, "Ends the steps of `iterate` before this one."),
     Builtin(PUSH, "s, x", HISTORY, "A history with one more entry.", "push({0}, {1})", helpers=("push",), matrix=True),
 )
 
@@ -760,7 +766,12 @@ TIME_NAMES: dict[str, str] = {
 MEMBERS = frozenset(("T", *(result for row in BUILTINS.values() for result in row.results)))
 
 #: Functions that have the closure called; the first is also the name of the loss where the step starts.
-EVALUATIONS: frozenset[str] = frozenset(("loss", "grad", "hvp", "strong_wolfe", "backtracking"))
+EVALUATIONS: frozenset[str] = frozenset(
+    ("loss", "grad", "hvp", "strong_wolfe", "backtracking", "iteration", "evaluations", HALT)
+)
+
+#: Those that are numbers of the step itself.
+PROGRESS: tuple[str, ...] = ("iteration", "evaluations")
 
 #: Those that search along a direction.
 SEARCHES: tuple[str, ...] = ("strong_wolfe", "backtracking")

@@ -28,6 +28,7 @@ from optlang.language.checking.warn import warn
 from optlang.language.checking.worlds import World, facts, worlds
 from optlang.language.composing.compose import compose, is_composed
 from optlang.language.histories import sizes_of, without_histories
+from optlang.language.iterations import without_iterations
 from optlang.language.kinds import STATIC, Kind, Level, join
 from optlang.language.parse import parse
 from optlang.language.questions import known_before
@@ -45,6 +46,7 @@ from optlang.language.tree import (
     HyperDecl,
     HyperItem,
     If,
+    Iterate,
     Member,
     Name,
     On,
@@ -54,6 +56,7 @@ from optlang.language.tree import (
     Require,
     Return,
     Route,
+    Sparse,
     StateDecl,
     StateItem,
     Stmt,
@@ -106,7 +109,7 @@ class _Check:
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
-        self.items = one_by_one(without_histories(tree).items)
+        self.items = one_by_one(without_iterations(without_histories(tree).items))
         self.flat = any(isinstance(item, Flat) for item in tree.items)
         self.findings = Findings(tree.source)
         self.scope = Scope(self.findings, histories=frozenset(sizes_of(tree)), flat=self.flat)
@@ -245,6 +248,14 @@ class _Check:
                 self.events[0].span,
                 label="p is a vector of all parameters during a step only",
                 help="leave `flat` or the block away",
+            )
+        for again in (item for item in self.items if isinstance(item, Iterate)):
+            self.findings.add(
+                "E316",
+                "a rule iterates once",
+                again.span,
+                label="second `iterate`",
+                help="write one `iterate`, and join what ends it with `or`",
             )
         check_histories(self.scope, self.body, (*functions, *(event.body for event in self.events)))
 
@@ -467,4 +478,5 @@ class _Check:
             {event.event: event.body for event in self.events},
             tuple(self.routes),
             self.flat,
+            any(isinstance(item, Sparse) for item in self.items),
         )

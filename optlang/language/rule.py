@@ -23,6 +23,7 @@ class HyperType(Enum):
     OPTIONAL = "number or none"  # whether it is none is static, its number is a host value
     FLAG = "true or false"  # static
     TEXT = "string"  # static
+    OPTIONAL_TEXT = "string or none"  # static
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Hyper:
         required: Whether the user must pass it.
         domain: Where its value must lie, if declared.
         doc: What it is, if the rule says so.
+        derived: Its default, where that follows from other hyperparameters; ``default`` is that of their defaults.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Hyper:
     domain: Range | OneOf | None
     doc: str | None
     span: Span
+    derived: Expr | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ class Rule:
         events: Statements of ``on eval`` and ``on train``, by event.
         routes: For a rule that sends tensors to other rules, which and when; it has nothing else.
         flat: Whether p is all parameters of a param group as one vector.
+        sparse: Whether gradients are sparse, and rows that they do not touch stay.
         inferred: Whether roles were inferred (the rule declares nothing).
         tree: The syntax tree it was checked from.
     """
@@ -148,6 +152,7 @@ class Rule:
     events: Mapping[str, tuple[Stmt, ...]] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
     flat: bool = False
+    sparse: bool = False
 
     @property
     def keys(self) -> dict[str, tuple[Hyper, ...]]:

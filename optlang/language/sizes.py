@@ -7,7 +7,7 @@ from typing import Any
 
 from optlang.language import shapes
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, EMPTY, MAKERS, RANDOMS, SEARCHES, SIZES
+from optlang.language.builtins import BUILTINS, EMPTY, HALT, MAKERS, PROGRESS, RANDOMS, SEARCHES, SIZES
 from optlang.language.shapes import Mismatch, Shape
 from optlang.source import Span
 
@@ -144,6 +144,8 @@ class Sizes:
             return ()
         if name == EMPTY:
             return (self.size(arguments[0]) or 0, *self.shape)
+        if name == HALT or name in PROGRESS:
+            return ()
         if name in SEARCHES:
             self.met((self.shape, self.of(arguments[0])))
             return ()

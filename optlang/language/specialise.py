@@ -19,7 +19,17 @@ from typing import Any, TypeVar
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import derived
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, EVALUATIONS, MAKERS, MATRIX_FUNCTIONS, RANDOMS, SEARCHES, SIZES, Builtin
+from optlang.language.builtins import (
+    BUILTINS,
+    EVALUATIONS,
+    HALT,
+    MAKERS,
+    MATRIX_FUNCTIONS,
+    RANDOMS,
+    SEARCHES,
+    SIZES,
+    Builtin,
+)
 from optlang.language.evaluate import NotStatic, evaluate, member_name, truth
 from optlang.language.kinds import Level
 from optlang.language.ordinals import SUMS, Ordinals
@@ -488,6 +498,9 @@ class _Specialiser:
         if hyper.type is HyperType.OPTIONAL:
             self.answer(node, value is None)
             return ast.Nothing(at.span) if value is None else node
+        if value is None:
+            self.answer(node, None)
+            return ast.Nothing(at.span)
         return self.literal(node, value)
 
     def literal(self, node: ast.Name | ast.Member, value: Value) -> ast.Expr:
@@ -614,12 +627,12 @@ class _Specialiser:
     def apart(self, name: str, node: ast.Call, scope: Scope) -> ast.Expr:
         """Return a call that is told apart from others like it, by a second argument."""
         arguments = [self.reduce(a.value, scope) for a in node.arguments]
-        if name in SEARCHES:
+        if name in (*SEARCHES, HALT):
             arguments = self.arguments(BUILTINS[name], node, scope, lambda argument: self.reduce(argument, scope))
         primitive = name if name in ("total", "randn") or name in EVALUATIONS else "rand"
         sizes = arguments if name != "bernoulli" else []
         label = self.label(name, node)
-        point = node.arguments[0].value if name in EVALUATIONS and name not in SEARCHES else None
+        point = node.arguments[0].value if name in ("loss", "grad", "hvp") else None
         if isinstance(point, ast.Name) and not self.trace and point.name in self.once:
             label = f"at {point.name}"  # one point, whatever is asked for there
         mark = ast.Argument(node.span, "call", ast.Text(node.span, label))

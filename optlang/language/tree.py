@@ -369,6 +369,19 @@ class Flat(Node):
 
 
 @dataclass(frozen=True)
+class Sparse(Node):
+    """``sparse``: gradients are sparse, and a step updates the rows that they touch."""
+
+
+@dataclass(frozen=True)
+class Iterate(Node):
+    """``iterate n until c``: ``step()`` makes up to n of the rule's steps; ``until`` is None if nothing ends them."""
+
+    count: Expr
+    until: Expr | None
+
+
+@dataclass(frozen=True)
 class Parameter(Node):
     """A parameter of a ``def`` or a ``transform``; only the latter's may have a range."""
 
@@ -441,6 +454,8 @@ Decl = (
     | StateDecl
     | History
     | Flat
+    | Sparse
+    | Iterate
     | Def
     | Transform
     | Use

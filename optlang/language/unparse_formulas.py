@@ -148,6 +148,11 @@ class Formulas:
                 return f"history {names}: {kind}size {self.expression(node.size)}"
             case tree.Flat():
                 return "flat"
+            case tree.Sparse():
+                return "sparse"
+            case tree.Iterate():
+                until = "" if node.until is None else f" until {self.expression(node.until)}"
+                return f"iterate {self.expression(node.count)}{until}"
             case tree.Use():
                 return f"use {self.rule_of(node)}"
             case tree.Inner():

@@ -20,6 +20,9 @@ from optlang.runtime.plan import describe, named
 from optlang.runtime.records import STEP
 from optlang.runtime.tensors import facts_of, is_shared
 
+#: Hyperparameters that may be None.
+NULLABLE = (HyperType.OPTIONAL, HyperType.OPTIONAL_TEXT)
+
 
 def detached(state: Mapping[str, Any]) -> dict[str, Any]:
     """Return a parameter's state with its numbers as tensors of their own.
@@ -124,9 +127,10 @@ def loaded_groups(
     for ours, theirs in zip(groups, saved, strict=True):
         group = {key: deepcopy(value) for key, value in theirs.items() if key != "params"}
         for key, hypers in parts.keys.items():
-            lacks = key not in group or (group[key] is None and hypers[0].type is not HyperType.OPTIONAL)
+            lacks = key not in group or (group[key] is None and hypers[0].type not in NULLABLE)
             if lacks and (key in parts.defaults or key in ours):
                 group[key] = deepcopy(parts.defaults.get(key, ours.get(key)))
+        parts.derive(group, {})
         if SEED in ours and SEED not in parts.keys:
             group[SEED] = checked("loaded state dict", group.get(SEED, ours[SEED]))
         if LazyPlan.switch in ours:  # torch.optim has no such key

@@ -16,6 +16,7 @@ KINDS = {
     HyperType.OPTIONAL: "float or None",
     HyperType.FLAG: "bool",
     HyperType.TEXT: "str",
+    HyperType.OPTIONAL_TEXT: "str or None",
 }
 
 
@@ -80,7 +81,13 @@ def _text(key: str, hyper: Parts) -> str:
     elif ranges:
         said += [f"{h.name} {h.domain.text}" for h in hypers if h.domain is not None]
     text = ", ".join(said) or "see the formulas"
-    return text if key in hyper.required else f"{text} (default: {shown(hyper.defaults[key])})"
+    if key in hyper.required:
+        return text
+    derived = hypers[0].derived
+    if derived is None:
+        return f"{text} (default: {shown(hyper.defaults[key])})"
+    source = next(part.compiled.rule.tree.source for part in hyper.parts if key in part.hyper.keys)
+    return f"{text} (default: {source.excerpt(derived.span)})"
 
 
 def shown(value: Any) -> str:

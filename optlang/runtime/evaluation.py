@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from optlang.compiled import ALONG, CURVED, GRAD, LENGTH, LINE, LOSS, LOSS_NOW, POINT, TERM
+from optlang.compiled import ALONG, CURVED, GRAD, LENGTH, LINE, LOSS, LOSS_NOW, MOST, POINT, STOP, TERM
 from optlang.runtime import searches
 from optlang.runtime.tensors import pieces
 
@@ -33,21 +33,44 @@ NO_GRAPH = (
 )
 
 
+class Stopped(Exception):
+    """The steps of ``iterate`` have ended before this one; nothing of it has been written."""
+
+
+class Place(NamedTuple):
+    """Where the closure has been called, and what it left there."""
+
+    values: list[torch.Tensor]
+    loss: Any
+    gradients: list[torch.Tensor | None]
+
+
 class Evaluation:
-    """The calls of a closure in one step.
+    """The calls of a closure in one step, or in those of a rule that iterates.
 
     Args:
         name: Name of the class, for messages.
         closure: Computes gradients and returns the loss; None if there is none.
         parameters: Every parameter of the optimizer.
+        iterates: Whether the rule may make several steps.
 
     Attributes:
         loss: What the closure returned where the step starts, as a number (on a device, as a tensor there).
+        calls: How often the closure has been called.
+        iteration: Which step it is, from 1.
     """
 
-    def __init__(self, name: str, closure: Callable[[], Any] | None, parameters: Sequence[torch.Tensor]) -> None:
-        self.name, self.closure, self.parameters = name, closure, parameters
+    def __init__(
+        self,
+        name: str,
+        closure: Callable[[], Any] | None,
+        parameters: Sequence[torch.Tensor],
+        iterates: bool = False,
+    ) -> None:
+        self.name, self.closure, self.parameters, self.iterates = name, closure, parameters, iterates
         self.loss: Any = None
+        self.calls, self.iteration, self._most = 0, 1, 1.0
+        self._places: list[Place] = []  # where this step started, and where its searches have ended
         self._graph: dict[int, torch.Tensor] = {}
         self._straight = False  # the loss has a graph, but no curvature
 
@@ -68,6 +91,7 @@ class Evaluation:
         if self.closure is not None:
             with torch.enable_grad():
                 result = self.closure()
+                self.calls += 1
                 if curved:
                     self._differentiate(result)
                 elif _has_graph(result) and all(p.grad is None for p in self.parameters):
@@ -78,7 +102,57 @@ class Evaluation:
         if curved and not self._graph:
             graded = [p for p in self.parameters if p.grad is not None and p.grad.requires_grad]
             self._graph = {id(p): p.grad for p in graded if p.grad is not None}
+        self._keep(self.loss)
         return result
+
+    # From step to step --------------------------------------------------------------------------------------
+
+    def look_ahead(self, late: Mapping[str, Any]) -> None:
+        """Take note of how many steps there may be; raise ``Stopped`` if this one is not to be made."""
+        self._most = float(late[MOST])
+        if self.iteration > self._most or bool(late[STOP]):
+            raise Stopped
+
+    def again(self) -> bool:
+        """Begin the next step, if there may be one: with the loss and the gradients where the last one has led.
+
+        The closure is called unless it has been there: at the end of a search, or where the last step started.
+        """
+        if self.iteration >= self._most:
+            return False
+        self.iteration += 1
+        with torch.no_grad():
+            known = next((place for place in reversed(self._places) if self._is_at(place)), None)
+        self._places = []
+        if known is None:
+            if self.closure is None:
+                raise TypeError(NO_CLOSURE.format(name=self.name, what="the loss after each of its iterations"))
+            for p in self.parameters:
+                p.grad = None
+            self.loss = self._call()
+        else:
+            self.loss = known.loss
+            for p, g in zip(self.parameters, known.gradients, strict=True):
+                p.grad = g
+        self._keep(self.loss)
+        return True
+
+    def _keep(self, loss: Any) -> Place | None:
+        """Remember that the closure has been called where the parameters are now."""
+        if not self.iterates:
+            return None
+        gradients = [None if p.grad is None else p.grad.detach().clone() for p in self.parameters]
+        place = Place([p.detach().clone() for p in self.parameters], loss, gradients)
+        self._places.append(place)
+        return place
+
+    def _is_at(self, place: Place) -> bool:
+        """Whether the parameters are where a place is, up to how a sum of two numbers may be rounded."""
+        begin = self._places[0].values
+        return all(
+            bool(((p - there).abs() <= 4 * torch.finfo(p.dtype).eps * (start.abs() + there.abs())).all())
+            for p, there, start in zip(self.parameters, place.values, begin, strict=True)
+        )
 
     def _differentiate(self, loss: Any) -> None:
         """Compute the gradients with their graph, if the closure has left that to the step."""
@@ -160,6 +234,7 @@ class Evaluation:
         with torch.enable_grad():
             assert self.closure is not None
             result = self.closure()
+            self.calls += 1
             if all(p.grad is None for p in self.parameters):  # the closure leaves backward() to the step
                 self._fill_gradients(result)
         return self._number(result)
@@ -173,7 +248,10 @@ class Evaluation:
         method, options = label.partition(" ")[0], list[float]()
         while (term := f"{TERM}{len(options)} {label}") in late:
             options.append(float(late[term]))
+        *options, sign = options
         begin = [p.detach().clone() for p, _ in line]
+        seen: dict[float, Place | None] = {}
+        losses: dict[float, float] = {}
 
         def slope() -> float:
             return float(sum((p.grad * d).sum(dtype=torch.float64) for p, d in line if p.grad is not None))
@@ -188,15 +266,21 @@ class Evaluation:
                 raise TypeError(
                     f"{self.name}: the rule searches along a line; let the closure return the loss, not None"
                 )
-            return float(loss), slope()
+            seen[distance], losses[distance] = self._keep(loss), sign * float(loss)
+            for at in sorted(seen, key=losses.__getitem__)[3:]:  # no memory for those that no search ends at
+                if at != distance:
+                    del seen[at]
+            return losses[distance], sign * slope()
 
-        start = searches.Point(0.0, float(self.loss), slope())
+        start, places = searches.Point(0.0, sign * float(self.loss), sign * slope()), list(self._places)
         with _moved([(p, p) for p, _ in line], self.parameters):
             if method == "backtracking":
                 length = searches.backtracking(look, start, *options)
             else:
                 largest = max((float(d.abs().max()) for _, d in line if d.numel()), default=0.0)
                 length = searches.strong_wolfe(look, start, largest, *options)
+        found = seen.get(length)
+        self._places = places if found is None else [*places, found]
         return {LENGTH + label: length}
 
     def _along(self, label: str, works: Sequence[StagedWork]) -> Mapping[str, Any]:

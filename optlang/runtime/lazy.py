@@ -18,6 +18,9 @@ from optlang.runtime.plan import GroupPlan, State, by_rows, named
 from optlang.runtime.records import Batch, Record
 from optlang.runtime.tensors import facts_of, flat
 
+#: How a param group says that gradients are sparse.
+LAZY = "lazy"
+
 REASON = (
     "does not update every element from itself alone; give it dense gradients (for an embedding: sparse=False) and, "
     "if other parameters of the optimizer have sparse ones, a param group of its own"
@@ -67,6 +70,12 @@ class LazyPlan(GroupPlan):
 
     def _check_layout(self, p: torch.Tensor, g: torch.Tensor) -> None:
         if not g.is_sparse:
+            if self.kernels.compiled.rule.sparse:
+                self._fail(
+                    p,
+                    f"has a dense gradient, but {self.name} is for sparse ones, as an embedding with sparse=True has "
+                    "them; give it to another optimizer, or say sparse=None",
+                )
             return
         if g.sparse_dim() != 1:
             self._fail(
@@ -139,7 +148,7 @@ def is_sparse(g: torch.Tensor | None) -> bool:
 def check(name: str, group: Mapping[str, Any]) -> None:
     """Raise ValueError if a param group of a class asks for sparse gradients in a way that there is not."""
     how = group.get(LazyPlan.switch)
-    if how not in (None, False, "lazy"):
+    if how not in (None, False, LAZY):
         raise ValueError(f'{name}: sparse must be "lazy" or None, got {how!r}')
     for other in ("capturable", "differentiable"):
         if how and group.get(other):
@@ -148,6 +157,9 @@ def check(name: str, group: Mapping[str, Any]) -> None:
 
 def check_rule(part: Part, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> None:
     """Raise ValueError if a rule cannot update rows of the parameters of a group that go to it."""
+    for p in members:
+        if p.layout is not torch.strided:
+            raise ValueError(f"{part.compiled.name} requires dense parameters: {named(group, p)} is {p.layout}")
     values = part.hyper.read(group)
     answers = part.hyper.answers(values)
     for p in {facts_of(p): p for p in members}.values():

@@ -15,17 +15,17 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from optlang.compiled import Compiled
-from optlang.language.builtins import SEARCHES
+from optlang.language.builtins import HALT, SEARCHES
 from optlang.language.questions import draws, evaluations
 from optlang.language.suggest import nearest
 from optlang.runtime import chance, checkpoint, documentation, flat, lazy
 from optlang.runtime.capturable import CapturablePlan
 from optlang.runtime.differentiable import DifferentiablePlan
-from optlang.runtime.evaluation import Evaluation
+from optlang.runtime.evaluation import Evaluation, Stopped
 from optlang.runtime.events import TRAINING, EventPlan
 from optlang.runtime.flat import FlatPlan
 from optlang.runtime.kernels import Kernels, Prepared
-from optlang.runtime.lazy import LazyPlan
+from optlang.runtime.lazy import LAZY, LazyPlan
 from optlang.runtime.parts import Part, Parts
 from optlang.runtime.passes import Scratch
 from optlang.runtime.plan import GroupPlan, named, switched
@@ -89,6 +89,8 @@ class RuleOptimizer(Optimizer):
             plural = "s" if len(missing) > 1 else ""
             raise TypeError(f"{self._name()}() is missing required argument{plural}: {names}")
         defaults = {**self._parts.defaults, **given}
+        if self._compiled.rule.sparse:
+            defaults.setdefault(LazyPlan.switch, LAZY)
         if self._random and chance.SEED not in defaults:
             defaults[chance.SEED] = chance.checked(self._name(), None)
         super().__init__(groups if not isinstance(params, torch.Tensor) else params, defaults)
@@ -116,7 +118,9 @@ class RuleOptimizer(Optimizer):
             elif key == chance.SEED and cls._random:
                 given[key] = chance.checked(cls._name(), value)
             elif key in PLANS:
-                if value:  # switched off, it is no key of the param groups
+                if key == LazyPlan.switch and cls._compiled.rule.sparse:
+                    given[key] = value or None
+                elif value:  # switched off, it is no key of the param groups
                     given[key] = value if key == LazyPlan.switch else True
             elif key not in INEFFECTIVE:
                 raise TypeError(cls._unknown(key))
@@ -144,6 +148,7 @@ class RuleOptimizer(Optimizer):
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        self._parts.derive(param_group, self.defaults)
         self._parts.check({**self.defaults, **param_group})
         lazy.check(self._name(), {**self.defaults, **param_group})
         if not isinstance(param_group["params"], (torch.Tensor, set)):
@@ -238,7 +243,7 @@ class RuleOptimizer(Optimizer):
         evaluation, loss = None, None
         if self._asked:
             members = list({id(p): p for group in self.param_groups for p in group["params"]}.values())
-            evaluation = Evaluation(self._name(), closure, members)
+            evaluation = Evaluation(self._name(), closure, members, iterates=HALT in self._asked)
             loss = evaluation.start("hvp" in self._asked)
         elif closure is not None:
             with torch.enable_grad():
@@ -248,8 +253,17 @@ class RuleOptimizer(Optimizer):
         if torch.compiler.is_compiling():
             _update_apart(self, evaluation)
         else:
-            self._update(evaluation)
+            self._update_all(evaluation)
         return loss
+
+    def _update_all(self, evaluation: Evaluation | None) -> None:
+        """Run one step of every param group; of a rule that iterates as many as it says."""
+        try:
+            self._update(evaluation)
+            while evaluation is not None and evaluation.again():
+                self._update(evaluation)
+        except Stopped:
+            return
 
     def _is_skipped(self) -> bool:
         """Whether a gradient scaler has found infinities; if not, gradients are divided by its scale, if it left one.
@@ -520,7 +534,7 @@ _hooked_step = Optimizer.profile_hook_step(RuleOptimizer._step)
 @_disable_dynamo
 def _update_apart(optimizer: RuleOptimizer, evaluation: Evaluation | None) -> None:
     """Run one step where Dynamo, which is compiling the caller, does not look."""
-    optimizer._update(evaluation)
+    optimizer._update_all(evaluation)
 
 
 def _changed(written: list[torch.Tensor]) -> None:

@@ -6,7 +6,7 @@ first whose condition it meets. Keys that several of them have are told apart by
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -93,6 +93,13 @@ class Parts:
     def answers(self, group: Mapping[str, Any]) -> tuple[Value, ...]:
         """Return what decides where the parameters of a group go, besides their shapes."""
         return tuple(answer for part in self.parts for answer in part.answers(group))
+
+    def derive(self, group: MutableMapping[str, Any], defaults: Mapping[str, Any]) -> None:
+        """Give a param group what follows from its other keys, or from the defaults of those that it does not have."""
+        for part in self.parts:
+            whole = {**defaults, **group}
+            part.hyper.derive(whole)
+            group.update((key, whole[key]) for key in part.hyper.derived)
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Raise ValueError, naming every range that a hyperparameter of a group is outside of."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optlang.backends.loading.signature import Kernel
-from optlang.compiled import EXCHANGED, HANDED_ON, TERM, TOTAL, Pass, Slot
+from optlang.compiled import EXCHANGED, HANDED_ON, NUMBERS, STOP, Pass, Slot
 from optlang.language.rule import Value
 from optlang.runtime import chance, host
 from optlang.runtime.kernels import Kernels, Prepared
@@ -91,7 +91,7 @@ class PlannedPass:
     @property
     def writes(self) -> bool:
         """Whether it writes parameters or states."""
-        return any(not name.startswith((*HANDED_ON, TOTAL, TERM)) for name in self.own.kernel.written)
+        return any(not name.startswith((*HANDED_ON, *NUMBERS)) for name in self.own.kernel.written)
 
     def prepare(self, known: Mapping[str, Any]) -> None:
         """Compute the coefficients."""
@@ -290,8 +290,8 @@ def segments(plans: Sequence[PlannedPass]) -> list[Segment]:
     cut: list[list[PlannedPass]] = []
     there: set[str] = set()
     for plan in plans:
-        # Nothing is written before the closure has been called where the passes before say.
-        called = bool(cut) and any(each.own.points for each in cut[-1]) and plan.writes
+        # Nothing is written before the closure has been called where the passes before say, and they have let it.
+        called = bool(cut) and any(each.own.points or STOP in each.own.totals for each in cut[-1]) and plan.writes
         if not cut or called or not set(plan.own.needs) <= there:
             cut.append([])
             there |= set(plan.own.needs)

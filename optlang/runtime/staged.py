@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from optlang.backends.loading.signature import Kernel
-from optlang.compiled import LATE_NUMBERS, LINE, LOSS_NOW, TOTAL, Steering
+from optlang.compiled import CALLS, ITERATION, LATE_NUMBERS, LINE, LOSS_NOW, STOP, TOTAL, Steering
 from optlang.language.rule import Value
 from optlang.runtime import chance, host
 from optlang.runtime.evaluation import Evaluation
@@ -183,10 +183,13 @@ def run_together(
             the groups' step counts.
         seed: Draws random numbers.
         evaluation: Calls the closure, for a rule that asks for that.
+
+    Raises:
+        Stopped: If the rule makes no more steps in this call of ``step()``.
     """
     late: dict[str, Any] = {}
     if evaluation is not None:
-        late[LOSS_NOW] = evaluation.loss
+        late |= {LOSS_NOW: evaluation.loss, ITERATION: evaluation.iteration, CALLS: evaluation.calls}
     shared = _Shared(prepared, known)
     totals = {total for work in works for segment in work.left for total in segment.totals}
     wanted = {name for work in works for segment in work.left for name in segment.needs} | shared.needs
@@ -196,19 +199,25 @@ def run_together(
     parts: MutableMapping[str, list[Any]] = {}
     shared.compute(late)
     points = {point for work in works for segment in work.left for point in segment.points}
+    asking = STOP in totals
     while any(work.left for work in works):
         before = sum(len(work.left) for work in works), len(late)
         for work in works:
             while work.left and all(name in late for name in work.left[0].needs):
-                if points and work.left[0].writes:  # nothing moves before the closure has been called everywhere
+                # Nothing moves before the closure has been called everywhere, or while the steps may end.
+                if (points or asking) and work.left[0].writes:
                     break
                 for total in work.run(late, seed).totals:
                     parts.setdefault(total, []).extend(work.batch.summed(total))
         waiting = {total for work in works for segment in work.left for total in segment.totals}
         for total in sorted(totals - waiting - set(late)):
             late[total] = _sum(parts[total]) if total.startswith(TOTAL) else parts[total][0]
+        if asking and STOP in late:
+            assert evaluation is not None
+            evaluation.look_ahead(late)
+            asking = False
         waiting = {point for work in works for segment in work.left for point in segment.points}
-        for point in sorted(points - waiting):
+        for point in () if asking else sorted(points - waiting):
             if any(term not in late for term in totals if term.endswith(point.removeprefix(LINE))):
                 continue  # the numbers that a search goes by
             assert evaluation is not None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
 
 from optlang.compiled import Compiled
+from optlang.language.evaluate import evaluate
 from optlang.language.rule import Hyper, Value
 
 
@@ -39,6 +40,8 @@ class Hyperparameters:
             for key, hypers in self.keys.items()
             if not any(h.required for h in hypers)
         }
+        self.derived = {k: v[0].derived for k, v in self.keys.items() if v[0].derived is not None}
+        self.defaults |= dict.fromkeys(self.derived)
         self._layout = [(k, tuple(h.name for h in v), v[0].part is not None) for k, v in self.keys.items()]
         self.static = sorted(compiled.static_names)
 
@@ -78,6 +81,16 @@ class Hyperparameters:
                 )
             values[f"group.{key}"] = plain(group[key])
         return values
+
+    def derive(self, group: MutableMapping[str, Any]) -> None:
+        """Give the keys of a param group that are None what follows from its others, where the rule says that."""
+        missing = [key for key in self.derived if group.get(key) is None]
+        if missing:
+            values = {names[0]: plain(group[key]) for key, names, is_tuple in self._layout if not is_tuple and key in group}
+            for key in missing:
+                found = evaluate(self.derived[key], values)
+                whole = isinstance(found, float) and found.is_integer()
+                group[key] = int(found) if whole else found  # type: ignore[arg-type]
 
     def raw(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Return the values in a param group, by the names the formulas use, as they are: tensors stay tensors."""

@@ -42,6 +42,7 @@ def outside_python(order: Order, target: str) -> list[Diagnostic]:
     compiled = order.compiled
     return [
         *routes(compiled, target),
+        *derived_defaults(compiled, target),
         *whole_vectors(compiled, target),
         *histories(compiled, target),
         *closure(compiled, target),
@@ -82,6 +83,14 @@ def routes(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
         others = others or " and ".join(dict.fromkeys(f"`{r.title}`" for r in compiled.rule.routes))
         help = f"emit {others} apart, and give each its parameters"
         yield refusal(compiled, target, "`route`", compiled.rule.routes[0].span, help)
+
+
+def derived_defaults(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
+    """Yield the refusal of a hyperparameter whose default follows from others."""
+    derived = next((hyper.derived for hyper in compiled.rule.hypers if hyper.derived is not None), None)
+    if derived is not None:
+        help = "give the hyperparameter a number as its default"
+        yield refusal(compiled, target, "a default that follows from another hyperparameter", derived.span, help)
 
 
 def whole_vectors(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:

@@ -46,12 +46,14 @@ KINDS = {
     HyperType.OPTIONAL: "a number or None",
     HyperType.FLAG: "True or False",
     HyperType.TEXT: "a string",
+    HyperType.OPTIONAL_TEXT: "a string or None",
 }
 TESTS = {
     "a number": "lambda x: isinstance(x, float)",
     "a number or None": "lambda x: x is None or isinstance(x, float)",
     "True or False": "lambda x: isinstance(x, bool)",
     "a string": "lambda x: isinstance(x, str)",
+    "a string or None": "lambda x: x is None or isinstance(x, str)",
 }
 FACTS = {
     "ndim": "p.dim()",
@@ -86,6 +88,7 @@ def refused(order: Order) -> Iterator[Diagnostic]:
     for route in order.compiled.rule.routes:
         help = "emit the rules that it leads to, and use an optimizer for each"
         yield refusal(order.compiled, NAME, "`route`", route.span, help)
+    yield from _refusals.derived_defaults(order.compiled, NAME)
     yield from _refusals.whole_vectors(order.compiled, NAME)
 
 
@@ -417,7 +420,7 @@ def _number(value: float) -> str:
 def _ends(hyper: Hyper) -> list[float]:
     """Return the ends of a hyperparameter's range that are inside of it."""
     domain = hyper.domain
-    if hyper.type in (HyperType.FLAG, HyperType.TEXT) or not isinstance(domain, Range):
+    if hyper.type in (HyperType.FLAG, HyperType.TEXT, HyperType.OPTIONAL_TEXT) or not isinstance(domain, Range):
         return []
     ends = [(domain.low, domain.low_closed), (domain.high, domain.high_closed)]
     return [end for end, closed in ends if closed and math.isfinite(end)]

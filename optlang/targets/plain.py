@@ -79,6 +79,7 @@ def constructs(order: Order) -> Iterator[Diagnostic]:
     help = "use --target module"
     for route in rule.routes:
         yield refusal(compiled, NAME, "`route`", route.span, help)
+    yield from _refusals.derived_defaults(compiled, NAME)
     yield from _refusals.whole_vectors(compiled, NAME)
     yield from _refusals.histories(compiled, NAME)
     for event in rule.events:

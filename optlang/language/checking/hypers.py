@@ -7,9 +7,11 @@ from keyword import iskeyword
 from optlang.language.checking.constants import NotConstant, fold
 from optlang.language.checking.findings import Findings
 from optlang.language.checking.scope import Scope
+from optlang.language.evaluate import NotStatic, evaluate
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
 from optlang.language.suggest import listing, nearest
-from optlang.language.tree import Choices, Domain, Expr, HyperDecl, HyperItem, Interval
+from optlang.language.tree import Choices, Domain, Expr, HyperDecl, HyperItem, Interval, Name
+from optlang.language.walk import expressions
 from optlang.source import Span
 
 #: Keyword arguments and param-group keys that torch.optim or the generated class already uses.
@@ -29,6 +31,7 @@ SHOWN_TYPES = {
     HyperType.OPTIONAL: "a number or none",
     HyperType.FLAG: "true or false",
     HyperType.TEXT: "a string",
+    HyperType.OPTIONAL_TEXT: "a string or none",
 }
 
 
@@ -88,7 +91,8 @@ def _key_is_free(item: HyperItem, scope: Scope) -> bool:
 def _add(item: HyperItem, key: str, part: int | None, domain: Domain | None, doc: str | None, scope: Scope) -> None:
     """Add one hyperparameter, its default and range checked as far as each is sound."""
     name = item.name
-    default, sound = _default(item, scope)
+    derived = _derived(item, scope) if part is None else None
+    default, sound = (derived, True) if derived is not None else _default(item, scope)
     bounds = domain_of(domain, scope.findings)
     kind = _type(default, bounds) if item.default is not None and sound else _required_type(bounds)
     if domain is not None and bounds is not None and sound:
@@ -103,7 +107,33 @@ def _add(item: HyperItem, key: str, part: int | None, domain: Domain | None, doc
             )
         elif item.default is not None and default is not None and not _inside(default, bounds):
             _outside(item, default, bounds, scope)
-    scope.hypers[name.name] = Hyper(name.name, key, part, kind, default, item.default is None, bounds, doc, name.span)
+    scope.hypers[name.name] = Hyper(
+        name.name,
+        key,
+        part,
+        kind,
+        default,
+        item.default is None,
+        bounds,
+        doc,
+        name.span,
+        derived=item.default if derived is not None else None,
+    )
+
+
+def _derived(item: HyperItem, scope: Scope) -> Value:
+    """Return a default that is computed from numbers declared before, as it is for their defaults; None if it is not."""
+    if item.default is None:
+        return None
+    names = {node.name for node in expressions(item.default) if isinstance(node, Name)}
+    known = {h.name: h.default for h in scope.hypers.values() if h.type is HyperType.NUMBER and not h.required}
+    if not names & known.keys():
+        return None
+    try:
+        value = evaluate(item.default, known)
+    except NotStatic:
+        return None
+    return value if isinstance(value, float) else None
 
 
 def _default(item: HyperItem, scope: Scope) -> tuple[Value, bool]:
@@ -127,6 +157,8 @@ def _default(item: HyperItem, scope: Scope) -> tuple[Value, bool]:
 def _type(default: Value, bounds: Range | OneOf | None) -> HyperType:
     if isinstance(default, bool):
         return HyperType.FLAG
+    if isinstance(bounds, OneOf) and None in bounds.values and isinstance(default, str | None):
+        return HyperType.OPTIONAL_TEXT
     if isinstance(default, str):
         return HyperType.TEXT
     return HyperType.OPTIONAL if default is None else HyperType.NUMBER
@@ -135,7 +167,7 @@ def _type(default: Value, bounds: Range | OneOf | None) -> HyperType:
 def _required_type(bounds: Range | OneOf | None) -> HyperType:
     """Return the type of a hyperparameter without a default: its range tells."""
     if isinstance(bounds, OneOf):
-        return _type(bounds.values[0], None)
+        return _type(bounds.values[0], bounds)
     return HyperType.NUMBER
 
 
@@ -143,7 +175,7 @@ def _suits(kind: HyperType, bounds: Range | OneOf) -> bool:
     """Whether a range of this sort can hold values of this type."""
     if isinstance(bounds, Range):
         return kind in (HyperType.NUMBER, HyperType.OPTIONAL)
-    listed = _type(bounds.values[0], None)
+    listed = _type(bounds.values[0], bounds)
     return listed is kind or (kind is HyperType.OPTIONAL and listed is HyperType.NUMBER)
 
 
@@ -221,8 +253,8 @@ def _choices(domain: Choices, findings: Findings) -> OneOf | None:
             _bad_choice(problem.span, f"a choice must be a constant: {problem.reason}", findings)
             return None
     sorts = {type(value) for value in values}
-    if len(sorts) > 1:
-        _bad_choice(domain.span, "the choices must be all strings or all numbers", findings)
+    if len(sorts) > 1 and sorts != {str, type(None)}:
+        _bad_choice(domain.span, "the choices must be all strings (and `none`) or all numbers", findings)
         return None
     return OneOf(tuple(values), domain.text)
 

@@ -184,7 +184,9 @@ class Reader:
                 return Value(STATIC, Sort.CONDITION, known=known, literal=True)
             case HyperType.TEXT:
                 return Value(STATIC, Sort.TEXT, known=known, literal=True)
-            case HyperType.OPTIONAL if known is None:
+            case HyperType.OPTIONAL_TEXT if known is not None:
+                return Value(STATIC, Sort.TEXT, known=known, optional=name, literal=True)
+            case HyperType.OPTIONAL | HyperType.OPTIONAL_TEXT if known is None:
                 return Value(STATIC, Sort.NONE, known=None, optional=name, literal=True)
             case HyperType.OPTIONAL:
                 return Value(HOST, known=known, optional=name)

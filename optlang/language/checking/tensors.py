@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from optlang.language import shapes
-from optlang.language.builtins import BUILTINS, EMPTY, RANDOM, SEARCHES, Builtin
+from optlang.language.builtins import BUILTINS, EMPTY, HALT, RANDOM, SEARCHES, Builtin
 from optlang.language.checking.functions import result_count
 from optlang.language.checking.matrices import Some, kind_of, shape_of
 from optlang.language.checking.reader import Reader
@@ -324,11 +324,12 @@ class Tensors(Reader, ABC):
         """Return what is known of what the closure is called for."""
         assert isinstance(node.function, Name)
         p = Value(ELEMENT, uses=Uses.TENSOR)
-        searches = node.function.name in SEARCHES
+        name = node.function.name
+        searches, numbers = name in SEARCHES, name == HALT
         for argument, value in zip(arguments, values, strict=False):
             if value.sort is Sort.UNKNOWN:
                 return MISTAKE
-            if searches and argument is not in_order(node, BUILTINS[node.function.name])[0]:
+            if numbers or (searches and argument is not in_order(node, BUILTINS[name])[0]):
                 if not self.one_number(node, argument, value):
                     return MISTAKE
                 continue
@@ -341,15 +342,17 @@ class Tensors(Reader, ABC):
                     help="for example `grad(p + rho*g)`, `hvp(randn())`",
                 )
                 return MISTAKE
-        return Value(HOST, uses=Uses.TOTAL) if searches or node.function.name == "loss" else p
+        return p if name in ("grad", "hvp") else Value(HOST, uses=Uses.TOTAL)
 
     def one_number(self, node: Call, argument: Expr, value: Value) -> bool:
         """Check an option of a search: one number for the whole model; in a ``flat`` rule, any number is."""
         if value.kind.level <= (Level.SCALAR if self.scope.flat else Level.HOST):
             return True
+        halts = isinstance(node.function, Name) and node.function.name == HALT
+        what = "`iterate` is about" if halts else f"`{self.text(node.function)}` goes one distance along d for"
         self.report(
             "E301",
-            f"`{self.text(node.function)}` goes one distance along d for the whole model",
+            f"{what} the whole model",
             argument.span,
             label=self.phrase(value) if value.kind.level > Level.SCALAR else "a number of each tensor's own",
             help="use hyperparameters, time and sums over the model: `total(x)`; in a `flat` rule, any number",

@@ -12,6 +12,7 @@ from optlang.language.checking.trial import Trial
 from optlang.language.checking.trial_values import BAD_LOG, BY_ZERO, NEGATIVE_ROOT, ZERO_BY_ZERO
 from optlang.language.checking.worlds import World
 from optlang.language.histories import counter
+from optlang.language.iterations import UNREAD
 from optlang.language.rule import Rule
 from optlang.language.shapes import is_matrix_call
 from optlang.language.suggest import nearest
@@ -69,6 +70,9 @@ def _all_expressions(rule: Rule) -> Iterator[Expr]:
                 yield from expressions(part)
     for requirement in rule.requirements:
         yield from expressions(requirement.condition)
+    for hyper in rule.hypers:
+        if hyper.derived is not None:
+            yield from expressions(hyper.derived)
     for function in rule.functions.values():
         for parameter in function.parameters:
             if parameter.default is not None:
@@ -160,7 +164,7 @@ def _unused_locals(rule: Rule, reads: set[str], findings: Findings) -> None:
             if not isinstance(statement, Assign) or len(statement.targets) > 1:
                 continue
             target = statement.targets[0]
-            if target.name in states | {"p", "g"} or target.name in own_reads:
+            if target.name in states | {"p", "g", UNREAD} or target.name in own_reads:
                 continue
             near = nearest(target.name, states)
             findings.add(

@@ -161,10 +161,10 @@ def _candidates(hyper: Hyper, compared: Iterable[Value], asked: bool) -> list[Va
     match hyper.type:
         case HyperType.FLAG:
             values = [bool(hyper.default), not hyper.default]
-        case HyperType.TEXT:
+        case HyperType.TEXT | HyperType.OPTIONAL_TEXT:
             listed = hyper.domain.values if isinstance(hyper.domain, OneOf) else ()
             values = [hyper.default if not hyper.required else "", *listed, *compared, "another"]
-            values = [v for v in values if isinstance(v, str) and (not listed or v in listed)]
+            values = [v for v in values if isinstance(v, str | None) and (v in listed or (v is not None and not listed))]
         case HyperType.OPTIONAL:
             values = [None, sample(hyper), *_near(hyper, compared, asked)]
         case _:

@@ -18,9 +18,12 @@ def default_of(parameter: tree.Parameter) -> Value:
 
 def type_of(parameter: tree.Parameter) -> HyperType:
     """Return what a parameter may hold, which its default tells, or else its choices."""
+    listed = parameter.domain.items if isinstance(parameter.domain, tree.Choices) else ()
+    texts = any(isinstance(item, tree.Text) for item in listed)
+    if texts and any(isinstance(item, tree.Nothing) for item in listed):
+        return HyperType.OPTIONAL_TEXT
     if parameter.default is None:
-        chosen = isinstance(parameter.domain, tree.Choices) and isinstance(parameter.domain.items[0], tree.Text)
-        return HyperType.TEXT if chosen else HyperType.NUMBER
+        return HyperType.TEXT if texts else HyperType.NUMBER
     match default_of(parameter):
         case bool():
             return HyperType.FLAG

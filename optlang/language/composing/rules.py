@@ -266,6 +266,8 @@ def _fits_inside(work: Work, parsed: tree.Tree, node: tree.Inner) -> bool:
     reason = None
     if any(isinstance(item, tree.Flat) for item in parsed.items):
         reason = "sees all parameters as one vector (`flat`)", "cannot be part of a rule that sees each tensor"
+    elif any(isinstance(item, tree.Iterate) for item in parsed.items):
+        reason = "makes several steps in one (`iterate`)", "cannot be one statement of another rule"
     elif node.like is not None and any(isinstance(i, tree.History) and i.type is None for i in parsed.items):
         reason = "keeps a history of values shaped like p", "cannot be given another shape"
     if reason is None:
@@ -311,7 +313,8 @@ def _exposed(work: Work, item: tree.HyperItem, names: dict[str, str | tree.Expr]
         return replace(name, name=new, text=new)
 
     parts = None if item.parts is None else tuple(replace(p, name=named(p.name)) for p in item.parts)
-    return replace(item, name=named(item.name), parts=parts)
+    default = None if item.default is None else renamed(item.default, names)
+    return replace(item, name=named(item.name), default=default, parts=parts)
 
 
 def _bind_parts(

@@ -139,6 +139,12 @@ class Builder(Statements):
     def flat(self, pieces: Pieces) -> tree.Flat:
         return tree.Flat(span(pieces))
 
+    def sparse(self, pieces: Pieces) -> tree.Sparse:
+        return tree.Sparse(span(pieces))
+
+    def iterate(self, pieces: Pieces) -> tree.Iterate:
+        return tree.Iterate(span(pieces), pieces[1], after(pieces, "UNTIL"))
+
     def transform(self, pieces: Pieces) -> tree.Transform:
         body: tuple[Any, ...] = pieces[-1]
         others = tuple(item for item in body if not isinstance(item, tree.StateDecl | tree.History))

@@ -1,0 +1,24 @@
+"""``iterate n until c`` written as what it is made of: a call that may end the step, in a name that nothing reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optlang.language import tree
+from optlang.language.builtins import HALT
+
+#: The name that the call is given to; none that a rule could write.
+UNREAD = "no name"
+
+
+def without_iterations(items: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the items of a rule with its first ``iterate`` as a statement."""
+    first = next((item for item in items if isinstance(item, tree.Iterate)), None)
+    return tuple(_halting(item) if item is first else item for item in items)
+
+
+def _halting(node: tree.Iterate) -> tree.Assign:
+    until = tree.Bool(node.span, False) if node.until is None else node.until
+    arguments = tuple(tree.Argument(value.span, None, value) for value in (node.count, until))
+    call = tree.Call(node.span, tree.Name(node.span, HALT, "iterate"), arguments)
+    return tree.Assign(node.span, (tree.Name(node.span, UNREAD, "iterate"),), "=", call)
