@@ -65,6 +65,8 @@ class Hyper:
         required: Whether the user must pass it.
         domain: Where its value must lie, if declared.
         doc: What it is, if the rule says so.
+        whole: Whether its default is written as a whole number (``5``, but not ``5.0`` or ``1e3``).
+        count: Whether it says how many: a size, or how often something is repeated.
     """
 
     name: str
@@ -76,6 +78,8 @@ class Hyper:
     domain: Range | OneOf | None
     doc: str | None
     span: Span
+    whole: bool = False
+    count: bool = False
 
 
 @dataclass(frozen=True)

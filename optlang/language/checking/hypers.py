@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keyword import iskeyword
 
-from optlang.language.checking.constants import NotConstant, fold
+from optlang.language.checking.constants import NotConstant, fold, is_whole
 from optlang.language.checking.scope import Scope
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
 from optlang.language.suggest import listing, nearest
@@ -102,7 +102,8 @@ def _add(item: HyperItem, key: str, part: int | None, domain: Domain | None, doc
             )
         elif item.default is not None and default is not None and not _inside(default, bounds):
             _outside(item, default, bounds, scope)
-    scope.hypers[name.name] = Hyper(name.name, key, part, kind, default, item.default is None, bounds, doc, name.span)
+    required, whole = item.default is None, item.default is not None and is_whole(item.default)
+    scope.hypers[name.name] = Hyper(name.name, key, part, kind, default, required, bounds, doc, name.span, whole)
 
 
 def _default(item: HyperItem, scope: Scope) -> tuple[Value, bool]:
