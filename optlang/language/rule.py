@@ -81,6 +81,11 @@ class Hyper:
     whole: bool = False
     count: bool = False
 
+    @property
+    def as_written(self) -> Value:
+        """The default as Python has it: an int if it is written as one."""
+        return int(self.default) if self.whole and isinstance(self.default, float) else self.default
+
 
 @dataclass(frozen=True)
 class State:

@@ -295,7 +295,7 @@ class RuleOptimizer(Optimizer):
                     plan.begin(state)
                 self._rehearsed = True
                 return
-            self._untried, known = False, len(state)
+            self._untried, started = False, len(state)
             self._lent.part()
             before = None if evaluation is None else self._before()
             written: list[torch.Tensor] = []
@@ -316,7 +316,7 @@ class RuleOptimizer(Optimizer):
                         group.update((part.hyper.kept(key), value) for key, value in shared.items())
             for plan in busy:
                 plan.finish(state)
-            self._order(known)
+            self._order(started)
             if written:
                 torch.autograd.graph.increment_version(written)
         if not same or len(seen) != len(state):

@@ -36,7 +36,7 @@ class Hyperparameters:
         keys = ((python_key(k), v) for k, v in compiled.rule.keys.items())
         self.keys: dict[str, tuple[Hyper, ...]] = {names.get(k, k): v for k, v in keys}
         self.defaults: dict[str, Any] = {
-            key: _default(hypers[0]) if hypers[0].part is None else tuple(map(_default, hypers))
+            key: hypers[0].as_written if hypers[0].part is None else tuple(h.as_written for h in hypers)
             for key, hypers in self.keys.items()
             if not any(h.required for h in hypers)
         }
@@ -111,11 +111,6 @@ class Hyperparameters:
     def answers(self, values: Mapping[str, Value]) -> tuple[Value, ...]:
         """Return the values that static questions read: as long as they stay, variants stay."""
         return tuple(values[name] for name in self.static)
-
-
-def _default(hyper: Hyper) -> Any:
-    """Return a default as a param group has it: an int if it is written as one."""
-    return int(hyper.default) if hyper.whole and isinstance(hyper.default, float) else hyper.default
 
 
 def _counted(hyper: Hyper, raw: Any) -> Any:

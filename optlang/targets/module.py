@@ -23,6 +23,7 @@ from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language.questions import draws, evaluations
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
 from optlang.runtime import documentation
+from optlang.runtime.counterpart import Counterpart
 from optlang.runtime.parts import Parts
 from optlang.targets import Order, _refusals, refusal
 from optlang.targets._choice import chooser
@@ -309,7 +310,7 @@ class _File:
             "NAME": compiled.name,
             "DOC": self.docstring(),
             "SIGNATURE": ", ".join(self.signature()),
-            "DEFAULTS": ", ".join(f"{text(k)}: {k}" for k in self.keys()),
+            "DEFAULTS": ", ".join([*(f"{text(k)}: {k}" for k in self.keys()), *self.switches()]),
             "FACTS": facts,
             "FORM_OF": f"            form = call(forms, {known})",
             "EVENT_ARGUMENT": ", event=False" if has("events") else "",
@@ -331,9 +332,14 @@ class _File:
         """Return the keys of the param groups."""
         return [_key(h[0]) for h in self.rule.keys.values()]
 
+    def switches(self) -> list[str]:
+        """Return what else param groups have where the class stands for one of torch's, whose checkpoints ask for it."""
+        return [f"{text(key)}: {value!r}" for key, value in Counterpart.of(self.rule).keys.items()]
+
     def signature(self) -> list[str]:
         """Return the parameters of ``__init__``."""
-        chosen = {**self.order.compiled.defaults(), **self.order.values}
+        written = {h.name: h.as_written for h in self.rule.hypers if not h.required}
+        chosen = {**self.order.compiled.defaults(), **written, **self.order.values}
         required, optional = [], []
         for hypers in self.rule.keys.values():
             values = [chosen[h.name] for h in hypers]
