@@ -442,6 +442,7 @@ class _Check:
     def rule(self) -> Rule:
         """Return the rule; there were no errors."""
         scope, source = self.scope, self.tree.source
+        counts = whole_numbers(scope, tuple(self.blocks()))
         named = next((item for item in self.items if isinstance(item, OptimizerDecl)), None)
         states = tuple(
             State(
@@ -468,7 +469,7 @@ class _Check:
             named.name.name if named else None,
             self.tree.doc.value if self.tree.doc else None,
             named.reference if named else None,
-            tuple(scope.hypers.values()),
+            tuple(replace(hyper, count=name in counts) for name, hyper in scope.hypers.items()),
             requirements,
             states,
             dict(scope.functions),

@@ -67,6 +67,8 @@ class Hyper:
         domain: Where its value must lie, if declared.
         doc: What it is, if the rule says so.
         derived: Its default, where that follows from other hyperparameters; ``default`` is that of their defaults.
+        whole: Whether its default is written as a whole number (``5``, but not ``5.0`` or ``1e3``).
+        count: Whether it says how many: a size, or how often something is repeated.
     """
 
     name: str
@@ -79,6 +81,13 @@ class Hyper:
     doc: str | None
     span: Span
     derived: Expr | None = None
+    whole: bool = False
+    count: bool = False
+
+    @property
+    def as_written(self) -> Value:
+        """The default as Python has it: an int if it is written as one."""
+        return int(self.default) if self.whole and isinstance(self.default, float) else self.default
 
 
 @dataclass(frozen=True)

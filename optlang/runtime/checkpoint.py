@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from copy import deepcopy
@@ -18,19 +19,68 @@ from optlang.runtime.lazy import LazyPlan
 from optlang.runtime.parts import Part, Parts
 from optlang.runtime.plan import describe, named
 from optlang.runtime.records import STEP
-from optlang.runtime.tensors import facts_of, is_shared
+from optlang.runtime.tensors import facts_of, is_shared, local
 
 #: Hyperparameters that may be None.
 NULLABLE = (HyperType.OPTIONAL, HyperType.OPTIONAL_TEXT)
 
 
-def detached(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a parameter's state with its numbers as tensors of their own.
+def detached(state: Mapping[str, Any], lent: Lent | None = None) -> dict[str, Any]:
+    """Return a parameter's state with its numbers as tensors of their own, and the other tensors lent if they can be.
 
     Most are views into memory that many parameters share; whoever saves one would save all of it. What other processes
     share stays shared.
     """
-    return {key: value.clone() if _is_number(value) else value for key, value in state.items()}
+    found = {key: value.clone() if _is_number(value) else value for key, value in state.items()}
+    if lent is not None:
+        own = {key: value for key, value in found.items() if isinstance(value, torch.Tensor) and value is state[key]}
+        found |= {key: lent.lend(value) for key, value in own.items()}
+    return found
+
+
+class Lent:
+    """The tensors of state dicts that lie in the memory of the optimizer's state.
+
+    A state dict is of the moment it was asked for, and yet nothing is copied for one that is saved and let go: what is
+    still held when the states are about to move on is given memory of its own then.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[weakref.ref[torch.Tensor]] = []
+
+    def lend(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a tensor in the memory of a state; a copy of one whose memory cannot be exchanged."""
+        if tensor.requires_grad:  # part of a graph, and not written in place
+            return tensor
+        shown = tensor.detach()
+        if type(local(shown)) is not torch.Tensor:
+            return tensor.clone()
+        self._held.append(weakref.ref(shown))
+        return shown
+
+    def part(self) -> None:
+        """Give what is still held memory of its own, before the states are written to."""
+        for reference in self._held:
+            shown = reference()
+            if shown is not None:
+                own = local(shown)
+                own.set_(own.clone())  # type: ignore[call-overload]
+        self._held = []
+
+
+def left_behind(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) -> str:
+    """Return what is wrong with states of tensors that are in no param group; empty if there are none."""
+    known = {id(p) for group in groups for p in group["params"]}
+    lost = [key for key in state if isinstance(key, torch.Tensor) and id(key) not in known]
+    if not lost:
+        return ""
+    shapes = ", ".join(str(tuple(p.shape)) for p in lost[:3]) + (" and others" if len(lost) > 3 else "")
+    plural = ("tensors", "are") if len(lost) > 1 else ("a tensor", "is")
+    return (
+        f"optimizer.state has entries for {plural[0]} of shape {shapes}, which {plural[1]} in no param group. Where a "
+        "parameter has been replaced, give its state to the new one, `optimizer.state[new] = optimizer.state.pop(old)`, "
+        "or delete it"
+    )
 
 
 def _is_number(value: Any) -> bool:
@@ -125,7 +175,7 @@ def loaded_groups(
     """
     loaded = []
     for ours, theirs in zip(groups, saved, strict=True):
-        group = {key: deepcopy(value) for key, value in theirs.items() if key != "params"}
+        group = parts.tidied({key: deepcopy(value) for key, value in theirs.items() if key != "params"})
         for key, hypers in parts.keys.items():
             lacks = key not in group or (group[key] is None and hypers[0].type not in NULLABLE)
             if lacks and (key in parts.defaults or key in ours):

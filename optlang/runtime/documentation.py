@@ -21,15 +21,17 @@ KINDS = {
 
 
 def signature(hyper: Parts, random: bool) -> inspect.Signature:
-    """Return the call signature: ``params``, then the hyperparameters in the rule's order."""
+    """Return the call signature: ``params``, then the hyperparameters in the rule's order, or as in torch.optim."""
     parameters = [inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
     required = [key in hyper.required for key in hyper.keys]
     ordered = required == sorted(required, reverse=True)
     # One without a default behind one with: Python wants names then.
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if ordered else inspect.Parameter.KEYWORD_ONLY
-    for key in hyper.keys:
-        default = hyper.defaults.get(key, inspect.Parameter.empty)
-        parameters.append(inspect.Parameter(key, kind, default=default))
+    defaults, placed = {**hyper.counterpart.switches, **hyper.defaults}, hyper.counterpart.positional
+    for key in dict.fromkeys([*(placed or ()), *hyper.keys, *hyper.counterpart.switches]):
+        if key in hyper.keys or key in defaults:
+            here = inspect.Parameter.KEYWORD_ONLY if placed is not None and key not in placed else kind
+            parameters.append(inspect.Parameter(key, here, default=defaults.get(key, inspect.Parameter.empty)))
     if random:
         parameters.append(inspect.Parameter(SEED, inspect.Parameter.KEYWORD_ONLY, default=None))
     return inspect.Signature(parameters)
@@ -65,7 +67,7 @@ def docstring(compiled: Compiled, hyper: Parts, random: bool) -> str:
 
 def _kind(hypers: tuple[Hyper, ...]) -> str:
     if hypers[0].part is None:
-        return KINDS[hypers[0].type]
+        return KINDS[hypers[0].type].replace("float", "int" if hypers[0].count else "float")
     return f"tuple of {len(hypers)} numbers"
 
 

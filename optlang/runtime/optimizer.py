@@ -20,6 +20,7 @@ from optlang.language.questions import draws, evaluations
 from optlang.language.suggest import nearest
 from optlang.runtime import chance, checkpoint, documentation, flat, lazy
 from optlang.runtime.capturable import CapturablePlan
+from optlang.runtime.counterpart import SWITCHES, undecorated
 from optlang.runtime.differentiable import DifferentiablePlan
 from optlang.runtime.evaluation import Evaluation, Stopped
 from optlang.runtime.events import TRAINING, EventPlan
@@ -34,8 +35,6 @@ from optlang.runtime.staged import StagedWork, run_together
 from optlang.runtime.tensors import facts_of, local
 from optlang.runtime.values import plain
 
-#: Switches of ``torch.optim`` that choose an implementation: no effect here.
-INEFFECTIVE = ("foreach", "fused")
 #: Switches of ``torch.optim`` that change what a step may do, with the plans that do it.
 PLANS: dict[str | None, type[GroupPlan]] = {
     plan.switch: plan for plan in (GroupPlan, CapturablePlan, DifferentiablePlan, LazyPlan)
@@ -52,11 +51,6 @@ def _kind(group: dict[str, Any], part: Part) -> type[GroupPlan]:
 
         return ShardedPlan
     return kind
-
-
-def _undecorated(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a method of ``Optimizer`` without the decorator that imports Dynamo (seconds) on the first call."""
-    return getattr(function, "__wrapped__", function)
 
 
 class RuleOptimizer(Optimizer):
@@ -77,6 +71,7 @@ class RuleOptimizer(Optimizer):
         self._routes: list[Any] = []  # what decides which parameters go to which rule
         self._seen: list[Any] = []  # the dicts in `state` at the end of the last step
         self._untried, self._rehearsed = True, False  # no step has been made, or one that does not count
+        self._lent = checkpoint.Lent()
         given = self._arguments(args, kwargs)
         groups = self._listed(params)
         missing = [
@@ -88,7 +83,7 @@ class RuleOptimizer(Optimizer):
             names = ", ".join(map(repr, missing))
             plural = "s" if len(missing) > 1 else ""
             raise TypeError(f"{self._name()}() is missing required argument{plural}: {names}")
-        defaults = {**self._parts.defaults, **given}
+        defaults = {**self._parts.defaults, **self._parts.counterpart.keys, **given}
         if self._compiled.rule.sparse:
             defaults.setdefault(LazyPlan.switch, LAZY)
         if self._random and chance.SEED not in defaults:
@@ -106,14 +101,18 @@ class RuleOptimizer(Optimizer):
     @classmethod
     def _arguments(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments by param-group key; positional ones follow the rule's order, as in ``torch.optim``."""
-        keys = list(cls._parts.keys)
+        parts, switches = cls._parts, cls._parts.counterpart.switches
+        placed = parts.counterpart.positional
+        keys = list(parts.keys if placed is None else placed)
         if len(args) > len(keys):
             raise TypeError(f"{cls._name()}() takes {len(keys)} arguments after params, but {len(args)} were given")
-        given: dict[str, Any] = dict(zip(keys, args, strict=False))
-        for key, value in kwargs.items():
-            if key in given:
-                raise TypeError(f"{cls._name()}() got multiple values for argument {key!r}")
-            if key in cls._parts.keys:
+        placed_args = dict(zip(keys, args, strict=False))
+        twice = next((key for key in kwargs if key in placed_args), None)
+        if twice is not None:
+            raise TypeError(f"{cls._name()}() got multiple values for argument {twice!r}")
+        given: dict[str, Any] = {}
+        for key, value in {**placed_args, **kwargs}.items():
+            if key in parts.keys or key in switches:
                 given[key] = value
             elif key == chance.SEED and cls._random:
                 given[key] = chance.checked(cls._name(), value)
@@ -122,11 +121,11 @@ class RuleOptimizer(Optimizer):
                     given[key] = value or None
                 elif value:  # switched off, it is no key of the param groups
                     given[key] = value if key == LazyPlan.switch else True
-            elif key not in INEFFECTIVE:
+            elif key not in SWITCHES:
                 raise TypeError(cls._unknown(key))
         if kwargs.get("foreach") and kwargs.get("fused"):
             raise RuntimeError(f"{cls._name()}: foreach and fused cannot be True together (and have no effect here)")
-        return given
+        return parts.tidied(given)
 
     @classmethod
     def _unknown(cls, key: str) -> str:
@@ -148,20 +147,34 @@ class RuleOptimizer(Optimizer):
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
+        param_group.update(self._parts.tidied(param_group))
         self._parts.derive(param_group, self.defaults)
         self._parts.check({**self.defaults, **param_group})
+        self._check_marks(param_group)
         lazy.check(self._name(), {**self.defaults, **param_group})
-        if not isinstance(param_group["params"], (torch.Tensor, set)):
-            param_group["params"] = list(param_group["params"])
-            for i, entry in enumerate(param_group["params"]):
-                self._check_type(i, entry)
-        _undecorated(Optimizer.add_param_group)(self, param_group)
+        undecorated(Optimizer.add_param_group)(self, param_group)
         try:
             for part, members in zip(self._parts.parts, self._placed(param_group), strict=True):
                 self._begin(part, param_group, members)
         except ValueError:
             self.param_groups.pop()
             raise
+        if self._parts.counterpart.early:
+            self._begin_early(param_group)
+
+    def _check_marks(self, group: Mapping[str, Any]) -> None:
+        """Refuse a group that asks for what another class does."""
+        for key, value in self._parts.counterpart.marks.items():
+            if group.get(key, value) != value:
+                raise ValueError(f"{self._name()}: {key} is always {value} here; take the class that has this argument")
+
+    def _begin_early(self, group: dict[str, Any]) -> None:
+        """Start the states of a new group, for a class that has them before the first step."""
+        (part,) = self._parts.parts
+        with torch.no_grad():
+            for p in group["params"]:
+                if p.is_floating_point() or p.is_complex():
+                    self.state[p] = part.started(group, p)
 
     def _placed(self, group: dict[str, Any]) -> list[list[torch.Tensor]]:
         """Return the parameters of a group by the rule they go to; each must go to one."""
@@ -199,18 +212,9 @@ class RuleOptimizer(Optimizer):
                 if reason is not None:
                     raise ValueError(f"{part.compiled.name}: {named(group, p)} does not suit the rule: {reason}")
 
-    def _check_type(self, index: int, entry: Any) -> None:
-        """Refuse a parameter whose type cannot be optimized."""
-        name, p = entry if isinstance(entry, tuple) and len(entry) == 2 else (index, entry)
-        if isinstance(p, torch.Tensor) and not (p.is_floating_point() or p.is_complex()):
-            raise ValueError(
-                f"{self._name()}: parameter {name!r} has type {p.dtype}; "
-                "only floating-point and complex parameters can be optimized"
-            )
-
     # Stepping -----------------------------------------------------------------------------------------------
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, *args: Any, **kwargs: Any) -> Any:
         """Update the parameters.
 
         Everything is checked before anything is written: a step that raises has changed nothing.
@@ -229,10 +233,11 @@ class RuleOptimizer(Optimizer):
             or _global_optimizer_post_hooks
             or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
         ):
-            return _hooked_step(self) if closure is None else _hooked_step(self, closure)
-        return self._step(closure)
+            return _hooked_step(self, *args, **kwargs)  # hooks see the arguments as they were given
+        return self._step(*args, **kwargs)
 
     step.hooked = True  # type: ignore[attr-defined]  # or Optimizer.__init__ would wrap it
+    step.__signature__ = inspect.signature(Optimizer.step)  # type: ignore[attr-defined]
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters, without hooks."""
@@ -304,7 +309,8 @@ class RuleOptimizer(Optimizer):
                     plan.begin(state)
                 self._rehearsed = True
                 return
-            self._untried = False
+            self._untried, started = False, len(state)
+            self._lent.part()
             before = None if evaluation is None else self._before()
             written: list[torch.Tensor] = []
             for calls in (True, False) if self._calling else (False,):  # the closure sees nothing that has moved
@@ -324,9 +330,18 @@ class RuleOptimizer(Optimizer):
                         group.update((part.hyper.kept(key), value) for key, value in shared.items())
             for plan in busy:
                 plan.finish(state)
+            self._order(started)
             _changed(written)
         if not same or len(seen) != len(state):
             self._seen = list(state.values())
+
+    def _order(self, known: int) -> None:
+        """Bring the states that a step has started into the order of their parameters, behind the ``known`` ones."""
+        fresh = list(self.state)[known:]
+        if len(fresh) > 1:
+            started = {p: self.state.pop(p) for p in fresh}
+            members = [p for group in self.param_groups for p in group["params"] if p in started]
+            self.state.update((p, started[p]) for p in dict.fromkeys([*members, *fresh]))
 
     def _before(self) -> tuple[set[Any], list[dict[str, Any]]]:
         """Return what a step changes before the closure is called: what has state, and the groups' keys."""
@@ -429,6 +444,7 @@ class RuleOptimizer(Optimizer):
         with torch.no_grad():
             for plan in plans:
                 plan.prepare_event(self.state)
+            self._lent.part()
             _changed([p for plan in plans for p in plan.run_event()])
         for group in self.param_groups if self._events else ():
             group[TRAINING] = event == "train"
@@ -436,12 +452,28 @@ class RuleOptimizer(Optimizer):
     # Saving and loading -------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Return hyperparameters and state, as ``torch.optim`` does."""
-        saved = _undecorated(Optimizer.state_dict)(self)
-        state = saved["state"]
+        """Return hyperparameters and state, as ``torch.optim`` does.
+
+        Both are of this moment: what is held of it does not follow when the optimizer moves on.
+
+        Raises:
+            ValueError: If there is state of tensors that are in no param group.
+        """
+        for group in self.param_groups:  # a scheduler may have written numbers of NumPy
+            group.update(self._parts.tidied(group))
+        try:
+            saved = undecorated(Optimizer.state_dict)(self)
+        except KeyError:
+            wrong = checkpoint.left_behind(self.state, self.param_groups)
+            if not wrong:
+                raise
+            raise ValueError(f"{self._name()}: {wrong}") from None
         saved["state"] = {
-            key: checkpoint.detached(value) if isinstance(value, dict) else value for key, value in state.items()
+            key: checkpoint.detached(value, self._lent) if isinstance(value, dict) else value
+            for key, value in saved["state"].items()
         }
+        if any(group.get("capturable") for group in self.param_groups):  # graphs write to states unseen
+            self._lent.part()
         return saved  # type: ignore[no-any-return]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -491,10 +523,16 @@ class RuleOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if not self.defaults.get("differentiable"):  # the base class adds it, and every new group would get it
-            self.defaults.pop("differentiable", None)
+        counterpart = self._parts.counterpart
+        if not self.defaults.get("differentiable") and "differentiable" not in counterpart.keys:
+            self.defaults.pop("differentiable", None)  # the base class adds it, and every new group would get it
+        for group in self.param_groups:
+            for key, value in counterpart.switches.items():
+                group.setdefault(key, value)
+            group.update(counterpart.marks)
         self._plans, self._seen, self._routes, self._scratch = [], [], [], Scratch()
         self._untried, self._rehearsed = True, False
+        self._lent = checkpoint.Lent()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self._rebuild is None:
@@ -510,6 +548,7 @@ class RuleOptimizer(Optimizer):
     def __copy__(self) -> RuleOptimizer:
         new = type(self).__new__(type(self))
         new.__setstate__(self._public())
+        new._lent = self._lent  # the states are the same tensors
         return new
 
     def __repr__(self) -> str:
@@ -553,6 +592,15 @@ def _blank(rebuild: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """Return an instance without contents of the class that ``rebuild`` returns; for unpickling."""
     cls = rebuild(*arguments)
     return cls.__new__(cls)
+
+
+def share_memory(optimizer: RuleOptimizer) -> None:
+    """Move the states to shared memory, for processes that train one model together; each counts its own steps."""
+    for held in optimizer.state.values():
+        for key, value in held.items():
+            if key != STEP and isinstance(value, torch.Tensor):
+                value.share_memory_()
+    optimizer._plans = []  # they know where the states were
 
 
 def make_class(
@@ -604,5 +652,6 @@ def make_class(
             "_asked": frozenset().union(*(evaluations(part.compiled.rule) for part in parts.parts)),
             "_events": any(part.compiled.rule.events for part in parts.parts),
             "_rebuild": rebuild,
+            **({"share_memory": share_memory} if parts.counterpart.early else {}),
         },
     )

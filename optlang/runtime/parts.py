@@ -16,10 +16,11 @@ from optlang.language.evaluate import evaluate, truth
 from optlang.language.rule import Value
 from optlang.language.tree import Expr, Member
 from optlang.language.walk import expressions
+from optlang.runtime.counterpart import Counterpart
 from optlang.runtime.kernels import Kernels
 from optlang.runtime.records import STEP
 from optlang.runtime.tensors import facts_of
-from optlang.runtime.values import Hyperparameters, plain
+from optlang.runtime.values import Hyperparameters, plain, python_value
 
 
 class Part:
@@ -36,6 +37,15 @@ class Part:
         self.compiled, self.hyper, self.kernels, self.when = compiled, hyper, kernels, when
         nodes = expressions(when) if when is not None else ()
         self.asks = tuple(dict.fromkeys(node.name for node in nodes if isinstance(node, Member)))
+
+    def started(self, group: Mapping[str, Any], p: torch.Tensor) -> dict[str, Any]:
+        """Return what a parameter of a group has as state before its first step."""
+        values, facts = self.hyper.read(group), facts_of(p)
+        prepared = self.kernels.prepared(values, self.hyper.answers(values), facts)
+        fresh = prepared.started(p.detach(), torch.zeros_like(p), {**values, **facts.named()})
+        numbers = {slot.key: torch.tensor(fresh[slot.name], dtype=torch.float64) for slot in prepared.hosted}
+        count = {STEP: torch.tensor(0.0, dtype=torch.float64)} if prepared.counts else {}
+        return {**count, **numbers, **{slot.key: fresh[slot.name] for slot in prepared.stored}}
 
     def answers(self, group: Mapping[str, Any]) -> tuple[Value, ...]:
         """Return the keys of a param group that decide which parameters come here; 0 for those it does not have."""
@@ -55,10 +65,11 @@ class Parts:
     Attributes:
         keys: The keys of param groups, each with its default; those without are in ``required``.
         required: Keys that the user must give.
+        counterpart: What the class shares with one of ``torch.optim``.
     """
 
-    def __init__(self, parts: Sequence[Part]) -> None:
-        self.parts = tuple(parts)
+    def __init__(self, parts: Sequence[Part], counterpart: Counterpart | None = None) -> None:
+        self.parts, self.counterpart = tuple(parts), counterpart or Counterpart()
         self.keys = {key: hypers for part in parts for key, hypers in part.hyper.keys.items()}
         self.defaults = {key: value for part in parts for key, value in part.hyper.defaults.items()}
         self.required = [key for key in self.keys if key not in self.defaults]
@@ -67,7 +78,8 @@ class Parts:
     def of(cls, compiled: Compiled, backend: str, ahead_of_time: bool | None) -> Parts:
         """Return the rules of a class: the rule itself, or those that it routes to."""
         if not compiled.routes:
-            return cls([Part(compiled, Hyperparameters(compiled), Kernels(compiled, backend, ahead_of_time))])
+            part = Part(compiled, Hyperparameters(compiled), Kernels(compiled, backend, ahead_of_time))
+            return cls([part], Counterpart.of(compiled.rule))
         parts: list[Part] = []
         taken: set[str] = set()
         for other, when in compiled.routes:
@@ -100,6 +112,13 @@ class Parts:
             whole = {**defaults, **group}
             part.hyper.derive(whole)
             group.update((key, whole[key]) for key in part.hyper.derived)
+
+    def tidied(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of a param group as they are kept: in Python's types, with counts as int."""
+        kept = {k: v if k in ("params", "param_names") else python_value(v) for k, v in group.items()}
+        for part in self.parts:
+            kept.update(part.hyper.tidied(kept))
+        return kept
 
     def check(self, group: Mapping[str, Any]) -> None:
         """Raise ValueError, naming every range that a hyperparameter of a group is outside of."""

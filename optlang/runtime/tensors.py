@@ -28,7 +28,7 @@ def facts_of(p: torch.Tensor) -> Facts:
         numel=p.numel(),
         rows=shape[-2] if n > 1 else 1,
         cols=shape[-1] if n > 0 else 1,
-        eps_of=torch.finfo(p.dtype).eps,
+        eps_of=torch.finfo(p.dtype).eps if p.is_floating_point() or p.is_complex() else 0.0,
         shape=tuple(shape),
     )
 

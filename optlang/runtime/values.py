@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Mapping, MutableMapping, Sequence
+from operator import is_
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ class Hyperparameters:
         keys = ((python_key(k), v) for k, v in compiled.rule.keys.items())
         self.keys: dict[str, tuple[Hyper, ...]] = {names.get(k, k): v for k, v in keys}
         self.defaults: dict[str, Any] = {
-            key: hypers[0].default if hypers[0].part is None else tuple(h.default for h in hypers)
+            key: hypers[0].as_written if hypers[0].part is None else tuple(h.as_written for h in hypers)
             for key, hypers in self.keys.items()
             if not any(h.required for h in hypers)
         }
@@ -99,6 +100,21 @@ class Hyperparameters:
             found.update(zip(names, group[key], strict=True) if is_tuple else ((names[0], group[key]),))
         return found | {f"group.{key}": group[key] for key in self.compiled.group_keys}
 
+    def tidied(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those values of a param group that are kept otherwise than they were given: counts as int."""
+        found = {}
+        for key, hypers in self.keys.items():
+            raw = group.get(key)
+            if hypers[0].part is None:
+                value = _counted(hypers[0], raw)
+            elif isinstance(raw, (list, tuple)) and len(raw) == len(hypers):
+                value = type(raw)(map(_counted, hypers, raw))
+            else:
+                continue
+            if value is not raw:
+                found[key] = value
+        return found
+
     def check(self, values: Mapping[str, Value]) -> None:
         """Raise ValueError, naming every range that a value is outside of."""
         found = self.compiled.problems(values)
@@ -108,6 +124,34 @@ class Hyperparameters:
     def answers(self, values: Mapping[str, Value]) -> tuple[Value, ...]:
         """Return the values that static questions read: as long as they stay, variants stay."""
         return tuple(values[name] for name in self.static)
+
+
+def _counted(hyper: Hyper, raw: Any) -> Any:
+    """Return a whole float as an int where it says how many, since others (torch) count with it."""
+    return int(raw) if hyper.count and isinstance(raw, float) and raw.is_integer() else raw
+
+
+def python_value(raw: Any) -> Any:
+    """Return a value of a param group in Python's own types, so that ``torch.load`` takes it from a checkpoint.
+
+    NumPy's numbers become Python's, list classes lists, and what derives from a number or a text that. Tensors and
+    what is none of these stay as they are.
+    """
+    if raw is None or type(raw) in (bool, int, float) or isinstance(raw, (torch.Tensor, bytes)):
+        return raw
+    if isinstance(raw, str):
+        return raw if type(raw) is str else str.__str__(raw)
+    if hasattr(raw, "dtype") and hasattr(raw, "item"):
+        return raw.item() if getattr(raw, "size", 0) == 1 else raw
+    for kind in (int, float):
+        if isinstance(raw, kind):
+            return kind(raw)
+    if isinstance(raw, Sequence):
+        items = [python_value(item) for item in raw]
+        if type(raw) in (list, tuple) and all(map(is_, items, raw)):
+            return raw
+        return tuple(items) if isinstance(raw, tuple) else items
+    return raw
 
 
 def plain(raw: Any) -> Value:

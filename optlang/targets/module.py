@@ -26,6 +26,7 @@ from optlang.language.questions import draws, evaluations
 from optlang.language.quoting import docstring, literal
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
 from optlang.runtime import documentation
+from optlang.runtime.counterpart import Counterpart
 from optlang.runtime.parts import Parts
 from optlang.targets import Order, _refusals, refusal
 from optlang.targets._choice import chooser
@@ -316,13 +317,14 @@ class _File:
         counting = [c for c, f in (("counted", "events"), ("self.form.counts", "counts_differ")) if has(f)]
         known = "{**values, **facts(p)}" if has("facts") else "values"
         on = [e if e in self.rule.events else None for e in ("train", "eval")]
+        given = [f"{literal(k)}: {_argument(k)}" for k in self.keys()]
         event_forms = [f"form_on_{e}" if e else "None" for e in on]
         return {
             "NAME": compiled.name,
             "CLASS": python_name(compiled.name),
             "DOC": self.docstring(),
             "INIT": _spread(INDENT, "def __init__(", self.signature(), "):"),
-            "DEFAULTS": _spread(INDENT * 2, "defaults = {", [f"{literal(k)}: {_argument(k)}" for k in self.keys()], "}"),
+            "DEFAULTS": _spread(INDENT * 2, "defaults = {", given + self.switches(), "}"),
             "FACTS": _spread(INDENT, "return {", facts, "}"),
             "FORM_OF": f"            form = call(forms, {known})",
             "EVENT_ARGUMENT": ", event=False" if has("events") else "",
@@ -344,9 +346,14 @@ class _File:
         """Return the keys of the param groups."""
         return [_key(h[0]) for h in self.rule.keys.values()]
 
+    def switches(self) -> list[str]:
+        """Return what else param groups have where the class stands for one of torch's, whose checkpoints ask for it."""
+        return [f"{literal(key)}: {value!r}" for key, value in Counterpart.of(self.rule).keys.items()]
+
     def signature(self) -> list[str]:
         """Return the parameters of ``__init__``."""
-        chosen = {**self.order.compiled.defaults(), **self.order.values}
+        written = {h.name: h.as_written for h in self.rule.hypers if not h.required}
+        chosen = {**self.order.compiled.defaults(), **written, **self.order.values}
         required, optional = [], []
         for hypers in self.rule.keys.values():
             values = [chosen[h.name] for h in hypers]

@@ -55,6 +55,19 @@ def fold(expr: Expr) -> Value:
             raise NotConstant(expr.span, "it is more than arithmetic on numbers")
 
 
+def is_whole(expr: Expr) -> bool:
+    """Whether a constant is written as a whole number: no point, no exponent, no division."""
+    match expr:
+        case Number(text=text):
+            return text.replace("_", "").isdecimal()
+        case Unary(operand=operand):
+            return is_whole(operand)
+        case Binary(op="+" | "-" | "*", left=left, right=right):
+            return is_whole(left) and is_whole(right)
+        case _:
+            return False
+
+
 def _number(expr: Expr) -> float:
     value = fold(expr)
     if isinstance(value, bool) or not isinstance(value, float):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keyword import iskeyword
 
-from optlang.language.checking.constants import NotConstant, fold
+from optlang.language.checking.constants import NotConstant, fold, is_whole
 from optlang.language.checking.findings import Findings
 from optlang.language.checking.scope import Scope
 from optlang.language.evaluate import NotStatic, evaluate
@@ -117,6 +117,7 @@ def _add(item: HyperItem, key: str, part: int | None, domain: Domain | None, doc
         bounds,
         doc,
         name.span,
+        whole=item.default is not None and is_whole(item.default),
         derived=item.default if derived is not None else None,
     )
 
