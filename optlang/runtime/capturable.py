@@ -70,7 +70,7 @@ class CapturablePlan(GroupPlan):
         assert isinstance(signature, Signature)
         numbers = [as_number(c, device) for c in coefficients or (0.0,)]
         packed = torch.stack(numbers).to(getattr(torch, signature.coefficient_dtype))
-        return Work(batch, packed, tuple(hosted))
+        return Work(batch, packed, tuple(hosted), batch.count)
 
 
 class DeviceBatch(Batch):
@@ -111,7 +111,7 @@ class DeviceBatch(Batch):
 
     def advance(self, numbers: tuple[Any, ...]) -> None:
         """Count a step and write the new values of the host states, in place."""
-        self.created = False
+        self.created, self.moved = False, 0
         if self.mirror is not None:
             rows = list(self.mirror.unbind())
             if self.prepared.counts:

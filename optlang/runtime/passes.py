@@ -256,7 +256,12 @@ class MatrixChunk(Chunk):
 
 def _memory(t: torch.Tensor) -> int:
     """Return what tensors that share memory have in common; those that wrap others may share it in any way."""
-    return 0 if is_wrapper(t) else t.untyped_storage()._cdata
+    if is_wrapper(t):
+        return 0
+    try:
+        return t.untyped_storage()._cdata
+    except NotImplementedError:  # one of a functional transform
+        return 0
 
 
 class Segment:
@@ -352,6 +357,9 @@ def _allotted(slot: Slot, records: Sequence[Record], scratch: Scratch | None, la
         return {slot.name: [None] * len(records)}
     p = records[0].parameter
     shapes = [_shape(slot, record) for record in records]
+    if not records[0].ordinary:  # what is computed from wrappers is put into wrappers
+        pairs = zip(records, shapes, strict=True)
+        return {slot.name: [r.parameter.detach().new_empty(s, dtype=arithmetic(p)) for r, s in pairs]}
     sizes = list(map(math.prod, shapes))
     like = torch.empty(0, dtype=arithmetic(p), device=p.device)
     memory = like.new_empty(sum(sizes)) if scratch is None else scratch.lane(lane, sum(sizes), like)

@@ -20,7 +20,7 @@ from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.passes import Scratch
 from optlang.runtime.records import STEP, Batch, Record
 from optlang.runtime.staged import StagedBatch, StagedWork, stays_on_device
-from optlang.runtime.tensors import address, facts_of, is_fake, lost, makes_fakes
+from optlang.runtime.tensors import address, facts_of, is_fake, local, lost, makes_fakes
 from optlang.runtime.values import Hyperparameters
 
 State = MutableMapping[torch.Tensor, dict[str, Any]]
@@ -32,6 +32,7 @@ class Work(NamedTuple):
     batch: Batch
     coefficients: torch.Tensor
     numbers: tuple[float, ...]
+    count: float  # updates before it
 
     def rehearse(self) -> None:
         """Run a kernel that compiles when it is first called, on copies."""
@@ -75,6 +76,7 @@ class GroupPlan:
         self._answers: tuple[Value, ...] | None = None
         self._work: list[Work] = []
         self.staged: list[StagedWork] = []  # what has to be run together with that of other groups
+        self.inferring = False  # whether the step is made in inference mode
         self.scratch = Scratch()  # the optimizer puts its own in its place
         self._group_numbers: dict[str, float] = {}
 
@@ -98,6 +100,8 @@ class GroupPlan:
             same: Whether it holds the very dicts that it did after the last step.
         """
         self._work, self.staged = [], []
+        if makes_fakes():
+            self._check_fake()
         self._read()
         active = self._gather(None if same else state)
         fresh = self._bind(state)
@@ -213,11 +217,6 @@ class GroupPlan:
         waiting = [p for p in self.idle if p.grad is not None]
         if not waiting:
             return []
-        with torch.inference_mode(False):  # states that are made there cannot be written to elsewhere
-            return self._bind_waiting(waiting, state)
-
-    def _bind_waiting(self, waiting: list[torch.Tensor], state: State) -> list[Batch]:
-        """Bind some idle parameters with gradients and return them as batches."""
         if len(waiting) > 1:  # in the order of the parameters, as a resumed optimizer would take them
             places = {id(p): i for i, p in enumerate(self.members)}
             waiting.sort(key=lambda p: places.get(id(p), 0))
@@ -287,6 +286,12 @@ class GroupPlan:
 
     # Checks -------------------------------------------------------------------------------------------------
 
+    def _check_fake(self) -> None:
+        """Refuse real parameters where everything that is computed has no values."""
+        for p in self.parameters:
+            if p.grad is not None and not is_fake(local(p)):
+                self._fail(self._named(p), "is a real tensor, which cannot be updated within FakeTensorMode")
+
     def _check_parameter(self, p: torch.Tensor) -> None:
         if not (p.is_floating_point() or p.is_complex()):
             self._fail(p, f"has type {p.dtype}; only floating-point and complex parameters can be optimized")
@@ -297,12 +302,10 @@ class GroupPlan:
             self._fail(p, f"is {kind}; only dense (strided) parameters can be optimized")
         if reason := lost(p):
             self._fail(p, reason)
-        if torch._debug_has_internal_overlap(p) == 1:
+        if any(stride == 0 and size > 1 for stride, size in zip(p.stride(), p.shape, strict=True)):
             self._fail(p, "has elements that share memory (it is expanded), so they cannot be updated one by one; clone it")
-        if p.is_inference() and not torch.is_inference_mode_enabled():
+        if p.is_inference() and not self.inferring:
             self._fail(p, "is an inference tensor, which can only be updated within torch.inference_mode()")
-        if makes_fakes() and not is_fake(p):
-            self._fail(p, "is a real tensor, which cannot be updated within FakeTensorMode")
 
     def _check_dimensions(self, p: torch.Tensor, prepared: Prepared) -> None:
         variant = prepared.variant
@@ -324,6 +327,9 @@ class GroupPlan:
                 f"has {self.option}, which {self.name} does not support: "
                 "its step is made in passes (it has matrices, sums over the whole model, `every` or random numbers)",
             )
+        if steering is not None and (is_fake(p) or p.is_meta):
+            if any(each.totals for path in steering.paths for each in path):
+                self._fail(p, f"has no values (it is fake, or on meta), and {self.name} reads sums over the whole model")
         if steering is not None and steering.matrices and p.is_complex():
             self._fail(p, f"is complex, and {self.name} works on matrices, which is defined for real ones only")
 
@@ -407,7 +413,7 @@ class GroupPlan:
         coefficients, numbers = host.call(prepared.plain["host"], batch.host_arguments(known))
         if batch.kernel is None:
             self._see_to_kernel(batch, len(coefficients))
-        return Work(batch, batch.packed(coefficients), numbers)
+        return Work(batch, batch.packed(coefficients), numbers, batch.count)
 
     def _see_to_kernel(self, batch: Batch, coefficients: int) -> None:
         """Find the kernel of a batch that has none."""
@@ -434,7 +440,7 @@ class GroupPlan:
             if not work.batch.committed:
                 self._commit(work.batch, state)
             written += work.batch.parameters
-        for batch, coefficients, numbers in self._work:
+        for batch, coefficients, numbers, _ in self._work:
             if not batch.committed:
                 self._commit(batch, state)
             batch.run(coefficients)
@@ -444,13 +450,33 @@ class GroupPlan:
         self.group.update(self._group_numbers)
         return written
 
+    def settle(self) -> list[torch.Tensor]:
+        """Count what a step has moved that was interrupted, and forget the rest; return the parameters that moved."""
+        moved: list[torch.Tensor] = []
+        if any(work.batch.moved or work.batch.count > work.count for work in self._work):
+            self.group.update(self._group_numbers)
+        for work in self._work:
+            batch = work.batch
+            if batch.moved:
+                begun = batch.begun()
+                if len(begun) < len(batch.records):
+                    self.batches.remove(batch)
+                    parts = batch.split(begun)
+                    self.batches.extend(parts)
+                    batch = parts[0]
+                batch.count = work.count
+                batch.advance(work.numbers)
+                moved += batch.parameters
+        self.abandon()
+        return moved
+
     def finish(self, state: State) -> None:
         """Do what is left when the staged batches have been run."""
         self.staged = []
 
     def begin(self, state: State) -> None:
         """In place of :meth:`run`: write the states that were started, and nothing else."""
-        for batch, _, _ in self._work:
+        for batch, *_ in self._work:
             if not batch.committed:
                 self._commit(batch, state)
             batch.gradients = []

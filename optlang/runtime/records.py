@@ -60,6 +60,7 @@ class Record:
         careful: Whether each gradient has to be looked at (complex numbers, orders of memory other than C's).
         copied: Whether the parameter itself cannot be viewed, so that it is copied in and out.
         ordinary: Whether all tensors lie at addresses, which a kernel can be given; others take torch's own operations.
+        whole: Whether nothing is viewed, as torch's own operations on elements take tensors of any shape.
         volatile: Whether the tensors may change in a way that does not show, so that they are bound in every step.
     """
 
@@ -87,6 +88,7 @@ class Record:
         "values",
         "views",
         "volatile",
+        "whole",
     )
 
     def __init__(self, parameter: torch.Tensor, prepared: Prepared, state: dict[str, Any]) -> None:
@@ -98,7 +100,7 @@ class Record:
         self.keys: tuple[str, ...] = ()
         self.values: tuple[Any, ...] = ()
         self.pointers: tuple[int, ...] = ()
-        self.ordinary, self.volatile = True, False
+        self.ordinary, self.volatile, self.whole = True, False, False
         self.views: list[Any] = []
         self.tensors: dict[str, torch.Tensor] = {}
         self.numbers: tuple[float, ...] = ()
@@ -119,7 +121,10 @@ class Record:
         states = self.tensors = self._states(g, {**values, **self.facts.named()})
         self.ordinary = all(address(t) or not t.numel() for t in (p, g, *states.values()) if not t.is_sparse)
         self.volatile |= p.is_inference() or not (self.ordinary or is_fake(p) or p.is_meta)
-        self.copied &= not self.is_whole
+        variant = self.prepared.variant
+        self.whole = not self.ordinary and layout.flat and variant.elementwise and variant.steering is None
+        self.whole &= not p.is_complex()
+        self.copied &= not self.whole
         self.careful = self.copied or p.is_complex() or not p.is_contiguous() or not self.ordinary
         tensors: list[Any] = [None if self.copied else self._viewed(p), None]
         places = {slot.name: slot.place for slot in self.prepared.stored}
@@ -244,7 +249,7 @@ class Record:
         g = g.detach().resolve_neg().resolve_conj()
         if self.copied or not self.prepared.variant.layout.flat:
             return g.contiguous()
-        if self.is_whole:
+        if self.whole:
             return g
         return g if same_order(g, p) else as_laid_out(g, p)
 
@@ -254,13 +259,7 @@ class Record:
 
     def _viewed(self, t: torch.Tensor) -> torch.Tensor:
         """Return a tensor viewed like the parameter."""
-        return t.detach() if self.is_whole else viewed(t, self.prepared.variant.layout)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether tensors that torch's own operations take need no view: these work in any shape."""
-        variant = self.prepared.variant
-        return not self.ordinary and variant.layout.flat and variant.elementwise and not self.parameter.is_complex()
+        return t.detach() if self.whole else viewed(t, self.prepared.variant.layout)
 
     def run_copied(self, run: Any, g: torch.Tensor, coefficients: torch.Tensor) -> None:
         """Run a kernel on a contiguous copy of the parameter and copy the result back."""
@@ -362,6 +361,7 @@ class Batch:
         version: Version of that memory after our last write; another version means that somebody wrote to it.
         kept: Numbers that somebody else put into ``optimizer.state``, by row of the mirror: they are written in place.
         committed: Whether ``optimizer.state`` holds the records' states.
+        moved: How many records a step has begun to update that is not counted yet, those that are copied first.
     """
 
     __slots__ = (
@@ -379,6 +379,7 @@ class Batch:
         "kept",
         "kernel",
         "mirror",
+        "moved",
         "numbers",
         "parameters",
         "prepared",
@@ -399,6 +400,7 @@ class Batch:
         self.kept: dict[int, list[torch.Tensor]] = {}
         self._kept_versions: list[int] = []
         self.committed = False
+        self.moved = 0
         self._arguments: list[Any] = []  # of host, as they were
         self._arguments_of: Mapping[str, Any] | None = None
         self._coefficients: tuple[array[float], torch.Tensor] | None = None
@@ -478,7 +480,10 @@ class Batch:
     # Running ------------------------------------------------------------------------------------------------
 
     def run(self, coefficients: torch.Tensor) -> None:
-        """Run the kernel on every record."""
+        """Run the kernel on every record.
+
+        Nothing interrupts Python between a mark in ``moved`` and the call that it stands before.
+        """
         kernel, records = self.kernel, self.records
         assert kernel is not None
         if self._direct is None:
@@ -486,14 +491,21 @@ class Batch:
             if kernel.many and not overlapping([records[i].parameter for i in self._direct]):
                 self._packed = [view for i in self._direct for view in records[i].views]
                 self._packed.append(None)
+        moved = 0
         if len(self._direct) != len(records):
             for record, g in zip(records, self.gradients, strict=True):
                 if record.copied and record.facts.numel:
+                    moved += 1
+                    self.moved = moved
                     record.run_copied(kernel.run, g, coefficients)
         if self._packed is None:
+            run = kernel.run
             for i in self._direct:
                 p, _, *states = records[i].views
-                kernel.run([p, self.gradients[i], *states, coefficients])
+                tensors = [p, self.gradients[i], *states, coefficients]
+                moved += 1
+                self.moved = moved
+                run(tensors)
         elif self._direct:
             self._run_packed(kernel, coefficients)
         self.gradients = []
@@ -506,8 +518,10 @@ class Batch:
         whole = len(direct) == len(self.records)
         packed[1::stride] = self.gradients if whole else [self.gradients[i] for i in direct]
         packed[-1] = coefficients
+        run, count = kernel.run, len(self.records)
         try:
-            kernel.run(packed)
+            self.moved = count
+            run(packed)
         finally:
             packed[1::stride] = [None] * len(direct)  # gradients are not kept alive
 
@@ -563,6 +577,13 @@ class Batch:
             if self.kept:
                 self._write_kept(rows)
             self.version = self.mirror._version
+        self.moved = 0
+
+    def begun(self) -> list[Record]:
+        """Return the records that an interrupted step has updated, or was about to."""
+        order = [r for r in self.records if r.copied and r.facts.numel]
+        order += [r for r in self.records if not r.copied and r.facts.numel]
+        return self.records if self.moved >= len(order) else order[: self.moved]
 
     def _write_kept(self, rows: Sequence[Any]) -> None:
         """Write the numbers that are not in the mirror; a count is added to, as other processes may count as well."""

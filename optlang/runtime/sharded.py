@@ -170,7 +170,7 @@ class ShardedPlan(GroupPlan):
                 work.batch.reflect()
                 record.commit()
                 continue
-            batch, coefficients, numbers = work
+            batch, coefficients, numbers, _ = work
             batch.run(coefficients)
             batch.reflect()
             batch.advance(numbers)
