@@ -85,6 +85,7 @@ def test_a_comparison(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     rows.end(results)
     assert "medians of 3 rounds" in capsys.readouterr().out
     assert json.loads(report.as_json(result))["ours"] == [*result.ours]
+    assert json.loads(report.as_json(dataclasses.replace(result, difference=math.inf)))["difference"] is None
     pytest.importorskip("matplotlib")
     report.draw(results, tmp_path / "ratios.png")
     assert (tmp_path / "ratios.png").stat().st_size > 5_000
