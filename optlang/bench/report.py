@@ -179,7 +179,8 @@ def as_json(result: Outcome) -> str:
     found = dataclasses.asdict(result)
     if isinstance(result, Result):
         found |= {"ratio": result.ratio, "bandwidth": result.bandwidth}
-    return json.dumps(found)
+        found["difference"] = result.difference if math.isfinite(result.difference) else None  # JSON has no infinity
+    return json.dumps(found, allow_nan=False)
 
 
 def check_picture(path: Path) -> None:

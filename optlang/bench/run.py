@@ -206,9 +206,11 @@ def plan(
         settings = dict(values or {})
         if left_out is None:
             _require_settings(cls, settings)
-        for name in wanted or [_suited(cls, settings)]:
+        for name in wanted or [_suited(cls, rule.reference, settings)]:
             try:
                 peer = _peer(against or peers.USUAL.get(name), source, rule.reference, cls.__name__)
+                if left_out is not None and peer.cls is torch.optim.SparseAdam and name not in shapes.TOUCHED:
+                    raise peers.NoPeer(f"{peer.label} does not take the gradients of {name}")
             except peers.NoPeer as error:
                 if left_out is None:
                     raise
@@ -247,8 +249,11 @@ def _require_settings(cls: type[torch.optim.Optimizer], values: Mapping[str, Any
             raise ValueError(f"--set {name}: {cls.__name__} has no such hyperparameter{hint}")
 
 
-def _suited(cls: type[torch.optim.Optimizer], values: Mapping[str, Any]) -> str:
+def _suited(cls: type[torch.optim.Optimizer], reference: str | None, values: Mapping[str, Any]) -> str:
     """Return the list of shapes that a rule is measured on if none is named."""
+    for name, usual in peers.USUAL.items():
+        if reference is not None and reference == usual.replace(":", "."):
+            return name
     whole = shapes.SHAPES["resnet50"]()
     if len(_taken(cls, whole, values)[0]) < len(whole) and _taken(cls, shapes.matrices(), values)[0]:
         return "matrices"
