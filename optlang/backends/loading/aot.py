@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import tempfile
 import threading
 import warnings
@@ -39,6 +40,9 @@ OPTIONS: dict[str, Any] = {
     "aot_inductor.enable_line_tables": False,
 }
 
+#: How the functions of a generated module begin that are run by Python, and not compiled.
+HOST_SIDE = ("def start(", "def host(", "def group(")
+
 logger = logging.getLogger("optlang")
 
 _one_at_a_time = threading.Lock()  # the compiler is patched while it runs
@@ -52,10 +56,19 @@ def library_path(variant: Variant, signature: Signature, light: bool = True) -> 
         signature: The types it is built for.
         light: Whether it is in the light shell, or in Inductor's own container.
     """
-    source = source_for(variant, signature)
+    source = kernel_text(source_for(variant, signature))
     how = repr((OPTIONS, shell.fingerprint()))
     name = cache.key(source, repr(signature), how, torch.__version__, toolchain.processor())
     return cache.location() / f"{variant.name}-{name}{'' if light else '-full'}.so"
+
+
+def kernel_text(source: str) -> str:
+    """Return what the kernel of a module is made of: ``update`` and helpers, without what the host does and comments.
+
+    Variants that differ in nothing else, as those for vectors and matrices often do, have one library.
+    """
+    parts = [part for part in re.split(r"\n(?=def )", source) if not part.startswith(HOST_SIDE)]
+    return "\n".join(line for part in parts for line in part.split("\n") if not line.lstrip().startswith("#"))
 
 
 def load(variant: Variant, signature: Signature) -> Kernel | None:
