@@ -65,6 +65,10 @@ class Transforms:
             domain_of(parameter.domain, findings)
         work.found += findings.diagnostics
         body = [item for item in transform.body if not isinstance(item, tree.StateDecl | tree.History)]
+        held = [i.name for d in transform.body if isinstance(d, tree.StateDecl) for i in d.items]
+        for name_of_own in (*held, *assigned(body)):  # type: ignore[arg-type]
+            if name_of_own.name not in ("p", "g") and _has_meaning(name_of_own.name):
+                self._taken(name_of_own)
         for target in assigned(body):  # type: ignore[arg-type]
             if target.name in ("p", "g"):
                 work.error(
