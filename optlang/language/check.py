@@ -323,7 +323,7 @@ class _Check:
             "the rule never changes the parameter `p`",
             near.span if near else None,
             label=f"`{near.text}` is a name of the rule's own; the parameter is `p`" if near else None,
-            help="add the update, for example `p -= lr*g`",
+            help=f"write `p` for `{near.text}`" if near else "add the update, for example `p -= lr*g`",
         )
 
     # Kinds --------------------------------------------------------------------------------------------------

@@ -17,6 +17,11 @@ from optlang.language.quoting import docstring, literal
 from optlang.targets._python import INDENT, Function, Library, functions, pretty
 from optlang.targets._questions import DIMENSIONS, Way
 
+#: Names of the tables of a file, which are no names of forms.
+TABLES = frozenset(
+    ("HYPERPARAMETERS", "KINDS", "TUPLES", "REQUIREMENTS", "GROUP_KEYS", "KEPT", "SHARED", "TOTALS", "LIMITS")
+)
+
 
 @dataclass
 class Form:
@@ -84,7 +89,7 @@ class Forms:
     def constant(self, name: str, event: str) -> str:
         """Return the name of a form's constant."""
         whole = "_".join(filter(None, (self.prefix, event, name or "usual"))).upper()
-        return whole if whole[0].isalpha() else f"FORM_{whole}"
+        return whole if whole[0].isalpha() and whole not in TABLES else f"FORM_{whole}"
 
     def fill(self, form: Form, suffix: str, staged: bool, is_event: bool) -> None:
         """Write the functions of a form, and its record."""

@@ -37,6 +37,8 @@ PLAIN_SHAPES: tuple[tuple[int, ...], ...] = ((1,), (7, 7), (1, 7), (7, 1), (13, 
 HIGHER_SHAPES = tuple((7, 11, 13, 17, 19, 23, 29, 31)[:n] for n in range(5, 9))
 #: Facts of a tensor that questions may read.
 FACTS = ("ndim", "numel", "rows", "cols")
+#: Stands for the sizes of a tensor among the names that a question reads; no hyperparameter is called so.
+SHAPE = "(shape)"
 #: Name of the pseudo-question how many dimensions a tensor has, where generated code depends on it.
 DIMENSIONS = "ndim"
 
@@ -129,7 +131,7 @@ class Explorer:
         for requirement in self.compiled.rule.requirements:
             if requirement.of_tensors:
                 for n in _literals(requirement.condition):
-                    yield from ((n,), (7 * n,), (7 * n, n), (n, 7 * n), (5, 7 * n, n), (5, n, 7 * n), (3, 5, 7 * n, n))
+                    yield from ((n,), (n, n), (7 * n,), (7 * n, n), (n, 7 * n), (5, 7 * n, n), (5, n, 7 * n), (3, 5, 7 * n, n))
                     yield from ((11 * n, 7 * n), (7 * n, 11 * n), (11, n), (n, 11), (11, 7 * n), (7 * n, 11))
 
     def bordering(self, question: str, values: Mapping[str, Value]) -> Iterator[tuple[int, ...]]:
@@ -195,7 +197,7 @@ class Explorer:
             found = self.way(changed, way.shape)
             if found is not None:
                 yield found
-        if names & {*FACTS, "shape"} or question == DIMENSIONS:
+        if names & {*FACTS, SHAPE} or question == DIMENSIONS:
             for shape in dict.fromkeys((*self.shapes, *self.bordering(question, way.values))):
                 found = self.way(way.values, shape)
                 if found is not None:
@@ -239,7 +241,7 @@ class Explorer:
                 case ast.Member():
                     yield member_name(inner) or ""
                 case ast.Number(text=text) if text.startswith("size "):
-                    yield "shape"
+                    yield SHAPE
                 case _:
                     pass
 

@@ -24,7 +24,7 @@ from optlang.language.specialise import Special, specialise
 from optlang.language.walk import block_expressions, body_of, expressions
 from optlang.targets import Order, _refusals, refusal
 from optlang.targets._python import INDENT, WIDTH, formatted, spaced
-from optlang.targets._questions import Explorer, Unspoken
+from optlang.targets._questions import SHAPE, Explorer, Unspoken
 
 SUFFIX = ".py"
 NAME = "plain"
@@ -193,7 +193,7 @@ class _Function:
             trace = explorer.trace(self.special, facts.shape)
         except Unspoken:
             trace = ()
-        asked = [(q, a) for q, a in trace if isinstance(a, bool) and explorer.reads(q) & {*FACTS, "shape"}]
+        asked = [(q, a) for q, a in trace if isinstance(a, bool) and explorer.reads(q) & {*FACTS, SHAPE}]
         if asked or self.special.matrices:
             yield f"if p.dim() != {self.order.ndim}:"
             yield f'{INDENT}raise ValueError("this is for tensors of {self.order.ndim} dimensions")'

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import shutil
 import tempfile
 import threading
@@ -42,6 +43,8 @@ OPTIONS: dict[str, Any] = {
 
 #: Loggers of what compiles a step, whose warnings are not for those who only called it.
 CHATTER = ("torch._export", "torch.export", "torch._inductor", "torch.utils.cpp_extension")
+#: How the functions of a generated module begin that are run by Python, and not compiled.
+HOST_SIDE = ("def start(", "def host(", "def group(")
 
 logger = logging.getLogger("optlang")
 
@@ -56,10 +59,19 @@ def library_name(variant: Variant, signature: Signature, light: bool = True) -> 
         signature: The types it is built for.
         light: Whether it is in the light shell, or in Inductor's own container.
     """
-    source = source_for(variant, signature)
+    source = kernel_text(source_for(variant, signature))
     how = repr((OPTIONS, shell.fingerprint()))
     key = cache.key(source, repr(signature), how, torch.__version__, toolchain.processor())
     return cache.file_name(variant.name, key, ".so" if light else "-full.so")
+
+
+def kernel_text(source: str) -> str:
+    """Return what the kernel of a module is made of: ``update`` and helpers, without what the host does and comments.
+
+    Variants that differ in nothing else, as those for vectors and matrices often do, have one library.
+    """
+    parts = [part for part in re.split(r"\n(?=def )", source) if not part.startswith(HOST_SIDE)]
+    return "\n".join(line for part in parts for line in part.split("\n") if not line.lstrip().startswith("#"))
 
 
 def load(variant: Variant, signature: Signature) -> Kernel | None:

@@ -16,7 +16,7 @@ from optlang.language.iterations import UNREAD
 from optlang.language.rule import Rule
 from optlang.language.shapes import is_matrix_call
 from optlang.language.suggest import nearest
-from optlang.language.tree import Assign, Binary, Call, Def, Expr, For, Name, Stmt, Unary
+from optlang.language.tree import Assign, Binary, Call, Def, Expr, For, Name, StateDecl, Stmt, Unary
 from optlang.language.walk import assigned, body_of, called, expressions, names_read, own_expressions, statements
 from optlang.source import Span
 
@@ -101,8 +101,12 @@ def _all_reads(rule: Rule) -> Iterator[str]:
 
 def _unused_states(rule: Rule, reads: set[str], findings: Findings) -> None:
     written = {n.name: n.span for body in (*rule.events.values(), rule.body) for n in reversed(list(assigned(body)))}
+    decls = [d for d in rule.tree.items if isinstance(d, StateDecl)]
+    named = {item.name.name for d in decls for item in d.items if item.key is not None}
     for state in rule.states:
         name = state.name
+        if state.name in written and state.name in named:
+            continue  # who gives it a key may want to read it in checkpoints
         if name.endswith(counter("")):
             continue  # how much of a history is filled
         if state.name in written and state.name not in reads:
@@ -111,7 +115,7 @@ def _unused_states(rule: Rule, reads: set[str], findings: Findings) -> None:
                 f"state `{name}` is written but never read",
                 written[state.name],
                 label="this value is kept for nothing",
-                help=f"use `{name}` in the update, or leave the state away",
+                help=f"use `{name}` in the update, or leave the state away; to read it from outside, write `state {name} as {name}`",
                 related=(("declared here", state.span),) if not rule.inferred else (),
             )
         elif state.name not in written and (state.initial is None or state.name not in reads):

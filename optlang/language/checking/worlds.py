@@ -19,6 +19,8 @@ from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
 from optlang.language.tree import Binary, Call, Compare, Expr, Name, Slice, Ternary, Unary
 from optlang.language.walk import expressions
 
+#: Stands for the shape among the names of hyperparameters, none of which it can be.
+SHAPE = "(shape)"
 SHAPES: tuple[tuple[int, ...], ...] = ((2, 3), (6,), (), (3, 2), (2, 3, 2), (1, 2, 3, 2), (64, 64), (1, 6), (6, 1))
 
 #: Shapes for a rule of matrices: sizes that no two of them, and no small number in a rule, have in common.
@@ -101,12 +103,12 @@ def worlds(
     names = [name for name, values in axes.items() if len(values) > 1]
     base = {name: values[0] for name, values in axes.items()}
     found = [World({**base, **facts(shapes[0])}, shapes[0], True)]
-    choices: list[list[tuple[str, object]]] = [[("shape", s) for s in shapes[1:]]] if matrices else []
+    choices: list[list[tuple[str, object]]] = [[(SHAPE, s) for s in shapes[1:]]] if matrices else []
     choices += [[(name, v) for v in axes[name][1:]] for name in names]
-    choices += [] if matrices else [[("shape", s) for s in shapes[1:]]]
+    choices += [] if matrices else [[(SHAPE, s) for s in shapes[1:]]]
     for changes in _combinations([axis for axis in choices if axis]):
         changed = dict(changes)
-        shape = changed.pop("shape", shapes[0])
+        shape = changed.pop(SHAPE, shapes[0])
         assert isinstance(shape, tuple)
         found.append(World({**base, **changed, **facts(shape)}, shape, not changed))  # type: ignore[dict-item]
         if len(found) >= limit:

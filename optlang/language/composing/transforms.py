@@ -65,6 +65,11 @@ class Transforms:
             domain_of(parameter.domain, findings)
         work.found += findings.diagnostics
         body = [item for item in transform.body if not isinstance(item, tree.StateDecl | tree.History)]
+        held = [i.name for d in transform.body if isinstance(d, tree.StateDecl) for i in d.items]
+        first = {n.name: n for n in reversed((*held, *assigned(body)))}  # type: ignore[arg-type]
+        for own_name in first.values():
+            if own_name.name not in ("p", "g") and _has_meaning(own_name.name):
+                self._taken(own_name)
         for target in assigned(body):  # type: ignore[arg-type]
             if target.name in ("p", "g"):
                 work.error(

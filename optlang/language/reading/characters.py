@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from optlang.language.reading.refused import Refused
 from optlang.source import Span
+
+#: A command of LaTeX.
+TEX = re.compile(r"\\[A-Za-z]+")
 
 #: Operators of other languages, longest first: the spelling, and what to write.
 FOREIGN = {
@@ -60,6 +64,14 @@ def refuse_character(text: str, at: int) -> Refused:
     """Return what to say about the character at offset ``at``, which begins no token."""
     if text[at] in "\"'":
         return _unclosed(text, at)
+    tex = TEX.match(text, at)
+    if tex is not None:
+        return Refused(
+            "E106",
+            f"`{tex[0]}` is LaTeX",
+            Span(tex.start(), tex.end()),
+            help="write formulas as in code: `m/sqrt(v)` for a fraction and a root, `beta1` for a Greek letter with an index",
+        )
     for spelling, advice in FOREIGN.items():
         if text.startswith(spelling, at):
             span = Span(at, at + len(spelling))

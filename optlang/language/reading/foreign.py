@@ -22,7 +22,7 @@ PYTHON = {
     "pass": "leave the empty branch out",
     "break": "a rule has no open-ended loops to leave",
     "continue": "a rule has no open-ended loops to continue",
-    "print": "a rule cannot print; to watch a value, keep it in a `state` and read `optimizer.state`",
+    "print": "a rule cannot print; to watch x, write `state seen as seen` and `seen = x`, and read `optimizer.state`",
     "assert": 'a condition on hyperparameters is written `require CONDITION "message"`',
     "raise": 'a condition on hyperparameters is written `require CONDITION "message"`',
     "del": "names of a rule live for one step by themselves",
@@ -95,6 +95,11 @@ def python_word(stop: Stop) -> Refused | None:
     first = stop.line[0] if stop.line else stop.token
     if first.type == "NAME" and first.value in PYTHON and stop.type in VALUES | LAYOUT | {"COLON"}:
         return python_statement(str(first.value), span_of(first))
+    if stop.token.value == "is" and stop.before is not None and stop.before.type == "NAME":
+        negated = re.match(r"\s*not\b", stop.text[stop.span.end :])
+        sign = "!=" if negated else "=="
+        help = f"write `{stop.before.value} {sign} none`, or another value in the place of `none`"
+        return Refused("E112", "there is no `is`", stop.span, help=help)
     lambdas = [t for t in stop.line[-2:] if t.value == "lambda"]
     if lambdas and stop.type in ("NAME", "COLON", "COMMA"):
         return Refused(
