@@ -328,6 +328,10 @@ class StartWriter(TorchWriter):
             sides[0] = f"torch.full((), {sides[0]}, dtype={self.dtype}, device={self.like}.device)"
         return f"torch.where({self.text(condition)}, {', '.join(sides)})", ATOM
 
+    def named(self, name: str, args: tuple[sp.Expr, ...]) -> Piece:
+        """Return a function on tensors; of several conditions those come first that are tensors, for TorchScript."""
+        return super().named(name, tuple(sorted(args, key=self.is_plain)) if name in ("and", "or") else args)
+
     def is_condition(self, expr: sp.Expr) -> bool:
         """Whether an expression is a condition."""
         return expr in self.conditions or algebra.is_condition(expr)
