@@ -229,7 +229,8 @@ class TorchWriter(Writer):
                 return self.select(*args)
             case "and" | "or":
                 sign = " & " if name == "and" else " | "
-                return sign.join(self.text(a, ATOM) for a in args), SUM
+                tensors_first = sorted(args, key=self.is_plain)  # TorchScript knows no other order
+                return sign.join(self.text(a, ATOM) for a in tensors_first), SUM
             case "not":
                 return f"~{self.text(args[0], ATOM)}", SIGN
             case "number":
@@ -327,10 +328,6 @@ class StartWriter(TorchWriter):
         if all(numbers) and not self.is_condition(then):
             sides[0] = f"torch.full((), {sides[0]}, dtype={self.dtype}, device={self.like}.device)"
         return f"torch.where({self.text(condition)}, {', '.join(sides)})", ATOM
-
-    def named(self, name: str, args: tuple[sp.Expr, ...]) -> Piece:
-        """Return a function on tensors; of several conditions those come first that are tensors, for TorchScript."""
-        return super().named(name, tuple(sorted(args, key=self.is_plain)) if name in ("and", "or") else args)
 
     def is_condition(self, expr: sp.Expr) -> bool:
         """Whether an expression is a condition."""
