@@ -29,6 +29,7 @@ from optlang.compiled import (
     LINE,
     LOSS,
     LOSS_NOW,
+    MIDDLE,
     NOISE,
     PARTS,
     POINT,
@@ -217,6 +218,7 @@ class _Lowering(Loops):
         self.points: dict[str, Store] = {}  # where the closure is called, and along what there are products
         self.done: dict[sp.Expr, Ref] = {}
         self.entries, self.places = {}, {}
+        self.at: Span | None = None  # the statement that is being lowered
         self.rule, self.special, self.part = rule, special, part
         self.source: Source = rule.tree.source
         self.states = {s.name: s for s in special.states}
@@ -344,6 +346,8 @@ class _Lowering(Loops):
         """Lower statements in order."""
         for statement in statements:
             self.out.line = self.line_of(statement.span)
+            if self.out.line:
+                self.at = statement.span
             match statement:
                 case ast.Assign(at=ast.Name()):
                     self.entry(statement)
@@ -692,10 +696,10 @@ class _Lowering(Loops):
         if self.special.matrices:  # a variant is for tensors with just as many dimensions
             shape = self.shape_of(kind)
             return sp.Mul(*(shape[d] for d in (range(len(shape)) if dims is None else dims)))
-        facts = {-1: "cols", -2: "rows", 0: "_lead"}
+        facts = {-1: "cols", -2: "rows", 0: "_lead", **{int(name[5:]): name for name in MIDDLE}}
         known = [self.input(facts[d], HOST).expr for d in dims or () if d in facts]
         if kind != ELEMENT or len(known) < len(dims or ()):
-            raise OptlangError([constant_sum(self.rule)])
+            raise OptlangError([constant_sum(self.rule, self.at)])
         return sp.Mul(*known)
 
     def reduction(self, name: str, inner: Ref, dims: frozenset[int] | None) -> Ref:
