@@ -186,3 +186,23 @@ def test_scripts_start_alike(kind: str, dtype: torch.dtype) -> None:
             found = module.state(key, i)
             assert found.dtype == state.dtype, key
             np.testing.assert_allclose(found.double().flatten(), state.double().flatten(), 1e-6, 1e-7, err_msg=key)
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "q = argsort(g); p -= lr*g*norm(q)",
+        "p -= lr*(argsort(g) @ p.T @ p)",
+        "p -= lr*(p @ p.T @ argsort(g))",
+        "q = flip(argsort(g)); p -= lr*sqrt(q)*mean(q, dim=-1)",
+        "v, q = sort(flatten(g)); p -= lr*outer(q, q)[0:3, 0:4]",
+        "o = argsort(norm(matrix(g), dim=-1)[:, 0])[0:2]; p -= lr*sum(p[o, :])*g",
+        "p -= lr*where(argsort(g) > 1, argsort(p), 0.5)",
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_orders_are_numbers_to_arithmetic(step: str, dtype: torch.dtype) -> None:
+    twins = Twins(f"optimizer S\nhyper lr = 0.1\nrequire ndim == 2\n{step}\n", ({"shapes": ((3, 4),)},), dtype=dtype)
+    twins.step(1)
+    near = 1e-12 if dtype is torch.float64 else 0.03
+    twins.agree(near, near)
