@@ -65,16 +65,53 @@ HOST = ("rate", "decay", "0.9^t", "1/t", "1 - decay^t", "min(1, t/3)", "warmup(3
 HEAD = """optimizer Random
 hyper rate = 0.1 >= 0, decay = 0.9 in [0, 1)  "numbers"
 hyper flag = false, mode = "a" in {"a", "b"}, extra = none
-state m, n = 0.2, r = 0*mean(g, dim=-1)
-state c: scalar = 1
+state m, n = {n}, r = {r}
+state c: scalar = {c}
 state k = p when flag
-group state q = 0.3
+group state q = {q}
 def f(x, y) = 0.5*x - tanh(y)
 def both(x, y):
     z = x*decay
     if t > 2: return z, y - x
     return y, z
 """
+
+#: What states start as: conditions and choices between whole numbers are numbers like others. T is a threshold.
+STARTS: dict[str, tuple[str, ...]] = {
+    "n": (
+        "0.2",
+        "p > T",
+        "not (g > T)",
+        "isfinite(p)",
+        "p > T and g < T",
+        "(p > T) + (g < T)",
+        "1 if p > T else 0",
+        "where(g > T, 2, rows)/4",
+        "max(where(p > T, 1, 3), 2)/3",
+        "where(p > T, rate > 0.2, cols > 2)",
+        "p if rate > 0.2 else 1",
+        "1/3 if p > mean(p) + T else 0.1",
+    ),
+    "r": (
+        "0*mean(g, dim=-1)",
+        "mean(p, dim=-1) > T",
+        "where(max(g, dim=-1) > T, 1, 0)",
+        "mean(p > T, dim=-1)",
+        "max(where(p > T, 1, 2), dim=-1)/2",
+        "0*mean(g, dim=-1) + rate",
+    ),
+    "c": (
+        "1",
+        "mean(p) > T",
+        "1 if mean(p) > T else 0",
+        "rows > cols",
+        "rate > 0.2",
+        "max(where(p > T, 1, 2))/2",
+        "not (norm(p) > T) or flag",
+        "0.5 if isfinite(norm(p)) else cols",
+    ),
+    "q": ("0.3", "rate > 0.2", "1 if rate > 0.2 else 0", "not flag", "0.5*(decay > 0.7)"),
+}
 
 #: Which statements may stand where, by their letters in :meth:`Writer.statement`.
 ANYWHERE, BRANCH, BRANCH_ELEMENTS = "mngporcqbxt", "mngporct", "mngpot"
@@ -209,7 +246,14 @@ class Writer:
             self.lines += self.block() if self.number(3) == 0 else [self.statement(ANYWHERE)]
         self.lines.append("if flag: k = 0.5*k + 0.5*p")
         self.lines.append(f"p -= rate*tanh({self.element(2)})")
-        return HEAD + "\n".join(self.lines) + "\n"
+        return self.head() + "\n".join(self.lines) + "\n"
+
+    def head(self) -> str:
+        """Return the declarations."""
+        text = HEAD
+        for name, starts in STARTS.items():
+            text = text.replace(f"{{{name}}}", self.pick(starts).replace("T", self.pick(THRESHOLDS)))
+        return text
 
 
 @st.composite

@@ -63,11 +63,11 @@ HEAD = """optimizer Staged
 hyper rate = 0.1 >= 0, decay = 0.9 in [0, 1)
 hyper flag = false, mode = 0 in {0, 1}, rank = 2 >= 1, turns = 2 >= 0, period = 2, betas = (b1 = 0.5, b2 = 0.8)
 {require}
-state m, n = 0.2
-state c: scalar = 0.1
-state h: scalar = 1
-group state q = 0.3
-shared state w = 0.5
+state m, n = {n}
+state c: scalar = {c}
+state h: scalar = {h}
+group state q = {q}
+shared state w = {w}
 shared state v = rate
 def damp(x) = x/(1 + gnorm(x))
 def share(x):
@@ -83,14 +83,22 @@ def smooth(x):
     d, Q = eigh(sym(x))
     return Q @ diag(tanh(d)) @ Q.T
 """
+#: What the states of every rule start as.
+STARTS: dict[str, tuple[str, ...]] = {
+    "n": ("0.2", "p > 0.3713", "1 if g > 0.0517 else 0", "where(p > -0.1271, 1, 2)/2", "not (p > mean(p) + 0.0517)"),
+    "c": ("0.1", "mean(p) > 0.0517", "1 if norm(p) > 1.6129 else 0", "rate > 0.2 and isfinite(mean(p))"),
+    "h": ("1", "rows > cols", "rate > 0.2", "numel/10 if flag else 0"),
+    "q": ("0.3", "rate > 0.2", "1 if flag else 0"),
+    "w": ("0.5", "not flag", "rank/4 if rate > 0.2 else 0"),
+}
 STATES = {
-    "rr": ("zeros(M, M)", "eye(M)", "0*(matrix(g) @ matrix(g).T)"),
-    "cc": ("0.1*eye(N)", "zeros(N, N)", "matrix(g).T @ matrix(g)"),
-    "rk": ("zeros(M, k)", "eye(M)[:, :k]", "matrix(p)[:, :k]"),
+    "rr": ("zeros(M, M)", "eye(M)", "0*(matrix(g) @ matrix(g).T)", "matrix(g) @ matrix(g).T > 0.3713"),
+    "cc": ("0.1*eye(N)", "zeros(N, N)", "matrix(g).T @ matrix(g)", "where(eye(N) > 0.5, 1, 0)"),
+    "rk": ("zeros(M, k)", "eye(M)[:, :k]", "matrix(p)[:, :k]", "not (matrix(p)[:, :k] > 0.0517)"),
     "kc": ("ones(k, N)", "0.1*eye(N)[:k, :]", "tanh(matrix(g))[:k, :]"),
-    "kk": ("zeros(k, k)", "eye(k)", "matrix(g)[:k, :k]"),
-    "c": ("zeros(N)", "matrix(g)[0]", "0.2*ones(N)"),
-    "r": ("ones(M)", "matrix(p)[:, 0]", "0*diag(matrix(p) @ matrix(p).T)"),
+    "kk": ("zeros(k, k)", "eye(k)", "matrix(g)[:k, :k]", "0*eye(k) + rate > 0.2"),
+    "c": ("zeros(N)", "matrix(g)[0]", "0.2*ones(N)", "argsort(matrix(p)[0])", "sort(matrix(g)[0])[1]/4"),
+    "r": ("ones(M)", "matrix(p)[:, 0]", "0*diag(matrix(p) @ matrix(p).T)", "1 if matrix(g)[:, 0] > 0.0517 else 0"),
 }
 LOCALS = "M = rows(matrix(p)) if ndim >= 1 else 1\nN = cols(matrix(p)) if ndim >= 1 else 1\nk = min(rank, M, N)\n"
 

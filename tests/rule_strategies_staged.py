@@ -11,6 +11,7 @@ from rule_strategies_formulas import (
     HEAD,
     MATRICES,
     OF_GROUP,
+    STARTS,
     STATES,
     THRESHOLDS,
     Formulas,
@@ -262,7 +263,10 @@ class Writer(Formulas):
             kept = [name for name in self.known(kind)[-2:] if name.startswith("x")]
             self.lines += [f"c += 0.01*tanh({value.format(name)})" for name in kept]
         self.lines.append(f"p -= rate*tanh({self.value('e', self.depth)})")
-        return "\n".join([HEAD.replace("{require}\n", f"{require}\n" if require else ""), *head, *self.lines, ""])
+        text = HEAD.replace("{require}\n", f"{require}\n" if require else "")
+        for name, starts in STARTS.items():
+            text = text.replace(f"{{{name}}}", self.pick(starts))
+        return "\n".join([text, *head, *self.lines, ""])
 
     def open(self) -> None:
         """Let matrices be used from here on."""

@@ -475,3 +475,9 @@ def test_whatever_is_no_rule_gets_diagnostics(text: str) -> None:
     assert (rule is None) == any(d.is_error for d in found)
     for diagnostic in found:
         assert diagnostic.render()
+
+
+def test_a_gradient_at_another_point_is_one() -> None:
+    for update in ("grad(p + 1)", "hvp(p)", "p*loss"):
+        assert "W610" not in codes(f"hyper lr = 0.1\np -= lr*{update}\n")
+    assert codes("hyper lr = 0.1\np -= lr*p\n") == ["W610"]

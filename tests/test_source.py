@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from interpreter import Interpreter
+from stepping import Twins
 from trajectories import feed, gradients, start, tensors
 
 import optlang
@@ -198,3 +199,13 @@ def test_versions_of_a_name_are_numbered_without_gaps() -> None:
 def test_a_state_that_is_set_to_a_number_is_filled() -> None:
     text = source(HEAD + "state m, n\np -= lr*b*g*(m + n)\nm = 2\nn = lr")
     assert "m.fill_(2)" in text and "n.copy_(lr)" in text
+
+
+@pytest.mark.parametrize(
+    "sizes", ["sum(p^0, dim=1)", "sum(0*p + 2, dim=(1, 3))", "sum(0*p + 1, dim=2)/3", "rms(0*p + 1, dim=1)"]
+)
+def test_sums_of_numbers_over_any_dimension(sizes: str) -> None:
+    text = f"{HEAD}if ndim == 4: p -= lr*{sizes}*g\nelse: p -= lr*b*g"
+    twins = Twins(text, [{"shapes": ((2, 3, 4, 5), (3, 4), (4,))}])
+    twins.step(0)
+    twins.agree()

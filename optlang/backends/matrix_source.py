@@ -149,7 +149,8 @@ class MatrixWriter(TorchWriter):
         numbers = self.is_plain(then) and self.is_plain(other)
         if numbers and then not in self.conditions and not algebra.is_condition(then):
             # Of two numbers torch would make one of its default type.
-            return f"torch.where({self.text(condition)}, {self.like}.new_tensor({sides[0]}), {sides[1]})", ATOM
+            one = f"torch.full((), {sides[0]}, dtype={self.dtype}, device={self.like}.device)"
+            return f"torch.where({self.text(condition)}, {one}, {sides[1]})", ATOM
         return super().select(condition, then, other)
 
     # Operations ---------------------------------------------------------------------------------------------

@@ -229,7 +229,8 @@ class TorchWriter(Writer):
                 return self.select(*args)
             case "and" | "or":
                 sign = " & " if name == "and" else " | "
-                return sign.join(self.text(a, ATOM) for a in args), SUM
+                tensors_first = sorted(args, key=self.is_plain)  # TorchScript knows no other order
+                return sign.join(self.text(a, ATOM) for a in tensors_first), SUM
             case "not":
                 return f"~{self.text(args[0], ATOM)}", SIGN
             case "number":

@@ -29,6 +29,7 @@ from optlang.compiled import (
     LINE,
     LOSS,
     LOSS_NOW,
+    MIDDLE,
     MOST,
     NOISE,
     PARTS,
@@ -219,6 +220,7 @@ class _Lowering(Loops):
         self.points: dict[str, Store] = {}  # where the closure is called, and along what there are products
         self.done: dict[sp.Expr, Ref] = {}
         self.entries, self.places = {}, {}
+        self.at: Span | None = None  # the statement that is being lowered
         self.rule, self.special, self.part = rule, special, part
         self.source: Source = rule.tree.source
         self.states = {s.name: s for s in special.states}
@@ -346,6 +348,8 @@ class _Lowering(Loops):
         """Lower statements in order."""
         for statement in statements:
             self.out.line = self.line_of(statement.span)
+            if self.out.line:
+                self.at = statement.span
             match statement:
                 case ast.Assign(at=ast.Name()):
                     self.entry(statement)
@@ -706,10 +710,11 @@ class _Lowering(Loops):
         if self.special.fixed_ndim:
             shape = self.shape_of(kind)
             return sp.Mul(*(shape[d] for d in (range(len(shape)) if dims is None else dims)))
-        facts = {-1: "cols", -2: "rows", 0: "_lead"}
+        facts = {-1: "cols", -2: "rows", 0: "_lead", **{int(name[5:]): name for name in MIDDLE}}
         known = kind.dims | (dims or frozenset())
-        if dims is None or not known <= {*facts} or (0 in known and len(known) > 1):  # 0 may be -1 or -2
-            raise OptlangError([constant_sum(self.rule)])
+        # Counted from both ends, dimensions may be the same one.
+        if dims is None or not known <= {*facts} or len({d < 0 for d in known}) > 1:
+            raise OptlangError([constant_sum(self.rule, self.at)])
         return sp.Mul(*(self.input(facts[d], HOST).expr for d in dims - kind.dims))
 
     def reduction(self, name: str, inner: Ref, dims: frozenset[int] | None) -> Ref:

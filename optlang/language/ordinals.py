@@ -43,7 +43,9 @@ class Ordinals:
         while len(leading) > before:
             before = len(leading)
             functions = self.rule.functions.items()
-            leading |= {name for name, function in functions if any(_calls(block_expressions(body_of(function)), leading))}
+            leading |= {
+                name for name, function in functions if any(_calls(block_expressions(body_of(function)), leading))
+            }
         return leading
 
     def _numbered(self, names: Collection[str]) -> dict[int, int]:

@@ -953,12 +953,12 @@ def too_many_paths(rule: Rule) -> Diagnostic:
     )
 
 
-def constant_sum(rule: Rule) -> Diagnostic:
-    """Return the error of a rule that sums what is one number after all over dimensions in the middle."""
+def constant_sum(rule: Rule, span: Span | None) -> Diagnostic:
+    """Return the error of a rule that sums what is one number after all over dimensions of unknown sizes."""
     return Diagnostic(
         "E310",
         "a sum over dimensions in the middle is of numbers that do not depend on the tensor",
         rule.tree.source,
-        None,
+        span,
         help="write the number times how many there are",
     )

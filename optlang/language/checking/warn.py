@@ -13,6 +13,7 @@ from optlang.language.checking.trial_values import BAD_LOG, BY_ZERO, NEGATIVE_RO
 from optlang.language.checking.worlds import World
 from optlang.language.histories import counter
 from optlang.language.iterations import UNREAD
+from optlang.language.questions import evaluations
 from optlang.language.rule import Rule
 from optlang.language.shapes import is_matrix_call
 from optlang.language.suggest import nearest
@@ -38,7 +39,7 @@ def warn(rule: Rule, worlds: Iterable[World], findings: Findings) -> None:
     _unused_hypers(rule, reads, findings)
     _unused_locals(rule, reads, findings)
     _unused_functions(rule, findings)
-    if "g" not in reads:
+    if "g" not in reads and not evaluations(rule):  # `grad(x)` is a gradient, too
         findings.add(
             "W610",
             "the rule never uses the gradient `g`",
