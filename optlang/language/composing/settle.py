@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Any
 
 from optlang.language import tree
 from optlang.language.builtins import FACT_NAMES
@@ -151,7 +152,7 @@ class _Calls:
     def without_marks(self, reach: tree.Expr | None) -> Items:
         """Return the rule with its count, if it needs one, and with what is confined confined."""
         clock = self.clock
-        items = tuple(self.items)
+        items: tuple[Any, ...] = tuple(self.items)
         if self.regular:
             items = rebuilt(items, lambda new, old: () if id(old) in self.needless else new, self.work.keep)
         used = all_names(rebuilt(items, lambda new, old: () if self.ticks(old) else new))
