@@ -171,9 +171,9 @@ class Formulas:
                 if node.name == "loss" and node.name not in scope.names:
                     return self.loss()
                 return scope.names[node.name]
-            case ast.Member(value=ast.Name(name=name)) | ast.Call(
-                function=ast.Member(value=ast.Name(name=name))
-            ) if name in self.inner:
+            case ast.Member(value=ast.Name(name=name)) | ast.Call(function=ast.Member(value=ast.Name(name=name))) if (
+                name in self.inner
+            ):
                 return self.of_inner(node, scope)
             case ast.Member():
                 return self._member(node, scope)

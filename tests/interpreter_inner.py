@@ -1,8 +1,8 @@
 """Inner rules in the interpreter, as the language page has them: each is a rule that is stepped when it is called.
 
-Nothing is written out. The outer rule is the author's tree, and a call runs the inner rule's own statements on values of
-its own: its count, its states, its hyperparameters. These stand among the outer rule's names, with the inner rule's name
-and a dot in front, so that a choice on the device chooses between them as between all others.
+Nothing is written out. The outer rule is the author's tree, and a call runs the inner rule's own statements on values
+of its own: its count, its states, its hyperparameters. These stand among the outer rule's names, with the inner rule's
+name and a dot in front, so that a choice on the device chooses between them as between all others.
 
 What an inner rule may not have here: totals, group and shared states, chance, and a shape of its own.
 """
@@ -108,7 +108,9 @@ class Composed(Interpreter):
             if state.when is None or sub.truth(sub.value(state.when, inside)):
                 inside.names[f"{name}.{state.name}"] = self._start(state, sub, inside)
         scope.names.update({key: value for key, value in inside.names.items() if key.startswith(f"{name}.")})
-        scope.names.update({f"{name}.{key}": v for key, v in inside.names.items() if "." in key and f"{name}." not in key})
+        scope.names.update(
+            {f"{name}.{key}": v for key, v in inside.names.items() if "." in key and f"{name}." not in key}
+        )
 
     def entered(self, run: TensorRun, scope: Scope, p: Array, g: Value, t: float) -> tuple[TensorRun, Scope]:
         """Return a run through this inner rule, and what names mean in it before any statement, states aside."""

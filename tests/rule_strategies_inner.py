@@ -39,7 +39,7 @@ class Writer:
 
     def inside(self, nested: str) -> str:
         """Return the text of a rule to put inside, which reads the time in many ways."""
-        lines = ["hyper k = 0.8 in [0, 1), rate = 0.1, q = 2 >= 1", "state m", 'state c: scalar = 1']
+        lines = ["hyper k = 0.8 in [0, 1), rate = 0.1, q = 2 >= 1", "state m", "state c: scalar = 1"]
         lines.append(f"state a = {self.pick(['p', 'g^2', '0*p + 1', 'tanh(p) - g'])}")
         lines.append(f"state r = {self.pick(['mean(g, dim=-1)', '0*mean(p, dim=-1)'])} when ndim > 1")
         lines.append("def soft(x) = tanh(x)/t")

@@ -6,6 +6,7 @@ import copy
 import io
 import itertools
 import pickle
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,10 @@ from stepping import eager, values
 
 import optlang
 import optlang.rules
+from optlang.language.parse import parse
+from optlang.language.unparse import format_tree
 from optlang.runtime.kernels import compiled_count
+from optlang.source import Source
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -241,3 +245,48 @@ def test_compiled_routes() -> None:
         ours.step()
         plain.step()
     assert compiled_count(cls) == count and difference(list(a.parameters()), list(b.parameters())) < 1e-5
+
+
+MINE = "hyper lr = 0.1, momentum = 0.5\nrequire ndim == 2\nstate m\nm = momentum*m + g\np -= lr*m\n"
+
+
+def test_routes_to_files(tmp_path: Path) -> None:
+    (tmp_path / "rules").mkdir()
+    (tmp_path / "rules" / "my-muon.opt").write_text(MINE)
+    text = 'optimizer Mine\nroute AdamW when ndim < 2\nroute "rules/my-muon.opt" when ndim == 2\n'
+    (tmp_path / "mine.opt").write_text(text)
+    assert optlang.check(tmp_path / "mine.opt") == []
+    assert 'route "rules/my-muon.opt" when ndim == 2' in format_tree(parse(Source(text)))
+    cls = optlang.compile(tmp_path / "mine.opt", backend="eager")
+    ps, qs = parameters([(3, 4), (4,)]), parameters([(3, 4), (4,)])
+    routed = cls(ps, my_muon_lr=0.3)
+    alone = [eager(MINE)(qs[:1], lr=0.3), eager("adamw")(qs[1:])]
+    for step in range(3):
+        for members, optimizers in ((ps, [routed]), (qs, alone)):
+            give(members, step)
+            for one in optimizers:
+                one.step()
+    assert difference(ps, qs) == 0
+    copied = pickle.loads(pickle.dumps(routed))
+    assert type(copied) is cls and copied.param_groups[0]["my_muon_lr"] == 0.3
+    assert "momentum" in optlang.emit(tmp_path / "mine.opt", "source")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "cannot read other.opt: No such file or directory"),
+        ("p -= lrr*", "other.opt has errors"),
+        ("hyper lr = 1\np -= lrr*g\n", "other.opt has errors"),
+        ('optimizer A\nroute "other.opt" otherwise\n', "`other.opt` routes itself"),
+        ('optimizer A\nroute "mine.opt" otherwise\n', "`other.opt` routes itself"),
+        ('optimizer A\ninner B = "other.opt"\nB(p, g)\n', "other.opt has errors"),
+    ],
+)
+def test_files_that_cannot_be_routed_to(tmp_path: Path, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / "other.opt").write_text(text)
+    (tmp_path / "mine.opt").write_text('optimizer Mine\nroute "other.opt" otherwise\n')
+    (found,) = optlang.check(tmp_path / "mine.opt")
+    assert (found.code, found.message) == ("E215", message)
+    assert found.source.excerpt(found.span) == '"other.opt"'  # type: ignore[arg-type]

@@ -138,7 +138,9 @@ class Clock:
             formula, place, builtin = definition(name), self.place, BUILTINS[name]
             assert formula is not None
             if self.timed[name] in used:
-                parameters = tuple(tree.Parameter(place, _name(place, p), default(builtin, p)) for p, _ in builtin.parameters)
+                parameters = tuple(
+                    tree.Parameter(place, _name(place, p), default(builtin, p)) for p, _ in builtin.parameters
+                )
                 made.append(
                     tree.Def(place, _name(place, self.timed[name]), parameters, renamed(formula, {"t": self.step}))
                 )

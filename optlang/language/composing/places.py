@@ -11,7 +11,6 @@ from optlang.language import tree
 from optlang.language.reading.pieces import children
 from optlang.source import Source, Span
 
-
 WORD = re.compile(r"[^\W\d]\w*")
 
 
@@ -68,8 +67,8 @@ class Places:
                 source=self.author,
                 span=span,
                 message=f"`{inner}` makes steps for whole tensors, but is called where a condition is shaped like p",
-                help=f"give it another gradient, `{inner}(p, g if CONDITION else 0*g)`, or take its step first and choose: "
-                f"`d = {inner}.direction(g)`",
+                help=f"give it another gradient, `{inner}(p, g if CONDITION else 0*g)`, or take its step before and "
+                f"choose then: `d = {inner}.direction(g)`",
                 related=(),
             )
         message = f"in `{piece}`: {found.message}" if piece else found.message

@@ -117,6 +117,7 @@ def declared(
     if given is None:
         return None
     body = tuple(item for item in parsed.items if isinstance(item, STATEMENTS))
+    like = None if node.like is None else renamed(node.like, _starting(work.author.items))
     names: dict[str, str | tree.Expr] = {}
     items: Items = []
     shown = node.name.text
@@ -157,14 +158,13 @@ def declared(
     for other in parsed.items:
         match other:
             case tree.StateDecl():
-                items.append(_stated(other, names, prefix, node.like, clock))
+                items.append(_stated(other, names, prefix, like, clock))
             case tree.Require():
-                made = renamed(other, names)
-                items.append(replace(made, condition=clock.if_reached(made.condition.span, made.condition)))
+                required = renamed(other.condition, names)
+                items.append(replace(other, condition=clock.if_reached(required.span, required)))
             case tree.On():
-                made = renamed(other, names)
-                guarded = tree.If(made.span, ((clock.if_reached(made.span), made.body),), None)
-                items.append(replace(made, body=(guarded,)))
+                event = tree.If(other.span, ((clock.if_reached(other.span), renamed(other.body, names)),), None)
+                items.append(replace(other, body=(event,)))
             case tree.Def() | tree.History():
                 items.append(renamed(other, names))
             case _:
@@ -366,6 +366,12 @@ def _stated(
     if decl.scope == "tensor":  # what tensors have in common does not depend on where one of them goes
         when = clock.if_reached(decl.span, *(() if when is None else (when,)))
     return replace(decl, items=tuple(items), when=when)
+
+
+def _starting(items: Sequence[tree.Decl | tree.Stmt]) -> dict[str, str | tree.Expr]:
+    """Return what the states of a rule start from, whose shape they keep."""
+    states = (item for decl in items if isinstance(decl, tree.StateDecl) for item in decl.items)
+    return {item.name.name: item.initial or "p" for item in states if item.type is None}
 
 
 def _zeros_like(like: tree.Expr) -> tree.Expr:

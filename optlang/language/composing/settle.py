@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Any
 
 from optlang.language import tree
 from optlang.language.builtins import FACT_NAMES
@@ -20,6 +21,11 @@ Items = list[tree.Decl | tree.Stmt]
 
 #: How many nodes the condition may have under which a rule is called, with what its names stand for.
 MAX_CONDITION = 500
+
+#: How many different conditions lead to calls of a rule, at most, for it to be confined to them.
+MAX_WAYS = 16
+
+Way = tuple[tree.Expr, ...]
 
 
 def settled(work: Work, items: Items, clocks: Sequence[Clock]) -> Items:
@@ -52,7 +58,7 @@ class _Calls:
     work: Work
     items: Items
     clock: Clock
-    ways: list[tuple[tree.Expr, ...]] = field(default_factory=list)
+    ways: list[Way] = field(default_factory=list)
     regular: bool = True
     before: set[str] = field(default_factory=set)
     needless: set[int] = field(default_factory=set)
@@ -69,11 +75,11 @@ class _Calls:
         self.starts = {i.name.name: i.initial for i in states}
         once = self.look(body, (), True) <= 1
         self.regular = self.regular and once
-        return self.without_marks(self.reach())
+        return self.without_marks(_some(self.ways))
 
     # What is there ------------------------------------------------------------------------------------------
 
-    def look(self, body: Sequence[tree.Stmt], around: tuple[tree.Expr, ...], regular: bool) -> int:
+    def look(self, body: Sequence[tree.Stmt], around: Way, regular: bool) -> int:
         """Note the calls in a block; return how many of them one step makes at most.
 
         Args:
@@ -95,7 +101,7 @@ class _Calls:
             self.before |= {name.name for name in assigned((statement,))}
         return count
 
-    def branches(self, node: tree.If, around: tuple[tree.Expr, ...], regular: bool) -> int:
+    def branches(self, node: tree.If, around: Way, regular: bool) -> int:
         """Note the calls in the branches of an ``if``; return how many of them one step makes at most."""
         counts = []
         for condition, body in node.branches:
@@ -134,24 +140,12 @@ class _Calls:
                     return condition
         return condition
 
-    def reach(self) -> tree.Expr | None:
-        """Return the condition under which some call is made; None if that is not known before the step."""
-        found: tree.Expr | None = None
-        for way in self.ways:
-            if not way:
-                return None
-            whole = way[0]
-            for condition in way[1:]:
-                whole = tree.Binary(whole.span, "and", whole, condition)
-            found = whole if found is None else tree.Binary(whole.span, "or", found, whole)
-        return found
-
     # What is made of it -------------------------------------------------------------------------------------
 
     def without_marks(self, reach: tree.Expr | None) -> Items:
         """Return the rule with its count, if it needs one, and with what is confined confined."""
         clock = self.clock
-        items = tuple(self.items)
+        items: tuple[Any, ...] = tuple(self.items)
         if self.regular:
             items = rebuilt(items, lambda new, old: () if id(old) in self.needless else new, self.work.keep)
         used = all_names(rebuilt(items, lambda new, old: () if self.ticks(old) else new))
@@ -214,6 +208,24 @@ class _Calls:
         if not any(isinstance(node, tree.Call) for node in expressions(value)):
             return value
         return tree.Ternary(value.span, whole, value, tree.Number(value.span, "1", Fraction(1)))
+
+
+def _some(ways: Sequence[Way]) -> tree.Expr | None:
+    """Return the condition that is met on some of the ways; None if that is not known, or too long."""
+    found: dict[str, tree.Expr] = {}
+    for way in ways:
+        if not way:
+            return None
+        whole = way[0]
+        for condition in way[1:]:
+            whole = tree.Binary(whole.span, "and", whole, condition)
+        found.setdefault(Plain().expression(whole), whole)
+    if not found or len(found) > MAX_WAYS:
+        return None
+    first, *others = found.values()
+    for other in others:
+        first = tree.Binary(first.span, "or", first, other)
+    return first
 
 
 def _existing(state: tree.StateDecl, reach: tree.Expr | None) -> tree.StateDecl:

@@ -79,7 +79,7 @@ class Work:
             if isinstance(item, tree.StateDecl):
                 self.keys |= {state.key.rpartition(".")[0] for state in item.items if state.key}
 
-    def keep(self, new: tree.Node, old: tree.Node) -> tree.Node:
+    def keep(self, new: Any, old: tree.Node) -> Any:
         """Return a changed node, which comes from where the old one does."""
         self.kept += [new, old]
         if id(old) in self.origins:
