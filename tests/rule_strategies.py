@@ -61,10 +61,11 @@ REDUCTIONS += ("norm({}, 1)", "norm({}, ord = inf)", "tanh(norm({}, 3))", "std({
 ALONG = ("mean({}, dim={})", "rms({}, dim={})", "max({}, dim={})", "sum(tanh({}), dim={})", "norm({}, dim={})")
 ALONG += ("norm({}, dim={}, ord = 1)", "norm({}, inf, dim={})", "std({}, -1, dim={})")
 HOST = ("rate", "decay", "0.9^t", "1/t", "1 - decay^t", "min(1, t/3)", "warmup(3)", "cosine(6, 0.1)", "(extra ?? 0.4)")
+HOST += ("(other ?? 0.2)",)
 
 HEAD = """optimizer Random
 hyper rate = 0.1 >= 0, decay = 0.9 in [0, 1)  "numbers"
-hyper flag = false, mode = "a" in {"a", "b"}, extra = none
+hyper flag = false, mode = "a" in {"a", "b"}, extra = none, other = 0.6 or none
 state m, n = 0.2, r = 0*mean(g, dim=-1)
 state c: scalar = 1
 state k = p when flag
@@ -82,7 +83,7 @@ ANYWHERE, BRANCH, BRANCH_ELEMENTS = "mngporcqbxt", "mngporct", "mngpot"
 #: What every random rule is run with, so that both sides of each static question are met.
 HYPERS: tuple[dict[str, Any], ...] = (
     {},
-    {"flag": True, "rate": 0.3},
+    {"flag": True, "rate": 0.3, "other": None},
     {"mode": "b", "extra": 0.7, "decay": 0.6},
 )
 

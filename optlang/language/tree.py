@@ -307,13 +307,14 @@ Domain = Interval | Choices
 class HyperItem(Node):
     """One hyperparameter, or a tuple of them when ``parts`` is given (then ``default`` is None).
 
-    The domain of a tuple holds for each part.
+    The domain of a tuple holds for each part. ``optional`` says that it may be none although its default is not.
     """
 
     name: Name
     default: Expr | None
     domain: Domain | None
     parts: tuple[HyperItem, ...] | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True)

@@ -206,7 +206,7 @@ class Formulas:
         if node.parts is not None:
             text += f" = ({', '.join(map(self.hyper, node.parts))})"
         elif node.default is not None:
-            text += f" = {self.expression(node.default, SUM)}"
+            text += f" = {self.expression(node.default, SUM)}" + (" or none" if node.optional else "")
         return text if node.domain is None else f"{text} {self.domain(node.domain)}"
 
     def domain(self, node: tree.Domain) -> str:

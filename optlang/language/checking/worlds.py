@@ -166,7 +166,7 @@ def _candidates(hyper: Hyper, compared: Iterable[Value], asked: bool) -> list[Va
             values = [hyper.default if not hyper.required else "", *listed, *compared, "another"]
             values = [v for v in values if isinstance(v, str) and (not listed or v in listed)]
         case HyperType.OPTIONAL:
-            values = [None, sample(hyper), *_near(hyper, compared, asked)]
+            values = [hyper.default, None, sample(hyper), *_near(hyper, compared, asked)]
         case _:
             values = [sample(hyper, nonzero=hyper.required), *_near(hyper, compared, asked)]
     return list(dict.fromkeys(values))

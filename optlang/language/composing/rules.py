@@ -241,8 +241,9 @@ def _defaulted(work: Work, item: tree.HyperItem, given: dict[str, tree.Expr]) ->
     value = given.get(item.name.name)
     if value is None:
         return item
-    if item.parts is None:
-        return replace(item, default=value)
+    if item.parts is None:  # a number that may be none stays one
+        optional = item.optional or (isinstance(item.default, tree.Nothing) and isinstance(value, tree.Number))
+        return replace(item, default=value, optional=optional and not isinstance(value, tree.Nothing))
     parts = value.items if isinstance(value, tree.Tuple) else ()
     if len(parts) != len(item.parts):
         work.error(
