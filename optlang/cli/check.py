@@ -27,12 +27,12 @@ def command(
 
     For a rule that declares nothing, also prints what was inferred. Needs no torch and no compiler.
     """
-    from optlang.language.check import check_text
+    from optlang.language.check import check_file
 
     results = []
     for file in files:
         source = read_source(file)
-        results.append((source, *check_text(source)))
+        results.append((source, *check_file(source)))
     found = [d for _, _, diagnostics in results for d in diagnostics]
     if as_json:
         print(json.dumps([_as_data(*result) for result in results], indent=2))

@@ -16,6 +16,7 @@ from optlang.language import roles, tree
 from optlang.language.builtins import BUILTINS
 from optlang.language.composing import rules
 from optlang.language.composing.places import Places
+from optlang.language.composing.substitute import calls_in
 from optlang.language.composing.transforms import Transforms, free_parameters
 from optlang.language.composing.work import MAX_PIECES, MAX_STATEMENTS, Work
 from optlang.language.composing.write import written
@@ -76,6 +77,11 @@ def compose(parsed: tree.Tree, read: Read) -> tuple[tree.Tree, Places]:
     return result, places
 
 
+def _defines(item: tree.Node) -> str:
+    """Return the name of the function that an item defines, if it is one."""
+    return item.name.name if isinstance(item, tree.Def) else ""
+
+
 class _Composer:
     """The writing out of one rule.
 
@@ -111,7 +117,7 @@ class _Composer:
                 case tree.Transform():
                     pass
                 case tree.Use():
-                    items += rules.used(self.work, item, self.write_out, own)
+                    items += rules.used(self.work, item, self.write_out, own, self.transforms.adopt)
                 case tree.Inner():
                     if item.name.name in self.inner:
                         self.work.error(
@@ -138,7 +144,15 @@ class _Composer:
             else:
                 self.refuse(item)
                 done.append(item)
-        return self.ordered(done)
+        return self.ordered(self._needed(done))
+
+    def _needed(self, items: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
+        """Return the items without functions of other files that nothing calls: a file may be a collection of them."""
+        left = {d.name.name: d for d in items if isinstance(d, tree.Def) and id(d) in self.work.origins}
+        pending = [calls_in(item) for item in (*items, *self.work.declared) if left.get(_defines(item)) is not item]
+        while pending:
+            pending += [calls_in(left.pop(name)) for name in pending.pop() if name in left]
+        return [item for item in items if left.get(_defines(item)) is not item]
 
     def write_out(self, parsed: tree.Tree) -> tree.Tree:
         """Return another rule without pieces of its own."""
@@ -155,7 +169,7 @@ class _Composer:
     def _with_trial(self, own: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
         """Return the items; a file of nothing but transforms is checked by using each of them once."""
         transforms = [item for item in own if isinstance(item, tree.Transform)]
-        if not transforms or any(not isinstance(item, (tree.Transform, tree.Def)) for item in own):
+        if self.depth or not transforms or any(not isinstance(item, (tree.Transform, tree.Def)) for item in own):
             return own
         place = transforms[0].span
         rate = tree.Name(place, "lr", "lr")

@@ -39,7 +39,13 @@ class InnerRule:
     events: bool = False
 
 
-def used(work: Work, node: tree.Use, write_out: WriteOut, own: Sequence[tree.Decl | tree.Stmt]) -> Items:
+def used(
+    work: Work,
+    node: tree.Use,
+    write_out: WriteOut,
+    own: Sequence[tree.Decl | tree.Stmt],
+    adopt: Callable[[Sequence[tree.Decl | tree.Stmt]], None],
+) -> Items:
     """Return what ``use`` stands for: declarations and statements of the other rule, as far as they are not replaced.
 
     Args:
@@ -47,10 +53,12 @@ def used(work: Work, node: tree.Use, write_out: WriteOut, own: Sequence[tree.Dec
         node: The ``use``.
         write_out: Writes out the pieces of the other rule.
         own: What the author wrote; its hyperparameters and functions replace those of the other rule.
+        adopt: Takes the transforms of the other file.
     """
     parsed = work.rule(node.rule)
     if parsed is None:
         return []
+    adopt(parsed.items)
     parsed = write_out(parsed)
     routes = [item for item in parsed.items if isinstance(item, tree.Route)]
     if routes:
