@@ -78,7 +78,7 @@ def both(x, y):
 """
 
 #: Which statements may stand where, by their letters in :meth:`Writer.statement`.
-ANYWHERE, BRANCH, BRANCH_ELEMENTS = "mngporcqbxt", "mngporct", "mngpot"
+ANYWHERE, BRANCH, BRANCH_ELEMENTS = "mngporcqbxtl", "mngporct", "mngpot"
 
 #: What every random rule is run with, so that both sides of each static question are met.
 HYPERS: tuple[dict[str, Any], ...] = (
@@ -178,6 +178,11 @@ class Writer:
                 return f"q = 0.9*q + 0.1*{self.pick([*NUMBERS, 'rate', 'decay', '1/t'])}"
             case "t":
                 return f"m, n = 0.5*n, decay*m + 0.1*tanh({value})"
+            case "l":
+                name = self.local()
+                self.elements.append(name)
+                loop = f"for a, b in ((0.5, 0.1), (rate, 0.2)): {name} = tanh(a*{name} + b)"
+                return f"{name} = tanh({value})\n{loop}"
             case "b":
                 a, b = self.local(), self.local()
                 line = f"{a}, {b} = both({value}, {self.pick(self.elements)})"

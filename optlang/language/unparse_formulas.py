@@ -175,8 +175,9 @@ class Formulas:
             case tree.Repeat():
                 return f"repeat {self.expression(node.count)}"
             case tree.For():
-                over = f"reversed({node.over.text})" if node.backwards else node.over.text
-                return f"for {node.name.text} in {over}"
+                over = self.expression(node.over)
+                names = ", ".join(name.text for name in node.names)
+                return f"for {names} in {f'reversed({over})' if node.backwards else over}"
             case tree.Every():
                 start = "" if node.start is None else f" from {self.expression(node.start)}"
                 return f"every {self.expression(node.period)}{start}{' or first' if node.first else ''}"

@@ -140,7 +140,9 @@ def calls_in(node: Any) -> set[str]:
     if not isinstance(node, tree.Node):
         return set()
     found = set().union(*(calls_in(getattr(node, f.name)) for f in fields(node)))
-    return found | {node.function.name} if isinstance(node, tree.Call) and isinstance(node.function, tree.Name) else found
+    return (
+        found | {node.function.name} if isinstance(node, tree.Call) and isinstance(node.function, tree.Name) else found
+    )
 
 
 def names_in(node: Any) -> set[str]:
