@@ -163,7 +163,7 @@ SYNTAX: tuple[Entry, ...] = (
         "not a name",
         (
             "Names are made of letters, digits and `_`, and begin with a letter. Words of the language "
-            "(`if`, `else`, `and`, `or`, `not`, `in`, `inf`, `true`, `false`, `none`, `def`, `return`) are no "
+            "(`if`, `else`, `and`, `or`, `not`, `in`, `inf`, `pi`, `true`, `false`, `none`, `def`, `return`) are no "
             "names; words of Python such as `lambda` are. Names that begin with `_` belong to the compiler, "
             "and a raised digit is not a power: write `g^2`."
         ),

@@ -458,7 +458,7 @@ class Formulas:
         return names
 
     def _dims(self, node: ast.Expr, scope: Scope, value: Value) -> tuple[int, ...] | None:
-        """Return ``dim=``: numbers as written, or those of a value, or the dimensions handed on by a derived function."""
+        """Return ``dim=``: numbers as written, those of a value, or those handed on by a derived function."""
         if isinstance(node, ast.Slice):
             ends = (None if end is None else whole(self.value(end, scope)) for end in (node.start, node.stop))
             return tuple(range(np.ndim(value)))[slice(*ends)]

@@ -159,6 +159,14 @@ class Run(Formulas):
                 self.run(statement.body, scope)
 
     def _for(self, statement: ast.For, scope: Scope) -> None:
+        if statement.rows:
+            for turn, row in enumerate(statement.rows):
+                with self.within(statement.span.end, turn):
+                    values = [self.value(value, scope) for value in row]
+                    scope.names.update(zip((name.name for name in statement.names), values, strict=True))
+                    self.run(statement.body, scope)
+            return
+        assert isinstance(statement.over, ast.Name)
         if statement.over.name not in self.rule.keys:
             self._for_history(statement, scope)
             return
@@ -170,7 +178,7 @@ class Run(Formulas):
                 self.run(statement.body, scope)
 
     def _for_history(self, statement: ast.For, scope: Scope) -> None:
-        history, filled = scope.names[statement.over.name], scope.names[counter(statement.over.name)]
+        history, filled = scope.names[statement.over_name], scope.names[counter(statement.over_name)]
         if isinstance(history, Unknown) or isinstance(filled, Unknown):
             self._forget(statement.body, scope)
             return

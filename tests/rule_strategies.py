@@ -61,10 +61,11 @@ REDUCTIONS += ("norm({}, 1)", "norm({}, ord = inf)", "tanh(norm({}, 3))", "std({
 ALONG = ("mean({}, dim={})", "rms({}, dim={})", "max({}, dim={})", "sum(tanh({}), dim={})", "norm({}, dim={})")
 ALONG += ("norm({}, dim={}, ord = 1)", "norm({}, inf, dim={})", "std({}, -1, dim={})")
 HOST = ("rate", "decay", "0.9^t", "1/t", "1 - decay^t", "min(1, t/3)", "warmup(3)", "cosine(6, 0.1)", "(extra ?? 0.4)")
+HOST += ("(other ?? 0.2)",)
 
 HEAD = """optimizer Random
 hyper rate = 0.1 >= 0, decay = 0.9 in [0, 1)  "numbers"
-hyper flag = false, mode = "a" in {"a", "b"}, extra = none
+hyper flag = false, mode = "a" in {"a", "b"}, extra = none, other = 0.6 or none
 state m, n = {n}, r = {r}
 state c: scalar = {c}
 state k = p when flag
@@ -114,12 +115,12 @@ STARTS: dict[str, tuple[str, ...]] = {
 }
 
 #: Which statements may stand where, by their letters in :meth:`Writer.statement`.
-ANYWHERE, BRANCH, BRANCH_ELEMENTS = "mngporcqbxt", "mngporct", "mngpot"
+ANYWHERE, BRANCH, BRANCH_ELEMENTS = "mngporcqbxtl", "mngporct", "mngpot"
 
 #: What every random rule is run with, so that both sides of each static question are met.
 HYPERS: tuple[dict[str, Any], ...] = (
     {},
-    {"flag": True, "rate": 0.3},
+    {"flag": True, "rate": 0.3, "other": None},
     {"mode": "b", "extra": 0.7, "decay": 0.6},
 )
 
@@ -214,6 +215,11 @@ class Writer:
                 return f"q = 0.9*q + 0.1*{self.pick([*NUMBERS, 'rate', 'decay', '1/t'])}"
             case "t":
                 return f"m, n = 0.5*n, decay*m + 0.1*tanh({value})"
+            case "l":
+                name = self.local()
+                self.elements.append(name)
+                loop = f"for a, b in ((0.5, 0.1), (rate, 0.2)): {name} = tanh(a*{name} + b)"
+                return f"{name} = tanh({value})\n{loop}"
             case "b":
                 a, b = self.local(), self.local()
                 line = f"{a}, {b} = both({value}, {self.pick(self.elements)})"

@@ -94,7 +94,9 @@ def test_is_printed_as_written() -> None:
 
 def test_in_pieces() -> None:
     """Transforms on the right, and a rule with such a statement inside of another."""
-    text = "optimizer A\nhyper lr = 1\ninner B = SGD(lr = 1)\na, b = g |> ema(0.5), 2*g\nB(p, a)\na, b = b, a\np -= lr*a\n"
+    text = (
+        "optimizer A\nhyper lr = 1\ninner B = SGD(lr = 1)\na, b = g |> ema(0.5), 2*g\nB(p, a)\na, b = b, a\np -= lr*a\n"
+    )
     p = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     p.grad = torch.ones_like(p)
     optlang.compile(text, backend="eager")([p]).step()

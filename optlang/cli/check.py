@@ -28,7 +28,7 @@ def command(
     For a rule that declares nothing, also prints what was inferred. Needs no torch and no compiler. A file that cannot
     be read does not keep the others from being checked.
     """
-    from optlang.language.check import check_text
+    from optlang.language.check import check_file
 
     results: list[tuple[Source, Rule | None, list[Diagnostic]]] = []
     refusals: list[str] = []
@@ -40,7 +40,7 @@ def command(
             refusals.append(str(refusal))
             data.append(_as_data(file, None, [], str(refusal)))
             continue
-        results.append((source, *check_text(source)))
+        results.append((source, *check_file(source)))
         data.append(_as_data(source.name, *results[-1][1:]))
     found = [d for _, _, diagnostics in results for d in diagnostics]
     if as_json:

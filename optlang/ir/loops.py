@@ -97,7 +97,7 @@ class Loops(Matrices):
 
     def loop(self, node: ast.For) -> None:
         """Lower a ``for`` over a history."""
-        filled, size = self.name(counter(node.over.name)), self.shape_of(self.name(node.over.name).kind)[0]
+        filled, size = self.name(counter(node.over_name)), self.shape_of(self.name(node.over_name).kind)[0]
         for symbol in sp.sympify(size).free_symbols:  # which only the history's start may have read
             self.input(symbol.name, HOST)
         before, done, outside, entries = dict(self.env), dict(self.done), self.out, self.entries

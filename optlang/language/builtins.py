@@ -342,8 +342,8 @@ TABLE: tuple[Builtin, ...] = (
         "norm",
         "x, ord = 2",
         REDUCTION,
-        "Euclidean norm, or that of another order, of the elements: 1, inf, -inf (the smallest), 0 (how many are not 0) "
-        "or any number.",
+        "Euclidean norm, or that of another order, of the elements: 1, inf, -inf (the smallest), 0 (how many are not "
+        "0) or any number.",
         definition=(
             "sqrt(sum(x^2, dim=dim)) if ord == 2 else sum(abs(x), dim=dim) if ord == 1 else "
             "max(abs(x), dim=dim) if ord == inf else min(abs(x), dim=dim) if ord == -inf else "

@@ -150,9 +150,10 @@ def _statement(statement: Stmt, depth: int) -> list[str]:
         case Repeat(count=count, body=body):
             times = rf"\textbf{{repeat }} {expression_latex(count)} \textbf{{ times:}}"
             return [indent + times, *_block(body, depth)]
-        case For(name=name, over=over, body=body, backwards=backwards):
+        case For(names=names, over=over, body=body, backwards=backwards):
             order = r"\textbf{ in reversed }" if backwards else r"\textbf{ in }"
-            head = rf"\textbf{{for }} {name_latex(name.name)} {order} {name_latex(over.name)}\textbf{{:}}"
+            named = ",\\; ".join(name_latex(name.name) for name in names)
+            head = rf"\textbf{{for }} {named} {order} {expression_latex(over)}\textbf{{:}}"
             return [indent + head, *_block(body, depth)]
         case Push(items=items):
             pushed = (rf"{name_latex(name.name)} \leftarrow {expression_latex(value)}" for name, value in items)

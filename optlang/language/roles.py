@@ -123,7 +123,7 @@ def _flow(block: Sequence[Stmt], seen: set[str], targets: set[str], states: dict
             bodies = [body for _, body in statement.branches] + [statement.other or ()]
             seen = set().union(*(_flow(body, seen, targets, states, reads) for body in bodies))
         elif isinstance(statement, Repeat | For | Every):
-            own = {statement.name.name} if isinstance(statement, For) else set()
+            own = {name.name for name in statement.names} if isinstance(statement, For) else set()
             seen = seen | _flow(statement.body, seen | own, targets, states, reads)
     return seen
 

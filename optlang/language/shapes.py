@@ -232,7 +232,7 @@ RESULTS: dict[str, Callable[..., Any]] = {
     PUSH: _push,
 }
 
-#: The same of the functions with a whole number, mostly of a dimension, given the first argument's shape and the number.
+#: The same of the functions that take a whole number, mostly a dimension, given the first argument's shape and it.
 ALONG: dict[str, Callable[[Shape, int], Any]] = {
     "flip": lambda x, dim: _along(x, dim, "flip"),
     "cumsum": lambda x, dim: _along(x, dim, "cumsum"),

@@ -278,12 +278,14 @@ class _Specialiser:
             case ast.Repeat(count=count, body=body):
                 for turn in range(self.times(count, {})):
                     self.within(node, lambda: self.block(body), turn)
-            case ast.For(over=over) if over.name not in self.rule.keys:
+            case ast.For(over=ast.Name(name=over)) if over not in self.rule.keys:
                 self.history(node)
-            case ast.For(name=name, over=over, body=body):
-                for turn, part in enumerate(self.parts(over)[:: -1 if node.backwards else 1]):
+            case ast.For(names=names, body=body):
+                for turn, row in enumerate(self.turns(node)):
                     self.at = node.span
-                    self.assign(name, "=", self.reduce(part, {}), node.span)
+                    values = [self.reduce(value, {}) for value in row]
+                    for name, value in zip(names, values, strict=True):
+                        self.assign(name, "=", value, node.span)
                     self.within(node, lambda: self.block(body), turn)
             case ast.Every(period=period, start=start, body=body):
                 length = self.reduce(period, {})
@@ -341,9 +343,12 @@ class _Specialiser:
             self.answer(self.sized(node), number, numbers=True)
         return int(number)
 
-    def parts(self, over: ast.Name) -> list[ast.Name]:
-        """Return the hyperparameters that a tuple is made of."""
-        return [replace(over, name=h.name, text=h.name) for h in self.rule.keys[over.name]]
+    def turns(self, node: ast.For) -> Sequence[tuple[ast.Expr, ...]]:
+        """Return what the names of a loop are in each turn: rows as written, or the hyperparameters of a tuple."""
+        if not isinstance(node.over, ast.Name):
+            return node.rows
+        parts = [(replace(node.over, name=h.name, text=h.name),) for h in self.rule.keys[node.over.name]]
+        return parts[:: -1 if node.backwards else 1]
 
     def branches(self, node: ast.If) -> None:
         """Add the taken branch of an ``if`` that is static, or an ``if`` with what is left of its branches."""
@@ -799,9 +804,10 @@ class _Specialiser:
                 case ast.Repeat(count=count, body=block):
                     for turn in range(self.times(count, scope)):
                         self.within(statement, lambda: self.run(block, scope), turn)
-                case ast.For(name=name, over=over, body=block):
-                    for turn, part in enumerate(self.parts(over)[:: -1 if statement.backwards else 1]):
-                        scope[name.name] = self.reduce(part, {})
+                case ast.For(names=names, body=block):
+                    for turn, row in enumerate(self.turns(statement)):
+                        results = tuple(self.reduce(value, scope) for value in row)
+                        scope.update({n.name: self.atom(n.name, v) for n, v in zip(names, results, strict=True)})
                         self.within(statement, lambda: self.run(block, scope), turn)
                 case _:
                     raise AssertionError(f"the checker let {type(statement).__name__} through")

@@ -37,10 +37,7 @@ def _written_out(node: tree.Assign, values: tuple[tree.Expr, ...]) -> tuple[tree
     *others, final = values
     held = [replace(target, name=f"{target.name}.new", text=target.text) for target in targets]
     places = [Span(target.span.start, value.span.end) for target, value in zip(node.targets, values, strict=True)]
-    read = (
-        tree.Assign(place, (name,), "=", value)
-        for place, name, value in zip(places, held, others, strict=False)
-    )
+    read = (tree.Assign(place, (name,), "=", value) for place, name, value in zip(places, held, others, strict=False))
     written = (
         tree.Assign(place, (target,), "=", replace(name, span=value.span))
         for place, target, name, value in zip(places, targets, held, others, strict=False)

@@ -238,13 +238,32 @@ class For(Node):
     """``for b in betas:``, once for each part of a hyperparameter that is a tuple.
 
     ``for i in s:`` is once for each place in the history ``s`` that holds something, from the oldest or, with
-    ``for i in reversed(s):``, ``backwards`` from the newest.
+    ``for i in reversed(s):``, ``backwards`` from the newest. ``for a, b in ((1, 2), (3, 4)):`` is once for each row of
+    what is written there; ``others`` are the names behind the first one.
     """
 
     name: Name
-    over: Name
+    over: Name | Tuple
     body: tuple[Stmt, ...]
     backwards: bool = False
+    others: tuple[Name, ...] = ()
+
+    @property
+    def names(self) -> tuple[Name, ...]:
+        """The names that have a value in each turn."""
+        return (self.name, *self.others)
+
+    @property
+    def over_name(self) -> str:
+        """The name of what it goes through; empty for rows that are written out."""
+        return self.over.name if isinstance(self.over, Name) else ""
+
+    @property
+    def rows(self) -> tuple[tuple[Expr, ...], ...]:
+        """The values of the names in each turn, where they are written out."""
+        items = self.over.items if isinstance(self.over, Tuple) else ()
+        rows = tuple(item.items if isinstance(item, Tuple) else (item,) for item in items)
+        return rows[::-1] if self.backwards else rows
 
 
 @dataclass(frozen=True)
@@ -307,13 +326,14 @@ Domain = Interval | Choices
 class HyperItem(Node):
     """One hyperparameter, or a tuple of them when ``parts`` is given (then ``default`` is None).
 
-    The domain of a tuple holds for each part.
+    The domain of a tuple holds for each part. ``optional`` says that it may be none although its default is not.
     """
 
     name: Name
     default: Expr | None
     domain: Domain | None
     parts: tuple[HyperItem, ...] | None = None
+    optional: bool = False
 
 
 @dataclass(frozen=True)

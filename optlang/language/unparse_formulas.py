@@ -180,8 +180,9 @@ class Formulas:
             case tree.Repeat():
                 return f"repeat {self.expression(node.count)}"
             case tree.For():
-                over = f"reversed({node.over.text})" if node.backwards else node.over.text
-                return f"for {node.name.text} in {over}"
+                over = self.expression(node.over)
+                names = ", ".join(name.text for name in node.names)
+                return f"for {names} in {f'reversed({over})' if node.backwards else over}"
             case tree.Every():
                 start = "" if node.start is None else f" from {self.expression(node.start)}"
                 return f"every {self.expression(node.period)}{start}{' or first' if node.first else ''}"
@@ -212,7 +213,7 @@ class Formulas:
         if node.parts is not None:
             text += f" = ({', '.join(map(self.hyper, node.parts))})"
         elif node.default is not None:
-            text += f" = {self.expression(node.default, SUM)}"
+            text += f" = {self.expression(node.default, SUM)}" + (" or none" if node.optional else "")
         return text if node.domain is None else f"{text} {self.domain(node.domain)}"
 
     def domain(self, node: tree.Domain) -> str:

@@ -128,7 +128,7 @@ def assigned(block: Iterable[Stmt]) -> Iterator[Name]:
         if isinstance(statement, Assign):
             yield from statement.targets
         elif isinstance(statement, For):
-            yield statement.name
+            yield from statement.names
 
 
 def names_read(block: Iterable[Stmt]) -> Iterator[Name]:
@@ -169,7 +169,7 @@ def block_above(block: Iterable[Stmt], place: Span) -> Stmt | None:
     """Return the innermost statement with blocks of which one holds a place (a name that ``for`` gives included)."""
     found = None
     for statement in statements(block):
-        inside = isinstance(statement, For) and statement.name.span == place
+        inside = isinstance(statement, For) and any(name.span == place for name in statement.names)
         inside |= any(x.span.start <= place.start < x.span.end for body in blocks(statement) for x in body)
         found = statement if inside else found
     return found

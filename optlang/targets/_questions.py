@@ -208,8 +208,9 @@ class Explorer:
         if name.startswith("group."):
             return [1.0, 0.0]
         hyper = self.hypers[name]
+        none: list[Value] = [None] if hyper.type is HyperType.OPTIONAL else []
         if isinstance(hyper.domain, OneOf):
-            return list(hyper.domain.values)
+            return [*hyper.domain.values, *none]
         if hyper.type is HyperType.FLAG:
             return [False, True]
         if hyper.type is HyperType.TEXT:
@@ -218,7 +219,7 @@ class Explorer:
         numbers = [0.0, 0.5, 1.0, 2.0, 10.0, *(n + d for n in literals for d in (0.0, 1.0, -1.0))]
         start = self.start[name]
         inside = [n for n in numbers if not isinstance(hyper.domain, Range) or n in hyper.domain]
-        return [start, *([None] if hyper.type is HyperType.OPTIONAL else []), *inside]
+        return [start, *none, *inside]
 
     def reads(self, question: str) -> frozenset[str]:
         """Return the names of what a question reads, of one that has been asked."""

@@ -246,6 +246,6 @@ def _check_dim(node: Call, builtin: Builtin, scope: Scope) -> None:
         what,
         given[0].value.span,
         label="expected for example `-1`" + ("" if builtin.block else " or `(0, 1)`"),
-        help="`dim=-1` is the last dimension, `dim=0` the first, `dim=1:` all but the first; without `dim` it is about the "
-        "whole tensor",
+        help="`dim=-1` is the last dimension, `dim=0` the first, `dim=1:` all but the first; without `dim` it is about "
+        "the whole tensor",
     )

@@ -103,13 +103,15 @@ class Expressions(Tensors, ABC):
         value = self.value(expr)
         if value.sort is Sort.NONE and value.optional is not None:
             name = value.optional
+            default = self.scope.hypers[name].default
+            none = "none is its default" if default is None else "it is declared with `or none`"
             self.report(
                 "E308",
                 f"`{name}` may be none, and there is no arithmetic on none",
                 expr.span,
                 label="may be none here",
                 help=f"write `{name} ?? VALUE` for a value to use instead, or ask `if {name} != none:` first",
-                related=(("none is its default", self.scope.places[name]),) if name in self.scope.places else (),
+                related=((none, self.scope.places[name]),) if name in self.scope.places else (),
             )
             return MISTAKE
         if value.sort in (Sort.TEXT, Sort.NONE):

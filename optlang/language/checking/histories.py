@@ -24,7 +24,7 @@ def check_histories(scope: Scope, body: tuple[Stmt, ...], others: Iterable[tuple
     _Histories(scope).block(body, {})
     for block in others:
         for statement in statements(block):
-            if isinstance(statement, For) and statement.over.name in scope.histories:
+            if isinstance(statement, For) and statement.over_name in scope.histories:
                 label, help = "inside of a function, or an `on` block", "write the loop in the rule's own statements"
                 _add(scope, "only a step goes through a history", statement.over, label, help)
             _Histories(scope).pushes(statement)
@@ -47,8 +47,8 @@ class _Histories:
             self.pushes(statement)
             self.loose_entry(statement, around)
             inside = around
-            if isinstance(statement, For) and statement.over.name in self.scope.histories:
-                inside = {**around, statement.name.name: statement.over.name}
+            if isinstance(statement, For) and statement.over_name in self.scope.histories:
+                inside = {**around, statement.name.name: statement.over_name}
             if around and isinstance(statement, If):
                 self.conditional(statement)
             if around:

@@ -95,6 +95,17 @@ def _add(item: HyperItem, key: str, part: int | None, domain: Domain | None, doc
     default, sound = (derived, True) if derived is not None else _default(item, scope)
     bounds = domain_of(domain, scope.findings)
     kind = _type(default, bounds) if item.default is not None and sound else _required_type(bounds)
+    if item.optional and sound and item.default is not None:
+        if kind in (HyperType.FLAG, HyperType.TEXT):
+            scope.findings.add(
+                "E403",
+                f"`{name.text}` is {SHOWN_TYPES[kind]}, and only a number may also be none",
+                item.default.span,
+                label="not a number",
+                help='leave `or none` away, or say it with a choice more, such as `"off"`',
+            )
+        else:
+            kind = HyperType.OPTIONAL
     if domain is not None and bounds is not None and sound:
         if not _suits(kind, bounds):
             bounds = None

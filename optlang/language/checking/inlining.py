@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from optlang.language import derived, shapes
@@ -139,6 +139,13 @@ class Inliner(Expressions):
         """Return what of a tensor's shape a count, or a period, depends on."""
         return Value(STATIC, uses=self.number(expr).uses & Uses.FACT)
 
+    def turns(self, node: For) -> Iterator[Env]:
+        """Yield what is known of the names of a loop in each turn, but for one over a history."""
+        for part in self.scope.tuples.get(node.over_name, ()):
+            yield {node.name.name: self.part(part)}
+        for row in node.rows:
+            yield {name.name: _bound(value, self.value(value)) for name, value in zip(node.names, row, strict=True)}
+
     def part(self, name: str) -> Value:
         """Return what is known of one part of a tuple that a ``for`` goes through."""
         return self.hyper(name) if name in self.scope.hypers else MISTAKE
@@ -230,11 +237,12 @@ class Inliner(Expressions):
                 around, self.around = self.around, self.around | self.facts(count).uses
                 self.repeated(node, lambda: self.quiet(body))
                 self.around = around
-            case For(name=name, over=over, body=body):
-                for part in self.scope.tuples.get(over.name, ()):
-                    self.frame[name.name] = self.part(part)
+            case For(names=names, body=body):
+                for values in self.turns(node):
+                    self.frame.update(values)
                     self.function_block(body)
-                self.frame.pop(name.name, None)
+                for name in names:
+                    self.frame.pop(name.name, None)
             case Every(period=period, start=start, body=body):
                 held, before, around = self.due(node), dict(self.frame), self.around
                 for expr in (period, start):
@@ -319,7 +327,8 @@ def _own(body: Sequence[Stmt]) -> dict[str, tuple[Span, int]]:
             for target in statement.targets:
                 found.setdefault(target.name, (target.span, statement.span.end))
         elif isinstance(statement, For):
-            found.setdefault(statement.name.name, (statement.name.span, statement.name.span.end))
+            for name in statement.names:
+                found.setdefault(name.name, (name.span, name.span.end))
     return found
 
 

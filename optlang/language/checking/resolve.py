@@ -82,9 +82,13 @@ class Resolver:
                     self.direct = value
                     self.expression(value, place, own)
                     check_result_count(targets, value, self.scope)
-                case For(name=name, over=over):
-                    self.target(name, place, own)
-                    self.over(over, place, own)
+                case For(over=over):
+                    for name in statement.names:
+                        self.target(name, place, own)
+                    for value in (value for row in statement.rows for value in row):
+                        self.expression(value, place, own)
+                    if isinstance(over, Name):
+                        self.over(over, place, own)
                 case Every() if place is EVENT:
                     self.findings.add(
                         "E315",

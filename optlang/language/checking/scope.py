@@ -12,9 +12,7 @@ from optlang.language.tree import Def, Expr, StateItem
 from optlang.source import Span
 
 #: Functions whose names a rule may give to its own values: they are natural names of hyperparameters.
-FREE_FUNCTIONS = frozenset(
-    row.name for row in BUILTINS.values() if row.free or row.group in (TIME, PROXIMAL, HISTORY)
-)
+FREE_FUNCTIONS = frozenset(row.name for row in BUILTINS.values() if row.free or row.group in (TIME, PROXIMAL, HISTORY))
 
 #: Names with a meaning of their own, and that meaning.
 FIXED: dict[str, str] = {

@@ -138,7 +138,8 @@ class Size:
     def times(self, statement: Repeat | For | Every) -> int:
         """Return how often the body of a loop is written out, with the default of a hyperparameter that says so."""
         if isinstance(statement, For):
-            return len(self.scope.tuples.get(statement.over.name, (statement.over.name,)))  # of a history, a loop stays
+            parts = self.scope.tuples.get(statement.over_name, statement.rows)
+            return len(parts) or 1  # of a history, a loop stays
         if isinstance(statement, Every):
             return 1
         try:

@@ -150,13 +150,14 @@ class Variant(Inliner):
                 self.path, self.around = (*outside, (count, by)), around | by.uses
                 self.repeated(node, lambda: self.block(body))
                 self.path, self.around = outside, around
-            case For(over=over) if over.name in self.scope.histories:
+            case For(over_name=over) if over in self.scope.histories:
                 self.history(node)
-            case For(name=name, over=over, body=body):
-                for part in self.scope.tuples.get(over.name, ()):
-                    self.env[name.name] = self.part(part)
+            case For(names=names, body=body):
+                for values in self.turns(node):
+                    self.env.update(values)
                     self.block(body)
-                self.env.pop(name.name, None)
+                for name in names:
+                    self.env.pop(name.name, None)
             case Every(period=period, start=start, body=body):
                 held, before, outside, around = self.due(node), dict(self.env), self.path, self.around
                 numbers = [(expr, self.facts(expr)) for expr in (period, start) if expr is not None]
@@ -169,9 +170,9 @@ class Variant(Inliner):
     def history(self, node: For) -> None:
         """Read a block that runs for every entry of a history, perhaps for none."""
         before, none = dict(self.env), Value(HOST, Sort.CONDITION, Uses.TIME)
-        if node.over.name not in self.kinds or node.over.name in self.spoilt:
+        if node.over_name not in self.kinds or node.over_name in self.spoilt:
             return
-        size = self.shape(Value(self.kinds[node.over.name]))[0]
+        size = self.shape(Value(self.kinds[node.over_name]))[0]
         for _ in range(MAX_TURNS):  # what one entry leaves may be more than what there was before it
             found = dict(self.env)
             self.env[node.name.name] = Value(HOST, uses=Uses.TIME)

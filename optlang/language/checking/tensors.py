@@ -250,7 +250,9 @@ class Tensors(Reader, ABC):
         help = f"`{builtin.name}(x, 1)` begins above the main diagonal, `{builtin.name}(x, -1)` below it"
         return self.whole(arguments[1], f"the diagonal of `{builtin.name}`", help)
 
-    def whole(self, expr: Expr, what: str, help: str = "dimensions count from 0 or, from behind, from -1") -> int | None:
+    def whole(
+        self, expr: Expr, what: str, help: str = "dimensions count from 0 or, from behind, from -1"
+    ) -> int | None:
         """Return a whole number that must be written as one; None if it is not, which is reported."""
         number = literal(expr)
         if number is None:
@@ -283,7 +285,8 @@ class Tensors(Reader, ABC):
         """Return what is known of ``rows(x)``, ``cols(x)`` or ``size(x, i)``."""
         dim = None
         if name == "size":
-            if len(node.arguments) < 2 or (dim := self.whole(node.arguments[1].value, "the dimension of `size`")) is None:
+            dim = None if len(node.arguments) < 2 else self.whole(node.arguments[1].value, "the dimension of `size`")
+            if dim is None:
                 return MISTAKE
         if value.sort is Sort.UNKNOWN:
             return Value(HOST, Sort.UNKNOWN)

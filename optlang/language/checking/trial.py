@@ -85,10 +85,15 @@ class Trial(TrialValues):
             case Repeat(count=count, body=body):
                 for _ in range(self.times(count)):
                     run(body)
-            case For(over=over) if over.name not in self.rule.keys:
+            case For(rows=rows, names=names, body=body) if rows:
+                for row in rows:
+                    values = {name.name: self.value(value) for name, value in zip(names, row, strict=True)}
+                    (self.env if self.frame is None else self.frame).update(values)
+                    run(body)
+            case For(over_name=over) if over not in self.rule.keys:
                 raise Abandoned  # through a history
-            case For(name=name, over=over, body=body):
-                for hyper in self.rule.keys[over.name][:: -1 if node.backwards else 1]:
+            case For(name=name, over_name=over, body=body):
+                for hyper in self.rule.keys[over][:: -1 if node.backwards else 1]:
                     (self.env if self.frame is None else self.frame)[name.name] = self.name(hyper.name)
                     run(body)
             case Every(period=period, start=start, first=first, body=body):

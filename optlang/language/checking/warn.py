@@ -94,7 +94,7 @@ def _all_reads(rule: Rule) -> Iterator[str]:
         yield from (name.name for name in names_read(block))  # and the targets of `x += ...`
         for loop in statements(block):
             if isinstance(loop, For):
-                yield from (hyper.name for hyper in rule.keys.get(loop.over.name, ()))
+                yield from (hyper.name for hyper in rule.keys.get(loop.over_name, ()))
 
 
 # Names without a use ----------------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ def _candidates(hyper: Hyper, compared: Iterable[Value], asked: bool) -> list[Va
             values = [hyper.default if not hyper.required else "", *listed, *compared, "another"]
             values = [v for v in values if isinstance(v, str | None) and (v in listed or (v is not None and not listed))]
         case HyperType.OPTIONAL:
-            values = [None, sample(hyper), *_near(hyper, compared, asked)]
+            values = [hyper.default, None, sample(hyper), *_near(hyper, compared, asked)]
         case _:
             values = [sample(hyper, nonzero=hyper.required), *_near(hyper, compared, asked)]
     return list(dict.fromkeys(values))

@@ -18,7 +18,7 @@ from optlang.language.checking.instead import NOT_YET, instead_of
 from optlang.language.composing import rules
 from optlang.language.composing.places import Places
 from optlang.language.composing.settle import settled
-from optlang.language.composing.substitute import nodes_in
+from optlang.language.composing.substitute import calls_in, nodes_in
 from optlang.language.composing.transforms import Transforms, free_parameters
 from optlang.language.composing.work import MAX_PIECES, MAX_RULES, MAX_STATEMENTS, Work
 from optlang.language.composing.write import written
@@ -76,6 +76,11 @@ def compose(parsed: tree.Tree, read: Read) -> tuple[tree.Tree, Places]:
     return result, places
 
 
+def _defines(item: tree.Node) -> str:
+    """Return the name of the function that an item defines, if it is one."""
+    return item.name.name if isinstance(item, tree.Def) else ""
+
+
 def _not_compiled(items: Sequence[tree.Node], source: Source, work: Work) -> Iterator[Diagnostic]:
     """Yield an error for each construct of a later version, which could not be written out."""
     for item in items:
@@ -131,7 +136,7 @@ class _Composer:
                 case tree.Transform():
                     pass
                 case tree.Use():
-                    items += rules.used(self.work, item, self.write_out, own)
+                    items += rules.used(self.work, item, self.write_out, own, self.transforms.adopt)
                 case tree.Inner():
                     if item.name.name in self.inner:
                         self.work.error(
@@ -160,7 +165,16 @@ class _Composer:
                 done.append(self.work.keep(self.refuse(item), item))
         if self.work.found:
             return []
-        return self.ordered(settled(self.work, done, [inner.clock for inner in self.inner.values()]))
+        clocks = [inner.clock for inner in self.inner.values()]
+        return self.ordered(settled(self.work, self._needed(done), clocks))
+
+    def _needed(self, items: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
+        """Return the items without functions of other files that nothing calls: a file may be a collection of them."""
+        left = {d.name.name: d for d in items if isinstance(d, tree.Def) and id(d) in self.work.origins}
+        pending = [calls_in(item) for item in (*items, *self.work.declared) if left.get(_defines(item)) is not item]
+        while pending:
+            pending += [calls_in(left.pop(name)) for name in pending.pop() if name in left]
+        return [item for item in items if left.get(_defines(item)) is not item]
 
     def write_out(self, parsed: tree.Tree) -> tree.Tree:
         """Return another rule without pieces of its own."""
@@ -177,7 +191,7 @@ class _Composer:
     def _with_trial(self, own: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
         """Return the items; a file of nothing but transforms is checked by using each of them once."""
         transforms = [item for item in own if isinstance(item, tree.Transform)]
-        if not transforms or any(not isinstance(item, (tree.Transform, tree.Def)) for item in own):
+        if self.depth or not transforms or any(not isinstance(item, (tree.Transform, tree.Def)) for item in own):
             return own
         place = transforms[0].span
         rate = tree.Name(place, "lr", "lr")

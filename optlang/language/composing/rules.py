@@ -47,7 +47,13 @@ class InnerRule:
     events: bool = False
 
 
-def used(work: Work, node: tree.Use, write_out: WriteOut, own: Sequence[tree.Decl | tree.Stmt]) -> Items:
+def used(
+    work: Work,
+    node: tree.Use,
+    write_out: WriteOut,
+    own: Sequence[tree.Decl | tree.Stmt],
+    adopt: Callable[[Sequence[tree.Decl | tree.Stmt]], None],
+) -> Items:
     """Return what ``use`` stands for: declarations and statements of the other rule, as far as they are not replaced.
 
     Args:
@@ -55,10 +61,12 @@ def used(work: Work, node: tree.Use, write_out: WriteOut, own: Sequence[tree.Dec
         node: The ``use``.
         write_out: Writes out the pieces of the other rule.
         own: What the author wrote; its hyperparameters and functions replace those of the other rule.
+        adopt: Takes the transforms of the other file.
     """
     parsed = work.rule(node.rule)
     if parsed is None:
         return []
+    adopt(parsed.items)
     parsed = write_out(parsed)
     routes = [item for item in parsed.items if isinstance(item, tree.Route)]
     if routes:
@@ -286,8 +294,9 @@ def _defaulted(work: Work, item: tree.HyperItem, given: dict[str, tree.Expr]) ->
     value = given.get(item.name.name)
     if value is None:
         return item
-    if item.parts is None:
-        return replace(item, default=value)
+    if item.parts is None:  # a number that may be none stays one
+        optional = item.optional or (isinstance(item.default, tree.Nothing) and isinstance(value, tree.Number))
+        return replace(item, default=value, optional=optional and not isinstance(value, tree.Nothing))
     parts = value.items if isinstance(value, tree.Tuple) else ()
     if len(parts) != len(item.parts):
         work.error(

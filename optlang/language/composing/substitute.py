@@ -164,6 +164,18 @@ def always_returns(body: Sequence[tree.Stmt]) -> bool:
     return False
 
 
+def calls_in(node: Any) -> set[str]:
+    """Return the names of everything that is called in a node or tuple."""
+    if isinstance(node, tuple):
+        return set().union(*map(calls_in, node))
+    if not isinstance(node, tree.Node):
+        return set()
+    found = set().union(*(calls_in(getattr(node, f.name)) for f in fields(node)))
+    return (
+        found | {node.function.name} if isinstance(node, tree.Call) and isinstance(node.function, tree.Name) else found
+    )
+
+
 def names_in(node: Any) -> set[str]:
     """Return every name in a node or tuple that is not just called."""
     if isinstance(node, tree.Name):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from optlang.language import tree
@@ -114,6 +114,14 @@ class Transforms:
     def _taken(self, name: tree.Name) -> None:
         """Report a name that means something else."""
         self.work.error("E206", f"`{name.text}` is taken already", name.span, "not free", "choose another name")
+
+    def adopt(self, items: Iterable[tree.Decl | tree.Stmt]) -> None:
+        """Make the transforms of a used file known, but for those that the rule has under the same name."""
+        for item in items:
+            if isinstance(item, tree.Transform) and item.name.name not in self._known:
+                self._known[item.name.name] = item
+                self._foreign.add(item.name.name)
+                self._defs[item.name.name] = {}  # the file's functions come under their own names
 
     def find(self, name: str) -> tree.Transform | None:
         """Return the transform of a name, None if there is none."""

@@ -41,7 +41,8 @@ class Builder(Statements):
         domain = next(iter(nodes(pieces, tree.Interval, tree.Choices)), None)
         if isinstance(default, tuple):
             return tree.HyperItem(span(pieces), pieces[0], None, domain, default)
-        return tree.HyperItem(span(pieces), pieces[0], default, domain)
+        optional = any(is_token(piece, "OR") for piece in pieces)
+        return tree.HyperItem(span(pieces), pieces[0], default, domain, optional=optional)
 
     def parts(self, pieces: Pieces) -> tuple[Any, ...]:
         return nodes(pieces, tree.HyperItem)

@@ -253,6 +253,28 @@ class Statements(Expressions):
                 other = statements(pieces[i + 2])
         return tree.If(span(pieces), tuple(branches), other)
 
+    def rows(self, pieces: Pieces) -> tree.Tuple:
+        return tree.Tuple(span(pieces), nodes(pieces))
+
+    @staticmethod
+    def _rows(
+        place: Span, names: tuple[tree.Name, ...], over: tree.Tuple, body: tuple[tree.Stmt, ...], backwards: bool
+    ) -> tree.For:
+        """Return a loop over rows that are written out; there must be a value for each name."""
+        if len(names) > 1 and not any(isinstance(item, tree.Tuple) for item in over.items):
+            over = tree.Tuple(over.span, (over,))  # `((1, 2))` is one row
+        loop = tree.For(place, names[0], over, body, backwards, names[1:])
+        for row, item in zip(loop.rows[:: -1 if backwards else 1], over.items, strict=True):
+            if len(row) != len(names):
+                raise Refused(
+                    "E214",
+                    f"{_counted(len(names), 'name')} for {_counted(len(row), 'value')} here",
+                    item.span,
+                    label=f"expected {_counted(len(names), 'value')}",
+                    help="write a value for each name in every row: `for a, b in ((1, 2), (3, 4)):`",
+                )
+        return loop
+
     def repeat(self, pieces: Pieces) -> tree.Repeat:
         return tree.Repeat(span(pieces), pieces[1], statements(pieces[-1]))
 
@@ -262,6 +284,8 @@ class Statements(Expressions):
         if isinstance(over, tree.Call) and isinstance(over.function, tree.Name) and over.function.name == "reversed":
             values = [argument.value for argument in over.arguments if argument.name is None]
             over, backwards = (values[0] if len(values) == 1 else over), True
+        if isinstance(over, tree.Tuple):
+            return self._rows(span(pieces), names, over, statements(pieces[-1]), backwards)
         if not isinstance(over, tree.Name):
             inside = [name.name for name in assigned(statements(pieces[-1]))]
             defined = dict.fromkeys((*names_of(pieces[:at]), *inside))
@@ -313,6 +337,10 @@ class Statements(Expressions):
     def parameter(self, pieces: Pieces) -> tree.Parameter:
         domain = next(iter(nodes(pieces, tree.Interval, tree.Choices)), None)
         return tree.Parameter(span(pieces), pieces[0], after(pieces, "EQUAL"), domain)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def _slice(pieces: Pieces) -> tree.Slice:
