@@ -611,11 +611,12 @@ SEMANTICS: tuple[Entry, ...] = (
         "E403",
         "default not constant",
         (
-            "A default is a number (arithmetic on numbers is allowed), a string, `true`, `false` or "
-            "`none`. To derive it from another hyperparameter, make it `none` and fill it in with `??`."
+            "A default is a number (arithmetic on numbers is allowed), a string, `true`, `false` or `none`. It may be "
+            "computed from numbers that have defaults and are declared before it. To follow another hyperparameter "
+            "in every step, make it `none` and fill it in with `??`."
         ),
-        ("hyper lr = 1e-3, scale = 2*lr\np -= scale*lr*g\n"),
-        ("hyper lr = 1e-3, scale = none\np -= (scale ?? 2*lr)*lr*g\n"),
+        ("hyper lr, scale = 2*lr\np -= scale*lr*g\n"),
+        ("hyper lr, scale = none\np -= (scale ?? 2*lr)*lr*g\n"),
     ),
     Entry(
         "E404",

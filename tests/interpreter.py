@@ -263,8 +263,8 @@ def step_all(
 ) -> None:
     """Make one step of all param groups of one optimizer, or as many as their rule says.
 
-    The next one is about the loss where the last one has led. That is looked at again unless it has been: where the last
-    step started, and where a search has ended.
+    The next one is about the loss where the last one has led. That is looked at again unless it has been: where the
+    last step started, and where a search has ended.
     """
     iterating = [one for one in interpreters if HALT in evaluations(one.rule)]
     for one in iterating:

@@ -120,15 +120,16 @@ ROWS: dict[str, Row] = {
         rosenbrock={"lr": 5e-4, "momentum": 0.9, "rho": 1e-3},
     ),
     "LBFGS": Row(
-        options(
-            {"history_size": 3, "max_iter": 4, "tolerance_change": 1e-3},
-            {"line_search_fn": "strong_wolfe", "max_iter": 3},
+        (
+            {"max_iter": 3, "history_size": 4},
+            {"max_iter": 3, "line_search_fn": "strong_wolfe"},
             {"max_iter": 1, "maximize": True},
         ),
         lr=0.1,
         make=lbfgs,
         plain={},
         rosenbrock={"line_search_fn": "strong_wolfe"},
+        tolerance=1e-9,
         tolerance32=1e-3,  # steps are made of differences of gradients, which have few digits
         akin=False,  # the reference makes several iterations a step, and keeps lists
     ),

@@ -272,6 +272,34 @@ def test_checkpoints_of_torch_and_back() -> None:
     torch.testing.assert_close(p, back, rtol=0, atol=1e-12)
 
 
+# A class for sparse gradients ----------------------------------------------------------------------------------
+
+
+def test_a_class_for_sparse_gradients_needs_no_telling() -> None:
+    p, q = table(), table()
+    ours, theirs = optimizer_class("sparseadam")([p], lr=0.1), torch.optim.SparseAdam([q], lr=0.1)
+    assert ours.param_groups[0]["sparse"] == "lazy"
+    follow(theirs, q, range(5))
+    p.data.copy_(q.data)
+    ours.load_state_dict(saved(theirs.state_dict()))
+    follow(ours, p, range(5, 10))
+    follow(theirs, q, range(5, 10))
+    assert_equal(p, q, ours.state[p], theirs.state[q], 1e-12)
+
+
+def test_a_class_for_sparse_gradients_refuses_dense_ones() -> None:
+    p = table()
+    optimizer = optimizer_class("sparseadam")([p])
+    p.grad = torch.ones_like(p)
+    with pytest.raises(ValueError, match=r"parameter 0 .* has a dense gradient, but SparseAdam is for sparse ones"):
+        optimizer.step()
+    assert torch.equal(p, table()) and not optimizer.state
+    optimizer_class("sparseadam")([p], sparse=None).step()
+    assert not torch.equal(p, table())
+    with pytest.raises(ValueError, match="SparseAdam requires dense parameters"):
+        optimizer_class("sparseadam")([torch.zeros(3, layout=torch.sparse_coo)])
+
+
 # What is refused ------------------------------------------------------------------------------------------------
 
 

@@ -13,8 +13,8 @@ UNREAD = "no name"
 
 def without_iterations(items: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return the items of a rule with its first ``iterate`` as a statement."""
-    first = next((item for item in items if isinstance(item, tree.Iterate)), None)
-    return tuple(_halting(item) if item is first else item for item in items)
+    first = next((i for i, item in enumerate(items) if isinstance(item, tree.Iterate)), len(items))
+    return (*items[:first], *map(_halting, items[first : first + 1]), *items[first + 1 :])
 
 
 def _halting(node: tree.Iterate) -> tree.Assign:

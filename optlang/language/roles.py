@@ -44,7 +44,10 @@ class Roles:
 
 def declares(tree: Tree) -> bool:
     """Whether a rule declares anything, so that everything must be declared."""
-    return any(isinstance(item, (OptimizerDecl, HyperDecl, StateDecl, History, Flat, Sparse, Iterate, On, Route)) for item in tree.items)
+    return any(
+        isinstance(item, (OptimizerDecl, HyperDecl, StateDecl, History, Flat, Sparse, Iterate, On, Route))
+        for item in tree.items
+    )
 
 
 def infer(functions: dict[str, Def], body: Sequence[Stmt]) -> Roles:

@@ -87,7 +87,9 @@ class Hyperparameters:
         """Give the keys of a param group that are None what follows from its others, where the rule says that."""
         missing = [key for key in self.derived if group.get(key) is None]
         if missing:
-            values = {names[0]: plain(group[key]) for key, names, is_tuple in self._layout if not is_tuple and key in group}
+            values = {
+                names[0]: plain(group[key]) for key, names, is_tuple in self._layout if not is_tuple and key in group
+            }
             for key in missing:
                 found = evaluate(self.derived[key], values)
                 whole = isinstance(found, float) and found.is_integer()

@@ -42,8 +42,8 @@ def outside_python(order: Order, target: str) -> list[Diagnostic]:
     compiled = order.compiled
     return [
         *routes(compiled, target),
-        *derived_defaults(compiled, target),
         *whole_vectors(compiled, target),
+        *derived_defaults(compiled, target),
         *histories(compiled, target),
         *closure(compiled, target),
         *random_numbers(compiled, target),

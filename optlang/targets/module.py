@@ -89,8 +89,8 @@ def refused(order: Order) -> Iterator[Diagnostic]:
     for route in order.compiled.rule.routes:
         help = "emit the rules that it leads to, and use an optimizer for each"
         yield refusal(order.compiled, NAME, "`route`", route.span, help)
-    yield from _refusals.derived_defaults(order.compiled, NAME)
     yield from _refusals.whole_vectors(order.compiled, NAME)
+    yield from _refusals.derived_defaults(order.compiled, NAME)
 
 
 @dataclass

@@ -79,8 +79,8 @@ def constructs(order: Order) -> Iterator[Diagnostic]:
     help = "use --target module"
     for route in rule.routes:
         yield refusal(compiled, NAME, "`route`", route.span, help)
-    yield from _refusals.derived_defaults(compiled, NAME)
     yield from _refusals.whole_vectors(compiled, NAME)
+    yield from _refusals.derived_defaults(compiled, NAME)
     yield from _refusals.histories(compiled, NAME)
     for event in rule.events:
         span = next((d.span for d in rule.tree.items if isinstance(d, ast.On) and d.event == event), None)

@@ -134,7 +134,7 @@ def _add(item: HyperItem, key: str, part: int | None, domain: Domain | None, doc
 
 
 def _derived(item: HyperItem, scope: Scope) -> Value:
-    """Return a default that is computed from numbers declared before, as it is for their defaults; None if it is not."""
+    """Return a default that follows from numbers declared before, for their defaults; None for any other."""
     if item.default is None:
         return None
     names = {node.name for node in expressions(item.default) if isinstance(node, Name)}

@@ -166,7 +166,9 @@ def _candidates(hyper: Hyper, compared: Iterable[Value], asked: bool) -> list[Va
         case HyperType.TEXT | HyperType.OPTIONAL_TEXT:
             listed = hyper.domain.values if isinstance(hyper.domain, OneOf) else ()
             values = [hyper.default if not hyper.required else "", *listed, *compared, "another"]
-            values = [v for v in values if isinstance(v, str | None) and (v in listed or (v is not None and not listed))]
+            values = [
+                v for v in values if isinstance(v, str | None) and (v in listed or (v is not None and not listed))
+            ]
         case HyperType.OPTIONAL:
             values = [hyper.default, None, sample(hyper), *_near(hyper, compared, asked)]
         case _:
