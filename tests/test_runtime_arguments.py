@@ -165,7 +165,7 @@ def test_requirements_across_hyperparameters() -> None:
 def test_group_state_starts_in_the_param_group_and_is_not_printed() -> None:
     optimizer = optimizer_class(MIXED)([parameter(2)])
     assert optimizer.param_groups[0]["seen"] == 0.0
-    assert repr(optimizer) == "Mixed (\nParameter Group 0\n    k: 0.5\n    lr: 0.1\n    momentum: 0.0\n)"
+    assert repr(optimizer) == "Mixed (\nParameter Group 0\n    k: 0.5\n    lr: 0.1\n    momentum: 0\n)"
 
 
 def test_keys_of_the_users_own_that_a_rule_reads() -> None:

@@ -215,7 +215,8 @@ class RuleOptimizer(Optimizer):
         Everything is checked before anything is written: a step that raises has changed nothing.
 
         Args:
-            closure: Computes the gradients again and returns the loss.
+            *args: ``closure``, which computes the gradients again and returns the loss; there need be none.
+            **kwargs: The same, by name.
 
         Returns:
             What the closure returned, if there is one.
@@ -457,6 +458,7 @@ class RuleOptimizer(Optimizer):
             if not wrong:
                 raise
             raise ValueError(f"{self._name()}: {wrong}") from None
+        self._lent.forget()
         saved["state"] = {
             key: checkpoint.detached(value, self._lent) if isinstance(value, dict) else value
             for key, value in saved["state"].items()
