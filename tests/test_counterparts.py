@@ -1,4 +1,4 @@
-"""Classes of the library in the place of those of the same name in torch.optim: param groups, checkpoints, arguments."""
+"""Classes of the library in the place of those of the same name in torch.optim: groups, checkpoints, arguments."""
 
 from __future__ import annotations
 
@@ -129,7 +129,8 @@ def test_the_decay_of_adamw_is_what_it_is() -> None:
 def test_classes_of_other_names_have_no_such_keys() -> None:
     text = optlang.rules.path("AdamW").read_text(encoding="utf-8").replace("optimizer AdamW", "optimizer Mine")
     for cls in (optimizer_class("lion"), optimizer_class(text)):
-        assert not {"foreach", "fused", "capturable", "decoupled_weight_decay"} & set(cls([parameter(3)]).param_groups[0])
+        keys = set(cls([parameter(3)]).param_groups[0])
+        assert not {"foreach", "fused", "capturable", "decoupled_weight_decay"} & keys
 
 
 # Checkpoints --------------------------------------------------------------------------------------------------
@@ -211,9 +212,7 @@ def test_whole_numbers_stay_whole() -> None:
     Counted = optimizer_class(COUNTED)
     p = parameter(3)
     shown = repr({k: v for k, v in Counted([p]).param_groups[0].items() if k != "params"})
-    assert shown == (
-        "{'lr': 1, 'n': 3, 'k': 2.0, 'm': 10.0, 'times': (4, 0.5), 'most': 5, 'none_': None}"
-    )
+    assert shown == ("{'lr': 1, 'n': 3, 'k': 2.0, 'm': 10.0, 'times': (4, 0.5), 'most': 5, 'none_': None}")
     assert "n (int, optional)" in Counted.__doc__ and "lr (float, optional)" in Counted.__doc__
     optimizer = Counted([{"params": [p], "n": 2.0, "lr": 0.0, "k": 3, "times": [1, 2.0]}], none_=1)
     for _ in range(2):  # what says how many is an int, and other values keep the type they were given

@@ -269,3 +269,68 @@ def test_a_checkpoint_of_another_optimizer_is_refused() -> None:
     _, optimizer = trained(AdamW, {})
     with pytest.raises(ValueError, match=r"momentum_buffer.*exp_avg.*another optimizer"):
         optimizer.load_state_dict(sgd.state_dict())
+
+
+# Of one moment -------------------------------------------------------------------------------------------------
+
+ONE_MOMENT = {
+    "AdamW": (AdamW, {}),
+    "Mixed": (Mixed, {"momentum": 0.5}),
+    "Adafactor": (optimizer_class("adafactor"), {}),
+    "Prodigy": (optimizer_class("prodigy"), {}),
+    "ScheduleFreeSGD": (optimizer_class("schedulefreesgd"), {}),
+    "capturable": (AdamW, {"capturable": True}),
+}
+
+
+def text_of(saved: Any) -> str:
+    with torch._tensor_str.printoptions(profile="full", precision=17):
+        return str(saved)
+
+
+@pytest.mark.parametrize("name", ONE_MOMENT)
+def test_a_state_dict_is_of_one_moment(name: str) -> None:
+    cls, options = ONE_MOMENT[name]
+    net, optimizer = trained(cls, {"lr": 0.1, **options})
+    held, again = optimizer.state_dict(), optimizer.state_dict()
+    then = text_of(held)
+    train(net, optimizer, 1)
+    later = optimizer.state_dict()
+    between = text_of(later)
+    twin = copy.copy(optimizer)
+    train(net, twin, 1)
+    if hasattr(optimizer, "eval"):
+        optimizer.eval()
+        optimizer.train()
+    train(net, optimizer, 1)
+    assert text_of(held) == text_of(again) == then and text_of(later) == between
+    assert text_of(optimizer.state_dict()) not in (then, between)
+    held["state"][0] = None
+    optimizer.load_state_dict(again)
+    assert text_of(optimizer.state_dict()) == then
+
+
+def test_a_state_dict_that_is_let_go_costs_no_memory() -> None:
+    p = parameter(50)
+    optimizer = AdamW([p])
+    optimizer.step()
+    own = optimizer.state[p]["exp_avg"]
+    held = optimizer.state_dict()["state"][0]["exp_avg"]
+    assert held.data_ptr() == own.data_ptr()
+    optimizer.step()
+    assert held.data_ptr() != own.data_ptr() and optimizer.state[p]["exp_avg"] is own
+    assert not optimizer._lent._held
+    held.zero_()
+    assert own.any()
+
+
+def test_the_state_of_a_tensor_that_has_been_replaced_is_named() -> None:
+    old, new = parameter(4), parameter(3)
+    optimizer = AdamW([old])
+    optimizer.step()
+    optimizer.param_groups[0]["params"][0] = new
+    optimizer.step()
+    with pytest.raises(ValueError, match=r"AdamW: .* a tensor of shape \(4,\), which is in no param group"):
+        optimizer.state_dict()
+    del optimizer.state[old]
+    assert list(optimizer.state_dict()["state"]) == [0]

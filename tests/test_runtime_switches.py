@@ -244,7 +244,7 @@ def test_counts_go_on_when_gradients_are_missing_and_checkpoints_go_both_ways() 
 def test_switches_belong_to_groups_and_can_be_thrown_at_any_time() -> None:
     net, other = model(), model()
     optimizer, usual = AdamW(net.parameters()), AdamW(other.parameters())
-    assert "capturable" not in optimizer.param_groups[0]
+    assert not optimizer.param_groups[0]["capturable"]
     for capture in (False, True, False, True):
         optimizer.param_groups[0]["capturable"] = capture
         train(net, optimizer, 2)

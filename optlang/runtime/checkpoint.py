@@ -53,19 +53,26 @@ class Lent:
         if tensor.requires_grad:  # part of a graph, and not written in place
             return tensor
         shown = tensor.detach()
-        if type(local(shown)) is not torch.Tensor:
-            return tensor.clone()
+        with torch.no_grad():
+            if type(local(shown)) is not torch.Tensor or shown.is_inference():
+                return tensor.clone()
         self._held.append(weakref.ref(shown))
         return shown
 
     def part(self) -> None:
         """Give what is still held memory of its own, before the states are written to."""
-        for reference in self._held:
-            shown = reference()
-            if shown is not None:
+        with torch.no_grad():
+            for shown in self._wanted():
                 own = local(shown)
                 own.set_(own.clone())  # type: ignore[call-overload]
         self._held = []
+
+    def forget(self) -> None:
+        """Let go of those that nobody holds any more."""
+        self._held = [weakref.ref(shown) for shown in self._wanted()]
+
+    def _wanted(self) -> list[torch.Tensor]:
+        return [shown for reference in self._held if (shown := reference()) is not None]
 
 
 def left_behind(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) -> str:
@@ -77,9 +84,9 @@ def left_behind(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) -
     shapes = ", ".join(str(tuple(p.shape)) for p in lost[:3]) + (" and others" if len(lost) > 3 else "")
     plural = ("tensors", "are") if len(lost) > 1 else ("a tensor", "is")
     return (
-        f"optimizer.state has entries for {plural[0]} of shape {shapes}, which {plural[1]} in no param group. Where a "
-        "parameter has been replaced, give its state to the new one, `optimizer.state[new] = optimizer.state.pop(old)`, "
-        "or delete it"
+        f"optimizer.state has entries for {plural[0]} of shape {shapes}, which {plural[1]} in no param group. "
+        "If another parameter took its place, move them there, `optimizer.state[new] = optimizer.state.pop(old)`, "
+        "or delete them"
     )
 
 

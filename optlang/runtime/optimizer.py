@@ -225,7 +225,8 @@ class RuleOptimizer(Optimizer):
         training can go on from there, or be saved.
 
         Args:
-            closure: Computes the gradients again and returns the loss.
+            *args: ``closure``, which computes the gradients again and returns the loss; there need be none.
+            **kwargs: The same, by name.
 
         Returns:
             What the closure returned, if there is one.
@@ -497,6 +498,7 @@ class RuleOptimizer(Optimizer):
             if not wrong:
                 raise
             raise ValueError(f"{self._name()}: {wrong}") from None
+        self._lent.forget()
         saved["state"] = {
             key: checkpoint.detached(value, self._lent) if isinstance(value, dict) else value
             for key, value in saved["state"].items()

@@ -347,7 +347,7 @@ class _File:
         return [_key(h[0]) for h in self.rule.keys.values()]
 
     def switches(self) -> list[str]:
-        """Return what else param groups have where the class stands for one of torch's, whose checkpoints ask for it."""
+        """Return what else param groups have, as checkpoints of the class in torch that this one stands for have it."""
         return [f"{literal(key)}: {value!r}" for key, value in Counterpart.of(self.rule).keys.items()]
 
     def signature(self) -> list[str]:

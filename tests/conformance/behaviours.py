@@ -11,11 +11,19 @@ import gc
 import io
 import math
 import pickle
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
@@ -368,6 +376,13 @@ def hooks_of_steps(name: str, info: Any) -> None:
     optimizer.register_step_pre_hook(lambda o, args, kwargs: ((o, lambda: seen.append("closure")), {}))
     optimizer.step()
     assert seen[8:] == ["closure"]
+    shown: list[Any] = []
+    for cls in (ours(name), info.optim_cls):
+        optimizer = cls(p)
+        optimizer.register_step_pre_hook(lambda o, args, kwargs: shown.append((len(args), list(kwargs))))
+        optimizer.step(closure=lambda: torch.ones(()))
+        optimizer.step(lambda: torch.ones(()))
+    assert shown[:2] == shown[2:]
 
 
 def hooks_of_state_dicts(name: str, info: Any) -> None:
@@ -433,6 +448,96 @@ def checkpoints_of_torch(name: str, info: Any) -> None:
         follow(theirs, a, 2, seed=19)
         follow(back, c, 2, seed=19)
         close(a, c, near(name))
+
+
+def keys_of_groups(name: str, info: Any) -> None:
+    """Param groups have the keys of torch's, with values of the same types."""
+    for kwargs in options(info):
+        p = tensors(name, (3, 4))
+        one, other = ours(name)(p, **kwargs).param_groups[0], info.optim_cls(p, **kwargs).param_groups[0]
+        assert set(one) == set(other)
+        told = {"params", "adjust_lr_fn"}  # None is "original"
+        assert all(repr(one[key]) == repr(other[key]) for key in set(other) - told)
+
+
+def distributed_checkpoints(name: str, info: Any) -> None:
+    """Checkpoints of `torch.distributed.checkpoint`, in parts and in full, go both ways."""
+    for back in (False, True):
+        for full in (False, True):
+            classes = [ours(name), info.optim_cls]
+            source, destination = classes if back else classes[::-1]
+            how = StateDictOptions(full_state_dict=full)
+            momentum = {"momentum": 0.9} if name == "SGD" else {}  # which has no state without
+            a = torch.nn.ParameterList(tensors(name, *SHAPES))
+            one = source(list(a), **momentum)
+            follow(one, list(a), 2)
+            one.zero_grad()
+            b = torch.nn.ParameterList(twins(list(a)))
+            other = destination(list(b), **momentum)
+            saved = get_optimizer_state_dict(a, one, options=how)
+            if not full:
+                with tempfile.TemporaryDirectory() as folder:
+                    dcp.save({"optimizer": saved}, checkpoint_id=folder, no_dist=True)
+                    read = {"optimizer": get_optimizer_state_dict(b, other)}
+                    dcp.load(read, checkpoint_id=folder, no_dist=True)
+                    saved = read["optimizer"]
+            set_optimizer_state_dict(b, other, copy.deepcopy(saved), options=how)
+            follow(one, list(a), 2, seed=9)
+            follow(other, list(b), 2, seed=9)
+            close(list(a), list(b), near(name))
+
+
+def of_one_moment(name: str, info: Any) -> None:
+    """A state dict that is held is of one moment: all of it stays, where torch's moves on with the optimizer."""
+    for kwargs in options(info):
+        p = tensors(name, *SHAPES)
+        optimizer = ours(name)(p, **kwargs)
+        follow(optimizer, p, 2)
+        held = optimizer.state_dict()
+        then = copy.deepcopy(held)
+        follow(optimizer, p, 2, seed=9)
+        assert str(held) == str(then)
+
+
+def numbers_of_numpy(name: str, info: Any) -> None:
+    """Numbers of NumPy, given or written by a scheduler, do not get into checkpoints."""
+    numpy = pytest.importorskip("numpy")
+    p = tensors(name, *SHAPES)
+    optimizer = ours(name)(p, lr=numpy.float64(0.01))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: numpy.cos(0.1 * k))
+    follow(optimizer, p, 1)
+    schedule.step()
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    assert type(torch.load(file, weights_only=True)["param_groups"][0]["lr"]) is float
+
+
+def states_in_order(name: str, info: Any) -> None:
+    """States are there when torch's are, in their order."""
+    orders = []
+    for cls in (ours(name), info.optim_cls):
+        p = tensors(name, (3, 2), (4,), (2, 3), (5,), (2, 2))
+        optimizer = cls([{"params": p[:3]}, {"params": p[3:]}])
+        early = [[i for i, q in enumerate(p) if q is r] for r in optimizer.state]
+        follow(optimizer, [p[1], p[4]], 1)
+        follow(optimizer, p, 1)
+        orders.append((early, [[i for i, q in enumerate(p) if q is r] for r in optimizer.state]))
+    assert orders[0] == orders[1]
+
+
+def frozen_integers(name: str, info: Any) -> None:
+    """Parameters of integers, which have no gradients, are left alone."""
+    frozen = torch.nn.Parameter(torch.ones(4, 2, dtype=torch.uint8), requires_grad=False)
+    results = []
+    for more in ([], [frozen]):
+        p = tensors(name, *SHAPES)
+        optimizer = ours(name)([*more, *p])
+        follow(optimizer, p, 2)
+        optimizer.load_state_dict(optimizer.state_dict())
+        follow(optimizer, p, 1)
+        results.append(p)
+    close(*results, 0)
 
 
 def older_checkpoints(name: str, info: Any) -> None:
@@ -676,6 +781,10 @@ BEHAVIOURS: dict[Callable[[str, Any], None], str] = {
     hooks_of_state_dicts: "state_dict_pre_hook, state_dict_post_hook, load_state_dict_pre_hook_and_prepend, ...",
     saving: "state_dict_deterministic, save_load_equality_with_weights_only",
     checkpoints_of_torch: "(checkpoints both ways)",
+    keys_of_groups: "(keys of param groups)",
+    distributed_checkpoints: "(torch.distributed.checkpoint)",
+    of_one_moment: "(state dicts that are held)",
+    numbers_of_numpy: "(numbers of other kinds)",
     older_checkpoints: "can_load_older_state_dict, load_nontensor_step",
     names: "can_load_from_to_named_state_dict",
     copies: "deepcopy_copies_all_public_attrs, pickling",
@@ -688,6 +797,8 @@ BEHAVIOURS: dict[Callable[[str, Any], None], str] = {
     differentiable: "differentiable optimizers",
     capturable: "(capturable=True)",
     state: "foreach_matches_forloop, non_empty_state",
+    states_in_order: "(order of states)",
+    frozen_integers: "(frozen integers)",
     closures: "(closures)",
     scaled_gradients: "fused_does_not_step_if_foundinf, grad_scaling_autocast_fused_optimizers",
 }
