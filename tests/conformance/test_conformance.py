@@ -63,8 +63,8 @@ def test_the_page_says_what_was_found(golden: Callable[[Path, str], None]) -> No
     assert counts["pass"] >= 0.95 * applying
     lines = [
         f"{len(behaviours.RULES)} rules: {', '.join(behaviours.RULES)}. {applying} cases apply, {counts['pass']} pass "
-        f"({counts['pass'] / applying:.1%}), {counts['fail']} fail. LBFGS, which iterates in a step and keeps lists, is "
-        "compared elsewhere.",
+        f"({counts['pass'] / applying:.1%}), {counts['fail']} fail. LBFGS, which iterates in a step and keeps lists, "
+        "is compared elsewhere.",
         "",
         "| behaviour | PyTorch's tests of it | pass | otherwise |",
         "|---|---|---|---|",
