@@ -303,7 +303,9 @@ class GroupPlan:
         if reason := lost(p):
             self._fail(p, reason)
         if any(stride == 0 and size > 1 for stride, size in zip(p.stride(), p.shape, strict=True)):
-            self._fail(p, "has elements that share memory (it is expanded), so they cannot be updated one by one; clone it")
+            self._fail(
+                p, "has elements that share memory (it is expanded), so they cannot be updated one by one; clone it"
+            )
         if p.is_inference() and not self.inferring:
             self._fail(p, "is an inference tensor, which can only be updated within torch.inference_mode()")
 
@@ -329,7 +331,9 @@ class GroupPlan:
             )
         if steering is not None and (is_fake(p) or p.is_meta):
             if any(each.totals for path in steering.paths for each in path):
-                self._fail(p, f"has no values (it is fake, or on meta), and {self.name} reads sums over the whole model")
+                self._fail(
+                    p, f"has no values (it is fake, or on meta), and {self.name} reads sums over the whole model"
+                )
         if steering is not None and steering.matrices and p.is_complex():
             self._fail(p, f"is complex, and {self.name} works on matrices, which is defined for real ones only")
 
