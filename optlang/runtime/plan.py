@@ -329,11 +329,9 @@ class GroupPlan:
                 f"has {self.option}, which {self.name} does not support: "
                 "its step is made in passes (it has matrices, sums over the whole model, `every` or random numbers)",
             )
-        if steering is not None and (is_fake(p) or p.is_meta):
-            if any(each.totals for path in steering.paths for each in path):
-                self._fail(
-                    p, f"has no values (it is fake, or on meta), and {self.name} reads sums over the whole model"
-                )
+        summed = steering is not None and any(each.totals for path in steering.paths for each in path)
+        if summed and (is_fake(p) or p.is_meta):
+            self._fail(p, f"has no values (it is fake, or on meta), and {self.name} reads sums over the whole model")
         if steering is not None and steering.matrices and p.is_complex():
             self._fail(p, f"is complex, and {self.name} works on matrices, which is defined for real ones only")
 
