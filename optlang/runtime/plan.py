@@ -32,7 +32,7 @@ class Work(NamedTuple):
     batch: Batch
     coefficients: torch.Tensor
     numbers: tuple[float, ...]
-    count: float  # updates before it
+    before: float  # updates until now
 
     def rehearse(self) -> None:
         """Run a kernel that compiles when it is first called, on copies."""
@@ -352,7 +352,7 @@ class GroupPlan:
     def _check_layout(self, p: torch.Tensor, g: torch.Tensor) -> None:
         if g.layout is torch.strided:
             return
-        if g.layout is torch._mkldnn:
+        if str(g.layout) == "torch._mkldnn":
             self._fail(p, f"has a gradient of layout {g.layout}, which {self.name} does not support; make it dense")
         message = f"has a sparse gradient ({g.layout}), which {self.name} does not support"
         if by_rows(self.variant_for(facts_of(p)).variant):
@@ -455,7 +455,7 @@ class GroupPlan:
     def settle(self) -> list[torch.Tensor]:
         """Count what a step has moved that was interrupted, and forget the rest; return the parameters that moved."""
         moved: list[torch.Tensor] = []
-        if any(work.batch.moved or work.batch.count > work.count for work in self._work):
+        if any(work.batch.moved or work.batch.count > work.before for work in self._work):
             self.group.update(self._group_numbers)
         for work in self._work:
             batch = work.batch
@@ -466,7 +466,7 @@ class GroupPlan:
                     parts = batch.split(begun)
                     self.batches.extend(parts)
                     batch = parts[0]
-                batch.count = work.count
+                batch.count = work.before
                 batch.advance(work.numbers)
                 moved += batch.parameters
         self.abandon()
