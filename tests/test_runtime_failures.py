@@ -144,16 +144,19 @@ def test_parameters_that_stand_twice() -> None:
 UNBROKEN = ("run(packed)", "run(tensors)", "record.run_copied(")
 
 
+#: The functions that write.
+WRITING = {"run", "_move", "_run_packed", "_commit", "reflect", "commit", "hold", "advance", "_run_in_turns", "_write"}
+
+
 class Interrupt:
-    """Raises KeyboardInterrupt at the n-th line of the runtime that is run."""
+    """Raises KeyboardInterrupt at the n-th line of the functions that write which is run."""
 
     def __init__(self, at: int) -> None:
         self.left, self.hit = at, False
 
     def __call__(self, frame: Any, event: str, argument: Any) -> Any:
-        if "/optlang/runtime/" not in frame.f_code.co_filename or frame.f_code.co_name in ("__init__", "<genexpr>"):
-            return None
-        return self.line
+        here = "/optlang/runtime/" in frame.f_code.co_filename and frame.f_code.co_name in WRITING
+        return self.line if here else None
 
     def line(self, frame: Any, event: str, argument: Any) -> Any:
         text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
@@ -226,8 +229,8 @@ def test_an_interrupt_leaves_parameters_moved_and_counted_or_neither(steps: int,
                 assert torch.allclose(p.detach(), torch.full_like(p, expected[count]), rtol=1e-9), (at, counts)
             partly |= more == 0 and len(set(counts)) > 1
             optimizer.step()
-        at += 1 if at < 40 else 3
-    assert partly and at > 50
+        at += 2
+    assert partly and at > 20
 
 
 def test_an_interrupt_from_the_kernel_itself_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +257,7 @@ def test_an_interrupt_from_the_kernel_itself_is_counted(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("name", ["muon", "prodigy", "lbfgs"])
 def test_after_an_interrupt_steps_in_passes_go_on(name: str) -> None:
-    for at in range(0, 600, 75):
+    for at in (0, 3, 10, 30):
         net = model()
         optimizer = optimizer_class(name)([p for p in net.parameters() if name != "muon" or p.dim() == 2])
 

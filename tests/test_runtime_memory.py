@@ -81,7 +81,7 @@ def test_fake_and_real_tensors_do_not_mix(cls: Any) -> None:
     optimizer = cls([p], lr=0.1)
     for _ in range(2):  # in the first step, and in a later one
         before = p.detach().clone()
-        with FakeTensorMode(), pytest.raises(ValueError, match="is a real tensor, .* FakeTensorMode"):
+        with FakeTensorMode(), pytest.raises(ValueError, match=r"is a real tensor, .* FakeTensorMode"):
             optimizer.step()
         assert torch.equal(p, before)
         optimizer.step()
@@ -91,7 +91,7 @@ def test_fake_and_real_tensors_do_not_mix(cls: Any) -> None:
 def test_a_sum_over_fake_tensors_is_refused() -> None:
     with FakeTensorMode():
         optimizer = optimizer_class("prodigy")([ones(3)])
-        with pytest.raises(ValueError, match="has no values .* sums over the whole model"):
+        with pytest.raises(ValueError, match=r"has no values .* sums over the whole model"):
             optimizer.step()
 
 
@@ -176,7 +176,7 @@ def test_memory_that_was_freed_is_refused_before_anything_moves(name: str, what:
     optimizer.step()
     before = q.detach().clone()
     LOST[what](p, optimizer)
-    with pytest.raises(ValueError, match="parameter 1 .* needs 48 bytes, but its storage was resized to 0"):
+    with pytest.raises(ValueError, match=r"parameter 1 .* needs 48 bytes, but its storage was resized to 0"):
         optimizer.step()
     assert torch.equal(q, before)
 
@@ -194,7 +194,7 @@ def test_memory_that_was_freed_is_refused_before_anything_moves(name: str, what:
 def test_parameters_that_cannot_be_written_one_by_one(cls: Any, made: Callable[[], Any], message: str) -> None:
     p, q = torch.nn.Parameter(made()), ones(3, 4)
     p.grad = p.detach().clone()
-    with pytest.raises(ValueError, match=f"parameter 1 .*{message}"):
+    with pytest.raises(ValueError, match=rf"parameter 1 .*{message}"):
         cls([q, p]).step()
     assert torch.equal(q, torch.ones(3, 4))
 

@@ -315,8 +315,9 @@ class RuleOptimizer(Optimizer):
                 if evaluation is not None and not rehearsal:
                     evaluation.check([work for _, works, *_ in together for work in works])
             except BaseException:
-                for plan in plans:
+                for plan in list(plans):
                     plan.abandon()
+                self._plans, self._seen = [], []  # whatever was being changed in them is made anew
                 raise
             if rehearsal:
                 for plan in busy:
@@ -334,6 +335,7 @@ class RuleOptimizer(Optimizer):
             except BaseException as error:
                 if not isinstance(error, (RuntimeError, Stopped)):  # those are torch's own and ours; others interrupt
                     written += [p for plan in busy for p in plan.settle()]
+                    self._plans, self._seen = [], []
                     _changed(written)
                 raise
             _changed(written)

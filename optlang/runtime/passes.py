@@ -259,7 +259,7 @@ def _memory(t: torch.Tensor) -> int:
     if is_wrapper(t):
         return 0
     try:
-        return t.untyped_storage()._cdata
+        return int(t.untyped_storage()._cdata)
     except NotImplementedError:  # one of a functional transform
         return 0
 
@@ -358,8 +358,8 @@ def _allotted(slot: Slot, records: Sequence[Record], scratch: Scratch | None, la
     p = records[0].parameter
     shapes = [_shape(slot, record) for record in records]
     if not records[0].ordinary:  # what is computed from wrappers is put into wrappers
-        pairs = zip(records, shapes, strict=True)
-        return {slot.name: [r.parameter.detach().new_empty(s, dtype=arithmetic(p)) for r, s in pairs]}
+        owners = [record.parameter.detach() for record in records]
+        return {slot.name: [t.new_empty(s, dtype=arithmetic(p)) for t, s in zip(owners, shapes, strict=True)]}
     sizes = list(map(math.prod, shapes))
     like = torch.empty(0, dtype=arithmetic(p), device=p.device)
     memory = like.new_empty(sum(sizes)) if scratch is None else scratch.lane(lane, sum(sizes), like)

@@ -32,7 +32,7 @@ class Work(NamedTuple):
     batch: Batch
     coefficients: torch.Tensor
     numbers: tuple[float, ...]
-    count: float  # updates before it
+    before: float  # updates until now
 
     def rehearse(self) -> None:
         """Run a kernel that compiles when it is first called, on copies."""
@@ -303,7 +303,9 @@ class GroupPlan:
         if reason := lost(p):
             self._fail(p, reason)
         if any(stride == 0 and size > 1 for stride, size in zip(p.stride(), p.shape, strict=True)):
-            self._fail(p, "has elements that share memory (it is expanded), so they cannot be updated one by one; clone it")
+            self._fail(
+                p, "has elements that share memory (it is expanded), so they cannot be updated one by one; clone it"
+            )
         if p.is_inference() and not self.inferring:
             self._fail(p, "is an inference tensor, which can only be updated within torch.inference_mode()")
 
@@ -327,9 +329,9 @@ class GroupPlan:
                 f"has {self.option}, which {self.name} does not support: "
                 "its step is made in passes (it has matrices, sums over the whole model, `every` or random numbers)",
             )
-        if steering is not None and (is_fake(p) or p.is_meta):
-            if any(each.totals for path in steering.paths for each in path):
-                self._fail(p, f"has no values (it is fake, or on meta), and {self.name} reads sums over the whole model")
+        summed = steering is not None and any(each.totals for path in steering.paths for each in path)
+        if summed and (is_fake(p) or p.is_meta):
+            self._fail(p, f"has no values (it is fake, or on meta), and {self.name} reads sums over the whole model")
         if steering is not None and steering.matrices and p.is_complex():
             self._fail(p, f"is complex, and {self.name} works on matrices, which is defined for real ones only")
 
@@ -350,7 +352,7 @@ class GroupPlan:
     def _check_layout(self, p: torch.Tensor, g: torch.Tensor) -> None:
         if g.layout is torch.strided:
             return
-        if g.layout is torch._mkldnn:
+        if str(g.layout) == "torch._mkldnn":
             self._fail(p, f"has a gradient of layout {g.layout}, which {self.name} does not support; make it dense")
         message = f"has a sparse gradient ({g.layout}), which {self.name} does not support"
         if by_rows(self.variant_for(facts_of(p)).variant):
@@ -453,7 +455,7 @@ class GroupPlan:
     def settle(self) -> list[torch.Tensor]:
         """Count what a step has moved that was interrupted, and forget the rest; return the parameters that moved."""
         moved: list[torch.Tensor] = []
-        if any(work.batch.moved or work.batch.count > work.count for work in self._work):
+        if any(work.batch.moved or work.batch.count > work.before for work in self._work):
             self.group.update(self._group_numbers)
         for work in self._work:
             batch = work.batch
@@ -464,7 +466,7 @@ class GroupPlan:
                     parts = batch.split(begun)
                     self.batches.extend(parts)
                     batch = parts[0]
-                batch.count = work.count
+                batch.count = work.before
                 batch.advance(work.numbers)
                 moved += batch.parameters
         self.abandon()

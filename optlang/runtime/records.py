@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from itertools import chain, repeat
+from itertools import chain
 from operator import attrgetter, is_, itemgetter
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -282,7 +282,7 @@ def _number(value: Any) -> float:
     return float(value)
 
 
-def _is_kept(value: Any) -> bool:
+def _is_kept(value: Any) -> TypeGuard[torch.Tensor]:
     """Whether a number that somebody put into the state is written to where it is: not those that we made."""
     return (
         isinstance(value, torch.Tensor)

@@ -86,7 +86,7 @@ def makes_fakes() -> bool:
 
 def fakes_of(t: torch.Tensor) -> AbstractContextManager[Any]:
     """Return a context in which new tensors are fake if this one is."""
-    return t.fake_mode if is_fake(t) else nullcontext()  # type: ignore[attr-defined,no-any-return]
+    return t.fake_mode if is_fake(t) else nullcontext()  # type: ignore[attr-defined]
 
 
 def is_shared(t: torch.Tensor) -> bool:
