@@ -80,12 +80,14 @@ class Writer:
         files["first.opt"] = self.inside(self.pick(["", "SGD(lr = 0.1, momentum = 0.5)", '"second.opt"(k = k)']))
         lines = ["optimizer Random", "hyper rate = 0.1 >= 0, flag = false, period = 2 >= 0, turns = 2"]
         lines += ["hyper betas = (beta1 = 0.7, beta2 = 0.9) in [0, 1)", "state m, z = p"]
-        lines += [f"inner {name} = {self.pick(INSIDE)}" for name in "AB"]
+        inside = {name: self.pick(INSIDE) for name in "AB"}
+        lines += [f"inner {name} = {rule}" for name, rule in inside.items()]
         lines += ["wide = cols > rows", "m = 0.9*m + 0.1*g"]
         for _ in range(1 + len(self.pick(("", "-", "--")))):
             lines += self.block(int(self.pick("0122")))
             if self.pick("abc") == "a":
                 lines.append(self.pick(["g = tanh(g)", "p = 0.9*p", "z = lerp(z, p, 0.5)"]))
+        lines += [f"m += 0.05*tanh({name}.m)*{name}.k" for name, rule in inside.items() if rule.startswith('"')]
         lines.append("p -= 0.01*tanh(z + m)")
         return {**files, "rule.opt": "\n".join(lines) + "\n"}
 
