@@ -407,7 +407,8 @@ def test_histories_keep_types(dtype: torch.dtype) -> None:
         for p, g in zip(params, step, strict=True):
             p.grad = torch.tensor(g, dtype=dtype)
         optimizer.step()
-    assert all(torch.isfinite(p).all() and optimizer.state[p]["past"].dtype == dtype for p in params)
+    kept = torch.float32 if dtype is torch.float16 else dtype
+    assert all(torch.isfinite(p).all() and optimizer.state[p]["past"].dtype == kept for p in params)
 
 
 def test_a_name_may_be_count() -> None:
