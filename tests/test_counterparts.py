@@ -30,7 +30,7 @@ NAMES = [
     if f"# reference: torch.optim.{name}\n" in optlang.rules.path(name).read_text(encoding="utf-8")
 ]
 #: Keys whose value says the same in other words.
-OTHERWISE = {"Muon": {"adjust_lr_fn"}, "LBFGS": {"line_search_fn", "max_iter", "max_eval"}}
+OTHERWISE = {"Muon": {"adjust_lr_fn"}, "LBFGS": {"line_search_fn", "max_iter", "max_eval", "maximize"}}
 #: Those that step on dense gradients without a closure.
 DENSE = [name for name in NAMES if name not in ("SparseAdam", "LBFGS")]
 FULL = StateDictOptions(full_state_dict=True)
@@ -275,10 +275,10 @@ def test_values_in_groups_are_those_of_python(what: str) -> None:
 
 
 def test_lists_of_ones_own_stay_the_same_objects() -> None:
-    mine = ["a"]
-    optimizer = ours("AdamW")([{"params": [parameter(3)], "mine": mine}])
+    mine, betas = ["a"], [0.9, 0.99]
+    optimizer = ours("AdamW")([{"params": [parameter(3)], "mine": mine}], betas=betas)
     optimizer.state_dict()
-    assert optimizer.param_groups[0]["mine"] is mine
+    assert optimizer.param_groups[0]["mine"] is mine and optimizer.param_groups[0]["betas"] is betas
 
 
 # States -------------------------------------------------------------------------------------------------------

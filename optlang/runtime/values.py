@@ -107,15 +107,13 @@ class Hyperparameters:
         found = {}
         for key, hypers in self.keys.items():
             raw = group.get(key)
-            if hypers[0].part is None:
-                value = _counted(hypers[0], raw)
-            elif isinstance(raw, (list, tuple)) and len(raw) == len(hypers):
-                value = type(raw)(map(_counted, hypers, raw))
-            else:
+            if not any(hyper.count for hyper in hypers):
                 continue
-            if value is not raw:
-                found[key] = value
-        return found
+            if hypers[0].part is None:
+                found[key] = _counted(hypers[0], raw)
+            elif isinstance(raw, (list, tuple)) and len(raw) == len(hypers):
+                found[key] = type(raw)(map(_counted, hypers, raw))
+        return {key: value for key, value in found.items() if key in group}
 
     def check(self, values: Mapping[str, Value]) -> None:
         """Raise ValueError, naming every range that a value is outside of."""
@@ -164,7 +162,9 @@ def plain(raw: Any) -> Value:
     """
     if raw is None or type(raw) in (float, bool, str):
         return raw  # type: ignore[no-any-return]
-    if isinstance(raw, torch.Tensor):
+    if type(raw) is int:  # no attributes need be looked for
+        pass
+    elif isinstance(raw, torch.Tensor):
         raw = raw.item() if raw.numel() == 1 else repr(raw)
     elif hasattr(raw, "dtype") and hasattr(raw, "item"):
         raw = raw.item() if getattr(raw, "size", 0) == 1 else repr(raw)
