@@ -216,7 +216,11 @@ class _File:
         ]
         cls = filled("class", self.features, words)
         taken = _globals("\n".join(["import torch", *body, cls]))
-        body.append(cls if words["CLASS"] not in taken else filled("class", self.features, words | {"CLASS": python_name(words["CLASS"], taken)}))
+        body.append(
+            cls
+            if words["CLASS"] not in taken
+            else filled("class", self.features, words | {"CLASS": python_name(words["CLASS"], taken)})
+        )
         blocks = ("def ", "class ", "@")
         whole, before = "", ""
         for part in body:
@@ -319,7 +323,9 @@ class _File:
             "CLASS": python_name(compiled.name),
             "DOC": self.docstring(),
             "INIT": _spread(INDENT, "def __init__(", self.signature(), "):"),
-            "DEFAULTS": _spread(INDENT * 2, "defaults = {", [f"{literal(k)}: {_argument(k)}" for k in self.keys()], "}"),
+            "DEFAULTS": _spread(
+                INDENT * 2, "defaults = {", [f"{literal(k)}: {_argument(k)}" for k in self.keys()], "}"
+            ),
             "FACTS": _spread(INDENT, "return {", facts, "}"),
             "FORM_OF": f"            form = call(forms, {known})",
             "EVENT_ARGUMENT": ", event=False" if has("events") else "",
