@@ -759,8 +759,8 @@ OTHERS: tuple[Entry, ...] = (
         "E802",
         "not for tensors of these dimensions",
         (
-            "`optlang emit` shows a rule as it is for a tensor of some dimensions, two unless `--ndim` says otherwise, and "
-            "the rule is not for such tensors. `optlang check` finds nothing, as the rule itself is fine."
+            "`optlang emit` shows a rule as it is for a tensor of some dimensions, two unless `--ndim` says "
+            "otherwise, and the rule is not for such tensors. `optlang check` finds nothing, as the rule itself is fine."
         ),
         ("hyper lr = 1e-3\nrequire ndim == 3\np -= lr*g\n"),
     ),

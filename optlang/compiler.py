@@ -93,7 +93,9 @@ class CompiledRule:
         try:
             self._specialise(values, facts)
         except Unfit as unfit:
-            return Diagnostic("E802", f"{message}: {unfit.message}", source, unfit.span, None, f"{unfit.help}; or {help}")
+            return Diagnostic(
+                "E802", f"{message}: {unfit.message}", source, unfit.span, None, f"{unfit.help}; or {help}"
+            )
         return None
 
     def unfit(self, values: Mapping[str, Value], facts: Facts) -> str | None:

@@ -200,6 +200,7 @@ def test_an_inner_rule_may_work_on_another_shape() -> None:
     assert optimizer.state[p]["a.momentum_buffer"].shape == (3, 1)
 
 
+@pytest.mark.compiler
 def test_events_of_inner_rules_are_those_of_the_rule() -> None:
     cls = compiled("optimizer T\ninner B = ScheduleFreeSGD(lr = 0.1)\nB(p, g)\n")
     ours, theirs = model(), model()

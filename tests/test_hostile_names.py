@@ -21,7 +21,8 @@ NAMES = (
 RULES = {
     "rule": "optimizer {0}\nhyper lr = 0.1\nstate m\nm = 0.9*m + g/3\np -= lr*m/(1 - 0.9^t)\n",
     "hyper": "optimizer T\nhyper {0} = 0.1 >= 0\nstate m\nm = 0.9*m + g/3\np -= {0}*m/(1 - 0.9^t)\n",
-    "flag": "hyper lr = 0.1\nhyper {0} = false\nstate m\nm = 0.9*m + g/3\nif {0}: p -= lr*m\nelse: p -= lr*m/(1 - 0.9^t)\n",
+    "flag": "hyper lr = 0.1\nhyper {0} = false\nstate m\nm = 0.9*m + g/3\nif not {0}: m0 = m/(1 - 0.9^t)\n"
+    "else: m0 = m\np -= lr*m0\n",
     "state": "optimizer T\nhyper lr = 0.1\nstate {0}\n{0} = 0.9*{0} + g/3\np -= lr*{0}/(1 - 0.9^t)\n",
     "local": "optimizer T\nhyper lr = 0.1\nstate m\nm = 0.9*m + g/3\n{0} = m/(1 - 0.9^t)\np -= lr*{0}\n",
     "function": "hyper lr = 0.1\nstate m\ndef {0}(x) = x/(1 - 0.9^t)\nm = 0.9*m + g/3\np -= lr*{0}(m)\n",
@@ -105,7 +106,12 @@ def test_torchscript_takes_names_of_its_own(role: str) -> None:
 
 @pytest.mark.parametrize(
     ("required", "shape"),
-    [("cols % 64 == 0", (2, 128)), ("ndim == 5", (2, 1, 2, 1, 2)), ("rows == 12 and cols == 12", (12, 12)), ("ndim == 8", (1,) * 8)],
+    [
+        ("cols % 64 == 0", (2, 128)),
+        ("ndim == 5", (2, 1, 2, 1, 2)),
+        ("rows == 12 and cols == 12", (12, 12)),
+        ("ndim == 8", (1,) * 8),
+    ],
 )
 def test_files_for_shapes_that_a_rule_asks_for(required: str, shape: tuple[int, ...]) -> None:
     rule = f"optimizer T\nhyper lr = 0.5\nrequire {required}\np -= lr*g\n"

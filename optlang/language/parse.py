@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from itertools import count
 from importlib.resources import files
+from itertools import count
 from pathlib import Path
 from typing import Any
 

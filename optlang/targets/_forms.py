@@ -227,7 +227,9 @@ class Forms:
             fields["totals"] = listing(literal(python_name(n)) for n in one.totals)
         if one.draws:
             self.features.add("draws")
-            fields["draws"] = listing(f"({literal(python_name(d.name))}, {literal(d.kind)}, {d.site})" for d in one.draws)
+            fields["draws"] = listing(
+                f"({literal(python_name(d.name))}, {literal(d.kind)}, {d.site})" for d in one.draws
+            )
         if one.points:
             self.features |= {"points", "late"}
             fields["points"] = listing(literal(python_name(n)) for n in one.points)

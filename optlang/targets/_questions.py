@@ -131,7 +131,16 @@ class Explorer:
         for requirement in self.compiled.rule.requirements:
             if requirement.of_tensors:
                 for n in _literals(requirement.condition):
-                    yield from ((n,), (n, n), (7 * n,), (7 * n, n), (n, 7 * n), (5, 7 * n, n), (5, n, 7 * n), (3, 5, 7 * n, n))
+                    yield from (
+                        (n,),
+                        (n, n),
+                        (7 * n,),
+                        (7 * n, n),
+                        (n, 7 * n),
+                        (5, 7 * n, n),
+                        (5, n, 7 * n),
+                        (3, 5, 7 * n, n),
+                    )
                     yield from ((11 * n, 7 * n), (7 * n, 11 * n), (11, n), (n, 11), (11, 7 * n), (7 * n, 11))
 
     def bordering(self, question: str, values: Mapping[str, Value]) -> Iterator[tuple[int, ...]]:

@@ -220,7 +220,11 @@ class _File:
         ]
         cls = filled("class", self.features, words)
         taken = _globals("\n".join(["import torch", *body, cls]))
-        body.append(cls if words["CLASS"] not in taken else filled("class", self.features, words | {"CLASS": python_name(words["CLASS"], taken)}))
+        body.append(
+            cls
+            if words["CLASS"] not in taken
+            else filled("class", self.features, words | {"CLASS": python_name(words["CLASS"], taken)})
+        )
         blocks = ("def ", "class ", "@")
         whole, before = "", ""
         for part in body:

@@ -116,7 +116,8 @@ def _unused_states(rule: Rule, reads: set[str], findings: Findings) -> None:
                 f"state `{name}` is written but never read",
                 written[state.name],
                 label="this value is kept for nothing",
-                help=f"use `{name}` in the update, or leave the state away; to read it from outside, write `state {name} as {name}`",
+                help=f"use `{name}` in the update, or leave the state away; "
+                f"to read it from outside, write `state {name} as {name}`",
                 related=(("declared here", state.span),) if not rule.inferred else (),
             )
         elif state.name not in written and (state.initial is None or state.name not in reads):

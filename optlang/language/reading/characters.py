@@ -70,7 +70,7 @@ def refuse_character(text: str, at: int) -> Refused:
             "E106",
             f"`{tex[0]}` is LaTeX",
             Span(tex.start(), tex.end()),
-            help="write formulas as in code: `m/sqrt(v)` for a fraction and a root, `beta1` for a Greek letter with an index",
+            help="write formulas as in code: `m/sqrt(v)` for a fraction and a root, `beta1` for a letter with an index",
         )
     for spelling, advice in FOREIGN.items():
         if text.startswith(spelling, at):
