@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import linecache
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +12,8 @@ import pytest
 import torch
 from optimizing import ADAMW, MIXED, difference, model, optimizer_class, train
 
+from optlang.backends.loading import plain
+from optlang.backends.loading.signature import Kernel
 from optlang.runtime import host
 from optlang.runtime.kernels import Kernels, Prepared
 
@@ -131,3 +135,144 @@ def test_parameters_that_stand_twice() -> None:
         optimizer_class(ADAMW)([{"params": [p]}, {"params": [p]}])
     with pytest.raises(ValueError, match="non-leaf"):
         optimizer_class(ADAMW)([p * 2])
+
+
+# Interrupts ---------------------------------------------------------------------------------------------------------
+
+#: What a line reads as at which nothing can interrupt Python, though a trace function can: it is neither the start of a
+#: function nor after a call.
+UNBROKEN = ("run(packed)", "run(tensors)", "record.run_copied(")
+
+
+#: The functions that write.
+WRITING = {"run", "_move", "_run_packed", "_commit", "reflect", "commit", "hold", "advance", "_run_in_turns", "_write"}
+
+
+class Interrupt:
+    """Raises KeyboardInterrupt at the n-th line of the functions that write which is run."""
+
+    def __init__(self, at: int) -> None:
+        self.left, self.hit = at, False
+
+    def __call__(self, frame: Any, event: str, argument: Any) -> Any:
+        here = "/optlang/runtime/" in frame.f_code.co_filename and frame.f_code.co_name in WRITING
+        return self.line if here else None
+
+    def line(self, frame: Any, event: str, argument: Any) -> Any:
+        text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+        if event == "line" and not self.hit and not text.startswith(UNBROKEN):
+            self.left -= 1
+            if self.left < 0:
+                self.hit = True
+                raise KeyboardInterrupt
+        return self.line
+
+    def during(self, step: Callable[[], Any]) -> bool:
+        """Run a step; return whether it was interrupted."""
+        before = sys.gettrace()
+        sys.settrace(self)
+        try:
+            step()
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(before)
+        return self.hit
+
+
+def in_one_call(variant: Any, signature: Any) -> Kernel:
+    """Return a kernel that takes many parameters, as compiled ones do."""
+    one, count = plain.load(variant, signature).run, len(signature.dtypes)
+
+    def run(tensors: list[Any]) -> None:
+        for i in range(0, len(tensors) - 1, count):
+            p, g, *states = tensors[i : i + count]
+            one([p, g.view_as(p), *states, tensors[-1]])
+
+    return Kernel(run, "eager", many=True)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("together", [True, False])
+def test_an_interrupt_leaves_parameters_moved_and_counted_or_neither(steps: int, together: bool) -> None:
+    cls: Any = optimizer_class("adamw", name=f"Interrupted{together}")
+    if together:
+        cls._parts.parts[0].kernels._load = in_one_call
+
+    def fresh() -> list[torch.Tensor]:
+        ps = [torch.nn.Parameter(torch.full((n,), 1.0, dtype=torch.float64)) for n in (2, 3, 4, 5)]
+        for p in ps:
+            p.grad = torch.full_like(p, 0.5)
+        return ps
+
+    def optimizer_of(ps: list[torch.Tensor]) -> Any:
+        return cls([{"params": ps[:2]}, {"params": ps[2:3]}, {"params": ps[3:]}], lr=0.1)
+
+    expected = []  # after so many steps
+    ps = fresh()
+    reference = torch.optim.AdamW(ps, lr=0.1, foreach=False)
+    for _ in range(steps + 4):
+        expected.append(float(ps[0][0].detach()))
+        reference.step()
+    at, partly = 0, False
+    while True:
+        ps = fresh()
+        optimizer = optimizer_of(ps)
+        for _ in range(steps):
+            optimizer.step()
+        if not Interrupt(at).during(optimizer.step):
+            break
+        for more in (0, 1, 2):
+            counts = [int(optimizer.state[p]["step"]) if optimizer.state.get(p) else 0 for p in ps]
+            for p, count in zip(ps, counts, strict=True):
+                assert count in (steps + more, steps + more + 1), (at, counts)
+                assert torch.allclose(p.detach(), torch.full_like(p, expected[count]), rtol=1e-9), (at, counts)
+            partly |= more == 0 and len(set(counts)) > 1
+            optimizer.step()
+        at += 2
+    assert partly and at > 20
+
+
+def test_an_interrupt_from_the_kernel_itself_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    cls: Any = optimizer_class("adamw", name="InterruptedInside")
+    cls._parts.parts[0].kernels._load = in_one_call
+    p, q = torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(2))
+    p.grad, q.grad = torch.ones(3), torch.ones(2)
+    optimizer = cls([{"params": [p]}, {"params": [q]}], lr=0.1)
+    optimizer.step()
+    (batch,) = optimizer._plans[0].batches
+    run = batch.kernel.run
+
+    def interrupted(tensors: list[Any]) -> None:
+        run(tensors)
+        raise KeyboardInterrupt
+
+    version, before = p._version, q.detach().clone()
+    batch.kernel = Kernel(interrupted, "eager", many=True)
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step()
+    assert (float(optimizer.state[p]["step"]), float(optimizer.state[q]["step"])) == (2, 1)
+    assert p._version > version and torch.equal(q, before)
+
+
+@pytest.mark.parametrize("name", ["muon", "prodigy", "lbfgs"])
+def test_after_an_interrupt_steps_in_passes_go_on(name: str) -> None:
+    for at in (0, 3, 10, 30):
+        net = model()
+        optimizer = optimizer_class(name)([p for p in net.parameters() if name != "muon" or p.dim() == 2])
+
+        def closure(net: Any = net) -> Any:
+            net.zero_grad()
+            loss = (net(torch.ones(2, net[0].in_features, dtype=net[0].weight.dtype)) ** 2).mean()
+            loss.backward()
+            return loss
+
+        def step(optimizer: Any = optimizer, closure: Any = closure) -> None:
+            if name != "lbfgs":
+                closure()
+            optimizer.step(closure if name == "lbfgs" else None)
+
+        step()
+        Interrupt(at).during(step)
+        step()
+        assert all(p.isfinite().all() for p in net.parameters())

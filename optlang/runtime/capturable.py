@@ -70,7 +70,7 @@ class CapturablePlan(GroupPlan):
         assert isinstance(signature, Signature)
         numbers = [as_number(c, device) for c in coefficients or (0.0,)]
         packed = torch.stack(numbers).to(getattr(torch, signature.coefficient_dtype))
-        return Work(batch, packed, tuple(hosted))
+        return Work(batch, packed, tuple(hosted), batch.count)
 
 
 class DeviceBatch(Batch):
@@ -111,13 +111,15 @@ class DeviceBatch(Batch):
 
     def advance(self, numbers: tuple[Any, ...]) -> None:
         """Count a step and write the new values of the host states, in place."""
-        self.created = False
+        self.created, self.moved = False, 0
         if self.mirror is not None:
             rows = list(self.mirror.unbind())
             if self.prepared.counts:
                 rows.pop(0).add_(1.0)
             for row, number in zip(rows, numbers, strict=True):
                 row.copy_(as_number(number, row.device).expand_as(row))
+            if self.kept:
+                self._write_kept((0.0, *numbers) if self.prepared.counts else numbers)
             self.version = self.mirror._version
 
     def split(self, chosen: Any) -> tuple[Batch, Batch]:

@@ -18,19 +18,20 @@ from optlang.runtime.lazy import LazyPlan
 from optlang.runtime.parts import Part, Parts
 from optlang.runtime.plan import describe, named
 from optlang.runtime.records import STEP
-from optlang.runtime.tensors import facts_of
+from optlang.runtime.tensors import facts_of, is_shared
 
 
 def detached(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a parameter's state with its mirrors as tensors of their own.
+    """Return a parameter's state with its numbers as tensors of their own.
 
-    Mirrors are views into memory that many parameters share; whoever saves one would save all of it.
+    Most are views into memory that many parameters share; whoever saves one would save all of it. What other processes
+    share stays shared.
     """
-    return {key: value.clone() if _is_mirror(value) else value for key, value in state.items()}
+    return {key: value.clone() if _is_number(value) else value for key, value in state.items()}
 
 
-def _is_mirror(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.dim() == 0 and value._base is not None
+def _is_number(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.dim() == 0 and not is_shared(value)
 
 
 def matched(groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -84,7 +84,7 @@ class EventPlan(GroupPlan):
     def run_event(self) -> list[torch.Tensor]:
         """Carry it out; return the parameters that were written."""
         written: list[torch.Tensor] = []
-        for batch, coefficients, numbers in self._work:
+        for batch, coefficients, numbers, _ in self._work:
             batch.run(coefficients)
             written += self._finish_event(batch, numbers)
         for work in self.staged:

@@ -90,6 +90,15 @@ class FlatPlan(GroupPlan):
     def finish(self, state: State) -> None:
         """Put the vector back into the parameters."""
         super().finish(state)
+        self._put_back()
+
+    def settle(self) -> list[torch.Tensor]:
+        """Count what a step has moved that was interrupted, and put it back into the parameters."""
+        super().settle()
+        self._put_back()
+        return list(self.pieces)
+
+    def _put_back(self) -> None:
         for p, part in pieces(self.vector, self.vector.detach()):
             p.copy_(part)
 

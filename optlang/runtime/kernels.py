@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from optlang.backends.loading import cache, registry
+from optlang.backends.loading import cache, plain, registry
 from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import NARROW, Dims, Kernel, Signature
 from optlang.compiled import FACTS, Compiled, Facts, Slot, Variant
@@ -172,11 +172,19 @@ class Kernels:
             self._passes[variant.key] = Prepared.of(variant)
         return self._passes[variant.key]
 
-    def kernel(self, variant: Variant, signature: Signature, owner: Variant | None = None) -> Kernel:
+    def kernel(
+        self, variant: Variant, signature: Signature, owner: Variant | None = None, ordinary: bool = True
+    ) -> Kernel:
         """Return the kernel of a variant for some types, compiled (or found on disk) on first use.
 
-        ``owner`` is the variant of the step that it is a pass of, if it is one.
+        Args:
+            variant: The variant.
+            signature: The types.
+            owner: The variant of the step that it is a pass of, if it is one.
+            ordinary: Whether the tensors lie at addresses; those that do not take torch's own operations.
         """
+        if not ordinary:
+            return plain.load(variant, signature)
         found = self.loaded.get((variant.key, signature))
         if found is None:
             with self._announced(variant, signature):

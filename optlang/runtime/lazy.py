@@ -54,8 +54,8 @@ class LazyPlan(GroupPlan):
             return []
         if (
             not is_sparse(g)
-            or p.data_ptr() != record.pointer
-            or p.dtype is not record.dtype
+            or record.volatile
+            or not record.is_in_place()
             or g.dtype is not record.gradient_dtype
             or g.shape != record.shape
             or not record.is_current(record.state if state is None else state.get(p))

@@ -6,6 +6,7 @@ import copy
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from operator import is_
 from typing import Any, ClassVar
 
@@ -31,7 +32,7 @@ from optlang.runtime.passes import Scratch
 from optlang.runtime.plan import GroupPlan, named, switched
 from optlang.runtime.records import STEP
 from optlang.runtime.staged import StagedWork, run_together
-from optlang.runtime.tensors import facts_of, local
+from optlang.runtime.tensors import facts_of, is_fake, local
 from optlang.runtime.values import plain
 
 #: Switches of ``torch.optim`` that choose an implementation: no effect here.
@@ -77,6 +78,7 @@ class RuleOptimizer(Optimizer):
         self._routes: list[Any] = []  # what decides which parameters go to which rule
         self._seen: list[Any] = []  # the dicts in `state` at the end of the last step
         self._untried, self._rehearsed = True, False  # no step has been made, or one that does not count
+        self._fakes: Any = None  # the mode that the parameters were made in, if they are fake
         given = self._arguments(args, kwargs)
         groups = self._listed(params)
         missing = [
@@ -151,6 +153,7 @@ class RuleOptimizer(Optimizer):
             for i, entry in enumerate(param_group["params"]):
                 self._check_type(i, entry)
         _undecorated(Optimizer.add_param_group)(self, param_group)
+        self._fakes = _fakes(self.param_groups)
         try:
             for part, members in zip(self._parts.parts, self._placed(param_group), strict=True):
                 self._begin(part, param_group, members)
@@ -208,7 +211,9 @@ class RuleOptimizer(Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters.
 
-        Everything is checked before anything is written: a step that raises has changed nothing.
+        Everything is checked before anything is written: a step that raises has changed nothing. One that is
+        interrupted (Ctrl-C) while it computes has updated and counted some parameters and left the others as they were;
+        training can go on from there, or be saved.
 
         Args:
             closure: Computes the gradients again and returns the loss.
@@ -247,8 +252,11 @@ class RuleOptimizer(Optimizer):
             return loss
         if torch.compiler.is_compiling():
             _update_apart(self, evaluation)
-        else:
+        elif self._fakes is None:
             self._update(evaluation)
+        else:  # as everything that a step makes has to be fake, too
+            with self._fakes:
+                self._update(evaluation)
         return loss
 
     def _is_skipped(self) -> bool:
@@ -272,18 +280,24 @@ class RuleOptimizer(Optimizer):
             self.state.clear()
             self._plans, self._seen, self._rehearsed = [], [], False
         plans, state, seen = self._current_plans(), self.state, self._seen
+        inferring = torch.is_inference_mode_enabled()
         # Looking up a tensor in a dict costs a call of Python code; the dicts that it leads to are compared instead.
         same = len(seen) == len(state) and all(map(is_, seen, state.values()))
         with torch.no_grad():
             try:
-                busy = [plan for plan in plans if plan.prepare(state, same)]
+                # What is made in inference mode could not be written to in later steps outside of it.
+                with torch.inference_mode(False) if inferring else nullcontext():
+                    for plan in plans:
+                        plan.inferring = inferring
+                    busy = [plan for plan in plans if plan.prepare(state, same)]
                 together = self._together(busy) if any(plan.staged for plan in busy) else []
                 rehearsal = self._untried and self._is_rehearsal()
                 if evaluation is not None and not rehearsal:
                     evaluation.check([work for _, works, *_ in together for work in works])
             except BaseException:
-                for plan in plans:
+                for plan in list(plans):
                     plan.abandon()
+                self._plans, self._seen = [], []  # whatever was being changed in them is made anew
                 raise
             if rehearsal:
                 for plan in busy:
@@ -291,29 +305,45 @@ class RuleOptimizer(Optimizer):
                 self._rehearsed = True
                 return
             self._untried = False
-            before = None if evaluation is None else self._before()
             written: list[torch.Tensor] = []
-            for calls in (True, False) if self._calling else (False,):  # the closure sees nothing that has moved
+            try:
+                self._move(busy, together, evaluation, written)
                 for plan in busy:
-                    if (plan.kernels in self._calling) == calls:
-                        written += plan.run(state)
-                for part, works, first, known, seed in together:
-                    if (part.kernels in self._calling) != calls:
-                        continue
-                    try:
-                        shared = run_together(works, first, known, seed, evaluation)
-                    except BaseException:
-                        if before is not None:
-                            self._take_back(before)
-                        raise
-                    for group in self.param_groups:
-                        group.update((part.hyper.kept(key), value) for key, value in shared.items())
-            for plan in busy:
-                plan.finish(state)
-            if written:
-                torch.autograd.graph.increment_version(written)
+                    plan.finish(state)
+            except BaseException as error:
+                if not isinstance(error, RuntimeError):  # those are torch's own; others interrupt
+                    written += [p for plan in busy for p in plan.settle()]
+                    self._plans, self._seen = [], []
+                    _changed(written)
+                raise
+            _changed(written)
         if not same or len(seen) != len(state):
             self._seen = list(state.values())
+
+    def _move(
+        self,
+        busy: Sequence[GroupPlan],
+        together: Sequence[tuple[Part, list[StagedWork], Prepared, dict[str, Any], chance.Seed]],
+        evaluation: Evaluation | None,
+        written: list[torch.Tensor],
+    ) -> None:
+        """Run what has been prepared, and note the parameters that are written."""
+        before = None if evaluation is None else self._before()
+        for calls in (True, False) if self._calling else (False,):  # the closure sees nothing that has moved
+            for plan in busy:
+                if (plan.kernels in self._calling) == calls:
+                    written += plan.run(self.state)
+            for part, works, first, known, seed in together:
+                if (part.kernels in self._calling) != calls:
+                    continue
+                try:
+                    shared = run_together(works, first, known, seed, evaluation)
+                except BaseException:
+                    if before is not None and not any(work.batch.count > work.count for work in works):
+                        self._take_back(before)
+                    raise
+                for group in self.param_groups:
+                    group.update((part.hyper.kept(key), value) for key, value in shared.items())
 
     def _before(self) -> tuple[set[Any], list[dict[str, Any]]]:
         """Return what a step changes before the closure is called: what has state, and the groups' keys."""
@@ -354,7 +384,7 @@ class RuleOptimizer(Optimizer):
         if self.state or not all(plain(group.get("lr")) == 0 for group in self.param_groups):
             return False
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        return not any(bool(local(g).any()) for g in gradients)
+        return not any(bool(g.any()) for g in map(local, gradients) if not (is_fake(g) or g.is_meta))
 
     def warmup(self) -> None:
         """Compile now what the first step would, so that it is as quick as the others.
@@ -416,9 +446,7 @@ class RuleOptimizer(Optimizer):
         with torch.no_grad():
             for plan in plans:
                 plan.prepare_event(self.state)
-            written = [p for plan in plans for p in plan.run_event()]
-            if written:
-                torch.autograd.graph.increment_version(written)
+            _changed([p for plan in plans for p in plan.run_event()])
         for group in self.param_groups if self._events else ():
             group[TRAINING] = event == "train"
 
@@ -484,6 +512,7 @@ class RuleOptimizer(Optimizer):
             self.defaults.pop("differentiable", None)
         self._plans, self._seen, self._routes, self._scratch = [], [], [], Scratch()
         self._untried, self._rehearsed = True, False
+        self._fakes = _fakes(self.param_groups)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if self._rebuild is None:
@@ -524,6 +553,24 @@ _hooked_step = Optimizer.profile_hook_step(RuleOptimizer._step)
 def _update_apart(optimizer: RuleOptimizer, evaluation: Evaluation | None) -> None:
     """Run one step where Dynamo, which is compiling the caller, does not look."""
     optimizer._update(evaluation)
+
+
+def _fakes(groups: Sequence[Mapping[str, Any]]) -> Any:
+    """Return the mode that makes fake tensors for parameters that are fake."""
+    found = (local(p) for group in groups for p in group["params"])
+    return next((p.fake_mode for p in found if is_fake(p)), None)  # type: ignore[attr-defined]
+
+
+def _changed(written: list[torch.Tensor]) -> None:
+    """Let autograd know which parameters have been written to."""
+    if not written:
+        return
+    try:
+        torch.autograd.graph.increment_version(written)
+    except RuntimeError:  # some of them are inference tensors, which have no versions
+        for p in written:
+            if not p.is_inference():
+                torch.autograd.graph.increment_version(p)
 
 
 def _blank(rebuild: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:

@@ -20,7 +20,7 @@ from optlang.runtime import chance, host
 from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.numbers import as_number, traced_functions
 from optlang.runtime.records import Batch, Record
-from optlang.runtime.tensors import viewed
+from optlang.runtime.tensors import is_wrapper, viewed
 
 if TYPE_CHECKING:
     from optlang.runtime.staged import StagedBatch
@@ -162,6 +162,7 @@ class KernelChunk(Chunk):
         kernel = self.plan.own.kernel
         record = Record(parent.parameter, self.plan.prepared, parent.state)
         record.gradient_dtype, record.copied, record.careful = parent.gradient_dtype, parent.copied, parent.careful
+        record.ordinary = parent.ordinary
         layout, places = kernel.layout, {s.name: s.place for s in kernel.slots}
         views: list[Any] = [None if record.copied else viewed(record.parameter, layout), None]
         for name in kernel.tensors[2:]:
@@ -177,7 +178,8 @@ class KernelChunk(Chunk):
         for record in inner.records:
             record.signature = signature
         if plan.kernel is None:
-            plan.kernel = kernels.kernel(plan.own.kernel, signature, plan.batch.prepared.variant)
+            owner = plan.batch.prepared.variant
+            plan.kernel = kernels.kernel(plan.own.kernel, signature, owner, inner.records[0].ordinary)
         inner.kernel = plan.kernel
 
     def run(self) -> None:
@@ -209,10 +211,10 @@ class MatrixChunk(Chunk):
         numbers = map(float, self.plan.coefficients[: len(kernel.coefficients)])  # there is a 0 where there are none
         results = self.plan.prepared.plain["update"](*stacks, *numbers)
         given = dict(zip(kernel.tensors, stacks, strict=True))
-        read = {given[name].untyped_storage().data_ptr() for name in kernel.written if name in given}
+        read = {_memory(given[name]) for name in kernel.written if name in given}
         # What is only a view of a tensor that another result may be written to is copied first.
         changed = [(n, r) for n, r in zip(kernel.written, results, strict=True) if r is not given.get(n)]
-        for name, result in [(n, r.clone() if r.untyped_storage().data_ptr() in read else r) for n, r in changed]:
+        for name, result in [(n, r.clone() if _memory(r) in read else r) for n, r in changed]:
             self._write(name, result)
 
     def _place(self, name: str) -> str:
@@ -255,6 +257,16 @@ class MatrixChunk(Chunk):
             return
         for target, part in zip(self._tensors(name), parts, strict=True):
             target.copy_(part.reshape(target.shape) if part.numel() == target.numel() else part.expand_as(target))
+
+
+def _memory(t: torch.Tensor) -> int:
+    """Return what tensors that share memory have in common; those that wrap others may share it in any way."""
+    if is_wrapper(t):
+        return 0
+    try:
+        return int(t.untyped_storage()._cdata)
+    except NotImplementedError:  # one of a functional transform
+        return 0
 
 
 class Segment:
@@ -350,6 +362,9 @@ def _allotted(slot: Slot, records: Sequence[Record], scratch: Scratch | None, la
         return {slot.name: [None] * len(records)}
     p = records[0].parameter
     shapes = [_shape(slot, record) for record in records]
+    if not records[0].ordinary:  # what is computed from wrappers is put into wrappers
+        owners = [record.parameter.detach() for record in records]
+        return {slot.name: [t.new_empty(s, dtype=arithmetic(p)) for t, s in zip(owners, shapes, strict=True)]}
     sizes = list(map(math.prod, shapes))
     like = torch.empty(0, dtype=arithmetic(p), device=p.device)
     memory = like.new_empty(sum(sizes)) if scratch is None else scratch.lane(lane, sum(sizes), like)

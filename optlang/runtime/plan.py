@@ -20,7 +20,7 @@ from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.passes import Scratch
 from optlang.runtime.records import STEP, Batch, Record
 from optlang.runtime.staged import StagedBatch, StagedWork, stays_on_device
-from optlang.runtime.tensors import facts_of
+from optlang.runtime.tensors import address, facts_of, is_fake, local, lost, makes_fakes
 from optlang.runtime.values import Hyperparameters
 
 State = MutableMapping[torch.Tensor, dict[str, Any]]
@@ -32,6 +32,7 @@ class Work(NamedTuple):
     batch: Batch
     coefficients: torch.Tensor
     numbers: tuple[float, ...]
+    before: float  # updates until now
 
     def rehearse(self) -> None:
         """Run a kernel that compiles when it is first called, on copies."""
@@ -75,6 +76,7 @@ class GroupPlan:
         self._answers: tuple[Value, ...] | None = None
         self._work: list[Work] = []
         self.staged: list[StagedWork] = []  # what has to be run together with that of other groups
+        self.inferring = False  # whether the step is made in inference mode
         self.scratch = Scratch()  # the optimizer puts its own in its place
         self._group_numbers: dict[str, float] = {}
 
@@ -98,6 +100,8 @@ class GroupPlan:
             same: Whether it holds the very dicts that it did after the last step.
         """
         self._work, self.staged = [], []
+        if makes_fakes():
+            self._check_fake()
         self._read()
         active = self._gather(None if same else state)
         fresh = self._bind(state)
@@ -159,8 +163,7 @@ class GroupPlan:
         """Collect the gradients and return the batches that have any; without ``state``, its dicts are the same."""
         active: list[Batch] = []
         for batch in list(self.batches):
-            written = batch.mirror is not None and batch.mirror._version != batch.version
-            ready = None if written else self._gather_batch(batch, state)
+            ready = None if batch.is_overwritten() else self._gather_batch(batch, state)
             if ready is None:
                 self._dissolve(batch)
             elif len(ready) == len(batch.records):
@@ -178,6 +181,8 @@ class GroupPlan:
     def _gather_batch(self, batch: Batch, state: State | None) -> list[Record] | None:
         """Collect the gradients of a batch; return the records that have one, or None if some record is stale."""
         assert batch.kernel is not None
+        if any(record.volatile for record in batch.records):
+            return None
         if batch.kernel.many:
             usual = batch.usual(state)
             if usual is not None:
@@ -192,14 +197,14 @@ class GroupPlan:
             if g is None:
                 continue
             if (
-                p.data_ptr() != record.pointer
-                or p.dtype is not record.dtype
+                not record.is_in_place()
                 or g.dtype is not record.gradient_dtype
                 or g.shape != record.shape
+                or record.ordinary > (address(g) != 0 or not g.numel())
                 or not record.is_current(record.state if state is None else state.get(p))
             ):
                 return None
-            if record.careful or not g.is_contiguous():
+            if record.careful or not g.is_contiguous() or g.is_neg():
                 self._check_gradient(p, g)
                 g = record.fitting(g)
             gradients.append(g if loose else record.view(g))
@@ -281,11 +286,28 @@ class GroupPlan:
 
     # Checks -------------------------------------------------------------------------------------------------
 
+    def _check_fake(self) -> None:
+        """Refuse real parameters where everything that is computed has no values."""
+        for p in self.parameters:
+            if p.grad is not None and not is_fake(local(p)):
+                self._fail(self._named(p), "is a real tensor, which cannot be updated within FakeTensorMode")
+
     def _check_parameter(self, p: torch.Tensor) -> None:
         if not (p.is_floating_point() or p.is_complex()):
             self._fail(p, f"has type {p.dtype}; only floating-point and complex parameters can be optimized")
         if hasattr(p, "to_local"):  # the plan for those is another
             self._fail(p, f"is a distributed tensor, which is not supported with {self.option}")
+        if p.layout is not torch.strided or p.is_nested:
+            kind = "nested" if p.is_nested else f"of layout {p.layout}"
+            self._fail(p, f"is {kind}; only dense (strided) parameters can be optimized")
+        if reason := lost(p):
+            self._fail(p, reason)
+        if any(stride == 0 and size > 1 for stride, size in zip(p.stride(), p.shape, strict=True)):
+            self._fail(
+                p, "has elements that share memory (it is expanded), so they cannot be updated one by one; clone it"
+            )
+        if p.is_inference() and not self.inferring:
+            self._fail(p, "is an inference tensor, which can only be updated within torch.inference_mode()")
 
     def _check_dimensions(self, p: torch.Tensor, prepared: Prepared) -> None:
         variant = prepared.variant
@@ -307,11 +329,19 @@ class GroupPlan:
                 f"has {self.option}, which {self.name} does not support: "
                 "its step is made in passes (it has matrices, sums over the whole model, `every` or random numbers)",
             )
+        summed = steering is not None and any(each.totals for path in steering.paths for each in path)
+        if summed and (is_fake(p) or p.is_meta):
+            self._fail(p, f"has no values (it is fake, or on meta), and {self.name} reads sums over the whole model")
         if steering is not None and steering.matrices and p.is_complex():
             self._fail(p, f"is complex, and {self.name} works on matrices, which is defined for real ones only")
 
     def _check_gradient(self, p: torch.Tensor, g: torch.Tensor) -> None:
         self._check_layout(p, g)
+        if reason := lost(g):
+            self._fail(p, f"has a gradient that {reason}")
+        if is_fake(g) is not is_fake(p):
+            kinds = ("real", "fake")
+            self._fail(p, f"is a {kinds[is_fake(p)]} tensor, but its gradient is a {kinds[is_fake(g)]} one")
         if g.shape != p.shape:
             self._fail(p, f"has shape {tuple(p.shape)}, but its gradient has shape {tuple(g.shape)}")
         if g.device != p.device:
@@ -322,6 +352,8 @@ class GroupPlan:
     def _check_layout(self, p: torch.Tensor, g: torch.Tensor) -> None:
         if g.layout is torch.strided:
             return
+        if str(g.layout) == "torch._mkldnn":
+            self._fail(p, f"has a gradient of layout {g.layout}, which {self.name} does not support; make it dense")
         message = f"has a sparse gradient ({g.layout}), which {self.name} does not support"
         if by_rows(self.variant_for(facts_of(p)).variant):
             message += ' unless it is given the argument sparse="lazy" (to update the rows that it touches)'
@@ -383,14 +415,15 @@ class GroupPlan:
         coefficients, numbers = host.call(prepared.plain["host"], batch.host_arguments(known))
         if batch.kernel is None:
             self._see_to_kernel(batch, len(coefficients))
-        return Work(batch, batch.packed(coefficients), numbers)
+        return Work(batch, batch.packed(coefficients), numbers, batch.count)
 
     def _see_to_kernel(self, batch: Batch, coefficients: int) -> None:
         """Find the kernel of a batch that has none."""
         if batch.kernel is not None:
             return
-        signature = batch.records[0].sign(coefficients, self._values or {})
-        batch.kernel = self.kernels.kernel(batch.prepared.variant, signature)
+        first = batch.records[0]
+        signature = first.sign(coefficients, self._values or {})
+        batch.kernel = self.kernels.kernel(batch.prepared.variant, signature, ordinary=first.ordinary)
         for record in batch.records:
             record.signature = signature
         if not batch.kernel.many:
@@ -408,16 +441,36 @@ class GroupPlan:
         for work in self.staged:
             if not work.batch.committed:
                 self._commit(work.batch, state)
-            written += [record.parameter for record in work.batch.records]
-        for batch, coefficients, numbers in self._work:
+            written += work.batch.parameters
+        for batch, coefficients, numbers, _ in self._work:
             if not batch.committed:
                 self._commit(batch, state)
             batch.run(coefficients)
             batch.advance(numbers)
-            written += [record.parameter for record in batch.records]
+            written += batch.parameters
         self._work = []
         self.group.update(self._group_numbers)
         return written
+
+    def settle(self) -> list[torch.Tensor]:
+        """Count what a step has moved that was interrupted, and forget the rest; return the parameters that moved."""
+        moved: list[torch.Tensor] = []
+        if any(work.batch.moved or work.batch.count > work.before for work in self._work):
+            self.group.update(self._group_numbers)
+        for work in self._work:
+            batch = work.batch
+            if batch.moved:
+                begun = batch.begun()
+                if len(begun) < len(batch.records):
+                    self.batches.remove(batch)
+                    parts = batch.split(begun)
+                    self.batches.extend(parts)
+                    batch = parts[0]
+                batch.count = work.before
+                batch.advance(work.numbers)
+                moved += batch.parameters
+        self.abandon()
+        return moved
 
     def finish(self, state: State) -> None:
         """Do what is left when the staged batches have been run."""
@@ -425,7 +478,7 @@ class GroupPlan:
 
     def begin(self, state: State) -> None:
         """In place of :meth:`run`: write the states that were started, and nothing else."""
-        for batch, _, _ in self._work:
+        for batch, *_ in self._work:
             if not batch.committed:
                 self._commit(batch, state)
             batch.gradients = []

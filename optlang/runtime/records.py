@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
-from itertools import chain, repeat
+from itertools import chain
 from operator import attrgetter, is_, itemgetter
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -14,10 +14,28 @@ from optlang.backends.loading.signature import Kernel, Signature
 from optlang.compiled import Facts
 from optlang.language.rule import Value
 from optlang.runtime.kernels import Prepared
-from optlang.runtime.tensors import as_laid_out, facts_of, is_dense, overlapping, real, same_order, viewed
+from optlang.runtime.tensors import (
+    address,
+    as_laid_out,
+    facts_of,
+    fakes_of,
+    is_dense,
+    is_fake,
+    is_shared,
+    lost,
+    overlapping,
+    real,
+    same_order,
+    viewed,
+)
 
-_pointer, _is_contiguous = torch.Tensor.data_ptr, torch.Tensor.is_contiguous
+_pointer, _is_contiguous, _is_neg = torch.Tensor.data_ptr, torch.Tensor.is_contiguous, torch.Tensor.is_neg
 _dtype, _shape = attrgetter("dtype"), attrgetter("shape")
+
+_TENSORS = {torch.Tensor}
+
+#: Attribute of the memory whose parts show the numbers of many parameters.
+_OURS = "optlang_mirror"
 
 #: Key of a tensor's step count in ``optimizer.state[p]``, and of a group's in the param group.
 STEP = "step"
@@ -33,6 +51,7 @@ class Record:
         state: Its dict in ``optimizer.state``.
         keys: Keys of the state this record has views or copies of, mirrors of host numbers first.
         values: The objects under these keys when the views were made.
+        pointers: Where these lay then.
         count: Updates so far.
         numbers: Values of the host states.
         created: Whether none of its states existed before.
@@ -40,6 +59,9 @@ class Record:
         views: The tensors of ``Variant.tensors``, viewed; None for the gradient, and for a parameter that is copied.
         careful: Whether each gradient has to be looked at (complex numbers, orders of memory other than C's).
         copied: Whether the parameter itself cannot be viewed, so that it is copied in and out.
+        ordinary: Whether all tensors lie at addresses, which a kernel can be given; others take torch's own operations.
+        whole: Whether nothing is viewed, as torch's own operations on elements take tensors of any shape.
+        volatile: Whether the tensors may change in a way that does not show, so that they are bound in every step.
     """
 
     __slots__ = (
@@ -52,25 +74,33 @@ class Record:
         "gradient_dtype",
         "keys",
         "numbers",
+        "ordinary",
         "parameter",
         "pointer",
+        "pointers",
         "prepared",
         "shape",
         "signature",
         "staged",
         "state",
+        "strides",
         "tensors",
         "values",
         "views",
+        "volatile",
+        "whole",
     )
 
     def __init__(self, parameter: torch.Tensor, prepared: Prepared, state: dict[str, Any]) -> None:
         self.parameter, self.prepared, self.state = parameter, prepared, state
         self.facts: Facts = facts_of(parameter)
-        self.shape, self.dtype, self.pointer = parameter.shape, parameter.dtype, parameter.data_ptr()
+        self.shape, self.strides, self.dtype = parameter.shape, parameter.stride(), parameter.dtype
+        self.pointer = address(parameter)
         self.staged: dict[str, Any] = {}
         self.keys: tuple[str, ...] = ()
         self.values: tuple[Any, ...] = ()
+        self.pointers: tuple[int, ...] = ()
+        self.ordinary, self.volatile, self.whole = True, False, False
         self.views: list[Any] = []
         self.tensors: dict[str, torch.Tensor] = {}
         self.numbers: tuple[float, ...] = ()
@@ -88,16 +118,22 @@ class Record:
         p, layout = self.parameter, self.prepared.variant.layout
         self.gradient_dtype = g.dtype
         self.copied = not is_dense(p) if layout.flat else not p.is_contiguous()
-        self.careful = self.copied or p.is_complex() or not p.is_contiguous()
         states = self.tensors = self._states(g, {**values, **self.facts.named()})
-        tensors: list[Any] = [None if self.copied else viewed(p, layout), None]
+        self.ordinary = all(address(t) or not t.numel() for t in (p, g, *states.values()) if not t.is_sparse)
+        self.volatile |= p.is_inference() or not (self.ordinary or is_fake(p) or p.is_meta)
+        variant = self.prepared.variant
+        self.whole = not self.ordinary and layout.flat and variant.elementwise and variant.steering is None
+        self.whole &= not p.is_complex()
+        self.copied &= not self.whole
+        self.careful = self.copied or p.is_complex() or not p.is_contiguous() or not self.ordinary
+        tensors: list[Any] = [None if self.copied else self._viewed(p), None]
         places = {slot.name: slot.place for slot in self.prepared.stored}
         for name in self.prepared.variant.tensors[2:]:
             state = states[name]
             if places[name] == "scalar":
                 tensors.append(state.detach().view(1))
             else:  # a state of another shape has views of its own in each pass
-                tensors.append(state.detach() if places[name] == "matrix" else viewed(state, layout))
+                tensors.append(state.detach() if places[name] == "matrix" else self._viewed(state))
         self.views = tensors
 
     def _states(self, g: torch.Tensor, values: Mapping[str, Value]) -> dict[str, torch.Tensor]:
@@ -131,13 +167,25 @@ class Record:
         mirrored = [STEP] if prepared.counts else []
         mirrored += [slot.key for slot in prepared.hosted]
         self.keys = (*mirrored, *(slot.key for slot in prepared.stored))
-        self.values = (*([None] * len(mirrored)), *(tensors[slot.name] for slot in prepared.stored))
+        self.volatile = any(_is_kept(v) and is_shared(v) for v in map(held.get, mirrored))
+        self.hold([None] * len(mirrored), [tensors[slot.name] for slot in prepared.stored])
         return tensors
+
+    def hold(self, mirrors: Sequence[Any], stored: Sequence[torch.Tensor]) -> None:
+        """Take note of the tensors under the keys, and of where they lie."""
+        self.values = (*mirrors, *stored)
+        self.pointers = tuple(0 if value is None else address(value) for value in self.values)
 
     def _fitting(self, key: str, place: str, held: Any) -> torch.Tensor:
         """Return a state tensor as the kernel wants it: on the device, shaped and laid out like the parameter."""
         p = self.parameter
         value: torch.Tensor = held if isinstance(held, torch.Tensor) else torch.tensor(held, dtype=real(p).dtype)
+        if reason := lost(value):
+            raise ValueError(f"state {key!r} {reason}")
+        if is_fake(value) is not is_fake(p):
+            raise ValueError(f"state {key!r} is a {'fake' if is_fake(value) else 'real'} tensor, and the other is not")
+        if value.is_inference():  # it could not be written to outside of inference mode
+            value = value.clone()
         if value.device != p.device:
             value = value.to(p.device)
         if place == "scalar":
@@ -150,11 +198,23 @@ class Record:
             return value if same_order(value, p) else as_laid_out(value, p)
         return value.contiguous()
 
+    def is_in_place(self) -> bool:
+        """Whether the parameter lies as it did when the views were made."""
+        p = self.parameter
+        return (
+            address(p) == self.pointer
+            and p.dtype is self.dtype
+            and p.shape == self.shape
+            and p.stride() == self.strides
+        )
+
     def is_current(self, held: dict[str, Any] | None) -> bool:
         """Whether ``optimizer.state`` still holds what the views were made of."""
         if not self.keys:
             return True
-        return held is self.state and all(map(is_, map(held.get, self.keys), self.values))
+        if held is not self.state or not all(map(is_, map(held.get, self.keys), self.values)):
+            return False
+        return tuple(map(address, self.values)) == self.pointers
 
     def commit(self) -> None:
         """Write what was staged to the state."""
@@ -178,17 +238,23 @@ class Record:
         g = g.detach().resolve_neg().resolve_conj()
         if self.copied or not self.prepared.variant.layout.flat:
             return g.contiguous()
+        if self.whole:
+            return g
         return g if same_order(g, p) else as_laid_out(g, p)
 
     def view(self, g: torch.Tensor) -> torch.Tensor:
         """Return a fitting gradient viewed like the parameter."""
-        return viewed(g, self.prepared.variant.layout)
+        return self._viewed(g)
+
+    def _viewed(self, t: torch.Tensor) -> torch.Tensor:
+        """Return a tensor viewed like the parameter."""
+        return t.detach() if self.whole else viewed(t, self.prepared.variant.layout)
 
     def run_copied(self, run: Any, g: torch.Tensor, coefficients: torch.Tensor) -> None:
         """Run a kernel on a contiguous copy of the parameter and copy the result back."""
-        p, layout = self.parameter.detach(), self.prepared.variant.layout
+        p = self.parameter.detach()
         copy = p.contiguous()
-        run([viewed(copy, layout), self.view(g), *self.views[2:], coefficients])
+        run([self._viewed(copy), self.view(g), *self.views[2:], coefficients])
         if "p" in self.prepared.variant.written:
             p.copy_(copy)
 
@@ -198,8 +264,21 @@ def _number(value: Any) -> float:
     if isinstance(value, torch.Tensor):
         if value.numel() != 1:
             raise ValueError(f"a state that is one number has shape {tuple(value.shape)}")
-        value = value.item()
+        try:
+            value = value.item()
+        except RuntimeError as error:  # it is fake, or on `meta`
+            raise ValueError(f"a state that is one number has no value: {error}") from None
     return float(value)
+
+
+def _is_kept(value: Any) -> TypeGuard[torch.Tensor]:
+    """Whether a number that somebody put into the state is written to where it is: not those that we made."""
+    return (
+        isinstance(value, torch.Tensor)
+        and value.dtype in (torch.float32, torch.float64)
+        and not value.is_inference()
+        and not hasattr(value._base, _OURS)
+    )
 
 
 def _real_name(dtype: torch.dtype) -> str:
@@ -214,16 +293,18 @@ class Watched:
         self.pointers = [record.pointer for record in records]
         self.states = [record.state for record in records]
         self.values = [value for record in records for value in record.values]
-        self.dtype, self.gradient_dtype, keys = records[0].dtype, records[0].gradient_dtype, records[0].keys
+        self.value_pointers = [pointer for record in records for pointer in record.pointers]
+        self.dtypes, self.gradient_dtypes, keys = {records[0].dtype}, {records[0].gradient_dtype}, records[0].keys
         # A kernel over one dimension needs as many numbers as the parameter has, in whatever shape.
         flat = records[0].prepared.variant.layout.flat
         self.size = torch.Tensor.numel if flat else _shape
         self.sizes = [record.facts.numel if flat else record.shape for record in records]
         self.simple = not any(record.careful for record in records)
         # One key alone is got bare, so it is asked for twice.
-        self.get = itemgetter(*keys, keys[-1]) if keys else None
-        if self.get is not None:
-            self.values = [v for record in records for v in (*record.values, record.values[-1])]
+        self.get = itemgetter(*(keys if len(keys) > 1 else keys * 2)) if keys else None
+        self.held = self.values
+        if len(keys) == 1:
+            self.held = [v for value in self.values for v in (value, value)]
 
     def gradients(self, state: Mapping[Any, Any] | None) -> list[torch.Tensor] | None:
         """Return the gradients, or None if anything is not as it was; without ``state``, its dicts are the same."""
@@ -234,19 +315,23 @@ class Watched:
         try:
             if (
                 list(map(_pointer, parameters)) != self.pointers
-                or not all(map(is_, map(_dtype, parameters), repeat(self.dtype)))
-                or not all(map(is_, map(_dtype, gradients), repeat(self.gradient_dtype)))
+                or {*map(_dtype, parameters)} != self.dtypes
+                or not all(map(_is_contiguous, parameters))
+                or {*map(type, gradients)} != _TENSORS
+                or {*map(_dtype, gradients)} != self.gradient_dtypes
                 or list(map(self.size, gradients)) != self.sizes
                 or not all(map(_is_contiguous, gradients))
+                or not all(map(_pointer, gradients))
+                or any(map(_is_neg, gradients))
             ):
                 return None
             if self.get is not None:
                 held = chain.from_iterable(map(self.get, self.states))
-                if not all(map(is_, held, self.values)):
+                if not all(map(is_, held, self.held)) or list(map(_pointer, self.values)) != self.value_pointers:
                     return None
                 if state is not None and not all(map(is_, map(state.get, parameters), self.states)):
                     return None
-        except (AttributeError, KeyError):  # no gradient, or no such state
+        except (AttributeError, KeyError, RuntimeError):  # no gradient, no such state, no such memory
             return None
         return gradients
 
@@ -256,13 +341,16 @@ class Batch:
 
     Attributes:
         records: The records.
+        parameters: Their parameters.
         gradients: During a step, their gradients as the kernel takes them.
         count: Their updates so far.
         numbers: Values of their host states.
         created: Whether their states were started in this step.
         mirror: Memory of the tensors that show count and numbers in ``optimizer.state``, or None if there are none.
         version: Version of that memory after our last write; another version means that somebody wrote to it.
+        kept: Numbers that somebody else put into ``optimizer.state``, by row of the mirror: they are written in place.
         committed: Whether ``optimizer.state`` holds the records' states.
+        moved: How many records a step has begun to update that is not counted yet, those that are copied first.
     """
 
     __slots__ = (
@@ -270,15 +358,19 @@ class Batch:
         "_arguments_of",
         "_coefficients",
         "_direct",
+        "_kept_versions",
         "_packed",
         "_watched",
         "committed",
         "count",
         "created",
         "gradients",
+        "kept",
         "kernel",
         "mirror",
+        "moved",
         "numbers",
+        "parameters",
         "prepared",
         "records",
         "version",
@@ -286,6 +378,7 @@ class Batch:
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = list(records)
+        self.parameters = [record.parameter for record in records]
         self.gradients: list[Any] = []
         first = self.records[0]
         self.prepared, self.count, self.numbers = first.prepared, first.count, first.numbers
@@ -293,7 +386,10 @@ class Batch:
         self.kernel: Kernel | None = None
         self.mirror: torch.Tensor | None = None
         self.version = 0
+        self.kept: dict[int, list[torch.Tensor]] = {}
+        self._kept_versions: list[int] = []
         self.committed = False
+        self.moved = 0
         self._arguments: list[Any] = []  # of host, as they were
         self._arguments_of: Mapping[str, Any] | None = None
         self._coefficients: tuple[array[float], torch.Tensor] | None = None
@@ -312,7 +408,8 @@ class Batch:
         shape = record.shape if steering is not None and steering.matrices else ()
         # What does not count its updates need not have had as many.
         count = record.count if record.prepared.counts else 0.0
-        return (record.prepared.variant.key, count, record.numbers, record.created, facts, types, states, shape)
+        here = (record.prepared.variant.key, record.ordinary)
+        return (*here, count, record.numbers, record.created, facts, types, states, shape)
 
     def usual(self, state: Mapping[Any, Any] | None) -> list[torch.Tensor] | None:
         """Return the gradients if every record has one and nothing has changed since the last step.
@@ -348,10 +445,14 @@ class Batch:
 
     def packed(self, coefficients: Sequence[float]) -> torch.Tensor:
         """Return the coefficients as the kernel takes them."""
-        signature = self.records[0].signature
+        signature, first = self.records[0].signature, self.records[0]
         assert signature is not None
-        device = self.records[0].parameter.device
+        device = first.parameter.device
         coefficients = coefficients or (0.0,)
+        if not first.ordinary:
+            with fakes_of(first.parameter):
+                dtype = getattr(torch, signature.coefficient_dtype)
+                return torch.tensor(coefficients, dtype=dtype, device="cpu").to(device)
         if device.type != "cpu":
             packed = torch.tensor(coefficients, dtype=torch.float64, device="cpu")
             packed = packed.to(getattr(torch, signature.coefficient_dtype))
@@ -368,7 +469,10 @@ class Batch:
     # Running ------------------------------------------------------------------------------------------------
 
     def run(self, coefficients: torch.Tensor) -> None:
-        """Run the kernel on every record."""
+        """Run the kernel on every record.
+
+        Nothing interrupts Python between a mark in ``moved`` and the call that it stands before.
+        """
         kernel, records = self.kernel, self.records
         assert kernel is not None
         if self._direct is None:
@@ -376,14 +480,21 @@ class Batch:
             if kernel.many and not overlapping([records[i].parameter for i in self._direct]):
                 self._packed = [view for i in self._direct for view in records[i].views]
                 self._packed.append(None)
+        moved = 0
         if len(self._direct) != len(records):
             for record, g in zip(records, self.gradients, strict=True):
                 if record.copied and record.facts.numel:
+                    moved += 1
+                    self.moved = moved
                     record.run_copied(kernel.run, g, coefficients)
         if self._packed is None:
+            run = kernel.run
             for i in self._direct:
                 p, _, *states = records[i].views
-                kernel.run([p, self.gradients[i], *states, coefficients])
+                tensors = [p, self.gradients[i], *states, coefficients]
+                moved += 1
+                self.moved = moved
+                run(tensors)
         elif self._direct:
             self._run_packed(kernel, coefficients)
         self.gradients = []
@@ -396,8 +507,10 @@ class Batch:
         whole = len(direct) == len(self.records)
         packed[1::stride] = self.gradients if whole else [self.gradients[i] for i in direct]
         packed[-1] = coefficients
+        run, count = kernel.run, len(self.records)
         try:
-            kernel.run(packed)
+            self.moved = count
+            run(packed)
         finally:
             packed[1::stride] = [None] * len(direct)  # gradients are not kept alive
 
@@ -418,18 +531,27 @@ class Batch:
         return torch.device("cpu")
 
     def reflect(self) -> None:
-        """Make the tensors in ``optimizer.state`` that show the count and the host states."""
+        """Make the tensors in ``optimizer.state`` that show the count and the host states, where there are none."""
         rows = [self.count] if self.prepared.counts else []
         rows += self.numbers
         if not rows:
             return
-        memory = torch.tensor(rows, dtype=torch.float64, device=self.place)
-        self.mirror = memory.unsqueeze(1).repeat(1, len(self.records))
-        for i, record in enumerate(self.records):
-            shown = self.mirror[:, i].unbind()
-            record.values = (*shown, *record.values[len(shown) :])
-            record.state.update(zip(record.keys, shown, strict=False))
-        self.version = self.mirror._version
+        self.kept = {}
+        with torch.inference_mode(False):  # what is made there has no versions
+            memory = torch.tensor(rows, dtype=torch.float64, device=self.place)
+            self.mirror = memory.unsqueeze(1).repeat(1, len(self.records))
+            setattr(self.mirror, _OURS, True)
+            columns = [self.mirror[:, i].unbind() for i in range(len(self.records))]
+        for record, shown in zip(self.records, columns, strict=True):
+            numbers = list(shown)
+            for row, key in enumerate(record.keys[: len(rows)]):
+                held = record.state.get(key)
+                if _is_kept(held) and held.device == self.place:
+                    numbers[row] = held
+                    self.kept.setdefault(row, []).append(held)
+            record.hold(numbers, record.values[len(rows) :])
+            record.state.update(zip(record.keys, numbers, strict=False))
+        self._look_back()
 
     def advance(self, numbers: tuple[float, ...]) -> None:
         """Count a step and take the new values of the host states."""
@@ -441,7 +563,41 @@ class Batch:
                 self.mirror.fill_(rows[0])
             else:
                 self.mirror.copy_(torch.tensor(rows, dtype=torch.float64, device="cpu").unsqueeze(1))
+            if self.kept:
+                self._write_kept(rows)
             self.version = self.mirror._version
+        self.moved = 0
+
+    def begun(self) -> list[Record]:
+        """Return the records that an interrupted step has updated, or was about to."""
+        order = [r for r in self.records if r.copied and r.facts.numel]
+        order += [r for r in self.records if not r.copied and r.facts.numel]
+        return self.records if self.moved >= len(order) else order[: self.moved]
+
+    def _write_kept(self, rows: Sequence[Any]) -> None:
+        """Write the numbers that are not in the mirror; a count is added to, as other processes may count as well."""
+        for row, tensors in self.kept.items():
+            if row == 0 and self.prepared.counts:
+                torch._foreach_add_(tensors, 1.0)
+            else:
+                for tensor in tensors:
+                    tensor.copy_(rows[row]) if isinstance(rows[row], torch.Tensor) else tensor.fill_(rows[row])
+        self._look_back()
+
+    def _look_back(self) -> None:
+        """Take note of the versions of the numbers that are shown."""
+        assert self.mirror is not None
+        self.version = self.mirror._version
+        self._kept_versions = [tensor._version for tensors in self.kept.values() for tensor in tensors]
+
+    def is_overwritten(self) -> bool:
+        """Whether somebody has written to the numbers that are shown."""
+        if self.mirror is None:
+            return False
+        if self.mirror._version != self.version:
+            return True
+        kept = self.kept and [tensor._version for tensors in self.kept.values() for tensor in tensors]
+        return bool(kept) and kept != self._kept_versions
 
     def split(self, chosen: Sequence[Record]) -> tuple[Batch, Batch]:
         """Return the chosen records, with the gradients, and the others as batches of their own."""

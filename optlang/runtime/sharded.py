@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from optlang.runtime.plan import GroupPlan, State, Work
 from optlang.runtime.records import Batch, Record
 from optlang.runtime.staged import StagedBatch, StagedWork
-from optlang.runtime.tensors import facts_of
+from optlang.runtime.tensors import address, facts_of
 
 
 class GatheredBatch(StagedBatch):
@@ -109,7 +109,7 @@ class ShardedPlan(GroupPlan):
         part = self._parts.get(p)
         if (
             part is None
-            or part.data_ptr() != local.data_ptr()
+            or address(part) != address(local)
             or part.shape != local.shape
             or part.dtype is not local.dtype
         ):
@@ -163,14 +163,14 @@ class ShardedPlan(GroupPlan):
         written = super().run(self._states)
         for batch in fresh:
             for record in batch.records:
-                self._show(self._whole[record.parameter], record.state, state)
+                self._show(record, state)
         self._show_numbers(state)
         for p, record, work in self._gathered:
             if isinstance(work, StagedWork):
                 work.batch.reflect()
                 record.commit()
                 continue
-            batch, coefficients, numbers = work
+            batch, coefficients, numbers, _ = work
             batch.run(coefficients)
             batch.reflect()
             batch.advance(numbers)
@@ -199,18 +199,20 @@ class ShardedPlan(GroupPlan):
         super().begin(self._states)
         for batch in fresh:
             for record in batch.records:
-                self._show(self._whole[record.parameter], record.state, state)
+                self._show(record, state)
         for p, record, work in self._gathered:
             work.batch.reflect()
             record.commit()
             self._show_gathered(p, record, state)
         self._gathered = []
 
-    def _show(self, p: torch.Tensor, held: dict[str, Any], state: State) -> None:
+    def _show(self, record: Record, state: State) -> None:
         """Put local states into ``optimizer.state``, distributed as the parameter is."""
+        p, held = self._whole[record.parameter], record.state
         if not held:
             return
-        shown = {key: _distributed(value, p) for key, value in held.items()}
+        numbers = record.keys[: len(record.keys) - len(record.prepared.stored)]
+        shown = {key: value if key in numbers else _distributed(value, p) for key, value in held.items()}
         state[p] = shown
         self._shown[p] = dict(shown)
 

@@ -129,6 +129,7 @@ class StagedWork:
         scratch: Scratch,
     ) -> None:
         self.batch, self.known, self.rule = batch, known, kernels
+        self.moved, self.count = False, batch.count  # whether anything is written that is not counted yet
         steering, plain = batch.steering, batch.prepared.plain
         self.chosen = 0
         if len(steering.paths) > 1:
@@ -144,6 +145,7 @@ class StagedWork:
     def run(self, late: Mapping[str, Any], seed: chance.Seed | None = None) -> Segment:
         """Run the next passes, and return them."""
         segment = self.left.pop(0)
+        self.moved |= segment.writes
         if segment.needs:
             self._prepare(segment, {**self.known, **late})
         for chunk in segment.chunks:
@@ -151,6 +153,22 @@ class StagedWork:
                 chunk.draw(seed, self.known)
             chunk.run()
         return segment
+
+    def advance(self, late: Mapping[str, Any]) -> None:
+        """Count the step."""
+        self.batch.count = self.count
+        self.batch.advance(self.numbers(late))
+        self.batch.gradients, self.moved = [], False
+
+    def settle(self, late: Mapping[str, Any]) -> None:
+        """Count a step that was interrupted, if it has written anything."""
+        if not self.moved:
+            return
+        try:
+            self.advance(late)
+        except KeyError:  # a sum that host states are computed from has not arrived: they stay
+            self.batch.advance(self.batch.numbers)
+            self.moved = False
 
     @staticmethod
     def _prepare(segment: Segment, known: Mapping[str, Any]) -> None:
@@ -187,6 +205,24 @@ def run_together(
     late: dict[str, Any] = {}
     if evaluation is not None:
         late[LOSS_NOW] = evaluation.loss
+    try:
+        return _run_in_turns(works, prepared, known, late, seed, evaluation)
+    except BaseException as error:
+        if not isinstance(error, RuntimeError):  # those are torch's own; others interrupt
+            for work in works:
+                work.settle(late)
+        raise
+
+
+def _run_in_turns(
+    works: Sequence[StagedWork],
+    prepared: Prepared,
+    known: Mapping[str, Any],
+    late: dict[str, Any],
+    seed: chance.Seed,
+    evaluation: Evaluation | None,
+) -> dict[str, Any]:
+    """Run the steps of staged batches, putting what arrives into ``late``."""
     shared = _Shared(prepared, known)
     totals = {total for work in works for segment in work.left for total in segment.totals}
     wanted = {name for work in works for segment in work.left for name in segment.needs} | shared.needs
@@ -217,8 +253,7 @@ def run_together(
         shared.compute(late)
         assert before != (sum(len(work.left) for work in works), len(late)), "passes wait for each other"
     for work in works:
-        work.batch.advance(work.numbers(late))
-        work.batch.gradients = []
+        work.advance(late)
     return shared.results
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
+from typing import Any
 
 import torch
 
 from optlang.compiled import Facts, Layout
+
+#: The module that defines fake tensors; importing it takes a while.
+_FAKE = "torch._subclasses.fake_tensor"
 
 #: Sizes of an example tensor, all different and none 1.
 EXAMPLE_SIZES = (3, 4, 5, 6, 7, 8, 9, 10)
@@ -37,6 +43,66 @@ def is_dense(t: torch.Tensor) -> bool:
             return False
         expected *= size
     return True
+
+
+def address(t: torch.Tensor) -> int:
+    """Return where the elements of a tensor lie; 0 if it has none, or if they lie nowhere.
+
+    Fake tensors, those on ``meta``, wrappers around other tensors (subclasses, those of functional transforms), zeros
+    that are only marked as such, and whatever has lost its storage, have no address: a kernel must not be given one.
+    """
+    if t.layout is not torch.strided or is_wrapper(t):
+        return 0
+    try:
+        return t.data_ptr()
+    except RuntimeError:
+        return 0
+
+
+def is_wrapper(t: torch.Tensor) -> bool:
+    """Whether a subclass computes in its own way, on whatever it stands for (fake tensors do, too)."""
+    return type(t).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
+
+
+def is_fake(t: torch.Tensor) -> bool:
+    """Whether a tensor is one of ``FakeTensorMode``, which have shapes and types, but no values."""
+    module = sys.modules.get(_FAKE)  # nobody has a fake tensor where it has not been imported
+    return module is not None and isinstance(t, module.FakeTensor)
+
+
+def makes_fakes() -> bool:
+    """Whether ``FakeTensorMode`` is on, so that new tensors have no values."""
+    module = sys.modules.get(_FAKE)
+    if module is None or not torch._C._len_torch_dispatch_stack():
+        return False
+    modes = torch.utils._python_dispatch._get_current_dispatch_mode_stack()
+    return any(isinstance(mode, module.FakeTensorMode) for mode in modes)
+
+
+def fakes_of(t: torch.Tensor) -> AbstractContextManager[Any]:
+    """Return a context in which new tensors are fake if this one is."""
+    return t.fake_mode if is_fake(t) else nullcontext()  # type: ignore[attr-defined]
+
+
+def is_shared(t: torch.Tensor) -> bool:
+    """Whether a tensor lies in memory that other processes may write to."""
+    return t.device.type == "cpu" and address(t) != 0 and t.is_shared()
+
+
+def lost(t: torch.Tensor) -> str | None:
+    """Return why the memory of a tensor does not hold its elements; None if it does, or if it is not to."""
+    if t.layout is not torch.strided or is_wrapper(t) or t.device.type == "meta" or t.numel() == 0:
+        return None
+    if torch._is_functional_tensor(t) or t._is_zerotensor():
+        return None
+    try:
+        there = t.untyped_storage().nbytes()
+    except NotImplementedError:  # that of a functional transform
+        return None
+    last = t.storage_offset() + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
+    if there >= (last + 1) * t.element_size():
+        return None
+    return f"needs {(last + 1) * t.element_size()} bytes, but its storage was resized to {there}"
 
 
 def same_order(a: torch.Tensor, b: torch.Tensor) -> bool:
