@@ -760,7 +760,7 @@ OTHERS: tuple[Entry, ...] = (
         "not for tensors of these dimensions",
         (
             "`optlang emit` shows a rule as it is for a tensor of some dimensions, two unless `--ndim` says "
-            "otherwise, and the rule is not for such tensors. `optlang check` finds nothing, as the rule itself is fine."
+            "otherwise, and the rule is not for such tensors. `optlang check` finds nothing, as the rule is fine."
         ),
         ("hyper lr = 1e-3\nrequire ndim == 3\np -= lr*g\n"),
     ),

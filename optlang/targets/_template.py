@@ -30,8 +30,8 @@ def filled(name: str, features: Collection[str], words: Mapping[str, str]) -> st
         elif line == "#]":
             chosen.pop()
         elif all(chosen):
-            word = WORD.fullmatch(line)
-            if word is None or words[word[1]]:
+            alone = WORD.fullmatch(line)
+            if alone is None or words[alone[1]]:
                 kept.append(line)
     assert not chosen, f"{name}: a part of the template does not end"
     # In one go: what a word stands for may have at-signs of its own.
