@@ -23,6 +23,7 @@ TYPES = {
     HyperType.OPTIONAL: "number or `None`",
     HyperType.FLAG: "`True` or `False`",
     HyperType.TEXT: "string",
+    HyperType.OPTIONAL_TEXT: "string or `None`",
 }
 DIAGNOSTIC_GROUPS = {
     "E1": "Syntax",

@@ -67,7 +67,7 @@ class Interpreter:
         self.counts: list[int] = []
         self.group_steps = 0
         self.progress = Progress()
-        self.started: Array | None = None
+        self.origin: Array | None = None
         self.group_state: dict[str, Value] = {}
         self.shared_state: dict[str, Value] = {}
         self.training = True
@@ -117,7 +117,7 @@ class Interpreter:
             self.state.append({})
             self.counts.append(0)
         self.params = params
-        self.started = np.concatenate([param.ravel() for param in params]) if params else None
+        self.origin = np.concatenate([param.ravel() for param in params]) if params else None
         self.group_steps += takes_part
 
     def _states(self, scope: str) -> list[State]:
@@ -274,7 +274,7 @@ def step_all(
         while iterating and all(one.progress.iteration < one.progress.most for one in iterating):
             (one,) = iterating
             here, so_far = np.concatenate([p.ravel() for p in params_lists[0]]), one.progress
-            known = [place for place in (so_far.end, one.started) if place is not None]
+            known = [place for place in (so_far.end, one.origin) if place is not None]
             so_far.calls += so_far.looked + (not any(np.array_equal(here, place) for place in known))
             so_far.iteration += 1
             _step_once(interpreters, params_lists, grads_lists)

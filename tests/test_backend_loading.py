@@ -43,7 +43,7 @@ def test_generated_modules_show_their_lines() -> None:
         (("bfloat16", "bfloat16"), True, "float32"),
         (("float32", "bfloat16"), True, "float32"),
         (("float64", "float64"), False, "float64"),
-        (("float64", "bfloat16"), False, "float64"),
+        (("float64", "bfloat16"), True, "float64"),
     ],
 )
 def test_signatures(dtypes: tuple[str, ...], narrow: bool, coefficients: str) -> None:

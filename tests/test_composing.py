@@ -356,7 +356,7 @@ def test_inner_rules_are_exchanged(tmp_path: Path) -> None:
 def test_a_transform_may_be_used_for_its_state_alone() -> None:
     rule = "hyper lr = 0.1\np -= lr*g\naverage_of(p, 0.5)\n"
     assert optlang.check(rule) == []
-    assert optlang.emit(rule, "plain").splitlines()[-1] == "average_of_mean = lerp(p, average_of_mean, 0.5)"
+    assert optlang.emit(rule, "plain").splitlines()[-1] == "average_of_average = lerp(p, average_of_average, 0.5)"
 
 
 def test_functions_of_a_used_rule_are_not_taken_for_transforms(tmp_path: Path) -> None:
