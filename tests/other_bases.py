@@ -14,6 +14,7 @@ from typing import Any
 from unittest.mock import patch
 from zlib import crc32
 
+import numpy as np
 import torch
 
 Tensor = torch.Tensor
@@ -23,6 +24,32 @@ Tensor = torch.Tensor
 def other_bases() -> Iterator[None]:
     """Let ``torch.linalg.eigh`` and ``svd`` return other bases."""
     with patch.multiple(torch.linalg, eigh=_eigh(torch.linalg.eigh), svd=_svd(torch.linalg.svd)):
+        yield
+
+
+@contextmanager
+def one_basis() -> Iterator[None]:
+    """Let ``svd`` of torch and of NumPy give singular vectors the same signs: the largest part of each is positive.
+
+    For rules that carry moments from one basis into the next, whose results depend on the signs.
+    """
+    of_torch, of_numpy = torch.linalg.svd, np.linalg.svd
+
+    def svd(matrix: Tensor, *arguments: Any, **keywords: Any) -> Any:
+        left, values, right = of_torch(matrix, *arguments, **keywords)
+        if left.numel() == 0:
+            return torch.return_types.linalg_svd((left, values, right))
+        signs = left.gather(-2, left.abs().argmax(dim=-2, keepdim=True)).sign()
+        return torch.return_types.linalg_svd((left * signs, values, right * signs.mT))
+
+    def svd_of_array(matrix: Any, *arguments: Any, **keywords: Any) -> Any:
+        left, values, right = of_numpy(matrix, *arguments, **keywords)
+        if left.size == 0:
+            return left, values, right
+        signs = np.sign(np.take_along_axis(left, np.abs(left).argmax(axis=-2, keepdims=True), axis=-2))
+        return left * signs, values, right * np.swapaxes(signs, -1, -2)
+
+    with patch.object(torch.linalg, "svd", svd), patch.object(np.linalg, "svd", svd_of_array):
         yield
 
 
@@ -61,7 +88,7 @@ def _turns(matrices: Tensor, values: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(crc32(matrix.contiguous().numpy().tobytes()))
         for begin, end in _equal(of_one):
             drawn = torch.randn(end - begin, end - begin, generator=generator, dtype=values.dtype)
-            turn[begin:end, begin:end] = torch.linalg.qr(drawn).Q * torch.randn((), generator=generator).sign()
+            turn[begin:end, begin:end] = torch.linalg.matrix_exp(drawn - drawn.T) * torch.randn((), generator=generator).sign()
     return result.reshape(*values.shape, size)
 
 

@@ -151,7 +151,7 @@ def test_one_random_number_and_the_number_of_parameters() -> None:
     assert drawn[0][0, 0] != drawn[1][0]
 
 
-ALL = """optimizer All
+ALL = """optimizer Functions
 hyper lr = 0.1, k = 3 > 0
 require ndim == 2
 state m
@@ -184,11 +184,11 @@ def test_in_every_target() -> None:
     made = {target: types.ModuleType(target) for target in ("module", "plain")}
     for target, module in made.items():
         exec(str(optlang.export(ALL, target)), module.__dict__)
-    of_class = trained(lambda p: made["module"].All([p]).step, torch.float64)
+    of_class = trained(lambda p: made["module"].Functions([p]).step, torch.float64)
 
     def by_function(p: torch.nn.Parameter) -> Callable[[], object]:
         state: dict[str, torch.Tensor] = {}
-        return lambda: made["plain"].all([p], [p.grad], [state])
+        return lambda: made["plain"].functions([p], [p.grad], [state])
 
     def by_script(p: torch.nn.Parameter) -> Callable[[], object]:
         script = module_of(ALL)

@@ -22,7 +22,7 @@ from optlang.language.specialise import specialise
 from optlang.source import Source
 from tests import numpy_backend
 
-FACTS = Facts(ndim=2, numel=12, rows=3, cols=4, eps_of=2.0**-52)
+FACTS = Facts(ndim=2, numel=12, rows=3, cols=4, eps_of=2.0**-52, shape=(3, 4))
 
 
 def compiled(text: str) -> CompiledRule:
@@ -34,13 +34,13 @@ def library(name: str) -> CompiledRule:
 
 
 def step_of(rule: CompiledRule, values: dict[str, object] | None = None, facts: Facts = FACTS) -> Program:
-    special = specialise(rule.rule, {**rule.defaults(), **facts.named(), **(values or {})})
+    special = specialise(rule.rule, {**rule.defaults(), **facts.named(), **(values or {})}, facts.shape)
     return rule.lowered(special).step
 
 
 def lowered(name: str) -> Lowered:
     rule = library(name)
-    return rule.lowered(specialise(rule.rule, {**rule.defaults(), **FACTS.named()}))
+    return rule.lowered(specialise(rule.rule, {**rule.defaults(), **FACTS.named()}, FACTS.shape))
 
 
 FORMULAS = [name for name in rules.names() if not library(name).rule.routes]
@@ -51,7 +51,7 @@ ONE_PASS = [name for name in FORMULAS if name not in STAGED]
 @pytest.mark.parametrize("name", ONE_PASS)
 def test_every_pass_keeps_the_program_valid(name: str) -> None:
     rule = library(name)
-    special = specialise(rule.rule, {**rule.defaults(), **FACTS.named()})
+    special = specialise(rule.rule, {**rule.defaults(), **FACTS.named()}, FACTS.shape)
     seen: list[tuple[str, Program]] = []
     rule.lowered(special, lambda p, program: seen.append((p, program)))
     for _, program in seen:
@@ -87,7 +87,7 @@ def test_stages_are_valid_programs_that_hand_on_what_they_read(name: str) -> Non
 @pytest.mark.parametrize("ndim", [1, 2])
 def test_numpy_backend_agrees_with_the_generated_torch(name: str, ndim: int) -> None:
     rule = library(name)
-    facts = FACTS if ndim == 2 else Facts(1, 12, 1, 12, 2.0**-52)
+    facts = FACTS if ndim == 2 else Facts(1, 12, 1, 12, 2.0**-52, (12,))
     values = {**rule.defaults()}
     variant = rule.variant(values, facts)
     shape = (3, 4) if ndim == 2 else (12,)

@@ -39,8 +39,10 @@ JUMPS = {
 }
 
 
-def options(name: str) -> dict[str, float]:
-    return {"lr": 0.01} if "lr" in optimizer_class(name)([parameter(1)]).defaults else {}
+def options(name: str) -> dict[str, Any]:
+    cls = optimizer_class(name)
+    dense = {"sparse": None} if cls._compiled.rule.sparse else {}
+    return {"lr": 0.01, **dense} if "lr" in cls([parameter(1)]).defaults else dense
 
 
 # Host arithmetic on tensors -----------------------------------------------------------------------------------

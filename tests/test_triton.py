@@ -235,9 +235,8 @@ def test_what_triton_cannot_compile_goes_to_torch_compile_with_one_warning(monke
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         assert inductor.load(variant_of("adamw"), on_cuda("adamw")).origin == "jit"
-    assert [str(w.message) for w in seen] == [
-        "Triton could not compile AdamW; torch.compile is used: RuntimeError: no ptxas"
-    ]
+    (warning,) = seen
+    assert str(warning.message).startswith("Triton could not compile AdamW; torch.compile is used: RuntimeError: no ptxas")
 
 
 # Steps and machine code -------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from itertools import count
 
 import sympy as sp
 
-from optlang.compiled import CARRY, PARTS, TERM, TOTAL
+from optlang.compiled import CARRY, PARTS, STOP, TERM, TOTAL
 from optlang.ir import algebra
 from optlang.ir.program import Input, Program, Store, Value
 from optlang.language.kinds import ELEMENT, Kind, Level
@@ -62,9 +62,11 @@ class _Split:
         self.order = {v.symbol: i for i, v in enumerate(program.tensor)}
         self.host = {v.symbol: v for v in program.host}
         self.inputs = {i.symbol: i for i in program.inputs}
-        self.late = late
         self.stores = [s for s in program.stores if s.kind.on_device]
         self.totals = {s.target: s.expr for s in self.stores if s.target.startswith(PARTS)}
+        # The closure is not called before it is known whether there is a step at all.
+        asked = frozenset((STOP,)) & self.totals.keys()
+        self.late = {n: own | asked if own and not n.startswith(TOTAL) else own for n, own in late.items()}
         self.evaluates = any(not t.startswith((TOTAL, TERM)) for t in self.totals)
         self.readers: dict[sp.Symbol, list[sp.Symbol]] = {}
         for value in program.tensor:

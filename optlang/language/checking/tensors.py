@@ -321,7 +321,7 @@ class Tensors(Reader, ABC):
                 help="it sums over all elements of all tensors: `total(g^2)`, `total(abs(m))`",
             )
             return MISTAKE
-        return Value(HOST, uses=Uses.TOTAL)
+        return Value(HOST, uses=Uses.TOTAL | (values[0].uses & Uses.CALLED if values else Uses.NOTHING))
 
     def evaluated(self, node: Call, arguments: Sequence[Expr], values: Sequence[Value]) -> Value:
         """Return what is known of what the closure is called for."""
@@ -333,7 +333,7 @@ class Tensors(Reader, ABC):
             if value.sort is Sort.UNKNOWN:
                 return MISTAKE
             if numbers or (searches and argument is not in_order(node, BUILTINS[name])[0]):
-                if not self.one_number(node, argument, value):
+                if not self.one_number(node, argument, value) or (numbers and self.comes_late(argument, value)):
                     return MISTAKE
                 continue
             if self.combine(argument, (p, value)).kind != ELEMENT or value.kind.level is Level.MATRIX:
@@ -345,7 +345,21 @@ class Tensors(Reader, ABC):
                     help="for example `grad(p + rho*g)`, `hvp(randn())`",
                 )
                 return MISTAKE
-        return p if name in ("grad", "hvp") else Value(HOST, uses=Uses.TOTAL)
+        called = Uses.CALLED if arguments and not numbers else Uses.NOTHING
+        return Value(p.kind, uses=p.uses | called) if name in ("grad", "hvp") else Value(HOST, uses=Uses.TOTAL | called)
+
+    def comes_late(self, argument: Expr, value: Value) -> bool:
+        """Check that ``iterate`` goes by what is known before the closure is called in the step."""
+        if not value.uses & Uses.CALLED:
+            return False
+        self.report(
+            "E301",
+            "`iterate` is asked before the closure is called in a step",
+            argument.span,
+            label="the closure is called for this",
+            help="go by `loss`, by g and states, or keep the value in a state and look at it in the next step",
+        )
+        return True
 
     def one_number(self, node: Call, argument: Expr, value: Value) -> bool:
         """Check an option of a search: one number for the whole model; in a ``flat`` rule, any number is."""

@@ -32,10 +32,11 @@ class Uses(Flag):
     SHARED = auto()  # a state of the whole optimizer
     TOTAL = auto()  # a sum over all tensors of the optimizer
     LOCAL = auto()  # a number the rule has computed, which no variant is chosen by
+    CALLED = auto()  # what the closure is called for in the middle of the step
 
 
 #: What is not known before a step runs.
-STEP = Uses.TIME | Uses.TENSOR | Uses.GROUP | Uses.SHARED | Uses.TOTAL | Uses.LOCAL
+STEP = Uses.TIME | Uses.TENSOR | Uses.GROUP | Uses.SHARED | Uses.TOTAL | Uses.LOCAL | Uses.CALLED
 
 
 class Unknown(Enum):
