@@ -88,7 +88,9 @@ def _turns(matrices: Tensor, values: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(crc32(matrix.contiguous().numpy().tobytes()))
         for begin, end in _equal(of_one):
             drawn = torch.randn(end - begin, end - begin, generator=generator, dtype=values.dtype)
-            turn[begin:end, begin:end] = torch.linalg.matrix_exp(drawn - drawn.T) * torch.randn((), generator=generator).sign()
+            turn[begin:end, begin:end] = (
+                torch.linalg.matrix_exp(drawn - drawn.T) * torch.randn((), generator=generator).sign()
+            )
     return result.reshape(*values.shape, size)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import re
-import time
 from collections.abc import Callable
 
 import pytest
 from good_rules import GOOD
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from work import calls
 
 from optlang.diagnostics import Diagnostic, render_all
 from optlang.language.check import check_text
@@ -239,9 +239,8 @@ def test_function_reads_state_as_of_the_call() -> None:
 
 def test_long_chain_of_functions_is_measured_without_writing_it_out() -> None:
     lines = ["def a0(x) = x + 1"] + [f"def a{i}(x) = a{i - 1}(x) + a{i - 1}(2*x)" for i in range(1, 30)]
-    start = time.perf_counter()
+    assert calls(lambda: codes("\n".join([*lines, "p -= lr*a29(g)"]))) < 10_000_000
     assert codes("\n".join([*lines, "p -= lr*a29(g)"])) == ["E511"]
-    assert time.perf_counter() - start < 2
 
 
 @pytest.mark.parametrize("count", [60, 99, 1500])
@@ -267,17 +266,14 @@ def test_many_branches() -> None:
 def test_long_rule_is_checked_in_reasonable_time() -> None:
     options = ", ".join(f"a{i} = false" for i in range(12))
     lines = [f"if a{i % 12}: g = beta*g + {i}*p\nelse: g = sin(g) + {i}" for i in range(400)]
-    start = time.perf_counter()
-    checked("\n".join([f"hyper lr = 1e-3, beta = 0.5, {options}", *lines, "p -= lr*g"]))
-    assert time.perf_counter() - start < 10
+    text = "\n".join([f"hyper lr = 1e-3, beta = 0.5, {options}", *lines, "p -= lr*g"])
+    assert calls(lambda: checked(text)) < 20_000_000
 
 
 def test_powers_are_measured_without_computing_them() -> None:
-    start = time.perf_counter()
-    assert codes("p -= 9^9^9^9*lr*g") == ["E510"]
+    assert codes("p -= 9^9^9^9*lr*g") == ["E510"]  # which otherwise would not end
     assert codes("a = 9^9\nb = a^a\np -= b*lr*g") == ["E510"]
     assert codes("def f(x) = x^x\np -= f(f(f(f(9))))*lr*g") == ["E510"]
-    assert time.perf_counter() - start < 2
     checked("p -= lr*g*2^-20*0.5^3*10^30")
 
 

@@ -1,13 +1,11 @@
 """`optlang.check` has findings for whatever it gets, and takes time in proportion to its length."""
 
 import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import mutated
 import pytest
+from work import calls
 
 import optlang
 
@@ -34,23 +32,6 @@ FEW = {
     "text": lambda n: f'"""{"x" * n}"""\np -= 0.1*g\n',
     "lines": lambda n: "p -= 0.1*g\n" * n,
 }
-
-
-def calls(work: Callable[[], Any]) -> int:
-    """Return how many functions of Python are called, which does not depend on the machine."""
-    count = 0
-
-    def note(frame: Any, event: str, argument: Any) -> None:
-        nonlocal count
-        count += event == "call"
-
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        work()
-    finally:
-        sys.setprofile(before)
-    return count
 
 
 @pytest.mark.parametrize("text", FEW)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from interpreter import Interpreter
 from stepping import Twins
 from trajectories import feed, gradients, start, tensors
+from work import calls
 
 import optlang
 from optlang.classes import class_of
@@ -179,10 +179,9 @@ LONG = {
 
 @pytest.mark.parametrize("name", LONG)
 def test_large_rules_compile_in_seconds(name: str) -> None:
-    began = time.process_time()
-    assert optlang.emit(f"{HEAD}state m\n{LONG[name]}\np -= lr*b*m", "source")
-    assert optlang.emit(f"{HEAD}state m\n{LONG[name]}\np -= lr*b*m", "program")
-    assert time.process_time() - began < 15
+    text = f"{HEAD}state m\n{LONG[name]}\np -= lr*b*m"
+    assert calls(lambda: optlang.emit(text, "source")) < 20_000_000
+    assert optlang.emit(text, "program")
 
 
 def test_passes_over_memory_are_marked_where_there_are_several() -> None:

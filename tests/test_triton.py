@@ -236,7 +236,9 @@ def test_what_triton_cannot_compile_goes_to_torch_compile_with_one_warning(monke
         warnings.simplefilter("always")
         assert inductor.load(variant_of("adamw"), on_cuda("adamw")).origin == "jit"
     (warning,) = seen
-    assert str(warning.message).startswith("Triton could not compile AdamW; torch.compile is used: RuntimeError: no ptxas")
+    assert str(warning.message).startswith(
+        "Triton could not compile AdamW; torch.compile is used: RuntimeError: no ptxas"
+    )
 
 
 # Steps and machine code -------------------------------------------------------------------------------------
