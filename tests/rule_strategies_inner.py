@@ -87,9 +87,23 @@ class Writer:
             lines += self.block(int(self.pick("0122")))
             if self.pick("abc") == "a":
                 lines.append(self.pick(["g = tanh(g)", "p = 0.9*p", "z = lerp(z, p, 0.5)"]))
-        lines += [f"m += 0.05*tanh({name}.m)*{name}.k" for name, rule in inside.items() if rule.startswith('"')]
+        read = [name for name, rule in inside.items() if rule.startswith('"') and _is_everywhere(name, lines)]
+        lines += [f"m += 0.05*tanh({name}.m)*{name}.k" for name in read]
         lines.append("p -= 0.01*tanh(z + m)")
         return {**files, "rule.opt": "\n".join(lines) + "\n"}
+
+
+def _is_everywhere(name: str, lines: list[str]) -> bool:
+    """Return whether an inner rule has states for all tensors: some call is under no condition on their shapes."""
+    heads: list[str] = []
+    for line in lines:
+        heads = heads[: (len(line) - len(line.lstrip())) // 4]
+        called = f"{name}(" in line or f"{name}.direction(" in line
+        if called and not any(head in STATIC or head == "else:" for head in heads):
+            return True
+        if line.endswith(":"):
+            heads.append(line.strip())
+    return False
 
 
 #: What rules to put inside are made of.

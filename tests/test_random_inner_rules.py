@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning"
 
 SHAPES = ((3, 4), (2, 1, 3), (5,))
 HYPERS: tuple[dict[str, Any], ...] = ({}, {"flag": True, "rate": 0.3}, {"period": 3.0, "turns": 1.0})
-EXAMPLES = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def agree(

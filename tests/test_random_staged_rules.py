@@ -23,7 +23,7 @@ from optlang.source import Source
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
 
-EXAMPLES = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
 def twins(text: str, mode: str, options: dict[str, Any], backend: str, dtype: torch.dtype) -> Twins:

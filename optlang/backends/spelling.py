@@ -42,6 +42,9 @@ class Writer:
         helpers: Names of the helper functions that what was written calls.
     """
 
+    #: Whether functions take tensors, and so no numbers.
+    of_tensors = True
+
     def __init__(self) -> None:
         self.helpers: set[str] = set()
 
@@ -126,7 +129,8 @@ class Writer:
         if name in SYMBOLS:
             a, b = (self.text(x, SUM) for x in args)
             return f"{a} {SYMBOLS[name]} {b}", COMPARE
-        return self.named(name, args)
+        number = _number(name, args) if self.of_tensors else None
+        return self.named(name, args) if number is None else (decimal(sp.Float(number)), SIGN if number < 0 else ATOM)
 
     def named(self, name: str, args: tuple[sp.Expr, ...]) -> Piece:
         """Return a function of the builtins table, or one that the writer spells itself."""
@@ -144,6 +148,8 @@ class Writer:
 
 class HostWriter(Writer):
     """Writes Python floats with ``math``."""
+
+    of_tensors = False
 
     def general_power(self, base: sp.Expr, exponent: sp.Expr) -> Piece:
         """Return ``**`` for a whole exponent, else ``math.pow``, which never turns complex."""
@@ -172,6 +178,16 @@ class HostWriter(Writer):
         assert row.host is not None, f"{name} has no spelling on the host"
         self.helpers.update(h for h in row.helpers if h.startswith("host_"))
         return self.fill(row.host, args)
+
+
+def _number(name: str, args: tuple[sp.Expr, ...]) -> float | None:
+    """Return the value of a function of literals, as later passes may leave one; None if it is none."""
+    if not args or name not in BUILTINS or BUILTINS[name].host is None or not all(a.is_Rational for a in args):
+        return None
+    writer = HostWriter()
+    text, _ = writer.named(name, args)
+    value = None if writer.helpers else eval(text, {"math": math})
+    return value if isinstance(value, float) and math.isfinite(value) else None
 
 
 def _whole(expr: sp.Expr) -> bool:

@@ -732,7 +732,7 @@ class _Specialiser:
         """Make the variant one for tensors with just as many dimensions as this one has."""
         if not self.fixed_ndim:
             self.fixed_ndim = True
-            self.answer(ast.Name(at.span, "ndim", "ndim"), float(len(self.shape)), numbers=True)
+            self.answer(ast.Name(at.span, "ndim", "ndim"), len(self.shape), numbers=True)
 
     def arguments(
         self, builtin: Builtin, node: ast.Call, scope: Scope, value: Callable[[ast.Expr], ast.Expr]

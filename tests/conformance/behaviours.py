@@ -455,13 +455,15 @@ def keys_of_groups(name: str, info: Any) -> None:
     for kwargs in options(info):
         p = tensors(name, (3, 4))
         one, other = ours(name)(p, **kwargs).param_groups[0], info.optim_cls(p, **kwargs).param_groups[0]
-        assert set(one) == set(other)
+        assert set(one) - {"sparse"} == set(other)  # sparse="lazy", which a class for sparse gradients has
         told = {"params", "adjust_lr_fn"}  # None is "original"
         assert all(repr(one[key]) == repr(other[key]) for key in set(other) - told)
 
 
 def distributed_checkpoints(name: str, info: Any) -> None:
     """Checkpoints of `torch.distributed.checkpoint`, in parts and in full, go both ways."""
+    if name in SPARSE:
+        raise DoesNotApply("torch's own is refused there: it is made ready with gradients of zero, which are dense")
     for back in (False, True):
         for full in (False, True):
             classes = [ours(name), info.optim_cls]
