@@ -99,7 +99,8 @@ def default_dtype(dtype: torch.dtype) -> Any:
 def feed(optimizer: Any, params: Sequence[Any], history: Sequence[Gradients]) -> None:
     """Step an optimizer through a history of gradients; where it asks for a closure, of slopes of a loss."""
     asked = getattr(optimizer, "_asked", frozenset())
-    sparse = any(group.get("sparse") for group in optimizer.param_groups)
+    # A module that has loaded a checkpoint of its class has the key, too, and takes dense gradients.
+    sparse = hasattr(optimizer, "_compiled") and any(group.get("sparse") for group in optimizer.param_groups)
     for step in history:
         if asked:
             optimizer.step(landscape.closure(params, step, backward="hvp" not in asked))
