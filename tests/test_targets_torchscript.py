@@ -40,6 +40,11 @@ CASES = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def _other_bases() -> None:
+    """Those of all other tests are functions of Python, which TorchScript would compile."""
+
+
 def values_of(params: list[torch.nn.Parameter]) -> list[np.ndarray]:
     return [p.detach().double().numpy() for p in params]
 
