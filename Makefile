@@ -45,7 +45,7 @@ test-newest: newest  ## Run the tests that need a compiler with the newest PyTor
 	@$(NEWEST)/bin/python -c 'import torch; print("torch", torch.__version__)'
 	@$(NEWEST)/bin/python -m pytest -q -n auto --maxprocesses $(JOBS) -m compiler $(TESTS)
 
-fast: $(STAMP)  ## Run the tests that need no C++ compiler (seconds)
+fast: $(STAMP)  ## Run the tests that need no C++ compiler (minutes)
 	@$(PY) -m pytest -q -n auto --maxprocesses $(JOBS) -m 'not compiler and not cuda and not slow'
 
 check: lint test wheel-test  ## Everything that CI runs: format, lint, types, tests, tests of the wheel

@@ -132,23 +132,18 @@ def test_shapes_that_a_target_does_not_know_are_refused_by_line(target: str) -> 
     assert found.code in ("E801", "E802") and found.position == (2, 9)
 
 
-def test_square_matrices_are_tried() -> None:
-    rule = "optimizer T\nhyper lr = 0.5\nif rows > cols: a = 1\nelif rows >= cols: a = 2\nelse: a = 3\np -= lr*a*g\n"
+@pytest.mark.parametrize(
+    ("body", "shapes"),
+    [
+        ("if rows > cols: a = 1\nelif rows >= cols: a = 2\nelse: a = 3", ((4, 3), (4, 4), (3, 4), (1, 1), (5,))),
+        ("if numel == 1 or cols == 20: a = 1\nelse: a = 2", ((1,), (3, 20), (3, 21), (2,), (1, 1))),
+    ],
+    ids=["square matrices", "sizes that are compared with"],
+)
+def test_shapes_that_a_rule_asks_for_are_tried(body: str, shapes: tuple[tuple[int, ...], ...]) -> None:
+    rule = f"optimizer T\nhyper lr = 0.5\n{body}\np -= lr*a*g\n"
     made, exported = optlang.compile(rule, backend="eager"), run(optlang.export(rule, "module"))["T"]
-    for shape in ((4, 3), (4, 4), (3, 4), (1, 1), (5,)):
-        moved = []
-        for cls in (made, exported):
-            p = torch.nn.Parameter(torch.ones(shape))
-            p.grad = torch.ones(shape)
-            cls([p]).step()
-            moved.append(p.detach())
-        assert torch.equal(*moved), shape
-
-
-def test_sizes_that_a_rule_compares_with_are_tried() -> None:
-    rule = "optimizer T\nhyper lr = 0.5\nif numel == 1 or cols == 20: a = 1\nelse: a = 2\np -= lr*a*g\n"
-    made, exported = optlang.compile(rule, backend="eager"), run(optlang.export(rule, "module"))["T"]
-    for shape in ((1,), (3, 20), (3, 21), (2,), (1, 1)):
+    for shape in shapes:
         moved = []
         for cls in (made, exported):
             p = torch.nn.Parameter(torch.ones(shape))
