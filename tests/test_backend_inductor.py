@@ -118,6 +118,26 @@ def test_reductions_over_dimensions(kernels: Path, ahead_of_time: bool) -> None:
     assert compiled_count(cls) == 2
 
 
+@pytest.mark.parametrize(("ahead_of_time", "shape"), [(True, (300, 1001)), (False, (3, 4))])
+def test_compiled_with_one_thread_and_run_with_two(kernels: Path, ahead_of_time: bool, shape: tuple[int, ...]) -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            ours, theirs = twins(parameter(*shape, dtype=torch.float32), parameter(30_000, dtype=torch.float32))
+            cls = optimizer_class(ROWS, backend="inductor", ahead_of_time=ahead_of_time)
+            optimizer, reference = cls(ours), optimizer_class(ROWS)(theirs)
+            for _ in range(3):
+                optimizer.step()
+                reference.step()
+            for p, q in zip(ours, theirs, strict=True):  # a state that every thread updates is updated too often
+                assert torch.allclose(p, q, rtol=1e-4, atol=1e-5)
+                for key in reference.state[q]:
+                    assert torch.allclose(optimizer.state[p][key], reference.state[q][key], rtol=1e-4)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_other_types(kernels: Path, dtype: torch.dtype) -> None:
     ours, theirs = twins(parameter(3, 50, dtype=dtype), parameter(7, dtype=dtype, seed=1))

@@ -31,8 +31,8 @@ EXAMPLE_SIZES = (251, 263, 17, 13, 11, 7, 5, 3)
 #: Inductor's settings. Threads are counted at run time, roundings that the source asks for are done, and nothing is
 #: compiled for this very processor or precompiled.
 OPTIONS: dict[str, Any] = {
+    **toolchain.PARALLEL,
     "emulate_precision_casts": True,
-    "cpp.dynamic_threads": True,
     "cpp.march": "",
     "cpp.enable_floating_point_contract_flag": "off",
     "cpp_cache_precompile_headers": False,

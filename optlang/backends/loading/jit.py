@@ -22,7 +22,7 @@ def load(variant: Variant, signature: Signature) -> Kernel:
     plain = load_module(source, variant.name)["update"]
     options: dict[str, Any] = {"emulate_precision_casts": True}  # roundings that the source asks for are done
     if signature.device == "cpu":
-        options["cpp.dynamic_threads"] = True
+        options |= toolchain.PARALLEL
     compiled: dict[tuple[bool, ...], Any] = {}
 
     def run(tensors: list[torch.Tensor]) -> None:

@@ -22,6 +22,12 @@ ADVICE = {
     "win32": "install the Visual Studio build tools and set CXX",
 }
 
+#: How Inductor is to write parallel code for the CPU. The code counts its threads when it runs, and has to be right for
+#: any number of them. If Inductor is told of one thread only (by ``OMP_NUM_THREADS=1``, which ``torchrun`` sets), it
+#: leaves out what keeps the other threads from doing the same work again, and the code would be kept for processes with
+#: more threads.
+PARALLEL: dict[str, object] = {"cpp.dynamic_threads": True, "cpp.threads": max(2, os.cpu_count() or 1)}
+
 #: Where temporary files may be kept besides the folder that is set for them.
 PLAIN_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
