@@ -256,7 +256,11 @@ def other_values(state: dict[str, Any]) -> None:
     state["exp_avg"].data = torch.zeros(4, 4, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("exchange", [cloned, other_values])
+def turned(state: dict[str, Any]) -> None:
+    state["exp_avg"].data = state["exp_avg"].data.t()
+
+
+@pytest.mark.parametrize("exchange", [cloned, other_values, turned])
 def test_state_whose_memory_is_replaced(exchange: Callable[[dict[str, Any]], None]) -> None:
     p, q, ours, theirs = twins()
     for _ in range(2):

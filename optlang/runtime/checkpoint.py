@@ -61,6 +61,8 @@ class Lent:
 
     def part(self) -> None:
         """Give what is still held memory of its own, before the states are written to."""
+        if not self._held:
+            return
         with torch.no_grad():
             for shown in self._wanted():
                 own = local(shown)

@@ -34,6 +34,9 @@ _dtype, _shape = attrgetter("dtype"), attrgetter("shape")
 
 _TENSORS = {torch.Tensor}
 
+#: What Dynamo compares tensors with, in C++; it is not public, so nothing but the time of a step rests on it.
+_Guard = getattr(getattr(getattr(torch._C, "_dynamo", None), "guards", None), "TensorGuards", None)
+
 #: Attribute of the memory whose parts show the numbers of many parameters.
 _OURS = "optlang_mirror"
 
@@ -52,6 +55,7 @@ class Record:
         keys: Keys of the state this record has views or copies of, mirrors of host numbers first.
         values: The objects under these keys when the views were made.
         pointers: Where these lay then.
+        forms: Their types, shapes and strides then.
         count: Updates so far.
         numbers: Values of the host states.
         created: Whether none of its states existed before.
@@ -71,6 +75,7 @@ class Record:
         "created",
         "dtype",
         "facts",
+        "forms",
         "gradient_dtype",
         "keys",
         "numbers",
@@ -100,6 +105,7 @@ class Record:
         self.keys: tuple[str, ...] = ()
         self.values: tuple[Any, ...] = ()
         self.pointers: tuple[int, ...] = ()
+        self.forms: tuple[Any, ...] = ()
         self.ordinary, self.volatile, self.whole = True, False, False
         self.views: list[Any] = []
         self.tensors: dict[str, torch.Tensor] = {}
@@ -179,6 +185,7 @@ class Record:
         """Take note of the tensors under the keys, and of where they lie."""
         self.values = (*mirrors, *stored)
         self.pointers = tuple(0 if value is None else address(value) for value in self.values)
+        self.forms = tuple(None if value is None else _form(value) for value in self.values)
 
     @staticmethod
     def _is_cut(place: str, tensor: torch.Tensor) -> bool:
@@ -225,7 +232,7 @@ class Record:
             return True
         if held is not self.state or not all(map(is_, map(held.get, self.keys), self.values)):
             return False
-        return tuple(map(address, self.values)) == self.pointers
+        return tuple(map(address, self.values)) == self.pointers and tuple(map(_form, self.values)) == self.forms
 
     def commit(self) -> None:
         """Write what was staged to the state."""
@@ -292,12 +299,20 @@ def _is_kept(value: Any) -> TypeGuard[torch.Tensor]:
     )
 
 
+def _form(t: torch.Tensor) -> tuple[Any, ...]:
+    """Return how the elements of a tensor are read from its memory."""
+    return t.dtype, t.shape, t.stride(), t.is_neg(), t.is_conj()
+
+
 def _real_name(dtype: torch.dtype) -> str:
     return str(dtype.to_real() if dtype.is_complex else dtype)[6:]
 
 
 class Watched:
-    """What has to be as it was for the views of some records to be right."""
+    """What has to be as it was for the views of some records to be right.
+
+    Everything is compared for all records at once, where there is a way in C++, by that: this is what a step costs.
+    """
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.parameters = [record.parameter for record in records]
@@ -305,9 +320,12 @@ class Watched:
         self.states = [record.state for record in records]
         self.values = [value for record in records for value in record.values]
         self.value_pointers = [pointer for record in records for pointer in record.pointers]
-        self.dtypes, self.gradient_dtypes, keys = {records[0].dtype}, {records[0].gradient_dtype}, records[0].keys
+        first, shown = records[0], len(records[0].values) - len(records[0].prepared.stored)
+        self.stored = [value for record in records for value in record.values[shown:]]
+        self.forms = [form for record in records for form in record.forms[shown:]]
+        self.dtypes, self.gradient_dtypes, keys = {first.dtype}, {first.gradient_dtype}, first.keys
         # A kernel over one dimension needs as many numbers as the parameter has, in whatever shape.
-        flat = records[0].prepared.variant.layout.flat
+        flat = first.prepared.variant.layout.flat
         self.size = torch.Tensor.numel if flat else _shape
         self.sizes = [record.facts.numel if flat else record.shape for record in records]
         self.simple = not any(record.careful for record in records)
@@ -316,6 +334,8 @@ class Watched:
         self.held = self.values
         if len(keys) == 1:
             self.held = [v for value in self.values for v in (value, value)]
+        self._guard: Any = None
+        self._is_guarded = _Guard is not None
 
     def gradients(self, state: Mapping[Any, Any] | None) -> list[torch.Tensor] | None:
         """Return the gradients, or None if anything is not as it was; without ``state``, its dicts are the same."""
@@ -326,14 +346,8 @@ class Watched:
         try:
             if (
                 list(map(_pointer, parameters)) != self.pointers
-                or {*map(_dtype, parameters)} != self.dtypes
-                or not all(map(_is_contiguous, parameters))
-                or {*map(type, gradients)} != _TENSORS
-                or {*map(_dtype, gradients)} != self.gradient_dtypes
-                or list(map(self.size, gradients)) != self.sizes
-                or not all(map(_is_contiguous, gradients))
+                or not self._are_alike(gradients)
                 or not all(map(_pointer, gradients))
-                or any(map(_is_neg, gradients))
             ):
                 return None
             if self.get is not None:
@@ -345,6 +359,32 @@ class Watched:
         except (AttributeError, KeyError, RuntimeError):  # no gradient, no such state, no such memory
             return None
         return gradients
+
+    def _are_alike(self, gradients: Sequence[Any]) -> bool:
+        """Whether types, shapes and strides of parameters, gradients and states are as the kernel expects."""
+        if self._guard is not None and self._guard.check(*self.parameters, *gradients, *self.stored):
+            return True
+        alike = (
+            {*map(_dtype, self.parameters)} == self.dtypes
+            and all(map(_is_contiguous, self.parameters))
+            and {*map(type, gradients)} == _TENSORS
+            and {*map(_dtype, gradients)} == self.gradient_dtypes
+            and list(map(self.size, gradients)) == self.sizes
+            and all(map(_is_contiguous, gradients))
+            and not any(map(_is_neg, gradients))
+            and list(map(_form, self.stored)) == self.forms
+        )
+        if self._is_guarded and alike:
+            tensors = [*self.parameters, *gradients, *self.stored]
+            self._guard = _guard(tensors)
+            self._is_guarded = self._guard.check(*tensors)  # it never holds for a tensor that is there twice
+        return alike
+
+
+def _guard(tensors: Sequence[torch.Tensor]) -> Any:
+    """Return what tells whether tensors have the types, devices, shapes and strides that these have."""
+    sizes, strides = [list(t.shape) for t in tensors], [list(t.stride()) for t in tensors]
+    return _Guard(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
 
 
 class Batch:
