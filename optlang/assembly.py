@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from optlang.backends import python_source, steering_source, triton_source
+from optlang.backends import cpp_source, python_source, steering_source, triton_source
 from optlang.backends.python_source import Width
 from optlang.backends.sweeps import suits
 from optlang.compiled import (
@@ -90,6 +90,7 @@ def _plain(
         layout=Layout.of(special.dims, ndim),
         elementwise=elementwise,
         triton_source=_triton(lowered.step, slots, tensors, Layout.of(special.dims, ndim), title),
+        cpp_source=_cpp(lowered.step, slots, tensors, Layout.of(special.dims, ndim)),
     )
 
 
@@ -285,6 +286,7 @@ class _Passes:
             layout=layout,
             elementwise=elementwise,
             triton_source="" if stage.matrices else _triton(program, slots, tensors, layout, title),
+            cpp_source="" if stage.matrices else _cpp(program, slots, tensors, layout),
         )
         draws = tuple(d for d in path.draws if d.name in used)
         totals, at = (tuple(s.name for s in slots) for slots in (parts, points))
@@ -334,6 +336,11 @@ def _triton(program: Program, slots: tuple[Slot, ...], tensors: tuple[str, ...],
     """Return the Triton module of a pass over elements, if it can be one."""
     fits = layout.flat and suits(program, slots)
     return triton_source.emit(program, slots, tensors, title) if fits else ""
+
+
+def _cpp(program: Program, slots: tuple[Slot, ...], tensors: tuple[str, ...], layout: Layout) -> str:
+    """Return the C++ kernels of a pass over elements, if it can have them."""
+    return cpp_source.emit(program, slots, tensors) if layout.flat and suits(program, slots) else ""
 
 
 def _tensors(program: Program, states: tuple[str, ...]) -> tuple[str, ...]:

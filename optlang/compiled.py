@@ -258,6 +258,8 @@ class Variant:
             without the rest: nothing is reduced, and every tensor is shaped like the parameter.
         triton_source: The generated Triton kernels for many parameters at once (imports ``triton`` only); empty if the
             variant reduces along dimensions or knows matrices.
+        cpp_source: The generated C++ kernels for many parameters at once, for any types; empty where there are no Triton
+            kernels either, and where a function is unknown in C++.
         steering: For a step of several passes: what they are, and what decides between them. The variant itself then
             has no ``update``; ``tensors`` are all that the passes may read.
     """
@@ -281,6 +283,7 @@ class Variant:
     counts_group: bool = False
     elementwise: bool = False
     triton_source: str = ""
+    cpp_source: str = ""
     steering: Steering | None = None
 
     def text(self) -> str:

@@ -56,6 +56,7 @@ def docstring(text: str, indent: str = "", apart: bool = False) -> str:
     return f'"""{lines}\n{indent}"""' if apart else f'"""{lines}"""'
 
 
-def remark(text: str) -> str:
-    """Return a text as a comment of one line."""
-    return f"# {visible(' '.join(text.splitlines()))}"
+def remark(text: str, mark: str = "#") -> str:
+    """Return a text as a comment of one line; in C++ a backslash at its end would make two lines of it."""
+    line = f"{mark} {visible(' '.join(text.splitlines()))}"
+    return f"{line}." if line.endswith("\\") else line

@@ -1,0 +1,114 @@
+// What every generated C++ kernel begins with, after the types that it is built for (`real`, `type_0`, ...): functions of
+// numbers, and how they are stored. Loops over elements call them; the compiler makes vectors of such loops.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+// Functions that the C library has for vectors as well. It says so itself only where accuracy is given up everywhere.
+#if defined(__GLIBC__) && defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if __GLIBC_PREREQ(2, 35)
+#define OPTLANG_VECTOR(name)                                                    \
+  extern "C" __attribute__((simd("notinbranch"))) double name(double) noexcept; \
+  extern "C" __attribute__((simd("notinbranch"))) float name##f(float) noexcept;
+OPTLANG_VECTOR(exp)
+OPTLANG_VECTOR(log)
+OPTLANG_VECTOR(expm1)
+OPTLANG_VECTOR(log1p)
+OPTLANG_VECTOR(sin)
+OPTLANG_VECTOR(cos)
+OPTLANG_VECTOR(tanh)
+OPTLANG_VECTOR(atan)
+OPTLANG_VECTOR(erf)
+extern "C" __attribute__((simd("notinbranch"))) double pow(double, double) noexcept;
+extern "C" __attribute__((simd("notinbranch"))) float powf(float, float) noexcept;
+#undef OPTLANG_VECTOR
+#endif
+#endif
+
+namespace {
+
+constexpr real infinite = std::numeric_limits<real>::infinity();
+constexpr real undefined = std::numeric_limits<real>::quiet_NaN();
+
+// Numbers in 16 bits. NaN stays NaN, and what lies between two of them becomes the nearer one, or the even one.
+
+inline uint32_t bits_of(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof(bits));
+  return bits;
+}
+inline float number_of(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof(x));
+  return x;
+}
+
+struct bfloat16 {
+  uint16_t bits;
+  bfloat16() = default;
+  explicit bfloat16(float x) {
+    const uint32_t all = bits_of(x);
+    bits = static_cast<uint16_t>(x == x ? (all + 0x7fff + ((all >> 16) & 1)) >> 16 : 0x7fc0);
+  }
+  operator float() const { return number_of(static_cast<uint32_t>(bits) << 16); }
+};
+
+#ifdef OPTLANG_HALF
+using float16 = _Float16;
+#endif
+
+// What is stored in T, read again.
+template <typename T>
+inline real rounded(real x) {
+  return static_cast<real>(static_cast<T>(x));
+}
+
+// Choices. Both sides have been computed: there is nothing to gain by a branch.
+inline real choose(bool condition, real a, real b) { return condition ? a : b; }
+
+template <int n>
+inline real power(real x) {
+  if constexpr (n == 1) {
+    return x;
+  } else if constexpr (n % 2 == 0) {
+    const real half = power<n / 2>(x);
+    return half * half;
+  } else {
+    return power<n - 1>(x) * x;
+  }
+}
+
+// Maxima, minima and signs keep NaN.
+template <typename T>
+inline T max_(T a, T b) { return a > b || a != a ? a : b; }
+template <typename T>
+inline T min_(T a, T b) { return a < b || a != a ? a : b; }
+inline real sign_(real x) { return x == x ? static_cast<real>((x > 0) - (x < 0)) : x; }
+
+inline bool isfinite_(real x) { return std::abs(x) < infinite; }
+inline real nan_to_num_(real x) {
+  constexpr real largest = std::numeric_limits<real>::max();
+  return x == x ? std::min(std::max(x, -largest), largest) : real(0);
+}
+inline real sigmoid_(real x) { return real(1) / (real(1) + std::exp(-x)); }
+
+// The remainder has the sign of the divisor.
+inline real mod_(real x, real y) {
+  const real rest = std::fmod(x, y);
+  return rest != 0 && (rest < 0) != (y < 0) ? rest + y : rest;
+}
+
+#pragma omp declare reduction(max_ : real : omp_out = max_(omp_out, omp_in)) initializer(omp_priv = -infinite)
+#pragma omp declare reduction(min_ : real : omp_out = min_(omp_out, omp_in)) initializer(omp_priv = infinite)
+
+// One parameter: its elements, where its tensors lie, and its numbers.
+template <int tensors, int numbers>
+struct Parameter {
+  int64_t size;
+  void* const* at;
+  real number[numbers + 1];
+};

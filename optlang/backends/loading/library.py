@@ -1,0 +1,122 @@
+"""C++ kernels of our own: built by the compiler of this machine, kept in the cache, called through ``ctypes``."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import shlex
+import subprocess
+import tempfile
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from optlang.backends.loading import cache, folders, toolchain
+from optlang.backends.loading.signature import Kernel, Signature
+from optlang.compiled import Variant
+
+#: C++ types by torch's names; what else there is, such kernels do not take.
+TYPES = {"float64": "double", "float32": "float", "bfloat16": "bfloat16", "float16": "float16"}
+
+#: Instructions that vectors may be made of, by what torch calls them.
+INSTRUCTIONS = {
+    "AVX2": ("-mavx2", "-mfma", "-mf16c"),
+    "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma", "-mf16c"),
+}
+
+#: Arithmetic is that of IEEE 754, operation by operation, and no function needs to say what went wrong.
+FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+
+_data_ptr, _numel = torch.Tensor.data_ptr, torch.Tensor.numel
+
+
+def accepts(variant: Variant, signature: Signature) -> bool:
+    """Return whether a variant has C++ kernels for some types."""
+    return signature.device == "cpu" and bool(variant.cpp_source) and set(TYPES).issuperset(signature.dtypes)
+
+
+def text(variant: Variant, signature: Signature) -> str:
+    """Return the C++ file of a variant for some types."""
+    head = ["#define OPTLANG_HALF"] if "float16" in signature.dtypes else []
+    head.append(f"using real = {TYPES[signature.coefficient_dtype]};")
+    types = [f"using type_{i} = {TYPES[dtype]};" for i, dtype in enumerate(signature.dtypes)]
+    before, after = _parts()
+    return "\n".join([*head, "", before, *types, variant.cpp_source, after])
+
+
+@functools.cache
+def _parts() -> tuple[str, str]:
+    """Return what stands before and behind the kernels of a file."""
+    folder = Path(__file__).parent.parent
+    before, after = ((folder / name).read_text(encoding="utf-8") for name in ("cpp_kernels.h", "cpp_step.h"))
+    return before, after
+
+
+def name_of(variant: Variant, signature: Signature) -> str:
+    """Return the name under which the library of a variant is kept."""
+    how = repr((FLAGS, _instructions(), torch.__version__, toolchain.processor()))
+    return cache.file_name(variant.name, cache.key(text(variant, signature), how), ".so")
+
+
+def load(variant: Variant, signature: Signature) -> Kernel | None:
+    """Return the kernel of a variant from the cache, or None if it is not there or not sound."""
+    run = cache.load(name_of(variant, signature), functools.partial(_open, len(signature.dtypes)))
+    return None if run is None else Kernel(run, "cached", many=True)
+
+
+def build(variant: Variant, signature: Signature) -> Kernel:
+    """Compile a variant, keep the library in the cache and return its kernel.
+
+    Raises:
+        RuntimeError: If the compiler refuses; carries what it printed.
+    """
+    name = name_of(variant, signature)
+    with cache.alone(name):
+        found = load(variant, signature)  # another process may just have built it
+        if found is not None:
+            return found
+        with tempfile.TemporaryDirectory(dir=folders.folder(), prefix=".build-") as folder:
+            library = _compile(text(variant, signature), Path(folder))
+            cache.install(library, name)
+            opened = functools.partial(_open, len(signature.dtypes))
+            run = cache.load(name, opened) or opened(str(library))  # somebody may empty the cache at this moment
+            return Kernel(run, "built", many=True)
+
+
+def _instructions() -> tuple[str, ...]:
+    return INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ())
+
+
+def _compile(source: str, folder: Path) -> Path:
+    """Compile a file into a library in ``folder`` and return its path; the compiler sees names alone."""
+    (folder / "kernel.cpp").write_text(source, encoding="utf-8")
+    command = [
+        *shlex.split(os.environ.get("CXX") or toolchain.compiler() or "g++"),
+        *FLAGS,
+        *_instructions(),
+        *("kernel.cpp", "-o", "kernel.so", "-lm"),
+    ]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        raise RuntimeError(f"the C++ compiler failed\n{shlex.join(command)}\n{done.stdout}{done.stderr}")
+    return folder / "kernel.so"
+
+
+def _open(count: int, path: str) -> Any:
+    """Return the function that runs a library on the tensors of parameters, ``count`` of each, and coefficients."""
+    update = ctypes.CDLL(path).optlang_update
+    update.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
+    update.restype = None
+
+    def run(tensors: Sequence[torch.Tensor]) -> None:
+        addresses = array("q", map(_data_ptr, tensors))
+        numbers = addresses.pop()
+        sizes = array("q", map(_numel, tensors[:-1:count]))
+        where, there = sizes.buffer_info()[0], addresses.buffer_info()[0]
+        update(len(sizes), where, there, numbers, torch.get_num_threads())
+
+    return run
