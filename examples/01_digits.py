@@ -124,7 +124,7 @@ def draw(runs: list[Run], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=40)
-    parser.add_argument("--backend", default="inductor", help="inductor (compiled) or eager")
+    parser.add_argument("--backend", default="auto", help="auto (compiled), inductor or eager")
     parser.add_argument("--plot", type=Path, default=HERE / "digits.png", help="where to draw the curves")
     options = parser.parse_args()
 

@@ -33,7 +33,7 @@ def through_a_file(optimizer: torch.optim.Optimizer) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--backend", default="inductor", help="inductor (compiled) or eager")
+    parser.add_argument("--backend", default="auto", help="auto (compiled), inductor or eager")
     options = parser.parse_args()
     Adam = optlang.compile(optlang.rules.path("adam"), backend=options.backend)
 

@@ -70,7 +70,7 @@ def train(optimizer_class: type[torch.optim.Optimizer], folder: str, steps: int)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backend", default="inductor", help="inductor (compiled) or eager")
+    parser.add_argument("--backend", default="auto", help="auto (compiled), inductor or eager")
     parser.add_argument("--steps", type=int, default=120)
     options = parser.parse_args()
 

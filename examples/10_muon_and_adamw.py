@@ -95,7 +95,7 @@ def draw(found: dict[str, list[Run]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--backend", default="inductor", help="inductor (compiled) or eager")
+    parser.add_argument("--backend", default="auto", help="auto (compiled), inductor or eager")
     parser.add_argument("--plot", type=Path, default=HERE / "muon.png", help="where to draw the curves")
     options = parser.parse_args()
     torch.set_num_threads(1)  # the network is too small for more threads to help

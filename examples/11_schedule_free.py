@@ -63,7 +63,7 @@ def through_a_file(*parts: dict) -> list[dict]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backend", default="inductor", help="inductor (compiled) or eager")
+    parser.add_argument("--backend", default="auto", help="auto (compiled), inductor or eager")
     options = parser.parse_args()
     torch.set_num_threads(1)  # the network is too small for more threads to help
     ScheduleFreeAdamW = optlang.compile(optlang.rules.path("schedulefreeadamw"), backend=options.backend)

@@ -54,7 +54,7 @@ def train(optimizer_class: type, lr: float, epochs: int = 10) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backend", default="inductor", help="inductor (compiled) or eager")
+    parser.add_argument("--backend", default="auto", help="auto (compiled), inductor or eager")
     options = parser.parse_args()
     torch.set_num_threads(1)  # the network is too small for more threads to help
 

@@ -26,7 +26,7 @@ last = here
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backend", default="inductor", help="inductor (compiled) or eager")
+    parser.add_argument("--backend", default="auto", help="auto (compiled), inductor or eager")
     options = parser.parse_args()
     NonnegativeSGD = optlang.compile(RULE, backend=options.backend)
 

@@ -40,7 +40,7 @@ s = c
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backend", default="inductor", help="inductor (compiled) or eager")
+    parser.add_argument("--backend", default="auto", help="auto (compiled), inductor or eager")
     options = parser.parse_args()
     Fista = optlang.compile(RULE, backend=options.backend)
 

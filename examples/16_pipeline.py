@@ -60,7 +60,7 @@ def milliseconds(optimizer: torch.optim.Optimizer, steps: int = 5) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backend", default="inductor", help="inductor (compiled) or eager")
+    parser.add_argument("--backend", default="auto", help="auto (compiled), inductor or eager")
     parser.add_argument("--rounds", type=int, default=41, help="how often each is timed")
     options = parser.parse_args()
 

@@ -89,7 +89,7 @@ def train(make: Callable[..., torch.optim.Optimizer], steps: int, **options: obj
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--backend", default="inductor", help="inductor (compiled) or eager")
+    parser.add_argument("--backend", default="auto", help="auto (compiled), inductor or eager")
     options = parser.parse_args()
 
     train(torch.optim.SGD, 2000, lr=1.0)

@@ -72,7 +72,7 @@ def compile(
     *,
     name: str | None = None,
     inner: Inner | Mapping[str, Inner] | None = None,
-    backend: str = "inductor",
+    backend: str = "auto",
     ahead_of_time: bool | None = None,
 ) -> type[Optimizer]:
     """Return an optimizer class for a rule.
@@ -85,7 +85,8 @@ def compile(
         name: Class name; by default the one that the rule declares, else ``Rule``.
         inner: Other rules in the place of its inner rules, by the names that these have in it: names of the library
             or paths. For a rule with one inner rule, just that.
-        backend: ``"inductor"`` (one fused kernel for all tensors of a type) or ``"eager"`` (plain torch operations).
+        backend: ``"auto"`` (what is fastest on the device), ``"cpp"`` (C++ kernels on the CPU), ``"inductor"`` (by
+            TorchInductor) or ``"eager"`` (plain torch operations).
         ahead_of_time: For ``inductor``: whether kernels are compiled ahead of time and kept on disk. By default they
             are on CPU, and compiled just in time (``torch.compile``) elsewhere.
 

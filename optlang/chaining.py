@@ -135,7 +135,7 @@ def chain(
     *links: Link,
     name: str | None = None,
     lr: float = 1e-3,
-    backend: str = "inductor",
+    backend: str = "auto",
     ahead_of_time: bool | None = None,
 ) -> type[Optimizer]:
     """Return the optimizer class that sends the gradient through some transforms and takes what comes out times lr.

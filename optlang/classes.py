@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def class_of(
     source: Source,
     name: str | None = None,
-    backend: str = "inductor",
+    backend: str = "auto",
     ahead_of_time: bool | None = None,
     module: str = "optlang.classes",
 ) -> type[Optimizer]:

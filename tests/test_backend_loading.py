@@ -20,7 +20,7 @@ from optlang.backends.loading.signature import Kernel, Signature
 
 
 def test_backends_are_the_files_that_load() -> None:
-    assert registry.names() == ["eager", "inductor"]
+    assert registry.names() == ["auto", "cpp", "eager", "inductor"]
     assert registry.find("eager").load
     with pytest.raises(ValueError, match="there is no backend 'loading'"):
         registry.find("loading")

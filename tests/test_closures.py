@@ -12,7 +12,7 @@ import optlang
 
 AHEAD = "hyper lr = 0.1\nstate m\nm = 0.9*m + grad(p - 0.5*g)\np -= lr*m\n"
 CURVED = "hyper lr = 0.1\nstate h\nevery 2: h = hvp(g)\np -= lr*(g + 0.01*h)\n"
-both_backends = pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.compiler)])
+both_backends = pytest.mark.parametrize("backend", ["eager", pytest.param("auto", marks=pytest.mark.compiler)])
 
 
 def network() -> torch.nn.Sequential:

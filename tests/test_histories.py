@@ -18,7 +18,7 @@ from optlang.language.check import check_text
 from optlang.runtime import searches
 from optlang.source import Source
 
-both_backends = pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.compiler)])
+both_backends = pytest.mark.parametrize("backend", ["eager", pytest.param("auto", marks=pytest.mark.compiler)])
 Parameters = list[torch.nn.Parameter]
 
 
@@ -87,7 +87,7 @@ def test_iterates_as_torch_does(problem: str, search: str | None, limits: dict[s
 @pytest.mark.compiler
 @pytest.mark.parametrize("search", [None, "strong_wolfe"])
 def test_compiled_iterations(search: str | None) -> None:
-    goes_where_torch_goes("rosenbrock", search, {"history_size": 3}, "inductor")
+    goes_where_torch_goes("rosenbrock", search, {"history_size": 3}, "auto")
 
 
 def goes_where_torch_goes(problem: str, search: str | None, limits: dict[str, Any], backend: str) -> None:
@@ -380,7 +380,7 @@ RULES = {
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("size", [1, 4])
 def test_histories_do_what_the_interpreter_does(name: str, size: int, backend: str) -> None:
-    if backend == "inductor" and size == 1:
+    if backend == "auto" and size == 1:
         pytest.skip("the same code with another number")
     text = f"hyper lr = 0.05, n = {size}\n{RULES[name]}"
     begin, history = start(), gradients(steps=9, missing=True)

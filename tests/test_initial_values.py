@@ -131,7 +131,7 @@ def test_eager_agrees_with_the_interpreter(kind: str, dtype: torch.dtype) -> Non
 @pytest.mark.parametrize("kind", ["elements", "scalars"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_compiled_agrees_with_the_interpreter(kind: str, dtype: torch.dtype) -> None:
-    cls = optlang.compile(rule(kind), backend="inductor")
+    cls = optlang.compile(rule(kind), backend="auto")
     twins = Twins(rule(kind), ({"shapes": SHAPES},), dtype=dtype, cls=cls)
     near = 1e-5 if dtype is torch.float32 else 0.02 * len(DECLARED[kind][1])
     for step in range(2):

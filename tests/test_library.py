@@ -347,13 +347,14 @@ def test_listing_the_library_needs_no_torch() -> None:
 
 
 @pytest.mark.compiler
+@pytest.mark.parametrize("compiling", ["auto", pytest.param("inductor", marks=pytest.mark.thorough)])
 @every_rule
-def test_kernels_do_what_torch_operations_do(name: str) -> None:
+def test_kernels_do_what_torch_operations_do(name: str, compiling: str) -> None:
     two = ((4, 6), (33, 5))
     history = gradients(two, steps=20)
     results, counts = [], []
-    before = compiled_count(library_class(name, "inductor"))  # by other tests, for other types
-    for backend in ("eager", "inductor"):
+    before = compiled_count(library_class(name, compiling))  # by other tests, for other types
+    for backend in ("eager", compiling):
         params = tensors(start(two), torch.float32)
         cls = library_class(name, backend)
         optimizer = cls(params, **cases(name)[0])

@@ -258,7 +258,7 @@ def test_switches_belong_to_groups_and_can_be_thrown_at_any_time() -> None:
 
 @pytest.mark.compiler
 def test_a_capturable_step_runs_the_compiled_kernel() -> None:
-    cls = optimizer_class(ADAMW, backend="inductor")
+    cls = optimizer_class(ADAMW, backend="auto")
     a = model(torch.float32)
     b = copy.deepcopy(a)
     train(a, cls(a.parameters()), 5)

@@ -92,7 +92,7 @@ def test_one_optimizer_a_parameter_stepped_during_the_backward_pass() -> None:
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-@pytest.mark.parametrize("backend", ["eager", "inductor"])
+@pytest.mark.parametrize("backend", ["eager", "auto"])
 def test_on_cuda(backend: str) -> None:
     net = model(torch.float32).cuda()
     twin = copy.deepcopy(net)

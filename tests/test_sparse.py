@@ -64,7 +64,7 @@ def assert_equal(p: torch.Tensor, q: torch.Tensor, ours: dict[str, Any], theirs:
     [{}, {"betas": (0.5, 0.8), "eps": 1e-3}, {"maximize": True, "lr": 0.1}],
     ids=["defaults", "other", "maximize"],
 )
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.compiler)])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("auto", marks=pytest.mark.compiler)])
 def test_equals_sparse_adam_of_torch(backend: str, options: dict[str, Any]) -> None:
     p, q = table(), table()
     ours = optimizer_class("sparseadam", backend=backend)([p], **LAZY, **options)

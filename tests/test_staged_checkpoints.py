@@ -112,7 +112,7 @@ def test_resuming_is_as_if_never_stopped(name: str, dtype: torch.dtype, middle: 
 @pytest.mark.compiler
 @pytest.mark.parametrize("name", [name for name in RULES if name != "splus"])
 def test_compiled_steps_resume_as_if_never_stopped(name: str) -> None:
-    trial(name, optimizer_class(name, backend="inductor"), torch.float32, True, 4)
+    trial(name, optimizer_class(name, backend="auto"), torch.float32, True, 4)
 
 
 def test_the_largest_seed_survives() -> None:

@@ -174,7 +174,7 @@ def plan(
     dtype: str = "float32",
     device: str = "cpu",
     values: Mapping[str, Any] | None = None,
-    backend: str = "inductor",
+    backend: str = "auto",
     left_out: dict[str, str] | None = None,
 ) -> list[Plan]:
     """Return the comparisons to make: every rule on every list of shapes.

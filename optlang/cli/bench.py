@@ -31,6 +31,8 @@ class Type(StrEnum):
 class Backend(StrEnum):
     """How rules are run."""
 
+    AUTO = "auto"
+    CPP = "cpp"
     INDUCTOR = "inductor"
     EAGER = "eager"
 
@@ -61,7 +63,7 @@ def command(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each side, taken in turns.")] = 7,
     dtype: Annotated[Type, typer.Option(help="Type of the parameters.")] = Type.FLOAT32,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    backend: Annotated[Backend, typer.Option(help="How rules are run.")] = Backend.INDUCTOR,
+    backend: Annotated[Backend, typer.Option(help="How rules are run.")] = Backend.AUTO,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that torch may use.")] = None,
     first_step: Annotated[
         bool,

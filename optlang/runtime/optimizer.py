@@ -646,7 +646,7 @@ def share_memory(optimizer: RuleOptimizer) -> None:
 def make_class(
     compiled: Compiled,
     *,
-    backend: str = "inductor",
+    backend: str = "auto",
     ahead_of_time: bool | None = None,
     module: str = "optlang",
     qualname: str | None = None,

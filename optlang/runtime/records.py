@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter, is_, itemgetter
 from typing import Any, TypeGuard
@@ -334,6 +334,7 @@ class Watched:
         self.held = self.values
         if len(keys) == 1:
             self.held = [v for value in self.values for v in (value, value)]
+        self.addresses: list[int] = []  # of the gradients that were returned last
         self._guard: Any = None
         self._is_guarded = _Guard is not None
 
@@ -347,8 +348,10 @@ class Watched:
             if (
                 list(map(_pointer, parameters)) != self.pointers
                 or not self._are_alike(gradients)
-                or not all(map(_pointer, gradients))
             ):
+                return None
+            addresses = list(map(_pointer, gradients))
+            if not all(addresses):
                 return None
             if self.get is not None:
                 held = chain.from_iterable(map(self.get, self.states))
@@ -358,6 +361,7 @@ class Watched:
                     return None
         except (AttributeError, KeyError, RuntimeError):  # no gradient, no such state, no such memory
             return None
+        self.addresses = addresses
         return gradients
 
     def _are_alike(self, gradients: Sequence[Any]) -> bool:
@@ -387,6 +391,26 @@ def _guard(tensors: Sequence[torch.Tensor]) -> Any:
     return _Guard(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
 
 
+class Addresses:
+    """Where the tensors of some parameters lie, as kernels take it that need no more.
+
+    Args:
+        views: The tensors of each parameter, the gradient (None) second.
+        stride: How many there are of each.
+    """
+
+    def __init__(self, views: Sequence[torch.Tensor | None], stride: int) -> None:
+        self.stride = stride
+        self.sizes = array("q", (view.numel() for view in views[::stride] if view is not None))
+        self.places = array("q", (0 if view is None else view.data_ptr() for view in views))
+        self.fixed = len(self.sizes), self.sizes.buffer_info()[0], self.places.buffer_info()[0]
+
+    def of(self, gradients: Iterable[int]) -> tuple[int, int, int]:
+        """Return how many parameters there are, and where their sizes and addresses stand, with those of gradients."""
+        self.places[1 :: self.stride] = array("q", gradients)
+        return self.fixed
+
+
 class Batch:
     """Records that share a kernel, host numbers and coefficients: one call of ``host`` serves them all.
 
@@ -405,10 +429,12 @@ class Batch:
     """
 
     __slots__ = (
+        "_addresses",
         "_arguments",
         "_arguments_of",
         "_coefficients",
         "_direct",
+        "_found",
         "_kept_versions",
         "_packed",
         "_watched",
@@ -447,6 +473,8 @@ class Batch:
         self._direct: list[int] | None = None  # those that are neither empty nor copied
         self._packed: list[Any] | None = None
         self._watched: Watched | None = None
+        self._addresses: Addresses | None = None
+        self._found: list[int] | None = None  # where the gradients of this step lie, if that has been asked already
 
     @staticmethod
     def key(record: Record) -> tuple[Any, ...]:
@@ -469,7 +497,9 @@ class Batch:
         """
         if self._watched is None:
             self._watched = Watched(self.records)
-        return self._watched.gradients(state)
+        found = self._watched.gradients(state)
+        self._found = None if found is None else self._watched.addresses
+        return found
 
     # Host numbers -------------------------------------------------------------------------------------------
 
@@ -554,11 +584,19 @@ class Batch:
         """Run the kernel once, on the tensors of all records that can be viewed."""
         packed, direct = self._packed, self._direct
         assert packed is not None and direct is not None
-        stride = len(self.records[0].views)
-        whole = len(direct) == len(self.records)
-        packed[1::stride] = self.gradients if whole else [self.gradients[i] for i in direct]
+        stride, count = len(self.records[0].views), len(self.records)
+        gradients = self.gradients if len(direct) == count else [self.gradients[i] for i in direct]
+        if kernel.at is not None:
+            if self._addresses is None:
+                self._addresses = Addresses(packed[:-1], stride)
+            known = self._found if self._found is not None and len(direct) == count else map(_pointer, gradients)
+            arguments = self._addresses.of(known)
+            self.moved = count
+            kernel.at(*arguments, coefficients.data_ptr())
+            return
+        packed[1::stride] = gradients
         packed[-1] = coefficients
-        run, count = kernel.run, len(self.records)
+        run = kernel.run
         try:
             self.moved = count
             run(packed)

@@ -52,7 +52,7 @@ def test_behaves_like_torch_optim(behaviour: Callable[[str, Any], None], name: s
     "behaviour", ["layouts", "odd_shapes", "tied", "no_gradients", "checkpoints_of_torch", "state"]
 )
 def test_compiled_kernels_behave_likewise(behaviour: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(behaviours, "ours", functools.partial(behaviours.ours, backend="inductor"))
+    monkeypatch.setattr(behaviours, "ours", functools.partial(behaviours.ours, backend="auto"))
     getattr(behaviours, behaviour)("AdamW", behaviours.INFOS["AdamW"])
 
 

@@ -64,8 +64,8 @@ def name_of(variant: Variant, signature: Signature) -> str:
 
 def load(variant: Variant, signature: Signature) -> Kernel | None:
     """Return the kernel of a variant from the cache, or None if it is not there or not sound."""
-    run = cache.load(name_of(variant, signature), functools.partial(_open, len(signature.dtypes)))
-    return None if run is None else Kernel(run, "cached", many=True)
+    update = cache.load(name_of(variant, signature), _open)
+    return None if update is None else _kernel(update, signature, "cached")
 
 
 def build(variant: Variant, signature: Signature) -> Kernel:
@@ -82,9 +82,8 @@ def build(variant: Variant, signature: Signature) -> Kernel:
         with tempfile.TemporaryDirectory(dir=folders.folder(), prefix=".build-") as folder:
             library = _compile(text(variant, signature), Path(folder))
             cache.install(library, name)
-            opened = functools.partial(_open, len(signature.dtypes))
-            run = cache.load(name, opened) or opened(str(library))  # somebody may empty the cache at this moment
-            return Kernel(run, "built", many=True)
+            update = cache.load(name, _open) or _open(str(library))  # somebody may empty the cache at this moment
+            return _kernel(update, signature, "built")
 
 
 def _instructions() -> tuple[str, ...]:
@@ -106,17 +105,25 @@ def _compile(source: str, folder: Path) -> Path:
     return folder / "kernel.so"
 
 
-def _open(count: int, path: str) -> Any:
-    """Return the function that runs a library on the tensors of parameters, ``count`` of each, and coefficients."""
+def _open(path: str) -> Any:
+    """Return the function of a library."""
     update = ctypes.CDLL(path).optlang_update
-    update.argtypes = [ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
+    update.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 3, ctypes.c_int]
     update.restype = None
+    return update
+
+
+def _kernel(update: Any, signature: Signature, origin: str) -> Kernel:
+    """Return the kernel that calls the function of a library, on as many threads as torch would use."""
+    tensors_each = len(signature.dtypes)
+
+    def at(count: int, sizes: int, addresses: int, coefficients: int) -> None:
+        update(count, sizes, addresses, coefficients, torch.get_num_threads())
 
     def run(tensors: Sequence[torch.Tensor]) -> None:
         addresses = array("q", map(_data_ptr, tensors))
         numbers = addresses.pop()
-        sizes = array("q", map(_numel, tensors[:-1:count]))
-        where, there = sizes.buffer_info()[0], addresses.buffer_info()[0]
-        update(len(sizes), where, there, numbers, torch.get_num_threads())
+        sizes = array("q", map(_numel, tensors[:-1:tensors_each]))
+        at(len(sizes), sizes.buffer_info()[0], addresses.buffer_info()[0], numbers)
 
-    return run
+    return Kernel(run, origin, many=True, at=at)
