@@ -10,7 +10,7 @@ WHEEL  := build/wheel
 JOBS   ?= 8
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast test-newest newest check lint format wheel-test docs bench clean
+.PHONY: help demo test thorough fast test-newest newest check lint format wheel-test docs bench clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -28,8 +28,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## Train a network with the AdamW of examples/adamw.opt, next to torch.optim.AdamW
 	@$(PY) examples/01_digits.py
 
-test: $(STAMP)  ## Run every test that this machine can run
-	@$(PY) -m pytest -q -n auto --maxprocesses $(JOBS)
+test: $(STAMP)  ## Run the tests that this machine can run
+	@$(PY) -m pytest -q -n auto --maxprocesses $(JOBS) -m 'not thorough'
+
+thorough: $(STAMP)  ## Run what `make test` leaves out: every rule on TorchInductor
+	@$(PY) -m pytest -q -n auto --maxprocesses $(JOBS) -m thorough
 
 newest: $(NEWEST)/.installed
 
@@ -43,7 +46,7 @@ $(NEWEST)/.installed: pyproject.toml constraints.txt
 # One file of them, say: make test-newest TESTS=tests/test_backend_inductor.py
 test-newest: newest  ## Run the tests that need a compiler with the newest PyTorch, in an environment of its own
 	@$(NEWEST)/bin/python -c 'import torch; print("torch", torch.__version__)'
-	@$(NEWEST)/bin/python -m pytest -q -n auto --maxprocesses $(JOBS) -m compiler $(TESTS)
+	@$(NEWEST)/bin/python -m pytest -q -n auto --maxprocesses $(JOBS) -m 'compiler and not thorough' $(TESTS)
 
 fast: $(STAMP)  ## Run the tests that need no C++ compiler (minutes)
 	@$(PY) -m pytest -q -n auto --maxprocesses $(JOBS) -m 'not compiler and not cuda and not slow'

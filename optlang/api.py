@@ -36,7 +36,7 @@ Inner = str | Path
 Given = Value | tuple[Value, ...]
 
 BAR = "=" * 20
-STAGES = ("tree", "plain", "rule", "program", "source")
+STAGES = ("tree", "plain", "rule", "program", "source", "cpp")
 
 
 def load(rule: Rule) -> Source:
@@ -126,7 +126,7 @@ def emit(
     Args:
         rule: As for :func:`compile`.
         stage: ``tree`` (syntax), ``plain`` (with transforms and inner rules written out), ``rule`` (roles of names),
-            ``program`` (the optimised formulas) or ``source`` (the Python that runs).
+            ``program`` (the optimised formulas), ``source`` (the Python that runs) or ``cpp`` (the C++ kernels).
         values: Hyperparameters that choose the variant (``{"amsgrad": True}``), by the names of the formulas or the
             keys of the param group; the others have their defaults.
         ndim: Dimensions of the tensor that the variant is for.
@@ -152,23 +152,25 @@ def emit(
         from optlang.language.show import show_rule
 
         return show_rule(checked)
+    from optlang.compiled import Variant
     from optlang.compiler import compile_source, example_variant, program_text
 
     if checked.routes:
         texts = []
         for route in checked.routes:
             when = "otherwise" if route.when is None else f"when {checked.tree.source.excerpt(route.when.span)}"
-            title = f"{remark(f'{BAR} {route.title} {when} {BAR}')}\n"
+            title = f"{remark(f'{BAR} {route.title} {when} {BAR}', '//' if stage == 'cpp' else '#')}\n"
             texts += [title, emit(rule_of(route.rule, checked.tree.source), stage, None, ndim)]
         return "\n".join(texts)
     compiled = compile_source(source)
     values = _values(compiled, values or {})
     if stage == "program":
         return program_text(compiled, values, ndim)
-    texts = [example_variant(compiled, values, ndim).text()]
+    mark, text = ("//", Variant.cpp_text) if stage == "cpp" else ("#", Variant.text)
+    texts = [text(example_variant(compiled, values, ndim))]
     for event in checked.events:
-        title = f"# {'-' * 20} on {event} {'-' * 20}\n"
-        texts += [title, example_variant(compiled, values, ndim, event).text()]
+        title = f"{mark} {'-' * 20} on {event} {'-' * 20}\n"
+        texts += [title, text(example_variant(compiled, values, ndim, event))]
     return "\n".join(texts)
 
 

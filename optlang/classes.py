@@ -40,7 +40,7 @@ def class_of(
     Args:
         source: The rule's text and the name it is reported under.
         name: Class name; None for the one that the rule declares.
-        backend: ``inductor`` or ``eager``.
+        backend: ``auto``, ``cpp``, ``inductor`` or ``eager``.
         ahead_of_time: For ``inductor``: compile to a library kept on disk (True), just in time (False), or
             what is best on the device (None).
         module: Where the class says it lives.

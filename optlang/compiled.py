@@ -258,8 +258,8 @@ class Variant:
             without the rest: nothing is reduced, and every tensor is shaped like the parameter.
         triton_source: The generated Triton kernels for many parameters at once (imports ``triton`` only); empty if the
             variant reduces along dimensions or knows matrices.
-        cpp_source: The generated C++ kernels for many parameters at once, for any types; empty where there are no Triton
-            kernels either, and where a function is unknown in C++.
+        cpp_source: The generated C++ kernels for many parameters at once, for any types; empty where there are no
+            Triton kernels either, and where a function is unknown in C++.
         steering: For a step of several passes: what they are, and what decides between them. The variant itself then
             has no ``update``; ``tensors`` are all that the passes may read.
     """
@@ -299,6 +299,20 @@ class Variant:
                 parts.append(f"# {'-' * 20} {title} {'-' * 20}\n")
                 parts.append(one.kernel.source if same == title else f"# the same as {same}\n")
         return "\n".join(parts)
+
+    def cpp_text(self) -> str:
+        """Return the C++ kernels of the step; where a pass has none there is a comment that says so."""
+        if self.steering is None:
+            return self.cpp_source or NO_CPP
+        texts = []
+        for i, path in enumerate(self.steering.paths):
+            for k, one in enumerate(path, 1):
+                texts += [f"// path {i}, pass {k} of {len(path)}", one.kernel.cpp_source or NO_CPP]
+        return "\n".join(texts)
+
+
+#: What stands in the place of C++ kernels that there are not.
+NO_CPP = "// Not in C++: it reduces along dimensions, works on matrices, or calls a function that is not known there.\n"
 
 
 class Compiled(Protocol):

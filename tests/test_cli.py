@@ -174,7 +174,7 @@ def test_an_internal_failure_is_reported_as_one(run: Run, files: Path, monkeypat
 # emit -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", ["tree", "rule", "program", "source"])
+@pytest.mark.parametrize("stage", ["tree", "rule", "program", "source", "cpp"])
 def test_emit_prints_every_stage(run: Run, files: Path, stage: str) -> None:
     code, out, err = run("emit", "good.opt", "--stage", stage)
     assert (code, err) == (0, "")

@@ -1,9 +1,10 @@
 """The step of a variant -> C++ that updates the tensors of many parameters in one call.
 
-What can go this way, and in which sweeps, is in :mod:`optlang.backends.sweeps`. A *sweep* is a loop over the elements of
-one parameter, or of a piece of it, which the compiler makes vectors of; the functions that it calls are those of
-``cpp_kernels.h``. A sweep leaves its part of each reduction, in float64; then one thread *finishes* it: it adds up the parts in order and computes the
-numbers of the parameter that follow. ``cpp_step.h`` cuts parameters into pieces and has threads take them.
+What can go this way, and in which sweeps, is in :mod:`optlang.backends.sweeps`. A *sweep* is a loop over the elements
+of one parameter, or of a piece of it, which the compiler makes vectors of; the functions that it calls are those of
+``cpp_kernels.h``. A sweep leaves its part of each reduction, in float64; then one thread *finishes* it: it adds up the
+parts in order and computes the numbers of the parameter that follow. ``cpp_step.h`` cuts parameters into pieces and has
+threads take them.
 
 The types of the tensors are no part of the text: it is built for any by the names ``real``, ``type_0`` and so on.
 Arithmetic is done in ``real``, and what is stored is rounded where the narrow form of
@@ -116,8 +117,8 @@ class _Kernels:
         yield f"void {name}(Row& row, int64_t begin, int64_t end, const real* c, double* parts) {{"
         written = {self.places[s.target] for s in sweep.stores}
         for i in sorted({self.places[self.inputs[s]] for s in read} | written):
-            constant = "" if i in written else "const "
-            yield f"{INDENT}{constant}type_{i}* __restrict const at_{i} = static_cast<{constant}type_{i}*>(row.at[{i}]);"
+            kind = f"type_{i}" if i in written else f"const type_{i}"
+            yield f"{INDENT}{kind}* __restrict const at_{i} = static_cast<{kind}*>(row.at[{i}]);"
         yield from self._known(direct)
         clauses = []
         for value in sweep.sums:
@@ -210,8 +211,8 @@ class _Kernels:
         yield "void done(Row& row, const real* c) {"
         yield from self._known({x for s in self.number_stores for x in s.expr.free_symbols})
         for store in self.number_stores:
-            i = self.places[store.target]
-            yield f"{INDENT}*static_cast<type_{i}*>(row.at[{i}]) = static_cast<type_{i}>({self.writer.text(store.expr)});"
+            i, text = self.places[store.target], self.writer.text(store.expr)
+            yield f"{INDENT}*static_cast<type_{i}*>(row.at[{i}]) = static_cast<type_{i}>({text});"
         yield "}"
 
 

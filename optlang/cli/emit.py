@@ -37,6 +37,7 @@ class Stage(StrEnum):
     RULE = "rule"
     PROGRAM = "program"
     SOURCE = "source"
+    CPP = "cpp"
 
 
 def _targets() -> list[str]:
@@ -49,7 +50,9 @@ def command(
     file: File,
     stage: Annotated[
         Stage | None,
-        typer.Option(help="tree (syntax), plain (written out), rule (checked), program (IR), source (the default)."),
+        typer.Option(
+            help="tree (syntax), plain (expanded), rule (checked), program (IR), source (the default), cpp (kernels)."
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="OUT", help="Write to this file instead.")
@@ -80,7 +83,7 @@ def command(
         return _export(source, target, values, ndim, output)
     text = _emit(source, stage, values, ndim)
     if output is None:
-        print_code(text, {Stage.SOURCE: "python", Stage.PLAIN: "opt"}.get(stage, "text"))
+        print_code(text, {Stage.SOURCE: "python", Stage.PLAIN: "opt", Stage.CPP: "cpp"}.get(stage, "text"))
     else:
         write_file(output, text if text.endswith("\n") else text + "\n")
 

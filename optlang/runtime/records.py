@@ -35,7 +35,7 @@ _dtype, _shape = attrgetter("dtype"), attrgetter("shape")
 _TENSORS = {torch.Tensor}
 
 #: What Dynamo compares tensors with, in C++; it is not public, so nothing but the time of a step rests on it.
-_Guard = getattr(getattr(getattr(torch._C, "_dynamo", None), "guards", None), "TensorGuards", None)
+_Guard: Any = getattr(getattr(getattr(torch._C, "_dynamo", None), "guards", None), "TensorGuards", None)
 
 #: Attribute of the memory whose parts show the numbers of many parameters.
 _OURS = "optlang_mirror"
@@ -345,10 +345,7 @@ class Watched:
         parameters = self.parameters
         gradients: list[Any] = [p.grad for p in parameters]
         try:
-            if (
-                list(map(_pointer, parameters)) != self.pointers
-                or not self._are_alike(gradients)
-            ):
+            if list(map(_pointer, parameters)) != self.pointers or not self._are_alike(gradients):
                 return None
             addresses = list(map(_pointer, gradients))
             if not all(addresses):

@@ -7,6 +7,7 @@ import functools
 import os
 import shlex
 import subprocess
+import sys
 import tempfile
 from array import array
 from collections.abc import Sequence
@@ -29,14 +30,24 @@ INSTRUCTIONS = {
 }
 
 #: Arithmetic is that of IEEE 754, operation by operation, and no function needs to say what went wrong.
-FLAGS = ("-O3", "-std=c++17", "-shared", "-fPIC", "-fopenmp", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = (
+    "-O3",
+    "-std=c++17",
+    "-shared",
+    "-fPIC",
+    "-fopenmp",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+)
 
 _data_ptr, _numel = torch.Tensor.data_ptr, torch.Tensor.numel
 
 
 def accepts(variant: Variant, signature: Signature) -> bool:
     """Return whether a variant has C++ kernels for some types."""
-    return signature.device == "cpu" and bool(variant.cpp_source) and set(TYPES).issuperset(signature.dtypes)
+    here = sys.platform == "linux"  # elsewhere compilers take other options
+    return here and signature.device == "cpu" and bool(variant.cpp_source) and set(TYPES).issuperset(signature.dtypes)
 
 
 def text(variant: Variant, signature: Signature) -> str:
