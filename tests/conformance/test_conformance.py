@@ -56,6 +56,7 @@ def test_compiled_kernels_behave_likewise(behaviour: str, monkeypatch: pytest.Mo
     getattr(behaviours, behaviour)("AdamW", behaviours.INFOS["AdamW"])
 
 
+@pytest.mark.thorough  # it asks for everything once more
 def test_the_page_says_what_was_found(golden: Callable[[Path, str], None]) -> None:
     found = outcomes()
     counts = Counter(result for row in found.values() for result, _ in row.values())
