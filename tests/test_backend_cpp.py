@@ -10,7 +10,7 @@ import torch
 from optimizing import ADAMW, difference, optimizer_class, parameter, twins
 
 import optlang
-from optlang.backends import cpp
+from optlang.backends import inductor
 from optlang.backends.cpp_writer import FUNCTIONS, OWN
 from optlang.backends.loading import library, plain, toolchain
 from optlang.backends.loading.signature import Signature
@@ -215,7 +215,7 @@ def test_a_compiler_that_fails_is_said_and_the_next_way_taken(kernels: Path, mon
         raise RuntimeError("the C++ compiler failed")
 
     monkeypatch.setattr(library, "_compile", broken)
-    monkeypatch.setattr(cpp.inductor, "load", plain.load)
+    monkeypatch.setattr(inductor, "load", plain.load)
     p, q = parameter(3), parameter(3)
     with pytest.warns(RuntimeWarning, match="could not be compiled to C\\+\\+; TorchInductor is used"):
         optimizer_class(ADAMW, backend="cpp", name="Unlucky")([p], lr=0.1).step()

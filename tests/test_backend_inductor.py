@@ -274,7 +274,7 @@ import sys, warnings
 warnings.simplefilter("error")
 import torch
 import optlang
-cls = optlang.compile("adamw", name="Ahead")
+cls = optlang.compile("adamw", name="Ahead", backend=sys.argv[1])
 p = torch.nn.Parameter(torch.ones(3))
 p.grad = torch.ones(3)
 cls([p]).step()
@@ -283,13 +283,13 @@ print(sorted({"torch._dynamo", "torch._inductor"} & set(sys.modules)))
 """
 
 
-def test_a_warm_start_imports_no_compiler(kernels: Path) -> None:
+@pytest.mark.parametrize("backend", ["inductor", "cpp"])
+def test_a_warm_start_imports_no_compiler(kernels: Path, backend: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        optimizer_class(ADAMW, backend="inductor", name="Ahead")([parameter(3, dtype=torch.float32)]).step()
-    result = subprocess.run(
-        [sys.executable, "-c", WARM], capture_output=True, text=True, env={**os.environ, "OPTLANG_CACHE": str(kernels)}
-    )
+        optimizer_class(ADAMW, backend=backend, name="Ahead")([parameter(3, dtype=torch.float32)]).step()
+    environment = {**os.environ, "OPTLANG_CACHE": str(kernels)}
+    result = subprocess.run([sys.executable, "-c", WARM, backend], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == "[]"
 

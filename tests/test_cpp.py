@@ -18,7 +18,8 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "cpp"
 RULE = EXAMPLE.parent / "adamw.opt"
 STEPS = 30
 
-pytestmark = [pytest.mark.slow, pytest.mark.compiler]
+#: Building against libtorch takes minutes.
+pytestmark = [pytest.mark.slow, pytest.mark.compiler, pytest.mark.thorough]
 
 
 def missing() -> str | None:

@@ -24,8 +24,8 @@ from optlang.diagnostics import OptlangError
 from optlang.targets import Order, aoti
 
 NAMES = optlang.rules.names()
-#: With a state on the host; with sums over the tensor; with means over its rows and columns. AdamW is in test_cpp.py.
-COMPILED = ["NAdam", "LAMB", "Adafactor"]
+#: With sums over the tensor; with a state on the host; with means over rows and columns. AdamW is in test_cpp.py.
+COMPILED = ["LAMB", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("NAdam", "Adafactor"))]
 EVERY = bool(os.environ.get("OPTLANG_EVERY_PACKAGE"))
 
 

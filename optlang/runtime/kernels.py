@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -140,12 +139,8 @@ class Kernels:
 
     def __init__(self, compiled: Compiled, backend: str, ahead_of_time: bool | None) -> None:
         self.compiled, self.backend = compiled, backend
-        self._load: Callable[..., Kernel] = registry.find(backend).load
-        self._options: dict[str, Any] = {}
-        if ahead_of_time is not None:
-            if "ahead_of_time" not in inspect.signature(self._load).parameters:
-                raise ValueError(f"the backend {backend!r} compiles nothing; ahead_of_time is an option of 'inductor'")
-            self._options["ahead_of_time"] = ahead_of_time
+        options = {} if ahead_of_time is None else {"ahead_of_time": ahead_of_time}
+        self._load = registry.loader(backend, **options)
         self.loaded: dict[tuple[tuple[Value, ...], Signature], Kernel] = {}
         self._variants: dict[tuple[Value, ...], Prepared] = {}
         self._passes: dict[tuple[Value, ...], Prepared] = {}
@@ -196,7 +191,7 @@ class Kernels:
         found = self.loaded.get((variant.key, signature))
         if found is None:
             with self._announced(variant, signature):
-                found = self._load(variant, signature, **self._options)
+                found = self._load(variant, signature)
             if found.origin in ("built", "cached", "triton"):  # what else is on disk is of use only with the variant
                 self.compiled.keep(owner or variant)
             if found.origin == "jit":

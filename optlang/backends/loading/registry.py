@@ -1,22 +1,35 @@
-"""The backends there are: the files of :mod:`optlang.backends` that define ``load``."""
+"""The backends there are: the files of :mod:`optlang.backends` that define ``load``, and which are asked in turn.
+
+``load(variant, signature)`` returns a kernel, or None if the backend has none for it; then the next one is asked. What
+a backend may be told besides are keywords of its ``load``.
+"""
 
 from __future__ import annotations
 
 import importlib
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+from optlang.backends.loading.signature import Kernel, Signature
+from optlang.compiled import Variant
 
 FOLDER = Path(__file__).parent.parent
 
+#: Who is asked in turn, by the name that is given. Other names stand for the backend of that name alone.
+CHAINS = {"auto": ("cpp", "inductor"), "cpp": ("cpp", "inductor")}
+
 
 def names() -> list[str]:
-    """Return the names of the backends, found by their files, without importing them."""
+    """Return the names that may be given, found by the files of the backends, without importing them."""
     found = (path for path in FOLDER.glob("*.py") if "\ndef load(" in path.read_text(encoding="utf-8"))
-    return sorted(path.stem for path in found)
+    return sorted({*CHAINS, *(path.stem for path in found)})
 
 
-def find(name: str) -> ModuleType:
-    """Return the module of a backend.
+def find(name: str) -> list[ModuleType]:
+    """Return the modules of the backends that a name stands for, in the order in which they are asked.
 
     Raises:
         ValueError: If there is no such backend.
@@ -24,4 +37,26 @@ def find(name: str) -> ModuleType:
     known = names()
     if name not in known:
         raise ValueError(f"there is no backend {name!r}; there are: {', '.join(known)}")
-    return importlib.import_module(f"optlang.backends.{name}")
+    return [importlib.import_module(f"optlang.backends.{each}") for each in CHAINS.get(name, (name,))]
+
+
+def loader(name: str, **options: Any) -> Callable[[Variant, Signature], Kernel]:
+    """Return a function that loads kernels.
+
+    Args:
+        name: As for :func:`find`.
+        options: What the backend is told; those that do not take it are not asked.
+
+    Raises:
+        ValueError: If there is no such backend, or none that takes the options.
+    """
+    backends = find(name)
+    asked = [each for each in backends if options.keys() <= inspect.signature(each.load).parameters.keys()]
+    if not asked:
+        raise ValueError(f"the backend {name!r} has no option {', '.join(options)}; it is one of 'inductor'")
+
+    def load(variant: Variant, signature: Signature) -> Kernel:
+        kernels = (each.load(variant, signature, **options) for each in asked)
+        return next(kernel for kernel in kernels if kernel is not None)
+
+    return load
