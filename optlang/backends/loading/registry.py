@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -56,7 +56,7 @@ def loader(name: str, **options: Any) -> Callable[[Variant, Signature], Kernel]:
         raise ValueError(f"the backend {name!r} has no option {', '.join(options)}; it is one of 'inductor'")
 
     def load(variant: Variant, signature: Signature) -> Kernel:
-        kernels = (each.load(variant, signature, **options) for each in asked)
-        return next(kernel for kernel in kernels if kernel is not None)
+        found: Iterator[Kernel | None] = (each.load(variant, signature, **options) for each in asked)
+        return next(kernel for kernel in found if kernel is not None)
 
     return load
