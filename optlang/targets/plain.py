@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import NoReturn
 
 from optlang.backends.naming import python_name
@@ -21,7 +23,7 @@ from optlang.language.kinds import Level
 from optlang.language.quoting import docstring, literal
 from optlang.language.rule import Hyper, State, Value
 from optlang.language.specialise import Special, specialise
-from optlang.language.walk import block_expressions, body_of, expressions
+from optlang.language.walk import assigned, block_expressions, body_of, expressions, names_read
 from optlang.targets import Order, _refusals, refusal
 from optlang.targets._python import INDENT, WIDTH, formatted, spaced
 from optlang.targets._questions import SHAPE, Explorer, Unspoken
@@ -123,10 +125,8 @@ class _Function:
 
     def file(self) -> str:
         """Return the file."""
-        start = _alive(list(self.started()), set())
-        body = [line for statement in self.special.body for line in self.statement(statement)]
-        kept_names = {"p", *(self.names[s.name] for s in self.special.states)}
-        body = _alive(body, kept_names)
+        start = list(self.started())
+        body = [line for statement in self.tidied(self.special.body) for line in self.statement(statement)]
         guards = list(self.guards())
         used = "\n".join((*guards, *start, *body))
         doc = (self.rule.doc or self.order.compiled.name).strip()
@@ -207,6 +207,10 @@ class _Function:
 
     # Statements ---------------------------------------------------------------------------------------------
 
+    def tidied(self, body: tuple[ast.Stmt, ...]) -> tuple[ast.Stmt, ...]:
+        """Return statements without what is there for nothing."""
+        return _alive(_once(body), {"p", *(s.name for s in self.special.states)})
+
     def started(self) -> Iterator[str]:
         """Yield the lines that start the states."""
         states = self.special.states
@@ -214,7 +218,7 @@ class _Function:
             return
         initial = {s.targets[0].name: s for s in self.special.start if isinstance(s, ast.Assign)}
         yield "if not state:"
-        for statement in self.special.start:
+        for statement in self.tidied(self.special.start):
             assert isinstance(statement, ast.Assign)
             if statement.targets[0].name not in {s.name for s in states}:
                 yield from (INDENT + line for line in self.statement(statement))
@@ -269,6 +273,8 @@ class _Function:
 
     def block(self, body: tuple[ast.Stmt, ...]) -> Iterator[str]:
         """Yield the lines of a block."""
+        if not body:
+            yield f"{INDENT}pass"
         for statement in body:
             yield from (INDENT + line for line in self.statement(statement))
 
@@ -428,24 +434,48 @@ def spaced_words(code: str) -> list[str]:
     return "".join(c if c.isalnum() or c == "_" else " " for c in code).split()
 
 
-def _alive(lines: list[str], kept: set[str]) -> list[str]:
-    """Return the lines without names that no other line reads."""
-    made: dict[str, set[str]] = {}
-    for line in lines:
-        made.setdefault(line.partition(" = ")[0], set()).add(line)
-    once = [line for i, line in enumerate(lines) if line in lines[:i] and len(made[line.partition(" = ")[0]]) == 1]
-    lines = [line for i, line in enumerate(lines) if line not in once or line not in lines[:i]]
+def _once(body: Iterable[ast.Stmt]) -> tuple[ast.Stmt, ...]:
+    """Return statements without those that give a name the value that it has: the specialiser repeats some."""
+    held: dict[str, ast.Assign] = {}  # what names have been given, as long as nothing of it is given anew
+    left: list[ast.Stmt] = []
+    for statement in body:
+        name = statement.targets[0].name if isinstance(statement, ast.Assign) else ""
+        if held.get(name) == statement:
+            continue
+        left.append(statement)
+        given = {n.name for n in assigned((statement,))}
+        held = {n: s for n, s in held.items() if n not in given and not given & {r.name for r in names_read((s,))}}
+        if isinstance(statement, ast.Assign) and not given & {r.name for r in names_read((statement,))}:
+            held[name] = statement
+    return tuple(left)
+
+
+def _alive(body: tuple[ast.Stmt, ...], kept: set[str]) -> tuple[ast.Stmt, ...]:
+    """Return statements without those that assign what no other statement reads."""
+
+    def living(block: Iterable[ast.Stmt], read: Counter[str]) -> Iterator[ast.Stmt]:
+        for statement in block:
+            match statement:
+                case ast.Assign(targets=(target,)):
+                    own = [n.name for n in names_read((statement,))].count(target.name)
+                    if target.name in kept or read[target.name] > own:
+                        yield statement
+                case ast.If(branches=branches, other=other):
+                    sides = tuple((condition, tuple(living(inner, read))) for condition, inner in branches)
+                    last = None if other is None else tuple(living(other, read))
+                    if last or any(inner for _, inner in sides):
+                        yield replace(statement, branches=sides, other=last)
+                case ast.Every(body=inner):
+                    if alive := tuple(living(inner, read)):
+                        yield replace(statement, body=alive)
+                case _:
+                    yield statement
+
     while True:
-        left = []
-        for i, line in enumerate(lines):
-            target, equals, _ = line.strip().partition(" = ")
-            others = " ".join(other for k, other in enumerate(lines) if k != i)
-            dead = equals and target.isidentifier() and target not in kept and target not in spaced_words(others)
-            if not dead:
-                left.append(line)
-        if left == lines:
-            return lines
-        lines = left
+        left = tuple(living(body, Counter(n.name for n in names_read(body))))
+        if left == body:
+            return left
+        body = left
 
 
 def _together(targets: list[str], values: list[str]) -> list[str]:

@@ -1,0 +1,73 @@
+"""Short functions of rules as the library has none: they do what the class does."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+import optlang
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*warning\\[W")
+
+
+def function_of(rule: str, ndim: int = 1) -> Callable[..., None]:
+    """Return the function of a rule that is called A."""
+    text = optlang.export(rule, "plain", ndim=ndim)
+    assert isinstance(text, str)
+    made = types.ModuleType("plain")
+    exec(compile(text, "<plain>", "exec"), made.__dict__)
+    found: Callable[..., None] = made.a
+    return found
+
+
+def moved(rule: str, shape: Sequence[int] = (5,), steps: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return where the class and the function take a parameter."""
+    generator = torch.Generator().manual_seed(3)
+    begin = torch.randn(shape, dtype=torch.float64, generator=generator)
+    p, q, states = torch.nn.Parameter(begin.clone()), begin.clone(), [{}]
+    optimizer, function = optlang.compile(rule, backend="eager")([p]), function_of(rule, len(shape))
+    for _ in range(steps):
+        g = torch.randn(shape, dtype=torch.float64, generator=generator)
+        p.grad = g.clone()
+        optimizer.step()
+        given = g.clone()
+        function([q], [given], states)
+        assert torch.equal(given, g), "the gradient has been changed"
+        given.fill_(1e6)  # as a loop that adds gradients up in place does
+    return p.detach(), q
+
+
+def agree(rule: str, shape: Sequence[int] = (5,), **options: Any) -> None:
+    """Assert that the class and the function go the same way."""
+    by_class, by_function = moved(rule, shape, **options)
+    torch.testing.assert_close(by_function, by_class, rtol=1e-12, atol=1e-12)
+
+
+HEAD = "optimizer A\nhyper lr = 0.1\n"
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        HEAD + "state m\nm = 0.9*m + g\nm = 0.9*m + g\np -= lr*m\n",
+        HEAD + "hyper n = 2\nrepeat n: p -= lr*g\n",
+        HEAD + "u = g\nrepeat 3: u = u^2 + 0.1\np -= lr*u\n",
+        HEAD + "state m\nif t > 2:\n    m = 0.9*m + g\n    p -= lr*m\nelse:\n    m = 0.9*m + g\n    p -= 2*lr*m\n",
+        "optimizer A\ninner B = AdamW(lr = 0.1)\nB(p, g)\nB(p, g)\n",
+        "optimizer A\ninner B = AdamW(lr = 0.1)\nif norm(g) > 2: B(p, g)\nelse: B(p, g/norm(g))\n",
+        HEAD + "if t > 2: unused = g\np -= lr*g\n",
+        HEAD + "if t > 2: unused = g\nelse: p -= lr*g\n",
+    ],
+)
+def test_a_line_that_is_there_twice_is_done_twice(rule: str) -> None:
+    agree(rule)
+
+
+def test_what_is_known_before_the_step_is_computed_once() -> None:
+    text = optlang.export(HEAD + "state m = zeros(k, 2)\nk = min(rows, 3)\np -= lr*k*g\n", "plain", ndim=2)
+    assert isinstance(text, str)
+    assert text.count("k = min(") == 2  # where the state starts, and in the step
