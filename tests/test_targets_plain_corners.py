@@ -11,7 +11,7 @@ import torch
 
 import optlang
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*warning\\[W")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 
 def function_of(rule: str, ndim: int = 1) -> Callable[..., None]:
@@ -28,8 +28,9 @@ def moved(rule: str, shape: Sequence[int] = (5,), steps: int = 4) -> tuple[torch
     """Return where the class and the function take a parameter."""
     generator = torch.Generator().manual_seed(3)
     begin = torch.randn(shape, dtype=torch.float64, generator=generator)
-    p, q, states = torch.nn.Parameter(begin.clone()), begin.clone(), [{}]
-    optimizer, function = optlang.compile(rule, backend="eager")([p]), function_of(rule, len(shape))
+    p, q = torch.nn.Parameter(begin.clone()), begin.clone()
+    made: Any = optlang.compile(rule, backend="eager")
+    optimizer, function, states = made([p]), function_of(rule, len(shape)), [dict[str, Any]()]
     for _ in range(steps):
         g = torch.randn(shape, dtype=torch.float64, generator=generator)
         p.grad = g.clone()
@@ -71,3 +72,26 @@ def test_what_is_known_before_the_step_is_computed_once() -> None:
     text = optlang.export(HEAD + "state m = zeros(k, 2)\nk = min(rows, 3)\np -= lr*k*g\n", "plain", ndim=2)
     assert isinstance(text, str)
     assert text.count("k = min(") == 2  # where the state starts, and in the step
+
+
+@pytest.mark.parametrize(
+    ("rule", "shape"),
+    [
+        (HEAD + "state last = p\nd = p - last\nlast = p\np += 0.9*d - lr*g\n", (5,)),
+        (HEAD + "state last = p\nhere = p\np = p + 0.9*(p - last) - lr*g\nlast = here\n", (5,)),
+        (HEAD + "state last\np -= lr*(g - last)\nlast = g\n", (5,)),
+        (HEAD + "state last\np -= lr*(g - last)\nlast = g if t % 2 == 0 else p\n", (5,)),
+        (HEAD + "state last = zeros(cols, rows)\np -= lr*(g - last.T)\nlast = g.T\n", (3, 4)),
+        (HEAD + "state last = zeros(rows)\np -= lr*(g - last[0])\nlast = g[:, 0]\n", (3, 4)),
+        (HEAD + "state last = 0*flatten(p)\np -= lr*(g - last[0])\nlast = flatten(g)\n", (3, 4)),
+        (HEAD + "state last: scalar = zeros(2)[0]\np -= lr*(g - last)\nlast = flatten(g)[0]\n", (3, 4)),
+        (HEAD + "state last, m\nm = 0.9*m + g\nlast = m\np -= lr*(last + g)\n", (5,)),
+    ],
+)
+def test_states_have_memory_of_their_own(rule: str, shape: tuple[int, ...]) -> None:
+    agree(rule, shape)
+
+
+def test_only_what_could_share_memory_is_copied() -> None:
+    text = optlang.export("AdamW", "plain")
+    assert isinstance(text, str) and ".clone()" not in text

@@ -58,6 +58,8 @@ MATRIX = {
     "ones": "p.new_ones({*})",
     "eye": "torch.eye({0}, dtype=p.dtype, device=p.device)",
 }
+#: Those, and changes of type, whose result may be in the memory of what they are given.
+VIEWS = frozenset(("matrix", "flatten", "f32", "bf16"))
 #: What is not about one tensor alone.
 ELSEWHERE = {"total": "a sum over the whole model", **dict.fromkeys(RANDOMS, "random numbers")}
 ELSEWHERE |= dict.fromkeys(EVALUATIONS - {*SEARCHES}, "the closure")
@@ -120,6 +122,8 @@ class _Function:
         self.names: dict[str, str] = {"first": "(t == 1)", **FACTS}
         self.taken = {"param", "params", "grads", "states", "state", "t", "p", "g"}
         self.helpers: set[str] = set()
+        self.borrowed = {"p", "g"}  # names of what may be in the memory of the parameter or its gradient
+        self.depth = 0  # how many blocks we are in
         for name in (*(h.name for h in self.rule.hypers), *(s.name for s in self.special.states)):
             self.name(name)
 
@@ -251,6 +255,11 @@ class _Function:
                 if target.name == "p" and kind != TENSOR:
                     written = f"torch.zeros_like(p) + ({written})"
                 fixed = target.name in ("p", *(s.name for s in self.special.states))
+                if self.borrows(value) and not fixed:
+                    self.borrowed.add(target.name)
+                else:
+                    written = f"({written}).clone()" if self.borrows(value) else written
+                    self.borrowed -= {target.name} if not self.depth else set()
                 self.kinds[target.name] = max(kind, self.kinds.get(target.name, 0)) if fixed else kind
                 yield f"{self.name(target.name)} = {written}"
             case ast.If(branches=branches, other=other):
@@ -275,8 +284,10 @@ class _Function:
         """Yield the lines of a block."""
         if not body:
             yield f"{INDENT}pass"
+        self.depth += 1
         for statement in body:
             yield from (INDENT + line for line in self.statement(statement))
+        self.depth -= 1
 
     def name(self, name: str) -> str:
         """Return what a name of the rule is in Python."""
@@ -314,6 +325,20 @@ class _Function:
                 ]
                 direct = [p for p in inside if not (isinstance(p, ast.Name) and _inside_call(node, p))]
                 return max(map(self.kind, direct), default=NUMBER)
+
+    def borrows(self, node: ast.Expr) -> bool:
+        """Whether the value of an expression may be in the memory of the parameter or its gradient."""
+        match node:
+            case ast.Name(name=name):
+                return name in self.borrowed
+            case ast.Unary(op="+", operand=value) | ast.Member(value=value) | ast.Index(value=value):
+                return self.borrows(value)
+            case ast.Ternary(condition=condition, then=a, other=b):
+                return self.kind(condition) == NUMBER and (self.borrows(a) or self.borrows(b))
+            case ast.Call(function=ast.Name(name=name), arguments=arguments) if name in VIEWS:
+                return self.borrows(arguments[0].value)
+            case _:
+                return False
 
     def expression(self, node: ast.Expr) -> str:
         """Return an expression as Python, with brackets around whatever might need them."""
