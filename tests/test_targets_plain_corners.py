@@ -95,3 +95,55 @@ def test_states_have_memory_of_their_own(rule: str, shape: tuple[int, ...]) -> N
 def test_only_what_could_share_memory_is_copied() -> None:
     text = optlang.export("AdamW", "plain")
     assert isinstance(text, str) and ".clone()" not in text
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        HEAD + "state m\nm = 0.9*m + g\nmask = m*g > 0\np -= lr*m*mask/(mean(mask) + 1e-3)\n",
+        HEAD + "a, b = g > 0, p > 0\np -= lr*(a - b)*g\n",
+        HEAD + "for c in (g > 0, p > 0): p -= lr*c*g\n",
+        HEAD + "state seen = g > 0\nseen = seen or g > 0\np -= lr*(1 - seen)*g if seen else 0*p\n",
+        HEAD + "state big: scalar = 0\nbig = norm(g) > 2\np -= lr*g - 0.1*big\nif big: p -= lr*g\n",
+        HEAD + "c = not (g > 0 and p)\np -= lr*(-c)*g + max(c, g) - sum(c)\n",
+        HEAD + "late = t > 2\np -= lr*(g - late)*max(late, 0.5)\n",
+        HEAD + "both = t > 1 and lr\np -= (g - both)*lr\n",
+        HEAD + "p -= lr*(g - first)*isfinite(g)*(g - isfinite(lr))\n",
+        HEAD + "u = (g > 0 if t > 2 else p > 0)\np -= lr*(u - 2)\n",
+        HEAD + "u = true if g > 0 else 0.5\np -= lr*u\n",
+    ],
+)
+def test_conditions_count_as_numbers(rule: str) -> None:
+    agree(rule)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        HEAD + "state m: scalar\nevery 2: m = norm(g)\np -= lr*sqrt(m)*g\n",
+        HEAD + "state m\nif t < 3: m = t\nelse: m = norm(g)\np -= lr*mean(m)*g\n",
+        HEAD + "u = 4\nif t > 2: u = norm(g)\np -= lr*sqrt(u)*g\n",
+    ],
+)
+def test_a_name_is_of_one_kind_in_all_branches(rule: str) -> None:
+    agree(rule)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (3, 4), (2, 3, 4)])
+@pytest.mark.parametrize("rule", ["p -= lr*g/(rows + cols)\n", "p -= lr*g/(rows(g) + cols(g))\n"])
+def test_a_tensor_without_rows_has_one(rule: str, shape: tuple[int, ...]) -> None:
+    agree(HEAD + rule, shape)
+
+
+def test_one_function_is_for_all_tensors_where_nothing_asks_for_their_dimensions() -> None:
+    function = function_of(HEAD + "p -= lr*g/rows\n", 2)
+    for shape in ((), (5,), (4, 3)):
+        p = torch.zeros(shape)
+        function([p], [torch.ones(shape)], [{}])
+        assert torch.allclose(p, torch.full(shape, -0.1 / (4 if shape == (4, 3) else 1)))
+
+
+def test_sums_over_all_dimensions_but_one_are_for_tensors_of_as_many() -> None:
+    function = function_of(HEAD + "p -= lr*g/norm(g, dim=1:)\n", 2)
+    with pytest.raises(ValueError, match="2 dimensions"):
+        function([torch.ones(2, 3, 4)], [torch.ones(2, 3, 4)], [{}])
