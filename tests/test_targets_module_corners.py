@@ -86,3 +86,15 @@ def test_what_must_be_passed_need_not_be_known_before(rule: str, arguments: dict
         agree(HEAD + rule, (4, 3), **arguments)
     except ValueError as refused:  # how often something is repeated is settled if there are too many ways
         assert "this file was made for n = 4" in str(refused), refused
+
+
+def test_a_tensor_without_the_dimension_is_refused() -> None:
+    rule = HEAD + "p -= lr*g/size(g, 1)\n"
+    for cls in classes(rule):
+        with pytest.raises(ValueError):
+            cls([torch.nn.Parameter(torch.ones(3))])
+    with pytest.raises(ValueError, match="`size.g, 1.` .line 3.: a vector of 3 has no dimension 1"):
+        optlang.compile(rule, backend="eager")([torch.nn.Parameter(torch.ones(3))])
+    agree(rule, (4, 3))
+    agree(HEAD + "if ndim > 0 and size(g, 0) > 3: p -= lr*g/size(g, 0)\nelse: p -= lr*g\n", (4, 3), (2,), ())
+    optlang.export(rule, "torchscript")
