@@ -147,6 +147,12 @@ def test_states_of_another_shape_start_at_zero() -> None:
 SPLITS = {
     "shapes": ("if ndim == 2: B(p, g)\nelse: C(p, g)\n", [{}, {}], "step"),
     "names of shapes": ("wide = ndim == 2 and cols > 1\nif not wide: C(p, g)\nelse: B(p, g)\n", [{}, {}], "step"),
+    "functions": (
+        "def of(n, m = 2) = n == m\ndef mat():\n    wide = of(ndim)\n    return wide and cols > 1\n"
+        "small = not mat()\nif small: C(p, g)\nelse: B(p, g)\n",
+        [{}, {}],
+        "step",
+    ),
     "keys": ("if group.plain: C(p, g)\nelse: B(p, g)\n", [{"plain": False}, {"plain": True}], "c.step"),
 }
 
