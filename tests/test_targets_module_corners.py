@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from scripted import reloaded
 
 import optlang
 
@@ -93,8 +94,30 @@ def test_a_tensor_without_the_dimension_is_refused() -> None:
     for cls in classes(rule):
         with pytest.raises(ValueError):
             cls([torch.nn.Parameter(torch.ones(3))])
-    with pytest.raises(ValueError, match="`size.g, 1.` .line 3.: a vector of 3 has no dimension 1"):
+    with pytest.raises(ValueError, match=r"`size.g, 1.` .line 3.: a vector of 3 has no dimension 1"):
         optlang.compile(rule, backend="eager")([torch.nn.Parameter(torch.ones(3))])
     agree(rule, (4, 3))
     agree(HEAD + "if ndim > 0 and size(g, 0) > 3: p -= lr*g/size(g, 0)\nelse: p -= lr*g\n", (4, 3), (2,), ())
     optlang.export(rule, "torchscript")
+
+
+#: Shapes with sizes of 1 at every place, such as those of 1 x 1 convolutions, and with equal sizes.
+THIN = (
+    *((), (1,), (5,), (1, 1), (4, 1), (1, 4), (4, 3), (4, 3, 1), (4, 1, 3), (1, 4, 3), (4, 1, 1), (1, 1, 1)),
+    *((8, 4, 1, 1), (8, 4, 3, 1), (8, 4, 1, 3), (8, 1, 3, 3), (1, 4, 3, 3), (8, 4, 3, 3), (1, 1, 1, 1)),
+)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "if rows > 1 and ndim == 2: p -= lr*(g @ g.T) @ g\nelse: p -= lr*g\n",
+        "if ndim > 2 and rows >= 3: p -= lr*g/size(g, 1)\nelse: p -= 2*lr*g\n",
+        "if ndim > 1 and rows(matrix(g)) > cols(matrix(g)): p -= lr*g\nelse: p -= 2*lr*g\n",
+    ],
+)
+def test_takes_every_shape_that_the_class_takes(rule: str) -> None:
+    agree(HEAD + rule, *THIN)
+    scripted = optlang.export(HEAD + rule, "torchscript")
+    for shape in ((4, 1, 3), (4, 1, 1), (8, 4, 1, 1), (8, 4, 3, 1)):
+        reloaded(scripted).step([torch.ones(shape)], [torch.ones(shape)])
