@@ -288,6 +288,26 @@ def test_mistakes_are_shown_where_they_are(rest: str, code: str, place: str, hel
     assert help in (found[0].help or "")
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "transform smooth(u):\n    state m\n    m = 0.9*m + u\n    return m\n",
+        "def damped(u) = u/2\n",
+        "optimizer B\nhyper lr = 0.1\n",
+    ],
+)
+def test_a_file_without_an_update_is_no_inner_rule(text: str, tmp_path: Path) -> None:
+    (tmp_path / "other.opt").write_text(text)
+    source = Source('optimizer A\ninner B = "other.opt"\nB(p, g)\n', str(tmp_path / "mine.opt"))
+    (found,) = check_text(source)[1]
+    assert found.span is not None
+    assert (found.code, source.excerpt(found.span), found.message) == (
+        "E215",
+        '"other.opt"',
+        "`other.opt` has no update",
+    )
+
+
 def test_dead_branches_of_an_inner_rule_are_no_mistakes() -> None:
     assert not [
         d for d in optlang.check("optimizer A\ninner B = SM3\nif ndim == 2: B(p, g)\nelse: p -= g\n") if d.is_error

@@ -116,6 +116,10 @@ def declared(
         return None
     if not _fits_inside(work, parsed, node):
         return None
+    if not any(isinstance(item, STATEMENTS) for item in parsed.items):
+        help = "an inner rule changes `p`; `use` takes over the transforms and functions of a file"
+        work.error("E215", f"`{_title(node.rule)}` has no update", node.rule.span, "not a rule", help)
+        return None
     title, prefix = _title(node.rule), work.key(node.name.name.lower())
     clock = Clock.of(work, node, prefix, parsed)
     parsed = replace(parsed, items=clock.wound(parsed.items))
