@@ -351,7 +351,7 @@ def _bind_parts(
             f"`{item.name.text}` takes {count} values" if count > 1 else f"`{item.name.text}` takes one value",
             value.span,
             "expected as many in brackets, or the name of such a tuple" if count > 1 else "not one value",
-            f"for example `{item.name.text} = (0.9, 0.999)`" if count > 1 else "leave the brackets away",
+            f"for example `{item.name.text} = (0.9, 0.999)`" if count > 1 else "remove the brackets",
         )
         return
     for part, given in zip(item.parts, value.items, strict=True):
