@@ -18,6 +18,7 @@ from optlang.backends.loading import variants
 from optlang.compiled import Facts, Layout, Variant
 from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
 from optlang.language.check import check_text
+from optlang.language.checking.worlds import sample
 from optlang.language.evaluate import evaluate, truth
 from optlang.language.questions import group_keys, static_names
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Rule, Value
@@ -70,8 +71,8 @@ class CompiledRule:
     # Hyperparameters ----------------------------------------------------------------------------------------
 
     def defaults(self) -> dict[str, Value]:
-        """Return a value for every hyperparameter: its default, or 1 for one that must be passed."""
-        return {h.name: 1.0 if h.required else h.default for h in self.rule.hypers}
+        """Return a value for every hyperparameter: its default, or for one that must be passed one that it may hold."""
+        return {h.name: _placeholder(h) if h.required else h.default for h in self.rule.hypers}
 
     def problems(self, values: Mapping[str, Value]) -> list[str]:
         """Return what is wrong with these hyperparameters, one sentence each; empty if nothing."""
@@ -227,6 +228,16 @@ def _unsuited(compiled: CompiledRule, values: Mapping[str, Value], facts: Facts)
     found = compiled.misfit(values, facts)
     assert found is not None
     return OptlangError([found])
+
+
+def _placeholder(hyper: Hyper) -> Value:
+    """Return a value for a hyperparameter that must be passed: 1, or if it cannot be 1, what it can be."""
+    if isinstance(hyper.domain, OneOf):
+        return hyper.domain.values[0]
+    if hyper.domain is None or 1.0 in hyper.domain:
+        return 1.0
+    value = sample(hyper)
+    return float(math.ceil(value)) if hyper.count and math.ceil(value) in hyper.domain else value
 
 
 def _problem(hyper: Hyper, value: Value) -> str | None:

@@ -147,6 +147,12 @@ def test_states_of_another_shape_start_at_zero() -> None:
 SPLITS = {
     "shapes": ("if ndim == 2: B(p, g)\nelse: C(p, g)\n", [{}, {}], "step"),
     "names of shapes": ("wide = ndim == 2 and cols > 1\nif not wide: C(p, g)\nelse: B(p, g)\n", [{}, {}], "step"),
+    "functions": (
+        "def of(n, m = 2) = n == m\ndef mat():\n    wide = of(ndim)\n    return wide and cols > 1\n"
+        "small = not mat()\nif small: C(p, g)\nelse: B(p, g)\n",
+        [{}, {}],
+        "step",
+    ),
     "keys": ("if group.plain: C(p, g)\nelse: B(p, g)\n", [{"plain": False}, {"plain": True}], "c.step"),
 }
 
@@ -280,6 +286,26 @@ def test_mistakes_are_shown_where_they_are(rest: str, code: str, place: str, hel
     found = [d for d in check_text(source)[1] if d.is_error]
     assert [(d.code, source.excerpt(d.span)) for d in found if d.span][:1] == [(code, place)]
     assert help in (found[0].help or "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "transform smooth(u):\n    state m\n    m = 0.9*m + u\n    return m\n",
+        "def damped(u) = u/2\n",
+        "optimizer B\nhyper lr = 0.1\n",
+    ],
+)
+def test_a_file_without_an_update_is_no_inner_rule(text: str, tmp_path: Path) -> None:
+    (tmp_path / "other.opt").write_text(text)
+    source = Source('optimizer A\ninner B = "other.opt"\nB(p, g)\n', str(tmp_path / "mine.opt"))
+    (found,) = check_text(source)[1]
+    assert found.span is not None
+    assert (found.code, source.excerpt(found.span), found.message) == (
+        "E215",
+        '"other.opt"',
+        "`other.opt` has no update",
+    )
 
 
 def test_dead_branches_of_an_inner_rule_are_no_mistakes() -> None:

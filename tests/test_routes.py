@@ -281,6 +281,9 @@ def test_routes_to_files(tmp_path: Path) -> None:
         ('optimizer A\nroute "other.opt" otherwise\n', "`other.opt` routes itself"),
         ('optimizer A\nroute "mine.opt" otherwise\n', "`other.opt` routes itself"),
         ('optimizer A\ninner B = "other.opt"\nB(p, g)\n', "other.opt has errors"),
+        ("transform smooth(u):\n    state m\n    m = 0.9*m + u\n    return m\n", "`other.opt` has no update"),
+        ("def damped(u) = u/2\n", "`other.opt` has no update"),
+        ("optimizer A\nhyper lr = 0.1\n", "`other.opt` has no update"),
     ],
 )
 def test_files_that_cannot_be_routed_to(tmp_path: Path, text: str | None, message: str) -> None:

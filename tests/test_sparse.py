@@ -352,6 +352,20 @@ def test_rules_that_look_at_more_than_one_element_are_refused(name: str) -> None
         optimizer_class(name)([table()], **LAZY)
 
 
+@pytest.mark.parametrize(
+    ("step", "why"),
+    [
+        ("every 2: p -= lr*g\n", r"does not make the same step each time .`every`."),
+        ("p -= lr*(g + randn())\n", "draws random numbers for whole tensors"),
+        ("every 2: p -= lr*g/norm(g)\n", "does not update every element from itself alone"),
+        ("p -= lr*g/gnorm(g)\n", "does not update every element from itself alone"),
+    ],
+)
+def test_the_reason_is_the_true_one(step: str, why: str) -> None:
+    with pytest.raises(ValueError, match=rf"cannot have sparse=\"lazy\": A {why}; give it dense gradients"):
+        optimizer_class(f"optimizer A\nsparse\nhyper lr = 0.1\n{step}")([table()])
+
+
 def test_a_rule_that_comes_to_look_at_more_is_refused() -> None:
     rule = "optimizer Both\nhyper lr = 0.1, scaled = false\nif scaled: g = g/(norm(g) + 1)\np -= lr*g\n"
     p = table()

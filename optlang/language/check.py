@@ -259,7 +259,7 @@ class _Check:
                 "a `flat` rule has no `on` blocks",
                 self.events[0].span,
                 label="p is a vector of all parameters during a step only",
-                help="leave `flat` or the block away",
+                help="remove `flat` or the block",
             )
         for again in (item for item in self.items if isinstance(item, Iterate)):
             self.findings.add(

@@ -139,8 +139,9 @@ class Sizes:
             self.met((self.shape, *map(self.of, arguments)))
             return self.shape
         if name in ("total", "eps_of", "loss") or (name in SIZES and arguments):
-            for argument in arguments:
-                self.of(argument)
+            shape, *_ = [self.of(argument) for argument in arguments] or [()]
+            if name == "size":  # the dimension has to be there
+                shapes.size_of(name, shape, self.size(arguments[1]))
             return ()
         if name == EMPTY:
             return (self.size(arguments[0]) or 0, *self.shape)

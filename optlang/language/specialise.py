@@ -424,6 +424,7 @@ class _Specialiser:
             return node
         match node:
             case ast.Call(function=ast.Name(name=name), arguments=(argument, *dims)) if name in SIZES:
+                self.sizes.of(node)  # which refuses dimensions that are not there
                 shape = self.sizes.of(argument.value)
                 size = size_of(name, shape, *(int(self.number(dim.value) or 0) for dim in dims))
                 return ast.Number(node.span, getattr(size, "formula", f"size {size}"), Fraction(int(size)))

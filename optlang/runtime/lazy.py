@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from optlang.compiled import Variant
 from optlang.runtime.parts import Part
 from optlang.runtime.plan import GroupPlan, State, by_rows, named
 from optlang.runtime.records import Batch, Record
@@ -21,9 +22,9 @@ from optlang.runtime.tensors import facts_of, flat
 #: How a param group says that gradients are sparse.
 LAZY = "lazy"
 
-REASON = (
-    "does not update every element from itself alone; give it dense gradients (for an embedding: sparse=False) and, "
-    "if other parameters of the optimizer have sparse ones, a param group of its own"
+INSTEAD = (
+    "give it dense gradients (for an embedding: sparse=False) and, if other parameters of the optimizer have sparse "
+    "ones, a param group of its own"
 )
 
 
@@ -83,8 +84,9 @@ class LazyPlan(GroupPlan):
                 f"has a gradient that is sparse in {g.sparse_dim()} dimensions, but {self.option} is for gradients of "
                 "whole rows (sparse in 1), as an embedding has them",
             )
-        if not by_rows(self.variant_for(facts_of(p)).variant):
-            self._fail(p, f"has a sparse gradient, but {self.name} {REASON}")
+        variant = self.variant_for(facts_of(p)).variant
+        if not by_rows(variant):
+            self._fail(p, f"has a sparse gradient, but {self.name} {reason(variant)}")
 
     def _example(self, p: torch.Tensor) -> torch.Tensor:
         """Return a gradient that has the kernel compiled which rows are updated by."""
@@ -93,6 +95,16 @@ class LazyPlan(GroupPlan):
             return super()._example(p)
         self._check_gradient(p, g)
         return p.detach().new_zeros((), dtype=g.dtype).expand(p.shape)
+
+
+def reason(variant: Variant) -> str:
+    """Return why a variant cannot update rows, and what to do."""
+    passes = [one for path in variant.steering.paths for one in path] if variant.steering is not None else []
+    why = "does not update every element from itself alone"
+    if passes and all(one.kernel.elementwise and not one.points and not one.needs for one in passes):
+        random = any(one.draws for one in passes)
+        why = "draws random numbers for whole tensors" if random else "does not make the same step each time (`every`)"
+    return f"{why}; {INSTEAD}"
 
 
 class RowBatch(Batch):
@@ -163,6 +175,7 @@ def check_rule(part: Part, group: Mapping[str, Any], members: Sequence[torch.Ten
     values = part.hyper.read(group)
     answers = part.hyper.answers(values)
     for p in {facts_of(p): p for p in members}.values():
-        if not by_rows(part.kernels.prepared(values, answers, facts_of(p)).variant):
+        variant = part.kernels.prepared(values, answers, facts_of(p)).variant
+        if not by_rows(variant):
             rule = part.compiled.name
-            raise ValueError(f"{rule}: {named(group, p)} cannot have {LazyPlan.option}: {rule} {REASON}")
+            raise ValueError(f"{rule}: {named(group, p)} cannot have {LazyPlan.option}: {rule} {reason(variant)}")

@@ -11,6 +11,9 @@ from optlang.targets._forms import Form
 from optlang.targets._python import INDENT, formatted, spaced
 from optlang.targets._questions import DIMENSIONS
 
+#: Stands for whatever the answer to a question is; no text of a rule is so.
+ANY = "(any)\0"
+
 
 def chooser(name: str, what: str, forms: Sequence[Form], requirements: Sequence[tuple[str, str]]) -> str:
     """Return the function.
@@ -43,8 +46,8 @@ def branches(forms: list[Form], place: int) -> list[str]:
     question = next(f.way.trace[place][0] for f in forms if len(f.way.trace) > place)
     answers: dict[Value, list[Form]] = {}
     for form in forms:
-        answer = form.way.trace[place][1] if len(form.way.trace) > place else None
-        answers.setdefault(answer, []).append(form)
+        answer = form.way.trace[place][1] if len(form.way.trace) > place else ANY
+        answers.setdefault(ANY if question == DIMENSIONS and answer is None else answer, []).append(form)
     inside = {answer: branches(those, place + 1) for answer, those in answers.items()}
     if len(set(map(tuple, inside.values()))) == 1 and set(inside) == {False, True}:
         return inside[True]
@@ -52,10 +55,11 @@ def branches(forms: list[Form], place: int) -> list[str]:
         return _either(question, inside)
     lines: list[str] = []
     for answer, block in inside.items():
-        if answer is not None:
-            lines += [f"if {question} == {_value(answer)}:", *(INDENT + line for line in block)]
-    if None in inside:
-        return [*lines, *inside[None]]
+        if answer != ANY:
+            same = "is None" if answer is None else f"== {_value(answer)}"
+            lines += [f"if {question} {same}:", *(INDENT + line for line in block)]
+    if ANY in inside:
+        return [*lines, *inside[ANY]]
     return [*lines, f"raise ValueError({literal(_only(question, list(inside)))})"]
 
 

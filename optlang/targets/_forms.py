@@ -367,6 +367,8 @@ def _word(question: str, answer: Any) -> str:
             question = question.replace(f" {sign} ", f"_{spoken}_" if spoken else "_")
         question = re.sub(r"shape\[(\d)\]", r"size\1", question)
         return re.sub(r"\W+", "_", question).strip("_") if answer else ""
+    if answer is None:
+        return "none"
     if isinstance(answer, str):
         return re.sub(r"\W+", "_", answer)
     return f"{question}_{answer:g}"

@@ -32,7 +32,11 @@ SHAPES: tuple[tuple[int, ...], ...] = (
     *((7, 11, 13, 17), (100003, 11, 13, 17), (7, 11, 13, 100003)),
 )
 #: Further shapes, whose sizes are less telling: square, and with sizes of 1.
-PLAIN_SHAPES: tuple[tuple[int, ...], ...] = ((1,), (7, 7), (1, 7), (7, 1), (13, 7, 7))
+PLAIN_SHAPES: tuple[tuple[int, ...], ...] = (
+    *((1,), (7, 7), (1, 7), (7, 1), (1, 1), (13, 7, 7)),
+    *((7, 11, 1), (7, 1, 11), (7, 1, 1), (1, 7, 11), (1, 1, 1)),
+    *((7, 11, 1, 1), (7, 11, 13, 1), (7, 11, 1, 13), (7, 1, 11, 13), (1, 7, 11, 13), (1, 1, 1, 1), (7, 11, 13, 13)),
+)
 #: What is tried when a rule is for none of these.
 HIGHER_SHAPES = tuple((7, 11, 13, 17, 19, 23, 29, 31)[:n] for n in range(5, 9))
 #: Facts of a tensor that questions may read.
@@ -151,6 +155,7 @@ class Explorer:
             for n in (number - 1, number, number + 1):
                 if n > 0:
                     yield from ((n,), (n, 7), (7, n), (n, n), (1, n), (n, 1))
+                    yield from ((11, n, 7), (11, 7, n), (11, n, n), (13, 11, n, 7), (13, 11, 7, n), (13, 11, n, n))
 
     def way(self, values: Mapping[str, Value], shape: tuple[int, ...]) -> Way | None:
         """Return where hyperparameters and a shape lead; None if they do not fit."""
@@ -326,7 +331,8 @@ def _words(text: str) -> Sequence[str]:
 def _size(number: int, shape: tuple[int, ...]) -> str:
     """Return a size as a product of sizes of the parameter."""
     places = []
-    if len(set(shape)) < len(shape) and number > 1:
+    large = [size for size in shape if size > 1]
+    if len(set(large)) < len(large) and number > 1:
         raise Unspoken("a condition on a size that several dimensions have")
     for i, size in enumerate(shape):
         if number % size == 0:

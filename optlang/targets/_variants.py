@@ -21,6 +21,7 @@ from optlang.targets import Order
 SHAPES: tuple[tuple[int, ...], ...] = (
     *((), (5,), (1,), (4, 6), (6, 4), (5, 5), (1, 4), (4, 1), (1, 1)),
     *((3, 4, 5), (24, 2, 3), (3, 6, 2), (1, 4, 5), (3, 4, 1), (3, 2, 2, 4), (96, 2, 3, 4), (3, 2, 6, 2), (3, 2, 1, 4)),
+    *((3, 1, 5), (3, 1, 1), (1, 1, 1), (3, 2, 4, 1), (3, 2, 1, 1), (1, 1, 1, 1)),
 )
 #: How many hyperparameters may have variants for 0 and for other values at the same time.
 SWITCHES = 2

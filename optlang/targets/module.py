@@ -1,7 +1,7 @@
 """A rule as one Python file that needs torch only: the optimizer class, and the functions that make its step.
 
-The functions are those that the compiled class runs (see :mod:`optlang.compiled`), so both take the same steps to the
-last bit. What is around them comes from templates, of which a file has the lines that its rule needs.
+The functions are those that the compiled class runs (see :mod:`optlang.compiled`), so both take the same steps, up to
+the order of what is added up. What is around them comes from templates, of which a file has the lines that it needs.
 """
 
 from __future__ import annotations

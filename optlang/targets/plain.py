@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import NoReturn
 
 from optlang.backends.naming import python_name
@@ -21,7 +23,7 @@ from optlang.language.kinds import Level
 from optlang.language.quoting import docstring, literal
 from optlang.language.rule import Hyper, State, Value
 from optlang.language.specialise import Special, specialise
-from optlang.language.walk import block_expressions, body_of, expressions
+from optlang.language.walk import assigned, block_expressions, body_of, expressions, names_read
 from optlang.targets import Order, _refusals, refusal
 from optlang.targets._python import INDENT, WIDTH, formatted, spaced
 from optlang.targets._questions import SHAPE, Explorer, Unspoken
@@ -31,7 +33,12 @@ NAME = "plain"
 
 #: How what is kept of a value: a number, one number on the device, elements (or any tensor with dimensions).
 NUMBER, SCALAR, TENSOR = range(3)
-FACTS = {"ndim": "p.dim()", "numel": "p.numel()", "rows": "p.shape[-2]", "cols": "p.shape[-1]"}
+FACTS = {
+    "ndim": "p.dim()",
+    "numel": "p.numel()",
+    "rows": "(p.shape[-2] if p.dim() > 1 else 1)",
+    "cols": "(p.shape[-1] if p.dim() else 1)",
+}
 #: Functions of one matrix, which elsewhere are written for stacks of them.
 MATRIX = {
     "matrix": "{0}.flatten(1)",
@@ -56,6 +63,8 @@ MATRIX = {
     "ones": "p.new_ones({*})",
     "eye": "torch.eye({0}, dtype=p.dtype, device=p.device)",
 }
+#: Those, and changes of type, whose result may be in the memory of what they are given.
+VIEWS = frozenset(("matrix", "flatten", "f32", "bf16"))
 #: What is not about one tensor alone.
 ELSEWHERE = {"total": "a sum over the whole model", **dict.fromkeys(RANDOMS, "random numbers")}
 ELSEWHERE |= dict.fromkeys(EVALUATIONS - {*SEARCHES}, "the closure")
@@ -115,18 +124,30 @@ class _Function:
         self.special: Special = specialise(self.rule, {**self.values, **facts.named()}, facts.shape)
         self.kinds: dict[str, int] = {h.name: NUMBER for h in self.rule.hypers}
         self.kinds |= dict.fromkeys((*FACTS, "t", "first"), NUMBER) | {"p": TENSOR, "g": TENSOR}
-        self.names: dict[str, str] = {"first": "(t == 1)", **FACTS}
+        self.explorer = Explorer(order.compiled, order.values)
+        self.asked = [(q, a) for q, a in self.questions(facts.shape) if self.explorer.reads(q) & {*FACTS, SHAPE}]
+        self.is_for_ndim = bool(self.asked) or self.special.fixed_ndim
+        self.names: dict[str, str] = {"first": "(t == 1)", **FACTS, **(_sizes(order.ndim) if self.is_for_ndim else {})}
         self.taken = {"param", "params", "grads", "states", "state", "t", "p", "g"}
         self.helpers: set[str] = set()
+        self.borrowed = {"p", "g"}  # names of what may be in the memory of the parameter or its gradient
+        self.matrices = {"p", "g"} if order.ndim > 1 else set()
+        self.least: dict[str, int] = {}  # what names are in all steps and branches that are something else in some
+        self.depth = 0  # how many blocks we are in
         for name in (*(h.name for h in self.rule.hypers), *(s.name for s in self.special.states)):
             self.name(name)
 
+    def questions(self, shape: tuple[int, ...]) -> Iterator[tuple[str, bool]]:
+        """Yield the conditions that options and shapes decide, with what they are here."""
+        try:
+            trace = self.explorer.trace(self.special, shape)
+        except Unspoken:
+            return
+        yield from ((question, answer) for question, answer in trace if isinstance(answer, bool))
+
     def file(self) -> str:
         """Return the file."""
-        start = _alive(list(self.started()), set())
-        body = [line for statement in self.special.body for line in self.statement(statement)]
-        kept_names = {"p", *(self.names[s.name] for s in self.special.states)}
-        body = _alive(body, kept_names)
+        start, body = self.settled()
         guards = list(self.guards())
         used = "\n".join((*guards, *start, *body))
         doc = (self.rule.doc or self.order.compiled.name).strip()
@@ -187,25 +208,32 @@ class _Function:
 
     def guards(self) -> Iterator[str]:
         """Yield the lines that refuse tensors for which the rule is another."""
-        explorer = Explorer(self.order.compiled, self.order.values)
-        facts = example_facts(self.order.ndim)
-        try:
-            trace = explorer.trace(self.special, facts.shape)
-        except Unspoken:
-            trace = ()
-        asked = [(q, a) for q, a in trace if isinstance(a, bool) and explorer.reads(q) & {*FACTS, SHAPE}]
-        if asked or self.special.matrices:
+        if self.is_for_ndim:
             yield f"if p.dim() != {self.order.ndim}:"
             yield f'{INDENT}raise ValueError("this is for tensors of {self.order.ndim} dimensions")'
-        for question, answer in asked:
-            if not explorer.reads(question) <= {"ndim"}:
+        for question, answer in self.asked:
+            if not self.explorer.reads(question) <= {"ndim"}:
                 code = re.sub(r"\bshape\[", "p.shape[", question)
-                code = re.sub(r"\b(numel|rows|cols)\b", lambda found: FACTS[found[0]], code)
+                code = re.sub(r"\b(numel|rows|cols)\b", lambda found: self.names[found[0]], code)
                 yield f"if not ({code}):" if answer else f"if {code}:"
                 said = f"this is for tensors with {'' if answer else 'not '}{spaced(question)}"
                 yield f"{INDENT}raise ValueError({literal(said)})"
 
     # Statements ---------------------------------------------------------------------------------------------
+
+    def settled(self) -> tuple[list[str], list[str]]:
+        """Return the lines that start the states and those of a step; a name is of one kind wherever it is read."""
+        while True:
+            known, least = dict(self.kinds), dict(self.least)
+            start = list(self.started())
+            body = [line for statement in self.tidied(self.special.body) for line in self.statement(statement)]
+            if least == self.least:
+                return start, body
+            self.kinds, self.borrowed = known, {"p", "g"}
+
+    def tidied(self, body: tuple[ast.Stmt, ...]) -> tuple[ast.Stmt, ...]:
+        """Return statements without what is there for nothing."""
+        return _alive(_once(body), {"p", *(s.name for s in self.special.states)})
 
     def started(self) -> Iterator[str]:
         """Yield the lines that start the states."""
@@ -214,7 +242,7 @@ class _Function:
             return
         initial = {s.targets[0].name: s for s in self.special.start if isinstance(s, ast.Assign)}
         yield "if not state:"
-        for statement in self.special.start:
+        for statement in self.tidied(self.special.start):
             assert isinstance(statement, ast.Assign)
             if statement.targets[0].name not in {s.name for s in states}:
                 yield from (INDENT + line for line in self.statement(statement))
@@ -224,44 +252,59 @@ class _Function:
 
     def initial(self, state: State, statement: ast.Stmt | None) -> str:
         """Return the initial value of a state."""
-        level = state.kind.level
+        whole = state.kind.level > Level.SCALAR
+        least = self.least.get(state.name, NUMBER)
         if statement is None:
-            self.kinds[state.name] = NUMBER if level <= Level.SCALAR else TENSOR
-            return "0.0" if level <= Level.SCALAR else "torch.zeros_like(p)"
+            self.kinds[state.name] = TENSOR if whole else least
+            return "torch.zeros_like(p)" if whole else "p.new_zeros(())" if least else "0.0"
         assert isinstance(statement, ast.Assign)
-        value, kind = self.expression(statement.value), self.kind(statement.value)
-        self.kinds[state.name] = max(kind, TENSOR if level > Level.SCALAR else NUMBER)
-        if kind == NUMBER and level > Level.SCALAR:
+        value, kind = self.number(statement.value), self.kind(statement.value)
+        self.kinds[state.name] = max(kind, TENSOR if whole else least)
+        if kind == NUMBER and whole:
             return f"torch.full_like(p, {value})"
-        if kind == SCALAR and level > Level.SCALAR:
+        if kind == SCALAR and whole:
             return f"({value}).expand_as(p).clone()"
-        return f"({value}).clone()" if kind else value
+        if kind == NUMBER:
+            return f"p.new_tensor({value})" if least else value
+        return f"({value}).clone()"
 
     def statement(self, node: ast.Stmt) -> Iterator[str]:
         """Yield the lines of a statement."""
         match node:
             case ast.Assign(targets=(target,), op=op, value=value):
+                name = target.name
                 if op != "=":
                     value = ast.Binary(node.span, op[:-1], target, value)
-                written, kind = self.expression(value), self.kind(value)
-                if target.name == "p" and kind != TENSOR:
-                    written = f"torch.zeros_like(p) + ({written})"
-                fixed = target.name in ("p", *(s.name for s in self.special.states))
-                self.kinds[target.name] = max(kind, self.kinds.get(target.name, 0)) if fixed else kind
-                yield f"{self.name(target.name)} = {written}"
+                written, kind = self.number(value), self.kind(value)
+                fixed = name in ("p", *(s.name for s in self.special.states))
+                if fixed or self.depth or name in self.least:
+                    self.least[name] = max(kind, self.least.get(name, NUMBER), self.kinds[name] if fixed else NUMBER)
+                if fixed and kind < TENSOR == self.least[name]:
+                    written = f"torch.zeros_like({self.name(name)}) + ({written})"
+                elif kind == NUMBER < self.least.get(name, NUMBER):
+                    written = f"p.new_tensor({written})"
+                self.kinds[name] = max(kind, self.least.get(name, NUMBER))
+                if self.borrows(value) and not fixed:
+                    self.borrowed.add(name)
+                else:
+                    written = f"({written}).clone()" if self.borrows(value) else written
+                    self.borrowed -= {name} if not self.depth else set()
+                is_matrix = self.is_matrix(value) if name not in ("p", "g") else self.order.ndim > 1
+                self.matrices = self.matrices | {name} if is_matrix else self.matrices - {name}
+                yield f"{self.name(name)} = {written}"
             case ast.If(branches=branches, other=other):
                 for i, (condition, body) in enumerate(branches):
                     if self.kind(condition) == TENSOR:
                         self.fail(condition, "an `if` on elements", "write a choice: `a if c else b`")
-                    yield f"{'elif' if i else 'if'} {self.expression(condition)}:"
+                    yield f"{'elif' if i else 'if'} {self.condition(condition)}:"
                     yield from self.block(body)
                 if other:
                     yield "else:"
                     yield from self.block(other)
             case ast.Every(period=period, start=start, first=also, body=body):
-                since = "t" if start is None else f"(t - ({self.expression(start)}))"
+                since = "t" if start is None else f"(t - ({self.number(start)}))"
                 first = "" if start is None else f"{since} >= 0 and "
-                due = f"{first}{since} % ({self.expression(period)}) == 0"
+                due = f"{first}{since} % ({self.number(period)}) == 0"
                 yield f"if t == 1 or {due}:" if also else f"if {due}:"
                 yield from self.block(body)
             case _:
@@ -269,8 +312,12 @@ class _Function:
 
     def block(self, body: tuple[ast.Stmt, ...]) -> Iterator[str]:
         """Yield the lines of a block."""
+        if not body:
+            yield f"{INDENT}pass"
+        self.depth += 1
         for statement in body:
             yield from (INDENT + line for line in self.statement(statement))
+        self.depth -= 1
 
     def name(self, name: str) -> str:
         """Return what a name of the rule is in Python."""
@@ -309,7 +356,46 @@ class _Function:
                 direct = [p for p in inside if not (isinstance(p, ast.Name) and _inside_call(node, p))]
                 return max(map(self.kind, direct), default=NUMBER)
 
-    def expression(self, node: ast.Expr) -> str:
+    def is_matrix(self, node: ast.Expr) -> bool:
+        """Whether a value is sure to have two dimensions or more."""
+        match node:
+            case ast.Name(name=name):
+                return name in self.matrices
+            case ast.Binary(left=left, right=right):
+                return self.is_matrix(left) or self.is_matrix(right)
+            case ast.Call(function=ast.Name(name=name)):
+                return name in ("matrix", "eye")
+            case _:
+                return isinstance(node, ast.Member) and node.name == "T"
+
+    def borrows(self, node: ast.Expr) -> bool:
+        """Whether the value of an expression may be in the memory of the parameter or its gradient."""
+        match node:
+            case ast.Name(name=name):
+                return name in self.borrowed
+            case ast.Unary(op="+", operand=value) | ast.Member(value=value) | ast.Index(value=value):
+                return self.borrows(value)
+            case ast.Ternary(condition=condition, then=a, other=b):
+                return self.kind(condition) == NUMBER and (self.borrows(a) or self.borrows(b))
+            case ast.Call(function=ast.Name(name=name), arguments=arguments) if name in VIEWS:
+                return self.borrows(arguments[0].value)
+            case _:
+                return False
+
+    def number(self, node: ast.Expr) -> str:
+        """Return an expression that is computed with or kept: conditions are numbers then, 1 or 0."""
+        if not _is_condition(node):
+            return self.written(node)
+        if isinstance(node, ast.Bool):
+            return str(int(node.value))
+        on_host = self.kind(node) == NUMBER
+        return f"float({self.written(node)})" if on_host else f"({self.written(node)}).to(p.dtype)"
+
+    def condition(self, node: ast.Expr) -> str:
+        """Return an expression that is a condition: numbers stand for "not zero" then."""
+        return self.written(node) if _is_condition(node) else f"({self.written(node)}) != 0"
+
+    def written(self, node: ast.Expr) -> str:
         """Return an expression as Python, with brackets around whatever might need them."""
         match node:
             case ast.Number(value=exact):
@@ -321,40 +407,33 @@ class _Function:
             case ast.Name(name=name):
                 return self.name(name)
             case ast.Member(name="T", value=value):
-                return f"({self.expression(value)}).T"
+                return f"({self.number(value)}).T"
             case ast.Unary(op="not", operand=ast.Name(name="first")):
                 return "t != 1"
             case ast.Unary(op=op, operand=operand):
-                sign = ("~" if self.kind(operand) else "not ") if op == "not" else op
-                return f"{sign}({self.expression(operand)})"
+                if op != "not":
+                    return f"{op}({self.number(operand)})"
+                return f"{'~' if self.kind(operand) else 'not '}({self.condition(operand)})"
             case ast.Binary(op=op, left=left, right=right):
                 if op in ("and", "or"):
-                    return f"({self.expression(left)}) {self.operator(op, node)} ({self.expression(right)})"
+                    return f"({self.condition(left)}) {self.operator(op, node)} ({self.condition(right)})"
                 return f"({self.number(left)}) {self.operator(op, node)} ({self.number(right)})"
             case ast.Compare(ops=(op,), operands=(a, b)):
-                return f"({self.expression(a)}) {op} ({self.expression(b)})"
+                return f"({self.number(a)}) {op} ({self.number(b)})"
             case ast.Ternary(condition=c, then=a, other=b):
                 if self.kind(c) != NUMBER:
-                    sides = [self.expression(side) for side in (a, b)]
+                    sides = [self.number(side) for side in (a, b)]
                     if self.kind(a) == self.kind(b) == NUMBER:  # of two, torch would make its default type
                         sides[0] = f"p.new_tensor({sides[0]})"
-                    return f"torch.where({self.expression(c)}, {sides[0]}, {sides[1]})"
-                return f"({self.expression(a)}) if ({self.expression(c)}) else ({self.expression(b)})"
+                    return f"torch.where({self.condition(c)}, {sides[0]}, {sides[1]})"
+                return f"({self.number(a)}) if ({self.condition(c)}) else ({self.number(b)})"
             case ast.Index(value=value, items=items):
                 inside = ", ".join(map(self.item, items))
-                return f"({self.expression(value)})[{inside}]"
+                return f"({self.number(value)})[{inside}]"
             case ast.Call(function=ast.Name(name=name), arguments=arguments):
                 return self.call(node, name, arguments)
             case _:
                 self.fail(node, "this expression", "use --target module")
-
-    def number(self, node: ast.Expr) -> str:
-        """Return an expression that is computed with: conditions on elements are numbers then, of p's type."""
-        bare = node.operand if isinstance(node, ast.Unary) and node.op == "not" else node
-        is_condition = isinstance(bare, ast.Compare) or (isinstance(bare, ast.Binary) and bare.op in ("and", "or"))
-        if is_condition and self.kind(node) != NUMBER:
-            return f"({self.expression(node)}).to(p.dtype)"
-        return self.expression(node)
 
     def operator(self, op: str, node: ast.Expr) -> str:
         """Return an operator."""
@@ -365,18 +444,22 @@ class _Function:
     def item(self, node: ast.Expr | ast.Slice) -> str:
         """Return one item of an index."""
         if isinstance(node, ast.Slice):
-            ends = ["" if end is None else self.expression(end) for end in (node.start, node.stop)]
+            ends = ["" if end is None else self.number(end) for end in (node.start, node.stop)]
             return ":".join(end if end.isdigit() or not end else f"int({end})" for end in ends)
-        return self.expression(node)
+        return self.number(node)
 
     def call(self, node: ast.Expr, name: str, arguments: tuple[ast.Argument, ...]) -> str:
         """Return a call."""
         row = BUILTINS.get(name)
-        texts = [self.expression(a.value) for a in _plain(arguments)]
+        texts = [self.number(a.value) for a in _plain(arguments)]
         kinds = [self.kind(a.value) for a in _plain(arguments)]
         dim = next((a.value for a in arguments if a.name == "dim"), None)
         if name in SIZES:
-            return f"({texts[0]}).shape[{texts[1] if name == 'size' else '-2' if name == 'rows' else '-1'}]"
+            shape = f"({texts[0]}).shape"
+            if name == "size":
+                return f"{shape}[{texts[1]}]"
+            shape = shape if self.is_matrix(arguments[0].value) else f"(1, 1, *{shape})"
+            return f"{shape}[{-2 if name == 'rows' else -1}]"
         if name == "eps_of":
             return f"torch.finfo(({texts[0]}).dtype).eps"
         if name in ("max", "min") and len(texts) > 1:
@@ -410,11 +493,22 @@ class _Function:
     def dims(self, node: ast.Expr) -> str:
         """Return the dimensions that a reduction names."""
         items = node.items if isinstance(node, ast.Tuple) else (node,)
-        return f"({', '.join(map(self.expression, items))},)"
+        return f"({', '.join(map(self.number, items))},)"
 
 
 def _plain(arguments: tuple[ast.Argument, ...]) -> list[ast.Argument]:
     return [a for a in arguments if a.name is None]
+
+
+def _is_condition(node: ast.Expr) -> bool:
+    """Whether an expression is written as what is true or false; names stand for numbers."""
+    match node:
+        case ast.Compare() | ast.Bool() | ast.Unary(op="not") | ast.Binary(op="and" | "or") | ast.Name(name="first"):
+            return True
+        case ast.Call(function=ast.Name(name=name)):
+            return name in BUILTINS and BUILTINS[name].boolean
+        case _:
+            return False
 
 
 def _inside_call(node: ast.Expr, name: ast.Node) -> bool:
@@ -428,24 +522,53 @@ def spaced_words(code: str) -> list[str]:
     return "".join(c if c.isalnum() or c == "_" else " " for c in code).split()
 
 
-def _alive(lines: list[str], kept: set[str]) -> list[str]:
-    """Return the lines without names that no other line reads."""
-    made: dict[str, set[str]] = {}
-    for line in lines:
-        made.setdefault(line.partition(" = ")[0], set()).add(line)
-    once = [line for i, line in enumerate(lines) if line in lines[:i] and len(made[line.partition(" = ")[0]]) == 1]
-    lines = [line for i, line in enumerate(lines) if line not in once or line not in lines[:i]]
+def _sizes(ndim: int) -> dict[str, str]:
+    """Return what the last two sizes are of a tensor of so many dimensions."""
+    return {"rows": "p.shape[-2]" if ndim > 1 else "1", "cols": "p.shape[-1]" if ndim else "1"}
+
+
+def _once(body: Iterable[ast.Stmt]) -> tuple[ast.Stmt, ...]:
+    """Return statements without those that give a name the value that it has: the specialiser repeats some."""
+    held: dict[str, ast.Assign] = {}  # what names have been given, as long as nothing of it is given anew
+    left: list[ast.Stmt] = []
+    for statement in body:
+        name = statement.targets[0].name if isinstance(statement, ast.Assign) else ""
+        if held.get(name) == statement:
+            continue
+        left.append(statement)
+        given = {n.name for n in assigned((statement,))}
+        held = {n: s for n, s in held.items() if n not in given and not given & {r.name for r in names_read((s,))}}
+        if isinstance(statement, ast.Assign) and not given & {r.name for r in names_read((statement,))}:
+            held[name] = statement
+    return tuple(left)
+
+
+def _alive(body: tuple[ast.Stmt, ...], kept: set[str]) -> tuple[ast.Stmt, ...]:
+    """Return statements without those that assign what no other statement reads."""
+
+    def living(block: Iterable[ast.Stmt], read: Counter[str]) -> Iterator[ast.Stmt]:
+        for statement in block:
+            match statement:
+                case ast.Assign(targets=(target,)):
+                    own = [n.name for n in names_read((statement,))].count(target.name)
+                    if target.name in kept or read[target.name] > own:
+                        yield statement
+                case ast.If(branches=branches, other=other):
+                    sides = tuple((condition, tuple(living(inner, read))) for condition, inner in branches)
+                    last = None if other is None else tuple(living(other, read))
+                    if last or any(inner for _, inner in sides):
+                        yield replace(statement, branches=sides, other=last)
+                case ast.Every(body=inner):
+                    if alive := tuple(living(inner, read)):
+                        yield replace(statement, body=alive)
+                case _:
+                    yield statement
+
     while True:
-        left = []
-        for i, line in enumerate(lines):
-            target, equals, _ = line.strip().partition(" = ")
-            others = " ".join(other for k, other in enumerate(lines) if k != i)
-            dead = equals and target.isidentifier() and target not in kept and target not in spaced_words(others)
-            if not dead:
-                left.append(line)
-        if left == lines:
-            return lines
-        lines = left
+        left = tuple(living(body, Counter(n.name for n in names_read(body))))
+        if left == body:
+            return left
+        body = left
 
 
 def _together(targets: list[str], values: list[str]) -> list[str]:

@@ -307,7 +307,7 @@ class Expressions(Tensors, ABC):
                 f"`{builtin.name}` has nothing to reduce: `{self.text(arguments[0])}` is one number",
                 node.span,
                 label="already one number",
-                help=f"leave `{builtin.name}` away"
+                help=f"remove `{builtin.name}`"
                 + (": the norm of one number is its `abs`" if builtin.name in ("norm", "rms") else ""),
             )
             return MISTAKE

@@ -102,7 +102,7 @@ def _add(item: HyperItem, key: str, part: int | None, domain: Domain | None, doc
                 f"`{name.text}` is {SHOWN_TYPES[kind]}, and only a number may also be none",
                 item.default.span,
                 label="not a number",
-                help='leave `or none` away, or say it with a choice more, such as `"off"`',
+                help='remove `or none`, or say it with a choice more, such as `"off"`',
             )
         else:
             kind = HyperType.OPTIONAL

@@ -90,5 +90,5 @@ DEFAULT = Place(
     "E312",
     "the default of a parameter",
     "expected numbers and hyperparameters",
-    "leave the default away and pass the value in each call",
+    "remove the default and pass the value in each call",
 )

@@ -95,7 +95,7 @@ class Resolver:
                         "an `on` block cannot count steps",
                         statement.period.span,
                         label=place.label,
-                        help="it runs when `optimizer.eval()` or `.train()` is called: leave `every` away",
+                        help="it runs when `optimizer.eval()` or `.train()` is called: remove `every`",
                     )
                 case If() | Return() | Repeat() | Every():
                     for expr in own_expressions(statement):

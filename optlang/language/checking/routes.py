@@ -14,7 +14,7 @@ from optlang.language.evaluate import NotStatic, evaluate
 from optlang.language.library import rule_names, rule_of
 from optlang.language.parse import parse
 from optlang.language.suggest import did_you_mean
-from optlang.language.tree import OptimizerDecl, Route, Text, Tree, Unsupported
+from optlang.language.tree import OptimizerDecl, Route, Stmt, Text, Tree, Unsupported, Use
 
 #: The shape that conditions are tried with, and how many dimensions a tensor may have.
 SHAPE = (5, 7)
@@ -124,6 +124,15 @@ def _check_file(route: Route, resolver: Resolver, check: Check) -> None:
         parsed = parse(rule_of(route.rule, findings.source))
         if any(isinstance(item, Route) for item in parsed.items):
             _routes_itself(route, resolver)
+            return
+        if not any(isinstance(item, (Stmt, Use)) for item in parsed.items):
+            findings.add(
+                "E215",
+                f"`{route.title}` has no update",
+                route.rule.span,
+                label="not a rule with an update of its own",
+                help="a route leads to a rule, which changes `p`; what transforms and functions do, a rule has to call",
+            )
             return
         errors = [found for found in check(parsed)[1] if found.is_error]
     except (OSError, UnicodeDecodeError) as error:

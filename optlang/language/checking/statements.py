@@ -84,7 +84,7 @@ class Variant(Inliner):
                 f"a {state.scope} state cannot depend on one tensor's shape",
                 state.when.span,
                 label="differs from tensor to tensor",
-                help=f"make it a state of each tensor: leave `{state.scope}` away",
+                help=f"make it a state of each tensor: remove `{state.scope}`",
             )
             return True
         return self.decide(state.when, held) is not False
@@ -109,7 +109,7 @@ class Variant(Inliner):
                     f"`{state.item.name.text}` is one number, but its initial value is {self.phrase(value)}",
                     initial.span,
                     label=self.phrase(value),
-                    help="leave `: scalar` away, or reduce the value: `norm(x)`, `mean(x)`",
+                    help="remove `: scalar`, or reduce the value: `norm(x)`, `mean(x)`",
                 )
             return SCALAR
         return value.kind if value.kind.level >= Level.SCALAR else ELEMENT
@@ -301,7 +301,7 @@ class Variant(Inliner):
         if value.kind.level is Level.MATRIX:
             other = f"declare `state {target.text} = zeros({self.sizes(value.kind.shape)})`"
         elif state.item.type == "scalar":
-            other = "leave `: scalar` away for a state shaped like p"
+            other = "remove `: scalar` for a state shaped like p"
         help = f"{helps}; or {other}"
         if Level.MATRIX in (value.kind.level, kind.level) and kind.level > Level.SCALAR:
             example = f"declare `state {target.text}` without one for a state shaped like p"

@@ -44,7 +44,7 @@ def _check_initial(state: DeclaredState, initial: Expr, scope: Scope) -> None:
             f"the initial value of `{state.item.name.text}` reads `{own.text}` itself",
             own.span,
             label="has no value yet",
-            help="leave the initial value away to start at zero",
+            help="remove the initial value to start at zero",
         )
 
 

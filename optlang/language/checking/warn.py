@@ -116,7 +116,7 @@ def _unused_states(rule: Rule, reads: set[str], findings: Findings) -> None:
                 f"state `{name}` is written but never read",
                 written[state.name],
                 label="this value is kept for nothing",
-                help=f"use `{name}` in the update, or leave the state away; "
+                help=f"use `{name}` in the update, or remove the state; "
                 f"to read it from outside, write `state {name} as {name}`",
                 related=(("declared here", state.span),) if not rule.inferred else (),
             )
@@ -241,7 +241,7 @@ def _eps_twice(expr: Expr, findings: Findings) -> None:
                         f"`{other.text}` is added under the root and outside it",
                         inside.span,
                         label="under the root",
-                        help="papers add it in one of the two places; leave the other away",
+                        help="papers add it in one of the two places; remove the other",
                         related=(("and outside here", other.span),),
                     )
 

@@ -116,6 +116,10 @@ def declared(
         return None
     if not _fits_inside(work, parsed, node):
         return None
+    if not any(isinstance(item, STATEMENTS) for item in parsed.items):
+        help = "an inner rule changes `p`; `use` takes over the transforms and functions of a file"
+        work.error("E215", f"`{_title(node.rule)}` has no update", node.rule.span, "not a rule", help)
+        return None
     title, prefix = _title(node.rule), work.key(node.name.name.lower())
     clock = Clock.of(work, node, prefix, parsed)
     parsed = replace(parsed, items=clock.wound(parsed.items))
@@ -347,7 +351,7 @@ def _bind_parts(
             f"`{item.name.text}` takes {count} values" if count > 1 else f"`{item.name.text}` takes one value",
             value.span,
             "expected as many in brackets, or the name of such a tuple" if count > 1 else "not one value",
-            f"for example `{item.name.text} = (0.9, 0.999)`" if count > 1 else "leave the brackets away",
+            f"for example `{item.name.text} = (0.9, 0.999)`" if count > 1 else "remove the brackets",
         )
         return
     for part, given in zip(item.parts, value.items, strict=True):

@@ -14,13 +14,15 @@ from optlang.language.composing.substitute import all_names, names_in, rebuilt, 
 from optlang.language.composing.work import Work
 from optlang.language.composing.write import Plain
 from optlang.language.questions import is_known, known_before
-from optlang.language.walk import assigned, expressions
+from optlang.language.walk import assigned, body_of, expressions
 
 STATEMENTS = (tree.Assign, tree.If, tree.Apply, tree.Push, tree.Repeat, tree.For, tree.Every)
 Items = list[tree.Decl | tree.Stmt]
 
 #: How many nodes the condition may have under which a rule is called, with what its names stand for.
 MAX_CONDITION = 500
+#: How often names and functions in it are looked up.
+MAX_DEPTH = 50
 
 #: How many different conditions lead to calls of a rule, at most, for it to be confined to them.
 MAX_WAYS = 16
@@ -53,6 +55,7 @@ class _Calls:
         regular: Whether it is called at most once in a step, and that only the shape of a tensor decides.
         before: What has been assigned before the place that is looked at.
         needless: Statements that give a state the value that it has.
+        unclear: Whether it has been reported that nobody can tell which tensors it is called for.
     """
 
     work: Work
@@ -62,6 +65,7 @@ class _Calls:
     regular: bool = True
     before: set[str] = field(default_factory=set)
     needless: set[int] = field(default_factory=set)
+    unclear: bool = False
 
     def settled(self) -> Items:
         """Return the rule without the markers of this inner rule."""
@@ -132,13 +136,38 @@ class _Calls:
         return not keys and is_known(whole, FACT_NAMES, self.functions)
 
     def expanded(self, condition: tree.Expr) -> tree.Expr:
-        """Return a condition with names of the rule's own written out, unless it becomes too long."""
-        while names := names_in(condition) & self.known.keys():
+        """Return a condition with names and functions of the rule's own written out, unless it becomes too long."""
+        for _ in range(MAX_DEPTH):
+            before = condition
+            names = names_in(condition) & self.known.keys()
             condition = renamed(condition, {name: self.known[name] for name in names})
-            for count, _ in enumerate(expressions(condition)):
-                if count > MAX_CONDITION:
-                    return condition
+            condition = rebuilt(condition, lambda new, old: self.written_out(new))
+            if condition == before or any(count > MAX_CONDITION for count, _ in enumerate(expressions(condition))):
+                break
         return condition
+
+    def written_out(self, node: tree.Node) -> tree.Node:
+        """Return the formula that a call of a function stands for; the node as it is if there is no such formula."""
+        match node:
+            case tree.Call(function=tree.Name(name=name), arguments=given) if name in self.functions:
+                function = self.functions[name]
+            case _:
+                return node
+        names = [parameter.name.name for parameter in function.parameters]
+        scope = {p.name.name: p.default for p in function.parameters if p.default is not None}
+        scope |= dict(zip(names, (a.value for a in given if a.name is None), strict=False))
+        scope |= {a.name: a.value for a in given if a.name is not None}
+        if scope.keys() != {*names}:  # a mistake that is reported elsewhere
+            return node
+        for statement in body_of(function):
+            match statement:
+                case tree.Assign(targets=(target,), op="=", value=value, at=None):
+                    scope[target.name] = renamed(value, scope)
+                case tree.Return(values=(value,)):
+                    return renamed(value, scope)
+                case _:
+                    break
+        return node
 
     # What is made of it -------------------------------------------------------------------------------------
 
@@ -191,12 +220,21 @@ class _Calls:
         return isinstance(node, tree.Assign) and node.targets[0].name == self.clock.step
 
     def required(self, condition: tree.Expr, reach: tree.Expr | None) -> tree.Expr:
-        """Return a requirement of the inner rule as one for the tensors that it is called for.
-
-        Where a requirement could not say which these are, it stays as it is.
-        """
-        whole = None if reach is None else self.expanded(reach)
-        if whole is None or all_names(whole) & {*self.known, *self.functions}:
+        """Return a requirement of the inner rule as one for the tensors that it is called for."""
+        if reach is None:
+            return condition
+        whole = self.expanded(reach)
+        left = sorted(all_names(whole) & {*self.known, *self.functions})
+        if left and not self.unclear:
+            self.unclear = True
+            self.work.error(
+                "E217",
+                f"which tensors `{self.clock.piece}` is called for cannot be told, and it is not for all",
+                reach.span,
+                f"depends on `{left[0]}`, which is no single formula" if left[0] in self.functions else "too long",
+                "write the condition as one formula, such as `ndim == 2`",
+            )
+        if left:
             return condition
         return tree.Binary(condition.span, "or", condition, tree.Unary(condition.span, "not", whole))
 

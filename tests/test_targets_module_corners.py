@@ -1,0 +1,123 @@
+"""Modules of rules as the library has none: they take what the class takes, and make its steps."""
+
+from __future__ import annotations
+
+import types
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from scripted import reloaded
+
+import optlang
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+HEAD = "optimizer A\nhyper lr = 0.1\n"
+
+
+@cache
+def classes(rule: str) -> tuple[Any, Any]:
+    """Return the class of a rule that is called A, and that of its module."""
+    text = optlang.export(rule, "module")
+    assert isinstance(text, str)
+    made = types.ModuleType("made")
+    exec(compile(text, "<module>", "exec"), made.__dict__)
+    return optlang.compile(rule, backend="eager"), made.__dict__["A"]
+
+
+def moved(cls: Any, shapes: tuple[tuple[int, ...], ...], **arguments: Any) -> list[torch.Tensor]:
+    """Return parameters after three steps."""
+    generator = torch.Generator().manual_seed(5)
+    params = [torch.nn.Parameter(torch.randn(s, dtype=torch.float64, generator=generator)) for s in shapes]
+    optimizer = cls(params, **arguments)
+    for _ in range(3):
+        for p in params:
+            p.grad = torch.randn(p.shape, dtype=torch.float64, generator=generator)
+        optimizer.step()
+    return [p.detach() for p in params]
+
+
+def agree(rule: str, *shapes: tuple[int, ...], **arguments: Any) -> None:
+    """Assert that both classes go the same way."""
+    one, other = (moved(cls, shapes, **arguments) for cls in classes(rule))
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+CHOICES = 'if mode == none: p -= lr*g\nelif mode == "l2": p -= lr*(g + 0.1*p)\nelse: p -= lr*sign(g)\n'
+
+
+@pytest.mark.parametrize("mode", [None, "l2", "an other"])
+@pytest.mark.parametrize("start", ["mode = none", 'mode = "l2"', "mode"])
+def test_choices_may_have_none(start: str, mode: str | None) -> None:
+    agree(f'{HEAD}hyper {start} in {{none, "l2", "an other"}}\n{CHOICES}', (4, 3), mode=mode)
+
+
+def test_muon_and_adamw_of_the_language_page() -> None:
+    rule = "optimizer A\ninner M = Muon\ninner B = AdamW\nif ndim == 2: M(p, g)\nelse:         B(p, g)\n"
+    agree(rule, (4, 3), (3, 4), (5,))
+    _, made = classes(rule)  # which has too many forms to carry them all
+    with pytest.raises(ValueError, match="this file was made for adjust_lr_fn = None"):
+        moved(made, ((4, 3),), adjust_lr_fn="match_rms_adamw")
+    text = optlang.export(rule, "module", values={"adjust_lr_fn": "match_rms_adamw"})
+    assert "made for adjust_lr_fn = match_rms_adamw" in " ".join(str(text).split())
+
+
+@pytest.mark.parametrize(
+    ("rule", "arguments"),
+    [
+        ('hyper mode in {"l1", "l2"}\nif mode == "l1": p -= lr*sign(g)\nelse: p -= lr*g\n', {"mode": "l2"}),
+        ("hyper beta in [0, 1)\nstate m\nm = lerp(g, m, beta)\np -= lr*m\n", {"beta": 0.5}),
+        ("hyper n in {2, 3}\nrepeat n: p -= lr*g\n", {"n": 3}),
+        ("hyper n > 3\nrepeat n: p -= lr*g\n", {"n": 5}),
+        ("hyper n in (1, 4)\nrepeat n: p -= lr*g\n", {"n": 3}),
+        ("hyper up in {true, false}\nif up: p += lr*g\nelse: p -= lr*g\n", {"up": False}),
+    ],
+)
+def test_what_must_be_passed_need_not_be_known_before(rule: str, arguments: dict[str, Any]) -> None:
+    for target in ("plain", "torchscript"):
+        optlang.export(HEAD + rule, target)
+    optlang.emit(HEAD + rule, "source")
+    cls, made = classes(HEAD + rule)
+    for one in (cls, made):
+        with pytest.raises(TypeError, match=next(iter(arguments))):
+            one([torch.nn.Parameter(torch.ones(2))])
+    try:
+        agree(HEAD + rule, (4, 3), **arguments)
+    except ValueError as refused:  # how often something is repeated is settled if there are too many ways
+        assert "this file was made for n = 4" in str(refused), refused
+
+
+def test_a_tensor_without_the_dimension_is_refused() -> None:
+    rule = HEAD + "p -= lr*g/size(g, 1)\n"
+    for cls in classes(rule):
+        with pytest.raises(ValueError):
+            cls([torch.nn.Parameter(torch.ones(3))])
+    with pytest.raises(ValueError, match=r"`size.g, 1.` .line 3.: a vector of 3 has no dimension 1"):
+        classes(rule)[0]([torch.nn.Parameter(torch.ones(3))])
+    agree(rule, (4, 3))
+    agree(HEAD + "if ndim > 0 and size(g, 0) > 3: p -= lr*g/size(g, 0)\nelse: p -= lr*g\n", (4, 3), (2,), ())
+    optlang.export(rule, "torchscript")
+
+
+#: Shapes with sizes of 1 at every place, such as those of 1 x 1 convolutions, and with equal sizes.
+THIN = (
+    *((), (1,), (5,), (1, 1), (4, 1), (1, 4), (4, 3), (4, 3, 1), (4, 1, 3), (1, 4, 3), (4, 1, 1), (1, 1, 1)),
+    *((8, 4, 1, 1), (8, 4, 3, 1), (8, 4, 1, 3), (8, 1, 3, 3), (1, 4, 3, 3), (8, 4, 3, 3), (1, 1, 1, 1)),
+)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "if rows > 1 and ndim == 2: p -= lr*(g @ g.T) @ g\nelse: p -= lr*g\n",
+        "if ndim > 2 and rows >= 3: p -= lr*g/size(g, 1)\nelse: p -= 2*lr*g\n",
+        "if ndim > 1 and rows(matrix(g)) > cols(matrix(g)): p -= lr*g\nelse: p -= 2*lr*g\n",
+    ],
+)
+def test_takes_every_shape_that_the_class_takes(rule: str) -> None:
+    agree(HEAD + rule, *THIN)
+    scripted = optlang.export(HEAD + rule, "torchscript")
+    for shape in ((4, 1, 3), (4, 1, 1), (8, 4, 1, 1), (8, 4, 3, 1)):
+        reloaded(scripted).step([torch.ones(shape)], [torch.ones(shape)])
