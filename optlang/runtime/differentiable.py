@@ -108,7 +108,7 @@ class DifferentiablePlan(GroupPlan):
         layout = prepared.variant.layout
         views = []
         for name in prepared.variant.tensors:
-            view = torch.view_as_real(tensors[name]) if tensors[name].is_complex() else tensors[name]
+            view = torch.view_as_real(tensors[name].resolve_conj()) if tensors[name].is_complex() else tensors[name]
             scalar = any(slot.name == name and slot.place == "scalar" for slot in prepared.stored)
             shape = (1,) if scalar else layout.shape(tuple(view.shape))
             views.append(view.reshape(shape).to(arithmetic))

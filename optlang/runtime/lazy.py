@@ -16,7 +16,7 @@ import torch
 from optlang.runtime.parts import Part
 from optlang.runtime.plan import GroupPlan, State, by_rows, named
 from optlang.runtime.records import Batch, Record
-from optlang.runtime.tensors import facts_of, flat
+from optlang.runtime.tensors import facts_of, flat, resolved
 
 #: How a param group says that gradients are sparse.
 LAZY = "lazy"
@@ -117,7 +117,7 @@ class RowBatch(Batch):
         """Take the gradient of a step: the rows that it touches, each once, and what stands in them."""
         g = g.detach().coalesce()
         self._rows = g._indices()[0]
-        self.gradients = [flat(g._values().resolve_neg().contiguous())]
+        self.gradients = [flat(resolved(g._values()).contiguous())]
 
     def run(self, coefficients: torch.Tensor) -> None:
         """Run the kernel on the rows."""
