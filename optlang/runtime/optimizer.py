@@ -61,6 +61,7 @@ class RuleOptimizer(Optimizer):
     _parts: ClassVar[Parts]
     _calling: ClassVar[frozenset[Kernels]]  # those of rules that have the closure called
     _asked: ClassVar[frozenset[str]]  # what of the closure: ``loss``, ``grad``, ``hvp``
+    _counting: ClassVar[bool]  # whether a step without gradients changes its param groups
     _random: ClassVar[bool]  # whether it draws random numbers
     _events: ClassVar[bool]  # whether its parameters are others while they are evaluated
     _rebuild: ClassVar[tuple[Callable[..., Any], tuple[Any, ...]] | None]
@@ -193,20 +194,14 @@ class RuleOptimizer(Optimizer):
 
     def _begin(self, part: Part, group: dict[str, Any], members: list[torch.Tensor]) -> None:
         """Give a param group what a rule keeps there, and refuse parameters whose shapes do not suit the rule."""
-        values = part.hyper.read(group)
-        initial: dict[str, Any] = part.compiled.group_initial(values)
-        others = self.param_groups[0]  # a number for the whole optimizer is that of the other groups
-        shared = {state.key for state in part.compiled.rule.states if state.scope == "shared"}
-        for key, value in initial.items():
-            kept = part.hyper.kept(key)
-            group.setdefault(kept, others.get(kept, value) if key in shared else value)
         if self._events:
-            group.setdefault(TRAINING, others.get(TRAINING, True))
+            group.setdefault(TRAINING, self.param_groups[0].get(TRAINING, True))
         if switched(group) == LazyPlan.switch:
             lazy.check_rule(part, group, members)
         searches = bool(evaluations(part.compiled.rule) & {*SEARCHES})
         flat.check(part, group, len(self.param_groups), members, searches)
         if part.kernels.by_shape:
+            values = part.hyper.read(group)
             known: set[Any] = set()
             for p, unit in flat.seen(part, members):
                 facts = facts_of(unit)
@@ -214,6 +209,23 @@ class RuleOptimizer(Optimizer):
                 known.add(facts)
                 if reason is not None:
                     raise ValueError(f"{part.compiled.name}: {named(group, p)} does not suit the rule: {reason}")
+        self._begin_numbers(part, group, members, self.param_groups[0])
+
+    @staticmethod
+    def _begin_numbers(
+        part: Part, group: dict[str, Any], members: Sequence[torch.Tensor], others: Mapping[str, Any]
+    ) -> None:
+        """Give a param group the numbers that a rule keeps there, as far as it has none.
+
+        Its count is there from the start: a checkpoint is loaded into the keys that an optimizer has. A number for the
+        whole optimizer is that of ``others``.
+        """
+        if part.counts_steps_of(group, [unit for _, unit in flat.seen(part, members)]):
+            group.setdefault(part.hyper.kept(STEP), 0.0)
+        shared = {state.key for state in part.compiled.rule.states if state.scope == "shared"}
+        for key, value in part.compiled.group_initial(part.hyper.read(group)).items():
+            kept = part.hyper.kept(key)
+            group.setdefault(kept, others.get(kept, value) if key in shared else value)
 
     # Stepping -----------------------------------------------------------------------------------------------
 
@@ -301,6 +313,9 @@ class RuleOptimizer(Optimizer):
             self._plans, self._seen, self._rehearsed = [], [], False
         plans, state, seen = self._current_plans(), self.state, self._seen
         inferring = torch.is_inference_mode_enabled()
+        maybe = (self._untried or self._counting) and self._may_be_rehearsal()
+        # A rule need not allow a step size of 0: that of the optimizer is checked in its place.
+        instead = {"lr": self.defaults["lr"]} if maybe and "lr" in self.defaults else {}
         # Looking up a tensor in a dict costs a call of Python code; the dicts that it leads to are compared instead.
         same = len(seen) == len(state) and all(map(is_, seen, state.values()))
         with torch.no_grad():
@@ -308,10 +323,13 @@ class RuleOptimizer(Optimizer):
                 # What is made in inference mode could not be written to in later steps outside of it.
                 with torch.inference_mode(False) if inferring else nullcontext():
                     for plan in plans:
-                        plan.inferring = inferring
+                        plan.inferring, plan.instead = inferring, instead
                     busy = [plan for plan in plans if plan.prepare(state, same)]
                 together = self._together(busy) if any(plan.staged for plan in busy) else []
-                rehearsal = self._untried and self._is_rehearsal()
+                rehearsal = maybe and self._is_without_gradients()
+                if maybe and not rehearsal:
+                    for group in self.param_groups:
+                        self._parts.check(group)
                 if evaluation is not None and not rehearsal:
                     evaluation.check([work for _, works, *_ in together for work in works])
             except BaseException:
@@ -406,13 +424,16 @@ class RuleOptimizer(Optimizer):
                 found.append((part, works, first, known, seed))
         return found
 
-    def _is_rehearsal(self) -> bool:
-        """Whether a first step is only there to have states made: with a step size of 0 and gradients of 0.
+    def _may_be_rehearsal(self) -> bool:
+        """Whether a step is only there to have states made, unless there are gradients: its size is 0.
 
-        ``torch.distributed.checkpoint`` makes such a step. Counting it, or dividing by a norm of 0, would be wrong.
+        ``torch.distributed.checkpoint`` makes such a step where there is no state, before it saves and before it loads.
+        Counting it, or dividing by a norm of 0, would be wrong.
         """
-        if self.state or not all(plain(group.get("lr")) == 0 for group in self.param_groups):
-            return False
+        return not self.state and all(plain(group.get("lr")) == 0 for group in self.param_groups)
+
+    def _is_without_gradients(self) -> bool:
+        """Whether all gradients are 0."""
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         return not any(bool(g.any()) for g in map(local, gradients) if not (is_fake(g) or g.is_meta))
 
@@ -534,6 +555,9 @@ class RuleOptimizer(Optimizer):
         groups = checkpoint.loaded_groups(self.param_groups, saved, self._parts)
         state = checkpoint.loaded_state(groups, saved, state_dict["state"])
         checkpoint.check_state(groups, state, self._parts)
+        for group in groups:
+            for part, members in zip(self._parts.parts, self._parts.split(group), strict=True):
+                self._begin_numbers(part, group, members, groups[0])
         self.__setstate__({"state": defaultdict(dict, state), "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
@@ -586,11 +610,10 @@ class RuleOptimizer(Optimizer):
         return new
 
     def __repr__(self) -> str:
-        own = {STEP} | {
-            part.hyper.kept(state.key)
+        own = {
+            part.hyper.kept(key)
             for part in self._parts.parts
-            for state in part.compiled.rule.states
-            if state.scope != "tensor"
+            for key in (STEP, *(s.key for s in part.compiled.rule.states if s.scope != "tensor"))
         }
         hidden = {"params", "param_names", *own}
         lines = [f"{self._name()} ("]
@@ -687,6 +710,7 @@ def make_class(
             "__init__": __init__,
             "_compiled": compiled,
             "_parts": parts,
+            "_counting": any(part.keeps_numbers for part in parts.parts),
             "_random": random,
             "_calling": frozenset(part.kernels for part in parts.parts if evaluations(part.compiled.rule)),
             "_asked": frozenset().union(*(evaluations(part.compiled.rule) for part in parts.parts)),

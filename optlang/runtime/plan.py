@@ -77,6 +77,7 @@ class GroupPlan:
         self._work: list[Work] = []
         self.staged: list[StagedWork] = []  # what has to be run together with that of other groups
         self.inferring = False  # whether the step is made in inference mode
+        self.instead: Mapping[str, Any] = {}  # what is checked in place of these keys of the group
         self.scratch = Scratch()  # the optimizer puts its own in its place
         self._group_numbers: dict[str, float] = {}
 
@@ -125,7 +126,7 @@ class GroupPlan:
         values = self.hyper.read(self.group)
         if values == self._values:
             return
-        self.hyper.check(values)
+        self.hyper.check(self.hyper.read({**self.group, **self.instead}) if self.instead else values)
         answers = self.hyper.answers(values)
         if answers != self._answers and self._answers is not None:
             if self.kernels.by_shape:
