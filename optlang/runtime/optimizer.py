@@ -512,23 +512,21 @@ class RuleOptimizer(Optimizer):
         Raises:
             ValueError: If there is state of tensors that are in no param group.
         """
+        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
+            pre_hook(self)
         for group in self.param_groups:  # a scheduler may have written numbers of NumPy
             group.update(self._parts.tidied(group))
-        try:
-            saved = undecorated(Optimizer.state_dict)(self)
-        except KeyError:
-            wrong = checkpoint.left_behind(self.state, self.param_groups)
-            if not wrong:
-                raise
-            raise ValueError(f"{self._name()}: {wrong}") from None
+        if wrong := checkpoint.left_behind(self.state, self.param_groups):
+            raise ValueError(f"{self._name()}: {wrong}")
         self._lent.forget()
-        saved["state"] = {
-            key: checkpoint.detached(value, self._lent) if isinstance(value, dict) else value
-            for key, value in saved["state"].items()
-        }
+        saved = checkpoint.packed(self.param_groups, self.state, self._lent)
         if any(group.get("capturable") for group in self.param_groups):  # graphs write to states unseen
             self._lent.part()
-        return saved  # type: ignore[no-any-return]
+        for post_hook in self._optimizer_state_dict_post_hooks.values():
+            replaced = post_hook(self, saved)
+            if replaced is not None:
+                saved = replaced
+        return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` returned, or what the optimizer of the same rule in ``torch.optim`` did.
