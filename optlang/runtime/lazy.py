@@ -130,9 +130,19 @@ class RowBatch(Batch):
         parts = [whole.index_select(0, rows) for whole, _ in self._tensors]
         p, *states = map(flat, parts)
         kernel.run([p, g, *states, coefficients])
-        for (whole, written), part in zip(self._tensors, parts, strict=True):
+        for (_, written), part in zip(self._tensors, parts, strict=True):
             self._moved += part.numel() * part.element_size() * (2 if written else 1)
+        try:
+            self._put_back(rows, parts)
+        except KeyboardInterrupt:  # no table has a step more than the others
+            self._put_back(rows, parts)
+            raise
+
+    def _put_back(self, rows: torch.Tensor, parts: Sequence[torch.Tensor]) -> None:
+        """Write rows that are updated."""
+        for (whole, written), part in zip(self._tensors, parts, strict=True):
             if written:
+                self.moved = 1
                 whole.index_copy_(0, rows, part)
 
     def bytes_moved(self) -> int:

@@ -384,14 +384,21 @@ class RuleOptimizer(Optimizer):
             for part, works, first, known, seed in together:
                 if (part.kernels in self._calling) != calls:
                     continue
+                shared: dict[str, Any] = {}
                 try:
-                    shared = run_together(works, first, known, seed, evaluation)
+                    run_together(works, first, known, seed, shared, evaluation)
+                    self._keep_shared(part, shared)
                 except BaseException:
-                    if before is not None and not any(work.batch.count > work.count for work in works):
+                    if any(work.batch.count > work.count for work in works):
+                        self._keep_shared(part, shared)
+                    elif before is not None:
                         self._take_back(before)
                     raise
-                for group in self.param_groups:
-                    group.update((part.hyper.kept(key), value) for key, value in shared.items())
+
+    def _keep_shared(self, part: Part, shared: Mapping[str, Any]) -> None:
+        """Write the states that the whole optimizer shares, by key, to every param group."""
+        for group in self.param_groups:
+            group.update((part.hyper.kept(key), value) for key, value in shared.items())
 
     def _before(self) -> tuple[set[Any], list[dict[str, Any]]]:
         """Return what a step changes before the closure is called: what has state, and the groups' keys."""

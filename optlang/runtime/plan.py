@@ -100,7 +100,7 @@ class GroupPlan:
             state: ``optimizer.state``.
             same: Whether it holds the very dicts that it did after the last step.
         """
-        self._work, self.staged = [], []
+        self._work, self.staged, self._group_numbers = [], [], {}
         if makes_fakes():
             self._check_fake()
         self._read()
@@ -439,6 +439,7 @@ class GroupPlan:
         Batches whose steps are made in passes are left, in ``staged``, to be run together with those of other groups.
         """
         written: list[torch.Tensor] = []
+        counted = bool(self._work) or not self._is_in_passes()
         for work in self.staged:
             if not work.batch.committed:
                 self._commit(work.batch, state)
@@ -450,13 +451,20 @@ class GroupPlan:
             batch.advance(numbers)
             written += batch.parameters
         self._work = []
-        self.group.update(self._group_numbers)
+        if counted:
+            self.group.update(self._group_numbers)
         return written
+
+    def _is_in_passes(self) -> bool:
+        """Whether some of the work is left to be run together with that of other groups."""
+        return bool(self.staged)
 
     def settle(self) -> list[torch.Tensor]:
         """Count what a step has moved that was interrupted, and forget the rest; return the parameters that moved."""
         moved: list[torch.Tensor] = []
-        if any(work.batch.moved or work.batch.count > work.before for work in self._work):
+        if any(work.batch.moved or work.batch.count > work.before for work in self._work) or any(
+            work.batch.count > work.count for work in self.staged
+        ):
             self.group.update(self._group_numbers)
         for work in self._work:
             batch = work.batch
@@ -475,6 +483,7 @@ class GroupPlan:
 
     def finish(self, state: State) -> None:
         """Do what is left when the staged batches have been run."""
+        self.group.update(self._group_numbers)
         self.staged = []
 
     def begin(self, state: State) -> None:

@@ -267,13 +267,15 @@ class Record:
         """Return a tensor viewed like the parameter."""
         return t.detach() if self.whole else viewed(t, self.prepared.variant.layout)
 
-    def run_copied(self, run: Any, g: torch.Tensor, coefficients: torch.Tensor) -> None:
-        """Run a kernel on a contiguous copy of the parameter and copy the result back."""
-        p = self.parameter.detach()
-        copy = resolved(p).contiguous()
-        run([self._viewed(copy), self.view(g), *self.views[2:], coefficients])
+    def copied_in(self, g: torch.Tensor, coefficients: torch.Tensor) -> tuple[torch.Tensor, list[Any]]:
+        """Return a contiguous copy of the parameter, and a kernel's arguments with it."""
+        copy = resolved(self.parameter.detach()).contiguous()
+        return copy, [self._viewed(copy), self.view(g), *self.views[2:], coefficients]
+
+    def copy_out(self, copy: torch.Tensor) -> None:
+        """Take the result."""
         if "p" in self.prepared.variant.written:
-            p.copy_(copy)
+            self.parameter.detach().copy_(copy)
 
 
 def _number(value: Any) -> float:
@@ -527,15 +529,20 @@ class Batch:
             if kernel.many and not overlapping([records[i].parameter for i in self._direct]):
                 self._packed = [view for i in self._direct for view in records[i].views]
                 self._packed.append(None)
-        moved = 0
+        moved, run = 0, kernel.run
         if len(self._direct) != len(records):
             for record, g in zip(records, self.gradients, strict=True):
                 if record.copied and record.facts.numel:
+                    copy, tensors = record.copied_in(g, coefficients)
                     moved += 1
-                    self.moved = moved
-                    record.run_copied(kernel.run, g, coefficients)
+                    try:
+                        self.moved = moved
+                        run(tensors)
+                        record.copy_out(copy)
+                    except KeyboardInterrupt:  # the states may be written
+                        record.copy_out(copy)
+                        raise
         if self._packed is None:
-            run = kernel.run
             for i in self._direct:
                 p, _, *states = records[i].views
                 tensors = [p, self.gradients[i], *states, coefficients]

@@ -87,6 +87,9 @@ class ShardedPlan(GroupPlan):
         """Return the work on gathered copies that has to be run together with that of other groups."""
         return [work for _, _, work in self._gathered if isinstance(work, StagedWork)]
 
+    def _is_in_passes(self) -> bool:
+        return super()._is_in_passes() or bool(self._in_passes())
+
     def _check_placement(self, p: torch.Tensor, g: torch.Tensor) -> None:
         if isinstance(p, DTensor) and not isinstance(g, DTensor):
             self._fail(
