@@ -235,14 +235,22 @@ def loaded_groups(
 
 
 def loaded_state(
-    groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]], state: Mapping[Any, Any]
+    groups: Sequence[Mapping[str, Any]],
+    saved: Sequence[Mapping[str, Any]],
+    state: Mapping[Any, Any],
+    unknown: Set[str] = frozenset(),
 ) -> dict[Any, Any]:
-    """Return the state of a checkpoint by our parameters, as copies on their devices with their own types."""
+    """Return the state of a checkpoint by our parameters, as copies on their devices with their own types.
+
+    What is under ``unknown`` keys is left out.
+    """
     ids = chain.from_iterable(group["params"] for group in saved)
     ours = dict(zip(ids, chain.from_iterable(group["params"] for group in groups), strict=True))
     loaded: dict[Any, Any] = {}
     for key, value in state.items():
         if key in ours:
+            if unknown and isinstance(value, dict):
+                value = {name: held for name, held in value.items() if name not in unknown}
             loaded[ours[key]] = _placed(value, ours[key])
         else:
             loaded[key] = deepcopy(value)

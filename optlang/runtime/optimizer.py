@@ -72,7 +72,8 @@ class RuleOptimizer(Optimizer):
         self._scratch = Scratch()
         self._routes: list[Any] = []  # what decides which parameters go to which rule
         self._seen: list[Any] = []  # the dicts in `state` at the end of the last step
-        self._untried, self._rehearsed = True, False  # no step has been made, or one that does not count
+        self._untried = True  # no step has been made, or one that does not count
+        self._rehearsed: list[tuple[Any, ...]] | None = None  # what that has left
         self._lent = checkpoint.Lent()
         self._fakes: Any = None  # the mode that the parameters were made in, if they are fake
         given = self._arguments(args, kwargs)
@@ -308,9 +309,11 @@ class RuleOptimizer(Optimizer):
 
     def _update(self, evaluation: Evaluation | None = None) -> None:
         """Run one step of every param group; ``evaluation`` is for a rule that has the closure called."""
-        if self._rehearsed:  # what the rehearsal started is started again, from gradients that are some
-            self.state.clear()
-            self._plans, self._seen, self._rehearsed = [], [], False
+        if self._rehearsed is not None:
+            # What the rehearsal started is started again, from gradients that are some, unless somebody wrote to it.
+            if _alike(self._rehearsed, _contents(self.state)):
+                self.state.clear()
+            self._plans, self._seen, self._rehearsed = [], [], None
         plans, state, seen = self._current_plans(), self.state, self._seen
         inferring = torch.is_inference_mode_enabled()
         maybe = (self._untried or self._counting) and self._may_be_rehearsal()
@@ -340,7 +343,7 @@ class RuleOptimizer(Optimizer):
             if rehearsal:
                 for plan in busy:
                     plan.begin(state)
-                self._rehearsed = True
+                self._rehearsed = _contents(state)
                 return
             self._untried, started = False, len(state)
             self._lent.part()
@@ -558,7 +561,7 @@ class RuleOptimizer(Optimizer):
         saved = checkpoint.matched(self.param_groups, state_dict["param_groups"])
         checkpoint.check_groups(self.param_groups, saved)
         groups = checkpoint.loaded_groups(self.param_groups, saved, self._parts)
-        state = checkpoint.loaded_state(groups, saved, state_dict["state"])
+        state = checkpoint.loaded_state(groups, saved, state_dict["state"], self._parts.counterpart.unknown)
         checkpoint.check_state(groups, state, self._parts)
         for group in groups:
             for part, members in zip(self._parts.parts, self._parts.split(group), strict=True):
@@ -593,7 +596,7 @@ class RuleOptimizer(Optimizer):
                 group.setdefault(key, value)
             group.update(counterpart.marks)
         self._plans, self._seen, self._routes, self._scratch = [], [], [], Scratch()
-        self._untried, self._rehearsed = True, False
+        self._untried, self._rehearsed = True, None
         self._lent = checkpoint.Lent()
         self._fakes = _fakes(self.param_groups)
 
@@ -642,6 +645,23 @@ def _fakes(groups: Sequence[Mapping[str, Any]]) -> Any:
     """Return the mode that makes fake tensors for parameters that are fake."""
     found = (local(p) for group in groups for p in group["params"])
     return next((p.fake_mode for p in found if is_fake(p)), None)  # type: ignore[attr-defined]
+
+
+def _contents(state: Mapping[Any, Any]) -> list[tuple[Any, ...]]:
+    """Return what is in ``optimizer.state``, with the versions of its tensors."""
+    found: list[tuple[Any, ...]] = []
+    for held in state.values():
+        for key, value in held.items() if isinstance(held, dict) else ():
+            is_versioned = isinstance(value, torch.Tensor) and not value.is_inference()
+            found.append((held, key, value, value._version if is_versioned else 0))
+    return found
+
+
+def _alike(some: Sequence[tuple[Any, ...]], others: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether contents of ``optimizer.state`` are the same objects, which nobody has written to in between."""
+    return len(some) == len(others) and all(
+        a[0] is b[0] and a[1] == b[1] and a[2] is b[2] and a[3] == b[3] for a, b in zip(some, others, strict=True)
+    )
 
 
 def _changed(written: list[torch.Tensor]) -> None:
