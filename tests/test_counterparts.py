@@ -182,6 +182,38 @@ def test_checkpoints_go_both_ways(name: str, back: bool, way: Callable[..., None
     assert keys[0] == keys[1]
 
 
+#: Rules whose groups count their steps, by name or by `t` in what a group or the whole model keeps; one has no lr of 0.
+COUNTING = {
+    "group.t": ("optimizer Ramp\nhyper lr = 0.1\nstate m\nm = 0.9*m + g\np -= lr*min(1, group.t/20)*m", {}),
+    "group state": ("optimizer Grow\nhyper lr = 0.1\ngroup state s = 1\ns *= 1 - 1/(t + 1)\np -= lr*s*g", {}),
+    "schedulefreesgd": ("schedulefreesgd", {"warmup_steps": 20}),
+    "prodigy": ("prodigy", {"bias_correction": True}),
+    "dog": ("dog", {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("way", [in_memory, through_files, in_full, by_itself])
+@pytest.mark.parametrize("name", COUNTING)
+def test_checkpoints_keep_what_a_group_counts(name: str, way: Callable[..., None], tmp_path: Path) -> None:
+    if name == "group state" and way is in_full:
+        pytest.skip("full checkpoints without tensors are none to torch")
+    rule, options = COUNTING[name]
+    cls = optimizer_class(rule)
+    net = network()
+    optimizer = cls([p for p in net.parameters() if p.requires_grad], **options)
+    assert optimizer.param_groups[0]["step"] == 0.0
+    train(net, optimizer)
+    twin = copy.deepcopy(net)
+    other = cls([p for p in twin.parameters() if p.requires_grad], **options)
+    saved = get_optimizer_state_dict(net, optimizer, options=FULL if way is in_full else None)
+    way(twin, saved, optimizer, other, tmp_path)
+    assert other.param_groups[0]["step"] == 2.0
+    train(net, optimizer, seed=1)
+    train(twin, other, seed=1)
+    assert difference(list(net.parameters()), list(twin.parameters())) == 0
+
+
 @every_name
 def test_checkpoints_without_such_keys_load(name: str) -> None:
     p = parameter(3, 4)

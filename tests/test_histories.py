@@ -131,6 +131,27 @@ def test_lbfgs_goes_up_when_told_to() -> None:
     assert all(torch.equal(p, q) for p, q in zip(places[0][1], places[1][1], strict=True))
 
 
+def test_lbfgs_of_torch_remembers_nothing_from_before_ours() -> None:
+    params = [torch.nn.Parameter(torch.tensor([-1.2, 1.0, 0.5, -0.3], dtype=torch.float64))]
+    begin, middle, end = (
+        cls(params, lr=0.01, max_iter=4, history_size=5)
+        for cls in (torch.optim.LBFGS, optlang.compile("LBFGS", backend="eager"), torch.optim.LBFGS)
+    )
+
+    for _ in range(3):
+        begin.step(closure(begin, params, rosenbrock))
+    middle.load_state_dict(begin.state_dict())
+    for _ in range(5):
+        middle.step(closure(middle, params, rosenbrock))
+    end.load_state_dict(middle.state_dict())
+    twin = [torch.nn.Parameter(params[0].detach().clone())]
+    anew = torch.optim.LBFGS(twin, lr=0.01, max_iter=4, history_size=5)
+    for _ in range(2):
+        end.step(closure(end, params, rosenbrock))
+        anew.step(closure(anew, twin, rosenbrock))
+    assert torch.equal(params[0], twin[0])
+
+
 def test_lbfgs_of_torch_goes_on_from_ours_and_ours_from_torch() -> None:
     """The history is not carried over; everything else is, so that what follows still goes down."""
     classes = optlang.compile("LBFGS", backend="eager"), torch.optim.LBFGS

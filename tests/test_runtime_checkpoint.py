@@ -180,6 +180,34 @@ def test_hooks_of_saving_and_loading() -> None:
     assert not optimizer.state
 
 
+def test_a_hook_of_saving_may_return_anything() -> None:
+    net, optimizer = trained(AdamW, {})
+    optimizer.register_state_dict_post_hook(lambda o, s: {"optimizer": s, "version": 1})
+    optimizer.register_state_dict_post_hook(lambda o, s: {**s, "keys": list(s)})
+    saved = optimizer.state_dict()
+    then = text_of(saved)
+    assert saved["keys"] == ["optimizer", "version"]
+    assert float(saved["optimizer"]["state"][0]["step"]) == 4
+    train(net, optimizer, 1)
+    assert text_of(saved) == then
+
+
+def test_hyperparameters_in_a_state_dict_are_of_its_moment() -> None:
+    net, optimizer = trained(AdamW, {"lr": torch.tensor(0.1), "betas": [0.9, torch.tensor(0.99)]})
+    saved = optimizer.state_dict()
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    train(net, optimizer, 1)
+    schedule.step()
+    optimizer.param_groups[0]["betas"][0] = 0.5
+    optimizer.param_groups[0]["betas"][1].fill_(0.5)
+    assert saved["param_groups"][0]["lr"] == torch.tensor(0.1)
+    assert saved["param_groups"][0]["betas"] == [0.9, torch.tensor(0.99)]
+    optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["lr"] == torch.tensor(0.1)
+    lr = torch.tensor(0.1, requires_grad=True)
+    assert SGD([parameter(2)], lr=lr).state_dict()["param_groups"][0]["lr"].requires_grad
+
+
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
 def test_copies_go_on_by_themselves(how: str) -> None:
     net, optimizer = trained(Mixed, {"momentum": 0.5})

@@ -141,11 +141,12 @@ def test_parameters_that_stand_twice() -> None:
 
 #: What a line reads as at which nothing can interrupt Python, though a trace function can: it is neither the start of a
 #: function nor after a call.
-UNBROKEN = ("run(packed)", "run(tensors)", "record.run_copied(")
+UNBROKEN = ("run(packed)", "run(tensors)", "count.add_(")
 
 
 #: The functions that write.
 WRITING = {"run", "_move", "_run_packed", "_commit", "reflect", "commit", "hold", "advance", "_run_in_turns", "_write"}
+WRITING |= {"copied_in", "copy_out", "_put_back", "_write_all", "draw", "compute"}
 
 
 class Interrupt:
@@ -253,6 +254,103 @@ def test_an_interrupt_from_the_kernel_itself_is_counted(monkeypatch: pytest.Monk
         optimizer.step()
     assert (float(optimizer.state[p]["step"]), float(optimizer.state[q]["step"])) == (2, 1)
     assert p._version > version and torch.equal(q, before)
+
+
+def dense(**options: Any) -> tuple[list[torch.Tensor], dict[str, Any]]:
+    ps = [torch.nn.Parameter(torch.linspace(1, 2, 12, dtype=torch.float64).view(3, 4)) for _ in range(2)]
+    for p in ps:
+        p.grad = torch.full_like(p, 0.5)
+    return ps, options
+
+
+def strided(**options: Any) -> tuple[list[torch.Tensor], dict[str, Any]]:
+    ps, _ = dense()
+    for p in ps:
+        p.data = p.data.repeat(2, 2)[::2, ::2]
+    return ps, options
+
+
+def sparse(**options: Any) -> tuple[list[torch.Tensor], dict[str, Any]]:
+    ps, _ = dense()
+    for p in ps:
+        rows = torch.ones(2, 4, dtype=torch.float64)
+        p.grad = torch.sparse_coo_tensor(torch.tensor([[2, 0]]), rows, (3, 4), check_invariants=False)
+    return ps, options
+
+
+ALIKE = {
+    "sgld": ("sgld", lambda: dense(seed=1)),
+    "together": ("sgld", lambda: dense(seed=1)),
+    "muon": ("muon", dense),
+    "lamb": ("lamb", dense),
+    "strided": ("adamw", strided),
+    "sparse": ("sparseadam", sparse),
+    "capturable": ("adamw", lambda: dense(capturable=True)),
+    "numbers": (MIXED, lambda: dense(momentum=0.5)),
+}
+
+
+@pytest.mark.parametrize("name", ALIKE)
+def test_after_an_interrupt_parameters_and_states_agree(name: str) -> None:
+    rule, made = ALIKE[name]
+    cls: Any = optimizer_class(rule, name=f"Interrupted{name}")
+    if name in ("together", "muon"):
+        cls._parts.parts[0].kernels._load = in_one_call
+
+    def after(steps: int) -> tuple[list[torch.Tensor], Any]:
+        ps, options = made()
+        optimizer = cls(ps, lr=0.1, **options)
+        for _ in range(steps):
+            optimizer.step()
+        return ps, optimizer
+
+    def looks(ps: list[torch.Tensor], optimizer: Any) -> list[str]:
+        return [str((p.detach().tolist(), {k: v.tolist() for k, v in optimizer.state[p].items()})) for p in ps]
+
+    references = [looks(*after(2)), looks(*after(3))]
+    at, met = 0, set()
+    while True:
+        ps, optimizer = after(2)
+        if not Interrupt(at).during(optimizer.step):
+            break
+        for i, look in enumerate(looks(ps, optimizer)):
+            assert look in (references[0][i], references[1][i]), at
+            met.add(look)
+        at += 1
+    assert met == {look for looks in references for look in looks} and at > 20
+
+
+def test_after_an_interrupt_what_the_model_shares_agrees_with_its_parameters() -> None:
+    def after(steps: int) -> tuple[list[torch.Tensor], Any]:
+        ps, _ = dense()
+        optimizer = optimizer_class("prodigy")(ps, bias_correction=True)
+        for _ in range(steps):
+            optimizer.step()
+        return ps, optimizer
+
+    def kept(optimizer: Any) -> dict[str, Any]:
+        return {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
+
+    (before, old), (later, new) = after(2), after(3)
+    at, met = 0, set()
+    while True:
+        ps, optimizer = after(2)
+        if not Interrupt(at).during(optimizer.step):
+            break
+        moved = not torch.equal(ps[0], before[0])
+        changed = any(
+            not torch.equal(optimizer.state[p][key], old.state[q][key])
+            for p, q in zip(ps, before, strict=True)
+            for key in ("s", "exp_avg", "exp_avg_sq")
+        )
+        assert (kept(optimizer)["step"] == 3) == changed, at
+        if moved:
+            assert torch.equal(ps[0], later[0]) and kept(optimizer) == kept(new), at
+        elif not changed:
+            assert kept(optimizer) == kept(old), at
+        met.add((moved, changed))
+        at += 1
+    assert met == {(False, False), (False, True), (True, True)}
 
 
 @pytest.mark.parametrize("name", ["muon", "prodigy", "lbfgs"])

@@ -20,6 +20,7 @@ from optlang.compiled import Variant
 def memory(t: torch.Tensor) -> torch.Tensor:
     """Return what lies at the address of a tensor, one element behind the other, as a compiled kernel sees it."""
     assert t.data_ptr() or not t.numel(), "a kernel was given an address that is not there"
+    t = torch.view_as_real(t) if t.is_complex() else t
     return torch.empty(0, dtype=t.dtype).set_(t.untyped_storage(), t.storage_offset(), (t.numel(),), (1,))
 
 
@@ -290,6 +291,63 @@ def test_order_and_sign_of_what_lies_under_the_same_pointer(change: Callable[[An
         ours.step()
         theirs.step()
     assert difference([p], [q]) < 1e-12
+
+
+MARKS = {"negative": torch._neg_view, "conjugate": torch.conj}
+
+
+def resolved(t: torch.Tensor) -> torch.Tensor:
+    return t.resolve_conj().resolve_neg().clone()
+
+
+@pytest.mark.parametrize("mark", MARKS)
+@pytest.mark.parametrize("what", ["parameter", "parameter later", "state"])
+@pytest.mark.parametrize("cls", [*CLASSES.values(), blind_class("sgd")], ids=[*CLASSES, "blind sgd"])
+def test_tensors_that_are_only_marked_as_negative_or_conjugate(cls: Any, what: str, mark: str) -> None:
+    marked, dtype = MARKS[mark], torch.complex128 if mark == "conjugate" else torch.float64
+    if mark == "conjugate" and cls in (CLASSES["lamb"], CLASSES["muon"]):
+        pytest.skip("it is for real numbers")
+    options = {"momentum": 0.9} if cls.__name__ == "SGD" else {}
+    results: list[list[torch.Tensor]] = []
+    for change in (marked, lambda t: resolved(marked(t))):
+        p = parameter(4, 4, dtype=dtype)
+        g = p.grad
+        if what == "parameter":
+            p = torch.nn.Parameter(change(p.detach().t()))
+            p.grad = g
+        optimizer = cls([p], lr=0.1, **options)
+        for step in range(4):
+            optimizer.step()
+            if step == 1 and what == "parameter later":
+                p.data = change(p.data)
+            elif step == 1 and what == "state":
+                held = optimizer.state[p]
+                held.update({key: change(value) for key, value in held.items() if value.dim() and "sq" not in key})
+        results.append([resolved(t) for t in (p.detach(), *optimizer.state[p].values())])
+    assert difference(*results) == 0
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_rows_and_graphs_of_marked_parameters(mark: str) -> None:
+    marked, dtype = MARKS[mark], torch.complex128 if mark == "conjugate" else torch.float64
+    rows, graphs = [], []
+    for change in (marked, lambda t: resolved(marked(t))):
+        p = torch.nn.Parameter(change(parameter(4, 2, dtype=dtype).detach()))
+        index, values = torch.tensor([[2, 0]]), change(torch.ones(2, 2, dtype=dtype))
+        p.grad = torch.sparse_coo_tensor(index, values, (4, 2), check_invariants=False)
+        optimizer = optimizer_class("sparseadam")([p])
+        optimizer.step()
+        optimizer.step()
+        rows.append(resolved(p.detach()))
+        w = parameter(3, dtype=dtype)
+        q = change(w.clone())
+        optimizer = SGD([q], lr=0.1, momentum=0.9, differentiable=True)
+        for _ in range(2):
+            q.grad = change(w)
+            optimizer.step()
+        graphs.append(torch.autograd.grad(q.abs().square().sum(), w)[0].resolve_conj())
+    assert torch.equal(*rows)
+    assert torch.equal(*graphs)
 
 
 # Numbers that somebody else put there -----------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from optimizing import difference, parameter
+from optimizing import difference, optimizer_class, parameter
 from stepping import eager, values
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -228,6 +228,26 @@ def test_hooks_and_skipped_steps(name: str) -> None:
     go_on(ps, optimizer, range(2, 4))
     go_on(others, other, range(2, 4))
     assert difference(ps, others) == 0 and len(called) == 8
+
+
+@pytest.mark.parametrize("how", ["written", "replaced"])
+def test_what_is_put_into_states_after_a_step_of_zero_size_stays(how: str) -> None:
+    ps = [torch.nn.Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(2)]
+    optimizers = [optimizer_class("adam")(ps[:1], lr=0.0), torch.optim.Adam(ps[1:], lr=0.0)]
+    for p, optimizer in zip(ps, optimizers, strict=True):
+        p.grad = torch.zeros_like(p)
+        optimizer.step()
+        held = optimizer.state[p]
+        if how == "written":
+            held["step"].fill_(10.0)
+            held["exp_avg"].fill_(3.0)
+        else:
+            held.update(step=torch.tensor(10.0), exp_avg=torch.full_like(p, 3.0))
+        optimizer.param_groups[0]["lr"] = 0.1
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        assert held is optimizer.state[p] and held["step"] == 11
+    assert difference(ps[:1], ps[1:]) < 1e-15
 
 
 def test_a_step_of_zero_size_that_only_makes_states_is_forgotten() -> None:

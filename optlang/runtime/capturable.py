@@ -111,16 +111,21 @@ class DeviceBatch(Batch):
 
     def advance(self, numbers: tuple[Any, ...]) -> None:
         """Count a step and write the new values of the host states, in place."""
-        self.created, self.moved = False, 0
-        if self.mirror is not None:
-            rows = list(self.mirror.unbind())
-            if self.prepared.counts:
-                rows.pop(0).add_(1.0)
-            for row, number in zip(rows, numbers, strict=True):
-                row.copy_(as_number(number, row.device).expand_as(row))
-            if self.kept:
-                self._write_kept((0.0, *numbers) if self.prepared.counts else numbers)
-            self.version = self.mirror._version
+        self.created, counts = False, self.prepared.counts
+        if self.mirror is None:
+            self.moved = 0
+            return
+        if numbers:  # all at once, as some may be views of others' rows
+            values = torch.stack([as_number(number, self.mirror.device).double() for number in numbers])
+            self.mirror[int(counts) :].copy_(values.unsqueeze(1))
+        if self.kept:
+            self._write_kept((0.0, *numbers) if counts else numbers)
+        if counts:  # last, as it is not to be done twice
+            count = self.mirror[0]
+            self.moved = 0
+            count.add_(1.0)
+        self.moved = 0
+        self.version = self.mirror._version
 
     def split(self, chosen: Any) -> tuple[Batch, Batch]:
         """Return the chosen records and the others as batches of their own; this waits for the device."""

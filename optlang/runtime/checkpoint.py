@@ -38,6 +38,37 @@ def detached(state: Mapping[str, Any], lent: Lent | None = None) -> dict[str, An
     return found
 
 
+def packed(groups: Sequence[Mapping[str, Any]], state: Mapping[Any, Any], lent: Lent) -> dict[str, Any]:
+    """Return param groups and state as they are now, with the places of parameters instead of them."""
+    places: dict[int, int] = {}
+    for place, p in enumerate(chain.from_iterable(group["params"] for group in groups)):
+        places.setdefault(id(p), place)
+    return {
+        "state": {
+            places[id(key)] if isinstance(key, torch.Tensor) else key: (
+                detached(value, lent) if isinstance(value, dict) else value
+            )
+            for key, value in state.items()
+        },
+        "param_groups": [
+            {key: _of_now(value) for key, value in group.items() if key != "params"}
+            | {"params": [places[id(p)] for p in group["params"]]}
+            for group in groups
+        ],
+    }
+
+
+def _of_now(value: Any) -> Any:
+    """Return a value of a param group that stays when the group's is written to: a learning rate that is a tensor."""
+    if isinstance(value, torch.Tensor):
+        return value if is_shared(value) else value.detach().clone().requires_grad_(value.requires_grad)
+    if type(value) in (list, tuple):
+        return type(value)(map(_of_now, value))
+    if type(value) is dict:
+        return {key: _of_now(item) for key, item in value.items()}
+    return value
+
+
 class Lent:
     """The tensors of state dicts that lie in the memory of the optimizer's state.
 
@@ -204,14 +235,22 @@ def loaded_groups(
 
 
 def loaded_state(
-    groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]], state: Mapping[Any, Any]
+    groups: Sequence[Mapping[str, Any]],
+    saved: Sequence[Mapping[str, Any]],
+    state: Mapping[Any, Any],
+    unknown: Set[str] = frozenset(),
 ) -> dict[Any, Any]:
-    """Return the state of a checkpoint by our parameters, as copies on their devices with their own types."""
+    """Return the state of a checkpoint by our parameters, as copies on their devices with their own types.
+
+    What is under ``unknown`` keys is left out.
+    """
     ids = chain.from_iterable(group["params"] for group in saved)
     ours = dict(zip(ids, chain.from_iterable(group["params"] for group in groups), strict=True))
     loaded: dict[Any, Any] = {}
     for key, value in state.items():
         if key in ours:
+            if unknown and isinstance(value, dict):
+                value = {name: held for name, held in value.items() if name not in unknown}
             loaded[ours[key]] = _placed(value, ours[key])
         else:
             loaded[key] = deepcopy(value)

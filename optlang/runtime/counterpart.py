@@ -19,6 +19,8 @@ from optlang.language.rule import Rule
 SWITCHES = ("foreach", "fused", "capturable", "differentiable")
 #: Keys by which one of torch's classes tells another what it is.
 MARKS = ("decoupled_weight_decay",)
+#: States of torch's classes that steps of ours do not know, by class. Taken along, they would be of long ago.
+UNKNOWN = {"LBFGS": frozenset({"n_iter", "old_dirs", "old_stps", "ro", "al"})}
 
 
 def undecorated(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,12 +37,14 @@ class Counterpart:
         marks: Keys of its param groups that always have one value, with that.
         positional: Names of its arguments after ``params``, in the order in which they may be given without a name.
         early: Whether its states are there before the first step.
+        unknown: Keys of its states that are not kept.
     """
 
     switches: Mapping[str, Any] = field(default_factory=dict)
     marks: Mapping[str, Any] = field(default_factory=dict)
     positional: tuple[str, ...] | None = None
     early: bool = False
+    unknown: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, rule: Rule) -> Counterpart:
@@ -58,6 +62,7 @@ class Counterpart:
             {key: made.defaults[key] for key in MARKS if key in made.defaults and key not in rule.keys},
             tuple(p.name for p in arguments if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD),
             bool(made.state),
+            UNKNOWN.get(name, frozenset()),
         )
 
     @property

@@ -68,19 +68,20 @@ class DifferentiablePlan(GroupPlan):
         known = numbers_of(self.hyper.raw(self.group), p.device)
         variant = prepared.variant
         if variant.counts_group:
-            count = float(self.group.get(STEP, 0.0)) + 1.0
+            step = self.hyper.kept(STEP)
+            count = float(self.group.get(step, 0.0)) + 1.0
             known["group.t"] = as_number(count, p.device)
-            self._group_results[STEP] = count
+            self._group_results[step] = count
         if variant.group_slots:
             initial = self.kernels.compiled.group_initial(self._values or {})
             for slot in variant.group_slots:
-                held = self.group.get(slot.key)
+                held = self.group.get(self.hyper.kept(slot.key))
                 known[slot.name] = as_number(initial[slot.key] if held is None else held, p.device)
             results = traced_functions(variant)["group"](*(known[name] for name in variant.group_arguments))
             for slot, value in zip(variant.group_slots, results, strict=True):
                 new = as_number(value, p.device)
                 known[f"{slot.name}'"] = new
-                self._group_results[slot.key] = new if new.requires_grad else new.item()
+                self._group_results[self.hyper.kept(slot.key)] = new if new.requires_grad else new.item()
         return known
 
     def _computed(
@@ -108,7 +109,7 @@ class DifferentiablePlan(GroupPlan):
         layout = prepared.variant.layout
         views = []
         for name in prepared.variant.tensors:
-            view = torch.view_as_real(tensors[name]) if tensors[name].is_complex() else tensors[name]
+            view = torch.view_as_real(tensors[name].resolve_conj()) if tensors[name].is_complex() else tensors[name]
             scalar = any(slot.name == name and slot.place == "scalar" for slot in prepared.stored)
             shape = (1,) if scalar else layout.shape(tuple(view.shape))
             views.append(view.reshape(shape).to(arithmetic))

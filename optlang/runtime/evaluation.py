@@ -331,7 +331,7 @@ def _fill(memory: torch.Tensor, value: torch.Tensor | None) -> None:
     if value is None:
         memory.zero_()
     else:
-        memory.copy_(torch.view_as_real(value.detach()) if value.is_complex() else value.detach())
+        memory.copy_(torch.view_as_real(value.detach().resolve_conj()) if value.is_complex() else value.detach())
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from optlang.compiled import FACTS, Compiled, Facts, Slot, Variant
 from optlang.language.rule import Value
 from optlang.language.specialise import repeats, uses_matrices
 from optlang.runtime import host, progress
-from optlang.runtime.tensors import EXAMPLE_SIZES, facts_of, real
+from optlang.runtime.tensors import EXAMPLE_SIZES, facts_of, real, resolved
 
 #: Variants looked up by answers and facts are remembered up to this many.
 REMEMBERED = 4096
@@ -92,7 +92,7 @@ class Prepared:
 
     def types(self, p: torch.Tensor, values: Mapping[str, Value]) -> dict[str, torch.dtype]:
         """Return the types that the rule keeps its tensors in, by key, for a parameter."""
-        example = torch.empty(real(p).shape, dtype=real(p).dtype, device="meta")
+        example = real(torch.empty(p.shape, dtype=p.dtype, device="meta"))
         fresh = self.start(example, example, {**values, **facts_of(p).named()})
         return {slot.key: fresh[slot.name].dtype for slot in self.stored}
 
@@ -100,7 +100,7 @@ class Prepared:
         """Return initial values; those of a complex parameter are computed on pairs of reals."""
         if not p.is_complex():
             return self.start(p, g, values)
-        fresh = self.start(real(p), real(g), values)
+        fresh = self.start(real(resolved(p)), real(resolved(g)), values)
         for slot in self.variant.slots:
             if slot.place == "element":
                 fresh[slot.name] = torch.view_as_complex(fresh[slot.name].contiguous())

@@ -17,7 +17,7 @@ from optlang.compiled import Variant
 from optlang.runtime.parts import Part
 from optlang.runtime.plan import GroupPlan, State, by_rows, named
 from optlang.runtime.records import Batch, Record
-from optlang.runtime.tensors import facts_of, flat
+from optlang.runtime.tensors import facts_of, flat, resolved
 
 #: How a param group says that gradients are sparse.
 LAZY = "lazy"
@@ -129,7 +129,7 @@ class RowBatch(Batch):
         """Take the gradient of a step: the rows that it touches, each once, and what stands in them."""
         g = g.detach().coalesce()
         self._rows = g._indices()[0]
-        self.gradients = [flat(g._values().resolve_neg().contiguous())]
+        self.gradients = [flat(resolved(g._values()).contiguous())]
 
     def run(self, coefficients: torch.Tensor) -> None:
         """Run the kernel on the rows."""
@@ -142,9 +142,19 @@ class RowBatch(Batch):
         parts = [whole.index_select(0, rows) for whole, _ in self._tensors]
         p, *states = map(flat, parts)
         kernel.run([p, g, *states, coefficients])
-        for (whole, written), part in zip(self._tensors, parts, strict=True):
+        for (_, written), part in zip(self._tensors, parts, strict=True):
             self._moved += part.numel() * part.element_size() * (2 if written else 1)
+        try:
+            self._put_back(rows, parts)
+        except KeyboardInterrupt:  # no table has a step more than the others
+            self._put_back(rows, parts)
+            raise
+
+    def _put_back(self, rows: torch.Tensor, parts: Sequence[torch.Tensor]) -> None:
+        """Write rows that are updated."""
+        for (whole, written), part in zip(self._tensors, parts, strict=True):
             if written:
+                self.moved = 1
                 whole.index_copy_(0, rows, part)
 
     def bytes_moved(self) -> int:

@@ -61,6 +61,7 @@ class RuleOptimizer(Optimizer):
     _parts: ClassVar[Parts]
     _calling: ClassVar[frozenset[Kernels]]  # those of rules that have the closure called
     _asked: ClassVar[frozenset[str]]  # what of the closure: ``loss``, ``grad``, ``hvp``
+    _counting: ClassVar[bool]  # whether a step without gradients changes its param groups
     _random: ClassVar[bool]  # whether it draws random numbers
     _events: ClassVar[bool]  # whether its parameters are others while they are evaluated
     _rebuild: ClassVar[tuple[Callable[..., Any], tuple[Any, ...]] | None]
@@ -71,7 +72,8 @@ class RuleOptimizer(Optimizer):
         self._scratch = Scratch()
         self._routes: list[Any] = []  # what decides which parameters go to which rule
         self._seen: list[Any] = []  # the dicts in `state` at the end of the last step
-        self._untried, self._rehearsed = True, False  # no step has been made, or one that does not count
+        self._untried = True  # no step has been made, or one that does not count
+        self._rehearsed: list[tuple[Any, ...]] | None = None  # what that has left
         self._lent = checkpoint.Lent()
         self._fakes: Any = None  # the mode that the parameters were made in, if they are fake
         given = self._arguments(args, kwargs)
@@ -193,20 +195,14 @@ class RuleOptimizer(Optimizer):
 
     def _begin(self, part: Part, group: dict[str, Any], members: list[torch.Tensor]) -> None:
         """Give a param group what a rule keeps there, and refuse parameters whose shapes do not suit the rule."""
-        values = part.hyper.read(group)
-        initial: dict[str, Any] = part.compiled.group_initial(values)
-        others = self.param_groups[0]  # a number for the whole optimizer is that of the other groups
-        shared = {state.key for state in part.compiled.rule.states if state.scope == "shared"}
-        for key, value in initial.items():
-            kept = part.hyper.kept(key)
-            group.setdefault(kept, others.get(kept, value) if key in shared else value)
         if self._events:
-            group.setdefault(TRAINING, others.get(TRAINING, True))
+            group.setdefault(TRAINING, self.param_groups[0].get(TRAINING, True))
         if switched(group) == LazyPlan.switch:
             lazy.check_rule(part, group, members)
         searches = bool(evaluations(part.compiled.rule) & {*SEARCHES})
         flat.check(part, group, len(self.param_groups), members, searches)
         if part.kernels.by_shape:
+            values = part.hyper.read(group)
             known: set[Any] = set()
             for p, unit in flat.seen(part, members):
                 facts = facts_of(unit)
@@ -214,6 +210,23 @@ class RuleOptimizer(Optimizer):
                 known.add(facts)
                 if reason is not None:
                     raise ValueError(f"{part.compiled.name}: {named(group, p)} does not suit the rule: {reason}")
+        self._begin_numbers(part, group, members, self.param_groups[0])
+
+    @staticmethod
+    def _begin_numbers(
+        part: Part, group: dict[str, Any], members: Sequence[torch.Tensor], others: Mapping[str, Any]
+    ) -> None:
+        """Give a param group the numbers that a rule keeps there, as far as it has none.
+
+        Its count is there from the start: a checkpoint is loaded into the keys that an optimizer has. A number for the
+        whole optimizer is that of ``others``.
+        """
+        if part.counts_steps_of(group, [unit for _, unit in flat.seen(part, members)]):
+            group.setdefault(part.hyper.kept(STEP), 0.0)
+        shared = {state.key for state in part.compiled.rule.states if state.scope == "shared"}
+        for key, value in part.compiled.group_initial(part.hyper.read(group)).items():
+            kept = part.hyper.kept(key)
+            group.setdefault(kept, others.get(kept, value) if key in shared else value)
 
     # Stepping -----------------------------------------------------------------------------------------------
 
@@ -296,11 +309,16 @@ class RuleOptimizer(Optimizer):
 
     def _update(self, evaluation: Evaluation | None = None) -> None:
         """Run one step of every param group; ``evaluation`` is for a rule that has the closure called."""
-        if self._rehearsed:  # what the rehearsal started is started again, from gradients that are some
-            self.state.clear()
-            self._plans, self._seen, self._rehearsed = [], [], False
+        if self._rehearsed is not None:
+            # What the rehearsal started is started again, from gradients that are some, unless somebody wrote to it.
+            if _alike(self._rehearsed, _contents(self.state)):
+                self.state.clear()
+            self._plans, self._seen, self._rehearsed = [], [], None
         plans, state, seen = self._current_plans(), self.state, self._seen
         inferring = torch.is_inference_mode_enabled()
+        maybe = (self._untried or self._counting) and self._may_be_rehearsal()
+        # A rule need not allow a step size of 0: that of the optimizer is checked in its place.
+        instead = {"lr": self.defaults["lr"]} if maybe and "lr" in self.defaults else {}
         # Looking up a tensor in a dict costs a call of Python code; the dicts that it leads to are compared instead.
         same = len(seen) == len(state) and all(map(is_, seen, state.values()))
         with torch.no_grad():
@@ -308,10 +326,13 @@ class RuleOptimizer(Optimizer):
                 # What is made in inference mode could not be written to in later steps outside of it.
                 with torch.inference_mode(False) if inferring else nullcontext():
                     for plan in plans:
-                        plan.inferring = inferring
+                        plan.inferring, plan.instead = inferring, instead
                     busy = [plan for plan in plans if plan.prepare(state, same)]
                 together = self._together(busy) if any(plan.staged for plan in busy) else []
-                rehearsal = self._untried and self._is_rehearsal()
+                rehearsal = maybe and self._is_without_gradients()
+                if maybe and not rehearsal:
+                    for group in self.param_groups:
+                        self._parts.check(group)
                 if evaluation is not None and not rehearsal:
                     evaluation.check([work for _, works, *_ in together for work in works])
             except BaseException:
@@ -322,7 +343,7 @@ class RuleOptimizer(Optimizer):
             if rehearsal:
                 for plan in busy:
                     plan.begin(state)
-                self._rehearsed = True
+                self._rehearsed = _contents(state)
                 return
             self._untried, started = False, len(state)
             self._lent.part()
@@ -366,14 +387,21 @@ class RuleOptimizer(Optimizer):
             for part, works, first, known, seed in together:
                 if (part.kernels in self._calling) != calls:
                     continue
+                shared: dict[str, Any] = {}
                 try:
-                    shared = run_together(works, first, known, seed, evaluation)
+                    run_together(works, first, known, seed, shared, evaluation)
+                    self._keep_shared(part, shared)
                 except BaseException:
-                    if before is not None and not any(work.batch.count > work.count for work in works):
+                    if any(work.batch.count > work.count for work in works):
+                        self._keep_shared(part, shared)
+                    elif before is not None:
                         self._take_back(before)
                     raise
-                for group in self.param_groups:
-                    group.update((part.hyper.kept(key), value) for key, value in shared.items())
+
+    def _keep_shared(self, part: Part, shared: Mapping[str, Any]) -> None:
+        """Write the states that the whole optimizer shares, by key, to every param group."""
+        for group in self.param_groups:
+            group.update((part.hyper.kept(key), value) for key, value in shared.items())
 
     def _before(self) -> tuple[set[Any], list[dict[str, Any]]]:
         """Return what a step changes before the closure is called: what has state, and the groups' keys."""
@@ -406,13 +434,16 @@ class RuleOptimizer(Optimizer):
                 found.append((part, works, first, known, seed))
         return found
 
-    def _is_rehearsal(self) -> bool:
-        """Whether a first step is only there to have states made: with a step size of 0 and gradients of 0.
+    def _may_be_rehearsal(self) -> bool:
+        """Whether a step is only there to have states made, unless there are gradients: its size is 0.
 
-        ``torch.distributed.checkpoint`` makes such a step. Counting it, or dividing by a norm of 0, would be wrong.
+        ``torch.distributed.checkpoint`` makes such a step where there is no state, before it saves and before it loads.
+        Counting it, or dividing by a norm of 0, would be wrong.
         """
-        if self.state or not all(plain(group.get("lr")) == 0 for group in self.param_groups):
-            return False
+        return not self.state and all(plain(group.get("lr")) == 0 for group in self.param_groups)
+
+    def _is_without_gradients(self) -> bool:
+        """Whether all gradients are 0."""
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
         return not any(bool(g.any()) for g in map(local, gradients) if not (is_fake(g) or g.is_meta))
 
@@ -491,23 +522,21 @@ class RuleOptimizer(Optimizer):
         Raises:
             ValueError: If there is state of tensors that are in no param group.
         """
+        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
+            pre_hook(self)
         for group in self.param_groups:  # a scheduler may have written numbers of NumPy
             group.update(self._parts.tidied(group))
-        try:
-            saved = undecorated(Optimizer.state_dict)(self)
-        except KeyError:
-            wrong = checkpoint.left_behind(self.state, self.param_groups)
-            if not wrong:
-                raise
-            raise ValueError(f"{self._name()}: {wrong}") from None
+        if wrong := checkpoint.left_behind(self.state, self.param_groups):
+            raise ValueError(f"{self._name()}: {wrong}")
         self._lent.forget()
-        saved["state"] = {
-            key: checkpoint.detached(value, self._lent) if isinstance(value, dict) else value
-            for key, value in saved["state"].items()
-        }
+        saved = checkpoint.packed(self.param_groups, self.state, self._lent)
         if any(group.get("capturable") for group in self.param_groups):  # graphs write to states unseen
             self._lent.part()
-        return saved  # type: ignore[no-any-return]
+        for post_hook in self._optimizer_state_dict_post_hooks.values():
+            replaced = post_hook(self, saved)
+            if replaced is not None:
+                saved = replaced
+        return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` returned, or what the optimizer of the same rule in ``torch.optim`` did.
@@ -532,8 +561,11 @@ class RuleOptimizer(Optimizer):
         saved = checkpoint.matched(self.param_groups, state_dict["param_groups"])
         checkpoint.check_groups(self.param_groups, saved)
         groups = checkpoint.loaded_groups(self.param_groups, saved, self._parts)
-        state = checkpoint.loaded_state(groups, saved, state_dict["state"])
+        state = checkpoint.loaded_state(groups, saved, state_dict["state"], self._parts.counterpart.unknown)
         checkpoint.check_state(groups, state, self._parts)
+        for group in groups:
+            for part, members in zip(self._parts.parts, self._parts.split(group), strict=True):
+                self._begin_numbers(part, group, members, groups[0])
         self.__setstate__({"state": defaultdict(dict, state), "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
@@ -564,7 +596,7 @@ class RuleOptimizer(Optimizer):
                 group.setdefault(key, value)
             group.update(counterpart.marks)
         self._plans, self._seen, self._routes, self._scratch = [], [], [], Scratch()
-        self._untried, self._rehearsed = True, False
+        self._untried, self._rehearsed = True, None
         self._lent = checkpoint.Lent()
         self._fakes = _fakes(self.param_groups)
 
@@ -586,11 +618,10 @@ class RuleOptimizer(Optimizer):
         return new
 
     def __repr__(self) -> str:
-        own = {STEP} | {
-            part.hyper.kept(state.key)
+        own = {
+            part.hyper.kept(key)
             for part in self._parts.parts
-            for state in part.compiled.rule.states
-            if state.scope != "tensor"
+            for key in (STEP, *(s.key for s in part.compiled.rule.states if s.scope != "tensor"))
         }
         hidden = {"params", "param_names", *own}
         lines = [f"{self._name()} ("]
@@ -614,6 +645,23 @@ def _fakes(groups: Sequence[Mapping[str, Any]]) -> Any:
     """Return the mode that makes fake tensors for parameters that are fake."""
     found = (local(p) for group in groups for p in group["params"])
     return next((p.fake_mode for p in found if is_fake(p)), None)  # type: ignore[attr-defined]
+
+
+def _contents(state: Mapping[Any, Any]) -> list[tuple[Any, ...]]:
+    """Return what is in ``optimizer.state``, with the versions of its tensors."""
+    found: list[tuple[Any, ...]] = []
+    for held in state.values():
+        for key, value in held.items() if isinstance(held, dict) else ():
+            is_versioned = isinstance(value, torch.Tensor) and not value.is_inference()
+            found.append((held, key, value, value._version if is_versioned else 0))
+    return found
+
+
+def _alike(some: Sequence[tuple[Any, ...]], others: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether contents of ``optimizer.state`` are the same objects, which nobody has written to in between."""
+    return len(some) == len(others) and all(
+        a[0] is b[0] and a[1] == b[1] and a[2] is b[2] and a[3] == b[3] for a, b in zip(some, others, strict=True)
+    )
 
 
 def _changed(written: list[torch.Tensor]) -> None:
@@ -687,6 +735,7 @@ def make_class(
             "__init__": __init__,
             "_compiled": compiled,
             "_parts": parts,
+            "_counting": any(part.keeps_numbers for part in parts.parts),
             "_random": random,
             "_calling": frozenset(part.kernels for part in parts.parts if evaluations(part.compiled.rule)),
             "_asked": frozenset().union(*(evaluations(part.compiled.rule) for part in parts.parts)),

@@ -13,6 +13,7 @@ import torch
 
 from optlang.compiled import Compiled
 from optlang.language.evaluate import evaluate, truth
+from optlang.language.questions import reads_group_time
 from optlang.language.rule import Value
 from optlang.language.tree import Expr, Member
 from optlang.language.walk import expressions
@@ -31,11 +32,16 @@ class Part:
         hyper: How its hyperparameters are read.
         kernels: Its variants and kernels.
         when: The condition under which a parameter goes to it; None for always.
+
+    Attributes:
+        keeps_numbers: Whether it keeps numbers in param groups.
     """
 
     def __init__(self, compiled: Compiled, hyper: Hyperparameters, kernels: Kernels, when: Expr | None = None) -> None:
         self.compiled, self.hyper, self.kernels, self.when = compiled, hyper, kernels, when
         nodes = expressions(when) if when is not None else ()
+        states = compiled.rule.states
+        self.keeps_numbers = reads_group_time(compiled.rule) or any(state.scope != "tensor" for state in states)
         self.asks = tuple(dict.fromkeys(node.name for node in nodes if isinstance(node, Member)))
 
     def started(self, group: Mapping[str, Any], p: torch.Tensor) -> dict[str, Any]:
@@ -46,6 +52,16 @@ class Part:
         numbers = {slot.key: torch.tensor(fresh[slot.name], dtype=torch.float64) for slot in prepared.hosted}
         count = {STEP: torch.tensor(0.0, dtype=torch.float64)} if prepared.counts else {}
         return {**count, **numbers, **{slot.key: fresh[slot.name] for slot in prepared.stored}}
+
+    def counts_steps_of(self, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> bool:
+        """Whether the steps of a group with these parameters are counted, as some formula reads ``group.t``."""
+        if reads_group_time(self.compiled.rule):
+            return True
+        if not members or not self.keeps_numbers:
+            return False
+        values = self.hyper.read(group)  # numbers that are not a tensor's may read it by the name of `t`
+        prepared = self.kernels.prepared(values, self.hyper.answers(values), facts_of(members[0]))
+        return prepared.variant.counts_group
 
     def answers(self, group: Mapping[str, Any]) -> tuple[Value, ...]:
         """Return the keys of a param group that decide which parameters come here; 0 for those it does not have."""

@@ -116,6 +116,15 @@ class Chunk:
 
     def __init__(self, plan: PlannedPass, start: int, records: Sequence[Record], buffers: Buffers) -> None:
         self.plan, self.start, self.records, self.buffers = plan, start, records, buffers
+        self._begun = False
+
+    def begin(self) -> None:
+        """Forget the last run."""
+        self._begun = False
+
+    def written(self) -> Sequence[int]:
+        """Return the places in the batch of the records whose parameters or states it has begun to write."""
+        return range(self.start, self.start + len(self.records)) if self._begun and self.plan.writes else ()
 
     @property
     def gradients(self) -> list[Any]:
@@ -151,6 +160,18 @@ class KernelChunk(Chunk):
         super().__init__(plan, start, records, buffers)
         self.inner = Batch([self._record(i, record) for i, record in enumerate(records)])
         self.inner.committed = True
+
+    def begin(self) -> None:
+        """Forget the last run."""
+        self.inner.moved = 0
+
+    def written(self) -> Sequence[int]:
+        """Return the places in the batch of the records whose parameters or states it has begun to write."""
+        self._begun = self.inner.moved > 0
+        if self.inner.moved >= len(self.records) or not self._begun:
+            return super().written()
+        begun = {id(record) for record in self.inner.begun()} if self.plan.writes else ()
+        return [self.start + i for i, record in enumerate(self.inner.records) if id(record) in begun]
 
     def _record(self, index: int, parent: Record) -> Record:
         """Return a parameter as this pass sees it."""
@@ -209,7 +230,17 @@ class MatrixChunk(Chunk):
         read = {_memory(given[name]) for name in kernel.written if name in given}
         # What is only a view of a tensor that another result may be written to is copied first.
         changed = [(n, r) for n, r in zip(kernel.written, results, strict=True) if r is not given.get(n)]
-        for name, result in [(n, r.clone() if _memory(r) in read else r) for n, r in changed]:
+        changed = [(n, r.clone() if _memory(r) in read else r) for n, r in changed]
+        try:
+            self._write_all(changed)
+        except KeyboardInterrupt:  # no tensor has a step more than the others
+            self._write_all(changed)
+            raise
+
+    def _write_all(self, changed: Sequence[tuple[str, torch.Tensor]]) -> None:
+        """Write new values by name."""
+        for name, result in changed:
+            self._begun = True
             self._write(name, result)
 
     def _place(self, name: str) -> str:

@@ -77,6 +77,7 @@ class GroupPlan:
         self._work: list[Work] = []
         self.staged: list[StagedWork] = []  # what has to be run together with that of other groups
         self.inferring = False  # whether the step is made in inference mode
+        self.instead: Mapping[str, Any] = {}  # what is checked in place of these keys of the group
         self.scratch = Scratch()  # the optimizer puts its own in its place
         self._group_numbers: dict[str, float] = {}
 
@@ -99,7 +100,7 @@ class GroupPlan:
             state: ``optimizer.state``.
             same: Whether it holds the very dicts that it did after the last step.
         """
-        self._work, self.staged = [], []
+        self._work, self.staged, self._group_numbers = [], [], {}
         if makes_fakes():
             self._check_fake()
         self._read()
@@ -125,7 +126,7 @@ class GroupPlan:
         values = self.hyper.read(self.group)
         if values == self._values:
             return
-        self.hyper.check(values)
+        self.hyper.check(self.hyper.read({**self.group, **self.instead}) if self.instead else values)
         answers = self.hyper.answers(values)
         if answers != self._answers and self._answers is not None:
             if self.kernels.by_shape:
@@ -438,6 +439,7 @@ class GroupPlan:
         Batches whose steps are made in passes are left, in ``staged``, to be run together with those of other groups.
         """
         written: list[torch.Tensor] = []
+        counted = bool(self._work) or not self._is_in_passes()
         for work in self.staged:
             if not work.batch.committed:
                 self._commit(work.batch, state)
@@ -449,13 +451,20 @@ class GroupPlan:
             batch.advance(numbers)
             written += batch.parameters
         self._work = []
-        self.group.update(self._group_numbers)
+        if counted:
+            self.group.update(self._group_numbers)
         return written
+
+    def _is_in_passes(self) -> bool:
+        """Whether some of the work is left to be run together with that of other groups."""
+        return bool(self.staged)
 
     def settle(self) -> list[torch.Tensor]:
         """Count what a step has moved that was interrupted, and forget the rest; return the parameters that moved."""
         moved: list[torch.Tensor] = []
-        if any(work.batch.moved or work.batch.count > work.before for work in self._work):
+        if any(work.batch.moved or work.batch.count > work.before for work in self._work) or any(
+            work.batch.count > work.count for work in self.staged
+        ):
             self.group.update(self._group_numbers)
         for work in self._work:
             batch = work.batch
@@ -474,6 +483,7 @@ class GroupPlan:
 
     def finish(self, state: State) -> None:
         """Do what is left when the staged batches have been run."""
+        self.group.update(self._group_numbers)
         self.staged = []
 
     def begin(self, state: State) -> None:

@@ -20,11 +20,14 @@ from optlang.runtime.tensors import (
     as_laid_out,
     facts_of,
     fakes_of,
+    form,
     is_dense,
     is_fake,
+    is_marked,
     is_shared,
     lost,
     overlapping,
+    resolved,
     same_order,
     viewed,
 )
@@ -55,7 +58,7 @@ class Record:
         keys: Keys of the state this record has views or copies of, mirrors of host numbers first.
         values: The objects under these keys when the views were made.
         pointers: Where these lay then.
-        forms: Their types, shapes and strides then.
+        forms: How their elements were read from there.
         count: Updates so far.
         numbers: Values of the host states.
         created: Whether none of its states existed before.
@@ -75,6 +78,7 @@ class Record:
         "created",
         "dtype",
         "facts",
+        "form",
         "forms",
         "gradient_dtype",
         "keys",
@@ -88,7 +92,6 @@ class Record:
         "signature",
         "staged",
         "state",
-        "strides",
         "tensors",
         "values",
         "views",
@@ -99,7 +102,7 @@ class Record:
     def __init__(self, parameter: torch.Tensor, prepared: Prepared, state: dict[str, Any]) -> None:
         self.parameter, self.prepared, self.state = parameter, prepared, state
         self.facts: Facts = facts_of(parameter)
-        self.shape, self.strides, self.dtype = parameter.shape, parameter.stride(), parameter.dtype
+        self.shape, self.dtype, self.form = parameter.shape, parameter.dtype, form(parameter)
         self.pointer = address(parameter)
         self.staged: dict[str, Any] = {}
         self.keys: tuple[str, ...] = ()
@@ -123,7 +126,7 @@ class Record:
         """
         p, layout = self.parameter, self.prepared.variant.layout
         self.gradient_dtype = g.dtype
-        self.copied = not is_dense(p) if layout.flat else not p.is_contiguous()
+        self.copied = is_marked(p) or (not is_dense(p) if layout.flat else not p.is_contiguous())
         states = self.tensors = self._states(g, {**values, **self.facts.named()})
         self.ordinary = all(address(t) or not t.numel() for t in (p, g, *states.values()) if not t.is_sparse)
         self.volatile |= p.is_inference() or not (self.ordinary or is_fake(p) or p.is_meta)
@@ -185,7 +188,7 @@ class Record:
         """Take note of the tensors under the keys, and of where they lie."""
         self.values = (*mirrors, *stored)
         self.pointers = tuple(0 if value is None else address(value) for value in self.values)
-        self.forms = tuple(None if value is None else _form(value) for value in self.values)
+        self.forms = tuple(None if value is None else form(value) for value in self.values)
 
     @staticmethod
     def _is_cut(place: str, tensor: torch.Tensor) -> bool:
@@ -206,6 +209,7 @@ class Record:
             value = value.to(p.device)
         if not (value.is_floating_point() or value.is_complex()):  # a mask, or whole numbers: arithmetic needs more
             value = value.to(p.dtype)
+        value = resolved(value)
         if place == "scalar":
             if value.numel() != 1:
                 raise ValueError(f"state {key!r} must be one number, but has shape {tuple(value.shape)}")
@@ -219,12 +223,7 @@ class Record:
     def is_in_place(self) -> bool:
         """Whether the parameter lies as it did when the views were made."""
         p = self.parameter
-        return (
-            address(p) == self.pointer
-            and p.dtype is self.dtype
-            and p.shape == self.shape
-            and p.stride() == self.strides
-        )
+        return address(p) == self.pointer and form(p) == self.form
 
     def is_current(self, held: dict[str, Any] | None) -> bool:
         """Whether ``optimizer.state`` still holds what the views were made of."""
@@ -232,7 +231,7 @@ class Record:
             return True
         if held is not self.state or not all(map(is_, map(held.get, self.keys), self.values)):
             return False
-        return tuple(map(address, self.values)) == self.pointers and tuple(map(_form, self.values)) == self.forms
+        return tuple(map(address, self.values)) == self.pointers and tuple(map(form, self.values)) == self.forms
 
     def commit(self) -> None:
         """Write what was staged to the state."""
@@ -253,7 +252,7 @@ class Record:
     def fitting(self, g: torch.Tensor) -> torch.Tensor:
         """Return a gradient whose elements lie in memory as the kernel expects."""
         p = self.parameter
-        g = g.detach().resolve_neg().resolve_conj()
+        g = resolved(g.detach())
         if self.copied or not self.prepared.variant.layout.flat:
             return g.contiguous()
         if self.whole:
@@ -268,13 +267,15 @@ class Record:
         """Return a tensor viewed like the parameter."""
         return t.detach() if self.whole else viewed(t, self.prepared.variant.layout)
 
-    def run_copied(self, run: Any, g: torch.Tensor, coefficients: torch.Tensor) -> None:
-        """Run a kernel on a contiguous copy of the parameter and copy the result back."""
-        p = self.parameter.detach()
-        copy = p.contiguous()
-        run([self._viewed(copy), self.view(g), *self.views[2:], coefficients])
+    def copied_in(self, g: torch.Tensor, coefficients: torch.Tensor) -> tuple[torch.Tensor, list[Any]]:
+        """Return a contiguous copy of the parameter, and a kernel's arguments with it."""
+        copy = resolved(self.parameter.detach()).contiguous()
+        return copy, [self._viewed(copy), self.view(g), *self.views[2:], coefficients]
+
+    def copy_out(self, copy: torch.Tensor) -> None:
+        """Take the result."""
         if "p" in self.prepared.variant.written:
-            p.copy_(copy)
+            self.parameter.detach().copy_(copy)
 
 
 def _number(value: Any) -> float:
@@ -297,11 +298,6 @@ def _is_kept(value: Any) -> TypeGuard[torch.Tensor]:
         and not value.is_inference()
         and not hasattr(value._base, _OURS)
     )
-
-
-def _form(t: torch.Tensor) -> tuple[Any, ...]:
-    """Return how the elements of a tensor are read from its memory."""
-    return t.dtype, t.shape, t.stride(), t.is_neg(), t.is_conj()
 
 
 def _real_name(dtype: torch.dtype) -> str:
@@ -368,12 +364,13 @@ class Watched:
         alike = (
             {*map(_dtype, self.parameters)} == self.dtypes
             and all(map(_is_contiguous, self.parameters))
+            and not any(map(_is_neg, self.parameters))
             and {*map(type, gradients)} == _TENSORS
             and {*map(_dtype, gradients)} == self.gradient_dtypes
             and list(map(self.size, gradients)) == self.sizes
             and all(map(_is_contiguous, gradients))
             and not any(map(_is_neg, gradients))
-            and list(map(_form, self.stored)) == self.forms
+            and list(map(form, self.stored)) == self.forms
         )
         if self._is_guarded and alike:
             tensors = [*self.parameters, *gradients, *self.stored]
@@ -385,6 +382,7 @@ class Watched:
 def _guard(tensors: Sequence[torch.Tensor]) -> Any:
     """Return what tells whether tensors have the types, devices, shapes and strides that these have."""
     sizes, strides = [list(t.shape) for t in tensors], [list(t.stride()) for t in tensors]
+    assert _Guard is not None
     return _Guard(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
 
 
@@ -558,15 +556,20 @@ class Batch:
             if kernel.many and not overlapping([records[i].parameter for i in self._direct]):
                 self._packed = [view for i in self._direct for view in records[i].views]
                 self._packed.append(None)
-        moved = 0
+        moved, run = 0, kernel.run
         if len(self._direct) != len(records):
             for record, g in zip(records, self.gradients, strict=True):
                 if record.copied and record.facts.numel:
+                    copy, tensors = record.copied_in(g, coefficients)
                     moved += 1
-                    self.moved = moved
-                    record.run_copied(kernel.run, g, coefficients)
+                    try:
+                        self.moved = moved
+                        run(tensors)
+                        record.copy_out(copy)
+                    except KeyboardInterrupt:  # the states may be written
+                        record.copy_out(copy)
+                        raise
         if self._packed is None:
-            run = kernel.run
             for i in self._direct:
                 p, _, *states = records[i].views
                 tensors = [p, self.gradients[i], *states, coefficients]

@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from optlang.runtime.plan import GroupPlan, State, Work
 from optlang.runtime.records import Batch, Record
 from optlang.runtime.staged import StagedBatch, StagedWork
-from optlang.runtime.tensors import address, facts_of
+from optlang.runtime.tensors import address, facts_of, form
 
 
 class GatheredBatch(StagedBatch):
@@ -87,6 +87,9 @@ class ShardedPlan(GroupPlan):
         """Return the work on gathered copies that has to be run together with that of other groups."""
         return [work for _, _, work in self._gathered if isinstance(work, StagedWork)]
 
+    def _is_in_passes(self) -> bool:
+        return super()._is_in_passes() or bool(self._in_passes())
+
     def _check_placement(self, p: torch.Tensor, g: torch.Tensor) -> None:
         if isinstance(p, DTensor) and not isinstance(g, DTensor):
             self._fail(
@@ -107,12 +110,7 @@ class ShardedPlan(GroupPlan):
         """Bring the stand-in of a parameter up to date: its memory, its gradient, its state."""
         local = p.to_local() if isinstance(p, DTensor) else p
         part = self._parts.get(p)
-        if (
-            part is None
-            or address(part) != address(local)
-            or part.shape != local.shape
-            or part.dtype is not local.dtype
-        ):
+        if part is None or address(part) != address(local) or form(part) != form(local):
             if part is not None:
                 self._forget(part)
             part = local.detach() if isinstance(p, DTensor) else p

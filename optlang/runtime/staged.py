@@ -20,7 +20,7 @@ from optlang.runtime import chance, host
 from optlang.runtime.evaluation import Evaluation
 from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.numbers import as_number, traced_functions
-from optlang.runtime.passes import Buffers, PlannedPass, Scratch, Segment, lay_out, numbers_of, segments
+from optlang.runtime.passes import Buffers, Chunk, PlannedPass, Scratch, Segment, lay_out, numbers_of, segments
 from optlang.runtime.records import Batch, Record
 from optlang.runtime.tensors import arithmetic, pieces
 
@@ -129,7 +129,8 @@ class StagedWork:
         scratch: Scratch,
     ) -> None:
         self.batch, self.known, self.rule = batch, known, kernels
-        self.moved, self.count = False, batch.count  # whether anything is written that is not counted yet
+        self.count = batch.count
+        self.begun: set[int] = set()  # places in the batch of those that are written and not counted yet
         steering, plain = batch.steering, batch.prepared.plain
         self.chosen = 0
         if len(steering.paths) > 1:
@@ -145,30 +146,59 @@ class StagedWork:
     def run(self, late: Mapping[str, Any], seed: chance.Seed | None = None) -> Segment:
         """Run the next passes, and return them."""
         segment = self.left.pop(0)
-        self.moved |= segment.writes
         if segment.needs:
             self._prepare(segment, {**self.known, **late})
         for chunk in segment.chunks:
+            chunk.begin()
+        at = 0
+        try:
+            for chunk in segment.chunks:
+                self._run_chunk(chunk, seed)
+                at += 1
+        except KeyboardInterrupt:
+            self._go_through(segment.chunks[at:], seed)
+            raise
+        return segment
+
+    def _go_through(self, chunks: Sequence[Chunk], seed: chance.Seed | None) -> None:
+        """Run the other passes of the records that were interrupted in the first of these, if they are written."""
+        alike = [chunk for chunk in chunks if chunk.start == chunks[0].start]
+        if alike and self.begun & {*range(alike[0].start, alike[0].start + len(alike[0].records))}:
+            for chunk in alike:  # one that only hands on may do that again
+                if not chunk.written():
+                    self._run_chunk(chunk, seed)
+
+    def _run_chunk(self, chunk: Chunk, seed: chance.Seed | None) -> None:
+        """Run one pass of some records, and note which of them it has written."""
+        try:
             if seed is not None:
                 chunk.draw(seed, self.known)
             chunk.run()
-        return segment
+            self.begun.update(chunk.written())
+        except BaseException:
+            self.begun.update(chunk.written())
+            raise
 
     def advance(self, late: Mapping[str, Any]) -> None:
         """Count the step."""
         self.batch.count = self.count
         self.batch.advance(self.numbers(late))
-        self.batch.gradients, self.moved = [], False
+        self.batch.gradients, self.begun = [], set()
 
     def settle(self, late: Mapping[str, Any]) -> None:
-        """Count a step that was interrupted, if it has written anything."""
-        if not self.moved:
+        """Count a step that was interrupted, for those that it has written."""
+        if not self.begun:
             return
+        records = self.batch.records
+        if any(record.facts.numel and i not in self.begun for i, record in enumerate(records)):
+            part, _ = self.batch.split([records[i] for i in sorted(self.begun)])
+            assert isinstance(part, StagedBatch)
+            self.batch = part
         try:
             self.advance(late)
         except KeyError:  # a sum that host states are computed from has not arrived: they stay
             self.batch.advance(self.batch.numbers)
-            self.moved = False
+            self.begun = set()
 
     @staticmethod
     def _prepare(segment: Segment, known: Mapping[str, Any]) -> None:
@@ -187,9 +217,10 @@ def run_together(
     prepared: Prepared,
     known: Mapping[str, Any],
     seed: chance.Seed,
+    shared: dict[str, Any],
     evaluation: Evaluation | None = None,
-) -> dict[str, Any]:
-    """Run the steps of all staged batches of one rule; return the shared states' new values, by key.
+) -> None:
+    """Run the steps of all staged batches of one rule.
 
     Every batch goes on for as long as it can; then the sums that are complete are added up, and the shared states that
     can be computed from them are.
@@ -200,6 +231,7 @@ def run_together(
         known: What shared states are computed from besides sums: the values of the first group, with the largest of
             the groups' step counts.
         seed: Draws random numbers.
+        shared: Gets the shared states' new values, by key; those that it has when it is interrupted, too.
         evaluation: Calls the closure, for a rule that asks for that.
 
     Raises:
@@ -209,7 +241,7 @@ def run_together(
     if evaluation is not None:
         late |= {LOSS_NOW: evaluation.loss, ITERATION: evaluation.iteration, CALLS: evaluation.calls}
     try:
-        return _run_in_turns(works, prepared, known, late, seed, evaluation)
+        _run_in_turns(works, _Shared(prepared, known, shared), late, seed, evaluation)
     except BaseException as error:
         if not isinstance(error, RuntimeError):  # those are torch's own; others interrupt
             for work in works:
@@ -219,14 +251,12 @@ def run_together(
 
 def _run_in_turns(
     works: Sequence[StagedWork],
-    prepared: Prepared,
-    known: Mapping[str, Any],
+    shared: _Shared,
     late: dict[str, Any],
     seed: chance.Seed,
     evaluation: Evaluation | None,
-) -> dict[str, Any]:
+) -> None:
     """Run the steps of staged batches, putting what arrives into ``late``."""
-    shared = _Shared(prepared, known)
     totals = {total for work in works for segment in work.left for total in segment.totals}
     wanted = {name for work in works for segment in work.left for name in segment.needs} | shared.needs
     wanted |= {name for work in works for name in work.batch.steering.numbers_arguments[work.chosen]}
@@ -263,7 +293,6 @@ def _run_in_turns(
         assert before != (sum(len(work.left) for work in works), len(late)), "passes wait for each other"
     for work in works:
         work.advance(late)
-    return shared.results
 
 
 def stays_on_device(device: torch.device) -> bool:
@@ -286,13 +315,12 @@ def _sum(parts: Sequence[Any]) -> Any:
 
 
 class _Shared:
-    """The states that the whole optimizer shares, computed once a step."""
+    """The states that the whole optimizer shares, computed once a step into ``results``."""
 
-    def __init__(self, prepared: Prepared, known: Mapping[str, Any]) -> None:
-        self.known, self.prepared = known, prepared
+    def __init__(self, prepared: Prepared, known: Mapping[str, Any], results: dict[str, Any]) -> None:
+        self.known, self.prepared, self.results = known, prepared, results
         steering = prepared.variant.steering
         self.left = list(steering.shared) if steering is not None else []
-        self.results: dict[str, Any] = {}
         self.needs = {name for _, names in self.left for name in names if name.startswith(LATE_NUMBERS)}
 
     def compute(self, late: MutableMapping[str, Any]) -> None:

@@ -121,15 +121,33 @@ def overlapping(tensors: Sequence[torch.Tensor]) -> bool:
     return any(begin + size > after for (begin, size), (after, _) in pairwise(spans))
 
 
+def form(t: torch.Tensor) -> tuple[Any, ...]:
+    """Return how the elements of a tensor are read from its memory."""
+    return t.dtype, t.shape, t.stride(), t.is_neg(), t.is_conj()
+
+
+def is_marked(t: torch.Tensor) -> bool:
+    """Whether the values of a tensor are the negatives, or the conjugates, of what its memory holds."""
+    return t.is_neg() or t.is_conj()
+
+
+def resolved(t: torch.Tensor) -> torch.Tensor:
+    """Return a tensor whose memory holds its values: itself, unless it is marked."""
+    return t.resolve_conj().resolve_neg()
+
+
 def as_laid_out(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Return a copy of ``t`` whose elements lie in memory as those of ``like`` do."""
     return torch.empty_strided(like.shape, like.stride(), dtype=t.dtype, device=t.device).copy_(t)
 
 
 def real(t: torch.Tensor) -> torch.Tensor:
-    """Return a tensor without autograd; a complex one as pairs of reals in a last dimension."""
+    """Return a tensor without autograd; a complex one as pairs of reals in a last dimension, which writes go through.
+
+    One that is marked as conjugate has no such view, and raises.
+    """
     t = t.detach()
-    return torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
+    return torch.view_as_real(t) if t.is_complex() else t
 
 
 def flat(t: torch.Tensor) -> torch.Tensor:
