@@ -590,9 +590,10 @@ class Batch:
             if self._addresses is None:
                 self._addresses = Addresses(packed[:-1], stride)
             known = self._found if self._found is not None and len(direct) == count else map(_pointer, gradients)
-            arguments = self._addresses.of(known)
+            arguments = (*self._addresses.of(known), coefficients.data_ptr(), torch.get_num_threads())
+            at = kernel.at
             self.moved = count
-            kernel.at(*arguments, coefficients.data_ptr())
+            at(*arguments)
             return
         packed[1::stride] = gradients
         packed[-1] = coefficients

@@ -125,16 +125,14 @@ def _open(path: str) -> Any:
 
 
 def _kernel(update: Any, signature: Signature, origin: str) -> Kernel:
-    """Return the kernel that calls the function of a library, on as many threads as torch would use."""
+    """Return the kernel that calls the function of a library."""
     tensors_each = len(signature.dtypes)
-
-    def at(count: int, sizes: int, addresses: int, coefficients: int) -> None:
-        update(count, sizes, addresses, coefficients, torch.get_num_threads())
 
     def run(tensors: Sequence[torch.Tensor]) -> None:
         addresses = array("q", map(_data_ptr, tensors))
         numbers = addresses.pop()
         sizes = array("q", map(_numel, tensors[:-1:tensors_each]))
-        at(len(sizes), sizes.buffer_info()[0], addresses.buffer_info()[0], numbers)
+        where = sizes.buffer_info()[0], addresses.buffer_info()[0]
+        update(len(sizes), *where, numbers, torch.get_num_threads())
 
-    return Kernel(run, origin, many=True, at=at)
+    return Kernel(run, origin, many=True, at=update)

@@ -57,15 +57,15 @@ class Kernel:
         origin: How it came to be: ``eager``, ``built``, ``cached``, ``jit`` or ``triton``.
         many: Whether the list may hold the tensors of several parameters, one's behind the other's, before the
             coefficients, and gradients may have shapes of their own, as only their addresses are read.
-        at: The same by addresses: takes how many parameters there are, and the addresses of their sizes (int64), of the
-            addresses of their tensors (int64, one parameter's behind the other's) and of the coefficients. None where
-            a kernel needs the tensors.
+        at: The same by addresses: takes how many parameters there are, the addresses of their sizes (int64), of the
+            addresses of their tensors (int64, one parameter's behind the other's) and of the coefficients, and how many
+            threads may be used. It is no Python code, which could be interrupted. None where a kernel needs the tensors.
     """
 
     run: Callable[[list[Any]], Any]
     origin: str
     many: bool = False
-    at: Callable[[int, int, int, int], None] | None = None
+    at: Callable[[int, int, int, int, int], None] | None = None
 
     def __call__(self, tensors: list[Any]) -> None:
         """Run the kernel."""
