@@ -17,6 +17,46 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+#: Rules of the library that stand for all in the tests marked `sampled`, one of each kind at least; the build server
+#: runs those tests with every rule.
+SAMPLE = frozenset(
+    [
+        "AcceleratedProximal",
+        "Adafactor",
+        "AdaHessian",
+        "AdamW",
+        "AdaShift",
+        "ASGD",
+        "LAMB",
+        "LBFGS",
+        "LDoG",
+        "Lookahead",
+        "MARS",
+        "Muon",
+        "MuonWithAdamW",
+        "NAdam",
+        "Prodigy",
+        "Rprop",
+        "SAM",
+        "ScheduleFreeAdamW",
+        "SGD",
+        "SGLD",
+        "Shampoo",
+        "SM3",
+        "SOAP",
+        "SparseAdam",
+    ]
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the tests that are marked `sampled` to the build server, but for some rules."""
+    for item in items:
+        if item.get_closest_marker("sampled") and item.callspec.params["name"] not in SAMPLE:
+            item.add_marker(pytest.mark.thorough)
+
+
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[[Path, str], None]:
     """Compare a text with a file of expected output, or rewrite the file under ``--update-golden``."""

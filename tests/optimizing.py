@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from trajectories import library_compiled
 
 import optlang
 from optlang.compiler import example_variant
@@ -38,8 +39,8 @@ def optimizer_class(rule: str, **kwargs: Any) -> type[torch.optim.Optimizer]:
 
 def staged(name: str) -> bool:
     """Whether a rule of the library makes its steps in several passes, or sends parameters to other rules."""
-    compiled: Any = optimizer_class(name)._compiled
-    return bool(compiled.routes) or example_variant(compiled).steering is not None
+    compiled = library_compiled(name)
+    return bool(compiled.rule.routes) or example_variant(compiled).steering is not None
 
 
 def parameter(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.nn.Parameter:

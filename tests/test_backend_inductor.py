@@ -74,6 +74,7 @@ def test_ahead_of_time_one_kernel_serves_all_sizes(kernels: Path) -> None:
     assert len(list(kernels.glob("Ahead-*.so"))) == 1
 
 
+@pytest.mark.thorough
 def test_a_library_is_found_again_and_a_damaged_one_is_rebuilt(kernels: Path) -> None:
     def used(name: str) -> Any:
         cls = optimizer_class("p -= lr*g", backend="inductor", name=name)
@@ -191,6 +192,7 @@ def test_small_tensors_side_by_side_and_shared_memory_one_after_the_other(kernel
     assert compiled_count(cls) == 1
 
 
+@pytest.mark.thorough
 @pytest.mark.slow
 def test_inductors_own_container_serves_where_the_light_shell_does_not(
     kernels: Path, monkeypatch: pytest.MonkeyPatch
@@ -300,6 +302,7 @@ def test_both_ways_agree_with_torch_in_float64(kernels: Path) -> None:
         assert against(cls, torch.optim.AdamW) < 1e-14
 
 
+@pytest.mark.thorough
 def test_the_next_process_needs_no_compiler_of_ours(tmp_path: Path) -> None:
     code = """
 import sys, torch, optlang

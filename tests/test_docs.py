@@ -153,6 +153,7 @@ def test_pages_name_commands_that_exist(path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_the_documentation_builds_without_warnings(tmp_path: Path) -> None:
     command = [
         sys.executable,

@@ -75,6 +75,7 @@ def test_generated_code() -> None:
     assert out.count("def update(") == 2
 
 
+@pytest.mark.thorough
 def test_lightning() -> None:
     pytest.importorskip("lightning.pytorch")
     out = run("07_lightning.py")
@@ -83,6 +84,7 @@ def test_lightning() -> None:
     assert number_after("resumed by optlang:", out) < 1e-4
 
 
+@pytest.mark.thorough
 def test_trainer() -> None:
     pytest.importorskip("transformers")
     out = run("08_trainer.py")
@@ -91,6 +93,7 @@ def test_trainer() -> None:
     assert abs(losses[0] - losses[1]) < 0.01
 
 
+@pytest.mark.thorough
 def test_accelerate() -> None:
     pytest.importorskip("accelerate")
     out = run("09_accelerate.py")
@@ -99,6 +102,7 @@ def test_accelerate() -> None:
     assert number_after("resumed after 5 epochs:", out) == 0
 
 
+@pytest.mark.thorough
 def test_muon_and_adamw(tmp_path: Path) -> None:
     picture = tmp_path / "curves.png"
     out = run("10_muon_and_adamw.py", "--epochs", "8", "--plot", str(picture))
@@ -109,6 +113,7 @@ def test_muon_and_adamw(tmp_path: Path) -> None:
     assert min(float(share) for share in re.findall(r"(\d+\.\d)%", out)[-2:]) > 94
 
 
+@pytest.mark.thorough
 def test_schedule_free() -> None:
     out = run("11_schedule_free.py")
     assert min(float(share) for share in re.findall(r"(\d+\.\d)%", out)[-2:]) > 95
@@ -116,6 +121,7 @@ def test_schedule_free() -> None:
     assert "RuntimeError" in out and "call optimizer.train() before step()" in out
 
 
+@pytest.mark.thorough
 def test_own_matrix_rule() -> None:
     out = run("12_own_matrix_rule.py")
     assert "findings: 0" in out and out.count("over matrices") == 2
@@ -123,6 +129,7 @@ def test_own_matrix_rule() -> None:
     assert number_after("of OneSided:", out) > 95
 
 
+@pytest.mark.thorough
 def test_nonnegative_least_squares() -> None:
     out = run("13_nonnegative_least_squares.py")
     assert number_after("largest difference from scipy:", out) < 1e-9
@@ -130,6 +137,7 @@ def test_nonnegative_least_squares() -> None:
     assert number_after("that are 0:", out) > 0
 
 
+@pytest.mark.thorough
 def test_sparse_logistic_regression() -> None:
     out = run("14_sparse_logistic_regression.py")
     counts = [int(count) for count in re.findall(r"(\d+) of 30 measurements", out)]
@@ -139,6 +147,7 @@ def test_sparse_logistic_regression() -> None:
     assert max(map(float, re.findall(r"([\d.]+)% of tumours", out))) > 97
 
 
+@pytest.mark.thorough
 def test_mixture_on_the_simplex() -> None:
     out = run("15_mixture_on_the_simplex.py")
     assert number_after("sum of the weights:", out) == 1
@@ -155,6 +164,7 @@ def test_pipeline() -> None:
     assert 0.2 < number_after("time of chain relative to formulas:", out) < 5
 
 
+@pytest.mark.thorough
 def test_lbfgs() -> None:
     out = run("17_lbfgs.py")
     assert number_after("largest difference between the two:", out) < 1e-9

@@ -155,7 +155,11 @@ def given(dtype: torch.dtype) -> list[torch.nn.Parameter]:
     return params
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+#: As bfloat16, but for the digits.
+HALF = pytest.param(torch.float16, marks=pytest.mark.thorough)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, HALF])
 @pytest.mark.parametrize("kind", ["elements", "reduced", "scalars", "matrices"])
 def test_modules_start_alike(kind: str, dtype: torch.dtype) -> None:
     expected, optimizer = moved(kind, dtype)
@@ -171,7 +175,7 @@ def test_modules_start_alike(kind: str, dtype: torch.dtype) -> None:
             assert torch.equal(state, other.state[p][key]), key
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, HALF])
 @pytest.mark.parametrize("kind", ["elements", "reduced", "scalars", "matrices"])
 def test_scripts_start_alike(kind: str, dtype: torch.dtype) -> None:
     expected, optimizer = moved(kind, dtype)

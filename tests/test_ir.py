@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import sympy as sp
 import torch
+from trajectories import library_compiled
 
 from optlang import rules
 from optlang.assembly import cut
@@ -30,7 +31,7 @@ def compiled(text: str) -> CompiledRule:
 
 
 def library(name: str) -> CompiledRule:
-    return compile_source(Source(rules.path(name).read_text(encoding="utf-8"), name))
+    return library_compiled(name)
 
 
 def step_of(rule: CompiledRule, values: dict[str, object] | None = None, facts: Facts = FACTS) -> Program:

@@ -89,6 +89,7 @@ def test_agrees_with_its_reference(name: str, index: int) -> None:
     assert difference(eager(name, index, torch.float32, like_reference=True), expected) < row(name).tolerance32
 
 
+@pytest.mark.sampled
 @every_case
 def test_agrees_with_the_interpreter(name: str, index: int) -> None:
     begin = start(shapes(name))
@@ -96,6 +97,7 @@ def test_agrees_with_the_interpreter(name: str, index: int) -> None:
     assert difference(eager(name, index, torch.float64), expected, moved_from=begin) < row(name).tolerance
 
 
+@pytest.mark.sampled
 @every_rule
 def test_absent_gradients(name: str) -> None:
     begin, history, index = start(shapes(name)), gradients(shapes(name), missing=True), len(cases(name)) - 1
@@ -121,6 +123,7 @@ def test_groups_have_their_own_hyperparameters(name: str) -> None:
         assert difference([p.detach().numpy() for p in params], where, moved_from=begin) < row(name).tolerance
 
 
+@pytest.mark.sampled
 @every_rule
 def test_goes_down_the_valley_of_rosenbrock(name: str) -> None:
     torch.manual_seed(0)  # of which the seed of an optimizer that draws is drawn
@@ -346,6 +349,7 @@ def test_listing_the_library_needs_no_torch() -> None:
 # Compiled -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled
 @pytest.mark.compiler
 @pytest.mark.parametrize("compiling", ["auto", pytest.param("inductor", marks=pytest.mark.thorough)])
 @every_rule

@@ -15,27 +15,35 @@ import numpy as np
 import pytest
 import torch
 from scripted import by_formula
-from trajectories import cases, difference, feed, gradients, library_class, library_rule, start, tensors
+from trajectories import (
+    cases,
+    difference,
+    feed,
+    gradients,
+    library_class,
+    library_compiled,
+    library_rule,
+    start,
+    tensors,
+)
 
 import optlang.rules
-from optlang.api import load
-from optlang.compiler import compile_source
 from optlang.diagnostics import OptlangError
 from optlang.targets import Order, aoti
 
 NAMES = optlang.rules.names()
 #: With sums over the tensor; with a state on the host; with means over rows and columns. AdamW is in test_cpp.py.
-COMPILED = ["LAMB", *(pytest.param(name, marks=pytest.mark.thorough) for name in ("NAdam", "Adafactor"))]
+COMPILED = [pytest.param(name, marks=pytest.mark.thorough) for name in ("LAMB", "NAdam", "Adafactor")]
 EVERY = bool(os.environ.get("OPTLANG_EVERY_PACKAGE"))
 
 
 def order_of(name: str) -> Order:
-    compiled = compile_source(load(optlang.rules.path(name)))
+    compiled = library_compiled(name)
     return Order(compiled, by_formula(compiled.rule, cases(name)[0]))
 
 
 def is_carried(name: str) -> bool:
-    return not aoti.refused(Order(compile_source(load(optlang.rules.path(name))), {}))
+    return not aoti.refused(Order(library_compiled(name), {}))
 
 
 CARRIED = [name for name in NAMES if is_carried(name)]
@@ -110,7 +118,7 @@ def test_packages_take_the_steps_of_the_class(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in CARRIED])
 def test_what_cannot_be_carried_is_refused_by_line(name: str) -> None:
     with pytest.raises(OptlangError) as caught:
-        aoti.emit(Order(compile_source(load(optlang.rules.path(name))), {}))
+        aoti.emit(Order(library_compiled(name), {}))
     for diagnostic in caught.value.diagnostics:
         assert diagnostic.code == "E801" and "aoti" in diagnostic.message
         line = re.search(r"\.opt:(\d+)", diagnostic.render())
@@ -127,7 +135,7 @@ def test_refusals_name_the_construct() -> None:
         "ScheduleFreeAdamW": "a state of the param group (`lr_max`)",
     }
     for name, construct in told.items():
-        found = aoti.refused(Order(compile_source(load(optlang.rules.path(name))), {}))
+        found = aoti.refused(Order(library_compiled(name), {}))
         assert any(d.message.startswith(construct) for d in found), [d.message for d in found]
 
 

@@ -60,6 +60,7 @@ def same_states(ours: Any, theirs: Any) -> bool:
     return same and all(torch.equal(x, y) and x.dtype == y.dtype for x, y in pairs)
 
 
+@pytest.mark.sampled
 @every_rule
 def test_steps_are_those_of_the_compiled_class(name: str) -> None:
     narrow = NAMES.index(name) % 2 == 0
@@ -76,6 +77,7 @@ def test_steps_are_those_of_the_compiled_class(name: str) -> None:
         assert same_states(compiled, made)
 
 
+@pytest.mark.sampled
 @every_rule
 def test_checkpoints_go_both_ways(name: str) -> None:
     history = gradients(shapes(name), steps=3)
@@ -116,6 +118,7 @@ def test_evaluates_what_the_compiled_class_evaluates(name: str) -> None:
 # The file -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sampled
 @every_rule
 def test_imports_torch_and_the_standard_library(name: str) -> None:
     tree = ast.parse(text_of(name, "module"))

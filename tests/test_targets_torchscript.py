@@ -68,6 +68,7 @@ def both(name: str, index: int, dtype: torch.dtype, steps: int) -> tuple[list[np
     return values_of(params), values_of(groups[0] + groups[1])
 
 
+@pytest.mark.sampled
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "index"), CASES, ids=[f"{name}-{index}" for name, index in CASES])
 def test_steps_are_those_of_the_class(name: str, index: int) -> None:

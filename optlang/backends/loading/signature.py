@@ -59,7 +59,7 @@ class Kernel:
             coefficients, and gradients may have shapes of their own, as only their addresses are read.
         at: The same by addresses: takes how many parameters there are, the addresses of their sizes (int64), of the
             addresses of their tensors (int64, one parameter's behind the other's) and of the coefficients, and how many
-            threads may be used. It is no Python code, which could be interrupted. None where a kernel needs the tensors.
+            threads may be used. It is no Python code, which could be interrupted. None where there is only ``run``.
     """
 
     run: Callable[[list[Any]], Any]
