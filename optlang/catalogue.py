@@ -402,7 +402,7 @@ SEMANTICS: tuple[Entry, ...] = (
             "that may be assigned, and `B.direction(g)` is the step as a value, what would be added to `p`. A rule "
             "that only routes has no step. A rule that keeps numbers of the group or of the whole model is called for "
             "all tensors; and once in each step, if it reads the time. One that is not for all tensors (it has a "
-            "`require`) is called under a condition that is a formula, with the names and functions in it written out."
+            "`require`) is called under a condition that is a formula once its names and functions are expanded."
         ),
         ("inner B = SGD(lr = 0.1)\np += 0.5*B(p, g)\n"),
         ("inner B = SGD(lr = 0.1)\np += 0.5*B.direction(g)\n"),

@@ -529,7 +529,7 @@ def _sizes(ndim: int) -> dict[str, str]:
 
 def _once(body: Iterable[ast.Stmt]) -> tuple[ast.Stmt, ...]:
     """Return statements without those that give a name the value that it has: the specialiser repeats some."""
-    held: dict[str, ast.Assign] = {}  # what names have been given, as long as nothing of it is given anew
+    held: dict[str, ast.Assign] = {}  # what names have been given, as long as nothing in it is reassigned
     left: list[ast.Stmt] = []
     for statement in body:
         name = statement.targets[0].name if isinstance(statement, ast.Assign) else ""

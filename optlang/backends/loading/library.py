@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import os
-import shlex
-import subprocess
 import sys
 import tempfile
 from array import array
@@ -105,14 +102,12 @@ def _compile(source: str, folder: Path) -> Path:
     """Compile a file into a library in ``folder`` and return its path; the compiler sees names alone."""
     (folder / "kernel.cpp").write_text(source, encoding="utf-8")
     command = [
-        *shlex.split(os.environ.get("CXX") or toolchain.compiler() or "g++"),
+        *toolchain.compile_command(),
         *FLAGS,
         *_instructions(),
         *("kernel.cpp", "-o", "kernel.so", "-lm"),
     ]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode:
-        raise RuntimeError(f"the C++ compiler failed\n{shlex.join(command)}\n{done.stdout}{done.stderr}")
+    toolchain.compile_in(folder, command)
     return folder / "kernel.so"
 
 

@@ -17,11 +17,12 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from optlang.backends.loading import toolchain
 
 #: The versions of torch whose runner has been tried with this shell. What the two say to each other is no public
 #: interface: on any other version kernels go through ``torch.compile``. Add one when `make test-newest` is green on it.
@@ -372,7 +373,5 @@ def build(wrapper: str, kernels: str, tensors: int, sliced: bool, folder: Path) 
     )
     builder = cpp_builder.CppBuilder(name="kernel", sources=source.name, BuildOption=options)
     command = shlex.split(builder.get_command_line())
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode:
-        raise RuntimeError(f"the C++ compiler failed\n{shlex.join(command)}\n{done.stdout}{done.stderr}")
+    toolchain.compile_in(folder, command)
     return folder / builder.get_target_file_path()

@@ -9,9 +9,11 @@ import platform
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -34,9 +36,24 @@ PLAIN_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 def compiler() -> str | None:
     """Return the C++ compiler that will be used, or None if there is none."""
+    return shutil.which(compile_command()[0])
+
+
+def compile_command() -> list[str]:
+    """Return how the C++ compiler is called, before its options."""
     default = "clang++" if sys.platform == "darwin" else "g++"
-    command = os.environ.get("CXX") or default
-    return shutil.which((shlex.split(command) or [default])[0])
+    return shlex.split(os.environ.get("CXX") or default) or [default]
+
+
+def compile_in(folder: Path, command: list[str]) -> None:
+    """Run a compiler in a folder, where it is given file names without paths.
+
+    Raises:
+        RuntimeError: If it fails; carries what it printed.
+    """
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        raise RuntimeError(f"the C++ compiler failed\n{shlex.join(command)}\n{done.stdout}{done.stderr}")
 
 
 def advice() -> str:
