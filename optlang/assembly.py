@@ -79,7 +79,7 @@ def _plain(
     arguments = python_source.host_arguments(lowered.step, slots)
     elementwise = _is_elementwise(lowered.step, slots)
     layout = Layout.of(special.dims, ndim)
-    triton, cpp = _kernels(lowered.step, slots, tensors, layout, title)
+    triton, cpp = _kernels(lowered.step, slots, tensors, layout, ndim, title)
     return replace(
         _common(rule, name, special, lowered, key, arguments),
         source=python_source.emit(lowered, slots, tensors, title, widths[0]),
@@ -271,7 +271,7 @@ class _Passes:
             source, narrow = (python_source.emit_pass(program, slots, tensors, title, width) for width in self.widths)
         layout = self.layout(program, stage)
         digest = hashlib.sha256(repr((source, narrow, tensors, slots, layout)).encode()).hexdigest()
-        triton, cpp = ("", "") if stage.matrices else _kernels(program, slots, tensors, layout, title)
+        triton, cpp = ("", "") if stage.matrices else _kernels(program, slots, tensors, layout, self.ndim, title)
         kernel = Variant(
             name=self.name,
             key=(digest,),
@@ -336,12 +336,12 @@ def _is_elementwise(step: Program, slots: tuple[Slot, ...]) -> bool:
 
 
 def _kernels(
-    program: Program, slots: tuple[Slot, ...], tensors: tuple[str, ...], layout: Layout, title: str
+    program: Program, slots: tuple[Slot, ...], tensors: tuple[str, ...], layout: Layout, ndim: int, title: str
 ) -> tuple[str, str]:
     """Return the Triton module and the C++ kernels of a pass over elements; empty if it cannot have them."""
-    if not (layout.flat and suits(program, slots)):
-        return "", ""
-    return triton_source.emit(program, slots, tensors, title), cpp_source.emit(program, slots, tensors)
+    flat = layout.flat and suits(program, slots)
+    triton = triton_source.emit(program, slots, tensors, title) if flat else ""
+    return triton, cpp_source.emit(program, slots, tensors, layout, ndim)
 
 
 def _tensors(program: Program, states: tuple[str, ...]) -> tuple[str, ...]:

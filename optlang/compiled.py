@@ -258,8 +258,8 @@ class Variant:
             without the rest: nothing is reduced, and every tensor is shaped like the parameter.
         triton_source: The generated Triton kernels for many parameters at once (imports ``triton`` only); empty if the
             variant reduces along dimensions or knows matrices.
-        cpp_source: The generated C++ kernels for many parameters at once, for any types; empty where there are no
-            Triton kernels either, and where a function is unknown in C++.
+        cpp_source: The generated C++ kernels for many parameters at once, for any types; empty if the variant
+            knows matrices, or a function that is unknown in C++.
         steering: For a step of several passes: what they are, and what decides between them. The variant itself then
             has no ``update``; ``tensors`` are all that the passes may read.
     """
@@ -312,7 +312,7 @@ class Variant:
 
 
 #: What stands in the place of C++ kernels that there are not.
-NO_CPP = "// Not in C++: it reduces along dimensions, works on matrices, or calls a function that is not known there.\n"
+NO_CPP = "// Not in C++: it works on matrices, or calls a function that is not known there.\n"
 
 
 class Compiled(Protocol):

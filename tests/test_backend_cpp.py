@@ -205,9 +205,12 @@ def test_names_and_comments_that_mean_something_in_cpp() -> None:
     assert difference(ours, theirs) < 1e-13
 
 
-def test_what_has_no_kernel_of_this_kind_goes_to_inductor() -> None:
-    variant = example_variant(optlang.compile("adafactor")._compiled)  # type: ignore[attr-defined]
-    assert not variant.cpp_source
+def test_what_has_no_kernel_of_this_kind_says_so() -> None:
+    variant = example_variant(optlang.compile("muon")._compiled)  # type: ignore[attr-defined]
+    assert variant.steering is not None
+    (path,) = variant.steering.paths
+    assert [bool(step.kernel.cpp_source) for step in path] == [not step.matrices for step in path]
+    assert variant.cpp_text().count("Not in C++") == sum(step.matrices for step in path) == 1
 
 
 def test_a_compiler_that_fails_is_said_and_the_next_way_taken(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:

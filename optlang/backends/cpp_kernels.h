@@ -105,10 +105,38 @@ inline real mod_(real x, real y) {
 #pragma omp declare reduction(max_ : real : omp_out = max_(omp_out, omp_in)) initializer(omp_priv = -infinite)
 #pragma omp declare reduction(min_ : real : omp_out = min_(omp_out, omp_in)) initializer(omp_priv = infinite)
 
-// One parameter: its elements, where its tensors lie, and its numbers.
+// One parameter and where its step stands: its sizes, its elements, where its tensors lie, and its numbers. It is cut along
+// one dimension, of `count` indices; `step` of them are worked on at once. `kept` is what is kept for the whole step.
+template <typename Row>
+struct Plan;
+
 template <int tensors, int numbers>
 struct Parameter {
-  int64_t size;
+  const int64_t* n;
   void* const* at;
+  const Plan<Parameter>* plan;
+  int64_t size, count, step, parts;
+  double* kept;
   real number[numbers + 1];
+};
+
+template <typename Row>
+using Sweep = void (*)(Row&, int64_t, int64_t, const real*, double*, double*);
+template <typename Row>
+using Finish = void (*)(Row&, const real*, const double*, int64_t);
+
+// The functions for parameters that are cut along one dimension while vectors run along another, the lane; all
+// dimensions but the first `present` are of size 1. What is
+// `sliced` may be cut anywhere: chunks need nothing of each other.
+template <typename Row>
+struct Plan {
+  int chunked, lane, present, sweeps;
+  bool sliced;
+  void (*ready)(Row&, const real*);
+  const Sweep<Row>* sweep;
+  const Finish<Row>* finish;
+  void (*done)(Row&, const real*);
+  int64_t (*kept_size)(const Row&);
+  int64_t (*local_size)(const Row&);
+  int64_t (*parts_size)(const Row&);
 };

@@ -1,10 +1,9 @@
 """The step of a variant -> C++ that updates the tensors of many parameters in one call.
 
-What can go this way, and in which sweeps, is in :mod:`optlang.backends.sweeps`. A *sweep* is a loop over the elements
-of one parameter, or of a piece of it, which the compiler makes vectors of; the functions that it calls are those of
-``cpp_kernels.h``. A sweep leaves its part of each reduction, in float64; then one thread *finishes* it: it adds up the
-parts in order and computes the numbers of the parameter that follow. ``cpp_step.h`` cuts parameters into pieces and has
-threads take them.
+:mod:`optlang.backends.cpp_plan` says what is computed when; here it becomes text. The innermost of the loops of a nest
+runs along the *lane*, one dimension of the view, and the compiler makes vectors of it; the functions that it calls are
+those of ``cpp_kernels.h``. Reductions are summed in float64, in an order that does not depend on the threads.
+``cpp_step.h`` cuts parameters into chunks, has threads take them, and chooses dimension and lane by the sizes.
 
 The types of the tensors are no part of the text: it is built for any by the names ``real``, ``type_0`` and so on.
 Arithmetic is done in ``real``, and what is stored is rounded where the narrow form of
@@ -18,214 +17,234 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import sympy as sp
 
-from optlang.backends.cpp_writer import CppWriter, knows
-from optlang.backends.memory import INDENT, Memory
-from optlang.backends.spelling import PRODUCT
-from optlang.backends.sweeps import Sweep, needed, sweeps
-from optlang.compiled import Slot
+from optlang.backends.cpp_nest import NestWriter
+from optlang.backends.cpp_plan import Nest, Plan, Shapes, Sweep
+from optlang.backends.cpp_terms import REDUCTIONS, Places, Terms
+from optlang.backends.cpp_writer import knows
+from optlang.backends.memory import INDENT
+from optlang.compiled import Layout, Slot
 from optlang.ir import algebra
 from optlang.ir.program import Program, Value
-from optlang.language.kinds import ELEMENT
-from optlang.language.quoting import remark
-
-#: What OpenMP calls a reduction, its type, where it starts, and how two parts of it become one.
-REDUCTIONS = {
-    "sum": ("+", "double", "0.0", "{} + {}"),
-    "mean": ("+", "double", "0.0", "{} + {}"),
-    "max": ("max_", "real", "-infinite", "max_({}, {})"),
-    "min": ("min_", "real", "infinite", "min_({}, {})"),
-}
+from optlang.language.kinds import Level
 
 
-def emit(program: Program, slots: Sequence[Slot], tensors: Sequence[str]) -> str:
-    """Return the kernels of a step; empty if one of its functions has no spelling in C++.
+def emit(program: Program, slots: Sequence[Slot], tensors: Sequence[str], layout: Layout, ndim: int) -> str:
+    """Return the kernels of a step; empty if it knows matrices, or a function that has no spelling in C++.
 
     Args:
         program: The step, after the passes.
         slots: The states and carried tensors that it knows.
         tensors: Names of the tensors that the kernels take, in order: ``p``, ``g`` and states.
+        layout: How they are viewed.
+        ndim: Dimensions of the parameters, where the layout keeps them all.
     """
     exprs = [value.expr for value in program.tensor] + [store.expr for store in program.stores if store.kind.on_device]
-    if not all(map(knows, exprs)):
+    rank = ndim if layout.exact else layout.front + layout.back + 1
+    if not (rank and _suits(program, slots, Shapes(program, rank)) and all(map(knows, exprs))):
         return ""
-    scalars = [slot.name for slot in slots if slot.place == "scalar"]
-    return "\n".join(_Kernels(program, tensors, scalars).lines()) + "\n"
+    return "\n".join(_lines(program, tensors, layout, rank)) + "\n"
 
 
-class _Kernels:
-    """Writes the kernels of a step.
+def _suits(program: Program, slots: Sequence[Slot], shapes: Shapes) -> bool:
+    """Return whether every value is of elements, reduced, or a number."""
+    levels = {k.level for k in program.kinds().values()} | {store.kind.level for store in program.stores}
+    reductions = [v for v in program.tensor if v.reduces]
+    return (
+        Level.MATRIX not in levels
+        and all(slot.place != "matrix" for slot in slots)
+        and not any(value.matrices for value in program.tensor)
+        and all(algebra.name_of(v.expr) in REDUCTIONS and shapes.meet(v.expr.args[0]) for v in reductions)
+    )
+
+
+def _ways(layout: Layout, rank: int) -> Iterator[tuple[int, int, int]]:
+    """Yield the dimensions that tensors may be cut along, each with what may be the lane then, and how many there are.
+
+    Vectors run along the last dimension, or where that is short (filters of 3 x 3) along one that is long. Where only
+    the first dimensions are named, those after them may all be of size 1: then they are left out.
+    """
+    long = min(1, rank - 2) if layout.exact else layout.front - (not layout.back)
+    yield from ((0, lane, rank) for lane in sorted({rank - 1, max(long, 0)}, reverse=True))
+    if layout.front == 0 and layout.back > 1:  # the first is of size 1 where there are no dimensions to merge
+        yield from ((1, lane, rank) for lane in range(rank - 1, 0, -1))
+    if layout.front and not layout.back:
+        yield 0, layout.front - 1, layout.front
+
+
+def _lines(program: Program, tensors: Sequence[str], layout: Layout, rank: int) -> Iterator[str]:
+    """Yield the lines of the kernels of a step."""
+    ways = list(_ways(layout, rank))
+    terms = Terms(program, tensors, rank, min(present for _, _, present in ways))
+    yield f"constexpr int tensors = {len(tensors)}, rank = {rank};"
+    yield f"using Row = Parameter<tensors, {len(terms.numbers)}>;"
+    made = []
+    for chunked, lane, present in ways:
+        plan = Plan(terms.program, terms.stores, Shapes(terms.program, rank, present), chunked)
+        name = f"chunked_{chunked}_lane_{lane}_of_{present}"
+        yield from ("", f"namespace {name} {{")
+        yield from _Functions(Places(terms, plan, lane)).lines()
+        yield from ("", f"}}  // namespace {name}")
+        sums, kept = any(sweep.sums for sweep in plan.sweeps), plan.kept or plan.last or terms.numbers
+        sliced = len(plan.sweeps) == 1 and not sums and not kept
+        functions = "ready, sweep, finish, done, kept_size, local_size, parts_size"
+        fields = f"{chunked}, {lane}, {present}, {len(plan.sweeps)}, {str(sliced).lower()}"
+        made.append(f"{{{fields}, {', '.join(f'{name}::{function}' for function in functions.split(', '))}}}")
+    yield from ("", "constexpr Plan<Row> plans[] = {", *(f"{INDENT}{each}," for each in made), "};")
+
+
+class _Functions:
+    """Writes the functions of one plan for one lane.
 
     Args:
-        program: The step.
-        tensors: Names of the tensors that the kernels take, in order.
-        scalars: Names of those that are one number.
+        places: Where their values lie.
     """
 
-    def __init__(self, program: Program, tensors: Sequence[str], scalars: Sequence[str]) -> None:
-        memory = Memory(program, tensors, narrow=True)
-        self.program, self.rounded = memory.program, memory.rounded()
-        self.places = {name: i for i, name in enumerate(tensors)}
-        self.pointers = {memory.stored[name]: i for name, i in self.places.items()}
-        self.inputs = {i.symbol: i.name for i in self.program.inputs}
-        self.scalars = {symbol for symbol, name in self.inputs.items() if name in scalars}
-        self.sums = [value for value in self.program.tensor if value.reduces]
-        self.formulas = [v for v in self.program.tensor if v.kind != ELEMENT and not v.reduces]
-        self.numbers = [*sorted(self.scalars, key=str), *(v.symbol for v in (*self.sums, *self.formulas))]
-        stores = sorted(memory.stores, key=lambda s: s.target == "p")
-        self.number_stores = [s for s in stores if s.kind != ELEMENT]
-        self.sweeps = sweeps(self.program, [s for s in stores if s.kind == ELEMENT])
-        self.coefficients = {symbol: i for i, symbol in enumerate(self.program.coefficients())}
-        self.names = _names([*self.coefficients, *self.program.kinds()])
-        flags = {v.symbol for v in (*self.program.host, *self.formulas) if v.boolean}
-        flags |= {i.symbol for i in self.program.inputs if i.name == "first"}
-        self.writer = CppWriter(self.names.__getitem__, frozenset(flags))
+    def __init__(self, places: Places) -> None:
+        self.places, self.plan, self.terms = places, places.plan, places.terms
+        outside = [v for nests in self.plan.after for nest in nests for v in nest.sums if places.shapes[v.symbol]]
+        self.kept = _Area("row.kept", self._sizes(self.plan.kept, outside, False))
+        self.local, self.parts = [], []
+        for sweep in self.plan.sweeps:
+            inner = [v for nest in sweep.nests for v in nest.sums if v not in sweep.sums]
+            self.local.append(_Area("local", self._sizes(sweep.local, inner, True)))
+            self.parts.append(_Area("parts", self._sizes([], sweep.sums, False)))
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines of all kernels."""
-        count = len(self.sweeps)
-        sliced = "true" if count == 1 and not self.sums and not self.numbers and not self.number_stores else "false"
-        yield f"constexpr int tensors = {len(self.places)}, sums = {len(self.sums)}, sweeps = {count};"
-        yield f"constexpr bool sliced = {sliced};"
-        yield f"using Row = Parameter<tensors, {len(self.numbers)}>;"
-        known: set[sp.Symbol] = set(self.scalars)
+        """Yield the lines of all functions, and of the tables that name them."""
+        yield from self._outside("ready(Row& row, const real* c)", self.plan.after[0], first=True)
+        for i, sweep in enumerate(self.plan.sweeps):
+            yield from self._sweep(i, sweep)
+            head = f"finish_{i}(Row& row, const real* c, const double* parts, int64_t chunks)"
+            yield from self._outside(head, self.plan.after[i + 1], sweep.sums, self.parts[i])
+        yield from self._outside("done(Row& row, const real* c)", self.plan.last)
         yield ""
-        yield from self._ready(known)
-        for i, sweep in enumerate(self.sweeps, 1):
-            yield ""
-            yield from self._sweep(sweep, f"sweep_{i}")
-            yield ""
-            yield from self._finish(sweep, f"finish_{i}", known)
-        yield ""
-        yield from self._done()
-        yield ""
-        for what, kind in (
-            ("sweep", "Row&, int64_t, int64_t, const real*, double*"),
-            ("finish", "Row&, const real*, const double*, int64_t"),
-        ):
-            each = ", ".join(f"{what}_{i}" for i in range(1, count + 1)) or "nullptr"
-            yield f"void (*const {what}[])({kind}) = {{{each}}};"
+        for what, kind in (("sweep", "Sweep"), ("finish", "Finish")):
+            each = ", ".join(f"{what}_{i}" for i in range(len(self.plan.sweeps))) or "nullptr"
+            yield f"constexpr {kind}<Row> {what}[] = {{{each}}};"
+        for what, areas in (("kept", [self.kept]), ("local", self.local), ("parts", self.parts)):
+            sizes = [area.size() for area in areas if area.sizes]
+            text = f"std::max<int64_t>({{{', '.join(sizes)}}})" if len(sizes) > 1 else "".join(sizes) or "0"
+            yield from ("", f"int64_t {what}_size(const Row& row) {{")
+            yield from self._known_sizes([text])
+            yield from (f"{INDENT}return {text};", "}")
 
-    # Sweeps -------------------------------------------------------------------------------------------------
+    def _sizes(self, values: Iterable[Value], sums: Iterable[Value], local: bool) -> dict[str, str]:
+        """Return how much memory of our own some values and some sums take, by its name."""
+        extent, shapes = self.places.extent, self.places.shapes
+        sizes = {f"at_{self.terms.names[v.symbol]}": extent(shapes[v.symbol], local) for v in values}
+        return sizes | {self.terms.sum(v): extent(shapes[v.symbol], local) for v in sums}
 
-    def _sweep(self, sweep: Sweep, name: str) -> Iterator[str]:
-        """Yield the lines of a sweep over some elements of a parameter."""
-        exprs = [*(v.expr for v in sweep.sums), *(s.expr for s in sweep.stores)]
-        wanted = needed(self.program, exprs)
-        mine = [v for v in self.program.tensor if v.symbol in wanted and v.kind == ELEMENT]
-        direct = {x for e in (*(v.expr for v in mine), *exprs) for x in e.free_symbols}
-        read = [s for s, n in self.inputs.items() if s in direct and n in self.places and s not in self.scalars]
-        yield f"void {name}(Row& row, int64_t begin, int64_t end, const real* c, double* parts) {{"
-        written = {self.places[s.target] for s in sweep.stores}
-        for i in sorted({self.places[self.inputs[s]] for s in read} | written):
-            kind = f"type_{i}" if i in written else f"const type_{i}"
-            yield f"{INDENT}{kind}* __restrict const at_{i} = static_cast<{kind}*>(row.at[{i}]);"
-        yield from self._known(direct)
-        clauses = []
-        for value in sweep.sums:
-            operator, kind, start, _ = REDUCTIONS[algebra.name_of(value.expr)]
-            all_ = f"all_{self.sums.index(value)}"
-            yield f"{INDENT}{kind} {all_} = {start};"
-            clauses.append(f" reduction({operator} : {all_})")
-        yield f"{INDENT}#pragma omp simd{''.join(clauses)}"
-        yield f"{INDENT}for (int64_t i = begin; i < end; ++i) {{"
-        for symbol in read:
-            i = self.places[self.inputs[symbol]]
-            yield f"{INDENT * 2}const real {self.names[symbol]} = static_cast<real>(at_{i}[i]);"
-        yield from self._values(mine, INDENT * 2)
-        for store in sweep.stores:
-            i = self.places[store.target]
-            yield f"{INDENT * 2}at_{i}[i] = static_cast<type_{i}>({self.writer.text(store.expr)});"
-        for value in sweep.sums:
-            all_, joined = f"all_{self.sums.index(value)}", REDUCTIONS[algebra.name_of(value.expr)][3]
-            yield f"{INDENT * 2}{all_} = {joined.format(all_, self.writer.text(value.expr.args[0], PRODUCT))};"
+    @staticmethod
+    def _known_sizes(lines: Sequence[str]) -> Iterator[str]:
+        """Yield the lines that define the sizes that some lines read."""
+        for d in sorted(set(map(int, re.findall(r"\bn(\d+)\b", "\n".join(lines))))):
+            yield f"{INDENT}const int64_t n{d} = row.n[{d}];"
+
+    # Functions ----------------------------------------------------------------------------------------------
+
+    def _function(
+        self, head: str, body: list[str], areas: Sequence[_Area], known: Iterable[sp.Symbol] = ()
+    ) -> Iterator[str]:
+        """Yield the lines of a function: the definitions of the names that its body reads, then the body."""
+        words = set(re.findall(r"\w+", "\n".join(body)))
+        lines = []
+        for i in range(len(self.terms.targets)):
+            if f"at_{i}" in words:
+                lines.append(f"{INDENT}type_{i}* const at_{i} = static_cast<type_{i}*>(row.at[{i}]);")
+        for area in areas:
+            lines += area.defined(words)
+        for symbol, i in self.terms.coefficients.items():
+            if self.terms.names[symbol] in words:
+                lines.append(f"{INDENT}const real {self.terms.names[symbol]} = c[{i}];")
+        for symbol, i in self.places.numbers.items():
+            if self.terms.names[symbol] in words and symbol not in known:
+                lines.append(f"{INDENT}const real {self.terms.names[symbol]} = row.number[{i}];")
+        yield from ("", f"void {head} {{")
+        yield from self._known_sizes([*lines, *body])
+        yield from (*lines, *body, "}")
+
+    def _sweep(self, index: int, sweep: Sweep) -> Iterator[str]:
+        """Yield the lines of a sweep over a chunk."""
+        local, parts = self.local[index], self.parts[index]
+        body = [self.places.started(v) for v in sweep.sums]
+        indent, bounds = INDENT, ("begin", "end")
+        if local.sizes:
+            body.append(f"{INDENT}for (int64_t from = begin; from < end; from += row.step) {{")
+            body.append(f"{INDENT * 2}const int64_t to = std::min(from + row.step, end);")
+            indent, bounds = INDENT * 2, ("from", "to")
+        for nest in sweep.nests:
+            body += NestWriter(self.places, nest, indent, bounds, sweep).lines()
+        body += [f"{INDENT}}}"] if local.sizes else []
+        head = f"sweep_{index}(Row& row, int64_t begin, int64_t end, const real* c, double* parts, double* local)"
+        yield from self._function(head, body, [self.kept, local, parts])
+
+    def _outside(
+        self,
+        head: str,
+        nests: Sequence[Nest],
+        sums: Sequence[Value] = (),
+        parts: _Area | None = None,
+        first: bool = False,
+    ) -> Iterator[str]:
+        """Yield the lines of what one thread computes between sweeps."""
+        body: list[str] = []
+        known = {s for s in self.places.numbers if s in self.terms.tensors} if first else set()
+        for symbol in known:
+            name, i = self.terms.names[symbol], self.terms.tensors[symbol]
+            body.append(f"{INDENT}const real {name} = static_cast<real>(at_{i}[0]);")
+            body.append(f"{INDENT}row.number[{self.places.numbers[symbol]}] = {name};")
+        for v in sums:
+            body += self._gathered(v)
+        for nest in nests:
+            body += NestWriter(self.places, nest, INDENT, ("", ""), None).lines()
+        known |= {v.symbol for v in (*sums, *(v for nest in nests for v in (*nest.values, *nest.sums)))}
+        yield from self._function(head, body, [self.kept, *([parts.read_only()] if parts else [])], known)
+
+    def _gathered(self, value: Value) -> Iterator[str]:
+        """Yield the lines that join what chunks have left of a reduction, in order."""
+        sums, how = self.terms.sum(value), REDUCTIONS[algebra.name_of(value.expr)]
+        if not self.places.shapes[value.symbol]:
+            yield f"{INDENT}double all_{sums} = {how.start};"
+            joined = how.joined(f"all_{sums}", f"{sums}[i*row.parts]")
+            yield f"{INDENT}for (int64_t i = 0; i < chunks; ++i) all_{sums} = {joined};"
+            yield from self.places.number(value, f"all_{sums}")
+            return
+        name, count = f"at_{self.terms.names[value.symbol]}", self.places.extent(self.places.shapes[value.symbol])
+        yield f"{INDENT}for (int64_t i = 0; i < {count}; ++i) {{"
+        yield f"{INDENT * 2}double all_{sums} = {how.start};"
+        joined = how.joined(f"all_{sums}", f"{sums}[k*row.parts + i]")
+        yield f"{INDENT * 2}for (int64_t k = 0; k < chunks; ++k) all_{sums} = {joined};"
+        yield f"{INDENT * 2}{name}[i] = static_cast<real>({self.places.divided(value, f'all_{sums}')});"
         yield f"{INDENT}}}"
-        for value in sweep.sums:
-            yield f"{INDENT}parts[{self.sums.index(value)}] = all_{self.sums.index(value)};"
-        yield "}"
-
-    def _values(self, values: Iterable[Value], indent: str) -> Iterator[str]:
-        """Yield the definitions of some values, with the lines of the rule that they come from."""
-        line = 0
-        for value in values:
-            if value.line not in (0, line):
-                line = value.line
-                yield indent + remark(self.program.notes[line], "//")
-            text = self.writer.text(value.expr)
-            if value.symbol in self.rounded:  # later formulas see what is stored
-                text = f"rounded<type_{self.pointers[self.rounded[value.symbol]]}>({text})"
-            kind = "bool" if value.boolean and value.symbol not in self.writer.flags else "real"
-            yield f"{indent}const {kind} {self.names[value.symbol]} = {text};"
-
-    # Numbers of a parameter ---------------------------------------------------------------------------------
-
-    def _ready(self, known: set[sp.Symbol]) -> Iterator[str]:
-        """Yield the lines of what is done for a parameter before its first sweep."""
-        yield "void ready(Row& row, const real* c) {"
-        for i, symbol in enumerate(self.numbers):
-            if symbol in self.scalars:
-                place = self.places[self.inputs[symbol]]
-                yield f"{INDENT}row.number[{i}] = static_cast<real>(*static_cast<type_{place}*>(row.at[{place}]));"
-        yield from self._follow(known)
-        yield "}"
-
-    def _finish(self, sweep: Sweep, name: str, known: set[sp.Symbol]) -> Iterator[str]:
-        """Yield the lines of what is done for a parameter after a sweep."""
-        yield f"void {name}(Row& row, const real* c, const double* parts, int64_t n) {{"
-        for value in sweep.sums:
-            k, (_, _, start, joined) = self.sums.index(value), REDUCTIONS[algebra.name_of(value.expr)]
-            joined = joined.format(f"all_{k}", f"parts[sums*i + {k}]")
-            yield f"{INDENT}double all_{k} = {start};"
-            yield f"{INDENT}for (int64_t i = 0; i < n; ++i) all_{k} = {joined};"
-            mean = "/static_cast<double>(row.size)" if algebra.name_of(value.expr) == "mean" else ""
-            yield f"{INDENT}row.number[{self.numbers.index(value.symbol)}] = static_cast<real>(all_{k}{mean});"
-            known.add(value.symbol)
-        yield from self._follow(known)
-        yield "}"
-
-    def _follow(self, known: set[sp.Symbol]) -> Iterator[str]:
-        """Yield the lines that compute the numbers which follow from those that are known now."""
-        numbers = set(self.numbers)
-        fresh = []
-        for value in self.formulas:
-            if value.symbol not in known and not (value.expr.free_symbols & numbers) - known:
-                fresh.append(value)
-                known.add(value.symbol)
-        if fresh:
-            read = {x for v in fresh for x in v.expr.free_symbols} - {v.symbol for v in fresh}
-            yield from self._known(read)
-            yield from self._values(fresh, INDENT)
-        for value in fresh:
-            yield f"{INDENT}row.number[{self.numbers.index(value.symbol)}] = {self.names[value.symbol]};"
-
-    def _known(self, read: set[sp.Symbol]) -> Iterator[str]:
-        """Yield the lines that read coefficients and numbers."""
-        for symbol, i in self.coefficients.items():
-            if symbol in read:
-                yield f"{INDENT}const real {self.names[symbol]} = c[{i}];"
-        for i, symbol in enumerate(self.numbers):
-            if symbol in read:
-                yield f"{INDENT}const real {self.names[symbol]} = row.number[{i}];"
-
-    def _done(self) -> Iterator[str]:
-        """Yield the lines of what is done for a parameter after its last sweep: its numbers are stored."""
-        yield "void done(Row& row, const real* c) {"
-        yield from self._known({x for s in self.number_stores for x in s.expr.free_symbols})
-        for store in self.number_stores:
-            i, text = self.places[store.target], self.writer.text(store.expr)
-            yield f"{INDENT}*static_cast<type_{i}*>(row.at[{i}]) = static_cast<type_{i}>({text});"
-        yield "}"
 
 
-def _names(symbols: Iterable[sp.Symbol]) -> dict[sp.Symbol, str]:
-    """Return what symbols are called in C++, which knows no letters but those of ASCII everywhere."""
-    names: dict[sp.Symbol, str] = {}
-    taken: set[str] = set()
-    for symbol in symbols:
-        if symbol in names:
-            continue
-        name = "v_" + re.sub(r"[^0-9A-Za-z_]", lambda found: f"u{ord(found.group()):04x}", symbol.name)
-        while name in taken:
-            name += "_"
-        names[symbol] = name
-        taken.add(name)
-    return names
+class _Area:
+    """Memory of our own, for values one behind the other.
+
+    Args:
+        base: Its address.
+        sizes: How many numbers each takes, by name.
+        constant: Whether it is only read.
+    """
+
+    def __init__(self, base: str, sizes: dict[str, str], constant: bool = False) -> None:
+        self.base, self.sizes, self.constant = base, sizes, constant
+
+    def read_only(self) -> _Area:
+        """Return the same, to be read."""
+        return _Area(self.base, self.sizes, True)
+
+    def size(self) -> str:
+        """Return how many numbers it takes, in float64."""
+        return " + ".join(self.sizes.values()) or "0"
+
+    def defined(self, words: set[str]) -> Iterator[str]:
+        """Yield the definitions of those names that are among some words."""
+        before: list[str] = []
+        for name, size in self.sizes.items():
+            if name in words:
+                at = " + ".join([self.base, *before])
+                kind = f"{'const ' * self.constant}{'double' if name.startswith('sum_') else 'real'}"
+                at = at if kind.endswith("double") else f"reinterpret_cast<{kind}*>({at})"
+                yield f"{INDENT}{kind}* const {name} = {at};"
+            before.append(size)

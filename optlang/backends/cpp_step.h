@@ -1,74 +1,141 @@
-// What every generated C++ kernel ends with: the step of many parameters, cut into pieces that threads take.
+// What every generated C++ kernel ends with: the step of many parameters, cut into chunks that threads take.
 //
-// A parameter that is small makes its whole step in one thread. A large one is cut: where nothing is reduced, into pieces
-// that keep all threads busy; where something is, into pieces of one size, so that no sum depends on the threads.
+// A parameter that is small makes its whole step in one thread. A large one is cut: where chunks need nothing of each
+// other, into as many as keep all threads busy; where they do, into chunks whose size depends on the parameter alone, so
+// that no sum depends on the threads.
 
-// Elements below which no thread but the caller's is worth waking, and elements of a piece at most.
-constexpr int64_t grain = 32768, longest = 65536;
+// Elements below which no thread but the caller's is worth waking, elements of a chunk at most and of the part of it that
+// is worked on at once, chunks of a parameter that leave parts of tensors, and sizes of a dimension that suit a lane.
+constexpr int64_t grain = 32768, longest = 65536, block = 4096, most = 64, wide = 16;
 
-struct Piece {
+// Memory of one thread.
+struct Memory {
+  std::vector<double> numbers;
+  double* of(int64_t size) {
+    if (static_cast<int64_t>(numbers.size()) < size) numbers.resize(size);
+    return numbers.data();
+  }
+};
+
+struct Scratch {
+  Memory kept, parts, local;
+};
+
+struct Chunk {
   Row* row;
   int64_t begin, end;
 };
 
-void whole(Row& row, const real* c) {
-  double parts[sums + 1];
-  ready(row, c);
-  for (int i = 0; i < sweeps; ++i) {
-    sweep[i](row, 0, row.size, c, parts);
-    finish[i](row, c, parts, 1);
+bool fits(const Plan<Row>& plan, const int64_t* n) {
+  for (int d = plan.present; d < rank; ++d)
+    if (n[d] != 1) return false;
+  return true;
+}
+
+bool better(const Plan<Row>& plan, const Plan<Row>& other, const int64_t* n) {
+  return plan.present < other.present || (n[other.lane] < wide && n[plan.lane] > n[other.lane]);
+}
+
+const Plan<Row>* chosen(const int64_t* n, int64_t size) {
+  constexpr int count = sizeof(plans) / sizeof(plans[0]);
+  const bool second = n[0] == 1 || (n[0] < most && size / n[0] > longest);
+  const int chunked = second ? plans[count - 1].chunked : 0;
+  const Plan<Row>* best = nullptr;
+  for (const Plan<Row>& plan : plans)  // the last dimension comes first
+    if (plan.chunked == chunked && fits(plan, n) && (!best || better(plan, *best, n))) best = &plan;
+  return best;
+}
+
+Row row_of(const int64_t* n, void* const* at) {
+  Row row;
+  row.n = n;
+  row.at = at;
+  row.size = 1;
+  for (int d = 0; d < rank; ++d) row.size *= n[d];
+  row.plan = chosen(n, row.size);
+  row.count = n[row.plan->chunked];
+  const int64_t each = row.size / row.count, least = row.plan->lane == row.plan->chunked ? 4 * wide : 1;
+  row.step = rank == 1 ? row.count : std::min(row.count, std::max(least, block / each));
+  row.parts = row.plan->parts_size(row);
+  row.kept = nullptr;
+  return row;
+}
+
+void whole(Row& row, const real* c, Scratch& scratch) {
+  const Plan<Row>& plan = *row.plan;
+  row.kept = scratch.kept.of(plan.kept_size(row));
+  double* const parts = scratch.parts.of(row.parts);
+  double* const local = scratch.local.of(plan.local_size(row));
+  plan.ready(row, c);
+  for (int i = 0; i < plan.sweeps; ++i) {
+    plan.sweep[i](row, 0, row.count, c, parts, local);
+    plan.finish[i](row, c, parts, 1);
   }
-  done(row, c);
+  plan.done(row, c);
 }
 
 void update(int64_t count, const int64_t* sizes, void* const* at, const real* c, int threads) {
   std::vector<Row> rows(count);
-  std::vector<Piece> pieces;
+  std::vector<Chunk> chunks;
   std::vector<Row*> cut;
   int64_t elements = 0;
-  for (int64_t i = 0; i < count; ++i) elements += sizes[i];
-  int64_t length = longest;
-  if (sliced) {
-    length = elements / (8 * threads) + 1;
-    length = std::min(std::max((length + 63) / 64 * 64, grain), longest);
-  }
-  pieces.reserve(count + elements / length);
   for (int64_t i = 0; i < count; ++i) {
-    Row& row = rows[i];
-    row.size = sizes[i];
-    row.at = at + i * tensors;
-    if (!sliced && row.size > length) {
-      cut.push_back(&row);
-    } else {
-      for (int64_t begin = 0; begin < row.size; begin += length)
-        pieces.push_back({&row, begin, std::min(begin + length, row.size)});
+    rows[i] = row_of(sizes + i * rank, at + i * tensors);
+    elements += rows[i].size;
+  }
+  const int64_t fair = (elements / (8 * threads) + 64) / 64 * 64;
+  const int64_t length = std::min(std::max(fair, grain), longest);
+  chunks.reserve(count + elements / length);
+  for (Row& row : rows) {
+    if (!row.plan->sliced) {
+      if (row.size > longest && row.count > 1) {
+        cut.push_back(&row);
+      } else {
+        chunks.push_back({&row, 0, row.count});
+      }
+      continue;
     }
+    const int64_t taken = std::max<int64_t>(1, length / (row.size / row.count));
+    for (int64_t begin = 0; begin < row.count; begin += taken)
+      chunks.push_back({&row, begin, std::min(begin + taken, row.count)});
   }
   const bool many = threads > 1 && elements >= grain;
   // Small tensors are taken several at a time.
-  const int several = std::max<int64_t>(1, pieces.size() * (grain / 4) / (elements + 1));
-  #pragma omp parallel for schedule(dynamic, several) num_threads(threads) if (many)
-  for (size_t i = 0; i < pieces.size(); ++i) {
-    const Piece& piece = pieces[i];
-    if (piece.end - piece.begin == piece.row->size) {
-      whole(*piece.row, c);
-    } else {  // nothing is reduced, and no number of the parameter is written
-      Row row = *piece.row;
-      ready(row, c);
-      sweep[0](row, piece.begin, piece.end, c, nullptr);
+  const int several = std::max<int64_t>(1, chunks.size() * (grain / 4) / (elements + 1));
+  #pragma omp parallel num_threads(threads) if (many)
+  {
+    Scratch scratch;
+    #pragma omp for schedule(dynamic, several)
+    for (size_t i = 0; i < chunks.size(); ++i) {
+      const Chunk& chunk = chunks[i];
+      if (chunk.end - chunk.begin == chunk.row->count) {
+        whole(*chunk.row, c, scratch);
+      } else {  // nothing is kept for the whole step
+        Row row = *chunk.row;
+        row.plan->sweep[0](row, chunk.begin, chunk.end, c, nullptr, scratch.local.of(row.plan->local_size(row)));
+      }
     }
   }
   for (Row* row : cut) {
-    const int64_t n = (row->size + length - 1) / length;
-    std::vector<double> parts(n * sums);
-    ready(*row, c);
-    for (int s = 0; s < sweeps; ++s) {
-      #pragma omp parallel for schedule(dynamic) num_threads(threads) if (many)
-      for (int64_t i = 0; i < n; ++i)
-        sweep[s](*row, i * length, std::min((i + 1) * length, row->size), c, parts.data() + i * sums);
-      finish[s](*row, c, parts.data(), n);
+    const Plan<Row>& plan = *row->plan;
+    int64_t taken = std::max<int64_t>(1, longest / (row->size / row->count));
+    if (rank > 1) taken = std::max(taken, (row->count + most - 1) / most);
+    const int64_t n = (row->count + taken - 1) / taken;
+    std::vector<double> kept(plan.kept_size(*row)), parts(n * row->parts);
+    row->kept = kept.data();
+    plan.ready(*row, c);
+    for (int s = 0; s < plan.sweeps; ++s) {
+      #pragma omp parallel num_threads(threads) if (many)
+      {
+        Memory local;
+        double* const memory = local.of(plan.local_size(*row));
+        #pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < n; ++i)
+          plan.sweep[s](*row, i * taken, std::min((i + 1) * taken, row->count), c, parts.data() + i * row->parts, memory);
+      }
+      plan.finish[s](*row, c, parts.data(), n);
     }
-    done(*row, c);
+    plan.done(*row, c);
   }
 }
 

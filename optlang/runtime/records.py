@@ -396,9 +396,10 @@ class Addresses:
 
     def __init__(self, views: Sequence[torch.Tensor | None], stride: int) -> None:
         self.stride = stride
-        self.sizes = array("q", (view.numel() for view in views[::stride] if view is not None))
+        self.count = len(views) // stride
+        self.sizes = array("q", (n for view in views[::stride] if view is not None for n in view.shape))
         self.places = array("q", (0 if view is None else view.data_ptr() for view in views))
-        self.fixed = len(self.sizes), self.sizes.buffer_info()[0], self.places.buffer_info()[0]
+        self.fixed = self.count, self.sizes.buffer_info()[0], self.places.buffer_info()[0]
 
     def of(self, gradients: Iterable[int]) -> tuple[int, int, int]:
         """Return how many parameters there are, and where their sizes and addresses stand, with those of gradients."""

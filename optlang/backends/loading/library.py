@@ -38,7 +38,7 @@ FLAGS = (
     "-fno-trapping-math",
 )
 
-_data_ptr, _numel = torch.Tensor.data_ptr, torch.Tensor.numel
+_data_ptr = torch.Tensor.data_ptr
 
 
 def accepts(variant: Variant, signature: Signature) -> bool:
@@ -126,8 +126,9 @@ def _kernel(update: Any, signature: Signature, origin: str) -> Kernel:
     def run(tensors: Sequence[torch.Tensor]) -> None:
         addresses = array("q", map(_data_ptr, tensors))
         numbers = addresses.pop()
-        sizes = array("q", map(_numel, tensors[:-1:tensors_each]))
+        first = tensors[:-1:tensors_each]
+        sizes = array("q", (n for t in first for n in t.shape))
         where = sizes.buffer_info()[0], addresses.buffer_info()[0]
-        update(len(sizes), *where, numbers, torch.get_num_threads())
+        update(len(first), *where, numbers, torch.get_num_threads())
 
     return Kernel(run, origin, many=True, at=update)
