@@ -73,7 +73,6 @@ def compile(
     name: str | None = None,
     inner: Inner | Mapping[str, Inner] | None = None,
     backend: str = "auto",
-    ahead_of_time: bool | None = None,
 ) -> type[Optimizer]:
     """Return an optimizer class for a rule.
 
@@ -85,10 +84,8 @@ def compile(
         name: Class name; by default the one that the rule declares, else ``Rule``.
         inner: Other rules in the place of its inner rules, by the names that these have in it: names of the library
             or paths. For a rule with one inner rule, just that.
-        backend: ``"auto"`` (what is fastest on the device), ``"cpp"`` (C++ kernels on the CPU), ``"inductor"`` (by
-            TorchInductor) or ``"eager"`` (plain torch operations).
-        ahead_of_time: For ``inductor``: whether kernels are compiled ahead of time and kept on disk. By default they
-            are on CPU, and compiled just in time (``torch.compile``) elsewhere.
+        backend: ``"auto"`` (what is fastest on the device), ``"cpp"`` (C++ kernels on the CPU), ``"inductor"``
+            (``torch.compile``) or ``"eager"`` (plain torch operations).
 
     Returns:
         The class. Asked for again with the same arguments, the same class.
@@ -104,7 +101,7 @@ def compile(
     if name is not None and not name.isidentifier():
         raise ValueError(f"{name!r} cannot be the name of a class")
     source = load(rule) if inner is None else exchanged(load(rule), inner)
-    cls = class_of(source, name, backend, ahead_of_time)
+    cls = class_of(source, name, backend)
     for diagnostic in cls._compiled.warnings:  # type: ignore[attr-defined]
         warnings.warn(f"\n{diagnostic.render()}", stacklevel=2)
     return cls

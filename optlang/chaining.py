@@ -136,7 +136,6 @@ def chain(
     name: str | None = None,
     lr: float = 1e-3,
     backend: str = "auto",
-    ahead_of_time: bool | None = None,
 ) -> type[Optimizer]:
     """Return the optimizer class that sends the gradient through some transforms and takes what comes out times lr.
 
@@ -148,7 +147,6 @@ def chain(
         name: Class name, ``Chain`` by default.
         lr: Default of the step size.
         backend: As for :func:`optlang.compile`.
-        ahead_of_time: As for :func:`optlang.compile`.
 
     Returns:
         The class. Asked for again with the same arguments, the same class.
@@ -174,7 +172,7 @@ def chain(
         raise ValueError(f"{name!r} cannot be the name of a class")
     if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 <= lr < math.inf:
         raise ValueError(f"lr must be a number >= 0, got {lr!r}")
-    return class_of(Source(chain_text(links, name or "Chain", float(lr)), "chain"), None, backend, ahead_of_time)
+    return class_of(Source(chain_text(links, name or "Chain", float(lr)), "chain"), None, backend)
 
 
 def chain_text(links: Sequence[Link], name: str, lr: float) -> str:

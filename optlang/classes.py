@@ -32,7 +32,6 @@ def class_of(
     source: Source,
     name: str | None = None,
     backend: str = "auto",
-    ahead_of_time: bool | None = None,
     module: str = "optlang.classes",
 ) -> type[Optimizer]:
     """Return the optimizer class of a rule.
@@ -41,15 +40,13 @@ def class_of(
         source: The rule's text and the name it is reported under.
         name: Class name; None for the one that the rule declares.
         backend: ``auto``, ``cpp``, ``inductor`` or ``eager``.
-        ahead_of_time: For ``inductor``: compile to a library kept on disk (True), just in time (False), or
-            what is best on the device (None).
         module: Where the class says it lives.
 
     Raises:
         OptlangError: If the rule has errors.
         ValueError: If there is no such backend.
     """
-    return _class(source, name, backend, ahead_of_time, module)
+    return _class(source, name, backend, module)
 
 
 def _routed(route: Route, source: Source) -> CompiledRule:
@@ -89,7 +86,7 @@ def iterating(rule: Rule, name: str, route: Route) -> Diagnostic:
 
 
 @lru_cache(maxsize=1024)
-def _class(source: Source, name: str | None, backend: str, ahead_of_time: bool | None, module: str) -> type[Optimizer]:
+def _class(source: Source, name: str | None, backend: str, module: str) -> type[Optimizer]:
     """Make a class; with its arguments in one form, so that each class is made once."""
     # Here and not above: checking a rule needs neither SymPy nor torch.
     from optlang.compiler import compile_source
@@ -107,8 +104,7 @@ def _class(source: Source, name: str | None, backend: str, ahead_of_time: bool |
     return make_class(
         compiled,
         backend=backend,
-        ahead_of_time=ahead_of_time,
         module=module,
         qualname=compiled.name,
-        rebuild=(class_of, (source, name, backend, ahead_of_time, module)),
+        rebuild=(class_of, (source, name, backend, module)),
     )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +228,58 @@ def test_a_compiler_that_fails_is_said_and_the_next_way_taken(kernels: Path, mon
         optimizer_class(ADAMW, backend="cpp", name="Unlucky")([p], lr=0.1).step()
     optimizer_class(ADAMW)([q], lr=0.1).step()
     assert torch.equal(p, q)
+
+
+WARM = """
+import sys, warnings
+warnings.simplefilter("error")
+import torch
+import optlang
+cls = optlang.compile("adamw", name="Warm", backend="cpp")
+p = torch.nn.Parameter(torch.ones(3))
+p.grad = torch.ones(3)
+cls([p]).step()
+assert [k.origin for k in cls._parts.parts[0].kernels.loaded.values()] == ["cached"]
+print(sorted({"torch._dynamo", "torch._inductor"} & set(sys.modules)))
+"""
+
+
+def test_a_warm_start_imports_no_compiler(kernels: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer_class(ADAMW, backend="cpp", name="Warm")([parameter(3, dtype=torch.float32)]).step()
+    environment = {**os.environ, "OPTLANG_CACHE": str(kernels)}
+    result = subprocess.run([sys.executable, "-c", WARM], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.thorough
+def test_the_next_process_needs_no_compiler_of_ours(tmp_path: Path) -> None:
+    code = """
+import sys, torch, optlang
+cls = optlang.compile("adamw")
+p = torch.nn.Parameter(torch.ones(8))
+p.grad = torch.ones(8)
+optimizer = cls([p])
+if sys.argv[1] == "warm":
+    optimizer.warmup()
+else:
+    optimizer.step()
+print(p.sum().item(), [name in sys.modules for name in ("sympy", "torch._inductor", "torch._dynamo")])
+"""
+    environment = dict(os.environ, OPTLANG_CACHE=str(tmp_path))
+    printed = [
+        subprocess.run(
+            [sys.executable, "-c", code, word], env=environment, capture_output=True, text=True, check=True
+        ).stdout.split(" ", 1)
+        for word in ("warm", "step", "step")
+    ]
+    assert printed[0][0] == "8.0"
+    assert printed[1] == printed[2] and float(printed[1][0]) < 8
+    assert printed[1][1].strip() == "[False, False, False]"
+    for variant in tmp_path.glob("*.variant"):  # what is not sound is made anew
+        variant.write_bytes(variant.read_bytes()[:-1])
+    again = subprocess.run([sys.executable, "-c", code, "step"], env=environment, capture_output=True, text=True)
+    assert again.stdout.split(" ", 1)[0] == printed[1][0]
+    assert "[True, False, False]" in again.stdout

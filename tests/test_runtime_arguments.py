@@ -181,5 +181,3 @@ def test_keys_of_the_users_own_that_a_rule_reads() -> None:
 def test_backends_are_found_by_name() -> None:
     with pytest.raises(ValueError, match="there is no backend 'tpu'; there are: auto, cpp, eager, inductor"):
         optimizer_class(ADAMW, backend="tpu")
-    with pytest.raises(ValueError, match="has no option ahead_of_time; it is one of 'inductor'"):
-        optimizer_class(ADAMW, backend="eager", ahead_of_time=True)

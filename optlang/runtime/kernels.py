@@ -137,10 +137,9 @@ class Kernels:
         loaded: The kernels, by variant and signature.
     """
 
-    def __init__(self, compiled: Compiled, backend: str, ahead_of_time: bool | None) -> None:
+    def __init__(self, compiled: Compiled, backend: str) -> None:
         self.compiled, self.backend = compiled, backend
-        options = {} if ahead_of_time is None else {"ahead_of_time": ahead_of_time}
-        self._load = registry.loader(backend, **options)
+        self._load = registry.loader(backend)
         self.loaded: dict[tuple[tuple[Value, ...], Signature], Kernel] = {}
         self._variants: dict[tuple[Value, ...], Prepared] = {}
         self._passes: dict[tuple[Value, ...], Prepared] = {}

@@ -695,7 +695,6 @@ def make_class(
     compiled: Compiled,
     *,
     backend: str = "auto",
-    ahead_of_time: bool | None = None,
     module: str = "optlang",
     qualname: str | None = None,
     rebuild: tuple[Callable[..., Any], tuple[Any, ...]] | None = None,
@@ -705,8 +704,6 @@ def make_class(
     Args:
         compiled: The compiled rule.
         backend: Name of the backend.
-        ahead_of_time: For the backend ``inductor``: build libraries (True), use ``torch.compile`` (False), or what is
-            best on the device (None).
         module: Where the class says it lives.
         qualname: Its qualified name; its name by default.
         rebuild: A function and its arguments that return this class in another process, for pickling.
@@ -714,7 +711,7 @@ def make_class(
     Raises:
         ValueError: If there is no such backend.
     """
-    parts = Parts.of(compiled, backend, ahead_of_time)
+    parts = Parts.of(compiled, backend)
     random = any(draws(part.compiled.rule) for part in parts.parts)
     signature = documentation.signature(parts, random)
 

@@ -91,10 +91,10 @@ class Parts:
         self.required = [key for key in self.keys if key not in self.defaults]
 
     @classmethod
-    def of(cls, compiled: Compiled, backend: str, ahead_of_time: bool | None) -> Parts:
+    def of(cls, compiled: Compiled, backend: str) -> Parts:
         """Return the rules of a class: the rule itself, or those that it routes to."""
         if not compiled.routes:
-            part = Part(compiled, Hyperparameters(compiled), Kernels(compiled, backend, ahead_of_time))
+            part = Part(compiled, Hyperparameters(compiled), Kernels(compiled, backend))
             return cls([part], Counterpart.of(compiled.rule))
         parts: list[Part] = []
         taken: set[str] = set()
@@ -104,7 +104,7 @@ class Parts:
             renamed = {key: f"{other.name.lower()}_{key}" for key in own if key in taken}
             hyper = Hyperparameters(other, renamed)
             taken |= {hyper.kept(key) for key in own}
-            parts.append(Part(other, hyper, Kernels(other, backend, ahead_of_time), when))
+            parts.append(Part(other, hyper, Kernels(other, backend), when))
         return cls(parts)
 
     def split(self, group: Mapping[str, Any]) -> list[list[torch.Tensor]]:

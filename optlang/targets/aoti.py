@@ -142,7 +142,7 @@ class Contract:
         """Return example arguments of the model, of sizes that are all different."""
         import torch
 
-        from optlang.backends.loading.aot import EXAMPLE_SIZES
+        from optlang.targets._inductor import EXAMPLE_SIZES
 
         sizes = (
             EXAMPLE_SIZES[: self.rank][::-1] if self.rank > 1 else (EXAMPLE_SIZES[0] * EXAMPLE_SIZES[1],) * self.rank
@@ -186,15 +186,15 @@ def _compiled(module: Any, examples: tuple[Any, ...], shapes: Any, metadata: dic
     """Return the files that Inductor makes of a module."""
     import torch
 
-    from optlang.backends.loading import aot
+    from optlang.targets import _inductor
 
-    options: dict[str, Any] = {key: value for key, value in aot.OPTIONS.items() if aot.is_option(key)}
+    options: dict[str, Any] = {key: value for key, value in _inductor.OPTIONS.items() if _inductor.is_option(key)}
     options |= {"aot_inductor.package": True, "aot_inductor.metadata": metadata}
     with torch.no_grad(), _quiet():
         exported = torch.export.export(module, examples, dynamic_shapes=shapes, strict=False)
         inner = exported.module()
         try:
-            with aot.trusted_processor():
+            with _inductor.trusted_processor():
                 return _aot_compile(inner, examples, options)
         except Exception:
             return _aot_compile(inner, examples, options)
@@ -207,6 +207,6 @@ def _aot_compile(module: Any, examples: tuple[Any, ...], options: dict[str, Any]
 
 
 def _quiet() -> contextlib.AbstractContextManager[None]:
-    from optlang.backends.loading import aot
+    from optlang.targets import _inductor
 
-    return aot.quiet()
+    return _inductor.quiet()

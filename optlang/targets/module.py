@@ -372,7 +372,7 @@ class _File:
     def docstring(self) -> str:
         """Return the docstring of the class, indented."""
         compiled: CompiledRule = self.order.compiled
-        parts = Parts.of(compiled, "eager", None)
+        parts = Parts.of(compiled, "eager")
         whole = documentation.docstring(compiled, parts, draws(self.rule)).partition("\n\nNote:")[0]
         said = "    compiled (bool, optional): whether updates are compiled by ``torch.compile`` (default: False)"
         paragraphs = whole.split("\n\n")

@@ -1,17 +1,14 @@
 """The backends there are: the files of :mod:`optlang.backends` that define ``load``, and which are asked in turn.
 
-``load(variant, signature)`` returns a kernel, or None if the backend has none for it; then the next one is asked. What
-a backend may be told besides are keywords of its ``load``.
+``load(variant, signature)`` returns a kernel, or None if the backend has none for it; then the next one is asked.
 """
 
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from optlang.backends.loading.signature import Kernel, Signature
 from optlang.compiled import Variant
@@ -40,23 +37,16 @@ def find(name: str) -> list[ModuleType]:
     return [importlib.import_module(f"optlang.backends.{each}") for each in CHAINS.get(name, (name,))]
 
 
-def loader(name: str, **options: Any) -> Callable[[Variant, Signature], Kernel]:
-    """Return a function that loads kernels.
-
-    Args:
-        name: As for :func:`find`.
-        options: What the backend is told; those that do not take it are not asked.
+def loader(name: str) -> Callable[[Variant, Signature], Kernel]:
+    """Return a function that loads kernels, by the first of the backends of a name that has one.
 
     Raises:
-        ValueError: If there is no such backend, or none that takes the options.
+        ValueError: If there is no such backend.
     """
     backends = find(name)
-    asked = [each for each in backends if options.keys() <= inspect.signature(each.load).parameters.keys()]
-    if not asked:
-        raise ValueError(f"the backend {name!r} has no option {', '.join(options)}; it is one of 'inductor'")
 
     def load(variant: Variant, signature: Signature) -> Kernel:
-        found: Iterator[Kernel | None] = (each.load(variant, signature, **options) for each in asked)
+        found: Iterator[Kernel | None] = (each.load(variant, signature) for each in backends)
         return next(kernel for kernel in found if kernel is not None)
 
     return load

@@ -14,30 +14,19 @@ from optlang.backends.loading import folders
 LONGEST = 300
 
 
-def warn(message: str, error: BaseException | None = None, log: Path | None = None) -> None:
+def warn(message: str, error: BaseException | None = None) -> None:
     """Warn that kernels will be slower than they could be.
 
     Args:
         message: What is done instead of what.
         error: What went wrong; its traceback is kept in a file that the warning names.
-        log: That file; by default one in the cache.
     """
     if error is not None:
         message = f"{message}: {cause(error)}"
-        kept = _keep(message, error, log)
+        kept = _keep(message, error)
         if kept is not None:
             message += f" (more in {kept})"
     warnings.warn(message, RuntimeWarning, stacklevel=3)
-
-
-def warn_again(log: Path) -> None:
-    """Repeat in a later process what :func:`warn` said when the kernel in the cache was made, if it said anything."""
-    try:
-        with log.open(encoding="utf-8", errors="replace") as file:
-            message = file.readline().strip()
-    except OSError:
-        return
-    warnings.warn(f"{message} (more in {log})", RuntimeWarning, stacklevel=3)
 
 
 def cause(error: BaseException) -> str:
@@ -49,12 +38,12 @@ def cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {'; '.join(lines)}".rstrip(": ")[:LONGEST]
 
 
-def _keep(message: str, error: BaseException, log: Path | None) -> Path | None:
+def _keep(message: str, error: BaseException) -> Path | None:
     """Write the whole story into a file; return where it is, or None if there is no place for it."""
     name = hashlib.sha256(message.encode(errors="replace")).hexdigest()[:16]
     story = "".join(traceback.format_exception(error))
     try:
-        path = log or folders.folder() / f"slow-{name}.log"
+        path = folders.folder() / f"slow-{name}.log"
         path.write_text(f"{message}\n\n{story}", encoding="utf-8", errors="replace")
     except OSError:
         return None
