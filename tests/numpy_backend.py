@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from optlang.backends.helpers import HELPERS
 from optlang.backends.spelling import COMPARE, SUM, SYMBOLS, HostWriter, Piece, Writer
 from optlang.ir import algebra
 from optlang.ir.program import Program
-from optlang.language.builtins import HELPERS
 from optlang.language.kinds import Level
 
 FUNCTIONS = {"erf": "erf", "sign": "sign", "sigmoid": "sigmoid", "atan": "np.arctan", "round": "np.round"}

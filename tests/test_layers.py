@@ -34,6 +34,7 @@ LIBRARIES = {
     "lark": ("language.parse",),
     "sympy": ("ir", "backends", "assembly", "compiler", "targets"),
     "filelock": ("backends",),
+    "triton": ("backends.helpers",),
     "torch": ("backends", "runtime", "targets", "bench"),
     "numpy": ("bench",),
     "matplotlib": ("bench",),

@@ -6,21 +6,12 @@ from collections.abc import Callable
 
 import sympy as sp
 
-from optlang.backends.spelling import ATOM, OR, PRODUCT, SIGN, Piece, Writer, decimal
+from optlang.backends.spelling import ATOM, OR, PRODUCT, SIGN, Piece, Writer, decimal, filled
 from optlang.ir import algebra
 from optlang.language.builtins import BUILTINS
 
-#: Functions by their names in the table of functions.
-FUNCTIONS = {
-    **{
-        name: f"std::{name}"
-        for name in ("abs", "sqrt", "exp", "log", "expm1", "log1p", "sin", "cos", "tanh", "atan", "erf", "floor", "pow")
-    },
-    "round": "std::nearbyint",
-    **{name: f"{name}_" for name in ("sigmoid", "sign", "isfinite", "nan_to_num", "mod")},
-}
 #: What the writer spells itself.
-OWN = frozenset({"select", "where", "and", "or", "not", "number", "max", "min", "f32", "bf16"})
+OWN = frozenset({"select", "where", "and", "or", "not", "number", "pow", "mod"})
 
 
 class CppWriter(Writer):
@@ -104,17 +95,12 @@ class CppWriter(Writer):
                 return f"!({self.text(args[0])})", SIGN
             case "number":
                 return (self.spelled(args[0]), ATOM) if args[0] in self.flags else (f"real({self.text(args[0])})", ATOM)
-            case "max" | "min":
-                text = self.text(args[0])
-                for argument in args[1:]:
-                    text = f"{name}_({text}, {self.text(argument)})"
-                return text, ATOM
-            case "f32" | "bf16":
-                return f"rounded<{'float' if name == 'f32' else 'bfloat16'}>({self.text(args[0])})", ATOM
-        return f"{FUNCTIONS[name]}({', '.join(map(self.text, args))})", ATOM
+            case "pow" | "mod":
+                return f"{'std::pow' if name == 'pow' else 'mod_'}({', '.join(map(self.text, args))})", ATOM
+        return filled(BUILTINS[name].cpp or "", map(self.text, args)), ATOM
 
 
 def knows(expr: sp.Expr) -> bool:
     """Return whether every function of an expression has a spelling in C++."""
     names = (algebra.name_of(e) for e in expr.atoms(sp.Function) if not isinstance(e, algebra.Reduction))
-    return all(name in FUNCTIONS or name in OWN or name not in BUILTINS for name in names)
+    return all(name in OWN or name not in BUILTINS or BUILTINS[name].cpp is not None for name in names)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import sympy as sp
 
+from optlang.backends.helpers import called
 from optlang.backends.memory import INDENT, renamed
 from optlang.backends.naming import python_name, spelled
 from optlang.backends.spelling import ATOM, OR, Piece, TorchWriter
@@ -19,7 +20,6 @@ from optlang.ir.program import Program, Value
 from optlang.language.builtins import BUILTINS, LINEAR
 from optlang.language.kinds import Kind, Level
 from optlang.language.quoting import remark
-from optlang.language.shapes import ALONG
 
 #: The mark of values that are orders (see :meth:`MatrixWriter.is_order`).
 ORDER = "order"
@@ -70,7 +70,10 @@ class MatrixWriter(TorchWriter):
         name, args = algebra.name_of(expr), expr.args
         if name in ("index", "flip"):
             return self.types.get(args[0]) == ORDER
-        return name == "argsort" or (name == "item" and args[1] == 1 and self.several.get(args[0]) in ("sort", "topk"))
+        if name == "item":
+            row = BUILTINS.get(self.several.get(args[0], ""))
+            return row is not None and row.results[int(args[1])] in row.orders
+        return name in BUILTINS and name in BUILTINS[name].orders
 
     @staticmethod
     def is_linear(name: str) -> bool:
@@ -188,14 +191,14 @@ class MatrixWriter(TorchWriter):
             case "push" | "collected":
                 self.helpers.add(name)
                 return f"{name}({', '.join(texts)})"
-            case "topk":
-                return f"torch.topk({texts[0]}, {self.size(args[1])}, dim=-1)"
         row = BUILTINS[name]
         assert row.torch is not None, f"{name} has no spelling on matrices"
-        self.helpers.update(row.helpers)
+        self.helpers |= called(row.torch)
         if self.is_order(expr) and name == "flip":
             texts[0] = str(args[0])
-        if name in ALONG:
+        if row.sized:
+            texts[1] = self.size(args[1])
+        if row.numbered:
             number = int(args[1])
             texts[1] = str(number + 1 if row.takes_dim and number >= 0 else number)
         if self.is_linear(name) and any(self.types.get(a) == "bf16" for a in args):

@@ -10,8 +10,8 @@ from itertools import count
 
 import sympy as sp
 
+from optlang.backends.helpers import HELPERS
 from optlang.ir.program import Program
-from optlang.language.builtins import HELPERS
 
 #: Names that generated functions use for something else, or may: Python's own.
 RESERVED = frozenset({"math", "torch", "shape", *dir(builtins), *HELPERS})

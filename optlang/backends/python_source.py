@@ -13,13 +13,13 @@ from enum import Enum
 
 import sympy as sp
 
+from optlang.backends.helpers import HELPERS
 from optlang.backends.memory import INDENT, Memory
 from optlang.backends.naming import spelled
 from optlang.backends.spelling import HostWriter, NumberWriter, StartWriter, TorchWriter, Writer
 from optlang.compiled import IN_COMMON, Slot
 from optlang.ir.lower import Lowered
 from optlang.ir.program import Program, Store, Value
-from optlang.language.builtins import HELPERS
 from optlang.language.kinds import ELEMENT, SCALAR, Kind, Level
 from optlang.language.quoting import docstring, remark
 

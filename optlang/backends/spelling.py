@@ -7,9 +7,12 @@ powers and choices are called. The names of functions come from the builtins tab
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from functools import reduce
 
 import sympy as sp
 
+from optlang.backends.helpers import called
 from optlang.ir import algebra
 from optlang.language.builtins import BUILTINS
 
@@ -33,6 +36,14 @@ def decimal(value: sp.Expr) -> str:
         return str(int(value))
     number = algebra.to_float(value)
     return repr(number) if math.isfinite(number) else "math.inf" if number > 0 else "-math.inf"
+
+
+def filled(template: str, texts: Iterable[str], **names: str) -> str:
+    """Return a spelling for one or two values with all of some values in place."""
+    first, *others = texts
+    if "{1}" not in template:
+        return template.format(first, **names)
+    return reduce(lambda a, b: template.format(a, b, **names), others, first)
 
 
 class Writer:
@@ -138,6 +149,7 @@ class Writer:
 
     def fill(self, template: str, args: tuple[sp.Expr, ...]) -> Piece:
         """Return a spelling of the builtins table with its arguments in place."""
+        self.helpers |= called(template)
         pieces = [self.piece(a) for a in args]
         if "{*}" in template:
             return template.replace("{*}", ", ".join(text for text, _ in pieces)), ATOM
@@ -176,7 +188,6 @@ class HostWriter(Writer):
                 return " % ".join(self.text(a, POWER) for a in args), PRODUCT
         row = BUILTINS[name]
         assert row.host is not None, f"{name} has no spelling on the host"
-        self.helpers.update(h for h in row.helpers if h.startswith("host_"))
         return self.fill(row.host, args)
 
 
@@ -264,7 +275,6 @@ class TorchWriter(Writer):
                 return f"{text}.to({self.dtype})", binds
         row = BUILTINS[name]
         assert row.torch is not None, f"{name} has no spelling on tensors"
-        self.helpers.update(h for h in row.helpers if not h.startswith("host_"))
         return self.fill(row.torch, args)
 
     def select(self, condition: sp.Expr, then: sp.Expr, other: sp.Expr) -> Piece:

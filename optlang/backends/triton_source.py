@@ -26,26 +26,25 @@ from textwrap import wrap
 
 import sympy as sp
 
+from optlang.backends.helpers import texts
 from optlang.backends.memory import INDENT, Memory
 from optlang.backends.sweeps import Sweep, needed, sweeps
-from optlang.backends.triton_writer import HELPERS, TritonWriter
+from optlang.backends.triton_writer import TritonWriter
 from optlang.compiled import Slot
 from optlang.ir import algebra
 from optlang.ir.program import Program, Store, Value
+from optlang.language.builtins import BUILTINS
 from optlang.language.kinds import ELEMENT
 from optlang.language.quoting import docstring, remark
 
-#: What else the module gives a name to.
-OWN = frozenset({"triton", "tl", "libdevice", "chunk", "block", "LAUNCHES", "SUMS", *HELPERS})
 #: Names of functions and arguments that are numbered.
 NUMBERED = re.compile(r"(type|element|sweep|finish)_\d+|element|update")
 #: Where a reduction starts, and how two parts of it become one.
-REDUCTIONS = {
-    "sum": ("0.0", "{} + {}"),
-    "mean": ("0.0", "{} + {}"),
-    "max": ('float("-inf")', "triton_max({}, {})"),
-    "min": ('float("inf")', "triton_min({}, {})"),
-}
+REDUCTIONS = {name: row.parts for name, row in BUILTINS.items() if row.parts is not None}
+#: The functions of the module that is written.
+HELPERS = texts("triton_blocks")
+#: What else it gives a name to.
+OWN = frozenset({"triton", "tl", "libdevice", "chunk", "block", "LAUNCHES", "SUMS", *HELPERS})
 
 
 def emit(program: Program, slots: Sequence[Slot], tensors: Sequence[str], title: str) -> str:

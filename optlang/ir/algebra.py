@@ -17,9 +17,15 @@ import sympy as sp
 from sympy.core.function import UndefinedFunction
 from sympy.printing.str import StrPrinter
 
+from optlang.language.builtins import BUILTINS
+
+COMPARISONS = ("lt", "le", "eq", "ne", "and", "or")
 #: Weights of one operation on an element, about what they cost beside an addition.
-WEIGHTS = {"select": 1, "min": 1, "max": 1, "abs": 1, "number": 1, "not": 0, "floor": 1, "round": 1}
+WEIGHTS = {name: row.cost for name, row in BUILTINS.items()}
+WEIGHTS |= {"select": 1, "number": 1, "not": 0, **dict.fromkeys(COMPARISONS, 1)}
 DIVISION, ROOT, FUNCTION = 4, 6, 12
+#: Functions whose result is a condition.
+CONDITIONS = {*COMPARISONS, "not", "true", "false", *(name for name, row in BUILTINS.items() if row.boolean)}
 
 #: Exact numbers are kept up to this size (float64 needs 2,200 bits at most); SymPy's time grows with it.
 MAX_BITS = 4096
@@ -196,7 +202,7 @@ def is_condition(expr: sp.Expr) -> bool:
     name = name_of(expr) if expr.is_Function else ""
     if name == "select":
         return is_condition(expr.args[1])
-    return name in (*COMPARISONS, "not", "isfinite", "true", "false")
+    return name in CONDITIONS
 
 
 def fresh(stem: str, taken: Iterable[sp.Symbol]) -> sp.Symbol:
@@ -226,10 +232,7 @@ def cost(expr: sp.Expr) -> int:
         return below - divisions * DIVISION + divides + max(0, len(expr.args) - 1 - signs - (divisions > 0))
     if expr.is_Pow:
         return below + _power_cost(expr.exp)
-    return below + WEIGHTS.get(name_of(expr), 1 if name_of(expr) in COMPARISONS else FUNCTION)
-
-
-COMPARISONS = ("lt", "le", "eq", "ne", "and", "or")
+    return below + WEIGHTS.get(name_of(expr), FUNCTION)
 
 
 def _power_cost(exponent: sp.Expr) -> int:

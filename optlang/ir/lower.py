@@ -48,7 +48,7 @@ from optlang.ir.passes import prune
 from optlang.ir.program import Program, Store
 from optlang.language import shapes
 from optlang.language import tree as ast
-from optlang.language.builtins import HALT, PROGRESS, SEARCHES, SIZES
+from optlang.language.builtins import BUILTINS, HALT, PROGRESS, SEARCHES, SIZES
 from optlang.language.evaluate import ARITHMETIC, member_name
 from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, reduce
 from optlang.language.questions import evaluations
@@ -57,7 +57,7 @@ from optlang.language.specialise import Special, constant_sum, dims_of
 from optlang.language.walk import assigned
 from optlang.source import Source, Span
 
-REDUCTIONS = ("sum", "mean", "max", "min")
+REDUCTIONS = frozenset(name for name, row in BUILTINS.items() if row.reduction and row.definition is None)
 
 #: Functions that have the closure called: the target that is waited for, what comes of it, and of what kind it is.
 EVALUATED = {
@@ -654,7 +654,7 @@ class _Lowering(Loops):
             return self.reduction(name, args[0], dim)
         refs, kind = self.together(*args)
         args = list(refs)
-        return Ref(algebra.call(name, *(self.number(a) for a in args)), kind, name == "isfinite")
+        return Ref(algebra.call(name, *(self.number(a) for a in args)), kind, BUILTINS[name].boolean)
 
     def total(self, node: ast.Call) -> Ref:
         """Return a sum over the whole model, an input that arrives late; this tensor's part of it is stored."""

@@ -179,8 +179,8 @@ class Matrices(ABC):
         assert isinstance(node.function, ast.Name)
         name = node.function.name
         args = [self.named(ref) if ref.kind.on_device else ref for ref in (self.expr(a.value) for a in node.arguments)]
-        if name == "topk":
-            results = shapes.topk(self.shape_of(args[0].kind), self.size(node.arguments[1].value))
+        if BUILTINS[name].sized:
+            results = BUILTINS[name].shapes(self.shape_of(args[0].kind), self.size(node.arguments[1].value))
         else:
             results = self.result(name, args)
         whole = self.operation(name, SEVERAL, *(ref.expr for ref in args))
@@ -247,9 +247,7 @@ class Matrices(ABC):
     def result(self, name: str, args: Sequence[Ref]) -> Any:
         """Return the shape, or the shapes, of what a function of matrices returns."""
         inner = [self.shape_of(ref.kind) for ref in args]
-        if name in shapes.ALONG:
-            return shapes.ALONG[name](inner[0], int(args[1].expr))
-        return shapes.RESULTS[name](*inner)
+        return BUILTINS[name].shapes(*(inner[0], int(args[1].expr)) if BUILTINS[name].numbered else inner)
 
     def size_of(self, name: str, node: ast.Expr, dim: ast.Expr | None = None) -> Ref:
         """Lower ``rows(x)``, ``cols(x)`` and ``size(x, dim)``."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 
 from optlang.language import tree as ast
+from optlang.language.builtins import BUILTINS
 from optlang.language.rule import Value
 
 
@@ -49,48 +50,8 @@ def power(a: float, b: float) -> float:
         return math.inf if a == 0 else math.nan
 
 
-def _guard(function: Callable[[float], float], overflow: float = math.inf) -> Callable[[float], float]:
-    """Return ``function`` with NaN outside its domain and ``overflow`` where its result is too large."""
-
-    def safe(x: float) -> float:
-        try:
-            return float(function(x))
-        except OverflowError:
-            return overflow if x > 0 or overflow == math.inf else x
-        except ValueError:
-            return math.nan
-
-    return safe
-
-
-def _extreme(choose: Callable[..., float]) -> Callable[..., float]:
-    def safe(*values: float) -> float:
-        return math.nan if any(map(math.isnan, values)) else choose(values)
-
-    return safe
-
-
-def _log(x: float) -> float:
-    return -math.inf if x == 0 else math.log(x)
-
-
 FUNCTIONS: dict[str, Callable[..., float | bool]] = {
-    "abs": abs,
-    "sqrt": _guard(math.sqrt),
-    "exp": _guard(math.exp),
-    "log": _guard(_log),
-    "log1p": _guard(lambda x: -math.inf if x == -1 else math.log1p(x)),
-    "expm1": _guard(math.expm1),
-    "sin": _guard(math.sin),
-    "cos": _guard(math.cos),
-    "tanh": _guard(math.tanh),
-    "atan": _guard(math.atan),
-    "erf": _guard(math.erf),
-    "floor": _guard(lambda x: x if math.isinf(x) else float(math.floor(x))),
-    "round": _guard(lambda x: x if math.isinf(x) else float(round(x))),
-    "isfinite": math.isfinite,
-    "max": _extreme(max),
-    "min": _extreme(min),
+    name: row.value for name, row in BUILTINS.items() if row.value is not None and row.static
 }
 
 ARITHMETIC: dict[str, Callable[[float, float], float]] = {

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from enum import IntEnum
 from typing import assert_never
 
+from optlang.language.builtins import BUILTINS
 from optlang.language.tree import (
     Apply,
     Argument,
@@ -55,14 +56,6 @@ GREEK = frozenset(
 )
 #: Names that papers write as a letter.
 LETTERS: Mapping[str, str] = {"eps": r"\epsilon"}
-#: Functions that LaTeX knows as operators.
-OPERATORS = frozenset(("exp", "log", "sin", "cos", "tanh", "max", "min"))
-#: Functions written around their argument.
-AROUND: Mapping[str, tuple[str, str]] = {
-    "abs": (r"\left|", r"\right|"),
-    "norm": (r"\left\lVert", r"\right\rVert"),
-    "floor": (r"\left\lfloor", r"\right\rfloor"),
-}
 COMPARISONS: Mapping[str, str] = {
     "<": "<",
     "<=": r"\le",
@@ -337,17 +330,14 @@ def _choice(expr: Ternary) -> tuple[str, Tight]:
 def _call(expr: Call) -> tuple[str, Tight]:
     name = expr.function.name if isinstance(expr.function, Name) else ""
     arguments = expr.arguments
-    if len(arguments) == 1 and name == "sqrt":
-        return rf"\sqrt{{{expression_latex(arguments[0].value)}}}", Tight.ATOM
-    if len(arguments) == 1 and name in AROUND:
-        before, after = AROUND[name]
-        return f"{before} {expression_latex(arguments[0].value)} {after}", Tight.ATOM
+    spelling = BUILTINS[name].latex or "" if name in BUILTINS else ""
+    if len(arguments) == 1 and "{0}" in spelling:
+        return spelling.replace("{0}", expression_latex(arguments[0].value)), Tight.ATOM
     if name == "norm" and len(arguments) == 2 and arguments[1].name in (None, "ord"):
-        before, after = AROUND[name]
         order = expression_latex(arguments[1].value)
-        return f"{before} {expression_latex(arguments[0].value)} {after}_{{{order}}}", Tight.ATOM
-    if name in OPERATORS:
-        function = f"\\{name}"
+        return f"{spelling.replace('{0}', expression_latex(arguments[0].value))}_{{{order}}}", Tight.ATOM
+    if spelling and "{0}" not in spelling:
+        function = spelling
     elif name:
         function = rf"\operatorname{{{_escape(name)}}}" if len(name) > 1 else name
     else:

@@ -16,7 +16,7 @@ from optlang.language.rule import HyperType, Rule
 from optlang.language.walk import assigned, block_expressions, body_of, expressions, own_expressions, parts, statements
 
 #: Functions whose results have sizes given by an argument.
-SIZED = MAKERS | {*RANDOMS, "topk", "flip", EMPTY}
+SIZED = MAKERS | {*RANDOMS, "flip", EMPTY, *(name for name, row in BUILTINS.items() if row.sized)}
 
 
 def group_keys(rule: Rule) -> tuple[str, ...]:

@@ -6,11 +6,11 @@ compared only where both are numbers: then a mismatch is a mistake of the rule, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from optlang.language import tree as ast
-from optlang.language.builtins import EMPTY, PUSH
+from optlang.language.functions.row import EMPTY
 
 Size = Any  # an int, or a formula over sizes
 Shape = tuple[Size, ...]
@@ -107,24 +107,6 @@ def prod(sizes: Sequence[Size]) -> Size:
     return result
 
 
-def _matrix(x: Shape, what: str) -> Shape:
-    if len(x) != 2:
-        raise Mismatch(f"`{what}` takes a matrix, not {described(x)}", "`matrix(x)` makes a matrix: dim 0 by the rest")
-    return x
-
-
-def _square(x: Shape, what: str) -> Shape:
-    if len(x) != 2 or differ(*x):
-        raise Mismatch(f"`{what}` takes a square matrix, not {described(x)}", "`x @ x.T` and `x.T @ x` are square")
-    return x
-
-
-def _vector(x: Shape, what: str) -> Shape:
-    if len(x) != 1:
-        raise Mismatch(f"`{what}` takes vectors, not {described(x)}", "`diag(x)` is the diagonal of a matrix")
-    return x
-
-
 def transposed(x: Shape) -> Shape:
     """Return the shape of ``x.T``."""
     if len(x) != 2:
@@ -137,13 +119,6 @@ def matrix(x: Shape) -> Shape:
     if not x:
         raise Mismatch("one number is no matrix", "exclude such tensors: `require ndim >= 1`, or `if ndim >= 2:`")
     return (x[0], prod(x[1:]))
-
-
-def _diag(x: Shape) -> Shape:
-    if len(x) == 1:
-        return (x[0], x[0])
-    rows, cols = _matrix(x, "diag")
-    return (smaller(rows, cols),)
 
 
 def size_of(name: str, x: Shape, dim: int | None = None) -> Size:
@@ -160,97 +135,6 @@ def smaller(a: Size, b: Size) -> Size:
     return min(a, b) if isinstance(a, int) and isinstance(b, int) else a
 
 
-def _solve(a: Shape, b: Shape) -> Shape:
-    product(_square(a, "solve"), b)
-    return b
-
-
-def _svd(x: Shape) -> tuple[Shape, ...]:
-    rows, cols = _matrix(x, "svd")
-    rank = smaller(rows, cols)
-    return ((rows, rank), (rank,), (rank, cols))
-
-
-def _qr(x: Shape) -> tuple[Shape, ...]:
-    rows, cols = _matrix(x, "qr")
-    rank = smaller(rows, cols)
-    return ((rows, rank), (rank, cols))
-
-
-def _eigh(x: Shape) -> tuple[Shape, ...]:
-    rows, _ = _square(x, "eigh")
-    return ((rows,), (rows, rows))
-
-
-def _along(x: Shape, dim: int, what: str) -> Shape:
-    if not x:
-        raise Mismatch(f"`{what}` of one number", "give it a vector, a matrix, or a tensor with more dimensions")
-    reduced(x, (dim,))
-    return x
-
-
-def _topk(x: Shape, k: Size) -> tuple[Shape, ...]:
-    shape = _along(x, -1, "topk")
-    if isinstance(k, int) and isinstance(shape[-1], int) and not 1 <= k <= shape[-1]:
-        raise Mismatch(f"the {k} largest of {shape[-1]}", "take at most as many as there are: `min(k, cols)`")
-    return ((*shape[:-1], k), (*shape[:-1], k))
-
-
-def _push(s: Shape, x: Shape) -> Shape:
-    if not s:
-        raise Mismatch("only to a history can be pushed", "declare it: `history s: size 10`")
-    entry = s[1:]
-    try:
-        fits = meet((entry, x)) == entry
-    except Mismatch:
-        fits = False
-    if not fits:
-        raise Mismatch(
-            f"the history has entries of {_numbers(entry)}, and {described(x)} is pushed",
-            "`history s: size k` keeps values shaped like p, `history s: scalar size k` numbers",
-        )
-    return s
-
-
-def _numbers(shape: Shape) -> str:
-    return f"{shown(shape)} numbers" if shape else "one number"
-
-
-#: Shapes of the results of the functions that are neither elementwise nor reductions, given those of the arguments.
-RESULTS: dict[str, Callable[..., Any]] = {
-    "matrix": matrix,
-    "flatten": lambda x: (prod(x),),
-    "diag": _diag,
-    "trace": lambda x: _square(x, "trace")[:0],
-    "outer": lambda a, b: (*_vector(a, "outer"), *_vector(b, "outer")),
-    "eigh": _eigh,
-    "qr": _qr,
-    "svd": _svd,
-    "inv": lambda x: _square(x, "inv"),
-    "cholesky": lambda x: _square(x, "cholesky"),
-    "solve": _solve,
-    PUSH: _push,
-}
-
-#: The same of the functions that take a whole number, mostly a dimension, given the first argument's shape and it.
-ALONG: dict[str, Callable[[Shape, int], Any]] = {
-    "flip": lambda x, dim: _along(x, dim, "flip"),
-    "cumsum": lambda x, dim: _along(x, dim, "cumsum"),
-    "sort": lambda x, dim: (_along(x, dim, "sort"), x),
-    "argsort": lambda x, dim: _along(x, dim, "argsort"),
-    "triu": lambda x, _: _matrix(x, "triu"),
-    "tril": lambda x, _: _matrix(x, "tril"),
-}
-
-#: What some functions that are written in the language take, so that it is said of them and not of what they call.
-TAKES: dict[str, Callable[[Shape, str], Shape]] = {
-    "inv_root": _square,
-    "newton_schulz": _matrix,
-    "project_orthogonal": _matrix,
-    "prox_nuclear": _matrix,
-}
-
-
 def made(name: str, sizes: Sequence[Size]) -> Shape:
     """Return the shape of ``zeros``, ``ones``, ``eye``, ``randn`` and ``rand`` of some sizes."""
     for size in sizes:
@@ -258,11 +142,6 @@ def made(name: str, sizes: Sequence[Size]) -> Shape:
             what = "a history" if name == EMPTY else f"`{name}`"
             raise Mismatch(f"{what} of size {size}", "a size is a whole number from 0")
     return (sizes[0], sizes[0]) if name == "eye" else tuple(sizes)
-
-
-def topk(x: Shape, k: Size) -> tuple[Shape, ...]:
-    """Return the shapes of the values and places of the ``k`` largest in the last dimension."""
-    return _topk(x, k)
 
 
 def indexed(x: Shape, items: Sequence[tuple[Size | None, Size | None] | Shape]) -> Shape:
@@ -304,3 +183,116 @@ def is_matrix_call(node: ast.Expr, functions: frozenset[str]) -> bool:
         case ast.Call(function=ast.Name(name=name)):
             return name in functions
     return False
+
+
+# Rules of functions: what a function of a name makes of shapes ---------------------------------------------------
+
+
+def of_matrix(what: str, x: Shape, *_: Any) -> Shape:
+    """Return the shape of a matrix."""
+    if len(x) != 2:
+        raise Mismatch(f"`{what}` takes a matrix, not {described(x)}", "`matrix(x)` makes a matrix: dim 0 by the rest")
+    return x
+
+
+def of_square(what: str, x: Shape, *_: Any) -> Shape:
+    """Return the shape of a square matrix."""
+    if len(x) != 2 or differ(*x):
+        raise Mismatch(f"`{what}` takes a square matrix, not {described(x)}", "`x @ x.T` and `x.T @ x` are square")
+    return x
+
+
+def along(what: str, x: Shape, dim: int) -> Shape:
+    """Return the shape of a tensor that has a dimension."""
+    if not x:
+        raise Mismatch(f"`{what}` of one number", "give it a vector, a matrix, or a tensor with more dimensions")
+    reduced(x, (dim,))
+    return x
+
+
+def as_matrix(what: str, x: Shape) -> Shape:
+    """Return the shape of a tensor as a matrix."""
+    return matrix(x)
+
+
+def flat(what: str, x: Shape) -> Shape:
+    """Return the shape of the vector of all elements."""
+    return (prod(x),)
+
+
+def diagonal(what: str, x: Shape) -> Shape:
+    """Return the shape of the diagonal of a matrix, or of the matrix with a diagonal."""
+    if len(x) == 1:
+        return (x[0], x[0])
+    rows, cols = of_matrix(what, x)
+    return (smaller(rows, cols),)
+
+
+def trace(what: str, x: Shape) -> Shape:
+    """Return that of one number."""
+    return of_square(what, x)[:0]
+
+
+def outer(what: str, a: Shape, b: Shape) -> Shape:
+    """Return the shape of the products of two vectors' elements."""
+    for x in (a, b):
+        if len(x) != 1:
+            raise Mismatch(f"`{what}` takes vectors, not {described(x)}", "`diag(x)` is the diagonal of a matrix")
+    return (*a, *b)
+
+
+def solve(what: str, a: Shape, b: Shape) -> Shape:
+    """Return the shape of the solution of a @ x = b."""
+    product(of_square(what, a), b)
+    return b
+
+
+def svd(what: str, x: Shape) -> tuple[Shape, ...]:
+    """Return the shapes of a singular value decomposition."""
+    rows, cols = of_matrix(what, x)
+    rank = smaller(rows, cols)
+    return ((rows, rank), (rank,), (rank, cols))
+
+
+def qr(what: str, x: Shape) -> tuple[Shape, ...]:
+    """Return the shapes of orthonormal columns and a triangle."""
+    rows, cols = of_matrix(what, x)
+    rank = smaller(rows, cols)
+    return ((rows, rank), (rank, cols))
+
+
+def eigh(what: str, x: Shape) -> tuple[Shape, ...]:
+    """Return the shapes of eigenvalues and eigenvectors."""
+    rows, _ = of_square(what, x)
+    return ((rows,), (rows, rows))
+
+
+def sort(what: str, x: Shape, dim: int) -> tuple[Shape, ...]:
+    """Return the shapes of what is sorted and of its order."""
+    return (along(what, x, dim), x)
+
+
+def topk(what: str, x: Shape, k: Size) -> tuple[Shape, ...]:
+    """Return the shapes of the ``k`` largest in the last dimension and of their places."""
+    shape = along(what, x, -1)
+    if isinstance(k, int) and isinstance(shape[-1], int) and not 1 <= k <= shape[-1]:
+        raise Mismatch(f"the {k} largest of {shape[-1]}", "take at most as many as there are: `min(k, cols)`")
+    return ((*shape[:-1], k), (*shape[:-1], k))
+
+
+def pushed(what: str, s: Shape, x: Shape) -> Shape:
+    """Return the shape of a history with one more entry."""
+    if not s:
+        raise Mismatch("only to a history can be pushed", "declare it: `history s: size 10`")
+    entry = s[1:]
+    try:
+        fits = meet((entry, x)) == entry
+    except Mismatch:
+        fits = False
+    if not fits:
+        numbers = f"{shown(entry)} numbers" if entry else "one number"
+        raise Mismatch(
+            f"the history has entries of {numbers}, and {described(x)} is pushed",
+            "`history s: size k` keeps values shaped like p, `history s: scalar size k` numbers",
+        )
+    return s

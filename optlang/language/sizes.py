@@ -77,16 +77,15 @@ class Sizes:
         """Return the shapes of the results of a function that has several."""
         assert isinstance(node.function, ast.Name)
         arguments = [a.value for a in node.arguments]
-        if node.function.name == "topk":
-            k = self.size(arguments[1])
-            return shapes.topk(self.of(arguments[0]), -1 if k is None else k)
         return tuple(self.result(node.function.name, arguments))
 
     def result(self, name: str, arguments: Sequence[ast.Expr]) -> Any:
         """Return the shape, or the shapes, of what a function of matrices returns."""
-        if name in shapes.ALONG:
-            return shapes.ALONG[name](self.of(arguments[0]), self.size(arguments[1]) or 0)
-        return shapes.RESULTS[name](*map(self.of, arguments))
+        row = BUILTINS[name]
+        if row.numbered or row.sized:
+            number = self.size(arguments[1])
+            return row.shapes(self.of(arguments[0]), number if number is not None else -1 if row.sized else 0)
+        return row.shapes(*map(self.of, arguments))
 
     def _of(self, node: ast.Expr) -> Shape:
         match node:

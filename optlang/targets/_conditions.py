@@ -5,22 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 
+from optlang.backends.helpers import called
 from optlang.language import tree as ast
+from optlang.language.builtins import BUILTINS
 from optlang.language.evaluate import NotStatic, evaluate, member_name, nearest_float
 from optlang.language.rule import Value
 from optlang.targets._dialect import number
 
 #: Functions of such formulas, as TorchScript on floats.
-FUNCTIONS = {
-    "abs": "abs({0})",
-    "floor": "float(math.floor({0}))",
-    "round": "float(round({0}))",
-    "isfinite": "math.isfinite({0})",
-    **{
-        name: f"math.{name}({{0}})"
-        for name in ("sqrt", "exp", "log", "log1p", "expm1", "sin", "cos", "tanh", "atan", "erf")
-    },
-}
+FUNCTIONS = {name: row for name, row in BUILTINS.items() if row.static and row.value and not row.variadic}
 
 
 class Untranslatable(Exception):
@@ -99,7 +92,9 @@ class Conditions:
                     text = f"host_{name}({self.number(argument.value)}, {text})"
                 return text, False
             case ast.Call(function=ast.Name(name=name), arguments=arguments) if name in FUNCTIONS:
-                return FUNCTIONS[name].format(*(self.number(a.value) for a in arguments)), name == "isfinite"
+                row = FUNCTIONS[name]
+                self.helpers |= called(row.host or "")
+                return (row.host or "").format(*(self.number(a.value) for a in arguments)), row.boolean
             case _:
                 return self._chosen(node)
 

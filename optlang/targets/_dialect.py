@@ -11,101 +11,10 @@ import ast
 import math
 from collections.abc import Mapping, Sequence
 
-from optlang.language.builtins import HELPERS
+from optlang.backends.helpers import HELPERS, texts
 
 #: Helper functions of generated code that TorchScript needs in other words.
-SCRIPTED: dict[str, str] = {
-    "product": """
-def product(a, b):
-    if a.size(0) == 1 and b.size(0) == 1:
-        return torch.mm(a[0], b[0]).unsqueeze(0)
-    return torch.matmul(a, b)
-""",
-    "stack_sum": """
-def stack_sum(x, dim: List[int], keepdim: bool = False):
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    rows = x.sum([dim[-1]], keepdim=True, dtype=wide)
-    return rows.sum(dim, keepdim=keepdim, dtype=torch.float64).to(x.dtype)
-""",
-    "stack_mean": """
-def stack_mean(x, dim: List[int], keepdim: bool = False):
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    rows = x.mean([dim[-1]], keepdim=True, dtype=wide)
-    return rows.mean(dim, keepdim=keepdim, dtype=torch.float64).to(x.dtype)
-""",
-    "stack_squares": """
-def stack_squares(x, dim: List[int], keepdim: bool = False):
-    if x.dtype == torch.bfloat16:
-        norms = torch.linalg.vector_norm(x, dim=dim, keepdim=keepdim, dtype=torch.float32)
-        return norms.square().to(x.dtype)
-    rows = torch.linalg.vector_norm(x, dim=[dim[-1]], keepdim=True)
-    return rows.double().square().sum(dim, keepdim=keepdim).to(x.dtype)
-""",
-    "ordered": """
-def ordered(x, order, dim: int):
-    shape = [order.size(0)] + [1] * (x.dim() - 1)
-    shape[dim] = order.size(1)
-    return torch.take_along_dim(x, order.reshape(shape).long(), dim)
-""",
-    "eigh": """
-def eigh(x):
-    if not bool(torch.isfinite(x).all()):
-        return torch.full_like(x[..., 0], math.nan), torch.full_like(x, math.nan)
-    values, vectors = torch.linalg.eigh(x)
-    return values, vectors
-""",
-    "svd": """
-def svd(x):
-    if not bool(torch.isfinite(x).all()):
-        rank = min(x.size(-2), x.size(-1))
-        left = torch.full_like(x[..., :, :1], math.nan).expand(x.size(0), x.size(1), rank)
-        right = torch.full_like(x[..., :1, :], math.nan).expand(x.size(0), rank, x.size(2))
-        return left, left[..., 0, :], right
-    u, s, v = torch.linalg.svd(x, full_matrices=False)
-    return u, s, v
-""",
-    "in_one_type": """
-def in_one_type(x, y):
-    narrow = x.dtype == torch.bfloat16 or x.dtype == torch.float16
-    return x.to(y.dtype) if narrow or y.dtype == torch.float64 else x
-""",
-    "regular_inv_ex": """
-def regular_inv_ex(x):
-    result, info = torch.linalg.inv_ex(x)
-    return torch.where(info[..., None, None] == 0, result, math.nan)
-""",
-    "regular_cholesky_ex": """
-def regular_cholesky_ex(x):
-    result, info = torch.linalg.cholesky_ex(x)
-    return torch.where(info[..., None, None] == 0, result, math.nan)
-""",
-    "cumsum": """
-def cumsum(x, dim: int):
-    return torch.cumsum(x, dim, dtype=torch.float64).to(x.dtype)
-""",
-    "host_sign": """
-def host_sign(x: float) -> float:
-    return x if math.isnan(x) else (1.0 if x > 0.0 else (-1.0 if x < 0.0 else 0.0))
-""",
-    "host_max": """
-def host_max(x: float, y: float) -> float:
-    return x if math.isnan(x) or x > y else y
-""",
-    "host_min": """
-def host_min(x: float, y: float) -> float:
-    return x if math.isnan(x) or x < y else y
-""",
-    "host_nan_to_num": """
-def host_nan_to_num(x: float) -> float:
-    big = 1.7976931348623157e308
-    return 0.0 if math.isnan(x) else max(-big, min(big, x))
-""",
-    "_power": '''
-def _power(a: float, b: float) -> float:
-    """a to the power of b; one over zero is infinite, where TorchScript has an error."""
-    return math.inf if a == 0.0 and b < 0.0 else math.pow(a, b)
-''',
-}
+SCRIPTED = texts("torchscript")
 
 
 def ascii_name(name: str) -> str:
@@ -117,7 +26,7 @@ def helper_texts(names: set[str]) -> list[str]:
     """Return the helper functions of some names, as TorchScript."""
     found = [SCRIPTED[name] for name in SCRIPTED if name in names]
     found += [text for name, text in HELPERS.items() if name in names and name not in SCRIPTED and name != "regular"]
-    return [text.strip() + "\n" for text in found]
+    return found
 
 
 class Module:

@@ -15,7 +15,8 @@ from optlang.backends.naming import python_name
 from optlang.compiled import Facts, Layout
 from optlang.compiler import CompiledRule
 from optlang.language import tree as ast
-from optlang.language.evaluate import evaluate, member_name, truth
+from optlang.language.builtins import BUILTINS
+from optlang.language.evaluate import FUNCTIONS, evaluate, member_name, truth
 from optlang.language.questions import known_before
 from optlang.language.quoting import literal
 from optlang.language.rule import HyperType, OneOf, Range, Value
@@ -305,10 +306,12 @@ class Explorer:
                 return inner(operands[0]) + "".join(f" {o} {inner(x)}" for o, x in zip(ops, operands[1:], strict=True))
             case ast.Ternary(condition=c, then=a, other=b):
                 return f"{inner(a)} if {inner(c)} else {inner(b)}"
-            case ast.Call(function=ast.Name(name="max" | "min" | "abs" as name), arguments=arguments):
+            case ast.Call(function=ast.Name(name="max" | "min" as name), arguments=arguments):
                 return f"{name}({', '.join(self.text(a.value, shape) for a in arguments)})"
-            case ast.Call(function=ast.Name(name="sqrt" | "exp" | "log" | "floor" as name), arguments=(argument,)):
-                return f"math.{name}({self.text(argument.value, shape)})"
+            case ast.Call(function=ast.Name(name="floor"), arguments=(argument,)):
+                return f"math.floor({self.text(argument.value, shape)})"
+            case ast.Call(function=ast.Name(name=name), arguments=arguments) if name in FUNCTIONS:
+                return (BUILTINS[name].host or "").format(*(self.text(a.value, shape) for a in arguments))
             case _:
                 raise Unspoken(f"a condition on {type(node).__name__.lower()}")
 

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NoReturn
 
+from optlang.backends.helpers import HELPERS, called
 from optlang.backends.naming import python_name
 from optlang.compiler import example_facts
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, EVALUATIONS, HELPERS, RANDOMS, SEARCHES, SIZES
+from optlang.language.builtins import BUILTINS, EVALUATIONS, RANDOMS, SEARCHES, SIZES
 from optlang.language.evaluate import member_name
 from optlang.language.kinds import Level
 from optlang.language.quoting import docstring, literal
@@ -39,30 +40,8 @@ FACTS = {
     "rows": "(p.shape[-2] if p.dim() > 1 else 1)",
     "cols": "(p.shape[-1] if p.dim() else 1)",
 }
-#: Functions of one matrix, which elsewhere are written for stacks of them.
-MATRIX = {
-    "matrix": "{0}.flatten(1)",
-    "flatten": "{0}.flatten()",
-    "diag": "torch.diag({0})",
-    "trace": "torch.trace({0})",
-    "outer": "torch.outer({0}, {1})",
-    "triu": "torch.triu({0}, {1})",
-    "tril": "torch.tril({0}, {1})",
-    "flip": "torch.flip({0}, ({1},))",
-    "cumsum": "torch.cumsum({0}, {1})",
-    "eigh": "torch.linalg.eigh({0})",
-    "qr": "torch.linalg.qr({0})",
-    "svd": "torch.linalg.svd({0}, full_matrices=False)",
-    "inv": "torch.linalg.inv({0})",
-    "solve": "torch.linalg.solve({0}, {1})",
-    "cholesky": "torch.linalg.cholesky({0})",
-    "sort": "torch.sort({0}, dim={1})",
-    "argsort": "torch.argsort({0}, dim={1})",
-    "topk": "torch.topk({0}, int({1}))",
-    "zeros": "p.new_zeros({*})",
-    "ones": "p.new_ones({*})",
-    "eye": "torch.eye({0}, dtype=p.dtype, device=p.device)",
-}
+#: Functions of one matrix.
+MATRIX = {name: row.one or row.torch for name, row in BUILTINS.items() if row.matrix and (row.one or row.torch)}
 #: Those, and changes of type, whose result may be in the memory of what they are given.
 VIEWS = frozenset(("matrix", "flatten", "f32", "bf16"))
 #: What is not about one tensor alone.
@@ -468,14 +447,14 @@ class _Function:
             along = "" if dim is None else f"dim={self.dims(dim)}, keepdim=True"
             return f"({self.number(_plain(arguments)[0].value)}).{'a' if name in ('max', 'min') else ''}{name}({along})"
         if name in MATRIX:
-            template = MATRIX[name]
+            template = MATRIX[name] or ""
             whole = [x if x.isdigit() else f"int({x})" for x in texts]
             return template.replace("{*}", ", ".join(whole)).format(*(f"({x})" for x in texts))
         on_host = max(kinds, default=NUMBER) == NUMBER
         spelling = None if row is None else row.host if on_host else row.torch
         if spelling is None or row is None:
             self.fail(node, f"`{name}`", "use --target module")
-        self.helpers |= {h for h in row.helpers if h.startswith("host_") is on_host}
+        self.helpers |= called(spelling)
         return spelling.format(*(f"({x})" for x in texts))
 
     def extreme(self, name: str, texts: list[str], kinds: list[int]) -> str:

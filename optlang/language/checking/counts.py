@@ -65,7 +65,7 @@ def _in_expression(expr: Expr, counted: dict[str, set[str]], scope: Scope) -> It
                 yield from (n for argument in node.arguments for n in _read(argument.value))
             case Call(function=Name(name=name)) if name in BUILTINS:
                 parameters = [parameter for parameter, _ in BUILTINS[name].parameters]
-                wanted = {"k"} if name == "topk" else _names(body(name) or (), counted, scope)
+                wanted = {parameters[1]} if BUILTINS[name].sized else _names(body(name) or (), counted, scope)
                 yield from _of_arguments(node, parameters, wanted)
             case _:
                 pass

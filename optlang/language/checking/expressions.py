@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import replace
 
-from optlang.language.builtins import BUILTINS, EMPTY, EVALUATIONS, MAKERS, RANDOMS, SIZES, TIME, Builtin
+from optlang.language.builtins import BUILTINS, ELEMENTWISE, EMPTY, EVALUATIONS, MAKERS, RANDOMS, SIZES, TIME, Builtin
 from optlang.language.checking.arguments import dim_values
 from optlang.language.checking.comparisons import compare
 from optlang.language.checking.constants import as_float
@@ -33,11 +33,6 @@ from optlang.language.tree import (
 
 #: How many binary digits the exact value of an expression of literals may take.
 MAX_BITS = 20_000
-
-#: Functions of one number that mean nothing of a condition.
-OF_NUMBERS = frozenset(
-    ("sqrt", "rsqrt", "exp", "log", "expm1", "log1p", "sin", "cos", "tanh", "atan", "erf", "sigmoid", "sign")
-) | {"sgn", "floor", "round", "isfinite", "nan_to_num"}
 
 
 class Expressions(Tensors, ABC):
@@ -251,10 +246,11 @@ class Expressions(Tensors, ABC):
             return self.total(node, arguments, values)
         if builtin.matrix:
             return self.matrix_function(node, builtin, values)
-        if builtin.reduction and (len(arguments) == 1 or not builtin.signature.startswith("*")):
+        if builtin.reduction and (len(arguments) == 1 or not builtin.variadic):
             ordered = [argument for name, argument in named(node, builtin).items() if name != "dim"] or arguments
             return self.reduction(node, builtin, ordered, [self.number(argument) for argument in ordered])
-        if name in OF_NUMBERS and values and values[0].sort is Sort.CONDITION:
+        one_number = builtin.group == ELEMENTWISE and len(builtin.parameters) == 1 and not builtin.of_conditions
+        if one_number and len(values) == 1 and values[0].sort is Sort.CONDITION:
             self.report(
                 "E305",
                 f"`{name}` of a condition",
@@ -292,7 +288,7 @@ class Expressions(Tensors, ABC):
 
     def reduction(self, node: Call, builtin: Builtin, arguments: list[Expr], values: list[Value]) -> Value:
         """Return what is known of a reduction."""
-        required = len(arguments) if builtin.signature.startswith("*") else builtin.required
+        required = len(arguments) if builtin.variadic else builtin.required
         for option, value in zip(arguments[required:], values[required:], strict=True):
             if value.sort is Sort.UNKNOWN:
                 return MISTAKE

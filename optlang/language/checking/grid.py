@@ -76,11 +76,6 @@ def reduce(function: Callable[[Sequence[float]], float], grid: Grid, rows: bool,
     return grid
 
 
-def mean(values: Sequence[float]) -> float:
-    """Return the mean of some numbers."""
-    return sum(values) / len(values)
-
-
 def total(values: Sequence[float]) -> float:
     """Return the sum of some numbers."""
     return sum(values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
-from optlang.language import derived, shapes
+from optlang.language import derived
 from optlang.language.builtins import BUILTINS, Builtin
 from optlang.language.checking.expressions import Expressions
 from optlang.language.checking.tensors import is_known_before, literal, named
@@ -161,10 +161,10 @@ class Inliner(Expressions):
         """Return the result of a function of the language that is a block of statements."""
         function = derived.function(builtin.name)
         assert function is not None
-        if (takes := shapes.TAKES.get(builtin.name)) is not None and node.arguments:
+        if builtin.shape is not None and node.arguments:
             first = self.number(node.arguments[0].value)
             try:
-                takes(self.shape(first), builtin.name)
+                builtin.shapes(self.shape(first))
             except Mismatch as mismatch:
                 return MISTAKE if first.sort is Sort.UNKNOWN else self.mismatch(node, mismatch)
         if builtin.takes_dim and node.arguments:

@@ -17,9 +17,6 @@ from optlang.language.kinds import ELEMENT, HOST, Level
 from optlang.language.shapes import Mismatch, Shape, Size
 from optlang.language.tree import Binary, Call, Expr, Index, Member, Name, Number, Slice, Unary
 
-#: Results that are orders of elements.
-ORDERS = frozenset(("order", "places"))
-
 
 class Tensors(Reader, ABC):
     """Reads the functions of matrices; other expressions are read by a subclass."""
@@ -197,44 +194,44 @@ class Tensors(Reader, ABC):
             return nothing
         x = self.shape(values[0])
         try:
-            if builtin.name == "topk":
-                k = self.known_size(arguments[1], values[1], "how many `topk` takes")
+            if builtin.sized:
+                k = self.known_size(arguments[1], values[1], f"how many `{builtin.name}` takes")
                 if k is None or (isinstance(k, int) and k < 1 and not self.world.defaults):
                     return nothing
                 last = x[-1] if x else None  # that there are as many is checked for each tensor
-                found = shapes.topk(x, min(k, last) if isinstance(k, int) and isinstance(last, int) else k)
-            elif builtin.name in shapes.ALONG:
+                found = builtin.shapes(x, min(k, last) if isinstance(k, int) and isinstance(last, int) else k)
+            elif builtin.numbered:
                 dim = self.axis(builtin, arguments)
                 if dim is None:
                     return nothing
-                found = shapes.ALONG[builtin.name](x, dim)
+                found = builtin.shapes(x, dim)
             else:
-                found = shapes.RESULTS[builtin.name](x)
+                found = builtin.shapes(x)
         except Mismatch as mismatch:
             self.mismatch(node, mismatch)
             return nothing
         self.fine(node)
         uses = uses_of(values) | Uses.TENSOR
         return tuple(
-            Value(kind_of(shape), uses=uses, order=name in ORDERS)
+            Value(kind_of(shape), uses=uses, order=name in builtin.orders)
             for shape, name in zip(found, builtin.results, strict=True)
         )
 
     def matrix_function(self, node: Call, builtin: Builtin, values: Sequence[Value]) -> Value:
         """Return what is known of a function of matrices with one result."""
         arguments = in_order(node, builtin)
-        if builtin.name in shapes.ALONG and arguments:
+        if builtin.numbered and arguments:
             dim = self.axis(builtin, arguments)
             x = self.number(arguments[0])
             if dim is None:
                 return MISTAKE
-            result = self.shaped(node, (x,), lambda: shapes.ALONG[builtin.name](self.shape(x), dim))
-            order = builtin.name == "argsort" or (builtin.name == "flip" and x.order)
+            result = self.shaped(node, (x,), lambda: builtin.shapes(self.shape(x), dim))
+            order = builtin.name in builtin.orders or (builtin.name == "flip" and x.order)
             return replace(result, order=order, kind=x.kind if result is not MISTAKE else result.kind)
         if len(arguments) != len(builtin.parameters):
             return MISTAKE
         ordered = [self.number(argument) for argument in arguments]
-        return self.shaped(node, ordered, lambda: shapes.RESULTS[builtin.name](*map(self.shape, ordered)))
+        return self.shaped(node, ordered, lambda: builtin.shapes(*map(self.shape, ordered)))
 
     def axis(self, builtin: Builtin, arguments: Sequence[Expr]) -> int | None:
         """Return the whole number, mostly a dimension, that is a function's second argument; None if it is none."""

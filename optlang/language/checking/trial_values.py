@@ -15,7 +15,7 @@ from optlang.language.checking.arguments import dim_values
 from optlang.language.checking.constants import as_float
 from optlang.language.checking.grid import Abandoned, Grid, each, number
 from optlang.language.checking.worlds import World
-from optlang.language.evaluate import ARITHMETIC, COMPARISONS, FUNCTIONS
+from optlang.language.evaluate import ARITHMETIC, COMPARISONS
 from optlang.language.rule import Rule, Value
 from optlang.language.shapes import size_of
 from optlang.language.tree import (
@@ -235,7 +235,7 @@ class TrialValues(ABC):
         given: list[Expr] = [a.value for a in node.arguments if a.name is None]
         if builtin.group == RANDOM or name in MAKERS:
             return self.made(name, given)
-        if not builtin.signature.startswith("*"):
+        if not builtin.variadic:
             given = self.in_order(name, given, named)
         if builtin.block:
             return self.block_function(node, given)
@@ -331,14 +331,15 @@ class TrialValues(ABC):
             self.note(node, BAD_LOG, each(lambda x: float(x <= 0), values[0]))
         if name == "eps_of":
             return number(1.1920928955078125e-07)
-        function = OTHERS.get(name) or FUNCTIONS.get(name)
+        function = BUILTINS[name].value
         if function is None:
             raise Abandoned
         return each(lambda *x: float(function(*x)), *values)
 
     def reduction(self, name: str, value: Grid, dim: tuple[int, ...] | None) -> Grid:
         """Return a primitive reduction."""
-        shape = self.world.shape
+        shape, function = self.world.shape, BUILTINS[name].value
+        assert function is not None
         rows, cols = grid.size((value, self.p))
         if not (value.rows in (1, rows) and value.cols in (1, cols)):
             rows, cols = value.rows, value.cols
@@ -348,7 +349,7 @@ class TrialValues(ABC):
             raise Abandoned
         over_cols = dim is None or len(shape) - 1 in axes
         over_rows = dim is None or (len(shape) == 2 and 0 in axes)
-        return grid.reduce(REDUCTIONS[name], value, over_rows, over_cols)
+        return grid.reduce(lambda numbers: float(function(*numbers)), value, over_rows, over_cols)
 
 
 def _made(name: str, row: int, col: int) -> float:
@@ -388,23 +389,3 @@ def _equal(a: float, b: float) -> bool:
 
 def _unequal(a: float, b: float) -> bool:
     return a != b
-
-
-def _sign(x: float) -> float:
-    return x if math.isnan(x) else float((x > 0) - (x < 0))
-
-
-OTHERS: dict[str, Callable[..., float]] = {
-    "sign": _sign,
-    "sigmoid": lambda x: 0.5 * (1 + math.tanh(0.5 * x)),
-    "nan_to_num": lambda x: 0.0 if math.isnan(x) else max(-1.7e308, min(1.7e308, x)),
-    "f32": lambda x: x,
-    "bf16": lambda x: x,
-}
-
-REDUCTIONS: dict[str, Callable[[Sequence[float]], float]] = {
-    "sum": grid.total,
-    "mean": grid.mean,
-    "max": lambda values: FUNCTIONS["max"](*values),
-    "min": lambda values: FUNCTIONS["min"](*values),
-}

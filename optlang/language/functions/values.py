@@ -1,0 +1,69 @@
+"""Functions of Python floats under the rules of IEEE 754: nothing raises, and NaN goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+
+def guarded(function: Callable[[float], float]) -> Callable[[float], float]:
+    """Return ``function`` with NaN outside its domain and infinity where its result is too large."""
+
+    def safe(x: float) -> float:
+        try:
+            return float(function(x))
+        except OverflowError:
+            return math.inf
+        except ValueError:
+            return math.nan
+
+    return safe
+
+
+def extreme(choose: Callable[..., float]) -> Callable[..., float]:
+    """Return ``min`` or ``max`` that gives NaN if one of the values is."""
+
+    def safe(*values: float) -> float:
+        return math.nan if any(map(math.isnan, values)) else choose(values)
+
+    return safe
+
+
+def log(x: float) -> float:
+    """Return the logarithm of a number."""
+    return -math.inf if x == 0 else math.log(x)
+
+
+def log1p(x: float) -> float:
+    """Return log(1 + x)."""
+    return -math.inf if x == -1 else math.log1p(x)
+
+
+def floor(x: float) -> float:
+    """Return the largest whole number not above x."""
+    return x if math.isinf(x) else float(math.floor(x))
+
+
+def nearest(x: float) -> float:
+    """Return the nearest whole number."""
+    return x if math.isinf(x) else float(round(x))
+
+
+def sign(x: float) -> float:
+    """Return the sign of a number."""
+    return x if math.isnan(x) else float((x > 0) - (x < 0))
+
+
+def nan_to_num(x: float) -> float:
+    """Return 0 for NaN, and for an infinity a large number."""
+    return 0.0 if math.isnan(x) else max(-1.7e308, min(1.7e308, x))
+
+
+def total(*values: float) -> float:
+    """Return the sum of some numbers."""
+    return sum(values)
+
+
+def mean(*values: float) -> float:
+    """Return the mean of some numbers."""
+    return sum(values) / len(values)
