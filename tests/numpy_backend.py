@@ -19,7 +19,7 @@ from optlang.ir import algebra
 from optlang.ir.program import Program
 from optlang.language.kinds import Level
 
-FUNCTIONS = {"erf": "erf", "sign": "sign", "sigmoid": "sigmoid", "atan": "np.arctan", "round": "np.round"}
+FUNCTIONS = {"sign": "sign", "sigmoid": "sigmoid", "round": "np.round"}
 
 
 class NumpyWriter(Writer):
@@ -49,7 +49,8 @@ class NumpyWriter(Writer):
                 for other in texts[1:]:
                     text = f"np.{name}imum({text}, {other})"
                 return text, 7
-        return f"{FUNCTIONS.get(name, f'np.{name}')}({', '.join(texts)})", 7
+        function = FUNCTIONS.get(name, f"np.{name}" if hasattr(np, name) else f"by_number('{name}')")
+        return f"{function}({', '.join(texts)})", 7
 
     def function(self, name: str, args: tuple[sp.Expr, ...]) -> Piece:
         if name in SYMBOLS:
@@ -74,7 +75,7 @@ def load(program: Program) -> Any:
     names: dict[str, Any] = {
         "np": np,
         "math": math,
-        "erf": np.vectorize(math.erf),
+        "by_number": lambda name: np.vectorize(getattr(math, name), otypes=[float]),
         "sign": lambda x: np.where(np.isnan(x), x, np.sign(x)),
         "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -69,11 +69,11 @@ def rule_of(formula: str, ndim: int) -> str:
     return f"optimizer A\nrequire ndim == {ndim}\np += {formula}\n"
 
 
-def stepped(formula: str, g: torch.Tensor) -> torch.Tensor:
+def stepped(formula: str, g: torch.Tensor, backend: str = "eager") -> torch.Tensor:
     """Return the value of a formula in the first step of an optimizer."""
     p = torch.nn.Parameter(torch.zeros_like(g))
     p.grad = g.clone()
-    optlang.compile(rule_of(formula, g.dim()), backend="eager")([p]).step()
+    optlang.compile(rule_of(formula, g.dim()), backend=backend)([p]).step()
     return p.detach()
 
 
@@ -89,6 +89,26 @@ def test_function(formula: str, torch_has: Function, shapes: tuple[tuple[int, ..
         array = np.zeros(shape)
         Interpreter(rule).step([array], [g.numpy()])
         np.testing.assert_allclose(array, expected.numpy(), rtol=1e-13, atol=1e-13)
+
+
+#: Functions beside torch's where they are hard to compute: tiny and large values, infinities, NaN.
+FAR = (-math.inf, -1e30, -700.0, -27.0, -9.0, -1e-3, -1e-9, 0.0, 1e-9, 1e-3, 0.5, 2.0, 5.0, 9.0, 20.0, 26.0, 80.0, 1e30)
+FAR += (math.inf, math.nan)
+ENDS: tuple[tuple[str, Function, Sequence[float]], ...] = (
+    ("expm1(g)", torch.expm1, (*FAR, 88.0)),
+    ("log1p(g)", torch.log1p, FAR),
+    ("erf(g)", torch.erf, FAR),
+    ("atan(g)", torch.atan, FAR),
+)
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("cpp", marks=pytest.mark.compiler)])
+@pytest.mark.parametrize(("formula", "torch_has", "values"), ENDS, ids=[f"{case[0]}-{len(case[2])}" for case in ENDS])
+def test_far_values(formula: str, torch_has: Function, values: Sequence[float], backend: str) -> None:
+    for dtype, limit in ((torch.float64, 1e-14), (torch.float32, 2e-6)):
+        g = torch.tensor(values, dtype=dtype)
+        found = stepped(formula, g, backend)
+        torch.testing.assert_close(found, torch_has(g).expand_as(g), rtol=limit, atol=0, equal_nan=True)
 
 
 def test_values_at_the_ends() -> None:

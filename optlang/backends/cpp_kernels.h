@@ -8,21 +8,34 @@
 #include <limits>
 #include <vector>
 
-// Functions that the C library has for vectors as well. It says so itself only where accuracy is given up everywhere.
+// All functions that the C library has for vectors as well. It says so itself only where accuracy is given up everywhere.
 #if defined(__GLIBC__) && defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 #if __GLIBC_PREREQ(2, 35)
 #define OPTLANG_VECTOR(name)                                                    \
   extern "C" __attribute__((simd("notinbranch"))) double name(double) noexcept; \
   extern "C" __attribute__((simd("notinbranch"))) float name##f(float) noexcept;
-OPTLANG_VECTOR(exp)
-OPTLANG_VECTOR(log)
-OPTLANG_VECTOR(expm1)
-OPTLANG_VECTOR(log1p)
-OPTLANG_VECTOR(sin)
-OPTLANG_VECTOR(cos)
-OPTLANG_VECTOR(tanh)
+OPTLANG_VECTOR(acos)
+OPTLANG_VECTOR(acosh)
+OPTLANG_VECTOR(asin)
+OPTLANG_VECTOR(asinh)
 OPTLANG_VECTOR(atan)
+OPTLANG_VECTOR(atanh)
+OPTLANG_VECTOR(cbrt)
+OPTLANG_VECTOR(cos)
+OPTLANG_VECTOR(cosh)
 OPTLANG_VECTOR(erf)
+OPTLANG_VECTOR(erfc)
+OPTLANG_VECTOR(exp)
+OPTLANG_VECTOR(exp2)
+OPTLANG_VECTOR(expm1)
+OPTLANG_VECTOR(log)
+OPTLANG_VECTOR(log10)
+OPTLANG_VECTOR(log1p)
+OPTLANG_VECTOR(log2)
+OPTLANG_VECTOR(sin)
+OPTLANG_VECTOR(sinh)
+OPTLANG_VECTOR(tan)
+OPTLANG_VECTOR(tanh)
 extern "C" __attribute__((simd("notinbranch"))) double pow(double, double) noexcept;
 extern "C" __attribute__((simd("notinbranch"))) float powf(float, float) noexcept;
 #undef OPTLANG_VECTOR

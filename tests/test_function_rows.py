@@ -1,0 +1,96 @@
+"""The rows of functions: which lacks which spelling and why, and that the facets of a row agree."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from optlang.backends.cpp_terms import REDUCTIONS
+from optlang.backends.helpers import HELPERS, called, texts
+from optlang.language.builtins import BUILTINS, ELEMENTWISE, EMPTY, PUSH, TYPES, Builtin
+
+PRIMITIVE = {name: row for name, row in BUILTINS.items() if row.definition is None}
+
+CHOICE = "the writers spell choices themselves"
+FACT = "a number that the runtime knows of a tensor"
+SIZES = "made of sizes alone: the writer of stacks spells them"
+REFUSED = "the target refuses histories"
+
+#: What primitive functions of each kind lack. Whoever adds a row without a spelling finds it here.
+GAPS: dict[tuple[str, str], str] = {
+    **{("where", facet): CHOICE for facet in ("cpp", "triton", "value")},
+    **{("eps_of", facet): FACT for facet in ("torch", "host", "cpp", "triton", "value")},
+    **{(name, facet): SIZES for name in ("zeros", "ones", "eye") for facet in ("torch", "shape")},
+    **{(EMPTY, facet): SIZES for facet in ("torch", "shape")},
+    (EMPTY, "one"): REFUSED,
+}
+
+#: Functions that are no arithmetic: what a step asks for, or is handed.
+REQUESTS = frozenset(
+    (
+        "total",
+        "grad",
+        "loss",
+        "hvp",
+        "iteration",
+        "evaluations",
+        "strong_wolfe",
+        "backtracking",
+        "iterate until",
+        "count",
+    )
+) | {"size", "randn", "rand", "rademacher", "bernoulli"}
+
+
+def facets(row: Builtin) -> dict[str, Any]:
+    """Return what a primitive function of its kind must say of itself."""
+    if row.matrix:
+        return {"torch": row.torch, "one": row.one or row.torch, "shape": row.shape}
+    if row.group in (ELEMENTWISE, TYPES):
+        found = {"torch": row.torch, "host": row.host, "cpp": row.cpp, "triton": row.triton, "value": row.value}
+        return {**found, **(reduced(row) if row.reduction else {})}
+    return reduced(row) if row.reduction else {}
+
+
+def reduced(row: Builtin) -> dict[str, Any]:
+    """Return what a primitive reduction must say of itself, and its row among the C++ reductions."""
+    return {"value": row.value, "parts": row.parts, "reduced in C++": REDUCTIONS.get(row.name)}
+
+
+def test_which_function_lacks_which_spelling() -> None:
+    lacking = {(name, facet) for name, row in PRIMITIVE.items() for facet, said in facets(row).items() if said is None}
+    assert lacking == set(GAPS)
+    assert {name for name, row in PRIMITIVE.items() if not facets(row)} == REQUESTS
+
+
+@pytest.mark.parametrize("name", [name for name, row in PRIMITIVE.items() if row.value and row.host])
+def test_the_value_of_a_row_is_what_the_host_computes(name: str) -> None:
+    row = BUILTINS[name]
+    assert row.value is not None and row.host is not None
+    scope: dict[str, Any] = {"math": math, "torch": pytest.importorskip("torch")}
+    exec("\n".join(HELPERS[helper] for helper in called(row.host)), scope)
+    for x in (0.0, 0.25, 0.5, 1.0, 2.5, 20.0):  # which all of the functions take, and every number type holds
+        try:
+            expected = eval(row.host.format(repr(x)) if "{*}" not in row.host else f"host_{name}({x}, 0.5)", scope)
+        except ValueError:  # the logarithm of 0, which is minus infinity under IEEE 754
+            assert math.isinf(row.value(x))
+            continue
+        assert row.value(*((x, 0.5) if row.variadic else (x,))) == pytest.approx(expected, rel=1e-15)
+
+
+def test_helpers_are_read_as_they_stand() -> None:
+    assert called("regular(*torch.linalg.inv_ex(x)) + push.sign(host_max(x, y))") == {"regular", "host_max"}
+    spellings = [s for row in PRIMITIVE.values() for s in (row.torch, row.host) if s is not None]
+    for name in set().union(*map(called, spellings)):
+        assert HELPERS[name].startswith(f"def {name}(") and HELPERS[name].endswith("\n")
+        assert not name.startswith("host_") or name in texts("torchscript")
+    for name, text in {**texts("torchscript"), **texts("triton_blocks")}.items():
+        assert text.startswith(f"def {name}("), "without its decorators"
+
+
+def test_every_helper_of_a_triton_spelling_is_there() -> None:
+    names = {spelling.partition("(")[0] for row in PRIMITIVE.values() if (spelling := row.triton)}
+    assert {name for name in names if name.startswith("triton_")} <= texts("triton_blocks").keys()
+    assert PUSH in PRIMITIVE
