@@ -123,6 +123,7 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "abs": np.abs,
     "atan": np.arctan,
     "erf": np.vectorize(math.erf, otypes=[np.float64]),
+    "erfc": np.vectorize(math.erfc, otypes=[np.float64]),
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "softplus": lambda x: np.logaddexp(0.0, x),
     "sign": _sign,

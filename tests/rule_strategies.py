@@ -34,6 +34,7 @@ UNARY = (
     "log1p(abs({}))",
     "expm1(-abs({}))",
     "erf({})",
+    "erfc({})",
     "rsqrt(0.5 + ({})^2)",
     "soft_threshold({}, 0.1)",
     "clamp({}, -0.8, 0.9)",

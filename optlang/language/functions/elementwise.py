@@ -56,6 +56,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
     _unary("tanh", "Hyperbolic tangent.", latex=r"\\tanh"),
     _unary("atan", "Inverse tangent."),
     _unary("erf", "Error function."),
+    _unary("erfc", "1 - erf(x), accurate for large x.", free=True),
     Builtin(
         "sigmoid",
         "x",
