@@ -122,6 +122,7 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     **{name: getattr(np, name) for name in ("sqrt", "exp", "log", "expm1", "log1p", "sin", "cos", "tanh", "floor")},
     "abs": np.abs,
     "atan": np.arctan,
+    "asinh": np.arcsinh,
     "erf": np.vectorize(math.erf, otypes=[np.float64]),
     "erfc": np.vectorize(math.erfc, otypes=[np.float64]),
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),

@@ -33,6 +33,7 @@ UNARY = (
     "exp(-abs({}))",
     "log1p(abs({}))",
     "expm1(-abs({}))",
+    "asinh({})",
     "erf({})",
     "erfc({})",
     "rsqrt(0.5 + ({})^2)",

@@ -23,6 +23,7 @@ ANY = ((3, 4), (5,), (2, 3, 2), (1, 1))
 MATRIX = ((3, 4), (5, 2), (3, 3))
 CASES: tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...] = (
     ("pi*g + sin(π/6)", lambda g: math.pi * g + 0.5, ANY),
+    ("asinh(g)", torch.asinh, ANY),
     ("erfc(3*g)", lambda g: torch.erfc(3 * g), ANY),
     ("softplus(30*g)", lambda g: torch.nn.functional.softplus(30 * g, threshold=1000), ANY),
     ("softmax(5*g)", lambda g: torch.softmax(5 * g.flatten(), 0).view_as(g), ANY),
@@ -100,6 +101,7 @@ ENDS: tuple[tuple[str, Function, Sequence[float]], ...] = (
     ("log1p(g)", torch.log1p, FAR),
     ("erf(g)", torch.erf, FAR),
     ("atan(g)", torch.atan, FAR),
+    ("asinh(g)", torch.asinh, FAR),
     ("erfc(g)", torch.special.erfc, FAR),
 )
 

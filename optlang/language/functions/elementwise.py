@@ -55,6 +55,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
     _unary("cos", "Cosine.", latex=r"\\cos"),
     _unary("tanh", "Hyperbolic tangent.", latex=r"\\tanh"),
     _unary("atan", "Inverse tangent."),
+    _unary("asinh", "Inverse hyperbolic sine.", free=True),
     _unary("erf", "Error function."),
     _unary("erfc", "1 - erf(x), accurate for large x.", free=True),
     Builtin(
