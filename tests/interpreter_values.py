@@ -149,6 +149,13 @@ def _softmax(x: Array, axis: Any = None) -> Array:
     return powers / np.sum(powers, axis=axis, keepdims=True)
 
 
+def _logsumexp(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
+    most = np.max(x, axis=axis, keepdims=True)
+    most = np.where(np.isinf(most), 0.0, most)
+    total = np.sum(np.exp(x - most), axis=axis, keepdims=keepdims)
+    return np.log(total) + most.reshape(total.shape)
+
+
 def _median(x: Array, axis: Any = None, keepdims: bool = False) -> Array:
     """Return the lower one of two in the middle; numpy's quantiles of a NaN are NaN."""
     return np.quantile(x, 0.5, axis=axis, keepdims=keepdims, method="lower")
@@ -162,6 +169,6 @@ WITH_OPTION: dict[str, Callable[..., Any]] = {
 }
 
 #: The same without one; those that keep the shape are not given `keepdims`.
-ALONG: dict[str, Callable[..., Any]] = {"median": _median, "softmax": _softmax}
+ALONG: dict[str, Callable[..., Any]] = {"logsumexp": _logsumexp, "median": _median, "softmax": _softmax}
 
 REDUCTIONS: dict[str, Callable[..., Any]] = {"sum": np.sum, "mean": np.mean, "max": np.max, "min": np.min}

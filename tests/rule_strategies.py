@@ -59,9 +59,9 @@ BINARY = (
     "({})*sigmoid({})",
 )
 REDUCTIONS = ("mean({})", "rms({})", "max({})", "min({})", "norm({})", "std({})", "sum(0.1*({}))", "dot({}, p)")
-REDUCTIONS += ("norm({}, 1)", "norm({}, ord = inf)", "tanh(norm({}, 3))", "std({}, correction = -1)")
+REDUCTIONS += ("norm({}, 1)", "norm({}, ord = inf)", "tanh(norm({}, 3))", "std({}, correction = -1)", "logsumexp({})")
 ALONG = ("mean({}, dim={})", "rms({}, dim={})", "max({}, dim={})", "sum(tanh({}), dim={})", "norm({}, dim={})")
-ALONG += ("norm({}, dim={}, ord = 1)", "norm({}, inf, dim={})", "std({}, -1, dim={})")
+ALONG += ("logsumexp({}, dim={})", "norm({}, dim={}, ord = 1)", "norm({}, inf, dim={})", "std({}, -1, dim={})")
 HOST = ("rate", "decay", "0.9^t", "1/t", "1 - decay^t", "min(1, t/3)", "warmup(3)", "cosine(6, 0.1)", "(extra ?? 0.4)")
 HOST += ("(other ?? 0.2)",)
 

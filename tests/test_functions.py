@@ -42,6 +42,10 @@ CASES: tuple[tuple[str, Function, tuple[tuple[int, ...], ...]], ...] = (
     ("norm(g, 2)", lambda g: torch.linalg.vector_norm(g), ANY),
     ("norm(g, 1, dim=-1)", lambda g: torch.linalg.vector_norm(g, 1, -1, keepdim=True), MATRIX),
     ("norm(g, dim=0, ord = inf)", lambda g: torch.linalg.vector_norm(g, math.inf, 0, keepdim=True), MATRIX),
+    ("logsumexp(9*g)", lambda g: torch.logsumexp(9 * g.flatten(), 0), ANY),
+    ("logsumexp(g, dim=-1)", lambda g: torch.logsumexp(g, -1, keepdim=True), MATRIX),
+    ("logsumexp(g, dim=(0, 1))", lambda g: torch.logsumexp(g, (0, 1), keepdim=True), MATRIX),
+    ("logsumexp(g, dim=1:)", lambda g: behind(g, lambda x: torch.logsumexp(x, 1)), ANY),
     ("median(g)", lambda g: torch.median(g), ANY),
     ("median(g, dim=-1)", lambda g: torch.median(g, -1, keepdim=True).values, MATRIX),
     ("median(g, 0)", lambda g: torch.median(g, 0, keepdim=True).values, MATRIX),
@@ -98,6 +102,16 @@ FAR = (-math.inf, -1e30, -700.0, -27.0, -9.0, -1e-3, -1e-9, 0.0, 1e-9, 1e-3, 0.5
 FAR += (math.inf, math.nan)
 ENDS: tuple[tuple[str, Function, Sequence[float]], ...] = (
     ("expm1(g)", torch.expm1, (*FAR, 88.0)),
+    *(
+        ("logsumexp(g)", lambda g: torch.logsumexp(g, 0), values)
+        for values in (
+            (-math.inf,),
+            (-1e4, -1e4),
+            (math.inf, -1.0, 5.0),
+            (math.nan, -math.inf, math.inf, 0.0),
+            FAR[:-2],
+        )
+    ),
     ("log1p(g)", torch.log1p, FAR),
     ("erf(g)", torch.erf, FAR),
     ("atan(g)", torch.atan, FAR),
@@ -113,6 +127,18 @@ def test_far_values(formula: str, torch_has: Function, values: Sequence[float], 
         g = torch.tensor(values, dtype=dtype)
         found = stepped(formula, g, backend)
         torch.testing.assert_close(found, torch_has(g).expand_as(g), rtol=limit, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("cpp", marks=pytest.mark.compiler)])
+@pytest.mark.parametrize("dim", [0, 1])
+def test_logsumexp_along_a_dimension(dim: int, backend: str) -> None:
+    for dtype, limit in ((torch.float64, 1e-14), (torch.float32, 2e-6)):
+        g = 300 * torch.randn(6, 40, dtype=dtype, generator=torch.Generator().manual_seed(0))
+        g[1], g[2, 3], g[3, :20], g[4, 5] = -math.inf, math.inf, -math.inf, math.nan
+        g[:, 7] = -math.inf
+        expected = torch.logsumexp(g, dim, keepdim=True).expand_as(g)
+        found = stepped(f"logsumexp(g, dim={dim})", g, backend)
+        torch.testing.assert_close(found, expected, rtol=limit, atol=0, equal_nan=True)
 
 
 def test_values_at_the_ends() -> None:

@@ -10,6 +10,8 @@ VARIANCE = (
     "(mean((x - mean(x, dim=dim))^2, dim=dim) if correction == 0 else "
     "sum((x - mean(x, dim=dim))^2, dim=dim) / (sum(x^0, dim=dim) - correction))"
 )
+#: The largest element, by which all are made smaller before they are exponents; an infinite one is not taken off.
+TOP = "(max(x, dim=dim) if isfinite(max(x, dim=dim)) else 0)"
 #: Where a reduction by addition starts in a Triton kernel, and how two parts of it become one.
 ADDED = ("0.0", "{} + {}")
 
@@ -73,6 +75,15 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "Standard deviation, the root of the variance; `torch.std` has `correction = 1`.",
         definition=f"sqrt({VARIANCE})",
         reduction=True,
+    ),
+    Builtin(
+        "logsumexp",
+        "x",
+        REDUCTION,
+        "Logarithm of the sum of exponentials, for large x, too.",
+        definition=f"{TOP} + log(sum(exp(x - {TOP}), dim=dim))",
+        reduction=True,
+        free=True,
     ),
     Builtin(
         "softmax",
