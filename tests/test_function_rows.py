@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import math
+import types
 from typing import Any
 
 import pytest
+import torch
+from scripted import module_of
 
+import optlang
 from optlang.backends.cpp_terms import REDUCTIONS
 from optlang.backends.helpers import HELPERS, called, texts
 from optlang.language.builtins import BUILTINS, ELEMENTWISE, EMPTY, PUSH, TYPES, Builtin
+from optlang.language.derived import definition
+from optlang.language.latex import expression_latex
 
 PRIMITIVE = {name: row for name, row in BUILTINS.items() if row.definition is None}
 
@@ -69,7 +75,7 @@ def test_which_function_lacks_which_spelling() -> None:
 def test_the_value_of_a_row_is_what_the_host_computes(name: str) -> None:
     row = BUILTINS[name]
     assert row.value is not None and row.host is not None
-    scope: dict[str, Any] = {"math": math, "torch": pytest.importorskip("torch")}
+    scope: dict[str, Any] = {"math": math, "torch": torch}
     exec("\n".join(HELPERS[helper] for helper in called(row.host)), scope)
     for x in (0.0, 0.25, 0.5, 1.0, 2.5, 20.0):  # which all of the functions take, and every number type holds
         try:
@@ -78,6 +84,65 @@ def test_the_value_of_a_row_is_what_the_host_computes(name: str) -> None:
             assert math.isinf(row.value(x))
             continue
         assert row.value(*((x, 0.5) if row.variadic else (x,))) == pytest.approx(expected, rel=1e-15)
+
+
+#: Functions of one number, with one that each of them takes.
+OF_ONE = {
+    name: 0.375
+    for name, row in PRIMITIVE.items()
+    if row.group == ELEMENTWISE and not row.variadic and len(row.parameters) == 1
+}
+
+
+def test_functions_of_hyperparameters_and_of_tensors_in_every_target() -> None:
+    """Each function of a number on the host and on elements, and in a question if it may stand in one."""
+    static = [name for name in OF_ONE if BUILTINS[name].static]
+    asked = "".join(f"    k{i} = 1 if {name}(k) > -8 else 2\n" for i, name in enumerate(static))
+    rule = (
+        f"optimizer Functions\nhyper lr = 0.1, k = 0.375 > 0\nrequire {' + '.join(f'{n}(k)' for n in static)} < 99\n"
+        f"def asked():\n{asked}    return {' + '.join(f'k{i}' for i in range(len(static)))}\n"
+        + "".join(f"p -= lr*g*{name}(k)*{name}(abs(g) + 0.01)\n" for name in OF_ONE)
+        + "p -= lr*g*asked()\n"
+    )
+    g = torch.linspace(-2, 2, 9, dtype=torch.float64)
+
+    def value(name: str, x: float) -> float:
+        function = BUILTINS[name].value
+        assert function is not None
+        return float(function(x))
+
+    expected = sum(
+        (value(n, 0.375) * torch.tensor([value(n, abs(float(x)) + 0.01) for x in g], dtype=g.dtype) for n in OF_ONE),
+        torch.full_like(g, float(len(static))),
+    )
+    found = {}
+    for target in ("class", "module", "plain", "torchscript"):
+        p = torch.nn.Parameter(torch.zeros_like(g))
+        p.grad = g.clone()
+        scope = types.ModuleType("made")
+        if target in ("module", "plain"):
+            exec(str(optlang.export(rule, target)), scope.__dict__)
+        match target:
+            case "class":
+                optlang.compile(rule, backend="eager")([p]).step()
+            case "module":
+                scope.Functions([p]).step()
+            case "plain":
+                scope.functions([p], [p.grad], [{}])
+            case _:
+                module_of(rule).step([p], [p.grad])
+        found[target] = p.detach()
+    for target, moved in found.items():
+        torch.testing.assert_close(moved, -0.1 * g * expected, rtol=1e-13, atol=1e-13, msg=target)
+
+
+def test_latex_is_one_command_or_goes_around_an_argument() -> None:
+    for name, row in BUILTINS.items():
+        assert row.latex is None or "{0}" in row.latex or row.latex == f"\\{name}"
+    assert (
+        expression_latex(definition("softplus"))
+        == r"\max\left(x, 0\right) + \operatorname{log1p}\left(\exp\left(-\left| x \right|\right)\right)"
+    )
 
 
 def test_helpers_are_read_as_they_stand() -> None:

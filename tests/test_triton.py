@@ -34,6 +34,7 @@ NOT_INTERPRETED = {"MADGRAD", "Adai"}
 #: A rule with every function of the table that takes elements, and names that the kernel has a use for.
 FUNCTIONS = """
 tl = sin(g) + cos(g) + tanh(g) + atan(g) + erf(g) + exp(g) + expm1(g) + log(abs(p)) + log1p(abs(g)) + sigmoid(g)
+tl += asinh(g) + erfc(g)
 chunk = round(g) + floor(p) + nan_to_num(g) + sqrt(abs(g)) + abs(p)^0.3 + p % 3 + p^5 + bf16(p) + f32(g)
 element = chunk if isfinite(tl) and not (p > 1 or g < 0) else min(tl, 2, -inf)
 p -= 0.1*sign(element)/(1 + p^2)

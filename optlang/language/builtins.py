@@ -42,10 +42,7 @@ TABLE: tuple[Builtin, ...] = (
 
 BUILTINS: dict[str, Builtin] = {row.name: row for row in (*TABLE, *steps.INTERNAL)}
 
-TENSOR_NAMES: dict[str, str] = {
-    "p": "the parameter",
-    "g": "its gradient",
-}
+TENSOR_NAMES: dict[str, str] = {"p": "the parameter", "g": "its gradient"}
 
 FACT_NAMES: dict[str, str] = {
     "ndim": "number of dimensions of this tensor",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 from collections.abc import Sequence
 
 from optlang.language.quoting import docstring, literal
@@ -33,7 +34,7 @@ def chooser(name: str, what: str, forms: Sequence[Form], requirements: Sequence[
         code = line.strip()
         node = ast.parse(f"{code} pass" if code.endswith(":") else code)
         read |= dict.fromkeys(n.id for n in ast.walk(node) if isinstance(n, ast.Name))
-    constants = {f.name for f in forms} | {"ValueError", "math", "max", "min", "abs"}
+    constants = {*(f.name for f in forms), "math", *dir(builtins)}
     names = sorted(set(read) - constants)
     lines = [f"def {name}({', '.join(names)}):", INDENT + docstring(what), *(INDENT + line for line in body)]
     return "\n".join(out for line in lines for out in formatted(line)) + "\n"

@@ -51,9 +51,9 @@ FUNCTIONS: tuple[Builtin, ...] = (
     _unary("log", "Natural logarithm.", value=values.log, latex=r"\log"),
     _unary("expm1", "exp(x) - 1, accurate near 0."),
     _unary("log1p", "log(1 + x), accurate near 0.", value=values.log1p),
-    _unary("sin", "Sine.", latex=r"\\sin"),
-    _unary("cos", "Cosine.", latex=r"\\cos"),
-    _unary("tanh", "Hyperbolic tangent.", latex=r"\\tanh"),
+    _unary("sin", "Sine.", latex=r"\sin"),
+    _unary("cos", "Cosine.", latex=r"\cos"),
+    _unary("tanh", "Hyperbolic tangent.", latex=r"\tanh"),
     _unary("atan", "Inverse tangent."),
     _unary("asinh", "Inverse hyperbolic sine.", free=True),
     _unary("erf", "Error function."),
@@ -136,11 +136,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         static=False,
     ),
     Builtin(
-        "lerp",
-        "a, b, w",
-        ELEMENTWISE,
-        "From a to b by the fraction w: (1 - w)*a + w*b.",
-        definition="(1 - w)*a + w*b",
+        "lerp", "a, b, w", ELEMENTWISE, "From a to b by the fraction w: (1 - w)*a + w*b.", definition="(1 - w)*a + w*b"
     ),
     Builtin(
         "clamp",

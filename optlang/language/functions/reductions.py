@@ -51,14 +51,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         latex=r"\left\lVert {0} \right\rVert",
         reduction=True,
     ),
-    Builtin(
-        "rms",
-        "x",
-        REDUCTION,
-        "Root of the mean square.",
-        definition="sqrt(mean(x^2, dim=dim))",
-        reduction=True,
-    ),
+    Builtin("rms", "x", REDUCTION, "Root of the mean square.", definition="sqrt(mean(x^2, dim=dim))", reduction=True),
     Builtin("dot", "x, y", REDUCTION, "Sum of products.", definition="sum(x*y, dim=dim)", reduction=True),
     Builtin(
         "var",
