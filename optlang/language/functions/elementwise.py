@@ -3,44 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from optlang.language.functions import values
 from optlang.language.functions.row import ELEMENTWISE, TYPES, Builtin
 
 
-def _unary(
-    name: str,
-    summary: str,
-    host: str | None = None,
-    value: Callable[[float], float] | None = None,
-    cpp: str | None = None,
-    triton: str | None = None,
-    **rest: Any,
-) -> Builtin:
-    """Return the row of a function of one number that goes by its name in torch, ``math``, C++ and libdevice."""
-    return Builtin(
-        name,
-        "x",
-        ELEMENTWISE,
-        summary,
-        torch=f"torch.{name}({{0}})",
-        host=host or f"math.{name}({{0}})",
-        cpp=cpp or f"std::{name}({{0}})",
-        triton=triton or f"libdevice.{name}({{0}})",
-        value=values.guarded(value or getattr(math, name)),
-        **rest,
-    )
+def _unary(name: str, summary: str, **others: Any) -> Builtin:
+    """Return the row of a function of one number that goes by its name everywhere, but for what ``others`` say."""
+    spelled = {"torch": f"torch.{name}({{0}})", "host": f"math.{name}({{0}})", "cpp": f"std::{name}({{0}})"}
+    own = {**spelled, "triton": f"libdevice.{name}({{0}})", "value": getattr(math, name, None), **others}
+    return Builtin(name, "x", ELEMENTWISE, summary, **{**own, "value": values.guarded(own["value"])})
 
 
 FUNCTIONS: tuple[Builtin, ...] = (
     _unary(
         "abs",
         "Absolute value.",
-        "abs({0})",
-        abs,
+        host="abs({0})",
         triton="tl.abs({0})",
+        value=abs,
         latex=r"\left| {0} \right|",
         cost=1,
         of_conditions=True,
@@ -58,15 +40,12 @@ FUNCTIONS: tuple[Builtin, ...] = (
     _unary("asinh", "Inverse hyperbolic sine.", free=True),
     _unary("erf", "Error function."),
     _unary("erfc", "1 - erf(x), accurate for large x.", free=True),
-    Builtin(
+    _unary(
         "sigmoid",
-        "x",
-        ELEMENTWISE,
         "Logistic function 1 / (1 + exp(-x)).",
-        "torch.sigmoid({0})",
-        "(0.5 * (1.0 + math.tanh(0.5 * {0})))",
-        "sigmoid_({0})",
-        "triton_divide(1.0, 1.0 + libdevice.exp(-({0})))",
+        host="(0.5 * (1.0 + math.tanh(0.5 * {0})))",
+        cpp="sigmoid_({0})",
+        triton="triton_divide(1.0, 1.0 + libdevice.exp(-({0})))",
         value=lambda x: 0.5 * (1 + math.tanh(0.5 * x)),
         static=False,
     ),
@@ -79,15 +58,13 @@ FUNCTIONS: tuple[Builtin, ...] = (
         of_conditions=True,
         free=True,
     ),
-    Builtin(
+    _unary(
         "sign",
-        "x",
-        ELEMENTWISE,
         "-1, 0 or 1; NaN for NaN, so a NaN gradient is not hidden.",
-        "sign({0})",
-        "host_sign({0})",
-        "sign_({0})",
-        "triton_sign({0})",
+        torch="sign({0})",
+        host="host_sign({0})",
+        cpp="sign_({0})",
+        triton="triton_sign({0})",
         value=values.sign,
         static=False,
     ),
@@ -96,19 +73,19 @@ FUNCTIONS: tuple[Builtin, ...] = (
     _unary(
         "floor",
         "Largest whole number not above x.",
-        "float(math.floor({0}))",
-        values.floor,
+        host="float(math.floor({0}))",
         triton="tl.floor({0})",
+        value=values.floor,
         latex=r"\left\lfloor {0} \right\rfloor",
         cost=1,
     ),
     _unary(
         "round",
         "Nearest whole number, halves to the even one.",
-        "float(round({0}))",
-        values.nearest,
-        "std::nearbyint({0})",
-        "libdevice.rint({0})",
+        host="float(round({0}))",
+        cpp="std::nearbyint({0})",
+        triton="libdevice.rint({0})",
+        value=values.nearest,
         cost=1,
     ),
     Builtin(
@@ -123,15 +100,12 @@ FUNCTIONS: tuple[Builtin, ...] = (
         value=math.isfinite,
         boolean=True,
     ),
-    Builtin(
+    _unary(
         "nan_to_num",
-        "x",
-        ELEMENTWISE,
         "0 for NaN, the largest finite number for an infinity.",
-        "torch.nan_to_num({0})",
-        "host_nan_to_num({0})",
-        "nan_to_num_({0})",
-        "triton_nan_to_num({0})",
+        host="host_nan_to_num({0})",
+        cpp="nan_to_num_({0})",
+        triton="triton_nan_to_num({0})",
         value=values.nan_to_num,
         static=False,
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 
 
@@ -55,8 +56,8 @@ def sign(x: float) -> float:
 
 
 def nan_to_num(x: float) -> float:
-    """Return 0 for NaN, and for an infinity a large number."""
-    return 0.0 if math.isnan(x) else max(-1.7e308, min(1.7e308, x))
+    """Return 0 for NaN, and for an infinity the largest number."""
+    return 0.0 if math.isnan(x) else max(-sys.float_info.max, min(sys.float_info.max, x))
 
 
 def total(*values: float) -> float:
