@@ -25,7 +25,13 @@ def library(name: str) -> Source:
 
 @pytest.mark.parametrize(
     ("name", "tensors", "numbers"),
-    [("gpt2", 148, 124_439_808), ("resnet50", 161, 25_557_032), ("many", 1000, 1_024_000), ("mlp", 6, 85_002)],
+    [
+        ("gpt2", 148, 124_439_808),
+        ("resnet50", 161, 25_557_032),
+        ("many", 1000, 1_024_000),
+        ("mlp", 6, 85_002),
+        ("vit-l", 296, 304_326_632),
+    ],
 )
 def test_shapes_are_those_of_the_real_networks(name: str, tensors: int, numbers: int) -> None:
     made = shapes.SHAPES[name]()

@@ -20,8 +20,11 @@ from typing import Any
 
 import pytest
 
-from optlang.backends.loading import cache, folders, library, slow, toolchain, variants
+import optlang.rules
+from optlang.backends.loading import library, slow, toolchain, variants
+from optlang.cache import folders, sealed
 from optlang.compiler import compile_source
+from optlang.language import parse
 from optlang.source import Source
 
 posix = pytest.mark.skipif(not hasattr(os, "getuid"), reason="owners and modes are POSIX's")
@@ -43,7 +46,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def put(name: str, content: bytes, tmp_path: Path) -> Path:
     built = tmp_path / "built"
     built.write_bytes(content)
-    return cache.install(built, name)
+    return sealed.install(built, name)
 
 
 # what is in it ------------------------------------------------------------------------------------------------
@@ -53,18 +56,18 @@ def put(name: str, content: bytes, tmp_path: Path) -> Path:
 def test_it_is_private_and_notices_damage(kept: Path, tmp_path: Path) -> None:
     assert stat.S_IMODE(kept.stat().st_mode) == 0o700
     target = put("kernel.so", b"machine code" * 100, tmp_path)
-    assert cache.read("kernel.so") == b"machine code" * 100
+    assert sealed.read("kernel.so") == b"machine code" * 100
     assert [path.name for path in kept.iterdir()] == ["kernel.so"]
     whole = target.read_bytes()
     assert whole.startswith(b"machine code")
     for damaged in (whole[:-1], whole[:100], b"", b"x" + whole[1:]):
         target.write_bytes(damaged)
-        assert cache.read("kernel.so") is None
+        assert sealed.read("kernel.so") is None
         assert not target.exists()
     target.write_bytes(whole)
     target.chmod(0o777)
-    assert cache.read("kernel.so") is None
-    assert cache.read("absent.so") is None
+    assert sealed.read("kernel.so") is None
+    assert sealed.read("absent.so") is None
 
 
 def test_a_file_under_another_name_is_not_sound(kept: Path, tmp_path: Path) -> None:
@@ -72,9 +75,9 @@ def test_a_file_under_another_name_is_not_sound(kept: Path, tmp_path: Path) -> N
         one = put("one.so", b"one", tmp_path)
         (kept / "two.so").unlink(missing_ok=True)
         other(one, kept / "two.so")
-        assert cache.read("two.so") is None
+        assert sealed.read("two.so") is None
         assert not os.path.lexists(kept / "two.so")
-    assert cache.read("one.so") == b"one"
+    assert sealed.read("one.so") == b"one"
 
 
 @posix
@@ -85,9 +88,9 @@ def test_neither_pipes_nor_links_nor_folders_stand_in_the_way(kept: Path, tmp_pa
     (kept / "folder.so").mkdir()
     (kept / "folder.so" / "file").touch()
     for name in ("pipe.so", "link.so", "folder.so"):
-        assert cache.read(name) is None
+        assert sealed.read(name) is None
         put(name, b"code", tmp_path)
-        assert cache.read(name) == b"code"
+        assert sealed.read(name) == b"code"
 
 
 def test_two_rules_do_not_take_each_others_variants(kept: Path) -> None:
@@ -130,9 +133,9 @@ def test_what_is_pickled_there_is_not_trusted_before_it_is_checked(
 
 
 def test_long_names_are_cut(kept: Path, tmp_path: Path) -> None:
-    name = cache.file_name("Ä" * 300, cache.key("x"), "-full.so")
+    name = sealed.file_name("Ä" * 300, sealed.key("x"), "-full.so")
     put(name, b"code", tmp_path)
-    assert cache.read(name) == b"code"
+    assert sealed.read(name) == b"code"
 
 
 @pytest.mark.compiler
@@ -143,13 +146,13 @@ def test_libraries_are_loaded_as_they_were_checked(
 ) -> None:
     """A descriptor's number is used again and again; each library must still be its own."""
     if not descriptors:
-        monkeypatch.setattr(cache.os.path, "exists", lambda path: not str(path).startswith("/proc/"))
+        monkeypatch.setattr(sealed.os.path, "exists", lambda path: not str(path).startswith("/proc/"))
     loaded = []
     for number in range(4):
         source, built = tmp_path / "library.c", tmp_path / "library.so"
         source.write_text(f"int number(void) {{ return {number}; }}")
         subprocess.run(["cc", "-shared", "-fPIC", "-o", str(built), str(source)], check=True)
-        cache.install(built, f"{number}.so")
+        sealed.install(built, f"{number}.so")
 
         def exchanging(path: str, number: int = number) -> Any:
             # Whatever comes under the name between the check and the loading is not what is loaded.
@@ -157,7 +160,7 @@ def test_libraries_are_loaded_as_they_were_checked(
             (kept / f"{number}.so").write_bytes(b"not a library")
             return ctypes.CDLL(path)
 
-        library = cache.load(f"{number}.so", exchanging)
+        library = sealed.load(f"{number}.so", exchanging)
         assert library is not None
         loaded.append(library)
         assert library.number() == number
@@ -167,8 +170,8 @@ def test_libraries_are_loaded_as_they_were_checked(
 
 def _build_alone(folder: str, log: str) -> None:
     os.environ["OPTLANG_CACHE"] = folder
-    with cache.alone("kernel.so"):
-        if cache.read("kernel.so") is None:
+    with sealed.alone("kernel.so"):
+        if sealed.read("kernel.so") is None:
             with open(log, "a", encoding="ascii") as file:
                 file.write("built\n")
             time.sleep(0.2)
@@ -197,16 +200,16 @@ def test_where_nothing_can_be_locked_each_builds(kept: Path, monkeypatch: pytest
 
     monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
     entered = []
-    with cache.alone("kernel.so"):
+    with sealed.alone("kernel.so"):
         entered.append(True)
-    with pytest.raises(KeyError), cache.alone("kernel.so"):
+    with pytest.raises(KeyError), sealed.alone("kernel.so"):
         raise KeyError
     assert entered == [True]
 
 
 def test_keys_tell_parts_apart() -> None:
-    assert cache.key("ab", "c") != cache.key("a", "bc")
-    assert cache.key("a") == cache.key("a")
+    assert sealed.key("ab", "c") != sealed.key("a", "bc")
+    assert sealed.key("a") == sealed.key("a")
 
 
 # where it is --------------------------------------------------------------------------------------------------
@@ -245,12 +248,12 @@ def test_a_folder_that_others_can_write_to_is_refused(
                 assert folders.folder() == fallback
                 assert folders.location() == fallback
                 assert stat.S_IMODE(fallback.stat().st_mode) == 0o700
-            assert cache.read("kernel.so") is None
+            assert sealed.read("kernel.so") is None
             put("other.so", b"ours", tmp_path)
-            assert cache.read("other.so") == b"ours"
+            assert sealed.read("other.so") == b"ours"
         assert len(caught) == 1 and "set OPTLANG_CACHE" in str(caught[0].message)
         shared.chmod(before)
-    assert folders.folder() == kept and cache.read("kernel.so") == b"theirs"
+    assert folders.folder() == kept and sealed.read("kernel.so") == b"theirs"
 
 
 @posix
@@ -299,7 +302,7 @@ def test_without_a_home_it_is_among_the_temporary_files(
     with pytest.warns(RuntimeWarning, match="there is no home folder"):
         assert folders.folder() == fallback
     put("kernel.so", b"code", tmp_path)
-    assert cache.read("kernel.so") == b"code"
+    assert sealed.read("kernel.so") == b"code"
 
 
 @posix
@@ -309,13 +312,13 @@ def test_where_it_cannot_be_made_it_is_elsewhere(kept: Path, tmp_path: Path, mon
     with pytest.warns(RuntimeWarning, match="cannot be") as caught:
         assert folders.folder() == tmp_path / "temporary" / f"optlang-{os.getuid()}"
     put("kernel.so", b"code", tmp_path)
-    assert cache.read("kernel.so") == b"code"
+    assert sealed.read("kernel.so") == b"code"
     assert len(caught) == 1
     # What others, or root, have put there before may still be read.
     monkeypatch.setenv("OPTLANG_CACHE", str(kept))
     put("ready.so", b"ready", tmp_path)
     monkeypatch.setattr(folders, "_could_be_written", lambda path: path != kept)
-    assert cache.read("ready.so") == b"ready" and cache.read("kernel.so") == b"code"
+    assert sealed.read("ready.so") == b"ready" and sealed.read("kernel.so") == b"code"
 
 
 def test_what_killed_processes_left_goes_after_a_day(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,6 +364,35 @@ def test_a_user_that_the_system_does_not_know_makes_a_step() -> None:
     if done.returncode == 77:
         pytest.skip("others cannot read this environment")
     assert done.stdout == "[0.5, 0.5, 0.5]\n", done.stderr
+
+
+# the tables of the parser -------------------------------------------------------------------------------------
+
+
+def test_the_tables_of_the_parser_are_kept_and_made_again_if_damaged(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> Any:
+        raise AssertionError("computed again")
+
+    source = Source(optlang.rules.path("AdamW").read_text(encoding="utf-8"), "adamw.opt")
+    expected = parse.parse(source)
+    try:
+        parse.parser.cache_clear()
+        assert parse.parse(source) == expected
+        (tables,) = kept.glob("grammar-*.tables")
+        content = tables.read_bytes()
+        parse.parser.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(parse, "_made", refused)
+            assert parse.parse(source) == expected
+        tables.write_bytes(content[:100] + b"x" + content[101:])
+        tables.chmod(0o700)
+        parse.parser.cache_clear()
+        assert parse.parse(source) == expected
+        assert sealed.read(tables.name) is not None
+    finally:
+        parse.parser.cache_clear()
 
 
 # how it is built ----------------------------------------------------------------------------------------------

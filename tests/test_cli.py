@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -451,7 +452,16 @@ def test_check_as_json_goes_on_behind_what_it_cannot_read(run: Run, files: Path)
 
 def test_version(run: Run) -> None:
     code, out, _ = run("--version")
-    assert code == 0 and out.startswith("optlang 0.")
+    assert code == 0 and out.startswith("optlang")
+
+
+def test_the_version_of_what_is_not_installed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> str:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", absent)
+    code, out, _ = run("--version")
+    assert code == 0 and "not installed" in out
 
 
 def test_help_names_every_command(run: Run) -> None:

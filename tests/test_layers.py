@@ -12,7 +12,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up. The package itself (`import optlang`) is the front door: it may show everything.
 ORDER = (
-    *("source", "diagnostics", "catalogue", "language", "compiled", "ir", "backends", "assembly"),
+    *("source", "diagnostics", "catalogue", "cache", "language", "compiled", "ir", "backends", "assembly"),
     *(
         "compiler",
         "runtime",
@@ -33,7 +33,7 @@ FRONT_DOOR_FROM = {"rules", "transforms", "bench", "cli"}
 LIBRARIES = {
     "lark": ("language.parse",),
     "sympy": ("ir", "backends", "assembly", "compiler", "targets"),
-    "filelock": ("backends",),
+    "filelock": ("cache",),
     "triton": ("backends.helpers",),
     "torch": ("backends", "runtime", "targets", "bench"),
     "numpy": ("bench",),

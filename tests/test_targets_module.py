@@ -127,10 +127,11 @@ def test_imports_torch_and_the_standard_library(name: str) -> None:
     assert roots - set(sys.stdlib_module_names) == {"torch"}
 
 
-def test_is_formatted_and_free_of_lint(tmp_path: Path) -> None:
+@pytest.mark.sampled
+@pytest.mark.parametrize("name", NAMES)
+def test_is_formatted_and_free_of_lint(name: str, tmp_path: Path) -> None:
     pytest.importorskip("ruff")
-    for name in NAMES:
-        (tmp_path / f"{name.lower()}.py").write_text(text_of(name, "module"), encoding="utf-8")
+    (tmp_path / f"{name.lower()}.py").write_text(text_of(name, "module"), encoding="utf-8")
     for arguments in (["check"], ["format", "--diff"]):
         command = [sys.executable, "-m", "ruff", *arguments, "--isolated", "--line-length", "120", str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True)

@@ -48,6 +48,20 @@ def resnet50() -> list[Shape]:
     return [*shapes, (1000, inputs), (1000,)]
 
 
+def vit_l() -> list[Shape]:
+    """Return the 296 parameters of ViT-L/16 (304 M numbers)."""
+    width, hidden = 1024, 4096
+    block: list[Shape] = [
+        *((width,), (width,)),  # layer norm
+        *((3 * width, width), (3 * width,)),  # queries, keys and values
+        *((width, width), (width,)),  # projection
+        *((width,), (width,)),  # layer norm
+        *((hidden, width), (hidden,), (width, hidden), (width,)),  # feed-forward
+    ]
+    patches: list[Shape] = [(1, 1, width), (width, 3, 16, 16), (width,), (1, 197, width)]
+    return [*patches, *(block * 24), (width,), (width,), (1000, width), (1000,)]
+
+
 def many() -> list[Shape]:
     """Return 1000 vectors of 1024: what a step costs besides its arithmetic."""
     return [(1024,)] * 1000
@@ -68,6 +82,7 @@ SHAPES: Mapping[str, Callable[[], list[Shape]]] = {
     "gpt2-matrices": gpt2_matrices,
     "matrices": matrices,
     "resnet50": resnet50,
+    "vit-l": vit_l,
     "many": many,
     "mlp": mlp,
     "embedding": embedding,

@@ -59,9 +59,12 @@ for module in (check, emit, format, list, show, explain, new, bench):
 
 def _version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        typer.echo(f"optlang {version('optlang-torch')}")
+        try:
+            typer.echo(f"optlang {version('optlang-torch')}")
+        except PackageNotFoundError:
+            typer.echo("optlang, from a folder where it is not installed")
         raise typer.Exit
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from importlib.resources import files
+from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import lark
 from lark import Lark, Token
 from lark.exceptions import UnexpectedCharacters, UnexpectedToken
 from lark.lark import PostLex
 
+from optlang.cache import folders, sealed
 from optlang.diagnostics import OptlangError
 from optlang.language import tree
 from optlang.language.limits import MAX_CHARACTERS
@@ -47,7 +52,22 @@ class LineEnds(PostLex):
 
 @cache
 def parser() -> Lark:
-    """Return the parser, made on first use."""
+    """Return the parser, made on first use; its tables take a while to compute, so that they are kept on disk."""
+    if not folders.usable():
+        return _made()
+    name = sealed.file_name("grammar", sealed.key(grammar(), lark.__version__, sys.version), ".tables")
+    content = sealed.read(name)
+    if content is not None:
+        with suppress(Exception):  # only we write there, as for the kernels beside it
+            return Lark.load(BytesIO(content))
+    made, tables = _made(), BytesIO()
+    made.save(tables)
+    sealed.keep(name, tables.getvalue())
+    return made
+
+
+def _made() -> Lark:
+    """Return the parser, its tables computed."""
     return Lark(
         grammar(),
         parser="lalr",

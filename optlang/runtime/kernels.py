@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from optlang.backends.loading import folders, plain, registry
+from optlang.backends.loading import plain, registry
 from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import NARROW, Dims, Kernel, Signature
+from optlang.cache import folders
 from optlang.compiled import FACTS, Compiled, Facts, Slot, Variant
 from optlang.language.rule import Value
 from optlang.language.specialise import repeats, uses_matrices

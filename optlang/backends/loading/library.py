@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from optlang.backends.loading import cache, folders, toolchain
+from optlang.backends.loading import toolchain
 from optlang.backends.loading.signature import Kernel, Signature
+from optlang.cache import folders, sealed
 from optlang.compiled import Variant
 
 #: C++ types by torch's names; what else there is, such kernels do not take.
@@ -67,12 +68,12 @@ def _parts() -> tuple[str, str]:
 def name_of(variant: Variant, signature: Signature) -> str:
     """Return the name under which the library of a variant is kept."""
     how = repr((FLAGS, _instructions(), torch.__version__, toolchain.processor()))
-    return cache.file_name(variant.name, cache.key(text(variant, signature), how), ".so")
+    return sealed.file_name(variant.name, sealed.key(text(variant, signature), how), ".so")
 
 
 def load(variant: Variant, signature: Signature) -> Kernel | None:
     """Return the kernel of a variant from the cache, or None if it is not there or not sound."""
-    update = cache.load(name_of(variant, signature), _open)
+    update = sealed.load(name_of(variant, signature), _open)
     return None if update is None else _kernel(update, signature, "cached")
 
 
@@ -83,14 +84,14 @@ def build(variant: Variant, signature: Signature) -> Kernel:
         RuntimeError: If the compiler refuses; carries what it printed.
     """
     name = name_of(variant, signature)
-    with cache.alone(name):
+    with sealed.alone(name):
         found = load(variant, signature)  # another process may just have built it
         if found is not None:
             return found
         with tempfile.TemporaryDirectory(dir=folders.folder(), prefix=".build-") as folder:
             library = _compile(text(variant, signature), Path(folder))
-            cache.install(library, name)
-            update = cache.load(name, _open) or _open(str(library))  # somebody may empty the cache at this moment
+            sealed.install(library, name)
+            update = sealed.load(name, _open) or _open(str(library))  # somebody may empty the cache at this moment
             return _kernel(update, signature, "built")
 
 

@@ -8,7 +8,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-from optlang.backends.loading import folders
+from optlang.cache import folders
 
 #: Characters of a cause that stand in a warning.
 LONGEST = 300

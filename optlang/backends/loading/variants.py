@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
-import tempfile
 from functools import cache as once
 from pathlib import Path
 
-from optlang.backends.loading import cache, folders
+from optlang.cache import sealed
 from optlang.compiled import Variant
 from optlang.language.rule import Value
 
@@ -23,7 +21,7 @@ def find(text: str, name: str, key: tuple[Value, ...]) -> Variant | None:
         name: The class name.
         key: The variant's key.
     """
-    content = cache.read(_file_name(text, name, key))
+    content = sealed.read(_file_name(text, name, key))
     if content is None:
         return None
     try:
@@ -34,19 +32,12 @@ def find(text: str, name: str, key: tuple[Value, ...]) -> Variant | None:
 
 
 def keep(text: str, variant: Variant) -> None:
-    """Keep a variant for other processes; a disk that cannot be written to is no matter."""
-    file_name = _file_name(text, variant.name, variant.key)
-    with contextlib.suppress(OSError):
-        if cache.read(file_name) is not None:
-            return
-        with tempfile.NamedTemporaryFile(dir=folders.folder(), prefix=".variant-") as file:
-            file.write(pickle.dumps(variant))
-            file.flush()
-            cache.install(Path(file.name), file_name)
+    """Keep a variant for other processes."""
+    sealed.keep(_file_name(text, variant.name, variant.key), pickle.dumps(variant))
 
 
 def _file_name(text: str, name: str, key: tuple[Value, ...]) -> str:
-    return cache.file_name(name, cache.key(text, name, repr(key), _compiler()), ".variant")
+    return sealed.file_name(name, sealed.key(text, name, repr(key), _compiler()), ".variant")
 
 
 @once

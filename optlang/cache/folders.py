@@ -19,7 +19,7 @@ import warnings
 from pathlib import Path
 
 #: What builds leave behind when their process is killed. It is removed when it is older than ``DAY`` seconds.
-LEFTOVERS = (".build-*", ".variant-*", ".load-*", ".*.part", ".*.lock")
+LEFTOVERS = (".build-*", ".kept-*", ".load-*", ".*.part", ".*.lock")
 DAY = 86400.0
 
 _said: set[str] = set()
@@ -36,10 +36,16 @@ def chosen() -> Path | None:
         return None
 
 
+def usable() -> bool:
+    """Return whether the folder that the environment asks for is used; says nothing if it is not."""
+    wanted = chosen()
+    return wanted is not None and danger(wanted) is None and _could_be_written(wanted)
+
+
 def location() -> Path:
     """Return where files are kept or would be, for messages."""
     wanted = chosen()
-    if wanted is not None and danger(wanted) is None and _could_be_written(wanted):
+    if wanted is not None and usable():
         return wanted
     try:
         return _elsewhere()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from optlang.backends.loading import folders
+from optlang.cache import folders
 
 #: Counts the changes of how kernels are built and called; kernels of another format are not found.
 FORMAT = 2
@@ -85,6 +85,17 @@ def install(built: Path, name: str) -> Path:
         Path(part).unlink(missing_ok=True)
         raise
     return target
+
+
+def keep(name: str, content: bytes) -> None:
+    """Keep some bytes for other processes, if nothing is kept under the name; failing to do so is no error."""
+    with contextlib.suppress(OSError):
+        if read(name) is not None:
+            return
+        with tempfile.NamedTemporaryFile(dir=folders.folder(), prefix=".kept-") as file:
+            file.write(content)
+            file.flush()
+            install(Path(file.name), name)
 
 
 @contextlib.contextmanager
