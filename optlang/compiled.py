@@ -19,9 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
 from optlang.language.builtins import BUILTINS
+from optlang.language.kinds import Kind, Level
 from optlang.language.rule import Rule, Value
 from optlang.language.tree import Expr
 
@@ -97,24 +99,42 @@ def waits_for(name: str) -> frozenset[str]:
     return frozenset((name,))
 
 
+class Storage(Enum):
+    """How a state, or what one pass leaves for another, is kept; values are what files of the targets call them."""
+
+    ELEMENT = "element"  # a tensor shaped like p
+    REDUCED = "reduced"  # p's shape, with some sizes 1
+    MATRIX = "matrix"  # a tensor with a shape of its own
+    SCALAR = "scalar"  # a device tensor with one element
+    HOST = "host"  # a float on the host, mirrored into a 0-d float64 tensor
+
+    @classmethod
+    def of(cls, kind: Kind) -> Storage:
+        """Return how a value on the device is kept."""
+        return {
+            Level.ELEMENT: cls.ELEMENT,
+            Level.SCALAR: cls.SCALAR,
+            Level.MATRIX: cls.MATRIX,
+            Level.REDUCED: cls.REDUCED,
+        }[kind.level]
+
+
 @dataclass(frozen=True)
 class Slot:
     """A state that exists in a variant, or a tensor that one pass of a step leaves for another.
 
-    ``place`` is ``element`` (shaped like p), ``reduced`` (p's shape with the sizes of ``dims`` 1), ``matrix`` (of a
-    shape of its own), ``scalar`` (a device tensor with one element) or ``host`` (a float kept on the host and mirrored
-    into a 0-d float64 tensor).
+    ``storage`` is where it is kept, ``dims`` the dimensions over which a reduced one is reduced.
     """
 
     name: str
     key: str
-    place: str
+    storage: Storage
     dims: tuple[int, ...] = ()
 
 
-#: Places of states that many elements have in common: they are few, and so they are kept in 32 bits at least. A count
+#: Storage of states that many elements have in common: they are few, and so they are kept in 32 bits at least. A count
 #: in bfloat16 stops at 256, and a mean over many steps stops as soon as what is added is less than its last digit.
-IN_COMMON = ("scalar", "reduced")
+IN_COMMON = (Storage.SCALAR, Storage.REDUCED)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from optlang.language.questions import group_keys, static_names
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Rule, Value
 from optlang.language.sizes import Unfit
 from optlang.language.specialise import Special, specialise, too_large, too_many_paths
-from optlang.language.tree import Expr
+from optlang.language.tree import Expr, StateScope
 from optlang.source import Source
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class CompiledRule:
         """Return the initial value of each state of the group and of the whole optimizer, by key."""
         initial = {}
         for state in self.rule.states:
-            if state.scope != "tensor":
+            if state.scope is not StateScope.TENSOR:
                 value = 0.0 if state.initial is None else evaluate(state.initial, values)
                 assert isinstance(value, (int, float))
                 initial[state.key] = float(value)

@@ -12,7 +12,7 @@ from trajectories import library_compiled
 
 from optlang import rules
 from optlang.assembly import cut
-from optlang.compiled import CARRY, Facts
+from optlang.compiled import CARRY, Facts, Storage
 from optlang.compiler import CompiledRule, compile_source, example_variant, passes_of
 from optlang.ir import algebra
 from optlang.ir.lower import Lowered
@@ -20,6 +20,7 @@ from optlang.ir.passes import optimise
 from optlang.ir.program import InvalidProgram, Program, Value
 from optlang.language.kinds import ELEMENT, HOST
 from optlang.language.specialise import specialise
+from optlang.language.tree import StateScope
 from optlang.source import Source
 from tests import numpy_backend
 
@@ -97,10 +98,10 @@ def test_numpy_backend_agrees_with_the_generated_torch(name: str, ndim: int) -> 
     module: dict[str, object] = {}
     exec(variant.source, module)
     known = {**values, **facts.named(), "t": 30.0, "first": False, "group.t": 30.0}
-    known |= {f"{s.name}{new}": 0.7 for s in rule.rule.states if s.scope == "group" for new in ("", "'")}
+    known |= {f"{s.name}{new}": 0.7 for s in rule.rule.states if s.scope is StateScope.GROUP for new in ("", "'")}
     states = module["start"](p, g, *(known[n] for n in variant.start_arguments))  # type: ignore[operator]
     for slot in variant.slots:  # a state in mid-run: not zero, not negative
-        if slot.place != "host":
+        if slot.storage is not Storage.HOST:
             states[slot.name] = states[slot.name] + torch.rand(
                 states[slot.name].shape, dtype=torch.float64, generator=generator
             )
@@ -112,7 +113,7 @@ def test_numpy_backend_agrees_with_the_generated_torch(name: str, ndim: int) -> 
     tensors = [{"p": p, "g": g}.get(n, states.get(n)) for n in variant.tensors]
     module["update"](*tensors, torch.tensor(coefficients, dtype=torch.float64))  # type: ignore[operator]
     results = dict(zip(variant.tensors, tensors, strict=True))
-    results.update(zip((s.name for s in variant.slots if s.place == "host"), kept, strict=True))
+    results.update(zip((s.name for s in variant.slots if s.storage is Storage.HOST), kept, strict=True))
     for target, value in expected.items():
         np.testing.assert_allclose(np.asarray(results[target]), value, rtol=1e-12, atol=1e-14, err_msg=target)
 
@@ -156,8 +157,8 @@ def test_a_flip_of_a_static_condition_is_another_variant() -> None:
 def test_scalar_state_lives_on_the_host_unless_a_tensor_reaches_it() -> None:
     host = compiled("optimizer A\nhyper lr = 0.1\nstate c: scalar = 1\nc *= lr\np -= c*g")
     device = compiled("optimizer B\nhyper lr = 0.1\nstate c: scalar = 1\nc = lr*c + norm(g)\np -= c*g")
-    assert [s.place for s in example_variant(host).slots] == ["host"]
-    assert [s.place for s in example_variant(device).slots] == ["scalar"]
+    assert [s.storage for s in example_variant(host).slots] == [Storage.HOST]
+    assert [s.storage for s in example_variant(device).slots] == [Storage.SCALAR]
 
 
 def test_stores_that_exchange_states_take_old_values() -> None:

@@ -22,7 +22,7 @@ from optlang.backends.cpp_plan import Nest, Plan, Shapes, Sweep
 from optlang.backends.cpp_terms import REDUCTIONS, Places, Terms
 from optlang.backends.cpp_writer import knows
 from optlang.backends.memory import INDENT
-from optlang.compiled import Layout, Slot
+from optlang.compiled import Layout, Slot, Storage
 from optlang.ir import algebra
 from optlang.ir.program import Program, Value
 from optlang.language.kinds import Level
@@ -51,7 +51,7 @@ def _suits(program: Program, slots: Sequence[Slot], shapes: Shapes) -> bool:
     reductions = [v for v in program.tensor if v.reduces]
     return (
         Level.MATRIX not in levels
-        and all(slot.place != "matrix" for slot in slots)
+        and all(slot.storage is not Storage.MATRIX for slot in slots)
         and not any(value.matrices for value in program.tensor)
         and all(algebra.name_of(v.expr) in REDUCTIONS and shapes.meet(v.expr.args[0]) for v in reductions)
     )

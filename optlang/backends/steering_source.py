@@ -12,7 +12,7 @@ from optlang.backends.memory import INDENT
 from optlang.backends.naming import python_name, spelled
 from optlang.backends.python_source import Width
 from optlang.backends.spelling import HostWriter, NumberWriter
-from optlang.compiled import NOISE, Slot
+from optlang.compiled import NOISE, Slot, Storage
 from optlang.ir.lower import Lowered, Path
 from optlang.ir.program import Input, Program
 from optlang.language.kinds import HOST, Level
@@ -133,7 +133,7 @@ def _numbers(module: python_source.Module, program: Program, index: int) -> list
     writer = HostWriter()
     body = [f'{INDENT}"""What states kept on the host become."""', *module.assignments(written.host, writer)]
     states = {s.target: writer.text(s.expr) for s in written.stores}
-    kept = [f"float({states.get(s.name) or arguments[s.name]})" for s in module.slots if s.place == "host"]
+    kept = [f"float({states.get(s.name) or arguments[s.name]})" for s in module.slots if s.storage is Storage.HOST]
     module.helpers |= writer.helpers
     body.append(f"{INDENT}return ({', '.join(kept)}{',' if len(kept) == 1 else ''})")
     return [f"def numbers_{index}({', '.join(arguments[n] for n in wanted)}):", *body]
@@ -194,22 +194,22 @@ def _start(module: python_source.Module, lowered: Lowered, ndim: int) -> list[st
     wide = f"{arguments['p']}.dtype"  # inside, where p has been widened
     kept = python_name("kept", {*names, *(str(v.symbol) for v in program.values)}) if module.narrow else wide
     types = python_source.StoredTypes(module.narrow, wide, kept)
-    places = {s.name: s.place for s in module.slots}
+    storage = {s.name: s.storage for s in module.slots}
     entries = []
     for store in program.stores:
-        if store.target not in places:
+        if store.target not in storage:
             continue
         kind = program.kinds().get(store.expr, HOST)
-        typed = types.of(store, places[store.target], program)
-        if places[store.target] == "host":
+        typed = types.of(store, storage[store.target], program)
+        if storage[store.target] is Storage.HOST:
             text = f"float({host.text(store.expr)})"
         elif kind.level <= Level.HOST:
             text = module.filled(host.text(store.expr), store.kind, like, f", dtype={typed}" if typed else "")
-        elif places[store.target] == "element":
+        elif storage[store.target] is Storage.ELEMENT:
             text = f"{writer.text(store.expr)}[0].reshape({like}.shape).clone(memory_format=torch.preserve_format)"
         else:
             text = f"{writer.text(store.expr)}[0].contiguous().clone()"
-        if places[store.target] != "host" and (typed or writer.types.get(store.expr)):
+        if storage[store.target] is not Storage.HOST and (typed or writer.types.get(store.expr)):
             text += f".to({typed or types.kept})"
         entries.append(f'"{store.target}": {text}')
     module.helpers |= writer.helpers | host.helpers

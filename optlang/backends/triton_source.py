@@ -29,7 +29,7 @@ import sympy as sp
 from optlang.backends.memory import INDENT, Memory
 from optlang.backends.sweeps import Sweep, needed, sweeps
 from optlang.backends.triton_writer import HELPERS, TritonWriter
-from optlang.compiled import Slot
+from optlang.compiled import Slot, Storage
 from optlang.ir import algebra
 from optlang.ir.program import Program, Store, Value
 from optlang.language.kinds import ELEMENT
@@ -57,7 +57,7 @@ def emit(program: Program, slots: Sequence[Slot], tensors: Sequence[str], title:
         tensors: Names of the tensors that the kernels take, in order: ``p``, ``g`` and states.
         title: First line of the module's docstring.
     """
-    scalars = [slot.name for slot in slots if slot.place == "scalar"]
+    scalars = [slot.name for slot in slots if slot.storage is Storage.SCALAR]
     body = "\n".join(_Module(_renamed(program), tensors, scalars).lines()) + "\n"
     helpers = [HELPERS[name] for name in HELPERS if re.search(rf"\b{name}\b", body)]
     if any("triton_divide(" in text for text in helpers):

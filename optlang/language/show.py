@@ -10,7 +10,7 @@ from fractions import Fraction
 from optlang.language.histories import initial_text
 from optlang.language.kinds import Level
 from optlang.language.rule import Hyper, Rule
-from optlang.language.tree import Node, Tree
+from optlang.language.tree import Node, StateScope, Tree
 from optlang.source import Source, Span
 
 
@@ -63,7 +63,7 @@ def _rule(rule: Rule) -> Iterator[str]:
     for state in rule.states:
         initial = initial_text(state, rule.tree)
         when = f" when {source.excerpt(state.when.span)}" if state.when else ""
-        scope = "state  " if state.scope == "tensor" else f"{state.scope} state"
+        scope = "state  " if state.scope is StateScope.TENSOR else f"{state.scope.value} state"
         kind = "matrix" if state.kind.level is Level.MATRIX else state.kind  # its shape is that of some sample
         yield f"  {scope} {state.name}: {kind} = {initial}, key {state.key!r}{when}"
     for name in rule.functions:

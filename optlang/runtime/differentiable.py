@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from optlang.compiled import Storage
 from optlang.runtime.kernels import Prepared
 from optlang.runtime.numbers import as_number, numbers_of, traced_functions
 from optlang.runtime.plan import GroupPlan, State
@@ -110,7 +111,7 @@ class DifferentiablePlan(GroupPlan):
         views = []
         for name in prepared.variant.tensors:
             view = torch.view_as_real(tensors[name].resolve_conj()) if tensors[name].is_complex() else tensors[name]
-            scalar = any(slot.name == name and slot.place == "scalar" for slot in prepared.stored)
+            scalar = any(slot.name == name and slot.storage is Storage.SCALAR for slot in prepared.stored)
             shape = (1,) if scalar else layout.shape(tuple(view.shape))
             views.append(view.reshape(shape).to(arithmetic))
         written = traced_functions(prepared.variant)["updated"](*views, packed)
@@ -136,7 +137,7 @@ class DifferentiablePlan(GroupPlan):
         for slot in slots:
             value = held.get(slot.key)
             value = fresh[slot.name] if value is None else value
-            found[slot.name] = as_number(value, p.device) if slot.place == "host" else value
+            found[slot.name] = as_number(value, p.device) if slot.storage is Storage.HOST else value
         return found
 
     def _numbers(

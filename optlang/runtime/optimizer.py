@@ -19,6 +19,7 @@ from optlang.compiled import Compiled
 from optlang.language.builtins import HALT, SEARCHES
 from optlang.language.questions import draws, evaluations
 from optlang.language.suggest import nearest
+from optlang.language.tree import StateScope
 from optlang.runtime import chance, checkpoint, documentation, flat, lazy
 from optlang.runtime.capturable import CapturablePlan
 from optlang.runtime.counterpart import SWITCHES, undecorated
@@ -223,7 +224,7 @@ class RuleOptimizer(Optimizer):
         """
         if part.counts_steps_of(group, [unit for _, unit in flat.seen(part, members)]):
             group.setdefault(part.hyper.kept(STEP), 0.0)
-        shared = {state.key for state in part.compiled.rule.states if state.scope == "shared"}
+        shared = {state.key for state in part.compiled.rule.states if state.scope is StateScope.SHARED}
         for key, value in part.compiled.group_initial(part.hyper.read(group)).items():
             kept = part.hyper.kept(key)
             group.setdefault(kept, others.get(kept, value) if key in shared else value)
@@ -621,7 +622,7 @@ class RuleOptimizer(Optimizer):
         own = {
             part.hyper.kept(key)
             for part in self._parts.parts
-            for key in (STEP, *(s.key for s in part.compiled.rule.states if s.scope != "tensor"))
+            for key in (STEP, *(s.key for s in part.compiled.rule.states if s.scope is not StateScope.TENSOR))
         }
         hidden = {"params", "param_names", *own}
         lines = [f"{self._name()} ("]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optlang.backends.loading.signature import Kernel
-from optlang.compiled import EXCHANGED, HANDED_ON, NUMBERS, STOP, Pass, Slot
+from optlang.compiled import EXCHANGED, HANDED_ON, NUMBERS, STOP, Pass, Slot, Storage
 from optlang.language.rule import Value
 from optlang.runtime import chance, host
 from optlang.runtime.kernels import Kernels, Prepared
@@ -138,7 +138,7 @@ class Chunk:
         """Fill in the random numbers that the pass reads."""
         batch, own = self.plan.batch, self.plan.own
         for draw in own.draws:
-            if any(slot.name == draw.name and slot.place == "matrix" for slot in own.kernel.slots):
+            if any(slot.name == draw.name and slot.storage is Storage.MATRIX for slot in own.kernel.slots):
                 arguments = numbers_of(batch.named(batch.steering.size_arguments, known))
                 size = batch.prepared.plain["sizes"](*arguments)[draw.name]
                 p = self.records[0].parameter
@@ -179,11 +179,11 @@ class KernelChunk(Chunk):
         record = Record(parent.parameter, self.plan.prepared, parent.state)
         record.gradient_dtype, record.copied, record.careful = parent.gradient_dtype, parent.copied, parent.careful
         record.ordinary = parent.ordinary
-        layout, places = kernel.layout, {s.name: s.place for s in kernel.slots}
+        layout, storage = kernel.layout, {s.name: s.storage for s in kernel.slots}
         views: list[Any] = [None if record.copied else viewed(record.parameter, layout), None]
         for name in kernel.tensors[2:]:
             tensor = self.buffers[name][index] if name in self.buffers else parent.tensors[name]
-            views.append(tensor.detach().view(1) if places[name] == "scalar" else viewed(tensor, layout))
+            views.append(tensor.detach().view(1) if storage[name] is Storage.SCALAR else viewed(tensor, layout))
         record.views = views
         return record
 
@@ -243,8 +243,8 @@ class MatrixChunk(Chunk):
             self._begun = True
             self._write(name, result)
 
-    def _place(self, name: str) -> str:
-        return next((s.place for s in self.plan.own.kernel.slots if s.name == name), "element")
+    def _storage(self, name: str) -> Storage:
+        return next((s.storage for s in self.plan.own.kernel.slots if s.name == name), Storage.ELEMENT)
 
     def _tensors(self, name: str) -> list[torch.Tensor]:
         """Return the tensors of a name, one for each record."""
@@ -262,7 +262,7 @@ class MatrixChunk(Chunk):
         if isinstance(ready, torch.Tensor):
             return ready
         tensors = self._tensors(name)
-        if self._place(name) == "scalar":
+        if self._storage(name) is Storage.SCALAR:
             tensors = [t.reshape(()) for t in tensors]
         stack = tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
         return stack.to(arithmetic(self.records[0].parameter))
@@ -274,7 +274,7 @@ class MatrixChunk(Chunk):
             ready.copy_(result.reshape(ready.shape) if result.numel() == ready.numel() else result)
             return
         parts = result.expand(len(self.records), *result.shape[1:]).unbind()
-        if name in self.buffers and self._place(name) == "matrix":
+        if name in self.buffers and self._storage(name) is Storage.MATRIX:
             matrices = [part.to(arithmetic(self.records[0].parameter)) for part in parts]
             if isinstance(self.buffers[name], Part):
                 self.buffers[name].put(matrices)
@@ -350,7 +350,7 @@ def lay_out(batch: StagedBatch, path: Sequence[Segment], scratch: Scratch) -> Bu
     for segment, slots in zip(path, held, strict=True):
         local = [slot for name, slot in slots.items() if name not in common]
         matrices = any(plan.own.matrices for plan in segment.plans)
-        whole = not matrices and not any(slot.place == "element" for slot in local)
+        whole = not matrices and not any(slot.storage is Storage.ELEMENT for slot in local)
         alone = any(plan.own.alone for plan in segment.plans)
         cuts = [(i, i + 1) for i in range(len(batch.records))] if alone else _cuts(batch.records)
         for start, stop in [(0, len(batch.records))] if whole else cuts:
@@ -384,7 +384,7 @@ def _cuts(records: Sequence[Record]) -> list[tuple[int, int]]:
 
 def _allotted(slot: Slot, records: Sequence[Record], scratch: Scratch | None, lane: int) -> Buffers:
     """Return tensors for what is handed on under a name; without ``scratch`` in memory of their own."""
-    if slot.place == "matrix":
+    if slot.storage is Storage.MATRIX:
         return {slot.name: [None] * len(records)}
     p = records[0].parameter
     shapes = [_shape(slot, record) for record in records]
@@ -396,12 +396,12 @@ def _allotted(slot: Slot, records: Sequence[Record], scratch: Scratch | None, la
     memory = like.new_empty(sum(sizes)) if scratch is None else scratch.lane(lane, sum(sizes), like)
     views = [part.view(shape) for part, shape in zip(memory.split(sizes), shapes, strict=True)]
     found: Buffers = {}
-    if slot.place == "element" and records[0].prepared.variant.layout.flat:
+    if slot.storage is Storage.ELEMENT and records[0].prepared.variant.layout.flat:
         # In the order of the parameter's memory, as kernels over one dimension are.
         pairs = zip(views, records, strict=True)
         views = [v if r.copied or r.parameter.is_contiguous() else _as_laid_out(v, r.parameter) for v, r in pairs]
     elif len(set(shapes)) == 1:
-        shape = shapes[0] if slot.place != "scalar" else ()
+        shape = shapes[0] if slot.storage is not Storage.SCALAR else ()
         found["stack", slot.name] = memory.view(len(records), *shape)
     found[slot.name] = views
     return found
@@ -410,9 +410,9 @@ def _allotted(slot: Slot, records: Sequence[Record], scratch: Scratch | None, la
 def _shape(slot: Slot, record: Record) -> tuple[int, ...]:
     """Return the shape of what is handed on under a name for a record."""
     shape = tuple(record.parameter.shape)
-    if slot.place == "scalar":
+    if slot.storage is Storage.SCALAR:
         return (1,)
-    if slot.place == "reduced":
+    if slot.storage is Storage.REDUCED:
         gone = {d % len(shape) for d in slot.dims}
         shape = tuple(1 if i in gone else n for i, n in enumerate(shape))
     return (*shape, 2) if record.parameter.is_complex() else shape

@@ -15,6 +15,7 @@ import torch
 
 from optlang.compiled import Facts, Variant
 from optlang.language.rule import Value
+from optlang.language.tree import StateScope
 from optlang.runtime import host
 from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.passes import Scratch
@@ -401,7 +402,7 @@ class GroupPlan:
     def known(self) -> dict[str, Any]:
         """Return the hyperparameters and what the rule keeps in the group, by name, as they are before a step."""
         rule, values = self.kernels.compiled.rule, self._values or {}
-        kept = {s.name: s.key for s in rule.states if s.scope != "tensor"}
+        kept = {s.name: s.key for s in rule.states if s.scope is not StateScope.TENSOR}
         initial = self.kernels.compiled.group_initial(values) if kept else {}
         return {**values, **{name: self.group.get(self.hyper.kept(k), initial[k]) for name, k in kept.items()}}
 

@@ -11,7 +11,7 @@ from typing import Any
 from optlang.assembly import assembled
 from optlang.backends.naming import python_name
 from optlang.backends.python_source import Width
-from optlang.compiled import ALONG, HANDED_ON, LATE_NUMBERS, POINT, TOTAL, Layout, Pass, Slot, Variant
+from optlang.compiled import ALONG, HANDED_ON, LATE_NUMBERS, POINT, TOTAL, Layout, Pass, Slot, Storage, Variant
 from optlang.compiler import CompiledRule
 from optlang.language.quoting import docstring, literal
 from optlang.targets._python import INDENT, Function, Library, functions, pretty
@@ -102,7 +102,7 @@ class Forms:
             begin.lines = [line.replace(f'"{slot.name}":', f'"{python_name(slot.name)}":') for line in begin.lines]
         fields["start"] = self.add(begin, "start", suffix, ("p", "g", *variant.start_arguments))
         fields["states"] = mapping((python_name(s.name), literal(s.key)) for s in slots)
-        hosted = [s for s in slots if s.place == "host"]
+        hosted = [s for s in slots if s.storage is Storage.HOST]
         if staged:
             fields |= self.passes(variant, own, suffix)
         else:
@@ -127,11 +127,11 @@ class Forms:
         named = {*variant.tensors, *variant.host_arguments, *variant.written}
         if variant.steering is not None:
             named |= {n for arguments in variant.steering.numbers_arguments for n in arguments}
-        return tuple(s for s in variant.slots if s.name in named or s.place == "host")
+        return tuple(s for s in variant.slots if s.name in named or s.storage is Storage.HOST)
 
     def single(self, variant: Variant, own: Mapping[str, Function], suffix: str) -> dict[str, str]:
         """Return the fields of a step that is one pass."""
-        places = {s.name: s.place for s in variant.slots}
+        storage = {s.name: s.storage for s in variant.slots}
         fields = {
             "host": self.add_part(own["host"], 0, "host", suffix, variant.host_arguments),
             "update": self.add(own["update"], "update", suffix, ()),
@@ -140,7 +140,9 @@ class Forms:
         if not variant.layout.flat:
             self.features.add("layouts")
             fields["view"] = _view(variant.layout)
-            fields["scalars"] = listing(literal(python_name(n)) for n in variant.tensors if places.get(n) == "scalar")
+            fields["scalars"] = listing(
+                literal(python_name(n)) for n in variant.tensors if storage.get(n) is Storage.SCALAR
+            )
         return fields
 
     def numbers(self, variant: Variant, own: Mapping[str, Function], suffix: str, staged: bool) -> str:
@@ -191,7 +193,7 @@ class Forms:
         kernel = one.kernel
         own = {f.name: f for f in functions(kernel.source)}
         self.helpers(own.values())
-        places = {s.name: s.place for s in kernel.slots}
+        storage = {s.name: s.storage for s in kernel.slots}
         empty = one.matrices and not kernel.coefficients
         fields = {
             "host": self.add_part(own["host"], 0, "host", suffix, kernel.host_arguments, empty),
@@ -208,7 +210,7 @@ class Forms:
         elif not kernel.layout.flat:
             self.features.add("layouts")
             fields["view"] = _view(kernel.layout)
-        scalars = [n for n in kernel.tensors if places.get(n) == "scalar"]
+        scalars = [n for n in kernel.tensors if storage.get(n) is Storage.SCALAR]
         if scalars and (one.matrices or not kernel.layout.flat):
             self.features.add("scalars")
             fields["scalars"] = listing(literal(python_name(n)) for n in scalars)
@@ -243,10 +245,10 @@ class Forms:
 
     def place(self, slot: Slot) -> str:
         """Return the place of what a pass leaves for another, as Python."""
-        if slot.place == "reduced":
+        if slot.storage is Storage.REDUCED:
             self.features.add("reduced")
             return listing(map(str, slot.dims))
-        return literal(slot.place)
+        return literal(slot.storage.value)
 
     def late(self, name: str) -> str:
         """Return what a value that arrives late is called in the file."""

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optlang.compiled import CARRY, LATE_NUMBERS, TOTAL, Pass, Slot, Variant
+from optlang.compiled import CARRY, LATE_NUMBERS, TOTAL, Pass, Slot, Storage, Variant
 from optlang.language.quoting import docstring
 from optlang.language.rule import Rule
-from optlang.language.tree import Name
+from optlang.language.tree import Name, StateScope
 from optlang.language.walk import expressions
 from optlang.targets._conditions import Conditions, Untranslatable
 from optlang.targets._dialect import Module, ascii_name, number
@@ -56,13 +56,13 @@ class States:
     def of(cls, rule: Rule, variants: Sequence[Variant]) -> States:
         """Return the states of some variants."""
         slots = [slot for variant in variants for slot in variant.slots]
-        scopes = {scope: tuple(s.name for s in rule.states if s.scope == scope) for scope in ("group", "shared")}
+        scopes = {scope: tuple(s.name for s in rule.states if s.scope is scope) for scope in StateScope}
         return cls(
-            tuple(dict.fromkeys(s.name for s in slots if s.place != "host")),
-            tuple(dict.fromkeys(s.name for s in slots if s.place == "host")),
+            tuple(dict.fromkeys(s.name for s in slots if s.storage is not Storage.HOST)),
+            tuple(dict.fromkeys(s.name for s in slots if s.storage is Storage.HOST)),
             {s.name: s.key for s in slots},
-            scopes["group"],
-            scopes["shared"],
+            scopes[StateScope.GROUP],
+            scopes[StateScope.SHARED],
         )
 
 
@@ -152,8 +152,8 @@ class Functions:
 
     def start(self, variant: Variant) -> list[str]:
         """Return the lines that put the initial states of a tensor where none are."""
-        hosted = [s.name for s in variant.slots if s.place == "host"]
-        tensors = [s.name for s in variant.slots if s.place != "host"]
+        hosted = [s.name for s in variant.slots if s.storage is Storage.HOST]
+        tensors = [s.name for s in variant.slots if s.storage is not Storage.HOST]
         names = []
         for source in (variant.source, variant.narrow_source):
             module = Module(source)
@@ -189,7 +189,7 @@ class Functions:
 
     def advance(self, way: Way) -> list[str]:
         """Return the lines that compute what the states on the host become."""
-        hosted = [s.name for s in way.variant.slots if s.place == "host"]
+        hosted = [s.name for s in way.variant.slots if s.storage is Storage.HOST]
         if not hosted:
             return []
         steering = way.variant.steering
@@ -279,9 +279,11 @@ class _Run:
             if name.startswith((CARRY, TOTAL)) and name not in self.there:
                 slot = self.slots[name]
                 like = f"dtype=c[{index}].dtype, device=p.device"
-                shape = f"_reduced(p, {list(slot.dims)})" if slot.place == "reduced" else "[]"
+                shape = f"_reduced(p, {list(slot.dims)})" if slot.storage is Storage.REDUCED else "[]"
                 made = f"torch.empty_like(p, dtype=c[{index}].dtype)"
-                lines.append(f"{_local(name)} = {made if slot.place == 'element' else f'torch.empty({shape}, {like})'}")
+                lines.append(
+                    f"{_local(name)} = {made if slot.storage is Storage.ELEMENT else f'torch.empty({shape}, {like})'}"
+                )
                 self.there.add(name)
         arguments = ", ".join([*map(self.name, one.kernel.tensors), f"c[{index}]"])
         plain, narrow = self.functions.update(one.kernel, False)
@@ -312,21 +314,21 @@ class _Run:
             elif not name.startswith(CARRY):
                 lines.append(f"_put({self.name(name)}, {result})")
             else:
-                place = self.slots[name].place
+                storage = self.slots[name].storage
                 self.there.add(name)
                 part = f"{result}[0].to(_arithmetic(p))"
                 shaped = {
-                    "element": f"_shaped({part}, p.shape)",
-                    "scalar": f"{part}.reshape([])",
-                    "reduced": f"_shaped({part}, _reduced(p, {list(self.slots[name].dims)}))",
-                }.get(place, part)
+                    Storage.ELEMENT: f"_shaped({part}, p.shape)",
+                    Storage.SCALAR: f"{part}.reshape([])",
+                    Storage.REDUCED: f"_shaped({part}, _reduced(p, {list(self.slots[name].dims)}))",
+                }.get(storage, part)
                 lines.append(f"{_local(name)} = {shaped}")
         return lines
 
     def stack(self, name: str) -> str:
         """Return a tensor with one dimension more, in the number type of the arithmetic."""
-        place = self.slots[name].place if name in self.slots else "element"
-        text = f"{self.name(name)}.reshape([])" if place == "scalar" else self.name(name)
+        storage = self.slots[name].storage if name in self.slots else Storage.ELEMENT
+        text = f"{self.name(name)}.reshape([])" if storage is Storage.SCALAR else self.name(name)
         return f"{text}.unsqueeze(0).to(_arithmetic(p))"
 
 

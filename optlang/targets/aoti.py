@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from optlang.backends.loading.modules import load_module
-from optlang.compiled import FACTS, Variant
+from optlang.compiled import FACTS, Storage, Variant
 from optlang.compiler import example_facts
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language.rule import Value
@@ -56,8 +56,8 @@ class Contract:
         self.compiled, self.values = order.compiled, chosen(order)
         self.variant = self._chosen(order)
         variant = self.variant
-        self.hosted = tuple(s.name for s in variant.slots if s.place == "host")
-        self.states = tuple(s for s in variant.slots if s.place != "host")
+        self.hosted = tuple(s.name for s in variant.slots if s.storage is Storage.HOST)
+        self.states = tuple(s for s in variant.slots if s.storage is not Storage.HOST)
         hypers = [h.name for h in self.compiled.rule.hypers if h.name in variant.host_arguments]
         others = [name for name in ("t", "first", *FACTS) if name in variant.host_arguments]
         self.numbers = (*hypers, *others, *self.hosted)
@@ -131,7 +131,9 @@ class Contract:
         class Start(torch.nn.Module):
             def forward(self, p: Any, g: Any) -> Any:
                 found = contract.started(p, g)
-                tensors = [found[s.name].reshape(1) if s.place == "scalar" else found[s.name] for s in contract.states]
+                tensors = [
+                    found[s.name].reshape(1) if s.storage is Storage.SCALAR else found[s.name] for s in contract.states
+                ]
                 numbers = [float(found[name]) for name in contract.hosted]
                 # `clone`: what is returned must not be the parameter itself.
                 return (*(t.clone() for t in tensors), torch.tensor(numbers, dtype=torch.float64))

@@ -25,6 +25,7 @@ from optlang.language.checking.hypers import python_name as argument_name
 from optlang.language.questions import draws, evaluations
 from optlang.language.quoting import docstring, literal
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
+from optlang.language.tree import StateScope
 from optlang.runtime import documentation
 from optlang.runtime.counterpart import Counterpart
 from optlang.runtime.parts import Parts
@@ -152,7 +153,7 @@ class _File:
                 for form, counts in zip(forms, counted, strict=True):
                     form.fields["counts"] = str(counts)
                 self.constants[: len(forms)] = [form.text() for form in forms]
-        common = [s for s in rule.states if s.scope != "tensor"]
+        common = [s for s in rule.states if s.scope is not StateScope.TENSOR]
         asked = evaluations(rule)
         said = {
             "events": bool(rule.events),
@@ -272,11 +273,11 @@ class _File:
         if "group_keys" in self.features:
             keys = listing(literal(k) for k in self.order.compiled.group_keys)
             found.append(_table("Keys that every param group must have", f"GROUP_KEYS = {keys}"))
-        common = [s for s in rule.states if s.scope != "tensor"]
+        common = [s for s in rule.states if s.scope is not StateScope.TENSOR]
         if common:
             kept = mapping((python_name(s.name), literal(s.key)) for s in common)
             found.append(_table("Keys of the states that param groups keep, by name", f"KEPT = {kept}"))
-            shared = [s for s in common if s.scope == "shared"]
+            shared = [s for s in common if s.scope is StateScope.SHARED]
             if shared:
                 keys = listing(literal(s.key) for s in shared)
                 found.append(_table("Those of them that are one for all groups", f"SHARED = {keys}"))

@@ -13,10 +13,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optlang.compiled import FACTS, TOTAL, Variant
+from optlang.compiled import FACTS, TOTAL, Storage, Variant
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language.quoting import docstring, literal, visible
 from optlang.language.rule import Hyper, HyperType, OneOf, Range
+from optlang.language.tree import StateScope
 from optlang.targets import Order, _refusals, refusal
 from optlang.targets._conditions import Conditions
 from optlang.targets._dialect import helper_texts, number
@@ -273,7 +274,7 @@ class _Script:
         states = self.states
         for name, held, hosted in (("_tensors_of", states.tensors, False), ("_numbers_of", states.numbers, True)):
             of = [
-                [held.index(s.name) for s in variant.slots if (s.place == "host") is hosted]
+                [held.index(s.name) for s in variant.slots if (s.storage is Storage.HOST) is hosted]
                 for variant in self.variants
             ]
             lists = [[f"return {places}"] if places else [] for places in of]
@@ -345,13 +346,13 @@ class _Script:
             bodies.append(body)
         arguments = "variant: int, known: List[float]"
         self._by_variant("_group", arguments, "List[float]", bodies, "New values of the states of a group.")
-        for scope in ("group", "shared"):
+        for scope in (StateScope.GROUP, StateScope.SHARED):
             texts = []
-            for state in (s for s in self.rule.states if s.scope == scope):
+            for state in (s for s in self.rule.states if s.scope is scope):
                 texts.append("0.0" if state.initial is None else self.conditions.number(state.initial))
             none = "torch.jit.annotate(List[float], [])"
             self.functions.dispatch(
-                f"_start_{scope}",
+                f"_start_{scope.value}",
                 "_known: List[float]",
                 "List[float]",
                 {"": [f"return [{', '.join(texts)}]" if texts else f"return {none}"]},
