@@ -24,6 +24,7 @@ from optlang.compiled import (
     Steering,
     Storage,
     Variant,
+    VariantKey,
     waits_for,
 )
 from optlang.ir import algebra
@@ -33,7 +34,7 @@ from optlang.ir.program import Program
 from optlang.ir.stages import Stage, split
 from optlang.language.kinds import ELEMENT, Kind, Level
 from optlang.language.questions import reads_group_time, reads_time, static_names
-from optlang.language.rule import Rule, Value
+from optlang.language.rule import Rule
 from optlang.language.specialise import Special
 from optlang.language.tree import StateScope
 
@@ -46,7 +47,7 @@ def assembled(
     name: str,
     special: Special,
     lowered: Lowered,
-    key: tuple[Value, ...],
+    key: VariantKey,
     ndim: int,
     widths: tuple[Width, Width] = USUAL,
 ) -> Variant:
@@ -69,7 +70,7 @@ def _plain(
     name: str,
     special: Special,
     lowered: Lowered,
-    key: tuple[Value, ...],
+    key: VariantKey,
     ndim: int,
     widths: tuple[Width, Width],
 ) -> Variant:
@@ -99,7 +100,7 @@ def _plain(
 
 
 def _common(
-    rule: Rule, name: str, special: Special, lowered: Lowered, key: tuple[Value, ...], arguments: tuple[str, ...]
+    rule: Rule, name: str, special: Special, lowered: Lowered, key: VariantKey, arguments: tuple[str, ...]
 ) -> Variant:
     """Return what variants of both kinds have; ``arguments`` are what a step's host arithmetic reads."""
     group = lowered.group
@@ -140,7 +141,7 @@ def _staged(
     name: str,
     special: Special,
     lowered: Lowered,
-    key: tuple[Value, ...],
+    key: VariantKey,
     ndim: int,
     widths: tuple[Width, Width],
 ) -> Variant:
@@ -279,7 +280,7 @@ class _Passes:
         triton, cpp = ("", "") if stage.matrices else _kernels(program, slots, tensors, layout, self.ndim, title)
         kernel = Variant(
             name=self.name,
-            key=(digest,),
+            key=VariantKey((digest,)),
             source=source,
             narrow_source=narrow,
             traced_source=steering_source.traced_pass(program, slots, title),

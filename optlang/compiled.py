@@ -20,12 +20,15 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from optlang.language.builtins import BUILTINS
 from optlang.language.kinds import Kind, Level
 from optlang.language.rule import Rule, Value
 from optlang.language.tree import Expr
+
+if TYPE_CHECKING:
+    from optlang.language.specialise import Special
 
 
 class Facts(NamedTuple):
@@ -171,6 +174,26 @@ class Layout:
         return (*size[: self.front], count, *size[len(size) - self.back :])
 
 
+class VariantKey(NamedTuple):
+    """What a variant is for; equal keys mean equal variants.
+
+    Attributes:
+        answers: The answers to static questions; of a pass, what stands for its source.
+        event: The event whose statements it is, None for a step.
+        ndim: Dimensions of the tensor, if it is for no other number of them.
+    """
+
+    answers: tuple[Value, ...]
+    event: str | None = None
+    ndim: int | None = None
+
+    @classmethod
+    def of(cls, special: Special, ndim: int) -> VariantKey:
+        """Return the key of statements for a tensor of ``ndim`` dimensions."""
+        exact = special.matrices or Layout.of(special.dims, ndim).exact
+        return cls(special.key, special.event, ndim if exact else None)
+
+
 @dataclass(frozen=True)
 class Draw:
     """Random numbers that a pass reads as a tensor: ``kind`` is ``randn`` or ``rand``, ``site`` tells calls apart.
@@ -255,7 +278,7 @@ class Variant:
 
     Attributes:
         name: The rule's name.
-        key: The answers; equal keys mean equal variants.
+        key: What it is for.
         source: The generated Python module (imports ``math`` and ``torch`` only).
         narrow_source: The same for tensors stored in 16 bits, with arithmetic in float32.
         traced_source: ``host`` and ``group`` once more, on 0-d float64 tensors instead of floats, and ``updated``,
@@ -285,7 +308,7 @@ class Variant:
     """
 
     name: str
-    key: tuple[Value, ...]
+    key: VariantKey
     source: str
     narrow_source: str
     traced_source: str
@@ -370,7 +393,7 @@ class Compiled(Protocol):
     def group_initial(self, values: Mapping[str, Value]) -> dict[str, float]:
         """Return the initial value of each state of the group and of the whole optimizer, by key."""
 
-    def variant_key(self, values: Mapping[str, Value], facts: Facts, event: str | None = None) -> tuple[Value, ...]:
+    def variant_key(self, values: Mapping[str, Value], facts: Facts, event: str | None = None) -> VariantKey:
         """Return the key of the variant that these values select, for a step or for ``on EVENT``."""
 
     def variant(self, values: Mapping[str, Value], facts: Facts, event: str | None = None) -> Variant:

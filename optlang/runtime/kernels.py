@@ -12,7 +12,7 @@ import torch
 from optlang.backends.loading import folders, plain, registry
 from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import NARROW, Dims, Kernel, Signature
-from optlang.compiled import FACTS, Compiled, Facts, Slot, Storage, Variant
+from optlang.compiled import FACTS, Compiled, Facts, Slot, Storage, Variant, VariantKey
 from optlang.language.rule import Value
 from optlang.language.specialise import repeats, uses_matrices
 from optlang.runtime import host, progress
@@ -140,9 +140,9 @@ class Kernels:
     def __init__(self, compiled: Compiled, backend: str) -> None:
         self.compiled, self.backend = compiled, backend
         self._load = registry.loader(backend)
-        self.loaded: dict[tuple[tuple[Value, ...], Signature], Kernel] = {}
-        self._variants: dict[tuple[Value, ...], Prepared] = {}
-        self._passes: dict[tuple[Value, ...], Prepared] = {}
+        self.loaded: dict[tuple[VariantKey, Signature], Kernel] = {}
+        self._variants: dict[VariantKey, Prepared] = {}
+        self._passes: dict[VariantKey, Prepared] = {}
         self._chosen: dict[tuple[Any, ...], Prepared] = {}
         # A fact that the rule's text does not even mention cannot choose between variants (dimensions always may).
         text = unicodedata.normalize("NFKC", compiled.rule.tree.source.text)

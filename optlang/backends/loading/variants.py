@@ -9,13 +9,12 @@ from functools import cache as once
 from pathlib import Path
 
 from optlang.backends.loading import cache, folders
-from optlang.compiled import Variant
-from optlang.language.rule import Value
+from optlang.compiled import Variant, VariantKey
 
 PACKAGE = Path(__file__).parents[2]
 
 
-def find(text: str, name: str, key: tuple[Value, ...]) -> Variant | None:
+def find(text: str, name: str, key: VariantKey) -> Variant | None:
     """Return a variant that was kept, or None.
 
     Args:
@@ -45,7 +44,7 @@ def keep(text: str, variant: Variant) -> None:
             cache.install(Path(file.name), file_name)
 
 
-def _file_name(text: str, name: str, key: tuple[Value, ...]) -> str:
+def _file_name(text: str, name: str, key: VariantKey) -> str:
     return cache.file_name(name, cache.key(text, name, repr(key), _compiler()), ".variant")
 
 
