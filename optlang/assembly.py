@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from optlang.backends import cpp_source, python_source, steering_source, triton_source
 from optlang.backends.python_source import Width
 from optlang.backends.sweeps import suits
 from optlang.compiled import (
-    ALONG,
-    CARRY,
-    LATE_NUMBERS,
-    LATE_TENSORS,
-    LINE,
-    NOISE,
-    NUMBERS,
-    POINT,
+    AnySlot,
     Layout,
     Pass,
+    PassTensor,
     Slot,
     Steering,
     Storage,
     Variant,
     VariantKey,
+)
+from optlang.inputs import (
+    Asked,
+    Contribution,
+    Handed,
+    Late,
+    LateNumber,
+    LateTensor,
+    New,
+    NumberContribution,
+    Random,
+    ValueName,
+    text,
     waits_for,
 )
 from optlang.ir import algebra
@@ -32,7 +39,7 @@ from optlang.ir.lower import Lowered, Path
 from optlang.ir.passes import inline, optimise, prune, simplify
 from optlang.ir.program import Program
 from optlang.ir.stages import Stage, split
-from optlang.language.kinds import ELEMENT, Kind, Level
+from optlang.language.kinds import ELEMENT, SCALAR, Level
 from optlang.language.questions import reads_group_time, reads_time, static_names
 from optlang.language.rule import Rule
 from optlang.language.specialise import Special
@@ -100,7 +107,7 @@ def _plain(
 
 
 def _common(
-    rule: Rule, name: str, special: Special, lowered: Lowered, key: VariantKey, arguments: tuple[str, ...]
+    rule: Rule, name: str, special: Special, lowered: Lowered, key: VariantKey, arguments: tuple[ValueName, ...]
 ) -> Variant:
     """Return what variants of both kinds have; ``arguments`` are what a step's host arithmetic reads."""
     group = lowered.group
@@ -153,7 +160,7 @@ def _staged(
         shared=optimise(lowered.shared) if lowered.shared else None,
     )
     slots, shared = _slots(special, lowered), lowered.shared
-    keys = {s.name: s.key for s in special.states}
+    keys: dict[ValueName, str] = {s.name: s.key for s in special.states}
     paths, numbers = zip(*(cut(path, shared) for path in lowered.paths), strict=True)
     work = _Passes(name, special, slots, ndim, widths)
     passes = tuple(
@@ -191,12 +198,12 @@ def _staged(
     )
 
 
-def _shared(program: Program, keys: Mapping[str, str]) -> tuple[tuple[Slot, tuple[str, ...]], ...]:
+def _shared(program: Program, keys: Mapping[ValueName, str]) -> tuple[tuple[Slot, tuple[ValueName, ...]], ...]:
     """Return the slot of each shared state, and the names of the values that it is computed from."""
     names = [store.target for store in program.stores]
     alone = (steering_source.shared_program(program, name) for name in names)
     return tuple(
-        (Slot(name, keys[name], Storage.HOST), python_source.host_names(one))
+        (Slot(text(name), keys[name], Storage.HOST), python_source.host_names(one))
         for name, one in zip(names, alone, strict=True)
     )
 
@@ -206,13 +213,14 @@ def cut(path: Path, shared: Program | None) -> tuple[tuple[Stage, ...], Program]
     program = path.program
     for run in (prune.run, inline.run, simplify.run):
         program = run(program)
-    arriving = (*LATE_NUMBERS, *LATE_TENSORS)
-    late = {i.name: waits_for(i.name) for i in program.inputs if i.name.startswith(arriving)}
+    late: dict[ValueName, frozenset[Contribution]] = {
+        i.name: waits_for(i.name) for i in program.inputs if isinstance(i.name, Late)
+    }
     for store in shared.stores if shared is not None else ():
         assert shared is not None
         inputs = steering_source.shared_program(shared, store.target).inputs
-        waited = (waits_for(i.name) for i in inputs if i.name.startswith(LATE_NUMBERS))
-        late[f"{store.target}'"] = frozenset().union(*waited)
+        waited = (waits_for(i.name) for i in inputs if isinstance(i.name, LateNumber))
+        late[New(text(store.target))] = frozenset().union(*waited)
     return split(program, late)
 
 
@@ -246,19 +254,18 @@ class _Passes:
         program = optimise(stage.program)
         hosted = tuple(s for s in self.slots if s.storage is Storage.HOST)
         known = {s.name: s for s in self.slots if s.storage is not Storage.HOST}
-        carried = tuple(_carried(name, kind) for name, kind in stage.carried)
-        parts = tuple(Slot(s.target, s.target, Storage.SCALAR) for s in program.stores if s.target.startswith(NUMBERS))
-        tensors_in = (CARRY, NOISE, *LATE_TENSORS)
-        foreign = [_carried(i.name, i.kind) for i in program.inputs if i.name.startswith(tensors_in)]
-        points = tuple(
-            Slot(s.target, s.target, Storage.ELEMENT)
-            for s in program.stores
-            if s.target.startswith((POINT, ALONG, LINE))
-        )
+        stores = program.stores
+        carried = tuple(PassTensor.of(name, kind) for name, kind in stage.carried)
+        parts = tuple(PassTensor.of(s.target, SCALAR) for s in stores if isinstance(s.target, NumberContribution))
+        foreign = [
+            PassTensor.of(i.name, i.kind) for i in program.inputs if isinstance(i.name, Handed | Random | LateTensor)
+        ]
+        points = tuple(PassTensor.of(s.target, ELEMENT) for s in stores if isinstance(s.target, Asked))
         used = {i.name for i in program.inputs if i.kind.on_device} | {s.target for s in program.stores}
         extra = tuple(dict.fromkeys((*foreign, *carried, *parts, *points)))
-        slots = (*hosted, *(s for n, s in known.items() if n in used), *extra)
-        tensors = tuple(s.name for s in slots if s.storage is not Storage.HOST)
+        states = (*hosted, *(s for n, s in known.items() if n in used))
+        slots: tuple[AnySlot, ...] = (*states, *extra)
+        tensors: tuple[ValueName, ...] = tuple(s.name for s in slots if s.storage is not Storage.HOST)
         if stage.matrices:
             tensors = (*(n for n in ("p", "g") if n in {i.name for i in program.inputs}), *tensors)
             read = {i.name: i.kind for i in program.inputs}
@@ -288,7 +295,7 @@ class _Passes:
             group_arguments=(),
             host_arguments=arguments,
             coefficients=tuple(map(str, program.coefficients())),
-            slots=slots,
+            slots=states,
             group_slots=(),
             tensors=tensors,
             written=tuple(s.target for s in program.stores if s.kind.on_device),
@@ -296,9 +303,11 @@ class _Passes:
             elementwise=elementwise,
             triton_source=triton,
             cpp_source=cpp,
+            pass_tensors=extra,
         )
         draws = tuple(d for d in path.draws if d.name in used)
-        totals, at = (tuple(s.name for s in slots) for slots in (parts, points))
+        totals = tuple(s.target for s in stores if isinstance(s.target, NumberContribution))
+        at = tuple(s.target for s in stores if isinstance(s.target, Asked))
         operations = (v.expr for v in program.tensor if v.matrices)
         alone = any(isinstance(e, algebra.Loop) or algebra.name_of(e) == "push" for e in operations)
         return Pass(kernel, stage.matrices, stage.needs, totals, draws, at, alone)
@@ -314,11 +323,6 @@ class _Passes:
         return Layout.of(self.special.dims, self.ndim) if about else Layout()
 
 
-def _carried(name: str, kind: Kind) -> Slot:
-    """Return the slot of a tensor that passes hand on."""
-    return Slot(name, name, Storage.of(kind), tuple(sorted(kind.dims)))
-
-
 def _slots(special: Special, lowered: Lowered) -> tuple[Slot, ...]:
     """Return the states of tensors that exist, with how they are kept."""
     found = []
@@ -332,13 +336,13 @@ def _slots(special: Special, lowered: Lowered) -> tuple[Slot, ...]:
     return tuple(found)
 
 
-def _is_elementwise(step: Program, slots: tuple[Slot, ...]) -> bool:
+def _is_elementwise(step: Program, slots: Sequence[AnySlot]) -> bool:
     """Return whether no element's update depends on another element."""
     return all(s.storage in (Storage.ELEMENT, Storage.HOST) for s in slots) and not any(v.reduces for v in step.tensor)
 
 
 def _kernels(
-    program: Program, slots: tuple[Slot, ...], tensors: tuple[str, ...], layout: Layout, ndim: int, title: str
+    program: Program, slots: Sequence[AnySlot], tensors: tuple[ValueName, ...], layout: Layout, ndim: int, title: str
 ) -> tuple[str, str]:
     """Return the Triton module and the C++ kernels of a pass over elements; empty if it cannot have them."""
     flat = layout.flat and suits(program, slots)
@@ -346,7 +350,7 @@ def _kernels(
     return triton, cpp_source.emit(program, slots, tensors, layout, ndim)
 
 
-def _tensors(program: Program, states: tuple[str, ...]) -> tuple[str, ...]:
+def _tensors(program: Program, states: tuple[ValueName, ...]) -> tuple[ValueName, ...]:
     """Return the tensors that a step reads or writes: p first, then g, then states as declared."""
     used = {i.name for i in program.inputs if i.kind.on_device}
     used |= {s.target for s in program.stores if s.kind.on_device}

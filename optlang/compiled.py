@@ -10,9 +10,7 @@ generated module, whose functions the runtime calls:
 ``update(...)``        one tensor: the tensors of ``tensors`` viewed as ``layout`` says, then the packed coefficients;
                        writes in place those named in ``written``
 
-Values that these take are named: a hyperparameter's name, ``t``, ``first``, a fact (``ndim numel rows cols eps_of``),
-``group.NAME`` (a key of the param group; ``group.t`` is the group's step, from 1), a state's name (its value before
-the step), or a group state's name with a ``'`` behind it (its value after the group's update).
+Values that these take have the names of :mod:`optlang.inputs`.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from optlang.language.builtins import BUILTINS
+from optlang.inputs import Asked, HandedOn, New, NumberContribution, Random, ValueName
 from optlang.language.kinds import Kind, Level
 from optlang.language.rule import Rule, Value
 from optlang.language.tree import Expr
@@ -64,44 +62,6 @@ MIDDLE: tuple[str, ...] = tuple(f"_size{i}" for i in range(1, 8))
 FACTS: tuple[str, ...] = ("ndim", "numel", "rows", "cols", "eps_of", "_lead", *MIDDLE)
 
 
-#: What the inputs and stores are called that are no hyperparameter, fact or state: a sum over the whole model (as a
-#: target, one tensor's part of it), random numbers, what one pass leaves for another.
-TOTAL, NOISE, CARRY = "total ", "noise ", "carry "
-#: The same for what the closure is called for: a point to evaluate at and a direction to go along (both targets), and
-#: what comes of it: the loss, the gradient at a point, a product with the Hessian.
-POINT, ALONG, LOSS, GRAD, CURVED = "point ", "along ", "loss ", "grad ", "curved "
-#: And for a search along a line: its direction, the numbers it goes by (both targets), and how far it went.
-LINE, TERM, LENGTH = "line ", "term ", "length "
-#: The loss where the step starts, which of the steps of `iterate` it is, and how often the closure has been called.
-LOSS_NOW, ITERATION, CALLS = f"{LOSS}now", f"{LOSS}iteration", f"{LOSS}evaluations"
-#: The numbers that `iterate` goes by (targets): how many steps there are at most, and whether this one is not made.
-MOST, STOP = "stop most", "stop now"
-#: What waits for every tensor to have given its part of it.
-PARTS = (TOTAL, POINT, ALONG, LINE, TERM, MOST, STOP)
-#: Those that are numbers.
-NUMBERS = (TOTAL, TERM, MOST, STOP)
-#: The numbers and tensors that arrive in the middle of a step.
-LATE_NUMBERS, LATE_TENSORS = (TOTAL, LOSS, LENGTH), (GRAD, CURVED)
-#: The tensors that are exchanged with the closure.
-EXCHANGED = (POINT, ALONG, LINE, *LATE_TENSORS)
-#: The tensors that passes hand on: what else they write are parameters, states and parts of totals.
-HANDED_ON = (CARRY, NOISE, *EXCHANGED)
-
-
-def waits_for(name: str) -> frozenset[str]:
-    """Return the targets that have to be complete before a late input is there."""
-    if name in (LOSS_NOW, ITERATION, CALLS):
-        return frozenset()
-    if name.startswith(LENGTH):
-        label = name[len(LENGTH) :]
-        options = len(BUILTINS[label.partition(" ")[0]].parameters) - 1
-        return frozenset((LINE + label, *(f"{TERM}{i} {label}" for i in range(options))))
-    for late, target in ((LOSS, POINT), (GRAD, POINT), (CURVED, ALONG)):
-        if name.startswith(late):
-            return frozenset((target + name[len(late) :],))
-    return frozenset((name,))
-
-
 class Storage(Enum):
     """How a state, or what one pass leaves for another, is kept; values are what files of the targets call them."""
 
@@ -124,16 +84,35 @@ class Storage(Enum):
 
 @dataclass(frozen=True)
 class Slot:
-    """A state that exists in a variant, or a tensor that one pass of a step leaves for another.
-
-    ``storage`` is where it is kept, ``dims`` the dimensions over which a reduced one is reduced.
-    """
+    """A state that exists in a variant; ``dims`` are those over which a reduced one is reduced."""
 
     name: str
     key: str
     storage: Storage
     dims: tuple[int, ...] = ()
 
+    @property
+    def new(self) -> New:
+        """The name of its value after the update of a group's or the optimizer's states."""
+        return New(self.name)
+
+
+@dataclass(frozen=True)
+class PassTensor:
+    """A tensor that one pass of a step leaves for another, or for what is done between passes."""
+
+    name: HandedOn | NumberContribution
+    storage: Storage
+    dims: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, name: HandedOn | NumberContribution, kind: Kind) -> PassTensor:
+        """Return the tensor of a value on the device."""
+        return cls(name, Storage.of(kind), tuple(sorted(kind.dims)))
+
+
+#: What the kernel of a pass reads and writes besides p and g.
+AnySlot = Slot | PassTensor
 
 #: Storage of states that many elements have in common: they are few, and so they are kept in 32 bits at least. A count
 #: in bfloat16 stops at 256, and a mean over many steps stops as soon as what is added is less than its last digit.
@@ -201,7 +180,7 @@ class Draw:
     They are shaped like p, unless a slot of the pass says that they have a shape of their own.
     """
 
-    name: str
+    name: Random
     kind: str
     site: int
 
@@ -211,8 +190,8 @@ class Pass:
     """One pass of a staged step over some tensors.
 
     Attributes:
-        kernel: Its module (``host`` and ``update``) and tensors: those of the step, and carried ones under names that
-            begin with ``carry``, ``total`` or ``noise``. In a pass over matrices, ``update`` takes each tensor with one
+        kernel: Its module (``host`` and ``update``) and tensors: those of the step, and what passes hand on. In a
+            pass over matrices, ``update`` takes each tensor with one
             dimension more in front, of tensors that are treated alike, then the coefficients as numbers, and returns
             the new values of ``written``.
         matrices: Whether it works on whole matrices.
@@ -225,10 +204,10 @@ class Pass:
 
     kernel: Variant
     matrices: bool
-    needs: tuple[str, ...]
-    totals: tuple[str, ...]
+    needs: tuple[ValueName, ...]
+    totals: tuple[NumberContribution, ...]
     draws: tuple[Draw, ...]
-    points: tuple[str, ...] = ()
+    points: tuple[Asked, ...] = ()
     alone: bool = False
 
 
@@ -249,12 +228,12 @@ class Steering:
     """
 
     paths: tuple[tuple[Pass, ...], ...]
-    path_arguments: tuple[str, ...]
-    numbers_arguments: tuple[tuple[str, ...], ...]
-    shared: tuple[tuple[Slot, tuple[str, ...]], ...]
-    size_arguments: tuple[str, ...] = ()
+    path_arguments: tuple[ValueName, ...]
+    numbers_arguments: tuple[tuple[ValueName, ...], ...]
+    shared: tuple[tuple[Slot, tuple[ValueName, ...]], ...]
+    size_arguments: tuple[ValueName, ...] = ()
 
-    def arguments(self) -> set[str]:
+    def arguments(self) -> set[ValueName]:
         """Return the names of all values that are asked for on the host."""
         kernels = (p.kernel.host_arguments for path in self.paths for p in path)
         shared = (names for _, names in self.shared)
@@ -288,6 +267,7 @@ class Variant:
         host_arguments: Names of the values ``host`` takes.
         coefficients: Names of the packed coefficients, in order (for people; may be empty).
         slots: The states that exist, in order of declaration.
+        pass_tensors: Of a pass, what else it reads or writes.
         group_slots: The group states, in order of declaration: (name, key, initial expression's value).
         tensors: Names of the tensors ``update`` takes, in order: ``p``, ``g``, and states.
         written: Which of them it writes.
@@ -312,14 +292,14 @@ class Variant:
     source: str
     narrow_source: str
     traced_source: str
-    start_arguments: tuple[str, ...]
-    group_arguments: tuple[str, ...]
-    host_arguments: tuple[str, ...]
+    start_arguments: tuple[ValueName, ...]
+    group_arguments: tuple[ValueName, ...]
+    host_arguments: tuple[ValueName, ...]
     coefficients: tuple[str, ...]
     slots: tuple[Slot, ...]
     group_slots: tuple[Slot, ...]
-    tensors: tuple[str, ...]
-    written: tuple[str, ...]
+    tensors: tuple[ValueName, ...]
+    written: tuple[ValueName, ...]
     layout: Layout
     min_ndim: int = 0
     counts_steps: bool = False
@@ -328,6 +308,17 @@ class Variant:
     triton_source: str = ""
     cpp_source: str = ""
     steering: Steering | None = None
+    pass_tensors: tuple[PassTensor, ...] = ()
+
+    @property
+    def kept(self) -> tuple[AnySlot, ...]:
+        """Its states, and of a pass what it leaves for others or reads of them."""
+        return (*self.slots, *self.pass_tensors)
+
+    @property
+    def storage(self) -> dict[ValueName, Storage]:
+        """How these are kept, by name."""
+        return {slot.name: slot.storage for slot in self.kept}
 
     def text(self) -> str:
         """Return everything that runs, as Python: the module, and those of the passes of its step."""

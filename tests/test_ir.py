@@ -12,8 +12,9 @@ from trajectories import library_compiled
 
 from optlang import rules
 from optlang.assembly import cut
-from optlang.compiled import CARRY, Facts, Storage
+from optlang.compiled import Facts, Storage
 from optlang.compiler import CompiledRule, compile_source, example_variant, passes_of
+from optlang.inputs import Handed, New, ValueName
 from optlang.ir import algebra
 from optlang.ir.lower import Lowered
 from optlang.ir.passes import optimise
@@ -71,15 +72,15 @@ def test_stages_are_valid_programs_that_hand_on_what_they_read(name: str) -> Non
         path.program.verify()
         stages, numbers = cut(path, shared)
         numbers.verify()
-        there: set[str] = set()
+        there: set[ValueName] = set()
         for stage in stages:
             seen: list[tuple[str, Program]] = [("cut", stage.program)]
             optimise(stage.program, lambda p, program, seen=seen: seen.append((p, program)))  # type: ignore[misc]
             for _, program in seen:
                 program.verify()
-            carried = {i.name for i in seen[-1][1].inputs if i.name.startswith(CARRY)}
+            carried = {i.name for i in seen[-1][1].inputs if isinstance(i.name, Handed)}
             assert carried <= there, "a pass reads what no earlier pass has left"
-            there |= {s.target for s in stage.program.stores if s.target.startswith(CARRY)}
+            there |= {s.target for s in stage.program.stores if isinstance(s.target, Handed)}
         written = [s.target for stage in stages for s in stage.program.stores]
         assert len(written) == len(set(written)), "a tensor is written twice"
         assert {s.target for s in path.program.stores if s.kind.on_device} <= set(written)
@@ -98,7 +99,7 @@ def test_numpy_backend_agrees_with_the_generated_torch(name: str, ndim: int) -> 
     module: dict[str, object] = {}
     exec(variant.source, module)
     known = {**values, **facts.named(), "t": 30.0, "first": False, "group.t": 30.0}
-    known |= {f"{s.name}{new}": 0.7 for s in rule.rule.states if s.scope is StateScope.GROUP for new in ("", "'")}
+    known |= {n: 0.7 for s in rule.rule.states if s.scope is StateScope.GROUP for n in (s.name, New(s.name))}
     states = module["start"](p, g, *(known[n] for n in variant.start_arguments))  # type: ignore[operator]
     for slot in variant.slots:  # a state in mid-run: not zero, not negative
         if slot.storage is not Storage.HOST:
@@ -106,7 +107,7 @@ def test_numpy_backend_agrees_with_the_generated_torch(name: str, ndim: int) -> 
                 states[slot.name].shape, dtype=torch.float64, generator=generator
             )
     known.update(states)
-    arrays = {n: (v.numpy().copy() if isinstance(v, torch.Tensor) else v) for n, v in known.items()}
+    arrays = {str(n): (v.numpy().copy() if isinstance(v, torch.Tensor) else v) for n, v in known.items()}
     arrays.update(p=p.numpy().copy(), g=g.numpy().copy())
     expected = numpy_backend.load(step_of(rule, facts=facts))(arrays)
     coefficients, kept = module["host"](*(known[n] for n in variant.host_arguments))  # type: ignore[operator]

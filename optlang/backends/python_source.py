@@ -16,7 +16,8 @@ import sympy as sp
 from optlang.backends.memory import INDENT, Memory
 from optlang.backends.naming import spelled
 from optlang.backends.spelling import HostWriter, NumberWriter, StartWriter, TorchWriter, Writer
-from optlang.compiled import IN_COMMON, Slot, Storage
+from optlang.compiled import IN_COMMON, AnySlot, Storage
+from optlang.inputs import ValueName
 from optlang.ir.lower import Lowered
 from optlang.ir.program import Program, Store, Value
 from optlang.language.builtins import HELPERS
@@ -32,7 +33,7 @@ class Width(Enum):
     ANY = "of any type"
 
 
-def emit(lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str], title: str, width: Width) -> str:
+def emit(lowered: Lowered, slots: Sequence[AnySlot], tensors: Sequence[ValueName], title: str, width: Width) -> str:
     """Return the module of a variant.
 
     Args:
@@ -45,7 +46,7 @@ def emit(lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str], title:
     return Module(lowered, slots, tensors, width).text(title)
 
 
-def emit_traced(lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str], title: str) -> str:
+def emit_traced(lowered: Lowered, slots: Sequence[AnySlot], tensors: Sequence[ValueName], title: str) -> str:
     """Return the module of a variant whose functions take tensors only and write to none: for autograd and CUDA graphs.
 
     ``host`` and ``group`` take and return what those of :func:`emit` do, as 0-d float64 tensors on any device;
@@ -62,12 +63,12 @@ def emit_traced(lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str],
     return module.assembled(title, [*functions, module.host(lowered.step), module.updated(lowered.step)])
 
 
-def host_names(program: Program) -> tuple[str, ...]:
+def host_names(program: Program) -> tuple[ValueName, ...]:
     """Return the names of the host values a program takes, in order."""
     return tuple(i.name for i in program.inputs if i.kind.level <= Level.HOST)
 
 
-def host_arguments(program: Program, slots: Sequence[Slot]) -> tuple[str, ...]:
+def host_arguments(program: Program, slots: Sequence[AnySlot]) -> tuple[ValueName, ...]:
     """Return the names of the values ``host`` takes: what it reads, and host states it only passes on."""
     names = host_names(program)
     stored = {s.target for s in program.stores}
@@ -75,7 +76,9 @@ def host_arguments(program: Program, slots: Sequence[Slot]) -> tuple[str, ...]:
     return (*names, *passed)
 
 
-def emit_pass(program: Program, slots: Sequence[Slot], tensors: Sequence[str], title: str, width: Width) -> str:
+def emit_pass(
+    program: Program, slots: Sequence[AnySlot], tensors: Sequence[ValueName], title: str, width: Width
+) -> str:
     """Return the module of one pass over elements: ``host`` and ``update``.
 
     Args:
@@ -103,8 +106,8 @@ class Module:
     def __init__(
         self,
         lowered: Lowered | None,
-        slots: Sequence[Slot],
-        tensors: Sequence[str],
+        slots: Sequence[AnySlot],
+        tensors: Sequence[ValueName],
         width: Width = Width.PLAIN,
         writer: Callable[[], Writer] = HostWriter,
     ) -> None:

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from optlang.compiled import Slot, Storage
+from optlang.compiled import AnySlot, Storage
 from optlang.ir.program import Program, Store, Value
 from optlang.language.kinds import ELEMENT, Level, join
 
 
-def suits(program: Program, slots: Sequence[Slot]) -> bool:
+def suits(program: Program, slots: Sequence[AnySlot]) -> bool:
     """Return whether a step can be made in sweeps."""
     kinds = program.kinds()
     levels = {k.level for k in kinds.values()} | {store.kind.level for store in program.stores}

@@ -29,7 +29,8 @@ import sympy as sp
 from optlang.backends.memory import INDENT, Memory
 from optlang.backends.sweeps import Sweep, needed, sweeps
 from optlang.backends.triton_writer import HELPERS, TritonWriter
-from optlang.compiled import Slot, Storage
+from optlang.compiled import AnySlot, Storage
+from optlang.inputs import ValueName
 from optlang.ir import algebra
 from optlang.ir.program import Program, Store, Value
 from optlang.language.kinds import ELEMENT
@@ -48,7 +49,7 @@ REDUCTIONS = {
 }
 
 
-def emit(program: Program, slots: Sequence[Slot], tensors: Sequence[str], title: str) -> str:
+def emit(program: Program, slots: Sequence[AnySlot], tensors: Sequence[ValueName], title: str) -> str:
     """Return the module of a step.
 
     Args:
@@ -102,7 +103,7 @@ class _Module:
         scalars: Names of those that are one number.
     """
 
-    def __init__(self, program: Program, tensors: Sequence[str], scalars: Sequence[str]) -> None:
+    def __init__(self, program: Program, tensors: Sequence[ValueName], scalars: Sequence[ValueName]) -> None:
         self.memory = memory = Memory(program, tensors, narrow=True)
         self.program, self.stored = memory.program, memory.stored
         self.writer = TritonWriter(memory)

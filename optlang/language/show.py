@@ -34,7 +34,7 @@ def _node(node: Node, source: Source, indent: str, label: str) -> Iterator[str]:
         if isinstance(value, Node) or (isinstance(value, tuple) and any(_is_tree(v) for v in value)):
             children.append((field.name, value))
         elif value != () and not (field.name == "value" and isinstance(value, Fraction)):
-            plain.append(f"{field.name}={value!r}")
+            plain.append(f"{field.name}={value.value if isinstance(value, Enum) else value!r}")
     line, column = source.position(node.span.start)
     yield f"{indent}{label}{type(node).__name__} {' '.join(plain)}".rstrip() + f"    {line}:{column}"
     for name, value in children:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from optlang.compiled import Facts, Storage
+from optlang.inputs import as_values
 from optlang.language.tree import StateScope
 from optlang.runtime.kernels import Prepared
 from optlang.runtime.plan import GroupPlan, State
@@ -53,7 +54,7 @@ class EventPlan(GroupPlan):
             own = {key: local(v) if isinstance(v, torch.Tensor) else v for key, v in known.items()}
             record = self._bound(part, part, {part: own})  # its own values stand where a gradient would
             records.setdefault(Batch.key(record), []).append(record)
-        numbers = {**(self._values or {}), **self._common_states()}
+        numbers = as_values({**(self._values or {}), **self._common_states()})
         for members in records.values():
             batch = self._batch(members)
             batch.gradients = [record.fitting(record.parameter) for record in members]

@@ -13,6 +13,7 @@ from optlang.backends.loading import folders, plain, registry
 from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import NARROW, Dims, Kernel, Signature
 from optlang.compiled import FACTS, Compiled, Facts, Slot, Storage, Variant, VariantKey
+from optlang.inputs import ValueName, text
 from optlang.language.rule import Value
 from optlang.language.specialise import repeats, uses_matrices
 from optlang.runtime import host, progress
@@ -55,9 +56,9 @@ class Prepared:
         names, steering = variant.host_arguments, variant.steering
         everything = {*names, *(steering.arguments() if steering is not None else ())}
         hosted = tuple(s for s in variant.slots if s.storage is Storage.HOST)
-        varies: dict[str, str | int] = {"t": "t", "first": "first", **{s.name: i for i, s in enumerate(hosted)}}
+        varies: dict[ValueName, str | int] = {"t": "t", "first": "first", **{s.name: i for i, s in enumerate(hosted)}}
         # `first` needs the count where no state could tell whether there was a step before.
-        counts = variant.counts_steps or ("first" in names and not variant.slots)
+        counts = variant.counts_steps or ("first" in names and not variant.kept)
         return cls(
             variant,
             load_module(variant.source, variant.name),
@@ -75,7 +76,7 @@ class Prepared:
             g = g.to(p.dtype)
         narrow = any(str(t.dtype)[6:] in NARROW for t in (p, g))
         begin = (self.narrow if narrow else self.plain)["start"]
-        arguments = tuple(values[name] for name in self.variant.start_arguments)
+        arguments = tuple(values[text(name)] for name in self.variant.start_arguments)
         try:
             return dict(begin(p, g, *arguments))
         except (ArithmeticError, ValueError):
@@ -113,7 +114,7 @@ class Prepared:
         return self.patterns[ndim]
 
     def _dims(self, ndim: int, values: Mapping[str, Value]) -> tuple[Dims, ...]:
-        storage, layout = {s.name: s.storage for s in self.variant.slots}, self.variant.layout
+        storage, layout = self.variant.storage, self.variant.layout
         example = torch.empty(EXAMPLE_SIZES[:ndim], device="meta")
         shape = (1,) if layout.flat else layout.shape(tuple(example.shape))
         whole: Dims = tuple(range(len(shape)))
@@ -122,7 +123,7 @@ class Prepared:
             if storage.get(name) is Storage.SCALAR:
                 found.append((None,))
             elif storage.get(name) is Storage.REDUCED:
-                gone = {d % ndim for slot in self.variant.slots if slot.name == name for d in slot.dims}
+                gone = {d % ndim for slot in self.variant.kept if slot.name == name for d in slot.dims}
                 kept = layout.shape(tuple(1 if i in gone else n for i, n in enumerate(example.shape)))
                 found.append(tuple(i if n == shape[i] else None for i, n in enumerate(kept)))
             else:

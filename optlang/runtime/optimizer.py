@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from optlang.compiled import Compiled
+from optlang.inputs import ValueName, as_values
 from optlang.language.builtins import HALT, SEARCHES
 from optlang.language.questions import draws, evaluations
 from optlang.language.suggest import nearest
@@ -375,7 +376,7 @@ class RuleOptimizer(Optimizer):
     def _move(
         self,
         busy: Sequence[GroupPlan],
-        together: Sequence[tuple[Part, list[StagedWork], Prepared, dict[str, Any], chance.Seed]],
+        together: Sequence[tuple[Part, list[StagedWork], Prepared, dict[ValueName, Any], chance.Seed]],
         evaluation: Evaluation | None,
         written: list[torch.Tensor],
     ) -> None:
@@ -420,7 +421,7 @@ class RuleOptimizer(Optimizer):
 
     def _together(
         self, busy: Sequence[GroupPlan]
-    ) -> list[tuple[Part, list[StagedWork], Prepared, dict[str, Any], chance.Seed]]:
+    ) -> list[tuple[Part, list[StagedWork], Prepared, dict[ValueName, Any], chance.Seed]]:
         """Return the staged work of each rule, with the other arguments of :func:`run_together`.
 
         Sums and shared states are those of one rule; the latter follow the variant and the values of its first group.
@@ -430,7 +431,7 @@ class RuleOptimizer(Optimizer):
             works = [work for plan in busy for work in plan.staged if work.rule is part.kernels]
             own = [plan for plan in self._plans if plan.kernels is part.kernels and plan.parameters]
             if works:
-                known = {**own[0].known(), "group.t": max(plan.steps() for plan in own)}
+                known = as_values({**own[0].known(), "group.t": max(plan.steps() for plan in own)})
                 first = own[0].variant_for(facts_of(own[0].parameters[0]))
                 found.append((part, works, first, known, seed))
         return found

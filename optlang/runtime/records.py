@@ -12,6 +12,7 @@ import torch
 
 from optlang.backends.loading.signature import Kernel, Signature
 from optlang.compiled import IN_COMMON, Facts, Storage
+from optlang.inputs import ValueName
 from optlang.language.rule import Value
 from optlang.runtime.kernels import Prepared
 from optlang.runtime.tensors import (
@@ -111,7 +112,7 @@ class Record:
         self.forms: tuple[Any, ...] = ()
         self.ordinary, self.volatile, self.whole = True, False, False
         self.views: list[Any] = []
-        self.tensors: dict[str, torch.Tensor] = {}
+        self.tensors: dict[ValueName, torch.Tensor] = {}
         self.numbers: tuple[float, ...] = ()
         self.count, self.created, self.careful, self.copied = 0.0, False, False, False
         self.gradient_dtype = parameter.dtype
@@ -136,7 +137,7 @@ class Record:
         self.copied &= not self.whole
         self.careful = self.copied or p.is_complex() or not p.is_contiguous() or not self.ordinary
         tensors: list[Any] = [None if self.copied else self._viewed(p), None]
-        storage = {slot.name: slot.storage for slot in self.prepared.stored}
+        storage = self.prepared.variant.storage
         for name in self.prepared.variant.tensors[2:]:
             state = states[name]
             if storage[name] is Storage.SCALAR:
@@ -145,7 +146,7 @@ class Record:
                 tensors.append(state.detach() if storage[name] is Storage.MATRIX else self._viewed(state))
         self.views = tensors
 
-    def _states(self, g: torch.Tensor, values: Mapping[str, Value]) -> dict[str, torch.Tensor]:
+    def _states(self, g: torch.Tensor, values: Mapping[str, Value]) -> dict[ValueName, torch.Tensor]:
         """Return the state tensors by name, each as its kernel wants it, and set the host's numbers."""
         prepared, held = self.prepared, self.state
         slots = prepared.variant.slots
@@ -158,7 +159,8 @@ class Record:
         if missing and g.is_sparse:  # a state may start from it
             g = g.to_dense()
         fresh = prepared.started(self.parameter, g, values) if missing else {}
-        numbers, tensors = [], {}
+        numbers: list[float] = []
+        tensors: dict[ValueName, torch.Tensor] = {}
         types: dict[str, torch.dtype] = {}
         shapes = prepared.shapes(self.parameter, values) if present else {}
         for slot in slots:
@@ -464,7 +466,7 @@ class Batch:
         self.committed = False
         self.moved = 0
         self._arguments: list[Any] = []  # of host, as they were
-        self._arguments_of: Mapping[str, Any] | None = None
+        self._arguments_of: Mapping[ValueName, Any] | None = None
         self._coefficients: tuple[array[float], torch.Tensor] | None = None
         self._direct: list[int] | None = None  # those that are neither empty nor copied
         self._packed: list[Any] | None = None
@@ -499,7 +501,7 @@ class Batch:
 
     # Host numbers -------------------------------------------------------------------------------------------
 
-    def host_arguments(self, known: Mapping[str, Any]) -> list[Any]:
+    def host_arguments(self, known: Mapping[ValueName, Any]) -> list[Any]:
         """Return the arguments of ``host`` for the next step.
 
         Args:
@@ -507,7 +509,7 @@ class Batch:
         """
         prepared, arguments = self.prepared, self._arguments
         if known is not self._arguments_of:
-            facts = {name: getattr(self.records[0].facts, name) for name in prepared.facts}
+            facts: dict[ValueName, Any] = {name: getattr(self.records[0].facts, name) for name in prepared.facts}
             found = {**known, **facts}
             arguments[:] = [found.get(name) for name in prepared.variant.host_arguments]
             self._arguments_of = known

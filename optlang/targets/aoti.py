@@ -17,6 +17,7 @@ from optlang.backends.loading.modules import load_module
 from optlang.compiled import FACTS, Storage, Variant
 from optlang.compiler import example_facts
 from optlang.diagnostics import Diagnostic, OptlangError
+from optlang.inputs import text
 from optlang.language.rule import Value
 from optlang.language.sizes import Unfit
 from optlang.targets import Order, _refusals, refusal
@@ -93,7 +94,7 @@ class Contract:
     def started(self, p: Any, g: Any) -> dict[str, Any]:
         """Return the initial states by name, from the hyperparameters as they are when the rule is emitted."""
         start = load_module(self.variant.source, self.variant.name)["start"]
-        found: dict[str, Any] = start(p, g, *(self.values[name] for name in self.variant.start_arguments))
+        found: dict[str, Any] = start(p, g, *(self.values[text(name)] for name in self.variant.start_arguments))
         return found
 
     def model(self) -> Any:
@@ -114,10 +115,10 @@ class Contract:
                 values = dict(zip(names, numbers.unbind(), strict=True)) if names else {}
                 if "first" in values:
                     values["first"] = values["first"] != 0
-                coefficients, kept = host(*(values[name] for name in variant.host_arguments))
+                coefficients, kept = host(*(values[text(name)] for name in variant.host_arguments))
                 c = torch.stack([as_number(x) for x in coefficients]).to(p.dtype)
                 tensors = {"p": p, "g": g, **dict(zip(held, states, strict=True))}
-                update(*(tensors[name] for name in variant.tensors), c)
+                update(*(tensors[text(name)] for name in variant.tensors), c)
                 return torch.stack([as_number(x) for x in kept]) if hosted else None
 
         return Model()

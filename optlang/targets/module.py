@@ -18,9 +18,10 @@ import torch
 
 from optlang.backends.naming import python_name
 from optlang.compiled import FACTS as FACT_NAMES
-from optlang.compiled import LOSS_NOW, MIDDLE, Variant
+from optlang.compiled import MIDDLE, Variant
 from optlang.compiler import CompiledRule
 from optlang.diagnostics import Diagnostic, OptlangError
+from optlang.inputs import Progress
 from optlang.language.checking.hypers import python_name as argument_name
 from optlang.language.questions import draws, evaluations
 from optlang.language.quoting import docstring, literal
@@ -161,7 +162,7 @@ class _File:
             "draws": draws(rule),
             "alone": any(p.alone for v in variants if v.steering for path in v.steering.paths for p in path),
             "asked": bool(asked),
-            "loss_now": LOSS_NOW in self.forms.read,
+            "loss_now": Progress.LOSS in self.forms.read,
             "kept_in_groups": bool(common),
             "counts_group": any(v.counts_group for v in variants),
             "group_keys": bool(self.order.compiled.group_keys),
@@ -194,7 +195,7 @@ class _File:
                 for t in (1.0, 2.0, 3.0, 5.0, 10.0, 100.0, 1e6):
                     known = {**values, "t": t, "group.t": t, "first": t == 1.0}
                     try:
-                        run(*(known.get(name, 2.0) for name in names))
+                        run(*(known.get(str(name), 2.0) for name in names))
                     except (ArithmeticError, ValueError):
                         return True
                     except TypeError:  # a variant in which this is a number
