@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from optlang.inputs import Asked, HandedOn, New, NumberContribution, Random, ValueName
@@ -91,7 +92,7 @@ class Slot:
     storage: Storage
     dims: tuple[int, ...] = ()
 
-    @property
+    @cached_property
     def new(self) -> New:
         """The name of its value after the update of a group's or the optimizer's states."""
         return New(self.name)

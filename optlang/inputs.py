@@ -31,17 +31,18 @@ class New(_Named):
 
 
 @dataclass(frozen=True)
-class Total(_Named):
+class _OfSite(_Named):
+    """What belongs to a call of the rule's, or to what several calls have in common."""
+
+    site: str
+
+
+class Total(_OfSite):
     """A sum over the whole model; as what a program writes, one tensor's part of it."""
 
-    site: str
 
-
-@dataclass(frozen=True)
-class Random(_Named):
+class Random(_OfSite):
     """Random numbers, shaped like p or of a shape of their own."""
-
-    site: str
 
 
 @dataclass(frozen=True)
@@ -54,39 +55,24 @@ class Handed(_Named):
 # What the closure is called for ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class EvaluationPoint(_Named):
+class EvaluationPoint(_OfSite):
     """Where the loss and its gradients are asked for."""
 
-    site: str
 
-
-@dataclass(frozen=True)
-class Loss(_Named):
+class Loss(_OfSite):
     """The loss at a point."""
 
-    site: str
 
-
-@dataclass(frozen=True)
-class Gradient(_Named):
+class Gradient(_OfSite):
     """The gradient of the loss at a point."""
 
-    site: str
 
-
-@dataclass(frozen=True)
-class Direction(_Named):
+class Direction(_OfSite):
     """What the Hessian is to be multiplied with."""
 
-    site: str
 
-
-@dataclass(frozen=True)
-class HessianProduct(_Named):
+class HessianProduct(_OfSite):
     """The product of the Hessian with a direction."""
-
-    site: str
 
 
 @dataclass(frozen=True)
@@ -103,25 +89,25 @@ class LineSearch:
 
 
 @dataclass(frozen=True)
-class SearchDirection(_Named):
-    """The direction of a search."""
+class _OfSearch(_Named):
+    """What belongs to a search along a line."""
 
     search: LineSearch
+
+
+class SearchDirection(_OfSearch):
+    """The direction of a search."""
 
 
 @dataclass(frozen=True)
-class SearchOption(_Named):
+class SearchOption(_OfSearch):
     """One of the numbers that a search goes by."""
 
-    search: LineSearch
     index: int
 
 
-@dataclass(frozen=True)
-class SearchLength(_Named):
+class SearchLength(_OfSearch):
     """How far a search has gone."""
-
-    search: LineSearch
 
 
 class Progress(_Named, Enum):
