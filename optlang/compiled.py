@@ -10,20 +10,24 @@ generated module, whose functions the runtime calls:
 ``update(...)``        one tensor: the tensors of ``tensors`` viewed as ``layout`` says, then the packed coefficients;
                        writes in place those named in ``written``
 
-Values that these take are named: a hyperparameter's name, ``t``, ``first``, a fact (``ndim numel rows cols eps_of``),
-``group.NAME`` (a key of the param group; ``group.t`` is the group's step, from 1), a state's name (its value before
-the step), or a group state's name with a ``'`` behind it (its value after the group's update).
+Values that these take have the names of :mod:`optlang.inputs`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from enum import Enum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from optlang.language.builtins import BUILTINS
+from optlang.inputs import Asked, HandedOn, New, NumberContribution, Random, ValueName
+from optlang.language.kinds import Kind, Level
 from optlang.language.rule import Rule, Value
 from optlang.language.tree import Expr
+
+if TYPE_CHECKING:
+    from optlang.language.specialise import Special
 
 
 class Facts(NamedTuple):
@@ -59,62 +63,61 @@ MIDDLE: tuple[str, ...] = tuple(f"_size{i}" for i in range(1, 8))
 FACTS: tuple[str, ...] = ("ndim", "numel", "rows", "cols", "eps_of", "_lead", *MIDDLE)
 
 
-#: What the inputs and stores are called that are no hyperparameter, fact or state: a sum over the whole model (as a
-#: target, one tensor's part of it), random numbers, what one pass leaves for another.
-TOTAL, NOISE, CARRY = "total ", "noise ", "carry "
-#: The same for what the closure is called for: a point to evaluate at and a direction to go along (both targets), and
-#: what comes of it: the loss, the gradient at a point, a product with the Hessian.
-POINT, ALONG, LOSS, GRAD, CURVED = "point ", "along ", "loss ", "grad ", "curved "
-#: And for a search along a line: its direction, the numbers it goes by (both targets), and how far it went.
-LINE, TERM, LENGTH = "line ", "term ", "length "
-#: The loss where the step starts, which of the steps of `iterate` it is, and how often the closure has been called.
-LOSS_NOW, ITERATION, CALLS = f"{LOSS}now", f"{LOSS}iteration", f"{LOSS}evaluations"
-#: The numbers that `iterate` goes by (targets): how many steps there are at most, and whether this one is not made.
-MOST, STOP = "stop most", "stop now"
-#: What waits for every tensor to have given its part of it.
-PARTS = (TOTAL, POINT, ALONG, LINE, TERM, MOST, STOP)
-#: Those that are numbers.
-NUMBERS = (TOTAL, TERM, MOST, STOP)
-#: The numbers and tensors that arrive in the middle of a step.
-LATE_NUMBERS, LATE_TENSORS = (TOTAL, LOSS, LENGTH), (GRAD, CURVED)
-#: The tensors that are exchanged with the closure.
-EXCHANGED = (POINT, ALONG, LINE, *LATE_TENSORS)
-#: The tensors that passes hand on: what else they write are parameters, states and parts of totals.
-HANDED_ON = (CARRY, NOISE, *EXCHANGED)
+class Storage(Enum):
+    """How a state, or what one pass leaves for another, is kept; values are what files of the targets call them."""
 
+    ELEMENT = "element"  # a tensor shaped like p
+    REDUCED = "reduced"  # p's shape, with some sizes 1
+    MATRIX = "matrix"  # a tensor with a shape of its own
+    SCALAR = "scalar"  # a device tensor with one element
+    HOST = "host"  # a float on the host, mirrored into a 0-d float64 tensor
 
-def waits_for(name: str) -> frozenset[str]:
-    """Return the targets that have to be complete before a late input is there."""
-    if name in (LOSS_NOW, ITERATION, CALLS):
-        return frozenset()
-    if name.startswith(LENGTH):
-        label = name[len(LENGTH) :]
-        options = len(BUILTINS[label.partition(" ")[0]].parameters) - 1
-        return frozenset((LINE + label, *(f"{TERM}{i} {label}" for i in range(options))))
-    for late, target in ((LOSS, POINT), (GRAD, POINT), (CURVED, ALONG)):
-        if name.startswith(late):
-            return frozenset((target + name[len(late) :],))
-    return frozenset((name,))
+    @classmethod
+    def of(cls, kind: Kind) -> Storage:
+        """Return how a value on the device is kept."""
+        return {
+            Level.ELEMENT: cls.ELEMENT,
+            Level.SCALAR: cls.SCALAR,
+            Level.MATRIX: cls.MATRIX,
+            Level.REDUCED: cls.REDUCED,
+        }[kind.level]
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A state that exists in a variant, or a tensor that one pass of a step leaves for another.
-
-    ``place`` is ``element`` (shaped like p), ``reduced`` (p's shape with the sizes of ``dims`` 1), ``matrix`` (of a
-    shape of its own), ``scalar`` (a device tensor with one element) or ``host`` (a float kept on the host and mirrored
-    into a 0-d float64 tensor).
-    """
+    """A state that exists in a variant; ``dims`` are those over which a reduced one is reduced."""
 
     name: str
     key: str
-    place: str
+    storage: Storage
     dims: tuple[int, ...] = ()
 
+    @cached_property
+    def new(self) -> New:
+        """The name of its value after the update of a group's or the optimizer's states."""
+        return New(self.name)
 
-#: Places of states that many elements have in common: they are few, and so they are kept in 32 bits at least. A count
+
+@dataclass(frozen=True)
+class PassTensor:
+    """A tensor that one pass of a step leaves for another, or for what is done between passes."""
+
+    name: HandedOn | NumberContribution
+    storage: Storage
+    dims: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, name: HandedOn | NumberContribution, kind: Kind) -> PassTensor:
+        """Return the tensor of a value on the device."""
+        return cls(name, Storage.of(kind), tuple(sorted(kind.dims)))
+
+
+#: What the kernel of a pass reads and writes besides p and g.
+AnySlot = Slot | PassTensor
+
+#: Storage of states that many elements have in common: they are few, and so they are kept in 32 bits at least. A count
 #: in bfloat16 stops at 256, and a mean over many steps stops as soon as what is added is less than its last digit.
-IN_COMMON = ("scalar", "reduced")
+IN_COMMON = (Storage.SCALAR, Storage.REDUCED)
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,26 @@ class Layout:
         return (*size[: self.front], count, *size[len(size) - self.back :])
 
 
+class VariantKey(NamedTuple):
+    """What a variant is for; equal keys mean equal variants.
+
+    Attributes:
+        answers: The answers to static questions; of a pass, what stands for its source.
+        event: The event whose statements it is, None for a step.
+        ndim: Dimensions of the tensor, if it is for no other number of them.
+    """
+
+    answers: tuple[Value, ...]
+    event: str | None = None
+    ndim: int | None = None
+
+    @classmethod
+    def of(cls, special: Special, ndim: int) -> VariantKey:
+        """Return the key of statements for a tensor of ``ndim`` dimensions."""
+        exact = special.matrices or Layout.of(special.dims, ndim).exact
+        return cls(special.key, special.event, ndim if exact else None)
+
+
 @dataclass(frozen=True)
 class Draw:
     """Random numbers that a pass reads as a tensor: ``kind`` is ``randn`` or ``rand``, ``site`` tells calls apart.
@@ -158,7 +181,7 @@ class Draw:
     They are shaped like p, unless a slot of the pass says that they have a shape of their own.
     """
 
-    name: str
+    name: Random
     kind: str
     site: int
 
@@ -168,8 +191,8 @@ class Pass:
     """One pass of a staged step over some tensors.
 
     Attributes:
-        kernel: Its module (``host`` and ``update``) and tensors: those of the step, and carried ones under names that
-            begin with ``carry``, ``total`` or ``noise``. In a pass over matrices, ``update`` takes each tensor with one
+        kernel: Its module (``host`` and ``update``) and tensors: those of the step, and what passes hand on. In a
+            pass over matrices, ``update`` takes each tensor with one
             dimension more in front, of tensors that are treated alike, then the coefficients as numbers, and returns
             the new values of ``written``.
         matrices: Whether it works on whole matrices.
@@ -182,10 +205,10 @@ class Pass:
 
     kernel: Variant
     matrices: bool
-    needs: tuple[str, ...]
-    totals: tuple[str, ...]
+    needs: tuple[ValueName, ...]
+    totals: tuple[NumberContribution, ...]
     draws: tuple[Draw, ...]
-    points: tuple[str, ...] = ()
+    points: tuple[Asked, ...] = ()
     alone: bool = False
 
 
@@ -206,12 +229,12 @@ class Steering:
     """
 
     paths: tuple[tuple[Pass, ...], ...]
-    path_arguments: tuple[str, ...]
-    numbers_arguments: tuple[tuple[str, ...], ...]
-    shared: tuple[tuple[Slot, tuple[str, ...]], ...]
-    size_arguments: tuple[str, ...] = ()
+    path_arguments: tuple[ValueName, ...]
+    numbers_arguments: tuple[tuple[ValueName, ...], ...]
+    shared: tuple[tuple[Slot, tuple[ValueName, ...]], ...]
+    size_arguments: tuple[ValueName, ...] = ()
 
-    def arguments(self) -> set[str]:
+    def arguments(self) -> set[ValueName]:
         """Return the names of all values that are asked for on the host."""
         kernels = (p.kernel.host_arguments for path in self.paths for p in path)
         shared = (names for _, names in self.shared)
@@ -235,7 +258,7 @@ class Variant:
 
     Attributes:
         name: The rule's name.
-        key: The answers; equal keys mean equal variants.
+        key: What it is for.
         source: The generated Python module (imports ``math`` and ``torch`` only).
         narrow_source: The same for tensors stored in 16 bits, with arithmetic in float32.
         traced_source: ``host`` and ``group`` once more, on 0-d float64 tensors instead of floats, and ``updated``,
@@ -245,6 +268,7 @@ class Variant:
         host_arguments: Names of the values ``host`` takes.
         coefficients: Names of the packed coefficients, in order (for people; may be empty).
         slots: The states that exist, in order of declaration.
+        pass_tensors: Of a pass, what else it reads or writes.
         group_slots: The group states, in order of declaration: (name, key, initial expression's value).
         tensors: Names of the tensors ``update`` takes, in order: ``p``, ``g``, and states.
         written: Which of them it writes.
@@ -265,18 +289,18 @@ class Variant:
     """
 
     name: str
-    key: tuple[Value, ...]
+    key: VariantKey
     source: str
     narrow_source: str
     traced_source: str
-    start_arguments: tuple[str, ...]
-    group_arguments: tuple[str, ...]
-    host_arguments: tuple[str, ...]
+    start_arguments: tuple[ValueName, ...]
+    group_arguments: tuple[ValueName, ...]
+    host_arguments: tuple[ValueName, ...]
     coefficients: tuple[str, ...]
     slots: tuple[Slot, ...]
     group_slots: tuple[Slot, ...]
-    tensors: tuple[str, ...]
-    written: tuple[str, ...]
+    tensors: tuple[ValueName, ...]
+    written: tuple[ValueName, ...]
     layout: Layout
     min_ndim: int = 0
     counts_steps: bool = False
@@ -285,6 +309,17 @@ class Variant:
     triton_source: str = ""
     cpp_source: str = ""
     steering: Steering | None = None
+    pass_tensors: tuple[PassTensor, ...] = ()
+
+    @property
+    def kept(self) -> tuple[AnySlot, ...]:
+        """Its states, and of a pass what it leaves for others or reads of them."""
+        return (*self.slots, *self.pass_tensors)
+
+    @property
+    def storage(self) -> dict[ValueName, Storage]:
+        """How these are kept, by name."""
+        return {slot.name: slot.storage for slot in self.kept}
 
     def text(self) -> str:
         """Return everything that runs, as Python: the module, and those of the passes of its step."""
@@ -350,7 +385,7 @@ class Compiled(Protocol):
     def group_initial(self, values: Mapping[str, Value]) -> dict[str, float]:
         """Return the initial value of each state of the group and of the whole optimizer, by key."""
 
-    def variant_key(self, values: Mapping[str, Value], facts: Facts, event: str | None = None) -> tuple[Value, ...]:
+    def variant_key(self, values: Mapping[str, Value], facts: Facts, event: str | None = None) -> VariantKey:
         """Return the key of the variant that these values select, for a step or for ``on EVENT``."""
 
     def variant(self, values: Mapping[str, Value], facts: Facts, event: str | None = None) -> Variant:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from optlang.backends.loading import variants
-from optlang.compiled import Facts, Layout, Variant
+from optlang.compiled import Facts, Variant, VariantKey
 from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
 from optlang.language.check import check_text
 from optlang.language.checking.worlds import sample
@@ -24,7 +24,7 @@ from optlang.language.questions import group_keys, static_names
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Rule, Value
 from optlang.language.sizes import Unfit
 from optlang.language.specialise import Special, specialise, too_large, too_many_paths
-from optlang.language.tree import Expr
+from optlang.language.tree import Expr, StateScope
 from optlang.source import Source
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class CompiledRule:
         self.rule, self.name, self.warnings = rule, name, warnings
         self.static_names, self.group_keys = static_names(rule), group_keys(rule)
         self.routes: tuple[tuple[CompiledRule, Expr | None], ...] = ()
-        self._variants: dict[tuple[Value, ...], Variant] = {}
+        self._variants: dict[VariantKey, Variant] = {}
 
     # Hyperparameters ----------------------------------------------------------------------------------------
 
@@ -116,7 +116,7 @@ class CompiledRule:
         """Return the initial value of each state of the group and of the whole optimizer, by key."""
         initial = {}
         for state in self.rule.states:
-            if state.scope != "tensor":
+            if state.scope is not StateScope.TENSOR:
                 value = 0.0 if state.initial is None else evaluate(state.initial, values)
                 assert isinstance(value, (int, float))
                 initial[state.key] = float(value)
@@ -124,7 +124,7 @@ class CompiledRule:
 
     # Variants -----------------------------------------------------------------------------------------------
 
-    def variant_key(self, values: Mapping[str, Value], facts: Facts, event: str | None = None) -> tuple[Value, ...]:
+    def variant_key(self, values: Mapping[str, Value], facts: Facts, event: str | None = None) -> VariantKey:
         """Return the key of the variant that these values select."""
         return self._specialise(values, facts, event)[1]
 
@@ -142,17 +142,15 @@ class CompiledRule:
 
     def _specialise(
         self, values: Mapping[str, Value], facts: Facts, event: str | None = None
-    ) -> tuple[Special, tuple[Value, ...]]:
-        """Return the statements of a variant and its key (with ndim, where layouts depend on it)."""
+    ) -> tuple[Special, VariantKey]:
+        """Return the statements of a variant and its key."""
         try:
             special = specialise(self.rule, {**values, **facts.named()}, facts.shape, event)
         except RecursionError:
             raise OptlangError([too_large(self.rule)]) from None
-        exact = special.matrices or Layout.of(special.dims, facts.ndim).exact
-        key = special.key if event is None else (f"on {event}", *special.key)
-        return special, (*key, f"ndim {facts.ndim}") if exact else key
+        return special, VariantKey.of(special, facts.ndim)
 
-    def build(self, special: Special, key: tuple[Value, ...], ndim: int) -> Variant:
+    def build(self, special: Special, key: VariantKey, ndim: int) -> Variant:
         """Compile one variant: statements -> programs -> passes -> source."""
         from optlang.assembly import assembled  # here, as a variant found on disk needs no SymPy
 

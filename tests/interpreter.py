@@ -121,7 +121,7 @@ class Interpreter:
         self.group_steps += takes_part
 
     def _states(self, scope: str) -> list[State]:
-        return [state for state in self.rule.states if state.scope == scope]
+        return [state for state in self.rule.states if state.scope.value == scope]
 
     def decide(
         self, owner: str, rule_number: int, totals: Mapping[Place, float] | None, steps: int | None = None

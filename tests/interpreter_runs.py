@@ -62,7 +62,7 @@ class TensorRun(Run):
     ) -> None:
         super().__init__(setting, shape)
         self.states, self.decided, self.totals, self.draw = states, decided or {}, totals, draw
-        self.scopes = {state.name: state.scope for state in self.rule.states}
+        self.scopes = {state.name: state.scope.value for state in self.rule.states}
         self.calls = 0
         self.ground: tuple[Array, Array] | None = None  # where the step starts, and the slope of the landscape
         self.met: set[Place] = set()
@@ -177,7 +177,7 @@ class CommonRun(Run):
     def __init__(self, setting: Setting, owner: str, totals: Mapping[Place, float] | None = None) -> None:
         super().__init__(setting)
         self.totals = totals
-        self.own = {state.name for state in self.rule.states if state.scope == owner}
+        self.own = {state.name for state in self.rule.states if state.scope.value == owner}
         self.decided: Decided = {}
 
     def store(self, statement: ast.Assign, name: str, value: Value, scope: Scope) -> None:

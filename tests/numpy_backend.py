@@ -62,10 +62,12 @@ class NumpyWriter(Writer):
 def emit(program: Program) -> str:
     """Return Python text: ``step(inputs) -> stores``, both by name."""
     host, tensor = HostWriter(), NumpyWriter()
-    lines = [f"    {i.symbol} = inputs[{i.name!r}]" for i in program.inputs]
+    lines = [f"    {i.symbol} = inputs[{str(i.name)!r}]" for i in program.inputs]
     lines += [f"    {v.symbol} = {host.text(v.expr)}" for v in program.host]
     lines += [f"    {v.symbol} = {tensor.text(v.expr)}" for v in program.tensor]
-    stores = [f"{s.target!r}: {(tensor if s.kind.level > Level.HOST else host).text(s.expr)}" for s in program.stores]
+    stores = [
+        f"{str(s.target)!r}: {(tensor if s.kind.level > Level.HOST else host).text(s.expr)}" for s in program.stores
+    ]
     helpers = [HELPERS[h] for h in HELPERS if h in host.helpers]
     return "\n".join([*helpers, "def step(inputs):", *lines, f"    return {{{', '.join(stores)}}}"])
 

@@ -13,6 +13,7 @@ from optimizing import optimizer_class
 
 from optlang.compiled import Draw
 from optlang.compiler import example_variant
+from optlang.inputs import Random
 from optlang.runtime.chance import Seed
 
 #: Shapes that differ in everything: matrices (wide, tall), vectors, a number, one without elements, a filter.
@@ -133,7 +134,7 @@ def draw_sites(cls: Any) -> list[int]:
     steering = example_variant(compiled).steering
     assert steering is not None
     draws = {draw.name: draw for path in steering.paths for one in path for draw in one.draws}
-    ordered = sorted(draws, key=lambda name: [int(part) for part in name.split()[1].split(".")])
+    ordered = sorted(draws, key=lambda name: [int(part) for part in name.site.split(".")])
     return [draws[name].site for name in ordered]
 
 
@@ -144,7 +145,7 @@ def drawn(seed: int, sites: Sequence[int], first: int, dtype: torch.dtype) -> An
     def draw(kind: str, shape: tuple[int, ...], site: int, index: int, t: int) -> Any:
         places = [torch.empty(0) for _ in range(first + index + 1)]
         memory = torch.empty(shape, dtype=arithmetic)
-        Seed([{"params": places, "seed": seed}]).fill(memory, Draw("noise", kind, sites[site]), places[-1], t)
+        Seed([{"params": places, "seed": seed}]).fill(memory, Draw(Random("noise"), kind, sites[site]), places[-1], t)
         return memory.double().numpy()
 
     return draw

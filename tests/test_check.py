@@ -21,7 +21,7 @@ from optlang.language.questions import group_keys
 from optlang.language.roles import describe
 from optlang.language.rule import HyperType, Rule
 from optlang.language.specialise import specialise
-from optlang.language.tree import Assign, If, Name, Stmt
+from optlang.language.tree import Assign, If, Name, StateScope, Stmt
 from optlang.language.walk import expressions
 from optlang.source import Source
 
@@ -158,7 +158,7 @@ def test_kinds_of_states() -> None:
         "n": HOST,
     }
     assert {s.name: s.key for s in rule.states}["r"] == "row"
-    assert {s.name: s.scope for s in rule.states}["n"] == "group"
+    assert {s.name: s.scope for s in rule.states}["n"] is StateScope.GROUP
 
 
 @pytest.mark.parametrize(
@@ -425,7 +425,7 @@ def specialise_everywhere(rule: Rule) -> None:
             if all(evaluate(r.condition, values) for r in rule.requirements):
                 variant = specialise(rule, values)
                 known = {"p", "g", "t", "first", "group", "eps", *values, *(s.name for s in variant.states)}
-                known |= {s.name for s in rule.states if s.scope == "group"}
+                known |= {s.name for s in rule.states if s.scope is StateScope.GROUP}
                 assert_everything_has_a_value(variant.body, known)
 
 

@@ -16,7 +16,7 @@ from optlang.language.kinds import ELEMENT, HOST, SCALAR, Level
 from optlang.language.questions import known_before, reads_time, static_names
 from optlang.language.roles import describe
 from optlang.language.show import show_rule
-from optlang.language.tree import Return
+from optlang.language.tree import Return, StateScope
 from optlang.source import Source
 
 #: Rules without a fault, each about one thing.
@@ -171,7 +171,7 @@ def test_kinds_of_states() -> None:
     kinds = {s.name: s.kind for s in rule.states}
     assert (kinds["d"], kinds["n"], kinds["c"], kinds["m"], kinds["k"]) == (HOST, HOST, SCALAR, ELEMENT, SCALAR)
     assert {kinds[name].level for name in ("L", "P", "w")} == {Level.MATRIX}
-    assert {s.name: s.scope for s in rule.states}["d"] == "shared"
+    assert {s.name: s.scope for s in rule.states}["d"] is StateScope.SHARED
     assert [r.of_tensors for r in rule.requirements] == [True]
     assert "`d`: state, one number for the whole optimizer, starts at 1" in describe(rule)
     assert "shared state d: host = 1" in show_rule(rule)

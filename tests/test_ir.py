@@ -12,14 +12,16 @@ from trajectories import library_compiled
 
 from optlang import rules
 from optlang.assembly import cut
-from optlang.compiled import CARRY, Facts
+from optlang.compiled import Facts, Storage
 from optlang.compiler import CompiledRule, compile_source, example_variant, passes_of
+from optlang.inputs import Handed, New, ValueName
 from optlang.ir import algebra
 from optlang.ir.lower import Lowered
 from optlang.ir.passes import optimise
 from optlang.ir.program import InvalidProgram, Program, Value
 from optlang.language.kinds import ELEMENT, HOST
 from optlang.language.specialise import specialise
+from optlang.language.tree import StateScope
 from optlang.source import Source
 from tests import numpy_backend
 
@@ -70,15 +72,15 @@ def test_stages_are_valid_programs_that_hand_on_what_they_read(name: str) -> Non
         path.program.verify()
         stages, numbers = cut(path, shared)
         numbers.verify()
-        there: set[str] = set()
+        there: set[ValueName] = set()
         for stage in stages:
             seen: list[tuple[str, Program]] = [("cut", stage.program)]
             optimise(stage.program, lambda p, program, seen=seen: seen.append((p, program)))  # type: ignore[misc]
             for _, program in seen:
                 program.verify()
-            carried = {i.name for i in seen[-1][1].inputs if i.name.startswith(CARRY)}
+            carried = {i.name for i in seen[-1][1].inputs if isinstance(i.name, Handed)}
             assert carried <= there, "a pass reads what no earlier pass has left"
-            there |= {s.target for s in stage.program.stores if s.target.startswith(CARRY)}
+            there |= {s.target for s in stage.program.stores if isinstance(s.target, Handed)}
         written = [s.target for stage in stages for s in stage.program.stores]
         assert len(written) == len(set(written)), "a tensor is written twice"
         assert {s.target for s in path.program.stores if s.kind.on_device} <= set(written)
@@ -97,22 +99,22 @@ def test_numpy_backend_agrees_with_the_generated_torch(name: str, ndim: int) -> 
     module: dict[str, object] = {}
     exec(variant.source, module)
     known = {**values, **facts.named(), "t": 30.0, "first": False, "group.t": 30.0}
-    known |= {f"{s.name}{new}": 0.7 for s in rule.rule.states if s.scope == "group" for new in ("", "'")}
+    known |= {n: 0.7 for s in rule.rule.states if s.scope is StateScope.GROUP for n in (s.name, New(s.name))}
     states = module["start"](p, g, *(known[n] for n in variant.start_arguments))  # type: ignore[operator]
     for slot in variant.slots:  # a state in mid-run: not zero, not negative
-        if slot.place != "host":
+        if slot.storage is not Storage.HOST:
             states[slot.name] = states[slot.name] + torch.rand(
                 states[slot.name].shape, dtype=torch.float64, generator=generator
             )
     known.update(states)
-    arrays = {n: (v.numpy().copy() if isinstance(v, torch.Tensor) else v) for n, v in known.items()}
+    arrays = {str(n): (v.numpy().copy() if isinstance(v, torch.Tensor) else v) for n, v in known.items()}
     arrays.update(p=p.numpy().copy(), g=g.numpy().copy())
     expected = numpy_backend.load(step_of(rule, facts=facts))(arrays)
     coefficients, kept = module["host"](*(known[n] for n in variant.host_arguments))  # type: ignore[operator]
     tensors = [{"p": p, "g": g}.get(n, states.get(n)) for n in variant.tensors]
     module["update"](*tensors, torch.tensor(coefficients, dtype=torch.float64))  # type: ignore[operator]
     results = dict(zip(variant.tensors, tensors, strict=True))
-    results.update(zip((s.name for s in variant.slots if s.place == "host"), kept, strict=True))
+    results.update(zip((s.name for s in variant.slots if s.storage is Storage.HOST), kept, strict=True))
     for target, value in expected.items():
         np.testing.assert_allclose(np.asarray(results[target]), value, rtol=1e-12, atol=1e-14, err_msg=target)
 
@@ -156,8 +158,8 @@ def test_a_flip_of_a_static_condition_is_another_variant() -> None:
 def test_scalar_state_lives_on_the_host_unless_a_tensor_reaches_it() -> None:
     host = compiled("optimizer A\nhyper lr = 0.1\nstate c: scalar = 1\nc *= lr\np -= c*g")
     device = compiled("optimizer B\nhyper lr = 0.1\nstate c: scalar = 1\nc = lr*c + norm(g)\np -= c*g")
-    assert [s.place for s in example_variant(host).slots] == ["host"]
-    assert [s.place for s in example_variant(device).slots] == ["scalar"]
+    assert [s.storage for s in example_variant(host).slots] == [Storage.HOST]
+    assert [s.storage for s in example_variant(device).slots] == [Storage.SCALAR]
 
 
 def test_stores_that_exchange_states_take_old_values() -> None:

@@ -11,6 +11,7 @@ from optlang.diagnostics import OptlangError
 from optlang.language import tree
 from optlang.language.parse import _failure, parse
 from optlang.language.reading import mistakes
+from optlang.language.tree import StateScope
 from optlang.source import Source, Span
 
 
@@ -208,7 +209,7 @@ p -= lr*m
     assert require.message == "positive"
     assert [(x.name.name, x.key) for x in states.items] == [("m", "exp_avg"), ("v", "k")]
     assert states.items[1].initial is not None and isinstance(states.when, tree.Compare)
-    assert (scalar.items[0].type, group.scope) == ("scalar", "group")
+    assert (scalar.items[0].type, group.scope) == ("scalar", StateScope.GROUP)
     assert line.parameters[1].default is not None and isinstance(line.body, tree.Binary)
     assert [type(x) for x in block.body] == [tree.Assign, tree.Return]
     assert assign.op == "-="
@@ -300,7 +301,7 @@ def test_every(text: str, start: int | None, first: bool) -> None:
 
 def test_shared_state_events_and_routes() -> None:
     (shared,) = items("shared state d = 1, e = 0\n")
-    assert (shared.scope, [x.name.name for x in shared.items]) == ("shared", ["d", "e"])
+    assert (shared.scope, [x.name.name for x in shared.items]) == (StateScope.SHARED, ["d", "e"])
     to_eval, to_train = items("on eval: p = z\non train:\n    p = y\n    z = p\n")
     assert [(x.event, len(x.body)) for x in (to_eval, to_train)] == [("eval", 1), ("train", 2)]
     muon, rest = items("route Muon when ndim >= 2 and not group.adam\nroute AdamW otherwise\n")

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import optlang.rules
 from optlang.backends.loading.modules import load_module
 from optlang.compiler import example_variant
+from optlang.language.tree import StateScope
 from optlang.runtime import host
 
 AdamW = optimizer_class(ADAMW)
@@ -181,7 +182,7 @@ def sealed() -> Iterator[None]:
 
 
 def capturable(name: str) -> bool:
-    return not any(s.scope == "group" for s in optimizer_class(name)._compiled.rule.states)
+    return not any(s.scope is StateScope.GROUP for s in optimizer_class(name)._compiled.rule.states)
 
 
 @every_rule

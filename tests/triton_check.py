@@ -24,6 +24,7 @@ from optlang.backends.loading import launch  # noqa: E402
 from optlang.backends.loading.modules import load_module  # noqa: E402
 from optlang.compiled import Variant  # noqa: E402
 from optlang.compiler import compile_source, example_variant  # noqa: E402
+from optlang.inputs import Handed, Total  # noqa: E402
 
 SHAPES = [(0,), (1,), (), (7,), (1000,), (100, 50), (2 * launch.CHUNK + 5,), (9000,)]
 
@@ -97,7 +98,7 @@ def kernel_for_an_h100(variant: Variant, dtype: str, kernel: Any, tl: Any) -> di
     from triton.compiler import ASTSource, compile
 
     real, short = ("float64", "fp64") if dtype == "float64" else ("float32", "fp32")
-    types = [real if name.startswith(("carry ", "total ")) else dtype for name in variant.tensors]
+    types = [real if isinstance(name, Handed | Total) else dtype for name in variant.tensors]
     constants = {f"type_{i}": getattr(tl, name) for i, name in enumerate(types)}
     constants |= {"chunk": launch.CHUNK, "block": launch.BLOCK}
     arguments = [name for name in kernel.arg_names if name not in constants]

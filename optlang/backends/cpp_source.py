@@ -22,13 +22,14 @@ from optlang.backends.cpp_plan import Nest, Plan, Shapes, Sweep
 from optlang.backends.cpp_terms import REDUCTIONS, Places, Terms
 from optlang.backends.cpp_writer import knows
 from optlang.backends.memory import INDENT
-from optlang.compiled import Layout, Slot
+from optlang.compiled import AnySlot, Layout, Storage
+from optlang.inputs import ValueName
 from optlang.ir import algebra
 from optlang.ir.program import Program, Value
 from optlang.language.kinds import Level
 
 
-def emit(program: Program, slots: Sequence[Slot], tensors: Sequence[str], layout: Layout, ndim: int) -> str:
+def emit(program: Program, slots: Sequence[AnySlot], tensors: Sequence[ValueName], layout: Layout, ndim: int) -> str:
     """Return the kernels of a step; empty if it knows matrices, or a function that has no spelling in C++.
 
     Args:
@@ -45,13 +46,13 @@ def emit(program: Program, slots: Sequence[Slot], tensors: Sequence[str], layout
     return "\n".join(_lines(program, tensors, layout, rank)) + "\n"
 
 
-def _suits(program: Program, slots: Sequence[Slot], shapes: Shapes) -> bool:
+def _suits(program: Program, slots: Sequence[AnySlot], shapes: Shapes) -> bool:
     """Return whether every value is of elements, reduced, or a number."""
     levels = {k.level for k in program.kinds().values()} | {store.kind.level for store in program.stores}
     reductions = [v for v in program.tensor if v.reduces]
     return (
         Level.MATRIX not in levels
-        and all(slot.place != "matrix" for slot in slots)
+        and all(slot.storage is not Storage.MATRIX for slot in slots)
         and not any(value.matrices for value in program.tensor)
         and all(algebra.name_of(v.expr) in REDUCTIONS and shapes.meet(v.expr.args[0]) for v in reductions)
     )
@@ -71,7 +72,7 @@ def _ways(layout: Layout, rank: int) -> Iterator[tuple[int, int, int]]:
         yield 0, layout.front - 1, layout.front
 
 
-def _lines(program: Program, tensors: Sequence[str], layout: Layout, rank: int) -> Iterator[str]:
+def _lines(program: Program, tensors: Sequence[ValueName], layout: Layout, rank: int) -> Iterator[str]:
     """Yield the lines of the kernels of a step."""
     ways = list(_ways(layout, rank))
     terms = Terms(program, tensors, rank, min(present for _, _, present in ways))

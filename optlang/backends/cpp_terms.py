@@ -11,6 +11,7 @@ import sympy as sp
 from optlang.backends.cpp_plan import Dims, Plan, Shapes
 from optlang.backends.cpp_writer import CppWriter
 from optlang.backends.memory import INDENT, Memory
+from optlang.inputs import ValueName
 from optlang.ir import algebra
 from optlang.ir.program import Program, Value
 from optlang.language.quoting import remark
@@ -68,7 +69,7 @@ class Terms:
         names: What symbols are called.
     """
 
-    def __init__(self, program: Program, tensors: Sequence[str], rank: int, present: int) -> None:
+    def __init__(self, program: Program, tensors: Sequence[ValueName], rank: int, present: int) -> None:
         memory = Memory(program, tensors, narrow=True)
         self.program, self.rounded = memory.program, memory.rounded()
         shapes = Shapes(self.program, rank)

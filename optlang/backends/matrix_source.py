@@ -15,6 +15,7 @@ from optlang.backends.helpers import called
 from optlang.backends.memory import INDENT, renamed
 from optlang.backends.naming import python_name, spelled
 from optlang.backends.spelling import ATOM, OR, Piece, TorchWriter
+from optlang.inputs import ValueName
 from optlang.ir import algebra
 from optlang.ir.program import Program, Value
 from optlang.language.builtins import BUILTINS, LINEAR
@@ -266,7 +267,7 @@ class MatrixPass:
         ndim: Dimensions of the parameter.
     """
 
-    def __init__(self, program: Program, tensors: Sequence[str], ndim: int) -> None:
+    def __init__(self, program: Program, tensors: Sequence[ValueName], ndim: int) -> None:
         self.program, self.arguments = spelled(renamed(program), tensors)
         self.tensors = [self.arguments[name] for name in tensors]
         kinds = {self.arguments[i.name]: i.kind for i in self.program.inputs if i.kind.on_device}
@@ -408,7 +409,7 @@ def _is_product(value: Value | None) -> bool:
 
 def start_lines(
     program: Program, ndim: int, wide: str | None
-) -> tuple[list[str], dict[str, str], MatrixWriter, Program]:
+) -> tuple[list[str], dict[ValueName, str], MatrixWriter, Program]:
     """Return the lines that compute initial values of a rule with matrices, and what is needed to name them.
 
     Args:

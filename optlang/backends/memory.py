@@ -13,6 +13,7 @@ import sympy as sp
 
 from optlang.backends.naming import all_names, python_name, spelled
 from optlang.backends.spelling import Writer
+from optlang.inputs import ValueName
 from optlang.ir import algebra
 from optlang.ir.program import Program, Value
 from optlang.language.kinds import Level, join
@@ -37,7 +38,7 @@ class Memory:
     """
 
     def __init__(
-        self, program: Program, tensors: Sequence[str], narrow: bool, wide: str | None = "torch.float32"
+        self, program: Program, tensors: Sequence[ValueName], narrow: bool, wide: str | None = "torch.float32"
     ) -> None:
         self.program, self.arguments = spelled(program if narrow else renamed(program), tensors)
         self.narrow = narrow

@@ -11,21 +11,22 @@ from itertools import count
 import sympy as sp
 
 from optlang.backends.helpers import HELPERS
+from optlang.inputs import ValueName, text
 from optlang.ir.program import Program
 
 #: Names that generated functions use for something else, or may: Python's own.
 RESERVED = frozenset({"math", "torch", "shape", *dir(builtins), *HELPERS})
 
 
-def python_name(name: str, taken: Container[str] = ()) -> str:
+def python_name(name: ValueName, taken: Container[str] = ()) -> str:
     """Return a name as Python can spell it (``lambda`` as ``lambda_``), different from those that are taken."""
-    name = re.sub(r"\W", "_", name)
-    while keyword.iskeyword(name) or name in RESERVED or name in taken:
-        name += "_"
-    return name
+    chosen = re.sub(r"\W", "_", text(name))
+    while keyword.iskeyword(chosen) or chosen in RESERVED or chosen in taken:
+        chosen += "_"
+    return chosen
 
 
-def spelled(program: Program, others: Iterable[str] = ()) -> tuple[Program, dict[str, str]]:
+def spelled(program: Program, others: Iterable[ValueName] = ()) -> tuple[Program, dict[ValueName, str]]:
     """Return a program whose symbols Python can spell, and what its inputs are called.
 
     Args:
@@ -37,7 +38,7 @@ def spelled(program: Program, others: Iterable[str] = ()) -> tuple[Program, dict
     """
     taken: set[str] = set()
 
-    def name(wanted: str) -> str:
+    def name(wanted: ValueName) -> str:
         chosen = python_name(wanted, taken)
         taken.add(chosen)
         return chosen
@@ -49,7 +50,7 @@ def spelled(program: Program, others: Iterable[str] = ()) -> tuple[Program, dict
             wanted = next(f"{stem}_{n}" for n in count(1) if f"{stem}_{n}" not in taken)
         return name(wanted)
 
-    arguments = {i.name: name(i.symbol.name) for i in program.inputs}
+    arguments: dict[ValueName, str] = {i.name: name(i.symbol.name) for i in program.inputs}
     arguments.update({other: name(other) for other in others if other not in arguments})
     symbols = {i.symbol: sp.Symbol(arguments[i.name]) for i in program.inputs}
     symbols.update({v.symbol: sp.Symbol(next_version(v.symbol.name)) for v in program.values})

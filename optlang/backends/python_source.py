@@ -17,7 +17,8 @@ from optlang.backends.helpers import HELPERS
 from optlang.backends.memory import INDENT, Memory
 from optlang.backends.naming import spelled
 from optlang.backends.spelling import HostWriter, NumberWriter, StartWriter, TorchWriter, Writer
-from optlang.compiled import IN_COMMON, Slot
+from optlang.compiled import IN_COMMON, AnySlot, Storage
+from optlang.inputs import ValueName
 from optlang.ir.lower import Lowered
 from optlang.ir.program import Program, Store, Value
 from optlang.language.kinds import ELEMENT, SCALAR, Kind, Level
@@ -32,7 +33,7 @@ class Width(Enum):
     ANY = "of any type"
 
 
-def emit(lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str], title: str, width: Width) -> str:
+def emit(lowered: Lowered, slots: Sequence[AnySlot], tensors: Sequence[ValueName], title: str, width: Width) -> str:
     """Return the module of a variant.
 
     Args:
@@ -45,7 +46,7 @@ def emit(lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str], title:
     return Module(lowered, slots, tensors, width).text(title)
 
 
-def emit_traced(lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str], title: str) -> str:
+def emit_traced(lowered: Lowered, slots: Sequence[AnySlot], tensors: Sequence[ValueName], title: str) -> str:
     """Return the module of a variant whose functions take tensors only and write to none: for autograd and CUDA graphs.
 
     ``host`` and ``group`` take and return what those of :func:`emit` do, as 0-d float64 tensors on any device;
@@ -62,20 +63,22 @@ def emit_traced(lowered: Lowered, slots: Sequence[Slot], tensors: Sequence[str],
     return module.assembled(title, [*functions, module.host(lowered.step), module.updated(lowered.step)])
 
 
-def host_names(program: Program) -> tuple[str, ...]:
+def host_names(program: Program) -> tuple[ValueName, ...]:
     """Return the names of the host values a program takes, in order."""
     return tuple(i.name for i in program.inputs if i.kind.level <= Level.HOST)
 
 
-def host_arguments(program: Program, slots: Sequence[Slot]) -> tuple[str, ...]:
+def host_arguments(program: Program, slots: Sequence[AnySlot]) -> tuple[ValueName, ...]:
     """Return the names of the values ``host`` takes: what it reads, and host states it only passes on."""
     names = host_names(program)
     stored = {s.target for s in program.stores}
-    passed = (s.name for s in slots if s.place == "host" and s.name not in stored and s.name not in names)
+    passed = (s.name for s in slots if s.storage is Storage.HOST and s.name not in stored and s.name not in names)
     return (*names, *passed)
 
 
-def emit_pass(program: Program, slots: Sequence[Slot], tensors: Sequence[str], title: str, width: Width) -> str:
+def emit_pass(
+    program: Program, slots: Sequence[AnySlot], tensors: Sequence[ValueName], title: str, width: Width
+) -> str:
     """Return the module of one pass over elements: ``host`` and ``update``.
 
     Args:
@@ -103,8 +106,8 @@ class Module:
     def __init__(
         self,
         lowered: Lowered | None,
-        slots: Sequence[Slot],
-        tensors: Sequence[str],
+        slots: Sequence[AnySlot],
+        tensors: Sequence[ValueName],
         width: Width = Width.PLAIN,
         writer: Callable[[], Writer] = HostWriter,
     ) -> None:
@@ -145,12 +148,12 @@ class Module:
         conditions = frozenset(v.symbol for v in program.values if v.boolean)
         tensor = StartWriter(dtype, like, plain, conditions)
         body += self.started(program.tensor, tensor)
-        places = {s.name: s.place for s in self.slots}
+        storage = {s.name: s.storage for s in self.slots}
         types = StoredTypes(self.narrow, memory.wide, memory.name("kept") if self.narrow else f"{like}.dtype")
         entries = [
-            f'"{store.target}": {self.initial(store, places[store.target], program, writer, like, types)}'
+            f'"{store.target}": {self.initial(store, storage[store.target], program, writer, like, types)}'
             for store in program.stores
-            if store.target in places
+            if store.target in storage
         ]
         if self.narrow:
             body[widening:widening] = types.lines(like, entries)
@@ -169,12 +172,14 @@ class Module:
                 text = self.filled(text, value.kind, writer.like, f", dtype={writer.dtype}")
             yield f"{INDENT}{value.symbol} = {text}"
 
-    def initial(self, store: Store, place: str, program: Program, writer: Writer, like: str, types: StoredTypes) -> str:
+    def initial(
+        self, store: Store, storage: Storage, program: Program, writer: Writer, like: str, types: StoredTypes
+    ) -> str:
         """Return the expression of one initial value."""
-        if place == "host":
+        if storage is Storage.HOST:
             return f"float({writer.text(store.expr)})"
         kind = program.kinds().get(store.expr, Kind(Level.STATIC))
-        typed = types.of(store, place, program)
+        typed = types.of(store, storage, program)
         if not kind.on_device:
             return self.filled(writer.text(store.expr), store.kind, like, f", dtype={typed}" if typed else "")
         text = f"{store.expr}"
@@ -219,7 +224,7 @@ class Module:
         number = "{}.to(torch.float64)" if isinstance(writer, TorchWriter) else "float({})"
         packed = [number.format(s) if s in flags else str(s) for s in program.coefficients()]
         states = {s.target: writer.text(s.expr) for s in program.stores if not s.kind.on_device}
-        kept = [states.get(s.name) or arguments[s.name] for s in self.slots if s.place == "host"]
+        kept = [states.get(s.name) or arguments[s.name] for s in self.slots if s.storage is Storage.HOST]
         self.helpers |= writer.helpers
         return [
             f"def host({', '.join(names)}):",
@@ -317,10 +322,10 @@ class StoredTypes:
     wide: str
     kept: str
 
-    def of(self, store: Store, place: str, program: Program) -> str | None:
+    def of(self, store: Store, storage: Storage, program: Program) -> str | None:
         """Return the type of a state; None where nothing has to be said."""
         typed = next((type_of(v.expr) for v in program.values if v.symbol == store.expr), None)
-        return typed or ((self.wide if place in IN_COMMON else self.kept) if self.narrow else None)
+        return typed or ((self.wide if storage in IN_COMMON else self.kept) if self.narrow else None)
 
     def lines(self, like: str, entries: Sequence[str]) -> list[str]:
         """Return the line that gives ``kept`` its meaning, if initial values name it."""

@@ -12,14 +12,15 @@ from optlang.backends.memory import INDENT
 from optlang.backends.naming import python_name, spelled
 from optlang.backends.python_source import Width
 from optlang.backends.spelling import HostWriter, NumberWriter
-from optlang.compiled import NOISE, Slot
+from optlang.compiled import AnySlot, Storage
+from optlang.inputs import Random, ValueName
 from optlang.ir.lower import Lowered, Path
 from optlang.ir.program import Input, Program
 from optlang.language.kinds import HOST, Level
 
 
 def steering(
-    lowered: Lowered, numbers: Sequence[Program], slots: Sequence[Slot], ndim: int, title: str, width: Width
+    lowered: Lowered, numbers: Sequence[Program], slots: Sequence[AnySlot], ndim: int, title: str, width: Width
 ) -> str:
     """Return the module that steers the passes of a step.
 
@@ -45,7 +46,7 @@ def steering(
     return module.assembled(title, functions)
 
 
-def traced_steering(lowered: Lowered, slots: Sequence[Slot], title: str) -> str:
+def traced_steering(lowered: Lowered, slots: Sequence[AnySlot], title: str) -> str:
     """Return ``shared_NAME`` once more, on 0-d float64 tensors: for sums that arrive on a device, and stay there.
 
     Args:
@@ -58,13 +59,13 @@ def traced_steering(lowered: Lowered, slots: Sequence[Slot], title: str) -> str:
     return module.assembled(title, [_shared(module, shared, s.target) for s in (shared.stores if shared else ())])
 
 
-def traced_pass(program: Program, slots: Sequence[Slot], title: str) -> str:
+def traced_pass(program: Program, slots: Sequence[AnySlot], title: str) -> str:
     """Return ``host`` of a pass once more, on 0-d float64 tensors."""
     module = python_source.Module(None, slots, (), writer=NumberWriter)
     return module.assembled(title, [module.host(program)])
 
 
-def matrix_pass(program: Program, slots: Sequence[Slot], tensors: Sequence[str], ndim: int, title: str) -> str:
+def matrix_pass(program: Program, slots: Sequence[AnySlot], tensors: Sequence[ValueName], ndim: int, title: str) -> str:
     """Return the module of a pass over matrices, which are given to it in the number type of the arithmetic."""
     module = python_source.Module(None, slots, tensors)
     written = MatrixPass(program, tensors, ndim)
@@ -82,13 +83,13 @@ def path_inputs(paths: Sequence[Path]) -> tuple[Input, ...]:
     return tuple(found.values())
 
 
-def sized_draws(paths: Sequence[Path]) -> dict[str, tuple[sp.Expr, ...]]:
+def sized_draws(paths: Sequence[Path]) -> dict[Random, tuple[sp.Expr, ...]]:
     """Return the sizes of random numbers that are not shaped like p, by name, as formulas over inputs."""
     inputs = (i for path in paths for i in path.program.inputs)
     return {
         i.name: tuple(map(sp.sympify, i.kind.shape))
         for i in inputs
-        if i.name.startswith(NOISE) and i.kind.level is Level.MATRIX
+        if isinstance(i.name, Random) and i.kind.level is Level.MATRIX
     }
 
 
@@ -99,7 +100,7 @@ def size_inputs(paths: Sequence[Path]) -> tuple[Input, ...]:
     return tuple(found.values())
 
 
-def shared_program(program: Program, name: str) -> Program:
+def shared_program(program: Program, name: ValueName) -> Program:
     """Return what computes one of the shared states alone."""
     (store,) = (s for s in program.stores if s.target == name)
     needed = set(store.expr.free_symbols)
@@ -111,7 +112,7 @@ def shared_program(program: Program, name: str) -> Program:
     return Program(program.name, inputs, host, (), (store,), program.notes)
 
 
-def _shared(module: python_source.Module, program: Program | None, name: str) -> list[str]:
+def _shared(module: python_source.Module, program: Program | None, name: ValueName) -> list[str]:
     """Return ``shared_NAME``: the new value of a shared state."""
     assert program is not None
     written, arguments = spelled(shared_program(program, name))
@@ -133,7 +134,7 @@ def _numbers(module: python_source.Module, program: Program, index: int) -> list
     writer = HostWriter()
     body = [f'{INDENT}"""What states kept on the host become."""', *module.assignments(written.host, writer)]
     states = {s.target: writer.text(s.expr) for s in written.stores}
-    kept = [f"float({states.get(s.name) or arguments[s.name]})" for s in module.slots if s.place == "host"]
+    kept = [f"float({states.get(s.name) or arguments[s.name]})" for s in module.slots if s.storage is Storage.HOST]
     module.helpers |= writer.helpers
     body.append(f"{INDENT}return ({', '.join(kept)}{',' if len(kept) == 1 else ''})")
     return [f"def numbers_{index}({', '.join(arguments[n] for n in wanted)}):", *body]
@@ -194,22 +195,22 @@ def _start(module: python_source.Module, lowered: Lowered, ndim: int) -> list[st
     wide = f"{arguments['p']}.dtype"  # inside, where p has been widened
     kept = python_name("kept", {*names, *(str(v.symbol) for v in program.values)}) if module.narrow else wide
     types = python_source.StoredTypes(module.narrow, wide, kept)
-    places = {s.name: s.place for s in module.slots}
+    storage = {s.name: s.storage for s in module.slots}
     entries = []
     for store in program.stores:
-        if store.target not in places:
+        if store.target not in storage:
             continue
         kind = program.kinds().get(store.expr, HOST)
-        typed = types.of(store, places[store.target], program)
-        if places[store.target] == "host":
+        typed = types.of(store, storage[store.target], program)
+        if storage[store.target] is Storage.HOST:
             text = f"float({host.text(store.expr)})"
         elif kind.level <= Level.HOST:
             text = module.filled(host.text(store.expr), store.kind, like, f", dtype={typed}" if typed else "")
-        elif places[store.target] == "element":
+        elif storage[store.target] is Storage.ELEMENT:
             text = f"{writer.text(store.expr)}[0].reshape({like}.shape).clone(memory_format=torch.preserve_format)"
         else:
             text = f"{writer.text(store.expr)}[0].contiguous().clone()"
-        if places[store.target] != "host" and (typed or writer.types.get(store.expr)):
+        if storage[store.target] is not Storage.HOST and (typed or writer.types.get(store.expr)):
             text += f".to({typed or types.kept})"
         entries.append(f'"{store.target}": {text}')
     module.helpers |= writer.helpers | host.helpers

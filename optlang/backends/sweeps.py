@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from optlang.compiled import Slot
+from optlang.compiled import AnySlot, Storage
 from optlang.ir.program import Program, Store, Value
 from optlang.language.kinds import ELEMENT, Level, join
 
 
-def suits(program: Program, slots: Sequence[Slot]) -> bool:
+def suits(program: Program, slots: Sequence[AnySlot]) -> bool:
     """Return whether a step can be made in sweeps."""
     kinds = program.kinds()
     levels = {k.level for k in kinds.values()} | {store.kind.level for store in program.stores}
     return (
-        all(slot.place in ("element", "scalar", "host") for slot in slots)
+        all(slot.storage in (Storage.ELEMENT, Storage.SCALAR, Storage.HOST) for slot in slots)
         and levels.isdisjoint({Level.REDUCED, Level.MATRIX})
         and not any(value.matrices for value in program.tensor)
         and all(

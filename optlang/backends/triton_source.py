@@ -30,7 +30,8 @@ from optlang.backends.helpers import texts
 from optlang.backends.memory import INDENT, Memory
 from optlang.backends.sweeps import Sweep, needed, sweeps
 from optlang.backends.triton_writer import TritonWriter
-from optlang.compiled import Slot
+from optlang.compiled import AnySlot, Storage
+from optlang.inputs import ValueName
 from optlang.ir import algebra
 from optlang.ir.program import Program, Store, Value
 from optlang.language.builtins import BUILTINS
@@ -47,7 +48,7 @@ HELPERS = texts("triton_blocks")
 OWN = frozenset({"triton", "tl", "libdevice", "chunk", "block", "LAUNCHES", "SUMS", *HELPERS})
 
 
-def emit(program: Program, slots: Sequence[Slot], tensors: Sequence[str], title: str) -> str:
+def emit(program: Program, slots: Sequence[AnySlot], tensors: Sequence[ValueName], title: str) -> str:
     """Return the module of a step.
 
     Args:
@@ -56,7 +57,7 @@ def emit(program: Program, slots: Sequence[Slot], tensors: Sequence[str], title:
         tensors: Names of the tensors that the kernels take, in order: ``p``, ``g`` and states.
         title: First line of the module's docstring.
     """
-    scalars = [slot.name for slot in slots if slot.place == "scalar"]
+    scalars = [slot.name for slot in slots if slot.storage is Storage.SCALAR]
     body = "\n".join(_Module(_renamed(program), tensors, scalars).lines()) + "\n"
     helpers = [HELPERS[name] for name in HELPERS if re.search(rf"\b{name}\b", body)]
     if any("triton_divide(" in text for text in helpers):
@@ -101,7 +102,7 @@ class _Module:
         scalars: Names of those that are one number.
     """
 
-    def __init__(self, program: Program, tensors: Sequence[str], scalars: Sequence[str]) -> None:
+    def __init__(self, program: Program, tensors: Sequence[ValueName], scalars: Sequence[ValueName]) -> None:
         self.memory = memory = Memory(program, tensors, narrow=True)
         self.program, self.stored = memory.program, memory.stored
         self.writer = TritonWriter(memory)

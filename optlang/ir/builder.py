@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import sympy as sp
 
 from optlang.compiled import FACTS
+from optlang.inputs import ValueName, text
 from optlang.ir.program import Input, Value
 from optlang.language.kinds import Kind
 
@@ -37,7 +38,7 @@ class Builder:
     def __init__(self, taken: Iterable[str]) -> None:
         self.taken = {*taken, "p", "g", "t", "first", *FACTS}
         self.used: set[str] = set()
-        self.inputs: dict[str, Input] = {}
+        self.inputs: dict[ValueName, Input] = {}
         self.host: list[Value] = []
         self.tensor: list[Value] = []
         self.line = 0
@@ -54,10 +55,10 @@ class Builder:
         self.used.add(name)
         return sp.Symbol(name)
 
-    def input(self, name: str, kind: Kind) -> Ref:
+    def input(self, name: ValueName, kind: Kind) -> Ref:
         """Return a value that exists before the step, adding it to the inputs on first use."""
         if name not in self.inputs:
-            spelled = name.replace("group.", "group_").replace("'", "_new").replace(" ", "_").replace(".", "_")
+            spelled = text(name).replace("group.", "group_").replace("'", "_new").replace(" ", "_").replace(".", "_")
             while spelled != name and (spelled in self.used or spelled in self.taken):
                 spelled += "_"
             self.used.add(spelled)

@@ -14,32 +14,35 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Any
 from zlib import crc32
 
 import sympy as sp
 
-from optlang.compiled import (
-    ALONG,
-    CURVED,
-    FACTS,
-    GRAD,
-    LATE_NUMBERS,
-    LENGTH,
-    LINE,
-    LOSS,
-    LOSS_NOW,
-    MIDDLE,
-    MOST,
-    NOISE,
-    PARTS,
-    POINT,
-    STOP,
-    TERM,
-    TOTAL,
-    Draw,
-)
+from optlang.compiled import FACTS, MIDDLE, Draw
 from optlang.diagnostics import OptlangError
+from optlang.inputs import (
+    Asked,
+    Contribution,
+    Direction,
+    EvaluationPoint,
+    Gradient,
+    HessianProduct,
+    Iterate,
+    Late,
+    LateNumber,
+    LineSearch,
+    Loss,
+    New,
+    NumberContribution,
+    Progress,
+    Random,
+    SearchDirection,
+    SearchLength,
+    Total,
+    ValueName,
+)
 from optlang.ir import algebra
 from optlang.ir.builder import Builder, Ref
 from optlang.ir.loops import Loops
@@ -54,18 +57,26 @@ from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, r
 from optlang.language.questions import evaluations
 from optlang.language.rule import Rule, State
 from optlang.language.specialise import Special, constant_sum, dims_of
+from optlang.language.tree import StateScope
 from optlang.language.walk import assigned
 from optlang.source import Source, Span
 
 REDUCTIONS = frozenset(name for name, row in BUILTINS.items() if row.reduction and row.definition is None)
 
-#: Functions that have the closure called: the target that is waited for, what comes of it, and of what kind it is.
-EVALUATED = {
-    "loss": (POINT, LOSS, HOST),
-    "grad": (POINT, GRAD, ELEMENT),
-    "hvp": (ALONG, CURVED, ELEMENT),
-    **dict.fromkeys(SEARCHES, (LINE, LENGTH, HOST)),
-}
+#: Functions that have the closure called.
+ASKING = ("loss", "grad", "hvp", *SEARCHES)
+
+
+def asked(function: str, site: str) -> tuple[Asked, Late, Kind]:
+    """Return what a function has the closure called for, what comes of it, and of what kind that is."""
+    if function in SEARCHES:
+        search = LineSearch(function, site)
+        return SearchDirection(search), SearchLength(search), HOST
+    if function == "hvp":
+        return Direction(site), HessianProduct(site), ELEMENT
+    point = EvaluationPoint(site)
+    return (point, Gradient(site), ELEMENT) if function == "grad" else (point, Loss(site), HOST)
+
 
 #: The values of group states after the statements that assign them: by the state's name, and by what tells a statement
 #: from all others (a place in the text does not, where a loop has been written out).
@@ -123,7 +134,7 @@ class Lowered:
             or any(v.matrices or v.kind.level is Level.MATRIX for path in self.paths for v in path.program.tensor)
             or any(i.kind.level is Level.MATRIX for path in self.paths for i in path.program.inputs)
             or self.evaluates
-            or any(s.target.startswith(PARTS) for path in self.paths for s in path.program.stores)
+            or any(isinstance(s.target, Contribution) for path in self.paths for s in path.program.stores)
         )
 
 
@@ -137,9 +148,9 @@ def lower(rule: Rule, special: Special) -> Lowered:
     Raises:
         TooManyPaths: If the step asks too many questions that have nothing to do with each other.
     """
-    on_host = frozenset(s.name for s in special.states if s.scope == "tensor" and s.kind == SCALAR)
+    on_host = frozenset(s.name for s in special.states if s.scope is StateScope.TENSOR and s.kind == SCALAR)
     while True:  # a state that turns out to depend on a tensor moves to the device, perhaps taking others along
-        start = _Lowering(rule, special, on_host, "start")
+        start = _Lowering(rule, special, on_host, Section.START)
         start_program = start.run()
         kinds = start.state_kinds()
         try:
@@ -153,12 +164,14 @@ def lower(rule: Rule, special: Special) -> Lowered:
     if special.event is not None:  # evaluation is about some of the states; the others are there already
         named = {n for path in paths for n in path.program.names()}
         start_program = prune.run(start_program.storing(named))
-    others: dict[str, Program | None] = {"group": None, "shared": None}
-    for scope in others if special.event is None else ():
-        if any(s.scope == scope for s in special.states):
-            others[scope] = _Lowering(rule, special, on_host, scope, kinds).run()
+    others: dict[Section, Program | None] = {Section.GROUP: None, Section.SHARED: None}
+    for section in others if special.event is None else ():
+        if any(s.scope is section.scope for s in special.states):
+            others[section] = _Lowering(rule, special, on_host, section, kinds).run()
     evaluates = special.event is None and evaluations(rule) != frozenset()
-    return Lowered(tuple(paths), start_program, others["group"], others["shared"], on_host, kinds, evaluates)
+    return Lowered(
+        tuple(paths), start_program, others[Section.GROUP], others[Section.SHARED], on_host, kinds, evaluates
+    )
 
 
 class TooManyPaths(Exception):
@@ -174,7 +187,7 @@ def _paths(
     pending: list[tuple[bool, ...]] = [()]
     while pending:
         given = pending.pop()
-        step = _Lowering(rule, special, on_host, "step", kinds, given, lavish)
+        step = _Lowering(rule, special, on_host, Section.STEP, kinds, given, lavish)
         program = step.run()
         moved |= step.on_device
         answers = tuple(answer for _, answer in step.asked)
@@ -185,12 +198,22 @@ def _paths(
     return paths, moved
 
 
-#: The scope of the states that a part of a variant gives values to.
-SCOPES = {"step": "tensor", "start": "tensor", "group": "group", "shared": "shared"}
+class Section(Enum):
+    """A part of a variant."""
+
+    STEP = auto()
+    START = auto()
+    GROUP = auto()
+    SHARED = auto()
+
+    @property
+    def scope(self) -> StateScope:
+        """What the states belong to that it gives values to."""
+        return {Section.GROUP: StateScope.GROUP, Section.SHARED: StateScope.SHARED}.get(self, StateScope.TENSOR)
 
 
 class _Lowering(Loops):
-    """Lowers one part of a variant: ``step``, ``start``, ``group`` or ``shared``.
+    """Lowers one part of a variant.
 
     Args:
         rule: The rule.
@@ -207,7 +230,7 @@ class _Lowering(Loops):
         rule: Rule,
         special: Special,
         on_host: frozenset[str],
-        part: str,
+        part: Section,
         kinds: dict[str, Kind] | None = None,
         given: tuple[bool, ...] = (),
         lavish: bool = False,
@@ -216,8 +239,8 @@ class _Lowering(Loops):
         self.state_kind, self.given = kinds or {}, given
         self.asked: list[tuple[sp.Expr, bool]] = []
         self.draws: list[Draw] = []
-        self.parts_of_totals: dict[str, Ref] = {}
-        self.points: dict[str, Store] = {}  # where the closure is called, and along what there are products
+        self.parts_of_totals: dict[NumberContribution, Ref] = {}
+        self.points: dict[Asked, Store] = {}  # where the closure is called, and along what there are products
         self.done: dict[sp.Expr, Ref] = {}
         self.entries, self.places = {}, {}
         self.at: Span | None = None  # the statement that is being lowered
@@ -235,9 +258,9 @@ class _Lowering(Loops):
 
     def run(self) -> Program:
         """Return the program of this part."""
-        if self.part == "step":
+        if self.part is Section.STEP:
             self.trail = self.group_trail()
-        self.block(self.special.start if self.part == "start" else self.special.body)
+        self.block(self.special.start if self.part is Section.START else self.special.body)
         stores = tuple(self.stores())
         out = self.out
         notes = {v.line: self.source.line(v.line).strip() for v in (*out.host, *out.tensor) if v.line}
@@ -256,10 +279,10 @@ class _Lowering(Loops):
         The group's own update runs before the step, which takes its results. What a state is between two assignments
         is computed again, on the host, as the group's update computed it.
         """
-        states = [s.name for s in self.special.states if s.scope != "tensor"]
+        states = [s.name for s in self.special.states if s.scope is not StateScope.TENSOR]
         if not states:
             return {}
-        group = _Lowering(self.rule, self.special, self.on_host, "group", self.state_kind)
+        group = _Lowering(self.rule, self.special, self.on_host, Section.GROUP, self.state_kind)
         body = self.special.body
         times = Counter(target.name for target in assigned(body))
         chosen = {target.name for s in body if isinstance(s, (ast.If, ast.Every)) for target in assigned((s,))}
@@ -268,11 +291,11 @@ class _Lowering(Loops):
         group.block(body)
         final = {name: group.env.get(name) for name in states}
         return {
-            (place, name): self.input(f"{name}'", HOST) if ref == final[name] else ref
+            (place, name): self.input(New(name), HOST) if ref == final[name] else ref
             for (place, name), ref in group.trail.items()
         }
 
-    def input(self, name: str, kind: Kind) -> Ref:
+    def input(self, name: ValueName, kind: Kind) -> Ref:
         """Return a value that exists before the step."""
         return self.out.input(name, kind)
 
@@ -284,25 +307,25 @@ class _Lowering(Loops):
         """Return what is written at the end: initial values, group states, or the parameter and states."""
         stores = []
         for state in self.special.states:
-            if state.scope != SCOPES[self.part]:
+            if state.scope is not self.part.scope:
                 continue
             ref = self.env.get(state.name)
-            if self.part == "start":
+            if self.part is Section.START:
                 ref = ref or Ref(sp.Integer(0), STATIC)
-            elif self.part != "step":
+            elif self.part is not Section.STEP:
                 ref = ref or self.name(state.name)
             elif state.name not in self.assigned:
                 continue
             assert ref is not None
             kind = self.kind_of(state)
-            if self.part == "start" and kind.on_device and kind != SCALAR:
+            if self.part is Section.START and kind.on_device and kind != SCALAR:
                 kind = ref.kind if ref.kind.on_device else ELEMENT
             if ref.kind.level > kind.level and state.name in self.on_host:
                 self.on_device.add(state.name)
             stores.append(Store(state.name, self.plain(ref), kind))
-        if self.part == "step" and "p" in self.assigned:
+        if self.part is Section.STEP and "p" in self.assigned:
             stores.insert(0, Store("p", self.plain(self.env["p"]), ELEMENT))
-        if self.part == "step":
+        if self.part is Section.STEP:
             stores += [Store(name, self.plain(ref), SCALAR) for name, ref in self.parts_of_totals.items()]
             stores += self.points.values()
         return stores
@@ -313,7 +336,7 @@ class _Lowering(Loops):
         for state in self.special.states:
             ref = self.env.get(state.name)
             kinds[state.name] = state.kind
-            if state.scope == "tensor" and state.kind.level > Level.SCALAR:
+            if state.scope is StateScope.TENSOR and state.kind.level > Level.SCALAR:
                 kinds[state.name] = ref.kind if ref is not None and ref.kind.on_device else ELEMENT
         return kinds
 
@@ -326,11 +349,11 @@ class _Lowering(Loops):
         if name in ("p", "g"):
             return self.input(name, ELEMENT)
         if name == "loss":
-            return self.input(LOSS_NOW, HOST)
-        if name == "first" and self.part in ("group", "shared"):
+            return self.input(Progress.LOSS, HOST)
+        if name == "first" and self.part in (Section.GROUP, Section.SHARED):
             return self.bind("first", Ref(algebra.call("eq", self.name("t").expr, sp.Integer(1)), HOST, True))
         if name == "t":
-            return self.input("group.t" if self.part in ("group", "shared") else "t", HOST)
+            return self.input("group.t" if self.part in (Section.GROUP, Section.SHARED) else "t", HOST)
         if name == "first" or name in FACTS or name in self.hypers:
             return self.input(name, HOST)
         state = self.states[name]
@@ -338,7 +361,7 @@ class _Lowering(Loops):
 
     def kind_of(self, state: State) -> Kind:
         """Return where a state lives in this lowering."""
-        if state.name in self.on_host or state.scope != "tensor":
+        if state.name in self.on_host or state.scope is not StateScope.TENSOR:
             return HOST
         return self.state_kind.get(state.name, state.kind)
 
@@ -373,7 +396,7 @@ class _Lowering(Loops):
     def settle(self, node: ast.If | ast.Every) -> None:
         """Let states that are not the tensor's stand for what they are after a statement, whichever way it went."""
         for target in assigned((node,)):
-            if self.part == "step" and self.is_group(target.name):
+            if self.part is Section.STEP and self.is_group(target.name):
                 self.env[target.name] = self.trail.get((_place(node), target.name), self.name(target.name))
 
     def due(self, node: ast.Every) -> Ref:
@@ -395,7 +418,7 @@ class _Lowering(Loops):
 
     def answer(self, condition: Ref) -> bool | None:
         """Return the answer to a question of this path; None for one that cannot be asked before the step starts."""
-        if self.part != "step" or condition.kind.level > Level.HOST:
+        if self.part is not Section.STEP or condition.kind.level > Level.HOST:
             return None
         question, turned = self.unfolded(condition.expr), False
         while question.is_Function and algebra.name_of(question) == "not":
@@ -410,10 +433,10 @@ class _Lowering(Loops):
             self.asked.append((question, known[question]))
         return known[question] is not turned
 
-    def is_late(self, name: str) -> bool:
+    def is_late(self, name: ValueName) -> bool:
         """Whether an input is known only in the middle of a step."""
-        state = self.states.get(name.removesuffix("'"))
-        return name.startswith(LATE_NUMBERS) or (name.endswith("'") and state is not None and state.scope == "shared")
+        shared = isinstance(name, New) and self.states[name.state].scope is StateScope.SHARED
+        return shared or isinstance(name, LateNumber)
 
     def line_of(self, span: Span) -> int:
         """Return the line of a place in the rule (0 for a place in a builtin's definition)."""
@@ -421,8 +444,8 @@ class _Lowering(Loops):
 
     def assign(self, name: str, op: str, value: ast.Expr, place: Any) -> None:
         """Lower one assignment."""
-        if self.is_group(name) and self.part == "step":
-            if self.states[name].scope == "shared":
+        if self.is_group(name) and self.part is Section.STEP:
+            if self.states[name].scope is StateScope.SHARED:
                 self.expr(value)  # for this tensor's part of the sums in it
             self.env[name] = self.trail[place, name]  # that update has a program of its own
             return
@@ -446,14 +469,14 @@ class _Lowering(Loops):
 
     def is_group(self, name: str) -> bool:
         """Return whether a name is a state of the group or of the whole optimizer."""
-        return name in self.states and self.states[name].scope != "tensor"
+        return name in self.states and self.states[name].scope is not StateScope.TENSOR
 
     def write(self, name: str, ref: Ref) -> None:
         """Make ``name`` stand for a value from here on."""
         state = self.states.get(name)
         kind = ELEMENT if name == "p" else self.kind_of(state) if state else ref.kind
         kept = name == "p" or state is not None
-        if kept and self.part == "start" and kind.on_device and kind != SCALAR:
+        if kept and self.part is Section.START and kind.on_device and kind != SCALAR:
             kind = ref.kind if ref.kind.on_device else ELEMENT
         if kept and kind == ELEMENT:
             ref = self.like_parameter(ref)
@@ -463,7 +486,7 @@ class _Lowering(Loops):
             ref = self.materialised(Ref(ref.expr, kind))
         if kept and kind.on_device and ref.kind != kind:
             ref = Ref(ref.expr, kind)  # spread over the tensor
-        if kept and self.part != "start":
+        if kept and self.part is not Section.START:
             self.assigned.setdefault(name)
             # A symbol of its own, which algebra does not see through.
             if kind.on_device or not ref.expr.is_Symbol:
@@ -501,7 +524,7 @@ class _Lowering(Loops):
         self.guards.pop()
         self.out.line = self.line_of(node.span)
         for name in dict.fromkeys((*then, *otherwise)):
-            if self.is_group(name) and self.part == "step":
+            if self.is_group(name) and self.part is Section.STEP:
                 self.env[name] = self.trail.get((_place(node), name), self.name(name))
                 continue
             self.merge(name, held, then.get(name), otherwise.get(name))
@@ -637,10 +660,10 @@ class _Lowering(Loops):
         if name == "total":
             return self.total(node)
         if name in PROGRESS:
-            return self.input(f"{LOSS}{name}", HOST)
+            return self.input(Progress(name), HOST)
         if name == HALT:
             return self.halting(node)
-        if name in EVALUATED:
+        if name in ASKING:
             return self.evaluated(name, node)
         if name in ("randn", "rand"):
             return self.draw(name, node)
@@ -660,8 +683,8 @@ class _Lowering(Loops):
         """Return a sum over the whole model, an input that arrives late; this tensor's part of it is stored."""
         value, mark = (a.value for a in node.arguments)
         assert isinstance(mark, ast.Text)
-        name = TOTAL + mark.value
-        if self.part == "step":
+        name = Total(mark.value)
+        if self.part is Section.STEP:
             part = self.expr(value)
             one = part.kind.level <= Level.SCALAR  # a number of the tensor counts once
             self.parts_of_totals[name] = Ref(self.number(part), part.kind) if one else self.reduction("sum", part, None)
@@ -669,8 +692,8 @@ class _Lowering(Loops):
 
     def halting(self, node: ast.Call) -> Ref:
         """Note the numbers that `iterate` goes by; the value of the call is read by nothing."""
-        for target, argument in zip((MOST, STOP), node.arguments, strict=False):
-            if self.part == "step":
+        for target, argument in zip(Iterate, node.arguments, strict=False):
+            if self.part is Section.STEP:
                 ref = self.expr(argument.value)
                 self.parts_of_totals[target] = Ref(self.number(ref), ref.kind)
         return Ref(sp.Integer(0), HOST)
@@ -682,23 +705,23 @@ class _Lowering(Loops):
         """
         value, *options, mark = (a.value for a in node.arguments)
         assert isinstance(mark, ast.Text)
-        target, late, kind = EVALUATED[name]
-        label = f"{name} {mark.value}" if name in SEARCHES else mark.value
-        for i, option in enumerate(options if self.part == "step" else ()):
-            ref = self.expr(option)
-            self.parts_of_totals[f"{TERM}{i} {label}"] = Ref(self.number(ref), ref.kind)
-        if self.part == "step":
+        target, late, kind = asked(name, mark.value)
+        if self.part is Section.STEP:
+            wanted = target.search.options if isinstance(target, SearchDirection) else ()
+            for number, option in zip(wanted, options, strict=True):
+                ref = self.expr(option)
+                self.parts_of_totals[number] = Ref(self.number(ref), ref.kind)
             at = Ref(self.number(self.expr(value)), ELEMENT)
-            if target + label not in self.points:
-                self.points[target + label] = Store(target + label, self.plain(at), ELEMENT)
-        return self.input(late + label, kind)
+            if target not in self.points:
+                self.points[target] = Store(target, self.plain(at), ELEMENT)
+        return self.input(late, kind)
 
     def draw(self, name: str, node: ast.Call) -> Ref:
         """Return random numbers, an input of the pass that reads them."""
         *sizes, mark = (a.value for a in node.arguments)
         assert isinstance(mark, ast.Text)
         kind = self.kind_of_shape(shapes.made(name, list(map(self.size, sizes)))) if sizes else ELEMENT
-        drawn = Draw(NOISE + mark.value, name, crc32(mark.value.encode()))
+        drawn = Draw(Random(mark.value), name, crc32(mark.value.encode()))
         if drawn not in self.draws:
             self.draws.append(drawn)
         return self.input(drawn.name, kind)

@@ -9,6 +9,7 @@ from typing import Any
 
 import sympy as sp
 
+from optlang.inputs import ValueName
 from optlang.ir import algebra
 from optlang.ir.builder import Builder, Ref
 from optlang.language import shapes
@@ -35,7 +36,7 @@ class Matrices(ABC):
         """Lower an expression."""
 
     @abstractmethod
-    def input(self, name: str, kind: Kind) -> Ref:
+    def input(self, name: ValueName, kind: Kind) -> Ref:
         """Return a value that exists before the step."""
 
     def is_tensor(self, expr: sp.Expr) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import sympy as sp
 
+from optlang.inputs import ValueName, text
 from optlang.ir import algebra
 from optlang.language.kinds import ELEMENT, HOST, Kind, Level, join
 
@@ -24,11 +25,11 @@ class InvalidProgram(Exception):
 class Input:
     """A value that exists before the step.
 
-    ``name`` is what the runtime calls it (see :mod:`optlang.compiled`), ``symbol`` what expressions call it.
+    ``name`` is what the runtime calls it (see :mod:`optlang.inputs`), ``symbol`` what expressions call it.
     """
 
     symbol: sp.Symbol
-    name: str
+    name: ValueName
     kind: Kind
 
 
@@ -65,9 +66,9 @@ class Value:
 
 @dataclass(frozen=True)
 class Store:
-    """``target`` (``p`` or a state's name) gets ``expr``, a symbol or (in a start program) a number."""
+    """``target`` (``p``, a state, what is left for others) gets ``expr``, a symbol or (in a start program) a number."""
 
-    target: str
+    target: ValueName
     expr: sp.Expr
     kind: Kind
 
@@ -102,11 +103,11 @@ class Program:
         """All values, host first."""
         return (*self.host, *self.tensor)
 
-    def names(self) -> set[str]:
+    def names(self) -> set[ValueName]:
         """Return the names of what is read and written."""
         return {i.name for i in self.inputs} | {s.target for s in self.stores}
 
-    def storing(self, targets: Collection[str]) -> Program:
+    def storing(self, targets: Collection[ValueName]) -> Program:
         """Return the program with those of its stores that are to some targets."""
         return replace(self, stores=tuple(s for s in self.stores if s.target in targets))
 
@@ -232,7 +233,7 @@ def _define(value: Value, kinds: dict[sp.Symbol, Kind]) -> None:
 def _lines(program: Program) -> Iterator[str]:
     reads, writes = program.traffic()
     yield f"program {program.name}: {reads} reads and {writes} writes of an element, {program.cost()} operations"
-    host = [i.name for i in program.inputs if i.kind.level <= Level.HOST]
+    host = [text(i.name) for i in program.inputs if i.kind.level <= Level.HOST]
     tensors = [f"{i.name}: {i.kind}" for i in program.inputs if i.kind.on_device]
     yield f"  inputs  {', '.join(host + tensors)}"
     if program.host:

@@ -15,7 +15,7 @@ from itertools import count
 
 import sympy as sp
 
-from optlang.compiled import CARRY, PARTS, STOP, TERM, TOTAL
+from optlang.inputs import Asked, Contribution, Handed, Iterate, Total, ValueName
 from optlang.ir import algebra
 from optlang.ir.program import Input, Program, Store, Value
 from optlang.language.kinds import ELEMENT, Kind, Level
@@ -37,11 +37,11 @@ class Stage:
 
     program: Program
     matrices: bool
-    needs: tuple[str, ...]
-    carried: tuple[tuple[str, Kind], ...]
+    needs: tuple[ValueName, ...]
+    carried: tuple[tuple[Handed, Kind], ...]
 
 
-def split(program: Program, late: Mapping[str, frozenset[str]]) -> tuple[tuple[Stage, ...], Program]:
+def split(program: Program, late: Mapping[ValueName, frozenset[Contribution]]) -> tuple[tuple[Stage, ...], Program]:
     """Return the passes of a step, and a program of its host states alone.
 
     Args:
@@ -55,7 +55,7 @@ def split(program: Program, late: Mapping[str, frozenset[str]]) -> tuple[tuple[S
 class _Split:
     """Places the values of a step, and cuts it."""
 
-    def __init__(self, program: Program, late: Mapping[str, frozenset[str]]) -> None:
+    def __init__(self, program: Program, late: Mapping[ValueName, frozenset[Contribution]]) -> None:
         self.program = program
         self.kinds = program.kinds()
         self.tensor = {v.symbol: v for v in program.tensor}
@@ -63,11 +63,11 @@ class _Split:
         self.host = {v.symbol: v for v in program.host}
         self.inputs = {i.symbol: i for i in program.inputs}
         self.stores = [s for s in program.stores if s.kind.on_device]
-        self.totals = {s.target: s.expr for s in self.stores if s.target.startswith(PARTS)}
+        self.totals = {s.target: s.expr for s in self.stores if isinstance(s.target, Contribution)}
         # The closure is not called before it is known whether there is a step at all.
-        asked = frozenset((STOP,)) & self.totals.keys()
-        self.late = {n: own | asked if own and not n.startswith(TOTAL) else own for n, own in late.items()}
-        self.evaluates = any(not t.startswith((TOTAL, TERM)) for t in self.totals)
+        asked = frozenset((Iterate.STOP,)) & self.totals.keys()
+        self.late = {n: own | asked if own and not isinstance(n, Total) else own for n, own in late.items()}
+        self.evaluates = any(isinstance(t, Asked | Iterate) for t in self.totals)
         self.readers: dict[sp.Symbol, list[sp.Symbol]] = {}
         for value in program.tensor:
             for symbol in value.expr.free_symbols:
@@ -143,7 +143,7 @@ class _Split:
 
     def _sink(self) -> None:
         """Move values to later passes over elements as long as that saves reads and writes of tensors."""
-        stored = {s.expr for s in self.stores if s.target.startswith(PARTS)}
+        stored = {s.expr for s in self.stores if isinstance(s.target, Contribution)}
         for value in reversed(self.program.tensor):
             here = self.place[value.symbol]
             users = [self.place[s] for s in self.readers.get(value.symbol, ())]
@@ -158,7 +158,7 @@ class _Split:
 
     # Memory -------------------------------------------------------------------------------------------------
 
-    def _store_places(self) -> dict[str, Place]:
+    def _store_places(self) -> dict[ValueName, Place]:
         """Return where each target is written: with its value, but not before the last reader of what it held."""
         symbols = {i.name: s for s, i in self.inputs.items()}
         last = max(self.place.values(), default=(0, 0))
@@ -167,7 +167,7 @@ class _Split:
             free = store.expr.free_symbols
             read = [s for s in free if s in self.place or self.kinds[s].on_device or self._barrier(s)]
             born = max((self.place.get(s, (self._barrier(s), 0)) for s in read), default=(-1, 0))
-            old = None if store.target.startswith(PARTS) else symbols.get(store.target)
+            old = None if isinstance(store.target, Contribution) else symbols.get(store.target)
             readers = [self.place[s] for s in self.readers.get(old, ())] if old is not None else []
             for other in self.stores:  # a state that takes this one's old value
                 if old is not None and other is not store and old in other.expr.free_symbols:
@@ -176,17 +176,17 @@ class _Split:
         first = min(self.place.values(), default=(0, 0))
         # A part of a total that is one number (how many elements there are) waits for nothing.
         if self.evaluates:  # nothing is changed before the closure has been called for the last time
-            points = [e for t, e in self.totals.items() if not t.startswith((TOTAL, TERM))]
+            points = [e for t, e in self.totals.items() if isinstance(t, Asked | Iterate)]
             after = (1 + max(map(self._barrier, e.free_symbols), default=0) for e in points)
             first = max(first, (max(after, default=0), 0))
-        found = {t: max(place, (0, 0) if t.startswith(PARTS) else first) for t, place in found.items()}
+        found = {t: max(place, (0, 0) if isinstance(t, Contribution) else first) for t, place in found.items()}
         matrices = {store.target for store in self.stores if store.kind.level is Level.MATRIX}
         # A pass over elements sees no matrices.
         return {t: (p[0] + p[1] // 2, 1) if t in matrices else p for t, p in found.items()}
 
     def _sources(
-        self, place: Place, stores: Mapping[str, Place]
-    ) -> tuple[dict[sp.Symbol, str], list[Value], list[Store]]:
+        self, place: Place, stores: Mapping[ValueName, Place]
+    ) -> tuple[dict[sp.Symbol, ValueName], list[Value], list[Store]]:
         """Return what a pass reads that it does not compute (with the tensor it is in), its values and its stores."""
         values = [v for v in self.program.tensor if self.place[v.symbol] == place]
         mine = [s for s in self.stores if stores[s.target] == place]
@@ -195,8 +195,8 @@ class _Split:
         for expr in (*(v.expr for v in values), *(s.expr for s in mine)):
             for symbol in sorted(expr.free_symbols - inside, key=str):
                 wanted.setdefault(symbol)
-        reads: dict[sp.Symbol, str] = {}
-        in_state = {s.expr: s.target for s in self.stores if not s.target.startswith(PARTS)}
+        reads: dict[sp.Symbol, ValueName] = {}
+        in_state = {s.expr: s.target for s in self.stores if not isinstance(s.target, Contribution)}
         for symbol in wanted:
             if symbol in self.inputs:
                 if self.inputs[symbol].kind.on_device:
@@ -204,17 +204,17 @@ class _Split:
             elif symbol in self.tensor:
                 target = in_state.get(symbol)
                 held = target is not None and stores[target] < place
-                reads[symbol] = target if held and target is not None else f"{CARRY}{self.carries.get(symbol, symbol)}"
+                reads[symbol] = target if held and target is not None else Handed(str(self.carries.get(symbol, symbol)))
         return reads, values, mine
 
     def _traffic(self) -> int:
         """Return how many tensors of elements all passes read and write."""
         stores = self._store_places()
-        count, carried = 0, set[str]()
+        count, carried = 0, set[Handed]()
         for place in sorted(set(self.place.values()) | set(stores.values())):
             reads, _, mine = self._sources(place, stores)
             count += sum(1 for s in reads if self.kinds[s] == ELEMENT)
-            carried |= {name for s, name in reads.items() if name.startswith(CARRY) and self.kinds[s] == ELEMENT}
+            carried |= {name for s, name in reads.items() if isinstance(name, Handed) and self.kinds[s] == ELEMENT}
             count += sum(1 for s in mine if s.kind == ELEMENT)
         return count + len(carried)
 
@@ -225,7 +225,7 @@ class _Split:
         stores = self._store_places()
         places = sorted(set(self.place.values()) | set(stores.values()))
         sources = {place: self._sources(place, stores) for place in places}
-        carried = {s for reads, _, _ in sources.values() for s, n in reads.items() if n.startswith(CARRY)}
+        carried = {s for reads, _, _ in sources.values() for s, n in reads.items() if isinstance(n, Handed)}
         taken = {str(s) for s in self.kinds}
         for symbol in sorted(carried, key=lambda s: self.order[s]):
             # Versions differ between paths (`matmul_3`), and with them the source of passes that are alike.
@@ -239,7 +239,7 @@ class _Split:
     def _stage(
         self,
         place: Place,
-        reads: Mapping[sp.Symbol, str],
+        reads: Mapping[sp.Symbol, ValueName],
         values: list[Value],
         mine: list[Store],
         carried: set[sp.Symbol],
@@ -250,7 +250,7 @@ class _Split:
         values = [*values, *(Value(n, algebra.call("number", s), self.kinds[s]) for s, n in numbers.items())]
         stores = [*mine]
         for v in left:
-            stores.append(Store(f"{CARRY}{self.carries[v.symbol]}", numbers.get(v.symbol, v.symbol), v.kind))
+            stores.append(Store(Handed(str(self.carries[v.symbol])), numbers.get(v.symbol, v.symbol), v.kind))
         host = self._host(
             {s for v in values for s in v.expr.free_symbols} | {s for x in mine for s in x.expr.free_symbols}
         )
@@ -258,14 +258,14 @@ class _Split:
             s for x in stores for s in x.expr.free_symbols
         }
         inputs = [i for i in self.program.inputs if i.symbol in read and not i.kind.on_device]
-        handed = {s: self.carries[s] for s, name in reads.items() if name.startswith(CARRY)}
+        handed = {s: self.carries[s] for s, name in reads.items() if isinstance(name, Handed)}
         inputs += [Input(handed.get(symbol, symbol), name, self.kinds[symbol]) for symbol, name in reads.items()]
         program = replace(self.program, inputs=tuple(inputs), host=host, phases=(tuple(values),), stores=tuple(stores))
         needs = tuple(i.name for i in inputs if i.name in self.late)
         program = program.substituted(
             {s: algebra.call("ne", c, sp.Integer(0)) if self.tensor[s].boolean else c for s, c in handed.items()}
         )
-        kept = tuple((f"{CARRY}{self.carries[v.symbol]}", v.kind) for v in left)
+        kept = tuple((Handed(str(self.carries[v.symbol])), v.kind) for v in left)
         return Stage(program, place[1] == 1, needs, kept)
 
     def _host(self, wanted: set[sp.Symbol]) -> tuple[Value, ...]:

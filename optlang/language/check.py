@@ -59,6 +59,7 @@ from optlang.language.tree import (
     Sparse,
     StateDecl,
     StateItem,
+    StateScope,
     Stmt,
     Tree,
     Unsupported,
@@ -235,7 +236,7 @@ class _Check:
         for name in found.states:
             if name.name not in self.scope.excused:
                 item = StateItem(name.span, name, None, None, None)
-                self.scope.states[name.name] = DeclaredState(item, "tensor", None)
+                self.scope.states[name.name] = DeclaredState(item, StateScope.TENSOR, None)
         for name in found.hypers:
             if name.name not in self.scope.excused:
                 declare_hypers(HyperDecl(name.span, (HyperItem(name.span, name, None, None),), None), self.scope)

@@ -82,7 +82,7 @@ def _declared(node: tree.History) -> tree.StateDecl:
         items.append(tree.StateItem(name.span, name, None, initial, None))
         count = _name(name.span, name, counter(name.name))
         items.append(tree.StateItem(name.span, count, "scalar", None, f"{name.name}_count"))
-    return tree.StateDecl(node.span, "tensor", tuple(items), None)
+    return tree.StateDecl(node.span, tree.StateScope.TENSOR, tuple(items), None)
 
 
 def _pushed(span: Span, name: tree.Name, value: tree.Expr, size: tree.Expr) -> tuple[tree.Assign, tree.Assign]:

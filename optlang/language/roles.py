@@ -28,6 +28,7 @@ from optlang.language.tree import (
     Route,
     Sparse,
     StateDecl,
+    StateScope,
     Stmt,
     Tree,
 )
@@ -152,9 +153,9 @@ def _describe_states(rule: Rule) -> list[str]:
 def _state_phrase(rule: Rule, state: State) -> str:
     source = rule.tree.source
     initial = source.excerpt(state.initial.span) if state.initial is not None else None
-    if state.scope == "group":
+    if state.scope is StateScope.GROUP:
         phrase = f"one number for each param group, starts at {initial or 0}"
-    elif state.scope == "shared":
+    elif state.scope is StateScope.SHARED:
         phrase = f"one number for the whole optimizer, starts at {initial or 0}"
     elif state.kind.level is Level.MATRIX:
         phrase = f"a tensor of a shape of its own, starts at {initial}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from optlang.language.kinds import Kind
-from optlang.language.tree import Def, Expr, Route, Stmt, Tree
+from optlang.language.tree import Def, Expr, Route, StateScope, Stmt, Tree
 from optlang.source import Span
 
 Value = float | bool | str | None
@@ -97,7 +97,7 @@ class State:
     Attributes:
         name: Canonical name in the formulas.
         key: Its key in ``optimizer.state[p]`` (or in the param group).
-        scope: ``tensor``, ``group`` or ``shared``.
+        scope: What it belongs to.
         kind: ``element``, ``reduced``, ``matrix`` or ``scalar`` (one number per tensor; whether that number can live
             on the host is found when a variant is lowered); ``host`` for group and shared state. The shape of a matrix
             depends on the tensor: that of the sample last looked at means nothing.
@@ -107,7 +107,7 @@ class State:
 
     name: str
     key: str
-    scope: str
+    scope: StateScope
     kind: Kind
     initial: Expr | None
     when: Expr | None

@@ -10,7 +10,7 @@ from fractions import Fraction
 from optlang.language.histories import initial_text
 from optlang.language.kinds import Level
 from optlang.language.rule import Hyper, Rule
-from optlang.language.tree import Node, Tree
+from optlang.language.tree import Node, StateScope, Tree
 from optlang.source import Source, Span
 
 
@@ -34,7 +34,7 @@ def _node(node: Node, source: Source, indent: str, label: str) -> Iterator[str]:
         if isinstance(value, Node) or (isinstance(value, tuple) and any(_is_tree(v) for v in value)):
             children.append((field.name, value))
         elif value != () and not (field.name == "value" and isinstance(value, Fraction)):
-            plain.append(f"{field.name}={value!r}")
+            plain.append(f"{field.name}={value.value if isinstance(value, Enum) else value!r}")
     line, column = source.position(node.span.start)
     yield f"{indent}{label}{type(node).__name__} {' '.join(plain)}".rstrip() + f"    {line}:{column}"
     for name, value in children:
@@ -63,7 +63,7 @@ def _rule(rule: Rule) -> Iterator[str]:
     for state in rule.states:
         initial = initial_text(state, rule.tree)
         when = f" when {source.excerpt(state.when.span)}" if state.when else ""
-        scope = "state  " if state.scope == "tensor" else f"{state.scope} state"
+        scope = "state  " if state.scope is StateScope.TENSOR else f"{state.scope.value} state"
         kind = "matrix" if state.kind.level is Level.MATRIX else state.kind  # its shape is that of some sample
         yield f"  {scope} {state.name}: {kind} = {initial}, key {state.key!r}{when}"
     for name in rule.functions:

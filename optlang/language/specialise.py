@@ -37,6 +37,7 @@ from optlang.language.questions import known_before
 from optlang.language.rule import HyperType, Rule, State, Value
 from optlang.language.shapes import is_matrix_call, size_of
 from optlang.language.sizes import Sizes, Unfit
+from optlang.language.tree import StateScope
 from optlang.language.walk import assigned, block_expressions, body_of, expressions, own_expressions, statements
 from optlang.source import Span
 
@@ -208,7 +209,7 @@ class _Specialiser:
                 value = self.reduce(state.initial, {})
                 self.assign(ast.Name(state.span, state.name, state.name), "=", value, state.span)
             if self.sizes is not None and not self.sizes.names.get(state.name):  # a number is spread
-                whole = state.scope == "tensor" and state.kind.level > Level.SCALAR
+                whole = state.scope is StateScope.TENSOR and state.kind.level > Level.SCALAR
                 self.sizes.names[state.name] = self.shape if whole else ()
         return self.take()
 

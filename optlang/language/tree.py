@@ -7,6 +7,7 @@ Nodes are frozen; every node has the span of its characters. Names are stored tw
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 from fractions import Fraction
 
 from optlang.source import Source, Span
@@ -362,14 +363,19 @@ class StateItem(Node):
     key: str | None
 
 
+class StateScope(Enum):
+    """What a state belongs to; for the last two, values are the words they are declared with."""
+
+    TENSOR = "tensor"
+    GROUP = "group"
+    SHARED = "shared"
+
+
 @dataclass(frozen=True)
 class StateDecl(Node):
-    """``state ...``, ``group state ...``, ``shared state ...``; ``when`` holds for every item.
+    """``state ...``, ``group state ...``, ``shared state ...``; ``when`` holds for every item."""
 
-    ``scope`` is ``tensor``, ``group`` or ``shared``.
-    """
-
-    scope: str
+    scope: StateScope
     items: tuple[StateItem, ...]
     when: Expr | None
 

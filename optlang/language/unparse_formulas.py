@@ -6,6 +6,7 @@ import re
 
 from optlang.language import tree
 from optlang.language.reading.pieces import children
+from optlang.language.tree import StateScope
 from optlang.source import Source, Span
 
 PIPE, CHOICE, DEFAULT, OR, AND, NOT, COMPARE, SUM, PRODUCT, SIGN, POWER, PRIMARY = range(12)
@@ -171,7 +172,7 @@ class Formulas:
                 message = "" if node.message is None else f"  {quoted(node.message)}"
                 return f"require {self.expression(node.condition)}{message}"
             case tree.StateDecl():
-                word = "state" if node.scope == "tensor" else f"{node.scope} state"
+                word = "state" if node.scope is StateScope.TENSOR else f"{node.scope.value} state"
                 when = "" if node.when is None else f" when {self.expression(node.when)}"
                 return f"{word} {', '.join(map(self.state, node.items))}{when}"
             case tree.Route():

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from optlang.backends.loading.signature import Signature
+from optlang.inputs import ValueName
 from optlang.runtime.kernels import Prepared
 from optlang.runtime.numbers import as_number, numbers_of, traced_functions
 from optlang.runtime.plan import GroupPlan, Work
@@ -28,7 +29,7 @@ class CapturablePlan(GroupPlan):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._seen: list[tuple[Any, int]] = []
-        self._numbers: dict[torch.device, dict[str, torch.Tensor]] = {}
+        self._numbers: dict[torch.device, dict[ValueName, torch.Tensor]] = {}
 
     def _batch(self, records: list[Record]) -> Batch:
         return DeviceBatch(records)
@@ -46,16 +47,16 @@ class CapturablePlan(GroupPlan):
         super()._read()
         self._seen, self._numbers = seen, {}
 
-    def _group_values(self, prepared: Prepared) -> dict[str, Any]:
+    def _group_values(self, prepared: Prepared) -> dict[ValueName, Any]:
         variant = prepared.variant
         if variant.group_slots or variant.counts_group:
             raise ValueError(
                 f"{self.name} does not support capturable=True: it keeps numbers in the param group, "
                 "which are computed on the host and would stand still in a graph"
             )
-        return self._values or {}
+        return super()._group_values(prepared)
 
-    def _host(self, batch: Batch, known: Mapping[str, Any]) -> Work:
+    def _host(self, batch: Batch, known: Mapping[ValueName, Any]) -> Work:
         """Compute the coefficients on the device, and see to the batch's kernel."""
         assert isinstance(batch, DeviceBatch)
         prepared, device = batch.prepared, batch.records[0].parameter.device
@@ -86,13 +87,15 @@ class DeviceBatch(Batch):
         """Where count and host states are kept."""
         return self.records[0].parameter.device
 
-    def number_arguments(self, numbers: Mapping[str, torch.Tensor], raw: Mapping[str, Any]) -> list[torch.Tensor]:
+    def number_arguments(
+        self, numbers: Mapping[ValueName, torch.Tensor], raw: Mapping[ValueName, Any]
+    ) -> list[torch.Tensor]:
         """Return the arguments of ``host`` for the next step, as numbers on the device."""
         prepared, record = self.prepared, self.records[0]
         device = record.parameter.device
         count, hosted = self._rows()
         first = count == 0 if prepared.counts else as_number(self.created, device)
-        own: dict[str, Any] = {"t": count + 1, "first": first}
+        own: dict[ValueName, Any] = {"t": count + 1, "first": first}
         own |= {slot.name: value for slot, value in zip(prepared.hosted, hosted, strict=True)}
         own |= {name: as_number(getattr(record.facts, name), device) for name in prepared.facts}
         found = []

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
+from optlang.compiled import Storage
 from optlang.language.rule import HyperType
+from optlang.language.tree import StateScope
 from optlang.runtime.chance import SEED, checked
 from optlang.runtime.events import TRAINING
 from optlang.runtime.flat import seen
@@ -272,7 +274,7 @@ def _placed(value: Any, p: torch.Tensor, key: str | None = None) -> Any:
 
 def check_state(groups: Sequence[Mapping[str, Any]], state: Mapping[Any, Any], parts: Parts) -> None:
     """Raise ValueError if hyperparameters are out of range or a state does not suit its parameter."""
-    keys = [{s.key for s in part.compiled.rule.states if s.scope == "tensor"} for part in parts.parts]
+    keys = [{s.key for s in part.compiled.rule.states if s.scope is StateScope.TENSOR} for part in parts.parts]
     for group in groups:
         for i, (part, members) in enumerate(zip(parts.parts, parts.split(group), strict=True)):
             _check_part(part, group, members, state, set[str]().union(*keys[:i], *keys[i + 1 :]))
@@ -304,11 +306,11 @@ def _check_part(
                     f"loaded state dict has {', '.join(foreign)} for {describe(group, p)}, but the rule keeps "
                     f"{', '.join(sorted(declared))}; was it saved by another optimizer?"
                 )
-            places = {STEP: "host"} | {slot.key: slot.place for slot in variant.slots}
+            kept = {STEP: Storage.HOST} | {slot.key: slot.storage for slot in variant.slots}
             shapes = prepared.shapes(unit, values)
-            for key, place in places.items():
+            for key, storage in kept.items():
                 fits = _shape(held[key]) == shapes[key] if key in shapes and key in held else None
-                if not (_fits(place, held.get(key), unit) if fits is None else fits):
+                if not (_fits(storage, held.get(key), unit) if fits is None else fits):
                     raise ValueError(
                         f"loaded state dict has {key!r} of shape {_shape(held[key])} for {describe(group, p)}, "
                         f"which has shape {tuple(p.shape)}; was it saved from another model?"
@@ -319,13 +321,13 @@ def _shape(value: Any) -> tuple[int, ...]:
     return tuple(value.shape) if isinstance(value, torch.Tensor) else ()
 
 
-def _fits(place: str, value: Any, p: torch.Tensor) -> bool:
+def _fits(storage: Storage, value: Any, p: torch.Tensor) -> bool:
     """Whether a state has a shape that its place allows."""
     shape = _shape(value)
     if value is None:
         return True
-    if place == "element":
+    if storage is Storage.ELEMENT:
         return shape == tuple(p.shape)
-    if place == "reduced":
+    if storage is Storage.REDUCED:
         return len(shape) == p.dim() and all(n in (1, m) for n, m in zip(shape, p.shape, strict=True))
     return all(n == 1 for n in shape)

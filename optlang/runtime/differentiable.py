@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from optlang.compiled import Storage
+from optlang.inputs import ValueName, as_values
 from optlang.runtime.kernels import Prepared
 from optlang.runtime.numbers import as_number, numbers_of, traced_functions
 from optlang.runtime.plan import GroupPlan, State
@@ -61,7 +63,7 @@ class DifferentiablePlan(GroupPlan):
 
     # Computing ----------------------------------------------------------------------------------------------
 
-    def _known(self, p: torch.Tensor) -> dict[str, Any]:
+    def _known(self, p: torch.Tensor) -> dict[ValueName, Any]:
         """Return the group's values as numbers on the device of ``p``, after the group's own update."""
         prepared = self.kernels.prepared(self._values or {}, self._answers or (), facts_of(p))
         self._check_steering(p, prepared)
@@ -80,12 +82,12 @@ class DifferentiablePlan(GroupPlan):
             results = traced_functions(variant)["group"](*(known[name] for name in variant.group_arguments))
             for slot, value in zip(variant.group_slots, results, strict=True):
                 new = as_number(value, p.device)
-                known[f"{slot.name}'"] = new
+                known[slot.new] = new
                 self._group_results[self.hyper.kept(slot.key)] = new if new.requires_grad else new.item()
         return known
 
     def _computed(
-        self, p: torch.Tensor, g: torch.Tensor, held: Mapping[str, Any], known: Mapping[str, Any]
+        self, p: torch.Tensor, g: torch.Tensor, held: Mapping[str, Any], known: Mapping[ValueName, Any]
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """Return the new value of a parameter and of its states."""
         self._check_parameter(p)
@@ -105,16 +107,19 @@ class DifferentiablePlan(GroupPlan):
         arithmetic = torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32
         packed = torch.stack([as_number(c, p.device) for c in coefficients or (0.0,)]).to(arithmetic)
         # What autograd saves of p must not be what the step writes to.
-        tensors = {"p": p.clone(), "g": g, **{slot.name: states[slot.name] for slot in prepared.stored}}
-        layout = prepared.variant.layout
+        tensors: dict[ValueName, torch.Tensor] = {
+            "p": p.clone(),
+            "g": g,
+            **{slot.name: states[slot.name] for slot in prepared.stored},
+        }
+        layout, storage = prepared.variant.layout, prepared.variant.storage
         views = []
         for name in prepared.variant.tensors:
             view = torch.view_as_real(tensors[name].resolve_conj()) if tensors[name].is_complex() else tensors[name]
-            scalar = any(slot.name == name and slot.place == "scalar" for slot in prepared.stored)
-            shape = (1,) if scalar else layout.shape(tuple(view.shape))
+            shape = (1,) if storage.get(name) is Storage.SCALAR else layout.shape(tuple(view.shape))
             views.append(view.reshape(shape).to(arithmetic))
         written = traced_functions(prepared.variant)["updated"](*views, packed)
-        results = {
+        results: dict[ValueName, torch.Tensor] = {
             name: _like(tensors[name], value) for name, value in zip(prepared.variant.written, written, strict=True)
         }
         new: dict[str, Any] = {slot.key: results.get(slot.name, states[slot.name]) for slot in prepared.stored}
@@ -136,7 +141,7 @@ class DifferentiablePlan(GroupPlan):
         for slot in slots:
             value = held.get(slot.key)
             value = fresh[slot.name] if value is None else value
-            found[slot.name] = as_number(value, p.device) if slot.place == "host" else value
+            found[slot.name] = as_number(value, p.device) if slot.storage is Storage.HOST else value
         return found
 
     def _numbers(
@@ -144,14 +149,14 @@ class DifferentiablePlan(GroupPlan):
         p: torch.Tensor,
         prepared: Prepared,
         states: Mapping[str, torch.Tensor],
-        known: Mapping[str, Any],
+        known: Mapping[ValueName, Any],
         count: torch.Tensor,
         created: bool,
     ) -> list[torch.Tensor]:
         """Return the arguments of ``host`` as numbers on the device."""
         first = count == 0 if prepared.counts else torch.full((), created, device=p.device)
-        own: dict[str, Any] = {"t": count + 1, "first": first, **facts_of(p).named()}
-        own |= {slot.name: states[slot.name] for slot in prepared.hosted}
+        hosted = {slot.name: states[slot.name] for slot in prepared.hosted}
+        own = as_values({"t": count + 1, "first": first, **facts_of(p).named(), **hosted})
         arguments = (own[name] if name in own else known[name] for name in prepared.variant.host_arguments)
         return [value if isinstance(value, torch.Tensor) else as_number(value, p.device) for value in arguments]
 

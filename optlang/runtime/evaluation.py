@@ -9,11 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 import torch
 
-from optlang.compiled import ALONG, CURVED, GRAD, LENGTH, LINE, LOSS, LOSS_NOW, MOST, POINT, STOP, TERM
+from optlang.inputs import (
+    Asked,
+    Direction,
+    EvaluationPoint,
+    Exchanged,
+    Gradient,
+    HessianProduct,
+    Iterate,
+    Loss,
+    Progress,
+    SearchDirection,
+    SearchLength,
+    ValueName,
+)
 from optlang.runtime import searches
 from optlang.runtime.tensors import pieces
 
@@ -107,10 +120,10 @@ class Evaluation:
 
     # From step to step --------------------------------------------------------------------------------------
 
-    def look_ahead(self, late: Mapping[str, Any]) -> None:
+    def look_ahead(self, late: Mapping[ValueName, Any]) -> None:
         """Take note of how many steps there may be; raise ``Stopped`` if this one is not to be made."""
-        self._most = float(late[MOST])
-        if self.iteration > self._most or bool(late[STOP]):
+        self._most = float(late[Iterate.MOST])
+        if self.iteration > self._most or bool(late[Iterate.STOP]):
             raise Stopped
 
     def again(self) -> bool:
@@ -195,39 +208,47 @@ class Evaluation:
         segments = [segment for work in works for segment in work.left]
         points = {point for segment in segments for point in segment.points}
         needs = _needed(works)
-        at, lines = (any(point.startswith(kind) for point in points) for kind in (POINT, LINE))
-        if self.closure is None and (at or lines or LOSS_NOW in needs):
+        at, lines = (any(isinstance(p, kind) for p in points) for kind in (EvaluationPoint, SearchDirection))
+        if self.closure is None and (at or lines or Progress.LOSS in needs):
             what = "`grad` or `loss` at another point" if at else "the loss along a line" if lines else "`loss`"
             raise TypeError(NO_CLOSURE.format(name=self.name, what=what))
-        if (lines or LOSS_NOW in needs) and self.loss is None:
+        if (lines or Progress.LOSS in needs) and self.loss is None:
             raise TypeError(f"{self.name}: the rule reads `loss`; let the closure return the loss, not None")
-        if any(point.startswith(ALONG) for point in points) and not (self._graph or self._straight):
+        if any(isinstance(point, Direction) for point in points) and not (self._graph or self._straight):
             raise RuntimeError(NO_GRAPH.format(name=self.name))
         if points and any(hasattr(p, "to_local") for p in self.parameters):
             raise RuntimeError(f"{self.name}: the closure cannot be called again for sharded parameters")
 
-    def at(self, point: str, works: Sequence[StagedWork], late: Mapping[str, Any]) -> Mapping[str, Any]:
+    def at(self, point: Asked, works: Sequence[StagedWork], late: Mapping[ValueName, Any]) -> Mapping[ValueName, Any]:
         """Evaluate at a point, or along a direction, and return what has arrived, by name.
 
         Args:
-            point: Name of the tensors that say where.
+            point: What the closure is called for.
             works: The batches that these belong to.
             late: What has arrived before.
         """
-        if point.startswith(ALONG):
-            return self._along(point[len(ALONG) :], works)
-        if point.startswith(LINE):
-            return self._search(point[len(LINE) :], works, late)
-        label = point[len(POINT) :]
+        match point:
+            case EvaluationPoint():
+                return self._evaluate(point, works)
+            case Direction():
+                return self._along(point, works)
+            case SearchDirection():
+                return self._search(point, works, late)
+            case _:
+                assert_never(point)
+
+    def _evaluate(self, point: EvaluationPoint, works: Sequence[StagedWork]) -> Mapping[ValueName, Any]:
+        """Return the loss at a point, and compute the gradients there."""
+        loss_there, gradient = Loss(point.site), Gradient(point.site)
         places = [pair for work in works for pair in _exchanged(work, point)]
         with _moved(places, self.parameters):
             loss = self._call()
             for work in works:
-                for p, memory in _exchanged(work, GRAD + label):
+                for p, memory in _exchanged(work, gradient):
                     _fill(memory, p.grad)
-        if loss is None and LOSS + label in _needed(works):
+        if loss is None and loss_there in _needed(works):
             raise TypeError(f"{self.name}: the rule reads the loss at a point, and the closure returned None")
-        return {LOSS + label: loss, GRAD + label: True}
+        return {loss_there: loss, gradient: True}
 
     def _call(self) -> Any:
         """Call the closure, which leaves gradients, and return the loss."""
@@ -239,16 +260,16 @@ class Evaluation:
                 self._fill_gradients(result)
         return self._number(result)
 
-    def _search(self, label: str, works: Sequence[StagedWork], late: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _search(
+        self, point: SearchDirection, works: Sequence[StagedWork], late: Mapping[ValueName, Any]
+    ) -> Mapping[ValueName, Any]:
         """Search along a line, and return how far to go.
 
         The numbers that the search goes by are waited for, and so is the loss at each distance.
         """
-        line = [(p, _like(memory, p)) for work in works for p, memory in _exchanged(work, LINE + label)]
-        method, options = label.partition(" ")[0], list[float]()
-        while (term := f"{TERM}{len(options)} {label}") in late:
-            options.append(float(late[term]))
-        *options, sign = options
+        line = [(p, _like(memory, p)) for work in works for p, memory in _exchanged(work, point)]
+        search = point.search
+        *options, sign = (float(late[option]) for option in search.options)
         begin = [p.detach().clone() for p, _ in line]
         seen: dict[float, Place | None] = {}
         losses: dict[float, float] = {}
@@ -274,18 +295,18 @@ class Evaluation:
 
         start, places = searches.Point(0.0, sign * float(self.loss), sign * slope()), list(self._places)
         with _moved([(p, p) for p, _ in line], self.parameters):
-            if method == "backtracking":
+            if search.method == "backtracking":
                 length = searches.backtracking(look, start, *options)
             else:
                 largest = max((float(d.abs().max()) for _, d in line if d.numel()), default=0.0)
                 length = searches.strong_wolfe(look, start, largest, *options)
         found = seen.get(length)
         self._places = places if found is None else [*places, found]
-        return {LENGTH + label: length}
+        return {SearchLength(search): length}
 
-    def _along(self, label: str, works: Sequence[StagedWork]) -> Mapping[str, Any]:
+    def _along(self, point: Direction, works: Sequence[StagedWork]) -> Mapping[ValueName, Any]:
         """Multiply the Hessian with a direction."""
-        directions = {id(p): _like(memory, p) for work in works for p, memory in _exchanged(work, ALONG + label)}
+        directions = {id(p): _like(memory, p) for work in works for p, memory in _exchanged(work, point)}
         pairs = [(self._graph[i], z) for i, z in directions.items() if i in self._graph]
         wanted = [p for p in self.parameters if p.requires_grad] if pairs else []
         found: Sequence[torch.Tensor | None] = ()
@@ -293,11 +314,12 @@ class Evaluation:
             found = torch.autograd.grad(
                 [g for g, _ in pairs], wanted, [z.to(g.dtype) for g, z in pairs], retain_graph=True, allow_unused=True
             )
+        result = HessianProduct(point.site)
         products = {id(p): product for p, product in zip(wanted, found, strict=True)}
         for work in works:
-            for p, memory in _exchanged(work, CURVED + label):
+            for p, memory in _exchanged(work, result):
                 _fill(memory, products.get(id(p)))
-        return {CURVED + label: True}
+        return {result: True}
 
 
 def _has_graph(loss: Any) -> bool:
@@ -305,7 +327,7 @@ def _has_graph(loss: Any) -> bool:
     return isinstance(loss, torch.Tensor) and loss.requires_grad
 
 
-def _needed(works: Sequence[StagedWork]) -> set[str]:
+def _needed(works: Sequence[StagedWork]) -> set[ValueName]:
     """Return the names of the late values that a step is going to read, on the host or in a pass."""
     needs = {name for work in works for segment in work.left for name in segment.needs}
     for work in works:
@@ -314,7 +336,7 @@ def _needed(works: Sequence[StagedWork]) -> set[str]:
     return needs
 
 
-def _exchanged(work: StagedWork, name: str) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+def _exchanged(work: StagedWork, name: Exchanged) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
     """Yield the parameters of a batch with the tensors that they exchange under a name; none if they do not."""
     memory = work.batch.exchanged(work.chosen, name)
     for record, held in zip(work.batch.records, memory, strict=True) if memory else ():

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-from optlang.compiled import Facts
+from optlang.compiled import Facts, Storage
+from optlang.inputs import as_values
+from optlang.language.tree import StateScope
 from optlang.runtime.kernels import Prepared
 from optlang.runtime.plan import GroupPlan, State
 from optlang.runtime.records import STEP, Batch, Record
@@ -52,7 +54,7 @@ class EventPlan(GroupPlan):
             own = {key: local(v) if isinstance(v, torch.Tensor) else v for key, v in known.items()}
             record = self._bound(part, part, {part: own})  # its own values stand where a gradient would
             records.setdefault(Batch.key(record), []).append(record)
-        numbers = {**(self._values or {}), **self._common_states()}
+        numbers = as_values({**(self._values or {}), **self._common_states()})
         for members in records.values():
             batch = self._batch(members)
             batch.gradients = [record.fitting(record.parameter) for record in members]
@@ -64,7 +66,7 @@ class EventPlan(GroupPlan):
         named = {*variant.tensors, *variant.host_arguments, *variant.written}
         if variant.steering is not None:
             named |= {name for arguments in variant.steering.numbers_arguments for name in arguments}
-        return {slot.key: slot.name for slot in variant.slots if slot.name in named or slot.place == "host"}
+        return {slot.key: slot.name for slot in variant.slots if slot.name in named or slot.storage is Storage.HOST}
 
     def _check_part(self, p: torch.Tensor, part: torch.Tensor) -> None:
         """Refuse a distributed parameter if its parts cannot be switched one by one."""
@@ -77,7 +79,7 @@ class EventPlan(GroupPlan):
         """Return the states of the group and of the whole optimizer, by name."""
         compiled = self.kernels.compiled
         initial = compiled.group_initial(self._values or {})
-        common = {s.name: s.key for s in compiled.rule.states if s.scope != "tensor"}
+        common = {s.name: s.key for s in compiled.rule.states if s.scope is not StateScope.TENSOR}
         held = {name: self.group.get(self.hyper.kept(key)) for name, key in common.items()}
         return {name: float(initial[common[name]] if value is None else value) for name, value in held.items()}
 

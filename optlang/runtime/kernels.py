@@ -13,7 +13,8 @@ from optlang.backends.loading import plain, registry
 from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import NARROW, Dims, Kernel, Signature
 from optlang.cache import folders
-from optlang.compiled import FACTS, Compiled, Facts, Slot, Variant
+from optlang.compiled import FACTS, Compiled, Facts, Slot, Storage, Variant, VariantKey
+from optlang.inputs import ValueName, text
 from optlang.language.rule import Value
 from optlang.language.specialise import repeats, uses_matrices
 from optlang.runtime import host, progress
@@ -55,16 +56,16 @@ class Prepared:
         """Return a variant with its functions loaded."""
         names, steering = variant.host_arguments, variant.steering
         everything = {*names, *(steering.arguments() if steering is not None else ())}
-        hosted = tuple(s for s in variant.slots if s.place == "host")
-        varies: dict[str, str | int] = {"t": "t", "first": "first", **{s.name: i for i, s in enumerate(hosted)}}
+        hosted = tuple(s for s in variant.slots if s.storage is Storage.HOST)
+        varies: dict[ValueName, str | int] = {"t": "t", "first": "first", **{s.name: i for i, s in enumerate(hosted)}}
         # `first` needs the count where no state could tell whether there was a step before.
-        counts = variant.counts_steps or ("first" in names and not variant.slots)
+        counts = variant.counts_steps or ("first" in names and not variant.kept)
         return cls(
             variant,
             load_module(variant.source, variant.name),
             load_module(variant.narrow_source, f"{variant.name} narrow"),
             hosted,
-            tuple(s for s in variant.slots if s.place != "host"),
+            tuple(s for s in variant.slots if s.storage is not Storage.HOST),
             tuple(name for name in FACTS if name in everything),
             tuple((i, varies[name]) for i, name in enumerate(names) if name in varies),
             counts,
@@ -76,7 +77,7 @@ class Prepared:
             g = g.to(p.dtype)
         narrow = any(str(t.dtype)[6:] in NARROW for t in (p, g))
         begin = (self.narrow if narrow else self.plain)["start"]
-        arguments = tuple(values[name] for name in self.variant.start_arguments)
+        arguments = tuple(values[text(name)] for name in self.variant.start_arguments)
         try:
             return dict(begin(p, g, *arguments))
         except (ArithmeticError, ValueError):
@@ -84,7 +85,7 @@ class Prepared:
 
     def shapes(self, p: torch.Tensor, values: Mapping[str, Value]) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the states that have shapes of their own, by key, for a parameter."""
-        keys = {slot.name: slot.key for slot in self.variant.slots if slot.place == "matrix"}
+        keys = {slot.name: slot.key for slot in self.variant.slots if slot.storage is Storage.MATRIX}
         if not keys:
             return {}
         example = torch.empty(p.shape, dtype=p.dtype, device="meta")
@@ -103,7 +104,7 @@ class Prepared:
             return self.start(p, g, values)
         fresh = self.start(real(resolved(p)), real(resolved(g)), values)
         for slot in self.variant.slots:
-            if slot.place == "element":
+            if slot.storage is Storage.ELEMENT:
                 fresh[slot.name] = torch.view_as_complex(fresh[slot.name].contiguous())
         return fresh
 
@@ -114,16 +115,16 @@ class Prepared:
         return self.patterns[ndim]
 
     def _dims(self, ndim: int, values: Mapping[str, Value]) -> tuple[Dims, ...]:
-        places, layout = {s.name: s.place for s in self.variant.slots}, self.variant.layout
+        storage, layout = self.variant.storage, self.variant.layout
         example = torch.empty(EXAMPLE_SIZES[:ndim], device="meta")
         shape = (1,) if layout.flat else layout.shape(tuple(example.shape))
         whole: Dims = tuple(range(len(shape)))
         found: list[Dims] = []
         for name in self.variant.tensors:
-            if places.get(name) == "scalar":
+            if storage.get(name) is Storage.SCALAR:
                 found.append((None,))
-            elif places.get(name) == "reduced":
-                gone = {d % ndim for slot in self.variant.slots if slot.name == name for d in slot.dims}
+            elif storage.get(name) is Storage.REDUCED:
+                gone = {d % ndim for slot in self.variant.kept if slot.name == name for d in slot.dims}
                 kept = layout.shape(tuple(1 if i in gone else n for i, n in enumerate(example.shape)))
                 found.append(tuple(i if n == shape[i] else None for i, n in enumerate(kept)))
             else:
@@ -141,9 +142,9 @@ class Kernels:
     def __init__(self, compiled: Compiled, backend: str) -> None:
         self.compiled, self.backend = compiled, backend
         self._load = registry.loader(backend)
-        self.loaded: dict[tuple[tuple[Value, ...], Signature], Kernel] = {}
-        self._variants: dict[tuple[Value, ...], Prepared] = {}
-        self._passes: dict[tuple[Value, ...], Prepared] = {}
+        self.loaded: dict[tuple[VariantKey, Signature], Kernel] = {}
+        self._variants: dict[VariantKey, Prepared] = {}
+        self._passes: dict[VariantKey, Prepared] = {}
         self._chosen: dict[tuple[Any, ...], Prepared] = {}
         # A fact that the rule's text does not even mention cannot choose between variants (dimensions always may).
         text = unicodedata.normalize("NFKC", compiled.rule.tree.source.text)

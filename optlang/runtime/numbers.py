@@ -10,6 +10,7 @@ import torch
 
 from optlang.backends.loading.modules import load_module
 from optlang.compiled import Variant
+from optlang.inputs import ValueName
 
 
 @lru_cache(maxsize=1024)
@@ -28,7 +29,7 @@ def as_number(value: torch.Tensor | float, device: torch.device) -> torch.Tensor
     return torch.full((), value, dtype=torch.float64, device=device)
 
 
-def numbers_of(raw: Mapping[str, Any], device: torch.device) -> dict[str, torch.Tensor]:
+def numbers_of(raw: Mapping[ValueName, Any], device: torch.device) -> dict[ValueName, torch.Tensor]:
     """Return those hyperparameters that are numbers, as numbers on a device; flags and texts choose variants."""
     return {
         name: as_number(value, device) for name, value in raw.items() if isinstance(value, (int, float, torch.Tensor))

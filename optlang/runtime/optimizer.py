@@ -16,9 +16,11 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from optlang.compiled import Compiled
+from optlang.inputs import ValueName, as_values
 from optlang.language.builtins import HALT, SEARCHES
 from optlang.language.questions import draws, evaluations
 from optlang.language.suggest import nearest
+from optlang.language.tree import StateScope
 from optlang.runtime import chance, checkpoint, documentation, flat, lazy
 from optlang.runtime.capturable import CapturablePlan
 from optlang.runtime.counterpart import SWITCHES, undecorated
@@ -223,7 +225,7 @@ class RuleOptimizer(Optimizer):
         """
         if part.counts_steps_of(group, [unit for _, unit in flat.seen(part, members)]):
             group.setdefault(part.hyper.kept(STEP), 0.0)
-        shared = {state.key for state in part.compiled.rule.states if state.scope == "shared"}
+        shared = {state.key for state in part.compiled.rule.states if state.scope is StateScope.SHARED}
         for key, value in part.compiled.group_initial(part.hyper.read(group)).items():
             kept = part.hyper.kept(key)
             group.setdefault(kept, others.get(kept, value) if key in shared else value)
@@ -374,7 +376,7 @@ class RuleOptimizer(Optimizer):
     def _move(
         self,
         busy: Sequence[GroupPlan],
-        together: Sequence[tuple[Part, list[StagedWork], Prepared, dict[str, Any], chance.Seed]],
+        together: Sequence[tuple[Part, list[StagedWork], Prepared, dict[ValueName, Any], chance.Seed]],
         evaluation: Evaluation | None,
         written: list[torch.Tensor],
     ) -> None:
@@ -419,7 +421,7 @@ class RuleOptimizer(Optimizer):
 
     def _together(
         self, busy: Sequence[GroupPlan]
-    ) -> list[tuple[Part, list[StagedWork], Prepared, dict[str, Any], chance.Seed]]:
+    ) -> list[tuple[Part, list[StagedWork], Prepared, dict[ValueName, Any], chance.Seed]]:
         """Return the staged work of each rule, with the other arguments of :func:`run_together`.
 
         Sums and shared states are those of one rule; the latter follow the variant and the values of its first group.
@@ -429,7 +431,7 @@ class RuleOptimizer(Optimizer):
             works = [work for plan in busy for work in plan.staged if work.rule is part.kernels]
             own = [plan for plan in self._plans if plan.kernels is part.kernels and plan.parameters]
             if works:
-                known = {**own[0].known(), "group.t": max(plan.steps() for plan in own)}
+                known = as_values({**own[0].known(), "group.t": max(plan.steps() for plan in own)})
                 first = own[0].variant_for(facts_of(own[0].parameters[0]))
                 found.append((part, works, first, known, seed))
         return found
@@ -621,7 +623,7 @@ class RuleOptimizer(Optimizer):
         own = {
             part.hyper.kept(key)
             for part in self._parts.parts
-            for key in (STEP, *(s.key for s in part.compiled.rule.states if s.scope != "tensor"))
+            for key in (STEP, *(s.key for s in part.compiled.rule.states if s.scope is not StateScope.TENSOR))
         }
         hidden = {"params", "param_names", *own}
         lines = [f"{self._name()} ("]

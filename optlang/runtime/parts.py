@@ -15,7 +15,7 @@ from optlang.compiled import Compiled
 from optlang.language.evaluate import evaluate, truth
 from optlang.language.questions import reads_group_time
 from optlang.language.rule import Value
-from optlang.language.tree import Expr, Member
+from optlang.language.tree import Expr, Member, StateScope
 from optlang.language.walk import expressions
 from optlang.runtime.counterpart import Counterpart
 from optlang.runtime.kernels import Kernels
@@ -41,7 +41,9 @@ class Part:
         self.compiled, self.hyper, self.kernels, self.when = compiled, hyper, kernels, when
         nodes = expressions(when) if when is not None else ()
         states = compiled.rule.states
-        self.keeps_numbers = reads_group_time(compiled.rule) or any(state.scope != "tensor" for state in states)
+        self.keeps_numbers = reads_group_time(compiled.rule) or any(
+            state.scope is not StateScope.TENSOR for state in states
+        )
         self.asks = tuple(dict.fromkeys(node.name for node in nodes if isinstance(node, Member)))
 
     def started(self, group: Mapping[str, Any], p: torch.Tensor) -> dict[str, Any]:
@@ -99,7 +101,7 @@ class Parts:
         parts: list[Part] = []
         taken: set[str] = set()
         for other, when in compiled.routes:
-            own = [s.key for s in other.rule.states if s.scope != "tensor"]
+            own = [s.key for s in other.rule.states if s.scope is not StateScope.TENSOR]
             own += [*Hyperparameters(other).keys, STEP]
             renamed = {key: f"{other.name.lower()}_{key}" for key in own if key in taken}
             hyper = Hyperparameters(other, renamed)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optlang.backends.loading.signature import Kernel
-from optlang.compiled import EXCHANGED, HANDED_ON, NUMBERS, STOP, Pass, Slot
+from optlang.compiled import Pass, PassTensor, Storage
+from optlang.inputs import Exchanged, HandedOn, Iterate, ValueName
 from optlang.language.rule import Value
 from optlang.runtime import chance, host
 from optlang.runtime.kernels import Kernels, Prepared
@@ -81,19 +82,21 @@ class PlannedPass:
         coefficients: Those of the coming step, once what they are computed from is there: numbers, or tensors where
             they follow from sums that are on a device.
         kernel: The kernel, of a pass over elements.
+        storage: How the pass's tensors are kept, by name.
     """
 
     def __init__(self, own: Pass, batch: StagedBatch, prepared: Prepared) -> None:
         self.own, self.batch, self.prepared = own, batch, prepared
+        self.storage = own.kernel.storage
         self.coefficients: tuple[Any, ...] = ()
         self.kernel: Kernel | None = None
 
     @property
     def writes(self) -> bool:
         """Whether it writes parameters or states."""
-        return any(not name.startswith((*HANDED_ON, *NUMBERS)) for name in self.own.kernel.written)
+        return any(isinstance(name, str) for name in self.own.kernel.written)
 
-    def prepare(self, known: Mapping[str, Any]) -> None:
+    def prepare(self, known: Mapping[ValueName, Any]) -> None:
         """Compute the coefficients."""
         arguments = self.batch.named(self.own.kernel.host_arguments, known)
         if any(isinstance(a, torch.Tensor) for a in arguments):
@@ -134,13 +137,13 @@ class Chunk:
     def compile(self, kernels: Kernels, values: Mapping[str, Value]) -> None:
         """See to everything that takes time."""
 
-    def draw(self, seed: chance.Seed, known: Mapping[str, Any]) -> None:
+    def draw(self, seed: chance.Seed, known: Mapping[ValueName, Any]) -> None:
         """Fill in the random numbers that the pass reads."""
         batch, own = self.plan.batch, self.plan.own
         for draw in own.draws:
-            if any(slot.name == draw.name and slot.place == "matrix" for slot in own.kernel.slots):
+            if self.plan.storage.get(draw.name) is Storage.MATRIX:
                 arguments = numbers_of(batch.named(batch.steering.size_arguments, known))
-                size = batch.prepared.plain["sizes"](*arguments)[draw.name]
+                size = batch.prepared.plain["sizes"](*arguments)[str(draw.name)]
                 p = self.records[0].parameter
                 self.buffers[draw.name] = [
                     torch.empty(size, dtype=arithmetic(p), device=p.device) for _ in self.records
@@ -179,11 +182,11 @@ class KernelChunk(Chunk):
         record = Record(parent.parameter, self.plan.prepared, parent.state)
         record.gradient_dtype, record.copied, record.careful = parent.gradient_dtype, parent.copied, parent.careful
         record.ordinary = parent.ordinary
-        layout, places = kernel.layout, {s.name: s.place for s in kernel.slots}
+        layout, storage = kernel.layout, self.plan.storage
         views: list[Any] = [None if record.copied else viewed(record.parameter, layout), None]
         for name in kernel.tensors[2:]:
             tensor = self.buffers[name][index] if name in self.buffers else parent.tensors[name]
-            views.append(tensor.detach().view(1) if places[name] == "scalar" else viewed(tensor, layout))
+            views.append(tensor.detach().view(1) if storage[name] is Storage.SCALAR else viewed(tensor, layout))
         record.views = views
         return record
 
@@ -237,16 +240,16 @@ class MatrixChunk(Chunk):
             self._write_all(changed)
             raise
 
-    def _write_all(self, changed: Sequence[tuple[str, torch.Tensor]]) -> None:
+    def _write_all(self, changed: Sequence[tuple[ValueName, torch.Tensor]]) -> None:
         """Write new values by name."""
         for name, result in changed:
             self._begun = True
             self._write(name, result)
 
-    def _place(self, name: str) -> str:
-        return next((s.place for s in self.plan.own.kernel.slots if s.name == name), "element")
+    def _storage(self, name: ValueName) -> Storage:
+        return self.plan.storage.get(name, Storage.ELEMENT)
 
-    def _tensors(self, name: str) -> list[torch.Tensor]:
+    def _tensors(self, name: ValueName) -> list[torch.Tensor]:
         """Return the tensors of a name, one for each record."""
         if name == "p":
             return [record.parameter.detach() for record in self.records]
@@ -256,25 +259,25 @@ class MatrixChunk(Chunk):
             return list(self.buffers[name])
         return [record.tensors[name].detach() for record in self.records]
 
-    def _stack(self, name: str) -> torch.Tensor:
+    def _stack(self, name: ValueName) -> torch.Tensor:
         """Return the tensors of a name as one, in the number type of the arithmetic."""
         ready = self.buffers.get(("stack", name))
         if isinstance(ready, torch.Tensor):
             return ready
         tensors = self._tensors(name)
-        if self._place(name) == "scalar":
+        if self._storage(name) is Storage.SCALAR:
             tensors = [t.reshape(()) for t in tensors]
         stack = tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
         return stack.to(arithmetic(self.records[0].parameter))
 
-    def _write(self, name: str, result: torch.Tensor) -> None:
+    def _write(self, name: ValueName, result: torch.Tensor) -> None:
         """Write the new values of a name."""
         ready = self.buffers.get(("stack", name))
         if ready is not None:
             ready.copy_(result.reshape(ready.shape) if result.numel() == ready.numel() else result)
             return
         parts = result.expand(len(self.records), *result.shape[1:]).unbind()
-        if name in self.buffers and self._place(name) == "matrix":
+        if name in self.buffers and self._storage(name) is Storage.MATRIX:
             matrices = [part.to(arithmetic(self.records[0].parameter)) for part in parts]
             if isinstance(self.buffers[name], Part):
                 self.buffers[name].put(matrices)
@@ -315,20 +318,20 @@ class Segment:
         self.writes = any(plan.writes for plan in plans)
         self.chunks: list[Chunk] = []
 
-    def buffers(self) -> dict[str, Slot]:
+    def buffers(self) -> dict[HandedOn, PassTensor]:
         """Return what its passes hand on, or read as random numbers, by name."""
-        slots = (slot for plan in self.plans for slot in plan.own.kernel.slots)
-        return {slot.name: slot for slot in slots if slot.name.startswith(HANDED_ON)}
+        tensors = (tensor for plan in self.plans for tensor in plan.own.kernel.pass_tensors)
+        return {tensor.name: tensor for tensor in tensors if isinstance(tensor.name, HandedOn)}
 
 
 def segments(plans: Sequence[PlannedPass]) -> list[Segment]:
     """Return the passes of a path, cut where one waits for something that the ones before do not."""
     cut: list[list[PlannedPass]] = []
-    there: set[str] = set()
+    there: set[ValueName] = set()
     for plan in plans:
         # Nothing is written before the closure has been called where the passes before say, and they have let it.
-        called = bool(cut) and any(each.own.points or STOP in each.own.totals for each in cut[-1]) and plan.writes
-        if not cut or called or not set(plan.own.needs) <= there:
+        asks = bool(cut) and any(each.own.points or Iterate.STOP in each.own.totals for each in cut[-1])
+        if not cut or (asks and plan.writes) or not set(plan.own.needs) <= there:
             cut.append([])
             there |= set(plan.own.needs)
         cut[-1].append(plan)
@@ -345,18 +348,18 @@ def lay_out(batch: StagedBatch, path: Sequence[Segment], scratch: Scratch) -> Bu
     common: Buffers = {}
     for name in {name for slots in held for name in slots}:
         where = [slots[name] for slots in held if name in slots]
-        if len(where) > 1 or name.startswith(EXCHANGED):  # across a sum or a call: there for every tensor at once
+        if len(where) > 1 or isinstance(name, Exchanged):  # across a sum or a call: there for every tensor at once
             common |= _allotted(where[0], batch.records, None, 0)
     for segment, slots in zip(path, held, strict=True):
         local = [slot for name, slot in slots.items() if name not in common]
         matrices = any(plan.own.matrices for plan in segment.plans)
-        whole = not matrices and not any(slot.place == "element" for slot in local)
+        whole = not matrices and not any(slot.storage is Storage.ELEMENT for slot in local)
         alone = any(plan.own.alone for plan in segment.plans)
         cuts = [(i, i + 1) for i in range(len(batch.records))] if alone else _cuts(batch.records)
         for start, stop in [(0, len(batch.records))] if whole else cuts:
             records = batch.records[start:stop]
             buffers: Buffers = {
-                name: Part(tensors, start, stop) for name, tensors in common.items() if isinstance(name, str)
+                name: Part(tensors, start, stop) for name, tensors in common.items() if not isinstance(name, tuple)
             }
             for number, slot in enumerate(local):
                 buffers |= _allotted(slot, records, scratch, number)
@@ -382,9 +385,9 @@ def _cuts(records: Sequence[Record]) -> list[tuple[int, int]]:
     return [*cuts, (start, len(records))]
 
 
-def _allotted(slot: Slot, records: Sequence[Record], scratch: Scratch | None, lane: int) -> Buffers:
+def _allotted(slot: PassTensor, records: Sequence[Record], scratch: Scratch | None, lane: int) -> Buffers:
     """Return tensors for what is handed on under a name; without ``scratch`` in memory of their own."""
-    if slot.place == "matrix":
+    if slot.storage is Storage.MATRIX:
         return {slot.name: [None] * len(records)}
     p = records[0].parameter
     shapes = [_shape(slot, record) for record in records]
@@ -396,23 +399,23 @@ def _allotted(slot: Slot, records: Sequence[Record], scratch: Scratch | None, la
     memory = like.new_empty(sum(sizes)) if scratch is None else scratch.lane(lane, sum(sizes), like)
     views = [part.view(shape) for part, shape in zip(memory.split(sizes), shapes, strict=True)]
     found: Buffers = {}
-    if slot.place == "element" and records[0].prepared.variant.layout.flat:
+    if slot.storage is Storage.ELEMENT and records[0].prepared.variant.layout.flat:
         # In the order of the parameter's memory, as kernels over one dimension are.
         pairs = zip(views, records, strict=True)
         views = [v if r.copied or r.parameter.is_contiguous() else _as_laid_out(v, r.parameter) for v, r in pairs]
     elif len(set(shapes)) == 1:
-        shape = shapes[0] if slot.place != "scalar" else ()
+        shape = shapes[0] if slot.storage is not Storage.SCALAR else ()
         found["stack", slot.name] = memory.view(len(records), *shape)
     found[slot.name] = views
     return found
 
 
-def _shape(slot: Slot, record: Record) -> tuple[int, ...]:
+def _shape(slot: PassTensor, record: Record) -> tuple[int, ...]:
     """Return the shape of what is handed on under a name for a record."""
     shape = tuple(record.parameter.shape)
-    if slot.place == "scalar":
+    if slot.storage is Storage.SCALAR:
         return (1,)
-    if slot.place == "reduced":
+    if slot.storage is Storage.REDUCED:
         gone = {d % len(shape) for d in slot.dims}
         shape = tuple(1 if i in gone else n for i, n in enumerate(shape))
     return (*shape, 2) if record.parameter.is_complex() else shape

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple, NoReturn
 import torch
 
 from optlang.compiled import Facts, Variant
+from optlang.inputs import ValueName, as_values
 from optlang.language.rule import Value
+from optlang.language.tree import StateScope
 from optlang.runtime import host
 from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.passes import Scratch
@@ -114,7 +116,7 @@ class GroupPlan:
             self._lay_out(batch, known)
         return True
 
-    def _lay_out(self, batch: Batch, known: Mapping[str, Any]) -> None:
+    def _lay_out(self, batch: Batch, known: Mapping[ValueName, Any]) -> None:
         """Make a batch's step ready."""
         if isinstance(batch, StagedBatch):
             self.staged.append(StagedWork(batch, known, self.kernels, self._values or {}, self.scratch))
@@ -369,16 +371,16 @@ class GroupPlan:
 
     # Host numbers -------------------------------------------------------------------------------------------
 
-    def _group_values(self, prepared: Prepared) -> dict[str, Any]:
+    def _group_values(self, prepared: Prepared) -> dict[ValueName, Any]:
         """Run the group's own update and return every value that ``host`` may take."""
-        values: dict[str, Any] = self._values or {}
+        values = self._values or {}
         slots, names = prepared.variant.group_slots, prepared.variant.group_arguments
         steering = prepared.variant.steering
         shared = tuple(slot for slot, _ in steering.shared) if steering is not None else ()
         self._group_numbers = {}
         if not slots and not shared and not prepared.variant.counts_group:
-            return values
-        known = dict(values)
+            return as_values(values)
+        known = {**as_values(values)}
         if slots or shared:
             initial = None
             for slot in (*slots, *shared):
@@ -395,13 +397,13 @@ class GroupPlan:
             arguments = tuple(known[name] for name in names)
             results = host.call_group(prepared.plain["group"], arguments)
             for slot, value in zip(slots, results, strict=True):
-                known[f"{slot.name}'"] = self._group_numbers[self.hyper.kept(slot.key)] = value
+                known[slot.new] = self._group_numbers[self.hyper.kept(slot.key)] = value
         return known
 
     def known(self) -> dict[str, Any]:
         """Return the hyperparameters and what the rule keeps in the group, by name, as they are before a step."""
         rule, values = self.kernels.compiled.rule, self._values or {}
-        kept = {s.name: s.key for s in rule.states if s.scope != "tensor"}
+        kept = {s.name: s.key for s in rule.states if s.scope is not StateScope.TENSOR}
         initial = self.kernels.compiled.group_initial(values) if kept else {}
         return {**values, **{name: self.group.get(self.hyper.kept(k), initial[k]) for name, k in kept.items()}}
 
@@ -410,7 +412,7 @@ class GroupPlan:
         step = self.hyper.kept(STEP)
         return float(self._group_numbers.get(step, self.group.get(step, 0.0)))
 
-    def _host(self, batch: Batch, known: Mapping[str, Any]) -> Work:
+    def _host(self, batch: Batch, known: Mapping[ValueName, Any]) -> Work:
         """Run ``host`` for a batch and pack the coefficients, and see to its kernel."""
         prepared = batch.prepared
         coefficients, numbers = host.call(prepared.plain["host"], batch.host_arguments(known))

@@ -11,7 +11,8 @@ from typing import Any, TypeGuard
 import torch
 
 from optlang.backends.loading.signature import Kernel, Signature
-from optlang.compiled import IN_COMMON, Facts
+from optlang.compiled import IN_COMMON, Facts, Storage
+from optlang.inputs import ValueName
 from optlang.language.rule import Value
 from optlang.runtime.kernels import Prepared
 from optlang.runtime.tensors import (
@@ -111,7 +112,7 @@ class Record:
         self.forms: tuple[Any, ...] = ()
         self.ordinary, self.volatile, self.whole = True, False, False
         self.views: list[Any] = []
-        self.tensors: dict[str, torch.Tensor] = {}
+        self.tensors: dict[ValueName, torch.Tensor] = {}
         self.numbers: tuple[float, ...] = ()
         self.count, self.created, self.careful, self.copied = 0.0, False, False, False
         self.gradient_dtype = parameter.dtype
@@ -136,16 +137,16 @@ class Record:
         self.copied &= not self.whole
         self.careful = self.copied or p.is_complex() or not p.is_contiguous() or not self.ordinary
         tensors: list[Any] = [None if self.copied else self._viewed(p), None]
-        places = {slot.name: slot.place for slot in self.prepared.stored}
+        storage = self.prepared.variant.storage
         for name in self.prepared.variant.tensors[2:]:
             state = states[name]
-            if places[name] == "scalar":
+            if storage[name] is Storage.SCALAR:
                 tensors.append(state.detach().view(1))
             else:  # a state of another shape has views of its own in each pass
-                tensors.append(state.detach() if places[name] == "matrix" else self._viewed(state))
+                tensors.append(state.detach() if storage[name] is Storage.MATRIX else self._viewed(state))
         self.views = tensors
 
-    def _states(self, g: torch.Tensor, values: Mapping[str, Value]) -> dict[str, torch.Tensor]:
+    def _states(self, g: torch.Tensor, values: Mapping[str, Value]) -> dict[ValueName, torch.Tensor]:
         """Return the state tensors by name, each as its kernel wants it, and set the host's numbers."""
         prepared, held = self.prepared, self.state
         slots = prepared.variant.slots
@@ -158,7 +159,8 @@ class Record:
         if missing and g.is_sparse:  # a state may start from it
             g = g.to_dense()
         fresh = prepared.started(self.parameter, g, values) if missing else {}
-        numbers, tensors = [], {}
+        numbers: list[float] = []
+        tensors: dict[ValueName, torch.Tensor] = {}
         types: dict[str, torch.dtype] = {}
         shapes = prepared.shapes(self.parameter, values) if present else {}
         for slot in slots:
@@ -166,11 +168,11 @@ class Record:
                 found = tuple(held[slot.key].shape)
                 raise ValueError(f"state {slot.key!r} has shape {found}, but its shape is {shapes[slot.key]}")
             value = fresh[slot.name] if slot in missing else held[slot.key]
-            if slot.place == "host":
+            if slot.storage is Storage.HOST:
                 numbers.append(_number(value))
                 continue
-            tensor = self._fitting(slot.key, slot.place, value)
-            if slot not in missing and self._is_cut(slot.place, tensor):
+            tensor = self._fitting(slot.key, slot.storage, value)
+            if slot not in missing and self._is_cut(slot.storage, tensor):
                 types = types or prepared.types(self.parameter, values)
                 tensor = tensor.to(types[slot.key])
             if tensor is not held.get(slot.key):
@@ -191,11 +193,11 @@ class Record:
         self.forms = tuple(None if value is None else form(value) for value in self.values)
 
     @staticmethod
-    def _is_cut(place: str, tensor: torch.Tensor) -> bool:
+    def _is_cut(storage: Storage, tensor: torch.Tensor) -> bool:
         """Whether a state from a checkpoint may have fewer bits than the rule keeps it in."""
-        return tensor.dtype is torch.float16 or (tensor.dtype is torch.bfloat16 and place in IN_COMMON)
+        return tensor.dtype is torch.float16 or (tensor.dtype is torch.bfloat16 and storage in IN_COMMON)
 
-    def _fitting(self, key: str, place: str, held: Any) -> torch.Tensor:
+    def _fitting(self, key: str, storage: Storage, held: Any) -> torch.Tensor:
         """Return a state tensor as the kernel wants it: on the device, shaped and laid out like the parameter."""
         p = self.parameter
         value: torch.Tensor = held if isinstance(held, torch.Tensor) else torch.tensor(held, dtype=arithmetic(p))
@@ -210,13 +212,13 @@ class Record:
         if not (value.is_floating_point() or value.is_complex()):  # a mask, or whole numbers: arithmetic needs more
             value = value.to(p.dtype)
         value = resolved(value)
-        if place == "scalar":
+        if storage is Storage.SCALAR:
             if value.numel() != 1:
                 raise ValueError(f"state {key!r} must be one number, but has shape {tuple(value.shape)}")
             return value
-        if place == "element" and value.shape != p.shape:
+        if storage is Storage.ELEMENT and value.shape != p.shape:
             raise ValueError(f"state {key!r} has shape {tuple(value.shape)}, its parameter has shape {tuple(p.shape)}")
-        if place == "element" and not self.copied and self.prepared.variant.layout.flat:
+        if storage is Storage.ELEMENT and not self.copied and self.prepared.variant.layout.flat:
             return value if same_order(value, p) else as_laid_out(value, p)
         return value.contiguous()
 
@@ -464,7 +466,7 @@ class Batch:
         self.committed = False
         self.moved = 0
         self._arguments: list[Any] = []  # of host, as they were
-        self._arguments_of: Mapping[str, Any] | None = None
+        self._arguments_of: Mapping[ValueName, Any] | None = None
         self._coefficients: tuple[array[float], torch.Tensor] | None = None
         self._direct: list[int] | None = None  # those that are neither empty nor copied
         self._packed: list[Any] | None = None
@@ -499,7 +501,7 @@ class Batch:
 
     # Host numbers -------------------------------------------------------------------------------------------
 
-    def host_arguments(self, known: Mapping[str, Any]) -> list[Any]:
+    def host_arguments(self, known: Mapping[ValueName, Any]) -> list[Any]:
         """Return the arguments of ``host`` for the next step.
 
         Args:
@@ -507,7 +509,7 @@ class Batch:
         """
         prepared, arguments = self.prepared, self._arguments
         if known is not self._arguments_of:
-            facts = {name: getattr(self.records[0].facts, name) for name in prepared.facts}
+            facts: dict[ValueName, Any] = {name: getattr(self.records[0].facts, name) for name in prepared.facts}
             found = {**known, **facts}
             arguments[:] = [found.get(name) for name in prepared.variant.host_arguments]
             self._arguments_of = known

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor, Replicate
 
+from optlang.compiled import Storage
 from optlang.runtime.plan import GroupPlan, State, Work
 from optlang.runtime.records import Batch, Record
 from optlang.runtime.staged import StagedBatch, StagedWork
@@ -227,7 +228,7 @@ class ShardedPlan(GroupPlan):
     @staticmethod
     def _show_gathered(p: DTensor, record: Record, state: State) -> None:
         """Put the states of a gathered parameter into ``optimizer.state``: those of its shape as it is distributed."""
-        elements = {slot.key for slot in record.prepared.variant.slots if slot.place == "element"}
+        elements = {slot.key for slot in record.prepared.variant.slots if slot.storage is Storage.ELEMENT}
         for key, value in record.state.items():
             if key in elements:
                 local = _part(value, p)

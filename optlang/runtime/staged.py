@@ -14,7 +14,18 @@ from typing import Any
 import torch
 
 from optlang.backends.loading.signature import Kernel
-from optlang.compiled import CALLS, ITERATION, LATE_NUMBERS, LINE, LOSS_NOW, STOP, TOTAL, Steering
+from optlang.compiled import Steering
+from optlang.inputs import (
+    Exchanged,
+    Iterate,
+    LateNumber,
+    NumberContribution,
+    Progress,
+    SearchDirection,
+    Total,
+    ValueName,
+    text,
+)
 from optlang.language.rule import Value
 from optlang.runtime import chance, host
 from optlang.runtime.evaluation import Evaluation
@@ -39,7 +50,7 @@ class StagedBatch(Batch):
         self.kernel = Kernel(_unused, "staged", many=True)
         self._paths: dict[int, list[Segment]] = {}
         self._common: dict[int, Buffers] = {}
-        self._parts: dict[str, torch.Tensor] = {}
+        self._parts: dict[NumberContribution, torch.Tensor] = {}
 
     @property
     def steering(self) -> Steering:
@@ -72,30 +83,31 @@ class StagedBatch(Batch):
             self._paths[path] = made
         return self._paths[path]
 
-    def exchanged(self, path: int, name: str) -> list[torch.Tensor]:
+    def exchanged(self, path: int, name: Exchanged) -> list[torch.Tensor]:
         """Return the tensors that are exchanged with the closure under a name, one for each record; none is allowed."""
         return list(self._common[path].get(name, ()))
 
-    def parts_of(self, total: str) -> list[torch.Tensor]:
+    def parts_of(self, total: NumberContribution) -> list[torch.Tensor]:
         """Return memory for each record's part of a sum over the whole model."""
         if total not in self._parts:
             p = self.records[0].parameter
             self._parts[total] = torch.zeros(len(self.records), 1, dtype=arithmetic(p), device=p.device)
         return list(self._parts[total].unbind())
 
-    def summed(self, total: str) -> list[Any]:
+    def summed(self, total: NumberContribution) -> list[Any]:
         """Return each record's part of a sum; on a device, their sum as a tensor there."""
         parts = self._parts[total].flatten()
-        if not total.startswith(TOTAL):  # one number for all
+        if not isinstance(total, Total):  # one number for all
             return [parts[0] if stays_on_device(parts.device) else float(parts[0])]
         if stays_on_device(parts.device):
             return [parts.sum(dtype=torch.float64)]
         found: list[Any] = parts.tolist()
         return found
 
-    def named(self, names: Iterable[str], known: Mapping[str, Any]) -> list[Any]:
+    def named(self, names: Iterable[ValueName], known: Mapping[ValueName, Any]) -> list[Any]:
         """Return values by name as the next step sees them: hyperparameters, facts, counts, host states, late ones."""
-        facts, hosted = self.records[0].facts, {s.name: i for i, s in enumerate(self.prepared.hosted)}
+        facts = self.records[0].facts
+        hosted: dict[ValueName, int] = {s.name: i for i, s in enumerate(self.prepared.hosted)}
         found: list[Any] = []
         for name in names:
             if name in hosted:
@@ -104,8 +116,10 @@ class StagedBatch(Batch):
                 found.append(self.count + 1.0)
             elif name == "first":
                 found.append(self.count == 0.0 if self.prepared.counts else self.created)
+            elif isinstance(name, str) and name not in known:
+                found.append(getattr(facts, name))
             else:
-                found.append(known[name] if name in known else getattr(facts, name))
+                found.append(known[name])
         return found
 
 
@@ -123,7 +137,7 @@ class StagedWork:
     def __init__(
         self,
         batch: StagedBatch,
-        known: Mapping[str, Any],
+        known: Mapping[ValueName, Any],
         kernels: Kernels,
         values: Mapping[str, Value],
         scratch: Scratch,
@@ -143,7 +157,7 @@ class StagedWork:
             if not segment.needs:
                 self._prepare(segment, known)
 
-    def run(self, late: Mapping[str, Any], seed: chance.Seed | None = None) -> Segment:
+    def run(self, late: Mapping[ValueName, Any], seed: chance.Seed | None = None) -> Segment:
         """Run the next passes, and return them."""
         segment = self.left.pop(0)
         if segment.needs:
@@ -179,13 +193,13 @@ class StagedWork:
             self.begun.update(chunk.written())
             raise
 
-    def advance(self, late: Mapping[str, Any]) -> None:
+    def advance(self, late: Mapping[ValueName, Any]) -> None:
         """Count the step."""
         self.batch.count = self.count
         self.batch.advance(self.numbers(late))
         self.batch.gradients, self.begun = [], set()
 
-    def settle(self, late: Mapping[str, Any]) -> None:
+    def settle(self, late: Mapping[ValueName, Any]) -> None:
         """Count a step that was interrupted, for those that it has written."""
         if not self.begun:
             return
@@ -201,11 +215,11 @@ class StagedWork:
             self.begun = set()
 
     @staticmethod
-    def _prepare(segment: Segment, known: Mapping[str, Any]) -> None:
+    def _prepare(segment: Segment, known: Mapping[ValueName, Any]) -> None:
         for plan in segment.plans:
             plan.prepare(known)
 
-    def numbers(self, late: Mapping[str, Any]) -> tuple[float, ...]:
+    def numbers(self, late: Mapping[ValueName, Any]) -> tuple[float, ...]:
         """Return what the host states become."""
         names = self.batch.steering.numbers_arguments[self.chosen]
         arguments = numbers_of(self.batch.named(names, {**self.known, **late}))
@@ -215,7 +229,7 @@ class StagedWork:
 def run_together(
     works: Sequence[StagedWork],
     prepared: Prepared,
-    known: Mapping[str, Any],
+    known: Mapping[ValueName, Any],
     seed: chance.Seed,
     shared: dict[str, Any],
     evaluation: Evaluation | None = None,
@@ -237,9 +251,13 @@ def run_together(
     Raises:
         Stopped: If the rule makes no more steps in this call of ``step()``.
     """
-    late: dict[str, Any] = {}
+    late: dict[ValueName, Any] = {}
     if evaluation is not None:
-        late |= {LOSS_NOW: evaluation.loss, ITERATION: evaluation.iteration, CALLS: evaluation.calls}
+        late |= {
+            Progress.LOSS: evaluation.loss,
+            Progress.ITERATION: evaluation.iteration,
+            Progress.EVALUATIONS: evaluation.calls,
+        }
     try:
         _run_in_turns(works, _Shared(prepared, known, shared), late, seed, evaluation)
     except BaseException as error:
@@ -252,7 +270,7 @@ def run_together(
 def _run_in_turns(
     works: Sequence[StagedWork],
     shared: _Shared,
-    late: dict[str, Any],
+    late: dict[ValueName, Any],
     seed: chance.Seed,
     evaluation: Evaluation | None,
 ) -> None:
@@ -261,11 +279,11 @@ def _run_in_turns(
     wanted = {name for work in works for segment in work.left for name in segment.needs} | shared.needs
     wanted |= {name for work in works for name in work.batch.steering.numbers_arguments[work.chosen]}
     # What no tensor has a part of in this step is 0.
-    late.update({name: 0.0 for name in wanted if name.startswith(TOTAL) and name not in totals})
-    parts: MutableMapping[str, list[Any]] = {}
+    late.update({name: 0.0 for name in wanted if isinstance(name, Total) and name not in totals})
+    parts: MutableMapping[NumberContribution, list[Any]] = {}
     shared.compute(late)
     points = {point for work in works for segment in work.left for point in segment.points}
-    asking = STOP in totals
+    asking = Iterate.STOP in totals
     while any(work.left for work in works):
         before = sum(len(work.left) for work in works), len(late)
         for work in works:
@@ -276,16 +294,16 @@ def _run_in_turns(
                 for total in work.run(late, seed).totals:
                     parts.setdefault(total, []).extend(work.batch.summed(total))
         waiting = {total for work in works for segment in work.left for total in segment.totals}
-        for total in sorted(totals - waiting - set(late)):
-            late[total] = _sum(parts[total]) if total.startswith(TOTAL) else parts[total][0]
-        if asking and STOP in late:
+        for total in sorted(totals - waiting - late.keys(), key=text):
+            late[total] = _sum(parts[total]) if isinstance(total, Total) else parts[total][0]
+        if asking and Iterate.STOP in late:
             assert evaluation is not None
             evaluation.look_ahead(late)
             asking = False
-        waiting = {point for work in works for segment in work.left for point in segment.points}
-        for point in () if asking else sorted(points - waiting):
-            if any(term not in late for term in totals if term.endswith(point.removeprefix(LINE))):
-                continue  # the numbers that a search goes by
+        left = {point for work in works for segment in work.left for point in segment.points}
+        for point in () if asking else sorted(points - left, key=text):
+            if isinstance(point, SearchDirection) and not late.keys() >= totals.intersection(point.search.options):
+                continue  # the numbers that the search goes by
             assert evaluation is not None
             late.update(evaluation.at(point, works, late))
             points.remove(point)
@@ -317,17 +335,17 @@ def _sum(parts: Sequence[Any]) -> Any:
 class _Shared:
     """The states that the whole optimizer shares, computed once a step into ``results``."""
 
-    def __init__(self, prepared: Prepared, known: Mapping[str, Any], results: dict[str, Any]) -> None:
+    def __init__(self, prepared: Prepared, known: Mapping[ValueName, Any], results: dict[str, Any]) -> None:
         self.known, self.prepared, self.results = known, prepared, results
         steering = prepared.variant.steering
         self.left = list(steering.shared) if steering is not None else []
-        self.needs = {name for _, names in self.left for name in names if name.startswith(LATE_NUMBERS)}
+        self.needs = {name for _, names in self.left for name in names if isinstance(name, LateNumber)}
 
-    def compute(self, late: MutableMapping[str, Any]) -> None:
+    def compute(self, late: MutableMapping[ValueName, Any]) -> None:
         """Compute those whose sums have arrived."""
         prepared = self.prepared
         for slot, names in list(self.left):
-            if all(name in late for name in names if name.startswith(LATE_NUMBERS)):
+            if all(name in late for name in names if isinstance(name, LateNumber)):
                 name = f"shared_{slot.name}"
                 values = {**self.known, **late}
                 arguments = [values[name] for name in names]
@@ -337,5 +355,5 @@ class _Shared:
                 else:
                     numbers = [as_number(a, tensor.device) for a in arguments]
                     (value,) = traced_functions(prepared.variant)[name](*numbers)
-                late[f"{slot.name}'"] = self.results[slot.key] = value
+                late[slot.new] = self.results[slot.key] = value
                 self.left.remove((slot, names))

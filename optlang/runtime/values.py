@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from optlang.compiled import Compiled
+from optlang.inputs import ValueName
 from optlang.language.evaluate import evaluate
 from optlang.language.rule import Hyper, Value
 
@@ -95,9 +96,9 @@ class Hyperparameters:
                 whole = isinstance(found, float) and found.is_integer()
                 group[key] = int(found) if whole else found  # type: ignore[arg-type]
 
-    def raw(self, group: Mapping[str, Any]) -> dict[str, Any]:
+    def raw(self, group: Mapping[str, Any]) -> dict[ValueName, Any]:
         """Return the values in a param group, by the names the formulas use, as they are: tensors stay tensors."""
-        found: dict[str, Any] = {}
+        found: dict[ValueName, Any] = {}
         for key, names, is_tuple in self._layout:
             found.update(zip(names, group[key], strict=True) if is_tuple else ((names[0], group[key]),))
         return found | {f"group.{key}": group[key] for key in self.compiled.group_keys}

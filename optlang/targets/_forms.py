@@ -11,8 +11,9 @@ from typing import Any
 from optlang.assembly import assembled
 from optlang.backends.naming import python_name
 from optlang.backends.python_source import Width
-from optlang.compiled import ALONG, HANDED_ON, LATE_NUMBERS, POINT, TOTAL, Layout, Pass, Slot, Variant
+from optlang.compiled import Layout, Pass, PassTensor, Slot, Storage, Variant
 from optlang.compiler import CompiledRule
+from optlang.inputs import Direction, EvaluationPoint, HandedOn, LateNumber, New, Total, ValueName, text
 from optlang.language.quoting import docstring, literal
 from optlang.targets._python import INDENT, Function, Library, functions, pretty
 from optlang.targets._questions import DIMENSIONS, Way
@@ -56,11 +57,11 @@ class Forms:
 
     def __init__(self, compiled: CompiledRule, library: Library, prefix: str = "") -> None:
         self.compiled, self.library, self.prefix = compiled, library, prefix
-        self.spelling: dict[str, str] = {}
+        self.spelling: dict[ValueName, str] = {}
         self.features: set[str] = set()
         self.totals: set[str] = set()
         self.pointed = False  # whether some pass says where the closure is to be called
-        self.hosts: list[tuple[Function, tuple[str, ...]]] = []  # host functions, with the runtime's names
+        self.hosts: list[tuple[Function, tuple[ValueName, ...]]] = []  # host functions, with the runtime's names
 
     def variants(self, ways: Sequence[Way]) -> list[Variant]:
         """Return the variants of some ways."""
@@ -102,7 +103,7 @@ class Forms:
             begin.lines = [line.replace(f'"{slot.name}":', f'"{python_name(slot.name)}":') for line in begin.lines]
         fields["start"] = self.add(begin, "start", suffix, ("p", "g", *variant.start_arguments))
         fields["states"] = mapping((python_name(s.name), literal(s.key)) for s in slots)
-        hosted = [s for s in slots if s.place == "host"]
+        hosted = [s for s in slots if s.storage is Storage.HOST]
         if staged:
             fields |= self.passes(variant, own, suffix)
         else:
@@ -127,11 +128,11 @@ class Forms:
         named = {*variant.tensors, *variant.host_arguments, *variant.written}
         if variant.steering is not None:
             named |= {n for arguments in variant.steering.numbers_arguments for n in arguments}
-        return tuple(s for s in variant.slots if s.name in named or s.place == "host")
+        return tuple(s for s in variant.slots if s.name in named or s.storage is Storage.HOST)
 
     def single(self, variant: Variant, own: Mapping[str, Function], suffix: str) -> dict[str, str]:
         """Return the fields of a step that is one pass."""
-        places = {s.name: s.place for s in variant.slots}
+        storage = variant.storage
         fields = {
             "host": self.add_part(own["host"], 0, "host", suffix, variant.host_arguments),
             "update": self.add(own["update"], "update", suffix, ()),
@@ -140,7 +141,9 @@ class Forms:
         if not variant.layout.flat:
             self.features.add("layouts")
             fields["view"] = _view(variant.layout)
-            fields["scalars"] = listing(literal(python_name(n)) for n in variant.tensors if places.get(n) == "scalar")
+            fields["scalars"] = listing(
+                literal(python_name(n)) for n in variant.tensors if storage.get(n) is Storage.SCALAR
+            )
         return fields
 
     def numbers(self, variant: Variant, own: Mapping[str, Function], suffix: str, staged: bool) -> str:
@@ -179,7 +182,7 @@ class Forms:
             shared = []
             for slot, names in steering.shared:
                 name = self.add(own[f"shared_{slot.name}"], f"shared_{slot.name}", suffix, names)
-                shared.append(f"({literal(slot.name)}, {literal(self.spelled(slot.name + chr(39)))}, {name})")
+                shared.append(f"({literal(slot.name)}, {literal(self.spelled(slot.new))}, {name})")
             fields["shared"] = listing(shared)
         if steering.size_arguments or "sizes" in own:
             self.features.add("sized")
@@ -191,15 +194,14 @@ class Forms:
         kernel = one.kernel
         own = {f.name: f for f in functions(kernel.source)}
         self.helpers(own.values())
-        places = {s.name: s.place for s in kernel.slots}
+        storage = kernel.storage
         empty = one.matrices and not kernel.coefficients
         fields = {
             "host": self.add_part(own["host"], 0, "host", suffix, kernel.host_arguments, empty),
             "update": self.add(own["update"], "update", suffix, ()),
             "tensors": listing(literal(python_name(n)) for n in kernel.tensors),
         }
-        handed = (*HANDED_ON, TOTAL)
-        made = [s for s in kernel.slots if s.name in kernel.written and s.name.startswith(handed)]
+        made = [s for s in kernel.pass_tensors if s.name in kernel.written and isinstance(s.name, HandedOn | Total)]
         if made:
             fields["makes"] = mapping((python_name(s.name), self.place(s)) for s in made)
         if one.matrices:
@@ -208,7 +210,7 @@ class Forms:
         elif not kernel.layout.flat:
             self.features.add("layouts")
             fields["view"] = _view(kernel.layout)
-        scalars = [n for n in kernel.tensors if places.get(n) == "scalar"]
+        scalars = [n for n in kernel.tensors if storage.get(n) is Storage.SCALAR]
         if scalars and (one.matrices or not kernel.layout.flat):
             self.features.add("scalars")
             fields["scalars"] = listing(literal(python_name(n)) for n in scalars)
@@ -233,26 +235,24 @@ class Forms:
         if one.points:
             self.features |= {"points", "late"}
             fields["points"] = listing(literal(python_name(n)) for n in one.points)
-        if self.pointed and all(n.startswith((*HANDED_ON, TOTAL)) for n in one.kernel.written):
+        if self.pointed and all(isinstance(n, HandedOn | Total) for n in one.kernel.written):
             fields["moves"] = "False"
-        if any(n.startswith(ALONG) for n in one.points):
+        if any(isinstance(n, Direction) for n in one.points):
             self.features.add("curved")
-        if any(n.startswith(POINT) for n in one.points):
+        if any(isinstance(n, EvaluationPoint) for n in one.points):
             self.features.add("at_points")
         return fields
 
-    def place(self, slot: Slot) -> str:
+    def place(self, slot: PassTensor) -> str:
         """Return the place of what a pass leaves for another, as Python."""
-        if slot.place == "reduced":
+        if slot.storage is Storage.REDUCED:
             self.features.add("reduced")
             return listing(map(str, slot.dims))
-        return literal(slot.place)
+        return literal(slot.storage.value)
 
-    def late(self, name: str) -> str:
+    def late(self, name: ValueName) -> str:
         """Return what a value that arrives late is called in the file."""
-        if name.endswith("'"):
-            return self.spelled(name)
-        return python_name(name)
+        return self.spelled(name) if isinstance(name, New) else python_name(name)
 
     # Functions ----------------------------------------------------------------------------------------------
 
@@ -263,7 +263,7 @@ class Forms:
             if function.name not in own and not re.match(r"(numbers|shared)_", function.name):
                 self.library.keep(function)
 
-    def add(self, function: Function, kind: str, suffix: str, names: Sequence[str]) -> str:
+    def add(self, function: Function, kind: str, suffix: str, names: Sequence[ValueName]) -> str:
         """Take over a function and return its name; ``names`` are the runtime's names of its parameters."""
         for name, parameter in zip(names, function.parameters, strict=False):
             if name not in ("p", "g"):
@@ -274,22 +274,22 @@ class Forms:
         return self.library.add(function, "_".join(filter(None, (kind, suffix))))
 
     def add_part(
-        self, host: Function, place: int, kind: str, suffix: str, names: Sequence[str], empty: bool = False
+        self, host: Function, place: int, kind: str, suffix: str, names: Sequence[ValueName], empty: bool = False
     ) -> str:
         """Take over one of the two results of ``host``."""
         part = result(host, place, empty)
         read = [n for n, parameter in zip(names, host.parameters, strict=True) if parameter in part.parameters]
         return self.add(part, kind, suffix, read)
 
-    def spelled(self, name: str) -> str:
+    def spelled(self, name: ValueName) -> str:
         """Return what a value of the runtime's is called in the file."""
         if name not in self.spelling:
-            new = name.replace("'", "_new").replace("group.t", "group_t")
+            new = text(name).replace("'", "_new").replace("group.t", "group_t")
             self.spelling[name] = python_name(new)
         return self.spelling[name]
 
     @property
-    def read(self) -> set[str]:
+    def read(self) -> set[ValueName]:
         """The runtime's names of all values that functions take."""
         return set(self.spelling)
 
@@ -297,7 +297,7 @@ class Forms:
     def reads_late(self) -> bool:
         """Whether some number is computed from what is not known when a rule is written: sums, losses, states."""
         kept = {s.name for s in self.compiled.rule.states}
-        return any(n.startswith((TOTAL, *LATE_NUMBERS)) or n.rstrip("'") in kept for n in self.spelling)
+        return any(isinstance(n, LateNumber | New) or n in kept for n in self.spelling)
 
 
 def result(function: Function, place: int, empty: bool = False) -> Function:

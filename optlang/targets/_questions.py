@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from optlang.backends.naming import python_name
-from optlang.compiled import Facts, Layout
+from optlang.compiled import Facts, VariantKey
 from optlang.compiler import CompiledRule
 from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS
@@ -73,7 +73,7 @@ class Way:
     """
 
     trace: Trace
-    key: tuple[Value, ...]
+    key: VariantKey
     special: Special
     shape: tuple[int, ...]
     values: Mapping[str, Value] = field(default_factory=dict, compare=False)
@@ -106,7 +106,7 @@ class Explorer:
 
     def ways(self, opened: Collection[str], most: int) -> list[Way] | None:
         """Return the ways that values of the ``opened`` hyperparameters and shapes lead to; None if more than most."""
-        found: dict[tuple[Value, ...], Way] = {}
+        found: dict[VariantKey, Way] = {}
         waiting = [way for shape in self.shapes if (way := self.way(self.start, shape)) is not None]
         if not waiting:
             shapes = dict.fromkeys((*self.required(), *HIGHER_SHAPES))
@@ -181,14 +181,11 @@ class Explorer:
             if shape in SHAPES:
                 raise
             return None
-        key = special.key if self.event is None else (f"on {self.event}", *special.key)
-        exact = special.matrices or Layout.of(special.dims, facts.ndim).exact
-        if exact:
-            key = (*key, f"ndim {facts.ndim}")
+        key = VariantKey.of(special, facts.ndim)
         if special.matrices:
             trace = ((DIMENSIONS, facts.ndim), *trace)
         elif special.dims:
-            trace = (*trace, (DIMENSIONS, facts.ndim if exact else None))
+            trace = (*trace, (DIMENSIONS, key.ndim))
         return Way(trace, key, special, shape, dict(values))
 
     def trace(self, special: Special, shape: tuple[int, ...]) -> Trace:

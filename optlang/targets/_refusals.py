@@ -14,6 +14,7 @@ from optlang.language.questions import draws, evaluations, tops
 from optlang.language.rule import Rule
 from optlang.language.sizes import Unfit
 from optlang.language.specialise import Special, specialise
+from optlang.language.tree import StateScope
 from optlang.language.walk import expressions, own_expressions, statements
 from optlang.source import Span
 from optlang.targets import Order, refusal
@@ -137,8 +138,8 @@ def several_passes(order: Order, target: str) -> Iterator[Diagnostic]:
         name = _name_of(found)
         yield refusal(compiled, target, f"matrices (`{name}`)" if name else "matrices", _span(found), help)
     for state in special.states:
-        if state.scope != "tensor":
-            what = "a state of the param group" if state.scope == "group" else "a state of the whole optimizer"
+        if state.scope is not StateScope.TENSOR:
+            what = "a state of the param group" if state.scope is StateScope.GROUP else "a state of the whole optimizer"
             yield refusal(compiled, target, f"{what} (`{state.name}`)", state.span, help)
             break
     for statement in (s for body in rule.events.values() for s in body):

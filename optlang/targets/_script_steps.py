@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from optlang.compiled import CARRY, LATE_NUMBERS, TOTAL, Pass, Slot, Variant
+from optlang.compiled import AnySlot, Pass, Storage, Variant
+from optlang.inputs import Handed, LateNumber, NumberContribution, Total, ValueName, text
 from optlang.language.quoting import docstring
 from optlang.language.rule import Rule
-from optlang.language.tree import Name
+from optlang.language.tree import Name, StateScope
 from optlang.language.walk import expressions
 from optlang.targets._conditions import Conditions, Untranslatable
 from optlang.targets._dialect import Module, ascii_name, number
@@ -56,13 +57,13 @@ class States:
     def of(cls, rule: Rule, variants: Sequence[Variant]) -> States:
         """Return the states of some variants."""
         slots = [slot for variant in variants for slot in variant.slots]
-        scopes = {scope: tuple(s.name for s in rule.states if s.scope == scope) for scope in ("group", "shared")}
+        scopes = {scope: tuple(s.name for s in rule.states if s.scope is scope) for scope in StateScope}
         return cls(
-            tuple(dict.fromkeys(s.name for s in slots if s.place != "host")),
-            tuple(dict.fromkeys(s.name for s in slots if s.place == "host")),
+            tuple(dict.fromkeys(s.name for s in slots if s.storage is not Storage.HOST)),
+            tuple(dict.fromkeys(s.name for s in slots if s.storage is Storage.HOST)),
             {s.name: s.key for s in slots},
-            scopes["group"],
-            scopes["shared"],
+            scopes[StateScope.GROUP],
+            scopes[StateScope.SHARED],
         )
 
 
@@ -73,13 +74,13 @@ def passes_of(variant: Variant) -> tuple[tuple[Pass, ...], ...]:
     return variant.steering.paths
 
 
-def leveled(variants: Sequence[Variant]) -> tuple[list[list[Way]], dict[str, int]]:
+def leveled(variants: Sequence[Variant]) -> tuple[list[list[Way]], dict[ValueName, int]]:
     """Return the ways of each variant, and at which level each late value is there.
 
     A pass runs at level n if n sums over the model have to be complete before, one after the other.
     """
-    there: dict[str, int] = {}
-    shared = {f"{slot.name}'": names for v in variants if v.steering for slot, names in v.steering.shared}
+    there: dict[ValueName, int] = {}
+    shared = {slot.new: names for v in variants if v.steering for slot, names in v.steering.shared}
     levels: dict[tuple[int, int, int], int] = {}
     for _ in range(32):  # until nothing moves any more; there are few sums
         before = dict(there), dict(levels)
@@ -91,7 +92,7 @@ def leveled(variants: Sequence[Variant]) -> tuple[list[list[Way]], dict[str, int
                     for total in one.totals:
                         there[total] = max(there.get(total, 0), last + 1)
         for name, inputs in shared.items():
-            there[name] = max([0, *(there.get(n, 0) for n in inputs if n.startswith(LATE_NUMBERS))])
+            there[name] = max([0, *(there.get(n, 0) for n in inputs if isinstance(n, LateNumber))])
         if before == (there, levels):
             break
     count = 1 + max(levels.values(), default=0)
@@ -113,7 +114,7 @@ class Functions:
     """Writes functions, each text once.
 
     Args:
-        places: Place of each name in the list of known values.
+        places: Place of each name, as text, in the list of known values.
         states: The states.
         totals: Names of the sums over the whole model.
 
@@ -122,8 +123,9 @@ class Functions:
         helpers: Names of the helpers that they call.
     """
 
-    def __init__(self, places: Mapping[str, int], states: States, totals: Sequence[str]) -> None:
-        self.places, self.states, self.totals = places, states, list(totals)
+    def __init__(self, places: Mapping[str, int], states: States, totals: Sequence[Total]) -> None:
+        self.places, self.states = places, states
+        self.totals: list[NumberContribution] = list(totals)
         self.helpers: set[str] = set()
         self.texts: list[str] = []
         self._names: dict[tuple[str, ...], str] = {}
@@ -152,12 +154,12 @@ class Functions:
 
     def start(self, variant: Variant) -> list[str]:
         """Return the lines that put the initial states of a tensor where none are."""
-        hosted = [s.name for s in variant.slots if s.place == "host"]
-        tensors = [s.name for s in variant.slots if s.place != "host"]
+        hosted = [s.name for s in variant.slots if s.storage is Storage.HOST]
+        tensors = [s.name for s in variant.slots if s.storage is not Storage.HOST]
         names = []
         for source in (variant.source, variant.narrow_source):
             module = Module(source)
-            body = module.start(variant.start_arguments, self.places, hosted)
+            body = module.start(texts(variant.start_arguments), self.places, hosted)
             self.helpers |= module.helpers
             arguments = ("_p: Tensor", "_g: Tensor", "_known: List[float]")
             result = "Tuple[List[Tensor], List[float]]"
@@ -175,21 +177,21 @@ class Functions:
     def coefficients(self, kernel: Variant) -> str:
         """Return the name of a function that computes coefficients and host states."""
         module = Module(kernel.source)
-        body = module.host("host", kernel.host_arguments, self.places)
+        body = module.host("host", texts(kernel.host_arguments), self.places)
         self.helpers |= module.helpers
         result = "Tuple[List[float], List[float]]"
         return self.add("host", ("_known: List[float]",), result, body, "Numbers of one step, in float64.")
 
-    def numbers(self, source: str, name: str, arguments: Sequence[str]) -> str:
+    def numbers(self, source: str, name: str, arguments: Sequence[ValueName]) -> str:
         """Return the name of a function that returns some numbers."""
         module = Module(source)
-        body = module.host(name, arguments, self.places)
+        body = module.host(name, texts(arguments), self.places)
         self.helpers |= module.helpers
         return self.add("numbers", ("_known: List[float]",), "List[float]", body, "New values, in float64.")
 
     def advance(self, way: Way) -> list[str]:
         """Return the lines that compute what the states on the host become."""
-        hosted = [s.name for s in way.variant.slots if s.place == "host"]
+        hosted = [s.name for s in way.variant.slots if s.storage is Storage.HOST]
         if not hosted:
             return []
         steering = way.variant.steering
@@ -205,7 +207,7 @@ class Functions:
         if variant.steering is None or len(variant.steering.paths) == 1:
             return [f"return {first}"]
         module = Module(variant.source)
-        body = module.path(variant.steering.path_arguments, self.places)
+        body = module.path(texts(variant.steering.path_arguments), self.places)
         self.helpers |= module.helpers
         name = self.add("path", ("_known: List[float]",), "int", body, "Which way a step goes.")
         return [f"return {first} + {name}(known)"]
@@ -238,12 +240,13 @@ class _Run:
 
     def __init__(self, functions: Functions, way: Way, level: int) -> None:
         self.functions, self.way, self.level = functions, way, level
-        self.slots: dict[str, Slot] = {s.name: s for level in way.levels for one in level for s in one.kernel.slots}
-        self.there: set[str] = set()
+        kernels = [one.kernel for level in way.levels for one in level]
+        self.slots: dict[ValueName, AnySlot] = {s.name: s for k in kernels for s in k.kept}
+        self.there: set[ValueName] = set()
 
-    def handed_on(self, level: int) -> list[str]:
+    def handed_on(self, level: int) -> list[Handed]:
         """Return what is handed on from one level to later ones, in order."""
-        written = [n for one in self.way.levels[level] for n in one.kernel.written if n.startswith(CARRY)]
+        written = [n for one in self.way.levels[level] for n in one.kernel.written if isinstance(n, Handed)]
         later = {n for after in self.way.levels[level + 1 :] for one in after for n in one.kernel.tensors}
         return [n for n in dict.fromkeys(written) if n in later]
 
@@ -264,11 +267,11 @@ class _Run:
         lines += [f"carry.append({_local(name)})" for name in self.handed_on(self.level)]
         return lines
 
-    def name(self, name: str) -> str:
+    def name(self, name: ValueName) -> str:
         """Return what a tensor is called."""
-        if name in ("p", "g"):
+        if name == "p" or name == "g":
             return name
-        if name.startswith((CARRY, TOTAL)):
+        if not isinstance(name, str):
             return _local(name)
         return f"s[{self.functions.states.tensors.index(name)}]"
 
@@ -276,12 +279,14 @@ class _Run:
         """Return the lines of a pass over elements."""
         lines = []
         for name in one.kernel.tensors:
-            if name.startswith((CARRY, TOTAL)) and name not in self.there:
+            if not isinstance(name, str) and name not in self.there:
                 slot = self.slots[name]
                 like = f"dtype=c[{index}].dtype, device=p.device"
-                shape = f"_reduced(p, {list(slot.dims)})" if slot.place == "reduced" else "[]"
+                shape = f"_reduced(p, {list(slot.dims)})" if slot.storage is Storage.REDUCED else "[]"
                 made = f"torch.empty_like(p, dtype=c[{index}].dtype)"
-                lines.append(f"{_local(name)} = {made if slot.place == 'element' else f'torch.empty({shape}, {like})'}")
+                lines.append(
+                    f"{_local(name)} = {made if slot.storage is Storage.ELEMENT else f'torch.empty({shape}, {like})'}"
+                )
                 self.there.add(name)
         arguments = ", ".join([*map(self.name, one.kernel.tensors), f"c[{index}]"])
         plain, narrow = self.functions.update(one.kernel, False)
@@ -293,10 +298,10 @@ class _Run:
         lines += [self.total(name, _local(name)) for name in one.totals]
         return lines
 
-    def total(self, name: str, text: str) -> str:
+    def total(self, name: NumberContribution, part: str) -> str:
         """Return the line that adds a tensor's part to a sum."""
         place = self.functions.totals.index(name)
-        return f"sums[{place}] = sums[{place}] + float({text})"
+        return f"sums[{place}] = sums[{place}] + float({part})"
 
     def matrices(self, one: Pass, index: int) -> list[str]:
         """Return the lines of a pass over matrices."""
@@ -307,31 +312,36 @@ class _Run:
         lines = [f"r{index} = [r.clone() for r in {plain}({', '.join(arguments)})]"]
         for i, name in enumerate(kernel.written):
             result = f"r{index}[{i}]"
-            if name.startswith(TOTAL):
+            if isinstance(name, Total):
                 lines.append(self.total(name, f"{result}.reshape([-1])[0]"))
-            elif not name.startswith(CARRY):
+            elif not isinstance(name, Handed):
                 lines.append(f"_put({self.name(name)}, {result})")
             else:
-                place = self.slots[name].place
+                storage = self.slots[name].storage
                 self.there.add(name)
                 part = f"{result}[0].to(_arithmetic(p))"
                 shaped = {
-                    "element": f"_shaped({part}, p.shape)",
-                    "scalar": f"{part}.reshape([])",
-                    "reduced": f"_shaped({part}, _reduced(p, {list(self.slots[name].dims)}))",
-                }.get(place, part)
+                    Storage.ELEMENT: f"_shaped({part}, p.shape)",
+                    Storage.SCALAR: f"{part}.reshape([])",
+                    Storage.REDUCED: f"_shaped({part}, _reduced(p, {list(self.slots[name].dims)}))",
+                }.get(storage, part)
                 lines.append(f"{_local(name)} = {shaped}")
         return lines
 
-    def stack(self, name: str) -> str:
+    def stack(self, name: ValueName) -> str:
         """Return a tensor with one dimension more, in the number type of the arithmetic."""
-        place = self.slots[name].place if name in self.slots else "element"
-        text = f"{self.name(name)}.reshape([])" if place == "scalar" else self.name(name)
-        return f"{text}.unsqueeze(0).to(_arithmetic(p))"
+        storage = self.slots[name].storage if name in self.slots else Storage.ELEMENT
+        tensor = f"{self.name(name)}.reshape([])" if storage is Storage.SCALAR else self.name(name)
+        return f"{tensor}.unsqueeze(0).to(_arithmetic(p))"
 
 
-def _local(name: str) -> str:
-    return ascii_name("_" + re.sub(r"\W", "_", name))
+def _local(name: ValueName) -> str:
+    return ascii_name("_" + re.sub(r"\W", "_", text(name)))
+
+
+def texts(names: Iterable[ValueName]) -> list[str]:
+    """Return names as text."""
+    return list(map(text, names))
 
 
 def test_of(one: Carried, conditions: Conditions) -> str:

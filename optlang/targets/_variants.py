@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from optlang.compiled import Facts, Variant
+from optlang.compiled import Facts, Variant, VariantKey
 from optlang.compiler import CompiledRule
 from optlang.language import tree as ast
 from optlang.language.evaluate import evaluate, truth
@@ -67,7 +67,7 @@ def chosen(order: Order) -> dict[str, Value]:
 
 def carried(order: Order, event: str | None = None, shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[Carried]:
     """Return the variants of a rule for tensors of the usual shapes, each once."""
-    found: dict[tuple[Value, ...], Carried] = {}
+    found: dict[VariantKey, Carried] = {}
     for values in _settings(order, shapes):
         for shape in (*shapes, *_bordering(order, values, shapes)):
             facts = facts_of(shape)
@@ -76,15 +76,13 @@ def carried(order: Order, event: str | None = None, shapes: Sequence[tuple[int, 
                 continue
             key, asked, known = key_and_more
             if key not in found:
-                last = str(key[-1]) if key else ""
-                ndim = int(last.removeprefix("ndim ")) if last.startswith("ndim ") else None
-                found[key] = Carried(order.compiled.variant(values, facts, event), ndim, asked, known)
+                found[key] = Carried(order.compiled.variant(values, facts, event), key.ndim, asked, known)
     return list(found.values())
 
 
 def _questions(
     compiled: CompiledRule, values: Mapping[str, Value], shape: Sequence[int], event: str | None
-) -> tuple[tuple[Value, ...], tuple[tuple[ast.Expr, Value], ...], Mapping[str, ast.Expr]] | None:
+) -> tuple[VariantKey, tuple[tuple[ast.Expr, Value], ...], Mapping[str, ast.Expr]] | None:
     """Return the key of the variant for a shape, its questions and their locals; None if the shape does not suit."""
     facts = facts_of(shape)
     named = {**values, **facts.named()}

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from optlang.backends.loading.modules import load_module
-from optlang.compiled import FACTS, Variant
+from optlang.compiled import FACTS, Storage, Variant
 from optlang.compiler import example_facts
 from optlang.diagnostics import Diagnostic, OptlangError
+from optlang.inputs import text
 from optlang.language.rule import Value
 from optlang.language.sizes import Unfit
 from optlang.targets import Order, _refusals, refusal
@@ -56,8 +57,8 @@ class Contract:
         self.compiled, self.values = order.compiled, chosen(order)
         self.variant = self._chosen(order)
         variant = self.variant
-        self.hosted = tuple(s.name for s in variant.slots if s.place == "host")
-        self.states = tuple(s for s in variant.slots if s.place != "host")
+        self.hosted = tuple(s.name for s in variant.slots if s.storage is Storage.HOST)
+        self.states = tuple(s for s in variant.slots if s.storage is not Storage.HOST)
         hypers = [h.name for h in self.compiled.rule.hypers if h.name in variant.host_arguments]
         others = [name for name in ("t", "first", *FACTS) if name in variant.host_arguments]
         self.numbers = (*hypers, *others, *self.hosted)
@@ -93,7 +94,7 @@ class Contract:
     def started(self, p: Any, g: Any) -> dict[str, Any]:
         """Return the initial states by name, from the hyperparameters as they are when the rule is emitted."""
         start = load_module(self.variant.source, self.variant.name)["start"]
-        found: dict[str, Any] = start(p, g, *(self.values[name] for name in self.variant.start_arguments))
+        found: dict[str, Any] = start(p, g, *(self.values[text(name)] for name in self.variant.start_arguments))
         return found
 
     def model(self) -> Any:
@@ -114,10 +115,10 @@ class Contract:
                 values = dict(zip(names, numbers.unbind(), strict=True)) if names else {}
                 if "first" in values:
                     values["first"] = values["first"] != 0
-                coefficients, kept = host(*(values[name] for name in variant.host_arguments))
+                coefficients, kept = host(*(values[text(name)] for name in variant.host_arguments))
                 c = torch.stack([as_number(x) for x in coefficients]).to(p.dtype)
                 tensors = {"p": p, "g": g, **dict(zip(held, states, strict=True))}
-                update(*(tensors[name] for name in variant.tensors), c)
+                update(*(tensors[text(name)] for name in variant.tensors), c)
                 return torch.stack([as_number(x) for x in kept]) if hosted else None
 
         return Model()
@@ -131,7 +132,9 @@ class Contract:
         class Start(torch.nn.Module):
             def forward(self, p: Any, g: Any) -> Any:
                 found = contract.started(p, g)
-                tensors = [found[s.name].reshape(1) if s.place == "scalar" else found[s.name] for s in contract.states]
+                tensors = [
+                    found[s.name].reshape(1) if s.storage is Storage.SCALAR else found[s.name] for s in contract.states
+                ]
                 numbers = [float(found[name]) for name in contract.hosted]
                 # `clone`: what is returned must not be the parameter itself.
                 return (*(t.clone() for t in tensors), torch.tensor(numbers, dtype=torch.float64))

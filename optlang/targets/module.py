@@ -18,13 +18,15 @@ import torch
 
 from optlang.backends.naming import python_name
 from optlang.compiled import FACTS as FACT_NAMES
-from optlang.compiled import LOSS_NOW, MIDDLE, Variant
+from optlang.compiled import MIDDLE, Variant
 from optlang.compiler import CompiledRule
 from optlang.diagnostics import Diagnostic, OptlangError
+from optlang.inputs import Progress
 from optlang.language.checking.hypers import python_name as argument_name
 from optlang.language.questions import draws, evaluations
 from optlang.language.quoting import docstring, literal
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
+from optlang.language.tree import StateScope
 from optlang.runtime import documentation
 from optlang.runtime.counterpart import Counterpart
 from optlang.runtime.parts import Parts
@@ -152,7 +154,7 @@ class _File:
                 for form, counts in zip(forms, counted, strict=True):
                     form.fields["counts"] = str(counts)
                 self.constants[: len(forms)] = [form.text() for form in forms]
-        common = [s for s in rule.states if s.scope != "tensor"]
+        common = [s for s in rule.states if s.scope is not StateScope.TENSOR]
         asked = evaluations(rule)
         said = {
             "events": bool(rule.events),
@@ -160,7 +162,7 @@ class _File:
             "draws": draws(rule),
             "alone": any(p.alone for v in variants if v.steering for path in v.steering.paths for p in path),
             "asked": bool(asked),
-            "loss_now": LOSS_NOW in self.forms.read,
+            "loss_now": Progress.LOSS in self.forms.read,
             "kept_in_groups": bool(common),
             "counts_group": any(v.counts_group for v in variants),
             "group_keys": bool(self.order.compiled.group_keys),
@@ -193,7 +195,7 @@ class _File:
                 for t in (1.0, 2.0, 3.0, 5.0, 10.0, 100.0, 1e6):
                     known = {**values, "t": t, "group.t": t, "first": t == 1.0}
                     try:
-                        run(*(known.get(name, 2.0) for name in names))
+                        run(*(known.get(str(name), 2.0) for name in names))
                     except (ArithmeticError, ValueError):
                         return True
                     except TypeError:  # a variant in which this is a number
@@ -272,11 +274,11 @@ class _File:
         if "group_keys" in self.features:
             keys = listing(literal(k) for k in self.order.compiled.group_keys)
             found.append(_table("Keys that every param group must have", f"GROUP_KEYS = {keys}"))
-        common = [s for s in rule.states if s.scope != "tensor"]
+        common = [s for s in rule.states if s.scope is not StateScope.TENSOR]
         if common:
             kept = mapping((python_name(s.name), literal(s.key)) for s in common)
             found.append(_table("Keys of the states that param groups keep, by name", f"KEPT = {kept}"))
-            shared = [s for s in common if s.scope == "shared"]
+            shared = [s for s in common if s.scope is StateScope.SHARED]
             if shared:
                 keys = listing(literal(s.key) for s in shared)
                 found.append(_table("Those of them that are one for all groups", f"SHARED = {keys}"))

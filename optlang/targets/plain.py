@@ -24,6 +24,7 @@ from optlang.language.kinds import Level
 from optlang.language.quoting import docstring, literal
 from optlang.language.rule import Hyper, State, Value
 from optlang.language.specialise import Special, specialise
+from optlang.language.tree import StateScope
 from optlang.language.walk import assigned, block_expressions, body_of, expressions, names_read
 from optlang.targets import Order, _refusals, refusal
 from optlang.targets._python import INDENT, WIDTH, formatted, spaced
@@ -74,8 +75,8 @@ def constructs(order: Order) -> Iterator[Diagnostic]:
         span = next((d.span for d in rule.tree.items if isinstance(d, ast.On) and d.event == event), None)
         yield refusal(compiled, NAME, f"`on {event}`", span, help)
     for state in rule.states:
-        if state.scope != "tensor":
-            yield refusal(compiled, NAME, f"`{state.scope} state`", state.span, help)
+        if state.scope is not StateScope.TENSOR:
+            yield refusal(compiled, NAME, f"`{state.scope.value} state`", state.span, help)
     blocks = (rule.body, *(body_of(f) for f in rule.functions.values()))
     seen: set[str] = set()
     for node in (n for block in blocks for n in block_expressions(block)):

@@ -13,10 +13,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optlang.compiled import FACTS, TOTAL, Variant
+from optlang.compiled import FACTS, Storage, Variant
 from optlang.diagnostics import Diagnostic, OptlangError
+from optlang.inputs import New, Total, ValueName
 from optlang.language.quoting import docstring, literal, visible
 from optlang.language.rule import Hyper, HyperType, OneOf, Range
+from optlang.language.tree import StateScope
 from optlang.targets import Order, _refusals, refusal
 from optlang.targets._conditions import Conditions
 from optlang.targets._dialect import helper_texts, number
@@ -105,7 +107,8 @@ class _Script:
         self.ways, self.there = leveled(self.variants)
         self.states = States.of(self.rule, self.variants)
         self.hypers = self._free_hypers()
-        self.totals = sorted({n for n in self.there if n.startswith(TOTAL)} | self._named_totals())
+        totals = {n for n in self.there if isinstance(n, Total)} | self._named_totals()
+        self.totals = sorted(totals, key=str)
         self.places = self._places()
         self.functions = Functions(self.places, self.states, self.totals)
         self.conditions = Conditions(self.places, self.values)
@@ -127,23 +130,23 @@ class _Script:
         matrices = any(v.steering is not None and v.steering.matrices for v in self.variants)
         return matrices and hyper.type is HyperType.OPTIONAL and hyper.name in self.compiled.static_names
 
-    def _named_totals(self) -> set[str]:
+    def _named_totals(self) -> set[Total]:
         """Return the sums that something reads."""
-        names = set[str]()
+        names = set[ValueName]()
         for variant in self.variants:
             if variant.steering is not None:
                 names |= variant.steering.arguments()
-        return {name for name in names if name.startswith(TOTAL)}
+        return {name for name in names if isinstance(name, Total)}
 
     def _places(self) -> dict[str, int]:
-        """Return the place of each name in the list of known values."""
+        """Return the place of each name, as text, in the list of known values."""
         states = self.states
-        order = [
+        order: list[ValueName] = [
             *self.hypers,
             *states.group,
-            *(f"{name}'" for name in states.group),
+            *map(New, states.group),
             *states.shared,
-            *(f"{name}'" for name in states.shared),
+            *map(New, states.shared),
             *self.totals,
             "group.t",
             "t",
@@ -151,7 +154,7 @@ class _Script:
             *FACTS,
             *states.numbers,
         ]
-        return {name: i for i, name in enumerate(order)}
+        return {str(name): i for i, name in enumerate(order)}
 
     def _fixed(self) -> dict[str, str]:
         """Return the hyperparameters that are chosen for good, with their values as ``--set`` takes them."""
@@ -273,7 +276,7 @@ class _Script:
         states = self.states
         for name, held, hosted in (("_tensors_of", states.tensors, False), ("_numbers_of", states.numbers, True)):
             of = [
-                [held.index(s.name) for s in variant.slots if (s.place == "host") is hosted]
+                [held.index(s.name) for s in variant.slots if (s.storage is Storage.HOST) is hosted]
                 for variant in self.variants
             ]
             lists = [[f"return {places}"] if places else [] for places in of]
@@ -345,13 +348,13 @@ class _Script:
             bodies.append(body)
         arguments = "variant: int, known: List[float]"
         self._by_variant("_group", arguments, "List[float]", bodies, "New values of the states of a group.")
-        for scope in ("group", "shared"):
+        for scope in (StateScope.GROUP, StateScope.SHARED):
             texts = []
-            for state in (s for s in self.rule.states if s.scope == scope):
+            for state in (s for s in self.rule.states if s.scope is scope):
                 texts.append("0.0" if state.initial is None else self.conditions.number(state.initial))
             none = "torch.jit.annotate(List[float], [])"
             self.functions.dispatch(
-                f"_start_{scope}",
+                f"_start_{scope.value}",
                 "_known: List[float]",
                 "List[float]",
                 {"": [f"return [{', '.join(texts)}]" if texts else f"return {none}"]},
@@ -363,7 +366,7 @@ class _Script:
         choices: dict[str, Sequence[str]] = {}
         for level in range(self.levels + 1):
             lines = [
-                f"known[{self.places[total]}] = sums[{i}]"
+                f"known[{self.places[str(total)]}] = sums[{i}]"
                 for i, total in enumerate(self.totals)
                 if self.there.get(total, 0) == level
             ]
@@ -381,9 +384,9 @@ class _Script:
             return []
         lines = []
         for slot, names in variant.steering.shared:
-            if self.there.get(f"{slot.name}'", 0) == level:
+            if self.there.get(slot.new, 0) == level:
                 name = self.functions.numbers(variant.source, f"shared_{slot.name}", names)
-                lines.append(f"    known[{self.places[slot.name + chr(39)]}] = {name}(known)[0]")
+                lines.append(f"    known[{self.places[str(slot.new)]}] = {name}(known)[0]")
         return [f"if variant == {index}:", *lines] if lines else []
 
     # Checks -------------------------------------------------------------------------------------------------
@@ -427,9 +430,9 @@ class _Script:
         return "\n".join([*lines, "    return"]) + "\n"
 
 
-def _asked(variant: Variant) -> set[str]:
+def _asked(variant: Variant) -> set[ValueName]:
     """Return the names of all values that a variant's functions take."""
-    names = {*variant.start_arguments, *variant.group_arguments, *variant.host_arguments}
+    names: set[ValueName] = {*variant.start_arguments, *variant.group_arguments, *variant.host_arguments}
     return names | (variant.steering.arguments() if variant.steering is not None else set())
 
 

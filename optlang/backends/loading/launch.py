@@ -20,7 +20,7 @@ import torch
 
 from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import Kernel, Signature
-from optlang.compiled import Variant
+from optlang.compiled import Storage, Variant
 
 #: Elements that one program instance updates at a time, and in all.
 BLOCK, CHUNK = 1024, 8192
@@ -52,8 +52,9 @@ def load(variant: Variant, signature: Signature) -> Kernel:
         Exception: Whatever Triton raises if it cannot compile the kernels.
     """
     names = load_module(variant.triton_source, f"{variant.name} for Triton")
-    scalars = {slot.name for slot in variant.slots if slot.place == "scalar"}
-    launch = Launch(names, signature, [i for i, name in enumerate(variant.tensors) if name in scalars])
+    storage = variant.storage
+    scalars = [i for i, name in enumerate(variant.tensors) if storage.get(name) is Storage.SCALAR]
+    launch = Launch(names, signature, scalars)
     if not interpreted():
         launch.compile()
     return Kernel(launch.run, "triton", many=True)

@@ -7,13 +7,12 @@ from functools import cache as once
 from pathlib import Path
 
 from optlang.cache import sealed
-from optlang.compiled import Variant
-from optlang.language.rule import Value
+from optlang.compiled import Variant, VariantKey
 
 PACKAGE = Path(__file__).parents[2]
 
 
-def find(text: str, name: str, key: tuple[Value, ...]) -> Variant | None:
+def find(text: str, name: str, key: VariantKey) -> Variant | None:
     """Return a variant that was kept, or None.
 
     Args:
@@ -36,7 +35,7 @@ def keep(text: str, variant: Variant) -> None:
     sealed.keep(_file_name(text, variant.name, variant.key), pickle.dumps(variant))
 
 
-def _file_name(text: str, name: str, key: tuple[Value, ...]) -> str:
+def _file_name(text: str, name: str, key: VariantKey) -> str:
     return sealed.file_name(name, sealed.key(text, name, repr(key), _compiler()), ".variant")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from optlang.language.builtins import BUILTINS, CLOSURE, COUNT, PUSH, RANDOM, WHOLE
 from optlang.language.checking.scope import Scope
-from optlang.language.tree import Assign, Call, Every, Expr, For, If, Index, Name, Push, Stmt
+from optlang.language.tree import Assign, Call, Every, Expr, For, If, Index, Name, Push, StateScope, Stmt
 from optlang.language.walk import blocks, expressions, own_expressions, statements
 
 #: Groups of functions that wait for the whole model, or draw anew, and what to say of them.
@@ -110,7 +110,7 @@ class _Histories:
             _add(scope, message, statement, "this block", help)
         if isinstance(statement, Assign):
             for target in statement.targets:
-                if target.name in scope.states and scope.states[target.name].scope != "tensor":
+                if target.name in scope.states and scope.states[target.name].scope is not StateScope.TENSOR:
                     help = "compute what it becomes in the loop, and assign it after"
                     _add(
                         scope, f"`{target.text}` belongs to no single tensor", target, "assigned for every entry", help

@@ -9,7 +9,7 @@ from optlang.language.checking.findings import Findings
 from optlang.language.checking.matrices import shape_of
 from optlang.language.checking.misfits import Misfit, Misfits
 from optlang.language.checking.scope import Scope
-from optlang.language.checking.values import MISTAKE, Sort, Uses, Value, combine
+from optlang.language.checking.values import MISTAKE, STATES, Sort, Uses, Value, combine
 from optlang.language.checking.worlds import World
 from optlang.language.kinds import ELEMENT, HOST, STATIC, Kind, Level
 from optlang.language.rule import HyperType
@@ -212,8 +212,7 @@ class Reader:
             return MISTAKE
         if node.name in self.spoilt:
             return MISTAKE
-        uses = {"group": Uses.GROUP, "shared": Uses.SHARED}.get(state.scope, Uses.TENSOR)
-        return Value(self.kinds.get(node.name, ELEMENT), uses=uses)
+        return Value(self.kinds.get(node.name, ELEMENT), uses=STATES[state.scope])
 
     def present(self, node: Name, value: Value) -> Value:
         """Return the value of a local, reporting it if some path to here does not assign it."""

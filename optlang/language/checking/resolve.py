@@ -40,6 +40,7 @@ from optlang.language.tree import (
     Repeat,
     Return,
     Slice,
+    StateScope,
     Stmt,
     Tuple,
     Unsupported,
@@ -150,7 +151,9 @@ class Resolver:
                     help="functions only compute values: return the new value and assign it in the rule",
                 )
                 return
-        elif place is EVENT and (name == "g" or (name in scope.states and scope.states[name].scope != "tensor")):
+        elif place is EVENT and (
+            name == "g" or (name in scope.states and scope.states[name].scope is not StateScope.TENSOR)
+        ):
             what = "the gradient" if name == "g" else f"`{target.text}`, which belongs to no single tensor"
             self.findings.add(
                 "E315",
@@ -261,7 +264,7 @@ class Resolver:
         scope = self.scope
         if name == "g":
             return "gradient"
-        if name in scope.states and scope.states[name].scope != "tensor":
+        if name in scope.states and scope.states[name].scope is not StateScope.TENSOR:
             return "group state"
         tables = (
             (scope.hypers, "hyper"),

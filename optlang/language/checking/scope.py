@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from optlang.language.builtins import BUILTINS, FACT_NAMES, HISTORY, PROXIMAL, TENSOR_NAMES, TIME, TIME_NAMES
 from optlang.language.checking.findings import Findings
 from optlang.language.rule import Hyper
-from optlang.language.tree import Def, Expr, StateItem
+from optlang.language.tree import Def, Expr, StateItem, StateScope
 from optlang.source import Span
 
 #: Functions whose names a rule may give to its own values: they are natural names of hyperparameters.
@@ -29,10 +29,10 @@ FIXED: dict[str, str] = {
 
 @dataclass(frozen=True)
 class DeclaredState:
-    """A state as it is declared: its item, its scope (``tensor``, ``group`` or ``shared``), and when it exists."""
+    """A state as it is declared: its item, its scope, and when it exists."""
 
     item: StateItem
-    scope: str
+    scope: StateScope
     when: Expr | None
 
     @property

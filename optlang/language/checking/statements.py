@@ -22,6 +22,7 @@ from optlang.language.tree import (
     If,
     Name,
     Repeat,
+    StateScope,
     Stmt,
 )
 from optlang.language.walk import expressions, statements
@@ -78,13 +79,13 @@ class Variant(Inliner):
                 help="after `when`, compare hyperparameters and facts of the tensor (ndim, numel, rows, cols)",
             )
             return True
-        if state.scope != "tensor" and held.uses & Uses.FACT:
+        if state.scope is not StateScope.TENSOR and held.uses & Uses.FACT:
             self.report(
                 "E303",
-                f"a {state.scope} state cannot depend on one tensor's shape",
+                f"a {state.scope.value} state cannot depend on one tensor's shape",
                 state.when.span,
                 label="differs from tensor to tensor",
-                help=f"make it a state of each tensor: remove `{state.scope}`",
+                help=f"make it a state of each tensor: remove `{state.scope.value}`",
             )
             return True
         return self.decide(state.when, held) is not False
@@ -92,7 +93,7 @@ class Variant(Inliner):
     def initial_kind(self, state: DeclaredState) -> Kind:
         """Return the kind of a state, which its initial value gives."""
         initial = state.item.initial
-        grouped, scalar = state.scope != "tensor", state.item.type == "scalar"
+        grouped, scalar = state.scope is not StateScope.TENSOR, state.item.type == "scalar"
         if initial is None or not self.exists[state.name]:
             return HOST if grouped else (SCALAR if scalar else ELEMENT)
         self.mismatched = None
@@ -117,7 +118,7 @@ class Variant(Inliner):
     def group_initial(self, state: DeclaredState, initial: Expr, value: Value) -> None:
         """Check that the initial value of a group state can be computed from hyperparameters alone."""
         if value.sort is not Sort.UNKNOWN and not value.is_static and not self.findings.error_inside(initial.span):
-            whole = "group" if state.scope == "group" else "optimizer"
+            whole = "group" if state.scope is StateScope.GROUP else "optimizer"
             self.report(
                 "E312",
                 f"the initial value of `{state.item.name.text}` cannot be computed when the {whole} is made",
@@ -271,7 +272,7 @@ class Variant(Inliner):
             if self.mismatched is not None and reads(self.mismatched, target.name):
                 self.spoilt.add(target.name)
             return
-        if state.scope != "tensor":
+        if state.scope is not StateScope.TENSOR:
             self.store_number(target, state, value, expr)
             return
         kind = self.kinds[target.name]
@@ -338,11 +339,10 @@ class Variant(Inliner):
             wrong, differs, help = self.narrower(target, state, given)
             if not wrong or (state.when is not None and self.findings.error_inside(state.when.span)):
                 continue
-            name = self.culprit(cause, wrong)
+            name, whole = self.culprit(cause, wrong), "group" if state.scope is StateScope.GROUP else "optimizer"
             self.report(
                 "E302",
-                f"`{target.text}` is one number for the whole {'group' if state.scope == 'group' else 'optimizer'} "
-                f"and cannot depend on {differs[0]}",
+                f"`{target.text}` is one number for the whole {whole} and cannot depend on {differs[0]}",
                 name.span,
                 label=f"`{name.text}` {differs[1]}" if isinstance(name, Name) else differs[1],
                 help=help,
@@ -352,7 +352,7 @@ class Variant(Inliner):
 
     def narrower(self, target: Name, state: DeclaredState, given: Value) -> tuple[Uses, tuple[str, str], str]:
         """Return what a value depends on that a group or shared state may not, what is wrong with it, and a help."""
-        grouped = state.scope == "group"
+        grouped = state.scope is StateScope.GROUP
         if given.uses & (Uses.TENSOR | Uses.FACT):
             words = "a single tensor", "differs from tensor to tensor"
             help = f"use hyperparameters, t and group states only, or declare `state {target.text}` for each tensor"

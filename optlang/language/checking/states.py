@@ -6,9 +6,12 @@ from optlang.language.checking.hypers import RESERVED_KEYS
 from optlang.language.checking.places import GROUP_INITIAL, INITIAL, SHARED_INITIAL, WHEN
 from optlang.language.checking.resolve import Resolver
 from optlang.language.checking.scope import DeclaredState, Scope
-from optlang.language.tree import Expr, Name, StateDecl
+from optlang.language.tree import Expr, Name, StateDecl, StateScope
 from optlang.language.walk import expressions
 from optlang.source import Span
+
+#: Where the initial values of states are, by what the states belong to.
+_INITIALS = {StateScope.TENSOR: INITIAL, StateScope.GROUP: GROUP_INITIAL, StateScope.SHARED: SHARED_INITIAL}
 
 
 def declare_states(declaration: StateDecl, scope: Scope) -> None:
@@ -32,8 +35,7 @@ def check_states(scope: Scope, resolver: Resolver, reads_t: Span | None) -> None
             resolver.expression(state.when, WHEN)
         if state.item.initial is not None:
             _check_initial(state, state.item.initial, scope)
-            place = {"group": GROUP_INITIAL, "shared": SHARED_INITIAL}.get(state.scope, INITIAL)
-            resolver.expression(state.item.initial, place)
+            resolver.expression(state.item.initial, _INITIALS[state.scope])
 
 
 def _check_initial(state: DeclaredState, initial: Expr, scope: Scope) -> None:
@@ -54,7 +56,7 @@ def _check_keys(scope: Scope, reads_t: Span | None) -> None:
     for hyper in scope.hypers.values():
         used.setdefault((True, hyper.key), hyper.span)
     for state in scope.states.values():
-        grouped = state.scope != "tensor"
+        grouped = state.scope is not StateScope.TENSOR
         place = state.item.span
         first = used.setdefault((grouped, state.key), place)
         if first != place:
@@ -69,10 +71,10 @@ def _check_keys(scope: Scope, reads_t: Span | None) -> None:
         elif grouped and state.key in RESERVED_KEYS:
             scope.findings.add(
                 "E409",
-                f"`{state.key}` cannot be the key of a {state.scope} state",
+                f"`{state.key}` cannot be the key of a {state.scope.value} state",
                 place,
                 label=f"stands for {RESERVED_KEYS[state.key]}",
-                help=f"give it another key: `{state.scope} state x as KEY`",
+                help=f"give it another key: `{state.scope.value} state x as KEY`",
             )
         elif state.key == "step" and not grouped:
             _check_step(state, scope, reads_t)

@@ -9,6 +9,7 @@ from enum import Enum, Flag, auto
 from optlang.language.checking.matrices import meet
 from optlang.language.kinds import HOST, STATIC, Kind, Level
 from optlang.language.shapes import Shape
+from optlang.language.tree import StateScope
 
 
 class Sort(Enum):
@@ -35,6 +36,8 @@ class Uses(Flag):
     CALLED = auto()  # what the closure is called for in the middle of the step
 
 
+#: What a state's value depends on, by what the state belongs to.
+STATES = {StateScope.TENSOR: Uses.TENSOR, StateScope.GROUP: Uses.GROUP, StateScope.SHARED: Uses.SHARED}
 #: What is not known before a step runs.
 STEP = Uses.TIME | Uses.TENSOR | Uses.GROUP | Uses.SHARED | Uses.TOTAL | Uses.LOCAL | Uses.CALLED
 

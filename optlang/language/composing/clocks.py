@@ -62,7 +62,7 @@ class Clock:
             {function: work.fresh(f"{prefix}_{function}", function) for function in TIMED},
             node.span,
             node.rule.text if isinstance(node.rule, tree.Name) else node.rule.value,
-            "optimizer" if "shared" in scopes else "group" if "group" in scopes else None,
+            "optimizer" if tree.StateScope.SHARED in scopes else "group" if tree.StateScope.GROUP in scopes else None,
         )
 
     @property
@@ -104,7 +104,7 @@ class Clock:
         """Return the declaration of the count."""
         place = self.place
         item = tree.StateItem(place, _name(place, self.step), "scalar", _number(place, 0), self.key)
-        return tree.StateDecl(place, "tensor", (item,), None)
+        return tree.StateDecl(place, tree.StateScope.TENSOR, (item,), None)
 
     # With the tensor, or alone ------------------------------------------------------------------------------
 

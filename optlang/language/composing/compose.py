@@ -235,7 +235,7 @@ class _Composer:
         held = tuple(tree.StateItem(n.span, n, None, None, None) for n in found.states if n.name not in known)
         made: list[tree.Decl | tree.Stmt] = []
         made += [tree.HyperDecl(hypers[0].span, hypers, None)] if hypers else []
-        made += [tree.StateDecl(held[0].span, "tensor", held, None)] if held else []
+        made += [tree.StateDecl(held[0].span, tree.StateScope.TENSOR, held, None)] if held else []
         return made
 
     # Statements ---------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from optlang.language.composing.places import Origin
 from optlang.language.composing.substitute import is_literal, names_in, renamed
 from optlang.language.composing.work import Work, matched
 from optlang.language.questions import known_before
+from optlang.language.tree import StateScope
 from optlang.language.walk import assigned
 
 STATEMENTS = (tree.Assign, tree.If, tree.Apply, tree.Push, tree.Repeat, tree.For, tree.Every)
@@ -369,14 +370,14 @@ def _stated(
     items = []
     for item in decl.items:
         made = replace(renamed(item, names), key=f"{prefix}.{item.key or item.name.name}")
-        if like is not None and decl.scope == "tensor" and item.type is None:
+        if like is not None and decl.scope is StateScope.TENSOR and item.type is None:
             if item.initial is None:
                 made = replace(made, initial=_zeros_like(like))
             else:
                 made = replace(made, initial=renamed(made.initial, {"p": like, "g": like}))
         items.append(made)
     when = None if decl.when is None else renamed(decl.when, names)
-    if decl.scope == "tensor":  # what tensors have in common does not depend on where one of them goes
+    if decl.scope is StateScope.TENSOR:  # what tensors have in common does not depend on where one of them goes
         when = clock.if_reached(decl.span, *(() if when is None else (when,)))
     return replace(decl, items=tuple(items), when=when)
 
@@ -400,7 +401,7 @@ def _starts(state: tree.StateDecl, clock: Clock) -> Iterator[tree.Stmt]:
     That of a call need not be the tensor's first, nor is its gradient that of the tensor. What starts at the same value
     whenever it does is left out.
     """
-    if state.scope != "tensor":
+    if state.scope is not StateScope.TENSOR:
         return
     place = state.span
     for item in state.items:

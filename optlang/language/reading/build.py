@@ -84,8 +84,9 @@ class Builder(Statements):
 
     def state(self, pieces: Pieces) -> tree.StateDecl:
         items = nodes(pieces, tree.StateItem)
-        scope = "group" if is_token(pieces[0], "GROUP") else "shared" if is_token(pieces[0], "SHARED") else "tensor"
-        return tree.StateDecl(span(pieces), scope, items, after(pieces, "WHEN"))
+        scopes = {"GROUP": tree.StateScope.GROUP, "SHARED": tree.StateScope.SHARED}
+        scope = (s for token, s in scopes.items() if is_token(pieces[0], token))
+        return tree.StateDecl(span(pieces), next(scope, tree.StateScope.TENSOR), items, after(pieces, "WHEN"))
 
     def state_item(self, pieces: Pieces) -> tree.StateItem:
         kind, initial, key = after(pieces, "COLON"), after(pieces, "EQUAL"), after(pieces, "AS")

@@ -1,0 +1,39 @@
+"""Names of what programs read and write: each kind has texts of its own, and goes through pickle as it is."""
+
+import pickle
+
+import pytest
+from trajectories import library_compiled
+
+from optlang import inputs
+from optlang.compiler import example_variant
+from optlang.language.builtins import SEARCHES
+
+SEARCH = [inputs.LineSearch(method, "1") for method in SEARCHES]
+NAMES = [
+    *("total 1", "v", inputs.New("v"), inputs.Handed("1")),
+    *(kind("1") for kind in (inputs.Total, inputs.Random, inputs.EvaluationPoint, inputs.Loss, inputs.Gradient)),
+    *(inputs.Direction("1"), inputs.HessianProduct("1"), *inputs.Progress, *inputs.Iterate),
+    *(name for s in SEARCH for name in (inputs.SearchDirection(s), inputs.SearchLength(s), *s.options)),
+]
+
+
+def test_names_of_different_kinds_differ_and_have_different_texts() -> None:
+    records = [name for name in NAMES if not isinstance(name, str)]
+    assert len(set(NAMES)) == len(NAMES)
+    assert len({inputs.text(name) for name in records}) == len(records)
+    assert all(str(name) == f"{name}" == inputs.text(name) for name in NAMES)
+
+
+@pytest.mark.parametrize("name", ["LAMB", "SAM", "LBFGS", "ScheduleFreeAdamW"])
+def test_variants_go_through_pickle_as_they_are(name: str) -> None:
+    variant = example_variant(library_compiled(name), ndim=1)
+    again = pickle.loads(pickle.dumps(variant))
+    assert (again, hash(again), again.text()) == (variant, hash(variant), variant.text())
+
+
+def test_what_is_waited_for_is_what_every_tensor_contributes_to() -> None:
+    for name in NAMES:
+        if isinstance(name, inputs.Late):
+            assert all(isinstance(part, inputs.Contribution) for part in inputs.waits_for(name))
+            assert bool(inputs.waits_for(name)) is not isinstance(name, inputs.Progress)
