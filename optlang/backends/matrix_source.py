@@ -92,6 +92,8 @@ class MatrixWriter(TorchWriter):
         self.rank = self.rank_of(value.kind)
         if value.matrices:
             return self.operation(value.expr)
+        if value.kind.on_device and (text := self.multiply_add(value)):
+            return text
         if value.kind.on_device and self.is_plain(value.expr):  # a number that stands for a tensor
             alike = next((s for s in self.there if self.kinds[s] == value.kind), None)
             if alike is not None:
@@ -115,6 +117,11 @@ class MatrixWriter(TorchWriter):
         inner, *dims = expr.args
         outer, ranks = self.rank, [self.rank_of(self.kinds[s]) for s in inner.free_symbols]
         self.rank = max(ranks, default=0)
+        if name == "sum" and self.is_dot(inner):
+            self.rank = outer
+            self.helpers |= {"stack_dots", "stack_sum"}
+            result = f"stack_dots({', '.join(str(x) for x in inner.args)})"
+            return result + (f"[:{', None' * outer}]" if outer else ""), ATOM
         squares = name == "sum" and inner.is_Pow and inner.exp == 2
         text = self.text(inner.base if squares else inner, OR)
         places = [int(d) + 1 if d >= 0 else int(d) for d in dims] or list(range(1, self.rank + 1))
@@ -133,6 +140,39 @@ class MatrixWriter(TorchWriter):
         if self.rank and not dims:  # in the middle of a formula over matrices
             result += f"[:{', None' * self.rank}]"
         return result, ATOM
+
+    def is_dot(self, expr: sp.Expr) -> bool:
+        """Whether an expression is the product of two vectors, element by element."""
+        return (
+            expr.is_Mul
+            and len(expr.args) == 2
+            and all(x.is_Symbol and self.rank_of(self.kinds[x]) == 1 for x in expr.args)
+            and {self.types.get(x, "") for x in expr.args} == {""}
+        )
+
+    def multiply_add(self, value: Value) -> str | None:
+        """Return x + c*y of vectors as one call of torch; None if a value is not that."""
+        if value.matrices or not value.expr.is_Add or len(value.expr.args) != 2:
+            return None
+        first, second = value.expr.args
+        for x, term in ((first, second), (second, first)):
+            vectors = [f for f in sp.Mul.make_args(term) if f.is_Symbol and self.rank_of(self.kinds[f]) == 1]
+            if not (x.is_Symbol and self.rank_of(self.kinds[x]) == 1 and len(vectors) == 1):
+                continue
+            (y,) = vectors
+            factor = sp.Mul(*(f for f in sp.Mul.make_args(term) if f is not y))
+            used = factor.free_symbols
+            if factor in (1, -1) or {self.types.get(s, "") for s in (x, y, *used)} != {""}:
+                continue
+            if any(self.kinds[s].on_device and self.rank_of(self.kinds[s]) for s in used):
+                continue
+            if self.is_plain(factor):
+                return f"torch.add({x}, {y}, alpha={self.text(factor)})"
+            negative = factor.could_extract_minus_sign() and factor.is_Mul
+            self.rank = 1
+            text = self.text(-factor if negative else factor)
+            return f"torch.addcmul({x}, {text}, {y}{', value=-1' if negative else ''})"
+        return None
 
     def named(self, name: str, args: tuple[sp.Expr, ...]) -> Piece:
         """Return a function on stacks; rounding to a number type means to go on in it."""

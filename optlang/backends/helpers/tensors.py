@@ -21,6 +21,13 @@ def stack_sum(x, dim, keepdim=False):
     return rows.sum(dim, keepdim=keepdim, dtype=torch.float64).to(x.dtype)
 
 
+def stack_dots(a, b):
+    """Sums of products of vectors; of two alone with the function for two, which writes no products to memory."""
+    if len(a) == len(b) == 1 and a.shape == b.shape and a.dtype == b.dtype and a.dtype.itemsize > 2:
+        return torch.dot(a[0], b[0]).unsqueeze(0)
+    return stack_sum(a * b, (1,))
+
+
 def product(a, b):
     """Products of matrices; of two alone with the function for two, which is faster."""
     return torch.mm(a[0], b[0]).unsqueeze(0) if len(a) == len(b) == 1 else a @ b
