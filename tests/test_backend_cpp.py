@@ -234,6 +234,22 @@ def test_a_compiler_that_fails_is_said_and_the_next_way_taken(kernels: Path, mon
     assert torch.equal(p, q)
 
 
+def test_the_text_is_the_same_in_every_process() -> None:
+    """Otherwise kernels that have been compiled would not be found."""
+    code = "import optlang; print(*(optlang.emit(name, 'cpp') for name in ('LBFGS', 'LDoG', 'RACS')))"
+    texts = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2", "3")
+    ]
+    assert texts[0] and len(set(texts)) == 1
+
+
 WARM = """
 import sys, warnings
 warnings.simplefilter("error")

@@ -189,8 +189,8 @@ class _Functions:
     ) -> Iterator[str]:
         """Yield the lines of what one thread computes between sweeps."""
         body: list[str] = []
-        known = {s for s in self.places.numbers if s in self.terms.tensors} if first else set()
-        for symbol in known:
+        stored = [s for s in self.places.numbers if s in self.terms.tensors] if first else []
+        for symbol in stored:
             name, i = self.terms.names[symbol], self.terms.tensors[symbol]
             body.append(f"{INDENT}const real {name} = static_cast<real>(at_{i}[0]);")
             body.append(f"{INDENT}row.number[{self.places.numbers[symbol]}] = {name};")
@@ -198,7 +198,8 @@ class _Functions:
             body += self._gathered(v)
         for nest in nests:
             body += NestWriter(self.places, nest, INDENT, ("", ""), None).lines()
-        known |= {v.symbol for v in (*sums, *(v for nest in nests for v in (*nest.values, *nest.sums)))}
+        known = {*stored, *(v.symbol for v in sums)}
+        known |= {v.symbol for nest in nests for v in (*nest.values, *nest.sums)}
         yield from self._function(head, body, [self.kept, *([parts.read_only()] if parts else [])], known)
 
     def _gathered(self, value: Value) -> Iterator[str]:

@@ -52,6 +52,7 @@ Row row_of(const int64_t* n, void* const* at) {
   row.at = at;
   row.size = 1;
   for (int d = 0; d < rank; ++d) row.size *= n[d];
+  if (!row.size) return row;  // nothing is done for it
   row.plan = chosen(n, row.size);
   row.count = n[row.plan->chunked];
   const int64_t each = row.size / row.count, least = row.plan->lane == row.plan->chunked ? 4 * wide : 1;
@@ -87,6 +88,7 @@ void update(int64_t count, const int64_t* sizes, void* const* at, const real* c,
   const int64_t length = std::min(std::max(fair, grain), longest);
   chunks.reserve(count + elements / length);
   for (Row& row : rows) {
+    if (!row.size) continue;
     if (!row.plan->sliced) {
       if (row.size > longest && row.count > 1) {
         cut.push_back(&row);
