@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import sympy as sp
 
@@ -61,15 +62,18 @@ def _suits(program: Program, slots: Sequence[AnySlot], shapes: Shapes) -> bool:
 def _ways(layout: Layout, rank: int) -> Iterator[tuple[int, int, int]]:
     """Yield the dimensions that tensors may be cut along, each with what may be the lane then, and how many there are.
 
-    Vectors run along the last dimension, or where that is short (filters of 3 x 3) along one that is long. Where only
-    the first dimensions are named, those after them may all be of size 1: then they are left out.
+    Vectors run along the last dimension, or where that is short (filters of 3 x 3) along one that is long. Where the
+    last ones are all of size 1 (filters of 1 x 1), they are left out.
     """
     long = min(1, rank - 2) if layout.exact else layout.front - (not layout.back)
     yield from ((0, lane, rank) for lane in sorted({rank - 1, max(long, 0)}, reverse=True))
-    if layout.front == 0 and layout.back > 1:  # the first is of size 1 where there are no dimensions to merge
-        yield from ((1, lane, rank) for lane in range(rank - 1, 0, -1))
-    if layout.front and not layout.back:
+    if layout.exact and rank > 2:
+        yield 0, 1, 2
+    elif layout.front and not layout.back:
         yield 0, layout.front - 1, layout.front
+    elif layout.front == 0 and layout.back > 1:
+        yield 0, 0, 1
+        yield from ((1, lane, rank) for lane in range(rank - 1, 0, -1))  # where there are no dimensions to merge
 
 
 def _lines(program: Program, tensors: Sequence[ValueName], layout: Layout, rank: int) -> Iterator[str]:
@@ -80,7 +84,8 @@ def _lines(program: Program, tensors: Sequence[ValueName], layout: Layout, rank:
     yield f"using Row = Parameter<tensors, {len(terms.numbers)}>;"
     made = []
     for chunked, lane, present in ways:
-        plan = Plan(terms.program, terms.stores, Shapes(terms.program, rank, present), chunked)
+        shapes = Shapes(terms.program, rank, present)
+        plan = Plan(_without_identities(terms.program, shapes), terms.stores, shapes, chunked)
         name = f"chunked_{chunked}_lane_{lane}_of_{present}"
         yield from ("", f"namespace {name} {{")
         yield from _Functions(Places(terms, plan, lane)).lines()
@@ -91,6 +96,15 @@ def _lines(program: Program, tensors: Sequence[ValueName], layout: Layout, rank:
         fields = f"{chunked}, {lane}, {present}, {len(plan.sweeps)}, {str(sliced).lower()}"
         made.append(f"{{{fields}, {', '.join(f'{name}::{function}' for function in functions.split(', '))}}}")
     yield from ("", "constexpr Plan<Row> plans[] = {", *(f"{INDENT}{each}," for each in made), "};")
+
+
+def _without_identities(program: Program, shapes: Shapes) -> Program:
+    """Return a program in which no reduction is over dimensions that have been left out, and are of size 1."""
+
+    def value(v: Value) -> Value:
+        return replace(v, expr=v.expr.args[0]) if v.reduces and not shapes.reduced(v) else v
+
+    return replace(program, phases=tuple(tuple(map(value, phase)) for phase in program.phases))
 
 
 class _Functions:
