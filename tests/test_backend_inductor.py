@@ -43,6 +43,8 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("kernels")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OPTLANG_CACHE", str(folder))
+        # What torch keeps, it takes again on a processor with other instructions (`ATEN_CPU_CAPABILITY`).
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / "torch"))
         yield folder
 
 

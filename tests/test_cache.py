@@ -391,8 +391,9 @@ def test_the_tables_of_the_parser_are_kept_and_made_again_if_damaged(
         parse.parser.cache_clear()
         assert parse.parse(source) == expected
         assert sealed.read(tables.name) is not None
-    finally:
+    finally:  # examples of mistakes are told by the states of the parser that they were made with
         parse.parser.cache_clear()
+        parse._examples.cache_clear()
 
 
 # how it is built ----------------------------------------------------------------------------------------------
