@@ -68,7 +68,7 @@ class Storage(Enum):
 
     ELEMENT = "element"  # a tensor shaped like p
     REDUCED = "reduced"  # p's shape, with some sizes 1
-    MATRIX = "matrix"  # a tensor with a shape of its own
+    MATRIX = "matrix"  # a tensor whose shape is not the parameter's
     SCALAR = "scalar"  # a device tensor with one element
     HOST = "host"  # a float on the host, mirrored into a 0-d float64 tensor
 

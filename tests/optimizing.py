@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -101,3 +101,15 @@ def difference(a: list[Any], b: list[Any]) -> float:
     """Return the largest difference between two lists of tensors."""
     with torch.no_grad():
         return max((float((x - y).abs().max()) for x, y in zip(a, b, strict=True) if x.numel()), default=0.0)
+
+
+def same_with_any_threads(run: Callable[[], Sequence[torch.Tensor]]) -> bool:
+    """Return whether what a run returns is the same to the last bit with one, two and three threads."""
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append([p.detach().clone() for p in run()])
+    finally:
+        torch.set_num_threads(before)
+    return all(torch.equal(p, q) for other in results[1:] for p, q in zip(results[0], other, strict=True))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from optimizing import difference, optimizer_class, twins
+from optimizing import difference, optimizer_class, same_with_any_threads, twins
 
 from optlang.backends.loading import library, toolchain
 from optlang.backends.loading.signature import Signature
@@ -131,16 +131,7 @@ def test_types(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("name", RULES)
 def test_sums_do_not_depend_on_the_threads(name: str) -> None:
-    before, results = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2, 3):
-            torch.set_num_threads(threads)
-            ours, *_ = stepped(text(name), fitting(text(name)), torch.float32)
-            results.append([p.detach().clone() for p in ours])
-    finally:
-        torch.set_num_threads(before)
-    for other in results[1:]:
-        assert all(map(torch.equal, results[0], other))
+    assert same_with_any_threads(lambda: stepped(text(name), fitting(text(name)), torch.float32)[0])
 
 
 def test_what_is_not_a_number_stays_so() -> None:

@@ -1,4 +1,4 @@
-"""Names of what programs read and write: each kind has texts of its own, and goes through pickle as it is."""
+"""Names of what programs read and write: no two share a text, and pickling preserves them."""
 
 import pickle
 

@@ -263,7 +263,7 @@ def test_steps_in_the_interpreter_are_those_of_the_eager_backend(which: str) -> 
     assert far == {}
 
 
-#: Rules with functions whose code has fused and approximate steps of its own: libdevice's, and the exponential.
+#: Rules that call functions which Triton itself fuses or approximates: libdevice's, and the exponential.
 OWN_STEPS = (FUNCTIONS, "ExponentiatedGradient")
 
 

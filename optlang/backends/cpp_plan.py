@@ -152,7 +152,7 @@ class Plan:
         return self.chunked not in self.shapes[value.symbol]
 
     def is_element(self, symbol: sp.Symbol) -> bool:
-        """Whether a value is computed anew wherever it is read."""
+        """Whether a value is recomputed wherever it is read."""
         return symbol in self.values and self.shapes[symbol] == self.shapes.all
 
     def elements(self, exprs: Iterable[sp.Expr]) -> list[Value]:

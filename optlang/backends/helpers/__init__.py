@@ -1,7 +1,7 @@
 """Functions that are written into generated code where it calls them.
 
 They stand in the other files of this folder as any code does. These are never imported, only read: what they import
-need not be there, and a function is written out as it stands.
+need not be installed, and a function is copied verbatim.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Builtin:
             place of the second one stands a number, if it is one (``numbered``, ``sized``). Of a derived function: what
             it takes.
         sized: Whether its second argument is a size, known before the first step.
-        free: Whether a rule may have a value of its own of this name.
+        free: Whether a rule may define a value with this name.
     """
 
     name: str
