@@ -1,7 +1,8 @@
 """What the compiler hands to the runtime: a rule, its variants, and the generated source of each.
 
-A *variant* is a rule with its static questions answered (is ``amsgrad`` true? is ``ndim > 1``?). One variant has one
-generated module, whose functions the runtime calls:
+A *variant* is a rule with its static questions answered (is ``amsgrad`` true? is ``ndim > 1``?). What a step of it runs
+is a :class:`Schedule` of stages, each of which is a :class:`Kernel`. The functions of the generated modules, of the
+variant and of its kernels, are called by the runtime:
 
 ``start(p, g, ...)``   the initial value of every state, as a dict by state name (tensors in p's own shape; floats
                        for states that live on the host); further arguments are named by ``start_arguments``
@@ -15,10 +16,12 @@ Values that these take have the names of :mod:`optlang.inputs`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from optlang.inputs import Asked, HandedOn, New, NumberContribution, Random, ValueName
@@ -27,6 +30,7 @@ from optlang.language.rule import Rule, Value
 from optlang.language.tree import Expr
 
 if TYPE_CHECKING:
+    from optlang.ir.program import Program  # it is made of SymPy, which the runtime does without
     from optlang.language.specialise import Special
 
 
@@ -99,21 +103,21 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class PassTensor:
-    """A tensor that one pass of a step leaves for another, or for what is done between passes."""
+class StageTensor:
+    """A tensor that one stage of a step leaves for another, or for what is done between stages."""
 
     name: HandedOn | NumberContribution
     storage: Storage
     dims: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, name: HandedOn | NumberContribution, kind: Kind) -> PassTensor:
+    def of(cls, name: HandedOn | NumberContribution, kind: Kind) -> StageTensor:
         """Return the tensor of a value on the device."""
         return cls(name, Storage.of(kind), tuple(sorted(kind.dims)))
 
 
-#: What the kernel of a pass reads and writes besides p and g.
-AnySlot = Slot | PassTensor
+#: What a kernel reads and writes besides p and g.
+AnySlot = Slot | StageTensor
 
 #: Storage of states that many elements have in common: they are few, and so they are kept in 32 bits at least. A count
 #: in bfloat16 stops at 256, and a mean over many steps stops as soon as what is added is less than its last digit.
@@ -158,7 +162,7 @@ class VariantKey(NamedTuple):
     """What a variant is for; equal keys mean equal variants.
 
     Attributes:
-        answers: The answers to static questions; of a pass, what stands for its source.
+        answers: The answers to static questions.
         event: The event whose statements it is, None for a step.
         ndim: Dimensions of the tensor, if it is for no other number of them.
     """
@@ -176,9 +180,9 @@ class VariantKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Draw:
-    """Random numbers that a pass reads as a tensor: ``kind`` is ``randn`` or ``rand``, ``site`` tells calls apart.
+    """Random numbers that a stage reads as a tensor: ``kind`` is ``randn`` or ``rand``, ``site`` tells calls apart.
 
-    They are shaped like p, unless a slot of the pass says that they have a shape of their own.
+    They are shaped like p, unless a tensor of the stage says that they have a shape of their own.
     """
 
     name: Random
@@ -186,16 +190,121 @@ class Draw:
     site: int
 
 
-@dataclass(frozen=True)
-class Pass:
-    """One pass of a staged step over some tensors.
+class Locality(Enum):
+    """What an element of the results of a kernel depends on: what a backend must be able to do."""
+
+    ELEMENTS = "the same element of other tensors, and numbers"
+    SWEEPS = "reductions over whole tensors as well"
+    DIMENSIONS = "reductions along dimensions as well"
+    STACKS = "whole matrices, of which there may be many in a stack"
+
+
+class Kernel:
+    """What is computed in one go for one parameter or for many: the unit that backends see.
+
+    A kernel has a Python module with ``host`` and ``update``. Other texts are written when a backend asks for them.
 
     Attributes:
-        kernel: Its module (``host`` and ``update``) and tensors: those of the step, and what passes hand on. In a
-            pass over matrices, ``update`` takes each tensor with one
-            dimension more in front, of tensors that are treated alike, then the coefficients as numbers, and returns
-            the new values of ``written``.
-        matrices: Whether it works on whole matrices.
+        name: The rule's name.
+        digest: Differs whenever what is computed does.
+        title: First line of the docstrings of its modules.
+        locality: What elements of its results depend on. A kernel of ``STACKS`` takes each tensor with one dimension
+            more in front, of tensors that are treated alike, then the coefficients as numbers, and returns the new
+            values of ``written``.
+        ndim: Dimensions of the parameter that it was made for.
+        layout: How tensors are viewed.
+        slots: The states that it reads or writes, in order of declaration, and all that live on the host.
+        stage_tensors: What else it reads or writes.
+        tensors: Names of the tensors ``update`` takes, in order: ``p``, ``g``, and states.
+        written: Which of them it writes.
+        host_arguments: Names of the values ``host`` takes.
+        coefficients: Names of the packed coefficients, in order (for people; may be empty).
+        source: The Python module (imports ``math`` and ``torch`` only).
+        narrow_source: The same for tensors stored in 16 bits, with arithmetic in float32.
+        texts: The other texts that have been asked for, by the modules that wrote them.
+        restore: Makes the program again, for a kernel that was found on disk.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        *,
+        name: str,
+        title: str,
+        locality: Locality,
+        ndim: int,
+        layout: Layout,
+        slots: tuple[Slot, ...],
+        stage_tensors: tuple[StageTensor, ...],
+        tensors: tuple[ValueName, ...],
+        host_arguments: tuple[ValueName, ...],
+        sources: tuple[str, str],
+    ) -> None:
+        self.name, self.title, self.locality, self.ndim, self.layout = name, title, locality, ndim, layout
+        self.slots, self.stage_tensors, self.tensors, self.host_arguments = (
+            slots,
+            stage_tensors,
+            tensors,
+            host_arguments,
+        )
+        self.coefficients = tuple(map(str, program.coefficients()))
+        self.written: tuple[ValueName, ...] = tuple(s.target for s in program.stores if s.kind.on_device)
+        self.source, self.narrow_source = sources
+        self.digest = hashlib.sha256(repr((sources, tensors, self.kept, layout)).encode()).hexdigest()
+        self.texts: dict[str, str] = {}
+        self.restore: Callable[[], Program] | None = None
+        self._program: Program | None = program
+
+    @property
+    def program(self) -> Program:
+        """What it computes, after the passes of the compiler."""
+        if self._program is None:
+            assert self.restore is not None
+            self._program = self.restore()
+        return self._program
+
+    @property
+    def kept(self) -> tuple[AnySlot, ...]:
+        """What it reads or writes besides p and g."""
+        return (*self.slots, *self.stage_tensors)
+
+    @cached_property
+    def storage(self) -> dict[ValueName, Storage]:
+        """How these are kept, by name."""
+        return {slot.name: slot.storage for slot in self.kept}
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether every element is updated from itself alone, so that any part of a tensor may be without the rest."""
+        return self.locality is Locality.ELEMENTS
+
+    @property
+    def matrices(self) -> bool:
+        """Whether it takes stacks of whole matrices."""
+        return self.locality is Locality.STACKS
+
+    def text(self, module: str) -> str:
+        """Return what ``emit(kernel)`` of a module of :mod:`optlang.backends` writes; once, and then from memory.
+
+        Args:
+            module: The module's name, such as ``cpp_source``. It is imported only if the text is not there yet.
+        """
+        if module not in self.texts:
+            self.texts[module] = str(import_module(f"optlang.backends.{module}").emit(self))
+        return self.texts[module]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the program, which would load SymPy: it is made again when it is needed."""
+        left = {"_program": None, "restore": None}
+        return {**{name: value for name, value in vars(self).items() if name != "storage"}, **left}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a step over some tensors: a kernel, and what it waits for and leaves.
+
+    Attributes:
+        kernel: What is run.
         needs: Names of the late values that its coefficients are computed from.
         totals: Names of the sums over the whole model that it gives its part of.
         draws: The random numbers it reads.
@@ -203,56 +312,67 @@ class Pass:
         alone: Whether each tensor is worked on by itself, because the tensors decide what is done.
     """
 
-    kernel: Variant
-    matrices: bool
-    needs: tuple[ValueName, ...]
-    totals: tuple[NumberContribution, ...]
-    draws: tuple[Draw, ...]
+    kernel: Kernel
+    needs: tuple[ValueName, ...] = ()
+    totals: tuple[NumberContribution, ...] = ()
+    draws: tuple[Draw, ...] = ()
     points: tuple[Asked, ...] = ()
     alone: bool = False
 
 
 @dataclass(frozen=True)
-class Steering:
-    """What ties the passes of a step together, where it is more than one pass or not always the same ones.
+class Schedule:
+    """The shape of a step: the stages of each path that it may take.
 
-    The variant's ``source`` then holds ``start``, ``group``, ``path`` (which of the paths this step takes),
-    ``numbers_I`` (what the host states become on path I), ``shared_NAME`` (what a shared state becomes) and ``sizes``
-    (of random numbers that are not shaped like p, by name).
+    Most rules have one path of one stage, whose kernel computes the host states with its coefficients (``direct``).
+    For all others the variant's module holds ``path`` (which of the paths this step takes), ``numbers_I`` (what the
+    host states become on path I), ``shared_NAME`` (what a shared state becomes) and ``sizes`` (of random numbers that
+    are not shaped like p, by name).
 
     Attributes:
-        paths: The passes of each path, in order.
+        paths: The stages of each path, in order.
+        direct: Whether a step is the one kernel there is, and nothing else.
         path_arguments: Names of the values ``path`` takes.
         numbers_arguments: Names of the values ``numbers_I`` takes, by path.
         size_arguments: Names of the values ``sizes`` takes, where there are such random numbers.
         shared: For each shared state its slot, and the names of the values that ``shared_NAME`` takes.
     """
 
-    paths: tuple[tuple[Pass, ...], ...]
-    path_arguments: tuple[ValueName, ...]
-    numbers_arguments: tuple[tuple[ValueName, ...], ...]
-    shared: tuple[tuple[Slot, tuple[ValueName, ...]], ...]
+    paths: tuple[tuple[Stage, ...], ...]
+    direct: bool = False
+    path_arguments: tuple[ValueName, ...] = ()
+    numbers_arguments: tuple[tuple[ValueName, ...], ...] = ()
+    shared: tuple[tuple[Slot, tuple[ValueName, ...]], ...] = ()
     size_arguments: tuple[ValueName, ...] = ()
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages of all paths."""
+        return tuple(stage for path in self.paths for stage in path)
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The kernels of all paths."""
+        return tuple(stage.kernel for stage in self.stages)
 
     def arguments(self) -> set[ValueName]:
         """Return the names of all values that are asked for on the host."""
-        kernels = (p.kernel.host_arguments for path in self.paths for p in path)
         shared = (names for _, names in self.shared)
-        several = (*kernels, *self.numbers_arguments, *shared)
+        several = (*(kernel.host_arguments for kernel in self.kernels), *self.numbers_arguments, *shared)
         return {*self.path_arguments, *self.size_arguments, *(name for names in several for name in names)}
 
     @property
     def random(self) -> bool:
-        """Whether some pass draws random numbers."""
-        return any(p.draws for path in self.paths for p in path)
+        """Whether some stage draws random numbers."""
+        return any(stage.draws for stage in self.stages)
 
     @property
     def matrices(self) -> bool:
-        """Whether some pass works on whole matrices."""
-        return any(p.matrices for path in self.paths for p in path)
+        """Whether some stage works on whole matrices."""
+        return any(kernel.matrices for kernel in self.kernels)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Variant:
     """A rule with its static questions answered, compiled to source.
 
@@ -261,31 +381,19 @@ class Variant:
         key: What it is for.
         source: The generated Python module (imports ``math`` and ``torch`` only).
         narrow_source: The same for tensors stored in 16 bits, with arithmetic in float32.
-        traced_source: ``host`` and ``group`` once more, on 0-d float64 tensors instead of floats, and ``updated``,
+        traced_source: Its host functions once more, on 0-d float64 tensors instead of floats, and ``updated``,
             which returns what ``update`` writes (in the order of ``written``): for counters on the device and autograd.
         start_arguments: Names of the values ``start`` takes after ``p, g``.
         group_arguments: Names of the values ``group`` takes.
-        host_arguments: Names of the values ``host`` takes.
-        coefficients: Names of the packed coefficients, in order (for people; may be empty).
         slots: The states that exist, in order of declaration.
-        pass_tensors: Of a pass, what else it reads or writes.
         group_slots: The group states, in order of declaration: (name, key, initial expression's value).
-        tensors: Names of the tensors ``update`` takes, in order: ``p``, ``g``, and states.
-        written: Which of them it writes.
-        layout: How they are viewed.
+        layout: How its tensors are viewed.
+        schedule: What a step runs.
         min_ndim: Dimensions a tensor must have for the reductions of this variant to make sense.
         counts_steps: Whether the step count ``t`` of each tensor must be kept (under the key ``step``): this variant
             reads it, or one does to which a change of hyperparameters may lead.
         counts_group: Whether the steps of each param group must be kept (under the key ``step``): some variant of the
             rule may read ``group.t``.
-        elementwise: Whether every element is updated from itself alone, so that any part of a tensor may be updated
-            without the rest: nothing is reduced, and every tensor is shaped like the parameter.
-        triton_source: The generated Triton kernels for many parameters at once (imports ``triton`` only); empty if the
-            variant reduces along dimensions or knows matrices.
-        cpp_source: The generated C++ kernels for many parameters at once, for any types; empty if the variant
-            knows matrices, or a function that is unknown in C++.
-        steering: For a step of several passes: what they are, and what decides between them. The variant itself then
-            has no ``update``; ``tensors`` are all that the passes may read.
     """
 
     name: str
@@ -295,55 +403,66 @@ class Variant:
     traced_source: str
     start_arguments: tuple[ValueName, ...]
     group_arguments: tuple[ValueName, ...]
-    host_arguments: tuple[ValueName, ...]
-    coefficients: tuple[str, ...]
     slots: tuple[Slot, ...]
     group_slots: tuple[Slot, ...]
-    tensors: tuple[ValueName, ...]
-    written: tuple[ValueName, ...]
     layout: Layout
+    schedule: Schedule
     min_ndim: int = 0
     counts_steps: bool = False
     counts_group: bool = False
-    elementwise: bool = False
-    triton_source: str = ""
-    cpp_source: str = ""
-    steering: Steering | None = None
-    pass_tensors: tuple[PassTensor, ...] = ()
 
     @property
-    def kept(self) -> tuple[AnySlot, ...]:
-        """Its states, and of a pass what it leaves for others or reads of them."""
-        return (*self.slots, *self.pass_tensors)
+    def kernel(self) -> Kernel | None:
+        """The kernel of a step that is one kernel and nothing else."""
+        return self.schedule.paths[0][0].kernel if self.schedule.direct else None
 
-    @property
+    @cached_property
+    def tensors(self) -> tuple[ValueName, ...]:
+        """Names of the tensors that its kernels may read or write: ``p``, ``g``, and states as they are declared."""
+        stored = {name for kernel in self.schedule.kernels for name in kernel.tensors}
+        return ("p", "g", *(s.name for s in self.slots if s.storage is not Storage.HOST and s.name in stored))
+
+    @cached_property
+    def written(self) -> tuple[ValueName, ...]:
+        """Names of the tensors that its kernels may write."""
+        return tuple(dict.fromkeys(name for kernel in self.schedule.kernels for name in kernel.written))
+
+    @cached_property
     def storage(self) -> dict[ValueName, Storage]:
-        """How these are kept, by name."""
-        return {slot.name: slot.storage for slot in self.kept}
+        """How its states are kept, by name."""
+        return {slot.name: slot.storage for slot in self.slots}
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether a step updates every element from itself alone, in one kernel."""
+        return self.kernel is not None and self.kernel.elementwise
 
     def text(self) -> str:
-        """Return everything that runs, as Python: the module, and those of the passes of its step."""
-        if self.steering is None:
-            return self.source
+        """Return everything that runs, as Python: the module, and those of its kernels."""
         parts = [self.source]
-        shown: dict[str, str] = {}
-        for i, path in enumerate(self.steering.paths):
-            for k, one in enumerate(path, 1):
-                title = f"path {i}, pass {k} of {len(path)}, over {'matrices' if one.matrices else 'elements'}"
-                same = shown.setdefault(one.kernel.source, title)
-                parts.append(f"# {'-' * 20} {title} {'-' * 20}\n")
-                parts.append(one.kernel.source if same == title else f"# the same as {same}\n")
+        shown = {self.source: ""}
+        for title, kernel in self._titled():
+            if kernel.source == self.source:
+                continue
+            same = shown.setdefault(kernel.source, title)
+            parts.append(f"# {'-' * 20} {title} {'-' * 20}\n")
+            parts.append(kernel.source if same == title else f"# the same as {same}\n")
         return "\n".join(parts)
 
     def cpp_text(self) -> str:
-        """Return the C++ kernels of the step; where a pass has none there is a comment that says so."""
-        if self.steering is None:
-            return self.cpp_source or NO_CPP
+        """Return the C++ kernels of the step; where a stage has none there is a comment that says so."""
         texts = []
-        for i, path in enumerate(self.steering.paths):
-            for k, one in enumerate(path, 1):
-                texts += [f"// path {i}, pass {k} of {len(path)}", one.kernel.cpp_source or NO_CPP]
+        for title, kernel in self._titled():
+            texts += [] if self.schedule.direct else [f"// {title}"]
+            texts.append(kernel.text("cpp_source") or NO_CPP)
         return "\n".join(texts)
+
+    def _titled(self) -> Iterator[tuple[str, Kernel]]:
+        """Yield the kernels with what they are called in a text for people."""
+        for i, path in enumerate(self.schedule.paths):
+            for k, stage in enumerate(path, 1):
+                over = "matrices" if stage.kernel.matrices else "elements"
+                yield f"path {i}, stage {k} of {len(path)}, over {over}", stage.kernel
 
 
 #: What stands in the place of C++ kernels that there are not.

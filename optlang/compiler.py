@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from optlang.backends.loading import variants
@@ -67,6 +68,8 @@ class CompiledRule:
         self.static_names, self.group_keys = static_names(rule), group_keys(rule)
         self.routes: tuple[tuple[CompiledRule, Expr | None], ...] = ()
         self._variants: dict[VariantKey, Variant] = {}
+        self._rebuilt: dict[VariantKey, Variant] = {}  # those that were found on disk and lacked something
+        self._kept: dict[VariantKey, int] = {}  # how many texts of the kernels of a variant are on disk
 
     # Hyperparameters ----------------------------------------------------------------------------------------
 
@@ -132,13 +135,26 @@ class CompiledRule:
         """Return the variant that these values select, compiled on first use."""
         special, key = self._specialise(values, facts, event)
         if key not in self._variants:
-            text = self.rule.tree.source.text
-            self._variants[key] = variants.find(text, self.name, key) or self.build(special, key, facts.ndim)
+            found = variants.find(self.rule.tree.source.text, self.name, key)
+            if found is not None:
+                self._kept[key] = _texts(found)
+                for kernel in found.schedule.kernels:
+                    kernel.restore = partial(self._restored, kernel.digest, special, key, facts.ndim)
+            self._variants[key] = found or self.build(special, key, facts.ndim)
         return self._variants[key]
 
     def keep(self, variant: Variant) -> None:
-        """Keep a variant on disk for other processes."""
-        variants.keep(self.rule.tree.source.text, variant)
+        """Keep a variant on disk for other processes, with the texts that its kernels have by now."""
+        count = _texts(variant)
+        if count > self._kept.get(variant.key, -1):
+            self._kept[variant.key] = count
+            variants.keep(self.rule.tree.source.text, variant)
+
+    def _restored(self, digest: str, special: Special, key: VariantKey, ndim: int) -> Program:
+        """Return the program of a kernel that was found on disk without it."""
+        if key not in self._rebuilt:
+            self._rebuilt[key] = self.build(special, key, ndim)
+        return next(k.program for k in self._rebuilt[key].schedule.kernels if k.digest == digest)
 
     def _specialise(
         self, values: Mapping[str, Value], facts: Facts, event: str | None = None
@@ -163,7 +179,7 @@ class CompiledRule:
 
         try:
             raw = lower(self.rule, special)
-            if raw.staged:  # its steps are cut into passes first
+            if raw.staged:  # its steps are cut into stages first
                 return raw
             if watch is not None:
                 watch("lower", raw.step)
@@ -178,6 +194,11 @@ class CompiledRule:
             raise OptlangError([too_large(self.rule)]) from None
         except TooManyPaths:
             raise OptlangError([too_many_paths(self.rule)]) from None
+
+
+def _texts(variant: Variant) -> int:
+    """Return how many texts the kernels of a variant have, besides their modules."""
+    return sum(len(kernel.texts) for kernel in variant.schedule.kernels)
 
 
 def _example(compiled: CompiledRule, values: Mapping[str, Value] | None) -> dict[str, Value]:
@@ -217,7 +238,7 @@ def passes_of(
     if lowered.staged:
         from optlang.assembly import staged_text
 
-        seen.append(("passes", staged_text(lowered)))
+        seen.append(("stages", staged_text(lowered)))
     return seen
 
 

@@ -38,9 +38,9 @@ def optimizer_class(rule: str, **kwargs: Any) -> type[torch.optim.Optimizer]:
 
 
 def staged(name: str) -> bool:
-    """Whether a rule of the library makes its steps in several passes, or sends parameters to other rules."""
+    """Whether a rule of the library makes its steps in several stages, or sends parameters to other rules."""
     compiled = library_compiled(name)
-    return bool(compiled.rule.routes) or example_variant(compiled).steering is not None
+    return bool(compiled.rule.routes) or not example_variant(compiled).schedule.direct
 
 
 def parameter(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.nn.Parameter:

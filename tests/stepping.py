@@ -131,9 +131,7 @@ def draw_sites(cls: Any) -> list[int]:
     compiled = cls._compiled
     if compiled.routes or not cls._random:
         return []
-    steering = example_variant(compiled).steering
-    assert steering is not None
-    draws = {draw.name: draw for path in steering.paths for one in path for draw in one.draws}
+    draws = {draw.name: draw for stage in example_variant(compiled).schedule.stages for draw in stage.draws}
     ordered = sorted(draws, key=lambda name: [int(part) for part in name.site.split(".")])
     return [draws[name].site for name in ordered]
 

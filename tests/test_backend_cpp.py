@@ -14,7 +14,7 @@ import torch
 from optimizing import ADAMW, difference, optimizer_class, parameter, same_with_any_threads, twins
 
 import optlang
-from optlang.backends import inductor
+from optlang.backends import cpp, inductor
 from optlang.backends.cpp_writer import OWN
 from optlang.backends.loading import library, plain, toolchain
 from optlang.backends.loading.signature import Signature
@@ -104,15 +104,16 @@ def test_found_again_and_a_damaged_library_is_built_anew(kernels: Path) -> None:
     used("built")
     (built,) = kernels.glob("AgainBuilt-*.so")
     content = built.read_bytes()
-    variant = example_variant(optlang.compile("p -= lr*g", name="AgainBuilt", backend="cpp")._compiled)  # type: ignore[attr-defined]
+    kernel = example_variant(optlang.compile("p -= lr*g", name="AgainBuilt", backend="cpp")._compiled).kernel  # type: ignore[attr-defined]
+    assert kernel is not None
     signature = Signature(("float64",) * 2, ((0,),) * 2, "cpu", 1)
-    assert library.load(variant, signature) is not None
+    assert library.load(kernel, signature) is not None
     built.unlink()  # it is mapped into this process
     built.write_bytes(content[:1000])
     built.chmod(0o700)
-    assert library.load(variant, signature) is None
-    assert library.build(variant, signature).origin == "built"
-    assert library.load(variant, signature) is not None
+    assert library.load(kernel, signature) is None
+    assert library.build(kernel, signature).origin == "built"
+    assert library.load(kernel, signature) is not None
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -208,10 +209,10 @@ def test_names_and_comments_that_mean_something_in_cpp() -> None:
 
 def test_what_has_no_kernel_of_this_kind_says_so() -> None:
     variant = example_variant(optlang.compile("muon")._compiled)  # type: ignore[attr-defined]
-    assert variant.steering is not None
-    (path,) = variant.steering.paths
-    assert [bool(step.kernel.cpp_source) for step in path] == [not step.matrices for step in path]
-    assert variant.cpp_text().count("Not in C++") == sum(step.matrices for step in path) == 1
+    kernels = variant.schedule.kernels
+    assert [cpp.accepts(kernel, "cpu") for kernel in kernels] == [not kernel.matrices for kernel in kernels]
+    assert not any(cpp.accepts(kernel, "cuda") for kernel in kernels)
+    assert variant.cpp_text().count("Not in C++") == sum(kernel.matrices for kernel in kernels) == 1
 
 
 def test_a_compiler_that_fails_is_said_and_the_next_way_taken(kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:

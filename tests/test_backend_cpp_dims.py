@@ -150,12 +150,13 @@ def test_what_is_not_a_number_stays_so() -> None:
 
 def test_empty_tensors_are_left_alone_by_the_kernel_itself() -> None:
     compiled = optimizer_class(text("factored"), backend="cpp")._compiled  # type: ignore[attr-defined]
-    variant = example_variant(compiled, ndim=2)
+    kernel = example_variant(compiled, ndim=2).kernel
+    assert kernel is not None
     shapes = {"p": (1, 3, 4), "g": (1, 3, 4), "R": (1, 3, 1), "C": (1, 1, 4), "m": (1, 3, 4)}
     empty = {name: tuple(0 if n == 3 else n for n in shape) for name, shape in shapes.items()}
-    tensors = [torch.zeros(sizes[name], dtype=torch.float64) for sizes in (empty, shapes) for name in variant.tensors]
-    dims = tuple(tuple(range(3)) for _ in variant.tensors)
-    signature = Signature(("float64",) * len(variant.tensors), dims, "cpu", max(1, len(variant.coefficients)))
-    kernel = library.load(variant, signature) or library.build(variant, signature)
-    kernel([*tensors, torch.ones(signature.coefficients, dtype=torch.float64)])
+    tensors = [torch.zeros(sizes[name], dtype=torch.float64) for sizes in (empty, shapes) for name in kernel.tensors]
+    dims = tuple(tuple(range(3)) for _ in kernel.tensors)
+    signature = Signature(("float64",) * len(kernel.tensors), dims, "cpu", max(1, len(kernel.coefficients)))
+    loaded = library.load(kernel, signature) or library.build(kernel, signature)
+    loaded([*tensors, torch.ones(signature.coefficients, dtype=torch.float64)])
     assert all(torch.isfinite(t).all() for t in tensors)

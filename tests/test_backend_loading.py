@@ -11,17 +11,45 @@ import pytest
 import torch
 from optimizing import ADAMW, optimizer_class, parameter
 
-from optlang.backends import inductor
+from optlang.backends import eager, inductor
 from optlang.backends.loading import registry, toolchain
 from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import Signature
+from tests import numpy_backend
 
 
 def test_backends_are_the_files_that_load() -> None:
-    assert registry.names() == ["auto", "cpp", "eager", "inductor"]
+    assert registry.names() == ["auto", "cpp", "eager", "inductor", "triton"]
     assert all(module.load for name in registry.names() for module in registry.find(name))
     with pytest.raises(ValueError, match="there is no backend 'loading'"):
         registry.find("loading")
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "lamb", "adafactor", "novograd", "sm3", "adamwclip"])
+def test_a_backend_is_one_file(name: str) -> None:
+    ours: Any = optimizer_class(name, name=f"Numpy{name}")
+    kernels = ours._parts.parts[0].kernels
+    kernels._load = registry.loader([numpy_backend, eager])
+    ps, qs = ([parameter(*shape) for shape in ((3, 4), (5,), (2, 3, 4))] for _ in range(2))
+    for optimizer in (ours(ps), optimizer_class(name)(qs)):
+        for _ in range(3):
+            optimizer.step()
+    assert {kernel.origin for kernel in kernels.loaded.values()} == {"numpy"}
+    for p, q in zip(ps, qs, strict=True):
+        assert torch.allclose(p, q, rtol=1e-11, atol=1e-13)
+
+
+def test_what_a_backend_does_not_accept_goes_to_the_next() -> None:
+    muon: Any = optimizer_class("muon", name="NumpyMuon")
+    kernels = muon._parts.parts[0].kernels
+    kernels._load = registry.loader([numpy_backend, eager])
+    muon([parameter(4, 3)]).step()
+    assert {kernel.origin for kernel in kernels.loaded.values()} <= {"numpy", "eager"}
+    p = parameter(3, dtype=torch.float32)
+    kernels = (cls := optimizer_class("sgd", name="NumpySGD"))._parts.parts[0].kernels  # type: ignore[attr-defined]
+    kernels._load = registry.loader([numpy_backend, eager])
+    cls([p], lr=0.1).step()
+    assert [kernel.origin for kernel in kernels.loaded.values()] == ["eager"]
 
 
 def test_generated_modules_show_their_lines() -> None:

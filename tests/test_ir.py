@@ -109,8 +109,8 @@ def test_numpy_backend_agrees_with_the_generated_torch(name: str, ndim: int) -> 
     known.update(states)
     arrays = {str(n): (v.numpy().copy() if isinstance(v, torch.Tensor) else v) for n, v in known.items()}
     arrays.update(p=p.numpy().copy(), g=g.numpy().copy())
-    expected = numpy_backend.load(step_of(rule, facts=facts))(arrays)
-    coefficients, kept = module["host"](*(known[n] for n in variant.host_arguments))  # type: ignore[operator]
+    expected = numpy_backend.step_of(step_of(rule, facts=facts))(arrays)
+    coefficients, kept = module["host"](*(known[n] for n in variant.schedule.kernels[0].host_arguments))  # type: ignore[operator]
     tensors = [{"p": p, "g": g}.get(n, states.get(n)) for n in variant.tensors]
     module["update"](*tensors, torch.tensor(coefficients, dtype=torch.float64))  # type: ignore[operator]
     results = dict(zip(variant.tensors, tensors, strict=True))

@@ -13,7 +13,7 @@ import torch
 from optimizing import ADAMW, MIXED, difference, model, optimizer_class, train
 
 from optlang.backends.loading import plain
-from optlang.backends.loading.signature import Kernel
+from optlang.backends.loading.signature import LoadedKernel
 from optlang.runtime import host
 from optlang.runtime.kernels import Kernels, Prepared
 
@@ -181,16 +181,16 @@ class Interrupt:
         return self.hit
 
 
-def in_one_call(variant: Any, signature: Any) -> Kernel:
+def in_one_call(kernel: Any, signature: Any) -> LoadedKernel:
     """Return a kernel that takes many parameters, as compiled ones do."""
-    one, count = plain.load(variant, signature).run, len(signature.dtypes)
+    one, count = plain.load(kernel, signature).run, len(signature.dtypes)
 
     def run(tensors: list[Any]) -> None:
         for i in range(0, len(tensors) - 1, count):
             p, g, *states = tensors[i : i + count]
             one([p, g.view_as(p), *states, tensors[-1]])
 
-    return Kernel(run, "eager", many=True)
+    return LoadedKernel(run, "eager", many=True)
 
 
 @pytest.mark.parametrize("steps", [0, 2])
@@ -242,14 +242,14 @@ def test_an_interrupt_from_the_kernel_itself_is_counted(monkeypatch: pytest.Monk
     optimizer = cls([{"params": [p]}, {"params": [q]}], lr=0.1)
     optimizer.step()
     (batch,) = optimizer._plans[0].batches
-    run = batch.kernel.run
+    run = batch.call.loaded.run
 
     def interrupted(tensors: list[Any]) -> None:
         run(tensors)
         raise KeyboardInterrupt
 
     version, before = p._version, q.detach().clone()
-    batch.kernel = Kernel(interrupted, "eager", many=True)
+    batch.call.loaded = LoadedKernel(interrupted, "eager", many=True)
     with pytest.raises(KeyboardInterrupt):
         optimizer.step()
     assert (float(optimizer.state[p]["step"]), float(optimizer.state[q]["step"])) == (2, 1)

@@ -13,8 +13,8 @@ from torch._subclasses import FakeTensorMode
 from torch.testing._internal.two_tensor import TwoTensor
 
 from optlang.backends.loading.modules import load_module, source_for
-from optlang.backends.loading.signature import Kernel, Signature
-from optlang.compiled import Variant
+from optlang.backends.loading.signature import LoadedKernel, Signature
+from optlang.compiled import Kernel
 
 
 def memory(t: torch.Tensor) -> torch.Tensor:
@@ -24,16 +24,16 @@ def memory(t: torch.Tensor) -> torch.Tensor:
     return torch.empty(0, dtype=t.dtype).set_(t.untyped_storage(), t.storage_offset(), (t.numel(),), (1,))
 
 
-def blind(variant: Variant, signature: Signature) -> Kernel:
+def blind(kernel: Kernel, signature: Signature) -> LoadedKernel:
     """Return a kernel that knows nothing but addresses, like one that is compiled."""
-    update = load_module(source_for(variant, signature), variant.name)["update"]
+    update = load_module(source_for(kernel, signature), kernel.name)["update"]
     count = len(signature.dtypes)
 
     def run(tensors: list[Any]) -> None:
         for i in range(0, len(tensors) - 1, count):
             update(*map(memory, tensors[i : i + count]), tensors[-1])
 
-    return Kernel(run, "eager", many=True)
+    return LoadedKernel(run, "eager", many=True)
 
 
 def blind_class(rule: str) -> type[torch.optim.Optimizer]:

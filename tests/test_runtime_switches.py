@@ -57,10 +57,12 @@ def test_numbers_on_tensors_are_those_of_the_host(name: str, t: int, held: float
     variant = example_variant(compiled)
     facts = {"ndim": 2, "numel": 6.0, "rows": 2.0, "cols": 3.0, "eps_of": 2.0**-23}
     values: dict[str, Any] = {**compiled.defaults(), **facts, "t": float(t), "first": t == 1}
-    arguments = [values.get(argument, held) for argument in variant.host_arguments]
-    expected = host.call(load_module(variant.source, "host")["host"], arguments)
+    kernel = variant.kernel
+    assert kernel is not None
+    arguments = [values.get(argument, held) for argument in kernel.host_arguments]
+    expected = host.call(load_module(kernel.source, "host")["host"], arguments)
     tensors = [torch.tensor(a, dtype=None if isinstance(a, bool) else torch.float64) for a in arguments]
-    found = load_module(variant.traced_source, "numbers")["host"](*tensors)
+    found = load_module(kernel.text("traced_source"), "numbers")["host"](*tensors)
     for numbers, others in zip(expected, found, strict=True):
         torch.testing.assert_close(
             torch.tensor(numbers, dtype=torch.float64),

@@ -22,7 +22,7 @@ ROWS, WIDTH = 12, 3
 def is_elementwise(name: str) -> bool:
     compiled: Any = optimizer_class(name)._compiled
     variant = None if compiled.routes else example_variant(compiled)
-    return variant is not None and variant.elementwise and variant.steering is None
+    return variant is not None and variant.elementwise
 
 
 NAMES = [name for name in optlang.rules.names() if is_elementwise(name)]

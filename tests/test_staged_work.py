@@ -17,7 +17,7 @@ from stepping import SHAPES, eager, values
 
 import optlang
 import optlang.rules
-from optlang.runtime import passes
+from optlang.runtime import stages
 from optlang.runtime.kernels import compiled_count
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -32,7 +32,7 @@ n += 1
 s += total(g^2)
 p -= lr*g/s
 """
-#: Rules with everything that makes passes, and options under which it happens often.
+#: Rules with everything that makes stages, and options under which it happens often.
 STAGED: dict[str, dict[str, Any]] = {
     "adamwclip": {},
     "prodigy": {},
@@ -224,8 +224,8 @@ def test_how_parameters_lie_in_memory_changes_nothing(name: str, arrange: Callab
 @pytest.mark.parametrize("name", [*STAGED, "conda", "splus"])
 def test_how_tensors_are_cut_into_chunks_changes_nothing(name: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
-    for chunk in (passes.CHUNK["cpu"], size):
-        monkeypatch.setitem(passes.CHUNK, "cpu", chunk)
+    for chunk in (stages.CHUNK["cpu"], size):
+        monkeypatch.setitem(stages.CHUNK, "cpu", chunk)
         ps = [*parameters(), *parameters(), torch.nn.Parameter(torch.zeros(0, 3, dtype=torch.float64))]
         if name in ("conda", "splus"):
             ps = [p for p in ps if p.dim() == 2 and p.numel()]

@@ -19,11 +19,11 @@ import torch
 
 import optlang
 from optlang.api import load
-from optlang.backends import inductor
-from optlang.backends.loading import jit, launch
+from optlang.backends import triton
+from optlang.backends.loading import jit, launch, registry
 from optlang.backends.loading.launch import BLOCK, CHUNK, KEPT, Launch, Table
-from optlang.backends.loading.signature import Kernel, Signature
-from optlang.compiled import Variant
+from optlang.backends.loading.signature import LoadedKernel, Signature
+from optlang.compiled import Kernel, Variant
 from optlang.compiler import compile_source, example_variant
 
 CPU = torch.device("cpu")
@@ -74,24 +74,27 @@ def variant_of(rule: str) -> Variant:
     return example_variant(compile_source(load(rule)))
 
 
+def text_of(rule: str) -> str:
+    """Return the Triton module of a rule whose step is one kernel."""
+    (kernel,) = kernels_of(rule)
+    return kernel.text("triton_source")
+
+
 def elementwise() -> list[str]:
     """Return the elementwise rules of the library; one that routes has nothing to run itself."""
     found = {name: variant_of(name) for name in optlang.rules.names()}
     return [name for name, variant in found.items() if variant.elementwise and variant.written]
 
 
-def kernels_of(rule: str) -> list[Variant]:
+def kernels_of(rule: str) -> tuple[Kernel, ...]:
     """Return everything that a step of a rule runs."""
-    variant = variant_of(rule)
-    if variant.steering is None:
-        return [variant]
-    return [one.kernel for path in variant.steering.paths for one in path]
+    return variant_of(rule).schedule.kernels
 
 
 def reducing() -> list[str]:
     """Return the rules of the library that Triton runs whole, and that reduce or keep numbers of tensors."""
     found = {name: kernels_of(name) for name in optlang.rules.names()}
-    found = {name: made for name, made in found.items() if all(kernel.triton_source for kernel in made)}
+    found = {name: made for name, made in found.items() if all(kernel.text("triton_source") for kernel in made)}
     return [name for name, made in found.items() if not all(kernel.elementwise for kernel in made)]
 
 
@@ -114,28 +117,28 @@ def check(command: str, rules: list[str], dtypes: tuple[str, ...]) -> dict[tuple
 
 @pytest.mark.parametrize("name", ["adamw", "novograd"])
 def test_the_kernels_are_as_recorded(name: str, golden: Callable[[Path, str], None]) -> None:
-    golden(Path(__file__).with_name(f"{name}_triton.expected"), variant_of(name).triton_source)
+    golden(Path(__file__).with_name(f"{name}_triton.expected"), text_of(name))
 
 
 def test_what_reduces_along_dimensions_has_no_kernel() -> None:
-    assert variant_of("adafactor").triton_source == ""
-    assert all(variant_of(name).triton_source for name in elementwise())
+    assert text_of("adafactor") == ""
+    assert all(text_of(name) for name in elementwise())
     assert {"AdamWClip", "Prodigy", "DoG", "DAdaptAdam", "LAMB", "LARS", "NovoGrad"} <= set(reducing())
 
 
 def test_numbers_of_a_tensor_are_finished_between_sweeps() -> None:
-    def launched(kernel: Variant) -> str:
-        return kernel.triton_source.splitlines()[-1]
+    def launched(kernel: Kernel) -> str:
+        return kernel.text("triton_source").splitlines()[-1]
 
     clip, adam = kernels_of("adamwclip")
     assert launched(clip) == 'LAUNCHES = (("chunks", sweep_1), ("tensors", finish_1))'
     assert launched(adam) == 'LAUNCHES = (("chunks", update),)'
-    assert launched(variant_of("lamb")).endswith('("tensors", finish_1), ("chunks", sweep_2))')
-    assert launched(variant_of("novograd")).endswith('("chunks", sweep_2), ("tensors", finish_3))')
+    assert launched(*kernels_of("lamb")).endswith('("tensors", finish_1), ("chunks", sweep_2))')
+    assert launched(*kernels_of("novograd")).endswith('("chunks", sweep_2), ("tensors", finish_3))')
 
 
 def test_elements_are_written_by_the_last_sweep_alone() -> None:
-    first, last = variant_of("lamb").triton_source.split("def sweep_1")
+    first, last = text_of("lamb").split("def sweep_1")
     assert "tl.store" not in first.partition("def element_1")[2]
     assert last.partition("def element_2")[2].count("tl.store") == 3
 
@@ -215,27 +218,33 @@ def on_cuda(rule: str) -> Signature:
     return Signature(("float32",) * len(tensors), ((0,),) * len(tensors), "cuda", 8)
 
 
+def loaded(rule: str) -> LoadedKernel:
+    """Return what is loaded for the one kernel of a rule on CUDA."""
+    (kernel,) = kernels_of(rule)
+    return registry.loader(registry.find("auto"))(kernel, on_cuda(rule))
+
+
 def test_what_triton_can_do_goes_to_triton_on_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "triton")
-    made = Kernel(print, "triton", many=True)
-    monkeypatch.setattr(launch, "load", lambda variant, signature: made)
-    assert inductor.load(variant_of("adamw"), on_cuda("adamw")) is made
-    assert inductor.load(variant_of("lamb"), on_cuda("lamb")) is made
-    assert inductor.load(variant_of("adafactor"), on_cuda("adafactor")).origin == "jit"
+    made = LoadedKernel(print, "triton", many=True)
+    monkeypatch.setattr(launch, "load", lambda kernel, signature: made)
+    assert loaded("adamw") is made
+    assert loaded("lamb") is made
+    assert loaded("adafactor").origin == "jit"
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert inductor.load(variant_of("adamw"), on_cuda("adamw")).origin == "jit"
+    assert loaded("adamw").origin == "jit"
 
 
 def test_what_triton_cannot_compile_goes_to_torch_compile_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(variant: Variant, signature: Signature) -> Kernel:
+    def refuse(kernel: Kernel, signature: Signature) -> LoadedKernel:
         raise RuntimeError("no ptxas\nmore of it")
 
-    monkeypatch.setattr(launch, "is_available", lambda variant, signature: True)
+    monkeypatch.setattr(triton, "accepts", lambda kernel, device: True)
     monkeypatch.setattr(launch, "load", refuse)
-    monkeypatch.setattr(jit, "load", lambda variant, signature: Kernel(print, "jit"))
+    monkeypatch.setattr(jit, "load", lambda kernel, signature: LoadedKernel(print, "jit"))
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        assert inductor.load(variant_of("adamw"), on_cuda("adamw")).origin == "jit"
+        assert loaded("adamw").origin == "jit"
     (warning,) = seen
     assert str(warning.message).startswith(
         "Triton could not compile AdamW; torch.compile is used: RuntimeError: no ptxas"

@@ -22,19 +22,16 @@ import optlang  # noqa: E402
 from optlang.api import load  # noqa: E402
 from optlang.backends.loading import launch  # noqa: E402
 from optlang.backends.loading.modules import load_module  # noqa: E402
-from optlang.compiled import Variant  # noqa: E402
+from optlang.compiled import Kernel  # noqa: E402
 from optlang.compiler import compile_source, example_variant  # noqa: E402
 from optlang.inputs import Handed, Total  # noqa: E402
 
 SHAPES = [(0,), (1,), (), (7,), (1000,), (100, 50), (2 * launch.CHUNK + 5,), (9000,)]
 
 
-def kernels_of(rule: str) -> list[Variant]:
+def kernels_of(rule: str) -> tuple[Kernel, ...]:
     """Return everything that a step of a rule runs."""
-    variant = example_variant(compile_source(load(rule)))
-    if variant.steering is None:
-        return [variant]
-    return [one.kernel for path in variant.steering.paths for one in path]
+    return example_variant(compile_source(load(rule))).schedule.kernels
 
 
 def steps(rule: str, dtype: torch.dtype) -> tuple[float, float]:
@@ -86,25 +83,25 @@ def _difference(a: torch.Tensor, b: torch.Tensor, least: float = 1.0) -> float:
 def compiled(rule: str, dtype: str) -> list[dict[str, object]]:
     """Return what Triton makes of each kernel of a rule for an H100, and what its assembler says of it."""
     found = []
-    for variant in kernels_of(rule):
-        names = load_module(variant.triton_source, "test")
-        found += [kernel_for_an_h100(variant, dtype, kernel, names["tl"]) for _, kernel in names["LAUNCHES"]]
+    for kernel in kernels_of(rule):
+        names = load_module(kernel.text("triton_source"), "test")
+        found += [for_an_h100(kernel, dtype, function, names["tl"]) for _, function in names["LAUNCHES"]]
     return found
 
 
-def kernel_for_an_h100(variant: Variant, dtype: str, kernel: Any, tl: Any) -> dict[str, object]:
+def for_an_h100(kernel: Kernel, dtype: str, function: Any, tl: Any) -> dict[str, object]:
     """Return what Triton makes of one kernel."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
     real, short = ("float64", "fp64") if dtype == "float64" else ("float32", "fp32")
-    types = [real if isinstance(name, Handed | Total) else dtype for name in variant.tensors]
+    types = [real if isinstance(name, Handed | Total) else dtype for name in kernel.tensors]
     constants = {f"type_{i}": getattr(tl, name) for i, name in enumerate(types)}
     constants |= {"chunk": launch.CHUNK, "block": launch.BLOCK}
-    arguments = [name for name in kernel.arg_names if name not in constants]
+    arguments = [name for name in function.arg_names if name not in constants]
     tables = dict(zip(arguments, ["*i32", "*i64", "*i64", f"*{short}", "*fp64", f"*{short}"], strict=False))
     aligned = {(i,): [["tt.divisibility", 16]] for i in range(len(tables))}
-    source = ASTSource(kernel, tables | dict.fromkeys(constants, "constexpr"), constants, aligned)
+    source = ASTSource(function, tables | dict.fromkeys(constants, "constexpr"), constants, aligned)
     made = compile(source, target=GPUTarget("cuda", 90, 32), options=dict(launch.OPTIONS))
     ptx = made.asm["ptx"]
     vectors = re.findall(r"(?:ld|st)\.global\.v[248]\.\w+", ptx)

@@ -1,29 +1,36 @@
-"""C++ of our own on the CPU, for what is elementwise or reduces over whole tensors."""
+"""C++ of our own on the CPU, for what is elementwise or reduces over whole tensors or dimensions."""
 
 from __future__ import annotations
 
+import sys
+
 from optlang.backends.loading import library, slow, toolchain
-from optlang.backends.loading.signature import Kernel, Signature
-from optlang.compiled import Variant
+from optlang.backends.loading.signature import LoadedKernel, Signature
+from optlang.compiled import Kernel
 
 
-def load(variant: Variant, signature: Signature) -> Kernel | None:
-    """Return a compiled ``update``, or None if there is none: a compiler that fails is said once, as a warning.
+def accepts(kernel: Kernel, device: str) -> bool:
+    """Return whether a kernel can be written in C++, and compiled: options are those of compilers on Linux."""
+    return sys.platform == "linux" and device == "cpu" and bool(kernel.text("cpp_source"))
+
+
+def load(kernel: Kernel, signature: Signature) -> LoadedKernel | None:
+    """Return a compiled kernel, or None if there is none: a compiler that fails is said once, as a warning.
 
     Args:
-        variant: The variant.
+        kernel: The kernel.
         signature: The types it will be called with.
     """
-    if not library.accepts(variant, signature):
+    if not set(library.TYPES).issuperset(signature.dtypes):
         return None
     try:
-        found = library.load(variant, signature)
+        found = library.load(kernel, signature)
     except Exception:  # a library that this process cannot load is as good as none
         found = None
     if found is not None or toolchain.compiler() is None:
         return found
     try:
-        return library.build(variant, signature)
+        return library.build(kernel, signature)
     except Exception as error:
-        slow.warn(f"{variant.name} could not be compiled to C++; TorchInductor is used", error)
+        slow.warn(f"{kernel.name} could not be compiled to C++; TorchInductor is used", error)
         return None

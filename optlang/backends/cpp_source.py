@@ -1,4 +1,4 @@
-"""The step of a variant -> C++ that updates the tensors of many parameters in one call.
+"""Kernel -> C++ that updates the tensors of many parameters in one call.
 
 :mod:`optlang.backends.cpp_plan` says what is computed when; here it becomes text. The innermost of the loops of a nest
 runs along the *lane*, one dimension of the view, and the compiler makes vectors of it; the functions that it calls are
@@ -23,28 +23,21 @@ from optlang.backends.cpp_plan import Nest, Plan, Shapes, Sweep
 from optlang.backends.cpp_terms import REDUCTIONS, Places, Terms
 from optlang.backends.cpp_writer import knows
 from optlang.backends.memory import INDENT
-from optlang.compiled import AnySlot, Layout, Storage
+from optlang.compiled import AnySlot, Kernel, Layout, Storage
 from optlang.inputs import ValueName
 from optlang.ir import algebra
 from optlang.ir.program import Program, Value
 from optlang.language.kinds import Level
 
 
-def emit(program: Program, slots: Sequence[AnySlot], tensors: Sequence[ValueName], layout: Layout, ndim: int) -> str:
-    """Return the kernels of a step; empty if it knows matrices, or a function that has no spelling in C++.
-
-    Args:
-        program: The step, after the passes.
-        slots: The states and carried tensors that it knows.
-        tensors: Names of the tensors that the kernels take, in order: ``p``, ``g`` and states.
-        layout: How they are viewed.
-        ndim: Dimensions of the parameters, where the layout keeps them all.
-    """
+def emit(kernel: Kernel) -> str:
+    """Return a kernel in C++; empty if it knows matrices, or a function that has no spelling in C++."""
+    program, layout = kernel.program, kernel.layout
     exprs = [value.expr for value in program.tensor] + [store.expr for store in program.stores if store.kind.on_device]
-    rank = ndim if layout.exact else layout.front + layout.back + 1
-    if not (rank and _suits(program, slots, Shapes(program, rank)) and all(map(knows, exprs))):
+    rank = kernel.ndim if layout.exact else layout.front + layout.back + 1
+    if kernel.matrices or not (rank and _suits(program, kernel.kept, Shapes(program, rank)) and all(map(knows, exprs))):
         return ""
-    return "\n".join(_lines(program, tensors, layout, rank)) + "\n"
+    return "\n".join(_lines(program, kernel.tensors, layout, rank)) + "\n"
 
 
 def _suits(program: Program, slots: Sequence[AnySlot], shapes: Shapes) -> bool:

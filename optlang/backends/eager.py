@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from optlang.backends.loading import plain
-from optlang.backends.loading.signature import Kernel, Signature
-from optlang.compiled import Variant
+from optlang.backends.loading.signature import LoadedKernel, Signature
+from optlang.compiled import Kernel
 
 
-def load(variant: Variant, signature: Signature) -> Kernel:
-    """Return the ``update`` of a variant as a kernel.
+def accepts(kernel: Kernel, device: str) -> bool:
+    """Return True: it takes any kernel, on any device."""
+    return True
+
+
+def load(kernel: Kernel, signature: Signature) -> LoadedKernel:
+    """Return the ``update`` of a kernel.
 
     Args:
-        variant: The variant.
+        kernel: The kernel.
         signature: The types it will be called with; they choose between its two sources.
     """
-    return plain.load(variant, signature)
+    return plain.load(kernel, signature)

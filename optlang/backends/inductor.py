@@ -1,34 +1,29 @@
-"""TorchInductor, through ``torch.compile``; on CUDA, Triton kernels of our own where there are any.
-
-These are for variants that are elementwise or reduce over whole tensors, in few launches for all parameters.
-"""
+"""TorchInductor, through ``torch.compile``: whatever there are no kernels of our own for."""
 
 from __future__ import annotations
 
-from optlang.backends.loading import jit, launch, plain, slow, toolchain
-from optlang.backends.loading.signature import Kernel, Signature
-from optlang.compiled import Variant
+from optlang.backends.loading import jit, slow, toolchain
+from optlang.backends.loading.signature import LoadedKernel, Signature
+from optlang.compiled import Kernel
 
 
-def load(variant: Variant, signature: Signature) -> Kernel:
-    """Return a compiled ``update``.
+def accepts(kernel: Kernel, device: str) -> bool:
+    """Return True: TorchInductor takes whatever torch does, but for stacks of matrices, which are torch's own calls."""
+    return not kernel.matrices
 
-    Whatever fails is said once, as a warning, and the next best way is taken: Triton on CUDA, ``torch.compile``, eager.
+
+def load(kernel: Kernel, signature: Signature) -> LoadedKernel | None:
+    """Return a compiled kernel, or None where nothing can be compiled, which is said once, as a warning.
 
     Args:
-        variant: The variant.
+        kernel: The kernel.
         signature: The types it will be called with.
     """
     if signature.device == "cpu" and toolchain.compiler() is None:
         slow.warn(f"no C++ compiler was found, so rules run uncompiled, which is slower; {toolchain.advice()}")
-        return plain.load(variant, signature)
-    if launch.is_available(variant, signature):
-        try:
-            return launch.load(variant, signature)
-        except Exception as error:
-            slow.warn(f"Triton could not compile {variant.name}; torch.compile is used", error)
+        return None
     try:
-        return jit.load(variant, signature)
+        return jit.load(kernel, signature)
     except Exception as error:
-        slow.warn(f"torch.compile failed for {variant.name}, which runs uncompiled", error)
-        return plain.load(variant, signature)
+        slow.warn(f"torch.compile failed for {kernel.name}, which runs uncompiled", error)
+        return None

@@ -298,7 +298,7 @@ def _is_slice(expr: sp.Expr) -> bool:
     return bool(expr.is_Function) and algebra.name_of(expr) == "slice"
 
 
-class MatrixPass:
+class MatrixStage:
     """Writes ``update`` of a pass over matrices.
 
     Args:
@@ -419,7 +419,7 @@ def loop_functions(writer: MatrixWriter) -> list[str]:
     while len(functions) < len(writer.loops):
         loop, name = list(writer.loops.items())[len(functions)]
         body = loop.body
-        written = MatrixPass(body.program, (), writer.ndim)
+        written = MatrixStage(body.program, (), writer.ndim)
         written.writer.loops, written.writer.helpers = writer.loops, writer.helpers
         names = dict(zip((i.symbol for i in body.program.inputs), written.arguments.values(), strict=True))
         taken = {*names.values(), *(str(v.symbol) for v in written.program.values)}

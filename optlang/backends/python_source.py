@@ -16,7 +16,7 @@ import sympy as sp
 from optlang.backends.helpers import HELPERS
 from optlang.backends.memory import INDENT, Memory
 from optlang.backends.naming import spelled
-from optlang.backends.spelling import HostWriter, NumberWriter, StartWriter, TorchWriter, Writer
+from optlang.backends.spelling import HostWriter, StartWriter, TorchWriter, Writer
 from optlang.compiled import IN_COMMON, AnySlot, Storage
 from optlang.inputs import ValueName
 from optlang.ir.lower import Lowered
@@ -46,23 +46,6 @@ def emit(lowered: Lowered, slots: Sequence[AnySlot], tensors: Sequence[ValueName
     return Module(lowered, slots, tensors, width).text(title)
 
 
-def emit_traced(lowered: Lowered, slots: Sequence[AnySlot], tensors: Sequence[ValueName], title: str) -> str:
-    """Return the module of a variant whose functions take tensors only and write to none: for autograd and CUDA graphs.
-
-    ``host`` and ``group`` take and return what those of :func:`emit` do, as 0-d float64 tensors on any device;
-    ``updated`` returns the new values of what ``update`` writes, as a tuple.
-
-    Args:
-        lowered: Its programs, after the passes.
-        slots: The states that exist.
-        tensors: Names of the tensors ``updated`` takes, in order.
-        title: First line of the module's docstring.
-    """
-    module = Module(lowered, slots, tensors, writer=NumberWriter)
-    functions = [module.group(lowered.group)] if lowered.group is not None else []
-    return module.assembled(title, [*functions, module.host(lowered.step), module.updated(lowered.step)])
-
-
 def host_names(program: Program) -> tuple[ValueName, ...]:
     """Return the names of the host values a program takes, in order."""
     return tuple(i.name for i in program.inputs if i.kind.level <= Level.HOST)
@@ -76,13 +59,13 @@ def host_arguments(program: Program, slots: Sequence[AnySlot]) -> tuple[ValueNam
     return (*names, *passed)
 
 
-def emit_pass(
+def emit_stage(
     program: Program, slots: Sequence[AnySlot], tensors: Sequence[ValueName], title: str, width: Width
 ) -> str:
-    """Return the module of one pass over elements: ``host`` and ``update``.
+    """Return the module of a stage over elements: ``host`` and ``update``.
 
     Args:
-        program: The pass, after the passes of the compiler.
+        program: The stage, after the passes of the compiler.
         slots: The states and carried tensors that it knows.
         tensors: Names of the tensors ``update`` takes, in order.
         title: First line of the module's docstring.

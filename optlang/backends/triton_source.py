@@ -1,4 +1,4 @@
-"""The step of a variant -> Triton kernels that update the tensors of many parameters in few launches.
+"""Kernel -> Triton kernels that update the tensors of many parameters in few launches.
 
 The generated module imports ``triton`` and holds one or more kernels; ``LAUNCHES`` says in which order they run, and
 ``SUMS`` how many reductions there are. What can go this way, and in which sweeps, is in
@@ -30,7 +30,7 @@ from optlang.backends.helpers import texts
 from optlang.backends.memory import INDENT, Memory
 from optlang.backends.sweeps import Sweep, needed, sweeps
 from optlang.backends.triton_writer import TritonWriter
-from optlang.compiled import AnySlot, Storage
+from optlang.compiled import Kernel, Locality, Storage
 from optlang.inputs import ValueName
 from optlang.ir import algebra
 from optlang.ir.program import Program, Store, Value
@@ -48,17 +48,12 @@ HELPERS = texts("triton_blocks")
 OWN = frozenset({"triton", "tl", "libdevice", "chunk", "block", "LAUNCHES", "SUMS", *HELPERS})
 
 
-def emit(program: Program, slots: Sequence[AnySlot], tensors: Sequence[ValueName], title: str) -> str:
-    """Return the module of a step.
-
-    Args:
-        program: The step, after the passes.
-        slots: The states and carried tensors that it knows.
-        tensors: Names of the tensors that the kernels take, in order: ``p``, ``g`` and states.
-        title: First line of the module's docstring.
-    """
-    scalars = [slot.name for slot in slots if slot.storage is Storage.SCALAR]
-    body = "\n".join(_Module(_renamed(program), tensors, scalars).lines()) + "\n"
+def emit(kernel: Kernel) -> str:
+    """Return the Triton module of a kernel; empty if it reduces along dimensions or knows matrices."""
+    if kernel.locality not in (Locality.ELEMENTS, Locality.SWEEPS):
+        return ""
+    scalars = [slot.name for slot in kernel.kept if slot.storage is Storage.SCALAR]
+    body = "\n".join(_Module(_renamed(kernel.program), kernel.tensors, scalars).lines()) + "\n"
     helpers = [HELPERS[name] for name in HELPERS if re.search(rf"\b{name}\b", body)]
     if any("triton_divide(" in text for text in helpers):
         helpers = [HELPERS["triton_divide"], *(h for h in helpers if h != HELPERS["triton_divide"])]
@@ -66,7 +61,7 @@ def emit(program: Program, slots: Sequence[AnySlot], tensors: Sequence[ValueName
     device = "libdevice." in body or any("libdevice." in text for text in helpers)
     imports = "import triton\nimport triton.language as tl\n"
     imports += "from triton.language.extra import libdevice\n" if device else ""
-    return "\n\n".join([f"{docstring(title)}\n\n{imports}", *functions, body])
+    return "\n\n".join([f"{docstring(kernel.title)}\n\n{imports}", *functions, body])
 
 
 def _renamed(program: Program) -> Program:

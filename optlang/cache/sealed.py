@@ -87,10 +87,16 @@ def install(built: Path, name: str) -> Path:
     return target
 
 
-def keep(name: str, content: bytes) -> None:
-    """Keep some bytes for other processes, if nothing is kept under the name; failing to do so is no error."""
+def keep(name: str, content: bytes, again: bool = False) -> None:
+    """Keep some bytes for other processes; failing to do so is no error.
+
+    Args:
+        name: The file's name.
+        content: The bytes.
+        again: Whether they take the place of what is kept under the name already.
+    """
     with contextlib.suppress(OSError):
-        if read(name) is not None:
+        if not again and read(name) is not None:
             return
         with tempfile.NamedTemporaryFile(dir=folders.folder(), prefix=".kept-") as file:
             file.write(content)

@@ -1,9 +1,9 @@
-"""Program of a step -> passes: what can run at once, in order.
+"""Program of a step -> stages: what can run at once, in order.
 
-A pass ends where it needs a sum over the whole model that it has only given its part of, and where elements give way to
-whole matrices. Among what is computed element by element, only what matrices are made of runs before them; everything
-else waits until after, so that there are at most two passes over elements around one over matrices. A value that no
-early pass needs is moved to a later one, if fewer tensors are then read and written.
+A stage ends where it needs a sum over the whole model that it has only given its part of, and where elements give way
+to whole matrices. Among what is computed element by element, only what matrices are made of runs before them;
+everything else waits until after, so that there are at most two stages over elements around one over matrices. A value
+that no early stage needs is moved to a later one, if fewer tensors are then read and written.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ Place = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One pass of a step.
+class Piece:
+    """One stage of a step.
 
     Attributes:
         program: What it computes; its stores are those of the step, parts of totals, and what is carried.
         matrices: Whether it works on whole matrices.
         needs: Names of the late inputs that it reads.
-        carried: What it leaves for later passes: names and kinds.
+        carried: What it leaves for later stages: names and kinds.
     """
 
     program: Program
@@ -41,8 +41,8 @@ class Stage:
     carried: tuple[tuple[Handed, Kind], ...]
 
 
-def split(program: Program, late: Mapping[ValueName, frozenset[Contribution]]) -> tuple[tuple[Stage, ...], Program]:
-    """Return the passes of a step, and a program of its host states alone.
+def split(program: Program, late: Mapping[ValueName, frozenset[Contribution]]) -> tuple[tuple[Piece, ...], Program]:
+    """Return the stages of a step, and a program of its host states alone.
 
     Args:
         program: The step, its values in order.
@@ -118,7 +118,7 @@ class _Split:
         for value in reversed(self.program.tensor):
             if value.symbol in among or value.symbol in feeding:
                 feeding |= {s for s in value.expr.free_symbols if s in barrier and barrier[s] == barrier[value.symbol]}
-        for value in self.program.tensor:  # what only gives a matrix's result another name needs no pass of its own
+        for value in self.program.tensor:  # what only gives a matrix's result another name needs no stage of its own
             if value.expr in among and barrier[value.expr] == barrier[value.symbol]:
                 among.add(value.symbol)
         busy = {barrier[s] for s in among}
@@ -142,7 +142,7 @@ class _Split:
                     self.place[value.symbol] = (stage, 2)
 
     def _sink(self) -> None:
-        """Move values to later passes over elements as long as that saves reads and writes of tensors."""
+        """Move values to later stages over elements as long as that saves reads and writes of tensors."""
         stored = {s.expr for s in self.stores if isinstance(s.target, Contribution)}
         for value in reversed(self.program.tensor):
             here = self.place[value.symbol]
@@ -181,13 +181,13 @@ class _Split:
             first = max(first, (max(after, default=0), 0))
         found = {t: max(place, (0, 0) if isinstance(t, Contribution) else first) for t, place in found.items()}
         matrices = {store.target for store in self.stores if store.kind.level is Level.MATRIX}
-        # A pass over elements sees no matrices.
+        # A stage over elements sees no matrices.
         return {t: (p[0] + p[1] // 2, 1) if t in matrices else p for t, p in found.items()}
 
     def _sources(
         self, place: Place, stores: Mapping[ValueName, Place]
     ) -> tuple[dict[sp.Symbol, ValueName], list[Value], list[Store]]:
-        """Return what a pass reads that it does not compute (with the tensor it is in), its values and its stores."""
+        """Return what a stage reads that it does not compute (with the tensor it is in), its values and its stores."""
         values = [v for v in self.program.tensor if self.place[v.symbol] == place]
         mine = [s for s in self.stores if stores[s.target] == place]
         inside = {v.symbol for v in values}
@@ -208,7 +208,7 @@ class _Split:
         return reads, values, mine
 
     def _traffic(self) -> int:
-        """Return how many tensors of elements all passes read and write."""
+        """Return how many tensors of elements all stages read and write."""
         stores = self._store_places()
         count, carried = 0, set[Handed]()
         for place in sorted(set(self.place.values()) | set(stores.values())):
@@ -220,15 +220,15 @@ class _Split:
 
     # Cutting ------------------------------------------------------------------------------------------------
 
-    def stages(self) -> tuple[Stage, ...]:
-        """Return the passes in order."""
+    def stages(self) -> tuple[Piece, ...]:
+        """Return the stages in order."""
         stores = self._store_places()
         places = sorted(set(self.place.values()) | set(stores.values()))
         sources = {place: self._sources(place, stores) for place in places}
         carried = {s for reads, _, _ in sources.values() for s, n in reads.items() if isinstance(n, Handed)}
         taken = {str(s) for s in self.kinds}
         for symbol in sorted(carried, key=lambda s: self.order[s]):
-            # Versions differ between paths (`matmul_3`), and with them the source of passes that are alike.
+            # Versions differ between paths (`matmul_3`), and with them the source of stages that are alike.
             stem = re.sub(r"_\d+$", "", str(symbol))
             name = next(n for n in (f"carried_{stem}{i or ''}" for i in count()) if n not in taken)
             taken.add(name)
@@ -243,7 +243,7 @@ class _Split:
         values: list[Value],
         mine: list[Store],
         carried: set[sp.Symbol],
-    ) -> Stage:
+    ) -> Piece:
         left = [v for v in values if v.symbol in carried]
         # A condition is handed on as a number, 0 or 1.
         numbers = {v.symbol: sp.Symbol(f"{self.carries[v.symbol]}_number") for v in left if v.boolean}
@@ -266,7 +266,7 @@ class _Split:
             {s: algebra.call("ne", c, sp.Integer(0)) if self.tensor[s].boolean else c for s, c in handed.items()}
         )
         kept = tuple((Handed(str(self.carries[v.symbol])), v.kind) for v in left)
-        return Stage(program, place[1] == 1, needs, kept)
+        return Piece(program, place[1] == 1, needs, kept)
 
     def _host(self, wanted: set[sp.Symbol]) -> tuple[Value, ...]:
         """Return the host values that some symbols are computed from."""

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from optlang.backends.loading.signature import Signature
 from optlang.inputs import ValueName
+from optlang.runtime.batches import Batch
 from optlang.runtime.kernels import Prepared
 from optlang.runtime.numbers import as_number, numbers_of, traced_functions
-from optlang.runtime.plan import GroupPlan, Work
-from optlang.runtime.records import Batch, Record
+from optlang.runtime.plan import GroupPlan
+from optlang.runtime.records import Record
+from optlang.runtime.work import DirectWork
 
 
 class CapturablePlan(GroupPlan):
@@ -56,22 +57,24 @@ class CapturablePlan(GroupPlan):
             )
         return super()._group_values(prepared)
 
-    def _host(self, batch: Batch, known: Mapping[ValueName, Any]) -> Work:
+    def _host(self, batch: Batch, known: Mapping[ValueName, Any]) -> DirectWork:
         """Compute the coefficients on the device, and see to the batch's kernel."""
         assert isinstance(batch, DeviceBatch)
-        prepared, device = batch.prepared, batch.records[0].parameter.device
+        device = batch.records[0].parameter.device
         raw = self.hyper.raw(self.group)
         if device not in self._numbers:  # what is a tensor is looked at in every step, the rest is made once
             fixed = {name: value for name, value in raw.items() if not isinstance(value, torch.Tensor)}
             self._numbers[device] = numbers_of(fixed, device)
         arguments = batch.number_arguments(self._numbers[device], raw)
-        coefficients, hosted = traced_functions(prepared.variant)["host"](*arguments)
+        call = batch.call
+        assert call is not None
+        coefficients, hosted = traced_functions(call.prepared.kernel)["host"](*arguments)
         self._see_to_kernel(batch, len(coefficients))
-        signature = batch.records[0].signature
-        assert isinstance(signature, Signature)
+        signature = call.signature
+        assert signature is not None
         numbers = [as_number(c, device) for c in coefficients or (0.0,)]
         packed = torch.stack(numbers).to(getattr(torch, signature.coefficient_dtype))
-        return Work(batch, packed, tuple(hosted), batch.count)
+        return DirectWork(batch, packed, tuple(hosted), batch.count)
 
 
 class DeviceBatch(Batch):
@@ -92,6 +95,7 @@ class DeviceBatch(Batch):
     ) -> list[torch.Tensor]:
         """Return the arguments of ``host`` for the next step, as numbers on the device."""
         prepared, record = self.prepared, self.records[0]
+        assert prepared.direct is not None
         device = record.parameter.device
         count, hosted = self._rows()
         first = count == 0 if prepared.counts else as_number(self.created, device)
@@ -99,7 +103,7 @@ class DeviceBatch(Batch):
         own |= {slot.name: value for slot, value in zip(prepared.hosted, hosted, strict=True)}
         own |= {name: as_number(getattr(record.facts, name), device) for name in prepared.facts}
         found = []
-        for name in prepared.variant.host_arguments:
+        for name in prepared.direct.kernel.host_arguments:
             value = own.get(name, numbers.get(name))
             found.append(as_number(raw[name], device) if value is None else value)
         return found
@@ -114,9 +118,10 @@ class DeviceBatch(Batch):
 
     def advance(self, numbers: tuple[Any, ...]) -> None:
         """Count a step and write the new values of the host states, in place."""
-        self.created, counts = False, self.prepared.counts
+        self.created, counts, call = False, self.prepared.counts, self.call
+        assert call is not None
         if self.mirror is None:
-            self.moved = 0
+            call.moved = 0
             return
         if numbers:  # all at once, as some may be views of others' rows
             values = torch.stack([as_number(number, self.mirror.device).double() for number in numbers])
@@ -125,9 +130,9 @@ class DeviceBatch(Batch):
             self._write_kept((0.0, *numbers) if counts else numbers)
         if counts:  # last, as it is not to be done twice
             count = self.mirror[0]
-            self.moved = 0
+            call.moved = 0
             count.add_(1.0)
-        self.moved = 0
+        call.moved = 0
         self.version = self.mirror._version
 
     def split(self, chosen: Any) -> tuple[Batch, Batch]:

@@ -66,7 +66,7 @@ class DifferentiablePlan(GroupPlan):
     def _known(self, p: torch.Tensor) -> dict[ValueName, Any]:
         """Return the group's values as numbers on the device of ``p``, after the group's own update."""
         prepared = self.kernels.prepared(self._values or {}, self._answers or (), facts_of(p))
-        self._check_steering(p, prepared)
+        self._check_schedule(p, prepared)
         known = numbers_of(self.hyper.raw(self.group), p.device)
         variant = prepared.variant
         if variant.counts_group:
@@ -102,8 +102,10 @@ class DifferentiablePlan(GroupPlan):
         self._check_dimensions(p, prepared)
         states = self._states(p, g, held, prepared)
         count = as_number(held[STEP], p.device) if STEP in held else as_number(float(bool(held)), p.device)
+        kernel = prepared.variant.kernel
+        assert kernel is not None  # what has a schedule has been refused
         numbers = self._numbers(p, prepared, states, known, count, created=not held)
-        coefficients, hosted = traced_functions(prepared.variant)["host"](*numbers)
+        coefficients, hosted = traced_functions(kernel)["host"](*numbers)
         arithmetic = torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32
         packed = torch.stack([as_number(c, p.device) for c in coefficients or (0.0,)]).to(arithmetic)
         # What autograd saves of p must not be what the step writes to.
@@ -112,15 +114,15 @@ class DifferentiablePlan(GroupPlan):
             "g": g,
             **{slot.name: states[slot.name] for slot in prepared.stored},
         }
-        layout, storage = prepared.variant.layout, prepared.variant.storage
+        layout, storage = kernel.layout, kernel.storage
         views = []
-        for name in prepared.variant.tensors:
+        for name in kernel.tensors:
             view = torch.view_as_real(tensors[name].resolve_conj()) if tensors[name].is_complex() else tensors[name]
             shape = (1,) if storage.get(name) is Storage.SCALAR else layout.shape(tuple(view.shape))
             views.append(view.reshape(shape).to(arithmetic))
-        written = traced_functions(prepared.variant)["updated"](*views, packed)
+        written = traced_functions(kernel)["updated"](*views, packed)
         results: dict[ValueName, torch.Tensor] = {
-            name: _like(tensors[name], value) for name, value in zip(prepared.variant.written, written, strict=True)
+            name: _like(tensors[name], value) for name, value in zip(kernel.written, written, strict=True)
         }
         new: dict[str, Any] = {slot.key: results.get(slot.name, states[slot.name]) for slot in prepared.stored}
         new |= {slot.key: as_number(v, p.device) for slot, v in zip(prepared.hosted, hosted, strict=True)}
@@ -156,8 +158,9 @@ class DifferentiablePlan(GroupPlan):
         """Return the arguments of ``host`` as numbers on the device."""
         first = count == 0 if prepared.counts else torch.full((), created, device=p.device)
         hosted = {slot.name: states[slot.name] for slot in prepared.hosted}
+        assert prepared.direct is not None
         own = as_values({"t": count + 1, "first": first, **facts_of(p).named(), **hosted})
-        arguments = (own[name] if name in own else known[name] for name in prepared.variant.host_arguments)
+        arguments = (own[name] if name in own else known[name] for name in prepared.direct.kernel.host_arguments)
         return [value if isinstance(value, torch.Tensor) else as_number(value, p.device) for value in arguments]
 
 

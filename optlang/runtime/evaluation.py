@@ -7,9 +7,9 @@ and running averages of normalisation layers count the evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
+from typing import Any, NamedTuple, assert_never
 
 import torch
 
@@ -29,11 +29,7 @@ from optlang.inputs import (
 )
 from optlang.runtime import searches
 from optlang.runtime.tensors import pieces
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from optlang.runtime.staged import StagedWork
+from optlang.runtime.work import ScheduledWork
 
 NO_CLOSURE = (
     "{name}.step() needs a closure: the rule evaluates {what}. Pass a function that computes the gradients and returns "
@@ -203,7 +199,7 @@ class Evaluation:
 
     # In the middle ------------------------------------------------------------------------------------------
 
-    def check(self, works: Sequence[StagedWork]) -> None:
+    def check(self, works: Sequence[ScheduledWork]) -> None:
         """Raise an error, before anything is changed, if what the step is going to ask for cannot be had."""
         segments = [segment for work in works for segment in work.left]
         points = {point for segment in segments for point in segment.points}
@@ -219,7 +215,9 @@ class Evaluation:
         if points and any(hasattr(p, "to_local") for p in self.parameters):
             raise RuntimeError(f"{self.name}: the closure cannot be called again for sharded parameters")
 
-    def at(self, point: Asked, works: Sequence[StagedWork], late: Mapping[ValueName, Any]) -> Mapping[ValueName, Any]:
+    def at(
+        self, point: Asked, works: Sequence[ScheduledWork], late: Mapping[ValueName, Any]
+    ) -> Mapping[ValueName, Any]:
         """Evaluate at a point, or along a direction, and return what has arrived, by name.
 
         Args:
@@ -237,7 +235,7 @@ class Evaluation:
             case _:
                 assert_never(point)
 
-    def _evaluate(self, point: EvaluationPoint, works: Sequence[StagedWork]) -> Mapping[ValueName, Any]:
+    def _evaluate(self, point: EvaluationPoint, works: Sequence[ScheduledWork]) -> Mapping[ValueName, Any]:
         """Return the loss at a point, and compute the gradients there."""
         loss_there, gradient = Loss(point.site), Gradient(point.site)
         places = [pair for work in works for pair in _exchanged(work, point)]
@@ -261,7 +259,7 @@ class Evaluation:
         return self._number(result)
 
     def _search(
-        self, point: SearchDirection, works: Sequence[StagedWork], late: Mapping[ValueName, Any]
+        self, point: SearchDirection, works: Sequence[ScheduledWork], late: Mapping[ValueName, Any]
     ) -> Mapping[ValueName, Any]:
         """Search along a line, and return how far to go.
 
@@ -304,7 +302,7 @@ class Evaluation:
         self._places = places if found is None else [*places, found]
         return {SearchLength(search): length}
 
-    def _along(self, point: Direction, works: Sequence[StagedWork]) -> Mapping[ValueName, Any]:
+    def _along(self, point: Direction, works: Sequence[ScheduledWork]) -> Mapping[ValueName, Any]:
         """Multiply the Hessian with a direction."""
         directions = {id(p): _like(memory, p) for work in works for p, memory in _exchanged(work, point)}
         pairs = [(self._graph[i], z) for i, z in directions.items() if i in self._graph]
@@ -327,18 +325,18 @@ def _has_graph(loss: Any) -> bool:
     return isinstance(loss, torch.Tensor) and loss.requires_grad
 
 
-def _needed(works: Sequence[StagedWork]) -> set[ValueName]:
+def _needed(works: Sequence[ScheduledWork]) -> set[ValueName]:
     """Return the names of the late values that a step is going to read, on the host or in a pass."""
     needs = {name for work in works for segment in work.left for name in segment.needs}
     for work in works:
-        steering = work.batch.steering
-        needs |= {*steering.numbers_arguments[work.chosen], *(n for _, names in steering.shared for n in names)}
+        own = work.schedule.own
+        needs |= {*own.numbers_arguments[work.chosen], *(n for _, names in own.shared for n in names)}
     return needs
 
 
-def _exchanged(work: StagedWork, name: Exchanged) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+def _exchanged(work: ScheduledWork, name: Exchanged) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
     """Yield the parameters of a batch with the tensors that they exchange under a name; none if they do not."""
-    memory = work.batch.exchanged(work.chosen, name)
+    memory = work.schedule.exchanged(work.chosen, name)
     for record, held in zip(work.batch.records, memory, strict=True) if memory else ():
         yield from pieces(record.parameter, held)
 

@@ -14,9 +14,10 @@ import torch
 from optlang.compiled import Facts, Storage
 from optlang.inputs import as_values
 from optlang.language.tree import StateScope
+from optlang.runtime.batches import Batch
 from optlang.runtime.kernels import Prepared
 from optlang.runtime.plan import GroupPlan, State
-from optlang.runtime.records import STEP, Batch, Record
+from optlang.runtime.records import STEP, Record
 from optlang.runtime.tensors import facts_of, local
 
 #: Key of the param groups that tells which the parameters are; the name that the ``schedulefree`` package gives it.
@@ -63,9 +64,7 @@ class EventPlan(GroupPlan):
     def _about(self, part: torch.Tensor) -> dict[str, str]:
         """Return the states that the event reads or writes for a parameter: names by key."""
         variant = self.variant_for(facts_of(part)).variant
-        named = {*variant.tensors, *variant.host_arguments, *variant.written}
-        if variant.steering is not None:
-            named |= {name for arguments in variant.steering.numbers_arguments for name in arguments}
+        named = {*variant.tensors, *variant.written, *variant.schedule.arguments()}
         return {slot.key: slot.name for slot in variant.slots if slot.name in named or slot.storage is Storage.HOST}
 
     def _check_part(self, p: torch.Tensor, part: torch.Tensor) -> None:

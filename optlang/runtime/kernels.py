@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from optlang.backends.loading import plain, registry
 from optlang.backends.loading.modules import load_module
-from optlang.backends.loading.signature import NARROW, Dims, Kernel, Signature
+from optlang.backends.loading.signature import NARROW, Dims, LoadedKernel, Signature
 from optlang.cache import folders
-from optlang.compiled import FACTS, Compiled, Facts, Slot, Storage, Variant, VariantKey
+from optlang.compiled import FACTS, Compiled, Facts, Kernel, Slot, Storage, Variant, VariantKey
 from optlang.inputs import ValueName, text
 from optlang.language.rule import Value
 from optlang.language.specialise import repeats, uses_matrices
@@ -22,6 +22,49 @@ from optlang.runtime.tensors import EXAMPLE_SIZES, facts_of, real, resolved
 
 #: Variants looked up by answers and facts are remembered up to this many.
 REMEMBERED = 4096
+
+
+class PreparedKernel:
+    """A kernel with its functions.
+
+    Attributes:
+        kernel: The kernel.
+        functions: Globals of its module.
+        varying: The arguments of ``host`` that differ from step to step: their places, and ``t``, ``first`` or the
+            index of a state that lives on the host.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel, self.functions = kernel, load_module(kernel.source, kernel.name)
+        hosted = (slot.name for slot in kernel.slots if slot.storage is Storage.HOST)
+        varies: dict[ValueName, str | int] = {"t": "t", "first": "first", **{name: i for i, name in enumerate(hosted)}}
+        names = enumerate(kernel.host_arguments)
+        self.varying = tuple((i, varies[name]) for i, name in names if name in varies)
+        self._dims: dict[int, tuple[Dims, ...]] = {}
+
+    def dims(self, ndim: int) -> tuple[Dims, ...]:
+        """Return the viewed dimensions of each tensor of ``update`` for parameters with ``ndim`` dimensions."""
+        if ndim not in self._dims:
+            self._dims[ndim] = self._dims_of(ndim)
+        return self._dims[ndim]
+
+    def _dims_of(self, ndim: int) -> tuple[Dims, ...]:
+        kernel, layout = self.kernel, self.kernel.layout
+        example = torch.empty(EXAMPLE_SIZES[:ndim], device="meta")
+        shape = (1,) if layout.flat else layout.shape(tuple(example.shape))
+        whole: Dims = tuple(range(len(shape)))
+        found: list[Dims] = []
+        for name in kernel.tensors:
+            storage = kernel.storage.get(name)
+            if storage is Storage.SCALAR:
+                found.append((None,))
+            elif storage is Storage.REDUCED:
+                gone = {d % ndim for slot in kernel.kept if slot.name == name for d in slot.dims}
+                kept = layout.shape(tuple(1 if i in gone else n for i, n in enumerate(example.shape)))
+                found.append(tuple(i if n == shape[i] else None for i, n in enumerate(kept)))
+            else:
+                found.append(whole)
+        return tuple(found)
 
 
 @dataclass
@@ -34,11 +77,8 @@ class Prepared:
         narrow: Globals of its source for 16-bit storage.
         hosted: The states that live on the host.
         stored: The states that are tensors.
-        facts: Names of the facts that ``host`` takes.
-        varying: The arguments of ``host`` that differ from step to step: their places, and ``t``, ``first`` or the
-            index of a state that lives on the host.
-        counts: Whether the updates of each tensor are counted.
-        patterns: The viewed dimensions of each tensor, by the number of dimensions of the parameter.
+        facts: Names of the facts that its host functions take.
+        direct: The kernel of a step that is one kernel and nothing else.
     """
 
     variant: Variant
@@ -47,29 +87,26 @@ class Prepared:
     hosted: tuple[Slot, ...]
     stored: tuple[Slot, ...]
     facts: tuple[str, ...]
-    varying: tuple[tuple[int, str | int], ...]
-    counts: bool
-    patterns: dict[int, tuple[Dims, ...]] = field(default_factory=dict)
+    direct: PreparedKernel | None
 
     @classmethod
     def of(cls, variant: Variant) -> Prepared:
         """Return a variant with its functions loaded."""
-        names, steering = variant.host_arguments, variant.steering
-        everything = {*names, *(steering.arguments() if steering is not None else ())}
-        hosted = tuple(s for s in variant.slots if s.storage is Storage.HOST)
-        varies: dict[ValueName, str | int] = {"t": "t", "first": "first", **{s.name: i for i, s in enumerate(hosted)}}
-        # `first` needs the count where no state could tell whether there was a step before.
-        counts = variant.counts_steps or ("first" in names and not variant.kept)
+        arguments = variant.schedule.arguments()
         return cls(
             variant,
             load_module(variant.source, variant.name),
             load_module(variant.narrow_source, f"{variant.name} narrow"),
-            hosted,
+            tuple(s for s in variant.slots if s.storage is Storage.HOST),
             tuple(s for s in variant.slots if s.storage is not Storage.HOST),
-            tuple(name for name in FACTS if name in everything),
-            tuple((i, varies[name]) for i, name in enumerate(names) if name in varies),
-            counts,
+            tuple(name for name in FACTS if name in arguments),
+            None if variant.kernel is None else PreparedKernel(variant.kernel),
         )
+
+    @property
+    def counts(self) -> bool:
+        """Whether the updates of each tensor are counted."""
+        return self.variant.counts_steps
 
     def start(self, p: torch.Tensor, g: torch.Tensor, values: Mapping[str, Value]) -> dict[str, Any]:
         """Return the initial value of every state by name."""
@@ -108,29 +145,6 @@ class Prepared:
                 fresh[slot.name] = torch.view_as_complex(fresh[slot.name].contiguous())
         return fresh
 
-    def dims(self, ndim: int, values: Mapping[str, Value]) -> tuple[Dims, ...]:
-        """Return the viewed dimensions of each tensor of ``update`` for parameters with ``ndim`` dimensions."""
-        if ndim not in self.patterns:
-            self.patterns[ndim] = self._dims(ndim, values)
-        return self.patterns[ndim]
-
-    def _dims(self, ndim: int, values: Mapping[str, Value]) -> tuple[Dims, ...]:
-        storage, layout = self.variant.storage, self.variant.layout
-        example = torch.empty(EXAMPLE_SIZES[:ndim], device="meta")
-        shape = (1,) if layout.flat else layout.shape(tuple(example.shape))
-        whole: Dims = tuple(range(len(shape)))
-        found: list[Dims] = []
-        for name in self.variant.tensors:
-            if storage.get(name) is Storage.SCALAR:
-                found.append((None,))
-            elif storage.get(name) is Storage.REDUCED:
-                gone = {d % ndim for slot in self.variant.kept if slot.name == name for d in slot.dims}
-                kept = layout.shape(tuple(1 if i in gone else n for i, n in enumerate(example.shape)))
-                found.append(tuple(i if n == shape[i] else None for i, n in enumerate(kept)))
-            else:
-                found.append(whole)
-        return tuple(found)
-
 
 class Kernels:
     """The variants and kernels of one class.
@@ -141,10 +155,12 @@ class Kernels:
 
     def __init__(self, compiled: Compiled, backend: str) -> None:
         self.compiled, self.backend = compiled, backend
-        self._load = registry.loader(backend)
-        self.loaded: dict[tuple[VariantKey, Signature], Kernel] = {}
+        self._load = registry.loader(registry.find(backend))
+        self.loaded: dict[tuple[str, Signature], LoadedKernel] = {}
         self._variants: dict[VariantKey, Prepared] = {}
-        self._passes: dict[VariantKey, Prepared] = {}
+        self._stages: dict[str, PreparedKernel] = {}
+        self._texts: dict[str, dict[str, str]] = {}
+        self._owned: set[tuple[VariantKey, str, Signature]] = set()
         self._chosen: dict[tuple[Any, ...], Prepared] = {}
         # A fact that the rule's text does not even mention cannot choose between variants (dimensions always may).
         text = unicodedata.normalize("NFKC", compiled.rule.tree.source.text)
@@ -164,43 +180,52 @@ class Kernels:
         if found is None:
             key = self.compiled.variant_key(values, facts, event)
             if key not in self._variants:
-                self._variants[key] = Prepared.of(self.compiled.variant(values, facts, event))
+                self._variants[key] = self._loaded_variant(self.compiled.variant(values, facts, event))
             if len(self._chosen) >= REMEMBERED:
                 self._chosen.clear()
             found = self._chosen[asked] = self._variants[key]
         return found
 
-    def prepared_pass(self, variant: Variant) -> Prepared:
-        """Return the module of one pass of a staged step, with its functions."""
-        if variant.key not in self._passes:
-            self._passes[variant.key] = Prepared.of(variant)
-        return self._passes[variant.key]
+    def _loaded_variant(self, variant: Variant) -> Prepared:
+        """Return a variant with its functions; kernels that are alike share their texts."""
+        for kernel in variant.schedule.kernels:
+            texts = self._texts.setdefault(kernel.digest, kernel.texts)
+            texts.update(kernel.texts)
+            kernel.texts = texts
+        return Prepared.of(variant)
 
-    def kernel(
-        self, variant: Variant, signature: Signature, owner: Variant | None = None, ordinary: bool = True
-    ) -> Kernel:
-        """Return the kernel of a variant for some types, compiled (or found on disk) on first use.
+    def stage(self, kernel: Kernel) -> PreparedKernel:
+        """Return the kernel of a stage with its functions; stages that are alike share it."""
+        if kernel.digest not in self._stages:
+            self._stages[kernel.digest] = PreparedKernel(kernel)
+        return self._stages[kernel.digest]
+
+    def kernel(self, kernel: Kernel, signature: Signature, owner: Variant, ordinary: bool = True) -> LoadedKernel:
+        """Return a kernel for some types, compiled (or found on disk) on first use.
 
         Args:
-            variant: The variant.
+            kernel: The kernel.
             signature: The types.
-            owner: The variant of the step that it is a pass of, if it is one.
+            owner: The variant whose step it is part of.
             ordinary: Whether the tensors lie at addresses; those that do not take torch's own operations.
         """
         if not ordinary:
-            return plain.load(variant, signature)
-        found = self.loaded.get((variant.key, signature))
+            return plain.load(kernel, signature)
+        found = self.loaded.get((kernel.digest, signature))
         if found is None:
-            with self._announced(variant, signature):
-                found = self._load(variant, signature)
-            if found.origin in ("built", "cached", "triton"):  # what else is on disk is of use only with the variant
-                self.compiled.keep(owner or variant)
+            with self._announced(kernel, signature):
+                found = self._load(kernel, signature)
             if found.origin == "jit":
-                found = Kernel(self._announcing(found.run, variant, signature), "jit")
-            self.loaded[variant.key, signature] = found
+                found = LoadedKernel(self._announcing(found.run, kernel, signature), "jit")
+            self.loaded[kernel.digest, signature] = found
+        owned = (owner.key, kernel.digest, signature)
+        if owned not in self._owned:
+            self._owned.add(owned)
+            if found.origin in ("built", "cached", "triton"):  # what else is on disk is of use only with the variant
+                self.compiled.keep(owner)
         return found
 
-    def _announcing(self, run: Callable[[list[Any]], Any], variant: Variant, signature: Signature) -> Any:
+    def _announcing(self, run: Callable[[list[Any]], Any], kernel: Kernel, signature: Signature) -> Any:
         """Return ``run`` so that its first call, which is the one that compiles, is announced."""
         called = False
 
@@ -210,13 +235,13 @@ class Kernels:
                 run(tensors)
                 return
             called = True
-            with self._announced(variant, signature):
+            with self._announced(kernel, signature):
                 run(tensors)
 
         return first
 
-    def _announced(self, variant: Variant, signature: Signature) -> Any:
-        return progress.announced(f"{variant.name} for {signature}", f"once, then kept in {folders.location()}")
+    def _announced(self, kernel: Kernel, signature: Signature) -> Any:
+        return progress.announced(f"{kernel.name} for {signature}", f"once, then kept in {folders.location()}")
 
 
 def compiled_count(optimizer_class: type[torch.optim.Optimizer]) -> int:

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 
 from optlang.compiled import Variant
+from optlang.runtime.batches import Batch
 from optlang.runtime.parts import Part
 from optlang.runtime.plan import GroupPlan, State, by_rows, named
-from optlang.runtime.records import Batch, Record
+from optlang.runtime.records import Record
 from optlang.runtime.tensors import facts_of, flat, resolved
 
 #: How a param group says that gradients are sparse.
@@ -99,10 +100,10 @@ class LazyPlan(GroupPlan):
 
 def reason(variant: Variant) -> str:
     """Return why a variant cannot update rows, and what to do."""
-    passes = [one for path in variant.steering.paths for one in path] if variant.steering is not None else []
+    stages = () if variant.schedule.direct else variant.schedule.stages
     why = "does not update every element from itself alone"
-    if passes and all(one.kernel.elementwise and not one.points and not one.needs for one in passes):
-        random = any(one.draws for one in passes)
+    if stages and all(one.kernel.elementwise and not one.points and not one.needs for one in stages):
+        random = any(one.draws for one in stages)
         why = "draws random numbers for whole tensors" if random else "does not make the same step each time (`every`)"
     return f"{why}; {INSTEAD}"
 
@@ -133,15 +134,15 @@ class RowBatch(Batch):
 
     def run(self, coefficients: torch.Tensor) -> None:
         """Run the kernel on the rows."""
-        (g,), rows, kernel = self.gradients, self._rows, self.kernel
-        assert rows is not None and kernel is not None
+        (g,), rows, call = self.gradients, self._rows, self.call
+        assert rows is not None and call is not None and call.loaded is not None
         self.gradients, self._rows = [], None
         self._moved = g.numel() * g.element_size()
         if not g.numel():
             return
         parts = [whole.index_select(0, rows) for whole, _ in self._tensors]
         p, *states = map(flat, parts)
-        kernel.run([p, g, *states, coefficients])
+        call.loaded.run([p, g, *states, coefficients])
         for (_, written), part in zip(self._tensors, parts, strict=True):
             self._moved += part.numel() * part.element_size() * (2 if written else 1)
         try:
@@ -154,7 +155,8 @@ class RowBatch(Batch):
         """Write rows that are updated."""
         for (whole, written), part in zip(self._tensors, parts, strict=True):
             if written:
-                self.moved = 1
+                assert self.call is not None
+                self.call.moved = 1
                 whole.index_copy_(0, rows, part)
 
     def bytes_moved(self) -> int:

@@ -9,14 +9,15 @@ from typing import Any
 import torch
 
 from optlang.backends.loading.modules import load_module
-from optlang.compiled import Variant
+from optlang.compiled import Kernel, Variant
 from optlang.inputs import ValueName
 
 
 @lru_cache(maxsize=1024)
-def traced_functions(variant: Variant) -> dict[str, Any]:
-    """Return ``host``, ``group`` and ``updated`` of a variant on tensors, by name."""
-    return load_module(variant.traced_source, f"{variant.name} traced")
+def traced_functions(traced: Variant | Kernel) -> dict[str, Any]:
+    """Return functions on tensors, by name: ``host`` and ``updated`` of a kernel, ``group`` and others of a variant."""
+    source = traced.text("traced_source") if isinstance(traced, Kernel) else traced.traced_source
+    return load_module(source, f"{traced.name} traced")
 
 
 def as_number(value: torch.Tensor | float, device: torch.device) -> torch.Tensor:
@@ -34,3 +35,8 @@ def numbers_of(raw: Mapping[ValueName, Any], device: torch.device) -> dict[Value
     return {
         name: as_number(value, device) for name, value in raw.items() if isinstance(value, (int, float, torch.Tensor))
     }
+
+
+def stays_on_device(device: torch.device) -> bool:
+    """Whether sums stay where they are computed, so that no step waits for them; on the CPU nothing has to wait."""
+    return device.type != "cpu"

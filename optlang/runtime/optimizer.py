@@ -31,12 +31,13 @@ from optlang.runtime.flat import FlatPlan
 from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.lazy import LAZY, LazyPlan
 from optlang.runtime.parts import Part, Parts
-from optlang.runtime.passes import Scratch
 from optlang.runtime.plan import GroupPlan, named, switched
 from optlang.runtime.records import STEP
-from optlang.runtime.staged import StagedWork, run_together
+from optlang.runtime.schedule_runner import run_schedule
+from optlang.runtime.stages import Scratch
 from optlang.runtime.tensors import facts_of, is_fake, local
 from optlang.runtime.values import plain
+from optlang.runtime.work import ScheduledWork
 
 #: Switches of ``torch.optim`` that change what a step may do, with the plans that do it.
 PLANS: dict[str | None, type[GroupPlan]] = {
@@ -376,7 +377,7 @@ class RuleOptimizer(Optimizer):
     def _move(
         self,
         busy: Sequence[GroupPlan],
-        together: Sequence[tuple[Part, list[StagedWork], Prepared, dict[ValueName, Any], chance.Seed]],
+        together: Sequence[tuple[Part, list[ScheduledWork], Prepared, dict[ValueName, Any], chance.Seed]],
         evaluation: Evaluation | None,
         written: list[torch.Tensor],
     ) -> None:
@@ -391,7 +392,7 @@ class RuleOptimizer(Optimizer):
                     continue
                 shared: dict[str, Any] = {}
                 try:
-                    run_together(works, first, known, seed, shared, evaluation)
+                    run_schedule(works, first, known, seed, shared, evaluation)
                     self._keep_shared(part, shared)
                 except BaseException:
                     if any(work.batch.count > work.count for work in works):
@@ -421,8 +422,8 @@ class RuleOptimizer(Optimizer):
 
     def _together(
         self, busy: Sequence[GroupPlan]
-    ) -> list[tuple[Part, list[StagedWork], Prepared, dict[ValueName, Any], chance.Seed]]:
-        """Return the staged work of each rule, with the other arguments of :func:`run_together`.
+    ) -> list[tuple[Part, list[ScheduledWork], Prepared, dict[ValueName, Any], chance.Seed]]:
+        """Return the staged work of each rule, with the other arguments of :func:`run_schedule`.
 
         Sums and shared states are those of one rule; the latter follow the variant and the values of its first group.
         """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from operator import is_
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -18,32 +18,16 @@ from optlang.inputs import ValueName, as_values
 from optlang.language.rule import Value
 from optlang.language.tree import StateScope
 from optlang.runtime import host
+from optlang.runtime.batches import Batch
 from optlang.runtime.kernels import Kernels, Prepared
-from optlang.runtime.passes import Scratch
-from optlang.runtime.records import STEP, Batch, Record
-from optlang.runtime.staged import StagedBatch, StagedWork, stays_on_device
+from optlang.runtime.numbers import stays_on_device
+from optlang.runtime.records import STEP, Record
+from optlang.runtime.stages import Scratch
 from optlang.runtime.tensors import address, facts_of, is_fake, local, lost, makes_fakes
 from optlang.runtime.values import Hyperparameters
+from optlang.runtime.work import DirectWork, ScheduledWork
 
 State = MutableMapping[torch.Tensor, dict[str, Any]]
-
-
-class Work(NamedTuple):
-    """A batch that is about to be run."""
-
-    batch: Batch
-    coefficients: torch.Tensor
-    numbers: tuple[float, ...]
-    before: float  # updates until now
-
-    def rehearse(self) -> None:
-        """Run a kernel that compiles when it is first called, on copies."""
-        kernel, (record,), (g,) = self.batch.kernel, self.batch.records, self.batch.gradients
-        if kernel is not None and kernel.origin == "jit" and record.facts.numel:
-            copies = [None if view is None else view.clone() for view in record.views]
-            copies[0] = record.view(record.fitting(record.parameter)).clone() if copies[0] is None else copies[0]
-            copies[1] = g
-            kernel.run([*copies, self.coefficients])
 
 
 class GroupPlan:
@@ -76,8 +60,8 @@ class GroupPlan:
         self.idle: list[torch.Tensor] = list({id(p): p for p in self.parameters}.values())
         self._values: dict[str, Value] | None = None
         self._answers: tuple[Value, ...] | None = None
-        self._work: list[Work] = []
-        self.staged: list[StagedWork] = []  # what has to be run together with that of other groups
+        self._work: list[DirectWork] = []
+        self.staged: list[ScheduledWork] = []  # what has to be run together with that of other groups
         self.inferring = False  # whether the step is made in inference mode
         self.instead: Mapping[str, Any] = {}  # what is checked in place of these keys of the group
         self.scratch = Scratch()  # the optimizer puts its own in its place
@@ -118,8 +102,8 @@ class GroupPlan:
 
     def _lay_out(self, batch: Batch, known: Mapping[ValueName, Any]) -> None:
         """Make a batch's step ready."""
-        if isinstance(batch, StagedBatch):
-            self.staged.append(StagedWork(batch, known, self.kernels, self._values or {}, self.scratch))
+        if batch.schedule is not None:
+            self.staged.append(ScheduledWork(batch, known, self.kernels, self.scratch))
         else:
             self._work.append(self._host(batch, known))
 
@@ -183,18 +167,17 @@ class GroupPlan:
 
     def _gather_batch(self, batch: Batch, state: State | None) -> list[Record] | None:
         """Collect the gradients of a batch; return the records that have one, or None if some record is stale."""
-        assert batch.kernel is not None
         if any(record.volatile for record in batch.records):
             return None
-        if batch.kernel.many:
+        if batch.many:
             usual = batch.usual(state)
             if usual is not None:
                 batch.gradients = usual
                 return batch.records
         ready: list[Record] = []
         gradients: list[torch.Tensor] = []
-        loose = batch.kernel.many
-        for record in batch.records:
+        places: list[int] = []
+        for place, record in enumerate(batch.records):
             p = record.parameter
             g = p.grad
             if g is None:
@@ -210,8 +193,11 @@ class GroupPlan:
             if record.careful or not g.is_contiguous() or g.is_neg():
                 self._check_gradient(p, g)
                 g = record.fitting(g)
-            gradients.append(g if loose else record.view(g))
+            gradients.append(g)
             ready.append(record)
+            places.append(place)
+        if batch.call is not None and not batch.many:
+            gradients = [batch.call.operands[place].view(g) for place, g in zip(places, gradients, strict=True)]
         batch.gradients = gradients
         return ready
 
@@ -238,14 +224,14 @@ class GroupPlan:
 
     def _batch(self, records: list[Record]) -> Batch:
         """Return a batch of some records."""
-        return Batch(records) if records[0].prepared.variant.steering is None else StagedBatch(records)
+        return Batch(records)
 
     def _bound(self, p: torch.Tensor, g: torch.Tensor, state: State) -> Record:
         """Return a record of a parameter with a gradient, checked."""
         self._check_parameter(p)
         self._check_gradient(p, g)
         prepared = self.variant_for(facts_of(p))
-        self._check_steering(p, prepared)
+        self._check_schedule(p, prepared)
         self._check_dimensions(p, prepared)
         record = Record(p, prepared, state.get(p, {}))
         try:
@@ -277,8 +263,8 @@ class GroupPlan:
                 batch = self._batch([record])
                 batch.gradients = [record.fitting(g)]
                 known = self._group_values(record.prepared)
-                if isinstance(batch, StagedBatch):
-                    StagedWork(batch, known, self.kernels, self._values or {}, self.scratch)
+                if batch.schedule is not None:
+                    ScheduledWork(batch, known, self.kernels, self.scratch)
                 else:
                     self._host(batch, known).rehearse()
         self._group_numbers = {}
@@ -323,19 +309,18 @@ class GroupPlan:
         if p.is_complex() and not variant.layout.flat:
             self._fail(p, f"is complex, and {self.name} reduces over dimensions, which is defined for real ones only")
 
-    def _check_steering(self, p: torch.Tensor, prepared: Prepared) -> None:
-        """Refuse what steps of several passes cannot do."""
-        steering = prepared.variant.steering
-        if steering is not None and self.switch is not None:
+    def _check_schedule(self, p: torch.Tensor, prepared: Prepared) -> None:
+        """Refuse what steps of several stages cannot do."""
+        schedule = prepared.variant.schedule
+        if not schedule.direct and self.switch is not None:
             self._fail(
                 p,
                 f"has {self.option}, which {self.name} does not support: "
-                "its step is made in passes (it has matrices, sums over the whole model, `every` or random numbers)",
+                "its step is made in stages (it has matrices, sums over the whole model, `every` or random numbers)",
             )
-        summed = steering is not None and any(each.totals for path in steering.paths for each in path)
-        if summed and (is_fake(p) or p.is_meta):
+        if any(stage.totals for stage in schedule.stages) and (is_fake(p) or p.is_meta):
             self._fail(p, f"has no values (it is fake, or on meta), and {self.name} reads sums over the whole model")
-        if steering is not None and steering.matrices and p.is_complex():
+        if schedule.matrices and p.is_complex():
             self._fail(p, f"is complex, and {self.name} works on matrices, which is defined for real ones only")
 
     def _check_gradient(self, p: torch.Tensor, g: torch.Tensor) -> None:
@@ -375,8 +360,7 @@ class GroupPlan:
         """Run the group's own update and return every value that ``host`` may take."""
         values = self._values or {}
         slots, names = prepared.variant.group_slots, prepared.variant.group_arguments
-        steering = prepared.variant.steering
-        shared = tuple(slot for slot, _ in steering.shared) if steering is not None else ()
+        shared = tuple(slot for slot, _ in prepared.variant.schedule.shared)
         self._group_numbers = {}
         if not slots and not shared and not prepared.variant.counts_group:
             return as_values(values)
@@ -412,36 +396,32 @@ class GroupPlan:
         step = self.hyper.kept(STEP)
         return float(self._group_numbers.get(step, self.group.get(step, 0.0)))
 
-    def _host(self, batch: Batch, known: Mapping[ValueName, Any]) -> Work:
+    def _host(self, batch: Batch, known: Mapping[ValueName, Any]) -> DirectWork:
         """Run ``host`` for a batch and pack the coefficients, and see to its kernel."""
-        prepared = batch.prepared
-        coefficients, numbers = host.call(prepared.plain["host"], batch.host_arguments(known))
-        if batch.kernel is None:
+        call = batch.call
+        assert call is not None
+        coefficients, numbers = host.call(call.prepared.functions["host"], batch.host_arguments(known))
+        if call.loaded is None:
             self._see_to_kernel(batch, len(coefficients))
-        return Work(batch, batch.packed(coefficients), numbers, batch.count)
+        return DirectWork(batch, call.packed(coefficients), numbers, batch.count)
 
     def _see_to_kernel(self, batch: Batch, coefficients: int) -> None:
         """Find the kernel of a batch that has none."""
-        if batch.kernel is not None:
-            return
-        first = batch.records[0]
-        signature = first.sign(coefficients, self._values or {})
-        batch.kernel = self.kernels.kernel(batch.prepared.variant, signature, ordinary=first.ordinary)
-        for record in batch.records:
-            record.signature = signature
-        if not batch.kernel.many:
-            pairs = zip(batch.records, batch.gradients, strict=True)
-            batch.gradients = [record.view(g) for record, g in pairs]
+        call = batch.call
+        assert call is not None
+        if call.loaded is None:
+            call.see_to(self.kernels, coefficients, batch.prepared.variant)
+            batch.gradients = call.view(batch.gradients)
 
     # The second half ----------------------------------------------------------------------------------------
 
     def run(self, state: State) -> list[torch.Tensor]:
         """Update parameters and states; return the parameters that are written.
 
-        Batches whose steps are made in passes are left, in ``staged``, to be run together with those of other groups.
+        Batches whose steps have stages are left, in ``staged``, to be run together with those of other groups.
         """
         written: list[torch.Tensor] = []
-        counted = bool(self._work) or not self._is_in_passes()
+        counted = bool(self._work) or not self._has_staged()
         for work in self.staged:
             if not work.batch.committed:
                 self._commit(work.batch, state)
@@ -457,7 +437,7 @@ class GroupPlan:
             self.group.update(self._group_numbers)
         return written
 
-    def _is_in_passes(self) -> bool:
+    def _has_staged(self) -> bool:
         """Whether some of the work is left to be run together with that of other groups."""
         return bool(self.staged)
 
@@ -520,13 +500,13 @@ class GroupPlan:
 
 
 def _divided(batches: Sequence[Batch]) -> list[Batch]:
-    """Return the staged batches that could be one again, since their tensors have been updated equally often.
+    """Return the batches with a schedule that could be one again, since their tensors have been updated equally often.
 
     It matters to the last bit: products of stacked matrices are rounded otherwise than those of single ones.
     """
     known: dict[Any, list[Batch]] = {}
     for batch in batches:
-        if isinstance(batch, StagedBatch) and batch.committed:
+        if batch.schedule is not None and batch.committed:
             known.setdefault(batch.likeness(), []).append(batch)
     return [batch for alike in known.values() if len(alike) > 1 for batch in alike]
 
@@ -538,7 +518,7 @@ def switched(group: Mapping[str, Any]) -> str | None:
 
 def by_rows(variant: Variant) -> bool:
     """Whether some rows of a parameter can be updated without the others."""
-    return variant.elementwise and variant.steering is None
+    return variant.elementwise
 
 
 def describe(group: Mapping[str, Any], p: torch.Tensor) -> str:

@@ -14,31 +14,11 @@ import torch
 from torch.distributed.tensor import DTensor, Replicate
 
 from optlang.compiled import Storage
-from optlang.runtime.plan import GroupPlan, State, Work
-from optlang.runtime.records import Batch, Record
-from optlang.runtime.staged import StagedBatch, StagedWork
+from optlang.runtime.batches import Batch
+from optlang.runtime.plan import GroupPlan, State
+from optlang.runtime.records import Record
 from optlang.runtime.tensors import address, facts_of, form
-
-
-class GatheredBatch(StagedBatch):
-    """A gathered copy of one parameter, whose step is made in passes.
-
-    Every process has the whole of it, and so the whole of its part of a sum over the model: nothing more is sent.
-
-    Args:
-        record: The copy.
-        owner: The parameter.
-    """
-
-    __slots__ = ("_owner",)
-
-    def __init__(self, record: Record, owner: torch.Tensor) -> None:
-        super().__init__([record])
-        self._owner = owner
-
-    def owner(self, record: Record) -> torch.Tensor:
-        """Return the parameter of a record, as it is listed in the param groups."""
-        return self._owner
+from optlang.runtime.work import DirectWork, ScheduledWork
 
 
 class ShardedPlan(GroupPlan):
@@ -55,7 +35,7 @@ class ShardedPlan(GroupPlan):
         self._states: dict[torch.Tensor, dict[str, Any]] = {}  # by stand-in
         self._shown: dict[torch.Tensor, dict[str, Any]] = {}  # by parameter, what optimizer.state held
         self._exhibited: list[Batch] = []  # those whose numbers optimizer.state shows
-        self._gathered: list[tuple[DTensor, Record, Work | StagedWork]] = []
+        self._gathered: list[tuple[DTensor, Record, DirectWork | ScheduledWork]] = []
         self._around: dict[torch.Tensor, bool] = {}  # by parameter, for the answers below
         self._around_of: tuple[Any, ...] | None = None
         self.idle = []  # stand-ins, when there are some
@@ -81,15 +61,20 @@ class ShardedPlan(GroupPlan):
         busy = super().prepare(self._states, False)
         for p in gathered:  # in the same order in every process
             self._gathered.append(self._gather_whole(p, state))
-        self.staged += self._in_passes()
+        self.staged += self._gathered_staged()
         return busy or bool(self._gathered)
 
-    def _in_passes(self) -> list[StagedWork]:
+    def _gathered_staged(self) -> list[ScheduledWork]:
         """Return the work on gathered copies that has to be run together with that of other groups."""
-        return [work for _, _, work in self._gathered if isinstance(work, StagedWork)]
+        return [work for _, _, work in self._gathered if isinstance(work, ScheduledWork)]
 
-    def _is_in_passes(self) -> bool:
-        return super()._is_in_passes() or bool(self._in_passes())
+    def _local_staged(self) -> list[ScheduledWork]:
+        """Return the other work that has to be run together with that of other groups."""
+        gathered = {id(work) for work in self._gathered_staged()}
+        return [work for work in self.staged if id(work) not in gathered]
+
+    def _has_staged(self) -> bool:
+        return super()._has_staged() or bool(self._gathered_staged())
 
     def _check_placement(self, p: torch.Tensor, g: torch.Tensor) -> None:
         if isinstance(p, DTensor) and not isinstance(g, DTensor):
@@ -136,7 +121,7 @@ class ShardedPlan(GroupPlan):
         self._shown.pop(self._whole.pop(part), None)
         self._states.pop(part, None)
 
-    def _gather_whole(self, p: DTensor, state: State) -> tuple[DTensor, Record, Work | StagedWork]:
+    def _gather_whole(self, p: DTensor, state: State) -> tuple[DTensor, Record, DirectWork | ScheduledWork]:
         """Gather a parameter, its gradient and its states, and lay out the work on the copies."""
         whole = p.full_tensor().detach().clone()
         self._whole[whole] = p  # for messages
@@ -144,13 +129,13 @@ class ShardedPlan(GroupPlan):
         g = p.grad.full_tensor()
         held = {key: v.full_tensor() if isinstance(v, DTensor) else v for key, v in state.get(p, {}).items()}
         record = self._bound(whole, g, {whole: held})
-        staged = record.prepared.variant.steering is not None
-        batch = GatheredBatch(record, p) if staged else Batch([record])
+        record.owner = p
+        batch = Batch([record])
         batch.gradients = [record.fitting(g)]
         known = self._group_values(record.prepared)
         del self._whole[whole]
-        if isinstance(batch, GatheredBatch):
-            return p, record, StagedWork(batch, known, self.kernels, self._values or {}, self.scratch)
+        if batch.schedule is not None:  # each process has the whole of its part of a sum: nothing more is sent
+            return p, record, ScheduledWork(batch, known, self.kernels, self.scratch)
         return p, record, self._host(batch, known)
 
     # The second half ----------------------------------------------------------------------------------------
@@ -158,14 +143,14 @@ class ShardedPlan(GroupPlan):
     def run(self, state: State) -> list[torch.Tensor]:
         """Update the local parts of parameters and states."""
         fresh = [batch for batch in self.batches if not batch.committed]
-        self.staged = [work for work in self.staged if not isinstance(work.batch, GatheredBatch)]
+        self.staged = self._local_staged()
         written = super().run(self._states)
         for batch in fresh:
             for record in batch.records:
                 self._show(record, state)
         self._show_numbers(state)
         for p, record, work in self._gathered:
-            if isinstance(work, StagedWork):
+            if isinstance(work, ScheduledWork):
                 work.batch.reflect()
                 record.commit()
                 continue
@@ -175,12 +160,12 @@ class ShardedPlan(GroupPlan):
             batch.advance(numbers)
             record.commit()
             self._take_part(p, record, state)
-        self._gathered = [entry for entry in self._gathered if isinstance(entry[2], StagedWork)]
-        self.staged += self._in_passes()
+        self._gathered = [entry for entry in self._gathered if isinstance(entry[2], ScheduledWork)]
+        self.staged += self._gathered_staged()
         return written
 
     def finish(self, state: State) -> None:
-        """Take this process's part of what was made in passes."""
+        """Take this process's part of what was made in stages."""
         for p, record, _ in self._gathered:
             self._take_part(p, record, state)
         self._gathered = []
@@ -194,7 +179,7 @@ class ShardedPlan(GroupPlan):
     def begin(self, state: State) -> None:
         """Start states, and nothing else."""
         fresh = [batch for batch in self.batches if not batch.committed]
-        self.staged = [work for work in self.staged if not isinstance(work.batch, GatheredBatch)]
+        self.staged = self._local_staged()
         super().begin(self._states)
         for batch in fresh:
             for record in batch.records:

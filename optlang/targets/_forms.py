@@ -11,7 +11,7 @@ from typing import Any
 from optlang.assembly import assembled
 from optlang.backends.naming import python_name
 from optlang.backends.python_source import Width
-from optlang.compiled import Layout, Pass, PassTensor, Slot, Storage, Variant
+from optlang.compiled import Layout, Slot, Stage, StageTensor, Storage, Variant
 from optlang.compiler import CompiledRule
 from optlang.inputs import Direction, EvaluationPoint, HandedOn, LateNumber, New, Total, ValueName, text
 from optlang.language.quoting import docstring, literal
@@ -52,7 +52,7 @@ class Forms:
     Args:
         compiled: The rule.
         library: Where their functions go.
-        staged: Whether some step is more than one pass.
+        staged: Whether some step is more than one kernel.
     """
 
     def __init__(self, compiled: CompiledRule, library: Library, prefix: str = "") -> None:
@@ -76,8 +76,7 @@ class Forms:
     def of(self, ways: Sequence[Way], variants: Sequence[Variant], staged: bool, event: str = "") -> list[Form]:
         """Return the forms of some variants."""
         names = words(ways)
-        steered = [v.steering for v in variants if v.steering is not None]
-        self.pointed |= any(p.points for steering in steered for path in steering.paths for p in path)
+        self.pointed |= any(stage.points for v in variants for stage in v.schedule.stages)
         forms = [
             Form(self.constant(name, event), variant, way)
             for name, variant, way in zip(names, variants, ways, strict=True)
@@ -105,7 +104,7 @@ class Forms:
         fields["states"] = mapping((python_name(s.name), literal(s.key)) for s in slots)
         hosted = [s for s in slots if s.storage is Storage.HOST]
         if staged:
-            fields |= self.passes(variant, own, suffix)
+            fields |= self.stages(variant, own, suffix)
         else:
             fields |= self.single(variant, own, suffix)
         if hosted:
@@ -116,7 +115,7 @@ class Forms:
             self.features.add("grouped")
             fields["group"] = self.add(own["group"], "group", suffix, variant.group_arguments)
             fields["changed"] = listing(literal(python_name(s.name)) for s in variant.group_slots)
-        if not variant.layout.flat or (variant.steering is not None and variant.steering.matrices):
+        if not variant.layout.flat or variant.schedule.matrices:
             self.features.add("dimensional")
             fields["real"] = "True"
         if variant.min_ndim:
@@ -125,16 +124,15 @@ class Forms:
 
     def about(self, variant: Variant) -> tuple[Slot, ...]:
         """Return the states that an event is about."""
-        named = {*variant.tensors, *variant.host_arguments, *variant.written}
-        if variant.steering is not None:
-            named |= {n for arguments in variant.steering.numbers_arguments for n in arguments}
+        named = {*variant.tensors, *variant.written, *variant.schedule.arguments()}
         return tuple(s for s in variant.slots if s.name in named or s.storage is Storage.HOST)
 
     def single(self, variant: Variant, own: Mapping[str, Function], suffix: str) -> dict[str, str]:
-        """Return the fields of a step that is one pass."""
-        storage = variant.storage
+        """Return the fields of a step that is one kernel."""
+        storage, kernel = variant.storage, variant.kernel
+        assert kernel is not None
         fields = {
-            "host": self.add_part(own["host"], 0, "host", suffix, variant.host_arguments),
+            "host": self.add_part(own["host"], 0, "host", suffix, kernel.host_arguments),
             "update": self.add(own["update"], "update", suffix, ()),
             "tensors": listing(literal(python_name(n)) for n in variant.tensors[2:]),
         }
@@ -148,77 +146,74 @@ class Forms:
 
     def numbers(self, variant: Variant, own: Mapping[str, Function], suffix: str, staged: bool) -> str:
         """Return what computes the new values of host states: a function, for a staged step one for each path."""
-        steering = variant.steering
-        if steering is None:
-            name = self.add_part(own["host"], 1, "numbers", suffix, variant.host_arguments)
+        schedule = variant.schedule
+        if variant.kernel is not None:
+            name = self.add_part(own["host"], 1, "numbers", suffix, variant.kernel.host_arguments)
             return listing([name]) if staged else name
-        if len(steering.paths) > 1:
+        if len(schedule.paths) > 1:
             self.features.add("hosted_many")
         return listing(
-            self.add(own[f"numbers_{i}"], "numbers", suffix, steering.numbers_arguments[i])
-            for i in range(len(steering.paths))
+            self.add(own[f"numbers_{i}"], "numbers", suffix, schedule.numbers_arguments[i])
+            for i in range(len(schedule.paths))
         )
 
     # Staged steps -------------------------------------------------------------------------------------------
 
-    def passes(self, variant: Variant, own: Mapping[str, Function], suffix: str) -> dict[str, str]:
-        """Return the fields of a step of several passes."""
-        steering = variant.steering
-        if steering is None:  # a step of one pass, of a rule that has others
-            alone = Pass(variant, False, (), (), ())
-            return {"paths": listing([listing([self.one(alone, suffix)])])}
+    def stages(self, variant: Variant, own: Mapping[str, Function], suffix: str) -> dict[str, str]:
+        """Return the fields of a step of several stages."""
+        schedule = variant.schedule
         paths = [
             listing(
                 self.one(one, suffix if len(path) == 1 else f"{suffix}_{k}".strip("_")) for k, one in enumerate(path, 1)
             )
-            for path in steering.paths
+            for path in schedule.paths
         ]
         fields = {"paths": listing(paths)}
-        if len(steering.paths) > 1:
+        if len(schedule.paths) > 1:
             self.features.add("several")
-            fields["path"] = self.add(own["path"], "path", suffix, steering.path_arguments)
-        if steering.shared:
+            fields["path"] = self.add(own["path"], "path", suffix, schedule.path_arguments)
+        if schedule.shared:
             self.features.add("shared")
             shared = []
-            for slot, names in steering.shared:
+            for slot, names in schedule.shared:
                 name = self.add(own[f"shared_{slot.name}"], f"shared_{slot.name}", suffix, names)
                 shared.append(f"({literal(slot.name)}, {literal(self.spelled(slot.new))}, {name})")
             fields["shared"] = listing(shared)
-        if steering.size_arguments or "sizes" in own:
+        if schedule.size_arguments or "sizes" in own:
             self.features.add("sized")
-            fields["sizes"] = self.add(own["sizes"], "sizes", suffix, steering.size_arguments)
+            fields["sizes"] = self.add(own["sizes"], "sizes", suffix, schedule.size_arguments)
         return fields
 
-    def one(self, one: Pass, suffix: str) -> str:
-        """Return the record of a pass."""
+    def one(self, one: Stage, suffix: str) -> str:
+        """Return the record of a stage."""
         kernel = one.kernel
         own = {f.name: f for f in functions(kernel.source)}
         self.helpers(own.values())
         storage = kernel.storage
-        empty = one.matrices and not kernel.coefficients
+        empty = one.kernel.matrices and not kernel.coefficients
         fields = {
             "host": self.add_part(own["host"], 0, "host", suffix, kernel.host_arguments, empty),
             "update": self.add(own["update"], "update", suffix, ()),
             "tensors": listing(literal(python_name(n)) for n in kernel.tensors),
         }
-        made = [s for s in kernel.pass_tensors if s.name in kernel.written and isinstance(s.name, HandedOn | Total)]
+        made = [s for s in kernel.stage_tensors if s.name in kernel.written and isinstance(s.name, HandedOn | Total)]
         if made:
             fields["makes"] = mapping((python_name(s.name), self.place(s)) for s in made)
-        if one.matrices:
+        if one.kernel.matrices:
             self.features.add("matrices")
             fields["written"] = listing(literal(python_name(n)) for n in kernel.written)
         elif not kernel.layout.flat:
             self.features.add("layouts")
             fields["view"] = _view(kernel.layout)
         scalars = [n for n in kernel.tensors if storage.get(n) is Storage.SCALAR]
-        if scalars and (one.matrices or not kernel.layout.flat):
+        if scalars and (one.kernel.matrices or not kernel.layout.flat):
             self.features.add("scalars")
             fields["scalars"] = listing(literal(python_name(n)) for n in scalars)
         fields |= self.waits(one)
         return f"Pass({', '.join(f'{key}={value}' for key, value in fields.items())})"
 
-    def waits(self, one: Pass) -> dict[str, str]:
-        """Return the fields of a pass that are about what comes from elsewhere."""
+    def waits(self, one: Stage) -> dict[str, str]:
+        """Return the fields of a stage that are about what comes from elsewhere."""
         fields = {}
         if one.needs:
             self.features.add("late")
@@ -243,8 +238,8 @@ class Forms:
             self.features.add("at_points")
         return fields
 
-    def place(self, slot: PassTensor) -> str:
-        """Return the place of what a pass leaves for another, as Python."""
+    def place(self, slot: StageTensor) -> str:
+        """Return the place of what a stage leaves for another, as Python."""
         if slot.storage is Storage.REDUCED:
             self.features.add("reduced")
             return listing(map(str, slot.dims))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from optlang.compiled import AnySlot, Pass, Storage, Variant
+from optlang.compiled import AnySlot, Kernel, Stage, Storage, Variant
 from optlang.inputs import Handed, LateNumber, NumberContribution, Total, ValueName, text
 from optlang.language.quoting import docstring
 from optlang.language.rule import Rule
@@ -32,7 +32,7 @@ class Way:
 
     variant: Variant
     path: int
-    levels: tuple[tuple[Pass, ...], ...]
+    levels: tuple[tuple[Stage, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -67,25 +67,18 @@ class States:
         )
 
 
-def passes_of(variant: Variant) -> tuple[tuple[Pass, ...], ...]:
-    """Return the passes of each path of a variant; a variant without passes is one itself."""
-    if variant.steering is None:
-        return ((Pass(variant, False, (), (), ()),),)
-    return variant.steering.paths
-
-
 def leveled(variants: Sequence[Variant]) -> tuple[list[list[Way]], dict[ValueName, int]]:
     """Return the ways of each variant, and at which level each late value is there.
 
     A pass runs at level n if n sums over the model have to be complete before, one after the other.
     """
     there: dict[ValueName, int] = {}
-    shared = {slot.new: names for v in variants if v.steering for slot, names in v.steering.shared}
+    shared = {slot.new: names for v in variants for slot, names in v.schedule.shared}
     levels: dict[tuple[int, int, int], int] = {}
     for _ in range(32):  # until nothing moves any more; there are few sums
         before = dict(there), dict(levels)
         for i, variant in enumerate(variants):
-            for j, path in enumerate(passes_of(variant)):
+            for j, path in enumerate(variant.schedule.paths):
                 last = 0
                 for k, one in enumerate(path):
                     last = levels[i, j, k] = max([last, *(there.get(name, 0) for name in one.needs)])
@@ -103,7 +96,7 @@ def leveled(variants: Sequence[Variant]) -> tuple[list[list[Way]], dict[ValueNam
                 j,
                 tuple(tuple(one for k, one in enumerate(path) if levels[i, j, k] == n) for n in range(count)),
             )
-            for j, path in enumerate(passes_of(variant))
+            for j, path in enumerate(variant.schedule.paths)
         ]
         for i, variant in enumerate(variants)
     ]
@@ -174,7 +167,7 @@ class Functions:
             lines += [f"if math.isnan(n[{place}]):", f"{INDENT}n[{place}] = kept[{i}]"]
         return lines
 
-    def coefficients(self, kernel: Variant) -> str:
+    def coefficients(self, kernel: Kernel) -> str:
         """Return the name of a function that computes coefficients and host states."""
         module = Module(kernel.source)
         body = module.host("host", texts(kernel.host_arguments), self.places)
@@ -194,20 +187,19 @@ class Functions:
         hosted = [s.name for s in way.variant.slots if s.storage is Storage.HOST]
         if not hosted:
             return []
-        steering = way.variant.steering
-        if steering is None:
-            lines = [f"kept = {self.coefficients(way.variant)}(known)[1]"]
+        if way.variant.kernel is not None:
+            lines = [f"kept = {self.coefficients(way.variant.kernel)}(known)[1]"]
         else:
-            arguments = steering.numbers_arguments[way.path]
+            arguments = way.variant.schedule.numbers_arguments[way.path]
             lines = [f"kept = {self.numbers(way.variant.source, f'numbers_{way.path}', arguments)}(known)"]
         return [*lines, *(f"n[{self.states.numbers.index(name)}] = kept[{i}]" for i, name in enumerate(hosted))]
 
     def path(self, variant: Variant, first: int) -> list[str]:
         """Return the lines that choose the path of a step; ``first`` is the number of the variant's first one."""
-        if variant.steering is None or len(variant.steering.paths) == 1:
+        if len(variant.schedule.paths) == 1:
             return [f"return {first}"]
         module = Module(variant.source)
-        body = module.path(texts(variant.steering.path_arguments), self.places)
+        body = module.path(texts(variant.schedule.path_arguments), self.places)
         self.helpers |= module.helpers
         name = self.add("path", ("_known: List[float]",), "int", body, "Which way a step goes.")
         return [f"return {first} + {name}(known)"]
@@ -221,7 +213,7 @@ class Functions:
 
     # One kernel ---------------------------------------------------------------------------------------------
 
-    def update(self, kernel: Variant, matrices: bool) -> tuple[str, str]:
+    def update(self, kernel: Kernel, matrices: bool) -> tuple[str, str]:
         """Return the names of ``update`` for the usual types, and for those of 16 bits."""
         names = []
         for source in (kernel.source, kernel.narrow_source):
@@ -263,7 +255,7 @@ class _Run:
                     self.there.add(name)
                 place += 1
         for i, one in enumerate(passes):
-            lines += self.matrices(one, i) if one.matrices else self.elements(one, i)
+            lines += self.matrices(one, i) if one.kernel.matrices else self.elements(one, i)
         lines += [f"carry.append({_local(name)})" for name in self.handed_on(self.level)]
         return lines
 
@@ -275,7 +267,7 @@ class _Run:
             return _local(name)
         return f"s[{self.functions.states.tensors.index(name)}]"
 
-    def elements(self, one: Pass, index: int) -> list[str]:
+    def elements(self, one: Stage, index: int) -> list[str]:
         """Return the lines of a pass over elements."""
         lines = []
         for name in one.kernel.tensors:
@@ -303,7 +295,7 @@ class _Run:
         place = self.functions.totals.index(name)
         return f"sums[{place}] = sums[{place}] + float({part})"
 
-    def matrices(self, one: Pass, index: int) -> list[str]:
+    def matrices(self, one: Stage, index: int) -> list[str]:
         """Return the lines of a pass over matrices."""
         kernel = one.kernel
         arguments = [self.stack(name) for name in kernel.tensors]

@@ -57,23 +57,24 @@ class Contract:
         self.compiled, self.values = order.compiled, chosen(order)
         self.variant = self._chosen(order)
         variant = self.variant
+        assert variant.kernel is not None, "what makes several stages has been refused"
+        self.kernel = variant.kernel
         self.hosted = tuple(s.name for s in variant.slots if s.storage is Storage.HOST)
         self.states = tuple(s for s in variant.slots if s.storage is not Storage.HOST)
-        hypers = [h.name for h in self.compiled.rule.hypers if h.name in variant.host_arguments]
-        others = [name for name in ("t", "first", *FACTS) if name in variant.host_arguments]
+        hypers = [h.name for h in self.compiled.rule.hypers if h.name in self.kernel.host_arguments]
+        others = [name for name in ("t", "first", *FACTS) if name in self.kernel.host_arguments]
         self.numbers = (*hypers, *others, *self.hosted)
         layout = variant.layout
         self.rank = order.ndim if layout.exact else layout.front + 1 + layout.back
 
     def _chosen(self, order: Order) -> Variant:
-        """Return the variant, or raise that it is none for one pass after all."""
+        """Return the variant, or raise that it is none for one kernel after all."""
         try:
             variant = order.compiled.variant(self.values, example_facts(order.ndim))
         except Unfit as unfit:
             help = f"{unfit.help}; or choose another number of dimensions with --ndim"
             construct = f"a tensor of {order.ndim} dimensions"
             raise OptlangError([refusal(order.compiled, NAME, construct, unfit.span, help)]) from None
-        assert variant.steering is None, "what makes several passes has been refused"
         return variant
 
     def metadata(self) -> dict[str, str]:
@@ -101,9 +102,9 @@ class Contract:
         """Return the step as a module: ``p, g``, the states, the numbers."""
         import torch
 
-        variant, names, hosted = self.variant, self.numbers, self.hosted
-        host = load_module(variant.traced_source, variant.name)["host"]
-        update = load_module(variant.source, variant.name)["update"]
+        kernel, names, hosted = self.kernel, self.numbers, self.hosted
+        host = load_module(kernel.text("traced_source"), kernel.name)["host"]
+        update = load_module(kernel.source, kernel.name)["update"]
         held = [slot.name for slot in self.states]
 
         def as_number(x: Any) -> Any:
@@ -115,10 +116,10 @@ class Contract:
                 values = dict(zip(names, numbers.unbind(), strict=True)) if names else {}
                 if "first" in values:
                     values["first"] = values["first"] != 0
-                coefficients, kept = host(*(values[text(name)] for name in variant.host_arguments))
+                coefficients, kept = host(*(values[text(name)] for name in kernel.host_arguments))
                 c = torch.stack([as_number(x) for x in coefficients]).to(p.dtype)
                 tensors = {"p": p, "g": g, **dict(zip(held, states, strict=True))}
-                update(*(tensors[text(name)] for name in variant.tensors), c)
+                update(*(tensors[text(name)] for name in kernel.tensors), c)
                 return torch.stack([as_number(x) for x in kept]) if hosted else None
 
         return Model()

@@ -114,7 +114,7 @@ class _File:
         events = {event: Explorer(compiled, order.values, event).ways(opened, 1000) or [] for event in self.rule.events}
         event_variants = {event: forms.variants(found) for event, found in events.items()}
         everything = [*variants, *(v for those in event_variants.values() for v in those)]
-        staged = any(v.steering is not None for v in everything)
+        staged = any(not v.schedule.direct for v in everything)
         chosen = forms.of(ways, variants, staged)
         for event, found in events.items():
             chosen_there = forms.of(found, event_variants[event], staged, event)
@@ -146,7 +146,7 @@ class _File:
         """Find out what the file needs."""
         rule, found = self.rule, self.forms.features
         found |= {"staged"} if staged else set()
-        counted = [v.counts_steps or ("first" in v.host_arguments and not v.slots) for v in variants]
+        counted = [v.counts_steps for v in variants]
         if any(counted):
             found.add("counts")
             if not all(counted):
@@ -160,7 +160,7 @@ class _File:
             "events": bool(rule.events),
             "counting": bool(rule.events),
             "draws": draws(rule),
-            "alone": any(p.alone for v in variants if v.steering for path in v.steering.paths for p in path),
+            "alone": any(stage.alone for v in variants for stage in v.schedule.stages),
             "asked": bool(asked),
             "loss_now": Progress.LOSS in self.forms.read,
             "kept_in_groups": bool(common),

@@ -127,15 +127,14 @@ class _Script:
 
     def _gives_sizes(self, hyper: Hyper) -> bool:
         """Whether a hyperparameter may be the size of a state, such as a rank: it cannot change then."""
-        matrices = any(v.steering is not None and v.steering.matrices for v in self.variants)
+        matrices = any(v.schedule.matrices for v in self.variants)
         return matrices and hyper.type is HyperType.OPTIONAL and hyper.name in self.compiled.static_names
 
     def _named_totals(self) -> set[Total]:
         """Return the sums that something reads."""
         names = set[ValueName]()
         for variant in self.variants:
-            if variant.steering is not None:
-                names |= variant.steering.arguments()
+            names |= variant.schedule.arguments()
         return {name for name in names if isinstance(name, Total)}
 
     def _places(self) -> dict[str, int]:
@@ -380,10 +379,10 @@ class _Script:
 
     def _shared(self, index: int, variant: Variant, level: int) -> list[str]:
         """Return the lines that compute the shared states of a variant at a level."""
-        if variant.steering is None:
+        if not variant.schedule.shared:
             return []
         lines = []
-        for slot, names in variant.steering.shared:
+        for slot, names in variant.schedule.shared:
             if self.there.get(slot.new, 0) == level:
                 name = self.functions.numbers(variant.source, f"shared_{slot.name}", names)
                 lines.append(f"    known[{self.places[str(slot.new)]}] = {name}(known)[0]")
@@ -432,8 +431,8 @@ class _Script:
 
 def _asked(variant: Variant) -> set[ValueName]:
     """Return the names of all values that a variant's functions take."""
-    names: set[ValueName] = {*variant.start_arguments, *variant.group_arguments, *variant.host_arguments}
-    return names | (variant.steering.arguments() if variant.steering is not None else set())
+    names: set[ValueName] = {*variant.start_arguments, *variant.group_arguments}
+    return names | variant.schedule.arguments()
 
 
 def _tests(hyper: Hyper) -> list[str]:

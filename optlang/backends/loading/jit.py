@@ -8,18 +8,18 @@ import torch
 
 from optlang.backends.loading import slow, toolchain
 from optlang.backends.loading.modules import load_module, source_for
-from optlang.backends.loading.signature import Kernel, Signature
-from optlang.compiled import Variant
+from optlang.backends.loading.signature import LoadedKernel, Signature
+from optlang.compiled import Kernel
 
 
-def load(variant: Variant, signature: Signature) -> Kernel:
-    """Return the ``update`` of a variant through ``torch.compile``, once for all sizes.
+def load(kernel: Kernel, signature: Signature) -> LoadedKernel:
+    """Return the ``update`` of a kernel through ``torch.compile``, once for all sizes.
 
     Sizes of 1 are baked into a graph whatever one asks for, so tensors are told apart by where they have them, and a
     tensor with a single element is not worth a graph of its own.
     """
-    source = source_for(variant, signature)
-    plain = load_module(source, variant.name)["update"]
+    source = source_for(kernel, signature)
+    plain = load_module(source, kernel.name)["update"]
     options: dict[str, Any] = {"emulate_precision_casts": True}  # roundings that the source asks for are done
     if signature.device == "cpu":
         options |= toolchain.PARALLEL
@@ -37,19 +37,19 @@ def load(variant: Variant, signature: Signature) -> Kernel:
         if update is not None:
             update(*tensors)
             return
-        fresh = load_module(source, f"{variant.name} {''.join('01'[one] for one in ones)}")["update"]
+        fresh = load_module(source, f"{kernel.name} {''.join('01'[one] for one in ones)}")["update"]
         made: Any = torch.compile(fresh, dynamic=True, fullgraph=True, options=options)
         _mark(tensors, signature)
         try:
             with toolchain.plain_paths():
                 made(*tensors)
         except Exception as error:  # nothing has been computed yet: this is the compiler's
-            slow.warn(f"torch.compile failed for {variant.name}, which runs uncompiled", error)
+            slow.warn(f"torch.compile failed for {kernel.name}, which runs uncompiled", error)
             made = plain
             made(*tensors)
         compiled[ones] = made
 
-    return Kernel(run, "jit")
+    return LoadedKernel(run, "jit")
 
 
 def _mark(tensors: list[torch.Tensor], signature: Signature) -> None:

@@ -11,7 +11,6 @@ take the steps that the CPU takes, and the replay of a CUDA graph works. Several
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -19,8 +18,8 @@ from typing import Any
 import torch
 
 from optlang.backends.loading.modules import load_module
-from optlang.backends.loading.signature import Kernel, Signature
-from optlang.compiled import Storage, Variant
+from optlang.backends.loading.signature import LoadedKernel, Signature
+from optlang.compiled import Kernel, Storage
 
 #: Elements that one program instance updates at a time, and in all.
 BLOCK, CHUNK = 1024, 8192
@@ -40,24 +39,19 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def is_available(variant: Variant, signature: Signature) -> bool:
-    """Return whether a variant can be loaded: it has a Triton module, is for a GPU, and Triton is installed."""
-    return signature.device == "cuda" and bool(variant.triton_source) and importlib.util.find_spec("triton") is not None
-
-
-def load(variant: Variant, signature: Signature) -> Kernel:
-    """Return the ``update`` of a variant for many parameters, compiled for the current device.
+def load(kernel: Kernel, signature: Signature) -> LoadedKernel:
+    """Return a kernel for many parameters, compiled for the current device.
 
     Raises:
         Exception: Whatever Triton raises if it cannot compile the kernels.
     """
-    names = load_module(variant.triton_source, f"{variant.name} for Triton")
-    storage = variant.storage
-    scalars = [i for i, name in enumerate(variant.tensors) if storage.get(name) is Storage.SCALAR]
+    names = load_module(kernel.text("triton_source"), f"{kernel.name} for Triton")
+    storage = kernel.storage
+    scalars = [i for i, name in enumerate(kernel.tensors) if storage.get(name) is Storage.SCALAR]
     launch = Launch(names, signature, scalars)
     if not interpreted():
         launch.compile()
-    return Kernel(launch.run, "triton", many=True)
+    return LoadedKernel(launch.run, "triton", many=True)
 
 
 class Launch:

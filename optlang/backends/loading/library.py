@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import sys
 import tempfile
 from array import array
 from collections.abc import Sequence
@@ -14,9 +13,9 @@ from typing import Any
 import torch
 
 from optlang.backends.loading import toolchain
-from optlang.backends.loading.signature import Kernel, Signature
+from optlang.backends.loading.signature import LoadedKernel, Signature
 from optlang.cache import folders, sealed
-from optlang.compiled import Variant
+from optlang.compiled import Kernel
 
 #: C++ types by torch's names; what else there is, such kernels do not take.
 TYPES = {"float64": "double", "float32": "float", "bfloat16": "bfloat16", "float16": "float16"}
@@ -42,19 +41,13 @@ FLAGS = (
 _data_ptr = torch.Tensor.data_ptr
 
 
-def accepts(variant: Variant, signature: Signature) -> bool:
-    """Return whether a variant has C++ kernels for some types."""
-    here = sys.platform == "linux"  # elsewhere compilers take other options
-    return here and signature.device == "cpu" and bool(variant.cpp_source) and set(TYPES).issuperset(signature.dtypes)
-
-
-def text(variant: Variant, signature: Signature) -> str:
-    """Return the C++ file of a variant for some types."""
+def text(kernel: Kernel, signature: Signature) -> str:
+    """Return the C++ file of a kernel for some types."""
     head = ["#define OPTLANG_HALF"] if "float16" in signature.dtypes else []
     head.append(f"using real = {TYPES[signature.coefficient_dtype]};")
     types = [f"using type_{i} = {TYPES[dtype]};" for i, dtype in enumerate(signature.dtypes)]
     before, after = _parts()
-    return "\n".join([*head, "", before, *types, variant.cpp_source, after])
+    return "\n".join([*head, "", before, *types, kernel.text("cpp_source"), after])
 
 
 @functools.cache
@@ -65,34 +58,34 @@ def _parts() -> tuple[str, str]:
     return before, after
 
 
-def name_of(variant: Variant, signature: Signature) -> str:
-    """Return the name under which the library of a variant is kept."""
+def name_of(kernel: Kernel, signature: Signature) -> str:
+    """Return the name under which the library of a kernel is kept."""
     how = repr((FLAGS, _instructions(), torch.__version__, toolchain.processor()))
-    return sealed.file_name(variant.name, sealed.key(text(variant, signature), how), ".so")
+    return sealed.file_name(kernel.name, sealed.key(text(kernel, signature), how), ".so")
 
 
-def load(variant: Variant, signature: Signature) -> Kernel | None:
-    """Return the kernel of a variant from the cache, or None if it is not there or not sound."""
-    update = sealed.load(name_of(variant, signature), _open)
-    return None if update is None else _kernel(update, signature, "cached")
+def load(kernel: Kernel, signature: Signature) -> LoadedKernel | None:
+    """Return a kernel from the cache, or None if it is not there or not sound."""
+    update = sealed.load(name_of(kernel, signature), _open)
+    return None if update is None else _loaded(update, signature, "cached")
 
 
-def build(variant: Variant, signature: Signature) -> Kernel:
-    """Compile a variant, keep the library in the cache and return its kernel.
+def build(kernel: Kernel, signature: Signature) -> LoadedKernel:
+    """Compile a kernel, and keep the library in the cache.
 
     Raises:
         RuntimeError: If the compiler refuses; carries what it printed.
     """
-    name = name_of(variant, signature)
+    name = name_of(kernel, signature)
     with sealed.alone(name):
-        found = load(variant, signature)  # another process may just have built it
+        found = load(kernel, signature)  # another process may just have built it
         if found is not None:
             return found
         with tempfile.TemporaryDirectory(dir=folders.folder(), prefix=".build-") as folder:
-            library = _compile(text(variant, signature), Path(folder))
+            library = _compile(text(kernel, signature), Path(folder))
             sealed.install(library, name)
             update = sealed.load(name, _open) or _open(str(library))  # somebody may empty the cache at this moment
-            return _kernel(update, signature, "built")
+            return _loaded(update, signature, "built")
 
 
 def _instructions() -> tuple[str, ...]:
@@ -120,7 +113,7 @@ def _open(path: str) -> Any:
     return update
 
 
-def _kernel(update: Any, signature: Signature, origin: str) -> Kernel:
+def _loaded(update: Any, signature: Signature, origin: str) -> LoadedKernel:
     """Return the kernel that calls the function of a library."""
     tensors_each = len(signature.dtypes)
 
@@ -132,4 +125,4 @@ def _kernel(update: Any, signature: Signature, origin: str) -> Kernel:
         where = sizes.buffer_info()[0], addresses.buffer_info()[0]
         update(len(first), *where, numbers, torch.get_num_threads())
 
-    return Kernel(run, origin, many=True, at=update)
+    return LoadedKernel(run, origin, many=True, at=update)

@@ -7,7 +7,7 @@ import linecache
 from typing import Any
 
 from optlang.backends.loading.signature import Signature
-from optlang.compiled import Variant
+from optlang.compiled import Kernel
 
 
 def load_module(source: str, name: str) -> dict[str, Any]:
@@ -23,6 +23,6 @@ def load_module(source: str, name: str) -> dict[str, Any]:
     return names
 
 
-def source_for(variant: Variant, signature: Signature) -> str:
-    """Return the source of a variant that suits a signature."""
-    return variant.narrow_source if signature.narrow else variant.source
+def source_for(kernel: Kernel, signature: Signature) -> str:
+    """Return the source of a kernel that suits a signature."""
+    return kernel.narrow_source if signature.narrow else kernel.source

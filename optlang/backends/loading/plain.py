@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from optlang.backends.loading.modules import load_module, source_for
-from optlang.backends.loading.signature import Kernel, Signature
-from optlang.compiled import Variant
+from optlang.backends.loading.signature import LoadedKernel, Signature
+from optlang.compiled import Kernel
 
 
-def load(variant: Variant, signature: Signature) -> Kernel:
-    """Return the ``update`` of a variant as a kernel."""
-    update = load_module(source_for(variant, signature), variant.name)["update"]
+def load(kernel: Kernel, signature: Signature) -> LoadedKernel:
+    """Return the ``update`` of a kernel, as it is."""
+    update = load_module(source_for(kernel, signature), kernel.name)["update"]
 
     def run(tensors: list[Any]) -> None:
         update(*tensors)
 
-    return Kernel(run, "eager")
+    return LoadedKernel(run, "eager")

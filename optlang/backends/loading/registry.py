@@ -1,22 +1,39 @@
-"""The backends there are: the files of :mod:`optlang.backends` that define ``load``, and which are asked in turn.
+"""The backends there are, and which are asked in turn.
 
-``load(variant, signature)`` returns a kernel, or None if the backend has none for it; then the next one is asked.
+A backend is a file of :mod:`optlang.backends` with two functions. ``accepts(kernel, device)`` says whether it can do
+what a kernel computes on a type of device. ``load(kernel, signature)`` returns the kernel for some types, or None if it
+has none after all; then the next backend is asked, and what is slower has been said.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from typing import Protocol
 
-from optlang.backends.loading.signature import Kernel, Signature
-from optlang.compiled import Variant
+from optlang.backends.loading.signature import LoadedKernel, Signature
+from optlang.compiled import Kernel
 
 FOLDER = Path(__file__).parent.parent
 
-#: Who is asked in turn, by the name that is given. Other names stand for the backend of that name alone.
-CHAINS = {"auto": ("cpp", "inductor"), "cpp": ("cpp", "inductor")}
+#: The backends that are asked in turn, by the name that is given. Eager takes everything, and so it is the last.
+CHAINS = {
+    "auto": ("cpp", "triton", "inductor", "eager"),
+    "cpp": ("cpp", "inductor", "eager"),
+    "triton": ("triton", "inductor", "eager"),
+    "inductor": ("inductor", "eager"),
+}
+
+
+class Backend(Protocol):
+    """What a backend defines."""
+
+    def accepts(self, kernel: Kernel, device: str) -> bool:
+        """Return whether it can do what a kernel computes."""
+
+    def load(self, kernel: Kernel, signature: Signature) -> LoadedKernel | None:
+        """Return a kernel for some types, None if there is none."""
 
 
 def names() -> list[str]:
@@ -25,8 +42,8 @@ def names() -> list[str]:
     return sorted({*CHAINS, *(path.stem for path in found)})
 
 
-def find(name: str) -> list[ModuleType]:
-    """Return the modules of the backends that a name stands for, in the order in which they are asked.
+def find(name: str) -> list[Backend]:
+    """Return the backends that a name stands for, in the order in which they are asked.
 
     Raises:
         ValueError: If there is no such backend.
@@ -34,19 +51,18 @@ def find(name: str) -> list[ModuleType]:
     known = names()
     if name not in known:
         raise ValueError(f"there is no backend {name!r}; there are: {', '.join(known)}")
-    return [importlib.import_module(f"optlang.backends.{each}") for each in CHAINS.get(name, (name,))]
+    found: list[Backend] = [importlib.import_module(f"optlang.backends.{each}") for each in CHAINS.get(name, (name,))]
+    return found
 
 
-def loader(name: str) -> Callable[[Variant, Signature], Kernel]:
-    """Return a function that loads kernels, by the first of the backends of a name that has one.
+def loader(backends: list[Backend]) -> Callable[[Kernel, Signature], LoadedKernel]:
+    """Return a function that loads kernels, by the first of some backends that has one."""
 
-    Raises:
-        ValueError: If there is no such backend.
-    """
-    backends = find(name)
-
-    def load(variant: Variant, signature: Signature) -> Kernel:
-        found: Iterator[Kernel | None] = (each.load(variant, signature) for each in backends)
-        return next(kernel for kernel in found if kernel is not None)
+    def load(kernel: Kernel, signature: Signature) -> LoadedKernel:
+        for backend in backends:
+            found = backend.load(kernel, signature) if backend.accepts(kernel, signature.device) else None
+            if found is not None:
+                return found
+        raise AssertionError("the last backend takes everything")
 
     return load

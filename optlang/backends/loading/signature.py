@@ -22,7 +22,7 @@ class Signature:
     """What a kernel is built for, without the sizes.
 
     Attributes:
-        dtypes: Names of the element types (``float32``), in the order of ``Variant.tensors``.
+        dtypes: Names of the element types (``float32``), in the order of ``Kernel.tensors``.
         dims: The viewed dimensions, in the same order.
         device: Device type, ``cpu`` or ``cuda``.
         coefficients: How many packed coefficients there are (at least 1: an empty list is padded).
@@ -35,7 +35,7 @@ class Signature:
 
     @property
     def narrow(self) -> bool:
-        """Whether some tensor has 16 bits, so that the variant's ``narrow_source`` is meant."""
+        """Whether some tensor has 16 bits, so that the kernel's ``narrow_source`` is meant."""
         return any(dtype in NARROW for dtype in self.dtypes)
 
     @property
@@ -49,11 +49,11 @@ class Signature:
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """A loaded ``update``.
+class LoadedKernel:
+    """A kernel as a function that the runtime calls.
 
     Attributes:
-        run: Takes a list: the tensors of ``Variant.tensors``, viewed, then the packed coefficients. It checks nothing.
+        run: Takes a list: the tensors of ``Kernel.tensors``, viewed, then the packed coefficients. It checks nothing.
         origin: How it came to be: ``eager``, ``built``, ``cached``, ``jit`` or ``triton``.
         many: Whether the list may hold the tensors of several parameters, one's behind the other's, before the
             coefficients, and gradients may have shapes of their own, as only their addresses are read.

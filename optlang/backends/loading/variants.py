@@ -32,7 +32,7 @@ def find(text: str, name: str, key: VariantKey) -> Variant | None:
 
 def keep(text: str, variant: Variant) -> None:
     """Keep a variant for other processes."""
-    sealed.keep(_file_name(text, variant.name, variant.key), pickle.dumps(variant))
+    sealed.keep(_file_name(text, variant.name, variant.key), pickle.dumps(variant), again=True)
 
 
 def _file_name(text: str, name: str, key: VariantKey) -> str:

@@ -1,4 +1,4 @@
-"""What ties the passes of a step together, as Python: the module of a staged variant, and those of its passes."""
+"""The module of a variant with a schedule, which ties its stages together, and those of stages over matrices."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import sympy as sp
 
 from optlang.backends import python_source
-from optlang.backends.matrix_source import MatrixPass, start_lines
+from optlang.backends.matrix_source import MatrixStage, start_lines
 from optlang.backends.memory import INDENT
 from optlang.backends.naming import python_name, spelled
 from optlang.backends.python_source import Width
@@ -19,10 +19,10 @@ from optlang.ir.program import Input, Program
 from optlang.language.kinds import HOST, Level
 
 
-def steering(
+def emit(
     lowered: Lowered, numbers: Sequence[Program], slots: Sequence[AnySlot], ndim: int, title: str, width: Width
 ) -> str:
-    """Return the module that steers the passes of a step.
+    """Return the module that holds a schedule together.
 
     Args:
         lowered: The programs of the variant; start, group and shared after the passes.
@@ -37,7 +37,7 @@ def steering(
     functions = [_start(module, lowered, ndim) if matrices else module.start(lowered.start)]
     if lowered.group is not None:
         functions.append(module.group(lowered.group))
-    functions += [_shared(module, lowered.shared, s.target) for s in (lowered.shared.stores if lowered.shared else ())]
+    functions += [shared(module, lowered.shared, s.target) for s in (lowered.shared.stores if lowered.shared else ())]
     if len(lowered.paths) > 1:
         functions.append(_path(module, lowered.paths))
     if sized_draws(lowered.paths):
@@ -46,29 +46,12 @@ def steering(
     return module.assembled(title, functions)
 
 
-def traced_steering(lowered: Lowered, slots: Sequence[AnySlot], title: str) -> str:
-    """Return ``shared_NAME`` once more, on 0-d float64 tensors: for sums that arrive on a device, and stay there.
-
-    Args:
-        lowered: The programs of the variant, after the passes.
-        slots: The states that exist.
-        title: First line of the module's docstring.
-    """
-    module = python_source.Module(lowered, slots, (), writer=NumberWriter)
-    shared = lowered.shared
-    return module.assembled(title, [_shared(module, shared, s.target) for s in (shared.stores if shared else ())])
-
-
-def traced_pass(program: Program, slots: Sequence[AnySlot], title: str) -> str:
-    """Return ``host`` of a pass once more, on 0-d float64 tensors."""
-    module = python_source.Module(None, slots, (), writer=NumberWriter)
-    return module.assembled(title, [module.host(program)])
-
-
-def matrix_pass(program: Program, slots: Sequence[AnySlot], tensors: Sequence[ValueName], ndim: int, title: str) -> str:
-    """Return the module of a pass over matrices, which are given to it in the number type of the arithmetic."""
+def matrix_stage(
+    program: Program, slots: Sequence[AnySlot], tensors: Sequence[ValueName], ndim: int, title: str
+) -> str:
+    """Return the module of a stage over matrices, which are given to it in the number type of the arithmetic."""
     module = python_source.Module(None, slots, tensors)
-    written = MatrixPass(program, tensors, ndim)
+    written = MatrixStage(program, tensors, ndim)
     update = written.update()
     module.helpers |= written.writer.helpers
     return module.assembled(title, [module.host(program), update])
@@ -112,7 +95,7 @@ def shared_program(program: Program, name: ValueName) -> Program:
     return Program(program.name, inputs, host, (), (store,), program.notes)
 
 
-def _shared(module: python_source.Module, program: Program | None, name: ValueName) -> list[str]:
+def shared(module: python_source.Module, program: Program | None, name: ValueName) -> list[str]:
     """Return ``shared_NAME``: the new value of a shared state."""
     assert program is not None
     written, arguments = spelled(shared_program(program, name))

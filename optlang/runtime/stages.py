@@ -1,7 +1,7 @@
-"""The passes of a staged batch: kernels over elements, torch's own operations over stacks of matrices.
+"""The stages of a step: kernels over elements, torch's own operations over stacks of matrices.
 
-What one pass hands on to the next lies in scratch memory that is used again: a batch is cut into chunks, and each goes
-through all passes that need not wait for others before the next one starts. Only what is handed on across a sum over
+What one stage hands on to the next lies in scratch memory that is used again: a batch is cut into chunks, and each goes
+through all stages that need not wait for others before the next one starts. Only what is handed on across a sum over
 the whole model has to be there for every tensor at once.
 """
 
@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from optlang.backends.loading.signature import Kernel
-from optlang.compiled import Pass, PassTensor, Storage
-from optlang.inputs import Exchanged, HandedOn, Iterate, ValueName
-from optlang.language.rule import Value
+from optlang.backends.loading.signature import LoadedKernel
+from optlang.compiled import Stage, StageTensor, Storage, Variant
+from optlang.inputs import Exchanged, HandedOn, Iterate, NumberContribution, Total, ValueName
 from optlang.runtime import chance, host
-from optlang.runtime.kernels import Kernels, Prepared
-from optlang.runtime.numbers import as_number, traced_functions
-from optlang.runtime.records import Batch, Record
-from optlang.runtime.tensors import arithmetic, is_wrapper, viewed
-
-if TYPE_CHECKING:
-    from optlang.runtime.staged import StagedBatch
+from optlang.runtime.calls import KernelCall
+from optlang.runtime.kernels import Kernels, Prepared, PreparedKernel
+from optlang.runtime.numbers import as_number, stays_on_device, traced_functions
+from optlang.runtime.records import Record
+from optlang.runtime.tensors import arithmetic, is_wrapper
 
 #: How many bytes a tensor of a chunk may take: on the CPU so few that what one operation leaves is still in a cache for
 #: the next (two of the largest matrices of GPT-2 small), elsewhere enough to keep every core busy.
@@ -54,7 +51,7 @@ class Part(Sequence[torch.Tensor]):
 
 
 class Scratch:
-    """Memory in which passes hand things on, shared by all batches of an optimizer, which run one after the other."""
+    """Memory in which stages hand things on, shared by all batches of an optimizer, which run one after the other."""
 
     def __init__(self) -> None:
         self._lanes: dict[tuple[int, torch.dtype, torch.device], torch.Tensor] = {}
@@ -70,54 +67,55 @@ class Scratch:
         return held[:count]
 
 
-class PlannedPass:
-    """One pass of a batch, on every chunk of it alike.
+class PlannedStage:
+    """One stage of a batch, on every chunk of it alike.
 
     Args:
-        own: The pass.
-        batch: The batch.
-        prepared: The pass's module.
+        own: The stage.
+        owner: The variant whose step it is part of.
+        prepared: The stage's kernel.
 
     Attributes:
         coefficients: Those of the coming step, once what they are computed from is there: numbers, or tensors where
             they follow from sums that are on a device.
-        kernel: The kernel, of a pass over elements.
-        storage: How the pass's tensors are kept, by name.
+        loaded: The kernel for the types of the batch, of a stage over elements.
     """
 
-    def __init__(self, own: Pass, batch: StagedBatch, prepared: Prepared) -> None:
-        self.own, self.batch, self.prepared = own, batch, prepared
-        self.storage = own.kernel.storage
+    def __init__(self, own: Stage, owner: Variant, prepared: PreparedKernel) -> None:
+        self.own, self.owner, self.prepared, self.kernel = own, owner, prepared, own.kernel
         self.coefficients: tuple[Any, ...] = ()
-        self.kernel: Kernel | None = None
+        self.loaded: LoadedKernel | None = None
 
     @property
     def writes(self) -> bool:
         """Whether it writes parameters or states."""
-        return any(isinstance(name, str) for name in self.own.kernel.written)
+        return any(isinstance(name, str) for name in self.kernel.written)
 
-    def prepare(self, known: Mapping[ValueName, Any]) -> None:
-        """Compute the coefficients."""
-        arguments = self.batch.named(self.own.kernel.host_arguments, known)
+    def prepare(self, arguments: Sequence[Any], device: torch.device) -> None:
+        """Compute the coefficients of a step.
+
+        Args:
+            arguments: What ``host`` takes: numbers, or tensors that hold some.
+            device: The device of the parameters.
+        """
         if any(isinstance(a, torch.Tensor) for a in arguments):
-            device = self.batch.records[0].parameter.device
             numbers = [as_number(a, device) for a in arguments]
-            self.coefficients = traced_functions(self.own.kernel)["host"](*numbers)[0]
+            self.coefficients = traced_functions(self.kernel)["host"](*numbers)[0]
         else:
-            self.coefficients = host.call(self.prepared.plain["host"], arguments)[0]
+            self.coefficients = host.call(self.prepared.functions["host"], arguments)[0]
 
 
 class Chunk:
-    """One pass of some records of a batch.
+    """One stage of some records of a batch.
 
     Args:
-        plan: The pass.
+        plan: The stage.
         start: Place of the first record in the batch.
         records: The records.
-        buffers: What passes hand on, of these records.
+        buffers: What stages hand on, of these records.
     """
 
-    def __init__(self, plan: PlannedPass, start: int, records: Sequence[Record], buffers: Buffers) -> None:
+    def __init__(self, plan: PlannedStage, start: int, records: Sequence[Record], buffers: Buffers) -> None:
         self.plan, self.start, self.records, self.buffers = plan, start, records, buffers
         self._begun = False
 
@@ -129,106 +127,78 @@ class Chunk:
         """Return the places in the batch of the records whose parameters or states it has begun to write."""
         return range(self.start, self.start + len(self.records)) if self._begun and self.plan.writes else ()
 
-    @property
-    def gradients(self) -> list[Any]:
-        """The gradients of the records, during a step."""
-        return self.plan.batch.gradients[self.start : self.start + len(self.records)]
-
-    def compile(self, kernels: Kernels, values: Mapping[str, Value]) -> None:
+    def compile(self, kernels: Kernels) -> None:
         """See to everything that takes time."""
 
-    def draw(self, seed: chance.Seed, known: Mapping[ValueName, Any]) -> None:
-        """Fill in the random numbers that the pass reads."""
-        batch, own = self.plan.batch, self.plan.own
-        for draw in own.draws:
-            if self.plan.storage.get(draw.name) is Storage.MATRIX:
-                arguments = numbers_of(batch.named(batch.steering.size_arguments, known))
-                size = batch.prepared.plain["sizes"](*arguments)[str(draw.name)]
-                p = self.records[0].parameter
+    def draw(self, seed: chance.Seed, count: int, sizes: Mapping[str, Sequence[int]]) -> None:
+        """Fill in the random numbers that the stage reads.
+
+        Args:
+            seed: Draws them.
+            count: Which step it is, from 1.
+            sizes: Of random numbers that are not shaped like p, by name.
+        """
+        for draw in self.plan.own.draws:
+            if self.plan.kernel.storage.get(draw.name) is Storage.MATRIX:
+                p, size = self.records[0].parameter, sizes[str(draw.name)]
                 self.buffers[draw.name] = [
                     torch.empty(size, dtype=arithmetic(p), device=p.device) for _ in self.records
                 ]
             for record, memory in zip(self.records, self.buffers[draw.name], strict=True):
-                seed.fill(memory, draw, batch.owner(record), int(batch.count) + 1)
+                seed.fill(memory, draw, record.owner, count)
 
-    def run(self) -> None:
-        """Run the pass."""
+    def run(self, gradients: Sequence[Any]) -> None:
+        """Run the stage; ``gradients`` are those of its records."""
         raise NotImplementedError
 
 
 class KernelChunk(Chunk):
-    """A pass over elements."""
+    """A stage over elements."""
 
-    def __init__(self, plan: PlannedPass, start: int, records: Sequence[Record], buffers: Buffers) -> None:
+    def __init__(self, plan: PlannedStage, start: int, records: Sequence[Record], buffers: Buffers) -> None:
         super().__init__(plan, start, records, buffers)
-        self.inner = Batch([self._record(i, record) for i, record in enumerate(records)])
-        self.inner.committed = True
+        self.call = KernelCall(plan.prepared, records, buffers)
 
     def begin(self) -> None:
         """Forget the last run."""
-        self.inner.moved = 0
+        self.call.moved = 0
 
     def written(self) -> Sequence[int]:
         """Return the places in the batch of the records whose parameters or states it has begun to write."""
-        self._begun = self.inner.moved > 0
-        if self.inner.moved >= len(self.records) or not self._begun:
+        self._begun = self.call.moved > 0
+        if self.call.moved >= len(self.records) or not self._begun:
             return super().written()
-        begun = {id(record) for record in self.inner.begun()} if self.plan.writes else ()
-        return [self.start + i for i, record in enumerate(self.inner.records) if id(record) in begun]
+        return sorted(self.start + i for i in self.call.begun()) if self.plan.writes else ()
 
-    def _record(self, index: int, parent: Record) -> Record:
-        """Return a parameter as this pass sees it."""
-        kernel = self.plan.own.kernel
-        record = Record(parent.parameter, self.plan.prepared, parent.state)
-        record.gradient_dtype, record.copied, record.careful = parent.gradient_dtype, parent.copied, parent.careful
-        record.ordinary = parent.ordinary
-        layout, storage = kernel.layout, self.plan.storage
-        views: list[Any] = [None if record.copied else viewed(record.parameter, layout), None]
-        for name in kernel.tensors[2:]:
-            tensor = self.buffers[name][index] if name in self.buffers else parent.tensors[name]
-            views.append(tensor.detach().view(1) if storage[name] is Storage.SCALAR else viewed(tensor, layout))
-        record.views = views
-        return record
-
-    def compile(self, kernels: Kernels, values: Mapping[str, Value]) -> None:
+    def compile(self, kernels: Kernels) -> None:
         """Find the kernel, compiling it if need be."""
-        plan, inner = self.plan, self.inner
-        signature = inner.records[0].sign(len(plan.own.kernel.coefficients) or 1, values)
-        for record in inner.records:
-            record.signature = signature
-        if plan.kernel is None:
-            owner = plan.batch.prepared.variant
-            plan.kernel = kernels.kernel(plan.own.kernel, signature, owner, inner.records[0].ordinary)
-        inner.kernel = plan.kernel
+        plan = self.plan
+        self.call.see_to(kernels, len(plan.kernel.coefficients), plan.owner, plan.loaded)
+        plan.loaded = self.call.loaded
 
-    def run(self) -> None:
+    def run(self, gradients: Sequence[Any]) -> None:
         """Run the kernel on every record."""
-        inner, gradients, coefficients = self.inner, self.gradients, self.plan.coefficients
-        assert inner.kernel is not None
-        if inner.kernel.many:
-            inner.gradients = gradients
-        else:
-            inner.gradients = [record.view(g) for record, g in zip(inner.records, gradients, strict=True)]
+        call, coefficients = self.call, self.plan.coefficients
         if any(isinstance(c, torch.Tensor) for c in coefficients):
-            first = inner.records[0]
-            assert first.signature is not None
-            stacked = torch.stack([as_number(c, first.parameter.device) for c in coefficients])
-            inner.run(stacked.to(getattr(torch, first.signature.coefficient_dtype)))
+            assert call.signature is not None
+            stacked = torch.stack([as_number(c, self.records[0].parameter.device) for c in coefficients])
+            packed = stacked.to(getattr(torch, call.signature.coefficient_dtype))
         else:
-            inner.run(inner.packed(coefficients))
+            packed = call.packed(coefficients)
+        call.run(call.view(gradients), packed)
 
 
 class MatrixChunk(Chunk):
-    """A pass over a stack of equally shaped tensors."""
+    """A stage over a stack of equally shaped tensors."""
 
-    def run(self) -> None:
-        """Run the pass."""
+    def run(self, gradients: Sequence[Any]) -> None:
+        """Run the stage."""
         if not self.records[0].facts.numel:
             return
-        kernel = self.plan.own.kernel
-        stacks = [self._stack(name) for name in kernel.tensors]
+        kernel = self.plan.kernel
+        stacks = [self._stack(name, gradients) for name in kernel.tensors]
         numbers = map(float, self.plan.coefficients[: len(kernel.coefficients)])  # there is a 0 where there are none
-        results = self.plan.prepared.plain["update"](*stacks, *numbers)
+        results = self.plan.prepared.functions["update"](*stacks, *numbers)
         given = dict(zip(kernel.tensors, stacks, strict=True))
         read = {_memory(given[name]) for name in kernel.written if name in given}
         # What is only a view of a tensor that another result may be written to is copied first.
@@ -247,24 +217,24 @@ class MatrixChunk(Chunk):
             self._write(name, result)
 
     def _storage(self, name: ValueName) -> Storage:
-        return self.plan.storage.get(name, Storage.ELEMENT)
+        return self.plan.kernel.storage.get(name, Storage.ELEMENT)
 
-    def _tensors(self, name: ValueName) -> list[torch.Tensor]:
+    def _tensors(self, name: ValueName, gradients: Sequence[torch.Tensor] = ()) -> list[torch.Tensor]:
         """Return the tensors of a name, one for each record."""
         if name == "p":
             return [record.parameter.detach() for record in self.records]
         if name == "g":
-            return [g.view(r.parameter.shape) for g, r in zip(self.gradients, self.records, strict=True)]
+            return [g.view(r.parameter.shape) for g, r in zip(gradients, self.records, strict=True)]
         if name in self.buffers:
             return list(self.buffers[name])
         return [record.tensors[name].detach() for record in self.records]
 
-    def _stack(self, name: ValueName) -> torch.Tensor:
+    def _stack(self, name: ValueName, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the tensors of a name as one, in the number type of the arithmetic."""
         ready = self.buffers.get(("stack", name))
         if isinstance(ready, torch.Tensor):
             return ready
-        tensors = self._tensors(name)
+        tensors = self._tensors(name, gradients)
         if self._storage(name) is Storage.SCALAR:
             tensors = [t.reshape(()) for t in tensors]
         stack = tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
@@ -299,10 +269,10 @@ def _memory(t: torch.Tensor) -> int:
 
 
 class Segment:
-    """Passes that wait for nothing but each other, chunk by chunk.
+    """Stages that wait for nothing but each other, chunk by chunk.
 
     Attributes:
-        plans: The passes, in order.
+        plans: The stages, in order.
         needs: Names of the late values that they wait for.
         totals: Names of the sums that they give parts of.
         points: Names of the points that they leave for the closure.
@@ -310,7 +280,7 @@ class Segment:
         chunks: What is run, in order.
     """
 
-    def __init__(self, plans: Sequence[PlannedPass]) -> None:
+    def __init__(self, plans: Sequence[PlannedStage]) -> None:
         self.plans = list(plans)
         self.needs = frozenset(name for plan in plans for name in plan.own.needs)
         self.totals = tuple(dict.fromkeys(name for plan in plans for name in plan.own.totals))
@@ -318,18 +288,18 @@ class Segment:
         self.writes = any(plan.writes for plan in plans)
         self.chunks: list[Chunk] = []
 
-    def buffers(self) -> dict[HandedOn, PassTensor]:
-        """Return what its passes hand on, or read as random numbers, by name."""
-        tensors = (tensor for plan in self.plans for tensor in plan.own.kernel.pass_tensors)
+    def buffers(self) -> dict[HandedOn, StageTensor]:
+        """Return what its stages hand on, or read as random numbers, by name."""
+        tensors = (tensor for plan in self.plans for tensor in plan.kernel.stage_tensors)
         return {tensor.name: tensor for tensor in tensors if isinstance(tensor.name, HandedOn)}
 
 
-def segments(plans: Sequence[PlannedPass]) -> list[Segment]:
-    """Return the passes of a path, cut where one waits for something that the ones before do not."""
-    cut: list[list[PlannedPass]] = []
+def segments(plans: Sequence[PlannedStage]) -> list[Segment]:
+    """Return the stages of a path, cut where one waits for something that the ones before do not."""
+    cut: list[list[PlannedStage]] = []
     there: set[ValueName] = set()
     for plan in plans:
-        # Nothing is written before the closure has been called where the passes before say, and they have let it.
+        # Nothing is written before the closure has been called where the stages before say, and they have let it.
         asks = bool(cut) and any(each.own.points or Iterate.STOP in each.own.totals for each in cut[-1])
         if not cut or (asks and plan.writes) or not set(plan.own.needs) <= there:
             cut.append([])
@@ -338,8 +308,56 @@ def segments(plans: Sequence[PlannedPass]) -> list[Segment]:
     return [Segment(each) for each in cut]
 
 
-def lay_out(batch: StagedBatch, path: Sequence[Segment], scratch: Scratch) -> Buffers:
-    """Cut a batch into chunks and give the passes of a path the memory that they hand things on in.
+class BatchSchedule:
+    """The stages of a schedule with the tensors of a batch.
+
+    Args:
+        prepared: The variant.
+        records: The records of the batch.
+    """
+
+    def __init__(self, prepared: Prepared, records: Sequence[Record]) -> None:
+        self.prepared, self.records, self.own = prepared, records, prepared.variant.schedule
+        self._paths: dict[int, list[Segment]] = {}
+        self._common: dict[int, Buffers] = {}
+        self._parts: dict[NumberContribution, torch.Tensor] = {}
+
+    def path(self, path: int, kernels: Kernels, scratch: Scratch) -> list[Segment]:
+        """Return the stages of a path, made and compiled on first use."""
+        if path not in self._paths:
+            variant = self.prepared.variant
+            made = segments([PlannedStage(each, variant, kernels.stage(each.kernel)) for each in self.own.paths[path]])
+            self._common[path] = lay_out(self, made, scratch)
+            for segment in made:
+                for chunk in segment.chunks:
+                    chunk.compile(kernels)
+            self._paths[path] = made
+        return self._paths[path]
+
+    def exchanged(self, path: int, name: Exchanged) -> list[torch.Tensor]:
+        """Return the tensors that are exchanged with the closure under a name, one for each record; none is allowed."""
+        return list(self._common[path].get(name, ()))
+
+    def parts_of(self, total: NumberContribution) -> list[torch.Tensor]:
+        """Return memory for each record's part of a sum over the whole model."""
+        if total not in self._parts:
+            p = self.records[0].parameter
+            self._parts[total] = torch.zeros(len(self.records), 1, dtype=arithmetic(p), device=p.device)
+        return list(self._parts[total].unbind())
+
+    def summed(self, total: NumberContribution) -> list[Any]:
+        """Return each record's part of a sum; on a device, their sum as a tensor there."""
+        parts = self._parts[total].flatten()
+        if not isinstance(total, Total):  # one number for all
+            return [parts[0] if stays_on_device(parts.device) else float(parts[0])]
+        if stays_on_device(parts.device):
+            return [parts.sum(dtype=torch.float64)]
+        found: list[Any] = parts.tolist()
+        return found
+
+
+def lay_out(batch: BatchSchedule, path: Sequence[Segment], scratch: Scratch) -> Buffers:
+    """Cut a batch into chunks and give the stages of a path the memory that they hand things on in.
 
     Returns:
         What is there for every tensor at once.
@@ -352,7 +370,7 @@ def lay_out(batch: StagedBatch, path: Sequence[Segment], scratch: Scratch) -> Bu
             common |= _allotted(where[0], batch.records, None, 0)
     for segment, slots in zip(path, held, strict=True):
         local = [slot for name, slot in slots.items() if name not in common]
-        matrices = any(plan.own.matrices for plan in segment.plans)
+        matrices = any(plan.kernel.matrices for plan in segment.plans)
         whole = not matrices and not any(slot.storage is Storage.ELEMENT for slot in local)
         alone = any(plan.own.alone for plan in segment.plans)
         cuts = [(i, i + 1) for i in range(len(batch.records))] if alone else _cuts(batch.records)
@@ -366,7 +384,7 @@ def lay_out(batch: StagedBatch, path: Sequence[Segment], scratch: Scratch) -> Bu
             for plan in segment.plans:
                 for total in plan.own.totals:
                     buffers[total] = batch.parts_of(total)[start:stop]
-                kind: type[Chunk] = MatrixChunk if plan.own.matrices else KernelChunk
+                kind: type[Chunk] = MatrixChunk if plan.kernel.matrices else KernelChunk
                 segment.chunks.append(kind(plan, start, records, buffers))
     return common
 
@@ -385,7 +403,7 @@ def _cuts(records: Sequence[Record]) -> list[tuple[int, int]]:
     return [*cuts, (start, len(records))]
 
 
-def _allotted(slot: PassTensor, records: Sequence[Record], scratch: Scratch | None, lane: int) -> Buffers:
+def _allotted(slot: StageTensor, records: Sequence[Record], scratch: Scratch | None, lane: int) -> Buffers:
     """Return tensors for what is handed on under a name; without ``scratch`` in memory of their own."""
     if slot.storage is Storage.MATRIX:
         return {slot.name: [None] * len(records)}
@@ -410,7 +428,7 @@ def _allotted(slot: PassTensor, records: Sequence[Record], scratch: Scratch | No
     return found
 
 
-def _shape(slot: PassTensor, record: Record) -> tuple[int, ...]:
+def _shape(slot: StageTensor, record: Record) -> tuple[int, ...]:
     """Return the shape of what is handed on under a name for a record."""
     shape = tuple(record.parameter.shape)
     if slot.storage is Storage.SCALAR:

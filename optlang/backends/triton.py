@@ -1,0 +1,29 @@
+"""Triton kernels of our own on CUDA, in few launches for all parameters."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from optlang.backends.loading import launch, slow
+from optlang.backends.loading.signature import LoadedKernel, Signature
+from optlang.compiled import Kernel, Locality
+
+
+def accepts(kernel: Kernel, device: str) -> bool:
+    """Return whether a kernel is elementwise or reduces over whole tensors, is for a GPU, and Triton is installed."""
+    suits = kernel.locality in (Locality.ELEMENTS, Locality.SWEEPS)
+    return suits and device == "cuda" and importlib.util.find_spec("triton") is not None
+
+
+def load(kernel: Kernel, signature: Signature) -> LoadedKernel | None:
+    """Return a compiled kernel, or None if Triton fails, which is said once, as a warning.
+
+    Args:
+        kernel: The kernel.
+        signature: The types it will be called with.
+    """
+    try:
+        return launch.load(kernel, signature)
+    except Exception as error:
+        slow.warn(f"Triton could not compile {kernel.name}; torch.compile is used", error)
+        return None

@@ -1,0 +1,270 @@
+"""Parameters that make their steps together, with the numbers that they have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from optlang.inputs import ValueName
+from optlang.runtime.calls import KernelCall
+from optlang.runtime.records import OURS, Record, Watched, is_kept
+from optlang.runtime.stages import BatchSchedule
+
+
+class Batch:
+    """Records whose steps are alike: they share counts, host numbers and coefficients.
+
+    How they make a step is decided once, here: by one call of a kernel, or by the stages of a schedule.
+
+    Attributes:
+        records: The records.
+        parameters: Their parameters.
+        gradients: During a step, their gradients as the kernel takes them.
+        call: The kernel with their tensors, where a step is one kernel and nothing else.
+        schedule: The stages with their tensors, of all other steps.
+        count: Their updates so far.
+        numbers: Values of their host states.
+        created: Whether their states were started in this step.
+        mirror: Memory of the tensors that show count and numbers in ``optimizer.state``, or None if there are none.
+        version: Version of that memory after our last write; another version means that somebody wrote to it.
+        kept: Numbers that somebody else put into ``optimizer.state``, by row of the mirror: they are written in place.
+        committed: Whether ``optimizer.state`` holds the records' states.
+    """
+
+    __slots__ = (
+        "_arguments",
+        "_arguments_of",
+        "_kept_versions",
+        "_watched",
+        "addresses",
+        "call",
+        "committed",
+        "count",
+        "created",
+        "gradients",
+        "kept",
+        "mirror",
+        "numbers",
+        "parameters",
+        "prepared",
+        "records",
+        "schedule",
+        "version",
+    )
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = list(records)
+        self.parameters = [record.parameter for record in records]
+        self.gradients: list[Any] = []
+        first = self.records[0]
+        self.prepared, self.count, self.numbers = first.prepared, first.count, first.numbers
+        self.created = first.created
+        direct = self.prepared.direct
+        self.call = None if direct is None else KernelCall(direct, self.records, {})
+        self.schedule = BatchSchedule(self.prepared, self.records) if direct is None else None
+        self.mirror: torch.Tensor | None = None
+        self.version = 0
+        self.kept: dict[int, list[torch.Tensor]] = {}
+        self._kept_versions: list[int] = []
+        self.committed = False
+        self._arguments: list[Any] = []  # of host, as they were
+        self._arguments_of: Mapping[ValueName, Any] | None = None
+        self._watched: Watched | None = None
+        self.addresses: list[int] | None = None  # where the gradients of this step lie, if that has been asked already
+
+    @staticmethod
+    def key(record: Record) -> tuple[Any, ...]:
+        """Return what records of one batch have in common."""
+        prepared = record.prepared
+        variant = prepared.variant
+        facts = tuple(getattr(record.facts, name) for name in prepared.facts)
+        ndim = 0 if variant.layout.flat else record.facts.ndim
+        types = (record.dtype, record.gradient_dtype, record.parameter.device, ndim)
+        states = tuple(record.tensors[name].dtype for name in variant.tensors[2:])
+        shape = record.shape if variant.schedule.matrices else ()
+        # What does not count its updates need not have had as many.
+        count = record.count if prepared.counts else 0.0
+        here = (variant.key, record.ordinary)
+        return (*here, count, record.numbers, record.created, facts, types, states, shape)
+
+    def likeness(self) -> tuple[Any, ...]:
+        """Return what batches that could be one have in common."""
+        first = self.records[0]
+        variant, ordinary, _, _, _, facts, types, states, shape = self.key(first)
+        count = self.count if self.prepared.counts else 0.0
+        return (variant, ordinary, count, self.numbers, self.created, facts, types, states, shape)
+
+    def usual(self, state: Mapping[Any, Any] | None) -> list[torch.Tensor] | None:
+        """Return the gradients if every record has one and nothing has changed since the last step.
+
+        This is what nearly every step comes to, so it is done for all records at once.
+        """
+        if self._watched is None:
+            self._watched = Watched(self.records)
+        found = self._watched.gradients(state)
+        self.addresses = None if found is None else self._watched.addresses
+        return found
+
+    @property
+    def many(self) -> bool:
+        """Whether gradients may have shapes of their own."""
+        return self.call is None or self.call.many
+
+    # Host numbers -------------------------------------------------------------------------------------------
+
+    def host_arguments(self, known: Mapping[ValueName, Any]) -> list[Any]:
+        """Return the arguments of ``host`` for the next step.
+
+        Args:
+            known: Hyperparameters and the group's values; a mapping that was given before has the same contents.
+        """
+        prepared, direct, arguments = self.prepared, self.prepared.direct, self._arguments
+        assert direct is not None
+        if known is not self._arguments_of:
+            facts: dict[ValueName, Any] = {name: getattr(self.records[0].facts, name) for name in prepared.facts}
+            found = {**known, **facts}
+            arguments[:] = [found.get(name) for name in direct.kernel.host_arguments]
+            self._arguments_of = known
+        for place, what in direct.varying:
+            if isinstance(what, int):
+                arguments[place] = self.numbers[what]
+            elif what == "t":
+                arguments[place] = self.count + 1.0
+            else:
+                arguments[place] = self.count == 0.0 if prepared.counts else self.created
+        return arguments
+
+    def named(self, names: Iterable[ValueName], known: Mapping[ValueName, Any]) -> list[Any]:
+        """Return values by name as the next step sees them: hyperparameters, facts, counts, host states, late ones."""
+        facts = self.records[0].facts
+        hosted: dict[ValueName, int] = {s.name: i for i, s in enumerate(self.prepared.hosted)}
+        found: list[Any] = []
+        for name in names:
+            if name in hosted:
+                found.append(self.numbers[hosted[name]])
+            elif name == "t":
+                found.append(self.count + 1.0)
+            elif name == "first":
+                found.append(self.count == 0.0 if self.prepared.counts else self.created)
+            elif isinstance(name, str) and name not in known:
+                found.append(getattr(facts, name))
+            else:
+                found.append(known[name])
+        return found
+
+    # Running ------------------------------------------------------------------------------------------------
+
+    def run(self, coefficients: torch.Tensor) -> None:
+        """Run the kernel of a step that is one kernel."""
+        assert self.call is not None
+        self.call.run(self.gradients, coefficients, self.addresses)
+        self.gradients = []
+
+    @property
+    def moved(self) -> bool:
+        """Whether a step has begun to update some records that is not counted yet."""
+        return self.call is not None and self.call.moved > 0
+
+    def begun(self) -> list[Record]:
+        """Return the records that an interrupted step has updated, or was about to."""
+        assert self.call is not None
+        return [self.records[i] for i in self.call.begun()]
+
+    def bytes_moved(self) -> int:
+        """Return how many bytes a step has to move: every tensor once, and once more if it is written."""
+        variant, total = self.prepared.variant, 0
+        for record in self.records:
+            tensors = {"p": record.parameter, "g": record.parameter, **record.tensors}
+            for name in variant.tensors:
+                memory = tensors[name]
+                total += memory.numel() * memory.element_size() * (2 if name in variant.written else 1)
+        return total
+
+    # State --------------------------------------------------------------------------------------------------
+
+    @property
+    def place(self) -> torch.device:
+        """Where count and host states are shown: on the host, where they are computed."""
+        return torch.device("cpu")
+
+    def reflect(self) -> None:
+        """Make the tensors in ``optimizer.state`` that show the count and the host states, where there are none."""
+        rows = [self.count] if self.prepared.counts else []
+        rows += self.numbers
+        if not rows:
+            return
+        self.kept = {}
+        with torch.inference_mode(False):  # what is made there has no versions
+            memory = torch.tensor(rows, dtype=torch.float64, device=self.place)
+            self.mirror = memory.unsqueeze(1).repeat(1, len(self.records))
+            setattr(self.mirror, OURS, True)
+            columns = [self.mirror[:, i].unbind() for i in range(len(self.records))]
+        for record, shown in zip(self.records, columns, strict=True):
+            numbers = list(shown)
+            for row, key in enumerate(record.keys[: len(rows)]):
+                held = record.state.get(key)
+                if is_kept(held) and held.device == self.place:
+                    numbers[row] = held
+                    self.kept.setdefault(row, []).append(held)
+            record.hold(numbers, record.values[len(rows) :])
+            record.state.update(zip(record.keys, numbers, strict=False))
+        self._look_back()
+
+    def advance(self, numbers: tuple[float, ...]) -> None:
+        """Count a step and take the new values of the host states."""
+        self.count += 1.0
+        self.numbers, self.created = numbers, False
+        if self.mirror is not None:
+            rows = (self.count, *numbers) if self.prepared.counts else numbers
+            if len(rows) == 1:
+                self.mirror.fill_(rows[0])
+            else:
+                self.mirror.copy_(torch.tensor(rows, dtype=torch.float64, device="cpu").unsqueeze(1))
+            if self.kept:
+                self._write_kept(rows)
+            self.version = self.mirror._version
+        if self.call is not None:
+            self.call.moved = 0
+
+    def _write_kept(self, rows: Sequence[Any]) -> None:
+        """Write the numbers that are not in the mirror; a count is added to, as other processes may count as well."""
+        for row, tensors in self.kept.items():
+            if row == 0 and self.prepared.counts:
+                torch._foreach_add_(tensors, 1.0)
+            else:
+                for tensor in tensors:
+                    tensor.copy_(rows[row]) if isinstance(rows[row], torch.Tensor) else tensor.fill_(rows[row])
+        self._look_back()
+
+    def _look_back(self) -> None:
+        """Take note of the versions of the numbers that are shown."""
+        assert self.mirror is not None
+        self.version = self.mirror._version
+        self._kept_versions = [tensor._version for tensors in self.kept.values() for tensor in tensors]
+
+    def is_overwritten(self) -> bool:
+        """Whether somebody has written to the numbers that are shown."""
+        if self.mirror is None:
+            return False
+        if self.mirror._version != self.version:
+            return True
+        kept = self.kept and [tensor._version for tensors in self.kept.values() for tensor in tensors]
+        return bool(kept) and kept != self._kept_versions
+
+    def split(self, chosen: Sequence[Record]) -> tuple[Batch, Batch]:
+        """Return the chosen records, with the gradients, and the others as batches of their own."""
+        ids = {id(record) for record in chosen}
+        others = [record for record in self.records if id(record) not in ids]
+        parts: list[Batch] = []
+        for records in (list(chosen), others):
+            part = type(self)(records)
+            part.count, part.numbers, part.created = self.count, self.numbers, self.created
+            if part.call is not None and self.call is not None:
+                part.call.loaded, part.call.signature = self.call.loaded, self.call.signature
+            part.reflect()
+            part.committed = True
+            parts.append(part)
+        parts[0].gradients = self.gradients
+        return parts[0], parts[1]

@@ -1,0 +1,263 @@
+"""One kernel over the tensors of many parameters."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from optlang.backends.loading.signature import LoadedKernel, Signature
+from optlang.compiled import Kernel, Storage, Variant
+from optlang.runtime.kernels import Kernels, PreparedKernel
+from optlang.runtime.records import Record
+from optlang.runtime.tensors import fakes_of, overlapping, resolved, viewed
+
+_pointer = torch.Tensor.data_ptr
+
+
+class Operand:
+    """The tensors of one parameter as a kernel takes them.
+
+    Args:
+        record: The parameter and its state.
+        kernel: The kernel.
+        handed: What stages hand on, for this parameter.
+
+    Attributes:
+        views: The tensors of ``Kernel.tensors``, viewed; None for the gradient, and for a parameter that is copied.
+    """
+
+    __slots__ = ("kernel", "record", "views")
+
+    def __init__(self, record: Record, kernel: Kernel, handed: Mapping[Any, torch.Tensor]) -> None:
+        self.record, self.kernel = record, kernel
+        self.views: list[Any] = [None if record.copied else self.view(record.parameter), None]
+        for name in kernel.tensors[2:]:
+            tensor = handed[name] if name in handed else record.tensors[name]
+            scalar = kernel.storage[name] is Storage.SCALAR
+            self.views.append(tensor.detach().view(1) if scalar else self.view(tensor))
+
+    def view(self, t: torch.Tensor) -> torch.Tensor:
+        """Return a tensor viewed like the parameter."""
+        return t.detach() if self.record.whole else viewed(t, self.kernel.layout)
+
+    def copied_in(self, g: torch.Tensor, coefficients: torch.Tensor) -> tuple[torch.Tensor, list[Any]]:
+        """Return a contiguous copy of the parameter, and a kernel's arguments with it."""
+        copy = resolved(self.record.parameter.detach()).contiguous()
+        return copy, [self.view(copy), self.view(g), *self.views[2:], coefficients]
+
+    def copy_out(self, copy: torch.Tensor) -> None:
+        """Take the result."""
+        if "p" in self.kernel.written:
+            self.record.parameter.detach().copy_(copy)
+
+    def signature(self, dims: Sequence[Any], coefficients: int) -> Signature:
+        """Return the types of the kernel's arguments."""
+        record = self.record
+        dtypes = [record.dtype, record.gradient_dtype, *(view.dtype for view in self.views[2:])]
+        device = record.parameter.device.type
+        return Signature(tuple(map(_real_name, dtypes)), tuple(dims), device, max(1, coefficients))
+
+
+def _real_name(dtype: torch.dtype) -> str:
+    return str(dtype.to_real() if dtype.is_complex else dtype)[6:]
+
+
+class Addresses:
+    """Where the tensors of some parameters lie, as kernels take it that need no more.
+
+    Args:
+        views: The tensors of each parameter, the gradient (None) second.
+        stride: How many there are of each.
+    """
+
+    def __init__(self, views: Sequence[torch.Tensor | None], stride: int) -> None:
+        self.stride = stride
+        self.count = len(views) // stride
+        self.sizes = array("q", (n for view in views[::stride] if view is not None for n in view.shape))
+        self.places = array("q", (0 if view is None else view.data_ptr() for view in views))
+        self.fixed = self.count, self.sizes.buffer_info()[0], self.places.buffer_info()[0]
+
+    def of(self, gradients: Iterable[int]) -> tuple[int, int, int]:
+        """Return how many parameters there are, and where their sizes and addresses stand, with those of gradients."""
+        self.places[1 :: self.stride] = array("q", gradients)
+        return self.fixed
+
+
+class KernelCall:
+    """A kernel with the tensors of the parameters that it is run on.
+
+    Args:
+        prepared: The kernel.
+        records: The parameters.
+        handed: What stages hand on, by name: tensors, one for each parameter.
+
+    Attributes:
+        operands: The tensors of each parameter.
+        loaded: The kernel for their types, once it has been asked for.
+        moved: How many parameters a step has begun to update that is not counted yet, those that are copied first.
+    """
+
+    __slots__ = (
+        "_addresses",
+        "_coefficients",
+        "_direct",
+        "_packed",
+        "loaded",
+        "moved",
+        "operands",
+        "prepared",
+        "signature",
+    )
+
+    def __init__(
+        self, prepared: PreparedKernel, records: Sequence[Record], handed: Mapping[Any, Sequence[torch.Tensor]]
+    ) -> None:
+        self.prepared = prepared
+        own = {name: handed[name] for name in prepared.kernel.tensors if name in handed}
+        self.operands = [
+            Operand(record, prepared.kernel, {name: tensors[i] for name, tensors in own.items()})
+            for i, record in enumerate(records)
+        ]
+        self.loaded: LoadedKernel | None = None
+        self.signature: Signature | None = None
+        self.moved = 0
+        self._coefficients: tuple[array[float], torch.Tensor] | None = None
+        self._direct: list[int] | None = None  # those that are neither empty nor copied
+        self._packed: list[Any] | None = None
+        self._addresses: Addresses | None = None
+
+    def see_to(self, kernels: Kernels, coefficients: int, owner: Variant, loaded: LoadedKernel | None = None) -> None:
+        """Find the kernel for the types of the operands, compiling it if need be; one that is known may be given."""
+        if self.loaded is None:
+            first = self.operands[0]
+            dims = self.prepared.dims(first.record.facts.ndim)
+            self.signature = first.signature(dims, coefficients)
+            ordinary = first.record.ordinary
+            self.loaded = loaded or kernels.kernel(self.prepared.kernel, self.signature, owner, ordinary)
+
+    @property
+    def many(self) -> bool:
+        """Whether gradients may have shapes of their own, as only their addresses are read."""
+        assert self.loaded is not None
+        return self.loaded.many
+
+    def view(self, gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Return gradients as the kernel takes them."""
+        if self.many:
+            return list(gradients)
+        return [operand.view(g) for operand, g in zip(self.operands, gradients, strict=True)]
+
+    def rehearse(self, gradients: Sequence[torch.Tensor], coefficients: torch.Tensor) -> None:
+        """Run a kernel that compiles when it is first called, on copies of the tensors of one parameter."""
+        (operand,), (g,), loaded = self.operands, gradients, self.loaded
+        record = operand.record
+        if loaded is not None and loaded.origin == "jit" and record.facts.numel:
+            copies = [None if view is None else view.clone() for view in operand.views]
+            copies[0] = operand.view(record.fitting(record.parameter)).clone() if copies[0] is None else copies[0]
+            copies[1] = g
+            loaded.run([*copies, coefficients])
+
+    def packed(self, coefficients: Sequence[float]) -> torch.Tensor:
+        """Return the coefficients as the kernel takes them."""
+        signature, first = self.signature, self.operands[0].record
+        assert signature is not None
+        device = first.parameter.device
+        coefficients = coefficients or (0.0,)
+        if not first.ordinary:
+            with fakes_of(first.parameter):
+                dtype = getattr(torch, signature.coefficient_dtype)
+                return torch.tensor(coefficients, dtype=dtype, device="cpu").to(device)
+        if device.type != "cpu":
+            packed = torch.tensor(coefficients, dtype=torch.float64, device="cpu")
+            packed = packed.to(getattr(torch, signature.coefficient_dtype))
+            # From pinned memory the copy is queued, and no step waits for the ones before it.
+            return (packed.pin_memory() if device.type == "cuda" else packed).to(device, non_blocking=True)
+        if self._coefficients is None:  # in memory that every step writes anew
+            numbers = array("d" if signature.coefficient_dtype == "float64" else "f", coefficients)
+            tensor = torch.frombuffer(numbers, dtype=getattr(torch, signature.coefficient_dtype))
+            self._coefficients = (numbers, tensor)
+        numbers, tensor = self._coefficients
+        numbers[:] = array(numbers.typecode, coefficients)
+        return tensor
+
+    def run(
+        self, gradients: Sequence[torch.Tensor], coefficients: torch.Tensor, addresses: Iterable[int] | None = None
+    ) -> None:
+        """Run the kernel on every operand.
+
+        Args:
+            gradients: Their gradients, as the kernel takes them.
+            coefficients: The coefficients, packed.
+            addresses: Where the gradients lie, if that has been asked already.
+
+        Nothing interrupts Python between a mark in ``moved`` and the call that it stands before.
+        """
+        kernel, operands = self.loaded, self.operands
+        assert kernel is not None
+        if self._direct is None:
+            self._direct = [i for i, o in enumerate(operands) if o.record.facts.numel and not o.record.copied]
+            if kernel.many and not overlapping([operands[i].record.parameter for i in self._direct]):
+                self._packed = [view for i in self._direct for view in operands[i].views]
+                self._packed.append(None)
+        moved, run = 0, kernel.run
+        if len(self._direct) != len(operands):
+            for operand, g in zip(operands, gradients, strict=True):
+                if operand.record.copied and operand.record.facts.numel:
+                    copy, tensors = operand.copied_in(g, coefficients)
+                    moved += 1
+                    try:
+                        self.moved = moved
+                        run(tensors)
+                        operand.copy_out(copy)
+                    except KeyboardInterrupt:  # the states may be written
+                        operand.copy_out(copy)
+                        raise
+        if self._packed is None:
+            for i in self._direct:
+                p, _, *states = operands[i].views
+                tensors = [p, gradients[i], *states, coefficients]
+                moved += 1
+                self.moved = moved
+                run(tensors)
+        elif self._direct:
+            self._run_packed(kernel, gradients, coefficients, addresses)
+
+    def _run_packed(
+        self,
+        kernel: LoadedKernel,
+        gradients: Sequence[torch.Tensor],
+        coefficients: torch.Tensor,
+        addresses: Iterable[int] | None,
+    ) -> None:
+        """Run the kernel once, on the tensors of all parameters that can be viewed."""
+        packed, direct = self._packed, self._direct
+        assert packed is not None and direct is not None
+        stride, count = len(self.operands[0].views), len(self.operands)
+        gradients = gradients if len(direct) == count else [gradients[i] for i in direct]
+        if kernel.at is not None:
+            if self._addresses is None:
+                self._addresses = Addresses(packed[:-1], stride)
+            known = addresses if addresses is not None and len(direct) == count else map(_pointer, gradients)
+            arguments = (*self._addresses.of(known), coefficients.data_ptr(), torch.get_num_threads())
+            at = kernel.at
+            self.moved = count
+            at(*arguments)
+            return
+        packed[1::stride] = gradients
+        packed[-1] = coefficients
+        run = kernel.run
+        try:
+            self.moved = count
+            run(packed)
+        finally:
+            packed[1::stride] = [None] * len(direct)  # gradients are not kept alive
+
+    def begun(self) -> list[int]:
+        """Return the places of the operands that an interrupted step has updated, or was about to."""
+        records = [operand.record for operand in self.operands]
+        order = [i for i, r in enumerate(records) if r.copied and r.facts.numel]
+        order += [i for i, r in enumerate(records) if not r.copied and r.facts.numel]
+        return list(range(len(records))) if self.moved >= len(order) else order[: self.moved]
