@@ -45,6 +45,10 @@ from optlang.language.questions import reads_group_time, reads_time, static_name
 from optlang.language.rule import Rule
 from optlang.language.specialise import Special
 from optlang.language.tree import StateScope
+from optlang.storage import ON_HOST, Fixed, Format, Own, Wide
+
+#: The types that functions around an initial value ask for.
+FIXED = {"f32": "float32", "bf16": "bfloat16"}
 
 #: The two sources of a variant: for tensors stored in the type of the arithmetic, and for narrow ones.
 USUAL = (Width.PLAIN, Width.NARROW)
@@ -326,5 +330,17 @@ def _slots(special: Special, lowered: Lowered) -> tuple[Slot, ...]:
         if s.scope is StateScope.TENSOR and (special.event is None or s.name in named):
             kind = lowered.kinds.get(s.name, s.kind)
             dims = tuple(sorted(kind.dims))
-            found.append(Slot(s.name, s.key, Storage.HOST if s.name in lowered.on_host else Storage.of(kind), dims))
+            storage = Storage.HOST if s.name in lowered.on_host else Storage.of(kind)
+            found.append(Slot(s.name, s.key, storage, dims, _format(s.name, storage, lowered.start)))
     return tuple(found)
+
+
+def _format(name: str, storage: Storage, start: Program) -> Format:
+    """Return how the numbers of a state are kept: as its initial value asks, or by what it is shaped like."""
+    initial = next((store.expr for store in start.stores if store.target == name), None)
+    asked = next((algebra.name_of(v.expr) for v in start.values if v.symbol == initial and v.expr.is_Function), "")
+    if storage is Storage.HOST:
+        return ON_HOST
+    if asked in FIXED:
+        return Fixed(FIXED[asked])
+    return Wide() if storage in (Storage.SCALAR, Storage.REDUCED) else Own()

@@ -28,6 +28,7 @@ from optlang.inputs import Asked, HandedOn, New, NumberContribution, Random, Val
 from optlang.language.kinds import Kind, Level
 from optlang.language.rule import Rule, Value
 from optlang.language.tree import Expr
+from optlang.storage import ON_HOST, Format
 
 if TYPE_CHECKING:
     from optlang.ir.program import Program  # it is made of SymPy, which the runtime does without
@@ -89,12 +90,21 @@ class Storage(Enum):
 
 @dataclass(frozen=True)
 class Slot:
-    """A state that exists in a variant; ``dims`` are those over which a reduced one is reduced."""
+    """A state that exists in a variant.
+
+    Attributes:
+        name: What the rule calls it.
+        key: Its key in ``optimizer.state[p]``, or in the param group.
+        storage: What it is shaped like.
+        dims: The dimensions over which a reduced one is reduced.
+        format: How its numbers are kept.
+    """
 
     name: str
     key: str
     storage: Storage
     dims: tuple[int, ...] = ()
+    format: Format = ON_HOST
 
     @cached_property
     def new(self) -> New:
@@ -118,10 +128,6 @@ class StageTensor:
 
 #: What a kernel reads and writes besides p and g.
 AnySlot = Slot | StageTensor
-
-#: Storage of states that many elements have in common: they are few, and so they are kept in 32 bits at least. A count
-#: in bfloat16 stops at 256, and a mean over many steps stops as soon as what is added is less than its last digit.
-IN_COMMON = (Storage.SCALAR, Storage.REDUCED)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,9 @@ def emit(kernel: Kernel) -> str:
     inputs = {i.name: i.symbol for i in program.inputs}
     lines += [f"    {inputs[n]} = tensors[{i}]" for i, n in enumerate(kernel.tensors) if n in inputs]
     stores = [writer.text(s.expr) for s in program.stores if s.kind.on_device]
-    return "\n".join(["def update(tensors, numbers):", *lines, *tensor_lines(program, writer), f"    return [{', '.join(stores)}]"])
+    return "\n".join(
+        ["def update(tensors, numbers):", *lines, *tensor_lines(program, writer), f"    return [{', '.join(stores)}]"]
+    )
 
 
 def names() -> dict[str, Any]:

@@ -24,6 +24,7 @@ from statistics import median
 from typing import Any
 
 import optlang.rules
+from optlang.compiled import Kernel
 
 NDIMS = (1, 2, 4)
 TARGETS = ("module", "plain", "torchscript")
@@ -72,11 +73,26 @@ def variant_text(name: str, ndim: int) -> str:
     return "\n".join(record_lines(example_variant(library_compiled(name), ndim=ndim), ""))
 
 
+def kernel_lines(kernel: Kernel, indent: str) -> Iterator[str]:
+    """Yield what is known of a kernel, with its text in each language."""
+    named = {name: value for name, value in vars(kernel).items() if name not in ("texts", "restore", "_program")}
+    texts = {module: kernel.text(module) for module in ("traced_source", "triton_source", "cpp_source")}
+    for name, value in (named | texts).items():
+        if isinstance(value, str) and "\n" in value:
+            yield f"{indent}{name}:"
+            yield from (f"{indent}    {line}" for line in value.splitlines())
+        else:
+            yield f"{indent}{name}: {value!r}"
+
+
 def record_lines(record: Any, indent: str) -> Iterator[str]:
     """Yield a record field by field, texts as they are."""
     for field in dataclasses.fields(record):
         value = getattr(record, field.name)
-        if isinstance(value, str) and "\n" in value:
+        if isinstance(value, Kernel):
+            yield f"{indent}{field.name}:"
+            yield from kernel_lines(value, f"{indent}    ")
+        elif isinstance(value, str) and "\n" in value:
             yield f"{indent}{field.name}:"
             yield from (f"{indent}    {line}" for line in value.splitlines())
         elif (

@@ -12,7 +12,19 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # From the ground up. The package itself (`import optlang`) is the front door: it may show everything.
 ORDER = (
-    *("source", "diagnostics", "catalogue", "cache", "language", "inputs", "compiled", "ir", "backends", "assembly"),
+    *(
+        "source",
+        "diagnostics",
+        "catalogue",
+        "cache",
+        "language",
+        "storage",
+        "inputs",
+        "compiled",
+        "ir",
+        "backends",
+        "assembly",
+    ),
     *(
         "compiler",
         "runtime",

@@ -17,12 +17,13 @@ from optlang.backends.helpers import HELPERS
 from optlang.backends.memory import INDENT, Memory
 from optlang.backends.naming import spelled
 from optlang.backends.spelling import HostWriter, StartWriter, TorchWriter, Writer
-from optlang.compiled import IN_COMMON, AnySlot, Storage
+from optlang.compiled import AnySlot, Slot, Storage
 from optlang.inputs import ValueName
 from optlang.ir.lower import Lowered
 from optlang.ir.program import Program, Store, Value
 from optlang.language.kinds import ELEMENT, SCALAR, Kind, Level
 from optlang.language.quoting import docstring, remark
+from optlang.storage import Fixed
 
 
 class Width(Enum):
@@ -131,12 +132,12 @@ class Module:
         conditions = frozenset(v.symbol for v in program.values if v.boolean)
         tensor = StartWriter(dtype, like, plain, conditions)
         body += self.started(program.tensor, tensor)
-        storage = {s.name: s.storage for s in self.slots}
+        slots: dict[ValueName, AnySlot] = {s.name: s for s in self.slots}
         types = StoredTypes(self.narrow, memory.wide, memory.name("kept") if self.narrow else f"{like}.dtype")
         entries = [
-            f'"{store.target}": {self.initial(store, storage[store.target], program, writer, like, types)}'
+            f'"{store.target}": {self.initial(store, slots[store.target], program, writer, like, types)}'
             for store in program.stores
-            if store.target in storage
+            if store.target in slots
         ]
         if self.narrow:
             body[widening:widening] = types.lines(like, entries)
@@ -156,13 +157,13 @@ class Module:
             yield f"{INDENT}{value.symbol} = {text}"
 
     def initial(
-        self, store: Store, storage: Storage, program: Program, writer: Writer, like: str, types: StoredTypes
+        self, store: Store, slot: AnySlot, program: Program, writer: Writer, like: str, types: StoredTypes
     ) -> str:
         """Return the expression of one initial value."""
-        if storage is Storage.HOST:
+        if slot.storage is Storage.HOST:
             return f"float({writer.text(store.expr)})"
         kind = program.kinds().get(store.expr, Kind(Level.STATIC))
-        typed = types.of(store, storage, program)
+        typed = types.of(slot)
         if not kind.on_device:
             return self.filled(writer.text(store.expr), store.kind, like, f", dtype={typed}" if typed else "")
         text = f"{store.expr}"
@@ -285,12 +286,6 @@ def _flags(program: Program) -> frozenset[sp.Symbol]:
     return frozenset(found | {i.symbol for i in program.inputs if i.name == "first"})
 
 
-def type_of(expr: sp.Expr) -> str | None:
-    """Return the type that an initial value asks for."""
-    name = getattr(expr.func, "__name__", "")
-    return {"f32": "torch.float32", "bf16": "torch.bfloat16"}.get(name)
-
-
 @dataclass(frozen=True)
 class StoredTypes:
     """The types that states are kept in, as text.
@@ -305,10 +300,11 @@ class StoredTypes:
     wide: str
     kept: str
 
-    def of(self, store: Store, storage: Storage, program: Program) -> str | None:
+    def of(self, slot: AnySlot) -> str | None:
         """Return the type of a state; None where nothing has to be said."""
-        typed = next((type_of(v.expr) for v in program.values if v.symbol == store.expr), None)
-        return typed or ((self.wide if storage in IN_COMMON else self.kept) if self.narrow else None)
+        assert isinstance(slot, Slot)
+        said = self.narrow or isinstance(slot.format, Fixed)
+        return slot.format.text(self.kept, self.wide) if said else None
 
     def lines(self, like: str, entries: Sequence[str]) -> list[str]:
         """Return the line that gives ``kept`` its meaning, if initial values name it."""

@@ -178,22 +178,22 @@ def _start(module: python_source.Module, lowered: Lowered, ndim: int) -> list[st
     wide = f"{arguments['p']}.dtype"  # inside, where p has been widened
     kept = python_name("kept", {*names, *(str(v.symbol) for v in program.values)}) if module.narrow else wide
     types = python_source.StoredTypes(module.narrow, wide, kept)
-    storage = {s.name: s.storage for s in module.slots}
+    slots: dict[ValueName, AnySlot] = {s.name: s for s in module.slots}
     entries = []
     for store in program.stores:
-        if store.target not in storage:
+        if store.target not in slots:
             continue
         kind = program.kinds().get(store.expr, HOST)
-        typed = types.of(store, storage[store.target], program)
-        if storage[store.target] is Storage.HOST:
+        typed = types.of(slots[store.target])
+        if slots[store.target].storage is Storage.HOST:
             text = f"float({host.text(store.expr)})"
         elif kind.level <= Level.HOST:
             text = module.filled(host.text(store.expr), store.kind, like, f", dtype={typed}" if typed else "")
-        elif storage[store.target] is Storage.ELEMENT:
+        elif slots[store.target].storage is Storage.ELEMENT:
             text = f"{writer.text(store.expr)}[0].reshape({like}.shape).clone(memory_format=torch.preserve_format)"
         else:
             text = f"{writer.text(store.expr)}[0].contiguous().clone()"
-        if storage[store.target] is not Storage.HOST and (typed or writer.types.get(store.expr)):
+        if slots[store.target].storage is not Storage.HOST and (typed or writer.types.get(store.expr)):
             text += f".to({typed or types.kept})"
         entries.append(f'"{store.target}": {text}')
     module.helpers |= writer.helpers | host.helpers

@@ -12,7 +12,7 @@ from optlang.backends.loading.signature import LoadedKernel, Signature
 from optlang.compiled import Kernel, Storage, Variant
 from optlang.runtime.kernels import Kernels, PreparedKernel
 from optlang.runtime.records import Record
-from optlang.runtime.tensors import fakes_of, overlapping, resolved, viewed
+from optlang.runtime.tensors import fakes_of, overlapping, real_name, resolved, viewed
 
 _pointer = torch.Tensor.data_ptr
 
@@ -58,11 +58,7 @@ class Operand:
         record = self.record
         dtypes = [record.dtype, record.gradient_dtype, *(view.dtype for view in self.views[2:])]
         device = record.parameter.device.type
-        return Signature(tuple(map(_real_name, dtypes)), tuple(dims), device, max(1, coefficients))
-
-
-def _real_name(dtype: torch.dtype) -> str:
-    return str(dtype.to_real() if dtype.is_complex else dtype)[6:]
+        return Signature(tuple(map(real_name, dtypes)), tuple(dims), device, max(1, coefficients))
 
 
 class Addresses:

@@ -11,7 +11,7 @@ import torch
 
 from optlang.backends.loading import plain, registry
 from optlang.backends.loading.modules import load_module
-from optlang.backends.loading.signature import NARROW, Dims, LoadedKernel, Signature
+from optlang.backends.loading.signature import Dims, LoadedKernel, Signature
 from optlang.cache import folders
 from optlang.compiled import FACTS, Compiled, Facts, Kernel, Slot, Storage, Variant, VariantKey
 from optlang.inputs import ValueName, text
@@ -19,6 +19,7 @@ from optlang.language.rule import Value
 from optlang.language.specialise import repeats, uses_matrices
 from optlang.runtime import host, progress
 from optlang.runtime.tensors import EXAMPLE_SIZES, facts_of, real, resolved
+from optlang.storage import NARROW
 
 #: Variants looked up by answers and facts are remembered up to this many.
 REMEMBERED = 4096
@@ -128,12 +129,6 @@ class Prepared:
         example = torch.empty(p.shape, dtype=p.dtype, device="meta")
         fresh = self.start(example, example, {**values, **facts_of(p).named()})
         return {key: tuple(fresh[name].shape) for name, key in keys.items()}
-
-    def types(self, p: torch.Tensor, values: Mapping[str, Value]) -> dict[str, torch.dtype]:
-        """Return the types that the rule keeps its tensors in, by key, for a parameter."""
-        example = real(torch.empty(p.shape, dtype=p.dtype, device="meta"))
-        fresh = self.start(example, example, {**values, **facts_of(p).named()})
-        return {slot.key: fresh[slot.name].dtype for slot in self.stored}
 
     def started(self, p: torch.Tensor, g: torch.Tensor, values: Mapping[str, Value]) -> dict[str, Any]:
         """Return initial values; those of a complex parameter are computed on pairs of reals."""

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 import torch
 
-from optlang.compiled import IN_COMMON, Facts, Storage
+from optlang.compiled import Facts, Slot, Storage
 from optlang.inputs import ValueName
 from optlang.language.rule import Value
 from optlang.runtime.kernels import Prepared
@@ -25,9 +25,11 @@ from optlang.runtime.tensors import (
     is_shared,
     lost,
     pieces,
+    real_name,
     resolved,
     same_order,
 )
+from optlang.storage import Wide
 
 _pointer, _is_contiguous, _is_neg = torch.Tensor.data_ptr, torch.Tensor.is_contiguous, torch.Tensor.is_neg
 _dtype, _shape = attrgetter("dtype"), attrgetter("shape")
@@ -144,7 +146,6 @@ class Record:
         fresh = prepared.started(self.parameter, g, values) if missing else {}
         numbers: list[float] = []
         tensors: dict[ValueName, torch.Tensor] = {}
-        types: dict[str, torch.dtype] = {}
         shapes = prepared.shapes(self.parameter, values) if present else {}
         for slot in slots:
             if slot.key in shapes and slot not in missing and tuple(held[slot.key].shape) != shapes[slot.key]:
@@ -155,9 +156,8 @@ class Record:
                 numbers.append(_number(value))
                 continue
             tensor = self._fitting(slot.key, slot.storage, value)
-            if slot not in missing and self._is_cut(slot.storage, tensor):
-                types = types or prepared.types(self.parameter, values)
-                tensor = tensor.to(types[slot.key])
+            if slot not in missing and self._is_cut(slot, tensor):
+                tensor = tensor.to(getattr(torch, slot.format.dtype(real_name(self.dtype))))
             if tensor is not held.get(slot.key):
                 self.staged[slot.key] = tensor
             tensors[slot.name] = tensor
@@ -176,9 +176,9 @@ class Record:
         self.forms = tuple(None if value is None else form(value) for value in self.values)
 
     @staticmethod
-    def _is_cut(storage: Storage, tensor: torch.Tensor) -> bool:
+    def _is_cut(slot: Slot, tensor: torch.Tensor) -> bool:
         """Whether a state from a checkpoint may have fewer bits than the rule keeps it in."""
-        return tensor.dtype is torch.float16 or (tensor.dtype is torch.bfloat16 and storage in IN_COMMON)
+        return tensor.dtype is torch.float16 or (tensor.dtype is torch.bfloat16 and isinstance(slot.format, Wide))
 
     def _fitting(self, key: str, storage: Storage, held: Any) -> torch.Tensor:
         """Return a state tensor as the kernel wants it: on the device, shaped and laid out like the parameter."""

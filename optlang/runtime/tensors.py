@@ -38,6 +38,11 @@ def arithmetic(p: torch.Tensor) -> torch.dtype:
     return torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32
 
 
+def real_name(dtype: torch.dtype) -> str:
+    """Return torch's name of a type; of complex numbers that of their parts."""
+    return str(dtype.to_real() if dtype.is_complex else dtype)[6:]
+
+
 def is_dense(t: torch.Tensor) -> bool:
     """Whether a tensor fills its memory without gaps or overlaps, in whatever order of dimensions."""
     if t.is_contiguous():

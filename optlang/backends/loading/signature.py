@@ -10,11 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from optlang.storage import NARROW
+
 #: The dimensions of a viewed tensor: the index of the dimension of ``p`` that it shares, or None for a size of 1.
 Dims = tuple[int | None, ...]
-
-#: Types whose arithmetic is done in float32.
-NARROW = ("bfloat16", "float16")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,97 @@
+"""How the numbers of a state are kept: the type they have in memory and in checkpoints.
+
+Arithmetic is done in float64 for parameters in float64, and in float32 for all others; what is kept in fewer bits is
+widened when it is read and rounded when it is stored. A format says in which type that is, by the parameter's. Types go
+by torch's names (``bfloat16``), as signatures of kernels have them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+#: Types that arithmetic is not done in.
+NARROW = ("bfloat16", "float16")
+
+
+class Format(ABC):
+    """How the numbers of a state are kept."""
+
+    @abstractmethod
+    def dtype(self, parameter: str) -> str:
+        """Return the type in memory and in checkpoints, for a parameter of some type."""
+
+    @abstractmethod
+    def text(self, own: str, wide: str) -> str:
+        """Return the type as generated Python has it.
+
+        Args:
+            own: The type of :class:`Own` there.
+            wide: The type of the arithmetic there.
+        """
+
+
+@dataclass(frozen=True)
+class Own(Format):
+    """The parameter's type; float32 for float16, whose least number is too large for squares of gradients."""
+
+    def dtype(self, parameter: str) -> str:
+        """Return the parameter's type, or float32."""
+        return "float32" if parameter == "float16" else parameter
+
+    def text(self, own: str, wide: str) -> str:
+        """Return the parameter's type, or float32, as Python."""
+        return own
+
+
+@dataclass(frozen=True)
+class Wide(Format):
+    """The type of the arithmetic, for states that many elements have in common: they are few.
+
+    A count in bfloat16 stops at 256, and a mean over many steps stops as soon as what is added is less than its last
+    digit.
+    """
+
+    def dtype(self, parameter: str) -> str:
+        """Return the type of the arithmetic."""
+        return "float32" if parameter in NARROW else parameter
+
+    def text(self, own: str, wide: str) -> str:
+        """Return the type of the arithmetic as Python."""
+        return wide
+
+
+@dataclass(frozen=True)
+class Fixed(Format):
+    """A type that the rule asks for, by ``f32`` or ``bf16`` around the initial value.
+
+    Attributes:
+        name: The type.
+    """
+
+    name: str
+
+    def dtype(self, parameter: str) -> str:
+        """Return the type, whatever the parameter's is."""
+        return self.name
+
+    def text(self, own: str, wide: str) -> str:
+        """Return the type as Python."""
+        return f"torch.{self.name}"
+
+
+@dataclass(frozen=True)
+class HostNumber(Format):
+    """A float of Python's, shown as a tensor in float64."""
+
+    def dtype(self, parameter: str) -> str:
+        """Return float64."""
+        return "float64"
+
+    def text(self, own: str, wide: str) -> str:
+        """Return float64 as Python."""
+        return "torch.float64"
+
+
+#: How numbers on the host are kept.
+ON_HOST = HostNumber()
