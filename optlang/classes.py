@@ -39,7 +39,7 @@ def class_of(
     Args:
         source: The rule's text and the name it is reported under.
         name: Class name; None for the one that the rule declares.
-        backend: ``auto``, ``cpp``, ``inductor`` or ``eager``.
+        backend: ``auto``, ``cpp``, ``triton``, ``inductor`` or ``eager``.
         module: Where the class says it lives.
 
     Raises:

@@ -136,7 +136,7 @@ LateTensor = Gradient | HessianProduct
 Late = LateNumber | LateTensor
 #: The tensors that are exchanged with the closure.
 Exchanged = Asked | LateTensor
-#: The tensors that passes hand on: what else they write are parameters, states and parts of totals.
+#: The tensors that stages hand on: what else they write are parameters, states and parts of totals.
 HandedOn = Handed | Random | Exchanged
 #: The name of anything that programs read and write.
 ValueName = str | New | NumberContribution | LateNumber | HandedOn

@@ -33,6 +33,7 @@ class Backend(StrEnum):
 
     AUTO = "auto"
     CPP = "cpp"
+    TRITON = "triton"
     INDUCTOR = "inductor"
     EAGER = "eager"
 
