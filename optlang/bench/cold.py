@@ -48,6 +48,7 @@ def first_steps(plan: Plan) -> FirstSteps:
         rule = Path(folder, "rule.opt")
         rule.write_text(plan.source.text, encoding="utf-8")
         environment = dict(os.environ, OPTLANG_QUIET="1")
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # where packages are installed, their bytecode is there
         environment.update({name: str(Path(folder, name.lower())) for name in CACHES})
         work = {
             "shapes": plan.members,
