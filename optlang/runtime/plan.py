@@ -505,9 +505,9 @@ def _divided(batches: Sequence[Batch]) -> list[Batch]:
     It matters to the last bit: products of stacked matrices are rounded otherwise than those of single ones.
     """
     known: dict[Any, list[Batch]] = {}
-    for batch in batches:
-        if batch.schedule is not None and batch.committed:
-            known.setdefault(batch.likeness(), []).append(batch)
+    scheduled = [batch for batch in batches if batch.schedule is not None and batch.committed]
+    for batch in scheduled if len(scheduled) > 1 else ():
+        known.setdefault(batch.likeness(), []).append(batch)
     return [batch for alike in known.values() if len(alike) > 1 for batch in alike]
 
 

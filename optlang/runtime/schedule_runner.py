@@ -7,12 +7,15 @@ them, what the closure returns elsewhere, and the states that the whole optimize
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from optlang.inputs import (
+    Asked,
     Iterate,
     LateNumber,
     NumberContribution,
@@ -26,6 +29,7 @@ from optlang.runtime import chance, host
 from optlang.runtime.evaluation import Evaluation
 from optlang.runtime.kernels import Prepared
 from optlang.runtime.numbers import as_number, traced_functions
+from optlang.runtime.stages import Segment
 from optlang.runtime.work import ScheduledWork
 
 
@@ -70,6 +74,55 @@ def run_schedule(
         raise
 
 
+@dataclass(frozen=True)
+class Agenda:
+    """What the stages of some batches give and ask for in a step; it is the same in every step on the same paths.
+
+    Attributes:
+        prepared: The variant whose formulas of shared states hold.
+        paths: The stages of each batch, by which an agenda is known again.
+        segments: How many there are of what runs without waiting.
+        totals: The sums, with how many of these give a part of each.
+        points: What the closure is called for, with how many of these leave tensors for each.
+        nothing: The sums that are read and that no tensor has a part of: they are 0.
+    """
+
+    prepared: Prepared
+    paths: tuple[Sequence[Segment], ...]
+    segments: int
+    totals: Mapping[NumberContribution, int]
+    points: Mapping[Asked, int]
+    nothing: Mapping[ValueName, float]
+
+    @classmethod
+    def of(cls, works: Sequence[ScheduledWork], shared: _Shared) -> Agenda:
+        """Return the agenda of some batches."""
+        segments = [segment for work in works for segment in work.path]
+        totals = Counter(total for segment in segments for total in segment.totals)
+        points = Counter(point for segment in segments for point in segment.points)
+        wanted = {name for segment in segments for name in segment.needs} | shared.needs
+        wanted |= {name for work in works for name in work.schedule.own.numbers_arguments[work.chosen]}
+        nothing: dict[ValueName, float] = {n: 0.0 for n in wanted if isinstance(n, Total) and n not in totals}
+        paths = tuple(work.path for work in works)
+        return cls(shared.prepared, paths, len(segments), totals, points, nothing)
+
+    def fits(self, works: Sequence[ScheduledWork], shared: _Shared) -> bool:
+        """Whether it is that of these batches on their paths."""
+        return (
+            self.prepared is shared.prepared
+            and len(self.paths) == len(works)
+            and all(path is work.path for path, work in zip(self.paths, works, strict=True))
+        )
+
+
+def _agenda(works: Sequence[ScheduledWork], shared: _Shared) -> Agenda:
+    """Return the agenda of some batches, which is kept with the first of them."""
+    first = works[0].schedule
+    if not (isinstance(first.agenda, Agenda) and first.agenda.fits(works, shared)):
+        first.agenda = Agenda.of(works, shared)
+    return first.agenda
+
+
 def _run_in_turns(
     works: Sequence[ScheduledWork],
     shared: _Shared,
@@ -78,40 +131,40 @@ def _run_in_turns(
     evaluation: Evaluation | None,
 ) -> None:
     """Run the steps of batches with a schedule, putting what arrives into ``late``."""
-    totals = {total for work in works for segment in work.left for total in segment.totals}
-    wanted = {name for work in works for segment in work.left for name in segment.needs} | shared.needs
-    wanted |= {name for work in works for name in work.schedule.own.numbers_arguments[work.chosen]}
-    # What no tensor has a part of in this step is 0.
-    late.update({name: 0.0 for name in wanted if isinstance(name, Total) and name not in totals})
+    agenda = _agenda(works, shared)
+    late.update(agenda.nothing)
+    totals, points, left = dict(agenda.totals), dict(agenda.points), agenda.segments
     parts: MutableMapping[NumberContribution, list[Any]] = {}
     shared.compute(late)
-    points = {point for work in works for segment in work.left for point in segment.points}
     asking = Iterate.STOP in totals
-    while any(work.left for work in works):
-        before = sum(len(work.left) for work in works), len(late)
+    while left:
+        before = left, len(late)
         for work in works:
-            while work.left and all(name in late for name in work.left[0].needs):
+            while work.left and work.left[0].needs <= late.keys():
                 # Nothing moves before the closure has been called everywhere, or while the steps may end.
                 if (points or asking) and work.left[0].writes:
                     break
-                for total in work.run(late, seed).totals:
+                segment = work.run(late, seed)
+                left -= 1
+                for total in segment.totals:
                     parts.setdefault(total, []).extend(work.schedule.summed(total))
-        waiting = {total for work in works for segment in work.left for total in segment.totals}
-        for total in sorted(totals - waiting - late.keys(), key=text):
+                    totals[total] -= 1
+                for point in segment.points:
+                    points[point] -= 1
+        for total in sorted((t for t, count in totals.items() if not count and t not in late), key=text):
             late[total] = _sum(parts[total]) if isinstance(total, Total) else parts[total][0]
         if asking and Iterate.STOP in late:
             assert evaluation is not None
             evaluation.look_ahead(late)
             asking = False
-        left = {point for work in works for segment in work.left for point in segment.points}
-        for point in () if asking else sorted(points - left, key=text):
-            if isinstance(point, SearchDirection) and not late.keys() >= totals.intersection(point.search.options):
+        for point in () if asking else sorted((p for p, count in points.items() if not count), key=text):
+            if isinstance(point, SearchDirection) and not late.keys() >= totals.keys() & {*point.search.options}:
                 continue  # the numbers that the search goes by
             assert evaluation is not None
             late.update(evaluation.at(point, works, late))
-            points.remove(point)
+            del points[point]
         shared.compute(late)
-        assert before != (sum(len(work.left) for work in works), len(late)), "stages wait for each other"
+        assert before != (left, len(late)), "stages wait for each other"
     for work in works:
         work.advance(late)
 

@@ -314,10 +314,14 @@ class BatchSchedule:
     Args:
         prepared: The variant.
         records: The records of the batch.
+
+    Attributes:
+        agenda: What runs the schedule keeps here from step to step.
     """
 
     def __init__(self, prepared: Prepared, records: Sequence[Record]) -> None:
         self.prepared, self.records, self.own = prepared, records, prepared.variant.schedule
+        self.agenda: object = None
         self._paths: dict[int, list[Segment]] = {}
         self._common: dict[int, Buffers] = {}
         self._parts: dict[NumberContribution, torch.Tensor] = {}

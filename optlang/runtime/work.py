@@ -53,7 +53,8 @@ class ScheduledWork:
             self._sizes = plain["sizes"](*numbers_of(batch.named(own.size_arguments, known)))
         for path in range(len(own.paths)):  # all of them now, so that no later step has to wait
             self.schedule.path(path, kernels, scratch)
-        self.left = list(self.schedule.path(self.chosen, kernels, scratch))
+        self.path = self.schedule.path(self.chosen, kernels, scratch)
+        self.left = list(self.path)
         for segment in self.left:
             if not segment.needs:
                 self._prepare(segment, known)
