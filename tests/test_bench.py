@@ -12,6 +12,7 @@ import torch
 import optlang
 from optlang import rules
 from optlang.bench import cold, peers, report, run, shapes
+from optlang.bench.plan import plans_of
 from optlang.diagnostics import OptlangError
 from optlang.runtime.plan import bytes_moved
 from optlang.source import Source
@@ -75,7 +76,7 @@ def test_peers_get_the_values_that_they_know() -> None:
 
 
 def test_a_comparison(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    plans = run.plan([Source(RULE)], "mlp", "foreach", values={"lr": 0.5}, backend="eager")
+    plans = plans_of([Source(RULE)], "mlp", "foreach", values={"lr": 0.5}, backend="eager")
     settings = run.Settings(steps=2, rounds=3)
     rows = report.Rows(plans, settings)
     results = report.measure_all(plans, settings, rows.show)
@@ -98,7 +99,7 @@ def test_a_comparison(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
 
 
 def test_both_sides_start_from_equal_tensors_of_their_own() -> None:
-    (plan,) = run.plan([Source(RULE)], "mlp", None, backend="eager")
+    (plan,) = plans_of([Source(RULE)], "mlp", None, backend="eager")
     start = run._tensors(plan)
     one, other = run._copies(start), run._copies(start)
     for a, b in zip(one, other, strict=True):
@@ -107,24 +108,24 @@ def test_both_sides_start_from_equal_tensors_of_their_own() -> None:
 
 
 def test_a_wrong_rule_is_noticed_by_the_difference() -> None:
-    (plan,) = run.plan([Source(RULE.replace("lr*g", "2*lr*g"))], "mlp", None, backend="eager")
+    (plan,) = plans_of([Source(RULE.replace("lr*g", "2*lr*g"))], "mlp", None, backend="eager")
     assert run.measure(plan, run.Settings(steps=1, rounds=1)).difference == pytest.approx(1.0, rel=1e-3)
 
 
 def test_plans_that_cannot_be_made() -> None:
     with pytest.raises(ValueError, match="--dtype"):
-        run.plan([Source(RULE)], "mlp", None, dtype="int8")
+        plans_of([Source(RULE)], "mlp", None, dtype="int8")
     with pytest.raises(ValueError, match="--device"):
-        run.plan([Source(RULE)], "mlp", None, device="nonsense")
+        plans_of([Source(RULE)], "mlp", None, device="nonsense")
     with pytest.raises(OptlangError):
-        run.plan([Source("p -= lr*")], "mlp", None)
+        plans_of([Source("p -= lr*")], "mlp", None)
 
 
 def test_rows_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(shapes.SHAPES, "embedding", lambda: [(50, 4)])
     monkeypatch.setitem(shapes.TOUCHED, "embedding", 8)
     source = Source(rules.path("sparseadam").read_text(encoding="utf-8"))
-    (plan,) = run.plan([source], "embedding", None, backend="eager")
+    (plan,) = plans_of([source], "embedding", None, backend="eager")
     (start,) = run._tensors(plan)
     assert start.grad.is_sparse and start.grad._nnz() == 8
     result = run.measure(plan, run.Settings(steps=2, rounds=1))
@@ -135,7 +136,7 @@ def test_rows_of_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_first_steps_in_new_processes() -> None:
-    (plan,) = run.plan([Source(RULE)], "mlp", None, backend="eager")
+    (plan,) = plans_of([Source(RULE)], "mlp", None, backend="eager")
     found = cold.first_steps(plan)
     assert 0.05 < found.warm < 60 and 0.05 < found.cold < 60
     assert found.memory is None or 0 <= found.memory < 2**26
@@ -153,7 +154,7 @@ def test_first_steps_have_a_closure_if_they_need_one(
     monkeypatch.setattr(cold.subprocess, "run", here)
     monkeypatch.setitem(shapes.SHAPES, "mlp", lambda: [(6, 4), (6,)])
     for name in ("sam", "adahessian"):
-        (plan,) = run.plan([library(name)], "mlp", "torch.optim:SGD", backend="eager")
+        (plan,) = plans_of([library(name)], "mlp", "torch.optim:SGD", backend="eager")
         assert cold.first_steps(plan).warm > 0
 
 
@@ -166,10 +167,10 @@ def test_a_package_has_a_peer_of_the_same_name_or_none() -> None:
         peers.find("pytorch_optimizer", None, "ASGD ")
     left_out: dict[str, str] = {}
     lion = Source(rules.path("lion").read_text(encoding="utf-8"))
-    plans = run.plan([Source(RULE), lion], "mlp", "pytorch_optimizer", backend="eager", left_out=left_out)
+    plans = plans_of([Source(RULE), lion], "mlp", "pytorch_optimizer", backend="eager", left_out=left_out)
     assert [plan.name for plan in plans] == ["Lion"] and [*left_out] == ["Plain"]
     with pytest.raises(ValueError, match="no optimizer of its own that is called Plain"):
-        run.plan([Source(RULE)], "mlp", "pytorch_optimizer", backend="eager", left_out={})
+        plans_of([Source(RULE)], "mlp", "pytorch_optimizer", backend="eager", left_out={})
 
 
 def test_bytes_that_a_step_moves() -> None:
@@ -181,13 +182,13 @@ def test_bytes_that_a_step_moves() -> None:
 
 
 def test_a_peer_that_fails_is_named() -> None:
-    (plan,) = run.plan([Source(RULE)], "mlp", "torch.optim:SparseAdam", backend="eager")
+    (plan,) = plans_of([Source(RULE)], "mlp", "torch.optim:SparseAdam", backend="eager")
     with pytest.raises(ValueError, match=r"torch\.optim\.SparseAdam cannot step on mlp: .*dense gradients"):
         run.measure(plan, run.Settings(steps=1, rounds=1))
 
 
 def test_sparse_gradients_have_a_peer_of_their_own() -> None:
-    (plan,) = run.plan([Source(RULE)], "embedding", None, backend="eager")
+    (plan,) = plans_of([Source(RULE)], "embedding", None, backend="eager")
     assert plan.peer.cls is torch.optim.SparseAdam
 
 
@@ -225,7 +226,7 @@ def test_every_kind_of_rule_has_its_steps_timed(name: str, monkeypatch: pytest.M
     if "pytorch_optimizer" in source.text:
         pytest.importorskip("pytorch_optimizer")
     monkeypatch.setitem(shapes.SHAPES, "mlp", lambda: [(6, 4), (6,), (3, 6)])
-    (plan,) = run.plan([source], "mlp", None, backend="eager")
+    (plan,) = plans_of([source], "mlp", None, backend="eager")
     assert plan.calls is calls
     result = run.measure(plan, run.Settings(steps=2, rounds=1))
     assert result.tensors == (2 if name in ("muon", "adago") else 3)
@@ -236,23 +237,23 @@ def test_every_kind_of_rule_has_its_steps_timed(name: str, monkeypatch: pytest.M
 
 
 def test_rules_of_matrices_are_measured_on_matrices(capsys: pytest.CaptureFixture[str]) -> None:
-    muon, adamw = run.plan([library("muon"), library("adamw")], None, None, backend="eager")
+    muon, adamw = plans_of([library("muon"), library("adamw")], None, None, backend="eager")
     assert (muon.shapes, len(muon.members), muon.refused) == ("matrices", 48, None)
     assert (adamw.shapes, len(adamw.members)) == ("resnet50", 161)
-    (plan,) = run.plan([library("sparseadam")], None, None, backend="eager")
+    (plan,) = plans_of([library("sparseadam")], None, None, backend="eager")
     assert plan.shapes == "embedding"
     left_out: dict[str, str] = {}
-    assert len(run.plan([library("sparseadam"), library("sgd")], "mlp", None, backend="eager", left_out=left_out)) == 1
+    assert len(plans_of([library("sparseadam"), library("sgd")], "mlp", None, backend="eager", left_out=left_out)) == 1
     assert "does not take the gradients" in left_out["SparseAdam"]
-    (plan,) = run.plan([library("muon")], "resnet50", None, backend="eager")
+    (plan,) = plans_of([library("muon")], "resnet50", None, backend="eager")
     assert (plan.members, plan.total) == (((1000, 2048),), 161)
 
 
 def test_a_comparison_that_fails_is_a_row_and_the_others_are_made(capsys: pytest.CaptureFixture[str]) -> None:
     needs = "optimizer Deep\nhyper lr = 1e-3\nrequire ndim == 3\np -= lr*g\n"
     sources = [Source(needs), Source(RULE)]
-    plans = run.plan(sources, "mlp", "torch.optim:SGD", backend="eager")
-    wrong = run.plan([Source(RULE)], "mlp", "torch.optim:SparseAdam", backend="eager")
+    plans = plans_of(sources, "mlp", "torch.optim:SGD", backend="eager")
+    wrong = plans_of([Source(RULE)], "mlp", "torch.optim:SparseAdam", backend="eager")
     settings = run.Settings(steps=1, rounds=1)
     seen: list[str] = []
     results = report.measure_all(
@@ -272,7 +273,7 @@ def test_a_comparison_that_fails_is_a_row_and_the_others_are_made(capsys: pytest
 
 
 def test_rows_are_printed_as_they_are_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    plans = run.plan([Source(RULE)], "mlp", None, backend="eager") * 2
+    plans = plans_of([Source(RULE)], "mlp", None, backend="eager") * 2
     order: list[str] = []
 
     def outcome(plan: run.Plan, *_: object) -> run.Failure:
@@ -287,8 +288,8 @@ def test_rows_are_printed_as_they_are_done(monkeypatch: pytest.MonkeyPatch) -> N
 def test_settings_are_looked_at_before_anything_is_measured() -> None:
     for values, message in (({"lrr": 1.0}, "no such hyperparameter"), ({"beta1": 0.5}, "a part of betas")):
         with pytest.raises(ValueError, match=message):
-            run.plan([library("adamw")], "mlp", None, backend="eager", values=values)
-    (plan,) = run.plan([library("adamw")], "mlp", None, backend="eager", values={"lr": -1.0})
+            plans_of([library("adamw")], "mlp", None, backend="eager", values=values)
+    (plan,) = plans_of([library("adamw")], "mlp", None, backend="eager", values={"lr": -1.0})
     assert plan.refused is not None and "lr" in plan.refused
 
 
@@ -302,6 +303,6 @@ def test_pictures_are_looked_at_before_anything_is_measured(tmp_path: Path) -> N
 
 
 def test_sparse_gradients_and_a_closure_do_not_go_together() -> None:
-    (plan,) = run.plan([library("sam")], "embedding", "torch.optim:SGD", backend="eager")
+    (plan,) = plans_of([library("sam")], "embedding", "torch.optim:SGD", backend="eager")
     result = run.outcome(plan, run.Settings(steps=1, rounds=1))
     assert isinstance(result, run.Failure)

@@ -396,7 +396,7 @@ def test_bench_says_what_fails_and_does_the_rest(run: Run, files: Path) -> None:
 
 def test_bench_offers_what_there_is() -> None:
     from optlang.backends.loading import registry
-    from optlang.bench.run import DTYPES
+    from optlang.bench.plan import DTYPES
 
     assert sorted(bench.Backend) == registry.names()
     assert [*bench.Type] == [*DTYPES]

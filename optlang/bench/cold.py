@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from optlang.bench.shapes import TOUCHED
 
 if TYPE_CHECKING:
-    from optlang.bench.run import Plan
+    from optlang.bench.plan import Plan
 
 CACHES = ("OPTLANG_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 

@@ -17,7 +17,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from optlang.bench.run import Failure, Plan, Result, Settings, described, outcome
+from optlang.bench.plan import Plan, described
+from optlang.bench.run import Failure, Result, Settings, outcome
 
 #: The columns of numbers and their widths; those about first steps are there if they were asked for.
 NUMBERS = {"ours ms": 9, "peer ms": 9, "ratio": 6, "min-max": 15, "stream": 6}

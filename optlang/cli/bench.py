@@ -14,7 +14,7 @@ from optlang.bench.shapes import SHAPES, chosen
 from optlang.cli.output import Files, Refusal, Settings, library_names, parse_settings, read_source
 
 if TYPE_CHECKING:
-    from optlang.bench.run import Plan
+    from optlang.bench.plan import Plan
 
 NAME = "bench"
 
@@ -90,8 +90,9 @@ def command(
         if save is not None:
             _check_picture(save)
         from optlang.bench import report, run
+        from optlang.bench.plan import plans_of
 
-        plans = run.plan(
+        plans = plans_of(
             sources,
             shapes,
             against,
