@@ -27,6 +27,13 @@ SHAPES = ((3, 4), (2, 1, 3), (1, 1))
 EXAMPLES = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
 
+def checked(text: str) -> Rule:
+    """Return a checked rule: that of its class, so that it is checked once."""
+    cls: Any = class_of(Source(text), None, "eager")
+    rule: Rule = cls._compiled.rule
+    return rule
+
+
 def oracle(rule: Rule, hypers: dict[str, Any], steps: int) -> list[np.ndarray]:
     params, interpreter = start(SHAPES), Interpreter(rule, hypers)
     for step in gradients(SHAPES, steps, missing=True):
@@ -35,9 +42,10 @@ def oracle(rule: Rule, hypers: dict[str, Any], steps: int) -> list[np.ndarray]:
     return params
 
 
-def compiled(cls: Any, dtype: torch.dtype, hypers: dict[str, Any], steps: int) -> list[np.ndarray]:
+def compiled(text: str, backend: str, dtype: torch.dtype, hypers: dict[str, Any], steps: int) -> list[np.ndarray]:
     params = tensors(start(SHAPES), dtype)
-    feed(cls(params, **hypers), params, gradients(SHAPES, steps, missing=True))
+    optimizer = class_of(Source(text), None, backend)(params, **hypers)
+    feed(optimizer, params, gradients(SHAPES, steps, missing=True))
     return [p.detach().double().numpy() for p in params]
 
 
@@ -54,9 +62,8 @@ def outline(node: Any) -> Any:
 @given(rules(), st.sampled_from(HYPERS))
 def test_eager_agrees_with_the_interpreter(text: str, hypers: dict[str, Any]) -> None:
     note(text)
-    cls: Any = class_of(Source(text), None, "eager")
-    expected = oracle(cls._compiled.rule, hypers, steps=4)
-    for a, b in zip(compiled(cls, torch.float64, hypers, steps=4), expected, strict=True):
+    expected = oracle(checked(text), hypers, steps=4)
+    for a, b in zip(compiled(text, "eager", torch.float64, hypers, steps=4), expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
 
 
@@ -75,7 +82,6 @@ def test_formatting_keeps_the_tree_and_settles(text: str) -> None:
 def test_compiled_agrees_with_the_interpreter(seed: int) -> None:
     text = seeded(seed)
     hypers = HYPERS[seed % len(HYPERS)]
-    cls: Any = class_of(Source(text), None, "auto")
-    expected = oracle(cls._compiled.rule, hypers, steps=3)
-    for a, b in zip(compiled(cls, torch.float32, hypers, steps=3), expected, strict=True):
+    expected = oracle(checked(text), hypers, steps=3)
+    for a, b in zip(compiled(text, "auto", torch.float32, hypers, steps=3), expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6, err_msg=text)

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from rule_strategies_staged import MODES, OPTIONS, seeded, staged_rules
 from stepping import Twins
-from test_random_rules import outline
+from test_random_rules import checked, outline
 
 import optlang
 from optlang.classes import class_of
@@ -55,6 +55,7 @@ def agree(both: Twins, seed: int, steps: int, rtol: float, atol: float) -> None:
 def test_eager_agrees_with_the_interpreter(rule: tuple[str, str], options: dict[str, Any], seed: int) -> None:
     mode, text = rule
     note(text)
+    checked(text)
     agree(twins(text, mode, options, "eager", torch.float64), seed, 5, 1e-9, 1e-10)
 
 
