@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,22 @@ from optlang.language.rule import Rule
 from optlang.source import Source
 
 
-def rule_around(source: Source) -> tuple[Rule, dict[str, Composed]]:
+def checked_rule(source: Source) -> Rule:
+    """Return a checked rule."""
+    checked, findings = check_text(source)
+    assert checked is not None, render_all(findings)
+    return checked
+
+
+#: Of the library, whose files do not change.
+library_rule = cache(checked_rule)
+
+
+def rule_around(source: Source, checked: Rule) -> tuple[Rule, dict[str, Composed]]:
     """Return a rule as its author wrote it, and its inner rules by name.
 
     Which hyperparameters there are, and what kind of state each is, is the checker's business.
     """
-    checked, findings = check_text(source)
-    assert checked is not None, render_all(findings)
     items = parse(source).items
     own = {item.name.name for decl in items if isinstance(decl, ast.StateDecl) for item in decl.items}
     statements = (ast.Assign, ast.If, ast.Apply, ast.Repeat, ast.For, ast.Every)
@@ -52,10 +62,16 @@ def rule_around(source: Source) -> tuple[Rule, dict[str, Composed]]:
 
 
 class Composed(Interpreter):
-    """An interpreter of a rule that may have inner rules; also an inner rule itself, which is run from outside."""
+    """An interpreter of a rule that may have inner rules; also an inner rule itself, which is run from outside.
 
-    def __init__(self, source: Source, hypers: Mapping[str, Any] | None = None) -> None:
-        rule, self.inner = rule_around(source)
+    Args:
+        source: The rule.
+        hypers: Its hyperparameters.
+        checked: The rule, if it has been checked.
+    """
+
+    def __init__(self, source: Source, hypers: Mapping[str, Any] | None = None, checked: Rule | None = None) -> None:
+        rule, self.inner = rule_around(source, checked or checked_rule(source))
         super().__init__(rule, hypers)
 
     @classmethod
@@ -65,7 +81,8 @@ class Composed(Interpreter):
             path = Path(beside.name).parent / item.rule.value
         else:
             path = optlang.rules.path(item.rule.name)
-        made = cls(Source(path.read_text(encoding="utf-8"), str(path)))
+        source = Source(path.read_text(encoding="utf-8"), str(path))
+        made = cls(source, checked=None if isinstance(item.rule, ast.Text) else library_rule(source))
         made.given = {str(argument.name): argument.value for argument in item.arguments}
         return made
 

@@ -9,13 +9,13 @@ from functools import cache
 from typing import Any
 
 import torch
-from trajectories import Array, Gradients, tensors
+from trajectories import Array, Gradients, library_compiled, tensors
 
 import optlang.rules
-from optlang.api import load
 from optlang.compiler import compile_source
 from optlang.language.rule import Rule, Value
 from optlang.runtime.values import python_key
+from optlang.source import Source
 from optlang.targets import Order, torchscript
 
 
@@ -38,7 +38,7 @@ def module_of(name: str, **arguments: Any) -> Any:
 
 @cache
 def _emitted(name: str, arguments: tuple[tuple[str, Any], ...]) -> bytes:
-    compiled = compile_source(load(optlang.rules.path(name) if name in optlang.rules.names() else name))
+    compiled = library_compiled(name) if name in optlang.rules.names() else compile_source(Source(name))
     return torchscript.emit(Order(compiled, by_formula(compiled.rule, dict(arguments))))
 
 

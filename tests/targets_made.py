@@ -8,15 +8,17 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from trajectories import library_class, library_rule, library_text
+from trajectories import library_class, library_compiled, library_rule
 
-import optlang
+from optlang.targets import Order
+from optlang.targets import target as target_of
 
 
 @cache
 def text_of(name: str, target: str, values: tuple[tuple[str, Any], ...] = (), exact: bool = False) -> str:
     """Return the file of a rule of the library."""
-    content = optlang.export(library_text(name, exact), target, values=dict(values))
+    compiled = library_compiled(name, exact)
+    content = target_of(target).emit(Order(compiled, dict(values)))
     assert isinstance(content, str)
     return content
 

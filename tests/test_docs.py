@@ -11,6 +11,7 @@ from pathlib import Path
 import landscape
 import pytest
 import torch
+from trajectories import library_reference
 
 import optlang
 from optlang.catalogue import CATALOGUE
@@ -105,9 +106,7 @@ def readme_sections() -> dict[str, str]:
     homes = {"torch": "As in `torch.optim`", "pytorch_optimizer": "As in `pytorch_optimizer`", "": "Others"}
     library: dict[str, list[str]] = {home: [] for home in homes}
     for name in optlang.rules.names():
-        found, _ = check_text(Source(optlang.rules.path(name).read_text(encoding="utf-8")))
-        assert found is not None
-        library[(found.reference or "").partition(".")[0]].append(name)
+        library[(library_reference(name) or "").partition(".")[0]].append(name)
     return {
         "rule": f"```opt\n{rule}```",
         "source": f"```python\n{optlang.emit(rule).strip()}\n```",

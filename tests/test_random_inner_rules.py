@@ -31,12 +31,13 @@ def agree(
     for name, text in files.items():
         (folder / name).write_text(text)
     source, steps = Source(files["rule.opt"], str(folder / "rule.opt")), list(gradients(SHAPES, 6, missing=True))
-    params, interpreter = start(SHAPES), Composed(source, hypers)
+    cls: Any = class_of(source, None, backend)
+    params, interpreter = start(SHAPES), Composed(source, hypers, cls._compiled.rule)
     for step in steps:
         interpreter.step(params, step)
     assert all(np.isfinite(p).all() for p in params), "a random rule must stay finite"
     ours = tensors(start(SHAPES), dtype)
-    feed(class_of(source, None, backend)(ours, **hypers), ours, steps)
+    feed(cls(ours, **hypers), ours, steps)
     for p, array in zip(ours, params, strict=True):
         np.testing.assert_allclose(p.detach().double().numpy(), array, rtol=tol, atol=tol / 10, err_msg=str(files))
 

@@ -25,7 +25,6 @@ def is_elementwise(name: str) -> bool:
     return variant is not None and variant.elementwise
 
 
-NAMES = [name for name in optlang.rules.names() if is_elementwise(name)]
 #: A rule whose states begin with what the first gradient says.
 READS = "hyper lr = 0.1\nstate m = g/2\nm = 0.9*m + g\np -= lr*m"
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -70,8 +69,10 @@ class RowInterpreter(Interpreter):
                 value[untouched] = self.begun[name][untouched]
 
 
-@pytest.mark.parametrize("name", [*NAMES, READS])
+@pytest.mark.parametrize("name", [*optlang.rules.names(), READS])
 def test_every_rule_does_to_the_rows_what_it_does_to_whole_tensors(name: str) -> None:
+    if not is_elementwise(name):
+        pytest.skip("a row of the rule's step depends on other rows")
     cls: Any = optimizer_class(name)
     options = {"lr": 0.05, **OPTIONS.get(name, {})}
     p = parameter(ROWS) if name == "GaLoreAdamW" else parameter(ROWS, WIDTH)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from targets_made import made_class, text_of
 from test_histories import RULES
-from trajectories import cases, feed, gradients, library_class, library_rule, row, shapes, start, tensors
+from trajectories import cases, feed, gradients, library_class, library_evaluates, row, shapes, start, tensors
 
 import optlang
 import optlang.rules
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 #: Rules that no module can be made of, with what is said of them.
 REFUSED = {"MuonWithAdamW": ("`route`", 10), "LBFGS": ("`flat`", 17)}
 NAMES = [name for name in optlang.rules.names() if name not in REFUSED]
-EVENTS = [name for name in NAMES if library_rule(name).events]
+EVENTS = [name for name in NAMES if library_evaluates(name)]
 every_rule = pytest.mark.parametrize("name", NAMES)
 
 

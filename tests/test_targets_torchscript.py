@@ -13,11 +13,22 @@ import numpy as np
 import pytest
 import torch
 from scripted import module_of, reloaded, run_module, step
-from trajectories import cases, difference, feed, gradients, library_class, library_rule, run, shapes, start, tensors
+from trajectories import (
+    cases,
+    difference,
+    feed,
+    gradients,
+    library_class,
+    library_compiled,
+    library_rule,
+    run,
+    shapes,
+    start,
+    tensors,
+)
 
 import optlang.rules
 from optlang.api import load
-from optlang.compiler import compile_source
 from optlang.diagnostics import OptlangError
 from optlang.language.histories import sizes_of
 from optlang.language.questions import draws, evaluations
@@ -32,12 +43,9 @@ def is_carried(name: str) -> bool:
     return not (rule.routes or evaluations(rule) or draws(rule) or sizes_of(rule.tree))
 
 
-CARRIED = [name for name in NAMES if is_carried(name)]
 #: The first and the last settings of each rule; all of them if asked for (nine minutes on one core).
 EVERY = bool(os.environ.get("OPTLANG_EVERY_CASE"))
-CASES = [
-    (name, index) for name in CARRIED for index in (range(len(cases(name))) if EVERY else {0, len(cases(name)) - 1})
-]
+CASES = [(name, index) for name in NAMES for index in (range(len(cases(name))) if EVERY else {0, len(cases(name)) - 1})]
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +80,8 @@ def both(name: str, index: int, dtype: torch.dtype, steps: int) -> tuple[list[np
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "index"), CASES, ids=[f"{name}-{index}" for name, index in CASES])
 def test_steps_are_those_of_the_class(name: str, index: int) -> None:
+    if not is_carried(name):
+        pytest.skip("the rule cannot be carried")
     # Without the optimizer of TorchScript, which takes seconds for the first steps and gains nothing afterwards.
     with torch.jit.optimized_execution(EVERY):
         ours, theirs = both(name, index, torch.float32, 30)
@@ -91,14 +101,16 @@ def test_narrow_parameters(name: str) -> None:
     assert difference([p.double().numpy() for p in ours], values_of(theirs)) < 1e-6
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in CARRIED])
-def test_what_cannot_be_carried_is_refused_by_line(name: str) -> None:
-    with pytest.raises(OptlangError) as caught:
-        torchscript.emit(Order(compile_source(load(optlang.rules.path(name))), {}))
-    for diagnostic in caught.value.diagnostics:
-        assert diagnostic.code == "E801" and "torchscript" in diagnostic.message
-        line = re.search(r"\.opt:(\d+)", diagnostic.render())
-        assert line is not None and int(line[1]) > 1
+def test_what_cannot_be_carried_is_refused_by_line() -> None:
+    refused = [name for name in NAMES if not is_carried(name)]
+    assert refused
+    for name in refused:
+        with pytest.raises(OptlangError) as caught:
+            torchscript.emit(Order(library_compiled(name), {}))
+        for diagnostic in caught.value.diagnostics:
+            assert diagnostic.code == "E801" and "torchscript" in diagnostic.message
+            line = re.search(r"\.opt:(\d+)", diagnostic.render())
+            assert line is not None and int(line[1]) > 1, name
 
 
 # One module -------------------------------------------------------------------------------------------------------
@@ -106,7 +118,7 @@ def test_what_cannot_be_carried_is_refused_by_line(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def content() -> bytes:
-    return torchscript.emit(Order(compile_source(load("adamw")), {}))
+    return torchscript.emit(Order(library_compiled("AdamW"), {}))
 
 
 @pytest.fixture

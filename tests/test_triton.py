@@ -10,21 +10,22 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from optimizing import optimizer_class
 
 import optlang
-from optlang.api import load
 from optlang.backends import triton
 from optlang.backends.loading import jit, launch, registry
 from optlang.backends.loading.launch import BLOCK, CHUNK, KEPT, Launch, Table
 from optlang.backends.loading.signature import LoadedKernel, Signature
 from optlang.compiled import Kernel, Variant
-from optlang.compiler import compile_source, example_variant
+from optlang.compiler import example_variant
 
 CPU = torch.device("cpu")
 
@@ -70,8 +71,9 @@ needs_interpreter = pytest.mark.skipif(
 )
 
 
+@cache
 def variant_of(rule: str) -> Variant:
-    return example_variant(compile_source(load(rule)))
+    return example_variant(optimizer_class(rule)._compiled)
 
 
 def text_of(rule: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -16,8 +17,7 @@ from references import make_reference, row
 
 import optlang
 import optlang.rules
-from optlang.api import load
-from optlang.compiler import CompiledRule, compile_source
+from optlang.compiler import CompiledRule
 from optlang.language.check import check_text
 from optlang.language.rule import Rule
 from optlang.source import Source
@@ -29,6 +29,7 @@ Array = np.ndarray
 Gradients = Sequence[Array | None]
 
 
+@cache
 def checked(text: str, name: str = "<rule>") -> Rule:
     """Return a rule that must be free of errors and of warnings."""
     rule, findings = check_text(Source(text, name))
@@ -42,27 +43,42 @@ def library_text(name: str, exact: bool = False) -> str:
     return text.replace("bf16(", "(") if exact else text
 
 
-@cache
-def library_compiled(name: str) -> CompiledRule:
-    """Return a rule of the library, ready to be compiled; tests that are about every rule share what it knows."""
-    return compile_source(load(optlang.rules.path(name)))
+def library_compiled(name: str, exact: bool = False) -> CompiledRule:
+    """Return a rule of the library, ready to be compiled: that of its class, so that all tests share what it knows."""
+    compiled: CompiledRule = library_class(name, exact=exact)._compiled
+    return compiled
 
 
 @cache
 def library_rule(name: str, exact: bool = False) -> Rule:
     """Return a rule of the library, checked."""
-    if not exact or not library_rounds(name):
-        compiled = library_compiled(name)
-        assert not compiled.warnings, "\n\n".join(map(str, compiled.warnings))
-        return compiled.rule
-    return checked(library_text(name, exact), optlang.rules.path(name).name)
+    compiled = library_compiled(name, exact)
+    assert not compiled.warnings, "\n\n".join(map(str, compiled.warnings))
+    return compiled.rule
 
 
 @cache
 def library_class(name: str, backend: str = "eager", exact: bool = False) -> Any:
     """Return the class of a rule of the library; ``exact`` is without its rounding to bfloat16."""
-    source = optlang.rules.path(name)
-    return optlang.compile(library_text(name, exact) if exact and library_rounds(name) else source, backend=backend)
+    file = optlang.rules.path(name).name
+    source = Source(library_text(name, exact), file) if exact and library_rounds(name) else name
+    return optlang.compile(source, backend=backend)
+
+
+def library_reference(name: str) -> str | None:
+    """Return what a rule of the library names as its reference, by its text."""
+    found = re.search(r"^\s*# reference: (\S+)", library_text(name), re.MULTILINE)
+    return found[1] if found else None
+
+
+def library_routes(name: str) -> bool:
+    """Return whether a rule of the library sends parameters to other rules, by its text."""
+    return re.search(r"^route\b", library_text(name), re.MULTILINE) is not None
+
+
+def library_evaluates(name: str) -> bool:
+    """Return whether a rule of the library has parameters to evaluate with (`on eval`), by its text."""
+    return re.search(r"^on eval\b", library_text(name), re.MULTILINE) is not None
 
 
 def library_rounds(name: str) -> bool:

@@ -12,7 +12,7 @@ from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS, ELEMENTWISE, EMPTY, EVALUATIONS, FACT_NAMES, MAKERS, RANDOMS, SIZES
 from optlang.language.derived import body, definition
 from optlang.language.evaluate import member_name
-from optlang.language.rule import HyperType, Rule
+from optlang.language.rule import HyperType, Rule, remembering
 from optlang.language.walk import assigned, block_expressions, body_of, expressions, own_expressions, parts, statements
 
 #: Functions whose results have sizes given by an argument.
@@ -61,6 +61,12 @@ def known_before(
             gone.add(name)
             lost += readers.get(name, ())
     return {name: value for name, value in candidates.items() if name not in gone}
+
+
+@remembering
+def known_locals(rule: Rule) -> Mapping[str, ast.Expr]:
+    """Return the locals of a checked rule that are known before its first step; see :func:`known_before`."""
+    return known_before(rule.body, {h.name for h in rule.hypers}, {s.name for s in rule.states}, rule.functions)
 
 
 class _Reading:
@@ -125,13 +131,14 @@ def is_known(node: ast.Expr, free: Collection[str], functions: Mapping[str, ast.
     return needs is not None and needs <= {*free}
 
 
+@remembering
 def static_names(rule: Rule) -> frozenset[str]:
     """Return the hyperparameters and ``group.NAME`` keys that some static question may read.
 
     A few too many do no harm: the key of the variant is then computed again and found unchanged.
     """
     hypers = {h.name for h in rule.hypers}
-    known = known_before(rule.body, hypers, [s.name for s in rule.states], rule.functions)
+    known = known_locals(rule)
     questions = [question for top in tops(rule) for node in expressions(top) for question in _questions(node, rule)]
     for statement in statements(_body(rule)):
         match statement:
@@ -158,6 +165,7 @@ def static_names(rule: Rule) -> frozenset[str]:
     return frozenset(names | {f"group.{key}" for key in group_keys(rule)})
 
 
+@remembering
 def reads_time(rule: Rule) -> bool:
     """Return whether a rule needs the count of a tensor's updates (``first`` alone needs none)."""
 
@@ -176,6 +184,7 @@ def reads_time(rule: Rule) -> bool:
     return any(reads(node) for top in tops(rule) for node in expressions(top))
 
 
+@remembering
 def reads_group_time(rule: Rule) -> bool:
     """Return whether some formula of a rule names ``group.t``, the count of a group's steps."""
     nodes = (node for top in tops(rule) for node in expressions(top))
@@ -223,15 +232,17 @@ def tops(rule: Rule) -> Iterator[ast.Expr]:
         yield from (e for e in (state.initial, state.when) if e is not None)
 
 
+@remembering
 def evaluations(rule: Rule) -> frozenset[str]:
     """Return what a rule asks of the closure: ``loss`` and functions of a point or a direction."""
-    names = {name.name for top in tops(rule) for name in expressions(top) if isinstance(name, ast.Name)}
-    calls = (n.function for top in tops(rule) for n in expressions(top) if isinstance(n, ast.Call))
-    names |= {f.name for f in calls if isinstance(f, ast.Name)}
+    nodes = (node for top in tops(rule) for node in expressions(top))
+    named = (node.function if isinstance(node, ast.Call) else node for node in nodes)
+    names = {name.name for name in named if isinstance(name, ast.Name)}
     own = {h.name for h in rule.hypers} | {s.name for s in rule.states} | {n.name for n in assigned(_body(rule))}
     return EVALUATIONS & names - own
 
 
+@remembering
 def draws(rule: Rule) -> bool:
     """Return whether some formula of a rule draws random numbers."""
     nodes = (node for top in tops(rule) for node in expressions(top))

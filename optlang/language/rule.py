@@ -5,15 +5,18 @@ This is what the checker hands to the compiler. Expressions are still tree nodes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import wraps
+from typing import Any, TypeVar
 
 from optlang.language.kinds import Kind
 from optlang.language.tree import Def, Expr, Route, StateScope, Stmt, Tree
 from optlang.source import Span
 
 Value = float | bool | str | None
+Result = TypeVar("Result")
 
 
 class HyperType(Enum):
@@ -146,6 +149,7 @@ class Rule:
         sparse: Whether gradients are sparse, and rows that they do not touch stay.
         inferred: Whether roles were inferred (the rule declares nothing).
         tree: The syntax tree it was checked from.
+        remembered: What functions of :func:`remembering` have found out about it.
     """
 
     name: str | None
@@ -162,6 +166,7 @@ class Rule:
     routes: tuple[Route, ...] = ()
     flat: bool = False
     sparse: bool = False
+    remembered: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def keys(self) -> dict[str, tuple[Hyper, ...]]:
@@ -170,3 +175,16 @@ class Rule:
         for hyper in self.hypers:
             grouped.setdefault(hyper.key, []).append(hyper)
         return {key: tuple(items) for key, items in grouped.items()}
+
+
+def remembering(function: Callable[[Rule], Result]) -> Callable[[Rule], Result]:
+    """Make a function of a rule work out its result once for each rule."""
+
+    @wraps(function)
+    def remembered(rule: Rule) -> Result:
+        if function not in rule.remembered:
+            rule.remembered[function] = function(rule)
+        result: Result = rule.remembered[function]
+        return result
+
+    return remembered

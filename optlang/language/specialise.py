@@ -11,6 +11,7 @@ statements, so one compiled kernel serves both.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -33,8 +34,8 @@ from optlang.language.builtins import (
 from optlang.language.evaluate import NotStatic, evaluate, member_name, truth
 from optlang.language.kinds import Level
 from optlang.language.ordinals import SUMS, Ordinals
-from optlang.language.questions import known_before
-from optlang.language.rule import HyperType, Rule, State, Value
+from optlang.language.questions import known_locals
+from optlang.language.rule import HyperType, Rule, State, Value, remembering
 from optlang.language.shapes import is_matrix_call, size_of
 from optlang.language.sizes import Sizes, Unfit
 from optlang.language.tree import StateScope
@@ -161,10 +162,8 @@ class _Specialiser:
             shape = tuple(int(values[name] or 0) for name in ("rows", "cols") if name in values)
         self.shape = shape
         self.sizes = Sizes(shape, self.number) if uses_matrices(rule) else None
-        names = [n.name for n in assigned(rule.body)]
-        #: Names of the rule's own that mean the same wherever they are read.
-        self.once = {n for n in names if names.count(n) == 1} - {"p", "g", *(s.name for s in rule.states)}
-        self.due_names = _due_names(rule, self.sizes is not None)
+        self.once = _once(rule)
+        self.due_names = _due_names(rule)
         self.hypers = {h.name: h for h in rule.hypers}
         self.fixed = {"p", "g", *(s.name for s in rule.states)}
         self.answers: list[Value] = []
@@ -182,14 +181,14 @@ class _Specialiser:
         self.entries: dict[str, Any] = {}  # sizes of the histories that loops go through, by the loops' names
         #: Where we are: the calls that are being written out, and the loops with their turns.
         self.trace: list[tuple[ast.Node, int | None]] = []
-        self.ordinals = Ordinals(rule)
+        self.ordinals = _ordinals(rule)
 
     # Statements ---------------------------------------------------------------------------------------------
 
     def before_states(self) -> None:
         """Work out the locals that are known before the step, which states and functions may read wherever they are."""
         rule = self.rule
-        names = known_before(rule.body, self.hypers, {s.name for s in rule.states}, rule.functions)
+        names = known_locals(rule)
         for statement in rule.body:
             if isinstance(statement, ast.Assign) and statement.targets[0].name in names:
                 target = statement.targets[0]
@@ -430,11 +429,17 @@ class _Specialiser:
                 size = size_of(name, shape, *(int(self.number(dim.value) or 0) for dim in dims))
                 return ast.Number(node.span, getattr(size, "formula", f"size {size}"), Fraction(int(size)))
             case ast.Call(arguments=arguments):
-                return replace(node, arguments=tuple(replace(a, value=self.sized(a.value)) for a in arguments))
-            case ast.Unary(operand=operand):
-                return replace(node, operand=self.sized(operand))
-            case ast.Binary(left=left, right=right):
-                return replace(node, left=self.sized(left), right=self.sized(right))
+                values = [self.sized(argument.value) for argument in arguments]
+                if all(value is argument.value for value, argument in zip(values, arguments, strict=True)):
+                    return node
+                parts = (ast.Argument(a.span, a.name, value) for a, value in zip(arguments, values, strict=True))
+                return ast.Call(node.span, node.function, tuple(parts))
+            case ast.Unary(op=op, operand=operand):
+                inner = self.sized(operand)
+                return node if inner is operand else ast.Unary(node.span, op, inner)
+            case ast.Binary(op=op, left=left, right=right):
+                ours, theirs = self.sized(left), self.sized(right)
+                return node if ours is left and theirs is right else ast.Binary(node.span, op, ours, theirs)
             case ast.Compare(operands=operands):
                 return replace(node, operands=tuple(map(self.sized, operands)))
             case ast.Ternary(condition=c, then=then, other=other):
@@ -474,8 +479,9 @@ class _Specialiser:
             case ast.Binary(op="??", left=left, right=right):
                 first = self.reduce(left, scope)
                 return self.reduce(right, scope) if isinstance(first, ast.Nothing) else first
-            case ast.Binary(left=left, right=right):
-                return replace(node, left=self.reduce(left, scope), right=self.reduce(right, scope))
+            case ast.Binary(op=op, left=left, right=right):
+                ours, theirs = self.reduce(left, scope), self.reduce(right, scope)
+                return node if ours is left and theirs is right else ast.Binary(node.span, op, ours, theirs)
             case ast.Compare():
                 return self.compare(node, scope)
             case ast.Ternary(condition=c, then=then, other=other):
@@ -876,6 +882,7 @@ class _Specialiser:
         return None
 
 
+@remembering
 def uses_matrices(rule: Rule) -> bool:
     """Whether some formula of a rule is about more than elements and their sums."""
     blocks = (rule.body, *(body_of(f) for f in rule.functions.values()), *rule.events.values())
@@ -884,8 +891,20 @@ def uses_matrices(rule: Rule) -> bool:
     return any(is_matrix_call(node, MATRIX_FUNCTIONS | {*SIZES}) for top in tops for node in expressions(top))
 
 
-def _due_names(rule: Rule, matrices: bool) -> frozenset[str]:
+@remembering
+def _once(rule: Rule) -> frozenset[str]:
+    """Return the names of a rule's own that mean the same wherever they are read."""
+    times = Counter(name.name for name in assigned(rule.body))
+    return frozenset(n for n, count in times.items() if count == 1) - {"p", "g", *(s.name for s in rule.states)}
+
+
+_ordinals = remembering(Ordinals)
+
+
+@remembering
+def _due_names(rule: Rule) -> frozenset[str]:
     """Return the names of the functions with matrices or sums over the model in them; empty for a rule without."""
+    matrices = uses_matrices(rule)
     sums = {*SUMS, *EVALUATIONS}
     names = {*sums, *(MATRIX_FUNCTIONS if matrices else ())}
     blocks = (rule.body, *(body_of(f) for f in rule.functions.values()))
@@ -908,6 +927,7 @@ def _same(a: ast.Expr, b: ast.Expr) -> bool:
     return type(a) is type(b) and replace(a, span=b.span) == b
 
 
+@remembering
 def repeats(rule: Rule) -> bool:
     """Whether some part of a rule is repeated, as often as it must be known before the step."""
     blocks = (rule.body, *(body_of(f) for f in rule.functions.values()), *rule.events.values())

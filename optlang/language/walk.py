@@ -17,6 +17,7 @@ from optlang.language.tree import (
     Index,
     Member,
     Name,
+    Number,
     Pipe,
     Push,
     Repeat,
@@ -32,6 +33,8 @@ from optlang.source import Span
 
 def parts(expr: Expr) -> tuple[Expr, ...]:
     """Return the expressions directly inside an expression (the function of a call is left out)."""
+    if isinstance(expr, Name | Number):  # most expressions
+        return ()
     match expr:
         case Member(value=value):
             return (value,)

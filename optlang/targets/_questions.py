@@ -17,7 +17,7 @@ from optlang.compiler import CompiledRule
 from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS
 from optlang.language.evaluate import FUNCTIONS, evaluate, member_name, truth
-from optlang.language.questions import known_before
+from optlang.language.questions import known_locals
 from optlang.language.quoting import literal
 from optlang.language.rule import HyperType, OneOf, Range, Value
 from optlang.language.sizes import Unfit
@@ -94,7 +94,7 @@ class Explorer:
         self.start: dict[str, Value] = {**compiled.defaults(), **values}
         self.start |= {f"group.{key}": 1.0 for key in compiled.group_keys}
         self.hypers = {h.name: h for h in rule.hypers}
-        self.local = known_before(rule.body, self.hypers, {s.name for s in rule.states}, rule.functions)
+        self.local = known_locals(rule)
         known = (v for n, v in values.items() if n in compiled.static_names)
         sizes = [int(v) for v in known if isinstance(v, (int, float)) and _is_size(v)]
         #: Shapes to try: also those whose sizes are what an option is compared with.

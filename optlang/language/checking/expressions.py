@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
 
 from optlang.language.builtins import BUILTINS, ELEMENTWISE, EMPTY, EVALUATIONS, MAKERS, RANDOMS, SIZES, TIME, Builtin
 from optlang.language.checking.arguments import dim_values
@@ -50,7 +49,13 @@ class Expressions(Tensors, ABC):
 
     def value(self, expr: Expr) -> Value:
         """Return what is known of the value of an expression."""
-        match expr:
+        match expr:  # what is most frequent first
+            case Name():
+                return self.name(expr)
+            case Binary():
+                return self.binary(expr)
+            case Call():
+                return self.call(expr)
             case Number(value=exact):
                 bits = exact.numerator.bit_length() + exact.denominator.bit_length()
                 return Value(STATIC, known=as_float(expr), bits=bits, literal=True)
@@ -62,8 +67,6 @@ class Expressions(Tensors, ABC):
                 return Value(STATIC, Sort.CONDITION, known=flag, literal=True)
             case Nothing():
                 return Value(STATIC, Sort.NONE, known=None, literal=True)
-            case Name():
-                return self.name(expr)
             case Member(name="t"):
                 return Value(HOST, uses=Uses.TIME)
             case Member(value=Name(name="group")):
@@ -81,15 +84,11 @@ class Expressions(Tensors, ABC):
                 inner = self.number(operand)
                 negated = -float(inner.known) if isinstance(inner.known, (int, float)) else UNKNOWN
                 known = negated if op == "-" else inner.known
-                return replace(inner, sort=_as_number(inner.sort), known=known, optional=None, literal=False)
-            case Binary():
-                return self.binary(expr)
+                return inner._replace(sort=_as_number(inner.sort), known=known, optional=None, literal=False)
             case Compare():
                 return compare(self, expr, [self.value(operand) for operand in expr.operands], self.number)
             case Ternary(condition=condition, then=then, other=other):
                 return self.choice(condition, then, other)
-            case Call():
-                return self.call(expr)
             case _:
                 return MISTAKE
 
@@ -146,9 +145,9 @@ class Expressions(Tensors, ABC):
             if answer is (node.op == "or"):
                 return Value(left.kind, Sort.CONDITION, left.uses, answer)
             right = self.condition(node.right)
-            decided = replace(right, uses=right.uses | (left.uses & Uses.FACT))  # as the left side decides it
+            decided = right._replace(uses=right.uses | (left.uses & Uses.FACT))  # as the left side decides it
             both = self.combine(node, (left, right), Sort.CONDITION) if answer is None else decided
-            return replace(both, sort=_condition_sort(both.sort), optional=None)
+            return both._replace(sort=_condition_sort(both.sort), optional=None)
         if node.op == "??":
             left = self.value(node.left)
             if left.sort in (Sort.NUMBER, Sort.CONDITION, Sort.TEXT) and left.optional is None:
@@ -159,16 +158,18 @@ class Expressions(Tensors, ABC):
                     label="never used",
                     help="only a hyperparameter whose default is none can be none",
                 )
-            return self.value(node.right) if left.sort is Sort.NONE else replace(left, optional=None)
+            return self.value(node.right) if left.sort is Sort.NONE else left._replace(optional=None)
         if node.op not in ARITHMETIC and node.op != "@":
             return MISTAKE
         left, right = self.number(node.left), self.number(node.right)
         if node.op == "@":
             return self.product(node, left, right)
         result = self.combine(node, (left, right))
+        known: Known = UNKNOWN
         if isinstance(left.known, (int, float)) and isinstance(right.known, (int, float)):
-            result = replace(result, known=ARITHMETIC[node.op](float(left.known), float(right.known)))
-        return replace(result, bits=self.bits(node, left, right))
+            known = ARITHMETIC[node.op](float(left.known), float(right.known))
+        bits = self.bits(node, left, right)
+        return result if known is UNKNOWN and bits is None else result._replace(known=known, bits=bits)
 
     def bits(self, node: Binary, left: Value, right: Value) -> int | None:
         """Return how many digits exact arithmetic on literals may take; report if they are too many."""
@@ -200,7 +201,7 @@ class Expressions(Tensors, ABC):
         if answer is not None:
             chosen = self.value(then if answer else other)
             # What is chosen by a tensor's shape differs from tensor to tensor.
-            return replace(chosen, uses=chosen.uses | (held.uses & Uses.FACT))
+            return chosen._replace(uses=chosen.uses | (held.uses & Uses.FACT))
         return self.merged(condition, (self.number(then), self.number(other)), held)
 
     def merged(self, expr: Expr, values: tuple[Value, ...], held: Value) -> Value:
@@ -261,10 +262,10 @@ class Expressions(Tensors, ABC):
             return MISTAKE
         result = self.combine(node, values, Sort.CONDITION if builtin.boolean else Sort.NUMBER)
         if builtin.group == TIME:
-            result = replace(result, kind=join((result.kind, HOST)), uses=result.uses | Uses.TIME)
+            result = result._replace(kind=join((result.kind, HOST)), uses=result.uses | Uses.TIME)
         elif name == "eps_of":
-            result = replace(result, kind=HOST, uses=Uses.FACT)
-        return replace(result, known=self.known_result(name, values), uses=self.result_uses(name, result))
+            result = result._replace(kind=HOST, uses=Uses.FACT)
+        return result._replace(known=self.known_result(name, values), uses=self.result_uses(name, result))
 
     def known_result(self, name: str, values: list[Value]) -> Known:
         """Return the value of a function of known numbers."""
@@ -273,7 +274,7 @@ class Expressions(Tensors, ABC):
             return FUNCTIONS[name](*map(float, numbers))
         return UNKNOWN
 
-    def result_uses(self, name: str, result: Value) -> Uses:
+    def result_uses(self, name: str, result: Value) -> int:
         """Return what a result depends on; only some functions can take part in choosing a variant."""
         return result.uses if name in FUNCTIONS else result.uses | Uses.LOCAL
 
@@ -329,7 +330,7 @@ class Expressions(Tensors, ABC):
             reduce(values[0].kind, self.dims(dim, values[0]))
         except Mismatch as mismatch:
             return self.mismatch(node, mismatch)
-        return replace(result, uses=result.uses | Uses.TENSOR)
+        return result._replace(uses=result.uses | Uses.TENSOR)
 
     def no_tensor(self, node: Call) -> Value:
         """Report a function of a whole tensor that is called with one number."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class Abandoned(Exception):
     """The rule uses something that a trial does not know; nothing is said about it."""
 
 
-@dataclass(frozen=True)
-class Grid:
+class Grid(NamedTuple):
     """A table with ``rows`` x ``cols`` numbers, row by row; sizes of 1 are spread where tables meet."""
 
     rows: int
@@ -26,8 +25,10 @@ class Grid:
 
     def spread(self, rows: int, cols: int) -> Sequence[float]:
         """Return the numbers as those of a larger table."""
-        if (self.rows, self.cols) == (rows, cols):
+        if self.rows == rows and self.cols == cols:
             return self.data
+        if len(self.data) == 1:
+            return self.data * (rows * cols)
         if self.rows not in (1, rows) or self.cols not in (1, cols):
             raise Abandoned
         row, col = (0 if self.rows == 1 else 1), (0 if self.cols == 1 else 1)
@@ -41,15 +42,16 @@ def number(value: float) -> Grid:
 
 def size(grids: Iterable[Grid]) -> tuple[int, int]:
     """Return the size that some tables are spread to when they meet."""
-    several = tuple(grids)
-    return max(g.rows for g in several), max(g.cols for g in several)
+    rows = cols = 0
+    for grid in grids:
+        rows, cols = max(rows, grid.rows), max(cols, grid.cols)
+    return rows, cols
 
 
 def each(function: Callable[..., float], *grids: Grid) -> Grid:
     """Return ``function`` of each element of some tables."""
     rows, cols = size(grids)
-    columns = [grid.spread(rows, cols) for grid in grids]
-    return Grid(rows, cols, tuple(map(function, *columns)))
+    return Grid(rows, cols, tuple(map(function, *[grid.spread(rows, cols) for grid in grids])))
 
 
 def transposed(grid: Grid) -> Grid:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 
 from optlang.language import derived
 from optlang.language.builtins import BUILTINS, Builtin
@@ -261,7 +260,7 @@ class Inliner(Expressions):
 
     def placed(self, value: Value) -> Value:
         """Return a value with what the blocks around it depend on."""
-        return replace(value, uses=value.uses | self.around)
+        return value._replace(uses=value.uses | self.around)
 
     def function_if(
         self,
@@ -307,7 +306,7 @@ class Inliner(Expressions):
             else:
                 known = one if one is not None else two
                 assert known is not None
-                met[name] = replace(self.either(known, known, condition), missing=True)
+                met[name] = self.either(known, known, condition)._replace(missing=True)
         return met
 
     def either(self, one: Value, two: Value, condition: Value) -> Value:
@@ -316,7 +315,7 @@ class Inliner(Expressions):
             return merge((one, two), self.world.shape, condition)
         except Mismatch:
             clash = f"{self.phrase(one)} or {self.phrase(two)}"
-            return replace(one, clash=clash, missing=one.missing or two.missing)
+            return one._replace(clash=clash, missing=one.missing or two.missing)
 
 
 def _own(body: Sequence[Stmt]) -> dict[str, tuple[Span, int]]:
@@ -336,4 +335,4 @@ def _bound(expr: Expr, value: Value) -> Value:
     """Return what is known of a value under a new name: numbers that are computed choose no variant."""
     if value.literal or value.sort is not Sort.NUMBER or isinstance(expr, ATOMS):
         return value
-    return replace(value, uses=value.uses | Uses.LOCAL)
+    return value._replace(uses=value.uses | Uses.LOCAL)

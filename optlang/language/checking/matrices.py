@@ -50,7 +50,7 @@ def meet(kinds: Iterable[Kind], p: Shape) -> Kind:
         Mismatch: If the shapes do not meet.
     """
     several = tuple(kinds)
-    if all(kind.level is not Level.MATRIX for kind in several):
+    if Level.MATRIX not in [kind.level for kind in several]:
         return join(several)
     shapes = [shape_of(kind, p) for kind in several]
     elements = any(kind.level is Level.ELEMENT for kind in several)

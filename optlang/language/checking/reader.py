@@ -114,10 +114,10 @@ class Reader:
     def combine(self, expr: Expr, values: Iterable[Value], sort: Sort = Sort.NUMBER) -> Value:
         """Return what is known of an elementwise combination of values, ``expr``."""
         several = tuple(values)
-        if all(v.kind.level is not Level.MATRIX for v in several):
+        if Level.MATRIX not in [v.kind.level for v in several]:
             return combine(several, self.world.shape, sort)
         # A key of the user's own is some number here.
-        several = tuple(replace(v, sort=Sort.NUMBER) if is_key(v) else v for v in several)
+        several = tuple(v._replace(sort=Sort.NUMBER) if is_key(v) else v for v in several)
         if any(v.sort is Sort.UNKNOWN for v in several):
             return MISTAKE
         try:
@@ -218,7 +218,7 @@ class Reader:
         """Return the value of a local, reporting it if some path to here does not assign it."""
         if value.missing:
             self.absent(node)
-            return replace(value, missing=False, clash=None)
+            return value._replace(missing=False, clash=None)
         if value.clash:
             self.misfit(
                 node,

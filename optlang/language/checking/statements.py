@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from optlang.language.builtins import RANDOMS
 from optlang.language.checking.inlining import Inliner
@@ -233,9 +232,9 @@ class Variant(Inliner):
         elif target.name not in self.scope.hypers:
             if target.name == "g":
                 self.filling(value, expr)
-            value = replace(value, uses=value.uses | self.around)
+            value = value._replace(uses=value.uses | self.around)
             keep = value.literal or value.sort is not Sort.NUMBER or target.name in self.scope.static
-            self.env[target.name] = value if keep else replace(value, uses=value.uses | Uses.LOCAL)
+            self.env[target.name] = value if keep else value._replace(uses=value.uses | Uses.LOCAL)
 
     def filling(self, value: Value, expr: Expr) -> None:
         """Check that a value can be stored in a tensor."""
@@ -350,7 +349,7 @@ class Variant(Inliner):
             )
             return
 
-    def narrower(self, target: Name, state: DeclaredState, given: Value) -> tuple[Uses, tuple[str, str], str]:
+    def narrower(self, target: Name, state: DeclaredState, given: Value) -> tuple[int, tuple[str, str], str]:
         """Return what a value depends on that a group or shared state may not, what is wrong with it, and a help."""
         grouped = state.scope is StateScope.GROUP
         if given.uses & (Uses.TENSOR | Uses.FACT):
@@ -367,7 +366,7 @@ class Variant(Inliner):
             return Uses.GROUP, words, f"declare it `group state {target.text}`, or make both states shared"
         return Uses.NOTHING, ("", ""), ""
 
-    def culprit(self, expr: Expr, wrong: Uses) -> Expr:
+    def culprit(self, expr: Expr, wrong: int) -> Expr:
         """Return the first name or call in an expression that depends on what it should not, or the expression."""
         for node in expressions(expr):
             if isinstance(node, Call) and isinstance(node.function, Name):
@@ -397,7 +396,7 @@ class Variant(Inliner):
         outside, around = self.path, self.around
         self.around |= held.uses & Uses.FACT
         # A static condition gives a state no larger shape, but it may differ from tensor to tensor (`ndim > 1`).
-        self.path = (*outside, (condition, held if answer is None else replace(held, kind=STATIC)))
+        self.path = (*outside, (condition, held if answer is None else held._replace(kind=STATIC)))
         if answer is not None:
             if answer:
                 self.block(body)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 from optlang.language import shapes
@@ -131,8 +130,8 @@ class Tensors(Reader, ABC):
             items.append(self.shape(inner))
         result = self.shaped(node, values, lambda: self.indexed(node, values, items))
         if result is not MISTAKE and items == [()] and self.holds_elements(node.value):
-            return replace(result, kind=ELEMENT)  # of a tensor without dimensions, too
-        return replace(result, order=value.order)
+            return result._replace(kind=ELEMENT)  # of a tensor without dimensions, too
+        return result._replace(order=value.order)
 
     def indexed(self, node: Index, values: Sequence[Value], items: Sequence[Any]) -> Shape:
         """Return the shape of ``x[...]``; a place must be there."""
@@ -227,7 +226,7 @@ class Tensors(Reader, ABC):
                 return MISTAKE
             result = self.shaped(node, (x,), lambda: builtin.shapes(self.shape(x), dim))
             order = builtin.name in builtin.orders or (builtin.name == "flip" and x.order)
-            return replace(result, order=order, kind=x.kind if result is not MISTAKE else result.kind)
+            return result._replace(order=order, kind=x.kind if result is not MISTAKE else result.kind)
         if len(arguments) != len(builtin.parameters):
             return MISTAKE
         ordered = [self.number(argument) for argument in arguments]
@@ -376,7 +375,7 @@ class Tensors(Reader, ABC):
 
 def is_known_before(value: Value) -> bool:
     """Whether a number is known before the first step, under whatever name."""
-    return replace(value, uses=value.uses & ~Uses.LOCAL).is_static
+    return value._replace(uses=value.uses & ~Uses.LOCAL).is_static
 
 
 def literal(expr: Expr) -> int | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from optlang.language.checking import grid
 from optlang.language.checking.grid import Abandoned, Grid, each, number
 from optlang.language.checking.trial_values import Env, Thing, TrialValues, negation, select, with_mask
-from optlang.language.questions import known_before
+from optlang.language.questions import known_locals
 from optlang.language.specialise import MAX_REPEATS
 from optlang.language.tree import Assign, Binary, Call, Every, Expr, For, If, Name, Repeat, Return, Stmt
 from optlang.language.walk import body_of
@@ -49,8 +49,7 @@ class Trial(TrialValues):
     def start(self) -> None:
         """Give every state its initial value."""
         self.env = {"p": self.p, "g": self.g}
-        hypers, states = {h.name for h in self.rule.hypers}, {s.name for s in self.rule.states}
-        for name, formula in known_before(self.rule.body, hypers, states, self.rule.functions).items():
+        for name, formula in known_locals(self.rule).items():
             with suppress(Abandoned):
                 self.env[name] = self.value(formula)
         initial: Env = {}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from enum import Enum, Flag, auto
+from enum import Enum, auto
+from typing import NamedTuple
 
 from optlang.language.checking.matrices import meet
 from optlang.language.kinds import HOST, STATIC, Kind, Level
@@ -22,18 +22,21 @@ class Sort(Enum):
     UNKNOWN = "unknown"  # after a mistake that has been reported; fits everywhere
 
 
-class Uses(Flag):
-    """What a value depends on besides hyperparameters."""
+class Uses:
+    """What a value depends on besides hyperparameters, as bits of a number.
+
+    Not a ``Flag``: a rule is read dozens of times, and its operators would take a tenth of that.
+    """
 
     NOTHING = 0
-    TIME = auto()  # t, first
-    TENSOR = auto()  # p, g, a state of the tensor
-    FACT = auto()  # ndim, numel, rows, cols
-    GROUP = auto()  # a state of the group
-    SHARED = auto()  # a state of the whole optimizer
-    TOTAL = auto()  # a sum over all tensors of the optimizer
-    LOCAL = auto()  # a number the rule has computed, which no variant is chosen by
-    CALLED = auto()  # what the closure is called for in the middle of the step
+    TIME = 1  # t, first
+    TENSOR = 2  # p, g, a state of the tensor
+    FACT = 4  # ndim, numel, rows, cols
+    GROUP = 8  # a state of the group
+    SHARED = 16  # a state of the whole optimizer
+    TOTAL = 32  # a sum over all tensors of the optimizer
+    LOCAL = 64  # a number the rule has computed, which no variant is chosen by
+    CALLED = 128  # what the closure is called for in the middle of the step
 
 
 #: What a state's value depends on, by what the state belongs to.
@@ -52,8 +55,7 @@ UNKNOWN = Unknown.UNKNOWN
 Known = float | bool | str | None | Unknown
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """What is known of the value of an expression in one variant of a rule.
 
     Attributes:
@@ -71,7 +73,7 @@ class Value:
 
     kind: Kind
     sort: Sort = Sort.NUMBER
-    uses: Uses = Uses.NOTHING
+    uses: int = Uses.NOTHING
     known: Known = UNKNOWN
     optional: str | None = None
     bits: int | None = None
@@ -83,7 +85,7 @@ class Value:
     @property
     def is_static(self) -> bool:
         """Whether a variant can be chosen by it."""
-        return self.kind.level <= Level.HOST and not self.uses & (STEP)
+        return self.kind.level <= Level.HOST and not self.uses & STEP
 
     @property
     def truth(self) -> bool | None:
@@ -94,7 +96,7 @@ class Value:
 MISTAKE = Value(STATIC, Sort.UNKNOWN)
 
 
-def uses_of(values: Iterable[Value]) -> Uses:
+def uses_of(values: Iterable[Value]) -> int:
     """Return everything that some values depend on."""
     result = Uses.NOTHING
     for value in values:
@@ -113,10 +115,13 @@ def combine(values: Iterable[Value], shape: Shape, sort: Sort = Sort.NUMBER) -> 
     Raises:
         Mismatch: If their shapes do not meet.
     """
-    several = tuple(values)
-    if any(v.sort is Sort.UNKNOWN for v in several):
-        sort = Sort.UNKNOWN
-    return Value(meet((v.kind for v in several), shape), sort, uses_of(several))
+    kinds, uses = [], Uses.NOTHING
+    for value in values:
+        kinds.append(value.kind)
+        uses |= value.uses
+        if value.sort is Sort.UNKNOWN:
+            sort = Sort.UNKNOWN
+    return Value(meet(kinds, shape), sort, uses)
 
 
 def merge(values: Iterable[Value], shape: Shape, condition: Value | None = None) -> Value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 ELEMENTWISE, REDUCTION = "Elementwise", "Reductions (whole tensor, or dim= with kept dimensions)"
@@ -86,7 +87,7 @@ class Builtin:
     sized: bool = False
     free: bool = False
 
-    @property
+    @cached_property
     def block(self) -> bool:
         """Whether its definition is a block of statements that returns."""
         return self.definition is not None and "\n" in self.definition
@@ -96,7 +97,7 @@ class Builtin:
         """Whether it takes any number of values."""
         return self.signature.startswith("*")
 
-    @property
+    @cached_property
     def parameters(self) -> tuple[tuple[str, str | None], ...]:
         """The parameters as (name, default text or None); ``*x`` takes any number."""
         pairs = []
@@ -105,12 +106,12 @@ class Builtin:
             pairs.append((name, default or None))
         return tuple(pairs)
 
-    @property
+    @cached_property
     def takes_dim(self) -> bool:
         """Whether a call may have ``dim=``."""
         return self.reduction or any(name == "dim" for name, _ in self.parameters)
 
-    @property
+    @cached_property
     def required(self) -> int:
         """How many of its parameters have no default."""
         return sum(default is None for _, default in self.parameters)
