@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 import warnings
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -155,6 +156,14 @@ def given(dtype: torch.dtype) -> list[torch.nn.Parameter]:
     return params
 
 
+@cache
+def made(kind: str) -> Any:
+    """Return the Python file of a rule, executed."""
+    module = types.ModuleType("made")
+    exec(optlang.export(rule(kind), "module"), module.__dict__)
+    return module
+
+
 #: As bfloat16, but for the digits.
 HALF = pytest.param(torch.float16, marks=pytest.mark.thorough)
 
@@ -163,10 +172,8 @@ HALF = pytest.param(torch.float16, marks=pytest.mark.thorough)
 @pytest.mark.parametrize("kind", ["elements", "reduced", "scalars", "matrices"])
 def test_modules_start_alike(kind: str, dtype: torch.dtype) -> None:
     expected, optimizer = moved(kind, dtype)
-    made = types.ModuleType("made")
-    exec(optlang.export(rule(kind), "module"), made.__dict__)
     params = given(dtype)
-    other = made.Starting(params)
+    other = made(kind).Starting(params)
     other.step()
     for p, q in zip(params, expected, strict=True):
         assert torch.equal(p, q)

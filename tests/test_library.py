@@ -50,6 +50,11 @@ pytestmark = pytest.mark.slow
 NAMES = optlang.rules.names()
 CASES = [(name, index) for name in NAMES for index in range(len(cases(name)))]
 IDS = [f"{name}-{index}" for name, index in CASES]
+#: Every case; those between a rule's first and last are left to the build server.
+FIRST_AND_LAST = [
+    pytest.param(name, index, marks=() if index in (0, len(cases(name)) - 1) else pytest.mark.thorough)
+    for name, index in CASES
+]
 FROM_TORCH = [n for n in NAMES if (library_reference(n) or "").startswith("torch.") and row(n).akin]
 TORCH_CASES = [case for case in CASES if case[0] in FROM_TORCH]
 TORCH_IDS = [f"{name}-{index}" for name, index in TORCH_CASES]
@@ -88,6 +93,14 @@ def test_agrees_with_its_reference(name: str, index: int) -> None:
     expected = run_reference(name, begin, history, torch.float64, **hypers)
     result = eager(name, index, torch.float64, like_reference=True)
     assert difference(result, expected, moved_from=begin) < row(name).tolerance
+
+
+@pytest.mark.parametrize(("name", "index"), FIRST_AND_LAST, ids=IDS)
+def test_agrees_with_its_reference_in_float32(name: str, index: int) -> None:
+    those = shapes(name, like_reference=True)
+    begin, history, hypers = start(those), gradients(those), cases(name)[index]
+    if make_reference(name, library_rule(name).reference, tensors(begin, torch.float32), **hypers) is None:
+        pytest.skip("the rule names no reference")
     expected = run_reference(name, begin, history, torch.float32, **hypers)
     assert difference(eager(name, index, torch.float32, like_reference=True), expected) < row(name).tolerance32
 

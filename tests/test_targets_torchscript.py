@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +27,7 @@ from trajectories import (
 
 import optlang.rules
 from optlang.api import load
+from optlang.cli import app
 from optlang.diagnostics import OptlangError
 from optlang.language.histories import sizes_of
 from optlang.language.questions import draws, evaluations
@@ -283,20 +282,15 @@ def test_keys_states_and_requirements_of_groups() -> None:
     module_of(RULE, mode="hard", lr=2.0).step(params, grads)
 
 
-def test_the_command_line_writes_it(tmp_path: Path) -> None:
+def test_the_command_line_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: str) -> int:
+        with pytest.raises(SystemExit) as stop:
+            app.main(("emit", "sgd", "--target", "torchscript", *arguments))
+        return int(stop.value.code or 0)
+
     file = tmp_path / "rule.pt"
-    command = [
-        sys.executable,
-        "-c",
-        "from optlang.cli.app import main; main()",
-        "emit",
-        "sgd",
-        "--target",
-        "torchscript",
-    ]
-    refused = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert refused.returncode != 0 and "name it with -o" in refused.stderr
-    subprocess.run([*command, "--set", "momentum=0.5", "-o", str(file)], check=True)
+    assert run() != 0 and "name it with -o" in " ".join(capsys.readouterr().err.split())
+    assert run("--set", "momentum=0.5", "-o", str(file)) == 0
     assert torch.jit.load(str(file)).hyper("momentum") == 0.5
 
 

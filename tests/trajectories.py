@@ -67,7 +67,7 @@ def library_class(name: str, backend: str = "eager", exact: bool = False) -> Any
 
 def library_reference(name: str) -> str | None:
     """Return what a rule of the library names as its reference, by its text."""
-    found = re.search(r"^\s*# reference: (\S+)", library_text(name), re.MULTILINE)
+    found = re.search(r"^optimizer .*#\s*reference:\s*(\S+)", library_text(name), re.MULTILINE)
     return found[1] if found else None
 
 

@@ -20,16 +20,14 @@ def _free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def _work(
-    rank: int, world: int, port: int, module: str, names: list[str], folder: str, queue: SimpleQueue[Any]
-) -> None:
+def _work(rank: int, world: int, port: int, names: list[str], folder: str, queue: SimpleQueue[Any]) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    checks = importlib.import_module(module)
     for name in names:
+        module, _, function = name.partition(".")
         try:
-            getattr(checks, name)(rank, world, folder)
+            getattr(importlib.import_module(module), function)(rank, world, folder)
             found = None
         except Exception:
             found = traceback.format_exc()
@@ -41,10 +39,16 @@ def _work(
     os._exit(0)  # threads of gloo may still run, and end a process that waits for them with an abort
 
 
-def run(module: str, names: list[str], world: int, folder: str) -> dict[str, list[str]]:
-    """Run functions of a module, each ``f(rank, world, folder)``, in some processes; return the failures by name."""
+def run(names: list[str], world: int, folder: str) -> dict[str, list[str]]:
+    """Run functions, each ``f(rank, world, folder)``, in some processes; return the failures by name.
+
+    Args:
+        names: The functions as ``MODULE.NAME``, in their order.
+        world: How many processes.
+        folder: What is handed to the functions.
+    """
     queue: SimpleQueue[Any] = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(_work, args=(world, _free_port(), module, names, folder, queue), nprocs=world)  # type: ignore[no-untyped-call]
+    mp.spawn(_work, args=(world, _free_port(), names, folder, queue), nprocs=world)  # type: ignore[no-untyped-call]
     found = {}
     while not queue.empty():
         name, failures = queue.get()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import sympy as sp
 
@@ -27,5 +28,13 @@ def _cheapest(value: Value) -> Value:
     before = algebra.cost(value.expr)
     if value.matrices or before > MAX_COST or algebra.content_bits(value.expr) > algebra.MAX_BITS:
         return value
-    form = sp.factor_terms(value.expr, sign=False)
+    if not value.expr.has(sp.Add):
+        return value
+    form = _factored(value.expr)
     return replace(value, expr=form) if algebra.cost(form) < before else value
+
+
+@lru_cache(maxsize=4096)  # the variants of a rule have most of their formulas in common
+def _factored(expr: sp.Expr) -> sp.Expr:
+    """Return an expression with common factors taken out of its sums."""
+    return sp.factor_terms(expr, sign=False)
