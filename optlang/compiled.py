@@ -256,7 +256,9 @@ class Kernel:
         self.coefficients = tuple(map(str, program.coefficients()))
         self.written: tuple[ValueName, ...] = tuple(s.target for s in program.stores if s.kind.on_device)
         self.source, self.narrow_source = sources
-        self.digest = hashlib.sha256(repr((sources, tensors, self.kept, layout)).encode()).hexdigest()
+        # Python that keeps all dimensions may be the same for any number of them; other texts are not.
+        exact = ndim if layout.exact else None
+        self.digest = hashlib.sha256(repr((sources, tensors, self.kept, layout, exact)).encode()).hexdigest()
         self.texts: dict[str, str] = {}
         self.restore: Callable[[], Program] | None = None
         self._program: Program | None = program
