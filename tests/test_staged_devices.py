@@ -10,7 +10,7 @@ import torch
 from optimizing import model, optimizer_class
 from test_runtime_switches import sealed
 
-from optlang.runtime import plan, staged
+from optlang.runtime import plan, stages
 
 RULES = {
     "adamwclip": {},
@@ -25,7 +25,7 @@ RULES = {
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let sums stay where they are computed."""
-    for module in (staged, plan):
+    for module in (stages, plan):
         monkeypatch.setattr(module, "stays_on_device", lambda device: True)
 
 
