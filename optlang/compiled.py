@@ -303,8 +303,9 @@ class Kernel:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the program, which would load SymPy: it is made again when it is needed."""
-        left = {"_program": None, "restore": None}
-        return {**{name: value for name, value in vars(self).items() if name != "storage"}, **left}
+        state = {**vars(self), "_program": None, "restore": None}
+        state.pop("storage", None)
+        return state
 
 
 @dataclass(frozen=True)
