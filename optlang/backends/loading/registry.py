@@ -17,8 +17,8 @@ from optlang.compiled import Kernel
 
 FOLDER = Path(__file__).parent.parent
 
-#: The backends that are asked in turn before eager, which takes everything, by the name that is given. Other names stand
-#: for the backend of that name.
+#: The backends that are asked in turn before eager, which takes everything, by the name that is given. Any other name
+#: stands for the backend of that name.
 CHAINS = {
     "auto": ("cpp", "triton", "inductor"),
     "cpp": ("cpp", "inductor"),
