@@ -69,7 +69,7 @@ FACTS: tuple[str, ...] = ("ndim", "numel", "rows", "cols", "eps_of", "_lead", *M
 
 
 class Storage(Enum):
-    """How a state, or what one pass leaves for another, is kept; values are what files of the targets call them."""
+    """How a state, or what one stage leaves for another, is kept; values are what files of the targets call them."""
 
     ELEMENT = "element"  # a tensor shaped like p
     REDUCED = "reduced"  # p's shape, with some sizes 1
@@ -256,7 +256,9 @@ class Kernel:
         self.coefficients = tuple(map(str, program.coefficients()))
         self.written: tuple[ValueName, ...] = tuple(s.target for s in program.stores if s.kind.on_device)
         self.source, self.narrow_source = sources
-        self.digest = hashlib.sha256(repr((sources, tensors, self.kept, layout)).encode()).hexdigest()
+        # Python that keeps all dimensions may be the same for any number of them; other texts are not.
+        exact = ndim if layout.exact else None
+        self.digest = hashlib.sha256(repr((sources, tensors, self.kept, layout, exact)).encode()).hexdigest()
         self.texts: dict[str, str] = {}
         self.restore: Callable[[], Program] | None = None
         self._program: Program | None = program
@@ -301,8 +303,9 @@ class Kernel:
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the program, which would load SymPy: it is made again when it is needed."""
-        left = {"_program": None, "restore": None}
-        return {**{name: value for name, value in vars(self).items() if name != "storage"}, **left}
+        state = {**vars(self), "_program": None, "restore": None}
+        state.pop("storage", None)
+        return state
 
 
 @dataclass(frozen=True)
@@ -387,8 +390,8 @@ class Variant:
         key: What it is for.
         source: The generated Python module (imports ``math`` and ``torch`` only).
         narrow_source: The same for tensors stored in 16 bits, with arithmetic in float32.
-        traced_source: Its host functions once more, on 0-d float64 tensors instead of floats, and ``updated``,
-            which returns what ``update`` writes (in the order of ``written``): for counters on the device and autograd.
+        traced_source: ``group`` and ``shared_NAME`` once more, on 0-d float64 tensors instead of floats: for numbers on
+            the device and autograd. Kernels have such a text of their own, ``traced_source``.
         start_arguments: Names of the values ``start`` takes after ``p, g``.
         group_arguments: Names of the values ``group`` takes.
         slots: The states that exist, in order of declaration.

@@ -118,6 +118,12 @@ def test_dimensions(dim: str, reduction: str) -> None:
     assert difference(ours, theirs) < 1e-13
 
 
+def test_a_kernel_is_for_one_number_of_dimensions_where_it_keeps_them_all() -> None:
+    rule = "p -= 0.1*g*(1 + mean(g^2, dim=-2))*(1 + mean(g^2, dim=1))"  # the same Python for 2 and 3 dimensions
+    ours, theirs, *_ = stepped(rule, [(3, 4), (2, 3, 4)], steps=1)
+    assert difference(ours, theirs) < 1e-13
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_types(dtype: torch.dtype) -> None:
     limit = {torch.float32: 1e-5, torch.bfloat16: 0.1, torch.float16: 0.01}[dtype]

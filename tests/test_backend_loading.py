@@ -52,6 +52,13 @@ def test_what_a_backend_does_not_accept_goes_to_the_next() -> None:
     assert [kernel.origin for kernel in kernels.loaded.values()] == ["eager"]
 
 
+def test_what_a_backend_that_is_in_no_chain_does_not_take_runs_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(registry.CHAINS, "triton")
+    cls: Any = optimizer_class("sgd", backend="triton", name="Unchained")
+    cls([parameter(3)], lr=0.1).step()  # on the CPU
+    assert [kernel.origin for kernel in cls._parts.parts[0].kernels.loaded.values()] == ["eager"]
+
+
 def test_generated_modules_show_their_lines() -> None:
     names = load_module("def update(p):\n    return p / 0\n", "Broken")
     try:

@@ -112,6 +112,21 @@ def test_two_rules_do_not_take_each_others_variants(kept: Path) -> None:
         assert again is not None and again.source == variant.source
 
 
+def test_a_kernel_from_disk_is_written_in_other_languages_as_well(kept: Path) -> None:
+    source = Source("optimizer Later\nhyper lr = 0.1\nstate m\nm = 0.9*m + g\np -= lr*m\n")
+
+    def kernel_of(compiled: Any) -> Any:
+        return compiled.variant({"lr": 0.1}, toy_facts()).kernel
+
+    first, second, third = (compile_source(source) for _ in range(3))
+    first.keep(first.variant({"lr": 0.1}, toy_facts()))
+    written, found = kernel_of(first), kernel_of(second)
+    assert found is not written and found.texts == {} and found._program is None
+    assert found.text("cpp_source") == written.text("cpp_source") != ""
+    second.keep(second.variant({"lr": 0.1}, toy_facts()))
+    assert kernel_of(third).texts == {"cpp_source": written.text("cpp_source")}
+
+
 def toy_facts() -> Any:
     import torch
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from optimizing import model, optimizer_class
+from optimizing import model, optimizer_class, parameter
 from test_runtime_switches import sealed
 
-from optlang.runtime import plan, staged
+from optlang.backends.loading import toolchain
+from optlang.compiler import compile_source
+from optlang.runtime import plan, stages
+from optlang.runtime.optimizer import make_class
+from optlang.source import Source
 
 RULES = {
     "adamwclip": {},
@@ -25,7 +30,7 @@ RULES = {
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let sums stay where they are computed."""
-    for module in (staged, plan):
+    for module in (stages, plan):
         monkeypatch.setattr(module, "stays_on_device", lambda device: True)
 
 
@@ -71,3 +76,19 @@ def test_a_shared_state_is_saved_and_loaded_with_its_device(device: None) -> Non
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for a, b in zip(steps(network, optimizer, 3), steps(twin, other, 3), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.compiler
+@pytest.mark.skipif(toolchain.compiler() is None, reason="no C++ compiler")
+def test_the_next_process_finds_the_arithmetic_on_sums(
+    device: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPTLANG_CACHE", str(tmp_path))
+    source = Source("optimizer Clipped\nhyper lr = 0.1 >= 0\np -= lr*g/max(1, sqrt(total(sum(g^2))))\n")
+    for known in (False, True):
+        cls: Any = make_class(compile_source(source), backend="cpp", module="nowhere")
+        cls([parameter(3)]).step()
+        (prepared,) = cls._parts.parts[0].kernels._variants.values()
+        last = prepared.variant.schedule.stages[-1].kernel
+        assert "traced_source" in last.texts
+        assert (last._program is None) is known

@@ -1,4 +1,4 @@
-"""Passes over whole matrices as Python: torch's own operations on stacks of matrices that are treated alike.
+"""Stages over whole matrices as Python: torch's own operations on stacks of matrices that are treated alike.
 
 Every tensor has one dimension more in front than the rule says. One number per tensor is then a vector, and is given as
 many dimensions as what it meets. Coefficients are Python numbers. Results are returned, and written by the caller.
@@ -299,10 +299,10 @@ def _is_slice(expr: sp.Expr) -> bool:
 
 
 class MatrixStage:
-    """Writes ``update`` of a pass over matrices.
+    """Writes ``update`` of a stage over matrices.
 
     Args:
-        program: The pass, optimised.
+        program: The stage, optimised.
         tensors: Runtime's names of the tensors it takes, in order.
         ndim: Dimensions of the parameter.
     """

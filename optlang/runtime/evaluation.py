@@ -326,7 +326,7 @@ def _has_graph(loss: Any) -> bool:
 
 
 def _needed(works: Sequence[ScheduledWork]) -> set[ValueName]:
-    """Return the names of the late values that a step is going to read, on the host or in a pass."""
+    """Return the names of the late values that a step is going to read, on the host or in a stage."""
     needs = {name for work in works for segment in work.left for name in segment.needs}
     for work in works:
         own = work.schedule.own

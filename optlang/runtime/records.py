@@ -47,7 +47,7 @@ STEP = "step"
 
 
 class Record:
-    """A parameter, its state, and the views of them that its kernel takes.
+    """A parameter and its state, as kernels can take them.
 
     Attributes:
         parameter: The parameter.
@@ -55,8 +55,8 @@ class Record:
         owner: The parameter as it is listed in the param groups.
         facts: What the rule may know of it.
         state: Its dict in ``optimizer.state``.
-        keys: Keys of the state this record has views or copies of, mirrors of host numbers first.
-        values: The objects under these keys when the views were made.
+        keys: Keys of the state this record has, mirrors of host numbers first.
+        values: The objects under these keys when they were taken.
         pointers: Where these lay then.
         forms: How their elements were read from there.
         count: Updates so far.

@@ -100,7 +100,7 @@ class PlannedStage:
         """
         if any(isinstance(a, torch.Tensor) for a in arguments):
             numbers = [as_number(a, device) for a in arguments]
-            self.coefficients = traced_functions(self.kernel)["host"](*numbers)[0]
+            self.coefficients = traced_functions(self.prepared.kernel)["host"](*numbers)[0]
         else:
             self.coefficients = host.call(self.prepared.functions["host"], arguments)[0]
 
@@ -330,6 +330,10 @@ class BatchSchedule:
         """Return the stages of a path, made and compiled on first use."""
         if path not in self._paths:
             variant = self.prepared.variant
+            if stays_on_device(self.records[0].parameter.device):  # before kernels: these are kept with the texts
+                for stage in self.own.stages:
+                    if stage.needs:
+                        stage.kernel.text("traced_source")
             made = segments([PlannedStage(each, variant, kernels.stage(each.kernel)) for each in self.own.paths[path]])
             self._common[path] = lay_out(self, made, scratch)
             for segment in made:

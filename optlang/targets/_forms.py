@@ -60,7 +60,7 @@ class Forms:
         self.spelling: dict[ValueName, str] = {}
         self.features: set[str] = set()
         self.totals: set[str] = set()
-        self.pointed = False  # whether some pass says where the closure is to be called
+        self.pointed = False  # whether some stage says where the closure is to be called
         self.hosts: list[tuple[Function, tuple[ValueName, ...]]] = []  # host functions, with the runtime's names
 
     def variants(self, ways: Sequence[Way]) -> list[Variant]:

@@ -22,12 +22,12 @@ NARROW = "p.dtype == torch.bfloat16 or p.dtype == torch.float16"
 
 @dataclass(frozen=True)
 class Way:
-    """One path of one variant: its passes, sorted by how many sums over the model come before.
+    """One path of one variant: its stages, sorted by how many sums over the model come before.
 
     Attributes:
         variant: The variant.
         path: Number of the path.
-        levels: The passes by level.
+        levels: The stages by level.
     """
 
     variant: Variant
@@ -70,7 +70,7 @@ class States:
 def leveled(variants: Sequence[Variant]) -> tuple[list[list[Way]], dict[ValueName, int]]:
     """Return the ways of each variant, and at which level each late value is there.
 
-    A pass runs at level n if n sums over the model have to be complete before, one after the other.
+    A stage runs at level n if n sums over the model have to be complete before, one after the other.
     """
     there: dict[ValueName, int] = {}
     shared = {slot.new: names for v in variants for slot, names in v.schedule.shared}
@@ -205,7 +205,7 @@ class Functions:
         return [f"return {first} + {name}(known)"]
 
     def run(self, way: Way, level: int) -> tuple[list[str], list[str]]:
-        """Return the lines that return the numbers of a level's passes, and those that run the passes."""
+        """Return the lines that return the numbers of a level's stages, and those that run the stages."""
         passes = way.levels[level]
         hosts = [self.coefficients(one.kernel) for one in passes]
         numbers = [f"return [{', '.join(f'{host}(known)[0]' for host in hosts)}]"] if hosts else []
@@ -228,7 +228,7 @@ class Functions:
 
 
 class _Run:
-    """Writes how the passes of one level of a way are called."""
+    """Writes how the stages of one level of a way are called."""
 
     def __init__(self, functions: Functions, way: Way, level: int) -> None:
         self.functions, self.way, self.level = functions, way, level
@@ -268,7 +268,7 @@ class _Run:
         return f"s[{self.functions.states.tensors.index(name)}]"
 
     def elements(self, one: Stage, index: int) -> list[str]:
-        """Return the lines of a pass over elements."""
+        """Return the lines of a stage over elements."""
         lines = []
         for name in one.kernel.tensors:
             if not isinstance(name, str) and name not in self.there:
@@ -296,7 +296,7 @@ class _Run:
         return f"sums[{place}] = sums[{place}] + float({part})"
 
     def matrices(self, one: Stage, index: int) -> list[str]:
-        """Return the lines of a pass over matrices."""
+        """Return the lines of a stage over matrices."""
         kernel = one.kernel
         arguments = [self.stack(name) for name in kernel.tensors]
         arguments += [f"v[{index}][{i}]" for i in range(len(kernel.coefficients))]

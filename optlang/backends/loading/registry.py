@@ -17,12 +17,13 @@ from optlang.compiled import Kernel
 
 FOLDER = Path(__file__).parent.parent
 
-#: The backends that are asked in turn, by the name that is given. Eager takes everything, and so it is the last.
+#: The backends that are asked in turn before eager, which takes everything, by the name that is given. Any other name
+#: stands for the backend of that name.
 CHAINS = {
-    "auto": ("cpp", "triton", "inductor", "eager"),
-    "cpp": ("cpp", "inductor", "eager"),
-    "triton": ("triton", "inductor", "eager"),
-    "inductor": ("inductor", "eager"),
+    "auto": ("cpp", "triton", "inductor"),
+    "cpp": ("cpp", "inductor"),
+    "triton": ("triton", "inductor"),
+    "eager": (),
 }
 
 
@@ -51,7 +52,8 @@ def find(name: str) -> list[Backend]:
     known = names()
     if name not in known:
         raise ValueError(f"there is no backend {name!r}; there are: {', '.join(known)}")
-    found: list[Backend] = [importlib.import_module(f"optlang.backends.{each}") for each in CHAINS.get(name, (name,))]
+    chain = (*CHAINS.get(name, (name,)), "eager")
+    found: list[Backend] = [importlib.import_module(f"optlang.backends.{each}") for each in chain]
     return found
 
 
