@@ -28,6 +28,10 @@ REMEMBERED = 4096
 class PreparedKernel:
     """A kernel with its functions.
 
+    Args:
+        kernel: The kernel.
+        functions: Globals of its module, if it has been loaded.
+
     Attributes:
         kernel: The kernel.
         functions: Globals of its module.
@@ -35,8 +39,8 @@ class PreparedKernel:
             index of a state that lives on the host.
     """
 
-    def __init__(self, kernel: Kernel) -> None:
-        self.kernel, self.functions = kernel, load_module(kernel.source, kernel.name)
+    def __init__(self, kernel: Kernel, functions: dict[str, Any] | None = None) -> None:
+        self.kernel, self.functions = kernel, functions or load_module(kernel.source, kernel.name)
         hosted = (slot.name for slot in kernel.slots if slot.storage is Storage.HOST)
         varies: dict[ValueName, str | int] = {"t": "t", "first": "first", **{name: i for i, name in enumerate(hosted)}}
         names = enumerate(kernel.host_arguments)
@@ -93,15 +97,15 @@ class Prepared:
     @classmethod
     def of(cls, variant: Variant) -> Prepared:
         """Return a variant with its functions loaded."""
-        arguments = variant.schedule.arguments()
+        arguments, plain = variant.schedule.arguments(), load_module(variant.source, variant.name)
         return cls(
             variant,
-            load_module(variant.source, variant.name),
+            plain,
             load_module(variant.narrow_source, f"{variant.name} narrow"),
             tuple(s for s in variant.slots if s.storage is Storage.HOST),
             tuple(s for s in variant.slots if s.storage is not Storage.HOST),
             tuple(name for name in FACTS if name in arguments),
-            None if variant.kernel is None else PreparedKernel(variant.kernel),
+            None if variant.kernel is None else PreparedKernel(variant.kernel, plain),
         )
 
     @property
