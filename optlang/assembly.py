@@ -35,6 +35,7 @@ from optlang.inputs import (
     waits_for,
 )
 from optlang.ir import algebra
+from optlang.ir.histories import ENTRY, IN_ORDER, PUSHED, is_operation
 from optlang.ir.lower import Lowered, Path
 from optlang.ir.passes import inline, optimise, prune, simplify
 from optlang.ir.program import Program
@@ -308,8 +309,8 @@ class _Passes:
         draws = tuple(d for d in path.draws if d.name in used)
         totals = tuple(s.target for s in stores if isinstance(s.target, NumberContribution))
         at = tuple(s.target for s in stores if isinstance(s.target, Asked))
-        operations = (v.expr for v in program.tensor if v.matrices)
-        alone = any(isinstance(e, algebra.Loop) or algebra.name_of(e) == "push" for e in operations)
+        operations = (*(v.expr for v in program.tensor), *(s.expr for s in stores))
+        alone = any(isinstance(e, algebra.Loop) or is_operation(e, ENTRY, IN_ORDER, PUSHED) for e in operations)
         return Pass(kernel, stage.matrices, stage.needs, totals, draws, at, alone)
 
     def layout(self, program: Program, stage: Stage) -> Layout:

@@ -14,6 +14,7 @@ import sympy as sp
 from optlang.backends.helpers import called
 from optlang.backends.memory import INDENT, renamed
 from optlang.backends.naming import python_name, spelled
+from optlang.backends.reuse import written_over
 from optlang.backends.spelling import ATOM, OR, Piece, TorchWriter
 from optlang.inputs import ValueName
 from optlang.ir import algebra
@@ -44,6 +45,9 @@ class MatrixWriter(TorchWriter):
         self.ndim, self.like, self.whole = ndim, like, whole
         self.conditions = {v.symbol for v in program.values if v.boolean}
         self.loops: dict[type[algebra.Loop], str] = {}  # names of the functions that are loops
+        self.histories: dict[tuple[sp.Expr, ...], str] = {}  # names of their entries
+        self.over: dict[sp.Symbol, str] = {}  # names of memory that values may be written to
+        self.found: list[str] = []  # lines that give these names, to be written before they are read
         self.rank: int | None = None
         self.there = [i.symbol for i in program.inputs if i.kind.on_device]  # tensors that have been computed
         self.types: dict[sp.Symbol, str] = {}
@@ -152,6 +156,20 @@ class MatrixWriter(TorchWriter):
 
     def multiply_add(self, value: Value) -> str | None:
         """Return x + c*y of vectors as one call of torch; None if a value is not that."""
+        parts = self.summands(value)
+        if parts is None:
+            return None
+        x, factor, y = parts
+        into = f", out={self.over[value.symbol]}" if value.symbol in self.over else ""
+        if self.is_plain(factor):
+            return f"torch.add({x}, {y}, alpha={self.text(factor)}{into})"
+        negative = factor.could_extract_minus_sign() and factor.is_Mul
+        self.rank = 1
+        text = self.text(-factor if negative else factor)
+        return f"torch.addcmul({x}, {text}, {y}{', value=-1' if negative else ''}{into})"
+
+    def summands(self, value: Value) -> tuple[sp.Symbol, sp.Expr, sp.Symbol] | None:
+        """Return the x, c and y of a value that is x + c*y of vectors; None if it is not that."""
         if value.matrices or not value.expr.is_Add or len(value.expr.args) != 2:
             return None
         first, second = value.expr.args
@@ -166,13 +184,13 @@ class MatrixWriter(TorchWriter):
                 continue
             if any(self.kinds[s].on_device and self.rank_of(self.kinds[s]) for s in used):
                 continue
-            if self.is_plain(factor):
-                return f"torch.add({x}, {y}, alpha={self.text(factor)})"
-            negative = factor.could_extract_minus_sign() and factor.is_Mul
-            self.rank = 1
-            text = self.text(-factor if negative else factor)
-            return f"torch.addcmul({x}, {text}, {y}{', value=-1' if negative else ''})"
+            return x, factor, y
         return None
+
+    def added_to(self, value: Value) -> sp.Symbol | None:
+        """Return the x of a value that is x + c*y of vectors."""
+        parts = self.summands(value)
+        return parts[0] if parts else None
 
     def named(self, name: str, args: tuple[sp.Expr, ...]) -> Piece:
         """Return a function on stacks; rounding to a number type means to go on in it."""
@@ -229,7 +247,11 @@ class MatrixWriter(TorchWriter):
             case "eye":
                 like = f"dtype={self.like}.dtype, device={self.like}.device"
                 return f"torch.eye({self.size(args[0])}, {like}).unsqueeze(0)"
-            case "push" | "collected":
+            case "entry":
+                return f"{self.rows(args[:2] + args[3:])}[{self.size(args[2])}]"
+            case "in_order":
+                return f"torch.stack({self.rows(args)}, 1)"
+            case "pushed" | "collected":
                 self.helpers.add(name)
                 return f"{name}({', '.join(texts)})"
         row = BUILTINS[name]
@@ -245,6 +267,15 @@ class MatrixWriter(TorchWriter):
         if self.is_linear(name) and any(self.types.get(a) == "bf16" for a in args):
             texts = [f"{text}.to(torch.float32)" for text in texts]
         return row.torch.format(*texts)
+
+    def rows(self, history: tuple[sp.Expr, ...]) -> str:
+        """Return the name of the entries of a history, which are found once in a function."""
+        if history not in self.histories:
+            self.helpers.add("rows")
+            name = python_name(f"{history[0]}_rows", {*map(str, self.kinds), *self.histories.values()})
+            self.histories[history] = name
+            self.found.append(f"{name} = rows({', '.join(map(self.text, history))})")
+        return self.histories[history]
 
     def size(self, expr: sp.Expr) -> str:
         """Return a size, which arrives as a number like any other."""
@@ -324,11 +355,25 @@ class MatrixPass:
         lines.append(f'{INDENT}"""What one step makes of some tensors; each has a dimension more, in front."""')
         values = list(self.values())
         lines += [*loop_functions(self.writer), *values]
-        results = [self.writer.text(s.expr) for s in self.program.stores]
+        results = [self.result(s.expr) for s in self.program.stores]
         return [*lines, f"{INDENT}return ({', '.join(results)}{',' if len(results) == 1 else ''})"]
 
-    def values(self) -> Iterator[str]:
-        """Yield the assignments, with the lines of the rule they come from as comments."""
+    def result(self, expr: sp.Expr) -> str:
+        """Return what is written: a value, or what is pushed to a history."""
+        is_pushed = isinstance(expr, algebra.MatrixOperation)
+        return self.writer.operation(expr) if is_pushed else self.writer.text(expr)
+
+    def new_rows(self) -> Iterator[str]:
+        """Yield the lines that find the entries of histories which are about to be read for the first time."""
+        while self.writer.found:
+            yield INDENT + self.writer.found.pop(0)
+
+    def values(self, turns: bool = False) -> Iterator[str]:
+        """Yield the assignments, with the lines of the rule they come from as comments.
+
+        Args:
+            turns: Whether they are made again and again, in a loop, before which the entries of histories are found.
+        """
         line = 0
         added = self.sums_of_products()
         products = {product for product, _ in added.values()}
@@ -340,6 +385,8 @@ class MatrixPass:
                 line = value.line
                 yield INDENT + remark(self.program.notes[line])
             text = added[value.symbol][1] if value.symbol in added else self.writer.value(value)
+            if not turns:
+                yield from self.new_rows()
             yield f"{INDENT}{value.symbol} = {text}"
             self.writer.there.append(value.symbol)
             if gone := [s for s in last.get(value.symbol, ()) if s in self.writer.there]:
@@ -425,20 +472,27 @@ def loop_functions(writer: MatrixWriter) -> list[str]:
         taken = {*names.values(), *(str(v.symbol) for v in written.program.values)}
         count, size = (python_name(wanted, taken) for wanted in ("count", "size"))
         carried = [names[s] for s in body.carried]
+        over = written_over(written.program, list(map(sp.Symbol, carried)), written.writer.added_to)
+        # Memory of the loop's own, once it has some: what comes from outside is not written to.
+        own = {value: python_name(f"{before}_own", taken) for value, before in over.items()}
+        written.writer.over = own
         operations = [v.expr for v in body.program.tensor if v.matrices]
         filled = {e.args[0] for e in operations if algebra.name_of(e) == "collected"}
+        values = list(written.values(turns=True))
         turns = f"range(int({size}) - int({count}), int({size}))"
         order = "newest" if body.backwards else "oldest"
         lines = [
             f"def {name}({', '.join([count, size, *carried, *(names[s] for s in body.read)])}):",
             f'{INDENT}"""A loop over the entries of a history, the {order} first."""',
             *(f"{INDENT}{names[s]} = {names[s]}.clone()  # to be filled in" for s in body.carried if s in filled),
+            *written.new_rows(),
+            *(f"{INDENT}{name} = None  # memory that a turn may write to" for name in own.values()),
             f"{INDENT}for {names[body.place]} in {f'reversed({turns})' if body.backwards else turns}:",
-            *(f"{INDENT}{line}" for line in written.values()),
+            *(f"{INDENT}{line}" for line in values),
         ]
         results = [written.writer.text(s.expr) for s in written.program.stores]
         comma = "," if len(results) == 1 else ""
-        lines += [f"{INDENT * 2}{', '.join(carried)} = {', '.join(results)}"]
+        lines += [f"{INDENT * 2}{', '.join([*carried, *own.values()])} = {', '.join([*results, *map(str, own)])}"]
         functions.append([*lines, f"{INDENT}return ({', '.join(carried)}{comma})"])
     return [f"{INDENT}{line}" if line else "" for lines in functions for line in ("", *lines, "")]
 

@@ -42,11 +42,19 @@ def stack_squares(x, dim, keepdim=False):
     return rows.double().square().sum(dim, keepdim=keepdim).to(x.dtype)
 
 
-def push(history, x, when=None):
-    """A history with one more entry, behind the others, and without its oldest one."""
-    if when is not None and not when:
-        return history
-    return torch.cat((history[:, 1:], x.to(history.dtype).unsqueeze(1)), 1)
+def rows(history, start, *pushed):
+    """The entries of a history, the oldest first, where they lie; then what is pushed: values, each with a condition."""
+    found = history.unbind(1)
+    found = found[int(start) :] + found[: int(start)]
+    for x, held in zip(pushed[::2], pushed[1::2]):
+        if held:
+            found = (*found[1:], x.to(history.dtype))
+    return found
+
+
+def pushed(start, *values):
+    """What is written of a history: where it begins then, and the values that are pushed, each with a condition."""
+    return int(start), [x for x, held in zip(values[::2], values[1::2]) if held]
 
 
 def collected(entries, i, x):

@@ -1,0 +1,120 @@
+"""Where the closure has been called, and the line that a search goes along.
+
+A place keeps what the closure left there. Where the parameters are then is not copied: a place on a line is told by
+where the line begins, its direction and the distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+#: How many elements of a parameter are looked at before the others are.
+SOME = 1024
+#: How many are compared at once, so that what is computed on the way stays in a cache.
+BLOCK = 2**16
+
+
+class Place(NamedTuple):
+    """Where the closure has been called, and what it left there.
+
+    Attributes:
+        begin: The parameters where the step starts.
+        loss: The loss.
+        gradients: The gradients, of each parameter.
+        directions: Of each parameter, the direction that it has been moved along from there, if it has.
+        distance: How far.
+    """
+
+    begin: Sequence[torch.Tensor]
+    loss: Any
+    gradients: list[torch.Tensor | None]
+    directions: Sequence[torch.Tensor | None] = ()
+    distance: float = 0.0
+
+    def with_gradients_apart(self) -> Place:
+        """Return the same place with gradients that no call of the closure can write to."""
+        return self._replace(gradients=[None if g is None else g.detach().clone() for g in self.gradients])
+
+    def holds(self, parameters: Sequence[torch.Tensor]) -> bool:
+        """Whether parameters are here, up to how a sum of two numbers may be rounded."""
+        directions = self.directions or [None] * len(parameters)
+        pairs = list(zip(parameters, self.begin, directions, strict=True))
+        flat = [tuple(x if x is None else x.detach().reshape(-1) for x in pair) for pair in pairs]
+        return all(self._near(p[:SOME], begin[:SOME], d if d is None else d[:SOME]) for p, begin, d in flat) and all(
+            self._near(*blocks) for p, begin, d in flat for blocks in _blocks(p, begin, d)
+        )
+
+    def _near(self, p: torch.Tensor, begin: torch.Tensor, direction: torch.Tensor | None) -> bool:
+        there = begin if direction is None else begin.add(direction, alpha=self.distance).to(p.dtype)
+        if torch.equal(p, there):
+            return True
+        return bool(((p - there).abs() <= 4 * torch.finfo(p.dtype).eps * (begin.abs() + there.abs())).all())
+
+
+def _blocks(p: torch.Tensor, begin: torch.Tensor, direction: torch.Tensor | None) -> Any:
+    parts = (p.split(BLOCK), begin.split(BLOCK))
+    return zip(*parts, [None] * len(parts[0]) if direction is None else direction.split(BLOCK), strict=True)
+
+
+class Line:
+    """The line that a search goes along; the parameters come back when it is left.
+
+    Args:
+        pairs: Parameters, each with its direction.
+        parameters: Every parameter of the optimizer.
+        begin: Copies of these where the step starts; of none if nobody has made them.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        parameters: Sequence[torch.Tensor],
+        begin: Sequence[torch.Tensor],
+    ) -> None:
+        self.pairs, self.parameters, self.begin = pairs, parameters, begin
+        if begin:
+            self._kept = {id(p): kept for p, kept in zip(parameters, begin, strict=True)}
+        else:
+            self._kept = {id(p): p.detach().clone() for p, _ in pairs}
+        directions = {id(p): d for p, d in pairs}
+        self._directions = [directions.get(id(p)) for p in parameters]
+
+    def __enter__(self) -> None:
+        """Leave from where the parameters are."""
+
+    def __exit__(self, *error: object) -> None:
+        """Come back."""
+        for p, _ in self.pairs:
+            p.data.copy_(self._kept[id(p)])  # not seen by autograd, which may still need the values that come back
+
+    def go(self, distance: float) -> None:
+        """Put the parameters at a distance from the beginning."""
+        for p, d in self.pairs:
+            if d.dtype == p.dtype and p.data.is_contiguous():
+                torch.add(self._kept[id(p)], d, alpha=distance, out=p.data)
+            else:
+                p.data.copy_(self._kept[id(p)].add(d, alpha=distance))
+
+    def place(self, distance: float, loss: Any) -> Place:
+        """Return the place at a distance, where the closure has been called."""
+        gradients = [None if p.grad is None else p.grad.detach().clone() for p in self.parameters]
+        return Place(self.begin, loss, gradients, self._directions, distance)
+
+    def slope(self) -> float:
+        """Return how steep the loss is along the line where the parameters are."""
+        return float(sum(_dot(p.grad, d) for p, d in self.pairs if p.grad is not None))
+
+    def largest(self) -> float:
+        """Return the largest element of the direction, in size."""
+        ends = (d.aminmax() if not d.is_complex() else d.abs().aminmax() for _, d in self.pairs if d.numel())
+        return max((max(-float(low), float(high)) for low, high in ends), default=0.0)
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> Any:
+    """Return the sum of products of two tensors, without the products in memory where that can be."""
+    if a.dtype == b.dtype and a.dtype in (torch.float32, torch.float64) and a.is_contiguous() and b.is_contiguous():
+        return float(torch.dot(a.detach().view(-1), b.view(-1)))
+    return (a * b).sum(dtype=torch.float64)
