@@ -405,7 +405,7 @@ RULES = {
     ),
     "old entries again": (
         "history h: size n\nold = h[0]\npush h <- g\npush h <- old, h <- h[-2]\nq = g\nfor i in h: q += h[i]\n"
-        "p -= lr*(q + sum(h, dim=0)/n)\n"
+        "p -= lr*(q + sum(h, dim=0)[0]/n)\n"
     ),
     "alike and not alike at once": (
         "history h: size n\npush h <- g\nq = g\nr = g\nw = 0*g\n"

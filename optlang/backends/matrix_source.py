@@ -14,7 +14,7 @@ import sympy as sp
 from optlang.backends.helpers import called
 from optlang.backends.memory import INDENT, renamed
 from optlang.backends.naming import python_name, spelled
-from optlang.backends.reuse import written_over
+from optlang.backends.reuse import multiplied_next, written_over
 from optlang.backends.spelling import ATOM, OR, Piece, TorchWriter
 from optlang.inputs import ValueName
 from optlang.ir import algebra
@@ -46,6 +46,7 @@ class MatrixWriter(TorchWriter):
         self.conditions = {v.symbol for v in program.values if v.boolean}
         self.loops: dict[type[algebra.Loop], str] = {}  # names of the functions that are loops
         self.histories: dict[tuple[sp.Expr, ...], str] = {}  # names of their entries
+        self.following: dict[sp.Symbol, str] = {}  # names of what they are then multiplied with, in the next turn
         self.over: dict[sp.Symbol, str] = {}  # names of memory that values may be written to
         self.found: list[str] = []  # lines that give these names, to be written before they are read
         self.rank: int | None = None
@@ -160,6 +161,11 @@ class MatrixWriter(TorchWriter):
         if parts is None:
             return None
         x, factor, y = parts
+        if value.symbol in self.following:
+            self.helpers |= {"multiply_add_dot", "stack_dots", "stack_sum"}
+            self.rank = 0  # one number: in a loop, each tensor is alone
+            others = f"{y}, {self.over[value.symbol]}, {self.following[value.symbol]}"
+            return f"multiply_add_dot({x}, {self.text(factor)}, {others})"
         into = f", out={self.over[value.symbol]}" if value.symbol in self.over else ""
         if self.is_plain(factor):
             return f"torch.add({x}, {y}, alpha={self.text(factor)}{into})"
@@ -347,6 +353,8 @@ class MatrixPass:
             whole = self.arguments["p"]
         first = (*kinds, *self.tensors)[0]
         self.writer = MatrixWriter(self.program, ndim, first, whole)
+        self.known: dict[sp.Symbol, str] = {}  # names under which the turn of a loop before may have left a value
+        self.ahead: dict[sp.Symbol, str] = {}  # names under which what is computed with a value is left for the next
 
     def update(self) -> list[str]:
         """Return the lines of the function."""
@@ -362,6 +370,28 @@ class MatrixPass:
         """Return what is written: a value, or what is pushed to a history."""
         is_pushed = isinstance(expr, algebra.MatrixOperation)
         return self.writer.operation(expr) if is_pushed else self.writer.text(expr)
+
+    def do_ahead(
+        self, place: sp.Symbol, over: Mapping[sp.Symbol, sp.Symbol], backwards: bool, taken: set[str]
+    ) -> tuple[str, str]:
+        """Let a turn of a loop multiply what it hands on with the entry that the next one reads.
+
+        Args:
+            place: The place in the history.
+            over: What is handed on, with what it is written over.
+            backwards: Whether the newest entry comes first.
+            taken: Names that are in use.
+
+        Returns:
+            Names of the places where the loop begins and ends.
+        """
+        first, last = (python_name(wanted, taken) for wanted in ("first", "last"))
+        taken |= {first, last}
+        following, is_there = (f"{place} - 1", f"{place} > {first}") if backwards else (f"{place} + 1", f"{place} + 1 < {last}")
+        for value, (product, history) in multiplied_next(self.program, place, over, self.writer.is_dot).items():
+            self.known[product] = self.ahead[value] = python_name(f"{product}_ahead", taken)
+            self.writer.following[value] = f"{self.writer.rows(history)}[{following}] if {is_there} else None"
+        return first, last
 
     def new_rows(self) -> Iterator[str]:
         """Yield the lines that find the entries of histories which are about to be read for the first time."""
@@ -387,7 +417,10 @@ class MatrixPass:
             text = added[value.symbol][1] if value.symbol in added else self.writer.value(value)
             if not turns:
                 yield from self.new_rows()
-            yield f"{INDENT}{value.symbol} = {text}"
+            if value.symbol in self.known:  # the turn before may have computed it
+                text = f"{self.known[value.symbol]} if {self.known[value.symbol]} is not None else {text}"
+            also = f", {self.ahead[value.symbol]}" if value.symbol in self.ahead else ""
+            yield f"{INDENT}{value.symbol}{also} = {text}"
             self.writer.there.append(value.symbol)
             if gone := [s for s in last.get(value.symbol, ()) if s in self.writer.there]:
                 self.writer.there = [s for s in self.writer.there if s not in gone]
@@ -476,17 +509,20 @@ def loop_functions(writer: MatrixWriter) -> list[str]:
         # Memory of the loop's own, once it has some: what comes from outside is not written to.
         own = {value: python_name(f"{before}_own", taken) for value, before in over.items()}
         written.writer.over = own
+        ends = written.do_ahead(sp.Symbol(names[body.place]), over, body.backwards, taken)
         operations = [v.expr for v in body.program.tensor if v.matrices]
         filled = {e.args[0] for e in operations if algebra.name_of(e) == "collected"}
         values = list(written.values(turns=True))
-        turns = f"range(int({size}) - int({count}), int({size}))"
+        turns = f"range({ends[0]}, {ends[1]})"
         order = "newest" if body.backwards else "oldest"
         lines = [
             f"def {name}({', '.join([count, size, *carried, *(names[s] for s in body.read)])}):",
             f'{INDENT}"""A loop over the entries of a history, the {order} first."""',
             *(f"{INDENT}{names[s]} = {names[s]}.clone()  # to be filled in" for s in body.carried if s in filled),
             *written.new_rows(),
+            f"{INDENT}{', '.join(ends)} = int({size}) - int({count}), int({size})",
             *(f"{INDENT}{name} = None  # memory that a turn may write to" for name in own.values()),
+            *(f"{INDENT}{name} = None  # what a turn computes for the next" for name in written.ahead.values()),
             f"{INDENT}for {names[body.place]} in {f'reversed({turns})' if body.backwards else turns}:",
             *(f"{INDENT}{line}" for line in values),
         ]

@@ -153,9 +153,11 @@ class Loops(Histories):
             self.env[target.name] = Ref(symbol, kind)
             self.out.own[symbol] = kind
         entries = self.env[target.name]
-        self.env[target.name] = self.operation(
-            "collected", entries.kind, entries.expr, self.name(node.at.name).expr, value.expr
-        )
+        place = self.name(node.at.name).expr
+        filled = self.operation("collected", entries.kind, entries.expr, place, value.expr)
+        self.env[target.name] = filled
+        # What has just been filled in need not be looked up.
+        self.done[algebra.matrix_operation("index")(filled.expr, place)] = value
 
     def body(
         self,

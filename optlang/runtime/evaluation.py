@@ -59,6 +59,7 @@ class Evaluation:
         closure: Computes gradients and returns the loss; None if there is none.
         parameters: Every parameter of the optimizer.
         iterates: Whether the rule may make several steps.
+        whole: Whether they stay where a step starts until it is over, as a vector is moved in their place.
 
     Attributes:
         loss: What the closure returned where the step starts, as a number (on a device, as a tensor there).
@@ -72,12 +73,14 @@ class Evaluation:
         closure: Callable[[], Any] | None,
         parameters: Sequence[torch.Tensor],
         iterates: bool = False,
+        whole: bool = False,
     ) -> None:
-        self.name, self.closure, self.parameters, self.iterates = name, closure, parameters, iterates
+        self.name, self.closure, self.parameters = name, closure, parameters
+        self.iterates, self.whole = iterates, whole
         self.loss: Any = None
         self.calls, self.iteration, self._most = 0, 1, 1.0
         self._places: list[Place] = []  # where this step started, and where its searches have ended
-        self._begin: list[torch.Tensor] = []  # memory for the parameters as they are where a step starts
+        self._begin: dict[int, torch.Tensor] = {}  # the parameters where a step starts, unless they stay there
         self._graph: dict[int, torch.Tensor] = {}
         self._straight = False  # the loss has a graph, but no curvature
 
@@ -128,9 +131,9 @@ class Evaluation:
         if self.iteration >= self._most:
             return False
         self.iteration += 1
-        with torch.no_grad():
-            known = next((place for place in reversed(self._places) if place.holds(self.parameters)), None)
-        self._places = []
+        if not self.whole:
+            self.arrive([(p, p) for p in self.parameters])
+        known = self._places.pop() if self._places else None
         if known is None:
             if self.closure is None:
                 raise TypeError(NO_CLOSURE.format(name=self.name, what="the loss after each of its iterations"))
@@ -148,13 +151,16 @@ class Evaluation:
         """Remember that the closure has been called where the step starts."""
         if not self.iterates:
             return
-        if not self._begin:
-            self._begin = [p.detach().clone() for p in self.parameters]
-        else:
-            for kept, p in zip(self._begin, self.parameters, strict=True):
-                kept.copy_(p.detach())
+        for p in () if self.whole else self.parameters:
+            kept = self._begin.setdefault(id(p), torch.empty_like(p))
+            kept.copy_(p.detach())
         # These gradients stay as they are until the closure is called again.
         self._places = [Place(self._begin, loss, [p.grad for p in self.parameters])]
+
+    def arrive(self, moved: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Take note of where the step has led parameters, each with its new value; what is elsewhere is forgotten."""
+        with torch.no_grad():
+            self._places = [place for place in self._places if place.holds(moved)]
 
     def _differentiate(self, loss: Any) -> None:
         """Compute the gradients with their graph, if the closure has left that to the step."""

@@ -100,7 +100,10 @@ class FlatPlan(GroupPlan):
         return list(self.pieces)
 
     def _put_back(self) -> None:
-        for p, part in pieces(self.vector, self.vector.detach()):
+        moved = list(pieces(self.vector, self.vector.detach()))
+        if self.evaluation is not None:
+            self.evaluation.arrive(moved)
+        for p, part in moved:
             p.copy_(part)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from optlang.backends.loading import plain, registry
+from optlang.backends.loading import plain, registry, vectors
 from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import NARROW, Dims, Kernel, Signature
 from optlang.cache import folders
@@ -169,6 +169,11 @@ class Kernels:
                 self._chosen.clear()
             found = self._chosen[asked] = self._variants[key]
         return found
+
+    def quicken(self, prepared: Prepared, device: str) -> None:
+        """Let a pass over matrices call C++ where there is some for what it does."""
+        if self.backend in vectors.BACKENDS:
+            vectors.quicken(prepared.plain, device)
 
     def prepared_pass(self, variant: Variant) -> Prepared:
         """Return the module of one pass of a staged step, with its functions."""

@@ -221,6 +221,10 @@ class KernelChunk(Chunk):
 class MatrixChunk(Chunk):
     """A pass over a stack of equally shaped tensors."""
 
+    def compile(self, kernels: Kernels, values: Mapping[str, Value]) -> None:
+        """Have ready what there is in C++ for it."""
+        kernels.quicken(self.plan.prepared, self.records[0].parameter.device.type)
+
     def run(self) -> None:
         """Run the pass."""
         if not self.records[0].facts.numel:

@@ -6,7 +6,9 @@ where the line begins, its direction and the distance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import repeat
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -21,42 +23,43 @@ class Place(NamedTuple):
     """Where the closure has been called, and what it left there.
 
     Attributes:
-        begin: The parameters where the step starts.
+        begin: The parameters where the step starts, by their ids; of those that are still there nothing.
         loss: The loss.
         gradients: The gradients, of each parameter.
-        directions: Of each parameter, the direction that it has been moved along from there, if it has.
+        directions: The directions that parameters have been moved along from there, by their ids.
         distance: How far.
     """
 
-    begin: Sequence[torch.Tensor]
+    begin: Mapping[int, torch.Tensor]
     loss: Any
     gradients: list[torch.Tensor | None]
-    directions: Sequence[torch.Tensor | None] = ()
+    directions: Mapping[int, torch.Tensor] = MappingProxyType({})
     distance: float = 0.0
 
     def with_gradients_apart(self) -> Place:
         """Return the same place with gradients that no call of the closure can write to."""
         return self._replace(gradients=[None if g is None else g.detach().clone() for g in self.gradients])
 
-    def holds(self, parameters: Sequence[torch.Tensor]) -> bool:
-        """Whether parameters are here, up to how a sum of two numbers may be rounded."""
-        directions = self.directions or [None] * len(parameters)
-        pairs = list(zip(parameters, self.begin, directions, strict=True))
-        flat = [tuple(x if x is None else x.detach().reshape(-1) for x in pair) for pair in pairs]
-        return all(self._near(p[:SOME], begin[:SOME], d if d is None else d[:SOME]) for p, begin, d in flat) and all(
-            self._near(*blocks) for p, begin, d in flat for blocks in _blocks(p, begin, d)
+    def holds(self, moved: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bool:
+        """Whether new values of parameters are those here, up to how a sum of two numbers may be rounded."""
+        flat = []
+        for p, value in moved:
+            begin, direction = self.begin.get(id(p), p), self.directions.get(id(p))
+            flat.append([x if x is None else x.detach().reshape(-1) for x in (value, begin, direction)])
+        some = ([x if x is None else x[:SOME] for x in each] for each in flat)
+        return all(self._near(*each) for each in some) and all(
+            self._near(*blocks)
+            for value, begin, d in flat
+            for blocks in zip(
+                value.split(BLOCK), begin.split(BLOCK), repeat(None) if d is None else d.split(BLOCK), strict=False
+            )
         )
 
-    def _near(self, p: torch.Tensor, begin: torch.Tensor, direction: torch.Tensor | None) -> bool:
-        there = begin if direction is None else begin.add(direction, alpha=self.distance).to(p.dtype)
-        if torch.equal(p, there):
+    def _near(self, value: torch.Tensor, begin: torch.Tensor, direction: torch.Tensor | None) -> bool:
+        there = begin if direction is None else begin.add(direction, alpha=self.distance).to(value.dtype)
+        if torch.equal(value, there):
             return True
-        return bool(((p - there).abs() <= 4 * torch.finfo(p.dtype).eps * (begin.abs() + there.abs())).all())
-
-
-def _blocks(p: torch.Tensor, begin: torch.Tensor, direction: torch.Tensor | None) -> Any:
-    parts = (p.split(BLOCK), begin.split(BLOCK))
-    return zip(*parts, [None] * len(parts[0]) if direction is None else direction.split(BLOCK), strict=True)
+        return bool(((value - there).abs() <= 4 * torch.finfo(value.dtype).eps * (begin.abs() + there.abs())).all())
 
 
 class Line:
@@ -65,22 +68,18 @@ class Line:
     Args:
         pairs: Parameters, each with its direction.
         parameters: Every parameter of the optimizer.
-        begin: Copies of these where the step starts; of none if nobody has made them.
+        begin: Copies of these where the step starts, by their ids; of none if nobody has made them.
     """
 
     def __init__(
         self,
         pairs: Sequence[tuple[torch.Tensor, torch.Tensor]],
         parameters: Sequence[torch.Tensor],
-        begin: Sequence[torch.Tensor],
+        begin: Mapping[int, torch.Tensor],
     ) -> None:
         self.pairs, self.parameters, self.begin = pairs, parameters, begin
-        if begin:
-            self._kept = {id(p): kept for p, kept in zip(parameters, begin, strict=True)}
-        else:
-            self._kept = {id(p): p.detach().clone() for p, _ in pairs}
-        directions = {id(p): d for p, d in pairs}
-        self._directions = [directions.get(id(p)) for p in parameters]
+        self._kept = begin or {id(p): p.detach().clone() for p, _ in pairs}
+        self._directions = {id(p): d for p, d in pairs}
 
     def __enter__(self) -> None:
         """Leave from where the parameters are."""

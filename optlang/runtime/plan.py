@@ -18,6 +18,7 @@ from optlang.inputs import ValueName, as_values
 from optlang.language.rule import Value
 from optlang.language.tree import StateScope
 from optlang.runtime import host
+from optlang.runtime.evaluation import Evaluation
 from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.passes import Scratch
 from optlang.runtime.records import STEP, Batch, Record
@@ -78,6 +79,7 @@ class GroupPlan:
         self._answers: tuple[Value, ...] | None = None
         self._work: list[Work] = []
         self.staged: list[StagedWork] = []  # what has to be run together with that of other groups
+        self.evaluation: Evaluation | None = None  # the calls of the closure, of a rule that asks for them
         self.inferring = False  # whether the step is made in inference mode
         self.instead: Mapping[str, Any] = {}  # what is checked in place of these keys of the group
         self.scratch = Scratch()  # the optimizer puts its own in its place

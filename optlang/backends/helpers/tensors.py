@@ -28,6 +28,12 @@ def stack_dots(a, b):
     return stack_sum(a * b, (1,))
 
 
+def multiply_add_dot(x, c, y, out, z):
+    """x + c*y of vectors, written to ``out`` unless that is None, and the sum of its products with z; None without z."""
+    found = torch.addcmul(x, c, y, out=out) if isinstance(c, torch.Tensor) else torch.add(x, y, alpha=c, out=out)
+    return found, None if z is None else stack_dots(found, z)
+
+
 def product(a, b):
     """Products of matrices; of two alone with the function for two, which is faster."""
     return torch.mm(a[0], b[0]).unsqueeze(0) if len(a) == len(b) == 1 else a @ b
@@ -59,7 +65,7 @@ def pushed(start, *values):
 
 def collected(entries, i, x):
     """The values for the entries of a history, with one more filled in."""
-    entries[:, int(i)] = x
+    entries.select(1, int(i)).copy_(x)
     return entries
 
 

@@ -67,8 +67,13 @@ def _parts() -> tuple[str, str]:
 
 def name_of(variant: Variant, signature: Signature) -> str:
     """Return the name under which the library of a variant is kept."""
+    return file_name(variant.name, text(variant, signature))
+
+
+def file_name(name: str, source: str) -> str:
+    """Return the name under which the library of a C++ file is kept."""
     how = repr((FLAGS, _instructions(), torch.__version__, toolchain.processor()))
-    return sealed.file_name(variant.name, sealed.key(text(variant, signature), how), ".so")
+    return sealed.file_name(name, sealed.key(source, how), ".so")
 
 
 def load(variant: Variant, signature: Signature) -> Kernel | None:
@@ -89,7 +94,7 @@ def build(variant: Variant, signature: Signature) -> Kernel:
         if found is not None:
             return found
         with tempfile.TemporaryDirectory(dir=folders.folder(), prefix=".build-") as folder:
-            library = _compile(text(variant, signature), Path(folder))
+            library = compiled(text(variant, signature), Path(folder))
             sealed.install(library, name)
             update = sealed.load(name, _open) or _open(str(library))  # somebody may empty the cache at this moment
             return _kernel(update, signature, "built")
@@ -99,7 +104,7 @@ def _instructions() -> tuple[str, ...]:
     return INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ())
 
 
-def _compile(source: str, folder: Path) -> Path:
+def compiled(source: str, folder: Path) -> Path:
     """Compile a file into a library in ``folder`` and return its path; the compiler sees names alone."""
     (folder / "kernel.cpp").write_text(source, encoding="utf-8")
     command = [
