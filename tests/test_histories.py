@@ -404,7 +404,7 @@ RULES = {
         "q = 0*g\nfor i in reversed(k): q = 0.5*q + k[i] - h[i]\np += lr*q/(1 + rms(q))\n"
     ),
     "old entries again": (
-        "history h: size n\nold = h[0]\npush h <- g\npush h <- old, h <- h[-2]\nq = g\nfor i in h: q += h[i]\n"
+        "history h: size n\nold = h[0]\npush h <- g\npush h <- old, h <- h[0] - old\nq = g\nfor i in h: q += h[i]\n"
         "p -= lr*(q + sum(h, dim=0)[0]/n)\n"
     ),
     "alike and not alike at once": (

@@ -14,7 +14,7 @@ import sympy as sp
 from optlang.backends.helpers import called
 from optlang.backends.memory import INDENT, renamed
 from optlang.backends.naming import python_name, spelled
-from optlang.backends.reuse import multiplied_next, written_over
+from optlang.backends.reuse import may_be_view, multiplied_next, written_over
 from optlang.backends.spelling import ATOM, OR, Piece, TorchWriter
 from optlang.inputs import ValueName
 from optlang.ir import algebra
@@ -49,6 +49,7 @@ class MatrixWriter(TorchWriter):
         self.following: dict[sp.Symbol, str] = {}  # names of what they are then multiplied with, in the next turn
         self.over: dict[sp.Symbol, str] = {}  # names of memory that values may be written to
         self.found: list[str] = []  # lines that give these names, to be written before they are read
+        self.given: dict[type[algebra.Loop], list[int]] = {}  # which of what loops hand on begins in memory of theirs
         self.rank: int | None = None
         self.there = [i.symbol for i in program.inputs if i.kind.on_device]  # tensors that have been computed
         self.types: dict[sp.Symbol, str] = {}
@@ -393,6 +394,18 @@ class MatrixPass:
             self.writer.following[value] = f"{self.writer.rows(history)}[{following}] if {is_there} else None"
         return first, last
 
+    def give(self, last: Mapping[sp.Symbol, Sequence[sp.Symbol]]) -> None:
+        """Let loops write to what has been computed for them alone, given what is read last in the making of what."""
+        values, kinds = {v.symbol: v for v in self.program.tensor}, self.writer.kinds
+        fresh = {v.symbol for v in values.values() if not may_be_view(v) and v.kind in map(kinds.get, v.expr.free_symbols)}
+        for value in values.values():
+            if isinstance(value.expr, algebra.Loop):
+                begin = value.expr.args[2 : 2 + len(value.expr.body.carried)]
+                alone = fresh & {*last.get(value.symbol, ())}
+                self.writer.given[value.expr.func] = [
+                    i for i, s in enumerate(begin) if s in alone and value.expr.args.count(s) == 1
+                ]
+
     def new_rows(self) -> Iterator[str]:
         """Yield the lines that find the entries of histories which are about to be read for the first time."""
         while self.writer.found:
@@ -408,6 +421,7 @@ class MatrixPass:
         added = self.sums_of_products()
         products = {product for product, _ in added.values()}
         last = self.last_reads(added)
+        self.give(last)
         for value in self.program.tensor:
             if value.symbol in products:
                 continue
@@ -500,13 +514,14 @@ def loop_functions(writer: MatrixWriter) -> list[str]:
         loop, name = list(writer.loops.items())[len(functions)]
         body = loop.body
         written = MatrixPass(body.program, (), writer.ndim)
-        written.writer.loops, written.writer.helpers = writer.loops, writer.helpers
+        written.writer.loops, written.writer.helpers, written.writer.given = writer.loops, writer.helpers, writer.given
         names = dict(zip((i.symbol for i in body.program.inputs), written.arguments.values(), strict=True))
         taken = {*names.values(), *(str(v.symbol) for v in written.program.values)}
         count, size = (python_name(wanted, taken) for wanted in ("count", "size"))
         carried = [names[s] for s in body.carried]
         over = written_over(written.program, list(map(sp.Symbol, carried)), written.writer.added_to)
-        # Memory of the loop's own, once it has some: what comes from outside is not written to.
+        given = {sp.Symbol(carried[i]) for i in writer.given.get(loop, ())}
+        # Memory of the loop's own, once it has some: what comes from outside is written to if nobody else reads it.
         own = {value: python_name(f"{before}_own", taken) for value, before in over.items()}
         written.writer.over = own
         ends = written.do_ahead(sp.Symbol(names[body.place]), over, body.backwards, taken)
@@ -521,7 +536,10 @@ def loop_functions(writer: MatrixWriter) -> list[str]:
             *(f"{INDENT}{names[s]} = {names[s]}.clone()  # to be filled in" for s in body.carried if s in filled),
             *written.new_rows(),
             f"{INDENT}{', '.join(ends)} = int({size}) - int({count}), int({size})",
-            *(f"{INDENT}{name} = None  # memory that a turn may write to" for name in own.values()),
+            *(
+                f"{INDENT}{own[value]} = {before if before in given else None}  # memory that a turn may write to"
+                for value, before in over.items()
+            ),
             *(f"{INDENT}{name} = None  # what a turn computes for the next" for name in written.ahead.values()),
             f"{INDENT}for {names[body.place]} in {f'reversed({turns})' if body.backwards else turns}:",
             *(f"{INDENT}{line}" for line in values),

@@ -33,7 +33,7 @@ def written_over(
             continue
         readers = [v for v in turn.tensor if before in v.expr.free_symbols]
         later = [v for v in turn.tensor if value.symbol in v.expr.free_symbols]
-        if readers[-1] is value and not any(map(_may_be_view, (*readers, *later))):
+        if readers[-1] is value and not any(map(may_be_view, (*readers, *later))):
             found[value.symbol] = before
     return found
 
@@ -65,6 +65,6 @@ def multiplied_next(
     return found
 
 
-def _may_be_view(value: Value) -> bool:
+def may_be_view(value: Value) -> bool:
     """Whether a value may lie in the memory of what it is computed from."""
     return not (value.expr.is_Add or value.expr.is_Mul or value.expr.is_Pow or isinstance(value.expr, algebra.Reduction))

@@ -221,6 +221,10 @@ class KernelChunk(Chunk):
 class MatrixChunk(Chunk):
     """A pass over a stack of equally shaped tensors."""
 
+    def __init__(self, plan: PlannedPass, start: int, records: Sequence[Record], buffers: Buffers) -> None:
+        super().__init__(plan, start, records, buffers)
+        self._views: dict[ValueName, torch.Tensor] = {}  # of what lies in the same memory in every step
+
     def compile(self, kernels: Kernels, values: Mapping[str, Value]) -> None:
         """Have ready what there is in C++ for it."""
         kernels.quicken(self.plan.prepared, self.records[0].parameter.device.type)
@@ -274,6 +278,8 @@ class MatrixChunk(Chunk):
 
     def _stack(self, name: ValueName) -> torch.Tensor:
         """Return the tensors of a name as one, in the number type of the arithmetic."""
+        if name in self._views:
+            return self._views[name]
         ready = self.buffers.get(("stack", name))
         if isinstance(ready, torch.Tensor):
             return ready
@@ -281,7 +287,11 @@ class MatrixChunk(Chunk):
         if self._storage(name) is Storage.SCALAR:
             tensors = [t.reshape(()) for t in tensors]
         stack = tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
-        return stack.to(arithmetic(self.records[0].parameter))
+        found = stack.to(arithmetic(self.records[0].parameter))
+        changes = name in ("p", "g") or (name in self.buffers and self._storage(name) is Storage.MATRIX)
+        if len(tensors) == 1 and found is stack and not changes:
+            self._views[name] = found
+        return found
 
     def _push(self, name: ValueName, start: int, entries: Sequence[torch.Tensor]) -> None:
         """Write entries into the rows of a history that come before the one where it begins then."""
