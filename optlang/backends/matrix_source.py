@@ -388,7 +388,9 @@ class MatrixPass:
         """
         first, last = (python_name(wanted, taken) for wanted in ("first", "last"))
         taken |= {first, last}
-        following, is_there = (f"{place} - 1", f"{place} > {first}") if backwards else (f"{place} + 1", f"{place} + 1 < {last}")
+        following, is_there = (
+            (f"{place} - 1", f"{place} > {first}") if backwards else (f"{place} + 1", f"{place} + 1 < {last}")
+        )
         for value, (product, history) in multiplied_next(self.program, place, over, self.writer.is_dot).items():
             self.known[product] = self.ahead[value] = python_name(f"{product}_ahead", taken)
             self.writer.following[value] = f"{self.writer.rows(history)}[{following}] if {is_there} else None"
@@ -397,7 +399,9 @@ class MatrixPass:
     def give(self, last: Mapping[sp.Symbol, Sequence[sp.Symbol]]) -> None:
         """Let loops write to what has been computed for them alone, given what is read last in the making of what."""
         values, kinds = {v.symbol: v for v in self.program.tensor}, self.writer.kinds
-        fresh = {v.symbol for v in values.values() if not may_be_view(v) and v.kind in map(kinds.get, v.expr.free_symbols)}
+        fresh = {
+            v.symbol for v in values.values() if not may_be_view(v) and v.kind in map(kinds.get, v.expr.free_symbols)
+        }
         for value in values.values():
             if isinstance(value.expr, algebra.Loop):
                 begin = value.expr.args[2 : 2 + len(value.expr.body.carried)]

@@ -67,4 +67,6 @@ def multiplied_next(
 
 def may_be_view(value: Value) -> bool:
     """Whether a value may lie in the memory of what it is computed from."""
-    return not (value.expr.is_Add or value.expr.is_Mul or value.expr.is_Pow or isinstance(value.expr, algebra.Reduction))
+    return not (
+        value.expr.is_Add or value.expr.is_Mul or value.expr.is_Pow or isinstance(value.expr, algebra.Reduction)
+    )

@@ -144,15 +144,14 @@ class _Split:
     def _sink(self) -> None:
         """Move values to later passes over elements as long as that saves reads and writes of tensors."""
         stored = {s.expr for s in self.stores if isinstance(s.target, Contribution)}
-        before = {*self.place.values()}
         for value in reversed(self.program.tensor):
             here = self.place[value.symbol]
             users = [self.place[s] for s in self.readers.get(value.symbol, ())]
-            if here[1] == 1 or value.symbol in stored:
+            # Where what is written waits for the closure, a reduction stays before: it would take another sweep there.
+            if here[1] == 1 or value.symbol in stored or (value.reduces and self.evaluates):
                 continue
-            # Stores may have places of their own, where they are put off until the closure has been called. A reduction
-            # stays before: what is written there would have to wait for another sweep.
-            places = before if value.reduces else {*self.place.values(), *self._store_places().values()}
+            # Stores may have places of their own, where they are put off until the closure has been called.
+            places = {*self.place.values(), *self._store_places().values()}
             last = min(users) if users else max(places)
             for later in sorted(p for p in places if here < p <= last and p[1] != 1):
                 for moved in ({value.symbol}, self._made_for(value, stored)):
