@@ -396,8 +396,9 @@ RULES = {
         "for b in reversed(betas): q = b*q + g\np -= lr*(q + h[0])\n"
     ),
     "conditions inside of conditions": (
-        "history h: size n\nif norm(g) > 2:\n    push h <- g\n    if norm(g) > 3: push h <- -g\n    else: push h <- 2*g\n"
-        "elif norm(g) > 1: push h <- p, h <- p - g\nq = 0*g\nfor i in h: q = 0.5*q + h[i]\np -= lr*(q + h[0])\n"
+        "history h: size n\nif norm(g) > 2:\n    push h <- g\n    if norm(g) > 3: push h <- -g\n"
+        "    else: push h <- 2*g\nelif norm(g) > 1: push h <- p, h <- p - g\n"
+        "q = 0*g\nfor i in h: q = 0.5*q + h[i]\np -= lr*(q + h[0])\n"
     ),
     "what changes afterwards": (
         "history h, k: size n\nstate m\npush h <- p, k <- m\nm = 0.9*m + g\np -= lr*(m + 0.1*h[-1])\n"

@@ -1,12 +1,12 @@
 """Lowering of histories: rings of rows, in which a push writes one row.
 
-The entry i of a history of k entries, the oldest being 0, lies in row ``(start + i) % k`` of its state, and ``start`` is
-a state too. A push puts the newest entry into the row of the oldest and moves the start on by one.
+The entry i of a history of k entries, the oldest being 0, lies in row ``(start + i) % k`` of its state; ``start`` is a
+state too. A push puts the newest entry into the row of the oldest and moves the start on by one.
 
 No row is written before the end of a step. In the middle of one, a history is its state as it was, and what has been
-pushed since, each value with the condition under which it is: ``history(s, start, x, held, ...)``. This expression has no
-name of its own, and so is never computed and never handed from one pass to another: reading an entry, reading all of
-them in order, and storing are operations that take its parts.
+pushed since, each value with the condition under which it is: ``history(s, start, x, held, ...)``. This expression has
+no name of its own, and so is never computed and never handed from one pass to another: reading an entry, reading all
+of them in order, and storing are operations that take its parts.
 """
 
 from __future__ import annotations

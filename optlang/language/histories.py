@@ -1,9 +1,9 @@
 """Histories written as what they are made of: a state of one more dimension, a count, and where the oldest entry lies.
 
 ``history s: size k`` becomes the states ``s`` (k entries), ``s.count`` (how many are filled: the last ones) and
-``s.start`` (the row of the oldest), ``push s <- x`` an assignment to each, ``count(s)`` the name of the second. A ``for``
-over a history stays. To a rule the entries of ``s`` stand in order, the oldest first; in memory they are a ring, so that
-a push writes one row (:mod:`optlang.ir.histories`).
+``s.start`` (the row of the oldest), ``push s <- x`` an assignment to each, ``count(s)`` the name of the second. A
+``for`` over a history stays. To a rule the entries of ``s`` stand in order, the oldest first; in memory they are a
+ring, so that a push writes one row (:mod:`optlang.ir.histories`).
 """
 
 from __future__ import annotations

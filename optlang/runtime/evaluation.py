@@ -152,8 +152,10 @@ class Evaluation:
         if not self.iterates:
             return
         for p in () if self.whole else self.parameters:
-            kept = self._begin.setdefault(id(p), torch.empty_like(p))
-            kept.copy_(p.detach())
+            if id(p) in self._begin:
+                self._begin[id(p)].copy_(p.detach())
+            else:
+                self._begin[id(p)] = p.detach().clone()
         # These gradients stay as they are until the closure is called again.
         self._places = [Place(self._begin, loss, [p.grad for p in self.parameters])]
 

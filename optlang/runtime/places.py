@@ -6,7 +6,7 @@ where the line begins, its direction and the distance.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -45,14 +45,10 @@ class Place(NamedTuple):
         flat = []
         for p, value in moved:
             begin, direction = self.begin.get(id(p), p), self.directions.get(id(p))
-            flat.append([x if x is None else x.detach().reshape(-1) for x in (value, begin, direction)])
-        some = ([x if x is None else x[:SOME] for x in each] for each in flat)
+            flat.append((_vector(value), _vector(begin), None if direction is None else _vector(direction)))
+        some = ((value[:SOME], begin[:SOME], d if d is None else d[:SOME]) for value, begin, d in flat)
         return all(self._near(*each) for each in some) and all(
-            self._near(*blocks)
-            for value, begin, d in flat
-            for blocks in zip(
-                value.split(BLOCK), begin.split(BLOCK), repeat(None) if d is None else d.split(BLOCK), strict=False
-            )
+            self._near(*block) for each in flat for block in _blocks(*each)
         )
 
     def _near(self, value: torch.Tensor, begin: torch.Tensor, direction: torch.Tensor | None) -> bool:
@@ -62,6 +58,18 @@ class Place(NamedTuple):
         if not len(apart) or float(apart.max()) == 0:  # quicker than to ask whether they are equal
             return True
         return bool((apart <= 4 * torch.finfo(value.dtype).eps * (begin.abs() + there.abs())).all())
+
+
+def _vector(x: torch.Tensor) -> torch.Tensor:
+    return x.detach().reshape(-1)
+
+
+def _blocks(
+    value: torch.Tensor, begin: torch.Tensor, direction: torch.Tensor | None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+    """Yield parts of vectors that lie at the same place."""
+    along = repeat(None) if direction is None else direction.split(BLOCK)
+    yield from zip(value.split(BLOCK), begin.split(BLOCK), along, strict=False)
 
 
 class Line:

@@ -29,7 +29,7 @@ def stack_dots(a, b):
 
 
 def multiply_add_dot(x, c, y, out, z):
-    """x + c*y of vectors, written to ``out`` unless that is None, and the sum of its products with z; None without z."""
+    """x + c*y of vectors, in ``out`` unless that is None, and the sum of its products with z; None without z."""
     found = torch.addcmul(x, c, y, out=out) if isinstance(c, torch.Tensor) else torch.add(x, y, alpha=c, out=out)
     return found, None if z is None else stack_dots(found, z)
 
@@ -48,8 +48,8 @@ def stack_squares(x, dim, keepdim=False):
     return rows.double().square().sum(dim, keepdim=keepdim).to(x.dtype)
 
 
-def rows(history, start, *pushed):
-    """The entries of a history, the oldest first, where they lie; then what is pushed: values, each with a condition."""
+def entries_of(history, start, *pushed):
+    """The entries of a history in order, where they lie; then what is pushed: values, each with a condition."""
     found = history.unbind(1)
     found = found[int(start) :] + found[: int(start)]
     for x, held in zip(pushed[::2], pushed[1::2]):
