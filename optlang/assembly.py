@@ -36,6 +36,7 @@ from optlang.inputs import (
     waits_for,
 )
 from optlang.ir import algebra
+from optlang.ir.histories import ENTRY, IN_ORDER, PUSHED, is_operation
 from optlang.ir.lower import Lowered, Path
 from optlang.ir.passes import inline, optimise, prune, simplify
 from optlang.ir.program import Program
@@ -265,8 +266,8 @@ class _Kernels:
         draws = tuple(d for d in path.draws if d.name in used)
         totals = tuple(s.target for s in stores if isinstance(s.target, NumberContribution))
         at = tuple(s.target for s in stores if isinstance(s.target, Asked))
-        operations = (v.expr for v in program.tensor if v.matrices)
-        alone = any(isinstance(e, algebra.Loop) or algebra.name_of(e) == "push" for e in operations)
+        operations = (*(v.expr for v in program.tensor), *(s.expr for s in stores))
+        alone = any(isinstance(e, algebra.Loop) or is_operation(e, ENTRY, IN_ORDER, PUSHED) for e in operations)
         return Stage(kernel, piece.needs, totals, draws, at, alone)
 
     def _sources(

@@ -32,6 +32,7 @@ GAPS: dict[tuple[str, str], str] = {
     **{(name, facet): SIZES for name in ("zeros", "ones", "eye") for facet in ("torch", "shape")},
     **{(EMPTY, facet): SIZES for facet in ("torch", "shape")},
     (EMPTY, "one"): REFUSED,
+    **{(PUSH, facet): "lowered to what is stored of a history" for facet in ("torch", "one")},
 }
 
 #: Functions that are no arithmetic: what a step asks for, or is handed.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from trajectories import checked, difference, gradients, run, run_interpreter, start, tensors
 
 import optlang
@@ -393,6 +395,23 @@ RULES = {
         "hyper betas = (b1 = 0.5, b2 = 0.0)\nhistory h: size n\npush h <- g, h <- 2*g\nq = 0*g\n"
         "for b in reversed(betas): q = b*q + g\np -= lr*(q + h[0])\n"
     ),
+    "conditions inside of conditions": (
+        "history h: size n\nif norm(g) > 2:\n    push h <- g\n    if norm(g) > 3: push h <- -g\n"
+        "    else: push h <- 2*g\nelif norm(g) > 1: push h <- p, h <- p - g\n"
+        "q = 0*g\nfor i in h: q = 0.5*q + h[i]\np -= lr*(q + h[0])\n"
+    ),
+    "what changes afterwards": (
+        "history h, k: size n\nstate m\npush h <- p, k <- m\nm = 0.9*m + g\np -= lr*(m + 0.1*h[-1])\n"
+        "q = 0*g\nfor i in reversed(k): q = 0.5*q + k[i] - h[i]\np += lr*q/(1 + rms(q))\n"
+    ),
+    "old entries again": (
+        "history h: size n\nold = h[0]\npush h <- g\npush h <- old, h <- h[0] - old\nq = g\nfor i in h: q += h[i]\n"
+        "p -= lr*(q + sum(h, dim=0)[0]/n)\n"
+    ),
+    "alike and not alike at once": (
+        "history h: size n\npush h <- g\nq = g\nr = g\nw = 0*g\n"
+        "for i in h:\n    t0 = r\n    q += 0.5*h[i]\n    r = q\n    w = w + t0 - r\np -= lr*(q + r + w)\n"
+    ),
     "a condition around": "history h: size n\npush h <- g\nq = g\nif t > 3:\n    for i in h: q += h[i]\np -= lr*q\n",
 }
 
@@ -417,7 +436,98 @@ def test_histories_are_saved_as_they_are() -> None:
         p.grad = torch.full((2,), value)
         optimizer.step()
     state = optimizer.state_dict()["state"][0]
-    assert state["h"].tolist() == [[0, 0], [1, 1], [2, 2]] and float(state["h_count"]) == 2
+    assert state["h"].tolist() == [[1, 1], [2, 2], [0, 0]]
+    assert float(state["h_count"]) == 2 and float(state["h_start"]) == 2
+
+
+LOOPS = (
+    "optimizer Loops\nhyper lr = 0.1, n = 3\nflat\nhistory h: size n\npush h <- g\nq = 0*g\n"
+    "for i in reversed(h):\n    a[i] = dot(h[i], g)\n    q = 0.5*q + h[i]\n"
+    "for i in h: q = 0.9*q + h[i]/(1 + abs(a[i]))\np -= lr*q\n"
+)
+
+
+def steps_of(optimizer: Any, p: torch.nn.Parameter, values: Sequence[float]) -> None:
+    for value in values:
+        p.grad = torch.sin(value * torch.arange(1.0, 1.0 + p.numel(), dtype=p.dtype))
+        optimizer.step()
+
+
+class Large(TorchDispatchMode):
+    """Notes the operations that make a tensor of some size anew."""
+
+    def __init__(self, numel: int) -> None:
+        super().__init__()
+        self.numel, self.found = numel, list[str]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = func(*args, **(kwargs or {}))
+        read = {x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)}
+        for x in tree_leaves(results):
+            large = isinstance(x, torch.Tensor) and x.numel() >= self.numel
+            if large and x.untyped_storage().data_ptr() not in read:
+                self.found.append(str(func))
+        return results
+
+
+@pytest.mark.parametrize("text", [LOOPS, "LBFGS"])
+def test_a_push_writes_one_row_and_copies_no_history(text: str) -> None:
+    (p,) = tensors([np.linspace(-1, 1, 20)], torch.float64)
+    lbfgs = text == "LBFGS"
+    options = {"history_size": 30, "lr": 0.01, "max_iter": 1} if lbfgs else {"n": 30}
+    optimizer = optlang.compile(text, backend="eager")([p], **options)
+
+    def step(value: float) -> None:
+        if lbfgs:
+            optimizer.step(closure(optimizer, [p], lambda ps: (ps[0] ** 4 + ps[0].sin()).sum()))
+        else:
+            steps_of(optimizer, p, [value])
+
+    for value in range(40):
+        step(value)
+    key = "s" if lbfgs else "h"
+    state = optimizer.state[p]
+    history, before, start = state[key], state[key].clone(), int(state[f"{key}_start"])
+    with Large(history.numel()) as large:
+        step(40.5)
+    assert state[key] is history and large.found == []
+    assert (history != before).any(1).nonzero().flatten().tolist() == [start]
+    assert int(state[f"{key}_start"]) == (start + 1) % 30
+
+
+@both_backends
+def test_a_checkpoint_from_the_middle_of_a_ring_goes_on_bit_for_bit(backend: str) -> None:
+    cls = optlang.compile(LOOPS, backend=backend)
+    (p,) = tensors([np.zeros(7)], torch.float32)
+    optimizer = cls([p])
+    steps_of(optimizer, p, (1.0, 2.0, 3.0, 4.0))
+    assert float(optimizer.state[p]["h_start"]) == 1 and float(optimizer.state[p]["h_count"]) == 3
+    again = torch.nn.Parameter(p.detach().clone())
+    other = cls([again])
+    other.load_state_dict(optimizer.state_dict())
+    for one, q in ((optimizer, p), (other, again), (copy.deepcopy(other), None)):
+        steps_of(one, one.param_groups[0]["params"][0] if q is None else q, (5.0, 6.0))
+    assert torch.equal(p, again) and same(state_of(optimizer), state_of(other))
+
+
+@pytest.mark.parametrize("filled", [2, 3])
+def test_a_checkpoint_from_before_histories_were_rings_goes_on(filled: int) -> None:
+    """There the entries stood in order, the last ones filled, and nothing said where the oldest is."""
+    cls = optlang.compile(LOOPS, backend="eager")
+    values = [1.0, 2.0, 3.0, 4.0, 5.0][: filled + (filled == 3)]
+    (p,) = tensors([np.zeros(7)], torch.float64)
+    optimizer = cls([p])
+    steps_of(optimizer, p, values)
+    saved = copy.deepcopy(optimizer.state_dict())
+    state = saved["state"][0]
+    state["h"] = state["h"].roll(-int(state.pop("h_start")), 0)
+    assert (state["h"][: 3 - filled] == 0).all() and (state["h"][3 - filled :] != 0).any(1).all()
+    again = torch.nn.Parameter(p.detach().clone())
+    other = cls([again])
+    other.load_state_dict(saved)
+    for one, q in ((optimizer, p), (other, again)):
+        steps_of(one, q, (6.0, 7.0, 8.0, 9.0))
+    assert torch.equal(p, again)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

@@ -6,13 +6,12 @@ many dimensions as what it meets. Coefficients are Python numbers. Results are r
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 import sympy as sp
 
 from optlang.backends.helpers import called
-from optlang.backends.memory import INDENT, renamed
+from optlang.backends.memory import INDENT
 from optlang.backends.naming import python_name, spelled
 from optlang.backends.spelling import ATOM, OR, Piece, TorchWriter
 from optlang.inputs import ValueName
@@ -20,7 +19,6 @@ from optlang.ir import algebra
 from optlang.ir.program import Program, Value
 from optlang.language.builtins import BUILTINS, LINEAR
 from optlang.language.kinds import Kind, Level
-from optlang.language.quoting import remark
 
 #: The mark of values that are orders (see :meth:`MatrixWriter.is_order`).
 ORDER = "order"
@@ -44,6 +42,11 @@ class MatrixWriter(TorchWriter):
         self.ndim, self.like, self.whole = ndim, like, whole
         self.conditions = {v.symbol for v in program.values if v.boolean}
         self.loops: dict[type[algebra.Loop], str] = {}  # names of the functions that are loops
+        self.histories: dict[tuple[sp.Expr, ...], str] = {}  # names of their entries
+        self.following: dict[sp.Symbol, str] = {}  # names of what they are then multiplied with, in the next turn
+        self.over: dict[sp.Symbol, str] = {}  # names of memory that values may be written to
+        self.found: list[str] = []  # lines that give these names, to be written before they are read
+        self.given: dict[type[algebra.Loop], list[int]] = {}  # which of what loops hand on begins in memory of theirs
         self.rank: int | None = None
         self.there = [i.symbol for i in program.inputs if i.kind.on_device]  # tensors that have been computed
         self.types: dict[sp.Symbol, str] = {}
@@ -152,6 +155,25 @@ class MatrixWriter(TorchWriter):
 
     def multiply_add(self, value: Value) -> str | None:
         """Return x + c*y of vectors as one call of torch; None if a value is not that."""
+        parts = self.summands(value)
+        if parts is None:
+            return None
+        x, factor, y = parts
+        if value.symbol in self.following:
+            self.helpers |= {"multiply_add_dot", "stack_dots", "stack_sum"}
+            self.rank = 0  # one number: in a loop, each tensor is alone
+            others = f"{y}, {self.over[value.symbol]}, {self.following[value.symbol]}"
+            return f"multiply_add_dot({x}, {self.text(factor)}, {others})"
+        into = f", out={self.over[value.symbol]}" if value.symbol in self.over else ""
+        if self.is_plain(factor):
+            return f"torch.add({x}, {y}, alpha={self.text(factor)}{into})"
+        negative = factor.could_extract_minus_sign() and factor.is_Mul
+        self.rank = 1
+        text = self.text(-factor if negative else factor)
+        return f"torch.addcmul({x}, {text}, {y}{', value=-1' if negative else ''}{into})"
+
+    def summands(self, value: Value) -> tuple[sp.Symbol, sp.Expr, sp.Symbol] | None:
+        """Return the x, c and y of a value that is x + c*y of vectors; None if it is not that."""
         if value.matrices or not value.expr.is_Add or len(value.expr.args) != 2:
             return None
         first, second = value.expr.args
@@ -166,13 +188,13 @@ class MatrixWriter(TorchWriter):
                 continue
             if any(self.kinds[s].on_device and self.rank_of(self.kinds[s]) for s in used):
                 continue
-            if self.is_plain(factor):
-                return f"torch.add({x}, {y}, alpha={self.text(factor)})"
-            negative = factor.could_extract_minus_sign() and factor.is_Mul
-            self.rank = 1
-            text = self.text(-factor if negative else factor)
-            return f"torch.addcmul({x}, {text}, {y}{', value=-1' if negative else ''})"
+            return x, factor, y
         return None
+
+    def added_to(self, value: Value) -> sp.Symbol | None:
+        """Return the x of a value that is x + c*y of vectors."""
+        parts = self.summands(value)
+        return parts[0] if parts else None
 
     def named(self, name: str, args: tuple[sp.Expr, ...]) -> Piece:
         """Return a function on stacks; rounding to a number type means to go on in it."""
@@ -229,7 +251,11 @@ class MatrixWriter(TorchWriter):
             case "eye":
                 like = f"dtype={self.like}.dtype, device={self.like}.device"
                 return f"torch.eye({self.size(args[0])}, {like}).unsqueeze(0)"
-            case "push" | "collected":
+            case "entry":
+                return f"{self.rows(args[:2] + args[3:])}[{self.size(args[2])}]"
+            case "in_order":
+                return f"torch.stack({self.rows(args)}, 1)"
+            case "pushed" | "collected":
                 self.helpers.add(name)
                 return f"{name}({', '.join(texts)})"
         row = BUILTINS[name]
@@ -245,6 +271,15 @@ class MatrixWriter(TorchWriter):
         if self.is_linear(name) and any(self.types.get(a) == "bf16" for a in args):
             texts = [f"{text}.to(torch.float32)" for text in texts]
         return row.torch.format(*texts)
+
+    def rows(self, history: tuple[sp.Expr, ...]) -> str:
+        """Return the name of the entries of a history, which are found once in a function."""
+        if history not in self.histories:
+            self.helpers.add("entries_of")
+            name = python_name(f"{history[0]}_rows", {*map(str, self.kinds), *self.histories.values()})
+            self.histories[history] = name
+            self.found.append(f"{name} = entries_of({', '.join(map(self.text, history))})")
+        return self.histories[history]
 
     def size(self, expr: sp.Expr) -> str:
         """Return a size, which arrives as a number like any other."""
@@ -296,155 +331,6 @@ class MatrixWriter(TorchWriter):
 
 def _is_slice(expr: sp.Expr) -> bool:
     return bool(expr.is_Function) and algebra.name_of(expr) == "slice"
-
-
-class MatrixStage:
-    """Writes ``update`` of a stage over matrices.
-
-    Args:
-        program: The stage, optimised.
-        tensors: Runtime's names of the tensors it takes, in order.
-        ndim: Dimensions of the parameter.
-    """
-
-    def __init__(self, program: Program, tensors: Sequence[ValueName], ndim: int) -> None:
-        self.program, self.arguments = spelled(renamed(program), tensors)
-        self.tensors = [self.arguments[name] for name in tensors]
-        kinds = {self.arguments[i.name]: i.kind for i in self.program.inputs if i.kind.on_device}
-        whole = next((name for name, kind in kinds.items() if kind.level is Level.ELEMENT), None)
-        if whole is None and "p" in tensors:
-            whole = self.arguments["p"]
-        first = (*kinds, *self.tensors)[0]
-        self.writer = MatrixWriter(self.program, ndim, first, whole)
-
-    def update(self) -> list[str]:
-        """Return the lines of the function."""
-        numbers = [str(s) for s in self.program.coefficients()]
-        lines = [f"def update({', '.join([*self.tensors, *numbers])}):"]
-        lines.append(f'{INDENT}"""What one step makes of some tensors; each has a dimension more, in front."""')
-        values = list(self.values())
-        lines += [*loop_functions(self.writer), *values]
-        results = [self.writer.text(s.expr) for s in self.program.stores]
-        return [*lines, f"{INDENT}return ({', '.join(results)}{',' if len(results) == 1 else ''})"]
-
-    def values(self) -> Iterator[str]:
-        """Yield the assignments, with the lines of the rule they come from as comments."""
-        line = 0
-        added = self.sums_of_products()
-        products = {product for product, _ in added.values()}
-        last = self.last_reads(added)
-        for value in self.program.tensor:
-            if value.symbol in products:
-                continue
-            if value.line not in (0, line):
-                line = value.line
-                yield INDENT + remark(self.program.notes[line])
-            text = added[value.symbol][1] if value.symbol in added else self.writer.value(value)
-            yield f"{INDENT}{value.symbol} = {text}"
-            self.writer.there.append(value.symbol)
-            if gone := [s for s in last.get(value.symbol, ()) if s in self.writer.there]:
-                self.writer.there = [s for s in self.writer.there if s not in gone]
-                yield f"{INDENT}del {', '.join(map(str, gone))}"
-
-    def last_reads(self, added: Mapping[sp.Symbol, tuple[sp.Symbol, str]]) -> dict[sp.Symbol, list[sp.Symbol]]:
-        """Return the values that are read last in the making of another: they are as large as a stack."""
-        made = {v.symbol: v.expr.free_symbols for v in self.program.tensor}
-        kept = {s for store in self.program.stores for s in store.expr.free_symbols}
-        last: dict[sp.Symbol, sp.Symbol] = {}
-        products = {product for product, _ in added.values()}
-        for value in self.program.tensor:
-            if value.symbol in products:
-                continue
-            read = set(made[value.symbol])
-            if value.symbol in added:
-                product = added[value.symbol][0]
-                read = (read - {product}) | made[product]
-            last |= dict.fromkeys((s for s in read if s in made and s not in kept), value.symbol)
-        found: dict[sp.Symbol, list[sp.Symbol]] = {}
-        for symbol, reader in last.items():
-            found.setdefault(reader, []).append(symbol)
-        return {reader: sorted(symbols, key=str) for reader, symbols in found.items()}
-
-    def sums_of_products(self) -> dict[sp.Symbol, tuple[sp.Symbol, str]]:
-        """Return the values that are a*X + b*(A @ B), as one call of torch each, with the products they take in."""
-        tensor = {v.symbol: v for v in self.program.tensor}
-        uses = Counter(s for v in self.program.tensor for s in v.expr.free_symbols)
-        uses.update(s for store in self.program.stores for s in store.expr.free_symbols)
-        types, alike = self.writer.types, self.alike()
-        found: dict[sp.Symbol, tuple[sp.Symbol, str]] = {}
-        for value in self.program.tensor:
-            if value.matrices or not value.expr.is_Add or len(value.expr.args) != 2:
-                continue
-            terms = [self.scaled(term) for term in value.expr.args]
-            for (a, x), (b, y) in (terms, terms[::-1]):
-                if x is None or y is None or not _is_product(tensor.get(y)) or uses[y] > 1 or y not in tensor:
-                    continue
-                left, right = tensor[y].expr.args
-                if {left, right} & alike:  # torch spreads what is added, but no factor
-                    continue
-                kinds = [self.writer.rank_of(self.writer.kinds[s]) for s in (x, left, right)]
-                same = {types.get(s, "") for s in (x, left, right)}
-                if kinds == [2, 2, 2] and len(same) == 1 and same != {ORDER} and x in self.writer.kinds:
-                    self.writer.rank = None
-                    options = [f"beta={self.writer.text(a)}", f"alpha={self.writer.text(b)}"]
-                    kept = [o for o in options if not o.endswith("=1")]
-                    found[value.symbol] = (y, f"torch.baddbmm({', '.join([str(x), str(left), str(right), *kept])})")
-                    break
-        return found
-
-    def scaled(self, term: sp.Expr) -> tuple[sp.Expr, sp.Symbol | None]:
-        """Return a term as a number times a tensor; None if it is not."""
-        tensors = [s for s in sp.Mul.make_args(term) if s.is_Symbol and self.writer.kinds[s].on_device]
-        if len(tensors) != 1:
-            return term, None
-        rest = sp.Mul(*(a for a in sp.Mul.make_args(term) if a is not tensors[0]))
-        return (rest, tensors[0]) if self.writer.is_plain(rest) else (term, None)
-
-    def alike(self) -> set[sp.Symbol]:
-        """Return the values that are made of sizes alone, and so are one for the whole stack."""
-        found: set[sp.Symbol] = set()
-        for value in self.program.tensor:
-            if all(s in found for s in value.expr.free_symbols if self.writer.kinds[s].on_device):
-                found.add(value.symbol)
-        return found
-
-
-def loop_functions(writer: MatrixWriter) -> list[str]:
-    """Return the functions of the loops that a writer has met, and of those within them, as the lines of a block.
-
-    A function takes how many entries are filled and how many there is room for, what the first turn gets from before
-    it, and what else is read.
-    """
-    functions: list[list[str]] = []
-    while len(functions) < len(writer.loops):
-        loop, name = list(writer.loops.items())[len(functions)]
-        body = loop.body
-        written = MatrixStage(body.program, (), writer.ndim)
-        written.writer.loops, written.writer.helpers = writer.loops, writer.helpers
-        names = dict(zip((i.symbol for i in body.program.inputs), written.arguments.values(), strict=True))
-        taken = {*names.values(), *(str(v.symbol) for v in written.program.values)}
-        count, size = (python_name(wanted, taken) for wanted in ("count", "size"))
-        carried = [names[s] for s in body.carried]
-        operations = [v.expr for v in body.program.tensor if v.matrices]
-        filled = {e.args[0] for e in operations if algebra.name_of(e) == "collected"}
-        turns = f"range(int({size}) - int({count}), int({size}))"
-        order = "newest" if body.backwards else "oldest"
-        lines = [
-            f"def {name}({', '.join([count, size, *carried, *(names[s] for s in body.read)])}):",
-            f'{INDENT}"""A loop over the entries of a history, the {order} first."""',
-            *(f"{INDENT}{names[s]} = {names[s]}.clone()  # to be filled in" for s in body.carried if s in filled),
-            f"{INDENT}for {names[body.place]} in {f'reversed({turns})' if body.backwards else turns}:",
-            *(f"{INDENT}{line}" for line in written.values()),
-        ]
-        results = [written.writer.text(s.expr) for s in written.program.stores]
-        comma = "," if len(results) == 1 else ""
-        lines += [f"{INDENT * 2}{', '.join(carried)} = {', '.join(results)}"]
-        functions.append([*lines, f"{INDENT}return ({', '.join(carried)}{comma})"])
-    return [f"{INDENT}{line}" if line else "" for lines in functions for line in ("", *lines, "")]
-
-
-def _is_product(value: Value | None) -> bool:
-    return value is not None and value.matrices and algebra.name_of(value.expr) == "matmul"
 
 
 def start_lines(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import sympy as sp
 
 from optlang.backends import python_source
-from optlang.backends.matrix_source import MatrixStage, start_lines
+from optlang.backends.matrix_source import start_lines
+from optlang.backends.matrix_stage import MatrixStage
 from optlang.backends.memory import INDENT
 from optlang.backends.naming import python_name, spelled
 from optlang.backends.python_source import Width

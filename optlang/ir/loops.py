@@ -14,7 +14,8 @@ import sympy as sp
 
 from optlang.ir import algebra
 from optlang.ir.builder import Builder, Ref
-from optlang.ir.matrices import SEVERAL, Matrices
+from optlang.ir.histories import Histories
+from optlang.ir.matrices import SEVERAL
 from optlang.ir.passes import prune
 from optlang.ir.program import Input, Program, Store
 from optlang.language import tree as ast
@@ -62,7 +63,7 @@ class _Turn(Builder):
         return super().bind(stem, ref, rounds) if ref.kind.on_device else self.outside.bind(stem, ref, rounds)
 
 
-class Loops(Matrices):
+class Loops(Histories):
     """Lowers loops; statements in general are lowered by a subclass."""
 
     env: dict[str, Ref]
@@ -70,10 +71,6 @@ class Loops(Matrices):
     entries: dict[str, tuple[sp.Symbol, Kind]]
     places: dict[str, Size]  # how many entries the histories have room for that loops go through, by the loops' names
     source: Source
-
-    @abstractmethod
-    def name(self, name: str) -> Ref:
-        """Return what a name stands for now."""
 
     @abstractmethod
     def line_of(self, span: Span) -> int:
@@ -156,9 +153,11 @@ class Loops(Matrices):
             self.env[target.name] = Ref(symbol, kind)
             self.out.own[symbol] = kind
         entries = self.env[target.name]
-        self.env[target.name] = self.operation(
-            "collected", entries.kind, entries.expr, self.name(node.at.name).expr, value.expr
-        )
+        place = self.name(node.at.name).expr
+        filled = self.operation("collected", entries.kind, entries.expr, place, value.expr)
+        self.env[target.name] = filled
+        # What has just been filled in need not be looked up.
+        self.done[algebra.matrix_operation("index")(filled.expr, place)] = value
 
     def body(
         self,

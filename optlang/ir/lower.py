@@ -45,14 +45,16 @@ from optlang.inputs import (
 )
 from optlang.ir import algebra
 from optlang.ir.builder import Builder, Ref
+from optlang.ir.histories import is_history
 from optlang.ir.loops import Loops
 from optlang.ir.matrices import is_apart, is_matrix_function
 from optlang.ir.passes import prune
 from optlang.ir.program import Program, Store
 from optlang.language import shapes
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, HALT, PROGRESS, SEARCHES, SIZES
+from optlang.language.builtins import BUILTINS, HALT, PROGRESS, PUSH, SEARCHES, SIZES
 from optlang.language.evaluate import ARITHMETIC, member_name
+from optlang.language.histories import starter
 from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, reduce
 from optlang.language.questions import evaluations
 from optlang.language.rule import Rule, State
@@ -322,6 +324,10 @@ class _Lowering(Loops):
                 kind = ref.kind if ref.kind.on_device else ELEMENT
             if ref.kind.level > kind.level and state.name in self.on_host:
                 self.on_device.add(state.name)
+            if is_history(ref):
+                start = self.plain(self.name(starter(state.name)))
+                stores += self.stored(state.name, ref, start, kind)
+                continue
             stores.append(Store(state.name, self.plain(ref), kind))
         if self.part is Section.STEP and "p" in self.assigned:
             stores.insert(0, Store("p", self.plain(self.env["p"]), ELEMENT))
@@ -356,8 +362,7 @@ class _Lowering(Loops):
             return self.input("group.t" if self.part in (Section.GROUP, Section.SHARED) else "t", HOST)
         if name == "first" or name in FACTS or name in self.hypers:
             return self.input(name, HOST)
-        state = self.states[name]
-        return self.input(name, self.kind_of(state))
+        return self.history(name, self.input(name, self.kind_of(self.states[name])))
 
     def kind_of(self, state: State) -> Kind:
         """Return where a state lives in this lowering."""
@@ -473,6 +478,10 @@ class _Lowering(Loops):
 
     def write(self, name: str, ref: Ref) -> None:
         """Make ``name`` stand for a value from here on."""
+        if is_history(ref):  # its parts have names
+            self.assigned.setdefault(name)
+            self.env[name] = ref
+            return
         state = self.states.get(name)
         kind = ELEMENT if name == "p" else self.kind_of(state) if state else ref.kind
         kept = name == "p" or state is not None
@@ -540,8 +549,8 @@ class _Lowering(Loops):
             self.env[name] = a or b or self.name(name)
         elif a == b:
             self.env[name] = a
-        elif (pushed := self.pushed_where(condition, a, b)) is not None:
-            self.write(name, pushed)
+        elif is_history(a):
+            self.write(name, self.pushed_where(condition, a, b))
         else:
             self.write(name, self.select(condition, a, b))
 
@@ -583,7 +592,7 @@ class _Lowering(Loops):
             case ast.Bool(value=value):
                 return Ref(algebra.call("true" if value else "false"), STATIC, True)
             case ast.Name(name=name):
-                return self.name(name)
+                return self.in_order(self.name(name))
             case ast.Member(name="T") if member_name(node) is None:
                 return self.transposed(node)
             case ast.Member():
@@ -669,6 +678,8 @@ class _Lowering(Loops):
             return self.draw(name, node)
         if name in ("bf16", "f32") and self.special.matrices:
             return self.rounded(name, node)
+        if name == PUSH:
+            return self.pushed(node)
         if is_matrix_function(name):
             return self.matrix_call(name, node)
         args = [self.expr(a.value) for a in node.arguments if a.name is None]

@@ -14,7 +14,7 @@ from optlang.ir import algebra
 from optlang.ir.builder import Builder, Ref
 from optlang.language import shapes
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, EMPTY, EVALUATIONS, MAKERS, MATRIX_FUNCTIONS, PUSH
+from optlang.language.builtins import BUILTINS, EMPTY, EVALUATIONS, MAKERS, MATRIX_FUNCTIONS
 from optlang.language.kinds import ELEMENT, HOST, SCALAR, Kind, Level, join, matrix
 from optlang.language.shapes import Shape, Size
 from optlang.language.specialise import Special
@@ -157,10 +157,13 @@ class Matrices(ABC):
             (place,) = node.items
             assert isinstance(place, ast.Number)
             return self.item(node.value, int(place.value))
-        x = self.named(self.expr(node.value))
+        return self.placed(self.named(self.expr(node.value)), node.items)
+
+    def placed(self, x: Ref, places: Sequence[ast.Expr | ast.Slice]) -> Ref:
+        """Return the part of a named value that lies at some places, one for each of its first dimensions."""
         items: list[shapes.Shape | list[Size | None]] = []
         args: list[sp.Expr] = []
-        for item in node.items:
+        for item in places:
             if isinstance(item, ast.Slice):
                 ends = [None if end is None else self.size(end) for end in (item.start, item.stop)]
                 items.append(ends)
@@ -199,20 +202,12 @@ class Matrices(ABC):
                 "zeros", self.kind_of_shape(shape), self.expr(nodes[0]).expr, *map(sp.sympify, self.whole)
             )
         args = [self.expr(n) for n in nodes]
-        if name == PUSH:
-            return self.pushed(*args)
         args = [self.named(ref) if ref.kind.on_device else ref for ref in args]
         if name == "matrix" and len(self.shape_of(args[0].kind)) == 2:
             return args[0]
         if name == "flatten" and len(self.shape_of(args[0].kind)) == 1:
             return args[0]
         return self.operation(name, self.kind_of_shape(self.result(name, args)), *(ref.expr for ref in args))
-
-    def pushed(self, history: Ref, x: Ref) -> Ref:
-        """Lower what a history is with one more entry."""
-        entry = self.kind_of_shape(history.kind.shape[1:])
-        value = self.named(x) if x.kind == entry else self.filled(x, entry)
-        return self.operation("push", history.kind, self.named(history).expr, value.expr)
 
     def filled(self, ref: Ref, kind: Kind) -> Ref:
         """Return a tensor of a kind that holds a number, or what is smaller, at every place."""
@@ -221,29 +216,6 @@ class Matrices(ABC):
         for symbol in {s for size in sizes for s in size.free_symbols}:
             self.input(symbol.name, HOST)
         return self.out.bind("filled", Ref(expr * self.operation("ones", kind, *sizes).expr, kind))
-
-    def pushed_where(self, condition: Ref, a: Ref, b: Ref) -> Ref | None:
-        """Return a history that gets an entry where a condition holds, without two histories to choose from.
-
-        Args:
-            condition: The condition.
-            a: What the history is where it holds.
-            b: What it is otherwise.
-
-        Returns:
-            The history; None where ``a`` is not ``b`` with one more entry.
-        """
-        values = {v.symbol: v.expr for v in self.out.tensor}
-        expr = a.expr
-        while expr.is_Symbol and expr in values:
-            expr = values[expr]
-        if not isinstance(expr, algebra.MatrixOperation) or algebra.name_of(expr) != "push":
-            return None
-        history, x, *more = expr.args
-        if history != b.expr or more:
-            return None
-        held = condition if condition.expr.is_Symbol else self.out.bind("held", condition)
-        return self.operation("push", b.kind, history, x, held.expr)
 
     def result(self, name: str, args: Sequence[Ref]) -> Any:
         """Return the shape, or the shapes, of what a function of matrices returns."""

@@ -9,7 +9,7 @@ that no early stage needs is moved to a later one, if fewer tensors are then rea
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -147,14 +147,32 @@ class _Split:
         for value in reversed(self.program.tensor):
             here = self.place[value.symbol]
             users = [self.place[s] for s in self.readers.get(value.symbol, ())]
-            if here[1] == 1 or value.symbol in stored:
+            # Where what is written waits for the closure, a reduction stays before: it would take another sweep there.
+            if here[1] == 1 or value.symbol in stored or (value.reduces and self.evaluates):
                 continue
-            last = min(users) if users else max(self.place.values())
-            for later in sorted({p for p in self.place.values() if here < p <= last and p[1] != 1}):
-                before = self._traffic()
-                was, self.place[value.symbol] = self.place[value.symbol], later
-                if self._traffic() > before:
-                    self.place[value.symbol] = was
+            # Stores may have places of their own, where they are put off until the closure has been called.
+            places = {*self.place.values(), *self._store_places().values()}
+            last = min(users) if users else max(places)
+            for later in sorted(p for p in places if here < p <= last and p[1] != 1):
+                for moved in ({value.symbol}, self._made_for(value, stored)):
+                    traffic, was = self._traffic(), {s: self.place[s] for s in moved}
+                    self.place |= dict.fromkeys(moved, later)
+                    if self._traffic() <= traffic:
+                        break
+                    self.place |= was
+
+    def _made_for(self, value: Value, stored: Collection[sp.Expr]) -> set[sp.Symbol]:
+        """Return a value and what is computed beside it for it alone, but for reductions: they are cheap to hand on."""
+        found, open = {value.symbol}, [value]
+        while open:
+            for symbol in open.pop().expr.free_symbols:
+                beside = self.place.get(symbol) == self.place[value.symbol] and symbol not in stored
+                if symbol in found or not beside or self.tensor[symbol].reduces:
+                    continue
+                if found.issuperset(self.readers[symbol]):
+                    found.add(symbol)
+                    open.append(self.tensor[symbol])
+        return found
 
     # Memory -------------------------------------------------------------------------------------------------
 
@@ -162,8 +180,10 @@ class _Split:
         """Return where each target is written: with its value, but not before the last reader of what it held."""
         symbols = {i.name: s for s, i in self.inputs.items()}
         last = max(self.place.values(), default=(0, 0))
-        found = {}
-        for store in self.stores:
+        first = self._first_stores()
+        found: dict[ValueName, Place] = {}
+        # What is pushed to a history may be what another state was: that is written after it.
+        for store in sorted(self.stores, key=lambda s: s.expr.is_Symbol):
             free = store.expr.free_symbols
             read = [s for s in free if s in self.place or self.kinds[s].on_device or self._barrier(s)]
             born = max((self.place.get(s, (self._barrier(s), 0)) for s in read), default=(-1, 0))
@@ -171,18 +191,22 @@ class _Split:
             readers = [self.place[s] for s in self.readers.get(old, ())] if old is not None else []
             for other in self.stores:  # a state that takes this one's old value
                 if old is not None and other is not store and old in other.expr.free_symbols:
-                    readers.append(last)
-            found[store.target] = max([born, *readers])
+                    readers.append(last if other.expr.is_Symbol else found.get(other.target, last))
+            # A part of a total that is one number (how many elements there are) waits for nothing.
+            place = max([born, *readers, (0, 0) if isinstance(store.target, Contribution) else first])
+            # A stage over elements sees no matrices.
+            is_matrix = store.kind.level is Level.MATRIX
+            found[store.target] = (place[0] + place[1] // 2, 1) if is_matrix else place
+        return found
+
+    def _first_stores(self) -> Place:
+        """Return where states and the parameter may be written at the earliest."""
         first = min(self.place.values(), default=(0, 0))
-        # A part of a total that is one number (how many elements there are) waits for nothing.
         if self.evaluates:  # nothing is changed before the closure has been called for the last time
             points = [e for t, e in self.totals.items() if isinstance(t, Asked | Iterate)]
             after = (1 + max(map(self._barrier, e.free_symbols), default=0) for e in points)
             first = max(first, (max(after, default=0), 0))
-        found = {t: max(place, (0, 0) if isinstance(t, Contribution) else first) for t, place in found.items()}
-        matrices = {store.target for store in self.stores if store.kind.level is Level.MATRIX}
-        # A stage over elements sees no matrices.
-        return {t: (p[0] + p[1] // 2, 1) if t in matrices else p for t, p in found.items()}
+        return first
 
     def _sources(
         self, place: Place, stores: Mapping[ValueName, Place]

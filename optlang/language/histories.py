@@ -1,7 +1,9 @@
-"""Histories written as what they are made of: a state of one more dimension, oldest entries first, and a count.
+"""Histories written as what they are made of: a state of one more dimension, a count, and where the oldest entry lies.
 
-``history s: size k`` becomes the states ``s`` (k entries, the last ones filled) and ``s.count`` (how many are),
-``push s <- x`` an assignment to each, ``count(s)`` the name of the latter. A ``for`` over a history stays.
+``history s: size k`` becomes the states ``s`` (k entries), ``s.count`` (how many are filled: the last ones) and
+``s.start`` (the row of the oldest), ``push s <- x`` an assignment to each, ``count(s)`` the name of the second. A
+``for`` over a history stays. To a rule the entries of ``s`` stand in order, the oldest first; in memory they are a
+ring, so that a push writes one row (:mod:`optlang.ir.histories`).
 """
 
 from __future__ import annotations
@@ -22,6 +24,11 @@ Piece = TypeVar("Piece", bound=Any)
 def counter(name: str) -> str:
     """Return the name of the state that counts the entries of a history; no name that a rule could write."""
     return f"{name}.count"
+
+
+def starter(name: str) -> str:
+    """Return the name of the state that says which row of a history holds its oldest entry."""
+    return f"{name}.start"
 
 
 def sizes_of(parsed: tree.Tree) -> dict[str, tree.Expr]:
@@ -82,17 +89,20 @@ def _declared(node: tree.History) -> tree.StateDecl:
         items.append(tree.StateItem(name.span, name, None, initial, None))
         count = _name(name.span, name, counter(name.name))
         items.append(tree.StateItem(name.span, count, "scalar", None, f"{name.name}_count"))
+        start = _name(name.span, name, starter(name.name))
+        items.append(tree.StateItem(name.span, start, "scalar", None, f"{name.name}_start"))
     return tree.StateDecl(node.span, tree.StateScope.TENSOR, tuple(items), None)
 
 
-def _pushed(span: Span, name: tree.Name, value: tree.Expr, size: tree.Expr) -> tuple[tree.Assign, tree.Assign]:
+def _pushed(span: Span, name: tree.Name, value: tree.Expr, size: tree.Expr) -> tuple[tree.Assign, ...]:
     """Return the assignments that push a value."""
-    count = _name(name.span, name, counter(name.name))
+    count, start = (_name(name.span, name, of(name.name)) for of in (counter, starter))
     one = tree.Number(name.span, "1", Fraction(1))
     more = _call(name.span, "min", tree.Binary(name.span, "+", count, one), size)
     # The value's own place: what is wrong with it is found where it is stored.
     pushed = tree.Assign(span, (name,), "=", _call(value.span, PUSH, name, value))
-    return pushed, tree.Assign(span, (count,), "=", more)
+    following = tree.Binary(name.span, "%", tree.Binary(name.span, "+", start, one), size)
+    return pushed, tree.Assign(span, (count,), "=", more), tree.Assign(span, (start,), "=", following)
 
 
 def _name(span: Span, history: tree.Name, name: str) -> tree.Name:

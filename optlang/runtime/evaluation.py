@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, assert_never
+from typing import Any, assert_never
 
 import torch
 
@@ -28,6 +28,7 @@ from optlang.inputs import (
     ValueName,
 )
 from optlang.runtime import searches
+from optlang.runtime.places import Line, Place
 from optlang.runtime.tensors import pieces
 from optlang.runtime.work import ScheduledWork
 
@@ -46,14 +47,6 @@ class Stopped(Exception):
     """The steps of ``iterate`` have ended before this one; nothing of it has been written."""
 
 
-class Place(NamedTuple):
-    """Where the closure has been called, and what it left there."""
-
-    values: list[torch.Tensor]
-    loss: Any
-    gradients: list[torch.Tensor | None]
-
-
 class Evaluation:
     """The calls of a closure in one step, or in those of a rule that iterates.
 
@@ -62,6 +55,7 @@ class Evaluation:
         closure: Computes gradients and returns the loss; None if there is none.
         parameters: Every parameter of the optimizer.
         iterates: Whether the rule may make several steps.
+        whole: Whether they stay where a step starts until it is over, as a vector is moved in their place.
 
     Attributes:
         loss: What the closure returned where the step starts, as a number (on a device, as a tensor there).
@@ -75,11 +69,14 @@ class Evaluation:
         closure: Callable[[], Any] | None,
         parameters: Sequence[torch.Tensor],
         iterates: bool = False,
+        whole: bool = False,
     ) -> None:
-        self.name, self.closure, self.parameters, self.iterates = name, closure, parameters, iterates
+        self.name, self.closure, self.parameters = name, closure, parameters
+        self.iterates, self.whole = iterates, whole
         self.loss: Any = None
         self.calls, self.iteration, self._most = 0, 1, 1.0
         self._places: list[Place] = []  # where this step started, and where its searches have ended
+        self._begin: dict[int, torch.Tensor] = {}  # the parameters where a step starts, unless they stay there
         self._graph: dict[int, torch.Tensor] = {}
         self._straight = False  # the loss has a graph, but no curvature
 
@@ -130,9 +127,9 @@ class Evaluation:
         if self.iteration >= self._most:
             return False
         self.iteration += 1
-        with torch.no_grad():
-            known = next((place for place in reversed(self._places) if self._is_at(place)), None)
-        self._places = []
+        if not self.whole:
+            self.arrive([(p, p) for p in self.parameters])
+        known = self._places.pop() if self._places else None
         if known is None:
             if self.closure is None:
                 raise TypeError(NO_CLOSURE.format(name=self.name, what="the loss after each of its iterations"))
@@ -146,22 +143,22 @@ class Evaluation:
         self._keep(self.loss)
         return True
 
-    def _keep(self, loss: Any) -> Place | None:
-        """Remember that the closure has been called where the parameters are now."""
+    def _keep(self, loss: Any) -> None:
+        """Remember that the closure has been called where the step starts."""
         if not self.iterates:
-            return None
-        gradients = [None if p.grad is None else p.grad.detach().clone() for p in self.parameters]
-        place = Place([p.detach().clone() for p in self.parameters], loss, gradients)
-        self._places.append(place)
-        return place
+            return
+        for p in () if self.whole else self.parameters:
+            if id(p) in self._begin:
+                self._begin[id(p)].copy_(p.detach())
+            else:
+                self._begin[id(p)] = p.detach().clone()
+        # These gradients stay as they are until the closure is called again.
+        self._places = [Place(self._begin, loss, [p.grad for p in self.parameters])]
 
-    def _is_at(self, place: Place) -> bool:
-        """Whether the parameters are where a place is, up to how a sum of two numbers may be rounded."""
-        begin = self._places[0].values
-        return all(
-            bool(((p - there).abs() <= 4 * torch.finfo(p.dtype).eps * (start.abs() + there.abs())).all())
-            for p, there, start in zip(self.parameters, place.values, begin, strict=True)
-        )
+    def arrive(self, moved: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        """Take note of where the step has led parameters, each with its new value; what is elsewhere is forgotten."""
+        with torch.no_grad():
+            self._places = [place for place in self._places if place.holds(moved)]
 
     def _differentiate(self, loss: Any) -> None:
         """Compute the gradients with their graph, if the closure has left that to the step."""
@@ -239,6 +236,7 @@ class Evaluation:
         """Return the loss at a point, and compute the gradients there."""
         loss_there, gradient = Loss(point.site), Gradient(point.site)
         places = [pair for work in works for pair in _exchanged(work, point)]
+        self._places = [place.with_gradients_apart() for place in self._places]
         with _moved(places, self.parameters):
             loss = self._call()
             for work in works:
@@ -265,19 +263,16 @@ class Evaluation:
 
         The numbers that the search goes by are waited for, and so is the loss at each distance.
         """
-        line = [(p, _like(memory, p)) for work in works for p, memory in _exchanged(work, point)]
+        pairs = [(p, _like(memory, p)) for work in works for p, memory in _exchanged(work, point)]
         search = point.search
         *options, sign = (float(late[option]) for option in search.options)
-        begin = [p.detach().clone() for p, _ in line]
-        seen: dict[float, Place | None] = {}
+        self._places = [place.with_gradients_apart() for place in self._places]
+        line = Line(pairs, self.parameters, self._begin)
+        seen: dict[float, Place] = {}
         losses: dict[float, float] = {}
 
-        def slope() -> float:
-            return float(sum((p.grad * d).sum(dtype=torch.float64) for p, d in line if p.grad is not None))
-
         def look(distance: float) -> tuple[float, float]:
-            for (p, d), origin in zip(line, begin, strict=True):
-                p.data.copy_(origin.add(d, alpha=distance))
+            line.go(distance)
             for p in self.parameters:
                 p.grad = None
             loss = self._call()
@@ -285,21 +280,22 @@ class Evaluation:
                 raise TypeError(
                     f"{self.name}: the rule searches along a line; let the closure return the loss, not None"
                 )
-            seen[distance], losses[distance] = self._keep(loss), sign * float(loss)
+            losses[distance] = sign * float(loss)
+            if self.iterates:
+                seen[distance] = line.place(distance, loss)
             for at in sorted(seen, key=losses.__getitem__)[3:]:  # no memory for those that no search ends at
                 if at != distance:
                     del seen[at]
-            return losses[distance], sign * slope()
+            return losses[distance], sign * line.slope()
 
-        start, places = searches.Point(0.0, sign * float(self.loss), sign * slope()), list(self._places)
-        with _moved([(p, p) for p, _ in line], self.parameters):
+        start = searches.Point(0.0, sign * float(self.loss), sign * line.slope())
+        with _moved([], self.parameters), line:
             if search.method == "backtracking":
                 length = searches.backtracking(look, start, *options)
             else:
-                largest = max((float(d.abs().max()) for _, d in line if d.numel()), default=0.0)
-                length = searches.strong_wolfe(look, start, largest, *options)
-        found = seen.get(length)
-        self._places = places if found is None else [*places, found]
+                length = searches.strong_wolfe(look, start, line.largest(), *options)
+        if length in seen:
+            self._places.append(seen[length])
         return {SearchLength(search): length}
 
     def _along(self, point: Direction, works: Sequence[ScheduledWork]) -> Mapping[ValueName, Any]:

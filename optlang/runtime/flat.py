@@ -38,6 +38,7 @@ class FlatPlan(GroupPlan):
         self.vector = torch.nn.Parameter(first.detach().new_empty(sum(self.sizes)))
         self.vector.members = self.pieces  # type: ignore[attr-defined]
         self.parameters = self.idle = [self.vector]
+        self.gradient = torch.empty_like(self.vector.data)
 
     # The first half -----------------------------------------------------------------------------------------
 
@@ -63,7 +64,7 @@ class FlatPlan(GroupPlan):
         torch.cat([p.detach().reshape(-1) for p in self.pieces], out=vector.data)
         zeros = (vector.new_zeros(1).expand(p.numel()) for p in self.pieces)
         parts = [z if p.grad is None else p.grad.detach().reshape(-1) for p, z in zip(self.pieces, zeros, strict=True)]
-        vector.grad = torch.cat([part.to(vector.dtype) for part in parts])
+        vector.grad = torch.cat([part.to(vector.dtype) for part in parts], out=self.gradient)
 
     def warm(self, state: State) -> None:
         """Compile the kernels that the first step would."""
@@ -99,7 +100,10 @@ class FlatPlan(GroupPlan):
         return list(self.pieces)
 
     def _put_back(self) -> None:
-        for p, part in pieces(self.vector, self.vector.detach()):
+        moved = list(pieces(self.vector, self.vector.detach()))
+        if self.evaluation is not None:
+            self.evaluation.arrive(moved)
+        for p, part in moved:
             p.copy_(part)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from optlang.backends.loading import plain, registry
+from optlang.backends.loading import plain, registry, vectors
 from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import Dims, LoadedKernel, Signature
 from optlang.cache import folders
@@ -192,6 +192,11 @@ class Kernels:
             texts.update(kernel.texts)
             kernel.texts = texts
         return Prepared.of(variant)
+
+    def quicken(self, prepared: PreparedKernel, device: str) -> None:
+        """Let a stage over matrices call C++ where there is some for what it does."""
+        if self.backend in vectors.BACKENDS:
+            vectors.quicken(prepared.functions, device)
 
     def stage(self, kernel: Kernel) -> PreparedKernel:
         """Return the kernel of a stage with its functions; stages that are alike share it."""

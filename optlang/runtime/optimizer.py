@@ -270,7 +270,8 @@ class RuleOptimizer(Optimizer):
         evaluation, loss = None, None
         if self._asked:
             members = list({id(p): p for group in self.param_groups for p in group["params"]}.values())
-            evaluation = Evaluation(self._name(), closure, members, iterates=HALT in self._asked)
+            whole = all(part.compiled.rule.flat for part in self._parts.parts)
+            evaluation = Evaluation(self._name(), closure, members, HALT in self._asked, whole)
             loss = evaluation.start("hvp" in self._asked)
         elif closure is not None:
             with torch.enable_grad():
@@ -294,6 +295,9 @@ class RuleOptimizer(Optimizer):
                 self._update(evaluation)
         except Stopped:
             return
+        finally:
+            for plan in self._plans:
+                plan.evaluation = None
 
     def _is_skipped(self) -> bool:
         """Whether a gradient scaler has found infinities; if not, gradients are divided by its scale, if it left one.
@@ -329,7 +333,7 @@ class RuleOptimizer(Optimizer):
                 # What is made in inference mode could not be written to in later steps outside of it.
                 with torch.inference_mode(False) if inferring else nullcontext():
                     for plan in plans:
-                        plan.inferring, plan.instead = inferring, instead
+                        plan.inferring, plan.instead, plan.evaluation = inferring, instead, evaluation
                     busy = [plan for plan in plans if plan.prepare(state, same)]
                 together = self._together(busy) if any(plan.staged for plan in busy) else []
                 rehearsal = maybe and self._is_without_gradients()

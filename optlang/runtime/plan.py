@@ -19,6 +19,7 @@ from optlang.language.rule import Value
 from optlang.language.tree import StateScope
 from optlang.runtime import host
 from optlang.runtime.batches import Batch
+from optlang.runtime.evaluation import Evaluation
 from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.numbers import stays_on_device
 from optlang.runtime.records import STEP, Record
@@ -62,6 +63,7 @@ class GroupPlan:
         self._answers: tuple[Value, ...] | None = None
         self._work: list[DirectWork] = []
         self.staged: list[ScheduledWork] = []  # what has to be run together with that of other groups
+        self.evaluation: Evaluation | None = None  # the calls of the closure, of a rule that asks for them
         self.inferring = False  # whether the step is made in inference mode
         self.instead: Mapping[str, Any] = {}  # what is checked in place of these keys of the group
         self.scratch = Scratch()  # the optimizer puts its own in its place

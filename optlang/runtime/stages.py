@@ -191,6 +191,14 @@ class KernelChunk(Chunk):
 class MatrixChunk(Chunk):
     """A stage over a stack of equally shaped tensors."""
 
+    def __init__(self, plan: PlannedStage, start: int, records: Sequence[Record], buffers: Buffers) -> None:
+        super().__init__(plan, start, records, buffers)
+        self._views: dict[ValueName, torch.Tensor] = {}  # of what lies in the same memory in every step
+
+    def compile(self, kernels: Kernels) -> None:
+        """Have ready what there is in C++ for it."""
+        kernels.quicken(self.plan.prepared, self.records[0].parameter.device.type)
+
     def run(self, gradients: Sequence[Any]) -> None:
         """Run the stage."""
         if not self.records[0].facts.numel:
@@ -201,20 +209,29 @@ class MatrixChunk(Chunk):
         results = self.plan.prepared.functions["update"](*stacks, *numbers)
         given = dict(zip(kernel.tensors, stacks, strict=True))
         read = {_memory(given[name]) for name in kernel.written if name in given}
-        # What is only a view of a tensor that another result may be written to is copied first.
-        changed = [(n, r) for n, r in zip(kernel.written, results, strict=True) if r is not given.get(n)]
-        changed = [(n, r.clone() if _memory(r) in read else r) for n, r in changed]
+
+        def apart(result: Any) -> Any:
+            """Return a result; what is only a view of a tensor that another may be written to as a copy."""
+            if isinstance(result, tuple):  # what is pushed to a history
+                return result[0], [apart(x) for x in result[1]]
+            return result.clone() if _memory(result) in read else result
+
+        pairs = zip(kernel.written, results, strict=True)
+        changed = [(n, apart(r)) for n, r in pairs if r is not given.get(n)]
         try:
             self._write_all(changed)
         except KeyboardInterrupt:  # no tensor has a step more than the others
             self._write_all(changed)
             raise
 
-    def _write_all(self, changed: Sequence[tuple[ValueName, torch.Tensor]]) -> None:
+    def _write_all(self, changed: Sequence[tuple[ValueName, Any]]) -> None:
         """Write new values by name."""
         for name, result in changed:
             self._begun = True
-            self._write(name, result)
+            if isinstance(result, tuple):
+                self._push(name, *result)
+            else:
+                self._write(name, result)
 
     def _storage(self, name: ValueName) -> Storage:
         return self.plan.kernel.storage.get(name, Storage.ELEMENT)
@@ -231,6 +248,8 @@ class MatrixChunk(Chunk):
 
     def _stack(self, name: ValueName, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the tensors of a name as one, in the number type of the arithmetic."""
+        if name in self._views:
+            return self._views[name]
         ready = self.buffers.get(("stack", name))
         if isinstance(ready, torch.Tensor):
             return ready
@@ -238,7 +257,18 @@ class MatrixChunk(Chunk):
         if self._storage(name) is Storage.SCALAR:
             tensors = [t.reshape(()) for t in tensors]
         stack = tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
-        return stack.to(arithmetic(self.records[0].parameter))
+        found = stack.to(arithmetic(self.records[0].parameter))
+        changes = name in ("p", "g") or (name in self.buffers and self._storage(name) is Storage.MATRIX)
+        if len(tensors) == 1 and found is stack and not changes:
+            self._views[name] = found
+        return found
+
+    def _push(self, name: ValueName, start: int, entries: Sequence[torch.Tensor]) -> None:
+        """Write entries into the rows of a history that come before the one where it begins then."""
+        (history,) = self._tensors(name)
+        entries = entries[-len(history) :]
+        for place, entry in enumerate(entries, start - len(entries)):
+            history[place % len(history)].copy_(entry[0])
 
     def _write(self, name: ValueName, result: torch.Tensor) -> None:
         """Write the new values of a name."""

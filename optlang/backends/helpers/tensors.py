@@ -28,6 +28,12 @@ def stack_dots(a, b):
     return stack_sum(a * b, (1,))
 
 
+def multiply_add_dot(x, c, y, out, z):
+    """x + c*y of vectors, in ``out`` unless that is None, and the sum of its products with z; None without z."""
+    found = torch.addcmul(x, c, y, out=out) if isinstance(c, torch.Tensor) else torch.add(x, y, alpha=c, out=out)
+    return found, None if z is None else stack_dots(found, z)
+
+
 def product(a, b):
     """Products of matrices; of two alone with the function for two, which is faster."""
     return torch.mm(a[0], b[0]).unsqueeze(0) if len(a) == len(b) == 1 else a @ b
@@ -42,16 +48,24 @@ def stack_squares(x, dim, keepdim=False):
     return rows.double().square().sum(dim, keepdim=keepdim).to(x.dtype)
 
 
-def push(history, x, when=None):
-    """A history with one more entry, behind the others, and without its oldest one."""
-    if when is not None and not when:
-        return history
-    return torch.cat((history[:, 1:], x.to(history.dtype).unsqueeze(1)), 1)
+def entries_of(history, start, *pushed):
+    """The entries of a history in order, where they lie; then what is pushed: values, each with a condition."""
+    found = history.unbind(1)
+    found = found[int(start) :] + found[: int(start)]
+    for x, held in zip(pushed[::2], pushed[1::2]):
+        if held:
+            found = (*found[1:], x.to(history.dtype))
+    return found
+
+
+def pushed(start, *values):
+    """What is written of a history: where it begins then, and the values that are pushed, each with a condition."""
+    return int(start), [x for x, held in zip(values[::2], values[1::2]) if held]
 
 
 def collected(entries, i, x):
     """The values for the entries of a history, with one more filled in."""
-    entries[:, int(i)] = x
+    entries.select(1, int(i)).copy_(x)
     return entries
 
 

@@ -60,8 +60,13 @@ def _parts() -> tuple[str, str]:
 
 def name_of(kernel: Kernel, signature: Signature) -> str:
     """Return the name under which the library of a kernel is kept."""
+    return file_name(kernel.name, text(kernel, signature))
+
+
+def file_name(name: str, source: str) -> str:
+    """Return the name under which the library of a C++ file is kept."""
     how = repr((FLAGS, _instructions(), torch.__version__, toolchain.processor()))
-    return sealed.file_name(kernel.name, sealed.key(text(kernel, signature), how), ".so")
+    return sealed.file_name(name, sealed.key(source, how), ".so")
 
 
 def load(kernel: Kernel, signature: Signature) -> LoadedKernel | None:
@@ -82,7 +87,7 @@ def build(kernel: Kernel, signature: Signature) -> LoadedKernel:
         if found is not None:
             return found
         with tempfile.TemporaryDirectory(dir=folders.folder(), prefix=".build-") as folder:
-            library = _compile(text(kernel, signature), Path(folder))
+            library = compiled(text(kernel, signature), Path(folder))
             sealed.install(library, name)
             update = sealed.load(name, _open) or _open(str(library))  # somebody may empty the cache at this moment
             return _loaded(update, signature, "built")
@@ -92,7 +97,7 @@ def _instructions() -> tuple[str, ...]:
     return INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ())
 
 
-def _compile(source: str, folder: Path) -> Path:
+def compiled(source: str, folder: Path) -> Path:
     """Compile a file into a library in ``folder`` and return its path; the compiler sees names alone."""
     (folder / "kernel.cpp").write_text(source, encoding="utf-8")
     command = [

@@ -25,5 +25,5 @@ def run(program: Program) -> Program:
     return replace(
         program,
         phases=tuple(tuple(v for v in phase if v.symbol not in names) for phase in program.phases),
-        stores=tuple(replace(s, expr=names.get(s.expr, s.expr)) for s in program.stores),
+        stores=tuple(replace(s, expr=s.expr.xreplace(names)) for s in program.stores),
     )

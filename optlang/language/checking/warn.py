@@ -11,7 +11,7 @@ from optlang.language.checking.grid import Abandoned, Grid
 from optlang.language.checking.trial import Trial
 from optlang.language.checking.trial_values import BAD_LOG, BY_ZERO, NEGATIVE_ROOT, ZERO_BY_ZERO
 from optlang.language.checking.worlds import World
-from optlang.language.histories import counter
+from optlang.language.histories import counter, starter
 from optlang.language.iterations import UNREAD
 from optlang.language.questions import evaluations
 from optlang.language.rule import Rule
@@ -108,8 +108,8 @@ def _unused_states(rule: Rule, reads: set[str], findings: Findings) -> None:
         name = state.name
         if state.name in written and state.name in named:
             continue  # who gives it a key may want to read it in checkpoints
-        if name.endswith(counter("")):
-            continue  # how much of a history is filled
+        if name.endswith((counter(""), starter(""))):
+            continue  # what belongs to a history
         if state.name in written and state.name not in reads:
             findings.add(
                 "W601",

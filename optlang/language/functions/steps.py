@@ -75,7 +75,5 @@ DRAWS: tuple[Builtin, ...] = (
 INTERNAL: tuple[Builtin, ...] = (
     Builtin(EMPTY, "size", HISTORY, "Room for values shaped like p.", matrix=True),
     Builtin(HALT, "n, c", CLOSURE, "Ends the steps of `iterate` before this one."),
-    Builtin(
-        PUSH, "s, x", HISTORY, "A history with one more entry.", "push({0}, {1})", matrix=True, shape=shapes.pushed
-    ),
+    Builtin(PUSH, "s, x", HISTORY, "A history with one more entry.", matrix=True, shape=shapes.pushed),
 )

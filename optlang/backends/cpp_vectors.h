@@ -1,0 +1,68 @@
+// Operations on whole vectors that torch would go through memory for more than once.
+//
+// Sums are made of parts of a size that depends on nothing, added up in order, so that none depends on the threads.
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace {
+
+// Elements of a part that one thread takes, of the part of it that is summed in the type of the elements, and sums that
+// are made side by side.
+constexpr int64_t longest = 65536, block = 4096, lanes = 32, ahead = 512;
+
+// to = x + c*y for some elements; returns the sum of to*z.
+template <typename real>
+double sum_of(int64_t n, real* to, const real* x, real c, const real* y, const real* z) {
+  double total = 0;
+  for (int64_t begin = 0; begin < n; begin += block) {
+    const int64_t end = std::min(begin + block, n);
+    real sums[lanes] = {};
+    int64_t i = begin;
+    for (; i + lanes <= end; i += lanes) {
+      for (int64_t j = 0; j < lanes; j += 64 / sizeof(real)) {
+        __builtin_prefetch(y + i + ahead + j);
+        __builtin_prefetch(z + i + ahead + j);
+      }
+      for (int64_t j = 0; j < lanes; ++j) {
+        const real value = x[i + j] + c * y[i + j];
+        to[i + j] = value;
+        sums[j] += value * z[i + j];
+      }
+    }
+    for (; i < end; ++i) {
+      const real value = x[i] + c * y[i];
+      to[i] = value;
+      total += static_cast<double>(value * z[i]);
+    }
+    for (int64_t j = 0; j < lanes; ++j) total += static_cast<double>(sums[j]);
+  }
+  return total;
+}
+
+template <typename real>
+double multiply_add_dot(int64_t n, real* to, const real* x, double c, const real* y, const real* z, int threads) {
+  const int64_t parts = (n + longest - 1) / longest;
+  std::vector<double> sums(parts);
+  #pragma omp parallel for num_threads(threads) if (threads > 1 && parts > 1)
+  for (int64_t i = 0; i < parts; ++i) {
+    const int64_t at = i * longest;
+    sums[i] = sum_of<real>(std::min(longest, n - at), to + at, x + at, static_cast<real>(c), y + at, z + at);
+  }
+  double total = 0;
+  for (double sum : sums) total += sum;
+  return total;
+}
+
+}  // namespace
+
+extern "C" double optlang_float32(
+    int64_t n, float* to, const float* x, double c, const float* y, const float* z, int threads) {
+  return multiply_add_dot<float>(n, to, x, c, y, z, threads);
+}
+
+extern "C" double optlang_float64(
+    int64_t n, double* to, const double* x, double c, const double* y, const double* z, int threads) {
+  return multiply_add_dot<double>(n, to, x, c, y, z, threads);
+}

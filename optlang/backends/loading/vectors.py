@@ -1,0 +1,97 @@
+"""What stages over matrices do with whole vectors, as C++: in place of helpers of :mod:`optlang.backends.helpers`."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+import tempfile
+from collections.abc import Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from optlang.backends.loading import library, slow, toolchain
+from optlang.cache import folders, sealed
+
+#: The backends that have it, by the names that are given.
+BACKENDS = ("auto", "cpp")
+#: The helper that there is in C++: a function of the generated module, which says what it does.
+NAME = "multiply_add_dot"
+#: Types of the vectors, with the names of the functions for them.
+FUNCTIONS = {torch.float32: "optlang_float32", torch.float64: "optlang_float64"}
+#: Elements from which on a vector is worth it.
+LEAST = 4096
+
+
+def quicken(names: MutableMapping[str, Any], device: str) -> None:
+    """Put C++ in the place of the helpers of a generated module that there is C++ for."""
+    if device != "cpu" or NAME not in names or sys.platform != "linux" or hasattr(names[NAME], "usual"):
+        return
+    functions = _functions()
+    if functions is not None:
+        names[NAME] = _quick(names[NAME], functions)
+
+
+def _quick(usual: Callable[..., Any], functions: dict[torch.dtype, Any]) -> Callable[..., Any]:
+    """Return the helper, which goes the usual way where there is no quicker one."""
+
+    def multiply_add_dot(x: Any, c: Any, y: Any, out: Any, z: Any) -> Any:
+        if z is None or not _suit(x, y, z) or (out is not None and out is not x):
+            return usual(x, c, y, out, z)
+        to = torch.empty_like(x) if out is None else out
+        addresses = to.data_ptr(), x.data_ptr(), float(c), y.data_ptr(), z.data_ptr()
+        total = functions[x.dtype](x.numel(), *addresses, torch.get_num_threads())
+        return to, x.new_full((1,), total)
+
+    multiply_add_dot.usual = usual  # type: ignore[attr-defined]
+    return multiply_add_dot
+
+
+def _suit(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> bool:
+    """Whether tensors are one vector each, of a type that there are functions for, and lie side by side in memory."""
+    shape, dtype = x.shape, x.dtype  # asked for one by one, as this costs time in every turn of a loop
+    return (
+        dtype in FUNCTIONS
+        and len(shape) == 2
+        and shape[0] == 1
+        and shape[1] >= LEAST
+        and y.shape == shape
+        and z.shape == shape
+        and y.dtype == dtype
+        and z.dtype == dtype
+        and type(x) is type(y) is type(z) is torch.Tensor
+        and x.is_contiguous()
+        and y.is_contiguous()
+        and z.is_contiguous()
+    )
+
+
+@functools.cache
+def _functions() -> dict[torch.dtype, Any] | None:
+    """Return the functions by type, built or from the cache; None if there is no way to have them."""
+    source = (Path(__file__).parent.parent / "cpp_vectors.h").read_text(encoding="utf-8")
+    name = library.file_name("vectors", source)
+    try:
+        found = sealed.load(name, _open)
+        if found is not None or toolchain.compiler() is None:
+            return found
+        with sealed.alone(name), tempfile.TemporaryDirectory(dir=folders.folder(), prefix=".build-") as folder:
+            built = library.compiled(source, Path(folder))
+            sealed.install(built, name)
+            return _open(str(built))
+    except Exception as error:
+        slow.warn("operations on vectors could not be compiled to C++; torch's are used", error)
+        return None
+
+
+def _open(path: str) -> dict[torch.dtype, Any]:
+    """Return the functions of a library."""
+    opened, found = ctypes.CDLL(path), {}
+    for dtype, name in FUNCTIONS.items():
+        function = found[dtype] = getattr(opened, name)
+        pointer = ctypes.c_void_p
+        function.argtypes = [ctypes.c_int64, pointer, pointer, ctypes.c_double, pointer, pointer, ctypes.c_int]
+        function.restype = ctypes.c_double
+    return found

@@ -1,0 +1,129 @@
+"""Where the closure has been called, and the line that a search goes along.
+
+A place keeps what the closure left there. Where the parameters are then is not copied: a place on a line is told by
+where the line begins, its direction and the distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import repeat
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+
+#: How many elements of a parameter are looked at before the others are.
+SOME = 1024
+#: How many are compared at once, so that what is computed on the way stays in a cache.
+BLOCK = 2**16
+
+
+class Place(NamedTuple):
+    """Where the closure has been called, and what it left there.
+
+    Attributes:
+        begin: The parameters where the step starts, by their ids; of those that are still there nothing.
+        loss: The loss.
+        gradients: The gradients, of each parameter.
+        directions: The directions that parameters have been moved along from there, by their ids.
+        distance: How far.
+    """
+
+    begin: Mapping[int, torch.Tensor]
+    loss: Any
+    gradients: list[torch.Tensor | None]
+    directions: Mapping[int, torch.Tensor] = MappingProxyType({})
+    distance: float = 0.0
+
+    def with_gradients_apart(self) -> Place:
+        """Return the same place with gradients that no call of the closure can write to."""
+        return self._replace(gradients=[None if g is None else g.detach().clone() for g in self.gradients])
+
+    def holds(self, moved: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bool:
+        """Whether new values of parameters are those here, up to how a sum of two numbers may be rounded."""
+        flat = []
+        for p, value in moved:
+            begin, direction = self.begin.get(id(p), p), self.directions.get(id(p))
+            flat.append((_vector(value), _vector(begin), None if direction is None else _vector(direction)))
+        some = ((value[:SOME], begin[:SOME], d if d is None else d[:SOME]) for value, begin, d in flat)
+        return all(self._near(*each) for each in some) and all(
+            self._near(*block) for each in flat for block in _blocks(*each)
+        )
+
+    def _near(self, value: torch.Tensor, begin: torch.Tensor, direction: torch.Tensor | None) -> bool:
+        # As rules move, so that the values are mostly equal: products are rounded before they are added.
+        there = begin if direction is None else direction.mul(self.distance).add_(begin).to(value.dtype)
+        apart = (value - there).abs()
+        if not len(apart) or float(apart.max()) == 0:  # quicker than to ask whether they are equal
+            return True
+        return bool((apart <= 4 * torch.finfo(value.dtype).eps * (begin.abs() + there.abs())).all())
+
+
+def _vector(x: torch.Tensor) -> torch.Tensor:
+    return x.detach().reshape(-1)
+
+
+def _blocks(
+    value: torch.Tensor, begin: torch.Tensor, direction: torch.Tensor | None
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+    """Yield parts of vectors that lie at the same place."""
+    along = repeat(None) if direction is None else direction.split(BLOCK)
+    yield from zip(value.split(BLOCK), begin.split(BLOCK), along, strict=False)
+
+
+class Line:
+    """The line that a search goes along; the parameters come back when it is left.
+
+    Args:
+        pairs: Parameters, each with its direction.
+        parameters: Every parameter of the optimizer.
+        begin: Copies of these where the step starts, by their ids; of none if nobody has made them.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        parameters: Sequence[torch.Tensor],
+        begin: Mapping[int, torch.Tensor],
+    ) -> None:
+        self.pairs, self.parameters, self.begin = pairs, parameters, begin
+        self._kept = begin or {id(p): p.detach().clone() for p, _ in pairs}
+        self._directions = {id(p): d for p, d in pairs}
+
+    def __enter__(self) -> None:
+        """Leave from where the parameters are."""
+
+    def __exit__(self, *error: object) -> None:
+        """Come back."""
+        for p, _ in self.pairs:
+            p.data.copy_(self._kept[id(p)])  # not seen by autograd, which may still need the values that come back
+
+    def go(self, distance: float) -> None:
+        """Put the parameters at a distance from the beginning."""
+        for p, d in self.pairs:
+            if d.dtype == p.dtype and p.data.is_contiguous():
+                torch.add(self._kept[id(p)], d, alpha=distance, out=p.data)
+            else:
+                p.data.copy_(self._kept[id(p)].add(d, alpha=distance))
+
+    def place(self, distance: float, loss: Any) -> Place:
+        """Return the place at a distance, where the closure has been called."""
+        gradients = [None if p.grad is None else p.grad.detach().clone() for p in self.parameters]
+        return Place(self.begin, loss, gradients, self._directions, distance)
+
+    def slope(self) -> float:
+        """Return how steep the loss is along the line where the parameters are."""
+        return float(sum(_dot(p.grad, d) for p, d in self.pairs if p.grad is not None))
+
+    def largest(self) -> float:
+        """Return the largest element of the direction, in size."""
+        ends = (d.aminmax() if not d.is_complex() else d.abs().aminmax() for _, d in self.pairs if d.numel())
+        return max((max(-float(low), float(high)) for low, high in ends), default=0.0)
+
+
+def _dot(a: torch.Tensor, b: torch.Tensor) -> Any:
+    """Return the sum of products of two tensors, without the products in memory where that can be."""
+    if a.dtype == b.dtype and a.dtype in (torch.float32, torch.float64) and a.is_contiguous() and b.is_contiguous():
+        return float(torch.dot(a.detach().view(-1), b.view(-1)))
+    return (a * b).sum(dtype=torch.float64)
