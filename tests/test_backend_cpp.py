@@ -219,7 +219,7 @@ def test_a_compiler_that_fails_is_said_and_the_next_way_taken(kernels: Path, mon
     def broken(*_: Any) -> Any:
         raise RuntimeError("the C++ compiler failed")
 
-    monkeypatch.setattr(library, "_compile", broken)
+    monkeypatch.setattr(library, "compiled", broken)
     monkeypatch.setattr(inductor, "load", plain.load)
     p, q = parameter(3), parameter(3)
     with pytest.warns(RuntimeWarning, match="could not be compiled to C\\+\\+; TorchInductor is used"):

@@ -25,6 +25,18 @@ CORNERS: dict[str, tuple[str, list[tuple[int, ...]]]] = {
         [(3, 4), (4,), (2, 3, 4)],
     ),
     "a matrix of one column": ("require ndim >= 1\nX = matrix(g)\np -= 0.1*(g + sum(mean(X, dim=1)))", [(4,)]),
+    "a matrix that cancels, in a function": (
+        "require ndim >= 1\nG = matrix(g) - matrix(g)\nx = 0.5*G + tanh(exp(-abs(G)))\np -= 0.1*x",
+        [(4,), (2, 3), (2, 3, 2)],
+    ),
+    "a matrix that cancels, in a product": (
+        "require ndim >= 1\nG = matrix(g) - matrix(g)\nx = tanh(exp(-abs(G)))\np -= 0.1*(x @ x.T @ matrix(g))",
+        [(4,), (2, 3), (2, 3, 2)],
+    ),
+    "elements that cancel, as a matrix": (
+        "require ndim >= 1\ny = exp(-abs(g - g))\np -= 0.1*(matrix(y) @ matrix(y).T @ matrix(g))",
+        [(4,), (2, 3), (2, 3, 2)],
+    ),
     "a product with what sizes make": (
         f"{HEAD}state C = zeros(rows, rows)\nC = 0.9*C + 0.1*(ones(rows, cols) @ g.T)\np -= lr*C @ g",
         [(3, 4), (3, 4)],

@@ -99,6 +99,8 @@ class MatrixWriter(TorchWriter):
             return text
         if value.kind.on_device and self.is_plain(value.expr):  # a number that stands for a tensor
             alike = next((s for s in self.there if self.kinds[s] == value.kind), None)
+            if alike is None and value.kind.level is Level.ELEMENT:
+                alike = self.whole
             if alike is not None:
                 return f"torch.full_like({alike}, {self.text(value.expr)}, dtype={self.dtype})"
             return f"{self.like}.new_full(({', '.join('1' * (self.rank + 1))},), {self.text(value.expr)})"

@@ -501,7 +501,7 @@ class _Lowering(Loops):
             if kind.on_device or not ref.expr.is_Symbol:
                 ref = self.bind(name, ref, rounds=True)
         elif not (ref.expr.is_Atom or algebra.is_literal(ref.expr)):
-            ref = self.bind(name, ref)
+            ref = self.bind(name, self.materialised(ref) if kind.level is Level.MATRIX else ref)
         self.env[name] = ref
 
     def branch(self, node: ast.If) -> None:
