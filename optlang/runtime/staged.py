@@ -288,8 +288,10 @@ def _run_in_turns(
         before = sum(len(work.left) for work in works), len(late)
         for work in works:
             while work.left and all(name in late for name in work.left[0].needs):
-                # Nothing moves before the closure has been called everywhere, or while the steps may end.
-                if (points or asking) and work.left[0].writes:
+                # Nothing moves before the closure has been called everywhere, or while the steps may end; and what
+                # only a step needs is not computed before it is known that there is one.
+                given = asking and not any(Iterate.STOP in segment.totals for segment in work.left)
+                if given or ((points or asking) and work.left[0].writes):
                     break
                 for total in work.run(late, seed).totals:
                     parts.setdefault(total, []).extend(work.batch.summed(total))
