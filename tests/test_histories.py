@@ -495,6 +495,19 @@ def test_a_push_writes_one_row_and_copies_no_history(text: str) -> None:
     assert int(state[f"{key}_start"]) == (start + 1) % 30
 
 
+def test_no_direction_is_computed_for_a_step_that_is_not_made() -> None:
+    (p,) = tensors([np.linspace(-1, 1, 20)], torch.float64)
+    optimizer = optlang.compile("LBFGS", backend="eager")([p], lr=0.1, max_iter=3)
+    found = []
+    for scale in (1.0, 0.0):
+        run_closure = closure(optimizer, [p], lambda ps, scale=scale: scale * (ps[0] ** 4).sum())  # type: ignore[misc]
+        for _ in range(2):
+            with Large(p.numel()) as large:
+                optimizer.step(run_closure)
+        found.append(any("addcmul" in name for name in large.found))
+    assert found == [True, False] and float(optimizer.state[p]["s_count"]) > 1
+
+
 @both_backends
 def test_a_checkpoint_from_the_middle_of_a_ring_goes_on_bit_for_bit(backend: str) -> None:
     cls = optlang.compile(LOOPS, backend=backend)

@@ -118,6 +118,12 @@ class _Split:
         for value in reversed(self.program.tensor):
             if value.symbol in among or value.symbol in feeding:
                 feeding |= {s for s in value.expr.free_symbols if s in barrier and barrier[s] == barrier[value.symbol]}
+        # Whether there is a step at all is asked before whole matrices are worked on.
+        halting = {s for t, e in self.totals.items() if isinstance(t, Iterate) for s in e.free_symbols}
+        for value in reversed(self.program.tensor):
+            if value.symbol in halting:
+                halting |= value.expr.free_symbols
+        feeding |= halting - behind - among
         for value in self.program.tensor:  # what only gives a matrix's result another name needs no stage of its own
             if value.expr in among and barrier[value.expr] == barrier[value.symbol]:
                 among.add(value.symbol)

@@ -141,8 +141,10 @@ def _run_in_turns(
         before = left, len(late)
         for work in works:
             while work.left and work.left[0].needs <= late.keys():
-                # Nothing moves before the closure has been called everywhere, or while the steps may end.
-                if (points or asking) and work.left[0].writes:
+                # Nothing moves before the closure has been called everywhere, or while the steps may end; and what
+                # only a step needs is not computed before it is known that there is one.
+                given = asking and not any(Iterate.STOP in segment.totals for segment in work.left)
+                if given or ((points or asking) and work.left[0].writes):
                     break
                 segment = work.run(late, seed)
                 left -= 1

@@ -329,9 +329,11 @@ def segments(plans: Sequence[PlannedStage]) -> list[Segment]:
     cut: list[list[PlannedStage]] = []
     there: set[ValueName] = set()
     for plan in plans:
-        # Nothing is written before the closure has been called where the stages before say, and they have let it.
-        asks = bool(cut) and any(each.own.points or Iterate.STOP in each.own.totals for each in cut[-1])
-        if not cut or (asks and plan.writes) or not set(plan.own.needs) <= there:
+        # Nothing is written before the closure has been called where the stages before say, and nothing is computed
+        # before it is known whether there is a step.
+        asks = bool(cut) and any(each.own.points for each in cut[-1])
+        halts = bool(cut) and any(Iterate.STOP in each.own.totals for each in cut[-1])
+        if not cut or halts or (asks and plan.writes) or not set(plan.own.needs) <= there:
             cut.append([])
             there |= set(plan.own.needs)
         cut[-1].append(plan)
