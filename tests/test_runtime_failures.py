@@ -374,3 +374,31 @@ def test_after_an_interrupt_steps_in_passes_go_on(name: str) -> None:
         Interrupt(at).during(step)
         step()
         assert all(p.isfinite().all() for p in net.parameters())
+
+
+def test_an_interrupt_before_a_sum_is_there_leaves_what_is_computed_from_it() -> None:
+    rule = "hyper lr = 0.1\nstate n: scalar = 0\nn = n + total(1 + 0*sum(g))\np -= lr*t*g\n"
+
+    def after(steps: int) -> tuple[list[torch.Tensor], Any]:
+        ps = [torch.nn.Parameter(torch.ones(shape, dtype=torch.float64)) for shape in ((3, 4), (5,))]
+        for p in ps:
+            p.grad = torch.full_like(p, 0.5)
+        optimizer = optimizer_class(rule, name="Waiting")(ps)
+        for _ in range(steps):
+            optimizer.step()
+        return ps, optimizer
+
+    moved = {steps: float(after(steps)[0][0].detach()[0, 0]) for steps in (2, 3)}
+    at, met = 0, set()
+    while True:
+        ps, optimizer = after(2)
+        if not Interrupt(at).during(optimizer.step):
+            break
+        for p in ps:
+            steps, n = int(optimizer.state[p]["step"]), float(optimizer.state[p]["n"])
+            assert float(p.detach().flatten()[0]) == pytest.approx(moved[steps], rel=1e-12), at
+            assert n in (4.0, 6.0) and not (steps == 2 and n == 6.0), at
+            met.add((steps, n))
+        optimizer.step()  # and it goes on
+        at += 1
+    assert met == {(2, 4.0), (3, 4.0), (3, 6.0)}

@@ -41,7 +41,7 @@ class ScheduledWork:
     def __init__(self, batch: Batch, known: Mapping[ValueName, Any], kernels: Kernels, scratch: Scratch) -> None:
         assert batch.schedule is not None
         self.batch, self.known, self.rule, self.schedule = batch, known, kernels, batch.schedule
-        self.count = batch.count
+        self.count, self._numbers, self._created = batch.count, batch.numbers, batch.created
         self.begun: set[int] = set()  # places in the batch of those that are written and not counted yet
         own, plain = self.schedule.own, batch.prepared.plain
         self.chosen = 0
@@ -96,9 +96,10 @@ class ScheduledWork:
             raise
 
     def advance(self, late: Mapping[ValueName, Any]) -> None:
-        """Count the step."""
-        self.batch.count = self.count
-        self.batch.advance(self.numbers(late))
+        """Count the step, from where it started: one that was interrupted may have been counted already."""
+        batch = self.batch
+        batch.count, batch.numbers, batch.created = self.count, self._numbers, self._created
+        batch.advance(self.numbers(late))
         self.batch.gradients, self.begun = [], set()
 
     def settle(self, late: Mapping[ValueName, Any]) -> None:
