@@ -623,3 +623,28 @@ def test_a_search_for_every_tensor_together(backend: str) -> None:
     losses = [float(optimizer.step(closure(optimizer, params, rosenbrock))) for _ in range(30)]
     assert all(after < before for before, after in pairwise(losses))
     assert losses[-1] < losses[0] / 10
+
+
+def test_a_step_that_ends_before_it_begins_leaves_everything_bound() -> None:
+    p = torch.nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    optimizer: Any = optlang.compile("lbfgs", backend="eager")([p])
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = (p**2).sum()
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        optimizer.step(closure)
+    assert float(p.detach().abs().max()) < 1e-9
+    (plan,) = optimizer._plans
+    (batch,) = plan.batches
+    before = p.detach().clone()
+    for _ in range(2):
+        optimizer.step(closure)  # the gradient is 0
+        assert optimizer._plans == [plan] and plan.batches == [batch]
+    assert torch.equal(p, before)
+    p.data.fill_(3.0)  # and it goes on from there
+    optimizer.step(closure)
+    assert float(p.detach().abs().max()) < 1e-6

@@ -417,12 +417,16 @@ class RuleOptimizer(Optimizer):
     def _take_back(self, before: tuple[set[Any], list[dict[str, Any]]]) -> None:
         """Undo the beginning of a step in which the closure failed: no parameter or state has been written."""
         known, groups = before
-        for key in set(self.state) - known:
+        started = set(self.state) - known
+        for key in started:
             del self.state[key]
         for group, kept in zip(self.param_groups, groups, strict=True):
             group.clear()
             group.update(kept)
-        self._plans, self._seen = [], []
+        for plan in self._plans:
+            plan.abandon()
+        if started:  # what was bound to it is bound anew
+            self._plans, self._seen = [], []
 
     def _together(
         self, busy: Sequence[GroupPlan]
