@@ -106,7 +106,7 @@ def for_an_h100(kernel: Kernel, dtype: str, function: Any, tl: Any) -> dict[str,
     ptx = made.asm["ptx"]
     vectors = re.findall(r"(?:ld|st)\.global\.v[248]\.\w+", ptx)
     return {
-        "name": kernel.fn.__name__,
+        "name": function.fn.__name__,
         "vectors": sorted(set(vectors)),
         "roundings": sorted(set(re.findall(r"cvt\.\w+\.bf16\w*\.f32", ptx))),
         "fused": "fma.rn" in ptx,
