@@ -5,8 +5,9 @@ have a table of their own, which alone is written anew.
 
 What has been verified without a GPU: in Triton's interpreter every rule of the library that goes this way takes the
 steps of the eager backend, but MADGRAD and Adai, whose ``libdevice.pow`` it lacks; and all compile for an H100 with
-vectorised accesses and, but for some in float64, without spills worth the name. On an H100 with torch 2.11 the rules of the library
-take the steps that the CPU takes, and the replay of a CUDA graph works. Several devices have not been tried.
+vectorised accesses and, but for some in float64, with at most a few bytes spilled. On an H100 with torch 2.11 the rules
+of the library take the steps that the CPU takes, and the replay of a CUDA graph works. Several devices have not been
+tried.
 """
 
 from __future__ import annotations
