@@ -16,10 +16,10 @@ import optlang
 FILE = Path(__file__).with_suffix(".opt")
 
 
-def show_passes() -> None:
-    """Print the ways a step can go, and the passes of each."""
+def show_stages() -> None:
+    """Print the ways a step can go, and the stages of each."""
     for line in optlang.emit(FILE, stage="program").splitlines():
-        if line.startswith(("if", "pass")) or "store" in line:
+        if line.startswith(("if", "stage")) or "store" in line:
             print(line if line.startswith("if") else f"    {line.strip()}")
 
 
@@ -60,7 +60,7 @@ def main() -> None:
 
     print(FILE.read_text(encoding="utf-8"))
     print(f"findings: {len(optlang.check(FILE))}\n")
-    show_passes()
+    show_stages()
     OneSided = optlang.compile(FILE, backend=options.backend)
     print("\nThe product the wrong way round, and a parameter that is no matrix:\n")
     show_mistakes(OneSided)

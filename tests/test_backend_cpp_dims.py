@@ -166,3 +166,17 @@ def test_empty_tensors_are_left_alone_by_the_kernel_itself() -> None:
     loaded = library.load(kernel, signature) or library.build(kernel, signature)
     loaded([*tensors, torch.ones(signature.coefficients, dtype=torch.float64)])
     assert all(torch.isfinite(t).all() for t in tensors)
+
+
+def test_values_kept_by_one_loop_over_rows_are_read_by_another() -> None:
+    rule = (
+        "hyper lr = 0.1\nstate r = 0*mean(g, dim=-1), k = 0*mean(g, dim=-1), s = g\n"
+        "m = mean(g, dim=-1)\nif first: r = m\ns = s + r - g\nk = 0.5*k + mean(s, dim=-1)\np -= lr*s*k*r\n"
+    )
+    for shape in ((40, 3), (4, 50)):
+        (ours,), (theirs,) = twins(parameter(*shape))
+        for p, backend in ((ours, "cpp"), (theirs, "eager")):
+            optimizer = optimizer_class(rule, backend=backend)([p])
+            for _ in range(2):
+                optimizer.step()
+        assert torch.allclose(ours, theirs, rtol=1e-13, atol=1e-15)

@@ -47,7 +47,11 @@ class NestWriter:
                 how = REDUCTIONS[algebra.name_of(v.expr)]
                 yield f"{self.indent}{how.type} all_{self.terms.sum(v)} = {how.start};"
         self._body()
-        yield from self._looped(self.nest.domain, self._lane())
+        lines = list(self._looped(self.nest.domain, self._lane()))
+        if self.before and not self.outer and not (self.sweep is not None and len(self.sweep.nests) == 1):
+            # Without loops around the lane, pointers of several nests would be in one scope.
+            lines = [f"{self.indent}{{", *(INDENT + line for line in lines), f"{self.indent}}}"]
+        yield from lines
         for v in self.nest.sums:
             if self.shapes[v.symbol]:
                 yield from () if self._is_shared(v) else self._converted(v)
