@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from optimizing import difference, optimizer_class, same_with_any_threads, twins
+from optimizing import difference, optimizer_class, parameter, same_with_any_threads, twins
 
 from optlang.backends.loading import library, toolchain
 from optlang.backends.loading.signature import Signature
