@@ -85,3 +85,11 @@ def test_what_there_is_no_function_for_goes_the_usual_way() -> None:
             torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-4)
     assert quick(x, 0.5, y, None, None)[1] is None
     assert not hasattr(helpers("cuda")[1], "usual")
+
+
+@pytest.mark.compiler
+def test_tensors_elsewhere_take_torch() -> None:
+    _, quick = helpers()
+    x, y, z = (t.to("meta") for t in some(vectors.LEAST, torch.float32))
+    found, product = quick(x, 0.5, y, None, z)
+    assert found.is_meta and found.shape == x.shape and product.is_meta

@@ -50,7 +50,10 @@ def _quick(usual: Callable[..., Any], functions: dict[torch.dtype, Any]) -> Call
 
 
 def _suit(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> bool:
-    """Whether tensors are one vector each, of a type that there are functions for, and lie side by side in memory."""
+    """Whether tensors are one vector each, of a type that there are functions for, in memory of the CPU.
+
+    A class may have parameters on several devices, and they share the module that the helper is in.
+    """
     shape, dtype = x.shape, x.dtype  # asked for one by one, as this costs time in every turn of a loop
     return (
         dtype in FUNCTIONS
@@ -62,6 +65,9 @@ def _suit(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> bool:
         and y.dtype == dtype
         and z.dtype == dtype
         and type(x) is type(y) is type(z) is torch.Tensor
+        and x.is_cpu
+        and y.is_cpu
+        and z.is_cpu
         and x.is_contiguous()
         and y.is_contiguous()
         and z.is_contiguous()
