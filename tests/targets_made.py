@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import pytest
 from trajectories import library_class, library_compiled, library_rule
 
+from optlang.diagnostics import OptlangError
 from optlang.targets import Order
 from optlang.targets import target as target_of
 
@@ -50,3 +52,15 @@ def flat(name: str, case: Mapping[str, Any]) -> dict[str, Any]:
             values = case[key] if hypers[0].part is not None else (case[key],)
             found.update(zip((h.name for h in hypers), values, strict=True))
     return found
+
+
+def check_refused_by_line(names: Sequence[str], target: str, emit: Callable[[Order], Any]) -> None:
+    """Check that a target refuses rules, each with the lines of what it cannot carry."""
+    assert names
+    for name in names:
+        with pytest.raises(OptlangError) as caught:
+            emit(Order(library_compiled(name), {}))
+        for diagnostic in caught.value.diagnostics:
+            assert diagnostic.code == "E801" and target in diagnostic.message
+            line = re.search(r"\.opt:(\d+)", diagnostic.render())
+            assert line is not None and int(line[1]) > 1, name

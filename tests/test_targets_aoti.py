@@ -7,7 +7,6 @@ compiled for a few; for all of them with ``OPTLANG_EVERY_PACKAGE=1`` (ten minute
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from scripted import by_formula
+from targets_made import check_refused_by_line
 from trajectories import (
     cases,
     difference,
@@ -28,7 +28,6 @@ from trajectories import (
 )
 
 import optlang.rules
-from optlang.diagnostics import OptlangError
 from optlang.targets import Order, aoti
 
 NAMES = optlang.rules.names()
@@ -115,15 +114,7 @@ def test_packages_take_the_steps_of_the_class(name: str, tmp_path: Path) -> None
 
 
 def test_what_cannot_be_carried_is_refused_by_line() -> None:
-    refused = [name for name in NAMES if not is_carried(name)]
-    assert refused
-    for name in refused:
-        with pytest.raises(OptlangError) as caught:
-            aoti.emit(Order(library_compiled(name), {}))
-        for diagnostic in caught.value.diagnostics:
-            assert diagnostic.code == "E801" and "aoti" in diagnostic.message
-            line = re.search(r"\.opt:(\d+)", diagnostic.render())
-            assert line is not None and int(line[1]) > 1, name
+    check_refused_by_line([name for name in NAMES if not is_carried(name)], "aoti", aoti.emit)
 
 
 def test_refusals_name_the_construct() -> None:

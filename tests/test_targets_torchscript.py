@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from scripted import module_of, reloaded, run_module, step
+from targets_made import check_refused_by_line
 from trajectories import (
     cases,
     difference,
@@ -28,7 +29,6 @@ from trajectories import (
 import optlang.rules
 from optlang.api import load
 from optlang.cli import app
-from optlang.diagnostics import OptlangError
 from optlang.language.histories import sizes_of
 from optlang.language.questions import draws, evaluations
 from optlang.targets import Order, torchscript
@@ -101,15 +101,7 @@ def test_narrow_parameters(name: str) -> None:
 
 
 def test_what_cannot_be_carried_is_refused_by_line() -> None:
-    refused = [name for name in NAMES if not is_carried(name)]
-    assert refused
-    for name in refused:
-        with pytest.raises(OptlangError) as caught:
-            torchscript.emit(Order(library_compiled(name), {}))
-        for diagnostic in caught.value.diagnostics:
-            assert diagnostic.code == "E801" and "torchscript" in diagnostic.message
-            line = re.search(r"\.opt:(\d+)", diagnostic.render())
-            assert line is not None and int(line[1]) > 1, name
+    check_refused_by_line([name for name in NAMES if not is_carried(name)], "torchscript", torchscript.emit)
 
 
 # One module -------------------------------------------------------------------------------------------------------
