@@ -395,7 +395,7 @@ RULES = {
         "hyper betas = (b1 = 0.5, b2 = 0.0)\nhistory h: size n\npush h <- g, h <- 2*g\nq = 0*g\n"
         "for b in reversed(betas): q = b*q + g\np -= lr*(q + h[0])\n"
     ),
-    "conditions inside of conditions": (
+    "nested conditions": (
         "history h: size n\nif norm(g) > 2:\n    push h <- g\n    if norm(g) > 3: push h <- -g\n"
         "    else: push h <- 2*g\nelif norm(g) > 1: push h <- p, h <- p - g\n"
         "q = 0*g\nfor i in h: q = 0.5*q + h[i]\np -= lr*(q + h[0])\n"
@@ -454,7 +454,7 @@ def steps_of(optimizer: Any, p: torch.nn.Parameter, values: Sequence[float]) -> 
 
 
 class Large(TorchDispatchMode):
-    """Notes the operations that make a tensor of some size anew."""
+    """Records the operations that allocate a tensor of some size."""
 
     def __init__(self, numel: int) -> None:
         super().__init__()

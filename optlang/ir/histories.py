@@ -107,7 +107,7 @@ class Histories(Matrices):
         return tuple(found)
 
     def named_condition(self, condition: Ref) -> Ref:
-        """Return a condition under a name of its own."""
+        """Return a condition as a named value."""
         if condition.expr.is_Symbol:
             return condition
         if condition.expr not in self.done:

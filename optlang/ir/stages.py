@@ -124,7 +124,7 @@ class _Split:
             if value.symbol in halting:
                 halting |= value.expr.free_symbols
         feeding |= halting - behind - among
-        for value in self.program.tensor:  # what only gives a matrix's result another name needs no stage of its own
+        for value in self.program.tensor:  # what only gives a matrix's result another name needs no separate stage
             if value.expr in among and barrier[value.expr] == barrier[value.symbol]:
                 among.add(value.symbol)
         busy = {barrier[s] for s in among}

@@ -171,7 +171,7 @@ class KernelCall:
             packed = packed.to(getattr(torch, signature.coefficient_dtype))
             # From pinned memory the copy is queued, and no step waits for the ones before it.
             return (packed.pin_memory() if device.type == "cuda" else packed).to(device, non_blocking=True)
-        if self._coefficients is None:  # in memory that every step writes anew
+        if self._coefficients is None:  # in memory that each step overwrites
             numbers = array("d" if signature.coefficient_dtype == "float64" else "f", coefficients)
             tensor = torch.frombuffer(numbers, dtype=getattr(torch, signature.coefficient_dtype))
             self._coefficients = (numbers, tensor)

@@ -425,7 +425,7 @@ class RuleOptimizer(Optimizer):
             group.update(kept)
         for plan in self._plans:
             plan.abandon()
-        if started:  # what was bound to it is bound anew
+        if started:  # what was bound to it has to be bound again
             self._plans, self._seen = [], []
 
     def _together(
