@@ -77,24 +77,14 @@ class Batch:
     @staticmethod
     def key(record: Record) -> tuple[Any, ...]:
         """Return what records of one batch have in common."""
-        prepared = record.prepared
-        variant = prepared.variant
-        facts = tuple(getattr(record.facts, name) for name in prepared.facts)
-        ndim = 0 if variant.layout.flat else record.facts.ndim
-        types = (record.dtype, record.gradient_dtype, record.parameter.device, ndim)
-        states = tuple(record.tensors[name].dtype for name in variant.tensors[2:])
-        shape = record.shape if variant.schedule.matrices else ()
         # What does not count its updates need not have had as many.
-        count = record.count if prepared.counts else 0.0
-        here = (variant.key, record.ordinary)
-        return (*here, count, record.numbers, record.created, facts, types, states, shape)
+        count = record.count if record.prepared.counts else 0.0
+        return (*_fixed(record), count, record.numbers, record.created)
 
     def likeness(self) -> tuple[Any, ...]:
         """Return what batches that could be one have in common."""
-        first = self.records[0]
-        variant, ordinary, _, _, _, facts, types, states, shape = self.key(first)
         count = self.count if self.prepared.counts else 0.0
-        return (variant, ordinary, count, self.numbers, self.created, facts, types, states, shape)
+        return (*_fixed(self.records[0]), count, self.numbers, self.created)
 
     def usual(self, state: Mapping[Any, Any] | None) -> list[torch.Tensor] | None:
         """Return the gradients if every record has one and nothing has changed since the last step.
@@ -268,3 +258,15 @@ class Batch:
             parts.append(part)
         parts[0].gradients = self.gradients
         return parts[0], parts[1]
+
+
+def _fixed(record: Record) -> tuple[Any, ...]:
+    """Return what records of one batch have in common and no step changes."""
+    prepared = record.prepared
+    variant = prepared.variant
+    facts = tuple(getattr(record.facts, name) for name in prepared.facts)
+    ndim = 0 if variant.layout.flat else record.facts.ndim
+    types = (record.dtype, record.gradient_dtype, record.parameter.device, ndim)
+    states = tuple(record.tensors[name].dtype for name in variant.tensors[2:])
+    shape = record.shape if variant.schedule.matrices else ()
+    return (variant.key, record.ordinary, facts, types, states, shape)
