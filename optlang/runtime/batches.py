@@ -9,8 +9,9 @@ import torch
 
 from optlang.inputs import ValueName
 from optlang.runtime.calls import KernelCall
-from optlang.runtime.records import OURS, Record, Watched, is_kept
+from optlang.runtime.records import OURS, Record, is_kept
 from optlang.runtime.stages import BatchSchedule
+from optlang.runtime.watched import Watched
 
 
 class Batch:
@@ -29,6 +30,7 @@ class Batch:
         created: Whether their states were started in this step.
         mirror: Memory of the tensors that show count and numbers in ``optimizer.state``, or None if there are none.
         version: Version of that memory after our last write; another version means that somebody wrote to it.
+        volatile: Whether some records have to be bound in every step.
         kept: Numbers that somebody else put into ``optimizer.state``, by row of the mirror: they are written in place.
         committed: Whether ``optimizer.state`` holds the records' states.
     """
@@ -52,6 +54,7 @@ class Batch:
         "records",
         "schedule",
         "version",
+        "volatile",
     )
 
     def __init__(self, records: Sequence[Record]) -> None:
@@ -61,6 +64,7 @@ class Batch:
         first = self.records[0]
         self.prepared, self.count, self.numbers = first.prepared, first.count, first.numbers
         self.created = first.created
+        self.volatile = any(record.volatile for record in self.records)
         direct = self.prepared.direct
         self.call = None if direct is None else KernelCall(direct, self.records, {})
         self.schedule = BatchSchedule(self.prepared, self.records) if direct is None else None

@@ -40,7 +40,7 @@ class EventPlan(GroupPlan):
 
     def prepare_event(self, state: State) -> None:
         """Check everything and lay out the work."""
-        self._read()
+        self.read()
         records: dict[Any, list[Record]] = {}
         for p in dict.fromkeys(self.parameters):
             held = state.get(p)
@@ -85,7 +85,7 @@ class EventPlan(GroupPlan):
     def run_event(self) -> list[torch.Tensor]:
         """Carry it out; return the parameters that were written."""
         written: list[torch.Tensor] = []
-        for batch, coefficients, numbers, _ in self._work:
+        for batch, coefficients, numbers, _ in self.work:
             batch.run(coefficients)
             written += self._finish_event(batch, numbers)
         for work in self.staged:
