@@ -59,7 +59,7 @@ class EventPlan(GroupPlan):
         for members in records.values():
             batch = self._batch(members)
             batch.gradients = [record.fitting(record.parameter) for record in members]
-            self._lay_out(batch, numbers)
+            self.lay_out(batch, numbers)
 
     def _about(self, part: torch.Tensor) -> dict[str, str]:
         """Return the states that the event reads or writes for a parameter: names by key."""

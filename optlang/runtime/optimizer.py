@@ -40,6 +40,12 @@ from optlang.runtime.usual import UsualSteps
 from optlang.runtime.values import plain
 from optlang.runtime.work import ScheduledWork
 
+#: The staged work of a rule, with the other arguments of ``run_schedule``.
+Together = tuple[Part, list[ScheduledWork], Prepared, Mapping[ValueName, Any], chance.Seed | None]
+
+_nothing = nullcontext()
+_unknown: Mapping[ValueName, Any] = {}
+
 #: Switches of ``torch.optim`` that change what a step may do, with the plans that do it.
 PLANS: dict[str | None, type[GroupPlan]] = {
     plan.switch: plan for plan in (GroupPlan, CapturablePlan, DifferentiablePlan, LazyPlan)
@@ -333,32 +339,40 @@ class RuleOptimizer(Optimizer):
         try:
             if not usual.prepare(self.param_groups, self._plans):
                 return False
+            together = self._together(self._plans) if any(plan.staged for plan in self._plans) else []
         except BaseException:
             self._abandon()
             raise
+        with torch.no_grad() if together else _nothing:
+            self._carry_out(self._plans, together, None)
+        return True
+
+    def _carry_out(
+        self, busy: Sequence[GroupPlan], together: Sequence[Together], evaluation: Evaluation | None
+    ) -> None:
+        """Do the second half of a step, in which everything has been prepared."""
+        started = len(self.state)
         if self._lent:
             self._lent.part()
         written: list[torch.Tensor] = []
         try:
-            usual.run(written)
+            self._move(busy, together, evaluation, written)
+            for plan in busy:
+                plan.finish(self.state)
+            self._order(started)
         except BaseException as error:
-            self._settle(error, self._plans, written)
+            if not isinstance(error, (RuntimeError, Stopped)):  # those are torch's own and ours; others interrupt
+                written += [p for plan in busy for p in plan.settle()]
+                self._plans, self._seen = [], []
+                _changed(written)
             raise
         _changed(written)
-        return True
 
     def _abandon(self) -> None:
         """Forget a step that failed before anything was written: whatever was being changed is made anew."""
         for plan in list(self._plans):
             plan.abandon()
         self._plans, self._seen = [], []
-
-    def _settle(self, error: BaseException, busy: Sequence[GroupPlan], written: list[torch.Tensor]) -> None:
-        """Count what an interrupted step has written; errors of torch's and ours are no interruptions."""
-        if not isinstance(error, (RuntimeError, Stopped)):
-            written += [p for plan in busy for p in plan.settle()]
-            self._plans, self._seen = [], []
-            _changed(written)
 
     def _update_fully(self, evaluation: Evaluation | None, same: bool) -> None:
         """Run one step, looking at everything; ``same``: the dicts in ``state`` are those of the last step."""
@@ -374,7 +388,7 @@ class RuleOptimizer(Optimizer):
         instead = {"lr": self.defaults["lr"]} if maybe and "lr" in self.defaults else {}
         try:
             # What is made in inference mode could not be written to in later steps outside of it.
-            with torch.inference_mode(False) if inferring else nullcontext():
+            with torch.inference_mode(False) if inferring else _nothing:
                 for plan in plans:
                     plan.inferring, plan.instead, plan.evaluation = inferring, instead, evaluation
                 busy = [plan for plan in plans if plan.prepare(state, same)]
@@ -393,25 +407,17 @@ class RuleOptimizer(Optimizer):
                 plan.begin(state)
             self._rehearsed = _contents(state)
             return
-        self._untried, started = False, len(state)
-        self._lent.part()
-        written: list[torch.Tensor] = []
-        try:
-            self._move(busy, together, evaluation, written)
-            for plan in busy:
-                plan.finish(state)
-            self._order(started)
-        except BaseException as error:
-            self._settle(error, busy, written)
-            raise
-        _changed(written)
+        self._untried = False
+        self._carry_out(busy, together, evaluation)
         self._usual = None
-        if not together and len(self._parts.parts) == 1 and not (self._asked or self._counting):
+        if len(self._parts.parts) == 1 and not (self._asked or self._counting):
             usual = UsualSteps(self.param_groups, plans)
             self._usual = usual if usual.possible else None
 
     def _order(self, known: int) -> None:
         """Bring the states that a step has started into the order of their parameters, behind the ``known`` ones."""
+        if len(self.state) == known:
+            return
         fresh = list(self.state)[known:]
         if len(fresh) > 1:
             started = {p: self.state.pop(p) for p in fresh}
@@ -421,7 +427,7 @@ class RuleOptimizer(Optimizer):
     def _move(
         self,
         busy: Sequence[GroupPlan],
-        together: Sequence[tuple[Part, list[ScheduledWork], Prepared, dict[ValueName, Any], chance.Seed]],
+        together: Sequence[Together],
         evaluation: Evaluation | None,
         written: list[torch.Tensor],
     ) -> None:
@@ -468,20 +474,19 @@ class RuleOptimizer(Optimizer):
         if started:  # what was bound to it has to be bound again
             self._plans, self._seen = [], []
 
-    def _together(
-        self, busy: Sequence[GroupPlan]
-    ) -> list[tuple[Part, list[ScheduledWork], Prepared, dict[ValueName, Any], chance.Seed]]:
+    def _together(self, busy: Sequence[GroupPlan]) -> list[Together]:
         """Return the staged work of each rule, with the other arguments of :func:`run_schedule`.
 
         Sums and shared states are those of one rule; the latter follow the variant and the values of its first group.
         """
-        found, seed = [], chance.Seed(self.param_groups)
+        found, seed = [], chance.Seed(self.param_groups) if self._random else None
         for part in self._parts.parts:
             works = [work for plan in busy for work in plan.staged if work.rule is part.kernels]
-            own = [plan for plan in self._plans if plan.kernels is part.kernels and plan.parameters]
             if works:
-                known = as_values({**own[0].known(), "group.t": max(plan.steps() for plan in own)})
-                first = own[0].variant_for(facts_of(own[0].parameters[0]))
+                own = [plan for plan in self._plans if plan.kernels is part.kernels and plan.parameters]
+                first, known = own[0].leading(), _unknown
+                if first.variant.schedule.shared:
+                    known = as_values({**own[0].known(), "group.t": max(plan.steps() for plan in own)})
                 found.append((part, works, first, known, seed))
         return found
 

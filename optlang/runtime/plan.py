@@ -61,6 +61,7 @@ class GroupPlan:
         self.idle: list[torch.Tensor] = list({id(p): p for p in self.parameters}.values())
         self._values: dict[str, Value] | None = None
         self._answers: tuple[Value, ...] | None = None
+        self._leading: tuple[Any, Prepared] | None = None
         self.work: list[DirectWork] = []  # what has been prepared
         self.staged: list[ScheduledWork] = []  # what has to be run together with that of other groups
         self.evaluation: Evaluation | None = None  # the calls of the closure, of a rule that asks for them
@@ -84,6 +85,12 @@ class GroupPlan:
         variants = [batch.prepared.variant for batch in self.batches]
         own = any(v.group_slots or v.counts_group or v.schedule.shared for v in variants)
         return self.switch is None and not (own or self.instead or self.inferring)
+
+    def leading(self) -> Prepared:
+        """Return the variant of its first parameter, whose formulas of shared states hold."""
+        if self._leading is None or self._leading[0] is not self._values:
+            self._leading = self._values, self.variant_for(facts_of(self.parameters[0]))
+        return self._leading[1]
 
     @property
     def values(self) -> Mapping[ValueName, Any]:
@@ -110,10 +117,10 @@ class GroupPlan:
             return False
         known = self._group_values(active[0].prepared)
         for batch in active:
-            self._lay_out(batch, known)
+            self.lay_out(batch, known)
         return True
 
-    def _lay_out(self, batch: Batch, known: Mapping[ValueName, Any]) -> None:
+    def lay_out(self, batch: Batch, known: Mapping[ValueName, Any]) -> None:
         """Make a batch's step ready."""
         if batch.schedule is not None:
             self.staged.append(ScheduledWork(batch, known, self.kernels, self.scratch))
@@ -173,7 +180,7 @@ class GroupPlan:
                 parts = batch.split(ready)
                 self.batches.extend(parts)
                 active.append(parts[0])
-        for batch in _divided(self.batches):  # what is one batch for an optimizer that is resumed is one here
+        for batch in divided(self.batches):  # what is one batch for an optimizer that is resumed is one here
             self._dissolve(batch)
             active = [other for other in active if other is not batch]
         return active
@@ -512,7 +519,7 @@ class GroupPlan:
                 self._dissolve(batch)
 
 
-def _divided(batches: Sequence[Batch]) -> list[Batch]:
+def divided(batches: Sequence[Batch]) -> list[Batch]:
     """Return the batches with a schedule that could be one again, since their tensors have been updated equally often.
 
     It matters to the last bit: products of stacked matrices are rounded otherwise than those of single ones.

@@ -1,4 +1,4 @@
-"""Steps that are like the one before: one kernel for each batch, and nothing has changed but gradients and numbers.
+"""Steps that are like the one before: nothing has changed but gradients, counts and hyperparameters.
 
 Nearly all steps are, and where parameters are small, Python takes longer than the kernels. So what the plans of an
 optimizer would find out once more is compared with what they found, and only the rest is done.
@@ -14,9 +14,8 @@ import torch
 
 from optlang.inputs import ValueName
 from optlang.runtime.batches import Batch
-from optlang.runtime.plan import GroupPlan
+from optlang.runtime.plan import GroupPlan, divided
 from optlang.runtime.tensors import makes_fakes
-from optlang.runtime.work import DirectWork
 
 #: Types of values in a param group that cannot change while the object is the same.
 CONSTANT = {float, int, bool, str, type(None)}
@@ -40,7 +39,7 @@ class UsualSteps:
         self.possible = self.possible and all(part.possible for part in self._parts)
 
     def prepare(self, groups: Sequence[dict[str, Any]], plans: Sequence[GroupPlan]) -> bool:
-        """Do the first half of a step, if it is a usual one; return whether it is. Nothing is touched before :meth:`run`.
+        """Do the first half of a step, if it is a usual one; return whether it is. Nothing is touched.
 
         Args:
             groups: The param groups.
@@ -53,17 +52,8 @@ class UsualSteps:
             and all(map(is_, plans, self._plans))
             and not torch.is_inference_mode_enabled()
             and not makes_fakes()
-            and all([part.prepare() for part in self._parts])
+            and all(part.prepare() for part in self._parts)
         )
-
-    def run(self, written: list[torch.Tensor]) -> None:
-        """Do the second half, and note the parameters that are written."""
-        for part in self._parts:
-            for batch, coefficients, numbers, _ in part.plan.work:
-                batch.run(coefficients)
-                batch.advance(numbers)
-                written += batch.parameters
-            part.plan.work = []
 
 
 class _UsualGroup:
@@ -71,6 +61,7 @@ class _UsualGroup:
 
     def __init__(self, plan: GroupPlan) -> None:
         self.plan, self._batches = plan, list(plan.batches)
+        self._divided = sum(batch.schedule is not None for batch in self._batches) > 1
         self.possible = plan.is_settled() and all(_is_usual(batch) for batch in self._batches)
         self._take()
 
@@ -92,12 +83,16 @@ class _UsualGroup:
             return False
         if plan.idle and any(p.grad is not None for p in plan.idle):
             return False
+        if self._divided and divided(batches):
+            return False
         for batch in batches:
             gradients = None if batch.is_overwritten() else batch.usual(None)
             if gradients is None:
                 return False
             batch.gradients = gradients
-        plan.work = [plan.host(batch, self._known) for batch in batches]
+        plan.work, plan.staged = [], []
+        for batch in batches:
+            plan.lay_out(batch, self._known)
         return True
 
     def _reread(self) -> bool:
@@ -111,9 +106,9 @@ class _UsualGroup:
 
 
 def _is_usual(batch: Batch) -> bool:
-    """Whether a batch makes its steps by one call of a compiled kernel, and shows its numbers to nobody else."""
-    call = batch.call
-    return call is not None and call.many and call.loaded is not None and not (batch.volatile or batch.kept)
+    """Whether a batch has its kernels, which need no views of gradients, and shows its numbers to nobody else."""
+    ready = batch.call is None or (batch.call.many and batch.call.loaded is not None)
+    return ready and not (batch.volatile or batch.kept)
 
 
 def _is_constant(key: str, value: Any) -> bool:

@@ -95,9 +95,6 @@ def _offset() -> int:
     tensors = [torch.empty(0), torch.nn.Parameter(torch.empty(2, 3)), torch.empty(1)[0]]
     word = ctypes.sizeof(ctypes.c_void_p)
     words = range(_HEAD, torch.Tensor.__basicsize__ // word)
-    places = [
-        {i for i in words if ctypes.c_void_p.from_address(id(t) + i * word).value == t._cdata}
-        for t in tensors
-    ]
+    places = [{i for i in words if ctypes.c_void_p.from_address(id(t) + i * word).value == t._cdata} for t in tensors]
     found = set.intersection(*places)
     return found.pop() * word if len(found) == 1 else 0
