@@ -98,6 +98,8 @@ class Slot:
         storage: What it is shaped like.
         dims: The dimensions over which a reduced one is reduced.
         format: How its numbers are kept.
+        signed: Whether some of its numbers may be negative.
+        divides: Whether something is divided by them.
     """
 
     name: str
@@ -105,6 +107,8 @@ class Slot:
     storage: Storage
     dims: tuple[int, ...] = ()
     format: Format = ON_HOST
+    signed: bool = True
+    divides: bool = False
 
     @cached_property
     def new(self) -> New:

@@ -47,7 +47,7 @@ LIBRARIES = {
     "sympy": ("ir", "backends", "assembly", "compiler", "targets"),
     "filelock": ("cache",),
     "triton": ("backends.helpers",),
-    "torch": ("backends", "runtime", "targets", "bench"),
+    "torch": ("storage", "backends", "runtime", "targets", "bench"),
     "numpy": ("bench",),
     "matplotlib": ("bench",),
     "typer": ("cli",),

@@ -15,6 +15,11 @@ def accepts(kernel: Kernel, device: str) -> bool:
     return sys.platform == "linux" and device == "cpu" and bool(kernel.text("cpp_source"))
 
 
+def accepts_codes(kernel: Kernel, signature: Signature) -> bool:
+    """Return whether a kernel takes states in codes as they are: by blocks, so where nothing is about dimensions."""
+    return kernel.layout.flat and signature.coefficient_dtype == "float32"
+
+
 def load(kernel: Kernel, signature: Signature) -> LoadedKernel | None:
     """Return a compiled kernel, or None if there is none: a compiler that fails is said once, as a warning.
 

@@ -2,6 +2,7 @@
 // numbers, and how they are stored. Loops over elements call them; the compiler makes vectors of such loops.
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstdint>
 #include <cstring>

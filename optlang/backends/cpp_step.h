@@ -18,8 +18,15 @@ struct Memory {
 };
 
 struct Scratch {
-  Memory kept, parts, local;
+  Memory kept, parts, local, numbers;
 };
+
+// What a parameter has besides its tensors' addresses and its sizes if some are kept in codes: addresses of their scales,
+// how many numbers a row has, and what random numbers are drawn by, for each of them.
+constexpr int pointers = tensors + coded_count, counts = rank + (coded_count ? 1 + coded_count : 0);
+
+// Elements of tensors in codes that are numbers at a time.
+constexpr int64_t slice = 2048;
 
 struct Chunk {
   Row* row;
@@ -75,13 +82,72 @@ void whole(Row& row, const real* c, Scratch& scratch) {
   plan.done(row, c);
 }
 
-void update(int64_t count, const int64_t* sizes, void* const* at, const real* c, int threads) {
+// The last place at or before another one where a block of every tensor in codes begins.
+int64_t aligned(const Row& row, int64_t place) {
+  if (place >= row.size) return row.size;
+  for (const Coded& each : coded) place = std::min(place, Block(place, row.n[rank], each.block).begin);
+  return place;
+}
+
+// Runs `what(row)` with the numbers that codes stand for, in memory of our own; those that are `stored` become codes then.
+template <typename What>
+void with_numbers(const Row& row, int64_t begin, int64_t end, Memory& memory, uint32_t draw, bool stored, What what) {
+  Row own = row;
+  void* at[pointers];
+  std::copy(row.at, row.at + pointers, at);
+  own.at = at;
+  float* const numbers = reinterpret_cast<float*>(memory.of(coded_count * (end - begin) / 2 + coded_count));
+  for (int k = 0; k < coded_count; ++k) {
+    float* const to = numbers + k * (end - begin) - begin;
+    at[coded[k].tensor] = to;
+    for (int64_t i = begin; i < end;) {
+      const Block block(i, row.n[rank], coded[k].block);
+      coded[k].decode(row.at[coded[k].tensor], row.at[tensors + k], block, to + i);
+      i = block.end;
+    }
+  }
+  what(own);
+  for (int k = 0; stored && k < coded_count; ++k) {
+    for (int64_t i = begin; i < end;) {
+      const Block block(i, row.n[rank], coded[k].block);
+      const uint32_t key = static_cast<uint32_t>(row.n[rank + 1 + k]) ^ draw;
+      coded[k].encode(numbers + k * (end - begin) + (i - begin), row.at[coded[k].tensor], row.at[tensors + k], block, key);
+      i = block.end;
+    }
+  }
+}
+
+// Takes some elements of a parameter: all of them, or some of one that may be cut anywhere.
+void take(const Chunk& chunk, const real* c, Scratch& scratch, uint32_t draw) {
+  const bool all = chunk.end - chunk.begin == chunk.row->count;
+  const auto part = [&](Row& row, int64_t begin, int64_t end) {
+    row.plan->sweep[0](row, begin, end, c, nullptr, scratch.local.of(row.plan->local_size(row)));
+  };
+  if constexpr (coded_count > 0) {
+    if (!chunk.row->plan->sliced) {
+      with_numbers(*chunk.row, 0, chunk.row->size, scratch.numbers, draw, true, [&](Row& row) { whole(row, c, scratch); });
+      return;
+    }
+    for (int64_t begin = chunk.begin; begin < chunk.end;) {
+      const int64_t end = std::min(std::max(aligned(*chunk.row, begin + slice), begin + 1), chunk.end);
+      with_numbers(*chunk.row, begin, end, scratch.numbers, draw, true, [&](Row& row) { part(row, begin, end); });
+      begin = end;
+    }
+  } else if (all) {
+    whole(*chunk.row, c, scratch);
+  } else {  // nothing is kept for the whole step
+    Row row = *chunk.row;
+    part(row, chunk.begin, chunk.end);
+  }
+}
+
+void update(int64_t count, const int64_t* sizes, void* const* at, const real* c, int threads, uint32_t draw) {
   std::vector<Row> rows(count);
   std::vector<Chunk> chunks;
   std::vector<Row*> cut;
   int64_t elements = 0;
   for (int64_t i = 0; i < count; ++i) {
-    rows[i] = row_of(sizes + i * rank, at + i * tensors);
+    rows[i] = row_of(sizes + i * counts, at + i * pointers);
     elements += rows[i].size;
   }
   const int64_t fair = (elements / (8 * threads) + 64) / 64 * 64;
@@ -98,8 +164,11 @@ void update(int64_t count, const int64_t* sizes, void* const* at, const real* c,
       continue;
     }
     const int64_t taken = std::max<int64_t>(1, length / (row.size / row.count));
-    for (int64_t begin = 0; begin < row.count; begin += taken)
-      chunks.push_back({&row, begin, std::min(begin + taken, row.count)});
+    for (int64_t begin = 0; begin < row.count;) {
+      const int64_t end = coded_count ? aligned(row, begin + taken) : std::min(begin + taken, row.count);
+      chunks.push_back({&row, begin, end});
+      begin = end;
+    }
   }
   const bool many = threads > 1 && elements >= grain;
   // Small tensors are taken several at a time.
@@ -108,15 +177,7 @@ void update(int64_t count, const int64_t* sizes, void* const* at, const real* c,
   {
     Scratch scratch;
     #pragma omp for schedule(dynamic, several)
-    for (size_t i = 0; i < chunks.size(); ++i) {
-      const Chunk& chunk = chunks[i];
-      if (chunk.end - chunk.begin == chunk.row->count) {
-        whole(*chunk.row, c, scratch);
-      } else {  // nothing is kept for the whole step
-        Row row = *chunk.row;
-        row.plan->sweep[0](row, chunk.begin, chunk.end, c, nullptr, scratch.local.of(row.plan->local_size(row)));
-      }
-    }
+    for (size_t i = 0; i < chunks.size(); ++i) take(chunks[i], c, scratch, draw);
   }
   for (Row* row : cut) {
     const Plan<Row>& plan = *row->plan;
@@ -129,11 +190,22 @@ void update(int64_t count, const int64_t* sizes, void* const* at, const real* c,
     for (int s = 0; s < plan.sweeps; ++s) {
       #pragma omp parallel num_threads(threads) if (many)
       {
-        Memory local;
-        double* const memory = local.of(plan.local_size(*row));
+        Scratch scratch;
+        double* const memory = scratch.local.of(plan.local_size(*row));
         #pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < n; ++i)
-          plan.sweep[s](*row, i * taken, std::min((i + 1) * taken, row->count), c, parts.data() + i * row->parts, memory);
+        for (int64_t i = 0; i < n; ++i) {
+          const auto sweep = [&](Row& row, int64_t begin, int64_t end) {
+            plan.sweep[s](row, begin, end, c, parts.data() + i * row.parts, memory);
+          };
+          const int64_t begin = i * taken, end = std::min(begin + taken, row->count);
+          if constexpr (coded_count > 0) {
+            const int64_t from = aligned(*row, begin), to = aligned(*row, end);
+            const bool last = s == plan.sweeps - 1;
+            with_numbers(*row, from, to, scratch.numbers, draw, last, [&](Row& own) { sweep(own, from, to); });
+          } else {
+            sweep(*row, begin, end);
+          }
+        }
       }
       plan.finish[s](*row, c, parts.data(), n);
     }
@@ -144,6 +216,6 @@ void update(int64_t count, const int64_t* sizes, void* const* at, const real* c,
 }  // namespace
 
 extern "C" void optlang_update(
-    int64_t count, const int64_t* sizes, void* const* at, const void* coefficients, int threads) {
-  update(count, sizes, at, static_cast<const real*>(coefficients), threads);
+    int64_t count, const int64_t* sizes, void* const* at, const void* coefficients, int threads, uint32_t draw) {
+  update(count, sizes, at, static_cast<const real*>(coefficients), threads, draw);
 }

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from optlang.inputs import ValueName, as_values
+from optlang.runtime import chance
 from optlang.runtime.calls import KernelCall
 from optlang.runtime.records import OURS, Record, is_kept
 from optlang.runtime.stages import BatchSchedule
@@ -26,6 +27,7 @@ class Batch:
         addresses: Where these lie, if that has been asked already.
         call: The kernel with their tensors, where a step is one kernel and nothing else.
         schedule: The stages with their tensors, of all other steps.
+        counts: Whether their updates are counted.
         count: Their updates so far.
         numbers: Values of their host states.
         created: Whether their states were started in this step.
@@ -46,6 +48,7 @@ class Batch:
         "call",
         "committed",
         "count",
+        "counts",
         "created",
         "device",
         "gradients",
@@ -56,6 +59,7 @@ class Batch:
         "prepared",
         "records",
         "schedule",
+        "seed",
         "version",
         "volatile",
     )
@@ -66,7 +70,7 @@ class Batch:
         self.gradients: Sequence[Any] = ()
         first = self.records[0]
         self.prepared, self.count, self.numbers = first.prepared, first.count, first.numbers
-        self.created = first.created
+        self.created, self.counts = first.created, first.counts
         self.device = first.parameter.device
         self._facts = as_values(first.facts.named())
         self.volatile = any(record.volatile for record in self.records)
@@ -74,7 +78,7 @@ class Batch:
         self.call = None if direct is None else KernelCall(direct, self.records, {})
         self.schedule = BatchSchedule(self.prepared, self.records) if direct is None else None
         self.mirror: torch.Tensor | None = None
-        self.version = 0
+        self.version, self.seed = 0, 0
         self.kept: dict[int, list[torch.Tensor]] = {}
         self._kept_versions: list[int] = []
         self.committed = False
@@ -87,12 +91,12 @@ class Batch:
     def key(record: Record) -> tuple[Any, ...]:
         """Return what records of one batch have in common."""
         # What does not count its updates need not have had as many.
-        count = record.count if record.prepared.counts else 0.0
+        count = record.count if record.counts else 0.0
         return (*_fixed(record), count, record.numbers, record.created)
 
     def likeness(self) -> tuple[Any, ...]:
         """Return what batches that could be one have in common."""
-        count = self.count if self.prepared.counts else 0.0
+        count = self.count if self.counts else 0.0
         return (*_fixed(self.records[0]), count, self.numbers, self.created)
 
     def usual(self, state: Mapping[Any, Any] | None) -> list[torch.Tensor] | None:
@@ -145,11 +149,17 @@ class Batch:
             **{slot.name: number for slot, number in zip(prepared.hosted, self.numbers, strict=True)},
         }
 
+    @property
+    def draw(self) -> int:
+        """What random numbers are drawn by in the next step, where codes are."""
+        return chance.mixed(self.seed, int(self.count) + 1) & 0xFFFFFFFF if self.records[0].coded else 0
+
     # Running ------------------------------------------------------------------------------------------------
 
     def run(self, coefficients: torch.Tensor) -> None:
         """Run the kernel of a step that is one kernel."""
         assert self.call is not None
+        self.call.draw = self.draw
         self.call.run(self.gradients, coefficients, self.addresses)
         self.gradients = ()
 
@@ -182,7 +192,7 @@ class Batch:
 
     def reflect(self) -> None:
         """Make the tensors in ``optimizer.state`` that show the count and the host states, where there are none."""
-        rows = [self.count] if self.prepared.counts else []
+        rows = [self.count] if self.counts else []
         rows += self.numbers
         if not rows:
             return
@@ -208,7 +218,7 @@ class Batch:
         self.count += 1.0
         self.numbers, self.created = numbers, False
         if self.mirror is not None:
-            rows = (self.count, *numbers) if self.prepared.counts else numbers
+            rows = (self.count, *numbers) if self.counts else numbers
             if len(rows) == 1:
                 self.mirror.fill_(rows[0])
             else:
@@ -222,7 +232,7 @@ class Batch:
     def _write_kept(self, rows: Sequence[Any]) -> None:
         """Write the numbers that are not in the mirror; a count is added to, as other processes may count as well."""
         for row, tensors in self.kept.items():
-            if row == 0 and self.prepared.counts:
+            if row == 0 and self.counts:
                 torch._foreach_add_(tensors, 1.0)
             else:
                 for tensor in tensors:
@@ -268,6 +278,6 @@ def _fixed(record: Record) -> tuple[Any, ...]:
     facts = tuple(getattr(record.facts, name) for name in prepared.facts)
     ndim = 0 if variant.layout.flat else record.facts.ndim
     types = (record.dtype, record.gradient_dtype, record.parameter.device, ndim)
-    states = tuple(record.tensors[name].dtype for name in variant.tensors[2:])
+    states = tuple((record.tensors[n].dtype, record.coded.get(n, (None,))[0]) for n in variant.tensors[2:])
     shape = record.shape if variant.schedule.matrices else ()
     return (variant.key, record.ordinary, facts, types, states, shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from optlang.compiled import Kernel, Storage, Variant
 from optlang.runtime.kernels import Kernels, PreparedKernel
 from optlang.runtime.records import Record
 from optlang.runtime.tensors import fakes_of, overlapping, real_name, resolved, viewed
+from optlang.storage.blocks import Blocks, rows_of
 
 _pointer = torch.Tensor.data_ptr
 
@@ -27,15 +29,21 @@ class Operand:
 
     Attributes:
         views: The tensors of ``Kernel.tensors``, viewed; None for the gradient, and for a parameter that is copied.
+        coded: Of those in codes the place among these, the format and the scales, and what random numbers are drawn by.
     """
 
-    __slots__ = ("kernel", "record", "views")
+    __slots__ = ("coded", "kernel", "record", "views")
 
     def __init__(self, record: Record, kernel: Kernel, handed: Mapping[Any, torch.Tensor]) -> None:
         self.record, self.kernel = record, kernel
         self.views: list[Any] = [None if record.copied else self.view(record.parameter), None]
-        for name in kernel.tensors[2:]:
+        self.coded: list[tuple[int, Blocks, torch.Tensor, int]] = []
+        for place, name in enumerate(kernel.tensors[2:], 2):
             tensor = handed[name] if name in handed else record.tensors[name]
+            if name in record.coded:
+                self.coded.append((place, *record.coded[name], record.drawn_by(name)))
+                self.views.append(tensor.detach())
+                continue
             scalar = kernel.storage[name] is Storage.SCALAR
             self.views.append(tensor.detach().view(1) if scalar else self.view(tensor))
 
@@ -46,7 +54,21 @@ class Operand:
     def copied_in(self, g: torch.Tensor, coefficients: torch.Tensor) -> tuple[torch.Tensor, list[Any]]:
         """Return a contiguous copy of the parameter, and a kernel's arguments with it."""
         copy = resolved(self.record.parameter.detach()).contiguous()
-        return copy, [self.view(copy), self.view(g), *self.views[2:], coefficients]
+        return copy, [self.view(copy), self.view(g), *self.numbers()[2:], coefficients]
+
+    def numbers(self) -> list[Any]:
+        """Return the views, with the numbers that codes stand for in their place."""
+        views = list(self.views)
+        for place, format, scales, _ in self.coded:
+            views[place] = self.view(format.decode(views[place], scales))
+        return views
+
+    def keep(self, numbers: Sequence[torch.Tensor], draw: int) -> None:
+        """Keep the numbers that a kernel has written for tensors in codes."""
+        for place, format, scales, key in self.coded:
+            if self.kernel.tensors[place] in self.kernel.written:
+                codes = self.views[place]
+                format.keep(numbers[place].view(codes.shape), codes, scales, key ^ draw)
 
     def copy_out(self, copy: torch.Tensor) -> None:
         """Take the result."""
@@ -57,23 +79,34 @@ class Operand:
         """Return the types of the kernel's arguments."""
         record = self.record
         dtypes = [record.dtype, record.gradient_dtype, *(view.dtype for view in self.views[2:])]
+        for place, *_ in self.coded:
+            dtypes[place] = torch.float32
         device = record.parameter.device.type
         return Signature(tuple(map(real_name, dtypes)), tuple(dims), device, max(1, coefficients))
+
+    def in_codes(self, signature: Signature) -> Signature:
+        """Return a signature for tensors in codes as they are."""
+        return replace(signature, coded=tuple((place, format) for place, format, *_ in self.coded))
 
 
 class Addresses:
     """Where the tensors of some parameters lie, as kernels take it that need no more.
 
     Args:
-        views: The tensors of each parameter, the gradient (None) second.
-        stride: How many there are of each.
+        operands: The parameters.
     """
 
-    def __init__(self, views: Sequence[torch.Tensor | None], stride: int) -> None:
-        self.stride = stride
-        self.count = len(views) // stride
-        self.sizes = array("q", (n for view in views[::stride] if view is not None for n in view.shape))
-        self.places = array("q", (0 if view is None else view.data_ptr() for view in views))
+    def __init__(self, operands: Sequence[Operand]) -> None:
+        self.count = len(operands)
+        self.stride = len(operands[0].views) + len(operands[0].coded)
+        self.sizes, self.places = array("q"), array("q")
+        for operand in operands:
+            self.sizes.extend(operand.views[0].shape)
+            self.places.extend(0 if view is None else view.data_ptr() for view in operand.views)
+            if operand.coded:
+                self.sizes.append(rows_of(operand.record.shape)[1])
+                self.sizes.extend(key for *_, key in operand.coded)
+                self.places.extend(scales.data_ptr() for _, _, scales, _ in operand.coded)
         self.fixed = self.count, self.sizes.buffer_info()[0], self.places.buffer_info()[0]
 
     def of(self, gradients: Iterable[int]) -> tuple[int, int, int]:
@@ -93,14 +126,17 @@ class KernelCall:
     Attributes:
         operands: The tensors of each parameter.
         loaded: The kernel for their types, once it has been asked for.
+        draw: What random numbers are drawn by in this step, besides places.
         moved: How many parameters a step has begun to update that is not counted yet, those that are copied first.
     """
 
     __slots__ = (
         "_addresses",
         "_coefficients",
+        "_decodes",
         "_direct",
         "_packed",
+        "draw",
         "loaded",
         "moved",
         "operands",
@@ -119,11 +155,12 @@ class KernelCall:
         ]
         self.loaded: LoadedKernel | None = None
         self.signature: Signature | None = None
-        self.moved = 0
+        self.moved, self.draw = 0, 0
         self._coefficients: tuple[array[float], torch.Tensor] | None = None
         self._direct: list[int] | None = None  # those that are neither empty nor copied
         self._packed: list[Any] | None = None
         self._addresses: Addresses | None = None
+        self._decodes = False  # whether the kernel takes numbers, and states are in codes
 
     def see_to(self, kernels: Kernels, coefficients: int, owner: Variant, loaded: LoadedKernel | None = None) -> None:
         """Find the kernel for the types of the operands, compiling it if need be; one that is known may be given."""
@@ -132,13 +169,19 @@ class KernelCall:
             dims = self.prepared.dims(first.record.facts.ndim)
             self.signature = first.signature(dims, coefficients)
             ordinary = first.record.ordinary
-            self.loaded = loaded or kernels.kernel(self.prepared.kernel, self.signature, owner, ordinary)
+            kernel = self.prepared.kernel
+            if first.coded and ordinary and not any(o.record.copied for o in self.operands):
+                loaded = loaded or kernels.coded(kernel, first.in_codes(self.signature))
+            self.loaded = loaded or kernels.kernel(kernel, self.signature, owner, ordinary)
+            self._decodes = bool(first.coded) and self.loaded is not kernels.loaded.get(
+                (kernel.digest, first.in_codes(self.signature))
+            )
 
     @property
     def many(self) -> bool:
         """Whether gradients may have shapes of their own, as only their addresses are read."""
         assert self.loaded is not None
-        return self.loaded.many
+        return self.loaded.many and not self._decodes
 
     def view(self, gradients: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         """Return gradients as the kernel takes them."""
@@ -195,7 +238,7 @@ class KernelCall:
         assert kernel is not None
         if self._direct is None:
             self._direct = [i for i, o in enumerate(operands) if o.record.facts.numel and not o.record.copied]
-            if kernel.many and not overlapping([operands[i].record.parameter for i in self._direct]):
+            if self.many and not overlapping([operands[i].record.parameter for i in self._direct]):
                 self._packed = [view for i in self._direct for view in operands[i].views]
                 self._packed.append(None)
         moved, run = 0, kernel.run
@@ -208,16 +251,20 @@ class KernelCall:
                         self.moved = moved
                         run(tensors)
                         operand.copy_out(copy)
+                        operand.keep(tensors, self.draw)
                     except KeyboardInterrupt:  # the states may be written
                         operand.copy_out(copy)
+                        operand.keep(tensors, self.draw)
                         raise
         if self._packed is None:
             for i in self._direct:
-                p, _, *states = operands[i].views
+                p, _, *states = operands[i].numbers() if self._decodes else operands[i].views
                 tensors = [p, gradients[i], *states, coefficients]
                 moved += 1
                 self.moved = moved
                 run(tensors)
+                if self._decodes:
+                    operands[i].keep(tensors, self.draw)
         elif self._direct:
             self._run_packed(kernel, gradients, coefficients, addresses)
 
@@ -235,9 +282,9 @@ class KernelCall:
         gradients = gradients if len(direct) == count else [gradients[i] for i in direct]
         if kernel.at is not None:
             if self._addresses is None:
-                self._addresses = Addresses(packed[:-1], stride)
+                self._addresses = Addresses([self.operands[i] for i in direct])
             known = addresses if addresses is not None and len(direct) == count else map(_pointer, gradients)
-            arguments = (*self._addresses.of(known), coefficients.data_ptr(), torch.get_num_threads())
+            arguments = (*self._addresses.of(known), coefficients.data_ptr(), torch.get_num_threads(), self.draw)
             at = kernel.at
             self.moved = count
             at(*arguments)

@@ -154,7 +154,8 @@ class Kernels:
 
     def __init__(self, compiled: Compiled, backend: str) -> None:
         self.compiled, self.backend = compiled, backend
-        self._load = registry.loader(registry.find(backend))
+        self._backends = registry.find(backend)
+        self._load = registry.loader(self._backends)
         self.loaded: dict[tuple[str, Signature], LoadedKernel] = {}
         self._variants: dict[VariantKey, Prepared] = {}
         self._stages: dict[str, PreparedKernel] = {}
@@ -203,6 +204,17 @@ class Kernels:
         if kernel.digest not in self._stages:
             self._stages[kernel.digest] = PreparedKernel(kernel)
         return self._stages[kernel.digest]
+
+    def coded(self, kernel: Kernel, signature: Signature) -> LoadedKernel | None:
+        """Return a kernel that takes states in codes as they are; None if no backend of the class has one."""
+        key = (kernel.digest, signature)
+        if key not in self.loaded:
+            with self._announced(kernel, signature):
+                found = registry.coded(self._backends, kernel, signature)
+            if found is None:
+                return None
+            self.loaded[key] = found
+        return self.loaded[key]
 
     def kernel(self, kernel: Kernel, signature: Signature, owner: Variant, ordinary: bool = True) -> LoadedKernel:
         """Return a kernel for some types, compiled (or found on disk) on first use.

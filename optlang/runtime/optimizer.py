@@ -31,7 +31,7 @@ from optlang.runtime.flat import FlatPlan
 from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.lazy import LAZY, LazyPlan
 from optlang.runtime.parts import Part, Parts
-from optlang.runtime.plan import GroupPlan, named, switched
+from optlang.runtime.plan import STORE, GroupPlan, named, switched
 from optlang.runtime.records import STEP
 from optlang.runtime.schedule_runner import run_schedule
 from optlang.runtime.stages import Scratch
@@ -39,6 +39,7 @@ from optlang.runtime.tensors import facts_of, is_fake, local
 from optlang.runtime.usual import UsualSteps
 from optlang.runtime.values import plain
 from optlang.runtime.work import ScheduledWork
+from optlang.storage import choice
 
 #: The staged work of a rule, with the other arguments of ``run_schedule``.
 Together = tuple[Part, list[ScheduledWork], Prepared, Mapping[ValueName, Any], chance.Seed | None]
@@ -129,6 +130,9 @@ class RuleOptimizer(Optimizer):
         for key, value in {**placed_args, **kwargs}.items():
             if key in parts.keys or key in switches:
                 given[key] = value
+            elif key == STORE:
+                if value is not None:
+                    given[key] = choice.checked(cls._name(), value, cls._stored())
             elif key == chance.SEED and cls._random:
                 given[key] = chance.checked(cls._name(), value)
             elif key in PLANS:
@@ -141,6 +145,12 @@ class RuleOptimizer(Optimizer):
         if kwargs.get("foreach") and kwargs.get("fused"):
             raise RuntimeError(f"{cls._name()}: foreach and fused cannot be True together (and have no effect here)")
         return parts.tidied(given)
+
+    @classmethod
+    def _stored(cls) -> list[str]:
+        """Return the keys of the states that parameters have."""
+        rules = (part.compiled.rule for part in cls._parts.parts)
+        return [state.key for rule in rules for state in rule.states if state.scope is StateScope.TENSOR]
 
     @classmethod
     def _unknown(cls, key: str) -> str:
@@ -167,6 +177,8 @@ class RuleOptimizer(Optimizer):
         self._parts.check({**self.defaults, **param_group})
         self._check_marks(param_group)
         lazy.check(self._name(), {**self.defaults, **param_group})
+        if STORE in param_group:
+            param_group[STORE] = choice.checked(self._name(), param_group[STORE], self._stored())
         undecorated(Optimizer.add_param_group)(self, param_group)
         self._fakes = _fakes(self.param_groups)
         try:
@@ -530,8 +542,11 @@ class RuleOptimizer(Optimizer):
                 for group in self.param_groups
                 for part, members in zip(parts.parts, self._placed(group), strict=True)
             ]
-            for plan in plans:
-                plan.scratch = self._scratch
+            offset = 0
+            for i, plan in enumerate(plans):
+                plan.scratch, plan.offset = self._scratch, offset
+                if i % len(parts.parts) == len(parts.parts) - 1:
+                    offset += len(plan.group["params"])
         return plans
 
     # Evaluation ---------------------------------------------------------------------------------------------

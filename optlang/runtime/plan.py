@@ -17,7 +17,7 @@ from optlang.compiled import Facts, Variant
 from optlang.inputs import ValueName, as_values
 from optlang.language.rule import Value
 from optlang.language.tree import StateScope
-from optlang.runtime import host
+from optlang.runtime import chance, host
 from optlang.runtime.batches import Batch
 from optlang.runtime.evaluation import Evaluation
 from optlang.runtime.kernels import Kernels, Prepared
@@ -27,6 +27,10 @@ from optlang.runtime.stages import Scratch
 from optlang.runtime.tensors import address, facts_of, is_fake, local, lost, makes_fakes
 from optlang.runtime.values import Hyperparameters
 from optlang.runtime.work import DirectWork, ScheduledWork
+from optlang.storage import Format, choice
+
+#: Key of a param group that says how states are kept.
+STORE = "store"
 
 State = MutableMapping[torch.Tensor, dict[str, Any]]
 
@@ -62,6 +66,8 @@ class GroupPlan:
         self._values: dict[str, Value] | None = None
         self._answers: tuple[Value, ...] | None = None
         self._leading: tuple[Any, Prepared] | None = None
+        self.offset = 0  # how many parameters there are in the groups before
+        self._places: dict[int, int] | None = None
         self.work: list[DirectWork] = []  # what has been prepared
         self.staged: list[ScheduledWork] = []  # what has to be run together with that of other groups
         self.evaluation: Evaluation | None = None  # the calls of the closure, of a rule that asks for them
@@ -244,7 +250,9 @@ class GroupPlan:
 
     def _batch(self, records: list[Record]) -> Batch:
         """Return a batch of some records."""
-        return Batch(records)
+        batch = Batch(records)
+        batch.seed = self.group.get(chance.SEED, 0)
+        return batch
 
     def _bound(self, p: torch.Tensor, g: torch.Tensor, state: State) -> Record:
         """Return a record of a parameter with a gradient, checked."""
@@ -255,10 +263,24 @@ class GroupPlan:
         self._check_dimensions(p, prepared)
         record = Record(p, prepared, state.get(p, {}))
         try:
-            record.bind(g, self._values or {})
+            record.place = self._place_of(record.owner)
+            record.bind(g, self._values or {}, self._formats(prepared, p))
         except ValueError as error:
             self._fail(p, f"cannot be updated: {error}")
         return record
+
+    def _formats(self, prepared: Prepared, p: torch.Tensor) -> dict[str, Format]:
+        """Return how states of a parameter are kept that are kept otherwise than the rule says, by key."""
+        store = self.group.get(STORE)
+        if store is None or p.is_complex():
+            return {}
+        return choice.formats(self.name, store, prepared.stored, p.numel())
+
+    def _place_of(self, p: torch.Tensor) -> int:
+        """Return the place of a parameter among all of the optimizer."""
+        if self._places is None:
+            self._places = {id(q): i for i, q in enumerate(self.group["params"], self.offset)}
+        return self._places.get(id(p), 0)
 
     def variant_for(self, facts: Facts) -> Prepared:
         """Return the variant that updates a parameter of which these are the facts."""

@@ -9,8 +9,9 @@ from typing import Any, TypeGuard
 import torch
 
 from optlang.compiled import Facts, Slot, Storage
-from optlang.inputs import ValueName
+from optlang.inputs import ValueName, text
 from optlang.language.rule import Value
+from optlang.runtime.chance import mixed
 from optlang.runtime.kernels import Prepared
 from optlang.runtime.tensors import (
     address,
@@ -28,7 +29,8 @@ from optlang.runtime.tensors import (
     resolved,
     same_order,
 )
-from optlang.storage import Wide
+from optlang.storage import Fixed, Format, Wide
+from optlang.storage.blocks import SCALE, Blocks
 
 #: Attribute of the memory whose parts show the numbers of many parameters.
 OURS = "optlang_mirror"
@@ -44,6 +46,7 @@ class Record:
         parameter: The parameter.
         prepared: Its variant.
         owner: The parameter as it is listed in the param groups.
+        place: Its place among all parameters of the optimizer.
         facts: What the rule may know of it.
         state: Its dict in ``optimizer.state``.
         keys: Keys of the state this record has, mirrors of host numbers first.
@@ -54,6 +57,8 @@ class Record:
         numbers: Values of the host states.
         created: Whether none of its states existed before.
         tensors: The state tensors, by name.
+        coded: Of those that are kept in codes the format and the scales, by name.
+        shown: How many of its keys show numbers of the host.
         careful: Whether each gradient has to be looked at (complex numbers, orders of memory other than C's).
         copied: Whether the parameter itself cannot be viewed, so that it is copied in and out.
         ordinary: Whether all tensors lie at addresses, which a kernel can be given; others take torch's own operations.
@@ -63,6 +68,7 @@ class Record:
 
     __slots__ = (
         "careful",
+        "coded",
         "copied",
         "count",
         "created",
@@ -76,10 +82,12 @@ class Record:
         "ordinary",
         "owner",
         "parameter",
+        "place",
         "pointer",
         "pointers",
         "prepared",
         "shape",
+        "shown",
         "staged",
         "state",
         "tensors",
@@ -101,28 +109,48 @@ class Record:
         self.forms: tuple[Any, ...] = ()
         self.ordinary, self.volatile, self.whole = True, False, False
         self.tensors: dict[ValueName, torch.Tensor] = {}
+        self.coded: dict[ValueName, tuple[Blocks, torch.Tensor]] = {}
+        self.shown, self.place = 0, 0
         self.numbers: tuple[float, ...] = ()
         self.count, self.created, self.careful, self.copied = 0.0, False, False, False
         self.gradient_dtype = parameter.dtype
 
+    @property
+    def counts(self) -> bool:
+        """Whether its updates are counted: if the rule asks, or if random numbers are drawn by the count."""
+        return self.prepared.counts or any(format.draws for format, _ in self.coded.values())
+
+    def drawn_by(self, name: ValueName) -> int:
+        """Return what random numbers for a state are drawn by, besides the step."""
+        names = [slot.name for slot in self.prepared.stored]
+        return mixed(self.place, names.index(text(name))) & 0xFFFFFFFF
+
     # Making ready -------------------------------------------------------------------------------------------
 
-    def bind(self, g: torch.Tensor, values: Mapping[str, Value]) -> None:
+    def bind(self, g: torch.Tensor, values: Mapping[str, Value], formats: Mapping[str, Format]) -> None:
         """Take state from ``optimizer.state``, starting what is missing.
 
         Nothing is written to ``optimizer.state`` yet: what has to be is staged for :meth:`commit`.
+
+        Args:
+            g: A gradient of the parameter.
+            values: The hyperparameters.
+            formats: How states are kept that are kept otherwise than the rule says, by key.
         """
         p, layout = self.parameter, self.prepared.variant.layout
         self.gradient_dtype = g.dtype
-        self.copied = is_marked(p) or (not is_dense(p) if layout.flat else not p.is_contiguous())
-        states = self.tensors = self._states(g, {**values, **self.facts.named()})
+        states = self.tensors = self._states(g, {**values, **self.facts.named()}, formats)
+        in_order = self.coded or not layout.flat
+        self.copied = is_marked(p) or not (p.is_contiguous() if in_order else is_dense(p))
         self.ordinary = all(address(t) or not t.numel() for t in (p, g, *states.values()) if not t.is_sparse)
         self.volatile |= p.is_inference() or not (self.ordinary or is_fake(p) or p.is_meta)
         self.whole = not self.ordinary and layout.flat and self.prepared.variant.elementwise and not p.is_complex()
         self.copied &= not self.whole
         self.careful = self.copied or p.is_complex() or not p.is_contiguous() or not self.ordinary
 
-    def _states(self, g: torch.Tensor, values: Mapping[str, Value]) -> dict[ValueName, torch.Tensor]:
+    def _states(
+        self, g: torch.Tensor, values: Mapping[str, Value], formats: Mapping[str, Format]
+    ) -> dict[ValueName, torch.Tensor]:
         """Return the state tensors by name, each as its kernel wants it, and set the host's numbers."""
         prepared, held = self.prepared, self.state
         slots = prepared.variant.slots
@@ -140,25 +168,45 @@ class Record:
         shapes = prepared.shapes(self.parameter, values) if present else {}
         for slot in slots:
             if slot.key in shapes and slot not in missing and tuple(held[slot.key].shape) != shapes[slot.key]:
-                found = tuple(held[slot.key].shape)
-                raise ValueError(f"state {slot.key!r} has shape {found}, but its shape is {shapes[slot.key]}")
+                shape = tuple(held[slot.key].shape)
+                raise ValueError(f"state {slot.key!r} has shape {shape}, but its shape is {shapes[slot.key]}")
             value = fresh[slot.name] if slot in missing else held[slot.key]
             if slot.storage is Storage.HOST:
                 numbers.append(_number(value))
                 continue
+            found = formats.get(slot.key)
+            if isinstance(found, Blocks):
+                tensors[slot.name] = self._in_codes(slot, found, value)
+                continue
             tensor = self._fitting(slot.key, slot.storage, value)
-            if slot not in missing and self._is_cut(slot, tensor):
+            if isinstance(found, Fixed):
+                tensor = tensor.to(getattr(torch, found.name))
+            elif slot not in missing and self._is_cut(slot, tensor):
                 tensor = tensor.to(getattr(torch, slot.format.dtype(real_name(self.dtype))))
             if tensor is not held.get(slot.key):
                 self.staged[slot.key] = tensor
             tensors[slot.name] = tensor
         self.numbers = tuple(numbers)
-        mirrored = [STEP] if prepared.counts else []
+        mirrored = [STEP] if self.counts else []
         mirrored += [slot.key for slot in prepared.hosted]
-        self.keys = (*mirrored, *(slot.key for slot in prepared.stored))
+        scaled = [slot for slot in prepared.stored if slot.name in self.coded]
+        self.keys = (*mirrored, *(s.key for s in prepared.stored), *(s.key + SCALE for s in scaled))
         self.volatile = any(is_kept(v) and is_shared(v) for v in map(held.get, mirrored))
-        self.hold([None] * len(mirrored), [tensors[slot.name] for slot in prepared.stored])
+        scales = [self.coded[slot.name][1] for slot in scaled]
+        self.shown = len(mirrored)
+        self.hold([None] * len(mirrored), [*(tensors[slot.name] for slot in prepared.stored), *scales])
         return tensors
+
+    def _in_codes(self, slot: Slot, format: Blocks, value: Any) -> torch.Tensor:
+        """Return the codes of a state, which become its tensor, and take note of their scales."""
+        scales = self.state.get(slot.key + SCALE)
+        codes = value
+        if not (isinstance(scales, torch.Tensor) and value.dtype is getattr(torch, format.codes)):
+            numbers = self._fitting(slot.key, slot.storage, value).contiguous().to(torch.float32)
+            codes, scales = format.encode(numbers)
+            self.staged[slot.key], self.staged[slot.key + SCALE] = codes, scales
+        self.coded[slot.name] = format, scales
+        return codes  # type: ignore[no-any-return]
 
     def hold(self, mirrors: Sequence[Any], stored: Sequence[torch.Tensor]) -> None:
         """Take note of the tensors under the keys, and of where they lie."""

@@ -195,7 +195,7 @@ class ShardedPlan(GroupPlan):
         p, held = self._whole[record.parameter], record.state
         if not held:
             return
-        numbers = record.keys[: len(record.keys) - len(record.prepared.stored)]
+        numbers = record.keys[: record.shown]
         shown = {key: value if key in numbers else _distributed(value, p) for key, value in held.items()}
         state[p] = shown
         self._shown[p] = dict(shown)

@@ -120,11 +120,11 @@ class Chunk:
 
     def __init__(self, plan: PlannedStage, start: int, records: Sequence[Record], buffers: Buffers) -> None:
         self.plan, self.start, self.records, self.buffers = plan, start, records, buffers
-        self._begun = False
+        self._begun, self._draw = False, 0
 
-    def begin(self) -> None:
-        """Forget the last run."""
-        self._begun = False
+    def begin(self, draw: int) -> None:
+        """Forget the last run; ``draw`` is what random numbers are drawn by where states are kept in codes."""
+        self._begun, self._draw = False, draw
 
     def written(self) -> Sequence[int]:
         """Return the places in the batch of the records whose parameters or states it has begun to write."""
@@ -167,9 +167,9 @@ class KernelChunk(Chunk):
         super().__init__(plan, start, records, buffers)
         self.call = KernelCall(plan.prepared, records, buffers)
 
-    def begin(self) -> None:
-        """Forget the last run."""
-        self.call.moved = 0
+    def begin(self, draw: int) -> None:
+        """Forget the last run; ``draw`` is what random numbers are drawn by where states are kept in codes."""
+        self.call.moved, self.call.draw = 0, draw
 
     def written(self) -> Sequence[int]:
         """Return the places in the batch of the records whose parameters or states it has begun to write."""
@@ -252,7 +252,16 @@ class MatrixChunk(Chunk):
             return [g.view(r.parameter.shape) for g, r in zip(gradients, self.records, strict=True)]
         if name in self.buffers:
             return list(self.buffers[name])
-        return [record.tensors[name].detach() for record in self.records]
+        return [self._state(record, name) for record in self.records]
+
+    @staticmethod
+    def _state(record: Record, name: ValueName) -> torch.Tensor:
+        """Return a state's tensor, of one that is kept in codes the numbers."""
+        kept = record.tensors[name].detach()
+        if name not in record.coded:
+            return kept
+        format, scales = record.coded[name]
+        return format.decode(kept, scales)
 
     def _stack(self, name: ValueName, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the tensors of a name as one, in the number type of the arithmetic."""
@@ -267,7 +276,7 @@ class MatrixChunk(Chunk):
         stack = tensors[0].unsqueeze(0) if len(tensors) == 1 else torch.stack(tensors)
         found = stack.to(arithmetic(self.records[0].parameter))
         changes = name in ("p", "g") or (name in self.buffers and self._storage(name) is Storage.MATRIX)
-        if len(tensors) == 1 and found is stack and not changes:
+        if len(tensors) == 1 and found is stack and not changes and name not in self.records[0].coded:
             self._views[name] = found
         return found
 
@@ -292,8 +301,19 @@ class MatrixChunk(Chunk):
             else:
                 self.buffers[name] = matrices
             return
+        if name in self.records[0].coded:
+            self._encode(name, parts)
+            return
         for target, part in zip(self._tensors(name), parts, strict=True):
             target.copy_(part.reshape(target.shape) if part.numel() == target.numel() else part.expand_as(target))
+
+    def _encode(self, name: ValueName, parts: Sequence[torch.Tensor]) -> None:
+        """Keep the new values of a state in codes."""
+        for record, part in zip(self.records, parts, strict=True):
+            format, scales = record.coded[name]
+            codes = record.tensors[name].detach()
+            key = record.drawn_by(name) ^ self._draw
+            format.keep(part.reshape(codes.shape).contiguous().float(), codes, scales, key)
 
 
 def _memory(t: torch.Tensor) -> int:

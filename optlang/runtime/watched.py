@@ -34,7 +34,7 @@ class Watched:
         self.states = [record.state for record in records]
         self.values = [value for record in records for value in record.values]
         self.value_pointers = [pointer for record in records for pointer in record.pointers]
-        first, shown = records[0], len(records[0].values) - len(records[0].prepared.stored)
+        first, shown = records[0], records[0].shown
         self.stored = [value for record in records for value in record.values[shown:]]
         self.forms = [form for record in records for form in record.forms[shown:]]
         self.dtypes, self.gradient_dtypes, keys = {first.dtype}, {first.gradient_dtype}, first.keys

@@ -55,9 +55,10 @@ class ScheduledWork:
             self.schedule.path(path, kernels, scratch)
         self.path = self.schedule.path(self.chosen, kernels, scratch)
         self.left = list(self.path)
+        draw = batch.draw
         for segment in self.left:
             for chunk in segment.chunks:
-                chunk.begin()
+                chunk.begin(draw)
             if not segment.needs:
                 self._prepare(segment)
 

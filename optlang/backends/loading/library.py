@@ -48,16 +48,19 @@ def text(kernel: Kernel, signature: Signature) -> str:
     head = ["#define OPTLANG_HALF"] if "float16" in signature.dtypes else []
     head.append(f"using real = {TYPES[signature.coefficient_dtype]};")
     types = [f"using type_{i} = {TYPES[dtype]};" for i, dtype in enumerate(signature.dtypes)]
-    before, after = _parts()
-    return "\n".join([*head, "", before, *types, kernel.text("cpp_source"), after])
+    before, codes, after = _parts()
+    formats = {each.name: each.struct for _, each in signature.coded}
+    table = [f"{{{i}, {each.block}, decode<{each.name}>, encode<{each.name}>}}" for i, each in signature.coded]
+    coded = [f"constexpr int coded_count = {len(table)};"]
+    coded.append(f"constexpr std::array<Coded, coded_count> coded{{{{{', '.join(table)}}}}};")
+    return "\n".join([*head, "", before, codes, *formats.values(), *types, kernel.text("cpp_source"), *coded, after])
 
 
 @functools.cache
-def _parts() -> tuple[str, str]:
+def _parts() -> tuple[str, ...]:
     """Return what stands before and behind the kernels of a file."""
     folder = Path(__file__).parent.parent
-    before, after = ((folder / name).read_text(encoding="utf-8") for name in ("cpp_kernels.h", "cpp_step.h"))
-    return before, after
+    return tuple((folder / name).read_text(encoding="utf-8") for name in ("cpp_kernels.h", "cpp_codes.h", "cpp_step.h"))
 
 
 def name_of(kernel: Kernel, signature: Signature) -> str:
@@ -141,7 +144,7 @@ def compiled(source: str, flags: Sequence[str], libraries: Sequence[str], folder
 def _open(path: str) -> Any:
     """Return the function of a library."""
     update = ctypes.CDLL(path).optlang_update
-    update.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 3, ctypes.c_int]
+    update.argtypes = [ctypes.c_int64, *[ctypes.c_void_p] * 3, ctypes.c_int, ctypes.c_uint32]
     update.restype = None
     return update
 
@@ -156,6 +159,6 @@ def _loaded(update: Any, signature: Signature, origin: str) -> LoadedKernel:
         first = tensors[:-1:tensors_each]
         sizes = array("q", (n for t in first for n in t.shape))
         where = sizes.buffer_info()[0], addresses.buffer_info()[0]
-        update(len(first), *where, numbers, torch.get_num_threads())
+        update(len(first), *where, numbers, torch.get_num_threads(), 0)
 
     return LoadedKernel(run, origin, many=True, at=update)

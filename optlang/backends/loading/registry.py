@@ -57,6 +57,20 @@ def find(name: str) -> list[Backend]:
     return found
 
 
+def coded(backends: list[Backend], kernel: Kernel, signature: Signature) -> LoadedKernel | None:
+    """Return a kernel that takes states in codes as they are, by the first backend that has one; None if none has.
+
+    Such a backend defines ``accepts_codes(kernel, signature)``, besides what every backend does.
+    """
+    for backend in backends:
+        accepts = getattr(backend, "accepts_codes", None)
+        if accepts is not None and backend.accepts(kernel, signature.device) and accepts(kernel, signature):
+            found = backend.load(kernel, signature)
+            if found is not None:
+                return found
+    return None
+
+
 def loader(backends: list[Backend]) -> Callable[[Kernel, Signature], LoadedKernel]:
     """Return a function that loads kernels, by the first of some backends that has one."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optlang.storage import NARROW
+from optlang.storage.blocks import Blocks
 
 #: The dimensions of a viewed tensor: the index of the dimension of ``p`` that it shares, or None for a size of 1.
 Dims = tuple[int | None, ...]
@@ -25,12 +26,15 @@ class Signature:
         dims: The viewed dimensions, in the same order.
         device: Device type, ``cpu`` or ``cuda``.
         coefficients: How many packed coefficients there are (at least 1: an empty list is padded).
+        coded: The tensors that are kept in codes, by their places: their types are those of the numbers. The kernel takes
+            the scales of each after all tensors of a parameter.
     """
 
     dtypes: tuple[str, ...]
     dims: tuple[Dims, ...]
     device: str
     coefficients: int
+    coded: tuple[tuple[int, Blocks], ...] = ()
 
     @property
     def narrow(self) -> bool:

@@ -1,0 +1,172 @@
+"""Which states are never negative, and which something is divided by: found in programs, by intervals.
+
+Every value gets an interval that holds it whatever the gradients are. That a state is never negative is assumed of all
+states that start so, and given up for those whose update does not keep it, until no more are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import sympy as sp
+
+from optlang.inputs import ValueName
+from optlang.ir import algebra
+from optlang.ir.program import Program
+
+
+class Interval(NamedTuple):
+    """Numbers from ``low`` to ``high``."""
+
+    low: float
+    high: float
+
+    def joined(self, other: Interval) -> Interval:
+        """Return the least interval that has the numbers of both."""
+        return Interval(min(self.low, other.low), max(self.high, other.high))
+
+
+ANY, POSITIVE, UNIT = Interval(-math.inf, math.inf), Interval(0.0, math.inf), Interval(0.0, 1.0)
+
+#: What functions return whatever they are given.
+KNOWN = {
+    **dict.fromkeys(("abs", "exp", "norm", "norm1", "sumsq", "count", "numel", "rows", "cols"), POSITIVE),
+    **dict.fromkeys(("sigmoid", "rand"), UNIT),
+    **dict.fromkeys(("sign", "tanh", "sin", "cos", "erf"), Interval(-1.0, 1.0)),
+}
+#: Functions of the numbers of a tensor that lie between the least and the largest of them.
+BETWEEN = ("max", "min", "mean", "rms", "sqrt", "amax", "amin", "cbrt", "nan_to_num", "relu")
+
+
+def of_states(
+    programs: Sequence[Program], start: Program, ranges: Mapping[ValueName, tuple[float, float]]
+) -> dict[ValueName, tuple[bool, bool]]:
+    """Return for each state whether it may be negative, and whether something is divided by it.
+
+    Args:
+        programs: The steps that the rule may make.
+        start: The initial values.
+        ranges: Between which numbers the hyperparameters lie.
+    """
+    initial = {store.target: store.expr for store in start.stores}
+    starting = _Intervals(start, ranges, set())
+    hopeful = {name for name, expr in initial.items() if starting.of(expr).low >= 0}
+    while True:
+        kept = {name for name in hopeful if all(_keeps(program, ranges, hopeful, name) for program in programs)}
+        if kept == hopeful:
+            break
+        hopeful = kept
+    divisors = {name for program in programs for name in _divisors(program)}
+    return {name: (name not in hopeful, name in divisors) for name in initial}
+
+
+def _keeps(
+    program: Program, ranges: Mapping[ValueName, tuple[float, float]], hopeful: set[ValueName], name: ValueName
+) -> bool:
+    """Whether a step leaves a state that is not negative so."""
+    intervals = _Intervals(program, ranges, hopeful)
+    return all(intervals.of(store.expr).low >= 0 for store in program.stores if store.target == name)
+
+
+def _divisors(program: Program) -> Iterable[ValueName]:
+    """Yield the names of the inputs that something is divided by, through whatever values.
+
+    A reduction is not 0 because an element is, and neither is the square of a difference because a part of it is.
+    """
+    exprs = {value.symbol: value.expr for value in program.values}
+    found: set[sp.Symbol] = set()
+    todo = [power.base for value in program.values for power in value.expr.atoms(sp.Pow) if _is_divided(power)]
+    while todo:
+        for symbol in _reaching(todo.pop()) - found:
+            found.add(symbol)
+            if symbol in exprs:
+                todo.append(exprs[symbol])
+    return (i.name for i in program.inputs if i.symbol in found)
+
+
+def _reaching(expr: sp.Expr) -> set[sp.Symbol]:
+    """Return the symbols of a divisor that could make it 0."""
+    if isinstance(expr, algebra.Reduction | algebra.MatrixOperation):
+        return set()
+    if expr.is_Pow and expr.exp.is_Integer and int(expr.exp) % 2 == 0:
+        return _reaching(expr.base) if expr.base.is_Symbol else set()
+    if expr.is_Symbol:
+        return {expr}
+    return set().union(*map(_reaching, expr.args))
+
+
+def _is_divided(power: sp.Pow) -> bool:
+    return bool(power.exp.is_number and power.exp.is_negative)
+
+
+class _Intervals:
+    """The intervals of a program's values."""
+
+    def __init__(
+        self, program: Program, ranges: Mapping[ValueName, tuple[float, float]], hopeful: set[ValueName]
+    ) -> None:
+        self.known: dict[sp.Symbol, Interval] = {}
+        for given in program.inputs:
+            if given.name in hopeful:
+                self.known[given.symbol] = POSITIVE
+            elif given.name in ranges:
+                self.known[given.symbol] = Interval(*ranges[given.name])
+            elif given.name in ("t", "group.t"):
+                self.known[given.symbol] = Interval(1.0, math.inf)
+        for value in program.values:
+            self.known[value.symbol] = self.of(value.expr)
+
+    def of(self, expr: sp.Expr) -> Interval:
+        """Return the interval of an expression."""
+        if expr.is_Symbol:
+            return self.known.get(expr, ANY)
+        if expr.is_number and expr.is_real:
+            number = float(expr)
+            return Interval(number, number)
+        if expr.is_Add:
+            parts = [self.of(a) for a in expr.args]
+            return Interval(sum(p.low for p in parts), sum(p.high for p in parts))
+        if expr.is_Mul:
+            return self._product(expr.args)
+        if expr.is_Pow:
+            return self._power(expr)
+        return self._function(expr) if expr.is_Function else ANY
+
+    def _product(self, factors: Sequence[sp.Expr]) -> Interval:
+        """Return the interval of a product; an infinite number of zeros is 0, as no value is infinite."""
+        found = Interval(1.0, 1.0)
+        for factor in factors:
+            part = self.of(factor)
+            ends = [0.0 if 0.0 in (a, b) else a * b for a in found for b in part]
+            found = Interval(min(ends), max(ends))
+        return found
+
+    def _power(self, expr: sp.Pow) -> Interval:
+        base, exponent = self.of(expr.base), self.of(expr.exp)
+        even = expr.exp.is_Integer and int(expr.exp) % 2 == 0
+        if not (even or base.low >= 0):
+            return ANY
+        if base.low >= 0 and base.high <= 1 and exponent.low >= 0:
+            return UNIT
+        if expr.exp == sp.Integer(-1) and base.low >= 0:
+            low = 0.0 if math.isinf(base.high) or not base.high else 1 / base.high
+            return Interval(low, math.inf if not base.low else 1 / base.low)
+        return POSITIVE
+
+    def _function(self, expr: sp.Expr) -> Interval:
+        name, args = algebra.name_of(expr), expr.args
+        if name in ("select", "where"):
+            return self.of(args[1]).joined(self.of(args[2]))
+        if name == "maximum" or (name == "max" and len(args) > 1):
+            ends = [self.of(a) for a in args]
+            return Interval(max(e.low for e in ends), max(e.high for e in ends))
+        if name == "minimum" or (name == "min" and len(args) > 1):
+            ends = [self.of(a) for a in args]
+            return Interval(min(e.low for e in ends), min(e.high for e in ends))
+        if name in KNOWN:
+            return KNOWN[name]
+        if name in (*BETWEEN, "sum") and self.of(args[0]).low >= 0:
+            return POSITIVE
+        return ANY

@@ -1,0 +1,166 @@
+"""Formats of eight bits: codes of one byte, and a scale for each block of neighbours.
+
+Rows of a tensor are what belongs to one index of its first dimension (a vector is one row), and a block never reaches
+beyond a row: whoever keeps some rows of a tensor keeps their blocks. The last block of a row may be shorter. Codes lie
+in a tensor shaped like the values, under the state's key; scales in another, under that key and ``.scale``.
+
+What a format does to one block is said twice, here in torch's operations and in C++ (:attr:`Blocks.cpp`), and the codes
+are the same to the bit.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from optlang.storage.formats import Format
+
+if TYPE_CHECKING:
+    import torch
+
+#: What the key of a state's scales has behind the state's own.
+SCALE = ".scale"
+
+#: Elements of a tensor below which its states are kept as they are without ``store``.
+LEAST = 4096
+
+_WORD = 0xFFFFFFFF
+
+#: C++ types of codes and scales.
+_CPP = {"uint8": "uint8_t", "int8": "int8_t", "float8_e4m3fn": "uint8_t", "float32": "float", "float16": "_Float16"}
+
+
+@dataclass(frozen=True)
+class Blocks(Format):
+    """A format of codes with a scale for each block.
+
+    Attributes:
+        block: Numbers in a block.
+        codes: Type of the codes.
+        scales: Type of the scales.
+        signed: Whether there are negative numbers.
+        draws: Whether it rounds at random, so that an average that moves by less than a code does not stand still.
+        floor: Whether only 0 becomes 0, so that what is divided by it does not grow without bounds.
+        cpp: The functions of the format's struct in C++: ``scale_of``, ``decoded`` and ``encoded``.
+    """
+
+    block: int = 256
+    name: ClassVar[str]
+    codes: ClassVar[str] = "uint8"
+    scales: ClassVar[str] = "float32"
+    signed: ClassVar[bool] = True
+    draws: ClassVar[bool] = False
+    floor: ClassVar[bool] = False
+    cpp: ClassVar[str]
+
+    def dtype(self, parameter: str) -> str:
+        """Return the type of the codes."""
+        return self.codes
+
+    def text(self, own: str, wide: str) -> str:
+        """Return the type of the codes as Python."""
+        return f"torch.{self.codes}"
+
+    @property
+    def struct(self) -> str:
+        """The format as a C++ struct of its name."""
+        types = f"  using code = {_CPP[self.codes]};\n  using scale = {_CPP[self.scales]};\n"
+        traits = f"is_signed = {str(self.signed).lower()}, draws = {str(self.draws).lower()}"
+        return f"struct {self.name} {{\n{types}  static constexpr bool {traits};\n{self.cpp}}};\n"
+
+    # One block ----------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def scale_of(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the scales of blocks, one behind the other along the first dimension of ``x``, in float32."""
+
+    @abstractmethod
+    def encoded(self, x: torch.Tensor, scale: torch.Tensor, random: torch.Tensor | None) -> torch.Tensor:
+        """Return the codes of numbers.
+
+        Args:
+            x: The numbers, in float32.
+            scale: The scales, of a shape that goes with them.
+            random: Whole numbers from 0 to 2**32 - 1 in int64, of a format that draws.
+        """
+
+    @abstractmethod
+    def decoded(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Return the numbers that codes stand for, in float32."""
+
+    # Tensors ------------------------------------------------------------------------------------------------
+
+    def scales_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Return the shape of the scales of a tensor: one index for each row, and one for each of its blocks."""
+        rows, columns = rows_of(shape)
+        count = -(-columns // self.block)
+        return (rows, count) if len(shape) > 1 else (count,)
+
+    def encode(self, x: torch.Tensor, key: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return codes and scales of a tensor.
+
+        Args:
+            x: The numbers, contiguous, in float32.
+            key: What random numbers are drawn by, besides the place of an element.
+        """
+        import torch
+
+        shape = tuple(x.shape)
+        blocks = self._in_blocks(x)
+        scale = self.scale_of(blocks).to(getattr(torch, self.scales))
+        random = None
+        if self.draws:
+            places = torch.arange(x.numel(), dtype=torch.int64, device=x.device)
+            random = self._in_blocks(drawn(places, key).view(shape))
+        codes = self.encoded(blocks, scale.float()[:, None], random)
+        return self._in_rows(codes, shape), scale.view(self.scales_shape(shape))
+
+    def decode(self, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+        """Return the numbers of a tensor that is kept, in float32."""
+        shape = tuple(codes.shape)
+        numbers = self.decoded(self._in_blocks(codes), scales.float().reshape(-1, 1))
+        return self._in_rows(numbers, shape)
+
+    def keep(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, key: int) -> None:
+        """Write the codes and scales of a tensor where those of another one lie."""
+        new_codes, new_scales = self.encode(x, key)
+        codes.copy_(new_codes)
+        scales.copy_(new_scales)
+
+    def _in_blocks(self, x: torch.Tensor) -> torch.Tensor:
+        """Return a tensor as blocks, the last one of each row filled up with zeros."""
+        import torch
+
+        rows, columns = rows_of(x.shape)
+        count = -(-columns // self.block)
+        wide: Any = x.reshape(rows, columns)
+        if count * self.block != columns:
+            filled = torch.zeros(rows, count * self.block, dtype=x.dtype, device=x.device)
+            filled[:, :columns] = wide
+            wide = filled
+        return wide.reshape(rows * count, self.block)
+
+    def _in_rows(self, blocks: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+        """Return blocks as a tensor of some shape, without what they were filled up with."""
+        rows, columns = rows_of(shape)
+        return blocks.reshape(rows, -1)[:, :columns].reshape(tuple(shape)).contiguous()
+
+
+def rows_of(shape: Sequence[int]) -> tuple[int, int]:
+    """Return how many rows a tensor has, and how many numbers each of them has."""
+    numel = 1
+    for n in shape:
+        numel *= n
+    rows = shape[0] if len(shape) > 1 else 1
+    return rows, numel // rows if rows else 0
+
+
+def drawn(places: torch.Tensor, key: int) -> torch.Tensor:
+    """Return random whole numbers from 0 to 2**32 - 1, by the places of elements and a key; the same in C++."""
+    h = (places ^ key) & _WORD
+    h = (h * 0x9E3779B1) & _WORD
+    h = h ^ (h >> 15)
+    h = (h * 0x85EBCA77) & _WORD
+    return h ^ (h >> 13)

@@ -1,0 +1,103 @@
+"""Which format each state is kept in: what ``store`` asks for, with the presets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from optlang.storage.blocks import LEAST, Blocks
+from optlang.storage.formats import Fixed, Format
+from optlang.storage.fp8 import Fp8
+from optlang.storage.int8 import Int8
+from optlang.storage.log8 import Log8
+
+if TYPE_CHECKING:
+    from optlang.compiled import Slot
+
+#: The formats of codes, by name.
+CODES: dict[str, type[Blocks]] = {kind.name: kind for kind in (Fp8, Log8, Int8)}
+#: Other types of numbers, by name.
+TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+#: What may be given for all states at once.
+PRESETS = ("fp32", "bf16", "8bit")
+
+
+def checked(who: str, store: Any, keys: Sequence[str]) -> Any:
+    """Return what was given for ``store``.
+
+    Args:
+        who: The class, for messages.
+        store: A preset, or formats by the keys of states; None for what the rule says.
+        keys: Those of the rule's states.
+
+    Raises:
+        ValueError: If there is no such preset, state or format.
+    """
+    if store is None or store in PRESETS:
+        return store
+    if not isinstance(store, Mapping):
+        raise ValueError(f"{who}: store must be one of {', '.join(map(repr, PRESETS))}, or a dict of formats; got {store!r}")
+    for key, asked in store.items():
+        if key not in keys:
+            states = ", ".join(map(repr, keys)) or "none"
+            raise ValueError(f"{who}: store names a state {key!r}, and the rule has {states}")
+        named(who, asked)
+    return dict(store)
+
+
+def named(who: str, text: Any) -> Format:
+    """Return the format of a name, such as ``bf16``, ``fp8`` or ``int8(block=128)``.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    found = re.fullmatch(r"(\w+)(?:\(block\s*=\s*(\d+)\))?", text) if isinstance(text, str) else None
+    if found is not None:
+        name, block = found.groups()
+        if name in TYPES and block is None:
+            return Fixed(TYPES[name])
+        if name in CODES and (block is None or (int(block) >= 16 and not int(block) & (int(block) - 1))):
+            return CODES[name](int(block)) if block else CODES[name]()
+        if name in CODES:
+            raise ValueError(f"{who}: a block of {name} must be a power of 2 and at least 16, got {block}")
+    known = ", ".join((*TYPES, *CODES))
+    raise ValueError(f"{who}: there is no format {text!r} to keep states in; there are: {known}")
+
+
+def formats(who: str, store: Any, slots: Sequence[Slot], numel: int) -> dict[str, Format]:
+    """Return the formats of those states of a tensor that are kept otherwise than the rule says, by key.
+
+    Args:
+        who: The class, for messages.
+        store: What :func:`checked` returned.
+        slots: The states.
+        numel: How many elements the parameter has.
+
+    Raises:
+        ValueError: If a state cannot be kept in the format that is asked for it.
+    """
+    from optlang.compiled import Storage
+
+    found: dict[str, Format] = {}
+    for slot in slots:
+        asked = store.get(slot.key) if isinstance(store, Mapping) else None
+        if isinstance(store, str) and slot.storage is Storage.ELEMENT:
+            found[slot.key] = _preset(store, slot)
+        elif asked is not None and slot.storage is not Storage.ELEMENT:
+            raise ValueError(
+                f"{who}: state {slot.key!r} is not shaped like its parameter, and only such states can be kept in {asked}"
+            )
+        elif asked is not None:
+            found[slot.key] = named(who, asked)
+    return {key: each for key, each in found.items() if numel >= LEAST or not isinstance(each, Blocks)}
+
+
+def _preset(preset: str, slot: Slot) -> Format:
+    """Return the format of a state in a preset."""
+    if preset != "8bit":
+        return Fixed(TYPES[preset])
+    if not slot.signed:
+        return Log8()
+    # A signed state that something is divided by must not become 0 beside large neighbours.
+    return Fixed("bfloat16") if slot.divides else Fp8()

@@ -1,0 +1,50 @@
+"""``int8``: whole numbers under the largest of their block, the nearest one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from optlang.storage.blocks import Blocks
+
+if TYPE_CHECKING:
+    import torch
+
+#: The largest code, which the largest number of a block has.
+LARGEST = 127.0
+#: The least scale: a block of zeros has one, too.
+LEAST = 1e-38
+
+
+@dataclass(frozen=True)
+class Int8(Blocks):
+    """Whole numbers from -127 to 127.
+
+    What is less than a 254th of the largest of its block becomes 0. That is for updates that mix elements (Muon); where
+    each element is updated from itself, small ones beside large ones stand still.
+    """
+
+    name: ClassVar[str] = "int8"
+    codes: ClassVar[str] = "int8"
+    cpp: ClassVar[str] = """\
+  static float scale_of(float largest) { return std::max(largest, 1e-38f) / 127.0f; }
+  static float decoded(code c, float scale) { return static_cast<float>(c) * scale; }
+  static code encoded(float x, float scale, uint32_t) {
+    const float y = std::nearbyint(x / scale);
+    return static_cast<code>(y == y ? static_cast<int32_t>(y) : 0);
+  }
+"""
+
+    def scale_of(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the largest of each block as 127."""
+        return x.abs().amax(1).clamp_min(LEAST) / LARGEST
+
+    def encoded(self, x: torch.Tensor, scale: torch.Tensor, random: torch.Tensor | None) -> torch.Tensor:
+        """Return the nearest codes."""
+        import torch
+
+        return (x / scale).round().nan_to_num(0.0).to(torch.int8)
+
+    def decoded(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Return the numbers of codes."""
+        return codes.float() * scale

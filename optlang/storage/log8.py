@@ -1,0 +1,62 @@
+"""``log8``: numbers that are not negative, over a range of 2**32 under the largest of their block, rounded at random."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from optlang.storage.blocks import Blocks
+
+if TYPE_CHECKING:
+    import torch
+
+#: The largest code, 255, stands for this part of the scale.
+LARGEST = 0.9375
+
+
+@dataclass(frozen=True)
+class Log8(Blocks):
+    """Five bits of exponent and three of mantissa, without a sign; 0 stands for 0 alone.
+
+    What is divided by such a number is divided by no less than an eighth too little, however small it is beside the
+    others of its block, down to 2**-32 of the largest; below that, by too much, which makes a step short and not long.
+    Numbers are rounded up or down at random, in proportion, as averages of squares move by little in each step.
+    """
+
+    name: ClassVar[str] = "log8"
+    signed: ClassVar[bool] = False
+    draws: ClassVar[bool] = True
+    floor: ClassVar[bool] = True
+    cpp: ClassVar[str] = """\
+  static float scale_of(float largest) { return largest / 0.9375f; }
+  static float decoded(code c, float scale) {
+    const float usual = number_of((static_cast<uint32_t>(c) << 20) + (95u << 23)) * scale;
+    return c ? usual : 0.0f * scale;  // NaN is that of the whole block
+  }
+  static code encoded(float x, float scale, uint32_t random) {
+    const int32_t bits = static_cast<int32_t>(bits_of(x / scale) + (random >> 12));
+    const int32_t found = std::min(std::max((bits >> 20) - (95 << 3), 1), 255);
+    return static_cast<code>(x > 0 ? found : 0);
+  }
+"""
+
+    def scale_of(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the scale under which the largest number of each block has the largest code."""
+        return x.amax(1).clamp_min(0) / LARGEST
+
+    def encoded(self, x: torch.Tensor, scale: torch.Tensor, random: torch.Tensor | None) -> torch.Tensor:
+        """Return codes above or below, in proportion to how near they are."""
+        import torch
+
+        assert random is not None
+        bits = (x / scale).view(torch.int32).to(torch.int64) + (random >> 12)
+        found = ((bits >> 20) - (95 << 3)).clamp(1, 255)
+        return torch.where(x > 0, found, 0).to(torch.uint8)
+
+    def decoded(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Return the numbers of codes."""
+        import torch
+
+        whole = codes.to(torch.int32)
+        usual = ((whole << 20) + (95 << 23)).view(torch.float32) * scale
+        return torch.where(whole > 0, usual, 0.0 * scale)  # NaN is that of the whole block
