@@ -335,7 +335,7 @@ def _slots(special: Special, lowered: Lowered, rule: Rule) -> tuple[Slot, ...]:
             dims = tuple(sorted(kind.dims))
             storage = Storage.HOST if s.name in lowered.on_host else Storage.of(kind)
             format = _format(s.name, storage, lowered.start)
-            found.append(Slot(s.name, s.key, storage, dims, format, *traits.get(s.name, (True, True))))
+            found.append(Slot(s.name, s.key, storage, dims, format, *traits.get(s.name, signs.Traits())))
     return tuple(found)
 
 

@@ -100,6 +100,7 @@ class Slot:
         format: How its numbers are kept.
         signed: Whether some of its numbers may be negative.
         divides: Whether something is divided by them.
+        zero: Whether they are 0 before the first step.
     """
 
     name: str
@@ -109,6 +110,7 @@ class Slot:
     format: Format = ON_HOST
     signed: bool = True
     divides: bool = False
+    zero: bool = False
 
     @cached_property
     def new(self) -> New:

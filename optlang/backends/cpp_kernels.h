@@ -8,6 +8,9 @@
 #include <cstring>
 #include <limits>
 #include <vector>
+#ifdef __AVX2__
+#include <immintrin.h>
+#endif
 
 // All functions that the C library has for vectors as well. It says so itself only where accuracy is given up everywhere.
 #if defined(__GLIBC__) && defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
@@ -74,6 +77,11 @@ struct bfloat16 {
 #ifdef OPTLANG_HALF
 using float16 = _Float16;
 #endif
+
+// A number as T. Of bfloat16 the bits are written, as compilers make no vectors of structs.
+template <typename T>
+inline void store(T& to, real x) { to = static_cast<T>(x); }
+inline void store(bfloat16& to, real x) { to.bits = bfloat16(static_cast<float>(x)).bits; }
 
 // What is stored in T, read again.
 template <typename T>

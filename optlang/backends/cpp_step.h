@@ -100,20 +100,13 @@ void with_numbers(const Row& row, int64_t begin, int64_t end, Memory& memory, ui
   for (int k = 0; k < coded_count; ++k) {
     float* const to = numbers + k * (end - begin) - begin;
     at[coded[k].tensor] = to;
-    for (int64_t i = begin; i < end;) {
-      const Block block(i, row.n[rank], coded[k].block);
-      coded[k].decode(row.at[coded[k].tensor], row.at[tensors + k], block, to + i);
-      i = block.end;
-    }
+    coded[k].decode(row.at[coded[k].tensor], row.at[tensors + k], row.n[rank], begin, end, to + begin);
   }
   what(own);
   for (int k = 0; stored && k < coded_count; ++k) {
-    for (int64_t i = begin; i < end;) {
-      const Block block(i, row.n[rank], coded[k].block);
-      const uint32_t key = static_cast<uint32_t>(row.n[rank + 1 + k]) ^ draw;
-      coded[k].encode(numbers + k * (end - begin) + (i - begin), row.at[coded[k].tensor], row.at[tensors + k], block, key);
-      i = block.end;
-    }
+    const uint32_t key = static_cast<uint32_t>(row.n[rank + 1 + k]) ^ draw;
+    const float* const from = numbers + k * (end - begin);
+    coded[k].encode(from, row.at[coded[k].tensor], row.at[tensors + k], row.n[rank], begin, end, key);
   }
 }
 

@@ -1,4 +1,4 @@
-"""Which states are never negative, and which something is divided by: found in programs, by intervals.
+"""Which states are never negative, which something is divided by, and which start as 0: found in programs.
 
 Every value gets an interval that holds it whatever the gradients are. That a state is never negative is assumed of all
 states that start so, and given up for those whose update does not keep it, until no more are.
@@ -17,6 +17,14 @@ from optlang.ir import algebra
 from optlang.ir.program import Program
 
 
+class Traits(NamedTuple):
+    """What is known of the numbers of a state, as a slot has it."""
+
+    signed: bool = True
+    divides: bool = True
+    zero: bool = False
+
+
 class Interval(NamedTuple):
     """Numbers from ``low`` to ``high``."""
 
@@ -29,6 +37,7 @@ class Interval(NamedTuple):
 
 
 ANY, POSITIVE, UNIT = Interval(-math.inf, math.inf), Interval(0.0, math.inf), Interval(0.0, 1.0)
+NOTHING = Interval(0.0, 0.0)
 
 #: What functions return whatever they are given.
 KNOWN = {
@@ -42,8 +51,8 @@ BETWEEN = ("max", "min", "mean", "rms", "sqrt", "amax", "amin", "cbrt", "nan_to_
 
 def of_states(
     programs: Sequence[Program], start: Program, ranges: Mapping[ValueName, tuple[float, float]]
-) -> dict[ValueName, tuple[bool, bool]]:
-    """Return for each state whether it may be negative, and whether something is divided by it.
+) -> dict[ValueName, Traits]:
+    """Return what is known of the numbers of each state.
 
     Args:
         programs: The steps that the rule may make.
@@ -59,7 +68,8 @@ def of_states(
             break
         hopeful = kept
     divisors = {name for program in programs for name in _divisors(program)}
-    return {name: (name not in hopeful, name in divisors) for name in initial}
+    zero = {name for name, expr in initial.items() if starting.of(expr) == NOTHING}
+    return {name: Traits(name not in hopeful, name in divisors, name in zero) for name in initial}
 
 
 def _keeps(

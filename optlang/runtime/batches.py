@@ -180,7 +180,9 @@ class Batch:
             tensors = {"p": record.parameter, "g": record.parameter, **record.tensors}
             for name in variant.tensors:
                 memory = tensors[name]
-                total += memory.numel() * memory.element_size() * (2 if name in variant.written else 1)
+                size = memory.numel() * memory.element_size()
+                size += record.coded[name][1].nbytes if name in record.coded else 0
+                total += size * (2 if name in variant.written else 1)
         return total
 
     # State --------------------------------------------------------------------------------------------------

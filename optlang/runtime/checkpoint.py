@@ -19,9 +19,11 @@ from optlang.runtime.events import TRAINING
 from optlang.runtime.flat import seen
 from optlang.runtime.lazy import LazyPlan
 from optlang.runtime.parts import Part, Parts
-from optlang.runtime.plan import describe, named
+from optlang.runtime.plan import STORE, describe, named
 from optlang.runtime.records import STEP
 from optlang.runtime.tensors import facts_of, is_shared, local
+from optlang.storage import choice
+from optlang.storage.blocks import SCALE
 
 #: Hyperparameters that may be None.
 NULLABLE = (HyperType.OPTIONAL, HyperType.OPTIONAL_TEXT)
@@ -111,6 +113,25 @@ class Lent:
 
     def _wanted(self) -> list[torch.Tensor]:
         return [shown for reference in self._held if (shown := reference()) is not None]
+
+
+def without_codes(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint with numbers for what is kept in codes, as if ``store`` had not been given."""
+    state = {key: numbers_of(held) if isinstance(held, Mapping) else held for key, held in saved["state"].items()}
+    groups = [{key: value for key, value in group.items() if key != STORE} for group in saved["param_groups"]]
+    return {**saved, "state": state, "param_groups": groups}
+
+
+def numbers_of(held: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the states of a parameter with numbers in place of codes and scales."""
+    found = {}
+    for key, value in held.items():
+        if key.endswith(SCALE) and key.removesuffix(SCALE) in held:
+            continue
+        scales = held.get(key + SCALE)
+        format = None if scales is None else choice.found(value, scales)
+        found[key] = value if format is None else format.decode(value, scales)
+    return found
 
 
 def left_behind(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) -> str:
@@ -232,6 +253,9 @@ def loaded_groups(
             group.setdefault(LazyPlan.switch, ours[LazyPlan.switch])
         if TRAINING in ours:
             group.setdefault(TRAINING, True)
+        group.pop(STORE, None)  # how states are kept is for this run to say
+        if STORE in ours:
+            group[STORE] = ours[STORE]
         group["params"] = ours["params"]
         if "param_names" in ours:
             group["param_names"] = ours["param_names"]

@@ -585,10 +585,14 @@ class RuleOptimizer(Optimizer):
 
     # Saving and loading -------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, *, full: bool = False) -> dict[str, Any]:
         """Return hyperparameters and state, as ``torch.optim`` does.
 
         Both are of this moment: what is held of it does not follow when the optimizer moves on.
+
+        Args:
+            full: Whether states that are kept in codes (by ``store``) are numbers in float32, which the optimizer of
+                the same rule in ``torch.optim`` can load.
 
         Raises:
             ValueError: If there is state of tensors that are in no param group.
@@ -601,6 +605,8 @@ class RuleOptimizer(Optimizer):
             raise ValueError(f"{self._name()}: {wrong}")
         self._lent.forget()
         saved = checkpoint.packed(self.param_groups, self.state, self._lent)
+        if full:
+            saved = checkpoint.without_codes(saved)
         if any(group.get("capturable") for group in self.param_groups):  # graphs write to states unseen
             self._lent.part()
         for post_hook in self._optimizer_state_dict_post_hooks.values():

@@ -29,7 +29,7 @@ from optlang.runtime.tensors import (
     resolved,
     same_order,
 )
-from optlang.storage import Fixed, Format, Wide
+from optlang.storage import Fixed, Format, Wide, choice
 from optlang.storage.blocks import SCALE, Blocks
 
 #: Attribute of the memory whose parts show the numbers of many parameters.
@@ -176,8 +176,11 @@ class Record:
                 continue
             found = formats.get(slot.key)
             if isinstance(found, Blocks):
-                tensors[slot.name] = self._in_codes(slot, found, value)
+                tensors[slot.name] = self._in_codes(slot, found, value, slot in missing)
                 continue
+            if slot.key + SCALE in held:
+                value = self._decoded(slot, value)
+                self.staged[slot.key + SCALE] = None
             tensor = self._fitting(slot.key, slot.storage, value)
             if isinstance(found, Fixed):
                 tensor = tensor.to(getattr(torch, found.name))
@@ -197,16 +200,27 @@ class Record:
         self.hold([None] * len(mirrored), [*(tensors[slot.name] for slot in prepared.stored), *scales])
         return tensors
 
-    def _in_codes(self, slot: Slot, format: Blocks, value: Any) -> torch.Tensor:
+    def _in_codes(self, slot: Slot, format: Blocks, value: torch.Tensor, fresh: bool) -> torch.Tensor:
         """Return the codes of a state, which become its tensor, and take note of their scales."""
-        scales = self.state.get(slot.key + SCALE)
-        codes = value
-        if not (isinstance(scales, torch.Tensor) and value.dtype is getattr(torch, format.codes)):
+        codes, scales = value, self.state.get(slot.key + SCALE)
+        if fresh and slot.zero:
+            codes, scales = format.zeros(value)
+        elif scales is None or choice.found(codes, scales) != format:
+            value = value if scales is None else self._decoded(slot, value)
             numbers = self._fitting(slot.key, slot.storage, value).contiguous().to(torch.float32)
             codes, scales = format.encode(numbers)
+        if scales is not self.state.get(slot.key + SCALE):
             self.staged[slot.key], self.staged[slot.key + SCALE] = codes, scales
         self.coded[slot.name] = format, scales
-        return codes  # type: ignore[no-any-return]
+        return codes
+
+    def _decoded(self, slot: Slot, codes: torch.Tensor) -> torch.Tensor:
+        """Return the numbers of a state that a checkpoint has in codes."""
+        scales = self.state[slot.key + SCALE]
+        format = choice.found(codes, scales)
+        if format is None:
+            raise ValueError(f"state {slot.key!r} is in codes of no format that is known")
+        return format.decode(codes, scales)
 
     def hold(self, mirrors: Sequence[Any], stored: Sequence[torch.Tensor]) -> None:
         """Take note of the tensors under the keys, and of where they lie."""
@@ -260,6 +274,8 @@ class Record:
     def commit(self) -> None:
         """Write what was staged to the state."""
         self.state.update(self.staged)
+        for key in [key for key, value in self.staged.items() if value is None]:
+            del self.state[key]
         self.staged = {}
 
     # Each step ----------------------------------------------------------------------------------------------

@@ -73,8 +73,8 @@ class Blocks(Format):
     # One block ----------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def scale_of(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the scales of blocks, one behind the other along the first dimension of ``x``, in float32."""
+    def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
+        """Return the scales of blocks by the largest magnitude of each, in float32."""
 
     @abstractmethod
     def encoded(self, x: torch.Tensor, scale: torch.Tensor, random: torch.Tensor | None) -> torch.Tensor:
@@ -109,13 +109,23 @@ class Blocks(Format):
 
         shape = tuple(x.shape)
         blocks = self._in_blocks(x)
-        scale = self.scale_of(blocks).to(getattr(torch, self.scales))
+        scale = self.scale_of(blocks.abs().amax(1)).to(getattr(torch, self.scales))
+        sound = scale.isfinite()
+        scale = torch.where(sound, scale, torch.nan)  # so is all of the block
         random = None
         if self.draws:
             places = torch.arange(x.numel(), dtype=torch.int64, device=x.device)
             random = self._in_blocks(drawn(places, key).view(shape))
-        codes = self.encoded(blocks, scale.float()[:, None], random)
+        codes = self.encoded(torch.where(sound[:, None], blocks, 0.0), scale.float().nan_to_num(1.0)[:, None], random)
         return self._in_rows(codes, shape), scale.view(self.scales_shape(shape))
+
+    def zeros(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return codes and scales of zeros, for a tensor of the shape and on the device of another one."""
+        import torch
+
+        codes = torch.zeros(like.shape, dtype=torch.uint8, device=like.device).view(getattr(torch, self.codes))
+        largest = torch.zeros(self.scales_shape(like.shape), device=like.device)
+        return codes, self.scale_of(largest).to(getattr(torch, self.scales))
 
     def decode(self, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         """Return the numbers of a tensor that is kept, in float32."""
@@ -158,9 +168,8 @@ def rows_of(shape: Sequence[int]) -> tuple[int, int]:
 
 
 def drawn(places: torch.Tensor, key: int) -> torch.Tensor:
-    """Return random whole numbers from 0 to 2**32 - 1, by the places of elements and a key; the same in C++."""
-    h = (places ^ key) & _WORD
-    h = (h * 0x9E3779B1) & _WORD
-    h = h ^ (h >> 15)
-    h = (h * 0x85EBCA77) & _WORD
-    return h ^ (h >> 13)
+    """Return whole numbers from 0 to 2**32 - 1, by the places of elements and a random key; the same in C++.
+
+    Those of neighbours are spread evenly, which rounds a sum of many elements better than independent ones would.
+    """
+    return (((places ^ key) & _WORD) * 0x9E3779B1) & _WORD

@@ -13,12 +13,16 @@ from optlang.storage.int8 import Int8
 from optlang.storage.log8 import Log8
 
 if TYPE_CHECKING:
+    import torch
+
     from optlang.compiled import Slot
 
 #: The formats of codes, by name.
 CODES: dict[str, type[Blocks]] = {kind.name: kind for kind in (Fp8, Log8, Int8)}
 #: Other types of numbers, by name.
 TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+#: The logarithm of the largest block.
+LARGEST_BLOCK = 16
 #: What may be given for all states at once.
 PRESETS = ("fp32", "bf16", "8bit")
 
@@ -37,7 +41,9 @@ def checked(who: str, store: Any, keys: Sequence[str]) -> Any:
     if store is None or store in PRESETS:
         return store
     if not isinstance(store, Mapping):
-        raise ValueError(f"{who}: store must be one of {', '.join(map(repr, PRESETS))}, or a dict of formats; got {store!r}")
+        raise ValueError(
+            f"{who}: store must be one of {', '.join(map(repr, PRESETS))}, or a dict of formats; got {store!r}"
+        )
     for key, asked in store.items():
         if key not in keys:
             states = ", ".join(map(repr, keys)) or "none"
@@ -57,12 +63,19 @@ def named(who: str, text: Any) -> Format:
         name, block = found.groups()
         if name in TYPES and block is None:
             return Fixed(TYPES[name])
-        if name in CODES and (block is None or (int(block) >= 16 and not int(block) & (int(block) - 1))):
+        if name in CODES and (block is None or _is_size(int(block))):
             return CODES[name](int(block)) if block else CODES[name]()
         if name in CODES:
-            raise ValueError(f"{who}: a block of {name} must be a power of 2 and at least 16, got {block}")
+            raise ValueError(
+                f"{who}: a block of {name} must be a power of 2 from 16 to {1 << LARGEST_BLOCK}, got {block}"
+            )
     known = ", ".join((*TYPES, *CODES))
     raise ValueError(f"{who}: there is no format {text!r} to keep states in; there are: {known}")
+
+
+def _is_size(block: int) -> bool:
+    """Whether a block may be of some size."""
+    return 16 <= block <= 1 << LARGEST_BLOCK and not block & (block - 1)
 
 
 def formats(who: str, store: Any, slots: Sequence[Slot], numel: int) -> dict[str, Format]:
@@ -86,11 +99,23 @@ def formats(who: str, store: Any, slots: Sequence[Slot], numel: int) -> dict[str
             found[slot.key] = _preset(store, slot)
         elif asked is not None and slot.storage is not Storage.ELEMENT:
             raise ValueError(
-                f"{who}: state {slot.key!r} is not shaped like its parameter, and only such states can be kept in {asked}"
+                f"{who}: state {slot.key!r} cannot be kept in {asked}, as it is not shaped like its parameter"
             )
         elif asked is not None:
             found[slot.key] = named(who, asked)
     return {key: each for key, each in found.items() if numel >= LEAST or not isinstance(each, Blocks)}
+
+
+def found(codes: torch.Tensor, scales: torch.Tensor) -> Blocks | None:
+    """Return the format that codes and scales are of: their types say which, and their shapes how large a block is."""
+    types = str(codes.dtype)[6:], str(scales.dtype)[6:]
+    kind = next((kind for kind in CODES.values() if (kind.codes, kind.scales) == types), None)
+    if kind is None:
+        return None
+    shape = tuple(codes.shape)
+    sizes = [1 << n for n in range(LARGEST_BLOCK, 3, -1)]
+    fitting = (kind(size) for size in [kind().block, *sizes])
+    return next((each for each in fitting if each.scales_shape(shape) == tuple(scales.shape)), None)
 
 
 def _preset(preset: str, slot: Slot) -> Format:

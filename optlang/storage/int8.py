@@ -29,21 +29,21 @@ class Int8(Blocks):
     cpp: ClassVar[str] = """\
   static float scale_of(float largest) { return std::max(largest, 1e-38f) / 127.0f; }
   static float decoded(code c, float scale) { return static_cast<float>(c) * scale; }
-  static code encoded(float x, float scale, uint32_t) {
-    const float y = std::nearbyint(x / scale);
-    return static_cast<code>(y == y ? static_cast<int32_t>(y) : 0);
+  static int64_t decode_vectors(const code*, float, float*, int64_t) { return 0; }
+  static code encoded(float x, float, float inverse, uint32_t) {
+    return static_cast<code>(static_cast<int32_t>(std::nearbyint(x * inverse)));
   }
 """
 
-    def scale_of(self, x: torch.Tensor) -> torch.Tensor:
+    def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
         """Return the largest of each block as 127."""
-        return x.abs().amax(1).clamp_min(LEAST) / LARGEST
+        return largest.clamp_min(LEAST) / LARGEST
 
     def encoded(self, x: torch.Tensor, scale: torch.Tensor, random: torch.Tensor | None) -> torch.Tensor:
         """Return the nearest codes."""
         import torch
 
-        return (x / scale).round().nan_to_num(0.0).to(torch.int8)
+        return (x * scale.reciprocal()).round().to(torch.int8)
 
     def decoded(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """Return the numbers of codes."""

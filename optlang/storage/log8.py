@@ -1,4 +1,4 @@
-"""``log8``: numbers that are not negative, over a range of 2**32 under the largest of their block, rounded at random."""
+"""``log8``: numbers that are not negative, over a range of 2**32 under the largest of a block, rounded at random."""
 
 from __future__ import annotations
 
@@ -30,26 +30,27 @@ class Log8(Blocks):
     cpp: ClassVar[str] = """\
   static float scale_of(float largest) { return largest / 0.9375f; }
   static float decoded(code c, float scale) {
-    const float usual = number_of((static_cast<uint32_t>(c) << 20) + (95u << 23)) * scale;
-    return c ? usual : 0.0f * scale;  // NaN is that of the whole block
+    const uint32_t bits = (static_cast<uint32_t>(c) << 20) + (95u << 23);
+    return number_of(c ? bits : 0) * scale;
   }
-  static code encoded(float x, float scale, uint32_t random) {
-    const int32_t bits = static_cast<int32_t>(bits_of(x / scale) + (random >> 12));
+  static int64_t decode_vectors(const code*, float, float*, int64_t) { return 0; }
+  static code encoded(float x, float, float inverse, uint32_t random) {
+    const int32_t bits = static_cast<int32_t>(bits_of(x * inverse) + (random >> 12));
     const int32_t found = std::min(std::max((bits >> 20) - (95 << 3), 1), 255);
     return static_cast<code>(x > 0 ? found : 0);
   }
 """
 
-    def scale_of(self, x: torch.Tensor) -> torch.Tensor:
+    def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
         """Return the scale under which the largest number of each block has the largest code."""
-        return x.amax(1).clamp_min(0) / LARGEST
+        return largest / LARGEST
 
     def encoded(self, x: torch.Tensor, scale: torch.Tensor, random: torch.Tensor | None) -> torch.Tensor:
         """Return codes above or below, in proportion to how near they are."""
         import torch
 
         assert random is not None
-        bits = (x / scale).view(torch.int32).to(torch.int64) + (random >> 12)
+        bits = (x * scale.reciprocal()).view(torch.int32).to(torch.int64) + (random >> 12)
         found = ((bits >> 20) - (95 << 3)).clamp(1, 255)
         return torch.where(x > 0, found, 0).to(torch.uint8)
 
@@ -58,5 +59,4 @@ class Log8(Blocks):
         import torch
 
         whole = codes.to(torch.int32)
-        usual = ((whole << 20) + (95 << 23)).view(torch.float32) * scale
-        return torch.where(whole > 0, usual, 0.0 * scale)  # NaN is that of the whole block
+        return torch.where(whole > 0, (whole << 20) + (95 << 23), 0).view(torch.float32) * scale

@@ -50,7 +50,11 @@ def text(kernel: Kernel, signature: Signature) -> str:
     types = [f"using type_{i} = {TYPES[dtype]};" for i, dtype in enumerate(signature.dtypes)]
     before, codes, after = _parts()
     formats = {each.name: each.struct for _, each in signature.coded}
-    table = [f"{{{i}, {each.block}, decode<{each.name}>, encode<{each.name}>}}" for i, each in signature.coded]
+    kinds = [f"{each.name}, {each.block}" for _, each in signature.coded]
+    table = [
+        f"{{{i}, {each.block}, decode<{kind}>, encode<{kind}>}}"
+        for (i, each), kind in zip(signature.coded, kinds, strict=True)
+    ]
     coded = [f"constexpr int coded_count = {len(table)};"]
     coded.append(f"constexpr std::array<Coded, coded_count> coded{{{{{', '.join(table)}}}}};")
     return "\n".join([*head, "", before, codes, *formats.values(), *types, kernel.text("cpp_source"), *coded, after])

@@ -26,7 +26,7 @@ class Signature:
         dims: The viewed dimensions, in the same order.
         device: Device type, ``cpu`` or ``cuda``.
         coefficients: How many packed coefficients there are (at least 1: an empty list is padded).
-        coded: The tensors that are kept in codes, by their places: their types are those of the numbers. The kernel takes
+        coded: The tensors that are kept in codes, by their places: their types are those of the numbers. A kernel takes
             the scales of each after all tensors of a parameter.
     """
 
@@ -61,14 +61,15 @@ class LoadedKernel:
         many: Whether the list may hold the tensors of several parameters, one's behind the other's, before the
             coefficients, and gradients may have shapes of their own, as only their addresses are read.
         at: The same by addresses: takes how many parameters there are, the addresses of their sizes (int64), of the
-            addresses of their tensors (int64, one parameter's behind the other's) and of the coefficients, and how many
-            threads may be used. It is no Python code, which could be interrupted. None where there is only ``run``.
+            addresses of their tensors (int64, one parameter's behind the other's) and of the coefficients, how many
+            threads may be used, and what random numbers are drawn by where states are in codes. It is no Python code,
+            which could be interrupted. None where there is only ``run``.
     """
 
     run: Callable[[list[Any]], Any]
     origin: str
     many: bool = False
-    at: Callable[[int, int, int, int, int], None] | None = None
+    at: Callable[[int, int, int, int, int, int], None] | None = None
 
     def __call__(self, tensors: list[Any]) -> None:
         """Run the kernel."""

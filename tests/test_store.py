@@ -1,0 +1,301 @@
+"""States in fewer bits: formats, and whatever `store` is given for."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+
+import optlang
+from optlang.storage import choice
+from optlang.storage.blocks import SCALE, Blocks, rows_of
+from optlang.storage.fp8 import Fp8
+from optlang.storage.int8 import Int8
+from optlang.storage.log8 import Log8
+
+FORMATS: tuple[Blocks, ...] = (Fp8(), Log8(), Int8(), Fp8(64), Log8(32))
+SHAPES = ((100, 300), (5000,), (64, 64, 3, 3), (10,), (3, 70000), (4100, 1))
+RULES = ("AdamW", "Adam", "Lion", "LAMB", "AdamWClip", "AdEMAMix", "Adan", "SGD", "RMSprop", "Adagrad", "Muon")
+
+
+@functools.cache
+def compiled(rule: str, backend: str) -> Any:
+    return optlang.compile(optlang.rules.path(rule), backend=backend)
+
+
+def made(rule: str, backend: str, store: Any, **options: Any) -> tuple[Any, list[torch.nn.Parameter]]:
+    """Return an optimizer with parameters of many shapes."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [s for s in SHAPES if len(s) == 2] if rule == "Muon" else SHAPES
+    params = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    options |= {"momentum": 0.9} if rule == "SGD" else {}
+    return compiled(rule, backend)(params, lr=0.01, store=store, **options), params
+
+
+def step(optimizer: Any, params: Sequence[torch.nn.Parameter], numbers: Sequence[int]) -> None:
+    """Make steps with gradients of their own."""
+    for number in numbers:
+        generator = torch.Generator().manual_seed(number)
+        for p in params:
+            scales = torch.exp(torch.randn(p.shape, generator=generator))
+            p.grad = scales * torch.randn(p.shape, generator=generator)
+        optimizer.step()
+
+
+def as_bytes(value: Any) -> Any:
+    """Return a tensor whose elements can be compared, whatever their type."""
+    return value.view(torch.uint8) if isinstance(value, torch.Tensor) and value.dim() else value
+
+
+def assert_same_states(one: Any, other: Any, params: Sequence[Any], others: Sequence[Any]) -> None:
+    """Assert that two optimizers have the same states to the bit."""
+    for p, q in zip(params, others, strict=True):
+        assert one.state[p].keys() == other.state[q].keys()
+        for key, value in one.state[p].items():
+            assert torch.equal(as_bytes(torch.as_tensor(value)), as_bytes(torch.as_tensor(other.state[q][key]))), key
+
+
+# Formats ------------------------------------------------------------------------------------------------------
+
+
+def numbers(format: Blocks, shape: Sequence[int], spread: float) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    found = torch.randn(shape, generator=generator) * torch.exp(spread * torch.randn(shape, generator=generator))
+    return found if format.signed else found.abs()
+
+
+@pytest.mark.parametrize("shape", [(1000,), (7, 300), (5, 4, 3, 9), (1,), (0,), (3, 0), (300, 1)], ids=str)
+@pytest.mark.parametrize("format", FORMATS, ids=repr)
+def test_shapes_of_codes_and_scales(format: Blocks, shape: tuple[int, ...]) -> None:
+    x = numbers(format, shape, 1.0)
+    codes, scales = format.encode(x)
+    assert (codes.shape, str(codes.dtype)) == (x.shape, f"torch.{format.codes}")
+    assert tuple(scales.shape) == format.scales_shape(shape)
+    rows, columns = rows_of(shape)
+    assert scales.numel() == rows * math.ceil(columns / format.block)
+    assert format.decode(codes, scales).shape == x.shape
+    if x.numel():
+        assert choice.found(codes, scales).scales_shape(shape) == tuple(scales.shape)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 2.0])
+@pytest.mark.parametrize("format", FORMATS, ids=repr)
+def test_what_is_kept_is_near(format: Blocks, spread: float) -> None:
+    x = numbers(format, (50, 1000), spread)
+    kept = format.decode(*format.encode(x, 7))
+    largest = format._in_blocks(x).abs().amax(1, keepdim=True)
+    errors, blocks = format._in_blocks((kept - x).abs()), format._in_blocks(x.abs())
+    if isinstance(format, Int8):
+        assert (errors <= largest / 254 * 1.001).all()
+    else:  # an eighth where numbers are rounded up or down, a sixteenth where to the nearest
+        least = largest * (2.0**-31 if isinstance(format, Log8) else 2.0**-14)
+        bound = blocks / (8 if format.draws else 16) * 1.001
+        assert (errors <= torch.maximum(bound, least)).all()
+
+
+def test_rounding_at_random_is_right_on_average() -> None:
+    x = torch.full((1, 4096), 0.3) * torch.linspace(0.5, 1.5, 4096)
+    found = torch.stack([Log8().decode(*Log8().encode(x, key * 2654435761 & 0xFFFFFFFF)) for key in range(400)])
+    assert float((found.mean(0) / x - 1).abs().max()) < 0.03
+    assert abs(float(found.mean() / x.mean() - 1)) < 1e-3
+
+
+def test_nothing_but_zero_becomes_zero() -> None:
+    x = torch.tensor([[1.0, 1e-30, 1e-20, 0.0, 1e-12, 3e38, 1e-38]])
+    kept = Log8().decode(*Log8().encode(x))
+    assert ((kept == 0) == (x == 0)).all()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("format", FORMATS, ids=repr)
+def test_a_block_with_what_is_not_finite_is_undefined(format: Blocks, bad: float) -> None:
+    x = torch.ones(2, 600)
+    x[1, 3] = bad
+    kept = format.decode(*format.encode(x))
+    assert kept[1, : format.block].isnan().all() and kept[0].isfinite().all() and kept[1, 256:].isfinite().all()
+
+
+def test_fp8_is_that_of_torchao() -> None:
+    x = numbers(Fp8(), (1000, 1024), 2.0)
+    codes, scales = Fp8().encode(x)
+    blocks = x.view(-1, 256)
+    expected = blocks.abs().amax(-1).clip(1e-12) / torch.finfo(torch.float8_e4m3fn).max
+    assert torch.equal(scales.view(-1), expected)
+    found = (blocks / expected.view(-1, 1)).to(torch.float8_e4m3fn)
+    assert torch.equal(codes.view(torch.uint8).view(-1, 256), found.view(torch.uint8))
+
+
+# Steps --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("store", ["8bit", "bf16"])
+@pytest.mark.parametrize("rule", RULES)
+def test_cpp_keeps_the_codes_that_torch_does(rule: str, store: str) -> None:
+    one, params = made(rule, "eager", store)
+    other, others = made(rule, "cpp", store)
+    step(one, params, range(4))
+    step(other, others, range(4))
+    if rule == "LAMB":  # sums of a tensor may differ in the last bit, and what is divided by them
+        for p, q in zip(params, others, strict=True):
+            assert torch.allclose(p, q, rtol=1e-4, atol=1e-5)
+        return
+    assert_same_states(one, other, params, others)
+    for p, q in zip(params, others, strict=True):
+        assert torch.allclose(p, q, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("backend", ["eager", "cpp"])
+def test_small_tensors_and_numbers_stay_as_they_are(backend: str) -> None:
+    optimizer, params = made("AdamW", backend, "8bit")
+    step(optimizer, params, range(2))
+    kept = [optimizer.state[p]["exp_avg"].dtype for p in params]
+    assert kept == [torch.float32 if p.numel() < 4096 else torch.float8_e4m3fn for p in params]
+    assert all(optimizer.state[p]["exp_avg_sq"].dtype == torch.uint8 for p in params if p.numel() >= 4096)
+
+
+@pytest.mark.parametrize("backend", ["eager", "cpp"])
+def test_formats_by_state_and_by_group(backend: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(64, 100, generator=generator)) for _ in range(3)]
+    groups = [
+        {"params": params[:1], "store": {"exp_avg": "int8(block=128)"}},
+        {"params": params[1:2], "store": {"exp_avg_sq": "log8", "exp_avg": "bf16"}},
+        {"params": params[2:]},
+    ]
+    optimizer = compiled("AdamW", backend)(groups, lr=0.01)
+    step(optimizer, params, range(3))
+    first, second, third = (optimizer.state[p] for p in params)
+    assert (first["exp_avg"].dtype, first["exp_avg_sq"].dtype) == (torch.int8, torch.float32)
+    assert first["exp_avg" + SCALE].shape == (64, 1)
+    assert (second["exp_avg"].dtype, second["exp_avg_sq"].dtype) == (torch.bfloat16, torch.uint8)
+    assert {third[key].dtype for key in ("exp_avg", "exp_avg_sq")} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("store", "said"),
+    [
+        ("4bit", "store must be one of 'fp32', 'bf16', '8bit'"),
+        ({"exp_avg": "fp4"}, "there is no format 'fp4'"),
+        ({"m": "fp8"}, "store names a state 'm', and the rule has 'exp_avg'"),
+        ({"exp_avg": "fp8(block=100)"}, "must be a power of 2"),
+        (3, "store must be one of"),
+    ],
+)
+def test_what_cannot_be_is_said(store: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said.replace("(", r"\(").replace(")", r"\)")):
+        made("AdamW", "eager", store)
+
+
+# Checkpoints --------------------------------------------------------------------------------------------------
+
+
+def saved(optimizer: Any) -> dict[str, Any]:
+    """Return what becomes of a state dict in a file."""
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    found: dict[str, Any] = torch.load(file, weights_only=True)
+    return found
+
+
+@pytest.mark.parametrize("backend", ["eager", "cpp"])
+@pytest.mark.parametrize("rule", ["AdamW", "Lion", "AdEMAMix"])
+def test_resumed_is_the_same_to_the_bit(rule: str, backend: str) -> None:
+    whole, params = made(rule, backend, "8bit")
+    step(whole, params, range(3))
+    middle = saved(whole)
+    others = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    resumed = compiled(rule, backend)(others, lr=0.01, store="8bit")
+    resumed.load_state_dict(middle)
+    step(whole, params, range(3, 6))
+    step(resumed, others, range(3, 6))
+    assert_same_states(whole, resumed, params, others)
+    assert all(map(torch.equal, params, others))
+
+
+@pytest.mark.parametrize("before", ["8bit", "bf16", None, {"exp_avg": "int8"}], ids=str)
+@pytest.mark.parametrize("after", ["8bit", "bf16", None, {"exp_avg": "int8"}], ids=str)
+def test_checkpoints_are_converted(before: Any, after: Any) -> None:
+    one, params = made("AdamW", "cpp", before)
+    step(one, params, range(3))
+    other = compiled("AdamW", "cpp")(params, lr=0.01, store=after)
+    other.load_state_dict(saved(one))
+    kept = {p: copy.deepcopy(one.state_dict(full=True)["state"][i]) for i, p in enumerate(params)}
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    other.step()
+    assert other.param_groups[0].get("store") == after
+    for p in params:
+        wanted = other.state[p]["exp_avg"].dtype
+        asked = {"8bit": torch.float8_e4m3fn, "bf16": torch.bfloat16, None: torch.float32}
+        if p.numel() >= 4096 or after == "bf16":
+            assert wanted == (torch.int8 if isinstance(after, dict) else asked[after])
+        found = {i: held for i, held in other.state_dict(full=True)["state"].items()}
+        moved = found[params.index(p)]["exp_avg"].float()
+        expected = 0.9 * kept[p]["exp_avg"].float()  # gradients of 0 leave that much of it
+        assert float((moved - expected).abs().max()) <= float(expected.abs().max()) / 12
+
+
+def test_torch_loads_a_full_state_dict() -> None:
+    optimizer, params = made("AdamW", "cpp", "8bit")
+    step(optimizer, params, range(3))
+    full = optimizer.state_dict(full=True)
+    assert not any(key.endswith(SCALE) for held in full["state"].values() for key in held)
+    theirs = torch.optim.AdamW(params)
+    theirs.load_state_dict(full)
+    theirs.step()
+    back = compiled("AdamW", "cpp")(params, lr=0.01, store="8bit")
+    back.load_state_dict(theirs.state_dict())
+    step(back, params, range(1))
+    assert back.state[params[0]]["exp_avg"].dtype == torch.float8_e4m3fn
+
+
+def test_a_checkpoint_takes_as_little() -> None:
+    p = torch.nn.Parameter(torch.zeros(1024, 1024))
+    p.grad = torch.ones_like(p)
+    optimizer = compiled("Adam", "cpp")([p], store="8bit")
+    optimizer.step()
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    assert len(file.getvalue()) / p.numel() < 2.05
+
+
+# Safety -------------------------------------------------------------------------------------------------------
+
+SCALES = {
+    "equal": lambda n, g: torch.ones(n),
+    "lognormal 1": lambda n, g: torch.exp(torch.randn(n, generator=g)),
+    "lognormal 2": lambda n, g: torch.exp(2 * torch.randn(n, generator=g)),
+    "one in 32": lambda n, g: torch.where(torch.arange(n) % 32 == 0, 1000.0, 1.0),
+}
+
+
+def largest_update(rule: str, store: str | None, scales: str, steps: int = 100) -> tuple[float, float]:
+    """Return the largest update of an element in units of the step size, and the mean displacement."""
+    generator = torch.Generator().manual_seed(1)
+    n, lr = 8192, 1e-3
+    size = SCALES[scales](n, generator) * 1e-3
+    p = torch.nn.Parameter(torch.zeros(n))
+    optimizer = compiled(rule, "cpp")([p], lr=lr, weight_decay=0.0, store=store)
+    largest = 0.0
+    for _ in range(steps):
+        p.grad = size * (0.3 + torch.randn(n, generator=generator))
+        before = p.detach().clone()
+        optimizer.step()
+        largest = max(largest, float((p.detach() - before).abs().max()) / lr)
+    return largest, float(p.detach().mean())
+
+
+@pytest.mark.parametrize("scales", list(SCALES))
+@pytest.mark.parametrize("rule", ["Adam", "AdamW", "Adan"])
+def test_no_step_is_much_longer_than_in_float32(rule: str, scales: str) -> None:
+    largest, displaced = largest_update(rule, "8bit", scales)
+    usual, expected = largest_update(rule, None, scales)
+    assert largest <= 1.5 * usual
+    assert abs(displaced / expected - 1) <= 0.03
