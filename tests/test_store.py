@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import optlang
+from optlang.runtime.chance import mixed
 from optlang.storage import choice
 from optlang.storage.blocks import SCALE, Blocks, rows_of
 from optlang.storage.fp8 import Fp8
@@ -101,9 +102,10 @@ def test_what_is_kept_is_near(format: Blocks, spread: float) -> None:
 
 def test_rounding_at_random_is_right_on_average() -> None:
     x = torch.full((1, 4096), 0.3) * torch.linspace(0.5, 1.5, 4096)
-    found = torch.stack([Log8().decode(*Log8().encode(x, key * 2654435761 & 0xFFFFFFFF)) for key in range(400)])
+    keys = [mixed(0, t) & 0xFFFFFFFF for t in range(400)]
+    found = torch.stack([Log8().decode(*Log8().encode(x, key)) for key in keys])
     assert float((found.mean(0) / x - 1).abs().max()) < 0.03
-    assert abs(float(found.mean() / x.mean() - 1)) < 1e-3
+    assert abs(float(found.mean() / x.mean() - 1)) < 1e-4
 
 
 def test_nothing_but_zero_becomes_zero() -> None:
@@ -231,13 +233,13 @@ def test_checkpoints_are_converted(before: Any, after: Any) -> None:
         p.grad = torch.zeros_like(p)
     other.step()
     assert other.param_groups[0].get("store") == after
-    for p in params:
+    full = other.state_dict(full=True)["state"]
+    for i, p in enumerate(params):
         wanted = other.state[p]["exp_avg"].dtype
         asked = {"8bit": torch.float8_e4m3fn, "bf16": torch.bfloat16, None: torch.float32}
         if p.numel() >= 4096 or after == "bf16":
             assert wanted == (torch.int8 if isinstance(after, dict) else asked[after])
-        found = {i: held for i, held in other.state_dict(full=True)["state"].items()}
-        moved = found[params.index(p)]["exp_avg"].float()
+        moved = full[i]["exp_avg"].float()
         expected = 0.9 * kept[p]["exp_avg"].float()  # gradients of 0 leave that much of it
         assert float((moved - expected).abs().max()) <= float(expected.abs().max()) / 12
 

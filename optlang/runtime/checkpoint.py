@@ -128,9 +128,8 @@ def numbers_of(held: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in held.items():
         if key.endswith(SCALE) and key.removesuffix(SCALE) in held:
             continue
-        scales = held.get(key + SCALE)
-        format = None if scales is None else choice.found(value, scales)
-        found[key] = value if format is None else format.decode(value, scales)
+        format = choice.found(value, held[key + SCALE]) if key + SCALE in held else None
+        found[key] = value if format is None else format.decode(value, held[key + SCALE])
     return found
 
 
@@ -275,15 +274,28 @@ def loaded_state(
     """
     ids = chain.from_iterable(group["params"] for group in saved)
     ours = dict(zip(ids, chain.from_iterable(group["params"] for group in groups), strict=True))
+    # What `store` had kept in 16 bits, and does no more, gets the parameter's type back.
+    pairs = zip(groups, saved, strict=True)
+    widened = {i for group, theirs in pairs if STORE in theirs and STORE not in group for i in theirs["params"]}
     loaded: dict[Any, Any] = {}
     for key, value in state.items():
         if key in ours:
             if unknown and isinstance(value, dict):
                 value = {name: held for name, held in value.items() if name not in unknown}
-            loaded[ours[key]] = _placed(value, ours[key])
+            p = ours[key]
+            loaded[p] = _placed(value, p)
+            if key in widened and isinstance(value, dict):
+                loaded[p] = {
+                    k: v.to(p.dtype) if _is_narrow(v) and not k.endswith(SCALE) else v for k, v in loaded[p].items()
+                }
         else:
             loaded[key] = deepcopy(value)
     return loaded
+
+
+def _is_narrow(value: Any) -> bool:
+    """Whether a tensor is of a type of 16 bits."""
+    return isinstance(value, torch.Tensor) and value.dtype in (torch.bfloat16, torch.float16)
 
 
 def _placed(value: Any, p: torch.Tensor, key: str | None = None) -> Any:

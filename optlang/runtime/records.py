@@ -202,14 +202,15 @@ class Record:
 
     def _in_codes(self, slot: Slot, format: Blocks, value: torch.Tensor, fresh: bool) -> torch.Tensor:
         """Return the codes of a state, which become its tensor, and take note of their scales."""
-        codes, scales = value, self.state.get(slot.key + SCALE)
-        if fresh and slot.zero:
-            codes, scales = format.zeros(value)
-        elif scales is None or choice.found(codes, scales) != format:
-            value = value if scales is None else self._decoded(slot, value)
-            numbers = self._fitting(slot.key, slot.storage, value).contiguous().to(torch.float32)
-            codes, scales = format.encode(numbers)
-        if scales is not self.state.get(slot.key + SCALE):
+        held = self.state.get(slot.key + SCALE)
+        if isinstance(held, torch.Tensor) and choice.found(value, held) == format:
+            codes, scales = value, held
+        else:
+            if fresh and slot.zero:
+                codes, scales = format.zeros(value)
+            else:
+                value = value if held is None else self._decoded(slot, value)
+                codes, scales = format.encode(self._fitting(slot.key, slot.storage, value).contiguous().float())
             self.staged[slot.key], self.staged[slot.key + SCALE] = codes, scales
         self.coded[slot.name] = format, scales
         return codes

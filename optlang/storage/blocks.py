@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from optlang.storage.formats import Format
 
@@ -145,12 +145,13 @@ class Blocks(Format):
 
         rows, columns = rows_of(x.shape)
         count = -(-columns // self.block)
-        wide: Any = x.reshape(rows, columns)
+        wide = x.reshape(rows, columns)
         if count * self.block != columns:
             filled = torch.zeros(rows, count * self.block, dtype=x.dtype, device=x.device)
             filled[:, :columns] = wide
             wide = filled
-        return wide.reshape(rows * count, self.block)
+        found: torch.Tensor = wide.reshape(rows * count, self.block)
+        return found
 
     def _in_rows(self, blocks: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """Return blocks as a tensor of some shape, without what they were filled up with."""
