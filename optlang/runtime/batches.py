@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from optlang.inputs import ValueName
+from optlang.language.identity import DimensionSize
 from optlang.runtime.calls import KernelCall
 from optlang.runtime.records import OURS, Record, Watched, is_kept
 from optlang.runtime.stages import BatchSchedule
@@ -113,7 +114,7 @@ class Batch:
         prepared, direct, arguments = self.prepared, self.prepared.direct, self._arguments
         assert direct is not None
         if known is not self._arguments_of:
-            facts: dict[ValueName, Any] = {name: getattr(self.records[0].facts, name) for name in prepared.facts}
+            facts: dict[ValueName, Any] = {name: self.records[0].facts.number(name) for name in prepared.facts}
             found = {**known, **facts}
             arguments[:] = [found.get(name) for name in direct.kernel.host_arguments]
             self._arguments_of = known
@@ -138,8 +139,8 @@ class Batch:
                 found.append(self.count + 1.0)
             elif name == "first":
                 found.append(self.count == 0.0 if self.prepared.counts else self.created)
-            elif isinstance(name, str) and name not in known:
-                found.append(getattr(facts, name))
+            elif isinstance(name, str | DimensionSize) and name not in known:
+                found.append(facts.number(name))
             else:
                 found.append(known[name])
         return found
@@ -264,7 +265,7 @@ def _fixed(record: Record) -> tuple[Any, ...]:
     """Return what records of one batch have in common and no step changes."""
     prepared = record.prepared
     variant = prepared.variant
-    facts = tuple(getattr(record.facts, name) for name in prepared.facts)
+    facts = tuple(record.facts.number(name) for name in prepared.facts)
     ndim = 0 if variant.layout.flat else record.facts.ndim
     types = (record.dtype, record.gradient_dtype, record.parameter.device, ndim)
     states = tuple(record.tensors[name].dtype for name in variant.tensors[2:])

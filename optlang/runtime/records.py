@@ -11,7 +11,7 @@ import torch
 
 from optlang.compiled import Facts, Slot, Storage
 from optlang.inputs import ValueName
-from optlang.language.rule import Value
+from optlang.language.rule import Values
 from optlang.runtime.kernels import Prepared
 from optlang.runtime.tensors import (
     address,
@@ -116,7 +116,7 @@ class Record:
 
     # Making ready -------------------------------------------------------------------------------------------
 
-    def bind(self, g: torch.Tensor, values: Mapping[str, Value]) -> None:
+    def bind(self, g: torch.Tensor, values: Values) -> None:
         """Take state from ``optimizer.state``, starting what is missing.
 
         Nothing is written to ``optimizer.state`` yet: what has to be is staged for :meth:`commit`.
@@ -131,7 +131,7 @@ class Record:
         self.copied &= not self.whole
         self.careful = self.copied or p.is_complex() or not p.is_contiguous() or not self.ordinary
 
-    def _states(self, g: torch.Tensor, values: Mapping[str, Value]) -> dict[ValueName, torch.Tensor]:
+    def _states(self, g: torch.Tensor, values: Values) -> dict[ValueName, torch.Tensor]:
         """Return the state tensors by name, each as its kernel wants it, and set the host's numbers."""
         prepared, held = self.prepared, self.state
         slots = prepared.variant.slots
