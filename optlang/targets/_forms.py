@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 from optlang.assembly import assembled
+from optlang.backends.helpers import HELPERS
 from optlang.backends.naming import python_name
 from optlang.backends.python_source import Width
 from optlang.compiled import Layout, Slot, Stage, StageTensor, Storage, Variant
@@ -278,9 +279,8 @@ class Forms:
 
     def helpers(self, those: Iterable[Function]) -> None:
         """Take over the helpers that functions of a module call."""
-        own = ("start", "host", "update", "group", "path", "sizes")
         for function in those:
-            if function.name not in own and not re.match(r"(numbers|shared)_", function.name):
+            if function.name in HELPERS:
                 self.library.keep(function)
 
     def add(self, function: Function, kind: str, suffix: str, names: Sequence[ValueName]) -> str:

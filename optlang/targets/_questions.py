@@ -7,7 +7,7 @@ was, with other hyperparameters and other shapes, for as long as that leads to s
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import product
@@ -17,7 +17,7 @@ from optlang.compiled import Facts, VariantKey
 from optlang.compiler import CompiledRule
 from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS
-from optlang.language.evaluate import FUNCTIONS, evaluate, member_name, truth
+from optlang.language.evaluate import FUNCTIONS, evaluate, member_name, nearest_float, truth
 from optlang.language.identity import GivenName, GroupKey
 from optlang.language.questions import known_locals
 from optlang.language.quoting import literal
@@ -56,6 +56,19 @@ class Whole(Enum):
 
 Read = GivenName | Whole
 Trace = tuple[tuple[str, Value], ...]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is in a question.
+
+    Attributes:
+        reads: The hyperparameters, keys of the group and facts that it reads.
+        numbers: The numbers that are written in it.
+    """
+
+    reads: frozenset[Read] = frozenset()
+    numbers: tuple[float, ...] = ()
 
 
 class Unspoken(Exception):
@@ -108,6 +121,7 @@ class Explorer:
         #: Shapes to try: also those whose sizes are what an option is compared with.
         options = (s for n in sizes for s in ((n,), (n, n), (2, n), (n, 2), (2, 3), (2, 2, n, 2)))
         self.shapes: tuple[tuple[int, ...], ...] = (*SHAPES, *PLAIN_SHAPES, *options)
+        self._content: dict[str, Content] = {}  # by question, of those that have been asked
         self._seen: dict[tuple[tuple[tuple[GivenName, Value], ...], tuple[int, ...]], Way | None] = {}
 
     # Ways ---------------------------------------------------------------------------------------------------
@@ -158,7 +172,7 @@ class Explorer:
 
     def bordering(self, question: str, values: Values) -> Iterator[tuple[int, ...]]:
         """Yield shapes on both sides of the sizes that a question compares with."""
-        numbers = [float(word) for word in _words(question) if word.replace(".", "", 1).isdigit()]
+        numbers = [*self.content(question).numbers]
         numbers += [
             x for n in self.reads(question) if not isinstance(n, Whole) and isinstance(x := values.get(n), float)
         ]
@@ -211,7 +225,7 @@ class Explorer:
     def others(self, way: Way, place: int, opened: Collection[GivenName]) -> Iterator[Way]:
         """Yield ways that other values of what a question reads lead to."""
         question = way.trace[place][0]
-        names = self._read.get(question, frozenset())
+        names = self.reads(question)
         hypers = sorted((n for n in names if not isinstance(n, Whole) and n in opened), key=str)
         choices = [self.candidates(name, question) for name in hypers]
         for values in product(*choices):
@@ -237,7 +251,7 @@ class Explorer:
             return [False, True]
         if hyper.type is HyperType.TEXT:
             return [self.start[name]]
-        literals = [float(w) for w in _words(question) if w.replace(".", "", 1).isdigit()]
+        literals = self.content(question).numbers
         numbers = [0.0, 0.5, 1.0, 2.0, 10.0, *(n + d for n in literals for d in (0.0, 1.0, -1.0))]
         start = self.start[name]
         inside = [n for n in numbers if not isinstance(hyper.domain, Range) or n in hyper.domain]
@@ -245,20 +259,26 @@ class Explorer:
 
     def reads(self, question: str) -> frozenset[Read]:
         """Return the names of what a question reads, of one that has been asked."""
-        return self._read.get(question, frozenset())
+        return self.content(question).reads
+
+    def content(self, question: str) -> Content:
+        """Return what is in a question that has been asked."""
+        return self._content.get(question, Content())
 
     # Questions as Python ------------------------------------------------------------------------------------
 
-    @property
-    def _read(self) -> dict[str, frozenset[Read]]:
-        return self.__dict__.setdefault("_names_of", {})  # type: ignore[no-any-return]
+    def inside(self, node: ast.Expr) -> Iterator[ast.Expr]:
+        """Yield what is in a question, and what locals in it stand for."""
+        for inner in expressions(node):
+            if isinstance(inner, ast.Name) and inner.name in self.local:
+                yield from self.inside(self.local[inner.name])
+            else:
+                yield inner
 
     def names(self, node: ast.Expr) -> Iterator[Read]:
         """Yield the hyperparameters, keys of the group and facts that a question reads."""
-        for inner in expressions(node):
+        for inner in self.inside(node):
             match inner:
-                case ast.Name(name=name) if name in self.local:
-                    yield from self.names(self.local[name])
                 case ast.Name(name=name):
                     yield name
                 case ast.Member() if (key := member_name(inner)) is not None:
@@ -274,7 +294,8 @@ class Explorer:
         hyper = self.hypers.get(question.name) if isinstance(question, ast.Name) else None
         if hyper is not None and hyper.type is HyperType.OPTIONAL and isinstance(answer, bool):
             text = f"{text} is None"
-        self._read[text] = frozenset(self.names(question))
+        numbers = (nearest_float(n.value) for n in self.inside(question) if isinstance(n, ast.Number))
+        self._content[text] = Content(frozenset(self.names(question)), tuple(numbers))
         return text
 
     def text(self, node: ast.Expr, shape: tuple[int, ...]) -> str:
@@ -332,10 +353,6 @@ def _literals(node: ast.Expr) -> list[int]:
     """Return the whole numbers that stand in a condition, as far as they may be sizes."""
     numbers = (n.value for n in expressions(node) if isinstance(n, ast.Number))
     return [int(x) for x in numbers if x == int(x) and 1 < x < 2**20]
-
-
-def _words(text: str) -> Sequence[str]:
-    return "".join(c if c.isalnum() or c in "._" else " " for c in text).split()
 
 
 def _size(number: int, shape: tuple[int, ...]) -> str:
