@@ -420,10 +420,10 @@ def test_the_tables_of_the_parser_are_kept_and_made_again_if_damaged(
 def test_a_path_may_have_any_character(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     folder.mkdir()
-    built = library.compiled('extern "C" int number() { return 7; }\n', folder)
+    built = library.compiled('extern "C" int number() { return 7; }\n', library.flags(), (), folder)
     assert ctypes.CDLL(str(built)).number() == 7
     with pytest.raises(RuntimeError, match="the C\\+\\+ compiler failed") as caught:
-        library.compiled("nonsense", folder)
+        library.compiled("nonsense", library.flags(), (), folder)
     assert re.search(r"RuntimeError: the C\+\+ compiler failed; .*error: .*nonsense", slow.cause(caught.value))
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from optlang.inputs import ValueName
-from optlang.language.identity import DimensionSize
+from optlang.inputs import ValueName, as_values
 from optlang.runtime.calls import KernelCall
-from optlang.runtime.records import OURS, Record, Watched, is_kept
+from optlang.runtime.records import OURS, Record, is_kept
 from optlang.runtime.stages import BatchSchedule
+from optlang.runtime.watched import Watched
 
 
 class Batch:
@@ -23,6 +23,7 @@ class Batch:
         records: The records.
         parameters: Their parameters.
         gradients: During a step, their gradients as the kernel takes them.
+        addresses: Where these lie, if that has been asked already.
         call: The kernel with their tensors, where a step is one kernel and nothing else.
         schedule: The stages with their tensors, of all other steps.
         count: Their updates so far.
@@ -30,6 +31,7 @@ class Batch:
         created: Whether their states were started in this step.
         mirror: Memory of the tensors that show count and numbers in ``optimizer.state``, or None if there are none.
         version: Version of that memory after our last write; another version means that somebody wrote to it.
+        volatile: Whether some records have to be bound in every step.
         kept: Numbers that somebody else put into ``optimizer.state``, by row of the mirror: they are written in place.
         committed: Whether ``optimizer.state`` holds the records' states.
     """
@@ -37,6 +39,7 @@ class Batch:
     __slots__ = (
         "_arguments",
         "_arguments_of",
+        "_facts",
         "_kept_versions",
         "_watched",
         "addresses",
@@ -44,6 +47,7 @@ class Batch:
         "committed",
         "count",
         "created",
+        "device",
         "gradients",
         "kept",
         "mirror",
@@ -53,15 +57,19 @@ class Batch:
         "records",
         "schedule",
         "version",
+        "volatile",
     )
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = list(records)
         self.parameters = [record.parameter for record in records]
-        self.gradients: list[Any] = []
+        self.gradients: Sequence[Any] = ()
         first = self.records[0]
         self.prepared, self.count, self.numbers = first.prepared, first.count, first.numbers
         self.created = first.created
+        self.device = first.parameter.device
+        self._facts = as_values(first.facts.named())
+        self.volatile = any(record.volatile for record in self.records)
         direct = self.prepared.direct
         self.call = None if direct is None else KernelCall(direct, self.records, {})
         self.schedule = BatchSchedule(self.prepared, self.records) if direct is None else None
@@ -73,7 +81,7 @@ class Batch:
         self._arguments: list[Any] = []  # of host, as they were
         self._arguments_of: Mapping[ValueName, Any] | None = None
         self._watched: Watched | None = None
-        self.addresses: list[int] | None = None  # where the gradients of this step lie, if that has been asked already
+        self.addresses: Iterable[int] | None = None
 
     @staticmethod
     def key(record: Record) -> tuple[Any, ...]:
@@ -114,8 +122,7 @@ class Batch:
         prepared, direct, arguments = self.prepared, self.prepared.direct, self._arguments
         assert direct is not None
         if known is not self._arguments_of:
-            facts: dict[ValueName, Any] = {name: self.records[0].facts.number(name) for name in prepared.facts}
-            found = {**known, **facts}
+            found = {**self._facts, **known}
             arguments[:] = [found.get(name) for name in direct.kernel.host_arguments]
             self._arguments_of = known
         for place, what in direct.varying:
@@ -127,23 +134,16 @@ class Batch:
                 arguments[place] = self.count == 0.0 if prepared.counts else self.created
         return arguments
 
-    def named(self, names: Iterable[ValueName], known: Mapping[ValueName, Any]) -> list[Any]:
-        """Return values by name as the next step sees them: hyperparameters, facts, counts, host states, late ones."""
-        facts = self.records[0].facts
-        hosted: dict[ValueName, int] = {s.name: i for i, s in enumerate(self.prepared.hosted)}
-        found: list[Any] = []
-        for name in names:
-            if name in hosted:
-                found.append(self.numbers[hosted[name]])
-            elif name == "t":
-                found.append(self.count + 1.0)
-            elif name == "first":
-                found.append(self.count == 0.0 if self.prepared.counts else self.created)
-            elif isinstance(name, str | DimensionSize) and name not in known:
-                found.append(facts.number(name))
-            else:
-                found.append(known[name])
-        return found
+    def values(self, known: Mapping[ValueName, Any]) -> dict[ValueName, Any]:
+        """Return all that host functions read in the next step, by name, but what arrives during it."""
+        prepared = self.prepared
+        return {
+            **self._facts,
+            **known,
+            "t": self.count + 1.0,
+            "first": self.count == 0.0 if prepared.counts else self.created,
+            **{slot.name: number for slot, number in zip(prepared.hosted, self.numbers, strict=True)},
+        }
 
     # Running ------------------------------------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ class Batch:
         """Run the kernel of a step that is one kernel."""
         assert self.call is not None
         self.call.run(self.gradients, coefficients, self.addresses)
-        self.gradients = []
+        self.gradients = ()
 
     @property
     def moved(self) -> bool:

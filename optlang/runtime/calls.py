@@ -140,10 +140,10 @@ class KernelCall:
         assert self.loaded is not None
         return self.loaded.many
 
-    def view(self, gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def view(self, gradients: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
         """Return gradients as the kernel takes them."""
         if self.many:
-            return list(gradients)
+            return gradients
         return [operand.view(g) for operand, g in zip(self.operands, gradients, strict=True)]
 
     def rehearse(self, gradients: Sequence[torch.Tensor], coefficients: torch.Tensor) -> None:

@@ -35,7 +35,7 @@ class CapturablePlan(GroupPlan):
     def _batch(self, records: list[Record]) -> Batch:
         return DeviceBatch(records)
 
-    def _read(self) -> None:
+    def read(self) -> None:
         """Read the hyperparameters again if one is another object or was written to: reading a tensor waits for it."""
         raw = self.hyper.raw(self.group)
         seen = [(value, value._version if isinstance(value, torch.Tensor) else 0) for value in raw.values()]
@@ -45,7 +45,7 @@ class CapturablePlan(GroupPlan):
         )
         if same:
             return
-        super()._read()
+        super().read()
         self._seen, self._numbers = seen, {}
 
     def _group_values(self, prepared: Prepared) -> dict[ValueName, Any]:
@@ -57,7 +57,7 @@ class CapturablePlan(GroupPlan):
             )
         return super()._group_values(prepared)
 
-    def _host(self, batch: Batch, known: Mapping[ValueName, Any]) -> DirectWork:
+    def host(self, batch: Batch, known: Mapping[ValueName, Any]) -> DirectWork:
         """Compute the coefficients on the device, and see to the batch's kernel."""
         assert isinstance(batch, DeviceBatch)
         device = batch.records[0].parameter.device

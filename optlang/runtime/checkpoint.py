@@ -92,6 +92,9 @@ class Lent:
         self._held.append(weakref.ref(shown))
         return shown
 
+    def __bool__(self) -> bool:
+        return bool(self._held)
+
     def part(self) -> None:
         """Give what is still held memory of its own, before the states are written to."""
         if not self._held:

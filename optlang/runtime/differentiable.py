@@ -33,7 +33,7 @@ class DifferentiablePlan(GroupPlan):
 
     def prepare(self, state: State, same: bool) -> bool:
         """Compute the new values of parameters and states; return whether there are any."""
-        self._read()
+        self.read()
         self._results: list[tuple[torch.Tensor, torch.Tensor, dict[str, Any]]] = []
         self._group_results: dict[str, Any] = {}
         found = [(p, p.grad) for p in self.idle if p.grad is not None]
@@ -60,7 +60,7 @@ class DifferentiablePlan(GroupPlan):
 
     def warm(self, state: State) -> None:
         """Nothing is compiled for a step that autograd sees; check the hyperparameters only."""
-        self._read()
+        self.read()
 
     # Computing ----------------------------------------------------------------------------------------------
 

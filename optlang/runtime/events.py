@@ -40,7 +40,7 @@ class EventPlan(GroupPlan):
 
     def prepare_event(self, state: State) -> None:
         """Check everything and lay out the work."""
-        self._read()
+        self.read()
         records: dict[Any, list[Record]] = {}
         for p in dict.fromkeys(self.parameters):
             held = state.get(p)
@@ -59,7 +59,7 @@ class EventPlan(GroupPlan):
         for members in records.values():
             batch = self._batch(members)
             batch.gradients = [record.fitting(record.parameter) for record in members]
-            self._lay_out(batch, numbers)
+            self.lay_out(batch, numbers)
 
     def _about(self, part: torch.Tensor) -> dict[str, str]:
         """Return the states that the event reads or writes for a parameter: names by key."""
@@ -85,7 +85,7 @@ class EventPlan(GroupPlan):
     def run_event(self) -> list[torch.Tensor]:
         """Carry it out; return the parameters that were written."""
         written: list[torch.Tensor] = []
-        for batch, coefficients, numbers, _ in self._work:
+        for batch, coefficients, numbers, _ in self.work:
             batch.run(coefficients)
             written += self._finish_event(batch, numbers)
         for work in self.staged:

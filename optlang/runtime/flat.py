@@ -45,7 +45,7 @@ class FlatPlan(GroupPlan):
     def prepare(self, state: State, same: bool) -> bool:
         """Check everything, gather the vector and its gradient, and lay out the work of this step."""
         if all(p.grad is None for p in self.pieces):
-            self._work, self.staged = [], []
+            self.work, self.staged = [], []
             return False
         self._gather_pieces()
         return super().prepare(self._owned(state), same)

@@ -37,8 +37,15 @@ from optlang.runtime.records import STEP
 from optlang.runtime.schedule_runner import run_schedule
 from optlang.runtime.stages import Scratch
 from optlang.runtime.tensors import facts_of, is_fake, local
+from optlang.runtime.usual import UsualSteps
 from optlang.runtime.values import plain
 from optlang.runtime.work import ScheduledWork
+
+#: The staged work of a rule, with the other arguments of ``run_schedule``.
+Together = tuple[Part, list[ScheduledWork], Prepared, Mapping[ValueName, Any], chance.Seed | None]
+
+_nothing = nullcontext()
+_unknown: Mapping[ValueName, Any] = {}
 
 #: Switches of ``torch.optim`` that change what a step may do, with the plans that do it.
 PLANS: dict[str | None, type[GroupPlan]] = {
@@ -73,6 +80,7 @@ class RuleOptimizer(Optimizer):
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         self._plans: list[GroupPlan] = []
+        self._usual: UsualSteps | None = None  # what steps that are like the last one need
         self._scratch = Scratch()
         self._routes: list[Any] = []  # what decides which parameters go to which rule
         self._seen: list[Any] = []  # the dicts in `state` at the end of the last step
@@ -317,62 +325,100 @@ class RuleOptimizer(Optimizer):
 
     def _update(self, evaluation: Evaluation | None = None) -> None:
         """Run one step of every param group; ``evaluation`` is for a rule that has the closure called."""
+        state, seen = self.state, self._seen
+        # Looking up a tensor in a dict costs a call of Python code; the dicts that it leads to are compared instead.
+        same = len(seen) == len(state) and all(map(is_, seen, state.values()))
+        if same and self._usual is not None and self._make_usual(self._usual):
+            return
+        with torch.no_grad():
+            self._update_fully(evaluation, same)
+        if not same or len(seen) != len(state):
+            self._seen = list(state.values())
+
+    def _make_usual(self, usual: UsualSteps) -> bool:
+        """Make a step that is like the one before, if it is one; return whether it is."""
+        try:
+            if not usual.prepare(self.param_groups, self._plans):
+                return False
+            together = self._together(self._plans) if any(plan.staged for plan in self._plans) else []
+        except BaseException:
+            self._abandon()
+            raise
+        with torch.no_grad() if together else _nothing:
+            self._carry_out(self._plans, together, None)
+        return True
+
+    def _carry_out(
+        self, busy: Sequence[GroupPlan], together: Sequence[Together], evaluation: Evaluation | None
+    ) -> None:
+        """Do the second half of a step, in which everything has been prepared."""
+        started = len(self.state)
+        if self._lent:
+            self._lent.part()
+        written: list[torch.Tensor] = []
+        try:
+            self._move(busy, together, evaluation, written)
+            for plan in busy:
+                plan.finish(self.state)
+            self._order(started)
+        except BaseException as error:
+            if not isinstance(error, (RuntimeError, Stopped)):  # those are torch's own and ours; others interrupt
+                written += [p for plan in busy for p in plan.settle()]
+                self._plans, self._seen = [], []
+                _changed(written)
+            raise
+        _changed(written)
+
+    def _abandon(self) -> None:
+        """Forget a step that failed before anything was written: whatever was being changed is made anew."""
+        for plan in list(self._plans):
+            plan.abandon()
+        self._plans, self._seen = [], []
+
+    def _update_fully(self, evaluation: Evaluation | None, same: bool) -> None:
+        """Run one step, looking at everything; ``same``: the dicts in ``state`` are those of the last step."""
         if self._rehearsed is not None:
             # What the rehearsal started is started again, from gradients that are some, unless somebody wrote to it.
             if _alike(self._rehearsed, _contents(self.state)):
                 self.state.clear()
             self._plans, self._seen, self._rehearsed = [], [], None
-        plans, state, seen = self._current_plans(), self.state, self._seen
+        plans, state = self._current_plans(), self.state
         inferring = torch.is_inference_mode_enabled()
         maybe = (self._untried or self._counting) and self._may_be_rehearsal()
         # A rule need not allow a step size of 0: that of the optimizer is checked in its place.
         instead = {"lr": self.defaults["lr"]} if maybe and "lr" in self.defaults else {}
-        # Looking up a tensor in a dict costs a call of Python code; the dicts that it leads to are compared instead.
-        same = len(seen) == len(state) and all(map(is_, seen, state.values()))
-        with torch.no_grad():
-            try:
-                # What is made in inference mode could not be written to in later steps outside of it.
-                with torch.inference_mode(False) if inferring else nullcontext():
-                    for plan in plans:
-                        plan.inferring, plan.instead, plan.evaluation = inferring, instead, evaluation
-                    busy = [plan for plan in plans if plan.prepare(state, same)]
-                together = self._together(busy) if any(plan.staged for plan in busy) else []
-                rehearsal = maybe and self._is_without_gradients()
-                if maybe and not rehearsal:
-                    for group in self.param_groups:
-                        self._parts.check(group)
-                if evaluation is not None and not rehearsal:
-                    evaluation.check([work for _, works, *_ in together for work in works])
-            except BaseException:
-                for plan in list(plans):
-                    plan.abandon()
-                self._plans, self._seen = [], []  # whatever was being changed in them is made anew
-                raise
-            if rehearsal:
-                for plan in busy:
-                    plan.begin(state)
-                self._rehearsed = _contents(state)
-                return
-            self._untried, started = False, len(state)
-            self._lent.part()
-            written: list[torch.Tensor] = []
-            try:
-                self._move(busy, together, evaluation, written)
-                for plan in busy:
-                    plan.finish(state)
-                self._order(started)
-            except BaseException as error:
-                if not isinstance(error, (RuntimeError, Stopped)):  # those are torch's own and ours; others interrupt
-                    written += [p for plan in busy for p in plan.settle()]
-                    self._plans, self._seen = [], []
-                    _changed(written)
-                raise
-            _changed(written)
-        if not same or len(seen) != len(state):
-            self._seen = list(state.values())
+        try:
+            # What is made in inference mode could not be written to in later steps outside of it.
+            with torch.inference_mode(False) if inferring else _nothing:
+                for plan in plans:
+                    plan.inferring, plan.instead, plan.evaluation = inferring, instead, evaluation
+                busy = [plan for plan in plans if plan.prepare(state, same)]
+            together = self._together(busy) if any(plan.staged for plan in busy) else []
+            rehearsal = maybe and self._is_without_gradients()
+            if maybe and not rehearsal:
+                for group in self.param_groups:
+                    self._parts.check(group)
+            if evaluation is not None and not rehearsal:
+                evaluation.check([work for _, works, *_ in together for work in works])
+        except BaseException:
+            self._abandon()
+            raise
+        if rehearsal:
+            for plan in busy:
+                plan.begin(state)
+            self._rehearsed = _contents(state)
+            return
+        self._untried = False
+        self._carry_out(busy, together, evaluation)
+        self._usual = None
+        if len(self._parts.parts) == 1 and not (self._asked or self._counting):
+            usual = UsualSteps(self.param_groups, plans)
+            self._usual = usual if usual.possible else None
 
     def _order(self, known: int) -> None:
         """Bring the states that a step has started into the order of their parameters, behind the ``known`` ones."""
+        if len(self.state) == known:
+            return
         fresh = list(self.state)[known:]
         if len(fresh) > 1:
             started = {p: self.state.pop(p) for p in fresh}
@@ -382,7 +428,7 @@ class RuleOptimizer(Optimizer):
     def _move(
         self,
         busy: Sequence[GroupPlan],
-        together: Sequence[tuple[Part, list[ScheduledWork], Prepared, dict[ValueName, Any], chance.Seed]],
+        together: Sequence[Together],
         evaluation: Evaluation | None,
         written: list[torch.Tensor],
     ) -> None:
@@ -429,20 +475,19 @@ class RuleOptimizer(Optimizer):
         if started:  # what was bound to it has to be bound again
             self._plans, self._seen = [], []
 
-    def _together(
-        self, busy: Sequence[GroupPlan]
-    ) -> list[tuple[Part, list[ScheduledWork], Prepared, dict[ValueName, Any], chance.Seed]]:
+    def _together(self, busy: Sequence[GroupPlan]) -> list[Together]:
         """Return the staged work of each rule, with the other arguments of :func:`run_schedule`.
 
         Sums and shared states are those of one rule; the latter follow the variant and the values of its first group.
         """
-        found, seed = [], chance.Seed(self.param_groups)
+        found, seed = [], chance.Seed(self.param_groups) if self._random else None
         for part in self._parts.parts:
             works = [work for plan in busy for work in plan.staged if work.rule is part.kernels]
-            own = [plan for plan in self._plans if plan.kernels is part.kernels and plan.parameters]
             if works:
-                known = {**own[0].known(), Count.GROUP: max(plan.steps() for plan in own)}
-                first = own[0].variant_for(facts_of(own[0].parameters[0]))
+                own = [plan for plan in self._plans if plan.kernels is part.kernels and plan.parameters]
+                first, known = own[0].leading(), _unknown
+                if first.variant.schedule.shared:
+                    known = {**own[0].known(), Count.GROUP: max(plan.steps() for plan in own)}
                 found.append((part, works, first, known, seed))
         return found
 
@@ -608,7 +653,7 @@ class RuleOptimizer(Optimizer):
                 group.setdefault(key, value)
             group.update(counterpart.marks)
         self._plans, self._seen, self._routes, self._scratch = [], [], [], Scratch()
-        self._untried, self._rehearsed = True, None
+        self._untried, self._rehearsed, self._usual = True, None, None
         self._lent = checkpoint.Lent()
         self._fakes = _fakes(self.param_groups)
 

@@ -62,7 +62,8 @@ class GroupPlan:
         self.idle: list[torch.Tensor] = list({id(p): p for p in self.parameters}.values())
         self._values: dict[GivenName, Value] | None = None
         self._answers: tuple[Value, ...] | None = None
-        self._work: list[DirectWork] = []
+        self._leading: tuple[Any, Prepared] | None = None
+        self.work: list[DirectWork] = []  # what has been prepared
         self.staged: list[ScheduledWork] = []  # what has to be run together with that of other groups
         self.evaluation: Evaluation | None = None  # the calls of the closure, of a rule that asks for them
         self.inferring = False  # whether the step is made in inference mode
@@ -80,6 +81,23 @@ class GroupPlan:
             and all(map(is_, members, self.members))
         )
 
+    def is_settled(self) -> bool:
+        """Whether the next step can be like this one: it depends on nothing of the group but hyperparameters."""
+        variants = [batch.prepared.variant for batch in self.batches]
+        own = any(v.group_slots or v.counts_group or v.schedule.shared for v in variants)
+        return self.switch is None and not (own or self.instead or self.inferring)
+
+    def leading(self) -> Prepared:
+        """Return the variant of its first parameter, whose formulas of shared states hold."""
+        if self._leading is None or self._leading[0] is not self._values:
+            self._leading = self._values, self.variant_for(facts_of(self.parameters[0]))
+        return self._leading[1]
+
+    @property
+    def values(self) -> Mapping[ValueName, Any]:
+        """The hyperparameters that were last read, by name."""
+        return as_values(self._values or {})
+
     # The first half -----------------------------------------------------------------------------------------
 
     def prepare(self, state: State, same: bool) -> bool:
@@ -89,10 +107,10 @@ class GroupPlan:
             state: ``optimizer.state``.
             same: Whether it holds the very dicts that it did after the last step.
         """
-        self._work, self.staged, self._group_numbers = [], [], {}
+        self.work, self.staged, self._group_numbers = [], [], {}
         if makes_fakes():
             self._check_fake()
-        self._read()
+        self.read()
         active = self._gather(None if same else state)
         fresh = self._bind(state)
         active += fresh
@@ -100,17 +118,17 @@ class GroupPlan:
             return False
         known = self._group_values(active[0].prepared)
         for batch in active:
-            self._lay_out(batch, known)
+            self.lay_out(batch, known)
         return True
 
-    def _lay_out(self, batch: Batch, known: Mapping[ValueName, Any]) -> None:
+    def lay_out(self, batch: Batch, known: Mapping[ValueName, Any]) -> None:
         """Make a batch's step ready."""
         if batch.schedule is not None:
             self.staged.append(ScheduledWork(batch, known, self.kernels, self.scratch))
         else:
-            self._work.append(self._host(batch, known))
+            self.work.append(self.host(batch, known))
 
-    def _read(self) -> None:
+    def read(self) -> None:
         """Read the hyperparameters; what changed is checked, and variants chosen anew if a static answer did."""
         values = self.hyper.read(self.group)
         if values == self._values:
@@ -163,14 +181,14 @@ class GroupPlan:
                 parts = batch.split(ready)
                 self.batches.extend(parts)
                 active.append(parts[0])
-        for batch in _divided(self.batches):  # what is one batch for an optimizer that is resumed is one here
+        for batch in divided(self.batches):  # what is one batch for an optimizer that is resumed is one here
             self._dissolve(batch)
             active = [other for other in active if other is not batch]
         return active
 
     def _gather_batch(self, batch: Batch, state: State | None) -> list[Record] | None:
         """Collect the gradients of a batch; return the records that have one, or None if some record is stale."""
-        if any(record.volatile for record in batch.records):
+        if batch.volatile:
             return None
         if batch.many:
             usual = batch.usual(state)
@@ -253,7 +271,7 @@ class GroupPlan:
         Args:
             state: ``optimizer.state``.
         """
-        self._read()
+        self.read()
         seen: set[Any] = set()
         for p in self.idle:
             if not (p.requires_grad or p.grad is not None):
@@ -269,7 +287,7 @@ class GroupPlan:
                 if batch.schedule is not None:
                     ScheduledWork(batch, known, self.kernels, self.scratch)
                 else:
-                    self._host(batch, known).rehearse()
+                    self.host(batch, known).rehearse()
         self._group_numbers = {}
 
     def _example(self, p: torch.Tensor) -> torch.Tensor:
@@ -399,7 +417,7 @@ class GroupPlan:
         step = self.hyper.kept(STEP)
         return float(self._group_numbers.get(step, self.group.get(step, 0.0)))
 
-    def _host(self, batch: Batch, known: Mapping[ValueName, Any]) -> DirectWork:
+    def host(self, batch: Batch, known: Mapping[ValueName, Any]) -> DirectWork:
         """Run ``host`` for a batch and pack the coefficients, and see to its kernel."""
         call = batch.call
         assert call is not None
@@ -424,18 +442,18 @@ class GroupPlan:
         Batches whose steps have stages are left, in ``staged``, to be run together with those of other groups.
         """
         written: list[torch.Tensor] = []
-        counted = bool(self._work) or not self._has_staged()
+        counted = bool(self.work) or not self._has_staged()
         for work in self.staged:
             if not work.batch.committed:
                 self._commit(work.batch, state)
             written += work.batch.parameters
-        for batch, coefficients, numbers, _ in self._work:
+        for batch, coefficients, numbers, _ in self.work:
             if not batch.committed:
                 self._commit(batch, state)
             batch.run(coefficients)
             batch.advance(numbers)
             written += batch.parameters
-        self._work = []
+        self.work = []
         if counted:
             self.group.update(self._group_numbers)
         return written
@@ -447,11 +465,11 @@ class GroupPlan:
     def settle(self) -> list[torch.Tensor]:
         """Count what a step has moved that was interrupted, and forget the rest; return the parameters that moved."""
         moved: list[torch.Tensor] = []
-        if any(work.batch.moved or work.batch.count > work.before for work in self._work) or any(
+        if any(work.batch.moved or work.batch.count > work.before for work in self.work) or any(
             work.batch.count > work.count for work in self.staged
         ):
             self.group.update(self._group_numbers)
-        for work in self._work:
+        for work in self.work:
             batch = work.batch
             if batch.moved:
                 begun = batch.begun()
@@ -473,7 +491,7 @@ class GroupPlan:
 
     def begin(self, state: State) -> None:
         """In place of :meth:`run`: write the states that were started, and nothing else."""
-        for batch, *_ in self._work:
+        for batch, *_ in self.work:
             if not batch.committed:
                 self._commit(batch, state)
             batch.gradients = []
@@ -481,7 +499,7 @@ class GroupPlan:
             if not work.batch.committed:
                 self._commit(work.batch, state)
             work.batch.gradients = []
-        self._work, self.staged = [], []
+        self.work, self.staged = [], []
 
     @staticmethod
     def _commit(batch: Batch, state: State) -> None:
@@ -495,14 +513,14 @@ class GroupPlan:
 
     def abandon(self) -> None:
         """Forget a step that was prepared and is not going to be run."""
-        self._work, self.staged = [], []
+        self.work, self.staged = [], []
         for batch in list(self.batches):
             batch.gradients = []
             if not batch.committed:
                 self._dissolve(batch)
 
 
-def _divided(batches: Sequence[Batch]) -> list[Batch]:
+def divided(batches: Sequence[Batch]) -> list[Batch]:
     """Return the batches with a schedule that could be one again, since their tensors have been updated equally often.
 
     It matters to the last bit: products of stacked matrices are rounded otherwise than those of single ones.

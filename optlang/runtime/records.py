@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import chain
-from operator import attrgetter, is_, itemgetter
+from collections.abc import Sequence
+from operator import is_
 from typing import Any, TypeGuard
 
 import torch
@@ -30,14 +29,6 @@ from optlang.runtime.tensors import (
     same_order,
 )
 from optlang.storage import Wide
-
-_pointer, _is_contiguous, _is_neg = torch.Tensor.data_ptr, torch.Tensor.is_contiguous, torch.Tensor.is_neg
-_dtype, _shape = attrgetter("dtype"), attrgetter("shape")
-
-_TENSORS = {torch.Tensor}
-
-#: What Dynamo compares tensors with, in C++; it is not public, so nothing but the time of a step rests on it.
-_Guard: Any = getattr(getattr(getattr(torch._C, "_dynamo", None), "guards", None), "TensorGuards", None)
 
 #: Attribute of the memory whose parts show the numbers of many parameters.
 OURS = "optlang_mirror"
@@ -256,85 +247,3 @@ def is_kept(value: Any) -> TypeGuard[torch.Tensor]:
         and not value.is_inference()
         and not hasattr(value._base, OURS)
     )
-
-
-class Watched:
-    """What has to be as it was for the views of some records to be right.
-
-    Everything is compared for all records at once, where there is a way in C++, by that: this is what a step costs.
-    """
-
-    def __init__(self, records: Sequence[Record]) -> None:
-        self.parameters = [record.parameter for record in records]
-        self.pointers = [record.pointer for record in records]
-        self.states = [record.state for record in records]
-        self.values = [value for record in records for value in record.values]
-        self.value_pointers = [pointer for record in records for pointer in record.pointers]
-        first, shown = records[0], len(records[0].values) - len(records[0].prepared.stored)
-        self.stored = [value for record in records for value in record.values[shown:]]
-        self.forms = [form for record in records for form in record.forms[shown:]]
-        self.dtypes, self.gradient_dtypes, keys = {first.dtype}, {first.gradient_dtype}, first.keys
-        # A kernel over one dimension needs as many numbers as the parameter has, in whatever shape.
-        flat = first.prepared.variant.layout.flat
-        self.size = torch.Tensor.numel if flat else _shape
-        self.sizes = [record.facts.numel if flat else record.shape for record in records]
-        self.simple = not any(record.careful for record in records)
-        # One key alone is got bare, so it is asked for twice.
-        self.get = itemgetter(*(keys if len(keys) > 1 else keys * 2)) if keys else None
-        self.held = self.values
-        if len(keys) == 1:
-            self.held = [v for value in self.values for v in (value, value)]
-        self.addresses: list[int] = []  # of the gradients that were returned last
-        self._guard: Any = None
-        self._is_guarded = _Guard is not None
-
-    def gradients(self, state: Mapping[Any, Any] | None) -> list[torch.Tensor] | None:
-        """Return the gradients, or None if anything is not as it was; without ``state``, its dicts are the same."""
-        if not self.simple:
-            return None
-        parameters = self.parameters
-        gradients: list[Any] = [p.grad for p in parameters]
-        try:
-            if list(map(_pointer, parameters)) != self.pointers or not self._are_alike(gradients):
-                return None
-            addresses = list(map(_pointer, gradients))
-            if not all(addresses):
-                return None
-            if self.get is not None:
-                held = chain.from_iterable(map(self.get, self.states))
-                if not all(map(is_, held, self.held)) or list(map(_pointer, self.values)) != self.value_pointers:
-                    return None
-                if state is not None and not all(map(is_, map(state.get, parameters), self.states)):
-                    return None
-        except (AttributeError, KeyError, RuntimeError):  # no gradient, no such state, no such memory
-            return None
-        self.addresses = addresses
-        return gradients
-
-    def _are_alike(self, gradients: Sequence[Any]) -> bool:
-        """Whether types, shapes and strides of parameters, gradients and states are as the kernel expects."""
-        if self._guard is not None and self._guard.check(*self.parameters, *gradients, *self.stored):
-            return True
-        alike = (
-            {*map(_dtype, self.parameters)} == self.dtypes
-            and all(map(_is_contiguous, self.parameters))
-            and not any(map(_is_neg, self.parameters))
-            and {*map(type, gradients)} == _TENSORS
-            and {*map(_dtype, gradients)} == self.gradient_dtypes
-            and list(map(self.size, gradients)) == self.sizes
-            and all(map(_is_contiguous, gradients))
-            and not any(map(_is_neg, gradients))
-            and list(map(form, self.stored)) == self.forms
-        )
-        if self._is_guarded and alike:
-            tensors = [*self.parameters, *gradients, *self.stored]
-            self._guard = _guard(tensors)
-            self._is_guarded = self._guard.check(*tensors)  # it never holds for a tensor that is there twice
-        return alike
-
-
-def _guard(tensors: Sequence[torch.Tensor]) -> Any:
-    """Return what tells whether tensors have the types, devices, shapes and strides that these have."""
-    sizes, strides = [list(t.shape) for t in tensors], [list(t.stride()) for t in tensors]
-    assert _Guard is not None
-    return _Guard(*tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from optlang.inputs import (
     Asked,
     Iterate,
+    Late,
     LateNumber,
     NumberContribution,
     Progress,
@@ -24,6 +25,7 @@ from optlang.inputs import (
     Total,
     ValueName,
     text,
+    waits_for,
 )
 from optlang.runtime import chance, host
 from optlang.runtime.evaluation import Evaluation
@@ -32,12 +34,14 @@ from optlang.runtime.numbers import as_number, traced_functions
 from optlang.runtime.stages import Segment
 from optlang.runtime.work import ScheduledWork
 
+_NUMBERS = {float}
+
 
 def run_schedule(
     works: Sequence[ScheduledWork],
     prepared: Prepared,
     known: Mapping[ValueName, Any],
-    seed: chance.Seed,
+    seed: chance.Seed | None,
     shared: dict[str, Any],
     evaluation: Evaluation | None = None,
 ) -> None:
@@ -51,7 +55,7 @@ def run_schedule(
         prepared: The variant of the first group, whose formulas of shared states hold.
         known: What shared states are computed from besides sums: the values of the first group, with the largest of
             the groups' step counts.
-        seed: Draws random numbers.
+        seed: Draws random numbers, for a rule that has some.
         shared: Gets the shared states' new values, by key; those that it has when it is interrupted, too.
         evaluation: Calls the closure, for a rule that asks for that.
 
@@ -74,37 +78,49 @@ def run_schedule(
         raise
 
 
+class Turn(NamedTuple):
+    """What runs without waiting, and what arrives then.
+
+    Attributes:
+        runs: The stages, each with the place of its batch.
+        sums: What is complete after them.
+        decides: Whether it is known then whether there is a step at all.
+        points: What the closure is called for then.
+    """
+
+    runs: tuple[tuple[int, Segment], ...]
+    sums: tuple[NumberContribution, ...]
+    decides: bool
+    points: tuple[Asked, ...]
+
+
 @dataclass(frozen=True)
 class Agenda:
-    """What the stages of some batches give and ask for in a step; it is the same in every step on the same paths.
+    """The turns of some batches in a step; they are the same in every step on the same paths.
 
     Attributes:
         prepared: The variant whose formulas of shared states hold.
         paths: The stages of each batch, by which an agenda is known again.
-        segments: How many there are of what runs without waiting.
-        totals: The sums, with how many of these give a part of each.
-        points: What the closure is called for, with how many of these leave tensors for each.
+        turns: The turns.
         nothing: The sums that are read and that no tensor has a part of: they are 0.
     """
 
     prepared: Prepared
     paths: tuple[Sequence[Segment], ...]
-    segments: int
-    totals: Mapping[NumberContribution, int]
-    points: Mapping[Asked, int]
+    turns: tuple[Turn, ...]
     nothing: Mapping[ValueName, float]
 
     @classmethod
-    def of(cls, works: Sequence[ScheduledWork], shared: _Shared) -> Agenda:
-        """Return the agenda of some batches."""
-        segments = [segment for work in works for segment in work.path]
-        totals = Counter(total for segment in segments for total in segment.totals)
-        points = Counter(point for segment in segments for point in segment.points)
+    def of(cls, works: Sequence[ScheduledWork], shared: _Shared, late: Mapping[ValueName, Any]) -> Agenda:
+        """Return the agenda of some batches; ``late`` is what is there when they start."""
+        paths = tuple(work.path for work in works)
+        segments = [segment for path in paths for segment in path]
         wanted = {name for segment in segments for name in segment.needs} | shared.needs
         wanted |= {name for work in works for name in work.schedule.own.numbers_arguments[work.chosen]}
-        nothing: dict[ValueName, float] = {n: 0.0 for n in wanted if isinstance(n, Total) and n not in totals}
-        paths = tuple(work.path for work in works)
-        return cls(shared.prepared, paths, len(segments), totals, points, nothing)
+        given = {total for segment in segments for total in segment.totals}
+        nothing: dict[ValueName, float] = {n: 0.0 for n in wanted if isinstance(n, Total) and n not in given}
+        turns = _turns(paths, shared, wanted, {*late, *nothing})
+        return cls(shared.prepared, paths, tuple(turns), nothing)
 
     def fits(self, works: Sequence[ScheduledWork], shared: _Shared) -> bool:
         """Whether it is that of these batches on their paths."""
@@ -115,58 +131,81 @@ class Agenda:
         )
 
 
-def _agenda(works: Sequence[ScheduledWork], shared: _Shared) -> Agenda:
-    """Return the agenda of some batches, which is kept with the first of them."""
-    first = works[0].schedule
-    if not (isinstance(first.agenda, Agenda) and first.agenda.fits(works, shared)):
-        first.agenda = Agenda.of(works, shared)
-    return first.agenda
+def _turns(
+    paths: Sequence[Sequence[Segment]], shared: _Shared, wanted: Iterable[ValueName], there: set[ValueName]
+) -> Iterator[Turn]:
+    """Yield the turns in which some stages can be run.
+
+    Args:
+        paths: The stages of each batch.
+        shared: The states that the whole optimizer shares.
+        wanted: Names of what is read.
+        there: Names of what has arrived, which grows.
+    """
+    left = [list(path) for path in paths]
+    totals = Counter(total for path in paths for segment in path for total in segment.totals)
+    points = Counter(point for path in paths for segment in path for point in segment.points)
+    asking = Iterate.STOP in totals
+    there |= shared.arriving(there)
+    while any(left):
+        runs = []
+        for place, path in enumerate(left):
+            while path and path[0].needs <= there:
+                # Nothing moves before the closure has been called everywhere, or while the steps may end; and what
+                # only a step needs is not computed before it is known that there is one.
+                given = asking and not any(Iterate.STOP in segment.totals for segment in path)
+                if given or ((points or asking) and path[0].writes):
+                    break
+                runs.append((place, path.pop(0)))
+                totals.subtract(runs[-1][1].totals)
+                points.subtract(runs[-1][1].points)
+        sums = sorted((t for t, count in totals.items() if not count and t not in there), key=text)
+        there.update(sums)
+        decides = asking and Iterate.STOP in there
+        asking = asking and not decides
+        complete = (p for p, count in points.items() if not count and _options(p, totals.keys()) <= there)
+        asked = () if asking else sorted(complete, key=text)
+        for point in asked:
+            del points[point]
+        there.update(n for n in wanted if isinstance(n, Late) and any(p in waits_for(n) for p in asked))
+        there |= shared.arriving(there)
+        assert runs or sums or asked, "stages wait for each other"
+        yield Turn(tuple(runs), tuple(sums), decides, tuple(asked))
+
+
+def _options(point: Asked, totals: Set[NumberContribution]) -> Set[NumberContribution]:
+    """Return the numbers among some that a search goes by; it waits for them."""
+    return totals & {*point.search.options} if isinstance(point, SearchDirection) else set()
 
 
 def _run_in_turns(
     works: Sequence[ScheduledWork],
     shared: _Shared,
     late: dict[ValueName, Any],
-    seed: chance.Seed,
+    seed: chance.Seed | None,
     evaluation: Evaluation | None,
 ) -> None:
     """Run the steps of batches with a schedule, putting what arrives into ``late``."""
-    agenda = _agenda(works, shared)
-    late.update(agenda.nothing)
-    totals, points, left = dict(agenda.totals), dict(agenda.points), agenda.segments
+    first = works[0].schedule  # it keeps the agenda
+    if not (isinstance(first.agenda, Agenda) and first.agenda.fits(works, shared)):
+        first.agenda = Agenda.of(works, shared, late)
+    late.update(first.agenda.nothing)
     parts: MutableMapping[NumberContribution, list[Any]] = {}
     shared.compute(late)
-    asking = Iterate.STOP in totals
-    while left:
-        before = left, len(late)
-        for work in works:
-            while work.left and work.left[0].needs <= late.keys():
-                # Nothing moves before the closure has been called everywhere, or while the steps may end; and what
-                # only a step needs is not computed before it is known that there is one.
-                given = asking and not any(Iterate.STOP in segment.totals for segment in work.left)
-                if given or ((points or asking) and work.left[0].writes):
-                    break
-                segment = work.run(late, seed)
-                left -= 1
-                for total in segment.totals:
-                    parts.setdefault(total, []).extend(work.schedule.summed(total))
-                    totals[total] -= 1
-                for point in segment.points:
-                    points[point] -= 1
-        for total in sorted((t for t, count in totals.items() if not count and t not in late), key=text):
+    for runs, sums, decides, points in first.agenda.turns:
+        for place, _ in runs:
+            work = works[place]
+            for total in work.run(late, seed).totals:
+                parts.setdefault(total, []).extend(work.schedule.summed(total))
+        for total in sums:
             late[total] = _sum(parts[total]) if isinstance(total, Total) else parts[total][0]
-        if asking and Iterate.STOP in late:
+        if decides:
             assert evaluation is not None
             evaluation.look_ahead(late)
-            asking = False
-        for point in () if asking else sorted((p for p, count in points.items() if not count), key=text):
-            if isinstance(point, SearchDirection) and not late.keys() >= totals.keys() & {*point.search.options}:
-                continue  # the numbers that the search goes by
+        for point in points:
             assert evaluation is not None
             late.update(evaluation.at(point, works, late))
-            del points[point]
         shared.compute(late)
-        assert before != (left, len(late)), "stages wait for each other"
     for work in works:
         work.advance(late)
 
@@ -176,7 +215,7 @@ def _sum(parts: Sequence[Any]) -> Any:
 
     On the CPU it is exact and rounded once, so that it does not depend on how tensors fall into batches.
     """
-    if any(isinstance(part, torch.Tensor) for part in parts):
+    if not _NUMBERS.issuperset(map(type, parts)) and any(isinstance(part, torch.Tensor) for part in parts):
         device = next(part.device for part in parts if isinstance(part, torch.Tensor))
         return torch.stack([as_number(part, device) for part in parts]).sum()
     try:
@@ -193,8 +232,14 @@ class _Shared:
         self.left = list(prepared.variant.schedule.shared)
         self.needs = {name for _, names in self.left for name in names if isinstance(name, LateNumber)}
 
+    def arriving(self, there: Set[ValueName]) -> set[ValueName]:
+        """Return names of those that can be computed when the values of some names are there."""
+        return {slot.new for slot, names in self.left if {n for n in names if isinstance(n, LateNumber)} <= there}
+
     def compute(self, late: MutableMapping[ValueName, Any]) -> None:
         """Compute those whose sums have arrived."""
+        if not self.left:
+            return
         prepared = self.prepared
         for slot, names in list(self.left):
             if all(name in late for name in names if isinstance(name, LateNumber)):

@@ -45,7 +45,7 @@ class ShardedPlan(GroupPlan):
     def prepare(self, state: State, same: bool) -> bool:
         """Take the local parts and lay out the work of this step; return whether there is any."""
         self._gathered = []
-        self._read()
+        self.read()
         if self._around_of != self._answers:
             self._around, self._around_of = {}, self._answers
         gathered: list[DTensor] = []
@@ -136,7 +136,7 @@ class ShardedPlan(GroupPlan):
         del self._whole[whole]
         if batch.schedule is not None:  # each process has the whole of its part of a sum: nothing more is sent
             return p, record, ScheduledWork(batch, known, self.kernels, self.scratch)
-        return p, record, self._host(batch, known)
+        return p, record, self.host(batch, known)
 
     # The second half ----------------------------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ class ShardedPlan(GroupPlan):
 
     def warm(self, state: State) -> None:
         """Compile what the local parts need; what is run on gathered copies is compiled in the first step."""
-        self._read()
+        self.read()
         for p in dict.fromkeys(self.parameters):
             if not (isinstance(p, DTensor) and self._looks_around(p)):
                 self._stand_in(p, state)

@@ -8,7 +8,7 @@ the whole model has to be there for every tensor at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,8 @@ from optlang.runtime.tensors import arithmetic, is_wrapper
 #: the next (two of the largest matrices of GPT-2 small), elsewhere enough to keep every core busy.
 CHUNK = {"cpu": 20 * 2**20}
 LARGEST = 64 * 2**20
+
+_PLAIN = {float, int, bool, str, type(None)}
 
 #: Tensors by name, one for each record; under ``("stack", name)`` all of them as one tensor, where that is possible.
 Buffers = dict[Any, Any]
@@ -76,20 +78,18 @@ class PlannedStage:
         prepared: The stage's kernel.
 
     Attributes:
-        coefficients: Those of the coming step, once what they are computed from is there: numbers, or tensors where
-            they follow from sums that are on a device.
+        coefficients: Those of the coming step, once what they are computed from is there.
+        on_device: Whether they are tensors, as they follow from sums that are on a device, and not numbers.
         loaded: The kernel for the types of the batch, of a stage over elements.
+        writes: Whether it writes parameters or states.
     """
 
     def __init__(self, own: Stage, owner: Variant, prepared: PreparedKernel) -> None:
         self.own, self.owner, self.prepared, self.kernel = own, owner, prepared, own.kernel
         self.coefficients: tuple[Any, ...] = ()
+        self.on_device = False
         self.loaded: LoadedKernel | None = None
-
-    @property
-    def writes(self) -> bool:
-        """Whether it writes parameters or states."""
-        return any(isinstance(name, str) for name in self.kernel.written)
+        self.writes = any(isinstance(name, str) for name in self.kernel.written)
 
     def prepare(self, arguments: Sequence[Any], device: torch.device) -> None:
         """Compute the coefficients of a step.
@@ -98,7 +98,10 @@ class PlannedStage:
             arguments: What ``host`` takes: numbers, or tensors that hold some.
             device: The device of the parameters.
         """
-        if any(isinstance(a, torch.Tensor) for a in arguments):
+        self.on_device = not _PLAIN.issuperset(map(type, arguments)) and any(
+            isinstance(a, torch.Tensor) for a in arguments
+        )
+        if self.on_device:
             numbers = [as_number(a, device) for a in arguments]
             self.coefficients = traced_functions(self.prepared.kernel)["host"](*numbers)[0]
         else:
@@ -147,8 +150,13 @@ class Chunk:
             for record, memory in zip(self.records, self.buffers[draw.name], strict=True):
                 seed.fill(memory, draw, record.owner, count)
 
-    def run(self, gradients: Sequence[Any]) -> None:
-        """Run the stage; ``gradients`` are those of its records."""
+    def run(self, gradients: Sequence[Any], addresses: Iterable[int] | None = None) -> None:
+        """Run the stage.
+
+        Args:
+            gradients: Those of its records.
+            addresses: Where these lie, if that has been asked already.
+        """
         raise NotImplementedError
 
 
@@ -176,16 +184,16 @@ class KernelChunk(Chunk):
         self.call.see_to(kernels, len(plan.kernel.coefficients), plan.owner, plan.loaded)
         plan.loaded = self.call.loaded
 
-    def run(self, gradients: Sequence[Any]) -> None:
+    def run(self, gradients: Sequence[Any], addresses: Iterable[int] | None = None) -> None:
         """Run the kernel on every record."""
         call, coefficients = self.call, self.plan.coefficients
-        if any(isinstance(c, torch.Tensor) for c in coefficients):
+        if self.plan.on_device:
             assert call.signature is not None
             stacked = torch.stack([as_number(c, self.records[0].parameter.device) for c in coefficients])
             packed = stacked.to(getattr(torch, call.signature.coefficient_dtype))
         else:
             packed = call.packed(coefficients)
-        call.run(call.view(gradients), packed)
+        call.run(call.view(gradients), packed, addresses)
 
 
 class MatrixChunk(Chunk):
@@ -199,7 +207,7 @@ class MatrixChunk(Chunk):
         """Have ready what there is in C++ for it."""
         kernels.quicken(self.plan.prepared, self.records[0].parameter.device.type)
 
-    def run(self, gradients: Sequence[Any]) -> None:
+    def run(self, gradients: Sequence[Any], addresses: Iterable[int] | None = None) -> None:
         """Run the stage."""
         if not self.records[0].facts.numel:
             return
@@ -382,12 +390,12 @@ class BatchSchedule:
         """Return memory for each record's part of a sum over the whole model."""
         if total not in self._parts:
             p = self.records[0].parameter
-            self._parts[total] = torch.zeros(len(self.records), 1, dtype=arithmetic(p), device=p.device)
-        return list(self._parts[total].unbind())
+            self._parts[total] = torch.zeros(len(self.records), dtype=arithmetic(p), device=p.device)
+        return list(self._parts[total].view(-1, 1).unbind())
 
     def summed(self, total: NumberContribution) -> list[Any]:
         """Return each record's part of a sum; on a device, their sum as a tensor there."""
-        parts = self._parts[total].flatten()
+        parts = self._parts[total]
         if not isinstance(total, Total):  # one number for all
             return [parts[0] if stays_on_device(parts.device) else float(parts[0])]
         if stays_on_device(parts.device):

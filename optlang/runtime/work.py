@@ -40,32 +40,33 @@ class ScheduledWork:
 
     def __init__(self, batch: Batch, known: Mapping[ValueName, Any], kernels: Kernels, scratch: Scratch) -> None:
         assert batch.schedule is not None
-        self.batch, self.known, self.rule, self.schedule = batch, known, kernels, batch.schedule
+        self.batch, self.rule, self.schedule = batch, kernels, batch.schedule
+        self.values = batch.values(known)  # what host functions read, by name; what arrives late is added
         self.count, self._numbers, self._created = batch.count, batch.numbers, batch.created
-        self.begun: set[int] = set()  # places in the batch of those that are written and not counted yet
+        self._counted = False
         own, plain = self.schedule.own, batch.prepared.plain
         self.chosen = 0
         if len(own.paths) > 1:
-            asked = numbers_of(batch.named(own.path_arguments, known))
-            self.chosen = int(host.call_group(plain["path"], asked)[0])
+            self.chosen = int(host.call_group(plain["path"], self._found(own.path_arguments))[0])
         self._sizes: Mapping[str, Sequence[int]] = {}
         if "sizes" in plain:
-            self._sizes = plain["sizes"](*numbers_of(batch.named(own.size_arguments, known)))
+            self._sizes = plain["sizes"](*self._found(own.size_arguments))
         for path in range(len(own.paths)):  # all of them now, so that no later step has to wait
             self.schedule.path(path, kernels, scratch)
         self.path = self.schedule.path(self.chosen, kernels, scratch)
         self.left = list(self.path)
         for segment in self.left:
+            for chunk in segment.chunks:
+                chunk.begin()
             if not segment.needs:
-                self._prepare(segment, known)
+                self._prepare(segment)
 
     def run(self, late: Mapping[ValueName, Any], seed: chance.Seed | None = None) -> Segment:
         """Run the next stages, and return them."""
         segment = self.left.pop(0)
         if segment.needs:
-            self._prepare(segment, {**self.known, **late})
-        for chunk in segment.chunks:
-            chunk.begin()
+            self.values.update(late)
+            self._prepare(segment)
         at = 0
         try:
             for chunk in segment.chunks:
@@ -76,53 +77,63 @@ class ScheduledWork:
             raise
         return segment
 
+    def _begun(self) -> set[int]:
+        """Return the places in the batch of the records that are written and not counted yet."""
+        chunks = (chunk for segment in self.path for chunk in segment.chunks)
+        return set() if self._counted else {place for chunk in chunks for place in chunk.written()}
+
     def _go_through(self, chunks: Sequence[Chunk], seed: chance.Seed | None) -> None:
         """Run the other stages of the records that were interrupted in the first of these, if they are written."""
         alike = [chunk for chunk in chunks if chunk.start == chunks[0].start]
-        if alike and self.begun & {*range(alike[0].start, alike[0].start + len(alike[0].records))}:
+        if alike and self._begun() & {*range(alike[0].start, alike[0].start + len(alike[0].records))}:
             for chunk in alike:  # one that only hands on may do that again
                 if not chunk.written():
                     self._run_chunk(chunk, seed)
 
     def _run_chunk(self, chunk: Chunk, seed: chance.Seed | None) -> None:
-        """Run one stage of some records, and note which of them it has written."""
-        try:
-            if seed is not None:
-                chunk.draw(seed, int(self.batch.count) + 1, self._sizes)
-            chunk.run(self.batch.gradients[chunk.start : chunk.start + len(chunk.records)])
-            self.begun.update(chunk.written())
-        except BaseException:
-            self.begun.update(chunk.written())
-            raise
+        """Run one stage of some records."""
+        batch = self.batch
+        if seed is not None and chunk.plan.own.draws:
+            chunk.draw(seed, int(batch.count) + 1, self._sizes)
+        if len(chunk.records) == len(batch.records):
+            chunk.run(batch.gradients, batch.addresses)
+        else:
+            chunk.run(batch.gradients[chunk.start : chunk.start + len(chunk.records)])
 
     def advance(self, late: Mapping[ValueName, Any]) -> None:
         """Count the step, from where it started: one that was interrupted may have been counted already."""
         batch = self.batch
         batch.count, batch.numbers, batch.created = self.count, self._numbers, self._created
         batch.advance(self.numbers(late))
-        self.batch.gradients, self.begun = [], set()
+        self.batch.gradients, self._counted = [], True
 
     def settle(self, late: Mapping[ValueName, Any]) -> None:
         """Count a step that was interrupted, for those that it has written."""
-        if not self.begun:
+        begun, records = self._begun(), self.batch.records
+        if not begun:
             return
-        records = self.batch.records
-        if any(record.facts.numel and i not in self.begun for i, record in enumerate(records)):
-            self.batch, _ = self.batch.split([records[i] for i in sorted(self.begun)])
+        if any(record.facts.numel and i not in begun for i, record in enumerate(records)):
+            self.batch, _ = self.batch.split([records[i] for i in sorted(begun)])
         try:
             self.advance(late)
         except KeyError:  # a sum that host states are computed from has not arrived: they stay
             self.batch.advance(self.batch.numbers)
-            self.begun = set()
+            self._counted = True
 
-    def _prepare(self, segment: Segment, known: Mapping[ValueName, Any]) -> None:
+    def _found(self, names: Sequence[ValueName]) -> list[Any]:
+        """Return values by name as Python has them."""
+        return numbers_of([self.values[name] for name in names])
+
+    def _prepare(self, segment: Segment) -> None:
         """Compute the coefficients of stages."""
-        device = self.batch.records[0].parameter.device
+        values = self.values
         for plan in segment.plans:
-            plan.prepare(self.batch.named(plan.kernel.host_arguments, known), device)
+            plan.prepare([values[name] for name in plan.kernel.host_arguments], self.batch.device)
 
     def numbers(self, late: Mapping[ValueName, Any]) -> tuple[float, ...]:
         """Return what the host states become."""
-        names = self.schedule.own.numbers_arguments[self.chosen]
-        arguments = numbers_of(self.batch.named(names, {**self.known, **late}))
+        if not self.batch.prepared.hosted:
+            return ()
+        self.values.update(late)
+        arguments = self._found(self.schedule.own.numbers_arguments[self.chosen])
         return host.call_group(self.batch.prepared.plain[f"numbers_{self.chosen}"], arguments)

@@ -6,13 +6,13 @@ import ctypes
 import functools
 import tempfile
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
-from optlang.backends.loading import toolchain
+from optlang.backends.loading import slow, toolchain
 from optlang.backends.loading.signature import LoadedKernel, Signature
 from optlang.cache import folders, sealed
 from optlang.compiled import Kernel
@@ -40,6 +40,8 @@ FLAGS = (
 
 _data_ptr = torch.Tensor.data_ptr
 
+T = TypeVar("T")
+
 
 def text(kernel: Kernel, signature: Signature) -> str:
     """Return the C++ file of a kernel for some types."""
@@ -60,12 +62,12 @@ def _parts() -> tuple[str, str]:
 
 def name_of(kernel: Kernel, signature: Signature) -> str:
     """Return the name under which the library of a kernel is kept."""
-    return file_name(kernel.name, text(kernel, signature))
+    return _file_name(kernel.name, text(kernel, signature), flags())
 
 
-def file_name(name: str, source: str) -> str:
+def _file_name(name: str, source: str, flags: Sequence[str]) -> str:
     """Return the name under which the library of a C++ file is kept."""
-    how = repr((FLAGS, _instructions(), torch.__version__, toolchain.processor()))
+    how = repr((flags, torch.__version__, toolchain.processor()))
     return sealed.file_name(name, sealed.key(source, how), ".so")
 
 
@@ -81,32 +83,58 @@ def build(kernel: Kernel, signature: Signature) -> LoadedKernel:
     Raises:
         RuntimeError: If the compiler refuses; carries what it printed.
     """
-    name = name_of(kernel, signature)
-    with sealed.alone(name):
-        found = load(kernel, signature)  # another process may just have built it
-        if found is not None:
+    update, origin = _built(name_of(kernel, signature), text(kernel, signature), flags(), ("-lm",), _open)
+    return _loaded(update, signature, origin)
+
+
+def helper(
+    name: str, source: str, flags: Sequence[str], libraries: Sequence[str], opener: Callable[[str], T], instead: str
+) -> T | None:
+    """Return what ``opener`` makes of the library of a C++ file that is no kernel, from the cache or built.
+
+    Args:
+        name: What it is called.
+        source: The file.
+        flags: Options of the compiler.
+        libraries: Those of the linker.
+        opener: Takes the path of the library.
+        instead: What is done where there is no way to have it: None is returned, and a compiler's refusal is said.
+    """
+    try:
+        file = _file_name(name, source, flags)
+        found = sealed.load(file, opener)
+        if found is not None or toolchain.compiler() is None:
             return found
+        return _built(file, source, flags, libraries, opener)[0]
+    except Exception as error:
+        slow.warn(f"{name} could not be compiled to C++; {instead}", error)
+        return None
+
+
+def _built(
+    name: str, source: str, flags: Sequence[str], libraries: Sequence[str], opener: Callable[[str], T]
+) -> tuple[T, str]:
+    """Return what ``opener`` makes of a library, and whether it has been ``built`` now or was ``cached``."""
+    with sealed.alone(name):
+        found = sealed.load(name, opener)  # another process may just have built it
+        if found is not None:
+            return found, "cached"
         with tempfile.TemporaryDirectory(dir=folders.folder(), prefix=".build-") as folder:
-            library = compiled(text(kernel, signature), Path(folder))
+            library = compiled(source, flags, libraries, Path(folder))
             sealed.install(library, name)
-            update = sealed.load(name, _open) or _open(str(library))  # somebody may empty the cache at this moment
-            return _loaded(update, signature, "built")
+            # Somebody may empty the cache at this moment.
+            return sealed.load(name, opener) or opener(str(library)), "built"
 
 
-def _instructions() -> tuple[str, ...]:
-    return INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ())
+def flags() -> tuple[str, ...]:
+    """Return the options of the compiler for code that computes."""
+    return (*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ()))
 
 
-def compiled(source: str, folder: Path) -> Path:
+def compiled(source: str, flags: Sequence[str], libraries: Sequence[str], folder: Path) -> Path:
     """Compile a file into a library in ``folder`` and return its path; the compiler sees names alone."""
     (folder / "kernel.cpp").write_text(source, encoding="utf-8")
-    command = [
-        *toolchain.compile_command(),
-        *FLAGS,
-        *_instructions(),
-        *("kernel.cpp", "-o", "kernel.so", "-lm"),
-    ]
-    toolchain.compile_in(folder, command)
+    toolchain.compile_in(folder, [*toolchain.compile_command(), *flags, "kernel.cpp", "-o", "kernel.so", *libraries])
     return folder / "kernel.so"
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-import tempfile
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from optlang.backends.loading import library, slow, toolchain
-from optlang.cache import folders, sealed
+from optlang.backends.loading import library
 
 #: The backends that have it, by the names that are given.
 BACKENDS = ("auto", "cpp")
@@ -78,18 +76,7 @@ def _suit(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> bool:
 def _functions() -> dict[torch.dtype, Any] | None:
     """Return the functions by type, built or from the cache; None if there is no way to have them."""
     source = (Path(__file__).parent.parent / "cpp_vectors.h").read_text(encoding="utf-8")
-    name = library.file_name("vectors", source)
-    try:
-        found = sealed.load(name, _open)
-        if found is not None or toolchain.compiler() is None:
-            return found
-        with sealed.alone(name), tempfile.TemporaryDirectory(dir=folders.folder(), prefix=".build-") as folder:
-            built = library.compiled(source, Path(folder))
-            sealed.install(built, name)
-            return _open(str(built))
-    except Exception as error:
-        slow.warn("operations on vectors could not be compiled to C++; torch's are used", error)
-        return None
+    return library.helper("vectors", source, library.flags(), ("-lm",), _open, "torch's operations on vectors are used")
 
 
 def _open(path: str) -> dict[torch.dtype, Any]:
