@@ -16,9 +16,10 @@ from optlang.classes import class_of
 from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
 from optlang.language.check import check_text
 from optlang.language.composing.exchange import exchanged
+from optlang.language.identity import GivenName
 from optlang.language.library import rule_of
 from optlang.language.quoting import remark
-from optlang.language.rule import Value
+from optlang.language.rule import Value, Values
 from optlang.language.suggest import nearest
 from optlang.source import Source, read_text
 
@@ -160,14 +161,14 @@ def emit(
             texts += [title, emit(rule_of(route.rule, checked.tree.source), stage, None, ndim)]
         return "\n".join(texts)
     compiled = compile_source(source)
-    values = _values(compiled, values or {})
+    chosen = _values(compiled, values or {})
     if stage == "program":
-        return program_text(compiled, values, ndim)
+        return program_text(compiled, chosen, ndim)
     mark, text = ("//", Variant.cpp_text) if stage == "cpp" else ("#", Variant.text)
-    texts = [text(example_variant(compiled, values, ndim))]
+    texts = [text(example_variant(compiled, chosen, ndim))]
     for event in checked.events:
         title = f"{mark} {'-' * 20} on {event} {'-' * 20}\n"
-        texts += [title, text(example_variant(compiled, values, ndim, event))]
+        texts += [title, text(example_variant(compiled, chosen, ndim, event))]
     return "\n".join(texts)
 
 
@@ -203,11 +204,11 @@ def export(
     return content
 
 
-def _values(compiled: CompiledRule, given: Mapping[str, Given]) -> dict[str, Value]:
+def _values(compiled: CompiledRule, given: Mapping[str, Given]) -> Values:
     """Return hyperparameters by the names of the formulas; refuse what does not exist or is out of range."""
     keys = compiled.rule.keys
     known = {hyper.name for hyper in compiled.rule.hypers}
-    values: dict[str, Value] = {}
+    values: dict[GivenName, Value] = {}
     for name, value in given.items():
         parts = value if isinstance(value, tuple) else (value,)
         names = [name] if name in known else [hyper.name for hyper in keys.get(name, ())]

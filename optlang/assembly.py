@@ -41,6 +41,7 @@ from optlang.ir.lower import Lowered, Path
 from optlang.ir.passes import inline, optimise, prune, simplify
 from optlang.ir.program import Program
 from optlang.ir.stages import Piece, split
+from optlang.language.identity import Count
 from optlang.language.kinds import ELEMENT, SCALAR, Level
 from optlang.language.questions import reads_group_time, reads_time, static_names
 from optlang.language.rule import Range, Rule
@@ -116,7 +117,7 @@ def assembled(
         schedule=schedule,
         min_ndim=0 if special.matrices else max((d + 1 if d >= 0 else -d for d in special.dims), default=0),
         counts_steps=_counts_steps(rule, schedule, slots),
-        counts_group="group.t" in {*groups, *shared} or reads_group_time(rule),
+        counts_group=Count.GROUP in {*groups, *shared} or reads_group_time(rule),
     )
 
 

@@ -17,7 +17,7 @@ Values that these take have the names of :mod:`optlang.inputs`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
@@ -25,8 +25,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from optlang.inputs import Asked, HandedOn, New, NumberContribution, Random, ValueName
+from optlang.language.identity import DimensionSize, GivenName, Site
 from optlang.language.kinds import Kind, Level
-from optlang.language.rule import Rule, Value
+from optlang.language.rule import Answer, Rule, Values
 from optlang.language.tree import Expr
 from optlang.storage import ON_HOST, Format
 
@@ -45,27 +46,21 @@ class Facts(NamedTuple):
     eps_of: float  # machine epsilon of the type the parameter is stored in
     shape: tuple[int, ...] = ()
 
-    @property
-    def _lead(self) -> int:
-        """Size of the first dimension, by which ``matrix(p)`` is made; no name that a rule could write."""
-        return self.shape[0] if self.shape else 1
+    def number(self, name: str | DimensionSize) -> Any:
+        """Return one of the facts that are numbers."""
+        if isinstance(name, DimensionSize):
+            return self.shape[name.dim] if name.dim < len(self.shape) else 1
+        return getattr(self, name)
 
-    def __getattr__(self, name: str) -> int:
-        """Return the size of a dimension in the middle, ``_size1`` to ``_size7``; 1 where there is none."""
-        place = int(name[5:]) if name in MIDDLE else -1
-        if place < 0:
-            raise AttributeError(name)
-        return self.shape[place] if place < len(self.shape) else 1
-
-    def named(self) -> dict[str, Any]:
+    def named(self) -> dict[GivenName, Any]:
         """Return the facts that are numbers, by name."""
-        return {name: getattr(self, name) for name in FACTS}
+        return {name: self.number(name) for name in FACTS}
 
 
-#: Names of the sizes of dimensions in the middle; no names that a rule could write.
-MIDDLE: tuple[str, ...] = tuple(f"_size{i}" for i in range(1, 8))
+#: The sizes of dimensions that no name of a rule's stands for.
+DIMENSION_SIZES: tuple[DimensionSize, ...] = tuple(map(DimensionSize, range(8)))
 #: Names of the facts that are numbers.
-FACTS: tuple[str, ...] = ("ndim", "numel", "rows", "cols", "eps_of", "_lead", *MIDDLE)
+FACTS: tuple[str | DimensionSize, ...] = ("ndim", "numel", "rows", "cols", "eps_of", *DIMENSION_SIZES)
 
 
 class Storage(Enum):
@@ -111,6 +106,11 @@ class Slot:
     signed: bool = True
     divides: bool = False
     zero: bool = False
+
+    @property
+    def of_elements(self) -> bool:
+        """Whether it is shaped like its parameter."""
+        return self.storage is Storage.ELEMENT
 
     @cached_property
     def new(self) -> New:
@@ -179,7 +179,7 @@ class VariantKey(NamedTuple):
         ndim: Dimensions of the tensor, if it is for no other number of them.
     """
 
-    answers: tuple[Value, ...]
+    answers: tuple[Answer, ...]
     event: str | None = None
     ndim: int | None = None
 
@@ -192,14 +192,19 @@ class VariantKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Draw:
-    """Random numbers that a stage reads as a tensor: ``kind`` is ``randn`` or ``rand``, ``site`` tells calls apart.
+    """Random numbers that a stage reads as a tensor: ``kind`` is ``randn`` or ``rand``.
 
     They are shaped like p, unless a tensor of the stage says that they have a shape of their own.
     """
 
     name: Random
     kind: str
-    site: int
+
+    @cached_property
+    def seed(self) -> int:
+        """The number by which they differ from those of other calls."""
+        assert isinstance(self.name.site, Site)
+        return self.name.site.seed()
 
 
 class Locality(Enum):
@@ -496,8 +501,8 @@ class Compiled(Protocol):
         """The class name."""
 
     @property
-    def static_names(self) -> frozenset[str]:
-        """Names of the hyperparameters and ``group.NAME`` keys that some static question reads.
+    def static_names(self) -> frozenset[GivenName]:
+        """Names of the hyperparameters and keys of the param group that some static question reads.
 
         As long as these values and a tensor's facts stay, its variant stays.
         """
@@ -510,19 +515,19 @@ class Compiled(Protocol):
     def group_keys(self) -> tuple[str, ...]:
         """Keys of the user's own that the rule reads from the param group (``group.NAME``)."""
 
-    def problems(self, values: Mapping[str, Value]) -> list[str]:
+    def problems(self, values: Values) -> list[str]:
         """Return what is wrong with these hyperparameters (by name): ranges and requirements; empty if nothing."""
 
-    def unfit(self, values: Mapping[str, Value], facts: Facts) -> str | None:
+    def unfit(self, values: Values, facts: Facts) -> str | None:
         """Return why a tensor does not suit the rule (a requirement on facts, shapes), None if it does."""
 
-    def group_initial(self, values: Mapping[str, Value]) -> dict[str, float]:
+    def group_initial(self, values: Values) -> dict[str, float]:
         """Return the initial value of each state of the group and of the whole optimizer, by key."""
 
-    def variant_key(self, values: Mapping[str, Value], facts: Facts, event: str | None = None) -> VariantKey:
+    def variant_key(self, values: Values, facts: Facts, event: str | None = None) -> VariantKey:
         """Return the key of the variant that these values select, for a step or for ``on EVENT``."""
 
-    def variant(self, values: Mapping[str, Value], facts: Facts, event: str | None = None) -> Variant:
+    def variant(self, values: Values, facts: Facts, event: str | None = None) -> Variant:
         """Return the variant that these values select, compiled on first use."""
 
     def keep(self, variant: Variant) -> None:

@@ -10,7 +10,7 @@ A rule is checked once; its variants are compiled when the runtime first needs t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,8 +21,9 @@ from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
 from optlang.language.check import check_text
 from optlang.language.checking.worlds import sample
 from optlang.language.evaluate import evaluate, truth
+from optlang.language.identity import GivenName, GroupKey
 from optlang.language.questions import group_keys, static_names
-from optlang.language.rule import Hyper, HyperType, OneOf, Range, Rule, Value
+from optlang.language.rule import Hyper, HyperType, OneOf, Range, Rule, Value, Values
 from optlang.language.sizes import Unfit
 from optlang.language.specialise import Special, specialise, too_large, too_many_paths
 from optlang.language.tree import Expr, StateScope
@@ -73,11 +74,11 @@ class CompiledRule:
 
     # Hyperparameters ----------------------------------------------------------------------------------------
 
-    def defaults(self) -> dict[str, Value]:
+    def defaults(self) -> dict[GivenName, Value]:
         """Return a value for every hyperparameter: its default, or for one that must be passed one that it may hold."""
         return {h.name: _placeholder(h) if h.required else h.default for h in self.rule.hypers}
 
-    def problems(self, values: Mapping[str, Value]) -> list[str]:
+    def problems(self, values: Values) -> list[str]:
         """Return what is wrong with these hyperparameters, one sentence each; empty if nothing."""
         found = [p for h in self.rule.hypers if (p := _problem(h, values[h.name])) is not None]
         if not found:
@@ -86,7 +87,7 @@ class CompiledRule:
                     found.append(requirement.message)
         return found
 
-    def misfit(self, values: Mapping[str, Value], facts: Facts) -> Diagnostic | None:
+    def misfit(self, values: Values, facts: Facts) -> Diagnostic | None:
         """Return why a tensor does not suit the rule as a finding, None if it does."""
         source, help = self.rule.tree.source, "choose another number of dimensions (`--ndim`, in Python `ndim=`)"
         message = f"a tensor of shape {facts.shape} does not suit the rule"
@@ -102,7 +103,7 @@ class CompiledRule:
             )
         return None
 
-    def unfit(self, values: Mapping[str, Value], facts: Facts) -> str | None:
+    def unfit(self, values: Values, facts: Facts) -> str | None:
         """Return why a tensor does not suit the rule, None if it does."""
         for requirement in self.rule.requirements:
             if requirement.of_tensors and not truth(evaluate(requirement.condition, {**values, **facts.named()})):
@@ -115,7 +116,7 @@ class CompiledRule:
             return f"`{excerpt}` (line {line}): {unfit.message}; {unfit.help}"
         return None
 
-    def group_initial(self, values: Mapping[str, Value]) -> dict[str, float]:
+    def group_initial(self, values: Values) -> dict[str, float]:
         """Return the initial value of each state of the group and of the whole optimizer, by key."""
         initial = {}
         for state in self.rule.states:
@@ -127,11 +128,11 @@ class CompiledRule:
 
     # Variants -----------------------------------------------------------------------------------------------
 
-    def variant_key(self, values: Mapping[str, Value], facts: Facts, event: str | None = None) -> VariantKey:
+    def variant_key(self, values: Values, facts: Facts, event: str | None = None) -> VariantKey:
         """Return the key of the variant that these values select."""
         return self._specialise(values, facts, event)[1]
 
-    def variant(self, values: Mapping[str, Value], facts: Facts, event: str | None = None) -> Variant:
+    def variant(self, values: Values, facts: Facts, event: str | None = None) -> Variant:
         """Return the variant that these values select, compiled on first use."""
         special, key = self._specialise(values, facts, event)
         if key not in self._variants:
@@ -156,9 +157,7 @@ class CompiledRule:
             self._rebuilt[key] = self.build(special, key, ndim)
         return next(k.program for k in self._rebuilt[key].schedule.kernels if k.digest == digest)
 
-    def _specialise(
-        self, values: Mapping[str, Value], facts: Facts, event: str | None = None
-    ) -> tuple[Special, VariantKey]:
+    def _specialise(self, values: Values, facts: Facts, event: str | None = None) -> tuple[Special, VariantKey]:
         """Return the statements of a variant and its key."""
         try:
             special = specialise(self.rule, {**values, **facts.named()}, facts.shape, event)
@@ -201,14 +200,14 @@ def _texts(variant: Variant) -> int:
     return sum(len(kernel.texts) for kernel in variant.schedule.kernels)
 
 
-def _example(compiled: CompiledRule, values: Mapping[str, Value] | None) -> dict[str, Value]:
+def _example(compiled: CompiledRule, values: Values | None) -> dict[GivenName, Value]:
     """Return values that choose a variant: the defaults, overridden by ``values``."""
-    group: dict[str, Value] = {f"group.{key}": 1.0 for key in compiled.group_keys}
+    group: Values = {GroupKey(key): 1.0 for key in compiled.group_keys}
     return {**compiled.defaults(), **group, **(values or {})}
 
 
 def example_variant(
-    compiled: CompiledRule, values: Mapping[str, Value] | None = None, ndim: int = 2, event: str | None = None
+    compiled: CompiledRule, values: Values | None = None, ndim: int = 2, event: str | None = None
 ) -> Variant:
     """Return the variant of the defaults (overridden by ``values``) for a tensor of ``ndim`` dimensions."""
     chosen, facts = _example(compiled, values), example_facts(ndim)
@@ -218,14 +217,12 @@ def example_variant(
         raise _unsuited(compiled, chosen, facts) from None
 
 
-def program_text(compiled: CompiledRule, values: Mapping[str, Value] | None = None, ndim: int = 2) -> str:
+def program_text(compiled: CompiledRule, values: Values | None = None, ndim: int = 2) -> str:
     """Return the optimised step of that variant as text."""
     return passes_of(compiled, values, ndim)[-1][1]
 
 
-def passes_of(
-    compiled: CompiledRule, values: Mapping[str, Value] | None = None, ndim: int = 2
-) -> list[tuple[str, str]]:
+def passes_of(compiled: CompiledRule, values: Values | None = None, ndim: int = 2) -> list[tuple[str, str]]:
     """Return the step of a rule after lowering and after each pass: pairs of the pass's name and the text."""
     seen: list[tuple[str, str]] = []
     facts = example_facts(ndim)
@@ -242,7 +239,7 @@ def passes_of(
     return seen
 
 
-def _unsuited(compiled: CompiledRule, values: Mapping[str, Value], facts: Facts) -> OptlangError:
+def _unsuited(compiled: CompiledRule, values: Values, facts: Facts) -> OptlangError:
     """Return the error of a tensor that does not suit a rule."""
     found = compiled.misfit(values, facts)
     assert found is not None

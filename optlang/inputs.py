@@ -1,9 +1,8 @@
 """What programs read and write: names that a rule gives, and records for what the compiler adds.
 
-A text is a name of the rule's own: ``p``, ``g``, ``t``, ``first``, a fact, a hyperparameter, ``group.NAME`` (a key of
-the param group; ``group.t`` is the group's step, from 1) or a state (its value before the step). All else is a record:
-its class says what it is, and no text is taken apart to find out. What a record is called in generated Python follows
-from its text, which only :func:`text` makes.
+A text is a name of the rule's own: ``p``, ``g``, ``t``, ``first``, a fact, a hyperparameter or a state (its value
+before the step). All else is a record: its class says what it is, and no text is taken apart to find out. What a record
+is called in generated Python follows from its text, which only :func:`text` makes.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from enum import Enum
 from typing import Any, assert_never
 
 from optlang.language.builtins import BUILTINS
+from optlang.language.identity import Count, DimensionSize, GivenName, GroupKey, NamedPoint, Site
 
 
 class _Named:
@@ -34,7 +34,7 @@ class New(_Named):
 class _OfSite(_Named):
     """What belongs to a call of the rule's, or to what several calls have in common."""
 
-    site: str
+    site: Site | NamedPoint
 
 
 class Total(_OfSite):
@@ -80,7 +80,7 @@ class LineSearch:
     """A search along a line, by the function that is called for it."""
 
     method: str
-    site: str
+    site: Site | NamedPoint
 
     @property
     def options(self) -> tuple[SearchOption, ...]:
@@ -139,7 +139,7 @@ Exchanged = Asked | LateTensor
 #: The tensors that stages hand on: what else they write are parameters, states and parts of totals.
 HandedOn = Handed | Random | Exchanged
 #: The name of anything that programs read and write.
-ValueName = str | New | NumberContribution | LateNumber | HandedOn
+ValueName = GivenName | New | NumberContribution | LateNumber | HandedOn
 
 
 def text(name: ValueName) -> str:
@@ -147,6 +147,8 @@ def text(name: ValueName) -> str:
     match name:
         case str():
             return name
+        case GroupKey() | Count() | DimensionSize():
+            return str(name)
         case New(state):
             return f"{state}'"
         case Total(site):
@@ -179,8 +181,8 @@ def text(name: ValueName) -> str:
             assert_never(name)
 
 
-def as_values(values: Mapping[str, Any]) -> dict[ValueName, Any]:
-    """Return values by names of the rule's own as values by any names; it is the same mapping, not to be added to."""
+def as_values(values: Mapping[str, Any] | Mapping[GivenName, Any]) -> dict[ValueName, Any]:
+    """Return values that are given before a step as values by any names; it is the same mapping, not to be added to."""
     return values  # type: ignore[return-value]  # keys are invariant, as somebody might
 
 

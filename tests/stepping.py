@@ -126,24 +126,23 @@ def values(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Tenso
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def draw_sites(cls: Any) -> list[int]:
-    """Return what tells the calls of a rule apart that draw random numbers, in the order of the text."""
+def draw_sites(cls: Any) -> list[Random]:
+    """Return the random numbers that the calls of a rule draw, in the order of the text."""
     compiled = cls._compiled
     if compiled.routes or not cls._random:
         return []
-    draws = {draw.name: draw for stage in example_variant(compiled).schedule.stages for draw in stage.draws}
-    ordered = sorted(draws, key=lambda name: [int(part) for part in name.site.split(".")])
-    return [draws[name].site for name in ordered]
+    draws = {draw.name for stage in example_variant(compiled).schedule.stages for draw in stage.draws}
+    return sorted(draws, key=lambda name: name.site.calls)
 
 
-def drawn(seed: int, sites: Sequence[int], first: int, dtype: torch.dtype) -> Any:
+def drawn(seed: int, sites: Sequence[Random], first: int, dtype: torch.dtype) -> Any:
     """Return what draws the random numbers of parameters that are at ``first`` and after it in the optimizer."""
     arithmetic = torch.float64 if dtype is torch.float64 else torch.float32
 
     def draw(kind: str, shape: tuple[int, ...], site: int, index: int, t: int) -> Any:
         places = [torch.empty(0) for _ in range(first + index + 1)]
         memory = torch.empty(shape, dtype=arithmetic)
-        Seed([{"params": places, "seed": seed}]).fill(memory, Draw(Random("noise"), kind, sites[site]), places[-1], t)
+        Seed([{"params": places, "seed": seed}]).fill(memory, Draw(sites[site], kind), places[-1], t)
         return memory.double().numpy()
 
     return draw

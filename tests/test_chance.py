@@ -15,7 +15,9 @@ from stepping import SHAPES, Twins, eager, values
 
 from optlang import rules
 from optlang.compiled import Draw
+from optlang.inputs import Random
 from optlang.language.builtins import RANDOMS
+from optlang.language.identity import Site
 from optlang.language.parse import parse
 from optlang.language.unparse import format_tree
 from optlang.runtime.chance import Seed, mixed
@@ -283,11 +285,11 @@ def test_bits_are_mixed_well() -> None:
     assert np.all(np.abs(bits.mean(0) - 0.5) < 0.03)
     memory = torch.empty(3)
     seed = Seed([{"params": [memory], "seed": 5}])
-    seed.fill(memory, Draw("noise", "randn", 0), memory, 1)
+    seed.fill(memory, Draw(Random(Site((0,))), "randn"), memory, 1)
     first = memory.tolist()
-    seed.fill(memory, Draw("noise", "randn", 1), memory, 1)
+    seed.fill(memory, Draw(Random(Site((1,))), "randn"), memory, 1)
     assert memory.tolist() != first
-    seed.fill(memory, Draw("noise", "randn", 0), memory, 1)
+    seed.fill(memory, Draw(Random(Site((0,))), "randn"), memory, 1)
     assert memory.tolist() == first
 
 

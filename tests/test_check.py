@@ -16,6 +16,7 @@ from optlang.diagnostics import Diagnostic, render_all
 from optlang.language.check import check_text
 from optlang.language.checking.worlds import facts
 from optlang.language.evaluate import evaluate
+from optlang.language.identity import GroupKey
 from optlang.language.kinds import ELEMENT, HOST, SCALAR, reduced
 from optlang.language.questions import group_keys
 from optlang.language.roles import describe
@@ -413,7 +414,7 @@ def assert_everything_has_a_value(body: tuple[Stmt, ...], known: set[str]) -> se
 
 def specialise_everywhere(rule: Rule) -> None:
     """Build variants of a rule: what the checker lets through, the compiler must be able to take."""
-    keys = {f"group.{key}": 1.0 for key in group_keys(rule)}
+    keys = dict.fromkeys(map(GroupKey, group_keys(rule)), 1.0)
     flags = [h for h in rule.hypers if h.type is HyperType.FLAG]
     numbers = [h for h in rule.hypers if h.type in (HyperType.NUMBER, HyperType.OPTIONAL)]
     for shape in ((2, 3), (6,)):

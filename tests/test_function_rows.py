@@ -75,7 +75,7 @@ def test_which_function_lacks_which_spelling() -> None:
 
 @pytest.mark.parametrize("name", [name for name, row in PRIMITIVE.items() if row.value and row.host])
 def test_the_value_of_a_row_is_what_the_host_computes(name: str) -> None:
-    """Also where Python raises: what IEEE 754 has there is in ``LIMITS`` of the runtime, and of the target module."""
+    """Also where Python raises; the target module says once more in ``LIMITS`` what IEEE 754 has there."""
     row = BUILTINS[name]
     assert row.value is not None and row.host is not None
     made: dict[str, Any] = {"math": math, "torch": torch, "__name__": "made"}

@@ -9,12 +9,16 @@ from trajectories import library_compiled
 from optlang import inputs
 from optlang.compiler import example_variant
 from optlang.language.builtins import SEARCHES
+from optlang.language.identity import Count, DimensionSize, GroupKey, NamedPoint, Site
 
-SEARCH = [inputs.LineSearch(method, "1") for method in SEARCHES]
+SITE, POINT = Site((1, 0)), NamedPoint("y")
+SEARCH = [inputs.LineSearch(method, SITE) for method in SEARCHES]
 NAMES = [
-    *("total 1", "v", inputs.New("v"), inputs.Handed("1")),
-    *(kind("1") for kind in (inputs.Total, inputs.Random, inputs.EvaluationPoint, inputs.Loss, inputs.Gradient)),
-    *(inputs.Direction("1"), inputs.HessianProduct("1"), *inputs.Progress, *inputs.Iterate),
+    *("total 1.0", "v", "group.v", inputs.New("v"), inputs.Handed("1")),
+    *(GroupKey("v"), GroupKey("t2"), *Count, *map(DimensionSize, range(3))),
+    *(kind(SITE) for kind in (inputs.Total, inputs.Random, inputs.EvaluationPoint, inputs.Loss, inputs.Gradient)),
+    *(kind(POINT) for kind in (inputs.EvaluationPoint, inputs.Loss, inputs.Gradient)),
+    *(inputs.Direction(SITE), inputs.HessianProduct(SITE), *inputs.Progress, *inputs.Iterate),
     *(name for s in SEARCH for name in (inputs.SearchDirection(s), inputs.SearchLength(s), *s.options)),
 ]
 

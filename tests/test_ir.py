@@ -20,6 +20,7 @@ from optlang.ir import algebra
 from optlang.ir.lower import Lowered
 from optlang.ir.passes import optimise
 from optlang.ir.program import InvalidProgram, Program, Value
+from optlang.language.identity import Count
 from optlang.language.kinds import ELEMENT, HOST
 from optlang.language.specialise import specialise
 from optlang.language.tree import StateScope
@@ -106,7 +107,7 @@ def test_numpy_backend_agrees_with_the_generated_torch(name: str, ndim: int) -> 
     p, g = (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))
     module: dict[str, object] = {}
     exec(variant.source, module)
-    known = {**values, **facts.named(), "t": 30.0, "first": False, "group.t": 30.0}
+    known = {**values, **facts.named(), "t": 30.0, "first": False, Count.GROUP: 30.0}
     known |= {n: 0.7 for s in rule.rule.states if s.scope is StateScope.GROUP for n in (s.name, New(s.name))}
     states = module["start"](p, g, *(known[n] for n in variant.start_arguments))  # type: ignore[operator]
     for slot in variant.slots:  # a state in mid-run: not zero, not negative

@@ -8,6 +8,13 @@ import pytest
 from test_source import HEAD, agree
 
 import optlang
+from optlang.compiler import compile_source
+from optlang.language.identity import DimensionSize
+from optlang.language.specialise import SymbolicSize, specialise
+from optlang.language.tree import KnownSize
+from optlang.language.walk import expressions
+from optlang.source import Source
+from optlang.targets._variants import facts_of
 
 STATIC = 'hyper flag = false, mode = "a" in {"a", "b"}, o = none\n'
 
@@ -67,3 +74,23 @@ def test_options_that_only_static_questions_read_leave_no_trace() -> None:
 
 def test_a_number_beyond_float64_is_infinite() -> None:
     assert "p - 7" not in optlang.emit("optimizer X\nhyper lr = 0.1\nif lr > 1e400: p -= 7\np -= lr*g")
+
+
+def test_sizes_that_are_asked_for_know_what_they_are_made_of() -> None:
+    """Where the shape has formulas; a size of the example says only how large it is."""
+    compiled = compile_source(Source("hyper lr = 0.1\nG = matrix(g)\nif cols(G) > 3: p -= 0.1\np -= lr*g\n"))
+    values = {**compiled.defaults(), **facts_of((4, 6, 5)).named()}
+    shape = (SymbolicSize(4, DimensionSize(0)), SymbolicSize(6, "rows"), SymbolicSize(5, "cols"))
+    found = []
+    for sizes in (shape, tuple(map(int, shape))):
+        ((question, answer),) = specialise(compiled.rule, values, sizes).asked
+        found += [node for node in expressions(question) if isinstance(node, KnownSize)]
+        assert answer is True
+    assert [size.value for size in found] == [30, 30]
+    assert {*(found[0].factors or ())} - {1} == {"rows", "cols"} and found[1].factors is None
+
+
+@pytest.mark.parametrize("size", [SymbolicSize(3, "rows") * 4, 4 * SymbolicSize(3, "rows")])
+def test_products_of_sizes_have_formulas(size: SymbolicSize) -> None:
+    assert size == 12 and size.factors == ("rows", 4)
+    assert (size * SymbolicSize(5, "cols")).factors == ("rows", 4, "cols")

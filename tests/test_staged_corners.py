@@ -129,3 +129,18 @@ def test_corners(name: str) -> None:
         interpreter.step(arrays, [None if g is None else g.numpy() for g in present])
     for p, array in zip(params, arrays, strict=True):
         np.testing.assert_allclose(p.detach().numpy(), array, rtol=1e-11, atol=1e-12)
+
+
+def test_a_size_that_a_param_group_gives_can_be_read_in_a_step() -> None:
+    """The size of a state is made of what its start has read, a key of the group as well as a fact or a number."""
+    rule = f"{HEAD}state Q = zeros(cols(p), SIZE)\nQ = 0.9*Q + rows(Q.T)\np -= lr*(g @ Q @ Q.T)\n"
+    found = []
+    for size, keys in (("2", {}), ("group.k", {"k": 2})):
+        p = torch.nn.Parameter(torch.ones(3, 4, dtype=torch.float64))
+        optimizer = optlang.compile(rule.replace("SIZE", size), backend="eager")([{"params": [p], **keys}])
+        for _ in range(2):
+            p.grad = torch.full_like(p, 0.5)
+            optimizer.step()
+        found.append(p.detach())
+    assert not torch.equal(found[0], torch.ones_like(found[0]))
+    assert torch.equal(*found)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import sympy as sp
 
@@ -110,12 +111,12 @@ class _Functions:
     def __init__(self, places: Places) -> None:
         self.places, self.plan, self.terms = places, places.plan, places.terms
         outside = [v for nests in self.plan.after for nest in nests for v in nest.sums if places.shapes[v.symbol]]
-        self.kept = _Area("row.kept", self._sizes(self.plan.kept, outside, False))
+        self.kept = _Area("row.kept", self._arrays(self.plan.kept, outside, False))
         self.local, self.parts = [], []
         for sweep in self.plan.sweeps:
             inner = [v for nest in sweep.nests for v in nest.sums if v not in sweep.sums]
-            self.local.append(_Area("local", self._sizes(sweep.local, inner, True)))
-            self.parts.append(_Area("parts", self._sizes([], sweep.sums, False)))
+            self.local.append(_Area("local", self._arrays(sweep.local, inner, True)))
+            self.parts.append(_Area("parts", self._arrays([], sweep.sums, False)))
 
     def lines(self) -> Iterator[str]:
         """Yield the lines of all functions, and of the tables that name them."""
@@ -130,17 +131,17 @@ class _Functions:
             each = ", ".join(f"{what}_{i}" for i in range(len(self.plan.sweeps))) or "nullptr"
             yield f"constexpr {kind}<Row> {what}[] = {{{each}}};"
         for what, areas in (("kept", [self.kept]), ("local", self.local), ("parts", self.parts)):
-            sizes = [area.size() for area in areas if area.sizes]
+            sizes = [area.size() for area in areas if area.arrays]
             text = f"std::max<int64_t>({{{', '.join(sizes)}}})" if len(sizes) > 1 else "".join(sizes) or "0"
             yield from ("", f"int64_t {what}_size(const Row& row) {{")
             yield from self._known_sizes([text])
             yield from (f"{INDENT}return {text};", "}")
 
-    def _sizes(self, values: Iterable[Value], sums: Iterable[Value], local: bool) -> dict[str, str]:
-        """Return how much memory of our own some values and some sums take, by its name."""
+    def _arrays(self, values: Iterable[Value], sums: Iterable[Value], local: bool) -> dict[str, _Array]:
+        """Return the memory of our own that some values and some sums take, by its name."""
         extent, shapes = self.places.extent, self.places.shapes
-        sizes = {f"at_{self.terms.names[v.symbol]}": extent(shapes[v.symbol], local) for v in values}
-        return sizes | {self.terms.sum(v): extent(shapes[v.symbol], local) for v in sums}
+        arrays = {f"at_{self.terms.names[v.symbol]}": _Array("real", extent(shapes[v.symbol], local)) for v in values}
+        return arrays | {self.terms.sum(v): _Array("double", extent(shapes[v.symbol], local)) for v in sums}
 
     @staticmethod
     def _known_sizes(lines: Sequence[str]) -> Iterator[str]:
@@ -176,13 +177,13 @@ class _Functions:
         local, parts = self.local[index], self.parts[index]
         body = [self.places.started(v) for v in sweep.sums]
         indent, bounds = INDENT, ("begin", "end")
-        if local.sizes:
+        if local.arrays:
             body.append(f"{INDENT}for (int64_t from = begin; from < end; from += row.step) {{")
             body.append(f"{INDENT * 2}const int64_t to = std::min(from + row.step, end);")
             indent, bounds = INDENT * 2, ("from", "to")
         for nest in sweep.nests:
             body += NestWriter(self.places, nest, indent, bounds, sweep).lines()
-        body += [f"{INDENT}}}"] if local.sizes else []
+        body += [f"{INDENT}}}"] if local.arrays else []
         head = f"sweep_{index}(Row& row, int64_t begin, int64_t end, const real* c, double* parts, double* local)"
         yield from self._function(head, body, [self.kept, local, parts])
 
@@ -227,33 +228,40 @@ class _Functions:
         yield f"{INDENT}}}"
 
 
+class _Array(NamedTuple):
+    """The numbers of a value in memory of our own: their type, and how many there are, as C++."""
+
+    type: str
+    size: str
+
+
 class _Area:
     """Memory of our own, for values one behind the other.
 
     Args:
         base: Its address.
-        sizes: How many numbers each takes, by name.
+        arrays: The values, by name.
         constant: Whether it is only read.
     """
 
-    def __init__(self, base: str, sizes: dict[str, str], constant: bool = False) -> None:
-        self.base, self.sizes, self.constant = base, sizes, constant
+    def __init__(self, base: str, arrays: dict[str, _Array], constant: bool = False) -> None:
+        self.base, self.arrays, self.constant = base, arrays, constant
 
     def read_only(self) -> _Area:
         """Return the same, to be read."""
-        return _Area(self.base, self.sizes, True)
+        return _Area(self.base, self.arrays, True)
 
     def size(self) -> str:
         """Return how many numbers it takes, in float64."""
-        return " + ".join(self.sizes.values()) or "0"
+        return " + ".join(array.size for array in self.arrays.values()) or "0"
 
     def defined(self, words: set[str]) -> Iterator[str]:
         """Yield the definitions of those names that are among some words."""
         before: list[str] = []
-        for name, size in self.sizes.items():
+        for name, array in self.arrays.items():
             if name in words:
                 at = " + ".join([self.base, *before])
-                kind = f"{'const ' * self.constant}{'double' if name.startswith('sum_') else 'real'}"
-                at = at if kind.endswith("double") else f"reinterpret_cast<{kind}*>({at})"
+                kind = f"{'const ' * self.constant}{array.type}"
+                at = at if array.type == "double" else f"reinterpret_cast<{kind}*>({at})"
                 yield f"{INDENT}{kind}* const {name} = {at};"
-            before.append(size)
+            before.append(array.size)

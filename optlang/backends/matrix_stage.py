@@ -142,8 +142,8 @@ class MatrixStage:
                 same = {types.get(s, "") for s in (x, left, right)}
                 if kinds == [2, 2, 2] and len(same) == 1 and same != {ORDER} and x in self.writer.kinds:
                     self.writer.rank = None
-                    options = [f"beta={self.writer.text(a)}", f"alpha={self.writer.text(b)}"]
-                    kept = [o for o in options if not o.endswith("=1")]
+                    options = (("beta", self.writer.text(a)), ("alpha", self.writer.text(b)))
+                    kept = [f"{option}={text}" for option, text in options if text != "1"]
                     found[value.symbol] = (y, f"torch.baddbmm({', '.join([str(x), str(left), str(right), *kept])})")
                     break
         return found

@@ -13,6 +13,7 @@ import torch
 
 from optlang.bench.peers import Peer
 from optlang.compiler import CompiledRule, compile_source
+from optlang.language.identity import GivenName
 from optlang.source import Source
 from optlang.targets import Order, aoti, torchscript
 from optlang.targets._variants import facts_of
@@ -50,7 +51,7 @@ class _Emitted(torch.optim.Optimizer):
     def __init__(self, params: Any, **given: Any) -> None:
         super().__init__(params, {})
         rule: CompiledRule = self.order.compiled
-        self.numbers: dict[str, float] = {}
+        self.numbers: dict[GivenName, float] = {}
         for key, hypers in rule.rule.keys.items():
             value = given.get(key)
             parts = value if isinstance(value, tuple) else (value,)
@@ -114,7 +115,8 @@ class _Packaged(_Emitted):
         """Make a step; numbers that depend on the tensor are packed for each."""
         contract, layout = self._contract, self._contract.variant.layout
         self._count += 1
-        known = {**contract.values, **self.numbers, "t": float(self._count), "first": float(self._count == 1)}
+        counts: dict[GivenName, float] = {"t": float(self._count), "first": float(self._count == 1)}
+        known = {**contract.values, **self.numbers, **counts}
         of_tensors = set(contract.numbers) - set(known)
         common = None if of_tensors else self._packed([known[name] for name in contract.numbers])
         for i, p in enumerate(self.members):

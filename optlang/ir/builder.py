@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import sympy as sp
 
 from optlang.compiled import FACTS
 from optlang.inputs import ValueName, text
 from optlang.ir.program import Input, Value
-from optlang.language.kinds import Kind
+from optlang.language.kinds import HOST, Kind
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Builder:
 
     Args:
         taken: Names of the rule, which no other value may be called.
+        sizes: What the symbols stand for that sizes of states are made of.
 
     Attributes:
         inputs: What is read, by the runtime's names.
@@ -35,8 +38,9 @@ class Builder:
         line: Line of the rule that is being lowered.
     """
 
-    def __init__(self, taken: Iterable[str]) -> None:
-        self.taken = {*taken, "p", "g", "t", "first", *FACTS}
+    def __init__(self, taken: Iterable[str], sizes: Mapping[sp.Symbol, ValueName] = MappingProxyType({})) -> None:
+        self.taken = {*taken, "p", "g", "t", "first", *map(text, FACTS)}
+        self.sizes = sizes
         self.used: set[str] = set()
         self.inputs: dict[ValueName, Input] = {}
         self.host: list[Value] = []
@@ -58,13 +62,21 @@ class Builder:
     def input(self, name: ValueName, kind: Kind) -> Ref:
         """Return a value that exists before the step, adding it to the inputs on first use."""
         if name not in self.inputs:
-            spelled = text(name).replace("group.", "group_").replace("'", "_new").replace(" ", "_").replace(".", "_")
-            while spelled != name and (spelled in self.used or spelled in self.taken):
+            written = text(name)
+            spelled = written.replace("'", "_new").replace(" ", "_").replace(".", "_")
+            while spelled != written and (spelled in self.used or spelled in self.taken):
                 spelled += "_"
             self.used.add(spelled)
             self.inputs[name] = Input(sp.Symbol(spelled), name, kind)
         known = self.inputs[name]
         return Ref(known.symbol, known.kind, boolean=name == "first")
+
+    def read_sizes(self, sizes: Iterable[Any]) -> None:
+        """Add the inputs that sizes are made of, which only the start of a state may have read."""
+        there = {i.symbol for i in self.inputs.values()}
+        symbols = {symbol for size in sizes for symbol in sp.sympify(size).free_symbols}
+        for symbol in sorted(symbols - there, key=str):
+            self.input(self.sizes[symbol], HOST)
 
     def kinds(self) -> dict[sp.Symbol, Kind]:
         """Return the kinds of everything gathered so far."""

@@ -49,7 +49,7 @@ class _Turn(Builder):
     """Gathers the values of a body; what does not change from turn to turn is gathered outside."""
 
     def __init__(self, outside: Builder) -> None:
-        super().__init__(outside.taken)
+        super().__init__(outside.taken, outside.sizes)
         self.outside, self.inputs, self.used = outside, outside.inputs, outside.used
         self.line = outside.line
         self.own: dict[sp.Symbol, Kind] = {}  # the place, and what one turn hands on to the next
@@ -95,8 +95,7 @@ class Loops(Histories):
     def loop(self, node: ast.For) -> None:
         """Lower a ``for`` over a history."""
         filled, size = self.name(counter(node.over_name)), self.shape_of(self.name(node.over_name).kind)[0]
-        for symbol in sp.sympify(size).free_symbols:  # which only the history's start may have read
-            self.input(symbol.name, HOST)
+        self.out.read_sizes((size,))
         before, done, outside, entries = dict(self.env), dict(self.done), self.out, self.entries
         self.places[node.name.name] = size
         names = [n for n in dict.fromkeys(t.name for t in assigned(node.body)) if self.stands(n)]

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
-from zlib import crc32
 
 import sympy as sp
 
-from optlang.compiled import FACTS, MIDDLE, Draw
+from optlang.compiled import DIMENSION_SIZES, FACTS, Draw
 from optlang.diagnostics import OptlangError
 from optlang.inputs import (
     Asked,
@@ -55,6 +54,7 @@ from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS, HALT, PROGRESS, PUSH, SEARCHES, SIZES
 from optlang.language.evaluate import ARITHMETIC, member_name
 from optlang.language.histories import starter
+from optlang.language.identity import Count, NamedPoint, Site
 from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, reduce
 from optlang.language.questions import evaluations
 from optlang.language.rule import Rule, State
@@ -69,7 +69,7 @@ REDUCTIONS = frozenset(name for name, row in BUILTINS.items() if row.reduction a
 ASKING = ("loss", "grad", "hvp", *SEARCHES)
 
 
-def asked(function: str, site: str) -> tuple[Asked, Late, Kind]:
+def asked(function: str, site: Site | NamedPoint) -> tuple[Asked, Late, Kind]:
     """Return what a function has the closure called for, what comes of it, and of what kind that is."""
     if function in SEARCHES:
         search = LineSearch(function, site)
@@ -154,11 +154,11 @@ def lower(rule: Rule, special: Special) -> Lowered:
     while True:  # a state that turns out to depend on a tensor moves to the device, perhaps taking others along
         start = _Lowering(rule, special, on_host, Section.START)
         start_program = start.run()
-        kinds = start.state_kinds()
+        started = start.started()
         try:
-            paths, moved = _paths(rule, special, on_host, kinds)
+            paths, moved = _paths(rule, special, on_host, started)
         except TooManyPaths:
-            paths, moved = _paths(rule, special, on_host, kinds, lavish=True)
+            paths, moved = _paths(rule, special, on_host, started, lavish=True)
         moved |= start.on_device
         if not moved:
             break
@@ -169,10 +169,10 @@ def lower(rule: Rule, special: Special) -> Lowered:
     others: dict[Section, Program | None] = {Section.GROUP: None, Section.SHARED: None}
     for section in others if special.event is None else ():
         if any(s.scope is section.scope for s in special.states):
-            others[section] = _Lowering(rule, special, on_host, section, kinds).run()
+            others[section] = _Lowering(rule, special, on_host, section, started).run()
     evaluates = special.event is None and evaluations(rule) != frozenset()
     return Lowered(
-        tuple(paths), start_program, others[Section.GROUP], others[Section.SHARED], on_host, kinds, evaluates
+        tuple(paths), start_program, others[Section.GROUP], others[Section.SHARED], on_host, started.kinds, evaluates
     )
 
 
@@ -181,7 +181,7 @@ class TooManyPaths(Exception):
 
 
 def _paths(
-    rule: Rule, special: Special, on_host: frozenset[str], kinds: dict[str, Kind], lavish: bool = False
+    rule: Rule, special: Special, on_host: frozenset[str], started: Started, lavish: bool = False
 ) -> tuple[list[Path], set[str]]:
     """Return every way through the questions of a step, and the states found not to be host values."""
     paths: list[Path] = []
@@ -189,7 +189,7 @@ def _paths(
     pending: list[tuple[bool, ...]] = [()]
     while pending:
         given = pending.pop()
-        step = _Lowering(rule, special, on_host, Section.STEP, kinds, given, lavish)
+        step = _Lowering(rule, special, on_host, Section.STEP, started, given, lavish)
         program = step.run()
         moved |= step.on_device
         answers = tuple(answer for _, answer in step.asked)
@@ -198,6 +198,19 @@ def _paths(
         if len(paths) > MAX_PATHS:
             raise TooManyPaths
     return paths, moved
+
+
+@dataclass(frozen=True)
+class Started:
+    """What the start of the states has found.
+
+    Attributes:
+        kinds: Kinds of the states.
+        names: What the symbols stand for that sizes of states are made of.
+    """
+
+    kinds: dict[str, Kind] = field(default_factory=dict)
+    names: dict[sp.Symbol, ValueName] = field(default_factory=dict)
 
 
 class Section(Enum):
@@ -214,6 +227,9 @@ class Section(Enum):
         return {Section.GROUP: StateScope.GROUP, Section.SHARED: StateScope.SHARED}.get(self, StateScope.TENSOR)
 
 
+NOTHING_STARTED = Started()
+
+
 class _Lowering(Loops):
     """Lowers one part of a variant.
 
@@ -222,7 +238,7 @@ class _Lowering(Loops):
         special: What is left of it.
         on_host: The scalar states that are taken to live on the host.
         part: The part.
-        kinds: Kinds of the states, as their start has found them.
+        started: What the start of the states has found, for any other part.
         given: Answers to the first questions; those beyond are answered by yes.
         lavish: Whether both sides of conditions around matrices are computed, as there would be too many paths.
     """
@@ -233,12 +249,12 @@ class _Lowering(Loops):
         special: Special,
         on_host: frozenset[str],
         part: Section,
-        kinds: dict[str, Kind] | None = None,
+        started: Started = NOTHING_STARTED,
         given: tuple[bool, ...] = (),
         lavish: bool = False,
     ) -> None:
         self.lavish = lavish
-        self.state_kind, self.given = kinds or {}, given
+        self.before, self.given = started, given
         self.asked: list[tuple[sp.Expr, bool]] = []
         self.draws: list[Draw] = []
         self.parts_of_totals: dict[NumberContribution, Ref] = {}
@@ -250,7 +266,7 @@ class _Lowering(Loops):
         self.source: Source = rule.tree.source
         self.states = {s.name: s for s in special.states}
         self.hypers = {h.name for h in rule.hypers}
-        self.out = Builder((*self.hypers, *self.states))
+        self.out = Builder((*self.hypers, *self.states), started.names)
         self.env: dict[str, Ref] = {}
         self.on_host = on_host
         self.on_device: set[str] = set()  # states found not to be host values after all
@@ -284,7 +300,7 @@ class _Lowering(Loops):
         states = [s.name for s in self.special.states if s.scope is not StateScope.TENSOR]
         if not states:
             return {}
-        group = _Lowering(self.rule, self.special, self.on_host, Section.GROUP, self.state_kind)
+        group = _Lowering(self.rule, self.special, self.on_host, Section.GROUP, self.before)
         body = self.special.body
         times = Counter(target.name for target in assigned(body))
         chosen = {target.name for s in body if isinstance(s, (ast.If, ast.Every)) for target in assigned((s,))}
@@ -336,6 +352,10 @@ class _Lowering(Loops):
             stores += self.points.values()
         return stores
 
+    def started(self) -> Started:
+        """Return what the other parts have to know, for a part that starts the states."""
+        return Started(self.state_kinds(), {i.symbol: i.name for i in self.out.inputs.values()})
+
     def state_kinds(self) -> dict[str, Kind]:
         """Return the kinds that initial values give the states on the device, for a part that starts them."""
         kinds = {}
@@ -359,7 +379,7 @@ class _Lowering(Loops):
         if name == "first" and self.part in (Section.GROUP, Section.SHARED):
             return self.bind("first", Ref(algebra.call("eq", self.name("t").expr, sp.Integer(1)), HOST, True))
         if name == "t":
-            return self.input("group.t" if self.part in (Section.GROUP, Section.SHARED) else "t", HOST)
+            return self.input(Count.GROUP if self.part in (Section.GROUP, Section.SHARED) else "t", HOST)
         if name == "first" or name in FACTS or name in self.hypers:
             return self.input(name, HOST)
         return self.history(name, self.input(name, self.kind_of(self.states[name])))
@@ -368,7 +388,7 @@ class _Lowering(Loops):
         """Return where a state lives in this lowering."""
         if state.name in self.on_host or state.scope is not StateScope.TENSOR:
             return HOST
-        return self.state_kind.get(state.name, state.kind)
+        return self.before.kinds.get(state.name, state.kind)
 
     # Statements ---------------------------------------------------------------------------------------------
 
@@ -593,10 +613,9 @@ class _Lowering(Loops):
                 return Ref(algebra.call("true" if value else "false"), STATIC, True)
             case ast.Name(name=name):
                 return self.in_order(self.name(name))
-            case ast.Member(name="T") if member_name(node) is None:
-                return self.transposed(node)
             case ast.Member():
-                return self.input(member_name(node) or "", HOST)
+                key = member_name(node)
+                return self.transposed(node) if key is None else self.input(key, HOST)
             case ast.Index():
                 return self.index(node)
             case ast.Unary(op="not", operand=operand):
@@ -693,8 +712,8 @@ class _Lowering(Loops):
     def total(self, node: ast.Call) -> Ref:
         """Return a sum over the whole model, an input that arrives late; this tensor's part of it is stored."""
         value, mark = (a.value for a in node.arguments)
-        assert isinstance(mark, ast.Text)
-        name = Total(mark.value)
+        assert isinstance(mark, ast.Mark)
+        name = Total(mark.site)
         if self.part is Section.STEP:
             part = self.expr(value)
             one = part.kind.level <= Level.SCALAR  # a number of the tensor counts once
@@ -715,8 +734,8 @@ class _Lowering(Loops):
         What is asked for at one point is one evaluation, if the point has a name (``specialise`` marks it so).
         """
         value, *options, mark = (a.value for a in node.arguments)
-        assert isinstance(mark, ast.Text)
-        target, late, kind = asked(name, mark.value)
+        assert isinstance(mark, ast.Mark)
+        target, late, kind = asked(name, mark.site)
         if self.part is Section.STEP:
             wanted = target.search.options if isinstance(target, SearchDirection) else ()
             for number, option in zip(wanted, options, strict=True):
@@ -730,9 +749,9 @@ class _Lowering(Loops):
     def draw(self, name: str, node: ast.Call) -> Ref:
         """Return random numbers, an input of the pass that reads them."""
         *sizes, mark = (a.value for a in node.arguments)
-        assert isinstance(mark, ast.Text)
+        assert isinstance(mark, ast.Mark)
         kind = self.kind_of_shape(shapes.made(name, list(map(self.size, sizes)))) if sizes else ELEMENT
-        drawn = Draw(Random(mark.value), name, crc32(mark.value.encode()))
+        drawn = Draw(Random(mark.site), name)
         if drawn not in self.draws:
             self.draws.append(drawn)
         return self.input(drawn.name, kind)
@@ -744,7 +763,7 @@ class _Lowering(Loops):
         if self.special.fixed_ndim:
             shape = self.shape_of(kind)
             return sp.Mul(*(shape[d] for d in (range(len(shape)) if dims is None else dims)))
-        facts = {-1: "cols", -2: "rows", 0: "_lead", **{int(name[5:]): name for name in MIDDLE}}
+        facts: dict[int, ValueName] = {-1: "cols", -2: "rows", **{size.dim: size for size in DIMENSION_SIZES}}
         known = kind.dims | (dims or frozenset())
         # Counted from both ends, dimensions may be the same one.
         if dims is None or not known <= {*facts} or len({d < 0 for d in known}) > 1:

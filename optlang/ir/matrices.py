@@ -15,6 +15,7 @@ from optlang.ir.builder import Builder, Ref
 from optlang.language import shapes
 from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS, EMPTY, EVALUATIONS, MAKERS, MATRIX_FUNCTIONS
+from optlang.language.identity import DimensionSize
 from optlang.language.kinds import ELEMENT, HOST, SCALAR, Kind, Level, join, matrix
 from optlang.language.shapes import Shape, Size
 from optlang.language.specialise import Special
@@ -52,10 +53,10 @@ class Matrices(ABC):
     def whole(self) -> Shape:
         """The shape of the parameter."""
         ndim = self.special.ndim
-        lead, rows, cols, numel = (self.input(name, HOST).expr for name in ("_lead", "rows", "cols", "numel"))
+        lead, rows, cols, numel = (self.input(n, HOST).expr for n in (DimensionSize(0), "rows", "cols", "numel"))
         if ndim < 3:
             return ((), (numel,), (rows, cols))[ndim]
-        return (lead, *(self.input(f"_size{i}", HOST).expr for i in range(1, ndim - 2)), rows, cols)
+        return (lead, *(self.input(DimensionSize(i), HOST).expr for i in range(1, ndim - 2)), rows, cols)
 
     def shape_of(self, kind: Kind) -> Shape:
         """Return the shape of values of a kind."""
@@ -117,8 +118,7 @@ class Matrices(ABC):
         if not ref.kind.on_device or self.is_tensor(ref.expr):
             return ref
         shape = self.shape_of(ref.kind)
-        for symbol in {s for size in shape if not isinstance(size, int) for s in size.free_symbols}:
-            self.input(symbol.name, HOST)
+        self.out.read_sizes(shape)
         sizes = [sp.Integer(size) if isinstance(size, int) else size for size in shape]
         if ref.expr == 0:
             return self.operation("zeros", ref.kind, *sizes)
@@ -213,8 +213,7 @@ class Matrices(ABC):
         """Return a tensor of a kind that holds a number, or what is smaller, at every place."""
         expr = algebra.call("number", ref.expr) if ref.boolean else ref.expr
         sizes = [sp.sympify(size) for size in self.shape_of(kind)]
-        for symbol in {s for size in sizes for s in size.free_symbols}:
-            self.input(symbol.name, HOST)
+        self.out.read_sizes(sizes)
         return self.out.bind("filled", Ref(expr * self.operation("ones", kind, *sizes).expr, kind))
 
     def result(self, name: str, args: Sequence[Ref]) -> Any:
@@ -226,9 +225,7 @@ class Matrices(ABC):
         """Lower ``rows(x)``, ``cols(x)`` and ``size(x, dim)``."""
         shape = self.shape_of(self.expr(node).kind)
         size = shapes.size_of(name, shape, None if dim is None else int(self.expr(dim).expr))
-        for symbol in sp.sympify(size).free_symbols:  # a state's size may be given by what only its start has read
-            if symbol.name not in self.out.inputs:
-                self.input(symbol.name, HOST)
+        self.out.read_sizes((size,))
         return Ref(sp.Integer(size) if isinstance(size, int) else size, HOST)
 
 

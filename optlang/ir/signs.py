@@ -15,6 +15,7 @@ import sympy as sp
 from optlang.inputs import ValueName
 from optlang.ir import algebra
 from optlang.ir.program import Program
+from optlang.language.identity import Count
 
 
 class Traits(NamedTuple):
@@ -123,7 +124,7 @@ class _Intervals:
                 self.known[given.symbol] = POSITIVE
             elif given.name in ranges:
                 self.known[given.symbol] = Interval(*ranges[given.name])
-            elif given.name in ("t", "group.t"):
+            elif given.name in ("t", Count.GROUP):
                 self.known[given.symbol] = Interval(1.0, math.inf)
         for value in program.values:
             self.known[value.symbol] = self.of(value.expr)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from fractions import Fraction
 
 from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS
-from optlang.language.rule import Value
+from optlang.language.identity import Count, GroupKey
+from optlang.language.rule import Value, Values
 
 
 class NotStatic(Exception):
@@ -71,11 +72,11 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 }
 
 
-def member_name(node: ast.Member) -> str | None:
-    """Return ``group.x`` as the name of a value, or None for a member of anything else."""
-    if isinstance(node.value, ast.Name) and node.value.name == "group":
-        return f"group.{node.name}"
-    return None
+def member_name(node: ast.Member) -> GroupKey | Count | None:
+    """Return what ``group.x`` is called, or None for a member of anything else."""
+    if not (isinstance(node.value, ast.Name) and node.value.name == "group"):
+        return None
+    return Count.GROUP if node.name == "t" else GroupKey(node.name)
 
 
 def truth(value: Value) -> bool:
@@ -94,12 +95,12 @@ def _number(value: Value, node: ast.Node) -> float:
     raise NotStatic(node)
 
 
-def evaluate(node: ast.Expr, names: Mapping[str, Value]) -> Value:
+def evaluate(node: ast.Expr, names: Values) -> Value:
     """Return the value of an expression.
 
     Args:
         node: The expression.
-        names: Values by name; members of the param group as ``group.x``.
+        names: Values by name.
 
     Raises:
         NotStatic: If it reads a name that is not in ``names``, or needs something no plain value has.
@@ -107,6 +108,8 @@ def evaluate(node: ast.Expr, names: Mapping[str, Value]) -> Value:
     match node:
         case ast.Number(value=exact):
             return nearest_float(exact)
+        case ast.KnownSize(value=size):
+            return float(size)
         case ast.Infinity():
             return math.inf
         case ast.Text(value=text):
@@ -143,7 +146,7 @@ def evaluate(node: ast.Expr, names: Mapping[str, Value]) -> Value:
     raise NotStatic(node)
 
 
-def _binary(node: ast.Binary, names: Mapping[str, Value]) -> Value:
+def _binary(node: ast.Binary, names: Values) -> Value:
     left = evaluate(node.left, names)
     if node.op == "and":
         return truth(left) and truth(evaluate(node.right, names))

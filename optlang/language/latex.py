@@ -27,6 +27,8 @@ from optlang.language.tree import (
     If,
     Index,
     Infinity,
+    KnownSize,
+    Mark,
     Member,
     Name,
     Nothing,
@@ -257,6 +259,8 @@ def _render(expr: Expr) -> tuple[str, Tight]:
             return rf"{_at(value, Tight.CHOICE)} \triangleright {_at(stage, Tight.ATOM)}", Tight.CHOICE
         case Unsupported():
             return rf"\text{{({_escape(expr.what)})}}", Tight.ATOM
+        case KnownSize() | Mark():
+            raise AssertionError("no rule says this")
         case _:
             assert_never(expr)
 

@@ -12,6 +12,7 @@ from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS, ELEMENTWISE, EMPTY, EVALUATIONS, FACT_NAMES, MAKERS, RANDOMS, SIZES
 from optlang.language.derived import body, definition
 from optlang.language.evaluate import member_name
+from optlang.language.identity import Count, GivenName, GroupKey
 from optlang.language.rule import HyperType, Rule, remembering
 from optlang.language.walk import assigned, block_expressions, body_of, expressions, own_expressions, parts, statements
 
@@ -24,7 +25,7 @@ def group_keys(rule: Rule) -> tuple[str, ...]:
     keys: dict[str, None] = {}
     for top in (*tops(rule), *(required.condition for required in rule.requirements)):
         for node in expressions(top):
-            if isinstance(node, ast.Member) and member_name(node) is not None and node.name != "t":
+            if isinstance(node, ast.Member) and isinstance(member_name(node), GroupKey):
                 keys.setdefault(node.name)
     return tuple(keys)
 
@@ -87,7 +88,7 @@ class _Reading:
             case ast.Name(name=name):
                 return {name}
             case ast.Member():
-                if member_name(node) in (None, "group.t"):
+                if not isinstance(member_name(node), GroupKey):
                     return None
             case ast.Call(function=ast.Name(name=name)) if name in self.functions:
                 inside = self._needs_of(name)
@@ -132,8 +133,8 @@ def is_known(node: ast.Expr, free: Collection[str], functions: Mapping[str, ast.
 
 
 @remembering
-def static_names(rule: Rule) -> frozenset[str]:
-    """Return the hyperparameters and ``group.NAME`` keys that some static question may read.
+def static_names(rule: Rule) -> frozenset[GivenName]:
+    """Return the hyperparameters and keys of the param group that some static question may read.
 
     A few too many do no harm: the key of the variant is then computed again and found unchanged.
     """
@@ -162,7 +163,7 @@ def static_names(rule: Rule) -> frozenset[str]:
                 questions.append(known[node.name])
             elif isinstance(node, ast.Name) and node.name in hypers:
                 names.add(node.name)
-    return frozenset(names | {f"group.{key}" for key in group_keys(rule)})
+    return frozenset({*names, *map(GroupKey, group_keys(rule))})
 
 
 @remembering
@@ -188,7 +189,7 @@ def reads_time(rule: Rule) -> bool:
 def reads_group_time(rule: Rule) -> bool:
     """Return whether some formula of a rule names ``group.t``, the count of a group's steps."""
     nodes = (node for top in tops(rule) for node in expressions(top))
-    return any(isinstance(node, ast.Member) and member_name(node) == "group.t" for node in nodes)
+    return any(isinstance(node, ast.Member) and member_name(node) is Count.GROUP for node in nodes)
 
 
 def _questions(node: ast.Expr, rule: Rule) -> tuple[ast.Expr, ...]:

@@ -11,12 +11,25 @@ from enum import Enum
 from functools import wraps
 from typing import Any, TypeVar
 
+from optlang.language.identity import GivenName
 from optlang.language.kinds import Kind
 from optlang.language.tree import Def, Expr, Route, StateScope, Stmt, Tree
 from optlang.source import Span
 
 Value = float | bool | str | None
+#: What is known before a step.
+Values = Mapping[GivenName, Value]
 Result = TypeVar("Result")
+
+
+class Unasked(Enum):
+    """In the place of an answer where it is known that a value is a number, and not asked which."""
+
+    NUMBER = "a number"
+
+
+#: What a static question of a rule is answered by.
+Answer = Value | Unasked
 
 
 class HyperType(Enum):

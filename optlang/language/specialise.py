@@ -32,10 +32,11 @@ from optlang.language.builtins import (
     Builtin,
 )
 from optlang.language.evaluate import NotStatic, evaluate, member_name, truth
+from optlang.language.identity import GivenName, NamedPoint, Site
 from optlang.language.kinds import Level
 from optlang.language.ordinals import SUMS, Ordinals
 from optlang.language.questions import known_locals
-from optlang.language.rule import HyperType, Rule, State, Value, remembering
+from optlang.language.rule import Answer, HyperType, Rule, State, Unasked, Value, Values, remembering
 from optlang.language.shapes import is_matrix_call, size_of
 from optlang.language.sizes import Sizes, Unfit
 from optlang.language.tree import StateScope
@@ -70,13 +71,13 @@ class Special:
         event: The event whose statements these are, None for a step.
         questions: What was asked, in the order of the answers: an expression whose truth or number is the answer (of
             a hyperparameter that may be none, whether it is; of an option, its value).
-        asked: The questions that are about numbers, with their answers. Sizes of values are numbers there, whose text
-            is the formula of the size, if the shape was given with formulas.
+        asked: The questions that are about numbers, with their answers. Sizes of values have formulas there, if the
+            shape was given with formulas.
         known: Locals that these questions name, and what they are.
         fixed_ndim: Whether the statements are for tensors with ``ndim`` dimensions only.
     """
 
-    key: tuple[Value, ...]
+    key: tuple[Answer, ...]
     states: tuple[State, ...]
     start: tuple[ast.Stmt, ...]
     body: tuple[ast.Stmt, ...]
@@ -90,36 +91,39 @@ class Special:
     fixed_ndim: bool = False
 
 
-class Size(int):
-    """The size of a dimension, with the formula that it is: products of sizes are sizes.
+class SymbolicSize(int):
+    """The size of a dimension, with the formula that it is, a product: products of sizes are sizes.
 
     Args:
         value: The size of an example.
-        formula: Its formula.
+        factors: Its formula.
     """
 
-    formula: str
+    factors: tuple[GivenName | int, ...]
 
-    def __new__(cls, value: int, formula: str) -> Size:
+    def __new__(cls, value: int, *factors: GivenName | int) -> SymbolicSize:
         """Return a size with a formula."""
         size = super().__new__(cls, value)
-        size.formula = formula
+        size.factors = factors
         return size
 
-    def __mul__(self, other: int) -> Size:
-        return Size(int(self) * int(other), f"{self.formula}*{getattr(other, 'formula', other)}")
+    def __mul__(self, other: int) -> SymbolicSize:
+        return SymbolicSize(int(self) * int(other), *self.factors, *(_factors(other) or (other,)))
 
     __rmul__ = __mul__
 
 
-def specialise(
-    rule: Rule, values: Mapping[str, Value], shape: tuple[int, ...] | None = None, event: str | None = None
-) -> Special:
+def _factors(size: int) -> tuple[GivenName | int, ...] | None:
+    """Return the formula of a size; None if it is just a number."""
+    return size.factors if isinstance(size, SymbolicSize) else None
+
+
+def specialise(rule: Rule, values: Values, shape: tuple[int, ...] | None = None, event: str | None = None) -> Special:
     """Decide what is static in a rule.
 
     Args:
         rule: The checked rule.
-        values: Hyperparameters and facts of the tensor by name, keys of the param group as ``group.NAME``.
+        values: Hyperparameters, keys of the param group and facts of the tensor.
         shape: The tensor's shape; by default that of a matrix with the facts among ``values``.
         event: ``eval`` or ``train`` for the statements of ``on eval`` and ``on train`` instead of those of a step.
 
@@ -155,7 +159,7 @@ def specialise(
 class _Specialiser:
     """One walk over a rule; see the module docstring."""
 
-    def __init__(self, rule: Rule, values: Mapping[str, Value], shape: tuple[int, ...] | None) -> None:
+    def __init__(self, rule: Rule, values: Values, shape: tuple[int, ...] | None) -> None:
         self.rule = rule
         self.values = dict(values)  # and those of static locals
         if shape is None:
@@ -166,7 +170,7 @@ class _Specialiser:
         self.due_names = _due_names(rule)
         self.hypers = {h.name: h for h in rule.hypers}
         self.fixed = {"p", "g", *(s.name for s in rule.states)}
-        self.answers: list[Value] = []
+        self.answers: list[Answer] = []
         self.questions: list[ast.Expr] = []
         self.asked: list[tuple[ast.Expr, Value]] = []
         self.told: dict[str, ast.Expr] = {}
@@ -177,7 +181,7 @@ class _Specialiser:
         self.fresh_count = 0
         self.at = Span(0, 0)  # the statement of the rule that is being worked on
         self.budget = MAX_NODES
-        self.numbers: dict[str, float] = {}  # values of locals of our own, for sizes and counts
+        self.numbers: dict[GivenName, float] = {}  # values of locals of our own, for sizes and counts
         self.entries: dict[str, Any] = {}  # sizes of the histories that loops go through, by the loops' names
         #: Where we are: the calls that are being written out, and the loops with their turns.
         self.trace: list[tuple[ast.Node, int | None]] = []
@@ -403,11 +407,11 @@ class _Specialiser:
             self.answer(question, answer, numbers=True)
         return ast.Bool(node.span, answer)
 
-    def answer(self, question: ast.Expr, answer: Value, numbers: bool = False) -> None:
+    def answer(self, question: ast.Expr, answer: Answer, numbers: bool = False) -> None:
         """Note an answer, which belongs to the key, and what was asked; ``numbers`` says that it was about numbers."""
         self.questions.append(question)
         self.answers.append(answer)
-        if numbers:
+        if numbers and not isinstance(answer, Unasked):
             self.asked.append((question, answer))
 
     def number(self, node: ast.Expr) -> float | None:
@@ -419,7 +423,7 @@ class _Specialiser:
         return float(value) if isinstance(value, (bool, int, float)) else None
 
     def sized(self, node: ast.Expr) -> ast.Expr:
-        """Return an expression with numbers in place of the sizes ``rows(x)``, ``cols(x)`` and ``size(x, i)``."""
+        """Return an expression with what is known in place of the sizes ``rows(x)``, ``cols(x)`` and ``size(x, i)``."""
         if self.sizes is None:
             return node
         match node:
@@ -427,7 +431,7 @@ class _Specialiser:
                 self.sizes.of(node)  # which refuses dimensions that are not there
                 shape = self.sizes.of(argument.value)
                 size = size_of(name, shape, *(int(self.number(dim.value) or 0) for dim in dims))
-                return ast.Number(node.span, getattr(size, "formula", f"size {size}"), Fraction(int(size)))
+                return ast.KnownSize(node.span, int(size), _factors(size))
             case ast.Call(arguments=arguments):
                 values = [self.sized(argument.value) for argument in arguments]
                 if all(value is argument.value for value, argument in zip(values, arguments, strict=True)):
@@ -455,8 +459,8 @@ class _Specialiser:
         match node:
             case ast.Name(name=name):
                 return self.name(node, scope[name]) if name in scope else self.name(node, node)
-            case ast.Member(value=ast.Name(name="group")):
-                return self.literal(node, self.values.get(member_name(node) or ""))
+            case ast.Member() if (key := member_name(node)) is not None:
+                return self.literal(node, self.values.get(key))
             case ast.Member(name="T", value=value):
                 return replace(node, value=self.atom("matrix", self.reduce(value, scope)))
             case ast.Member(value=ast.Call() as call, name=name):
@@ -525,7 +529,7 @@ class _Specialiser:
             self.answer(node, value)
             return ast.Text(node.span, value)
         if isinstance(node, ast.Member):  # another group may have a truth value under this key
-            self.answer(node, "a number")
+            self.answer(node, Unasked.NUMBER)
         return node
 
     def junction(self, node: ast.Binary, scope: Scope) -> ast.Expr:
@@ -644,11 +648,11 @@ class _Specialiser:
             arguments = self.arguments(BUILTINS[name], node, scope, lambda argument: self.reduce(argument, scope))
         primitive = name if name in ("total", "randn") or name in EVALUATIONS else "rand"
         sizes = arguments if name != "bernoulli" else []
-        label = self.label(name, node)
+        site: Site | NamedPoint = self.site(name, node)
         point = node.arguments[0].value if name in ("loss", "grad", "hvp") else None
         if isinstance(point, ast.Name) and not self.trace and point.name in self.once:
-            label = f"at {point.name}"  # one point, whatever is asked for there
-        mark = ast.Argument(node.span, "call", ast.Text(node.span, label))
+            site = NamedPoint(point.name)  # one point, whatever is asked for there
+        mark = ast.Argument(node.span, "call", ast.Mark(node.span, site))
         kept = (*(ast.Argument(a.span, None, a) for a in sizes), mark)
         call = ast.Call(node.span, ast.Name(node.span, primitive, primitive), kept)
         if name not in ("rademacher", "bernoulli"):
@@ -660,7 +664,7 @@ class _Specialiser:
         one = ast.Number(node.span, "1", Fraction(1))
         return ast.Ternary(node.span, half, ast.Unary(node.span, "-", one), one)
 
-    def label(self, name: str, node: ast.Call) -> str:
+    def site(self, name: str, node: ast.Call) -> Site:
         """Return what tells a call apart: which of the rule's it is, and in which calls and turns around it.
 
         Calls are numbered in the rule as it is written, so that variants that leave out others mean the same one by it,
@@ -668,7 +672,7 @@ class _Specialiser:
         """
         numbered = self.ordinals.around(name)
         places = [(numbered.get(id(at)), turn) for at, turn in (*self.trace, (node, None))]
-        return ".".join(str(part) for place in places for part in place if part is not None)
+        return Site(tuple(part for place in places for part in place if part is not None))
 
     def result(self, node: ast.Call, index: int, scope: Scope) -> ast.Expr:
         """Return one result of a builtin that has several."""

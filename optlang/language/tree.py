@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
 
+from optlang.language.identity import GivenName, NamedPoint, Site
 from optlang.source import Source, Span
 
 
@@ -167,6 +168,24 @@ class Unsupported(Node):
     defines: tuple[str, ...] = ()
 
 
+# What no rule says, and takes the place of something in what :mod:`optlang.language.specialise` leaves of one:
+
+
+@dataclass(frozen=True)
+class KnownSize(Node):
+    """A size of a value, ``rows(x)``, for a tensor of known shape; ``factors`` are its formula, if that is known."""
+
+    value: int
+    factors: tuple[GivenName | int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Mark(Node):
+    """Which call a call is, as its last argument."""
+
+    site: Site | NamedPoint
+
+
 Expr = (
     Number
     | Infinity
@@ -185,6 +204,8 @@ Expr = (
     | Slice
     | Index
     | Unsupported
+    | KnownSize
+    | Mark
 )
 
 
@@ -489,6 +510,8 @@ Decl = (
     | On
     | Route
     | Unsupported
+    | KnownSize
+    | Mark
 )
 
 

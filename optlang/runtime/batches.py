@@ -277,7 +277,7 @@ def _fixed(record: Record) -> tuple[Any, ...]:
     """Return what records of one batch have in common and no step changes."""
     prepared = record.prepared
     variant = prepared.variant
-    facts = tuple(getattr(record.facts, name) for name in prepared.facts)
+    facts = tuple(record.facts.number(name) for name in prepared.facts)
     ndim = 0 if variant.layout.flat else record.facts.ndim
     types = (record.dtype, record.gradient_dtype, record.parameter.device, ndim)
     states = tuple((record.tensors[n].dtype, record.coded.get(n, (None,))[0]) for n in variant.tensors[2:])

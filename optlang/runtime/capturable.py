@@ -101,7 +101,7 @@ class DeviceBatch(Batch):
         first = count == 0 if prepared.counts else as_number(self.created, device)
         own: dict[ValueName, Any] = {"t": count + 1, "first": first}
         own |= {slot.name: value for slot, value in zip(prepared.hosted, hosted, strict=True)}
-        own |= {name: as_number(getattr(record.facts, name), device) for name in prepared.facts}
+        own |= {name: as_number(record.facts.number(name), device) for name in prepared.facts}
         found = []
         for name in prepared.direct.kernel.host_arguments:
             value = own.get(name, numbers.get(name))

@@ -73,7 +73,7 @@ class Seed:
             members = (q for group in self.groups for q in group["params"])
             self._places = {id(q): i for i, q in enumerate(members)}
         place = self._places.get(id(p), 0)
-        generator.manual_seed(mixed(self.value, place, t, draw.site) >> 1)
+        generator.manual_seed(mixed(self.value, place, t, draw.seed) >> 1)
         # Memory in another order of dimensions gets the same numbers at the same elements.
         drawn = (
             memory if memory.is_contiguous() else torch.empty(memory.shape, dtype=memory.dtype, device=memory.device)

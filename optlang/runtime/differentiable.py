@@ -14,6 +14,7 @@ import torch
 
 from optlang.compiled import Storage
 from optlang.inputs import ValueName, as_values
+from optlang.language.identity import Count
 from optlang.runtime.kernels import Prepared
 from optlang.runtime.numbers import as_number, numbers_of, traced_functions
 from optlang.runtime.plan import GroupPlan, State
@@ -72,7 +73,7 @@ class DifferentiablePlan(GroupPlan):
         if variant.counts_group:
             step = self.hyper.kept(STEP)
             count = float(self.group.get(step, 0.0)) + 1.0
-            known["group.t"] = as_number(count, p.device)
+            known[Count.GROUP] = as_number(count, p.device)
             self._group_results[step] = count
         if variant.group_slots:
             initial = self.kernels.compiled.group_initial(self._values or {})
@@ -159,7 +160,7 @@ class DifferentiablePlan(GroupPlan):
         first = count == 0 if prepared.counts else torch.full((), created, device=p.device)
         hosted = {slot.name: states[slot.name] for slot in prepared.hosted}
         assert prepared.direct is not None
-        own = as_values({"t": count + 1, "first": first, **facts_of(p).named(), **hosted})
+        own = as_values(facts_of(p).named()) | {"t": count + 1, "first": first, **hosted}
         arguments = (own[name] if name in own else known[name] for name in prepared.direct.kernel.host_arguments)
         return [value if isinstance(value, torch.Tensor) else as_number(value, p.device) for value in arguments]
 

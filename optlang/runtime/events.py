@@ -55,7 +55,7 @@ class EventPlan(GroupPlan):
             own = {key: local(v) if isinstance(v, torch.Tensor) else v for key, v in known.items()}
             record = self._bound(part, part, {part: own})  # its own values stand where a gradient would
             records.setdefault(Batch.key(record), []).append(record)
-        numbers = as_values({**(self._values or {}), **self._common_states()})
+        numbers = as_values(self._values or {}) | as_values(self._common_states())
         for members in records.values():
             batch = self._batch(members)
             batch.gradients = [record.fitting(record.parameter) for record in members]

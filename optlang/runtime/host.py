@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import operator
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, SupportsFloat, cast
+
+from optlang.language.builtins import BUILTINS
 
 HostFunction = Callable[..., Any]
 
@@ -109,30 +111,17 @@ class Real(float):
         return Real(abs(float(self)))
 
 
-def _nan(x: float) -> float:
-    return math.nan
-
-
-#: What a function of ``math`` gives where Python raises, by argument.
-LIMITS: Mapping[str, Callable[[float], float]] = {
-    "log": lambda x: -math.inf if x == 0 else math.nan,
-    "log1p": lambda x: -math.inf if x == -1 else math.nan,
-    "exp": lambda x: math.inf,
-    "expm1": lambda x: math.inf,
-    "sinh": lambda x: math.copysign(math.inf, x),
-    "cosh": lambda x: math.inf,
-    "floor": lambda x: x,
-    "ceil": lambda x: x,
-    "trunc": lambda x: x,
-    "round": lambda x: x,
-}
+def _limit(name: str, x: float) -> float | bool:
+    """Return what a function of ``math`` gives where Python raises: the value of a rule's function of this name."""
+    row = BUILTINS.get(name)
+    return math.nan if row is None or row.value is None else row.value(x)
 
 
 def _safe(function: Callable[..., Any], x: Any) -> Any:
     try:
         result = function(float(x))
     except (ArithmeticError, ValueError):
-        result = LIMITS.get(function.__name__, _nan)(float(x))
+        result = _limit(function.__name__, float(x))
     return result if isinstance(result, bool) else Real(result)
 
 

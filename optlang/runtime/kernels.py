@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,9 @@ from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import Dims, LoadedKernel, Signature
 from optlang.cache import folders
 from optlang.compiled import FACTS, Compiled, Facts, Kernel, Slot, Storage, Variant, VariantKey
-from optlang.inputs import ValueName, text
-from optlang.language.rule import Value
+from optlang.inputs import ValueName, as_values
+from optlang.language.identity import DimensionSize
+from optlang.language.rule import Value, Values
 from optlang.language.specialise import repeats, uses_matrices
 from optlang.runtime import host, progress
 from optlang.runtime.tensors import EXAMPLE_SIZES, facts_of, real, resolved
@@ -91,7 +92,7 @@ class Prepared:
     narrow: dict[str, Any]
     hosted: tuple[Slot, ...]
     stored: tuple[Slot, ...]
-    facts: tuple[str, ...]
+    facts: tuple[str | DimensionSize, ...]
     direct: PreparedKernel | None
 
     @classmethod
@@ -113,19 +114,20 @@ class Prepared:
         """Whether the updates of each tensor are counted."""
         return self.variant.counts_steps
 
-    def start(self, p: torch.Tensor, g: torch.Tensor, values: Mapping[str, Value]) -> dict[str, Any]:
+    def start(self, p: torch.Tensor, g: torch.Tensor, values: Values) -> dict[str, Any]:
         """Return the initial value of every state by name."""
         if p.dtype is torch.float64:
             g = g.to(p.dtype)
         narrow = any(str(t.dtype)[6:] in NARROW for t in (p, g))
         begin = (self.narrow if narrow else self.plain)["start"]
-        arguments = tuple(values[text(name)] for name in self.variant.start_arguments)
+        given = as_values(values)
+        arguments = tuple(given[name] for name in self.variant.start_arguments)
         try:
             return dict(begin(p, g, *arguments))
         except (ArithmeticError, ValueError):
             return dict(host.ieee(begin)(p, g, *arguments))
 
-    def shapes(self, p: torch.Tensor, values: Mapping[str, Value]) -> dict[str, tuple[int, ...]]:
+    def shapes(self, p: torch.Tensor, values: Values) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the states that have shapes of their own, by key, for a parameter."""
         keys = {slot.name: slot.key for slot in self.variant.slots if slot.storage is Storage.MATRIX}
         if not keys:
@@ -134,7 +136,7 @@ class Prepared:
         fresh = self.start(example, example, {**values, **facts_of(p).named()})
         return {key: tuple(fresh[name].shape) for name, key in keys.items()}
 
-    def started(self, p: torch.Tensor, g: torch.Tensor, values: Mapping[str, Value]) -> dict[str, Any]:
+    def started(self, p: torch.Tensor, g: torch.Tensor, values: Values) -> dict[str, Any]:
         """Return initial values; those of a complex parameter are computed on pairs of reals."""
         if not p.is_complex():
             return self.start(p, g, values)
@@ -164,16 +166,14 @@ class Kernels:
         self._chosen: dict[tuple[Any, ...], Prepared] = {}
         # A fact that the rule's text does not even mention cannot choose between variants (dimensions always may).
         text = unicodedata.normalize("NFKC", compiled.rule.tree.source.text)
-        mentioned = [name for name in FACTS if name != "ndim" and name in text]
+        mentioned = [name for name in FACTS if isinstance(name, str) and name != "ndim" and name in text]
         # Where there are matrices, loops, or requirements on parameters, any size may matter.
         rule = compiled.rule
         self.by_shape = uses_matrices(rule) or repeats(rule) or any(r.of_tensors for r in rule.requirements)
         self._mentioned = tuple(["shape"] if self.by_shape else mentioned)
         self.by_size = bool(self._mentioned)  # whether a tensor's sizes may matter
 
-    def prepared(
-        self, values: Mapping[str, Value], answers: tuple[Value, ...], facts: Facts, event: str | None = None
-    ) -> Prepared:
+    def prepared(self, values: Values, answers: tuple[Value, ...], facts: Facts, event: str | None = None) -> Prepared:
         """Return the variant that these values select, for a step or for ``on EVENT``; compiled to source at first."""
         asked = (answers, event, facts.ndim, *(getattr(facts, name) for name in self._mentioned))
         found = self._chosen.get(asked)

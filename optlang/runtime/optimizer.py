@@ -16,8 +16,9 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from optlang.compiled import Compiled
-from optlang.inputs import ValueName, as_values
+from optlang.inputs import ValueName
 from optlang.language.builtins import HALT, SEARCHES
+from optlang.language.identity import Count
 from optlang.language.questions import draws, evaluations
 from optlang.language.suggest import nearest
 from optlang.language.tree import StateScope
@@ -498,7 +499,7 @@ class RuleOptimizer(Optimizer):
                 own = [plan for plan in self._plans if plan.kernels is part.kernels and plan.parameters]
                 first, known = own[0].leading(), _unknown
                 if first.variant.schedule.shared:
-                    known = as_values({**own[0].known(), "group.t": max(plan.steps() for plan in own)})
+                    known = {**own[0].known(), Count.GROUP: max(plan.steps() for plan in own)}
                 found.append((part, works, first, known, seed))
         return found
 

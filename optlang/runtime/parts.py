@@ -13,8 +13,9 @@ import torch
 
 from optlang.compiled import Compiled
 from optlang.language.evaluate import evaluate, truth
+from optlang.language.identity import GroupKey
 from optlang.language.questions import reads_group_time
-from optlang.language.rule import Value
+from optlang.language.rule import Value, Values
 from optlang.language.tree import Expr, Member, StateScope
 from optlang.language.walk import expressions
 from optlang.runtime.counterpart import Counterpart
@@ -73,7 +74,7 @@ class Part:
         """Whether a parameter of a group is one for this rule, unless an earlier one takes it."""
         if self.when is None:
             return True
-        known = dict(zip((f"group.{key}" for key in self.asks), self.answers(group), strict=True))
+        known: Values = dict(zip(map(GroupKey, self.asks), self.answers(group), strict=True))
         return truth(evaluate(self.when, {**facts_of(p).named(), **known}))
 
 

@@ -15,7 +15,8 @@ import torch
 
 from optlang.compiled import Facts, Variant
 from optlang.inputs import ValueName, as_values
-from optlang.language.rule import Value
+from optlang.language.identity import Count, GivenName
+from optlang.language.rule import Value, Values
 from optlang.language.tree import StateScope
 from optlang.runtime import chance, host
 from optlang.runtime.batches import Batch
@@ -63,7 +64,7 @@ class GroupPlan:
         self.parameters: list[torch.Tensor] = self.members if chosen is None else list(chosen)
         # Those without views; one that is listed twice is one parameter.
         self.idle: list[torch.Tensor] = list({id(p): p for p in self.parameters}.values())
-        self._values: dict[str, Value] | None = None
+        self._values: dict[GivenName, Value] | None = None
         self._answers: tuple[Value, ...] | None = None
         self._leading: tuple[Any, Prepared] | None = None
         self.offset = 0  # how many parameters there are in the groups before
@@ -150,14 +151,14 @@ class GroupPlan:
                     self._dissolve(batch)
         self._values, self._answers = values, answers
 
-    def _is_changed(self, record: Record, values: Mapping[str, Value], answers: tuple[Value, ...]) -> bool:
+    def _is_changed(self, record: Record, values: Values, answers: tuple[Value, ...]) -> bool:
         """Whether other hyperparameters select another variant for a parameter, or give its states other shapes."""
         prepared, p = record.prepared, record.parameter
         if self.kernels.prepared(values, answers, record.facts) is not prepared:
             return True
         return prepared.shapes(p, values) != prepared.shapes(p, self._values or {})
 
-    def _read_sizes(self, values: Mapping[str, Value]) -> None:
+    def _read_sizes(self, values: Values) -> None:
         """See whether the parameters suit the rule with other hyperparameters."""
         seen: set[Facts] = set()
         for p in self.parameters:
@@ -418,7 +419,7 @@ class GroupPlan:
                 known[slot.name] = value if on_device else float(value)
         if prepared.variant.counts_group:
             step = self.hyper.kept(STEP)
-            known["group.t"] = self._group_numbers[step] = float(self.group.get(step, 0.0)) + 1.0
+            known[Count.GROUP] = self._group_numbers[step] = float(self.group.get(step, 0.0)) + 1.0
         if slots:
             arguments = tuple(known[name] for name in names)
             results = host.call_group(prepared.plain["group"], arguments)
@@ -426,12 +427,12 @@ class GroupPlan:
                 known[slot.new] = self._group_numbers[self.hyper.kept(slot.key)] = value
         return known
 
-    def known(self) -> dict[str, Any]:
+    def known(self) -> dict[ValueName, Any]:
         """Return the hyperparameters and what the rule keeps in the group, by name, as they are before a step."""
         rule, values = self.kernels.compiled.rule, self._values or {}
         kept = {s.name: s.key for s in rule.states if s.scope is not StateScope.TENSOR}
         initial = self.kernels.compiled.group_initial(values) if kept else {}
-        return {**values, **{name: self.group.get(self.hyper.kept(k), initial[k]) for name, k in kept.items()}}
+        return as_values(values) | {name: self.group.get(self.hyper.kept(k), initial[k]) for name, k in kept.items()}
 
     def steps(self) -> float:
         """Return how many steps the group has made, the one that is being made included."""

@@ -10,7 +10,7 @@ import torch
 
 from optlang.compiled import Facts, Slot, Storage
 from optlang.inputs import ValueName, text
-from optlang.language.rule import Value
+from optlang.language.rule import Values
 from optlang.runtime.chance import mixed
 from optlang.runtime.kernels import Prepared
 from optlang.runtime.tensors import (
@@ -127,7 +127,7 @@ class Record:
 
     # Making ready -------------------------------------------------------------------------------------------
 
-    def bind(self, g: torch.Tensor, values: Mapping[str, Value], formats: Mapping[str, Format]) -> None:
+    def bind(self, g: torch.Tensor, values: Values, formats: Mapping[str, Format]) -> None:
         """Take state from ``optimizer.state``, starting what is missing.
 
         Nothing is written to ``optimizer.state`` yet: what has to be is staged for :meth:`commit`.
@@ -148,9 +148,7 @@ class Record:
         self.copied &= not self.whole
         self.careful = self.copied or p.is_complex() or not p.is_contiguous() or not self.ordinary
 
-    def _states(
-        self, g: torch.Tensor, values: Mapping[str, Value], formats: Mapping[str, Format]
-    ) -> dict[ValueName, torch.Tensor]:
+    def _states(self, g: torch.Tensor, values: Values, formats: Mapping[str, Format]) -> dict[ValueName, torch.Tensor]:
         """Return the state tensors by name, each as its kernel wants it, and set the host's numbers."""
         prepared, held = self.prepared, self.state
         slots = prepared.variant.slots

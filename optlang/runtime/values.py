@@ -12,7 +12,8 @@ import torch
 from optlang.compiled import Compiled
 from optlang.inputs import ValueName
 from optlang.language.evaluate import evaluate
-from optlang.language.rule import Hyper, Value
+from optlang.language.identity import GivenName, GroupKey
+from optlang.language.rule import Hyper, Value, Values
 
 
 def python_key(key: str) -> str:
@@ -45,7 +46,8 @@ class Hyperparameters:
         self.derived = {k: v[0].derived for k, v in self.keys.items() if v[0].derived is not None}
         self.defaults |= dict.fromkeys(self.derived)
         self._layout = [(k, tuple(h.name for h in v), v[0].part is not None) for k, v in self.keys.items()]
-        self.static = sorted(compiled.static_names)
+        self._group_keys = tuple(map(GroupKey, compiled.group_keys))
+        self.static = sorted(compiled.static_names, key=str)
 
     def kept(self, key: str) -> str:
         """Return what a key of the rule's is called in the param groups of its class."""
@@ -56,13 +58,13 @@ class Hyperparameters:
         """Keys that the user must give."""
         return [key for key in self.keys if key not in self.defaults]
 
-    def read(self, group: Mapping[str, Any]) -> dict[str, Value]:
+    def read(self, group: Mapping[str, Any]) -> dict[GivenName, Value]:
         """Return the values in a param group by the names the formulas use, unchecked.
 
         Raises:
             ValueError: If a key is missing or a tuple has another length.
         """
-        values: dict[str, Value] = {}
+        values: dict[GivenName, Value] = {}
         for key, names, is_tuple in self._layout:
             if key not in group:
                 raise ValueError(f"{self.compiled.name}: a param group has no {key!r}")
@@ -75,20 +77,21 @@ class Hyperparameters:
                 raise ValueError(f"{self.compiled.name}: {key} must be a tuple ({wanted}), got {raw!r}")
             for name, part in zip(names, raw, strict=True):
                 values[name] = part if type(part) is float else plain(part)
-        for key in self.compiled.group_keys:
+        for member in self._group_keys:
+            key = member.name
             if key not in group:
                 raise ValueError(
-                    f"{self.compiled.name} reads group.{key}: give every param group a {key!r}, "
+                    f"{self.compiled.name} reads {member}: give every param group a {key!r}, "
                     f"as in {{'params': ..., {key!r}: 1.0}}"
                 )
-            values[f"group.{key}"] = plain(group[key])
+            values[member] = plain(group[key])
         return values
 
     def derive(self, group: MutableMapping[str, Any]) -> None:
         """Give the keys of a param group that are None what follows from its others, where the rule says that."""
         missing = [key for key in self.derived if group.get(key) is None]
         if missing:
-            values = {
+            values: Values = {
                 names[0]: plain(group[key]) for key, names, is_tuple in self._layout if not is_tuple and key in group
             }
             for key in missing:
@@ -101,7 +104,8 @@ class Hyperparameters:
         found: dict[ValueName, Any] = {}
         for key, names, is_tuple in self._layout:
             found.update(zip(names, group[key], strict=True) if is_tuple else ((names[0], group[key]),))
-        return found | {f"group.{key}": group[key] for key in self.compiled.group_keys}
+        found.update((key, group[key.name]) for key in self._group_keys)
+        return found
 
     def tidied(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Return those values of a param group that are kept otherwise than they were given: counts as int."""
@@ -116,13 +120,13 @@ class Hyperparameters:
                 found[key] = type(raw)(map(_counted, hypers, raw))
         return {key: value for key, value in found.items() if key in group}
 
-    def check(self, values: Mapping[str, Value]) -> None:
+    def check(self, values: Values) -> None:
         """Raise ValueError, naming every range that a value is outside of."""
         found = self.compiled.problems(values)
         if found:
             raise ValueError(f"{self.compiled.name}: {'; '.join(found)}")
 
-    def answers(self, values: Mapping[str, Value]) -> tuple[Value, ...]:
+    def answers(self, values: Values) -> tuple[Value, ...]:
         """Return the values that static questions read: as long as they stay, variants stay."""
         return tuple(values[name] for name in self.static)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from optlang.storage.blocks import LEAST, Blocks
 from optlang.storage.formats import Fixed, Format
@@ -15,8 +15,6 @@ from optlang.storage.log8 import Log8
 if TYPE_CHECKING:
     import torch
 
-    from optlang.compiled import Slot
-
 #: The formats of codes, by name.
 CODES: dict[str, type[Blocks]] = {kind.name: kind for kind in (Fp8, Log8, Int8)}
 #: Other types of numbers, by name.
@@ -25,6 +23,26 @@ TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 LARGEST_BLOCK = 16
 #: What may be given for all states at once.
 PRESETS = ("fp32", "bf16", "8bit")
+
+
+class State(Protocol):
+    """What the choice goes by."""
+
+    @property
+    def key(self) -> str:
+        """Its key in ``optimizer.state[p]``."""
+
+    @property
+    def of_elements(self) -> bool:
+        """Whether it is shaped like its parameter."""
+
+    @property
+    def signed(self) -> bool:
+        """Whether some of its numbers may be negative."""
+
+    @property
+    def divides(self) -> bool:
+        """Whether something is divided by them."""
 
 
 def checked(who: str, store: Any, keys: Sequence[str]) -> Any:
@@ -78,7 +96,7 @@ def _is_size(block: int) -> bool:
     return 16 <= block <= 1 << LARGEST_BLOCK and not block & (block - 1)
 
 
-def formats(who: str, store: Any, slots: Sequence[Slot], numel: int) -> dict[str, Format]:
+def formats(who: str, store: Any, slots: Sequence[State], numel: int) -> dict[str, Format]:
     """Return the formats of those states of a tensor that are kept otherwise than the rule says, by key.
 
     Args:
@@ -90,14 +108,12 @@ def formats(who: str, store: Any, slots: Sequence[Slot], numel: int) -> dict[str
     Raises:
         ValueError: If a state cannot be kept in the format that is asked for it.
     """
-    from optlang.compiled import Storage
-
     found: dict[str, Format] = {}
     for slot in slots:
         asked = store.get(slot.key) if isinstance(store, Mapping) else None
-        if isinstance(store, str) and slot.storage is Storage.ELEMENT:
+        if isinstance(store, str) and slot.of_elements:
             found[slot.key] = _preset(store, slot)
-        elif asked is not None and slot.storage is not Storage.ELEMENT:
+        elif asked is not None and not slot.of_elements:
             raise ValueError(
                 f"{who}: state {slot.key!r} cannot be kept in {asked}, as it is not shaped like its parameter"
             )
@@ -118,7 +134,7 @@ def found(codes: torch.Tensor, scales: torch.Tensor) -> Blocks | None:
     return next((each for each in fitting if each.scales_shape(shape) == tuple(scales.shape)), None)
 
 
-def _preset(preset: str, slot: Slot) -> Format:
+def _preset(preset: str, slot: State) -> Format:
     """Return the format of a state in a preset."""
     if preset != "8bit":
         return Fixed(TYPES[preset])

@@ -11,7 +11,6 @@ A target's module holds
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 from optlang.compiler import CompiledRule
 from optlang.diagnostics import Diagnostic, OptlangError
-from optlang.language.rule import Value
+from optlang.language.rule import Values
 from optlang.language.suggest import nearest
 from optlang.source import Span
 
@@ -35,7 +34,7 @@ class Order:
     """
 
     compiled: CompiledRule
-    values: Mapping[str, Value]
+    values: Values
     ndim: int = 2
 
 

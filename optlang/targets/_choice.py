@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 from collections.abc import Sequence
+from enum import Enum
 
 from optlang.language.quoting import docstring, literal
 from optlang.language.rule import Value
@@ -12,8 +13,11 @@ from optlang.targets._forms import Form
 from optlang.targets._python import INDENT, formatted, spaced
 from optlang.targets._questions import DIMENSIONS
 
-#: Stands for whatever the answer to a question is; no text of a rule is so.
-ANY = "(any)\0"
+
+class Whatever(Enum):
+    """In the place of an answer that does not matter."""
+
+    ANY = "any answer"
 
 
 def chooser(name: str, what: str, forms: Sequence[Form], requirements: Sequence[tuple[str, str]]) -> str:
@@ -45,23 +49,23 @@ def branches(forms: list[Form], place: int) -> list[str]:
     if len({f.name for f in forms}) == 1 and all(len(f.way.trace) <= place for f in forms):
         return [f"return {forms[0].name}"]
     question = next(f.way.trace[place][0] for f in forms if len(f.way.trace) > place)
-    answers: dict[Value, list[Form]] = {}
+    answers: dict[Value | Whatever, list[Form]] = {}
     for form in forms:
-        answer = form.way.trace[place][1] if len(form.way.trace) > place else ANY
-        answers.setdefault(ANY if question == DIMENSIONS and answer is None else answer, []).append(form)
+        answer = form.way.trace[place][1] if len(form.way.trace) > place else Whatever.ANY
+        answers.setdefault(Whatever.ANY if question == DIMENSIONS and answer is None else answer, []).append(form)
     inside = {answer: branches(those, place + 1) for answer, those in answers.items()}
     if len(set(map(tuple, inside.values()))) == 1 and set(inside) == {False, True}:
         return inside[True]
+    definite = {answer: block for answer, block in inside.items() if not isinstance(answer, Whatever)}
     if all(isinstance(answer, bool) for answer in answers):
-        return _either(question, inside)
+        return _either(question, definite)
     lines: list[str] = []
-    for answer, block in inside.items():
-        if answer != ANY:
-            same = "is None" if answer is None else f"== {_value(answer)}"
-            lines += [f"if {question} {same}:", *(INDENT + line for line in block)]
-    if ANY in inside:
-        return [*lines, *inside[ANY]]
-    return [*lines, f"raise ValueError({literal(_only(question, list(inside)))})"]
+    for answer, block in definite.items():
+        same = "is None" if answer is None else f"== {_value(answer)}"
+        lines += [f"if {question} {same}:", *(INDENT + line for line in block)]
+    if Whatever.ANY in inside:
+        return [*lines, *inside[Whatever.ANY]]
+    return [*lines, f"raise ValueError({literal(_only(question, list(definite)))})"]
 
 
 def _either(question: str, inside: dict[Value, list[str]]) -> list[str]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from fractions import Fraction
+from collections.abc import Mapping, Sequence
 
 from optlang.backends.helpers import called
+from optlang.inputs import ValueName
 from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS
 from optlang.language.evaluate import NotStatic, evaluate, member_name, nearest_float
-from optlang.language.rule import Value
+from optlang.language.identity import GivenName
+from optlang.language.rule import Values
 from optlang.targets._dialect import number
 
 #: Functions of such formulas, as TorchScript on floats.
@@ -36,12 +37,12 @@ class Conditions:
 
     def __init__(
         self,
-        places: Mapping[str, int],
-        fixed: Mapping[str, Value],
+        places: Mapping[ValueName, int],
+        fixed: Values,
         known: Mapping[str, ast.Expr] | None = None,
     ) -> None:
         self.places, self.fixed, self.known = places, fixed, known or {}
-        self.read: set[str] = set()
+        self.read: set[ValueName] = set()
         self.lost: set[str] = set()
         self.helpers: set[str] = set()
 
@@ -58,8 +59,10 @@ class Conditions:
     def _piece(self, node: ast.Expr) -> tuple[str, bool]:
         """Return a formula, and whether it is a condition."""
         match node:
-            case ast.Number(text=text, value=value):
-                return (self._size(text), False) if not _is_literal(text) else (number(nearest_float(value)), False)
+            case ast.Number(value=value):
+                return number(nearest_float(value)), False
+            case ast.KnownSize(value=value, factors=factors):
+                return number(float(value)) if factors is None else self._size(factors), False
             case ast.Infinity():
                 return "math.inf", False
             case ast.Bool(value=flag):
@@ -111,13 +114,13 @@ class Conditions:
             return number(value), False
         raise Untranslatable(type(node).__name__)
 
-    def _size(self, formula: str) -> str:
+    def _size(self, factors: Sequence[GivenName | int]) -> str:
         """Return the formula of a size: a product of facts and numbers."""
-        factors = [f if not f.isidentifier() else self._name(f)[0] for f in formula.split("*")]
-        return f"({' * '.join(f'{f}.0' if f.isdecimal() else f for f in factors)})" if factors else "1.0"
+        texts = [number(float(f)) if isinstance(f, int) else self._name(f)[0] for f in factors]
+        return f"({' * '.join(texts)})"
 
-    def _name(self, name: str) -> tuple[str, bool]:
-        if name in self.known:
+    def _name(self, name: GivenName) -> tuple[str, bool]:
+        if isinstance(name, str) and name in self.known:
             return self._piece(self.known[name])
         if name in self.places:
             self.read.add(name)
@@ -126,16 +129,5 @@ class Conditions:
         if isinstance(value, bool):
             return str(value), True
         if not isinstance(value, int | float):
-            raise Untranslatable(name)
+            raise Untranslatable(str(name))
         return number(value), False
-
-
-def _is_literal(text: str) -> bool:
-    """Whether the text of a number is digits or ``pi``, and not the formula of a size."""
-    if text in ("pi", "π"):
-        return True
-    try:
-        Fraction(text)
-    except ValueError:
-        return False
-    return True

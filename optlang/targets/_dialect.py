@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from optlang.backends.helpers import HELPERS, texts
+from optlang.inputs import ValueName
 
 #: Helper functions of generated code that TorchScript needs in other words.
 SCRIPTED = texts("torchscript")
@@ -45,7 +46,7 @@ class Module:
         self.functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
         self.helpers: set[str] = set()
 
-    def host(self, name: str, arguments: Sequence[str], places: Mapping[str, int]) -> list[str]:
+    def host(self, name: str, arguments: Sequence[ValueName], places: Mapping[ValueName, int]) -> list[str]:
         """Return the body of a function on numbers; what it takes is read from the list ``_known``.
 
         Its results are left as they are returned: a tuple of numbers as a list, one of two tuples as two lists.
@@ -55,13 +56,15 @@ class Module:
         lines = self._read(node, arguments, places, skip=0)
         return [*lines, *self._statements(node, translator, _returned)]
 
-    def path(self, arguments: Sequence[str], places: Mapping[str, int]) -> list[str]:
+    def path(self, arguments: Sequence[ValueName], places: Mapping[ValueName, int]) -> list[str]:
         """Return the body of ``path``, which returns a whole number."""
         node = self.functions["path"]
         lines = self._read(node, arguments, places, skip=0)
         return [*lines, *self._statements(node, _Translator(host=True), _counted)]
 
-    def start(self, arguments: Sequence[str], places: Mapping[str, int], hosted: Sequence[str]) -> list[str]:
+    def start(
+        self, arguments: Sequence[ValueName], places: Mapping[ValueName, int], hosted: Sequence[str]
+    ) -> list[str]:
         """Return the body of ``start``: tensors by order of declaration, and the numbers kept on the host."""
         node = self.functions["start"]
         lines = self._read(node, arguments, places, skip=2)
@@ -92,7 +95,9 @@ class Module:
         arguments = [*names[:count], *(f"{name}: float" for name in names[count:])]
         return arguments, self._statements(node, _Translator(host=False), _stacked)
 
-    def _read(self, node: ast.FunctionDef, arguments: Sequence[str], places: Mapping[str, int], skip: int) -> list[str]:
+    def _read(
+        self, node: ast.FunctionDef, arguments: Sequence[ValueName], places: Mapping[ValueName, int], skip: int
+    ) -> list[str]:
         """Return the lines that read the arguments of a function from ``_known``."""
         lines = []
         for parameter, name in zip(node.args.args[skip:], arguments, strict=True):

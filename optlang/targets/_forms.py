@@ -6,14 +6,28 @@ import ast
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, assert_never
 
 from optlang.assembly import assembled
+from optlang.backends.helpers import HELPERS
 from optlang.backends.naming import python_name
 from optlang.backends.python_source import Width
 from optlang.compiled import Layout, Slot, Stage, StageTensor, Storage, Variant
 from optlang.compiler import CompiledRule
-from optlang.inputs import Direction, EvaluationPoint, HandedOn, LateNumber, New, Total, ValueName, text
+from optlang.inputs import (
+    Asked,
+    Direction,
+    EvaluationPoint,
+    Gradient,
+    HandedOn,
+    HessianProduct,
+    LateNumber,
+    Loss,
+    New,
+    SearchDirection,
+    Total,
+    ValueName,
+)
 from optlang.language.quoting import docstring, literal
 from optlang.targets._python import INDENT, Function, Library, functions, pretty
 from optlang.targets._questions import DIMENSIONS, Way
@@ -225,18 +239,30 @@ class Forms:
         if one.draws:
             self.features.add("draws")
             fields["draws"] = listing(
-                f"({literal(python_name(d.name))}, {literal(d.kind)}, {d.site})" for d in one.draws
+                f"({literal(python_name(d.name))}, {literal(d.kind)}, {d.seed})" for d in one.draws
             )
         if one.points:
             self.features |= {"points", "late"}
-            fields["points"] = listing(literal(python_name(n)) for n in one.points)
+            fields["points"] = listing(map(self.point, one.points))
         if self.pointed and all(isinstance(n, HandedOn | Total) for n in one.kernel.written):
             fields["moves"] = "False"
-        if any(isinstance(n, Direction) for n in one.points):
-            self.features.add("curved")
-        if any(isinstance(n, EvaluationPoint) for n in one.points):
-            self.features.add("at_points")
         return fields
+
+    def point(self, asked: Asked) -> str:
+        """Return what the closure is called for, with the names of what comes of it, as Python."""
+        names: tuple[ValueName, ...]
+        match asked:
+            case EvaluationPoint(site):
+                self.features.add("at_points")
+                kind, names = "Point", (asked, Gradient(site), Loss(site))
+            case Direction(site):
+                self.features.add("curved")
+                kind, names = "Direction", (asked, HessianProduct(site))
+            case SearchDirection():
+                raise AssertionError("rules that search along a line have been refused")
+            case _:
+                assert_never(asked)
+        return f"{kind}({', '.join(literal(python_name(n)) for n in names)})"
 
     def place(self, slot: StageTensor) -> str:
         """Return the place of what a stage leaves for another, as Python."""
@@ -253,9 +279,8 @@ class Forms:
 
     def helpers(self, those: Iterable[Function]) -> None:
         """Take over the helpers that functions of a module call."""
-        own = ("start", "host", "update", "group", "path", "sizes")
         for function in those:
-            if function.name not in own and not re.match(r"(numbers|shared)_", function.name):
+            if function.name in HELPERS:
                 self.library.keep(function)
 
     def add(self, function: Function, kind: str, suffix: str, names: Sequence[ValueName]) -> str:
@@ -279,8 +304,7 @@ class Forms:
     def spelled(self, name: ValueName) -> str:
         """Return what a value of the runtime's is called in the file."""
         if name not in self.spelling:
-            new = text(name).replace("'", "_new").replace("group.t", "group_t")
-            self.spelling[name] = python_name(new)
+            self.spelling[name] = python_name(f"{name.state}_new" if isinstance(name, New) else name)
         return self.spelling[name]
 
     @property

@@ -7,8 +7,9 @@ was, with other hyperparameters and other shapes, for as long as that leads to s
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from enum import Enum
 from itertools import product
 
 from optlang.backends.naming import python_name
@@ -16,10 +17,11 @@ from optlang.compiled import Facts, VariantKey
 from optlang.compiler import CompiledRule
 from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS
-from optlang.language.evaluate import FUNCTIONS, evaluate, member_name, truth
+from optlang.language.evaluate import FUNCTIONS, evaluate, member_name, nearest_float, truth
+from optlang.language.identity import GivenName, GroupKey
 from optlang.language.questions import known_locals
 from optlang.language.quoting import literal
-from optlang.language.rule import HyperType, OneOf, Range, Value
+from optlang.language.rule import HyperType, OneOf, Range, Unasked, Value, Values
 from optlang.language.sizes import Unfit
 from optlang.language.specialise import Special, specialise
 from optlang.language.walk import expressions
@@ -42,12 +44,31 @@ PLAIN_SHAPES: tuple[tuple[int, ...], ...] = (
 HIGHER_SHAPES = tuple((7, 11, 13, 17, 19, 23, 29, 31)[:n] for n in range(5, 9))
 #: Facts of a tensor that questions may read.
 FACTS = ("ndim", "numel", "rows", "cols")
-#: Stands for the sizes of a tensor among the names that a question reads; no hyperparameter is called so.
-SHAPE = "(shape)"
 #: Name of the pseudo-question how many dimensions a tensor has, where generated code depends on it.
 DIMENSIONS = "ndim"
 
+
+class Whole(Enum):
+    """What a question may read besides what has a name."""
+
+    SHAPE = "the sizes of a tensor"
+
+
+Read = GivenName | Whole
 Trace = tuple[tuple[str, Value], ...]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is in a question.
+
+    Attributes:
+        reads: The hyperparameters, keys of the group and facts that it reads.
+        numbers: The numbers that are written in it.
+    """
+
+    reads: frozenset[Read] = frozenset()
+    numbers: tuple[float, ...] = ()
 
 
 class Unspoken(Exception):
@@ -76,7 +97,7 @@ class Way:
     key: VariantKey
     special: Special
     shape: tuple[int, ...]
-    values: Mapping[str, Value] = field(default_factory=dict, compare=False)
+    values: Values = field(default_factory=dict, compare=False)
 
 
 class Explorer:
@@ -88,11 +109,11 @@ class Explorer:
         event: The event whose statements are meant, None for a step.
     """
 
-    def __init__(self, compiled: CompiledRule, values: Mapping[str, Value], event: str | None = None) -> None:
+    def __init__(self, compiled: CompiledRule, values: Values, event: str | None = None) -> None:
         self.compiled, self.event = compiled, event
         rule = compiled.rule
-        self.start: dict[str, Value] = {**compiled.defaults(), **values}
-        self.start |= {f"group.{key}": 1.0 for key in compiled.group_keys}
+        self.start: dict[GivenName, Value] = {**compiled.defaults(), **values}
+        self.start |= {GroupKey(key): 1.0 for key in compiled.group_keys}
         self.hypers = {h.name: h for h in rule.hypers}
         self.local = known_locals(rule)
         known = (v for n, v in values.items() if n in compiled.static_names)
@@ -100,11 +121,12 @@ class Explorer:
         #: Shapes to try: also those whose sizes are what an option is compared with.
         options = (s for n in sizes for s in ((n,), (n, n), (2, n), (n, 2), (2, 3), (2, 2, n, 2)))
         self.shapes: tuple[tuple[int, ...], ...] = (*SHAPES, *PLAIN_SHAPES, *options)
-        self._seen: dict[tuple[tuple[tuple[str, Value], ...], tuple[int, ...]], Way | None] = {}
+        self._content: dict[str, Content] = {}  # by question, of those that have been asked
+        self._seen: dict[tuple[tuple[tuple[GivenName, Value], ...], tuple[int, ...]], Way | None] = {}
 
     # Ways ---------------------------------------------------------------------------------------------------
 
-    def ways(self, opened: Collection[str], most: int) -> list[Way] | None:
+    def ways(self, opened: Collection[GivenName], most: int) -> list[Way] | None:
         """Return the ways that values of the ``opened`` hyperparameters and shapes lead to; None if more than most."""
         found: dict[VariantKey, Way] = {}
         waiting = [way for shape in self.shapes if (way := self.way(self.start, shape)) is not None]
@@ -148,24 +170,26 @@ class Explorer:
                     )
                     yield from ((11 * n, 7 * n), (7 * n, 11 * n), (11, n), (n, 11), (11, 7 * n), (7 * n, 11))
 
-    def bordering(self, question: str, values: Mapping[str, Value]) -> Iterator[tuple[int, ...]]:
+    def bordering(self, question: str, values: Values) -> Iterator[tuple[int, ...]]:
         """Yield shapes on both sides of the sizes that a question compares with."""
-        numbers = [float(word) for word in _words(question) if word.replace(".", "", 1).isdigit()]
-        numbers += [x for n in self.reads(question) if isinstance(x := values.get(n), float)]
+        numbers = [*self.content(question).numbers]
+        numbers += [
+            x for n in self.reads(question) if not isinstance(n, Whole) and isinstance(x := values.get(n), float)
+        ]
         for number in dict.fromkeys(int(x) for x in numbers if 1 <= x < 2**31 and x == int(x)):
             for n in (number - 1, number, number + 1):
                 if n > 0:
                     yield from ((n,), (n, 7), (7, n), (n, n), (1, n), (n, 1))
                     yield from ((11, n, 7), (11, 7, n), (11, n, n), (13, 11, n, 7), (13, 11, 7, n), (13, 11, n, n))
 
-    def way(self, values: Mapping[str, Value], shape: tuple[int, ...]) -> Way | None:
+    def way(self, values: Values, shape: tuple[int, ...]) -> Way | None:
         """Return where hyperparameters and a shape lead; None if they do not fit."""
         asked = (tuple(values.items()), shape)
         if asked not in self._seen:
             self._seen[asked] = self._way(values, shape)
         return self._seen[asked]
 
-    def _way(self, values: Mapping[str, Value], shape: tuple[int, ...]) -> Way | None:
+    def _way(self, values: Values, shape: tuple[int, ...]) -> Way | None:
         compiled, facts = self.compiled, facts_of(shape)
         if compiled.problems(values):
             return None
@@ -192,32 +216,32 @@ class Explorer:
         """Return the questions and answers of a variant, without those that can have one answer only."""
         found: dict[str, Value] = {}
         for question, answer in zip(special.questions, special.key, strict=True):
-            if answer == "a number" or not any(self.names(question)):
+            if isinstance(answer, Unasked) or not any(self.names(question)):
                 continue  # a flag in the place of a number is refused when hyperparameters are read
             written = self.written(question, answer, shape)
             found.setdefault(written, answer)
         return tuple(found.items())
 
-    def others(self, way: Way, place: int, opened: Collection[str]) -> Iterator[Way]:
+    def others(self, way: Way, place: int, opened: Collection[GivenName]) -> Iterator[Way]:
         """Yield ways that other values of what a question reads lead to."""
         question = way.trace[place][0]
-        names = self._read.get(question, frozenset())
-        hypers = sorted(n for n in names if n in opened)
+        names = self.reads(question)
+        hypers = sorted((n for n in names if not isinstance(n, Whole) and n in opened), key=str)
         choices = [self.candidates(name, question) for name in hypers]
         for values in product(*choices):
             changed = {**way.values, **dict(zip(hypers, values, strict=True))}
             found = self.way(changed, way.shape)
             if found is not None:
                 yield found
-        if names & {*FACTS, SHAPE} or question == DIMENSIONS:
+        if names & {*FACTS, Whole.SHAPE} or question == DIMENSIONS:
             for shape in dict.fromkeys((*self.shapes, *self.bordering(question, way.values))):
                 found = self.way(way.values, shape)
                 if found is not None:
                     yield found
 
-    def candidates(self, name: str, question: str) -> list[Value]:
+    def candidates(self, name: GivenName, question: str) -> list[Value]:
         """Return values of a hyperparameter that may answer a question otherwise."""
-        if name.startswith("group."):
+        if not isinstance(name, str):
             return [1.0, 0.0]
         hyper = self.hypers[name]
         none: list[Value] = [None] if hyper.type is HyperType.OPTIONAL else []
@@ -227,34 +251,40 @@ class Explorer:
             return [False, True]
         if hyper.type is HyperType.TEXT:
             return [self.start[name]]
-        literals = [float(w) for w in _words(question) if w.replace(".", "", 1).isdigit()]
+        literals = self.content(question).numbers
         numbers = [0.0, 0.5, 1.0, 2.0, 10.0, *(n + d for n in literals for d in (0.0, 1.0, -1.0))]
         start = self.start[name]
         inside = [n for n in numbers if not isinstance(hyper.domain, Range) or n in hyper.domain]
         return [start, *none, *inside]
 
-    def reads(self, question: str) -> frozenset[str]:
+    def reads(self, question: str) -> frozenset[Read]:
         """Return the names of what a question reads, of one that has been asked."""
-        return self._read.get(question, frozenset())
+        return self.content(question).reads
+
+    def content(self, question: str) -> Content:
+        """Return what is in a question that has been asked."""
+        return self._content.get(question, Content())
 
     # Questions as Python ------------------------------------------------------------------------------------
 
-    @property
-    def _read(self) -> dict[str, frozenset[str]]:
-        return self.__dict__.setdefault("_names_of", {})  # type: ignore[no-any-return]
-
-    def names(self, node: ast.Expr) -> Iterator[str]:
-        """Yield the hyperparameters, keys of the group and facts that a question reads."""
+    def inside(self, node: ast.Expr) -> Iterator[ast.Expr]:
+        """Yield what is in a question, and what locals in it stand for."""
         for inner in expressions(node):
+            if isinstance(inner, ast.Name) and inner.name in self.local:
+                yield from self.inside(self.local[inner.name])
+            else:
+                yield inner
+
+    def names(self, node: ast.Expr) -> Iterator[Read]:
+        """Yield the hyperparameters, keys of the group and facts that a question reads."""
+        for inner in self.inside(node):
             match inner:
-                case ast.Name(name=name) if name in self.local:
-                    yield from self.names(self.local[name])
                 case ast.Name(name=name):
                     yield name
-                case ast.Member():
-                    yield member_name(inner) or ""
-                case ast.Number(text=text) if text.startswith("size "):
-                    yield SHAPE
+                case ast.Member() if (key := member_name(inner)) is not None:
+                    yield key
+                case ast.KnownSize():
+                    yield Whole.SHAPE
                 case _:
                     pass
 
@@ -264,7 +294,8 @@ class Explorer:
         hyper = self.hypers.get(question.name) if isinstance(question, ast.Name) else None
         if hyper is not None and hyper.type is HyperType.OPTIONAL and isinstance(answer, bool):
             text = f"{text} is None"
-        self._read[text] = frozenset(self.names(question))
+        numbers = (nearest_float(n.value) for n in self.inside(question) if isinstance(n, ast.Number))
+        self._content[text] = Content(frozenset(self.names(question)), tuple(numbers))
         return text
 
     def text(self, node: ast.Expr, shape: tuple[int, ...]) -> str:
@@ -275,9 +306,9 @@ class Explorer:
             return text if text.isidentifier() or text[:1].isdigit() else f"({text})"
 
         match node:
-            case ast.Number(text=text, value=exact):
-                if text.startswith("size "):
-                    return _size(int(exact), shape)
+            case ast.KnownSize(value=size):
+                return _size(size, shape)
+            case ast.Number(value=exact):
                 return repr(int(exact)) if exact == int(exact) else repr(float(exact))
             case ast.Infinity():
                 return "math.inf"
@@ -291,8 +322,8 @@ class Explorer:
                 return self.text(self.local[name], shape)
             case ast.Name(name=name) if name in self.hypers or name in FACTS:
                 return python_name(name)
-            case ast.Member() if member_name(node) is not None:
-                return python_name(member_name(node) or "")
+            case ast.Member() if (key := member_name(node)) is not None:
+                return python_name(key)
             case ast.Unary(op=op, operand=operand):
                 return f"{op} {inner(operand)}" if op == "not" else f"{op}{inner(operand)}"
             case ast.Binary(op="??", left=left, right=right):
@@ -324,10 +355,6 @@ def _literals(node: ast.Expr) -> list[int]:
     return [int(x) for x in numbers if x == int(x) and 1 < x < 2**20]
 
 
-def _words(text: str) -> Sequence[str]:
-    return "".join(c if c.isalnum() or c in "._" else " " for c in text).split()
-
-
 def _size(number: int, shape: tuple[int, ...]) -> str:
     """Return a size as a product of sizes of the parameter."""
     places = []
@@ -344,8 +371,8 @@ def _size(number: int, shape: tuple[int, ...]) -> str:
 
 
 def open_ways(
-    compiled: CompiledRule, values: Mapping[str, Value], most: int, event: str | None = None
-) -> tuple[list[Way], frozenset[str]]:
+    compiled: CompiledRule, values: Values, most: int, event: str | None = None
+) -> tuple[list[Way], frozenset[GivenName]]:
     """Return the ways through as many options as lead to few variants, and the names of those options.
 
     Args:
@@ -355,12 +382,13 @@ def open_ways(
         event: The event whose statements are meant, None for a step.
     """
     explorer = Explorer(compiled, values, event)
-    order = [n for n in (*(h.name for h in compiled.rule.hypers),) if n in compiled.static_names and n not in values]
-    order += sorted(n for n in compiled.static_names if n.startswith("group."))
+    static, hypers = compiled.static_names, (h.name for h in compiled.rule.hypers)
+    order: list[GivenName] = [name for name in hypers if name in static and name not in values]
+    order += sorted((name for name in static if isinstance(name, GroupKey)), key=str)
     everything = explorer.ways(order, most)
     if everything is not None:
         return everything, frozenset(order)
-    opened: list[str] = []
+    opened: list[GivenName] = []
     found = explorer.ways((), 1000) or []
     for name in order:
         more = explorer.ways([*opened, name], max(most, len(found)))

@@ -10,8 +10,9 @@ from optlang.language import tree as ast
 from optlang.language.builtins import EVALUATIONS, MATRIX_FUNCTIONS, RANDOMS, SEARCHES, SIZES
 from optlang.language.evaluate import member_name
 from optlang.language.histories import sizes_of
+from optlang.language.identity import GroupKey
 from optlang.language.questions import draws, evaluations, tops
-from optlang.language.rule import Rule
+from optlang.language.rule import Rule, Values
 from optlang.language.sizes import Unfit
 from optlang.language.specialise import Special, specialise
 from optlang.language.tree import StateScope
@@ -153,7 +154,7 @@ def several_passes(order: Order, target: str) -> Iterator[Diagnostic]:
 def _left(order: Order) -> Special | None:
     """Return what is left of a rule with the chosen values; None if it is for no tensor of these dimensions."""
     facts = example_facts(order.ndim)
-    group = {f"group.{key}": 1.0 for key in order.compiled.group_keys}
+    group: Values = {GroupKey(key): 1.0 for key in order.compiled.group_keys}
     values = {**order.compiled.defaults(), **group, **order.values, **facts.named()}
     try:
         return specialise(order.compiled.rule, values, facts.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optlang.compiled import AnySlot, Kernel, Stage, Storage, Variant
@@ -107,7 +107,7 @@ class Functions:
     """Writes functions, each text once.
 
     Args:
-        places: Place of each name, as text, in the list of known values.
+        places: Place of each name in the list of known values.
         states: The states.
         totals: Names of the sums over the whole model.
 
@@ -116,7 +116,7 @@ class Functions:
         helpers: Names of the helpers that they call.
     """
 
-    def __init__(self, places: Mapping[str, int], states: States, totals: Sequence[Total]) -> None:
+    def __init__(self, places: Mapping[ValueName, int], states: States, totals: Sequence[Total]) -> None:
         self.places, self.states = places, states
         self.totals: list[NumberContribution] = list(totals)
         self.helpers: set[str] = set()
@@ -152,7 +152,7 @@ class Functions:
         names = []
         for source in (variant.source, variant.narrow_source):
             module = Module(source)
-            body = module.start(texts(variant.start_arguments), self.places, hosted)
+            body = module.start(variant.start_arguments, self.places, hosted)
             self.helpers |= module.helpers
             arguments = ("_p: Tensor", "_g: Tensor", "_known: List[float]")
             result = "Tuple[List[Tensor], List[float]]"
@@ -170,7 +170,7 @@ class Functions:
     def coefficients(self, kernel: Kernel) -> str:
         """Return the name of a function that computes coefficients and host states."""
         module = Module(kernel.source)
-        body = module.host("host", texts(kernel.host_arguments), self.places)
+        body = module.host("host", kernel.host_arguments, self.places)
         self.helpers |= module.helpers
         result = "Tuple[List[float], List[float]]"
         return self.add("host", ("_known: List[float]",), result, body, "Numbers of one step, in float64.")
@@ -178,7 +178,7 @@ class Functions:
     def numbers(self, source: str, name: str, arguments: Sequence[ValueName]) -> str:
         """Return the name of a function that returns some numbers."""
         module = Module(source)
-        body = module.host(name, texts(arguments), self.places)
+        body = module.host(name, arguments, self.places)
         self.helpers |= module.helpers
         return self.add("numbers", ("_known: List[float]",), "List[float]", body, "New values, in float64.")
 
@@ -199,7 +199,7 @@ class Functions:
         if len(variant.schedule.paths) == 1:
             return [f"return {first}"]
         module = Module(variant.source)
-        body = module.path(texts(variant.schedule.path_arguments), self.places)
+        body = module.path(variant.schedule.path_arguments, self.places)
         self.helpers |= module.helpers
         name = self.add("path", ("_known: List[float]",), "int", body, "Which way a step goes.")
         return [f"return {first} + {name}(known)"]
@@ -329,11 +329,6 @@ class _Run:
 
 def _local(name: ValueName) -> str:
     return ascii_name("_" + re.sub(r"\W", "_", text(name)))
-
-
-def texts(names: Iterable[ValueName]) -> list[str]:
-    """Return names as text."""
-    return list(map(text, names))
 
 
 def test_of(one: Carried, conditions: Conditions) -> str:

@@ -11,9 +11,10 @@ from optlang.compiled import Facts, Variant, VariantKey
 from optlang.compiler import CompiledRule
 from optlang.language import tree as ast
 from optlang.language.evaluate import evaluate, truth
-from optlang.language.rule import HyperType, Range, Value
+from optlang.language.identity import DimensionSize, GivenName, GroupKey
+from optlang.language.rule import HyperType, Range, Value, Values
 from optlang.language.sizes import Unfit
-from optlang.language.specialise import Size, specialise
+from optlang.language.specialise import SymbolicSize, specialise
 from optlang.language.walk import expressions
 from optlang.targets import Order
 
@@ -50,18 +51,17 @@ def facts_of(shape: Sequence[int]) -> Facts:
     return Facts(len(shape), math.prod(shape), rows, cols, 2.0**-23, tuple(shape))
 
 
-def with_formulas(shape: Sequence[int]) -> tuple[Size, ...]:
+def with_formulas(shape: Sequence[int]) -> tuple[SymbolicSize, ...]:
     """Return a shape whose sizes know which fact of a tensor they are."""
-    names = [f"_size{i}" for i in range(len(shape))]
-    names[:1] = ["_lead"][: len(shape)]
+    names: list[GivenName] = [DimensionSize(i) for i in range(len(shape))]
     names[-2:] = ["rows", "cols"][-len(shape) :] if shape else []
-    return tuple(Size(size, name) for size, name in zip(shape, names, strict=True))
+    return tuple(SymbolicSize(size, name) for size, name in zip(shape, names, strict=True))
 
 
-def chosen(order: Order) -> dict[str, Value]:
+def chosen(order: Order) -> dict[GivenName, Value]:
     """Return the values that the file starts from, by name."""
     compiled = order.compiled
-    group: dict[str, Value] = {f"group.{key}": 1.0 for key in compiled.group_keys}
+    group: Values = {GroupKey(key): 1.0 for key in compiled.group_keys}
     return {**compiled.defaults(), **group, **order.values}
 
 
@@ -81,7 +81,7 @@ def carried(order: Order, event: str | None = None, shapes: Sequence[tuple[int, 
 
 
 def _questions(
-    compiled: CompiledRule, values: Mapping[str, Value], shape: Sequence[int], event: str | None
+    compiled: CompiledRule, values: Values, shape: Sequence[int], event: str | None
 ) -> tuple[VariantKey, tuple[tuple[ast.Expr, Value], ...], Mapping[str, ast.Expr]] | None:
     """Return the key of the variant for a shape, its questions and their locals; None if the shape does not suit."""
     facts = facts_of(shape)
@@ -96,9 +96,7 @@ def _questions(
     return compiled.variant_key(values, facts, event), special.asked, special.known
 
 
-def _bordering(
-    order: Order, values: Mapping[str, Value], shapes: Sequence[tuple[int, ...]]
-) -> Iterator[tuple[int, ...]]:
+def _bordering(order: Order, values: Values, shapes: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
     """Yield matrices on both sides of the sizes that a rule compares its tensors' with (`rows <= max_dim`)."""
     bounds: dict[int, None] = {}
     for shape in shapes:
@@ -113,7 +111,7 @@ def _bordering(
         yield from itertools.product(sizes, sizes)
 
 
-def _settings(order: Order, shapes: Sequence[tuple[int, ...]]) -> Iterator[dict[str, Value]]:
+def _settings(order: Order, shapes: Sequence[tuple[int, ...]]) -> Iterator[dict[GivenName, Value]]:
     """Yield the values that are carried: those chosen, and with hyperparameters that are 0 or not, the other way."""
     values = chosen(order)
     switches = _switches(order, values, shapes)
@@ -126,7 +124,7 @@ def _settings(order: Order, shapes: Sequence[tuple[int, ...]]) -> Iterator[dict[
         yield {**values, **dict(picked)}
 
 
-def _switches(order: Order, values: dict[str, Value], shapes: Sequence[tuple[int, ...]]) -> dict[str, Value]:
+def _switches(order: Order, values: Values, shapes: Sequence[tuple[int, ...]]) -> dict[str, Value]:
     """Return the hyperparameters of which only is asked whether they are 0, each with a value of the other kind."""
     hypers = {h.name: h for h in order.compiled.rule.hypers if h.type is HyperType.NUMBER}
     asked: dict[str, None] = {}

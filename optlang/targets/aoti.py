@@ -17,8 +17,7 @@ from optlang.backends.loading.modules import load_module
 from optlang.compiled import FACTS, Storage, Variant
 from optlang.compiler import example_facts
 from optlang.diagnostics import Diagnostic, OptlangError
-from optlang.inputs import text
-from optlang.language.rule import Value
+from optlang.inputs import ValueName, as_values
 from optlang.language.sizes import Unfit
 from optlang.targets import Order, _refusals, refusal
 from optlang.targets._variants import chosen
@@ -79,13 +78,13 @@ class Contract:
 
     def metadata(self) -> dict[str, str]:
         """Return what the package says of itself."""
-        known: dict[str, Value] = {**self.values, "t": 1.0, "first": 1.0}
+        known: dict[ValueName, Any] = as_values(self.values) | {"t": 1.0, "first": 1.0}
         defaults = [known.get(name) for name in self.numbers]
         layout = self.variant.layout
         flat = "flat" if layout.flat else f"front={layout.front} back={layout.back}"
         return {
             "rule": self.compiled.name,
-            "numbers": " ".join(self.numbers),
+            "numbers": " ".join(map(str, self.numbers)),
             "defaults": " ".join(repr(float(x)) if isinstance(x, int | float) else "nan" for x in defaults),
             "states": " ".join(slot.key for slot in self.states),
             "returned": " ".join(self.hosted),
@@ -95,7 +94,8 @@ class Contract:
     def started(self, p: Any, g: Any) -> dict[str, Any]:
         """Return the initial states by name, from the hyperparameters as they are when the rule is emitted."""
         start = load_module(self.variant.source, self.variant.name)["start"]
-        found: dict[str, Any] = start(p, g, *(self.values[text(name)] for name in self.variant.start_arguments))
+        given = as_values(self.values)
+        found: dict[str, Any] = start(p, g, *(given[name] for name in self.variant.start_arguments))
         return found
 
     def model(self) -> Any:
@@ -113,13 +113,13 @@ class Contract:
         class Model(torch.nn.Module):
             def forward(self, p: Any, g: Any, *rest: Any) -> Any:
                 *states, numbers = rest
-                values = dict(zip(names, numbers.unbind(), strict=True)) if names else {}
+                values: dict[ValueName, Any] = dict(zip(names, numbers.unbind(), strict=True)) if names else {}
                 if "first" in values:
                     values["first"] = values["first"] != 0
-                coefficients, kept = host(*(values[text(name)] for name in kernel.host_arguments))
+                coefficients, kept = host(*(values[name] for name in kernel.host_arguments))
                 c = torch.stack([as_number(x) for x in coefficients]).to(p.dtype)
-                tensors = {"p": p, "g": g, **dict(zip(held, states, strict=True))}
-                update(*(tensors[text(name)] for name in kernel.tensors), c)
+                tensors: dict[ValueName, Any] = {"p": p, "g": g, **dict(zip(held, states, strict=True))}
+                update(*(tensors[name] for name in kernel.tensors), c)
                 return torch.stack([as_number(x) for x in kept]) if hosted else None
 
         return Model()

@@ -10,22 +10,23 @@ import math
 import re
 import symtable
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from optlang.backends.naming import python_name
+from optlang.compiled import DIMENSION_SIZES, Variant
 from optlang.compiled import FACTS as FACT_NAMES
-from optlang.compiled import MIDDLE, Variant
 from optlang.compiler import CompiledRule
 from optlang.diagnostics import Diagnostic, OptlangError
-from optlang.inputs import Progress
+from optlang.inputs import Progress, ValueName
 from optlang.language.checking.hypers import python_name as argument_name
+from optlang.language.identity import Count, DimensionSize
 from optlang.language.questions import draws, evaluations
 from optlang.language.quoting import docstring, literal
-from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
+from optlang.language.rule import Hyper, HyperType, OneOf, Range, Values
 from optlang.language.tree import StateScope
 from optlang.runtime import documentation
 from optlang.runtime.counterpart import Counterpart
@@ -58,15 +59,14 @@ TESTS = {
     "a string": "lambda x: isinstance(x, str)",
     "a string or None": "lambda x: x is None or isinstance(x, str)",
 }
-FACTS = {
+FACTS: dict[str | DimensionSize, str] = {
     "ndim": "p.dim()",
     "numel": "p.numel()",
     "rows": "p.shape[-2] if p.dim() > 1 else 1",
     "cols": "p.shape[-1] if p.dim() > 0 else 1",
     "eps_of": "torch.finfo(p.dtype).eps",
-    "_lead": "p.shape[0] if p.dim() > 0 else 1",
     "shape": "tuple(p.shape)",
-    **{name: f"p.shape[{name[5:]}] if p.dim() > {name[5:]} else 1" for name in MIDDLE},
+    **{size: f"p.shape[{size.dim}] if p.dim() > {size.dim} else 1" for size in DIMENSION_SIZES},
 }
 
 
@@ -125,7 +125,7 @@ class _File:
         )
         self.constants = [*(form.text() for form in chosen), *self.constants]
         self.note_features(variants, chosen, staged)
-        self.settled = sorted(n for n in compiled.static_names if n not in opened)
+        self.settled = sorted((n for n in compiled.static_names if n not in opened), key=str)
         return self.assembled()
 
     choosers: list[str] = field(default_factory=list)
@@ -176,7 +176,7 @@ class _File:
             found.add("in_groups")
         self.features |= found
 
-    def facts(self) -> list[str]:
+    def facts(self) -> list[str | DimensionSize]:
         """Return the names of the facts that are read."""
         read = self.forms.read | set(re.findall(r"\w+", "\n".join(self.choosers)))
         return [name for name in (*FACT_NAMES, "shape") if name in read and name in FACTS]
@@ -193,18 +193,18 @@ class _File:
             run = scope[self.library.add(function, function.name)]
             for values in trials:
                 for t in (1.0, 2.0, 3.0, 5.0, 10.0, 100.0, 1e6):
-                    known = {**values, "t": t, "group.t": t, "first": t == 1.0}
+                    known = {**values, "t": t, Count.GROUP: t, "first": t == 1.0}
                     try:
-                        run(*(known.get(str(name), 2.0) for name in names))
+                        run(*(known.get(name, 2.0) for name in names))
                     except (ArithmeticError, ValueError):
                         return True
                     except TypeError:  # a variant in which this is a number
                         continue
         return False
 
-    def trial(self, values: Mapping[str, Value]) -> dict[str, Any]:
+    def trial(self, values: Values) -> dict[ValueName, Any]:
         """Return hyperparameters and facts for a trial."""
-        defaults: dict[str, Any] = {**self.order.compiled.defaults(), **self.order.values, **values}
+        defaults = {**self.order.compiled.defaults(), **self.order.values, **values}
         return {name: 1.0 if value is None else value for name, value in defaults.items()}
 
     # Text ---------------------------------------------------------------------------------------------------
@@ -244,8 +244,7 @@ class _File:
         lines += ["", *(f"    {line}".rstrip() for line in _formulas(source.text))]
         if self.settled:
             values = {**self.order.compiled.defaults(), **self.order.values}
-            names = [n for n in self.settled if n in values]
-            settled = ", ".join(f"{n} = {values[n]}" for n in names)
+            settled = ", ".join(f"{n} = {values[n]}" for n in self.settled if n in values)
             if settled:
                 lines += ["", *_wrapped(f"It was made for {settled}: other choices of these are refused.")]
         modules = [m for m in ("functools", "math", "operator", "types") if f"{m}." in body]
@@ -314,7 +313,7 @@ class _File:
     def words(self) -> dict[str, str]:
         """Return what stands in the templates for words."""
         has, compiled = self.features.__contains__, self.order.compiled
-        facts = [f"{literal(name)}: {FACTS[name]}" for name in self.facts()]
+        facts = [f"{literal(str(name))}: {FACTS[name]}" for name in self.facts()]
         timed = [n for n in ("t", "first") if n in self.forms.read]
         first = "count == 0.0" if has("counts") else "bool(form.states) and not old"
         if has("counts_differ"):

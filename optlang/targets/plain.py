@@ -20,6 +20,7 @@ from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS, EVALUATIONS, RANDOMS, SEARCHES, SIZES
 from optlang.language.evaluate import member_name
+from optlang.language.identity import GivenName
 from optlang.language.kinds import Level
 from optlang.language.quoting import docstring, literal
 from optlang.language.rule import Hyper, State, Value
@@ -28,7 +29,7 @@ from optlang.language.tree import StateScope
 from optlang.language.walk import assigned, block_expressions, body_of, expressions, names_read
 from optlang.targets import Order, _refusals, refusal
 from optlang.targets._python import INDENT, WIDTH, formatted, spaced
-from optlang.targets._questions import SHAPE, Explorer, Unspoken
+from optlang.targets._questions import Explorer, Unspoken, Whole
 
 SUFFIX = ".py"
 NAME = "plain"
@@ -96,7 +97,7 @@ class _Function:
 
     def __init__(self, order: Order) -> None:
         self.order, self.rule = order, order.compiled.rule
-        self.values: dict[str, Value] = {**order.compiled.defaults(), **order.values}
+        self.values: dict[GivenName, Value] = {**order.compiled.defaults(), **order.values}
         facts = example_facts(order.ndim)
         misfit = order.compiled.misfit(self.values, facts)
         if misfit is not None:
@@ -105,7 +106,7 @@ class _Function:
         self.kinds: dict[str, int] = {h.name: NUMBER for h in self.rule.hypers}
         self.kinds |= dict.fromkeys((*FACTS, "t", "first"), NUMBER) | {"p": TENSOR, "g": TENSOR}
         self.explorer = Explorer(order.compiled, order.values)
-        self.asked = [(q, a) for q, a in self.questions(facts.shape) if self.explorer.reads(q) & {*FACTS, SHAPE}]
+        self.asked = [(q, a) for q, a in self.questions(facts.shape) if self.explorer.reads(q) & {*FACTS, Whole.SHAPE}]
         self.is_for_ndim = bool(self.asked) or self.special.fixed_ndim
         self.names: dict[str, str] = {"first": "(t == 1)", **FACTS, **(_sizes(order.ndim) if self.is_for_ndim else {})}
         self.taken = {"param", "params", "grads", "states", "state", "t", "p", "g"}

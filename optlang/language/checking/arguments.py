@@ -22,7 +22,7 @@ def check_call(node: Call, scope: Scope) -> None:
     builtin = BUILTINS[node.function.name]
     if builtin.name in ("max", "min"):
         _check_extreme(node, builtin, scope)
-    elif builtin.signature.startswith("*"):
+    elif builtin.variadic:
         _check_sizes(node, builtin, scope)
     else:
         parameters = tuple((name, default is not None) for name, default in builtin.parameters)
@@ -34,7 +34,7 @@ def shown(builtin: Builtin) -> str:
     """Return a function's head as a rule would call it."""
     if builtin.name in ("max", "min"):
         return f"{builtin.name}(x, y, ...) or {builtin.name}(x, dim = ...)"
-    if builtin.signature.startswith("*"):
+    if builtin.variadic:
         return f"{builtin.name}(rows, cols)" + (f" or {builtin.name}()" if builtin.group == RANDOM else "")
     return f"{builtin.name}({builtin.signature}{', dim = ...' if builtin.reduction else ''})"
 

@@ -8,7 +8,7 @@ from optlang.language.checking.constants import NotConstant, fold, is_whole
 from optlang.language.checking.findings import Findings
 from optlang.language.checking.scope import Scope
 from optlang.language.evaluate import NotStatic, evaluate
-from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
+from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value, Values
 from optlang.language.suggest import listing, nearest
 from optlang.language.tree import Choices, Domain, Expr, HyperDecl, HyperItem, Interval, Name
 from optlang.language.walk import expressions
@@ -138,7 +138,8 @@ def _derived(item: HyperItem, scope: Scope) -> Value:
     if item.default is None:
         return None
     names = {node.name for node in expressions(item.default) if isinstance(node, Name)}
-    known = {h.name: h.default for h in scope.hypers.values() if h.type is HyperType.NUMBER and not h.required}
+    numbers = [h for h in scope.hypers.values() if h.type is HyperType.NUMBER and not h.required]
+    known: Values = {h.name: h.default for h in numbers}
     if not names & known.keys():
         return None
     try:

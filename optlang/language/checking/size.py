@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from optlang.language import derived
 from optlang.language.builtins import BUILTINS
@@ -10,7 +10,7 @@ from optlang.language.checking.constants import as_float
 from optlang.language.checking.findings import Findings
 from optlang.language.checking.scope import Scope
 from optlang.language.evaluate import NotStatic, evaluate
-from optlang.language.rule import Value
+from optlang.language.rule import Values
 from optlang.language.specialise import MAX_NODES, MAX_REPEATS
 from optlang.language.tree import Assign, Call, Def, Every, Expr, For, If, Name, Number, On, Repeat, Return, Stmt, Tree
 from optlang.language.walk import blocks, body_of, expressions, own_expressions, parts, statements
@@ -91,7 +91,7 @@ class Size:
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self.functions: dict[str, int] = {}
-        self.numbers: Mapping[str, Value] = {h.name: h.default for h in scope.hypers.values() if not h.required}
+        self.numbers: Values = {h.name: h.default for h in scope.hypers.values() if not h.required}
 
     def of_expression(self, expr: Expr) -> int:
         """Return the size of an expression."""

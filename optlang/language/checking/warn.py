@@ -11,7 +11,7 @@ from optlang.language.checking.grid import Abandoned, Grid
 from optlang.language.checking.trial import Trial
 from optlang.language.checking.trial_values import BAD_LOG, BY_ZERO, NEGATIVE_ROOT, ZERO_BY_ZERO
 from optlang.language.checking.worlds import World
-from optlang.language.histories import counter, starter
+from optlang.language.histories import counter, sizes_of, starter
 from optlang.language.iterations import UNREAD
 from optlang.language.questions import evaluations
 from optlang.language.rule import Rule
@@ -104,12 +104,13 @@ def _unused_states(rule: Rule, reads: set[str], findings: Findings) -> None:
     written = {n.name: n.span for body in (*rule.events.values(), rule.body) for n in reversed(list(assigned(body)))}
     decls = [d for d in rule.tree.items if isinstance(d, StateDecl)]
     named = {item.name.name for d in decls for item in d.items if item.key is not None}
+    of_histories = {name(history) for history in sizes_of(rule.tree) for name in (counter, starter)}
     for state in rule.states:
         name = state.name
         if state.name in written and state.name in named:
             continue  # who gives it a key may want to read it in checkpoints
-        if name.endswith((counter(""), starter(""))):
-            continue  # what belongs to a history
+        if name in of_histories:
+            continue
         if state.name in written and state.name not in reads:
             findings.add(
                 "W601",

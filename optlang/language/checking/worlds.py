@@ -19,8 +19,6 @@ from optlang.language.rule import Hyper, HyperType, OneOf, Range, Value
 from optlang.language.tree import Binary, Call, Compare, Expr, Name, Slice, Ternary, Unary
 from optlang.language.walk import expressions
 
-#: Stands for the shape among the names of hyperparameters, none of which it can be.
-SHAPE = "(shape)"
 SHAPES: tuple[tuple[int, ...], ...] = ((2, 3), (6,), (), (3, 2), (2, 3, 2), (1, 2, 3, 2), (64, 64), (1, 6), (6, 1))
 
 #: Shapes for a rule of matrices: sizes that no two of them, and no small number in a rule, have in common.
@@ -45,6 +43,24 @@ class World:
     def ordinary(self) -> bool:
         """Whether the tensor is a matrix as most are: neither square nor a single row or column."""
         return len(self.shape) == 2 and min(self.shape) > 1 and self.shape[0] != self.shape[1]
+
+
+@dataclass(frozen=True)
+class _Hyper:
+    """Another value of a hyperparameter."""
+
+    name: str
+    value: Value
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Another shape of the tensor."""
+
+    shape: tuple[int, ...]
+
+
+_Change = _Hyper | _Shape
 
 
 def facts(shape: tuple[int, ...]) -> dict[str, Value]:
@@ -103,20 +119,19 @@ def worlds(
     names = [name for name, values in axes.items() if len(values) > 1]
     base = {name: values[0] for name, values in axes.items()}
     found = [World({**base, **facts(shapes[0])}, shapes[0], True)]
-    choices: list[list[tuple[str, object]]] = [[(SHAPE, s) for s in shapes[1:]]] if matrices else []
-    choices += [[(name, v) for v in axes[name][1:]] for name in names]
-    choices += [] if matrices else [[(SHAPE, s) for s in shapes[1:]]]
+    others: list[_Change] = [_Shape(shape) for shape in shapes[1:]]
+    choices: list[list[_Change]] = [[_Hyper(name, v) for v in axes[name][1:]] for name in names]
+    choices = [others, *choices] if matrices else [*choices, others]
     for changes in _combinations([axis for axis in choices if axis]):
-        changed = dict(changes)
-        shape = changed.pop(SHAPE, shapes[0])
-        assert isinstance(shape, tuple)
-        found.append(World({**base, **changed, **facts(shape)}, shape, not changed))  # type: ignore[dict-item]
+        changed = {change.name: change.value for change in changes if isinstance(change, _Hyper)}
+        shape = next((change.shape for change in changes if isinstance(change, _Shape)), shapes[0])
+        found.append(World({**base, **changed, **facts(shape)}, shape, not changed))
         if len(found) >= limit:
             break
     return found
 
 
-def _combinations(axes: list[list[tuple[str, object]]]) -> Iterator[tuple[tuple[str, object], ...]]:
+def _combinations(axes: list[list[_Change]]) -> Iterator[tuple[_Change, ...]]:
     """Yield changes along one axis, then along two, and so on."""
     for count in range(1, len(axes) + 1):
         for chosen in itertools.combinations(axes, count):

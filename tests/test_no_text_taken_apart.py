@@ -1,0 +1,86 @@
+"""Between the checker and the runtime, what something is is said by its class: no name is taken apart to find out.
+
+Tests of how a text begins or ends are for what is text: generated code, numbers in it, messages of other programs.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "optlang"
+TAKING_APART = {"startswith", "endswith", "partition", "rpartition", "removeprefix", "removesuffix"}
+
+#: Where names are handed on: folders, and modules.
+FOLDERS = ("backends", "ir", "runtime", "targets", "language/checking")
+MODULES = ("assembly", "compiled", "compiler", "inputs", "language/evaluate", "language/identity", "language/questions")
+MODULES = (*MODULES, "language/sizes", "language/specialise")
+
+#: What may take a text apart: function by file, and the text that it is.
+TEXTS = {
+    ("backends/cpp_writer.py", "literal"): "a number as C++",
+    ("backends/loading/slow.py", "cause"): "what a compiler says",
+    ("backends/loading/toolchain.py", "_capabilities"): "/proc/cpuinfo",
+    ("backends/naming.py", "next_version"): "a name with a number behind it, for people",
+    ("backends/spelling.py", "fill"): "a piece of Python",
+    ("ir/builder.py", "symbol"): "a name with a number behind it, for people",
+    ("ir/lower.py", "_stem"): "a name with a number behind it, for people",
+    ("runtime/counterpart.py", "of"): "the path of a class of torch",
+    ("runtime/optimizer.py", "_public"): "an attribute of the user's",
+    ("targets/_choice.py", "chooser"): "a line of Python",
+    ("targets/_forms.py", "result"): "a line of Python",
+    ("targets/_forms.py", "_word"): "a condition as Python",
+    ("targets/_template.py", "filled"): "a line of a template",
+    ("targets/module.py", "assembled"): "a piece of Python",
+    ("targets/module.py", "docstring"): "a docstring",
+    ("targets/plain.py", "_wrapped"): "a line of a docstring",
+}
+#: Files that are about nothing but text.
+FORMATTING = ("targets/_python.py",)
+
+
+def files() -> list[Path]:
+    """Return the modules in which names are handed on."""
+    inside = [path for folder in FOLDERS for path in (PACKAGE / folder).rglob("*.py")]
+    return sorted([*inside, *(PACKAGE / f"{module}.py" for module in MODULES)])
+
+
+def taking_apart(node: ast.AST, function: str = "") -> Iterator[tuple[str, int]]:
+    """Yield the functions that take a text apart, with the line."""
+    for inner in ast.iter_child_nodes(node):
+        name = inner.name if isinstance(inner, ast.FunctionDef) else function
+        if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Attribute) and inner.func.attr in TAKING_APART:
+            yield name, inner.lineno
+        yield from taking_apart(inner, name)
+
+
+def test_no_name_is_taken_apart() -> None:
+    found = {}
+    for path in files():
+        name = path.relative_to(PACKAGE).as_posix()
+        if name not in FORMATTING:
+            for function, line in taking_apart(ast.parse(path.read_text(encoding="utf-8"))):
+                found.setdefault((name, function), line)
+    assert {place: line for place, line in found.items() if place not in TEXTS} == {}
+    assert set(TEXTS) <= set(found), "these take no text apart any more"
+
+
+@pytest.mark.parametrize("template", sorted((PACKAGE / "targets").glob("*.txt")), ids=lambda path: path.stem)
+def test_no_template_takes_a_name_apart(template: Path) -> None:
+    """What generated files are made of goes by records, too."""
+    words = re.findall(rf"\.({'|'.join(TAKING_APART)})\(", template.read_text(encoding="utf-8"))
+    assert words == []
+
+
+@pytest.mark.parametrize(
+    ("code", "places"),
+    [
+        ("def f(name):\n    return name.startswith('group.')", [("f", 2)]),
+        ("kind, _, rest = name.partition(' ')", [("", 1)]),
+        ("def f(name):\n    return isinstance(name, GroupKey)", []),
+    ],
+)
+def test_the_test_itself(code: str, places: list[tuple[str, int]]) -> None:
+    assert list(taking_apart(ast.parse(code))) == places
