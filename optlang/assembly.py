@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -341,9 +342,18 @@ def _slots(special: Special, lowered: Lowered, rule: Rule) -> tuple[Slot, ...]:
 
 
 def ranges(rule: Rule) -> dict[ValueName, tuple[float, float]]:
-    """Return between which numbers the hyperparameters lie, by name."""
-    hypers = [hyper for key in rule.keys.values() for hyper in key if isinstance(hyper.domain, Range)]
-    return {hyper.name: (hyper.domain.low, hyper.domain.high) for hyper in hypers if isinstance(hyper.domain, Range)}
+    """Return between which numbers the hyperparameters lie, by name; what may be any positive number is below 1.
+
+    So are momenta and decay rates that ``torch.optim`` sets no limit to. Only presets of ``store`` go by this.
+    """
+    found: dict[ValueName, tuple[float, float]] = {}
+    for hyper in (hyper for key in rule.keys.values() for hyper in key):
+        if isinstance(hyper.domain, Range):
+            low, high = hyper.domain.low, hyper.domain.high
+            if low >= 0 and (math.isinf(high) or high == 1):
+                high = max(math.nextafter(1.0, 0.0), low)
+            found[hyper.name] = low, high
+    return found
 
 
 def _format(name: str, storage: Storage, start: Program) -> Format:

@@ -96,6 +96,7 @@ class Slot:
         signed: Whether some of its numbers may be negative.
         divides: Whether something is divided by them.
         zero: Whether they are 0 before the first step.
+        averages: Whether what was kept has less weight with every step, so that errors fade.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Slot:
     signed: bool = True
     divides: bool = False
     zero: bool = False
+    averages: bool = False
 
     @property
     def of_elements(self) -> bool:

@@ -24,6 +24,7 @@ class Traits(NamedTuple):
     signed: bool = True
     divides: bool = True
     zero: bool = False
+    averages: bool = False
 
 
 class Interval(NamedTuple):
@@ -35,6 +36,12 @@ class Interval(NamedTuple):
     def joined(self, other: Interval) -> Interval:
         """Return the least interval that has the numbers of both."""
         return Interval(min(self.low, other.low), max(self.high, other.high))
+
+
+def multiplied(one: Interval, other: Interval) -> Interval:
+    """Return the interval of products; any number of zeros is 0, as no value is infinite."""
+    ends = [0.0 if 0.0 in (a, b) else a * b for a in one for b in other]
+    return Interval(min(ends), max(ends))
 
 
 ANY, POSITIVE, UNIT = Interval(-math.inf, math.inf), Interval(0.0, math.inf), Interval(0.0, 1.0)
@@ -70,7 +77,8 @@ def of_states(
         hopeful = kept
     divisors = {name for program in programs for name in _divisors(program)}
     zero = {name for name, expr in initial.items() if starting.of(expr) == NOTHING}
-    return {name: Traits(name not in hopeful, name in divisors, name in zero) for name in initial}
+    averages = {name for name in initial if all(_fades(program, ranges, hopeful, name) for program in programs)}
+    return {name: Traits(name not in hopeful, name in divisors, name in zero, name in averages) for name in initial}
 
 
 def _keeps(
@@ -79,6 +87,34 @@ def _keeps(
     """Whether a step leaves a state that is not negative so."""
     intervals = _Intervals(program, ranges, hopeful)
     return all(intervals.of(store.expr).low >= 0 for store in program.stores if store.target == name)
+
+
+def _fades(
+    program: Program, ranges: Mapping[ValueName, tuple[float, float]], hopeful: set[ValueName], name: ValueName
+) -> bool:
+    """Whether what a state was has less weight in what it becomes than it had, so that errors fade as well."""
+    intervals = _Intervals(program, ranges, hopeful)
+    if _follows_parameter(program, name, _Slopes(intervals, program, "p")):
+        return False
+    found = _Slopes(intervals, program, name)
+    slopes = [found.of(store.expr) for store in program.stores if store.target == name]
+    return bool(slopes) and all(slope.low > -1 and slope.high < 1 for slope in slopes)
+
+
+def _follows_parameter(program: Program, name: ValueName, slopes: _Slopes) -> bool:
+    """Whether a state is made of parameters, without gradients but those that have moved them."""
+    exprs = {value.symbol: value.expr for value in program.values}
+    moved = {symbol for symbol, slope in slopes.known.items() if slope == Interval(1.0, 1.0)}
+    known = {i.symbol: i.name for i in program.inputs}
+    found: set[sp.Symbol] = set()
+    todo = [store.expr for store in program.stores if store.target == name]
+    while todo:
+        for symbol in todo.pop().free_symbols - found:
+            found.add(symbol)
+            if symbol in exprs and symbol not in moved:
+                todo.append(exprs[symbol])
+    names = {known.get(symbol) for symbol in found}
+    return "g" not in names and bool("p" in names or found & moved)
 
 
 def _divisors(program: Program) -> Iterable[ValueName]:
@@ -140,18 +176,16 @@ class _Intervals:
             parts = [self.of(a) for a in expr.args]
             return Interval(sum(p.low for p in parts), sum(p.high for p in parts))
         if expr.is_Mul:
-            return self._product(expr.args)
+            return self.product(expr.args)
         if expr.is_Pow:
             return self._power(expr)
         return self._function(expr) if expr.is_Function else ANY
 
-    def _product(self, factors: Sequence[sp.Expr]) -> Interval:
-        """Return the interval of a product; an infinite number of zeros is 0, as no value is infinite."""
+    def product(self, factors: Sequence[sp.Expr]) -> Interval:
+        """Return the interval of a product."""
         found = Interval(1.0, 1.0)
         for factor in factors:
-            part = self.of(factor)
-            ends = [0.0 if 0.0 in (a, b) else a * b for a in found for b in part]
-            found = Interval(min(ends), max(ends))
+            found = multiplied(found, self.of(factor))
         return found
 
     def _power(self, expr: sp.Pow) -> Interval:
@@ -181,3 +215,38 @@ class _Intervals:
         if name in (*BETWEEN, "sum") and self.of(args[0]).low >= 0:
             return POSITIVE
         return ANY
+
+
+class _Slopes:
+    """By how much values of a program change with a state, as intervals."""
+
+    def __init__(self, intervals: _Intervals, program: Program, name: ValueName) -> None:
+        self.intervals = intervals
+        self.known: dict[sp.Symbol, Interval] = {i.symbol: Interval(1.0, 1.0) for i in program.inputs if i.name == name}
+        for value in program.values:
+            if value.expr.free_symbols & self.known.keys():
+                self.known[value.symbol] = self.of(value.expr)
+
+    def of(self, expr: sp.Expr) -> Interval:
+        """Return the interval of the slope of an expression."""
+        if not expr.free_symbols & self.known.keys():
+            return NOTHING
+        if expr.is_Symbol:
+            return self.known[expr]
+        if expr.is_Add:
+            parts = [self.of(a) for a in expr.args]
+            return Interval(sum(p.low for p in parts), sum(p.high for p in parts))
+        if expr.is_Mul:
+            moving = [a for a in expr.args if a.free_symbols & self.known.keys()]
+            if len(moving) == 1:
+                slope, rest = self.of(moving[0]), self.intervals.product([a for a in expr.args if a is not moving[0]])
+                return multiplied(slope, rest)
+        if expr.is_Function and algebra.name_of(expr) in ("select", "where", "max", "min"):
+            found = NOTHING
+            for arg in expr.args:
+                found = found.joined(ANY if algebra.is_condition(arg) and self._moves(arg) else self.of(arg))
+            return found
+        return ANY
+
+    def _moves(self, expr: sp.Expr) -> bool:
+        return bool(expr.free_symbols & self.known.keys())

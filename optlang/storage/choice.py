@@ -44,6 +44,14 @@ class State(Protocol):
     def divides(self) -> bool:
         """Whether something is divided by them."""
 
+    @property
+    def zero(self) -> bool:
+        """Whether they are 0 before the first step."""
+
+    @property
+    def averages(self) -> bool:
+        """Whether what was kept has less weight with every step."""
+
 
 def checked(who: str, store: Any, keys: Sequence[str]) -> Any:
     """Return what was given for ``store``.
@@ -111,8 +119,9 @@ def formats(who: str, store: Any, slots: Sequence[State], numel: int) -> dict[st
     found: dict[str, Format] = {}
     for slot in slots:
         asked = store.get(slot.key) if isinstance(store, Mapping) else None
-        if isinstance(store, str) and slot.of_elements:
-            found[slot.key] = _preset(store, slot)
+        preset = _preset(store, slot) if isinstance(store, str) and slot.of_elements else None
+        if preset is not None:
+            found[slot.key] = preset
         elif asked is not None and not slot.of_elements:
             raise ValueError(
                 f"{who}: state {slot.key!r} cannot be kept in {asked}, as it is not shaped like its parameter"
@@ -134,11 +143,13 @@ def found(codes: torch.Tensor, scales: torch.Tensor) -> Blocks | None:
     return next((each for each in fitting if each.scales_shape(shape) == tuple(scales.shape)), None)
 
 
-def _preset(preset: str, slot: State) -> Format:
-    """Return the format of a state in a preset."""
+def _preset(preset: str, slot: State) -> Format | None:
+    """Return the format of a state in a preset; None if it stays as it is."""
     if preset != "8bit":
         return Fixed(TYPES[preset])
+    if not (slot.averages and slot.zero):  # sums, and what is near a parameter: errors would stay
+        return None
     if not slot.signed:
         return Log8()
     # A signed state that something is divided by must not become 0 beside large neighbours.
-    return Fixed("bfloat16") if slot.divides else Fp8()
+    return Fixed(TYPES["bf16"]) if slot.divides else Fp8()
