@@ -160,7 +160,9 @@ class Record:
         self.count = _number(step) if step is not None else float(present)
         if missing and g.is_sparse:  # a state may start from it
             g = g.to_dense()
-        fresh = prepared.started(self.parameter, g, values) if missing else {}
+        empty = {slot.name: self._zeros(formats[slot.key]) for slot in missing if slot.zero and slot.key in formats}
+        unknown = any(slot.name not in empty for slot in missing)
+        fresh = {**(prepared.started(self.parameter, g, values) if unknown else {}), **empty}
         numbers: list[float] = []
         tensors: dict[ValueName, torch.Tensor] = {}
         shapes = prepared.shapes(self.parameter, values) if present else {}
@@ -198,6 +200,13 @@ class Record:
         self.hold([None] * len(mirrored), [*(tensors[slot.name] for slot in prepared.stored), *scales])
         return tensors
 
+    def _zeros(self, format: Format) -> torch.Tensor:
+        """Return a state of zeros, of as many bits as it will be kept in; of one in codes nothing but the shape."""
+        p = self.parameter
+        if isinstance(format, Blocks):
+            return torch.empty(p.shape, device="meta")
+        return torch.zeros_like(p, dtype=getattr(torch, format.dtype(real_name(p.dtype))), requires_grad=False)
+
     def _in_codes(self, slot: Slot, format: Blocks, value: torch.Tensor, fresh: bool) -> torch.Tensor:
         """Return the codes of a state, which become its tensor, and take note of their scales."""
         held = self.state.get(slot.key + SCALE)
@@ -205,7 +214,7 @@ class Record:
             codes, scales = value, held
         else:
             if fresh and slot.zero:
-                codes, scales = format.zeros(value)
+                codes, scales = format.zeros(self.parameter)
             else:
                 value = value if held is None else self._decoded(slot, value)
                 codes, scales = format.encode(self._fitting(slot.key, slot.storage, value).contiguous().float())
