@@ -139,9 +139,9 @@ class Record:
         """
         p, layout = self.parameter, self.prepared.variant.layout
         self.gradient_dtype = g.dtype
+        self.copied = is_marked(p) or (not is_dense(p) if layout.flat else not p.is_contiguous())
         states = self.tensors = self._states(g, {**values, **self.facts.named()}, formats)
-        in_order = self.coded or not layout.flat
-        self.copied = is_marked(p) or not (p.is_contiguous() if in_order else is_dense(p))
+        self.copied |= bool(self.coded) and not p.is_contiguous()
         self.ordinary = all(address(t) or not t.numel() for t in (p, g, *states.values()) if not t.is_sparse)
         self.volatile |= p.is_inference() or not (self.ordinary or is_fake(p) or p.is_meta)
         self.whole = not self.ordinary and layout.flat and self.prepared.variant.elementwise and not p.is_complex()
