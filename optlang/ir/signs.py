@@ -169,7 +169,7 @@ class _Intervals:
         """Return the interval of an expression."""
         if expr.is_Symbol:
             return self.known.get(expr, ANY)
-        if expr.is_number and expr.is_real:
+        if expr.is_Number or expr.is_NumberSymbol:
             number = float(expr)
             return Interval(number, number)
         if expr.is_Add:
