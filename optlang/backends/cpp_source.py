@@ -21,6 +21,7 @@ import sympy as sp
 from optlang.backends.cpp_nest import NestWriter
 from optlang.backends.cpp_plan import Nest, Plan, Shapes, Sweep
 from optlang.backends.cpp_terms import REDUCTIONS, Places, Terms
+from optlang.backends.cpp_view import groups, merged
 from optlang.backends.cpp_writer import knows
 from optlang.backends.memory import INDENT
 from optlang.compiled import AnySlot, Kernel, Layout, Storage
@@ -37,7 +38,8 @@ def emit(kernel: Kernel) -> str:
     rank = kernel.ndim if layout.exact else layout.front + layout.back + 1
     if kernel.matrices or not (rank and _suits(program, kernel.kept, Shapes(program, rank)) and all(map(knows, exprs))):
         return ""
-    return "\n".join(_lines(program, kernel.tensors, layout, rank)) + "\n"
+    grouped = groups(program, rank)
+    return "\n".join(_lines(*merged(program, layout, grouped), kernel.tensors, grouped)) + "\n"
 
 
 def _suits(program: Program, slots: Sequence[AnySlot], shapes: Shapes) -> bool:
@@ -77,11 +79,13 @@ def _laned(lanes: set[int], present: int) -> Iterator[tuple[int, int, int]]:
     yield from ((0, lane, present) for lane in sorted(lanes, reverse=True))
 
 
-def _lines(program: Program, tensors: Sequence[ValueName], layout: Layout, rank: int) -> Iterator[str]:
+def _lines(program: Program, layout: Layout, tensors: Sequence[ValueName], grouped: Sequence[int]) -> Iterator[str]:
     """Yield the lines of the kernels of a step."""
+    rank = grouped[-1] + 1
     ways = list(_ways(layout, rank))
     terms = Terms(program, tensors, rank, min(present for _, _, present in ways))
-    yield f"constexpr int tensors = {len(tensors)}, rank = {rank};"
+    yield f"constexpr int tensors = {len(tensors)}, rank = {rank}, viewed = {len(grouped)};"
+    yield f"constexpr int grouped[] = {{{', '.join(map(str, grouped))}}};"
     yield f"using Row = Parameter<tensors, {len(terms.numbers)}>;"
     made = []
     for chunked, lane, present in ways:

@@ -144,7 +144,11 @@ class MatrixStage:
                     self.writer.rank = None
                     options = [f"beta={self.writer.text(a)}", f"alpha={self.writer.text(b)}"]
                     kept = [o for o in options if not o.endswith("=1")]
-                    found[value.symbol] = (y, f"torch.baddbmm({', '.join([str(x), str(left), str(right), *kept])})")
+                    function = "torch.baddbmm"
+                    if same == {"bf16"}:
+                        function = "multiply_add_in_16_bits"
+                        self.writer.helpers |= {function, "multiplied_in"}
+                    found[value.symbol] = (y, f"{function}({', '.join([str(x), str(left), str(right), *kept])})")
                     break
         return found
 
