@@ -7,7 +7,7 @@ import torch
 
 def sign(x):
     """Sign of x; NaN stays NaN, so a NaN gradient is not hidden."""
-    return torch.maximum(torch.sign(x), torch.clamp(x, max=-2))
+    return torch.maximum(torch.sign(x), torch.clamp(x, max=-2))  # NaN is the larger one; a number here never is
 
 
 def diag(x):
