@@ -298,6 +298,9 @@ class MatrixWriter(TorchWriter):
         match (left, right):
             case (2, 2):
                 self.helpers.add("product")
+                if types == ["bf16", "bf16"]:
+                    self.helpers |= {"product_in_16_bits", "multiplied_in"}
+                    return f"product_in_16_bits({a}, {b})"
                 return f"product({a}, {b})"
             case (2, 1):
                 return f"({a} @ {b}.unsqueeze(-1)).squeeze(-1)"

@@ -144,7 +144,11 @@ class MatrixStage:
                     self.writer.rank = None
                     options = (("beta", self.writer.text(a)), ("alpha", self.writer.text(b)))
                     kept = [f"{option}={text}" for option, text in options if text != "1"]
-                    found[value.symbol] = (y, f"torch.baddbmm({', '.join([str(x), str(left), str(right), *kept])})")
+                    function = "torch.baddbmm"
+                    if same == {"bf16"}:
+                        function = "multiply_add_in_16_bits"
+                        self.writer.helpers |= {function, "multiplied_in"}
+                    found[value.symbol] = (y, f"{function}({', '.join([str(x), str(left), str(right), *kept])})")
                     break
         return found
 
