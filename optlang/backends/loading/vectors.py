@@ -21,6 +21,12 @@ BACKENDS = ("auto", "cpp")
 NAME = "multiply_add_dot"
 #: Types of the vectors, with the names of the functions for them.
 FUNCTIONS = {torch.float32: "optlang_float32", torch.float64: "optlang_float64"}
+#: The function of a type.
+ENTRY = """
+extern "C" double {name}(int64_t n, {t}* to, const {t}* x, double c, const {t}* y, const {t}* z, int threads) {{
+  return multiply_add_dot<{t}>(n, to, x, c, y, z, threads);
+}}
+"""
 #: Elements from which on a vector is worth it.
 LEAST = 4096
 
@@ -78,6 +84,7 @@ def _suit(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> bool:
 def _functions() -> dict[torch.dtype, Any] | None:
     """Return the functions by type, built or from the cache; None if there is no way to have them."""
     source = (Path(__file__).parent.parent / "cpp_vectors.h").read_text(encoding="utf-8")
+    source += "".join(ENTRY.format(name=name, t=library.TYPES[str(t)[6:]]) for t, name in FUNCTIONS.items())
     name = library.file_name("vectors", source)
     try:
         found = sealed.load(name, _open)
