@@ -42,14 +42,28 @@ class Place(NamedTuple):
 
     def holds(self, moved: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bool:
         """Whether new values of parameters are those here, up to how a sum of two numbers may be rounded."""
-        flat = []
-        for p, value in moved:
-            begin, direction = self.begin.get(id(p), p), self.directions.get(id(p))
-            flat.append((_vector(value), _vector(begin), None if direction is None else _vector(direction)))
-        some = ((value[:SOME], begin[:SOME], d if d is None else d[:SOME]) for value, begin, d in flat)
-        return all(self._near(*each) for each in some) and all(
-            self._near(*block) for each in flat for block in _blocks(*each)
-        )
+        # Elsewhere, the first numbers of parameters mostly tell: the others are not even viewed then.
+        if any(self._is_apart(*each) for each in moved):
+            return False
+        some = (self._near(*(x if x is None else x[:SOME] for x in self._vectors(*each))) for each in moved)
+        return all(some) and all(self._near(*block) for each in moved for block in _blocks(*self._vectors(*each)))
+
+    def _is_apart(self, p: torch.Tensor, value: torch.Tensor) -> bool:
+        """Whether the first number of a parameter is one that it cannot have here."""
+        if not p.is_cpu or not p.numel() or p.is_complex():  # elsewhere each number is waited for
+            return False
+        at, direction = (0,) * p.dim(), self.directions.get(id(p))
+        begin = float(self.begin.get(id(p), p)[at])
+        there = begin if direction is None else begin + self.distance * float(direction.reshape(-1)[0])
+        return abs(float(value[at]) - there) > 8 * torch.finfo(p.dtype).eps * (abs(begin) + abs(there))
+
+    def _vectors(
+        self, p: torch.Tensor, value: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return the new value of a parameter, where it begins, and the direction from there, as vectors."""
+        direction = self.directions.get(id(p))
+        begin = _vector(self.begin.get(id(p), p))
+        return _vector(value), begin, None if direction is None else _vector(direction)
 
     def _near(self, value: torch.Tensor, begin: torch.Tensor, direction: torch.Tensor | None) -> bool:
         # As rules move, so that the values are mostly equal: products are rounded before they are added.
