@@ -3,7 +3,9 @@
 // Sums are made of parts of a size that depends on nothing, added up in order, so that none depends on the threads.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 namespace {
@@ -90,6 +92,22 @@ double multiply_add_dot(int64_t n, real* to, const real* x, double c, const real
     added<real>(count, to + at, x + at, factor, y + at);
     return 0.0;
   });
+}
+
+// Whether values are x + c*y up to how a sum of two numbers may be rounded; without y, whether they are x.
+template <typename real>
+bool near(int64_t n, const real* value, const real* x, double c, const real* y) {
+  const real factor = static_cast<real>(c), least = 4 * std::numeric_limits<real>::epsilon();
+  for (int64_t begin = 0; begin < n; begin += block) {
+    const int64_t end = std::min(begin + block, n);
+    bool all = true;
+    for (int64_t i = begin; i < end; ++i) {
+      const real there = y != nullptr ? factor * y[i] + x[i] : x[i];
+      all &= std::abs(value[i] - there) <= least * (std::abs(x[i]) + std::abs(there));
+    }
+    if (!all) return false;
+  }
+  return true;
 }
 
 }  // namespace

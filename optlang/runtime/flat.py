@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from optlang.backends.loading import vectors
 from optlang.runtime.parts import Part
 from optlang.runtime.plan import GroupPlan, State, describe, switched
 from optlang.runtime.tensors import pieces
@@ -129,7 +130,8 @@ class FlatPlan(GroupPlan):
 
     def _put_back(self) -> None:
         if self.evaluation is not None:
-            self.evaluation.arrive(list(zip(self.pieces, self.parts, strict=True)))
+            quick = self.kernels.backend in vectors.BACKENDS
+            self.evaluation.arrive(list(zip(self.pieces, self.parts, strict=True)), quick)
         torch._foreach_copy_(self.pieces, self.parts)
 
 

@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from optlang.backends.loading import vectors
+from optlang.runtime.tensors import address
+
 #: How many elements of a parameter are looked at before the others are.
 SOME = 1024
 #: How many are compared at once, so that what is computed on the way stays in a cache.
@@ -40,22 +43,29 @@ class Place(NamedTuple):
         """Return the same place with gradients that no call of the closure can write to."""
         return self._replace(gradients=[None if g is None else g.detach().clone() for g in self.gradients])
 
-    def holds(self, moved: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bool:
-        """Whether new values of parameters are those here, up to how a sum of two numbers may be rounded."""
-        # Elsewhere, the first numbers of parameters mostly tell: the others are not even viewed then.
-        if any(self._is_apart(*each) for each in moved):
-            return False
+    def holds(self, moved: Sequence[tuple[torch.Tensor, torch.Tensor]], quick: bool = False) -> bool:
+        """Whether new values of parameters are those here, up to how a sum of two numbers may be rounded.
+
+        Args:
+            moved: Parameters, each with its new value.
+            quick: Whether C++ may tell.
+        """
+        if quick and moved:
+            found = self._told(moved)
+            if found is not None:
+                return found
+        # The first elements of the first parameter mostly tell: the others are not even viewed then.
         some = (self._near(*(x if x is None else x[:SOME] for x in self._vectors(*each))) for each in moved)
         return all(some) and all(self._near(*block) for each in moved for block in _blocks(*self._vectors(*each)))
 
-    def _is_apart(self, p: torch.Tensor, value: torch.Tensor) -> bool:
-        """Whether the first number of a parameter is one that it cannot have here."""
-        if not p.is_cpu or not p.numel() or p.is_complex():  # elsewhere each number is waited for
-            return False
-        at, direction = (0,) * p.dim(), self.directions.get(id(p))
-        begin = float(self.begin.get(id(p), p)[at])
-        there = begin if direction is None else begin + self.distance * float(direction.reshape(-1)[0])
-        return abs(float(value[at]) - there) > 8 * torch.finfo(p.dtype).eps * (abs(begin) + abs(there))
+    def _told(self, moved: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bool | None:
+        """Whether C++ finds the new values here; None if it cannot tell."""
+        begins = [self.begin.get(id(p), p) for p, _ in moved]
+        directions = [self.directions.get(id(p)) for p, _ in moved]
+        values = [value for _, value in moved]
+        if not all(address(x) for x in (*values, *begins, *directions) if x is not None):
+            return None
+        return vectors.are_near(values, begins, directions, self.distance)
 
     def _vectors(
         self, p: torch.Tensor, value: torch.Tensor
@@ -110,8 +120,8 @@ class Line:
 
     def __exit__(self, *error: object) -> None:
         """Come back."""
-        for p, _ in self.pairs:
-            p.data.copy_(self._kept[id(p)])  # not seen by autograd, which may still need the values that come back
+        if self.pairs:
+            torch._foreach_copy_([p.data for p, _ in self.pairs], [self._kept[id(p)] for p, _ in self.pairs])  # not seen by autograd, which may still need the values that come back
 
     def go(self, distance: float) -> None:
         """Put the parameters at a distance from the beginning."""
