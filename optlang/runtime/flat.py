@@ -18,7 +18,6 @@ from optlang.runtime.plan import GroupPlan, State, describe, switched
 from optlang.runtime.tensors import pieces
 from optlang.runtime.values import Hyperparameters
 
-
 _is_contiguous, _is_neg, _data_ptr = torch.Tensor.is_contiguous, torch.Tensor.is_neg, torch.Tensor.data_ptr
 _dtype, _shape, _device = attrgetter("dtype"), attrgetter("shape"), attrgetter("device")
 

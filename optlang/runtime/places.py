@@ -55,8 +55,10 @@ class Place(NamedTuple):
             if found is not None:
                 return found
         # The first elements of the first parameter mostly tell: the others are not even viewed then.
-        some = (self._near(*(x if x is None else x[:SOME] for x in self._vectors(*each))) for each in moved)
-        return all(some) and all(self._near(*block) for each in moved for block in _blocks(*self._vectors(*each)))
+        some = (next(_blocks(*self._vectors(*each), SOME)) for each in moved)
+        return all(self._near(*block) for block in some) and all(
+            self._near(*block) for each in moved for block in _blocks(*self._vectors(*each), BLOCK)
+        )
 
     def _told(self, moved: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bool | None:
         """Whether C++ finds the new values here; None if it cannot tell."""
@@ -67,9 +69,7 @@ class Place(NamedTuple):
             return None
         return vectors.are_near(values, begins, directions, self.distance)
 
-    def _vectors(
-        self, p: torch.Tensor, value: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def _vectors(self, p: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Return the new value of a parameter, where it begins, and the direction from there, as vectors."""
         direction = self.directions.get(id(p))
         begin = _vector(self.begin.get(id(p), p))
@@ -89,11 +89,11 @@ def _vector(x: torch.Tensor) -> torch.Tensor:
 
 
 def _blocks(
-    value: torch.Tensor, begin: torch.Tensor, direction: torch.Tensor | None
+    value: torch.Tensor, begin: torch.Tensor, direction: torch.Tensor | None, size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
-    """Yield parts of vectors that lie at the same place."""
-    along = repeat(None) if direction is None else direction.split(BLOCK)
-    yield from zip(value.split(BLOCK), begin.split(BLOCK), along, strict=False)
+    """Yield parts of vectors that lie at the same place; one that is empty has one part."""
+    along = repeat(None) if direction is None else direction.split(size)
+    yield from zip(value.split(size), begin.split(size), along, strict=False)
 
 
 class Line:
@@ -121,7 +121,9 @@ class Line:
     def __exit__(self, *error: object) -> None:
         """Come back."""
         if self.pairs:
-            torch._foreach_copy_([p.data for p, _ in self.pairs], [self._kept[id(p)] for p, _ in self.pairs])  # not seen by autograd, which may still need the values that come back
+            torch._foreach_copy_(
+                [p.data for p, _ in self.pairs], [self._kept[id(p)] for p, _ in self.pairs]
+            )  # not seen by autograd, which may still need the values that come back
 
     def go(self, distance: float) -> None:
         """Put the parameters at a distance from the beginning."""

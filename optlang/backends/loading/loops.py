@@ -32,7 +32,9 @@ def quicken(names: MutableMapping[str, Any], kernel: Kernel, device: str, dtype:
     """Put C++ in the place of the loops of a generated module, for tensors of a type."""
     source = text(kernel, device)
     opened = _library(kernel.name, source, dtype) if source and dtype in DTYPES else None
-    for name in list(names) if opened is not None else ():
+    if opened is None:
+        return
+    for name in list(names):
         try:
             takes = ctypes.c_char_p.in_dll(opened, f"{name}_takes").value
         except ValueError:
