@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ class PlannedStage:
         self.coefficients: tuple[Any, ...] = ()
         self.loaded: LoadedKernel | None = None
 
-    @property
+    @cached_property
     def writes(self) -> bool:
         """Whether it writes parameters or states."""
         return any(isinstance(name, str) for name in self.kernel.written)

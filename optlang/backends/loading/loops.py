@@ -8,6 +8,7 @@ import sys
 import tempfile
 from array import array
 from collections.abc import Callable, MutableMapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,10 @@ from optlang.compiled import Kernel
 DTYPES = (torch.float32, torch.float64)
 #: How many dimensions arguments have, by letter: one is for the stack, which is of one tensor alone.
 DIMENSIONS = {"x": 2, "V": 2, "O": 2, "a": 2, "A": 2, "n": 1, "N": 1, "b": 1}
+
+
+_is_contiguous, _data_ptr = torch.Tensor.is_contiguous, torch.Tensor.data_ptr
+_is_cpu, _dtype, _shape = attrgetter("is_cpu"), attrgetter("dtype"), attrgetter("shape")
 
 
 def text(kernel: Kernel, device: str) -> str:
@@ -63,24 +68,27 @@ def _quick(usual: Callable[..., Any], takes: str, functions: dict[torch.dtype, A
     """
     carried = sum(letter.isupper() for letter in takes)
     vector = next(i for i, letter in enumerate(takes) if letter in "xVO")
+    suited: list[Any] = []  # what the last arguments were like that it took
 
     def loop(count: Any, size: Any, *arguments: Any) -> tuple[torch.Tensor, ...]:
         room, function = int(size), functions.get(arguments[vector].dtype)
-        places = None if function is None else _places(takes, arguments, vector, room)
-        if function is None or places is None:
+        found = None if function is None else _likeness(takes, arguments, room)
+        if found is None or (found != suited and not _suit(takes, arguments, vector, room)):
             return usual(count, size, *arguments)  # type: ignore[no-any-return]
+        suited[:] = found
         first = room - int(count)
         if first >= room:
             return arguments[:carried]
         results = tuple(map(_memory, takes, arguments[:carried]))
-        memory = array("q", map(torch.Tensor.data_ptr, results))
-        for i, letter in enumerate(takes[:carried]):
-            if letter in "AN":
-                places[i] = memory[i]
-        places += memory
+        at = array("q", (0 if letter == "f" else x.data_ptr() for letter, x in zip(takes, arguments, strict=True)))
+        for i, x in enumerate(results):
+            at.append(x.data_ptr())
+            if takes[i] in "AN":
+                at[i] = at[-1]
         sizes = array("q", [room]) * len(takes)
         numbers = array("d", (x if letter == "f" else 0.0 for letter, x in zip(takes, arguments, strict=True)))
-        where = (each.buffer_info()[0] for each in (places, sizes, numbers))
+        where = (each.buffer_info()[0] for each in (at, sizes, numbers))
+        assert function is not None
         function(arguments[vector].shape[1], first, room, *where, torch.get_num_threads())
         return results
 
@@ -88,36 +96,44 @@ def _quick(usual: Callable[..., Any], takes: str, functions: dict[torch.dtype, A
     return loop
 
 
-def _memory(letter: str, x: torch.Tensor) -> torch.Tensor:
-    """Return memory for what a loop hands on."""
-    return x if letter == "O" else torch.empty_like(x) if letter == "V" else x.clone()
+def _likeness(takes: str, arguments: tuple[Any, ...], room: int) -> list[Any] | None:
+    """Return what decides whether a loop takes arguments; None if it does not.
+
+    It is asked in every turn of a step, and so in loops that run in C.
+    """
+    tensors = [x for letter, x in zip(takes, arguments, strict=True) if letter != "f"] if "f" in takes else arguments
+    try:
+        if not all(map(_is_contiguous, tensors)) or not all(map(_is_cpu, tensors)) or not all(map(_data_ptr, tensors)):
+            return None
+    except RuntimeError:  # of another layout, or a wrapper around something else
+        return None
+    return [room, *map(type, tensors), *map(_dtype, tensors), *map(_shape, tensors)]
 
 
-def _places(takes: str, arguments: tuple[Any, ...], vector: int, room: int) -> array[int] | None:
-    """Return where arguments lie; None if they are not what a loop in C++ takes.
+def _suit(takes: str, arguments: tuple[Any, ...], vector: int, room: int) -> bool:
+    """Whether a loop in C++ takes tensors that lie at addresses, by their types and shapes.
 
     A class may have parameters of several types and on several devices, which share the module that a loop is in.
     """
-    dtype, places = arguments[vector].dtype, array("q")
-    length = arguments[vector].shape[-1]
+    dtype, length = arguments[vector].dtype, arguments[vector].shape[-1]
     for letter, x in zip(takes, arguments, strict=True):
         if letter == "f":
-            places.append(0)
             continue
-        if type(x) is not torch.Tensor or x.dtype is not (torch.bool if letter == "b" else dtype):
-            return None
         shape = x.shape
-        if shape[0] != 1 or not x.is_cpu or not x.is_contiguous() or len(shape) != DIMENSIONS.get(letter, len(shape)):
-            return None
+        if type(x) is not torch.Tensor or x.dtype is not (torch.bool if letter == "b" else dtype):
+            return False
+        if shape[0] != 1 or len(shape) != DIMENSIONS.get(letter, len(shape)):
+            return False
         if letter in "haA" and shape[1] != room:
-            return None
+            return False
         if (letter in "xVO" and shape[1] != length) or (letter == "h" and len(shape) > 2 and shape[2:] != (length,)):
-            return None
-        try:
-            places.append(x.data_ptr())
-        except RuntimeError:  # a wrapper around something else
-            return None
-    return places
+            return False
+    return True
+
+
+def _memory(letter: str, x: torch.Tensor) -> torch.Tensor:
+    """Return memory for what a loop hands on."""
+    return x if letter == "O" else torch.empty_like(x) if letter == "V" else x.clone()
 
 
 @functools.cache
