@@ -45,6 +45,8 @@ class Unsuited(Exception):
 
 def emit(kernel: Kernel) -> str:
     """Return the loops of a stage over matrices that can be written in C++; nothing if there are none."""
+    if not kernel.matrices:
+        return ""
     stage = MatrixStage(kernel.program, kernel.tensors, kernel.ndim)
     stage.functions()
     found = []
