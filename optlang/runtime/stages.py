@@ -207,7 +207,7 @@ class MatrixChunk(Chunk):
 
     def compile(self, kernels: Kernels) -> None:
         """Have ready what there is in C++ for it."""
-        kernels.quicken(self.plan.prepared, self.records[0].parameter.device.type)
+        kernels.quicken(self.plan.prepared, self.records[0].parameter)
 
     def run(self, gradients: Sequence[Any], addresses: Iterable[int] | None = None) -> None:
         """Run the stage."""
@@ -371,11 +371,11 @@ class BatchSchedule:
     def path(self, path: int, kernels: Kernels, scratch: Scratch) -> list[Segment]:
         """Return the stages of a path, made and compiled on first use."""
         if path not in self._paths:
-            variant = self.prepared.variant
-            if stays_on_device(self.records[0].parameter.device):  # before kernels: these are kept with the texts
-                for stage in self.own.stages:
-                    if stage.needs:
-                        stage.kernel.text("traced_source")
+            variant, device = self.prepared.variant, self.records[0].parameter.device
+            for stage in self.own.stages:  # before kernels are compiled: they are kept with the texts
+                if stage.needs and stays_on_device(device):
+                    stage.kernel.text("traced_source")
+                kernels.foresee(stage.kernel, device.type)
             made = segments([PlannedStage(each, variant, kernels.stage(each.kernel)) for each in self.own.paths[path]])
             self._common[path] = lay_out(self, made, scratch)
             for segment in made:
