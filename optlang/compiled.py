@@ -472,11 +472,11 @@ class Variant:
         return "\n".join(parts)
 
     def cpp_text(self) -> str:
-        """Return the C++ kernels of the step; where a stage has none there is a comment that says so."""
+        """Return the C++ of the step, kernels and loops; where a stage has none there is a comment that says so."""
         texts = []
         for title, kernel in self._titled():
             texts += [] if self.schedule.direct else [f"// {title}"]
-            texts.append(kernel.text("cpp_source") or NO_CPP)
+            texts.append(kernel.text("cpp_source") or kernel.text("cpp_loops") or NO_CPP)
         return "\n".join(texts)
 
     def _titled(self) -> Iterator[tuple[str, Kernel]]:

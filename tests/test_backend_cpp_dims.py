@@ -20,8 +20,8 @@ pytestmark = [
 #: Rows and columns, filters, short and long dimensions before and after, and what is cut into chunks.
 SHAPES = [
     *((5,), (4, 6), (64, 33), (1, 9), (9, 1), (300, 700), (7, 20000)),
-    *((3, 4, 5), (2, 300, 150), (1, 1, 1), (900, 100, 1)),
-    *((3, 2, 1, 4), (7, 5, 3, 3), (130, 40, 1, 1), (90, 90, 3, 3), (1, 40, 50, 40)),
+    *((3, 4, 5), (2, 300, 150), (1, 1, 1), (900, 100, 1), (70, 60, 4)),
+    *((3, 2, 1, 4), (7, 5, 3, 3), (130, 40, 1, 1), (90, 90, 3, 3), (1, 40, 50, 40), (5, 40, 3, 2, 3)),
 ]
 
 #: Everything that can be computed between a reduction and the elements again.
@@ -54,6 +54,22 @@ RULES = {
         big = n > 0.5
         count += 1 if max(n) > 1 else 0
         p = x/(n + 0.1) if big else x*count + v
+    """,
+    # Reductions along each of four dimensions.
+    "four": """
+        optimizer Four
+        hyper lr = 0.1
+        state a = 1 + 0*max(g, dim=(1, 2, 3))
+        state b = 1 + 0*max(g, dim=(0, 2, 3))
+        state c = 1 + 0*sum(g, dim=(0, 1, 3))
+        state d = 1 + 0*max(g, dim=(0, 1, 2))
+
+        v = min(a, b, c, d) + g^2
+        a = max(v, dim=(1, 2, 3))
+        b = max(v, dim=(0, 2, 3))
+        c = 0.5*c + mean(v, dim=(0, 1, 3))
+        d = max(v, dim=(0, 1, 2))
+        p -= lr*g/sqrt(v + max(v, dim=(1, 2)))
     """,
     # The first dimension; the largest and the smallest.
     "first": """
@@ -97,7 +113,8 @@ def stepped(rule: str, shapes: list[tuple[int, ...]], dtype: torch.dtype = torch
 
 def fitting(rule: str) -> list[tuple[int, ...]]:
     """Return the shapes that a rule is about."""
-    return [shape for shape in SHAPES if len(shape) > ("dim=-2" in rule)]
+    least = 4 if "3)" in rule else 2 if "dim=-2" in rule else 1
+    return [shape for shape in SHAPES if len(shape) >= least]
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -126,7 +143,7 @@ def test_a_kernel_is_for_one_number_of_dimensions_where_it_keeps_them_all() -> N
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_types(dtype: torch.dtype) -> None:
-    limit = {torch.float32: 1e-5, torch.bfloat16: 0.1, torch.float16: 0.01}[dtype]
+    limit = {torch.float32: 1e-4, torch.bfloat16: 0.1, torch.float16: 0.01}[dtype]
     ours, theirs, optimizer, reference = stepped(text("factored"), fitting(text("factored")), dtype)
     assert difference(ours, theirs) < limit
     for p, q in zip(ours, theirs, strict=True):

@@ -224,8 +224,9 @@ def test_how_parameters_lie_in_memory_changes_nothing(name: str, arrange: Callab
 @pytest.mark.parametrize("name", [*STAGED, "conda", "splus"])
 def test_how_tensors_are_cut_into_chunks_changes_nothing(name: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
-    for chunk in (stages.CHUNK["cpu"], size):
+    for chunk, stack in ((stages.CHUNK["cpu"], stages.STACK["cpu"]), (size, size)):
         monkeypatch.setitem(stages.CHUNK, "cpu", chunk)
+        monkeypatch.setitem(stages.STACK, "cpu", stack)
         ps = [*parameters(), *parameters(), torch.nn.Parameter(torch.zeros(0, 3, dtype=torch.float64))]
         if name in ("conda", "splus"):
             ps = [p for p in ps if p.dim() == 2 and p.numel()]

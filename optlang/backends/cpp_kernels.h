@@ -104,11 +104,18 @@ inline real power(real x) {
   }
 }
 
-// Maxima, minima and signs keep NaN.
+// Maxima, minima and signs keep NaN. Two choices, as compilers make no vectors of one between conditions that are joined
+// by "or" where it is made several times over.
 template <typename T>
-inline T max_(T a, T b) { return a > b || a != a ? a : b; }
+inline T max_(T a, T b) {
+  const T larger = a > b ? a : b;
+  return a != a ? a : larger;
+}
 template <typename T>
-inline T min_(T a, T b) { return a < b || a != a ? a : b; }
+inline T min_(T a, T b) {
+  const T smaller = a < b ? a : b;
+  return a != a ? a : smaller;
+}
 inline real sign_(real x) { return x == x ? static_cast<real>((x > 0) - (x < 0)) : x; }
 
 inline bool isfinite_(real x) { return std::abs(x) < infinite; }

@@ -22,6 +22,7 @@ import sympy as sp
 from optlang.backends.cpp_nest import NestWriter
 from optlang.backends.cpp_plan import Nest, Plan, Shapes, Sweep
 from optlang.backends.cpp_terms import REDUCTIONS, Places, Terms
+from optlang.backends.cpp_view import groups, merged
 from optlang.backends.cpp_writer import knows
 from optlang.backends.memory import INDENT
 from optlang.compiled import AnySlot, Kernel, Layout, Storage
@@ -38,7 +39,8 @@ def emit(kernel: Kernel) -> str:
     rank = kernel.ndim if layout.exact else layout.front + layout.back + 1
     if kernel.matrices or not (rank and _suits(program, kernel.kept, Shapes(program, rank)) and all(map(knows, exprs))):
         return ""
-    return "\n".join(_lines(program, kernel.tensors, layout, rank)) + "\n"
+    grouped = groups(program, rank)
+    return "\n".join(_lines(*merged(program, layout, grouped), kernel.tensors, grouped)) + "\n"
 
 
 def _suits(program: Program, slots: Sequence[AnySlot], shapes: Shapes) -> bool:
@@ -56,25 +58,35 @@ def _suits(program: Program, slots: Sequence[AnySlot], shapes: Shapes) -> bool:
 def _ways(layout: Layout, rank: int) -> Iterator[tuple[int, int, int]]:
     """Yield the dimensions that tensors may be cut along, each with what may be the lane then, and how many there are.
 
-    Vectors run along the last dimension, or where that is short (filters of 3 x 3) along one that is long. Where the
-    last ones are all of size 1 (filters of 1 x 1), they are left out.
+    Vectors run along the last dimension, or where that is short (filters of 3 x 3) along one that is long: the second,
+    or the first where it is several in one. Last ones that are all of size 1 (filters of 1 x 1) are left out.
     """
-    long = min(1, rank - 2) if layout.exact else layout.front - (not layout.back)
-    yield from ((0, lane, rank) for lane in sorted({rank - 1, max(long, 0)}, reverse=True))
-    if layout.exact and rank > 2:
+    merged = not layout.exact and not layout.front  # the first dimension is several in one
+    leading = not layout.exact and layout.front and not layout.back  # the last one is, and mostly of size 1
+    second = max(0, min(1, rank - 2))
+    lanes = {rank - 1, second, *([0] if merged else [])}
+    yield from _laned({second} if leading and rank > 3 else lanes, rank)
+    if leading:
+        yield from _laned({rank - 2, min(1, rank - 2)}, rank - 1)
+    if (layout.exact and rank > 2) or (leading and rank > 3):
         yield 0, 1, 2
-    elif layout.front and not layout.back:
-        yield 0, layout.front - 1, layout.front
-    elif layout.front == 0 and layout.back > 1:
+    if merged and layout.back > 1:
         yield 0, 0, 1
         yield from ((1, lane, rank) for lane in range(rank - 1, 0, -1))  # where there are no dimensions to merge
 
 
-def _lines(program: Program, tensors: Sequence[ValueName], layout: Layout, rank: int) -> Iterator[str]:
+def _laned(lanes: set[int], present: int) -> Iterator[tuple[int, int, int]]:
+    """Yield plans that cut tensors along the first dimension, one for each lane, the last one first."""
+    yield from ((0, lane, present) for lane in sorted(lanes, reverse=True))
+
+
+def _lines(program: Program, layout: Layout, tensors: Sequence[ValueName], grouped: Sequence[int]) -> Iterator[str]:
     """Yield the lines of the kernels of a step."""
+    rank = grouped[-1] + 1
     ways = list(_ways(layout, rank))
     terms = Terms(program, tensors, rank, min(present for _, _, present in ways))
-    yield f"constexpr int tensors = {len(tensors)}, rank = {rank};"
+    yield f"constexpr int tensors = {len(tensors)}, rank = {rank}, viewed = {len(grouped)};"
+    yield f"constexpr int grouped[] = {{{', '.join(map(str, grouped))}}};"
     yield f"using Row = Parameter<tensors, {len(terms.numbers)}>;"
     made = []
     for chunked, lane, present in ways:

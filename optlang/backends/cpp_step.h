@@ -53,6 +53,14 @@ const Plan<Row>* chosen(const int64_t* n, int64_t size) {
   return best;
 }
 
+// The sizes of tensors by the dimensions that are known here, where those of the view are more.
+std::vector<int64_t> merged(int64_t count, const int64_t* sizes) {
+  std::vector<int64_t> found(count * rank, 1);
+  for (int64_t i = 0; i < count; ++i)
+    for (int d = 0; d < viewed; ++d) found[i * rank + grouped[d]] *= sizes[i * viewed + d];
+  return found;
+}
+
 Row row_of(const int64_t* n, void* const* at) {
   Row row;
   row.n = n;
@@ -135,12 +143,14 @@ void take(const Chunk& chunk, const real* c, Scratch& scratch, uint32_t draw) {
 }
 
 void update(int64_t count, const int64_t* sizes, void* const* at, const real* c, int threads, uint32_t draw) {
+  const std::vector<int64_t> ours = rank < viewed ? merged(count, sizes) : std::vector<int64_t>();
+  const int64_t* const known = rank < viewed ? ours.data() : sizes;
   std::vector<Row> rows(count);
   std::vector<Chunk> chunks;
   std::vector<Row*> cut;
   int64_t elements = 0;
   for (int64_t i = 0; i < count; ++i) {
-    rows[i] = row_of(sizes + i * counts, at + i * pointers);
+    rows[i] = row_of(known + i * counts, at + i * pointers);
     elements += rows[i].size;
   }
   const int64_t fair = (elements / (8 * threads) + 64) / 64 * 64;

@@ -82,7 +82,7 @@ class Terms:
         smallest = Shapes(self.program, rank, present)
         self.numbers = {s: i for i, s in enumerate(s for s in symbols if not smallest[s])}
         self.coefficients = {symbol: i for i, symbol in enumerate(self.program.coefficients())}
-        self.names = _names([*self.coefficients, *self.program.kinds()])
+        self.names = cpp_names([*self.coefficients, *self.program.kinds()])
         # Conditions that are kept are kept as numbers.
         flags = {v.symbol for v in self.program.values if v.boolean and shapes[v.symbol] != shapes.all}
         flags |= {i.symbol for i in self.program.inputs if i.name == "first"}
@@ -162,7 +162,7 @@ class Places:
         yield f"{INDENT}row.number[{self.numbers[value.symbol]}] = {self.terms.names[value.symbol]};"
 
 
-def _names(symbols: Iterable[sp.Symbol]) -> dict[sp.Symbol, str]:
+def cpp_names(symbols: Iterable[sp.Symbol]) -> dict[sp.Symbol, str]:
     """Return what symbols are called in C++, which knows no letters but those of ASCII everywhere."""
     names: dict[sp.Symbol, str] = {}
     taken: set[str] = set()

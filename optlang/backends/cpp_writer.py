@@ -94,7 +94,9 @@ class CppWriter(Writer):
             case "not":
                 return f"!({self.text(args[0])})", SIGN
             case "number":
-                return (self.spelled(args[0]), ATOM) if args[0] in self.flags else (f"real({self.text(args[0])})", ATOM)
+                # A choice, as not every compiler makes vectors of conditions that become numbers by a cast.
+                chosen = f"choose({self.text(args[0])}, real(1), real(0))"
+                return (self.spelled(args[0]) if args[0] in self.flags else chosen), ATOM
             case "pow" | "mod":
                 return f"{'std::pow' if name == 'pow' else 'mod_'}({', '.join(map(self.text, args))})", ATOM
         return filled(BUILTINS[name].cpp or "", map(self.text, args)), ATOM

@@ -23,6 +23,9 @@ from optlang.language.kinds import Kind, Level
 #: The mark of values that are orders (see :meth:`MatrixWriter.is_order`).
 ORDER = "order"
 
+#: What the names of the functions of loops begin with.
+LOOP = "for_each_"
+
 
 class MatrixWriter(TorchWriter):
     """Writes stacks of tensors.
@@ -228,7 +231,7 @@ class MatrixWriter(TorchWriter):
         self.rank = None
         name, args = algebra.name_of(expr), expr.args
         if isinstance(expr, algebra.Loop):
-            function = self.loops.setdefault(expr.func, f"for_each_{len(self.loops) + 1}")
+            function = self.loops.setdefault(expr.func, f"{LOOP}{len(self.loops) + 1}")
             return f"{function}({', '.join(map(self.text, args))})"
         texts = [self.text(a) for a in args if not _is_slice(a)]
         match name:
@@ -298,6 +301,9 @@ class MatrixWriter(TorchWriter):
         match (left, right):
             case (2, 2):
                 self.helpers.add("product")
+                if types == ["bf16", "bf16"]:
+                    self.helpers |= {"product_in_16_bits", "multiplied_in"}
+                    return f"product_in_16_bits({a}, {b})"
                 return f"product({a}, {b})"
             case (2, 1):
                 return f"({a} @ {b}.unsqueeze(-1)).squeeze(-1)"

@@ -39,15 +39,15 @@ class MatrixStage:
         self.known: dict[sp.Symbol, str] = {}  # names under which the turn of a loop before may have left a value
         self.ahead: dict[sp.Symbol, str] = {}  # names under which what is computed with a value is left for the next
 
-    def update(self) -> list[str]:
-        """Return the lines of the function."""
+    def functions(self) -> list[list[str]]:
+        """Return the lines of ``update``, after those of the functions that it calls."""
         numbers = [str(s) for s in self.program.coefficients()]
         lines = [f"def update({', '.join([*self.tensors, *numbers])}):"]
         lines.append(f'{INDENT}"""What one step makes of some tensors; each has a dimension more, in front."""')
-        values = list(self.values())
-        lines += [*loop_functions(self.writer), *values]
+        lines += self.values()
         results = [self.result(s.expr) for s in self.program.stores]
-        return [*lines, f"{INDENT}return ({', '.join(results)}{',' if len(results) == 1 else ''})"]
+        lines.append(f"{INDENT}return ({', '.join(results)}{',' if len(results) == 1 else ''})")
+        return [*loop_functions(self.writer), lines]
 
     def result(self, expr: sp.Expr) -> str:
         """Return what is written: a value, or what is pushed to a history."""
@@ -144,7 +144,11 @@ class MatrixStage:
                     self.writer.rank = None
                     options = (("beta", self.writer.text(a)), ("alpha", self.writer.text(b)))
                     kept = [f"{option}={text}" for option, text in options if text != "1"]
-                    found[value.symbol] = (y, f"torch.baddbmm({', '.join([str(x), str(left), str(right), *kept])})")
+                    function = "torch.baddbmm"
+                    if same == {"bf16"}:
+                        function = "multiply_add_in_16_bits"
+                        self.writer.helpers |= {function, "multiplied_in"}
+                    found[value.symbol] = (y, f"{function}({', '.join([str(x), str(left), str(right), *kept])})")
                     break
         return found
 
@@ -165,16 +169,16 @@ class MatrixStage:
         return found
 
 
-def loop_functions(writer: MatrixWriter) -> list[str]:
-    """Return the functions of the loops that a writer has met, and of those within them, as the lines of a block."""
+def loop_functions(writer: MatrixWriter) -> list[list[str]]:
+    """Return the lines of the functions of the loops that a writer has met, and of those within them."""
     functions: list[list[str]] = []
     while len(functions) < len(writer.loops):
         loop, name = list(writer.loops.items())[len(functions)]
-        functions.append(list(_LoopFunction(writer, loop).lines(name)))
-    return [f"{INDENT}{line}" if line else "" for lines in functions for line in ("", *lines, "")]
+        functions.append(list(LoopFunction(writer, loop).lines(name)))
+    return functions
 
 
-class _LoopFunction:
+class LoopFunction:
     """Writes the function of a loop over the entries of a history.
 
     It takes how many entries are filled and how many there is room for, what the first turn gets from before it, and

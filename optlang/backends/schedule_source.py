@@ -53,9 +53,9 @@ def matrix_stage(
     """Return the module of a stage over matrices, which are given to it in the number type of the arithmetic."""
     module = python_source.Module(None, slots, tensors)
     written = MatrixStage(program, tensors, ndim)
-    update = written.update()
+    functions = written.functions()
     module.helpers |= written.writer.helpers
-    return module.assembled(title, [module.host(program), update])
+    return module.assembled(title, [module.host(program), *functions])
 
 
 def path_inputs(paths: Sequence[Path]) -> tuple[Input, ...]:

@@ -95,6 +95,17 @@ def _of_matrices(cls: Any) -> Class:
     return OfMatrices
 
 
+def _with_norms(cls: Any) -> Class:
+    """SCION numbers its norms, and takes what it has no number for as no norm."""
+
+    class WithNorms(cls):  # type: ignore[misc]
+        def __init__(self, params: Any, norm_type: str = "auto", **hypers: Any) -> None:
+            super().__init__(params, norm_type={"auto": 1, "sign": 4}[norm_type], **hypers)
+
+    WithNorms.__signature__ = inspect.signature(cls)
+    return WithNorms
+
+
 ADAPTERS: Mapping[str, Callable[[Any], Class]] = {
     "pytorch_optimizer.SAM": _ascending,
     "pytorch_optimizer.OrthoGrad": _around,
@@ -104,4 +115,5 @@ ADAPTERS: Mapping[str, Callable[[Any], Class]] = {
     "pytorch_optimizer.AdaMuon": _of_matrices,
     "pytorch_optimizer.AdaGO": _of_matrices,
     "pytorch_optimizer.NorMuon": _of_matrices,
+    "pytorch_optimizer.SCION": _with_norms,
 }

@@ -155,10 +155,15 @@ class Evaluation:
         # These gradients stay as they are until the closure is called again.
         self._places = [Place(self._begin, loss, [p.grad for p in self.parameters])]
 
-    def arrive(self, moved: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Take note of where the step has led parameters, each with its new value; what is elsewhere is forgotten."""
+    def arrive(self, moved: Sequence[tuple[torch.Tensor, torch.Tensor]], quick: bool = False) -> None:
+        """Take note of where the step has led parameters, each with its new value; what is elsewhere is forgotten.
+
+        Args:
+            moved: The parameters.
+            quick: Whether C++ may be used.
+        """
         with torch.no_grad():
-            self._places = [place for place in self._places if place.holds(moved)]
+            self._places = [place for place in self._places if place.holds(moved, quick)]
 
     def _differentiate(self, loss: Any) -> None:
         """Compute the gradients with their graph, if the closure has left that to the step."""

@@ -7,14 +7,19 @@ state belongs to the group's first parameter.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
 
+from optlang.backends.loading import vectors
 from optlang.runtime.parts import Part
 from optlang.runtime.plan import GroupPlan, State, describe, switched
 from optlang.runtime.tensors import pieces
 from optlang.runtime.values import Hyperparameters
+
+_is_contiguous, _is_neg, _data_ptr = torch.Tensor.is_contiguous, torch.Tensor.is_neg, torch.Tensor.data_ptr
+_dtype, _shape, _device = attrgetter("dtype"), attrgetter("shape"), attrgetter("device")
 
 
 class FlatPlan(GroupPlan):
@@ -39,6 +44,9 @@ class FlatPlan(GroupPlan):
         self.vector.members = self.pieces  # type: ignore[attr-defined]
         self.parameters = self.idle = [self.vector]
         self.gradient = torch.empty_like(self.vector.data)
+        self.parts = [part for _, part in pieces(self.vector, self.vector.detach())]
+        self._checked: list[Any] | None = None  # what those were like that have been checked
+        self._views, self._pointers = list[torch.Tensor](), list[int]()
 
     # The first half -----------------------------------------------------------------------------------------
 
@@ -52,6 +60,24 @@ class FlatPlan(GroupPlan):
 
     def _gather_pieces(self) -> None:
         """Copy the parameters and their gradients into the vector; one without a gradient has zeros."""
+        gradients = [p.grad for p in self.pieces]
+        found = _likeness([*self.pieces, *gradients])
+        if found is None or found != self._checked:
+            self._check_pieces()
+            self._checked = found
+        vector = self.vector
+        torch.cat(self._viewed() if found else [p.detach().reshape(-1) for p in self.pieces], out=vector.data)
+        graded = [g for g in gradients if g is not None]
+        if found and len(graded) == len(gradients) and {*map(_dtype, graded)} == {vector.dtype}:
+            parts = [g.view(-1) for g in graded]
+        else:
+            zeros = (vector.new_zeros(1).expand(p.numel()) for p in self.pieces)
+            pairs = zip(gradients, zeros, strict=True)
+            parts = [(z if g is None else g.detach().reshape(-1)).to(vector.dtype) for g, z in pairs]
+        vector.grad = torch.cat(parts, out=self.gradient)
+
+    def _check_pieces(self) -> None:
+        """Check the parameters and their gradients, and have a vector that they fit into."""
         first = self.pieces[0]
         for p in self.pieces:
             check_piece(self.name, self.group, p, first)
@@ -60,11 +86,13 @@ class FlatPlan(GroupPlan):
         kept = (self.vector.dtype, self.vector.device, self.sizes)
         if kept != (first.dtype, first.device, [p.numel() for p in self.pieces]):
             self._begin_vector()
-        vector = self.vector
-        torch.cat([p.detach().reshape(-1) for p in self.pieces], out=vector.data)
-        zeros = (vector.new_zeros(1).expand(p.numel()) for p in self.pieces)
-        parts = [z if p.grad is None else p.grad.detach().reshape(-1) for p, z in zip(self.pieces, zeros, strict=True)]
-        vector.grad = torch.cat([part.to(vector.dtype) for part in parts], out=self.gradient)
+
+    def _viewed(self) -> list[torch.Tensor]:
+        """Return the parameters, which are contiguous, as vectors; views of what is where it was are kept."""
+        pointers = list(map(torch.Tensor.data_ptr, self.pieces))
+        if pointers != self._pointers:
+            self._views, self._pointers = [p.detach().view(-1) for p in self.pieces], pointers
+        return self._views
 
     def warm(self, state: State) -> None:
         """Compile the kernels that the first step would."""
@@ -100,11 +128,24 @@ class FlatPlan(GroupPlan):
         return list(self.pieces)
 
     def _put_back(self) -> None:
-        moved = list(pieces(self.vector, self.vector.detach()))
         if self.evaluation is not None:
-            self.evaluation.arrive(moved)
-        for p, part in moved:
-            p.copy_(part)
+            quick = self.kernels.backend in vectors.BACKENDS
+            self.evaluation.arrive(list(zip(self.pieces, self.parts, strict=True)), quick)
+        torch._foreach_copy_(self.pieces, self.parts)
+
+
+def _likeness(tensors: Sequence[torch.Tensor | None]) -> list[Any] | None:
+    """Return what decides whether tensors suit a vector, if all are contiguous; None otherwise.
+
+    It is asked in every step, and so in loops that run in C.
+    """
+    there = [t for t in tensors if t is not None]
+    try:
+        if not all(map(_is_contiguous, there)) or any(map(_is_neg, there)) or not all(map(_data_ptr, there)):
+            return None
+    except RuntimeError:  # of another layout, or without memory
+        return None
+    return [*map(type, tensors), *map(_dtype, there), *map(_shape, there), *map(_device, there)]
 
 
 class _Owned(MutableMapping[torch.Tensor, dict[str, Any]]):

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from optlang.backends.loading import plain, registry, vectors
+from optlang.backends.loading import loops, plain, registry, vectors
 from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import Dims, LoadedKernel, Signature
 from optlang.cache import folders
@@ -19,7 +19,7 @@ from optlang.language.identity import DimensionSize
 from optlang.language.rule import Value, Values
 from optlang.language.specialise import repeats, uses_matrices
 from optlang.runtime import host, progress
-from optlang.runtime.tensors import EXAMPLE_SIZES, facts_of, real, resolved
+from optlang.runtime.tensors import EXAMPLE_SIZES, arithmetic, facts_of, real, resolved
 from optlang.storage import NARROW
 
 #: Variants looked up by answers and facts are remembered up to this many.
@@ -194,10 +194,17 @@ class Kernels:
             kernel.texts = texts
         return Prepared.of(variant)
 
-    def quicken(self, prepared: PreparedKernel, device: str) -> None:
-        """Let a stage over matrices call C++ where there is some for what it does."""
+    def quicken(self, prepared: PreparedKernel, p: torch.Tensor) -> None:
+        """Let a stage over matrices call C++ where there is some for what it does with a parameter like this."""
         if self.backend in vectors.BACKENDS:
+            device = p.device.type
             vectors.quicken(prepared.functions, device)
+            loops.quicken(prepared.functions, prepared.kernel, device, arithmetic(p))
+
+    def foresee(self, kernel: Kernel, device: str) -> None:
+        """Write the C++ of a stage over matrices, so that it is kept with the other texts of the variant."""
+        if self.backend in vectors.BACKENDS and kernel.matrices:
+            loops.text(kernel, device)
 
     def stage(self, kernel: Kernel) -> PreparedKernel:
         """Return the kernel of a stage with its functions; stages that are alike share it."""

@@ -13,6 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 
+from optlang.backends.loading import vectors
+from optlang.runtime.tensors import address
+
 #: How many elements of a parameter are looked at before the others are.
 SOME = 1024
 #: How many are compared at once, so that what is computed on the way stays in a cache.
@@ -40,16 +43,37 @@ class Place(NamedTuple):
         """Return the same place with gradients that no call of the closure can write to."""
         return self._replace(gradients=[None if g is None else g.detach().clone() for g in self.gradients])
 
-    def holds(self, moved: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bool:
-        """Whether new values of parameters are those here, up to how a sum of two numbers may be rounded."""
-        flat = []
-        for p, value in moved:
-            begin, direction = self.begin.get(id(p), p), self.directions.get(id(p))
-            flat.append((_vector(value), _vector(begin), None if direction is None else _vector(direction)))
-        some = ((value[:SOME], begin[:SOME], d if d is None else d[:SOME]) for value, begin, d in flat)
-        return all(self._near(*each) for each in some) and all(
-            self._near(*block) for each in flat for block in _blocks(*each)
+    def holds(self, moved: Sequence[tuple[torch.Tensor, torch.Tensor]], quick: bool = False) -> bool:
+        """Whether new values of parameters are those here, up to how a sum of two numbers may be rounded.
+
+        Args:
+            moved: Parameters, each with its new value.
+            quick: Whether C++ may tell.
+        """
+        if quick and moved:
+            found = self._told(moved)
+            if found is not None:
+                return found
+        # The first elements of the first parameter mostly tell: the others are not even viewed then.
+        some = (next(_blocks(*self._vectors(*each), SOME)) for each in moved)
+        return all(self._near(*block) for block in some) and all(
+            self._near(*block) for each in moved for block in _blocks(*self._vectors(*each), BLOCK)
         )
+
+    def _told(self, moved: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bool | None:
+        """Whether C++ finds the new values here; None if it cannot tell."""
+        begins = [self.begin.get(id(p), p) for p, _ in moved]
+        directions = [self.directions.get(id(p)) for p, _ in moved]
+        values = [value for _, value in moved]
+        if not all(address(x) for x in (*values, *begins, *directions) if x is not None):
+            return None
+        return vectors.are_near(values, begins, directions, self.distance)
+
+    def _vectors(self, p: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return the new value of a parameter, where it begins, and the direction from there, as vectors."""
+        direction = self.directions.get(id(p))
+        begin = _vector(self.begin.get(id(p), p))
+        return _vector(value), begin, None if direction is None else _vector(direction)
 
     def _near(self, value: torch.Tensor, begin: torch.Tensor, direction: torch.Tensor | None) -> bool:
         # As rules move, so that the values are mostly equal: products are rounded before they are added.
@@ -65,11 +89,11 @@ def _vector(x: torch.Tensor) -> torch.Tensor:
 
 
 def _blocks(
-    value: torch.Tensor, begin: torch.Tensor, direction: torch.Tensor | None
+    value: torch.Tensor, begin: torch.Tensor, direction: torch.Tensor | None, size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
-    """Yield parts of vectors that lie at the same place."""
-    along = repeat(None) if direction is None else direction.split(BLOCK)
-    yield from zip(value.split(BLOCK), begin.split(BLOCK), along, strict=False)
+    """Yield parts of vectors that lie at the same place; one that is empty has one part."""
+    along = repeat(None) if direction is None else direction.split(size)
+    yield from zip(value.split(size), begin.split(size), along, strict=False)
 
 
 class Line:
@@ -96,8 +120,10 @@ class Line:
 
     def __exit__(self, *error: object) -> None:
         """Come back."""
-        for p, _ in self.pairs:
-            p.data.copy_(self._kept[id(p)])  # not seen by autograd, which may still need the values that come back
+        if self.pairs:
+            torch._foreach_copy_(
+                [p.data for p, _ in self.pairs], [self._kept[id(p)] for p, _ in self.pairs]
+            )  # not seen by autograd, which may still need the values that come back
 
     def go(self, distance: float) -> None:
         """Put the parameters at a distance from the beginning."""

@@ -24,8 +24,10 @@ from optlang.runtime.records import Record
 from optlang.runtime.tensors import arithmetic, is_wrapper
 
 #: How many bytes a tensor of a chunk may take: on the CPU so few that what one operation leaves is still in a cache for
-#: the next (two of the largest matrices of GPT-2 small), elsewhere enough to keep every core busy.
+#: the next (two of the largest matrices of GPT-2 small), elsewhere enough to keep every core busy. Stages over matrices
+#: make many passes over their stacks, each into new memory.
 CHUNK = {"cpu": 20 * 2**20}
+STACK = {"cpu": 2 * 2**20}
 LARGEST = 64 * 2**20
 
 _PLAIN = {float, int, bool, str, type(None)}
@@ -205,7 +207,7 @@ class MatrixChunk(Chunk):
 
     def compile(self, kernels: Kernels) -> None:
         """Have ready what there is in C++ for it."""
-        kernels.quicken(self.plan.prepared, self.records[0].parameter.device.type)
+        kernels.quicken(self.plan.prepared, self.records[0].parameter)
 
     def run(self, gradients: Sequence[Any], addresses: Iterable[int] | None = None) -> None:
         """Run the stage."""
@@ -389,11 +391,11 @@ class BatchSchedule:
     def path(self, path: int, kernels: Kernels, scratch: Scratch) -> list[Segment]:
         """Return the stages of a path, made and compiled on first use."""
         if path not in self._paths:
-            variant = self.prepared.variant
-            if stays_on_device(self.records[0].parameter.device):  # before kernels: these are kept with the texts
-                for stage in self.own.stages:
-                    if stage.needs:
-                        stage.kernel.text("traced_source")
+            variant, device = self.prepared.variant, self.records[0].parameter.device
+            for stage in self.own.stages:  # before kernels are compiled: they are kept with the texts
+                if stage.needs and stays_on_device(device):
+                    stage.kernel.text("traced_source")
+                kernels.foresee(stage.kernel, device.type)
             made = segments([PlannedStage(each, variant, kernels.stage(each.kernel)) for each in self.own.paths[path]])
             self._common[path] = lay_out(self, made, scratch)
             for segment in made:
@@ -441,7 +443,7 @@ def lay_out(batch: BatchSchedule, path: Sequence[Segment], scratch: Scratch) -> 
         matrices = any(plan.kernel.matrices for plan in segment.plans)
         whole = not matrices and not any(slot.storage is Storage.ELEMENT for slot in local)
         alone = any(plan.own.alone for plan in segment.plans)
-        cuts = [(i, i + 1) for i in range(len(batch.records))] if alone else _cuts(batch.records)
+        cuts = [(i, i + 1) for i in range(len(batch.records))] if alone else _cuts(batch.records, matrices)
         for start, stop in [(0, len(batch.records))] if whole else cuts:
             records = batch.records[start:stop]
             buffers: Buffers = {
@@ -457,10 +459,10 @@ def lay_out(batch: BatchSchedule, path: Sequence[Segment], scratch: Scratch) -> 
     return common
 
 
-def _cuts(records: Sequence[Record]) -> list[tuple[int, int]]:
+def _cuts(records: Sequence[Record], matrices: bool) -> list[tuple[int, int]]:
     """Return where to cut a batch so that no tensor of a chunk is larger than it may be, unless it is alone."""
     p = records[0].parameter
-    most = CHUNK.get(p.device.type, LARGEST) // arithmetic(p).itemsize
+    most = (STACK if matrices else CHUNK).get(p.device.type, LARGEST) // arithmetic(p).itemsize
     largest = [max(r.facts.numel, *(t.numel() for t in r.tensors.values()), 1) for r in records]
     cuts, start, size = [], 0, 0
     for i, more in enumerate(largest):

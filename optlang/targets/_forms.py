@@ -29,7 +29,7 @@ from optlang.inputs import (
     ValueName,
 )
 from optlang.language.quoting import docstring, literal
-from optlang.targets._python import INDENT, Function, Library, functions, pretty
+from optlang.targets._python import INDENT, Function, Library, functions, pretty, with_loops
 from optlang.targets._questions import DIMENSIONS, Way
 
 #: Names of the tables of a file, which are no names of forms.
@@ -201,7 +201,7 @@ class Forms:
     def one(self, one: Stage, suffix: str) -> str:
         """Return the record of a stage."""
         kernel = one.kernel
-        own = {f.name: f for f in functions(kernel.source)}
+        own = with_loops({f.name: f for f in functions(kernel.source)})
         self.helpers(own.values())
         storage = kernel.storage
         empty = one.kernel.matrices and not kernel.coefficients

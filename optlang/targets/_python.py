@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from optlang.backends.matrix_source import LOOP
 from optlang.language.quoting import literal
 
 #: Longest line.
@@ -92,6 +93,17 @@ def functions(source: str) -> list[Function]:
     lines = source.split("\n")
     tree = ast.parse(source)
     return [Function(lines[n.lineno - 1 : n.end_lineno]) for n in tree.body if isinstance(n, ast.FunctionDef)]
+
+
+def with_loops(own: dict[str, Function]) -> dict[str, Function]:
+    """Return the functions of a stage with its loops inside of ``update``, as other stages have some of these names."""
+    loops = [function for name, function in own.items() if name.startswith(LOOP)]
+    if not loops:
+        return own
+    head, said, *body = own["update"].lines
+    inside = [f"{INDENT}{line}" if line else "" for loop in loops for line in ("", *loop.lines, "")]
+    left = {name: function for name, function in own.items() if not name.startswith(LOOP)}
+    return left | {"update": Function([head, said, *inside, *body])}
 
 
 def _joined(lines: Iterable[str]) -> Iterator[str]:

@@ -164,7 +164,7 @@ class _Function:
             INDENT + docstring("\n".join(said), INDENT, apart=True),
             *(out for line in inside for out in formatted(INDENT + line)),
         ]
-        helpers = [HELPERS[h].replace("x == x", "~torch.isnan(x)") + "\n\n" for h in HELPERS if h in self.helpers]
+        helpers = [HELPERS[h] + "\n\n" for h in HELPERS if h in self.helpers]
         code = "\n".join(lines)
         imports = "import math\n\n" if "math." in code or any("math." in h for h in helpers) else ""
         head = docstring(f"{self.order.compiled.name}, to read; the file is yours under whatever licence you like.")

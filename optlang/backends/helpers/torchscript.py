@@ -12,6 +12,14 @@ def product(a, b):
     return torch.matmul(a, b)
 
 
+def product_in_16_bits(a, b):
+    return torch.matmul(a, b)
+
+
+def multiply_add_in_16_bits(x, a, b, beta: float = 1.0, alpha: float = 1.0):
+    return torch.baddbmm(x, a, b, beta=beta, alpha=alpha)
+
+
 def stack_sum(x, dim: List[int], keepdim: bool = False):
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     rows = x.sum([dim[-1]], keepdim=True, dtype=wide)

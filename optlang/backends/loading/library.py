@@ -26,7 +26,8 @@ INSTRUCTIONS = {
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma", "-mf16c"),
 }
 
-#: Arithmetic is that of IEEE 754, operation by operation, and no function needs to say what went wrong.
+#: Arithmetic is that of IEEE 754, operation by operation, and no function needs to say what went wrong. Loops are not
+#: made twice for what is the same in all turns (a NaN, say): one of the two is then often not made of vectors.
 FLAGS = (
     "-O3",
     "-std=c++17",
@@ -36,6 +37,7 @@ FLAGS = (
     "-ffp-contract=off",
     "-fno-math-errno",
     "-fno-trapping-math",
+    "-fno-unswitch-loops",
 )
 
 _data_ptr = torch.Tensor.data_ptr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,15 @@ BACKENDS = ("auto", "cpp")
 NAME = "multiply_add_dot"
 #: Types of the vectors, with the names of the functions for them.
 FUNCTIONS = {torch.float32: "optlang_float32", torch.float64: "optlang_float64"}
+#: The function of a type.
+ENTRY = """
+extern "C" double {name}(int64_t n, {t}* to, const {t}* x, double c, const {t}* y, const {t}* z, int threads) {{
+  return multiply_add_dot<{t}>(n, to, x, c, y, z, threads);
+}}
+extern "C" bool {name}_near(int64_t n, const {t}* value, const {t}* x, double c, const {t}* y) {{
+  return near<{t}>(n, value, x, c, y);
+}}
+"""
 #: Elements from which on a vector is worth it.
 LEAST = 4096
 
@@ -72,10 +81,41 @@ def _suit(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> bool:
     )
 
 
+def are_near(
+    values: Sequence[torch.Tensor],
+    begins: Sequence[torch.Tensor],
+    directions: Sequence[torch.Tensor | None],
+    distance: float,
+) -> bool | None:
+    """Whether values lie at a distance from where they begin, up to how a sum of two numbers may be rounded.
+
+    Args:
+        values: Tensors that lie at addresses.
+        begins: Where they begin.
+        directions: Where each goes from there; nowhere without one.
+        distance: How far.
+
+    Returns:
+        Whether they do; None if there is no C++ that could tell.
+    """
+    tensors = [*values, *begins, *(d for d in directions if d is not None)]
+    dtype = tensors[0].dtype if tensors else None
+    if sys.platform != "linux" or dtype not in FUNCTIONS or not all(x.is_cpu and x.dtype is dtype for x in tensors):
+        return None
+    if not all(map(torch.Tensor.is_contiguous, tensors)) or (functions := _functions()) is None:
+        return None
+    near = functions[dtype].near
+    return all(
+        near(value.numel(), value.data_ptr(), begin.data_ptr(), distance, 0 if d is None else d.data_ptr())
+        for value, begin, d in zip(values, begins, directions, strict=True)
+    )
+
+
 @functools.cache
 def _functions() -> dict[torch.dtype, Any] | None:
     """Return the functions by type, built or from the cache; None if there is no way to have them."""
     source = (Path(__file__).parent.parent / "cpp_vectors.h").read_text(encoding="utf-8")
+    source += "".join(ENTRY.format(name=name, t=library.TYPES[str(t)[6:]]) for t, name in FUNCTIONS.items())
     return library.helper("vectors", source, library.flags(), ("-lm",), _open, "torch's operations on vectors are used")
 
 
@@ -87,4 +127,7 @@ def _open(path: str) -> dict[torch.dtype, Any]:
         pointer = ctypes.c_void_p
         function.argtypes = [ctypes.c_int64, pointer, pointer, ctypes.c_double, pointer, pointer, ctypes.c_int]
         function.restype = ctypes.c_double
+        near = function.near = getattr(opened, f"{name}_near")
+        near.argtypes = [ctypes.c_int64, pointer, pointer, ctypes.c_double, pointer]
+        near.restype = ctypes.c_bool
     return found
