@@ -194,6 +194,43 @@ def test_what_cannot_be_is_said(store: Any, said: str) -> None:
         made("AdamW", "eager", store)
 
 
+def test_what_needs_another_kind_of_step_is_refused() -> None:
+    p = torch.nn.Parameter(torch.zeros(100, 100))
+    for options, said in (({"capturable": True}, "capturable=True"), ({"differentiable": True}, "differentiable=True")):
+        with pytest.raises(ValueError, match=f"AdamW: store cannot be given together with {said}"):
+            compiled("AdamW", "eager")([p], store="8bit", **options)
+    with pytest.raises(ValueError, match="LBFGS: store cannot be given to a rule that works on one vector"):
+        compiled("LBFGS", "eager")([p], store="8bit")
+
+
+def test_states_of_other_shapes_are_refused() -> None:
+    p = torch.nn.Parameter(torch.zeros(100, 100))
+    with pytest.raises(ValueError, match="'row_var' cannot be kept in fp8, as it is not shaped like its parameter"):
+        compiled("Adafactor", "eager")([p], store={"row_var": "fp8"})
+
+
+def test_float64_is_not_cut() -> None:
+    p = torch.nn.Parameter(torch.zeros(100, 100, dtype=torch.float64))
+    p.grad = torch.ones_like(p)
+    optimizer = compiled("AdamW", "cpp")([p], store="fp32")
+    optimizer.step()
+    assert optimizer.state[p]["exp_avg"].dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_parameters_of_other_types(dtype: torch.dtype) -> None:
+    results = []
+    for backend in ("eager", "cpp"):
+        p = torch.nn.Parameter(torch.ones(100, 100, dtype=dtype))
+        optimizer = compiled("AdamW", backend)([p], store="8bit")
+        for number in range(3):
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(number)).to(dtype)
+            optimizer.step()
+        assert optimizer.state[p]["exp_avg"].dtype == torch.float8_e4m3fn
+        results.append(p.detach().float())
+    assert torch.allclose(*results, rtol=2e-2, atol=1e-5)
+
+
 # Checkpoints --------------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,8 @@ from optlang.runtime.work import DirectWork
 class CapturablePlan(GroupPlan):
     """The step of a param group that is ``capturable``."""
 
+    unlike = "together with capturable=True"
+
     switch = "capturable"
     option = "capturable=True"
 

@@ -28,6 +28,8 @@ class DifferentiablePlan(GroupPlan):
     Everything is computed by :meth:`prepare`, as new tensors; :meth:`run` writes them.
     """
 
+    unlike = "together with differentiable=True"
+
     switch = "differentiable"
     option = "differentiable=True"
 

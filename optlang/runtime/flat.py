@@ -29,6 +29,8 @@ class FlatPlan(GroupPlan):
         vector: The vector, a parameter to the rest of the runtime. ``members`` are those it is made of.
     """
 
+    unlike = "to a rule that works on one vector of all parameters"
+
     def __init__(
         self, group: dict[str, Any], hyper: Hyperparameters, kernels: Any, chosen: Sequence[torch.Tensor] | None = None
     ) -> None:

@@ -32,6 +32,8 @@ INSTEAD = (
 class LazyPlan(GroupPlan):
     """The step of a param group in which gradients may be sparse."""
 
+    unlike = "together with sparse gradients"
+
     switch = "sparse"
     option = 'sparse="lazy"'
 

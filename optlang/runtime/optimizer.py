@@ -223,6 +223,13 @@ class RuleOptimizer(Optimizer):
             group.setdefault(TRAINING, self.param_groups[0].get(TRAINING, True))
         if switched(group) == LazyPlan.switch:
             lazy.check_rule(part, group, members)
+        if group.get(STORE) is not None and (kind := _kind(group, part)) is not GroupPlan:
+            raise ValueError(f"{part.compiled.name}: store cannot be given {kind.unlike}")
+        if isinstance(group.get(STORE), Mapping):  # a state that it names may be one that cannot be kept so
+            values = part.hyper.read(group)
+            for facts in {facts_of(p) for p in members}:
+                prepared = part.kernels.prepared(values, part.hyper.answers(values), facts)
+                choice.formats(part.compiled.name, group[STORE], prepared.stored, facts.numel)
         searches = bool(evaluations(part.compiled.rule) & {*SEARCHES})
         flat.check(part, group, len(self.param_groups), members, searches)
         if part.kernels.by_shape:

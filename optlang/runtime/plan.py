@@ -49,6 +49,8 @@ class GroupPlan:
     #: The key of a param group that asks for this kind of plan, and how errors name the request.
     switch: str | None = None
     option = ""
+    #: What errors say of groups that need another kind of plan.
+    unlike = ""
 
     def __init__(
         self,
@@ -273,7 +275,7 @@ class GroupPlan:
     def _formats(self, prepared: Prepared, p: torch.Tensor) -> dict[str, Format]:
         """Return how states of a parameter are kept that are kept otherwise than the rule says, by key."""
         store = self.group.get(STORE)
-        if store is None or p.is_complex():
+        if store is None or p.is_complex() or (store == "fp32" and p.dtype is torch.float64):
             return {}
         return choice.formats(self.name, store, prepared.stored, p.numel())
 

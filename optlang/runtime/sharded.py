@@ -28,6 +28,8 @@ class ShardedPlan(GroupPlan):
     dict of the local parts of its states.
     """
 
+    unlike = "for distributed parameters yet; keep their states in float32, or set their types by bf16() in the rule"
+
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._parts: dict[torch.Tensor, torch.Tensor] = {}  # by parameter, the stand-in
