@@ -493,3 +493,15 @@ def test_the_lexer_knows_the_language() -> None:
     assert tokens["if"] == "Token.Keyword"
     assert tokens["p"] == "Token.Name.Builtin"
     assert not any("Error" in kind for kind in tokens.values())
+
+
+def test_show_says_how_states_are_kept(run: Run) -> None:
+    lines = run("show", "adamw", "--store", "8bit").out.splitlines()
+    assert [line.split() for line in lines] == [
+        ["exp_avg", "fp8,", "blocks", "of", "256", "1.02", "bytes", "an", "element"],
+        ["exp_avg_sq", "log8,", "blocks", "of", "256", "1.02", "bytes", "an", "element"],
+        ["together", "2.03", "bytes", "an", "element"],
+    ]
+    assert "bfloat16" in run("show", "lion", "--store", "exp_avg=bf16").out
+    code, _, err = run("show", "lion", "--store", "4bit")
+    assert code == 2 and "store must be one of" in err

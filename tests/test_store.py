@@ -19,6 +19,7 @@ from optlang.storage.blocks import SCALE, Blocks, rows_of
 from optlang.storage.fp8 import Fp8
 from optlang.storage.int8 import Int8
 from optlang.storage.log8 import Log8
+from optlang.storage.parameters import KEY, WAYS
 
 FORMATS: tuple[Blocks, ...] = (Fp8(), Log8(), Int8(), Fp8(64), Log8(32))
 SHAPES = ((100, 300), (5000,), (64, 64, 3, 3), (10,), (3, 70000), (4100, 1))
@@ -229,6 +230,127 @@ def test_parameters_of_other_types(dtype: torch.dtype) -> None:
         assert optimizer.state[p]["exp_avg"].dtype == torch.float8_e4m3fn
         results.append(p.detach().float())
     assert torch.allclose(*results, rtol=2e-2, atol=1e-5)
+
+
+# Parameters in bfloat16 ---------------------------------------------------------------------------------------
+
+
+def made_narrow(rule: str, backend: str, rounding: str | None, **options: Any) -> tuple[Any, list[torch.nn.Parameter]]:
+    """Return an optimizer with parameters in bfloat16, one of them in another order of memory."""
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.nn.Parameter(torch.randn(s, generator=generator).bfloat16()) for s in ((60, 100), (64, 8, 3, 3))]
+    params[1] = torch.nn.Parameter(params[1].detach().to(memory_format=torch.channels_last))
+    return compiled(rule, backend)(params, lr=1e-3, rounding=rounding, store="fp32", **options), params
+
+
+def narrow_step(optimizer: Any, params: Sequence[torch.nn.Parameter], numbers: Sequence[int]) -> None:
+    """Make steps with gradients of the parameters' types and orders of memory."""
+    for number in numbers:
+        generator = torch.Generator().manual_seed(number)
+        for p in params:
+            g = torch.randn(p.shape, generator=generator).to(p.dtype)
+            p.grad = torch.empty_like(p).copy_(g)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("rounding", list(WAYS))
+@pytest.mark.parametrize("rule", ["AdamW", "Lion", "LAMB", "AdamWClip", "SGD"])
+def test_parameters_in_16_bits_are_the_same_in_cpp(rule: str, rounding: str) -> None:
+    results = []
+    for backend in ("eager", "cpp"):
+        optimizer, params = made_narrow(rule, backend, rounding)
+        narrow_step(optimizer, params, range(4))
+        results.append((optimizer, params))
+    (one, params), (other, others) = results
+    way = WAYS[rounding]
+    for p, q in zip(params, others, strict=True):  # what is rounded may differ in the last bit of float32
+        kept = [way.decode(x.detach(), o.state[x].get(KEY, torch.empty(0))) for o, x in ((one, p), (other, q))]
+        apart = (kept[0] - kept[1]).abs() > (1e-6 if rounding == "bf16+16" else 2**-14) * kept[0].abs() + 1e-7
+        assert float(apart.float().mean()) <= (1e-3 if rounding == "stochastic" else 0.0)
+
+
+@pytest.mark.parametrize("rule", ["AdamW", "Lion", "LAMB"])
+def test_what_is_kept_besides_makes_float32_of_them(rule: str) -> None:
+    optimizer, params = made_narrow(rule, "cpp", "bf16+16")
+    wide = [torch.nn.Parameter(torch.empty_like(p, dtype=torch.float32).copy_(p)) for p in params]
+    usual = compiled(rule, "cpp")(wide, lr=1e-3)
+    for number in range(20):
+        narrow_step(optimizer, params, [number])
+        for p, q in zip(params, wide, strict=True):
+            q.grad = p.grad.float()
+        usual.step()
+    for p, q in zip(params, wide, strict=True):
+        assert torch.equal(WAYS["bf16+16"].decode(p.detach(), optimizer.state[p][KEY]), q)
+        assert float((p.float() - q).abs().max()) <= float(q.abs().max()) / 256
+
+
+@pytest.mark.parametrize(("rounding", "most"), [("kahan", 2**-15), ("bf16+8", 2**-15), ("bf16+16", 0.0)])
+def test_how_much_is_lost(rounding: str, most: float) -> None:
+    x = torch.randn(100_000, generator=torch.Generator().manual_seed(0)) * torch.logspace(-30, 30, 100_000)
+    way = WAYS[rounding]
+    codes = torch.empty_like(x, dtype=torch.bfloat16)
+    second = way.companion(codes)
+    way.keep(x, codes, second, 0)
+    assert float(((way.decode(codes, second) - x) / x).abs().max()) <= most
+    assert float(((codes.float() - x) / x).abs().max()) <= 2**-8
+
+
+def test_stochastic_rounding_is_right_on_average() -> None:
+    x, way = torch.linspace(1.0, 2.0, 4001), WAYS["stochastic"]
+    codes = torch.empty_like(x, dtype=torch.bfloat16)
+    total = torch.zeros_like(x)
+    for t in range(400):
+        way.keep(x, codes, way.companion(codes), mixed(0, t) & 0xFFFFFFFF)
+        total += codes.float()
+    assert float((total / 400 - x).abs().max()) < 2**-7 / 4  # codes are 2**-7 apart
+    assert float((total / 400 - x).mean().abs()) < 2**-7 / 400
+
+
+@pytest.mark.parametrize("rounding", list(WAYS))
+def test_small_updates_are_not_lost(rounding: str) -> None:
+    p = torch.nn.Parameter(torch.ones(4096, dtype=torch.bfloat16))
+    optimizer = compiled("SGD", "cpp")([p], lr=1e-4, rounding=rounding)
+    for _ in range(200):
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+    assert abs(float(p.float().mean()) - 0.98) < 2e-3
+    q = torch.nn.Parameter(torch.ones(4096, dtype=torch.bfloat16))
+    plain = compiled("SGD", "cpp")([q], lr=1e-4)
+    for _ in range(200):
+        q.grad = torch.ones_like(q)
+        plain.step()
+    assert float(q.float().mean()) == 1.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("rounding", list(WAYS))
+def test_what_is_not_finite_stays_so(rounding: str, bad: float) -> None:
+    x, way = torch.tensor([1.0, bad]), WAYS[rounding]
+    codes = torch.empty_like(x, dtype=torch.bfloat16)
+    second = way.companion(codes)
+    way.keep(x, codes, second, 12345)
+    kept = way.decode(codes, second)
+    assert kept[0] == 1.0 and (kept[1].isnan() if math.isnan(bad) else kept[1] == bad)
+
+
+@pytest.mark.parametrize("rounding", list(WAYS))
+def test_parameters_in_16_bits_are_resumed(rounding: str) -> None:
+    whole, params = made_narrow("AdamW", "cpp", rounding)
+    narrow_step(whole, params, range(3))
+    others = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    resumed = compiled("AdamW", "cpp")(others, lr=1e-3, rounding=rounding, store="fp32")
+    resumed.load_state_dict(saved(whole))
+    narrow_step(whole, params, range(3, 6))
+    narrow_step(resumed, others, range(3, 6))
+    assert all(map(torch.equal, params, others))
+
+
+def test_rounding_is_for_bfloat16() -> None:
+    p = torch.nn.Parameter(torch.zeros(10))
+    with pytest.raises(ValueError, match="rounding is for parameters in bfloat16"):
+        compiled("AdamW", "eager")([p], rounding="kahan")
+    with pytest.raises(ValueError, match="rounding must be one of 'stochastic', 'kahan'"):
+        compiled("AdamW", "eager")([p.bfloat16()], rounding="up")
 
 
 # Checkpoints --------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-// Tensors that are kept in codes with a scale for each block, as the formats of this file say.
+// Tensors that are kept in codes, as the formats of this file say: each code with a second number of its own, or blocks of
+// codes with a scale.
 
 // What a division by `scale` gives to the last bit, where `inverse` is 1/scale and products can be added exactly.
 inline float divided(float x, float scale, float inverse) {
@@ -34,39 +35,62 @@ inline uint32_t drawn(uint32_t place, uint32_t key) { return (place ^ key) * 0x9
 
 // Elements of a tensor from `begin`, where a block begins, to `end`, where one ends, as numbers.
 template <typename Format, int64_t size>
-void decode(const void* codes, const void* scales, int64_t columns, int64_t begin, int64_t end, float* numbers) {
-  for (Block block(begin, columns, size); block.begin < end; block.next()) {
-    const auto* __restrict const from = static_cast<const typename Format::code*>(codes) + block.begin;
-    float* __restrict const to = numbers + (block.begin - begin);
-    const float scale = static_cast<float>(static_cast<const typename Format::scale*>(scales)[block.scale]);
-    const int64_t n = block.end - block.begin;
-    int64_t i = Format::decode_vectors(from, scale, to, n);
-    for (; i < n; ++i) to[i] = Format::decoded(from[i], scale);
+void decode(const void* codes, const void* seconds, int64_t columns, int64_t begin, int64_t end, float* numbers) {
+  const auto* const all = static_cast<const typename Format::code*>(codes);
+  const auto* const theirs = static_cast<const typename Format::second*>(seconds);
+  if constexpr (Format::pairs) {
+    const auto* __restrict const from = all + begin;
+    const auto* __restrict const second = Format::alone ? nullptr : theirs + begin;
+    for (int64_t i = 0; i < end - begin; ++i) numbers[i] = Format::decoded(from[i], Format::alone ? 0 : second[i]);
+  } else {
+    for (Block block(begin, columns, size); block.begin < end; block.next()) {
+      const auto* __restrict const from = all + block.begin;
+      float* __restrict const to = numbers + (block.begin - begin);
+      const float scale = static_cast<float>(theirs[block.scale]);
+      const int64_t n = block.end - block.begin;
+      int64_t i = Format::decode_vectors(from, scale, to, n);
+      for (; i < n; ++i) to[i] = Format::decoded(from[i], scale);
+    }
+  }
+}
+
+template <typename Format>
+void encode_block(const float* __restrict from, typename Format::code* __restrict to, typename Format::second& kept,
+    int64_t n, uint32_t first, uint32_t key) {
+  // Magnitudes are in the order of their bits, with NaN the largest.
+  int32_t largest = 0;
+  for (int64_t i = 0; i < n; ++i) largest = std::max(largest, static_cast<int32_t>(bits_of(from[i]) & 0x7fffffffu));
+  kept = static_cast<typename Format::second>(Format::scale_of(number_of(static_cast<uint32_t>(largest))));
+  const float scale = static_cast<float>(kept);
+  const float inverse = 1.0f / scale;
+  if (scale - scale == 0) {
+    for (int64_t i = 0; i < n; ++i)
+      to[i] = Format::encoded(from[i], scale, inverse, Format::draws ? drawn(first + static_cast<uint32_t>(i), key) : 0);
+  } else {  // something is infinite or undefined: so is all of the block
+    std::memset(to, 0, n * sizeof(*to));
+    kept = static_cast<typename Format::second>(undefined);
   }
 }
 
 template <typename Format, int64_t size>
 void encode(
-    const float* numbers, void* codes, void* scales, int64_t columns, int64_t begin, int64_t end, uint32_t key) {
-  for (Block block(begin, columns, size); block.begin < end; block.next()) {
-    const float* __restrict const from = numbers + (block.begin - begin);
-    auto* __restrict const to = static_cast<typename Format::code*>(codes) + block.begin;
-    const int64_t n = block.end - block.begin;
-    // Magnitudes are in the order of their bits, with NaN the largest.
-    int32_t largest = 0;
-    for (int64_t i = 0; i < n; ++i)
-      largest = std::max(largest, static_cast<int32_t>(bits_of(from[i]) & 0x7fffffffu));
-    auto& kept = static_cast<typename Format::scale*>(scales)[block.scale];
-    kept = static_cast<typename Format::scale>(Format::scale_of(number_of(static_cast<uint32_t>(largest))));
-    const float scale = static_cast<float>(kept);
-    const uint32_t first = static_cast<uint32_t>(block.begin);
-    const float inverse = 1.0f / scale;
-    if (scale - scale == 0) {
-      for (int64_t i = 0; i < n; ++i)
-        to[i] = Format::encoded(from[i], scale, inverse, Format::draws ? drawn(first + static_cast<uint32_t>(i), key) : 0);
-    } else {  // something is infinite or undefined: so is all of the block
-      std::memset(to, 0, n);
-      kept = static_cast<typename Format::scale>(undefined);
+    const float* numbers, void* codes, void* seconds, int64_t columns, int64_t begin, int64_t end, uint32_t key) {
+  auto* const all = static_cast<typename Format::code*>(codes);
+  auto* const theirs = static_cast<typename Format::second*>(seconds);
+  if constexpr (Format::pairs) {
+    auto* __restrict const to = all + begin;
+    auto* __restrict const second = Format::alone ? nullptr : theirs + begin;
+    const uint32_t first = static_cast<uint32_t>(begin);
+    typename Format::second none;
+    for (int64_t i = 0; i < end - begin; ++i) {
+      const uint32_t random = Format::draws ? drawn(first + static_cast<uint32_t>(i), key) : 0;
+      Format::encoded(numbers[i], to[i], Format::alone ? none : second[i], random);
+    }
+  } else {
+    for (Block block(begin, columns, size); block.begin < end; block.next()) {
+      const uint32_t first = static_cast<uint32_t>(block.begin);
+      const float* const from = numbers + (block.begin - begin);
+      encode_block<Format>(from, all + block.begin, theirs[block.scale], block.end - block.begin, first, key);
     }
   }
 }

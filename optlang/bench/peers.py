@@ -49,6 +49,10 @@ class Peer:
 USUAL = {"embedding": "torch.optim:SparseAdam"}
 
 
+#: The peer that is the rule itself, with its states as the rule says.
+ITSELF = "itself"
+
+
 class ClippedAdamW(torch.optim.AdamW):
     """What is done today in place of a rule that clips: ``clip_grad_norm_``, then fused AdamW.
 

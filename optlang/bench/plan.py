@@ -27,6 +27,7 @@ class Plan:
         members: The shapes of the tensors: those of the list that the rule takes.
         total: How many tensors the list has.
         refused: Why the rule takes none of the list, or None.
+        store: How the states of the rule are kept, by a preset; None for what the rule says.
     """
 
     name: str
@@ -41,11 +42,12 @@ class Plan:
     members: tuple[Shape, ...]
     total: int
     refused: str | None = None
+    store: str | None = None
 
     @property
     def arguments(self) -> dict[str, Any]:
         """The arguments of the rule's class."""
-        return {**self.values, **sparse_arguments(self.shapes)}
+        return {**self.values, **sparse_arguments(self.shapes), **({} if self.store is None else {"store": self.store})}
 
     @property
     def asked(self) -> frozenset[str]:
@@ -72,6 +74,7 @@ def plans_of(
     device: str = "cpu",
     values: Mapping[str, Any] | None = None,
     backend: str = "auto",
+    store: str | None = None,
     left_out: dict[str, str] | None = None,
 ) -> list[Plan]:
     """Return the comparisons to make: every rule on every list of shapes.
@@ -84,6 +87,7 @@ def plans_of(
         device: Where they are.
         values: Hyperparameters.
         backend: The backend.
+        store: How states are kept.
         left_out: Takes the rules that have nothing to be compared with, and why; without it they are an error.
 
     Raises:
@@ -105,7 +109,8 @@ def plans_of(
             _require_settings(cls, settings)
         for name in wanted or [_suited(cls, rule.reference, settings)]:
             try:
-                peer = _peer(against or peers.USUAL.get(name), source, rule.reference, cls.__name__)
+                peer = peers.Peer(f"{cls.__name__} without store", cls, {}) if against == peers.ITSELF else None
+                peer = peer or _peer(against or peers.USUAL.get(name), source, rule.reference, cls.__name__)
                 if left_out is not None and peer.cls is torch.optim.SparseAdam and name not in shapes.TOUCHED:
                     raise peers.NoPeer(f"{peer.label} does not take the gradients of {name}")
             except peers.NoPeer as error:
@@ -114,7 +119,8 @@ def plans_of(
                 left_out[cls.__name__] = str(error)
                 break
             whole = shapes.SHAPES[name]()
-            members, refused = _taken(cls, whole, {**settings, **sparse_arguments(name)})
+            kept = {} if store is None else {"store": store}
+            members, refused = _taken(cls, whole, {**settings, **sparse_arguments(name), **kept})
             plans.append(
                 Plan(
                     cls.__name__,
@@ -129,6 +135,7 @@ def plans_of(
                     members,
                     len(whole),
                     refused,
+                    store,
                 )
             )
     if not plans:

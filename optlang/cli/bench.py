@@ -28,6 +28,14 @@ class Type(StrEnum):
     FLOAT16 = "float16"
 
 
+class Store(StrEnum):
+    """How states are kept."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    EIGHT_BITS = "8bit"
+
+
 class Backend(StrEnum):
     """How rules are run."""
 
@@ -52,7 +60,8 @@ def command(
         str | None,
         typer.Option(
             help="fused, foreach, clipped (clip_grad_norm_, then fused AdamW), averaged (the same, and AveragedModel), "
-            "module, module-eager, torchscript or aoti (the rule's own file, as `emit --target` writes it), "
+            "itself (without --store), module, module-eager, torchscript or aoti (the rule's own file, as "
+            "`emit --target` writes it), "
             "MODULE:CLASS, or a package, for its optimizer of the rule's name "
             "(default: the rule's own reference, fused if it can be)."
         ),
@@ -65,6 +74,10 @@ def command(
     dtype: Annotated[Type, typer.Option(help="Type of the parameters.")] = Type.FLOAT32,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     backend: Annotated[Backend, typer.Option(help="How rules are run.")] = Backend.AUTO,
+    store: Annotated[
+        Store | None,
+        typer.Option(help="How the states of the rule are kept; compare with `--against itself`.", show_default=False),
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that torch may use.")] = None,
     first_step: Annotated[
         bool,
@@ -100,6 +113,7 @@ def command(
             device=device,
             values=values,
             backend=backend.value,
+            store=None if store is None else store.value,
             left_out=left_out if whole else None,
         )
     except ValueError as error:

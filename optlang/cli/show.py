@@ -1,14 +1,18 @@
-"""``optlang show``: the formula file of a library rule or transform."""
+"""``optlang show``: the formula file of a library rule or transform, or how its states are kept."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from optlang.cli.output import library_names, library_path, print_code, read_file
+from optlang.cli.output import Refusal, library_names, library_path, print_code, read_file
 
 NAME = "show"
+
+#: The parameter that bytes are counted for: a matrix large enough for codes, in float32.
+SHAPE, TYPE = (1024, 1024), "float32"
 
 
 def command(
@@ -17,10 +21,42 @@ def command(
         typer.Argument(help="A library rule or transform.", autocompletion=library_names, show_default=False),
     ],
     path: Annotated[bool, typer.Option("--path", help="Print where the file is instead.")] = False,
+    store: Annotated[
+        str | None,
+        typer.Option(
+            "--store",
+            metavar="FORMATS",
+            help="Print how each state is kept instead: with 8bit, bf16, fp32, or as in exp_avg=fp8,exp_avg_sq=log8.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Print the formula file of a library rule or transform."""
     file = library_path(name)
-    if path:
+    if store is not None:
+        print_states(file, store)
+    elif path:
         print(file)
     else:
         print_code(read_file(file).text, "opt")
+
+
+def print_states(file: Path, store: str) -> None:
+    """Print the states of a rule for a large matrix, what each is kept in, and the bytes of an element."""
+    from optlang.compiler import compile_source, example_variant
+    from optlang.storage import choice
+
+    compiled = compile_source(read_file(file))
+    slots = [slot for slot in example_variant(compiled, ndim=len(SHAPE)).slots if slot.of_elements]
+    asked = dict(part.partition("=")[::2] for part in store.split(",")) if "=" in store else store
+    try:
+        checked = choice.checked(compiled.name, asked, [slot.key for slot in slots])
+        found = choice.formats(compiled.name, checked, slots, SHAPE[0] * SHAPE[1])
+    except ValueError as error:
+        raise Refusal(str(error)) from None
+    kept = [(slot.key, found.get(slot.key, slot.format)) for slot in slots]
+    rows = [(key, each.label(TYPE), each.size(TYPE)) for key, each in kept]
+    rows.append(("together", "", sum(each.size(TYPE) for _, each in kept)))
+    first, second = (max(len(row[i]) for row in [row[:2] for row in rows]) for i in (0, 1))
+    for key, label, size in rows:
+        print(f"{key:<{first}}  {label:<{second}}  {size:.2f} bytes an element")

@@ -14,7 +14,8 @@ from optlang.compiled import Kernel, Storage, Variant
 from optlang.runtime.kernels import Kernels, PreparedKernel
 from optlang.runtime.records import Record
 from optlang.runtime.tensors import fakes_of, overlapping, real_name, resolved, viewed
-from optlang.storage.blocks import Blocks, rows_of
+from optlang.storage.blocks import rows_of
+from optlang.storage.coded import Coded
 
 _pointer = torch.Tensor.data_ptr
 
@@ -37,7 +38,9 @@ class Operand:
     def __init__(self, record: Record, kernel: Kernel, handed: Mapping[Any, torch.Tensor]) -> None:
         self.record, self.kernel = record, kernel
         self.views: list[Any] = [None if record.copied else self.view(record.parameter), None]
-        self.coded: list[tuple[int, Blocks, torch.Tensor, int]] = []
+        self.coded: list[tuple[int, Coded, torch.Tensor, int]] = []
+        if "p" in record.coded:
+            self.coded.append((0, *record.coded["p"], record.drawn_by("p")))
         for place, name in enumerate(kernel.tensors[2:], 2):
             tensor = handed[name] if name in handed else record.tensors[name]
             if name in record.coded:
@@ -53,26 +56,37 @@ class Operand:
 
     def copied_in(self, g: torch.Tensor, coefficients: torch.Tensor) -> tuple[torch.Tensor, list[Any]]:
         """Return a contiguous copy of the parameter, and a kernel's arguments with it."""
-        copy = resolved(self.record.parameter.detach()).contiguous()
+        p = self.record.parameter.detach()
+        copy = (self.record.uncoded("p") if "p" in self.record.coded else resolved(p)).contiguous()
         return copy, [self.view(copy), self.view(g), *self.numbers()[2:], coefficients]
 
     def numbers(self) -> list[Any]:
         """Return the views, with the numbers that codes stand for in their place."""
         views = list(self.views)
-        for place, format, scales, _ in self.coded:
-            views[place] = self.view(format.decode(views[place], scales))
+        for place, *_ in self.coded:
+            if place or not self.record.copied:
+                views[place] = self.view(self.record.uncoded(self.kernel.tensors[place]))
         return views
 
     def keep(self, numbers: Sequence[torch.Tensor], draw: int) -> None:
         """Keep the numbers that a kernel has written for tensors in codes."""
-        for place, format, scales, key in self.coded:
-            if self.kernel.tensors[place] in self.kernel.written:
-                codes = self.views[place]
-                format.keep(numbers[place].view(codes.shape), codes, scales, key ^ draw)
+        for place, *_ in self.coded:
+            name = self.kernel.tensors[place]
+            if name in self.kernel.written and (place or not self.record.copied):
+                self.record.keep(name, self._as_parameter(numbers[place]), draw)
 
-    def copy_out(self, copy: torch.Tensor) -> None:
+    def _as_parameter(self, view: torch.Tensor) -> torch.Tensor:
+        """Return a view of numbers with the shape of the parameter, in whose order of memory they are."""
+        p = self.record.parameter
+        return (
+            view.reshape(p.shape) if p.is_contiguous() or self.record.copied else view.as_strided(p.shape, p.stride())
+        )
+
+    def copy_out(self, copy: torch.Tensor, draw: int) -> None:
         """Take the result."""
-        if "p" in self.kernel.written:
+        if "p" in self.kernel.written and "p" in self.record.coded:
+            self.record.keep("p", copy, draw)
+        elif "p" in self.kernel.written:
             self.record.parameter.detach().copy_(copy)
 
     def signature(self, dims: Sequence[Any], coefficients: int) -> Signature:
@@ -250,10 +264,10 @@ class KernelCall:
                     try:
                         self.moved = moved
                         run(tensors)
-                        operand.copy_out(copy)
+                        operand.copy_out(copy, self.draw)
                         operand.keep(tensors, self.draw)
                     except KeyboardInterrupt:  # the states may be written
-                        operand.copy_out(copy)
+                        operand.copy_out(copy, self.draw)
                         operand.keep(tensors, self.draw)
                         raise
         if self._packed is None:

@@ -19,11 +19,12 @@ from optlang.runtime.events import TRAINING
 from optlang.runtime.flat import seen
 from optlang.runtime.lazy import LazyPlan
 from optlang.runtime.parts import Part, Parts
-from optlang.runtime.plan import STORE, describe, named
+from optlang.runtime.plan import ROUNDING, STORE, describe, named
 from optlang.runtime.records import STEP
 from optlang.runtime.tensors import facts_of, is_shared, local
 from optlang.storage import choice
 from optlang.storage.blocks import SCALE
+from optlang.storage.parameters import KEY
 
 #: Hyperparameters that may be None.
 NULLABLE = (HyperType.OPTIONAL, HyperType.OPTIONAL_TEXT)
@@ -118,7 +119,9 @@ class Lent:
 def without_codes(saved: Mapping[str, Any]) -> dict[str, Any]:
     """Return a checkpoint with numbers for what is kept in codes, as if ``store`` had not been given."""
     state = {key: numbers_of(held) if isinstance(held, Mapping) else held for key, held in saved["state"].items()}
-    groups = [{key: value for key, value in group.items() if key != STORE} for group in saved["param_groups"]]
+    groups = [
+        {key: value for key, value in group.items() if key not in (STORE, ROUNDING)} for group in saved["param_groups"]
+    ]
     return {**saved, "state": state, "param_groups": groups}
 
 
@@ -126,7 +129,7 @@ def numbers_of(held: Mapping[str, Any]) -> dict[str, Any]:
     """Return the states of a parameter with numbers in place of codes and scales."""
     found = {}
     for key, value in held.items():
-        if key.endswith(SCALE) and key.removesuffix(SCALE) in held:
+        if key == KEY or (key.endswith(SCALE) and key.removesuffix(SCALE) in held):
             continue
         format = choice.found(value, held[key + SCALE]) if key + SCALE in held else None
         found[key] = value if format is None else format.decode(value, held[key + SCALE])
@@ -252,9 +255,10 @@ def loaded_groups(
             group.setdefault(LazyPlan.switch, ours[LazyPlan.switch])
         if TRAINING in ours:
             group.setdefault(TRAINING, True)
-        group.pop(STORE, None)  # how states are kept is for this run to say
-        if STORE in ours:
-            group[STORE] = ours[STORE]
+        for key in (STORE, ROUNDING):  # how numbers are kept is for this run to say
+            group.pop(key, None)
+            if key in ours:
+                group[key] = ours[key]
         group["params"] = ours["params"]
         if "param_names" in ours:
             group["param_names"] = ours["param_names"]

@@ -32,7 +32,7 @@ from optlang.runtime.flat import FlatPlan
 from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.lazy import LAZY, LazyPlan
 from optlang.runtime.parts import Part, Parts
-from optlang.runtime.plan import STORE, GroupPlan, named, switched
+from optlang.runtime.plan import ROUNDING, STORE, GroupPlan, named, switched
 from optlang.runtime.records import STEP
 from optlang.runtime.schedule_runner import run_schedule
 from optlang.runtime.stages import Scratch
@@ -40,7 +40,7 @@ from optlang.runtime.tensors import facts_of, is_fake, local
 from optlang.runtime.usual import UsualSteps
 from optlang.runtime.values import plain
 from optlang.runtime.work import ScheduledWork
-from optlang.storage import choice
+from optlang.storage import choice, parameters
 
 #: The staged work of a rule, with the other arguments of ``run_schedule``.
 Together = tuple[Part, list[ScheduledWork], Prepared, Mapping[ValueName, Any], chance.Seed | None]
@@ -134,6 +134,9 @@ class RuleOptimizer(Optimizer):
             elif key == STORE:
                 if value is not None:
                     given[key] = choice.checked(cls._name(), value, cls._stored())
+            elif key == ROUNDING:
+                if value is not None:
+                    given[key] = parameters.checked(cls._name(), value)
             elif key == chance.SEED and cls._random:
                 given[key] = chance.checked(cls._name(), value)
             elif key in PLANS:
@@ -180,6 +183,8 @@ class RuleOptimizer(Optimizer):
         lazy.check(self._name(), {**self.defaults, **param_group})
         if STORE in param_group:
             param_group[STORE] = choice.checked(self._name(), param_group[STORE], self._stored())
+        if ROUNDING in param_group:
+            param_group[ROUNDING] = parameters.checked(self._name(), param_group[ROUNDING])
         undecorated(Optimizer.add_param_group)(self, param_group)
         self._fakes = _fakes(self.param_groups)
         try:
@@ -223,8 +228,11 @@ class RuleOptimizer(Optimizer):
             group.setdefault(TRAINING, self.param_groups[0].get(TRAINING, True))
         if switched(group) == LazyPlan.switch:
             lazy.check_rule(part, group, members)
-        if group.get(STORE) is not None and (kind := _kind(group, part)) is not GroupPlan:
-            raise ValueError(f"{part.compiled.name}: store cannot be given {kind.unlike}")
+        asked = [key for key in (STORE, ROUNDING) if group.get(key) is not None]
+        if asked and (kind := _kind(group, part)) is not GroupPlan:
+            raise ValueError(f"{part.compiled.name}: {asked[0]} cannot be given {kind.unlike}")
+        if group.get(ROUNDING) is not None and not any(p.dtype is torch.bfloat16 for p in members):
+            raise ValueError(f"{part.compiled.name}: rounding is for parameters in bfloat16, and there are none here")
         if isinstance(group.get(STORE), Mapping):  # a state that it names may be one that cannot be kept so
             values = part.hyper.read(group)
             for facts in {facts_of(p) for p in members}:

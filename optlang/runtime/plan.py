@@ -28,10 +28,12 @@ from optlang.runtime.stages import Scratch
 from optlang.runtime.tensors import address, facts_of, is_fake, local, lost, makes_fakes
 from optlang.runtime.values import Hyperparameters
 from optlang.runtime.work import DirectWork, ScheduledWork
-from optlang.storage import Format, choice
+from optlang.storage import Format, choice, parameters
 
 #: Key of a param group that says how states are kept.
 STORE = "store"
+#: Key of one that says how rounding errors of its parameters are kept.
+ROUNDING = "rounding"
 
 State = MutableMapping[torch.Tensor, dict[str, Any]]
 
@@ -274,10 +276,13 @@ class GroupPlan:
 
     def _formats(self, prepared: Prepared, p: torch.Tensor) -> dict[str, Format]:
         """Return how states of a parameter are kept that are kept otherwise than the rule says, by key."""
-        store = self.group.get(STORE)
-        if store is None or p.is_complex() or (store == "fp32" and p.dtype is torch.float64):
-            return {}
-        return choice.formats(self.name, store, prepared.stored, p.numel())
+        store, way = self.group.get(STORE), self.group.get(ROUNDING)
+        found: dict[str, Format] = {}
+        if store is not None and not p.is_complex() and not (store == "fp32" and p.dtype is torch.float64):
+            found |= choice.formats(self.name, store, prepared.stored, p.numel())
+        if way is not None and p.dtype is torch.bfloat16:
+            found[parameters.KEY] = parameters.WAYS[way]
+        return found
 
     def _place_of(self, p: torch.Tensor) -> int:
         """Return the place of a parameter among all of the optimizer."""

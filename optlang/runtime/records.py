@@ -31,6 +31,8 @@ from optlang.runtime.tensors import (
 )
 from optlang.storage import Fixed, Format, Wide, choice
 from optlang.storage.blocks import SCALE, Blocks
+from optlang.storage.coded import Coded
+from optlang.storage.parameters import KEY, Parameter
 
 #: Attribute of the memory whose parts show the numbers of many parameters.
 OURS = "optlang_mirror"
@@ -57,7 +59,7 @@ class Record:
         numbers: Values of the host states.
         created: Whether none of its states existed before.
         tensors: The state tensors, by name.
-        coded: Of those that are kept in codes the format and the scales, by name.
+        coded: Of those that are kept in codes, and of a parameter, the format and what belongs to the codes, by name.
         shown: How many of its keys show numbers of the host.
         careful: Whether each gradient has to be looked at (complex numbers, orders of memory other than C's).
         copied: Whether the parameter itself cannot be viewed, so that it is copied in and out.
@@ -67,6 +69,7 @@ class Record:
     """
 
     __slots__ = (
+        "_draws",
         "careful",
         "coded",
         "copied",
@@ -109,8 +112,8 @@ class Record:
         self.forms: tuple[Any, ...] = ()
         self.ordinary, self.volatile, self.whole = True, False, False
         self.tensors: dict[ValueName, torch.Tensor] = {}
-        self.coded: dict[ValueName, tuple[Blocks, torch.Tensor]] = {}
-        self.shown, self.place = 0, 0
+        self.coded: dict[ValueName, tuple[Coded, torch.Tensor]] = {}
+        self.shown, self.place, self._draws = 0, 0, False
         self.numbers: tuple[float, ...] = ()
         self.count, self.created, self.careful, self.copied = 0.0, False, False, False
         self.gradient_dtype = parameter.dtype
@@ -118,12 +121,27 @@ class Record:
     @property
     def counts(self) -> bool:
         """Whether its updates are counted: if the rule asks, or if random numbers are drawn by the count."""
-        return self.prepared.counts or any(format.draws for format, _ in self.coded.values())
+        return self.prepared.counts or self._draws
 
     def drawn_by(self, name: ValueName) -> int:
         """Return what random numbers for a state are drawn by, besides the step."""
-        names = [slot.name for slot in self.prepared.stored]
+        names = ["p", *(slot.name for slot in self.prepared.stored)]
         return mixed(self.place, names.index(text(name))) & 0xFFFFFFFF
+
+    def codes(self, name: ValueName) -> torch.Tensor:
+        """Return the codes of what is kept in some."""
+        return (self.parameter if name == "p" else self.tensors[name]).detach()
+
+    def uncoded(self, name: ValueName) -> torch.Tensor:
+        """Return what such codes stand for, in float32."""
+        format, second = self.coded[name]
+        return format.decode(self.codes(name), second)
+
+    def keep(self, name: ValueName, x: torch.Tensor, draw: int) -> None:
+        """Keep numbers in codes; ``draw`` is what random numbers are drawn by in this step."""
+        format, second = self.coded[name]
+        codes = self.codes(name)
+        format.keep(x.reshape(codes.shape).float(), codes, second, self.drawn_by(name) ^ draw)
 
     # Making ready -------------------------------------------------------------------------------------------
 
@@ -141,7 +159,8 @@ class Record:
         self.gradient_dtype = g.dtype
         self.copied = is_marked(p) or (not is_dense(p) if layout.flat else not p.is_contiguous())
         states = self.tensors = self._states(g, {**values, **self.facts.named()}, formats)
-        self.copied |= bool(self.coded) and not p.is_contiguous()
+        self._take_way(formats)
+        self.copied |= not p.is_contiguous() and any(not format.pairs for format, _ in self.coded.values())
         self.ordinary = all(address(t) or not t.numel() for t in (p, g, *states.values()) if not t.is_sparse)
         self.volatile |= p.is_inference() or not (self.ordinary or is_fake(p) or p.is_meta)
         self.whole = not self.ordinary and layout.flat and self.prepared.variant.elementwise and not p.is_complex()
@@ -151,6 +170,7 @@ class Record:
     def _states(self, g: torch.Tensor, values: Values, formats: Mapping[str, Format]) -> dict[ValueName, torch.Tensor]:
         """Return the state tensors by name, each as its kernel wants it, and set the host's numbers."""
         prepared, held = self.prepared, self.state
+        self._draws = any(isinstance(format, Coded) and format.draws for format in formats.values())
         slots = prepared.variant.slots
         missing = [slot for slot in slots if held.get(slot.key) is None]
         present = len(missing) < len(slots)
@@ -199,6 +219,22 @@ class Record:
         self.shown = len(mirrored)
         self.hold([None] * len(mirrored), [*(tensors[slot.name] for slot in prepared.stored), *scales])
         return tensors
+
+    def _take_way(self, formats: Mapping[str, Format]) -> None:
+        """Take what belongs to a parameter whose rounding errors are kept, starting it if it is missing."""
+        way, p = formats.get(KEY), self.parameter
+        if not isinstance(way, Parameter):
+            return
+        held = self.state.get(KEY)
+        second = way.companion(p)
+        if isinstance(held, torch.Tensor) and held.dtype is second.dtype and held.shape == p.shape:
+            second = held if same_order(held, p) else second.copy_(held)
+        self.coded["p"] = way, second
+        if not way.alone:
+            if second is not held:
+                self.staged[KEY] = second
+            self.keys = (*self.keys, KEY)
+            self.hold(self.values[: self.shown], [*self.values[self.shown :], second])
 
     def _zeros(self, format: Format) -> torch.Tensor:
         """Return a state of zeros, of as many bits as it will be kept in; of one in codes nothing but the shape."""

@@ -248,22 +248,15 @@ class MatrixChunk(Chunk):
 
     def _tensors(self, name: ValueName, gradients: Sequence[torch.Tensor] = ()) -> list[torch.Tensor]:
         """Return the tensors of a name, one for each record."""
+        if name in self.records[0].coded:
+            return [record.uncoded(name) for record in self.records]
         if name == "p":
             return [record.parameter.detach() for record in self.records]
         if name == "g":
             return [g.view(r.parameter.shape) for g, r in zip(gradients, self.records, strict=True)]
         if name in self.buffers:
             return list(self.buffers[name])
-        return [self._state(record, name) for record in self.records]
-
-    @staticmethod
-    def _state(record: Record, name: ValueName) -> torch.Tensor:
-        """Return a state's tensor, of one that is kept in codes the numbers."""
-        kept = record.tensors[name].detach()
-        if name not in record.coded:
-            return kept
-        format, scales = record.coded[name]
-        return format.decode(kept, scales)
+        return [record.tensors[name].detach() for record in self.records]
 
     def _stack(self, name: ValueName, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         """Return the tensors of a name as one, in the number type of the arithmetic."""
@@ -304,18 +297,11 @@ class MatrixChunk(Chunk):
                 self.buffers[name] = matrices
             return
         if name in self.records[0].coded:
-            self._encode(name, parts)
+            for record, part in zip(self.records, parts, strict=True):
+                record.keep(name, part, self._draw)
             return
         for target, part in zip(self._tensors(name), parts, strict=True):
             target.copy_(part.reshape(target.shape) if part.numel() == target.numel() else part.expand_as(target))
-
-    def _encode(self, name: ValueName, parts: Sequence[torch.Tensor]) -> None:
-        """Keep the new values of a state in codes."""
-        for record, part in zip(self.records, parts, strict=True):
-            format, scales = record.coded[name]
-            codes = record.tensors[name].detach()
-            key = record.drawn_by(name) ^ self._draw
-            format.keep(part.reshape(codes.shape).contiguous().float(), codes, scales, key)
 
 
 def _memory(t: torch.Tensor) -> int:

@@ -3,9 +3,6 @@
 Rows of a tensor are what belongs to one index of its first dimension (a vector is one row), and a block never reaches
 beyond a row: whoever keeps some rows of a tensor keeps their blocks. The last block of a row may be shorter. Codes lie
 in a tensor shaped like the values, under the state's key; scales in another, under that key and ``.scale``.
-
-What a format does to one block is said twice, here in torch's operations and in C++ (:attr:`Blocks.cpp`), and the codes
-are the same to the bit.
 """
 
 from __future__ import annotations
@@ -15,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from optlang.storage.formats import Format
+from optlang.storage.coded import Coded, drawn
+from optlang.storage.formats import SIZES
 
 if TYPE_CHECKING:
     import torch
@@ -26,49 +24,29 @@ SCALE = ".scale"
 #: Elements of a tensor below which its states are kept as they are without ``store``.
 LEAST = 4096
 
-_WORD = 0xFFFFFFFF
-
-#: C++ types of codes and scales.
-_CPP = {"uint8": "uint8_t", "int8": "int8_t", "float8_e4m3fn": "uint8_t", "float32": "float", "float16": "_Float16"}
-
 
 @dataclass(frozen=True)
-class Blocks(Format):
+class Blocks(Coded):
     """A format of codes with a scale for each block.
 
     Attributes:
-        block: Numbers in a block.
-        codes: Type of the codes.
-        scales: Type of the scales.
         signed: Whether there are negative numbers.
-        draws: Whether it rounds at random, so that an average that moves by less than a code does not stand still.
         floor: Whether only 0 becomes 0, so that what is divided by it does not grow without bounds.
-        cpp: The functions of the format's struct in C++: ``scale_of``, ``decoded`` and ``encoded``.
+        cpp: The functions ``scale_of``, ``decoded``, ``decode_vectors`` and ``encoded`` in C++.
     """
 
-    block: int = 256
-    name: ClassVar[str]
     codes: ClassVar[str] = "uint8"
-    scales: ClassVar[str] = "float32"
+    second: ClassVar[str] = "float32"
     signed: ClassVar[bool] = True
-    draws: ClassVar[bool] = False
     floor: ClassVar[bool] = False
-    cpp: ClassVar[str]
 
-    def dtype(self, parameter: str) -> str:
-        """Return the type of the codes."""
-        return self.codes
+    def label(self, parameter: str) -> str:
+        """Return its name, with the size of a block."""
+        return f"{self.name}, blocks of {self.block}"
 
-    def text(self, own: str, wide: str) -> str:
-        """Return the type of the codes as Python."""
-        return f"torch.{self.codes}"
-
-    @property
-    def struct(self) -> str:
-        """The format as a C++ struct of its name."""
-        types = f"  using code = {_CPP[self.codes]};\n  using scale = {_CPP[self.scales]};\n"
-        traits = f"is_signed = {str(self.signed).lower()}, draws = {str(self.draws).lower()}"
-        return f"struct {self.name} {{\n{types}  static constexpr bool {traits};\n{self.cpp}}};\n"
+    def size(self, parameter: str) -> float:
+        """Return how many bytes a number takes, its share of the scale included."""
+        return SIZES[self.codes] + SIZES[self.second] / self.block
 
     # One block ----------------------------------------------------------------------------------------------
 
@@ -109,7 +87,7 @@ class Blocks(Format):
 
         shape = tuple(x.shape)
         blocks = self._in_blocks(x)
-        scale = self.scale_of(blocks.abs().amax(1)).to(getattr(torch, self.scales))
+        scale = self.scale_of(blocks.abs().amax(1)).to(getattr(torch, self.second))
         sound = scale.isfinite()
         scale = torch.where(sound, scale, torch.nan)  # so is all of the block
         random = None
@@ -125,7 +103,7 @@ class Blocks(Format):
 
         codes = torch.zeros(like.shape, dtype=torch.uint8, device=like.device).view(getattr(torch, self.codes))
         largest = torch.zeros(self.scales_shape(like.shape), device=like.device)
-        return codes, self.scale_of(largest).to(getattr(torch, self.scales))
+        return codes, self.scale_of(largest).to(getattr(torch, self.second))
 
     def decode(self, codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
         """Return the numbers of a tensor that is kept, in float32."""
@@ -166,11 +144,3 @@ def rows_of(shape: Sequence[int]) -> tuple[int, int]:
         numel *= n
     rows = shape[0] if len(shape) > 1 else 1
     return rows, numel // rows if rows else 0
-
-
-def drawn(places: torch.Tensor, key: int) -> torch.Tensor:
-    """Return whole numbers from 0 to 2**32 - 1, by the places of elements and a random key; the same in C++.
-
-    Those of neighbours are spread evenly, which rounds a sum of many elements better than independent ones would.
-    """
-    return (((places ^ key) & _WORD) * 0x9E3779B1) & _WORD

@@ -134,7 +134,7 @@ def formats(who: str, store: Any, slots: Sequence[State], numel: int) -> dict[st
 def found(codes: torch.Tensor, scales: torch.Tensor) -> Blocks | None:
     """Return the format that codes and scales are of: their types say which, and their shapes how large a block is."""
     types = str(codes.dtype)[6:], str(scales.dtype)[6:]
-    kind = next((kind for kind in CODES.values() if (kind.codes, kind.scales) == types), None)
+    kind = next((kind for kind in CODES.values() if (kind.codes, kind.second) == types), None)
     if kind is None:
         return None
     shape = tuple(codes.shape)

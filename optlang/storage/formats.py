@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 #: Types that arithmetic is not done in.
 NARROW = ("bfloat16", "float16")
+#: Bytes of a number, by its type.
+SIZES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "uint8": 1, "int8": 1, "float8_e4m3fn": 1}
 
 
 class Format(ABC):
@@ -20,6 +22,14 @@ class Format(ABC):
     @abstractmethod
     def dtype(self, parameter: str) -> str:
         """Return the type in memory and in checkpoints, for a parameter of some type."""
+
+    def label(self, parameter: str) -> str:
+        """Return what people call it, for a parameter of some type."""
+        return self.dtype(parameter)
+
+    def size(self, parameter: str) -> float:
+        """Return how many bytes a number takes, for a parameter of some type."""
+        return SIZES[self.dtype(parameter)]
 
     @abstractmethod
     def text(self, own: str, wide: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from optlang.storage import NARROW
-from optlang.storage.blocks import Blocks
+from optlang.storage.coded import Coded
 
 #: The dimensions of a viewed tensor: the index of the dimension of ``p`` that it shares, or None for a size of 1.
 Dims = tuple[int | None, ...]
@@ -34,7 +34,7 @@ class Signature:
     dims: tuple[Dims, ...]
     device: str
     coefficients: int
-    coded: tuple[tuple[int, Blocks], ...] = ()
+    coded: tuple[tuple[int, Coded], ...] = ()
 
     @property
     def narrow(self) -> bool:

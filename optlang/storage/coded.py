@@ -1,0 +1,90 @@
+"""Tensors whose elements are codes: what a kernel computes with is not what is kept."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from optlang.storage.formats import Format
+
+if TYPE_CHECKING:
+    import torch
+
+_WORD = 0xFFFFFFFF
+
+#: C++ types, by torch's names; codes in fp8 and bfloat16 are handled as bits.
+_CPP = {
+    "uint8": "uint8_t",
+    "int8": "int8_t",
+    "int16": "int16_t",
+    "bfloat16": "uint16_t",
+    "float8_e4m3fn": "uint8_t",
+    "float32": "float",
+    "float16": "_Float16",
+}
+
+
+@dataclass(frozen=True)
+class Coded(Format):
+    """A format of codes, with a second tensor that belongs to them.
+
+    What a format does is said twice, in torch's operations and in C++ (:attr:`cpp`), and the codes are the same to the
+    bit.
+
+    Attributes:
+        block: How many neighbours are coded together; parts of a tensor begin at a multiple of it.
+        codes: Type of the codes.
+        second: Type of the second tensor.
+        pairs: Whether the second tensor has an element for each code; otherwise it has one for each block.
+        alone: Whether there is no second tensor but an empty one.
+        draws: Whether it rounds at random.
+        cpp: The functions of the format's struct in C++.
+    """
+
+    block: int = 256
+    name: ClassVar[str]
+    codes: ClassVar[str]
+    second: ClassVar[str]
+    pairs: ClassVar[bool] = False
+    alone: ClassVar[bool] = False
+    draws: ClassVar[bool] = False
+    cpp: ClassVar[str]
+
+    def dtype(self, parameter: str) -> str:
+        """Return the type of the codes."""
+        return self.codes
+
+    def text(self, own: str, wide: str) -> str:
+        """Return the type of the codes as Python."""
+        return f"torch.{self.codes}"
+
+    @property
+    def struct(self) -> str:
+        """The format as a C++ struct of its name."""
+        types = f"  using code = {_CPP[self.codes]};\n  using second = {_CPP[self.second]};\n"
+        traits = ", ".join(f"{name} = {str(getattr(self, name)).lower()}" for name in ("pairs", "alone", "draws"))
+        return f"struct {self.name} {{\n{types}  static constexpr bool {traits};\n{self.cpp}}};\n"
+
+    @abstractmethod
+    def decode(self, codes: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Return the numbers of a tensor that is kept, in float32."""
+
+    @abstractmethod
+    def keep(self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: int) -> None:
+        """Write codes where those of another tensor lie.
+
+        Args:
+            x: The numbers, in float32.
+            codes: Takes the codes.
+            second: Takes what belongs to them.
+            key: What random numbers are drawn by, besides the place of an element.
+        """
+
+
+def drawn(places: torch.Tensor, key: int) -> torch.Tensor:
+    """Return whole numbers from 0 to 2**32 - 1, by the places of elements and a random key; the same in C++.
+
+    Those of neighbours are spread evenly, which rounds a sum of many elements better than independent ones would.
+    """
+    return (((places ^ key) & _WORD) * 0x9E3779B1) & _WORD

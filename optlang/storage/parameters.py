@@ -1,0 +1,242 @@
+"""Parameters in bfloat16 that are updated as if they had more bits: ways of keeping what rounding takes away.
+
+The model sees the parameter rounded to 16 bits. What is left of the number is kept beside it, or decides by chance how
+it is rounded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from optlang.storage.coded import Coded, drawn
+from optlang.storage.formats import SIZES
+
+if TYPE_CHECKING:
+    import torch
+
+#: Key of what belongs to a parameter, in ``optimizer.state``.
+KEY = "param.correction"
+
+#: C++ that all of these have in common: the nearest of 16 bits, the larger one of two that are as near, as bits.
+_NEAREST = """\
+  static uint32_t nearest(float x) {
+    const uint32_t bits = bits_of(x);
+    return (bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : (bits + 0x8000u) >> 16;
+  }
+"""
+
+
+@dataclass(frozen=True)
+class Parameter(Coded):
+    """A way to keep a parameter in bfloat16."""
+
+    block: int = 16
+    codes: ClassVar[str] = "bfloat16"
+    pairs: ClassVar[bool] = True
+
+    def size(self, parameter: str) -> float:
+        """Return how many bytes a number takes, with what belongs to it."""
+        return SIZES[self.codes] + SIZES[self.second]
+
+    def companion(self, p: torch.Tensor) -> torch.Tensor:
+        """Return what belongs to a parameter that has not been updated: zeros, in the parameter's order of memory."""
+        import torch
+
+        return torch.zeros_like(p, dtype=getattr(torch, self.second), requires_grad=False)
+
+
+def _bits(x: torch.Tensor) -> torch.Tensor:
+    """Return the bits of numbers in float32, as whole numbers that are not negative."""
+    import torch
+
+    return x.view(torch.int32).to(torch.int64) & 0xFFFFFFFF
+
+
+def _number(bits: torch.Tensor) -> torch.Tensor:
+    """Return the numbers of bits."""
+    import torch
+
+    return torch.where(bits >= 1 << 31, bits - (1 << 32), bits).to(torch.int32).view(torch.float32)
+
+
+def _rounded(x: torch.Tensor) -> torch.Tensor:
+    """Return the nearest of 16 bits, the larger one of two that are as near, as bits."""
+    import torch
+
+    return torch.where(x.isnan(), 0x7FC0, (_bits(x) + 0x8000) >> 16)
+
+
+def _write(high: torch.Tensor, codes: torch.Tensor) -> None:
+    """Write bits of bfloat16."""
+    codes.copy_(_number((high & 0xFFFF) << 16))
+
+
+@dataclass(frozen=True)
+class Stochastic(Parameter):
+    """Rounded up or down at random, in proportion: right on average, and nothing is kept besides."""
+
+    name: ClassVar[str] = "stochastic"
+    second: ClassVar[str] = "uint8"
+    alone: ClassVar[bool] = True
+    draws: ClassVar[bool] = True
+    cpp: ClassVar[str] = """\
+  static float decoded(code c, second) { return number_of(static_cast<uint32_t>(c) << 16); }
+  static void encoded(float x, code& c, second&, uint32_t random) {
+    const uint32_t bits = bits_of(x);
+    c = static_cast<code>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : (bits + (random >> 16)) >> 16);
+  }
+"""
+
+    def size(self, parameter: str) -> float:
+        """Return how many bytes a number takes."""
+        return SIZES[self.codes]
+
+    def companion(self, p: torch.Tensor) -> torch.Tensor:
+        """Return nothing, as a tensor."""
+        import torch
+
+        return torch.empty(0, dtype=torch.uint8, device=p.device)
+
+    def decode(self, codes: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Return the parameter in float32."""
+        return codes.float()
+
+    def keep(self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: int) -> None:
+        """Write the parameter, rounded at random."""
+        import torch
+
+        # Places are those in memory, which has no gaps.
+        places = torch.arange(x.numel(), dtype=torch.int64, device=x.device).as_strided(codes.shape, codes.stride())
+        _write(torch.where(x.isnan(), 0x7FC0, (_bits(x) + (drawn(places, key) >> 16)) >> 16), codes)
+
+
+@dataclass(frozen=True)
+class Kahan(Parameter):
+    """With the rounding error beside it, in bfloat16 as well (Kahan's summation): 16 bits of mantissa."""
+
+    name: ClassVar[str] = "kahan"
+    second: ClassVar[str] = "bfloat16"
+    cpp: ClassVar[str] = (
+        _NEAREST
+        + """\
+  static float decoded(code c, second s) {
+    return number_of(static_cast<uint32_t>(c) << 16) + number_of(static_cast<uint32_t>(s) << 16);
+  }
+  static void encoded(float x, code& c, second& s, uint32_t) {
+    const uint32_t high = nearest(x);
+    const float rest = x - number_of(high << 16);
+    c = static_cast<code>(high);
+    s = static_cast<second>(rest - rest == 0 ? nearest(rest) : 0);
+  }
+"""
+    )
+
+    def decode(self, codes: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Return the sum of parameter and error in float32."""
+        return codes.float() + second.float()
+
+    def keep(self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: int) -> None:
+        """Write the parameter and the error."""
+        import torch
+
+        high = _rounded(x)
+        _write(high, codes)
+        rest = x - _number((high & 0xFFFF) << 16)
+        _write(torch.where(rest.isfinite(), _rounded(rest), 0), second)
+
+
+@dataclass(frozen=True)
+class Corrected16(Parameter):
+    """With the 16 bits that are cut off beside it: float32 exactly."""
+
+    name: ClassVar[str] = "bf16_16"
+    second: ClassVar[str] = "int16"
+    cpp: ClassVar[str] = (
+        _NEAREST
+        + """\
+  static float decoded(code c, second s) {
+    return number_of((static_cast<uint32_t>(c) << 16) + static_cast<uint32_t>(static_cast<int32_t>(s)));
+  }
+  static void encoded(float x, code& c, second& s, uint32_t) {
+    const uint32_t high = nearest(x);
+    c = static_cast<code>(high);
+    s = static_cast<second>(x == x ? static_cast<int32_t>(bits_of(x) - (high << 16)) : 0);
+  }
+"""
+    )
+
+    def decode(self, codes: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Return the parameter in float32, to the last bit."""
+        import torch
+
+        return _number((_bits(codes.float()) + second.to(torch.int64)) & 0xFFFFFFFF)
+
+    def keep(self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: int) -> None:
+        """Write the parameter, and the bits that it lacks."""
+        import torch
+
+        high = _rounded(x)
+        _write(high, codes)
+        second.copy_(torch.where(x.isnan(), 0, _low(x, high)))
+
+
+@dataclass(frozen=True)
+class Corrected8(Parameter):
+    """With eight of the bits that are cut off beside it: 16 bits of mantissa, in three bytes."""
+
+    name: ClassVar[str] = "bf16_8"
+    second: ClassVar[str] = "int8"
+    cpp: ClassVar[str] = (
+        _NEAREST
+        + """\
+  static float decoded(code c, second s) {
+    return number_of((static_cast<uint32_t>(c) << 16) + (static_cast<uint32_t>(static_cast<int32_t>(s)) << 8));
+  }
+  static void encoded(float x, code& c, second& s, uint32_t) {
+    const uint32_t high = nearest(x);
+    const int32_t rest = x == x ? static_cast<int32_t>(bits_of(x) - (high << 16)) : 0;
+    c = static_cast<code>(high);
+    s = static_cast<second>(std::min((rest + 0x80) >> 8, 127));
+  }
+"""
+    )
+
+    def decode(self, codes: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Return the parameter in float32."""
+        import torch
+
+        return _number((_bits(codes.float()) + (second.to(torch.int64) << 8)) & 0xFFFFFFFF)
+
+    def keep(self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: int) -> None:
+        """Write the parameter, and eight of the bits that it lacks."""
+        import torch
+
+        high = _rounded(x)
+        _write(high, codes)
+        second.copy_(((torch.where(x.isnan(), 0, _low(x, high)) + 0x80) >> 8).clamp(max=127))
+
+
+def _low(x: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
+    """Return by how much the bits of numbers exceed those of what they are rounded to."""
+    return _bits(x) - ((high & 0xFFFF) << 16)
+
+
+#: The ways, by the name that is given for ``rounding``.
+WAYS: dict[str, Parameter] = {
+    "stochastic": Stochastic(),
+    "kahan": Kahan(),
+    "bf16+8": Corrected8(),
+    "bf16+16": Corrected16(),
+}
+
+
+def checked(who: str, way: object) -> str | None:
+    """Return what was given for ``rounding``.
+
+    Raises:
+        ValueError: If there is no such way.
+    """
+    if way is None or (isinstance(way, str) and way in WAYS):
+        return way
+    raise ValueError(f"{who}: rounding must be one of {', '.join(map(repr, WAYS))}; got {way!r}")
