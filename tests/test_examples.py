@@ -170,3 +170,12 @@ def test_lbfgs() -> None:
     assert number_after("largest difference between the two:", out) < 1e-9
     descent, ours, theirs = (float(loss) for loss in re.findall(r"loss (0\.\d+)", out))
     assert abs(ours - theirs) < 1e-11 and ours < descent
+
+
+def test_states_in_8_bits() -> None:
+    out = run("18_states_in_8_bits.py", "--rules", "AdamW")
+    rows = re.findall(r"AdamW, 8 bits .* (\d+\.\d+) of +(\d+\.\d+) +([+-]\d+\.\d+)%", out)
+    assert len(rows) == 4
+    for largest, usual, bias in rows:
+        assert float(largest) <= 1.5 * float(usual)
+        assert abs(float(bias)) <= 3
