@@ -60,8 +60,8 @@ def docstring(compiled: Compiled, hyper: Parts, random: bool) -> str:
         parts.append(f"Reference: ``{rule.reference}``.")
     parts.append(
         "Note:\n    ``foreach`` and ``fused`` are accepted for compatibility with ``torch.optim`` and have no effect:\n"
-        "    what can be one kernel always is. ``store`` says in how many bits states are kept, ``rounding`` what becomes\n"
-        "    of the rounding errors of parameters in bfloat16."
+        "    what can be one kernel always is. ``store`` says in how many bits states are kept, ``rounding`` what\n"
+        "    becomes of the rounding errors of parameters in bfloat16."
     )
     return visible("\n\n".join(parts), kept="\n\t") + "\n"
 
