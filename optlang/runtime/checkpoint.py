@@ -127,9 +127,9 @@ def without_codes(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 def numbers_of(held: Mapping[str, Any]) -> dict[str, Any]:
     """Return the states of a parameter with numbers in place of codes and scales."""
-    found = {}
+    found, scales = {}, {key + SCALE for key in held}
     for key, value in held.items():
-        if key == KEY or (key.endswith(SCALE) and key.removesuffix(SCALE) in held):
+        if key == KEY or key in scales:
             continue
         format = choice.found(value, held[key + SCALE]) if key + SCALE in held else None
         found[key] = value if format is None else format.decode(value, held[key + SCALE])
@@ -289,9 +289,8 @@ def loaded_state(
             p = ours[key]
             loaded[p] = _placed(value, p)
             if key in widened and isinstance(value, dict):
-                loaded[p] = {
-                    k: v.to(p.dtype) if _is_narrow(v) and not k.endswith(SCALE) else v for k, v in loaded[p].items()
-                }
+                scales = {k + SCALE for k in value}
+                loaded[p] = {k: v.to(p.dtype) if _is_narrow(v) and k not in scales else v for k, v in loaded[p].items()}
         else:
             loaded[key] = deepcopy(value)
     return loaded
