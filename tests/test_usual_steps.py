@@ -241,6 +241,7 @@ def watched() -> tuple[list[torch.nn.Parameter], list[torch.Tensor], watch.Watch
     params = [torch.nn.Parameter(torch.randn(shape)) for shape in SHAPES]
     gradients(params, 0)
     states = [torch.zeros_like(p) for p in params]
+    assert watch.ready() is not None
     found = watch.watch(params, states)
     assert found is not None
     return params, states, found

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
-from optlang.backends.loading import library, slow, toolchain, watch
+from optlang.backends.loading import library, slow, toolchain
 from optlang.backends.loading.signature import LoadedKernel, Signature
 from optlang.compiled import Kernel
 
@@ -36,9 +35,7 @@ def load(kernel: Kernel, signature: Signature) -> LoadedKernel | None:
     if found is not None or toolchain.compiler() is None:
         return found
     try:
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(watch.ready)  # what the second step needs is built beside what the first one does
-            return library.build(kernel, signature)
+        return library.build(kernel, signature)
     except Exception as error:
         slow.warn(f"{kernel.name} could not be compiled to C++; TorchInductor is used", error)
         return None

@@ -91,7 +91,7 @@ class Watched:
             and list(map(form, self.stored)) == self.forms
         )
         if alike and self._watches:
-            self._watches -= 1
             self._watch = watch.watch(self.parameters, self.values)
+            self._watches -= self._watch is not None
         self.addresses = addresses
         return alike

@@ -9,6 +9,7 @@ import ctypes
 import functools
 import os
 import sys
+import threading
 import weakref
 from array import array
 from collections.abc import Sequence
@@ -31,6 +32,9 @@ FLAGS = (
     f"-I{_TORCH}/include",
     f"-L{_TORCH}/lib",
 )
+
+#: Seconds that are waited for what is in the cache.
+PATIENCE = 0.1
 
 #: Words at the start of every Python object: its references, and its type.
 _HEAD = 2
@@ -63,8 +67,11 @@ class Watch:
 
 
 def watch(parameters: Sequence[torch.Tensor], states: Sequence[torch.Tensor]) -> Watch | None:
-    """Return a watch of tensors with elements in memory, of no special kind; None where there is no way to have one."""
-    functions = ready()
+    """Return a watch of tensors with elements in memory, of no special kind; None where there is none, or none yet."""
+    if _LOADER.ident is None:
+        _LOADER.start()
+        _LOADER.join(PATIENCE)  # for what is in the cache; no step waits for what has to be compiled
+    functions = None if _LOADER.is_alive() else ready()
     return None if functions is None or not _offset() else Watch(functions, parameters, states)
 
 
@@ -75,6 +82,10 @@ def ready() -> Any:
         return None
     source = (Path(__file__).parent.parent / "watch.cpp").read_text(encoding="utf-8")
     return library.helper("watch", source, FLAGS, ("-lc10",), _open, "each tensor is looked at from Python")
+
+
+#: Has the functions ready, beside what else is done; it ends with the process.
+_LOADER = threading.Thread(target=ready, name="optlang-watch", daemon=True)
 
 
 def _open(path: str) -> Any:
