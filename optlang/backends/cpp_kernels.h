@@ -8,8 +8,8 @@
 #include <cstring>
 #include <limits>
 #include <vector>
-#ifdef __AVX2__
-#include <immintrin.h>
+#if defined(OPTLANG_CODES) && defined(__AVX2__)
+#include <immintrin.h>  // half of the time that compiling takes
 #endif
 
 // All functions that the C library has for vectors as well. It says so itself only where accuracy is given up everywhere.

@@ -48,6 +48,7 @@ T = TypeVar("T")
 def text(kernel: Kernel, signature: Signature) -> str:
     """Return the C++ file of a kernel for some types."""
     head = ["#define OPTLANG_HALF"] if "float16" in signature.dtypes else []
+    head += ["#define OPTLANG_CODES"] if signature.coded else []
     head.append(f"using real = {TYPES[signature.coefficient_dtype]};")
     types = [f"using type_{i} = {TYPES[dtype]};" for i, dtype in enumerate(signature.dtypes)]
     before, codes, after = _parts()
