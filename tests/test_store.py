@@ -180,6 +180,25 @@ def test_formats_by_state_and_by_group(backend: str) -> None:
     assert {third[key].dtype for key in ("exp_avg", "exp_avg_sq")} == {torch.float32}
 
 
+@pytest.mark.parametrize("backend", ["eager", "cpp"])
+def test_formats_may_change_between_steps(backend: str) -> None:
+    optimizer, params = made("AdamW", backend, None)
+    step(optimizer, params, range(3))
+    for store, dtype in (("8bit", torch.float8_e4m3fn), ("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        optimizer.param_groups[0]["store"] = store
+        before = [held["exp_avg"].float() for held in optimizer.state_dict(full=True)["state"].values()]
+        for p in params:
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+        after = [held["exp_avg"].float() for held in optimizer.state_dict(full=True)["state"].values()]
+        assert optimizer.state[params[0]]["exp_avg"].dtype == dtype
+        for old, new in zip(before, after, strict=True):  # gradients of 0 leave 0.9 of what was there
+            assert float((new - 0.9 * old).abs().max()) <= float(old.abs().max()) / 12
+    optimizer.param_groups[0]["store"] = "4bit"
+    with pytest.raises(ValueError, match="store must be one of"):
+        optimizer.step()
+
+
 @pytest.mark.parametrize(
     ("store", "said"),
     [

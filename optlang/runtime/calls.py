@@ -275,10 +275,15 @@ class KernelCall:
                 p, _, *states = operands[i].numbers() if self._decodes else operands[i].views
                 tensors = [p, gradients[i], *states, coefficients]
                 moved += 1
-                self.moved = moved
-                run(tensors)
-                if self._decodes:
-                    operands[i].keep(tensors, self.draw)
+                try:
+                    self.moved = moved
+                    run(tensors)
+                    if self._decodes:
+                        operands[i].keep(tensors, self.draw)
+                except KeyboardInterrupt:  # the parameter may be written
+                    if self._decodes:
+                        operands[i].keep(tensors, self.draw)
+                    raise
         elif self._direct:
             self._run_packed(kernel, gradients, coefficients, addresses)
 

@@ -181,10 +181,7 @@ class RuleOptimizer(Optimizer):
         self._parts.check({**self.defaults, **param_group})
         self._check_marks(param_group)
         lazy.check(self._name(), {**self.defaults, **param_group})
-        if STORE in param_group:
-            param_group[STORE] = choice.checked(self._name(), param_group[STORE], self._stored())
-        if ROUNDING in param_group:
-            param_group[ROUNDING] = parameters.checked(self._name(), param_group[ROUNDING])
+        self._check_kept(param_group)
         undecorated(Optimizer.add_param_group)(self, param_group)
         self._fakes = _fakes(self.param_groups)
         try:
@@ -195,6 +192,13 @@ class RuleOptimizer(Optimizer):
             raise
         if self._parts.counterpart.early:
             self._begin_early(param_group)
+
+    def _check_kept(self, group: dict[str, Any]) -> None:
+        """Refuse what a group cannot be asked to keep states and parameters in."""
+        if STORE in group:
+            group[STORE] = choice.checked(self._name(), group[STORE], self._stored())
+        if ROUNDING in group:
+            group[ROUNDING] = parameters.checked(self._name(), group[ROUNDING])
 
     def _check_marks(self, group: Mapping[str, Any]) -> None:
         """Refuse a group that asks for what another class does."""
@@ -553,6 +557,7 @@ class RuleOptimizer(Optimizer):
             self._routes = routes
             for group in self.param_groups:
                 lazy.check(self._name(), group)
+                self._check_kept(group)
             plans[:] = [
                 _kind(group, part)(group, part.hyper, part.kernels, members)
                 for group in self.param_groups

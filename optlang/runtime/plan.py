@@ -64,6 +64,7 @@ class GroupPlan:
         self.group, self.hyper, self.kernels = group, hyper, kernels
         self.name = hyper.compiled.name
         self.batches: list[Batch] = []
+        self._kept = group.get(STORE), group.get(ROUNDING)
         self.members: list[torch.Tensor] = list(group["params"])
         self.parameters: list[torch.Tensor] = self.members if chosen is None else list(chosen)
         # Those without views; one that is listed twice is one parameter.
@@ -87,6 +88,7 @@ class GroupPlan:
         return (
             group is self.group
             and switched(group) == self.switch
+            and (group.get(STORE), group.get(ROUNDING)) == self._kept
             and len(members) == len(self.members)
             and all(map(is_, members, self.members))
         )

@@ -97,6 +97,8 @@ class _UsualGroup:
 
     def _reread(self) -> bool:
         """Read other hyperparameters; return whether they leave everything as it is."""
+        if not self.plan.fits(self.plan.group):
+            return False
         try:
             self.plan.read()
         except ValueError:  # the plan says so itself
