@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 #include <vector>
 #if defined(OPTLANG_CODES) && defined(__AVX2__)
 #include <immintrin.h>  // half of the time that compiling takes
@@ -83,10 +84,23 @@ template <typename T>
 inline void store(T& to, real x) { to = static_cast<T>(x); }
 inline void store(bfloat16& to, real x) { to.bits = bfloat16(static_cast<float>(x)).bits; }
 
-// What is stored in T, read again.
+// The same of a number that T has.
+template <typename T>
+inline void store_rounded(T& to, real x) { to = static_cast<T>(x); }
+inline void store_rounded(bfloat16& to, real x) {
+  to.bits = static_cast<uint16_t>(bits_of(static_cast<float>(x)) >> 16);
+}
+
+// What is stored in T, read again. Of bfloat16 all is done in 32 bits, which need no packing.
 template <typename T>
 inline real rounded(real x) {
-  return static_cast<real>(static_cast<T>(x));
+  if constexpr (std::is_same_v<T, bfloat16>) {
+    const uint32_t all = bits_of(static_cast<float>(x));
+    const uint32_t near = (all + 0x7fff + (all >> 16 & 1)) & 0xffff0000u;
+    return static_cast<real>(number_of(x == x ? near : 0x7fc00000u));
+  } else {
+    return static_cast<real>(static_cast<T>(x));
+  }
 }
 
 // Choices. Both sides have been computed: there is nothing to gain by a branch.

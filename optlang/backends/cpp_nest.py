@@ -69,7 +69,7 @@ class NestWriter:
             yield f"{self.indent}row.number[{self.places.numbers[v.symbol]}] = {self.names[v.symbol]};"
         for store in self.nest.stores:
             i = self.terms.targets[store.target]
-            yield f"{self.indent}store(at_{i}[0], {self.terms.writer.text(store.expr)});"
+            yield self.indent + self.terms.stored(store, f"at_{i}[0]")
 
     # Loops --------------------------------------------------------------------------------------------------
 
@@ -121,7 +121,7 @@ class NestWriter:
             if i not in pointed:
                 self._point(f"x_{i}", f"type_{i}", f"at_{i}", self.places.theirs(dims))
             place = self._place(f"x_{i}", f"at_{i}", self.places.theirs(dims))
-            self.inside.append(f"store({place}, {self.terms.writer.text(store.expr)});")
+            self.inside.append(self.terms.stored(store, place))
         for v in nest.sums:
             self._add(v)
 

@@ -13,7 +13,7 @@ from optlang.backends.cpp_writer import CppWriter
 from optlang.backends.memory import INDENT, Memory
 from optlang.inputs import ValueName
 from optlang.ir import algebra
-from optlang.ir.program import Program, Value
+from optlang.ir.program import Program, Store, Value
 from optlang.language.quoting import remark
 
 
@@ -87,6 +87,12 @@ class Terms:
         flags = {v.symbol for v in self.program.values if v.boolean and shapes[v.symbol] != shapes.all}
         flags |= {i.symbol for i in self.program.inputs if i.name == "first"}
         self.writer = CppWriter(self.names.__getitem__, frozenset(flags))
+
+    def stored(self, store: Store, place: str) -> str:
+        """Return the line that writes what is stored; what has been rounded need not be once more."""
+        rounded = self.rounded.get(store.expr)
+        known = rounded is not None and self.pointers[rounded] == self.targets[store.target]
+        return f"store{'_rounded' if known else ''}({place}, {self.writer.text(store.expr)});"
 
     def sum(self, value: Value) -> str:
         """Return what the memory of a reduction is called."""
