@@ -90,7 +90,7 @@ class Terms:
 
     def stored(self, store: Store, place: str) -> str:
         """Return the line that writes what is stored; what has been rounded need not be once more."""
-        rounded = self.rounded.get(store.expr)
+        rounded = None if store.expr in self.tensors else self.rounded.get(store.expr)  # what is read is as it was
         known = rounded is not None and self.pointers[rounded] == self.targets[store.target]
         return f"store{'_rounded' if known else ''}({place}, {self.writer.text(store.expr)});"
 
