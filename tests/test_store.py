@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import optlang
+from optlang.runtime import stages
 from optlang.runtime.chance import mixed
 from optlang.storage import choice
 from optlang.storage.blocks import SCALE, Blocks, rows_of
@@ -178,6 +179,41 @@ def test_formats_by_state_and_by_group(backend: str) -> None:
     assert first["exp_avg" + SCALE].shape == (64, 1)
     assert (second["exp_avg"].dtype, second["exp_avg_sq"].dtype) == (torch.bfloat16, torch.uint8)
     assert {third[key].dtype for key in ("exp_avg", "exp_avg_sq")} == {torch.float32}
+
+
+@pytest.mark.parametrize("rule", ["AdamW", "AdamWClip"])
+def test_parameters_may_be_without_gradients_for_a_step(rule: str) -> None:
+    results = []
+    for backend in ("eager", "cpp"):
+        optimizer, params = made(rule, backend, "8bit")
+        step(optimizer, params, range(2))
+        held = {p: copy.deepcopy(optimizer.state[p]) for p in params[:1]}
+        for p in params[1:]:
+            p.grad = torch.ones_like(p)
+        params[0].grad = None
+        optimizer.step()
+        assert all(
+            torch.equal(as_bytes(v), as_bytes(optimizer.state[params[0]][k])) for k, v in held[params[0]].items()
+        )
+        step(optimizer, params, range(3, 5))
+        results.append((optimizer, params))
+    (one, params), (other, others) = results
+    assert_same_states(one, other, params, others)
+    assert all(bool(p.isfinite().all()) for p in params)
+
+
+def test_stages_with_parameters_in_several_orders_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "CHUNK", {"cpu": 4 * 64 * 64 * 9})  # a chunk for each parameter
+    results = []
+    for backend in ("eager", "cpp"):
+        generator = torch.Generator().manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(64, 64, 3, 3, generator=generator)) for _ in range(3)]
+        params[1] = torch.nn.Parameter(params[1].detach().to(memory_format=torch.channels_last))
+        optimizer = compiled("AdamWClip", backend)(params, lr=0.01, store="8bit")
+        step(optimizer, params, range(3))
+        results.append((optimizer, params))
+    (one, params), (other, others) = results
+    assert_same_states(one, other, params, others)
 
 
 @pytest.mark.parametrize("backend", ["eager", "cpp"])

@@ -147,7 +147,6 @@ class KernelCall:
     __slots__ = (
         "_addresses",
         "_coefficients",
-        "_decodes",
         "_direct",
         "_packed",
         "draw",
@@ -174,7 +173,6 @@ class KernelCall:
         self._direct: list[int] | None = None  # those that are neither empty nor copied
         self._packed: list[Any] | None = None
         self._addresses: Addresses | None = None
-        self._decodes = False  # whether the kernel takes numbers, and states are in codes
 
     def see_to(self, kernels: Kernels, coefficients: int, owner: Variant, loaded: LoadedKernel | None = None) -> None:
         """Find the kernel for the types of the operands, compiling it if need be; one that is known may be given."""
@@ -184,12 +182,15 @@ class KernelCall:
             self.signature = first.signature(dims, coefficients)
             ordinary = first.record.ordinary
             kernel = self.prepared.kernel
-            if first.coded and ordinary and not any(o.record.copied for o in self.operands):
-                loaded = loaded or kernels.coded(kernel, first.in_codes(self.signature))
+            if first.coded:  # one that is known may be for tensors of the other kind
+                copied = any(operand.record.copied for operand in self.operands)
+                loaded = kernels.coded(kernel, first.in_codes(self.signature)) if ordinary and not copied else None
             self.loaded = loaded or kernels.kernel(kernel, self.signature, owner, ordinary)
-            self._decodes = bool(first.coded) and self.loaded is not kernels.loaded.get(
-                (kernel.digest, first.in_codes(self.signature))
-            )
+
+    @property
+    def _decodes(self) -> bool:
+        """Whether states are in codes, and the kernel takes numbers."""
+        return bool(self.operands[0].coded) and self.loaded is not None and not self.loaded.coded
 
     @property
     def many(self) -> bool:

@@ -168,4 +168,4 @@ def _loaded(update: Any, signature: Signature, origin: str) -> LoadedKernel:
         where = sizes.buffer_info()[0], addresses.buffer_info()[0]
         update(len(first), *where, numbers, torch.get_num_threads(), 0)
 
-    return LoadedKernel(run, origin, many=True, at=update)
+    return LoadedKernel(run, origin, many=True, at=update, coded=bool(signature.coded))

@@ -64,12 +64,14 @@ class LoadedKernel:
             addresses of their tensors (int64, one parameter's behind the other's) and of the coefficients, how many
             threads may be used, and what random numbers are drawn by where states are in codes. It is no Python code,
             which could be interrupted. None where there is only ``run``.
+        coded: Whether it takes states in codes as they are, and what belongs to these; only ``at`` does.
     """
 
     run: Callable[[list[Any]], Any]
     origin: str
     many: bool = False
     at: Callable[[int, int, int, int, int, int], None] | None = None
+    coded: bool = False
 
     def __call__(self, tensors: list[Any]) -> None:
         """Run the kernel."""
