@@ -401,7 +401,7 @@ class RuleOptimizer(Optimizer):
         _changed(written)
 
     def _abandon(self) -> None:
-        """Forget a step that failed before anything was written: whatever was being changed is made anew."""
+        """Discard a step that failed before anything was written; the next step builds its plans again."""
         for plan in list(self._plans):
             plan.abandon()
         self._plans, self._seen = [], []

@@ -138,8 +138,8 @@ def found(codes: torch.Tensor, scales: torch.Tensor) -> Blocks | None:
     if kind is None:
         return None
     shape = tuple(codes.shape)
-    sizes = [1 << n for n in range(LARGEST_BLOCK, 3, -1)]
-    fitting = (kind(size) for size in [kind().block, *sizes])
+    sizes = [kind().block, *(1 << n for n in range(LARGEST_BLOCK, 3, -1))]  # where several fit, a row has one block
+    fitting = (kind(size) for size in sizes)
     return next((each for each in fitting if each.scales_shape(shape) == tuple(scales.shape)), None)
 
 

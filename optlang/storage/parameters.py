@@ -147,30 +147,21 @@ class Kahan(Parameter):
 
 
 @dataclass(frozen=True)
-class Corrected16(Parameter):
-    """With the 16 bits that are cut off beside it: float32 exactly."""
+class Corrected(Parameter):
+    """With bits that are cut off beside it.
 
-    name: ClassVar[str] = "bf16_16"
-    second: ClassVar[str] = "int16"
-    cpp: ClassVar[str] = (
-        _NEAREST
-        + """\
-  static float decoded(code c, second s) {
-    return number_of((static_cast<uint32_t>(c) << 16) + static_cast<uint32_t>(static_cast<int32_t>(s)));
-  }
-  static void encoded(float x, code& c, second& s, uint32_t) {
-    const uint32_t high = nearest(x);
-    c = static_cast<code>(high);
-    s = static_cast<second>(x == x ? static_cast<int32_t>(bits_of(x) - (high << 16)) : 0);
-  }
-"""
-    )
+    Attributes:
+        left_out: How many of the 16 bits are left out; the others are rounded to the nearest.
+    """
+
+    left_out: ClassVar[int]
+    largest: ClassVar[int]  # of the second type
 
     def decode(self, codes: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """Return the parameter in float32, to the last bit."""
+        """Return the parameter in float32."""
         import torch
 
-        return _number((_bits(codes.float()) + second.to(torch.int64)) & 0xFFFFFFFF)
+        return _number((_bits(codes.float()) + (second.to(torch.int64) << self.left_out)) & 0xFFFFFFFF)
 
     def keep(self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: int) -> None:
         """Write the parameter, and the bits that it lacks."""
@@ -178,48 +169,45 @@ class Corrected16(Parameter):
 
         high = _rounded(x)
         _write(high, codes)
-        second.copy_(torch.where(x.isnan(), 0, _low(x, high)))
+        rest = torch.where(x.isnan(), 0, _bits(x) - ((high & 0xFFFF) << 16))
+        second.copy_(((rest + (1 << self.left_out >> 1)) >> self.left_out).clamp(max=self.largest))
+
+
+def _corrected_cpp(left_out: int, largest: int) -> str:
+    """Return the functions of such a format in C++."""
+    return f"""{_NEAREST}\
+  static float decoded(code c, second s) {{
+    return number_of((static_cast<uint32_t>(c) << 16) + (static_cast<uint32_t>(static_cast<int32_t>(s)) << {left_out}));
+  }}
+  static void encoded(float x, code& c, second& s, uint32_t) {{
+    const uint32_t high = nearest(x);
+    const int32_t rest = x == x ? static_cast<int32_t>(bits_of(x) - (high << 16)) : 0;
+    c = static_cast<code>(high);
+    s = static_cast<second>(std::min((rest + {1 << left_out >> 1}) >> {left_out}, {largest}));
+  }}
+"""
 
 
 @dataclass(frozen=True)
-class Corrected8(Parameter):
+class Corrected16(Corrected):
+    """With all 16 bits that are cut off beside it: float32 exactly."""
+
+    name: ClassVar[str] = "bf16_16"
+    second: ClassVar[str] = "int16"
+    left_out: ClassVar[int] = 0
+    largest: ClassVar[int] = 32767
+    cpp: ClassVar[str] = _corrected_cpp(0, 32767)
+
+
+@dataclass(frozen=True)
+class Corrected8(Corrected):
     """With eight of the bits that are cut off beside it: 16 bits of mantissa, in three bytes."""
 
     name: ClassVar[str] = "bf16_8"
     second: ClassVar[str] = "int8"
-    cpp: ClassVar[str] = (
-        _NEAREST
-        + """\
-  static float decoded(code c, second s) {
-    return number_of((static_cast<uint32_t>(c) << 16) + (static_cast<uint32_t>(static_cast<int32_t>(s)) << 8));
-  }
-  static void encoded(float x, code& c, second& s, uint32_t) {
-    const uint32_t high = nearest(x);
-    const int32_t rest = x == x ? static_cast<int32_t>(bits_of(x) - (high << 16)) : 0;
-    c = static_cast<code>(high);
-    s = static_cast<second>(std::min((rest + 0x80) >> 8, 127));
-  }
-"""
-    )
-
-    def decode(self, codes: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """Return the parameter in float32."""
-        import torch
-
-        return _number((_bits(codes.float()) + (second.to(torch.int64) << 8)) & 0xFFFFFFFF)
-
-    def keep(self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: int) -> None:
-        """Write the parameter, and eight of the bits that it lacks."""
-        import torch
-
-        high = _rounded(x)
-        _write(high, codes)
-        second.copy_(((torch.where(x.isnan(), 0, _low(x, high)) + 0x80) >> 8).clamp(max=127))
-
-
-def _low(x: torch.Tensor, high: torch.Tensor) -> torch.Tensor:
-    """Return by how much the bits of numbers exceed those of what they are rounded to."""
-    return _bits(x) - ((high & 0xFFFF) << 16)
+    left_out: ClassVar[int] = 8
+    largest: ClassVar[int] = 127
+    cpp: ClassVar[str] = _corrected_cpp(8, 127)
 
 
 #: The ways, by the name that is given for ``rounding``.

@@ -96,7 +96,7 @@ def functions(source: str) -> list[Function]:
 
 
 def with_loops(own: dict[str, Function]) -> dict[str, Function]:
-    """Return the functions of a stage with its loops inside of ``update``, as other stages have some of these names."""
+    """Return a stage with its loop functions moved into ``update``, since other stages may use the same names."""
     loops = [function for name, function in own.items() if name.startswith(LOOP)]
     if not loops:
         return own
