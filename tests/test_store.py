@@ -21,8 +21,10 @@ from optlang.storage.fp8 import Fp8
 from optlang.storage.int8 import Int8
 from optlang.storage.log8 import Log8
 from optlang.storage.parameters import KEY, WAYS
+from optlang.storage.softsign8 import Softsign8
+from optlang.storage.sqrt8 import Sqrt8
 
-FORMATS: tuple[Blocks, ...] = (Fp8(), Log8(), Int8(), Fp8(64), Log8(32))
+FORMATS: tuple[Blocks, ...] = (Fp8(), Log8(), Int8(), Softsign8(), Sqrt8(), Fp8(64), Log8(32))
 SHAPES = ((100, 300), (5000,), (64, 64, 3, 3), (10,), (3, 70000), (4100, 1))
 RULES = ("AdamW", "Adam", "Lion", "LAMB", "AdamWClip", "AdEMAMix", "Adan", "SGD", "RMSprop", "Adagrad", "Muon")
 
@@ -96,6 +98,11 @@ def test_what_is_kept_is_near(format: Blocks, spread: float) -> None:
     errors, blocks = format._in_blocks((kept - x).abs()), format._in_blocks(x.abs())
     if isinstance(format, Int8):
         assert (errors <= largest / 254 * 1.001).all()
+    elif isinstance(format, Softsign8):  # coarsest at the largest, whose scale is rounded to float16
+        assert (errors <= largest * (2 / 254 + 2.0**-11) * 1.001).all()
+    elif isinstance(format, Sqrt8):
+        root = 1 / 510 + 2.0**-11
+        assert (errors <= (2 * (blocks * largest).sqrt() * root + largest * root**2) * 1.001).all()
     else:  # an eighth where numbers are rounded up or down, a sixteenth where to the nearest
         least = largest * (2.0**-31 if isinstance(format, Log8) else 2.0**-14)
         bound = blocks / (8 if format.draws else 16) * 1.001
@@ -133,6 +140,27 @@ def test_fp8_is_that_of_torchao() -> None:
     assert torch.equal(scales.view(-1), expected)
     found = (blocks / expected.view(-1, 1)).to(torch.float8_e4m3fn)
     assert torch.equal(codes.view(torch.uint8).view(-1, 256), found.view(torch.uint8))
+
+
+def of_flashoptim(x: torch.Tensor, signed: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the codes and scales that the paper on FlashOptim (arXiv 2602.23349) prescribes, in float64."""
+    groups = x.double().view(-1, 32)
+    groups = groups if signed else groups.sqrt()
+    scale = groups.abs().amax(1, keepdim=True)
+    part = groups / scale
+    return (2 * part / (1 + part.abs()) * 127 if signed else part * 255), scale
+
+
+@pytest.mark.parametrize("format", [Softsign8(), Sqrt8()], ids=repr)
+def test_codes_are_those_of_flashoptim(format: Blocks) -> None:
+    x = numbers(format, (1000, 1024), 1.0)
+    codes, scales = format.encode(x)
+    exact, scale = of_flashoptim(x, format.signed)
+    assert torch.equal(scales.view(-1, 1), scale.half())
+    near = (exact + 0.5).floor()
+    different = codes.view(-1, 32).double() != near
+    # Nothing but what lies halfway between two codes is rounded otherwise than in float64.
+    assert ((exact - near).abs()[different] > 0.5 - 1e-4).all() and different.double().mean() < 1e-4
 
 
 # Steps --------------------------------------------------------------------------------------------------------

@@ -60,8 +60,8 @@ void encode_block(const float* __restrict from, typename Format::code* __restric
   // Magnitudes are in the order of their bits, with NaN the largest.
   int32_t largest = 0;
   for (int64_t i = 0; i < n; ++i) largest = std::max(largest, static_cast<int32_t>(bits_of(from[i]) & 0x7fffffffu));
-  kept = static_cast<typename Format::second>(Format::scale_of(number_of(static_cast<uint32_t>(largest))));
-  const float scale = static_cast<float>(kept);
+  const float scale = Format::scale_of(number_of(static_cast<uint32_t>(largest)));
+  kept = static_cast<typename Format::second>(scale);
   const float inverse = 1.0f / scale;
   if (scale - scale == 0) {
     for (int64_t i = 0; i < n; ++i)

@@ -60,7 +60,7 @@ class Blocks(Coded):
 
         Args:
             x: The numbers, in float32.
-            scale: The scales, of a shape that goes with them.
+            scale: The scales before they are rounded to their type, of a shape that goes with them.
             random: Whole numbers from 0 to 2**32 - 1 in int64, of a format that draws.
         """
 
@@ -87,15 +87,15 @@ class Blocks(Coded):
 
         shape = tuple(x.shape)
         blocks = self._in_blocks(x)
-        scale = self.scale_of(blocks.abs().amax(1)).to(getattr(torch, self.second))
+        scale = self.scale_of(blocks.abs().amax(1))
         sound = scale.isfinite()
-        scale = torch.where(sound, scale, torch.nan)  # so is all of the block
+        kept = torch.where(sound, scale, torch.nan).to(getattr(torch, self.second))  # so is all of the block
         random = None
         if self.draws:
             places = torch.arange(x.numel(), dtype=torch.int64, device=x.device)
             random = self._in_blocks(drawn(places, key).view(shape))
-        codes = self.encoded(torch.where(sound[:, None], blocks, 0.0), scale.float().nan_to_num(1.0)[:, None], random)
-        return self._in_rows(codes, shape), scale.view(self.scales_shape(shape))
+        codes = self.encoded(torch.where(sound[:, None], blocks, 0.0), torch.where(sound, scale, 1.0)[:, None], random)
+        return self._in_rows(codes, shape), kept.view(self.scales_shape(shape))
 
     def zeros(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return codes and scales of zeros, for a tensor of the shape and on the device of another one."""

@@ -11,12 +11,14 @@ from optlang.storage.formats import Fixed, Format
 from optlang.storage.fp8 import Fp8
 from optlang.storage.int8 import Int8
 from optlang.storage.log8 import Log8
+from optlang.storage.softsign8 import Softsign8
+from optlang.storage.sqrt8 import Sqrt8
 
 if TYPE_CHECKING:
     import torch
 
 #: The formats of codes, by name.
-CODES: dict[str, type[Blocks]] = {kind.name: kind for kind in (Fp8, Log8, Int8)}
+CODES: dict[str, type[Blocks]] = {kind.name: kind for kind in (Fp8, Log8, Int8, Softsign8, Sqrt8)}
 #: Other types of numbers, by name.
 TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 #: The logarithm of the largest block.
