@@ -76,6 +76,11 @@ class Blocks(Coded):
         count = -(-columns // self.block)
         return (rows, count) if len(shape) > 1 else (count,)
 
+    def fits(self, codes: torch.Tensor, scales: torch.Tensor) -> bool:
+        """Whether codes and scales may be of this format: their types and shapes are."""
+        types = str(codes.dtype)[6:], str(scales.dtype)[6:]
+        return types == (self.codes, self.second) and self.scales_shape(tuple(codes.shape)) == tuple(scales.shape)
+
     def encode(self, x: torch.Tensor, key: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
         """Return codes and scales of a tensor.
 
