@@ -58,7 +58,9 @@ def takes(format: Format, slot: Slot) -> bool:
 
 
 class KeepingInterpreter(Interpreter):
-    """An interpreter whose states are kept in a format from their start; what they become is for the caller to keep.
+    """An interpreter whose states are kept in a format from their start.
+
+    What is assigned to a state in 16 bits is rounded at once. What is kept in codes is for the caller to keep.
 
     Args:
         format: The format.
@@ -71,7 +73,19 @@ class KeepingInterpreter(Interpreter):
 
     def _start(self, state: State, run: TensorRun, scope: Scope) -> Value:
         found = super()._start(state, run, scope)
-        return rounded(self.format, np.asarray(found)) if state.key in self.keys else found
+        kept = state.key in self.keys and np.shape(found) == run.shape
+        return rounded(self.format, np.asarray(found)) if kept else found
+
+    def started(self, index: int, run: TensorRun, scope: Scope) -> None:
+        """Round what states are assigned."""
+        super().started(index, run, scope)
+        names = {state.name for state in self.rule.states if state.key in self.keys}
+        if isinstance(self.format, Fixed):
+
+            def keeps(name: str, x: Value) -> Value:
+                return rounded(self.format, np.asarray(x)) if name in names and np.shape(x) == run.shape else x
+
+            run.keeps = keeps
 
 
 def rounded(format: Format, x: Array) -> Array:

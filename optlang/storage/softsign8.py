@@ -21,7 +21,8 @@ class Softsign8(Blocks):
     """Whole numbers from -127 to 127 that stand for x/(2 - |x|), the nearest one; scales are in float16.
 
     Codes are those that FlashOptim keeps momenta in. What is less than a 500th of the largest of its block becomes 0,
-    and a block whose numbers are all below 3e-8 does, as its scale is 0 in float16.
+    and so does a block whose numbers are all below 3e-8, as its scale is 0 in float16; one with a number above 65504 is
+    undefined.
     """
 
     block: int = 32

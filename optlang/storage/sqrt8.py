@@ -21,7 +21,8 @@ class Sqrt8(Blocks):
     """Whole numbers from 0 to 255 that stand for roots, the nearest one; scales are in float16.
 
     Codes are those that FlashOptim keeps second moments in. A number whose root is less than a 510th of the largest one
-    of its block becomes 0: beside large neighbours, a step that is divided by it grows without bounds.
+    of its block becomes 0: beside large neighbours, a step that is divided by it grows without bounds. A block with a
+    number above 4e9 is undefined.
     """
 
     block: int = 32
