@@ -547,7 +547,7 @@ def largest_update(rule: str, store: str | None, scales: str, steps: int = 100) 
 
 
 @pytest.mark.parametrize("scales", list(SCALES))
-@pytest.mark.parametrize("rule", ["Adam", "AdamW", "Adan"])
+@pytest.mark.parametrize("rule", ["Adam", "AdamW", "Adan", "AdEMAMix", "LAMB"])
 def test_no_step_is_much_longer_than_in_float32(rule: str, scales: str) -> None:
     largest, displaced = largest_update(rule, "8bit", scales)
     usual, expected = largest_update(rule, None, scales)
