@@ -15,7 +15,7 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from optlang.compiled import Compiled
+from optlang.compiled import Compiled, Slot
 from optlang.inputs import ValueName
 from optlang.language.builtins import HALT, SEARCHES
 from optlang.language.identity import Count
@@ -32,10 +32,11 @@ from optlang.runtime.flat import FlatPlan
 from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.lazy import LAZY, LazyPlan
 from optlang.runtime.parts import Part, Parts
-from optlang.runtime.plan import ROUNDING, STORE, GroupPlan, named, switched
+from optlang.runtime.plan import GroupPlan, named, switched
 from optlang.runtime.records import STEP
 from optlang.runtime.schedule_runner import run_schedule
 from optlang.runtime.stages import Scratch
+from optlang.runtime.stored import ROUNDING, STORE, needs, warn
 from optlang.runtime.tensors import facts_of, is_fake, local
 from optlang.runtime.usual import UsualSteps
 from optlang.runtime.values import plain
@@ -232,16 +233,13 @@ class RuleOptimizer(Optimizer):
             group.setdefault(TRAINING, self.param_groups[0].get(TRAINING, True))
         if switched(group) == LazyPlan.switch:
             lazy.check_rule(part, group, members)
-        asked = [key for key in (STORE, ROUNDING) if group.get(key) is not None]
-        if asked and (kind := _kind(group, part)) is not GroupPlan:
-            raise ValueError(f"{part.compiled.name}: {asked[0]} cannot be given {kind.unlike}")
-        if group.get(ROUNDING) is not None and not any(p.dtype is torch.bfloat16 for p in members):
+        need = needs(part.compiled, group)
+        if need and (kind := _kind(group, part)) is not GroupPlan:
+            raise ValueError(f"{part.compiled.name}: {need} cannot be given {kind.unlike}")
+        if need == ROUNDING and not any(p.dtype is torch.bfloat16 for p in members):
             raise ValueError(f"{part.compiled.name}: rounding is for parameters in bfloat16, and there are none here")
-        if isinstance(group.get(STORE), Mapping):  # a state that it names may be one that cannot be kept so
-            values = part.hyper.read(group)
-            for facts in {facts_of(p) for p in members}:
-                prepared = part.kernels.prepared(values, part.hyper.answers(values), facts)
-                choice.formats(part.compiled.name, group[STORE], prepared.stored, facts.numel)
+        if isinstance(group.get(STORE), Mapping):
+            self._check_formats(part, group, members)
         searches = bool(evaluations(part.compiled.rule) & {*SEARCHES})
         flat.check(part, group, len(self.param_groups), members, searches)
         if part.kernels.by_shape:
@@ -254,6 +252,16 @@ class RuleOptimizer(Optimizer):
                 if reason is not None:
                     raise ValueError(f"{part.compiled.name}: {named(group, p)} does not suit the rule: {reason}")
         self._begin_numbers(part, group, members, self.param_groups[0])
+
+    @staticmethod
+    def _check_formats(part: Part, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> None:
+        """Refuse formats for states that cannot be kept in them, and warn of those that do not suit the rule."""
+        values, states = part.hyper.read(group), dict[str, Slot]()
+        for facts in {facts_of(p) for p in members}:
+            prepared = part.kernels.prepared(values, part.hyper.answers(values), facts)
+            choice.formats(part.compiled.name, group[STORE], prepared.stored, facts.numel)
+            states |= {slot.key: slot for slot in prepared.stored}
+        warn(part.compiled, group, list(states.values()), values)
 
     @staticmethod
     def _begin_numbers(
