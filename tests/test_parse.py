@@ -239,7 +239,9 @@ def test_later_constructs_are_recognised(text: str, what: str, defines: tuple[st
 
 
 def test_stored_states() -> None:
-    text = "store m, v: int8(block = 256) when numel > 4096\nstore w: bf16 stochastic\nstore p: bf16+8\nstore p: kahan\n"
+    text = (
+        "store m, v: int8(block = 256) when numel > 4096\nstore w: bf16 stochastic\nstore p: bf16+8\nstore p: kahan\n"
+    )
     several, rounded, bits, way = items(text)
     assert [name.name for name in several.names] == ["m", "v"]
     assert (several.format.name.text, several.format.options[0].name) == ("int8", "block")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,10 @@ from optlang.language.checking.samples import habits_with, slow_averages
 from optlang.language.evaluate import evaluate, truth
 from optlang.language.rule import Values
 from optlang.runtime.kernels import Prepared
-from optlang.runtime.tensors import facts_of
+from optlang.runtime.parts import Part
+from optlang.runtime.tensors import facts_of, real_name
 from optlang.storage import Format, choice
+from optlang.storage.formats import SIZES
 from optlang.storage.parameters import KEY, NEAREST, WAYS
 
 #: Key of a param group that says how states are kept.
@@ -74,10 +76,11 @@ def warn(compiled: Compiled, group: Mapping[str, Any], slots: Sequence[Slot], va
             continue
         format = choice.named(compiled.name, store[slot.key])
         seen = habits.get(slot.name)
-        if seen is not None:
-            for code, message, label, help in seen.warnings(slot.name, format):
-                text = f"{compiled.name}: store={{{slot.key!r}: {store[slot.key]!r}}}: {message} ({label}); {help}"
-                warnings.warn(f"{text} [{code}]", UserWarning, stacklevel=callers())
+        remark = None if seen is None else seen.remark(slot.key, format)
+        if remark is not None:
+            asked_for = f"{compiled.name}: store={{{slot.key!r}: {store[slot.key]!r}}}"
+            text = f"{remark.message} ({remark.label}); {remark.instead!r} {remark.reason} [{remark.code}]"
+            warnings.warn(f"{asked_for}: {text}", UserWarning, stacklevel=callers())
 
 
 def callers() -> int:
@@ -91,17 +94,27 @@ def callers() -> int:
 # For people ---------------------------------------------------------------------------------------------------
 
 
-def described(slots: Sequence[Slot], formats: Mapping[str, Format], type: str) -> Iterator[tuple[str, str, float]]:
-    """Yield how states shaped like their parameter are kept, and the parameter: keys, formats, bytes an element.
+def described(part: Part, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> str | None:
+    """Return how the states of a param group are kept, and their bytes; None if nobody has asked for any format.
 
     Args:
-        slots: The states.
-        formats: The formats of those that are not kept in their own types, and of the parameter.
-        type: The type of the parameter.
+        part: The rule.
+        group: The param group.
+        members: The parameters of the group that go to the rule.
     """
-    for slot in slots:
-        if slot.of_elements:
-            format = formats.get(slot.key, slot.format)
-            yield slot.key, format.label(type), format.size(type)
-    if KEY in formats:
-        yield KEY, formats[KEY].label(type), formats[KEY].size(type) - 2
+    compiled = part.compiled
+    if not members or (asked(group) == (None, None) and not compiled.rule.stored):
+        return None
+    values, labels, numel, size = part.hyper.read(group), dict[str, str](), 0, 0.0
+    for p in sorted(members, key=torch.Tensor.numel):  # of the largest, labels are kept
+        prepared = part.kernels.prepared(values, part.hyper.answers(values), facts_of(p))
+        formats, type = formats_of(compiled, group, prepared, p), real_name(p.dtype)
+        kept = {slot.key: formats.get(slot.key, slot.format) for slot in prepared.stored if slot.of_elements}
+        labels |= {key: format.label(type) for key, format in kept.items()}
+        size += p.numel() * sum(format.size(type) for format in kept.values())
+        if KEY in formats:
+            labels["param"] = formats[KEY].label(type)
+            size += p.numel() * (formats[KEY].size(type) - SIZES[type])
+        numel += p.numel()
+    listed = "; ".join(f"{key} in {label}" for key, label in labels.items())
+    return f"{listed or 'none'} ({size / max(1, numel):.2f} bytes an element)"

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import NamedTuple
 
 from optlang.language.checking.grid import Abandoned, Grid
 from optlang.language.checking.trial import Trial
@@ -18,7 +19,7 @@ from optlang.language.checking.worlds import World, facts, sample
 from optlang.language.identity import GivenName
 from optlang.language.rule import Rule, Value, Values, remembering
 from optlang.language.tree import StateScope
-from optlang.storage import Format
+from optlang.storage import Fixed, Format
 from optlang.storage.fp8 import Fp8
 
 #: The shape of the parameter, which is large enough for some of its elements to be treated otherwise than others.
@@ -29,6 +30,24 @@ STEPS, WITHOUT = 30, 7
 LATE, CHANGE = 100_000, 1e-6
 #: Steps that are so many times as long are worth a warning.
 LONG = 3.0
+
+
+class Remark(NamedTuple):
+    """What is to be said of a format that does not suit a state.
+
+    Attributes:
+        code: The code of the warning.
+        message: What happens.
+        label: Why.
+        instead: A format that suits it better.
+        reason: Why that does.
+    """
+
+    code: str
+    message: str
+    label: str
+    instead: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -56,26 +75,22 @@ class Habits:
         moves = math.sqrt(2 * self.weight) if self.negative else self.weight
         return moves < format.half_code
 
-    def warnings(self, name: str, format: Format) -> Iterator[tuple[str, str, str, str]]:
-        """Yield what is to be said of keeping the state in a format: code, message, label and help."""
+    def remark(self, name: str, format: Format) -> Remark | None:
+        """Return what is to be said of keeping the state in a format, if anything."""
         instead, is_slow = "bf16" if self.negative else "log8", self.is_slow_for(format)
         longest = self.longest() if format.vanishes else 1.0
         if longest > LONG:
-            yield (
-                "W613",
-                f"steps become up to {_times(longest)} as long where `{name}` is rounded to 0",
-                f"{format.vanishes} become 0",
-                f"`store {name}: {instead}` keeps small numbers",
-            )
-        elif is_slow:
-            yield (
-                "W614",
+            message = f"steps become up to {_times(longest)} as long where `{name}` is rounded to 0"
+            return Remark("W613", message, f"{format.vanishes} become 0", instead, "keeps small numbers")
+        if is_slow:
+            message = (
                 f"`{name}` can stand still: a step replaces {self.weight:.2g} of it, "
-                f"and rounding takes away up to {format.half_code:.2g}",
-                "rounded to the nearest code in every step",
-                f"`store {name}: {'bf16 stochastic' if self.negative else 'log8'}` rounds up or down at random, "
-                "which is right on average",
+                f"and rounding takes away up to {format.half_code:.2g}"
             )
+            instead = "bf16 stochastic" if self.negative or isinstance(format, Fixed) else "log8"
+            reason = "rounds up or down at random, which is right on average"
+            return Remark("W614", message, "rounded to the nearest code in every step", instead, reason)
+        return None
 
 
 def habits_of(rule: Rule, world: World) -> dict[str, Habits]:

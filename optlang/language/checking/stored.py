@@ -243,6 +243,7 @@ def _check_numbers(stored: Stored, known: Sequence[Habits], findings: Findings) 
             help=f"`store {name}: fp8` has one",
         )
         return
-    first = known[0]
-    for code, message, label, help in first.warnings(name, format):
-        findings.add(code, message, stored.span, label=label, help=help)
+    remark = known[0].remark(name, format)
+    if remark is not None:
+        help = f"`store {name}: {remark.instead}` {remark.reason}"
+        findings.add(remark.code, remark.message, stored.span, label=remark.label, help=help)

@@ -25,7 +25,6 @@ from optlang.language.evaluate import evaluate
 from optlang.language.suggest import nearest
 from optlang.language.walk import assigned, statements
 
-
 #: What the body of a transform declares, beside its statements.
 DECLARATIONS = (tree.StateDecl, tree.History, tree.Store)
 
