@@ -730,8 +730,8 @@ SEMANTICS: tuple[Entry, ...] = (
         "E415",
         "format without a sign",
         (
-            "`log8` keeps numbers that are never negative. The rule was run on a few numbers with its defaults, and the "
-            "state became negative."
+            "`log8` keeps numbers that are never negative. The rule was run on a few numbers with its defaults, and "
+            "the state became negative."
         ),
         "hyper lr = 1e-3\nstate m\nstore m: log8\nm = 0.9*m + 0.1*g\np -= lr*m\n",
         "hyper lr = 1e-3\nstate m\nstore m: fp8\nm = 0.9*m + 0.1*g\np -= lr*m\n",
@@ -919,10 +919,10 @@ OTHERS: tuple[Entry, ...] = (
         "W613",
         "a small number that becomes 0",
         (
-            "Formats with one scale for many neighbours round small numbers beside large ones to 0, and `fp16` whatever "
-            "is very small. The rule was run for 30 steps with every other number of this state rounded to 0 after each "
-            "step, and an update became many times as long: it is divided by the state, for example. `log8` keeps "
-            "everything that is not 0 apart from 0, and so does `bf16`."
+            "Formats with one scale for many neighbours round small numbers beside large ones to 0, and `fp16` "
+            "whatever is very small. The rule was run for 30 steps with every other number of this state rounded to 0 "
+            "after each step, and an update became many times as long: it is divided by the state, for example. `log8` "
+            "keeps everything that is not 0 apart from 0, and so does `bf16`."
         ),
         "hyper lr = 1e-3\nstate m, v\nstore v: int8\nm = 0.9*m + 0.1*g\nv = 0.9*v + 0.1*g^2\n"
         "p -= lr*m/(sqrt(v) + 1e-8)\n",
@@ -935,9 +935,9 @@ OTHERS: tuple[Entry, ...] = (
         (
             "An average moves by 1 - beta of the way in each step. Where that is less than half the distance of two "
             "codes, rounding to the nearest takes it back: with beta = 0.999, an average of squares in bfloat16 is 30% "
-            "too large, and never comes down when gradients become smaller. Averages of what has both signs are moved by "
-            "the noise of gradients, unless they are very slow. `log8` and `bf16 stochastic` round up or down at random, "
-            "in proportion, which is right on average."
+            "too large, and never comes down when gradients become smaller. Averages of what has both signs are moved "
+            "by the noise of gradients, unless they are very slow. `log8` and `bf16 stochastic` round up or down at "
+            "random, in proportion, which is right on average."
         ),
         "hyper lr = 1e-3, beta = 0.999\nstate v\nstore v: bf16\nv = beta*v + (1 - beta)*g^2\n"
         "p -= lr*g/(sqrt(v) + 1e-8)\n",

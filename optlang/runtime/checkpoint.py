@@ -19,9 +19,8 @@ from optlang.runtime.events import TRAINING
 from optlang.runtime.flat import seen
 from optlang.runtime.lazy import LazyPlan
 from optlang.runtime.parts import Part, Parts
-from optlang.runtime.plan import describe, named
+from optlang.runtime.plan import ROUNDING, STORE, describe, named
 from optlang.runtime.records import STEP
-from optlang.runtime.stored import ROUNDING, STORE
 from optlang.runtime.tensors import facts_of, is_shared, local
 from optlang.storage import choice
 from optlang.storage.blocks import SCALE

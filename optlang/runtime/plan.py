@@ -25,6 +25,8 @@ from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.numbers import stays_on_device
 from optlang.runtime.records import STEP, Record
 from optlang.runtime.stages import Scratch
+from optlang.runtime.stored import ROUNDING as ROUNDING
+from optlang.runtime.stored import STORE as STORE
 from optlang.runtime.stored import asked, formats_of
 from optlang.runtime.tensors import address, facts_of, is_fake, local, lost, makes_fakes
 from optlang.runtime.values import Hyperparameters

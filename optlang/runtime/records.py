@@ -29,7 +29,7 @@ from optlang.runtime.tensors import (
     resolved,
     same_order,
 )
-from optlang.storage import Fixed, Format, Wide, choice
+from optlang.storage import Format, Wide, choice
 from optlang.storage.blocks import SCALE, Blocks
 from optlang.storage.coded import Coded
 from optlang.storage.parameters import KEY, Parameter, Stochastic
@@ -202,7 +202,7 @@ class Record:
                 value = self._decoded(slot, value)
                 self.staged[slot.key + SCALE] = None
             tensor = self._fitting(slot.key, slot.storage, value)
-            if isinstance(found, Fixed | Stochastic):
+            if found is not None:
                 tensor = tensor.to(getattr(torch, found.dtype(real_name(self.dtype))))
             elif slot not in missing and self._is_cut(slot, tensor):
                 tensor = tensor.to(getattr(torch, slot.format.dtype(real_name(self.dtype))))

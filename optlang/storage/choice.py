@@ -48,6 +48,10 @@ class State(Protocol):
     def averages(self) -> bool:
         """Whether what was kept has less weight with every step."""
 
+    @property
+    def format(self) -> Format:
+        """How the rule keeps it without any ``store``."""
+
 
 def checked(who: str, store: Any, keys: Sequence[str]) -> Any:
     """Return what was given for ``store``.
@@ -151,10 +155,10 @@ def found(codes: torch.Tensor, scales: torch.Tensor) -> Blocks | None:
 def _preset(preset: str, least: int, slot: State, slow: bool) -> Format | None:
     """Return the format of a state in a preset; None if it stays as it is."""
     if preset == OFF:
-        return None
+        return slot.format
     if preset == "bf16":
         # The nearest number would not do for what is never negative: a sum stops, and a slow average never comes down.
-        return Fixed(TYPES[preset]) if slot.signed else Stochastic()
+        return Stochastic() if slow or not slot.signed else Fixed(TYPES[preset])
     if preset != "8bit":
         return Fixed(TYPES[preset])
     if not (slot.averages and slot.zero):  # sums, and what is near a parameter: errors would stay
