@@ -337,7 +337,10 @@ def told(rule: str, **options: Any) -> list[str]:
 
 def test_keywords_that_do_not_suit_the_rule_are_warned_of() -> None:
     (zero,) = told("AdamW", store={"exp_avg": "fp8", "exp_avg_sq": "int8"})
-    assert "steps become up to 10^7 times as long where `exp_avg_sq` is rounded to 0" in zero and "1/254" in zero
+    assert "steps become up to 10^8 times as long, beside others, where `exp_avg_sq` is rounded to 0" in zero
+    assert "1/254 of the largest of their block become 0" in zero and "'log8' keeps small numbers [W613]" in zero
+    assert "[W613]" in told("LAMB", store={"exp_avg_sq": "int8"})[0]  # the others stand still
+    assert told("RMSprop", store={"square_avg": "fp16"}) == []  # it divides the gradient itself, which is in the state
     (still,) = told("AdamW", store={"exp_avg": "bf16", "exp_avg_sq": "bf16"})
     assert "`exp_avg_sq` can stand still: a step replaces 0.001 of it" in still and "'bf16 stochastic'" in still
     assert told("AdamW", store={"exp_avg_sq": "bf16"}, betas=(0.9, 0.95)) == []

@@ -57,7 +57,8 @@ class Habits:
     Attributes:
         negative: Whether some of its numbers were negative.
         weight: By how much less an old number counts after a step, as 1 - beta of an average; None if that differs.
-        longest: How many times as long the longest step becomes where the state is 0 beside neighbours that are not.
+        longest: How many times as long the longest step becomes, by itself or beside those of other elements, where the
+            state is 0 and theirs is not.
     """
 
     negative: bool
@@ -80,7 +81,7 @@ class Habits:
         instead, is_slow = "bf16" if self.negative else "log8", self.is_slow_for(format)
         longest = self.longest() if format.vanishes else 1.0
         if longest > LONG:
-            message = f"steps become up to {_times(longest)} as long where `{name}` is rounded to 0"
+            message = f"steps become up to {_times(longest)} as long, beside others, where `{name}` is rounded to 0"
             return Remark("W613", message, f"{format.vanishes} become 0", instead, "keeps small numbers")
         if is_slow:
             message = (
@@ -129,6 +130,14 @@ def _times(factor: float) -> str:
     if math.isinf(factor):
         return "infinitely many times"
     return f"{factor:,.0f} times" if factor < 10_000 else f"10^{math.log10(factor):.0f} times"
+
+
+def _lengths(steps: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
+    """Return the largest change in each step of every other element, and of those between them.
+
+    The first step is left out: nothing has been rounded before it.
+    """
+    return [(max(map(abs, step[::2])), max(map(abs, step[1::2]))) for step in steps[1:]]
 
 
 class _Run:
@@ -196,12 +205,15 @@ class _Run:
             changed = self._changes(name)
         except (Abandoned, ArithmeticError, ValueError):
             return 1.0
-        # A first step has nothing to be divided by.
-        usual = max(abs(x) for step in self.steps[1:] for x in step[::2])
-        long = [abs(x) for step in changed[1:] for x in step[::2]]
-        if any(not math.isfinite(x) for x in long):
+        usual, zeroed = _lengths(self.steps), _lengths(changed)
+        if not all(math.isfinite(x) for pair in zeroed for x in pair):
             return math.inf
-        return max(long) / usual if usual else 1.0
+        # Where a step is scaled as a whole, it is the other elements that stand still.
+        found, expected = (
+            (max(one for one, _ in pairs), max((one / other for one, other in pairs if other), default=0.0))
+            for pairs in (zeroed, usual)
+        )
+        return max((x / y for x, y in zip(found, expected, strict=True) if y), default=1.0)
 
     def weight(self, name: str) -> float | None:
         """Return by how much less an old number counts after a late step; None if that is not the same for all."""

@@ -26,6 +26,8 @@ from optlang.storage.parameters import KEY, WAYS
 
 #: The shape of a tensor that conditions are tried on.
 SHAPE = (5, 7)
+#: With how many values of its hyperparameters a rule is run.
+MAX_RUNS = 4
 BLOCK = f"a block is a power of 2 from 16 to {1 << LARGEST_BLOCK:,}"
 
 
@@ -225,8 +227,9 @@ def check_shapes(stored: Sequence[Stored], kinds: Mapping[str, Kind], findings: 
 def check_kept(rule: Rule, worlds: Sequence[World], findings: Findings) -> None:
     """Check that states can be kept as the rule says: nothing negative without a sign, nothing divided by 0."""
     stored = [each for each in rule.stored if each.name != "p"]
+    seen = [habits_of(rule, world) for world in (worlds[:MAX_RUNS] if stored else ())]
     for each in stored:
-        known = [found[each.name] for world in worlds for found in (habits_of(rule, world),) if each.name in found]
+        known = [found[each.name] for found in seen if each.name in found]
         if known:
             _check_numbers(each, known, findings)
 
