@@ -223,6 +223,7 @@ def test_what_needs_another_kind_of_step_says_how_to_go_without() -> None:
     with pytest.raises(ValueError, match=r"`store p` of the rule \(rounding='nearest' leaves it out\)"):
         cls([p], differentiable=True, store="off")
     cls([p], capturable=True, store="off", rounding="nearest")
+    cls([torch.nn.Parameter(torch.ones(100, 100))], capturable=True, store="off")  # nothing is rounded
 
 
 @pytest.mark.parametrize("target", ["plain", "module", "torchscript"])
@@ -348,6 +349,10 @@ def test_keywords_that_do_not_suit_the_rule_are_warned_of() -> None:
     assert "`exp_avg_slow` can stand still" in slow
 
 
+def test_step_sizes_may_be_tensors() -> None:
+    assert len(told("AdamW", store={"exp_avg_sq": "int8"}, lr=torch.tensor(1e-3))) == 1
+
+
 @pytest.mark.parametrize("rule", ["AdamW", "Lion", "AdEMAMix", "Adan", "AdaBelief", "SGD", "Muon", "Adagrad", "LAMB"])
 @pytest.mark.parametrize("store", ["8bit", "bf16", "fp32", "off", {}])
 def test_presets_suit_every_rule(rule: str, store: Any) -> None:
@@ -369,6 +374,16 @@ def test_what_a_rule_does_with_its_states_is_measured() -> None:
     assert [found["v"].is_slow_for(each) for each in (Fp8(), BF16, Log8(), FP32)] == [True, False, False, False]
     # What is added to the root keeps a step short.
     assert habits(ADAM.format("").replace("+ eps)", "+ 1)"))["v"].longest() < 3
+
+
+@pytest.mark.parametrize(
+    ("beta", "format", "is_slow"),
+    # After gradients have become a fourth, averages of squares were 8 and 0.8, 1.5, 1.2 and 0.96 times those in float64.
+    [(0.997, BF16, True), (0.996, BF16, False), (0.99, Fp8(), True), (0.98, Fp8(), True), (0.95, Fp8(), False)],
+)
+def test_which_averages_stand_still(beta: float, format: Format, is_slow: bool) -> None:
+    found = habits(f"hyper lr = 1, beta = {beta}\nstate v\nv = beta*v + (1 - beta)*g^2\np -= lr*g/(sqrt(v) + 1)\n")
+    assert found["v"].is_slow_for(format) is is_slow
 
 
 def test_a_sum_is_no_average() -> None:

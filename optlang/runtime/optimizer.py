@@ -236,7 +236,7 @@ class RuleOptimizer(Optimizer):
             group.setdefault(TRAINING, self.param_groups[0].get(TRAINING, True))
         if switched(group) == LazyPlan.switch:
             lazy.check_rule(part, group, members)
-        need = needs(part.compiled, group)
+        need = needs(part.compiled, group, members)
         if need and (kind := _kind(group, part)) is not GroupPlan:
             raise ValueError(f"{part.compiled.name}: {need} cannot be given {kind.unlike}")
         if need == ROUNDING and not any(p.dtype is torch.bfloat16 for p in members):

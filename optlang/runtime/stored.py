@@ -31,22 +31,32 @@ def asked(group: Mapping[str, Any]) -> tuple[Any, Any]:
     return group.get(STORE), group.get(ROUNDING)
 
 
-def needs(compiled: Compiled, group: Mapping[str, Any]) -> str:
-    """Return what a param group, or else its rule, asks for that only steps of the usual kind can do; maybe nothing."""
+def needs(compiled: Compiled, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> str:
+    """Return what a param group, or else its rule, asks for that only steps of the usual kind can do; maybe nothing.
+
+    Args:
+        compiled: The rule.
+        group: The param group.
+        members: The parameters of the group that go to the rule.
+    """
     store, way = asked(group)
     if store is not None and store != choice.OFF:
         return STORE
     if way is not None and way != NEAREST:
         return ROUNDING
-    ruled = {each.name == "p" for each in compiled.rule.stored}
-    if False in ruled and store is None:
+    ruled = {each.key for each in compiled.rule.stored}
+    if store is None and ruled - {KEY}:
         return f"`store` of the rule (store={choice.OFF!r} leaves it out)"
-    return f"`store p` of the rule (rounding={NEAREST!r} leaves it out)" if True in ruled and way is None else ""
+    if way is None and KEY in ruled and any(p.dtype is torch.bfloat16 for p in members):
+        return f"`store p` of the rule (rounding={NEAREST!r} leaves it out)"
+    return ""
 
 
 def formats_of(compiled: Compiled, group: Mapping[str, Any], prepared: Prepared, p: torch.Tensor) -> dict[str, Format]:
     """Return how states of a parameter are kept that are not kept in their own types, and the parameter, by key."""
     store, way = asked(group)
+    if store is way is None and not compiled.rule.stored:
+        return {}
     facts = facts_of(p).named()
     ruled = {s.key: s.format for s in compiled.rule.stored if s.when is None or truth(evaluate(s.when, facts))}
     found: dict[str, Format] = {}

@@ -10,6 +10,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from optlang.language.identity import GivenName
 from optlang.language.rule import Rule, Value, Values, remembering
 from optlang.language.tree import StateScope
 from optlang.storage import Fixed, Format
+from optlang.storage.blocks import Blocks
 from optlang.storage.fp8 import Fp8
 
 #: The shape of the parameter, which is large enough for some of its elements to be treated otherwise than others.
@@ -68,13 +70,15 @@ class Habits:
     def is_slow_for(self, format: Format) -> bool:
         """Whether a step changes an average by less than is rounded off, so that it stands still.
 
-        What is never negative comes down by no more than its weight. A signed average of noise is moved by the noise,
+        What is never negative comes down by no more than its weight. Codes of a block move against each other with its
+        scale, which takes half of what they lose at most to hold up. A signed average of noise is moved by the noise,
         which is about sqrt(2/weight) times as large as the average.
         """
         if not self.weight:
             return False
-        moves = math.sqrt(2 * self.weight) if self.negative else self.weight
-        return moves < format.half_code
+        if self.negative:
+            return math.sqrt(2 * self.weight) < format.half_code
+        return self.weight < (format.half_code / 2 if isinstance(format, Blocks) else format.half_code)
 
     def remark(self, name: str, format: Format) -> Remark | None:
         """Return what is to be said of keeping the state in a format, if anything."""
@@ -107,7 +111,7 @@ def habits_of(rule: Rule, world: World) -> dict[str, Habits]:
     except (Abandoned, ArithmeticError, ValueError, KeyError, RecursionError):
         return {}
     return {
-        name: Habits(any(x < 0 for x in seen), run.weight(name), lambda name=name: run.longest(name))  # type: ignore[misc]
+        name: Habits(any(x < 0 for x in seen), run.weight(name), partial(run.longest, name))
         for name, seen in run.seen.items()
     }
 
