@@ -104,7 +104,7 @@ def in_every_state(format: Format, keys: list[str]) -> Callable[..., dict[str, F
         keys: Gets the keys of those states.
     """
 
-    def chosen(who: str, store: Any, slots: Sequence[Slot], numel: int) -> dict[str, Format]:
+    def chosen(who: str, store: Any, slots: Sequence[Slot], *rest: Any) -> dict[str, Format]:
         found = {slot.key: format for slot in slots if takes(format, slot)}
         keys.extend(found)
         return found

@@ -12,13 +12,13 @@ from trajectories import cases, gradients, library_class, library_rule, shapes, 
 
 import optlang
 from optlang.source import Source
-from optlang.storage import choice
+from optlang.storage import choice, named
 from optlang.storage.formats import Fixed, Format
 
 pytestmark = pytest.mark.slow
 
 NAMES = optlang.rules.names()
-CODES: tuple[Format, ...] = tuple(kind(16) for kind in choice.CODES.values())
+CODES: tuple[Format, ...] = tuple(kind(16) for kind in named.CODES.values())
 TYPES = (Fixed("bfloat16"), Fixed("float16"))
 
 #: Rules that read a state after its assignment in a branch or in an earlier stage, where 16 bits are rounded or not.

@@ -44,6 +44,7 @@ def command(
 def print_states(file: Path, store: str) -> None:
     """Print the states of a rule for a large matrix, what each is kept in, and the bytes of an element."""
     from optlang.compiler import compile_source, example_variant
+    from optlang.language.checking.samples import slow_averages
     from optlang.storage import choice
 
     compiled = compile_source(read_file(file))
@@ -51,7 +52,8 @@ def print_states(file: Path, store: str) -> None:
     asked = dict(part.partition("=")[::2] for part in store.split(",")) if "=" in store else store
     try:
         checked = choice.checked(compiled.name, asked, [slot.key for slot in slots])
-        found = choice.formats(compiled.name, checked, slots, SHAPE[0] * SHAPE[1])
+        slow = slow_averages(compiled.rule)
+        found = choice.formats(compiled.name, checked, slots, SHAPE[0] * SHAPE[1], slow=slow)
     except ValueError as error:
         raise Refusal(str(error)) from None
     kept = [(slot.key, found.get(slot.key, slot.format)) for slot in slots]

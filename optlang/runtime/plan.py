@@ -25,15 +25,13 @@ from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.numbers import stays_on_device
 from optlang.runtime.records import STEP, Record
 from optlang.runtime.stages import Scratch
+from optlang.runtime.stored import ROUNDING as ROUNDING
+from optlang.runtime.stored import STORE as STORE
+from optlang.runtime.stored import asked, formats_of
 from optlang.runtime.tensors import address, facts_of, is_fake, local, lost, makes_fakes
 from optlang.runtime.values import Hyperparameters
 from optlang.runtime.work import DirectWork, ScheduledWork
-from optlang.storage import Format, choice, parameters
-
-#: Key of a param group that says how states are kept.
-STORE = "store"
-#: Key of one that says how rounding errors of its parameters are kept.
-ROUNDING = "rounding"
+from optlang.storage import Format
 
 State = MutableMapping[torch.Tensor, dict[str, Any]]
 
@@ -64,7 +62,7 @@ class GroupPlan:
         self.group, self.hyper, self.kernels = group, hyper, kernels
         self.name = hyper.compiled.name
         self.batches: list[Batch] = []
-        self._kept = group.get(STORE), group.get(ROUNDING)
+        self._kept = asked(group)
         self.members: list[torch.Tensor] = list(group["params"])
         self.parameters: list[torch.Tensor] = self.members if chosen is None else list(chosen)
         # Those without views; one that is listed twice is one parameter.
@@ -88,7 +86,7 @@ class GroupPlan:
         return (
             group is self.group
             and switched(group) == self.switch
-            and (group.get(STORE), group.get(ROUNDING)) == self._kept
+            and asked(group) == self._kept
             and len(members) == len(self.members)
             and all(map(is_, members, self.members))
         )
@@ -278,13 +276,7 @@ class GroupPlan:
 
     def _formats(self, prepared: Prepared, p: torch.Tensor) -> dict[str, Format]:
         """Return how states of a parameter are kept that are kept otherwise than the rule says, by key."""
-        store, way = self.group.get(STORE), self.group.get(ROUNDING)
-        found: dict[str, Format] = {}
-        if store is not None and not p.is_complex() and not (store == "fp32" and p.dtype is torch.float64):
-            found |= choice.formats(self.name, store, prepared.stored, p.numel())
-        if way is not None and p.dtype is torch.bfloat16:
-            found[parameters.KEY] = parameters.WAYS[way]
-        return found
+        return formats_of(self.kernels.compiled, self.group, prepared, p)
 
     def _place_of(self, p: torch.Tensor) -> int:
         """Return the place of a parameter among all of the optimizer."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from optlang.storage.coded import Coded, drawn
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: What the key of a state's scales has behind the state's own.
 SCALE = ".scale"
 
-#: Elements of a tensor below which its states are kept as they are without ``store``.
+#: Elements of a tensor below which its states are kept as they are without ``store``, if nothing else is asked for.
 LEAST = 4096
 
 
@@ -30,15 +30,15 @@ class Blocks(Coded):
     """A format of codes with a scale for each block.
 
     Attributes:
+        least: The fewest elements that a tensor kept so has; smaller ones are kept without ``store``.
         signed: Whether there are negative numbers.
-        floor: Whether only 0 becomes 0, so that what is divided by it does not grow without bounds.
         cpp: The functions ``scale_of``, ``decoded``, ``decode_vectors`` and ``encoded`` in C++.
     """
 
+    least: int = field(default=LEAST, compare=False)
     codes: ClassVar[str] = "uint8"
     second: ClassVar[str] = "float32"
     signed: ClassVar[bool] = True
-    floor: ClassVar[bool] = False
 
     def label(self, parameter: str) -> str:
         """Return its name, with the size of a block."""

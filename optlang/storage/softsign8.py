@@ -42,6 +42,16 @@ class Softsign8(Blocks):
   }
 """
 
+    @property
+    def vanishes(self) -> str:
+        """Which numbers become 0: those below half a code, which stands for x/(2 - x)."""
+        return "numbers below 1/507 of the largest of their block"
+
+    @property
+    def half_code(self) -> float:
+        """What is lost of a number, in parts of it, where it is the largest of its block; smaller ones lose more."""
+        return 2 / 254
+
     def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
         """Return the largest of each block."""
         return largest.clamp_min(LEAST)

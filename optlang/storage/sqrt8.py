@@ -42,6 +42,16 @@ class Sqrt8(Blocks):
   }
 """
 
+    @property
+    def vanishes(self) -> str:
+        """Which numbers become 0: those whose roots are below half a code."""
+        return "numbers below 1/260,100 of the largest of their block"
+
+    @property
+    def half_code(self) -> float:
+        """What is lost of a number, in parts of it, where it is the largest of its block; smaller ones lose more."""
+        return 2 / 510
+
     def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
         """Return the root of the largest of each block."""
         return largest.sqrt().clamp_min(LEAST)
