@@ -1,5 +1,7 @@
 // Tensors that are kept in codes, as the formats of this file say: each code with a second number of its own, or blocks of
 // codes with a scale.
+//
+// A format says twice what its codes are, for a number and for a group of them (see cpp_lanes.h); both are the same codes.
 
 // What a division by `scale` gives to the last bit, where `inverse` is 1/scale and products can be added exactly.
 inline float divided(float x, float scale, float inverse) {
@@ -10,6 +12,30 @@ inline float divided(float x, float scale, float inverse) {
   return x / scale;
 #endif
 }
+
+// The same numbers as those of `drawn` in Python.
+inline uint32_t drawn(uint32_t place, uint32_t key) { return (place ^ key) * 0x9E3779B1u; }
+
+#ifdef OPTLANG_LANES
+inline floats divided(floats x, float scale, float inverse) {
+  const floats near = x * inverse, all = scale - floats{}, one = inverse - floats{};
+  return multiplied_added(multiplied_added(-near, all, x), one, near);
+}
+
+// Random numbers for the vectors of a group.
+struct Random {
+  words place;
+  int32_t key;
+  Random(uint32_t first, uint32_t key) : key(static_cast<int32_t>(key)) {
+    for (int i = 0; i < lanes; ++i) place[i] = static_cast<int32_t>(first) + i;
+  }
+  words next() {
+    const words random = (place ^ key) * static_cast<int32_t>(0x9E3779B1u);
+    place += lanes;
+    return random;
+  }
+};
+#endif
 
 // A block of a tensor whose rows have some columns: the place of its scale, and where it begins and ends.
 struct Block {
@@ -30,8 +56,68 @@ struct Block {
   }
 };
 
-// The same numbers as those of `drawn` in Python.
-inline uint32_t drawn(uint32_t place, uint32_t key) { return (place ^ key) * 0x9E3779B1u; }
+// Codes of a block as numbers.
+template <typename Format>
+void decode_block(const typename Format::code* __restrict from, float scale, float* __restrict to, int64_t n) {
+  int64_t i = 0;
+#ifdef OPTLANG_LANES
+  for (; i + group <= n; i += group) Format::decode_group(from + i, scale, to + i);
+  if (i < n) {  // the rest, filled up
+    typename Format::code rest[group] = {};
+    float numbers[group];
+    std::memcpy(rest, from + i, (n - i) * sizeof(*from));
+    Format::decode_group(rest, scale, numbers);
+    std::memcpy(to + i, numbers, (n - i) * sizeof(*to));
+  }
+#else
+  for (; i < n; ++i) to[i] = Format::decoded(from[i], scale);
+#endif
+}
+
+// The largest magnitude. They are in the order of their bits, with NaN the largest.
+inline float largest(const float* x, int64_t n) {
+  int32_t found = 0;
+  int64_t i = 0;
+#ifdef OPTLANG_LANES
+  words most[4] = {};
+  for (; i + group <= n; i += group)
+    for (int k = 0; k < 4; ++k) most[k] = larger(most[k], magnitude(loaded<floats>(x + i + k * lanes)));
+  found = largest(larger(larger(most[0], most[1]), larger(most[2], most[3])));
+#endif
+  for (; i < n; ++i) found = std::max(found, static_cast<int32_t>(bits_of(x[i]) & 0x7fffffffu));
+  return number_of(static_cast<uint32_t>(found));
+}
+
+// The scale of a block, as it is kept and as it is used.
+template <typename Format>
+struct Scale {
+  typename Format::second kept;
+  float scale, inverse;
+  Scale(const float* numbers, int64_t n)
+      : kept(static_cast<typename Format::second>(Format::scale_of(largest(numbers, n)))),
+        scale(static_cast<float>(kept)), inverse(1.0f / scale) {}
+};
+
+// Numbers of a block as codes; `first` is the place of the first of them in the tensor.
+template <typename Format>
+void encode_block(const float* __restrict from, typename Format::code* __restrict to, int64_t n, float scale, float inverse,
+    uint32_t first, uint32_t key) {
+  int64_t i = 0;
+#ifdef OPTLANG_LANES
+  Random random(first, key);
+  for (; i + group <= n; i += group) Format::encode_group(from + i, scale, inverse, random, to + i);
+  if (i < n) {  // the rest, filled up
+    float rest[group] = {};
+    typename Format::code codes[group];
+    std::memcpy(rest, from + i, (n - i) * sizeof(*from));
+    Format::encode_group(rest, scale, inverse, random, codes);
+    std::memcpy(to + i, codes, (n - i) * sizeof(*to));
+  }
+#else
+  for (; i < n; ++i)
+    to[i] = Format::encoded(from[i], scale, inverse, Format::draws ? drawn(first + static_cast<uint32_t>(i), key) : 0);
+#endif
+}
 
 // Elements of a tensor from `begin`, where a block begins, to `end`, where one ends, as numbers.
 template <typename Format, int64_t size>
@@ -44,31 +130,9 @@ void decode(const void* codes, const void* seconds, int64_t columns, int64_t beg
     for (int64_t i = 0; i < end - begin; ++i) numbers[i] = Format::decoded(from[i], Format::alone ? 0 : second[i]);
   } else {
     for (Block block(begin, columns, size); block.begin < end; block.next()) {
-      const auto* __restrict const from = all + block.begin;
-      float* __restrict const to = numbers + (block.begin - begin);
-      const float scale = static_cast<float>(theirs[block.scale]);
-      const int64_t n = block.end - block.begin;
-      int64_t i = Format::decode_vectors(from, scale, to, n);
-      for (; i < n; ++i) to[i] = Format::decoded(from[i], scale);
+      float* const to = numbers + (block.begin - begin);
+      decode_block<Format>(all + block.begin, static_cast<float>(theirs[block.scale]), to, block.end - block.begin);
     }
-  }
-}
-
-template <typename Format>
-void encode_block(const float* __restrict from, typename Format::code* __restrict to, typename Format::second& kept,
-    int64_t n, uint32_t first, uint32_t key) {
-  // Magnitudes are in the order of their bits, with NaN the largest.
-  int32_t largest = 0;
-  for (int64_t i = 0; i < n; ++i) largest = std::max(largest, static_cast<int32_t>(bits_of(from[i]) & 0x7fffffffu));
-  kept = static_cast<typename Format::second>(Format::scale_of(number_of(static_cast<uint32_t>(largest))));
-  const float scale = static_cast<float>(kept);
-  const float inverse = 1.0f / scale;
-  if (scale - scale == 0) {
-    for (int64_t i = 0; i < n; ++i)
-      to[i] = Format::encoded(from[i], scale, inverse, Format::draws ? drawn(first + static_cast<uint32_t>(i), key) : 0);
-  } else {  // something is infinite or undefined: so is all of the block
-    std::memset(to, 0, n * sizeof(*to));
-    kept = static_cast<typename Format::second>(undefined);
   }
 }
 
@@ -87,10 +151,23 @@ void encode(
       Format::encoded(numbers[i], to[i], Format::alone ? none : second[i], random);
     }
   } else {
-    for (Block block(begin, columns, size); block.begin < end; block.next()) {
-      const uint32_t first = static_cast<uint32_t>(block.begin);
-      const float* const from = numbers + (block.begin - begin);
-      encode_block<Format>(from, all + block.begin, theirs[block.scale], block.end - block.begin, first, key);
+    Block block(begin, columns, size);
+    Scale<Format> scale(numbers, block.end - block.begin);
+    while (block.begin < end) {
+      const Block now = block;
+      const Scale<Format> its = scale;
+      const float* const from = numbers + (now.begin - begin);
+      const int64_t n = now.end - now.begin;
+      block.next();
+      // Before the codes are written, so that nothing waits for it.
+      if (block.begin < end) scale = Scale<Format>(from + n, block.end - block.begin);
+      theirs[now.scale] = its.kept;
+      if (its.scale - its.scale == 0) {
+        encode_block<Format>(from, all + now.begin, n, its.scale, its.inverse, static_cast<uint32_t>(now.begin), key);
+      } else {  // something is infinite or undefined: so is all of the block
+        std::memset(all + now.begin, 0, n * sizeof(*all));
+        theirs[now.scale] = static_cast<typename Format::second>(undefined);
+      }
     }
   }
 }

@@ -26,7 +26,7 @@ struct Scratch {
 constexpr int pointers = tensors + coded_count, counts = rank + (coded_count ? 1 + coded_count : 0);
 
 // Elements of tensors in codes that are numbers at a time.
-constexpr int64_t slice = 2048;
+constexpr int64_t slice = 512;
 
 struct Chunk {
   Row* row;

@@ -33,20 +33,6 @@ class Fp8(Blocks):
     const float small = static_cast<float>(rest) * 0x1p-9f, usual = number_of((rest << 20) + (120u << 23));
     return number_of(bits_of(rest < 8 ? small : usual) | (static_cast<uint32_t>(c) & 0x80u) << 24) * scale;
   }
-  // As numbers of 16 bits they have the same fields, and the processor reads those.
-  static int64_t decode_vectors(const code* from, float scale, float* to, int64_t n) {
-    int64_t i = 0;
-#ifdef __AVX2__
-    const __m256 factor = _mm256_set1_ps(scale * 256.0f);
-    for (; i + 8 <= n; i += 8) {
-      const __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + i));
-      const __m128i high = _mm_srai_epi16(_mm_slli_epi16(_mm_cvtepu8_epi16(codes), 8), 1);
-      const __m128i half = _mm_and_si128(high, _mm_set1_epi16(static_cast<int16_t>(0xBFFF)));
-      _mm256_storeu_ps(to + i, _mm256_mul_ps(_mm256_cvtph_ps(half), factor));
-    }
-#endif
-    return i;
-  }
   static code encoded(float x, float scale, float inverse, uint32_t) {
     // Beside a number 2**20 times as large as the first bit, all but three more bits are rounded off.
     const uint32_t bits = bits_of(divided(x, scale, inverse)), rest = bits & 0x7fffffffu;
@@ -54,6 +40,31 @@ class Fp8(Blocks):
     const uint32_t whole = bits_of(number_of(rest) + number_of(large)) - large;
     return static_cast<code>((whole + (exponent >> 20) - (121u << 3)) | (bits >> 24 & 0x80u));
   }
+#ifdef OPTLANG_LANES
+  // As numbers of 16 bits they have the same fields, and the processor reads those.
+  static void decode_group(const code* from, float scale, float* to) {
+    for (int half = 0; half < group; half += 2 * lanes) {
+      shorts halves = ((wider(from + half) << 8) >> 1) & static_cast<int16_t>(0xBFFF);
+      const auto* const each = reinterpret_cast<const int16_t*>(&halves);
+      stored(to + half, from_halves(each) * (scale * 256.0f));
+      stored(to + half + lanes, from_halves(each + lanes) * (scale * 256.0f));
+    }
+  }
+  static void encode_group(const float* from, float scale, float inverse, Random&, code* to) {
+    floats x[4];
+    words found[4];
+    for (int i = 0; i < 4; ++i) {
+      x[i] = loaded<floats>(from + i * lanes);
+      const words rest = magnitude(divided(x[i], scale, inverse));
+      const words exponent = larger(rest, words{} + (121 << 23)) & 0x7f800000;
+      // The sum's lowest bits are the rounded mantissa, its highest the exponent.
+      const words sum = (words)((floats)rest + (floats)(exponent + (20 << 23)));
+      found[i] = shifted(sum, 20) + sum;
+    }
+    const unsigned_bytes code = packed_lowest(found) - static_cast<uint8_t>(141 << 3);
+    stored(to, in_order(code | ((unsigned_bytes)packed_signs(x) & 0x80)));
+  }
+#endif
 """
 
     def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
