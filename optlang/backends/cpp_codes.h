@@ -119,15 +119,40 @@ void encode_block(const float* __restrict from, typename Format::code* __restric
 #endif
 }
 
+// Elements of a format whose codes have a second number each, as numbers and back.
+template <typename Format>
+void decode_pairs(const typename Format::code* __restrict from, const typename Format::second* __restrict second,
+    float* __restrict to, int64_t n) {
+  using Second = typename Format::second;
+  int64_t i = 0;
+#ifdef OPTLANG_LANES
+  for (; i + group <= n; i += group) Format::decode_group(from + i, second + (Format::alone ? 0 : i), to + i);
+#endif
+  for (; i < n; ++i) to[i] = Format::decoded(from[i], Format::alone ? Second() : second[i]);
+}
+template <typename Format>
+void encode_pairs(const float* __restrict from, typename Format::code* __restrict to,
+    typename Format::second* __restrict second, int64_t n, uint32_t first, uint32_t key) {
+  typename Format::second none;
+  int64_t i = 0;
+#ifdef OPTLANG_LANES
+  Random random(first, key);
+  for (; i + group <= n; i += group)
+    Format::encode_group(from + i, random, to + i, second + (Format::alone ? 0 : i));
+#endif
+  for (; i < n; ++i) {
+    const uint32_t random = Format::draws ? drawn(first + static_cast<uint32_t>(i), key) : 0;
+    Format::encoded(from[i], to[i], Format::alone ? none : second[i], random);
+  }
+}
+
 // Elements of a tensor from `begin`, where a block begins, to `end`, where one ends, as numbers.
 template <typename Format, int64_t size>
 void decode(const void* codes, const void* seconds, int64_t columns, int64_t begin, int64_t end, float* numbers) {
   const auto* const all = static_cast<const typename Format::code*>(codes);
   const auto* const theirs = static_cast<const typename Format::second*>(seconds);
   if constexpr (Format::pairs) {
-    const auto* __restrict const from = all + begin;
-    const auto* __restrict const second = Format::alone ? nullptr : theirs + begin;
-    for (int64_t i = 0; i < end - begin; ++i) numbers[i] = Format::decoded(from[i], Format::alone ? 0 : second[i]);
+    decode_pairs<Format>(all + begin, theirs + (Format::alone ? 0 : begin), numbers, end - begin);
   } else {
     for (Block block(begin, columns, size); block.begin < end; block.next()) {
       float* const to = numbers + (block.begin - begin);
@@ -142,14 +167,8 @@ void encode(
   auto* const all = static_cast<typename Format::code*>(codes);
   auto* const theirs = static_cast<typename Format::second*>(seconds);
   if constexpr (Format::pairs) {
-    auto* __restrict const to = all + begin;
-    auto* __restrict const second = Format::alone ? nullptr : theirs + begin;
-    const uint32_t first = static_cast<uint32_t>(begin);
-    typename Format::second none;
-    for (int64_t i = 0; i < end - begin; ++i) {
-      const uint32_t random = Format::draws ? drawn(first + static_cast<uint32_t>(i), key) : 0;
-      Format::encoded(numbers[i], to[i], Format::alone ? none : second[i], random);
-    }
+    auto* const second = theirs + (Format::alone ? 0 : begin);
+    encode_pairs<Format>(numbers, all + begin, second, end - begin, static_cast<uint32_t>(begin), key);
   } else {
     Block block(begin, columns, size);
     Scale<Format> scale(numbers, block.end - block.begin);

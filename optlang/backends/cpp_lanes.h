@@ -102,13 +102,15 @@ inline Packed in_order(Packed x) {
 #endif
 }
 
-// The signs of a group of numbers, packed twice: above, below or equal to 0 as they are themselves.
-inline bytes packed_signs(const floats* x) {
-  return packed(packed((words)x[0], (words)x[1]), packed((words)x[2], (words)x[3]));
-}
-// The lowest eight bits of a group, packed twice.
+// A group of words as bytes, not yet in order.
+inline bytes packed_twice(const words* x) { return packed(packed(x[0], x[1]), packed(x[2], x[3])); }
+// The lowest eight bits of a group.
 inline unsigned_bytes packed_lowest(const words* x) {
   return unsigned_packed(unsigned_packed(x[0] & 255, x[1] & 255), unsigned_packed(x[2] & 255, x[3] & 255));
+}
+// Writes a group of numbers of 16 bits.
+inline void stored_shorts(uint16_t* to, const words* x) {
+  for (int i = 0; i < 4; i += 2) stored(to + i * lanes, in_order(unsigned_packed(x[i], x[i + 1])));
 }
 
 #endif

@@ -51,18 +51,18 @@ class Fp8(Blocks):
     }
   }
   static void encode_group(const float* from, float scale, float inverse, Random&, code* to) {
-    floats x[4];
-    words found[4];
+    words signs[4], found[4];
     for (int i = 0; i < 4; ++i) {
-      x[i] = loaded<floats>(from + i * lanes);
-      const words rest = magnitude(divided(x[i], scale, inverse));
+      const floats x = loaded<floats>(from + i * lanes);
+      signs[i] = (words)x;  // packing keeps whether it is above, below or equal to 0
+      const words rest = magnitude(divided(x, scale, inverse));
       const words exponent = larger(rest, words{} + (121 << 23)) & 0x7f800000;
       // The sum's lowest bits are the rounded mantissa, its highest the exponent.
       const words sum = (words)((floats)rest + (floats)(exponent + (20 << 23)));
       found[i] = shifted(sum, 20) + sum;
     }
     const unsigned_bytes code = packed_lowest(found) - static_cast<uint8_t>(141 << 3);
-    stored(to, in_order(code | ((unsigned_bytes)packed_signs(x) & 0x80)));
+    stored(to, in_order(code | ((unsigned_bytes)packed_twice(signs) & 0x80)));
   }
 #endif
 """

@@ -46,15 +46,15 @@ class Log8(Blocks):
     }
   }
   static void encode_group(const float* from, float, float inverse, Random& random, code* to) {
-    floats x[4];
-    words found[4];
+    words signs[4], found[4];
     for (int i = 0; i < 4; ++i) {
-      x[i] = loaded<floats>(from + i * lanes);
-      found[i] = ((words)(x[i] * inverse) + shifted(random.next(), 12)) >> 20;
+      const floats x = loaded<floats>(from + i * lanes);
+      signs[i] = (words)x;  // packing keeps whether it is above, below or equal to 0
+      found[i] = ((words)(x * inverse) + shifted(random.next(), 12)) >> 20;
     }
     const shorts low = unsigned_packed(found[0], found[1]), high = unsigned_packed(found[2], found[3]);
     const unsigned_bytes code = unsigned_packed(reduced(low, 95 << 3), reduced(high, 95 << 3));
-    stored(to, in_order(larger(code, unsigned_bytes{} + 1) & (unsigned_bytes)(packed_signs(x) > 0)));
+    stored(to, in_order(larger(code, unsigned_bytes{} + 1) & (unsigned_bytes)(packed_twice(signs) > 0)));
   }
 #endif
 """
