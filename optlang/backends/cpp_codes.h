@@ -3,20 +3,11 @@
 //
 // A format says twice what its codes are, for a number and for a group of them (see cpp_lanes.h); both are the same codes.
 
-// What a division by `scale` gives to the last bit, where `inverse` is 1/scale and products can be added exactly.
-inline float divided(float x, float scale, float inverse) {
-#ifdef __FMA__
-  const float near = x * inverse;
-  return std::fma(std::fma(-near, scale, x), inverse, near);
-#else
-  return x / scale;
-#endif
-}
-
 // The same numbers as those of `drawn` in Python.
 inline uint32_t drawn(uint32_t place, uint32_t key) { return (place ^ key) * 0x9E3779B1u; }
 
 #ifdef OPTLANG_LANES
+// What a division by `scale` gives to the last bit but for the sign of 0, where `inverse` is 1/scale.
 inline floats divided(floats x, float scale, float inverse) {
   const floats near = x * inverse, all = scale - floats{}, one = inverse - floats{};
   return multiplied_added(multiplied_added(-near, all, x), one, near);
@@ -37,23 +28,31 @@ struct Random {
 };
 #endif
 
-// A block of a tensor whose rows have some columns: the place of its scale, and where it begins and ends.
+// An element of a tensor whose rows have some columns: its row, and its place among all elements.
+struct Place {
+  int64_t columns, row, element;
+};
+
+// The block of some size that an element is in: the place of its scale, and where it begins and ends.
 struct Block {
-  int64_t columns, size, scale, begin, end, row_end;
-  // The block that the element `place` is in.
-  Block(int64_t place, int64_t columns, int64_t size) : columns(columns), size(size) {
-    const int64_t row = place / columns, within = (place - row * columns) / size;
-    scale = row * ((columns + size - 1) / size) + within;
-    begin = row * columns + within * size;
-    row_end = (row + 1) * columns;
+  int64_t columns, size, row, scale, begin, end, row_end;
+  Block(const Place& place, int64_t size) : columns(place.columns), size(size), row(place.row) {
+    const int64_t row_begin = row * columns, within = static_cast<uint64_t>(place.element - row_begin) / size;
+    scale = row * (static_cast<uint64_t>(columns + size - 1) / size) + within;
+    begin = row_begin + within * size;
+    row_end = row_begin + columns;
     end = std::min(begin + size, row_end);
   }
   void next() {
     begin = end;
-    if (begin == row_end) row_end += columns;
+    if (begin == row_end) {
+      row_end += columns;
+      ++row;
+    }
     end = std::min(begin + size, row_end);
     ++scale;
   }
+  Place place() const { return {columns, row, begin}; }
 };
 
 // Codes of a block as numbers.
@@ -146,15 +145,16 @@ void encode_pairs(const float* __restrict from, typename Format::code* __restric
   }
 }
 
-// Elements of a tensor from `begin`, where a block begins, to `end`, where one ends, as numbers.
+// Elements of a tensor from where a block begins to `end`, where one ends, as numbers.
 template <typename Format, int64_t size>
-void decode(const void* codes, const void* seconds, int64_t columns, int64_t begin, int64_t end, float* numbers) {
+void decode(const void* codes, const void* seconds, const Place& from, int64_t end, float* numbers) {
+  const int64_t begin = from.element;
   const auto* const all = static_cast<const typename Format::code*>(codes);
   const auto* const theirs = static_cast<const typename Format::second*>(seconds);
   if constexpr (Format::pairs) {
     decode_pairs<Format>(all + begin, theirs + (Format::alone ? 0 : begin), numbers, end - begin);
   } else {
-    for (Block block(begin, columns, size); block.begin < end; block.next()) {
+    for (Block block(from, size); block.begin < end; block.next()) {
       float* const to = numbers + (block.begin - begin);
       decode_block<Format>(all + block.begin, static_cast<float>(theirs[block.scale]), to, block.end - block.begin);
     }
@@ -162,15 +162,15 @@ void decode(const void* codes, const void* seconds, int64_t columns, int64_t beg
 }
 
 template <typename Format, int64_t size>
-void encode(
-    const float* numbers, void* codes, void* seconds, int64_t columns, int64_t begin, int64_t end, uint32_t key) {
+void encode(const float* numbers, void* codes, void* seconds, const Place& to, int64_t end, uint32_t key) {
+  const int64_t begin = to.element;
   auto* const all = static_cast<typename Format::code*>(codes);
   auto* const theirs = static_cast<typename Format::second*>(seconds);
   if constexpr (Format::pairs) {
     auto* const second = theirs + (Format::alone ? 0 : begin);
     encode_pairs<Format>(numbers, all + begin, second, end - begin, static_cast<uint32_t>(begin), key);
   } else {
-    Block block(begin, columns, size);
+    Block block(to, size);
     Scale<Format> scale(numbers, block.end - block.begin);
     while (block.begin < end) {
       const Block now = block;
@@ -195,6 +195,6 @@ void encode(
 struct Coded {
   int tensor;
   int64_t block;
-  void (*decode)(const void*, const void*, int64_t, int64_t, int64_t, float*);
-  void (*encode)(const float*, void*, void*, int64_t, int64_t, int64_t, uint32_t);
+  void (*decode)(const void*, const void*, const Place&, int64_t, float*);
+  void (*encode)(const float*, void*, void*, const Place&, int64_t, uint32_t);
 };

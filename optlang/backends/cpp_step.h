@@ -90,31 +90,44 @@ void whole(Row& row, const real* c, Scratch& scratch) {
   plan.done(row, c);
 }
 
-// The last place at or before another one where a block of every tensor in codes begins.
-int64_t aligned(const Row& row, int64_t place) {
-  if (place >= row.size) return row.size;
-  for (const Coded& each : coded) place = std::min(place, Block(place, row.n[rank], each.block).begin);
-  return place;
+// The size of the largest blocks. Where one of them begins, blocks of all tensors do.
+constexpr int64_t widest() {
+  int64_t found = 1;
+  for (const Coded& each : coded) found = std::max(found, each.block);
+  return found;
+}
+
+// The block of that size that an element is in.
+Block block_of(const Row& row, int64_t element) {
+  constexpr int64_t size = widest();
+  const int64_t columns = row.n[rank];
+  return Block({columns, element / columns, element}, size);
+}
+
+// The last element at or before another one where a block of every tensor in codes begins.
+int64_t aligned(const Row& row, int64_t element) {
+  return element < row.size ? block_of(row, element).begin : row.size;
 }
 
 // Runs `what(row)` with the numbers that codes stand for, in memory of our own; those that are `stored` become codes then.
 template <typename What>
-void with_numbers(const Row& row, int64_t begin, int64_t end, Memory& memory, uint32_t draw, bool stored, What what) {
+void with_numbers(
+    const Row& row, const Place& from, int64_t end, Memory& memory, uint32_t draw, bool stored, What what) {
+  const int64_t begin = from.element, n = end - begin;
   Row own = row;
   void* at[pointers];
   std::copy(row.at, row.at + pointers, at);
   own.at = at;
-  float* const numbers = reinterpret_cast<float*>(memory.of(coded_count * (end - begin) / 2 + coded_count));
+  float* const numbers = reinterpret_cast<float*>(memory.of(coded_count * n / 2 + coded_count));
   for (int k = 0; k < coded_count; ++k) {
-    float* const to = numbers + k * (end - begin) - begin;
-    at[coded[k].tensor] = to;
-    coded[k].decode(row.at[coded[k].tensor], row.at[tensors + k], row.n[rank], begin, end, to + begin);
+    float* const to = numbers + k * n;
+    at[coded[k].tensor] = to - begin;
+    coded[k].decode(row.at[coded[k].tensor], row.at[tensors + k], from, end, to);
   }
   what(own);
   for (int k = 0; stored && k < coded_count; ++k) {
     const uint32_t key = static_cast<uint32_t>(row.n[rank + 1 + k]) ^ draw;
-    const float* const from = numbers + k * (end - begin);
-    coded[k].encode(from, row.at[coded[k].tensor], row.at[tensors + k], row.n[rank], begin, end, key);
+    coded[k].encode(numbers + k * n, row.at[coded[k].tensor], row.at[tensors + k], from, end, key);
   }
 }
 
@@ -126,13 +139,18 @@ void take(const Chunk& chunk, const real* c, Scratch& scratch, uint32_t draw) {
   };
   if constexpr (coded_count > 0) {
     if (!chunk.row->plan->sliced) {
-      with_numbers(*chunk.row, 0, chunk.row->size, scratch.numbers, draw, true, [&](Row& row) { whole(row, c, scratch); });
+      const Place first{chunk.row->n[rank], 0, 0};
+      with_numbers(
+          *chunk.row, first, chunk.row->size, scratch.numbers, draw, true, [&](Row& row) { whole(row, c, scratch); });
       return;
     }
-    for (int64_t begin = chunk.begin; begin < chunk.end;) {
-      const int64_t end = std::min(std::max(aligned(*chunk.row, begin + slice), begin + 1), chunk.end);
-      with_numbers(*chunk.row, begin, end, scratch.numbers, draw, true, [&](Row& row) { part(row, begin, end); });
-      begin = end;
+    for (Block block = block_of(*chunk.row, chunk.begin); block.begin < chunk.end;) {
+      const Place from = block.place();
+      do {
+        block.next();
+      } while (block.end - from.element <= slice && block.begin < chunk.end);
+      const int64_t begin = from.element, end = block.begin;
+      with_numbers(*chunk.row, from, end, scratch.numbers, draw, true, [&](Row& row) { part(row, begin, end); });
     }
   } else if (all) {
     whole(*chunk.row, c, scratch);
@@ -166,7 +184,7 @@ void update(int64_t count, const int64_t* sizes, void* const* at, const real* c,
       }
       continue;
     }
-    const int64_t taken = std::max<int64_t>(1, length / (row.size / row.count));
+    const int64_t taken = std::max(coded_count ? widest() : 1, length / (row.size / row.count));
     for (int64_t begin = 0; begin < row.count;) {
       const int64_t end = coded_count ? aligned(row, begin + taken) : std::min(begin + taken, row.count);
       chunks.push_back({&row, begin, end});
@@ -202,9 +220,11 @@ void update(int64_t count, const int64_t* sizes, void* const* at, const real* c,
           };
           const int64_t begin = i * taken, end = std::min(begin + taken, row->count);
           if constexpr (coded_count > 0) {
-            const int64_t from = aligned(*row, begin), to = aligned(*row, end);
+            const Place from = block_of(*row, begin).place();
+            const int64_t to = aligned(*row, end);
             const bool last = s == plan.sweeps - 1;
-            with_numbers(*row, from, to, scratch.numbers, draw, last, [&](Row& own) { sweep(own, from, to); });
+            with_numbers(
+                *row, from, to, scratch.numbers, draw, last, [&](Row& own) { sweep(own, from.element, to); });
           } else {
             sweep(*row, begin, end);
           }

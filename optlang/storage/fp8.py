@@ -33,9 +33,9 @@ class Fp8(Blocks):
     const float small = static_cast<float>(rest) * 0x1p-9f, usual = number_of((rest << 20) + (120u << 23));
     return number_of(bits_of(rest < 8 ? small : usual) | (static_cast<uint32_t>(c) & 0x80u) << 24) * scale;
   }
-  static code encoded(float x, float scale, float inverse, uint32_t) {
+  static code encoded(float x, float scale, float, uint32_t) {
     // Beside a number 2**20 times as large as the first bit, all but three more bits are rounded off.
-    const uint32_t bits = bits_of(divided(x, scale, inverse)), rest = bits & 0x7fffffffu;
+    const uint32_t bits = bits_of(x / scale), rest = bits & 0x7fffffffu;
     const uint32_t exponent = std::max(rest, 121u << 23) & 0x7f800000u, large = exponent + (20u << 23);
     const uint32_t whole = bits_of(number_of(rest) + number_of(large)) - large;
     return static_cast<code>((whole + (exponent >> 20) - (121u << 3)) | (bits >> 24 & 0x80u));
