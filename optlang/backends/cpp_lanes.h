@@ -76,6 +76,11 @@ inline words where_not_0(words x, words y) {
 inline floats multiplied_added(floats a, floats b, floats c) { return OPTLANG_WIDE(fmadd_ps)(a, b, c); }
 inline floats from_whole(words x) { return OPTLANG_WIDE(cvtepi32_ps)((raw)x); }
 inline words nearest_whole(floats x) { return (words)OPTLANG_WIDE(cvtps_epi32)(x); }
+// The sums of the upper and the lower halves of words, each times a number.
+inline words halves_added(words x, int16_t upper, int16_t lower) {
+  const words factors = words{} + (upper * 65536 + lower);
+  return (words)OPTLANG_WIDE(madd_epi16)((raw)x, (raw)factors);
+}
 inline words shifted(words x, int by) { return (words)((unsigned_words)x >> by); }  // without regard to a sign
 
 // Two vectors in half of the bits, in an order of the processor's own. What is too large or too small for that becomes

@@ -25,7 +25,7 @@ struct Scratch {
 // how many numbers a row has, and what random numbers are drawn by, for each of them.
 constexpr int pointers = tensors + coded_count, counts = rank + (coded_count ? 1 + coded_count : 0);
 
-// Elements of tensors in codes that are numbers at a time.
+// Elements of tensors in codes that are numbers at a time: with those of other tensors, they stay in the nearest cache.
 constexpr int64_t slice = 512;
 
 struct Chunk {

@@ -57,11 +57,12 @@ class Fp8(Blocks):
       signs[i] = (words)x;  // packing keeps whether it is above, below or equal to 0
       const words rest = magnitude(divided(x, scale, inverse));
       const words exponent = larger(rest, words{} + (121 << 23)) & 0x7f800000;
-      // The sum's lowest bits are the rounded mantissa, its highest the exponent.
-      const words sum = (words)((floats)rest + (floats)(exponent + (20 << 23)));
-      found[i] = shifted(sum, 20) + sum;
+      // The upper half of the sum has 128 times the exponent, the lower one the rounded mantissa: 16 times the code.
+      const floats sum = multiplied_added((floats)exponent, floats{} + 0x1p20f, (floats)rest);
+      found[i] = halves_added((words)sum, 1, 16);
     }
-    const unsigned_bytes code = packed_lowest(found) - static_cast<uint8_t>(141 << 3);
+    const shorts low = unsigned_packed(found[0], found[1]) >> 4, high = unsigned_packed(found[2], found[3]) >> 4;
+    const unsigned_bytes code = unsigned_packed(low - (141 << 3), high - (141 << 3));
     stored(to, in_order(code | ((unsigned_bytes)packed_twice(signs) & 0x80)));
   }
 #endif
