@@ -176,6 +176,17 @@ def test_whatever_number_has_the_same_code_in_cpp(format: str) -> None:
         assert torch.equal(as_bytes(kept[0][key]), as_bytes(kept[1][key]))
 
 
+def test_a_block_may_be_more_than_a_thread_takes_at_once() -> None:
+    kept = []
+    for backend in ("eager", "cpp"):
+        p = torch.nn.Parameter(torch.zeros(200_000))
+        optimizer = compiled("SGD", backend)([p], lr=1.0, momentum=0.9, store={"momentum_buffer": "fp8(block=65536)"})
+        p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
+        optimizer.step()
+        kept.append(optimizer.state[p]["momentum_buffer"])
+    assert torch.equal(*map(as_bytes, kept))
+
+
 @pytest.mark.parametrize("backend", ["eager", "cpp"])
 def test_small_tensors_and_numbers_stay_as_they_are(backend: str) -> None:
     optimizer, params = made("AdamW", backend, "8bit")

@@ -17,9 +17,7 @@ inline floats divided(floats x, float scale, float inverse) {
 struct Random {
   words place;
   int32_t key;
-  Random(uint32_t first, uint32_t key) : key(static_cast<int32_t>(key)) {
-    for (int i = 0; i < lanes; ++i) place[i] = static_cast<int32_t>(first) + i;
-  }
+  Random(uint32_t first, uint32_t key) : place(counted + static_cast<int32_t>(first)), key(static_cast<int32_t>(key)) {}
   words next() {
     const words random = (place ^ key) * static_cast<int32_t>(0x9E3779B1u);
     place += lanes;

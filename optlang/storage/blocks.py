@@ -32,8 +32,8 @@ class Blocks(Coded):
     Attributes:
         signed: Whether there are negative numbers.
         floor: Whether only 0 becomes 0, so that what is divided by it does not grow without bounds.
-        cpp: The functions ``scale_of``, ``decoded`` and ``encoded`` in C++; ``decode_group`` and ``encode_group`` do the
-            same for as many elements as make a vector of codes.
+        cpp: The functions ``scale_of``, ``decoded`` and ``encoded`` in C++, and ``decode_group`` and ``encode_group``,
+            which do the same for as many elements as make a vector of codes.
     """
 
     codes: ClassVar[str] = "uint8"

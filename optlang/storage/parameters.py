@@ -211,11 +211,10 @@ class Corrected(Parameter):
 
 def _corrected_cpp(left_out: int, largest: int) -> str:
     """Return the functions of such a format in C++."""
-    narrow = left_out == 8  # packing keeps to what the type has
-    rests, stored = ("bytes", "stored(rests, in_order(packed_twice(others)));") if narrow else (
-        "shorts",
-        "for (int i = 0; i < 4; i += 2) stored(rests + i * lanes, in_order(packed(others[i], others[i + 1])));",
-    )
+    if left_out == 8:
+        rests, stored = "bytes", "stored(rests, in_order(packed_twice(others)));"
+    else:
+        rests, stored = "shorts", "stored_shorts(rests, others);"
     return f"""{_NEAREST}\
   static float decoded(code c, second s) {{
     return number_of((static_cast<uint32_t>(c) << 16) + (static_cast<uint32_t>(static_cast<int32_t>(s)) << {left_out}));

@@ -60,7 +60,9 @@ def text(kernel: Kernel, signature: Signature) -> str:
     ]
     coded = [f"constexpr int coded_count = {len(table)};"]
     coded.append(f"constexpr std::array<Coded, coded_count> coded{{{{{', '.join(table)}}}}};")
-    return "\n".join([*head, "", before, lanes, codes, *formats.values(), *types, kernel.text("cpp_source"), *coded, after])
+    return "\n".join(
+        [*head, "", before, lanes, codes, *formats.values(), *types, kernel.text("cpp_source"), *coded, after]
+    )
 
 
 @functools.cache
