@@ -29,6 +29,11 @@ struct Random {
 // An element of a tensor whose rows have some columns: its row, and its place among all elements.
 struct Place {
   int64_t columns, row, element;
+  // Goes forward to another element.
+  void move(int64_t to) {
+    element = to;
+    while (element >= (row + 1) * columns) ++row;
+  }
 };
 
 // The block of some size that an element is in: the place of its scale, and where it begins and ends.
@@ -143,7 +148,7 @@ void encode_pairs(const float* __restrict from, typename Format::code* __restric
   }
 }
 
-// Elements of a tensor from where a block begins to `end`, where one ends, as numbers.
+// Elements of a tensor as numbers.
 template <typename Format, int64_t size>
 void decode(const void* codes, const void* seconds, const Place& from, int64_t end, float* numbers) {
   const int64_t begin = from.element;
@@ -153,12 +158,13 @@ void decode(const void* codes, const void* seconds, const Place& from, int64_t e
     decode_pairs<Format>(all + begin, theirs + (Format::alone ? 0 : begin), numbers, end - begin);
   } else {
     for (Block block(from, size); block.begin < end; block.next()) {
-      float* const to = numbers + (block.begin - begin);
-      decode_block<Format>(all + block.begin, static_cast<float>(theirs[block.scale]), to, block.end - block.begin);
+      const int64_t first = std::max(block.begin, begin), n = std::min(block.end, end) - first;
+      decode_block<Format>(all + first, static_cast<float>(theirs[block.scale]), numbers + (first - begin), n);
     }
   }
 }
 
+// Numbers as codes, from where a block begins to `end`, where one ends.
 template <typename Format, int64_t size>
 void encode(const float* numbers, void* codes, void* seconds, const Place& to, int64_t end, uint32_t key) {
   const int64_t begin = to.element;

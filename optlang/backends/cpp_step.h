@@ -28,6 +28,14 @@ constexpr int pointers = tensors + coded_count, counts = rank + (coded_count ? 1
 // Elements of tensors in codes that are numbers at a time: with those of other tensors, they stay in the nearest cache.
 constexpr int64_t slice = 512;
 
+// Elements that become numbers right before their step. Where vectors are long, divisions and roots take most of the time of
+// a step, and the processor does this meanwhile if it is not too far ahead.
+#if defined(OPTLANG_LANES) && OPTLANG_LANES == 16
+constexpr int64_t piece = 128;
+#else
+constexpr int64_t piece = slice;
+#endif
+
 struct Chunk {
   Row* row;
   int64_t begin, end;
@@ -109,27 +117,39 @@ int64_t aligned(const Row& row, int64_t element) {
   return element < row.size ? block_of(row, element).begin : row.size;
 }
 
-// Runs `what(row)` with the numbers that codes stand for, in memory of our own; those that are `stored` become codes then.
-template <typename What>
-void with_numbers(
-    const Row& row, const Place& from, int64_t end, Memory& memory, uint32_t draw, bool stored, What what) {
-  const int64_t begin = from.element, n = end - begin;
-  Row own = row;
+// A parameter with numbers in the place of some of its codes, in memory of our own.
+struct Numbers {
+  const Row& row;
+  Place from;
+  int64_t size;
+  float* memory;
   void* at[pointers];
-  std::copy(row.at, row.at + pointers, at);
-  own.at = at;
-  float* const numbers = reinterpret_cast<float*>(memory.of(coded_count * n / 2 + coded_count));
-  for (int k = 0; k < coded_count; ++k) {
-    float* const to = numbers + k * n;
-    at[coded[k].tensor] = to - begin;
-    coded[k].decode(row.at[coded[k].tensor], row.at[tensors + k], from, end, to);
+  Row own;
+
+  Numbers(const Row& row, const Place& from, int64_t end, Memory& memory)
+      : row(row), from(from), size(end - from.element),
+        memory(reinterpret_cast<float*>(memory.of(coded_count * size / 2 + coded_count))), own(row) {
+    std::copy(row.at, row.at + pointers, at);
+    for (int k = 0; k < coded_count; ++k) at[coded[k].tensor] = of(k) - from.element;
+    own.at = at;
   }
-  what(own);
-  for (int k = 0; stored && k < coded_count; ++k) {
-    const uint32_t key = static_cast<uint32_t>(row.n[rank + 1 + k]) ^ draw;
-    coded[k].encode(numbers + k * n, row.at[coded[k].tensor], row.at[tensors + k], from, end, key);
+  Numbers(const Numbers&) = delete;
+
+  float* of(int k) { return memory + k * size; }
+  void decode(const Place& begin, int64_t end) {
+    for (int k = 0; k < coded_count; ++k) {
+      float* const to = of(k) + (begin.element - from.element);
+      coded[k].decode(row.at[coded[k].tensor], row.at[tensors + k], begin, end, to);
+    }
   }
-}
+  void decode() { decode(from, from.element + size); }
+  void encode(uint32_t draw) {
+    for (int k = 0; k < coded_count; ++k) {
+      const uint32_t key = static_cast<uint32_t>(row.n[rank + 1 + k]) ^ draw;
+      coded[k].encode(of(k), row.at[coded[k].tensor], row.at[tensors + k], from, from.element + size, key);
+    }
+  }
+};
 
 // Takes some elements of a parameter: all of them, or some of one that may be cut anywhere.
 void take(const Chunk& chunk, const real* c, Scratch& scratch, uint32_t draw) {
@@ -139,18 +159,25 @@ void take(const Chunk& chunk, const real* c, Scratch& scratch, uint32_t draw) {
   };
   if constexpr (coded_count > 0) {
     if (!chunk.row->plan->sliced) {
-      const Place first{chunk.row->n[rank], 0, 0};
-      with_numbers(
-          *chunk.row, first, chunk.row->size, scratch.numbers, draw, true, [&](Row& row) { whole(row, c, scratch); });
+      Numbers numbers(*chunk.row, {chunk.row->n[rank], 0, 0}, chunk.row->size, scratch.numbers);
+      numbers.decode();
+      whole(numbers.own, c, scratch);
+      numbers.encode(draw);
       return;
     }
     for (Block block = block_of(*chunk.row, chunk.begin); block.begin < chunk.end;) {
-      const Place from = block.place();
+      Place from = block.place();
       do {
         block.next();
       } while (block.end - from.element <= slice && block.begin < chunk.end);
-      const int64_t begin = from.element, end = block.begin;
-      with_numbers(*chunk.row, from, end, scratch.numbers, draw, true, [&](Row& row) { part(row, begin, end); });
+      Numbers numbers(*chunk.row, from, block.begin, scratch.numbers);
+      while (from.element < block.begin) {
+        const int64_t end = std::min(from.element + piece, block.begin);
+        numbers.decode(from, end);
+        part(numbers.own, from.element, end);
+        from.move(end);
+      }
+      numbers.encode(draw);
     }
   } else if (all) {
     whole(*chunk.row, c, scratch);
@@ -222,9 +249,10 @@ void update(int64_t count, const int64_t* sizes, void* const* at, const real* c,
           if constexpr (coded_count > 0) {
             const Place from = block_of(*row, begin).place();
             const int64_t to = aligned(*row, end);
-            const bool last = s == plan.sweeps - 1;
-            with_numbers(
-                *row, from, to, scratch.numbers, draw, last, [&](Row& own) { sweep(own, from.element, to); });
+            Numbers numbers(*row, from, to, scratch.numbers);
+            numbers.decode();
+            sweep(numbers.own, from.element, to);
+            if (s == plan.sweeps - 1) numbers.encode(draw);
           } else {
             sweep(*row, begin, end);
           }
