@@ -182,6 +182,39 @@ def test_cpp_keeps_the_codes_that_torch_does(rule: str, store: str) -> None:
         assert torch.allclose(p, q, rtol=1e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("format", ["fp8", "log8", "int8", "fp8(block=16)", "log8(block=1024)"])
+def test_whatever_number_has_the_same_code_in_cpp(format: str) -> None:
+    generator = torch.Generator().manual_seed(3)
+    columns = 2 * 256 + 64 + 32 + 16 + 5
+    x = torch.randn(40, columns, generator=generator) * torch.exp(4 * torch.randn(40, 1, generator=generator))
+    x[:8] = torch.randint(-1024, 1025, (8, columns), generator=generator) / 64  # some lie between two codes
+    x[8:16] *= torch.exp(5 * torch.randn(8, columns, generator=generator))
+    x[torch.rand(x.shape, generator=generator) < 0.1] = 0.0
+    x[16, 3], x[17, 300], x[18, -1], x[19] = math.nan, math.inf, -math.inf, 0.0
+    x[20:24] *= 1e-38
+    x = x.abs() if format.startswith("log8") else torch.where(x == 0, -x, x)
+    kept = []
+    for backend in ("eager", "cpp"):
+        p = torch.nn.Parameter(torch.zeros_like(x))
+        optimizer = compiled("SGD", backend)([p], lr=1.0, momentum=0.9, store={"momentum_buffer": format})
+        p.grad = x.clone()
+        optimizer.step()
+        kept.append(optimizer.state[p])
+    for key in ("momentum_buffer", "momentum_buffer" + SCALE):
+        assert torch.equal(as_bytes(kept[0][key]), as_bytes(kept[1][key]))
+
+
+def test_a_block_may_be_more_than_a_thread_takes_at_once() -> None:
+    kept = []
+    for backend in ("eager", "cpp"):
+        p = torch.nn.Parameter(torch.zeros(200_000))
+        optimizer = compiled("SGD", backend)([p], lr=1.0, momentum=0.9, store={"momentum_buffer": "fp8(block=65536)"})
+        p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
+        optimizer.step()
+        kept.append(optimizer.state[p]["momentum_buffer"])
+    assert torch.equal(*map(as_bytes, kept))
+
+
 @pytest.mark.parametrize("backend", ["eager", "cpp"])
 def test_small_tensors_and_numbers_stay_as_they_are(backend: str) -> None:
     optimizer, params = made("AdamW", backend, "8bit")

@@ -32,7 +32,8 @@ class Blocks(Coded):
     Attributes:
         least: The fewest elements that a tensor kept so has; smaller ones are kept without ``store``.
         signed: Whether there are negative numbers.
-        cpp: The functions ``scale_of``, ``decoded``, ``decode_vectors`` and ``encoded`` in C++.
+        cpp: The functions ``scale_of``, ``decoded`` and ``encoded`` in C++, and ``decode_group`` and ``encode_group``,
+            which do the same for as many elements as make a vector of codes.
     """
 
     least: int = field(default=LEAST, compare=False)

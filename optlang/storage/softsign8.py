@@ -35,11 +35,18 @@ class Softsign8(Blocks):
     const float y = static_cast<float>(c) / 127.0f;
     return y / (2.0f - std::abs(y)) * scale;
   }
-  static int64_t decode_vectors(const code*, float, float*, int64_t) { return 0; }
   static code encoded(float x, float scale, float, uint32_t) {
     const float part = x / scale;
     return static_cast<code>(static_cast<int32_t>(std::floor(2.0f * part / (1.0f + std::abs(part)) * 127.0f + 0.5f)));
   }
+#ifdef OPTLANG_LANES
+  static void decode_group(const code* from, float scale, float* to) {
+    for (int i = 0; i < group; ++i) to[i] = decoded(from[i], scale);
+  }
+  static void encode_group(const float* from, float scale, float, Random&, code* to) {
+    for (int i = 0; i < group; ++i) to[i] = encoded(from[i], scale, 0, 0);
+  }
+#endif
 """
 
     @property

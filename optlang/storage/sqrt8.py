@@ -36,10 +36,17 @@ class Sqrt8(Blocks):
     const float root = static_cast<float>(c) / 255.0f * scale;
     return root * root;
   }
-  static int64_t decode_vectors(const code*, float, float*, int64_t) { return 0; }
   static code encoded(float x, float scale, float, uint32_t) {
     return static_cast<code>(static_cast<int32_t>(std::floor(std::sqrt(x) / scale * 255.0f + 0.5f)));
   }
+#ifdef OPTLANG_LANES
+  static void decode_group(const code* from, float scale, float* to) {
+    for (int i = 0; i < group; ++i) to[i] = decoded(from[i], scale);
+  }
+  static void encode_group(const float* from, float scale, float, Random&, code* to) {
+    for (int i = 0; i < group; ++i) to[i] = encoded(from[i], scale, 0, 0);
+  }
+#endif
 """
 
     @property
