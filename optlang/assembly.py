@@ -350,6 +350,8 @@ def ranges(rule: Rule) -> dict[ValueName, tuple[float, float]]:
     for hyper in (hyper for key in rule.keys.values() for hyper in key):
         if isinstance(hyper.domain, Range):
             low, high = hyper.domain.low, hyper.domain.high
+            if not low and not hyper.domain.low_closed:
+                low = math.ulp(1.0)  # 1 less a number of this range is below 1
             if low >= 0 and (math.isinf(high) or high == 1):
                 high = max(math.nextafter(1.0, 0.0), low)
             found[hyper.name] = low, high

@@ -98,6 +98,7 @@ class Slot:
         zero: Whether they are 0 before the first step.
         averages: Whether what was kept has less weight with every step, so that errors fade.
         cancels: Whether something is divided by a difference in which it stands, or a root is taken of one.
+        mixed: Whether products of matrices are taken of it, so that an error of one element is one of many.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Slot:
     zero: bool = False
     averages: bool = False
     cancels: bool = False
+    mixed: bool = False
 
     @property
     def of_elements(self) -> bool:

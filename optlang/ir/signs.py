@@ -26,6 +26,7 @@ class Traits(NamedTuple):
     zero: bool = False
     averages: bool = False
     cancels: bool = False
+    mixed: bool = False
 
 
 class Interval(NamedTuple):
@@ -57,6 +58,9 @@ KNOWN = {
 #: Functions of the numbers of a tensor that lie between the least and the largest of them.
 BETWEEN = ("max", "min", "mean", "rms", "sqrt", "amax", "amin", "cbrt", "nan_to_num", "relu")
 
+#: Operations on matrices whose results have the numbers of their first argument, at other places.
+MOVING = ("index", "shaped", "transpose", "flip")
+
 
 def of_states(
     programs: Sequence[Program], start: Program, ranges: Mapping[ValueName, tuple[float, float]]
@@ -78,12 +82,15 @@ def of_states(
         hopeful = kept
     divisors = {name for program in programs for name in _divisors(program)}
     zero = {name for name, expr in initial.items() if starting.of(expr) == NOTHING}
-    averages = {name for name in initial if all(_fades(program, ranges, hopeful, name) for program in programs)}
+    averages = set()
+    for name in initial:
+        writing = [program for program in programs if any(store.target == name for store in program.stores)]
+        if writing and all(_fades(program, ranges, hopeful, name) for program in writing):
+            averages.add(name)
     cancelling = {name for program in programs for name in _cancelling(program, _Intervals(program, ranges, hopeful))}
-    return {
-        name: Traits(name not in hopeful, name in divisors, name in zero, name in averages, name in cancelling)
-        for name in initial
-    }
+    mixed = {name for program in programs for name in _mixed(program)}
+    sets = (divisors, zero, averages, cancelling, mixed)
+    return {name: Traits(name not in hopeful, *(name in found for found in sets)) for name in initial}
 
 
 def _keeps(
@@ -103,7 +110,7 @@ def _fades(
         return False
     found = _Slopes(intervals, program, name)
     slopes = [found.of(store.expr) for store in program.stores if store.target == name]
-    return bool(slopes) and all(slope.low > -1 and slope.high < 1 for slope in slopes)
+    return all(slope.low > -1 and slope.high < 1 for slope in slopes)
 
 
 def _follows_parameter(program: Program, name: ValueName, slopes: _Slopes) -> bool:
@@ -168,6 +175,22 @@ def _cancelling(program: Program, intervals: _Intervals) -> Iterable[ValueName]:
             more = exprs[symbol].free_symbols - found
             found |= more
             behind += more
+
+
+def _mixed(program: Program) -> Iterable[ValueName]:
+    """Yield the names of the inputs that products of matrices are taken of."""
+    exprs = {value.symbol: value.expr for value in program.values}
+    found: set[sp.Symbol] = set()
+    products = (product for value in program.values for product in value.expr.atoms(algebra.MatrixOperation))
+    todo = [product for product in products if algebra.name_of(product) == "matmul"]
+    while todo:
+        expr = todo.pop()
+        if expr.is_Symbol and expr not in found:
+            found.add(expr)
+            todo += [exprs[expr]] if expr in exprs else []
+        passes = not isinstance(expr, algebra.MatrixOperation) or algebra.name_of(expr) in ("matmul", *MOVING)
+        todo += expr.args if passes else ()
+    return (i.name for i in program.inputs if i.symbol in found)
 
 
 def _is_even(expr: sp.Expr) -> bool:
@@ -243,6 +266,8 @@ class _Intervals:
 
     def _function(self, expr: sp.Expr) -> Interval:
         name, args = algebra.name_of(expr), expr.args
+        if name in MOVING:
+            return self.of(args[0])
         if name in ("select", "where"):
             return self.of(args[1]).joined(self.of(args[2]))
         if name == "maximum" or (name == "max" and len(args) > 1):
@@ -282,6 +307,8 @@ class _Slopes:
             if len(moving) == 1:
                 slope, rest = self.of(moving[0]), self.intervals.product([a for a in expr.args if a is not moving[0]])
                 return multiplied(slope, rest)
+        if expr.is_Function and algebra.name_of(expr) in MOVING and not any(map(self._moves, expr.args[1:])):
+            return self.of(expr.args[0])
         if expr.is_Function and algebra.name_of(expr) in ("select", "where", "max", "min"):
             found = NOTHING
             for arg in expr.args:

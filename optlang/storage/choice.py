@@ -53,6 +53,10 @@ class State(Protocol):
         """Whether something is divided by a difference in which it stands, or a root is taken of one."""
 
     @property
+    def mixed(self) -> bool:
+        """Whether products of matrices are taken of it, so that an error of one element is one of many."""
+
+    @property
     def format(self) -> Format:
         """How the rule keeps it without any ``store``."""
 
@@ -168,5 +172,6 @@ def _preset(preset: str, least: int, slot: State, slow: bool) -> Format | None:
         return Log8(least=least)
     if slow:
         return Stochastic()
-    # A signed state that something is divided by must not become 0 beside large neighbours.
-    return Fixed(TYPES["bf16"]) if slot.divides else Fp8(least=least)
+    # A signed state that something is divided by must not become 0 beside large neighbours, and what is lost of large
+    # numbers must not hide small ones.
+    return Fixed(TYPES["bf16"]) if slot.divides or slot.mixed else Fp8(least=least)
