@@ -51,7 +51,7 @@ def print_states(file: Path, store: str) -> None:
     asked = dict(part.partition("=")[::2] for part in store.split(",")) if "=" in store else store
     try:
         checked = choice.checked(compiled.name, asked, [slot.key for slot in slots])
-        found = choice.formats(compiled.name, checked, slots, SHAPE[0] * SHAPE[1])
+        found = choice.formats(compiled.name, checked, slots, SHAPE)
     except ValueError as error:
         raise Refusal(str(error)) from None
     kept = [(slot.key, found.get(slot.key, slot.format)) for slot in slots]

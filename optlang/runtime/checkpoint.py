@@ -89,6 +89,10 @@ class Lent:
         if tensor.requires_grad:  # part of a graph, and not written in place
             return tensor
         shown = tensor.detach()
+        if hasattr(shown, "to_local"):
+            from optlang.runtime.sharded_codes import sendable
+
+            shown = sendable(shown)
         with torch.no_grad():
             if type(local(shown)) is not torch.Tensor or shown.is_inference():
                 return tensor.clone()
@@ -131,9 +135,19 @@ def numbers_of(held: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in held.items():
         if key == KEY or key in scales:
             continue
-        format = choice.found(value, held[key + SCALE]) if key + SCALE in held else None
-        found[key] = value if format is None else format.decode(value, held[key + SCALE])
+        found[key] = _numbers(value, held[key + SCALE]) if key + SCALE in held else value
     return found
+
+
+def _numbers(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """Return what codes stand for; those of no known format as they are."""
+    if hasattr(codes, "to_local"):
+        from optlang.runtime.sharded_codes import decoded  # those who distribute tensors wait for it
+
+        found: torch.Tensor = decoded(codes, scales)
+        return found
+    format = choice.found(codes, scales)
+    return codes if format is None else format.decode(codes, scales)
 
 
 def left_behind(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) -> str:
@@ -304,6 +318,7 @@ def _is_narrow(value: Any) -> bool:
 def _placed(value: Any, p: torch.Tensor, key: str | None = None) -> Any:
     """Return a copy of a state, its tensors on the parameter's device (a step count stays on the host)."""
     if isinstance(value, torch.Tensor):
+        value = _part_of(value, p, key)
         device = torch.device("cpu") if key == STEP else p.device
         copy = torch.empty_like(value, device=device, requires_grad=False)
         return copy.copy_(value.detach())
@@ -312,6 +327,18 @@ def _placed(value: Any, p: torch.Tensor, key: str | None = None) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(_placed(v, p) for v in value)
     return deepcopy(value)
+
+
+def _part_of(value: torch.Tensor, p: torch.Tensor, key: str | None) -> torch.Tensor:
+    """Return a state as it is distributed for a distributed parameter, if it is whole and has an element for each."""
+    if not hasattr(p, "to_local") or hasattr(value, "to_local") or not value.dim() or key is None:
+        return value
+    if value.shape != p.shape and not key.endswith(SCALE):
+        return value
+    from optlang.runtime.sharded_codes import part_of
+
+    found: torch.Tensor = part_of(value, p)
+    return found
 
 
 def check_state(groups: Sequence[Mapping[str, Any]], state: Mapping[Any, Any], parts: Parts) -> None:

@@ -22,7 +22,7 @@ from optlang.language.identity import Count
 from optlang.language.questions import draws, evaluations
 from optlang.language.suggest import nearest
 from optlang.language.tree import StateScope
-from optlang.runtime import chance, checkpoint, documentation, flat, lazy
+from optlang.runtime import chance, checkpoint, documentation, flat, keeping, lazy
 from optlang.runtime.capturable import CapturablePlan
 from optlang.runtime.counterpart import SWITCHES, undecorated
 from optlang.runtime.differentiable import DifferentiablePlan
@@ -181,7 +181,7 @@ class RuleOptimizer(Optimizer):
         self._parts.check({**self.defaults, **param_group})
         self._check_marks(param_group)
         lazy.check(self._name(), {**self.defaults, **param_group})
-        self._check_kept(param_group)
+        keeping.check_names(self._name(), param_group, self._stored())
         undecorated(Optimizer.add_param_group)(self, param_group)
         self._fakes = _fakes(self.param_groups)
         try:
@@ -192,13 +192,6 @@ class RuleOptimizer(Optimizer):
             raise
         if self._parts.counterpart.early:
             self._begin_early(param_group)
-
-    def _check_kept(self, group: dict[str, Any]) -> None:
-        """Refuse what a group cannot be asked to keep states and parameters in."""
-        if STORE in group:
-            group[STORE] = choice.checked(self._name(), group[STORE], self._stored())
-        if ROUNDING in group:
-            group[ROUNDING] = parameters.checked(self._name(), group[ROUNDING])
 
     def _check_marks(self, group: Mapping[str, Any]) -> None:
         """Refuse a group that asks for what another class does."""
@@ -232,16 +225,7 @@ class RuleOptimizer(Optimizer):
             group.setdefault(TRAINING, self.param_groups[0].get(TRAINING, True))
         if switched(group) == LazyPlan.switch:
             lazy.check_rule(part, group, members)
-        asked = [key for key in (STORE, ROUNDING) if group.get(key) is not None]
-        if asked and (kind := _kind(group, part)) is not GroupPlan:
-            raise ValueError(f"{part.compiled.name}: {asked[0]} cannot be given {kind.unlike}")
-        if group.get(ROUNDING) is not None and not any(p.dtype is torch.bfloat16 for p in members):
-            raise ValueError(f"{part.compiled.name}: rounding is for parameters in bfloat16, and there are none here")
-        if isinstance(group.get(STORE), Mapping):  # a state that it names may be one that cannot be kept so
-            values = part.hyper.read(group)
-            for facts in {facts_of(p) for p in members}:
-                prepared = part.kernels.prepared(values, part.hyper.answers(values), facts)
-                choice.formats(part.compiled.name, group[STORE], prepared.stored, facts.numel)
+        keeping.check(part, group, members, _kind(group, part))
         searches = bool(evaluations(part.compiled.rule) & {*SEARCHES})
         flat.check(part, group, len(self.param_groups), members, searches)
         if part.kernels.by_shape:
@@ -557,7 +541,7 @@ class RuleOptimizer(Optimizer):
             self._routes = routes
             for group in self.param_groups:
                 lazy.check(self._name(), group)
-                self._check_kept(group)
+                keeping.check_names(self._name(), group, self._stored())
             plans[:] = [
                 _kind(group, part)(group, part.hyper, part.kernels, members)
                 for group in self.param_groups

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from optlang.compiled import Facts, Variant
+from optlang.compiled import Facts, Slot, Variant
 from optlang.inputs import ValueName, as_values
 from optlang.language.identity import Count, GivenName
 from optlang.language.rule import Value, Values
@@ -29,6 +29,7 @@ from optlang.runtime.tensors import address, facts_of, is_fake, local, lost, mak
 from optlang.runtime.values import Hyperparameters
 from optlang.runtime.work import DirectWork, ScheduledWork
 from optlang.storage import Format, choice, parameters
+from optlang.storage.coded import WHOLE, Coded, Places
 
 #: Key of a param group that says how states are kept.
 STORE = "store"
@@ -51,7 +52,7 @@ class GroupPlan:
     #: The key of a param group that asks for this kind of plan, and how errors name the request.
     switch: str | None = None
     option = ""
-    #: What errors say of groups that need another kind of plan.
+    #: Why this kind of plan has no codes, for errors.
     unlike = ""
 
     def __init__(
@@ -270,21 +271,32 @@ class GroupPlan:
         self._check_dimensions(p, prepared)
         record = Record(p, prepared, state.get(p, {}))
         try:
-            record.place = self._place_of(record.owner)
-            record.bind(g, self._values or {}, self._formats(prepared, p))
+            formats = self._formats(prepared, p)
+            if reason := self.unfit(prepared.variant, self._named(p), formats):
+                raise ValueError(f"it {reason}")
+            record.place, record.places = self._place_of(self._named(record.owner)), self._places_of(p)
+            record.draws = any(isinstance(format, Coded) and format.draws for format in formats.values())
+            record.bind(g, self._values or {}, self._while_stepping(p, formats))
         except ValueError as error:
             self._fail(p, f"cannot be updated: {error}")
         return record
 
     def _formats(self, prepared: Prepared, p: torch.Tensor) -> dict[str, Format]:
         """Return how states of a parameter are kept that are kept otherwise than the rule says, by key."""
-        store, way = self.group.get(STORE), self.group.get(ROUNDING)
-        found: dict[str, Format] = {}
-        if store is not None and not p.is_complex() and not (store == "fp32" and p.dtype is torch.float64):
-            found |= choice.formats(self.name, store, prepared.stored, p.numel())
-        if way is not None and p.dtype is torch.bfloat16:
-            found[parameters.KEY] = parameters.WAYS[way]
-        return found
+        return formats_of(self.name, self.group, prepared.stored, self._named(p))
+
+    @classmethod
+    def unfit(cls, variant: Variant, p: torch.Tensor, formats: Mapping[str, Format]) -> str:
+        """Return why the numbers of a parameter cannot be kept in some formats; empty if they can."""
+        return ""
+
+    def _places_of(self, p: torch.Tensor) -> Places:
+        """Return which elements of a parameter a part of it has."""
+        return WHOLE
+
+    def _while_stepping(self, p: torch.Tensor, formats: dict[str, Format]) -> dict[str, Format]:
+        """Return how states are kept while a step is made, where that is not how they are kept afterwards."""
+        return formats
 
     def _place_of(self, p: torch.Tensor) -> int:
         """Return the place of a parameter among all of the optimizer."""
@@ -561,6 +573,24 @@ def divided(batches: Sequence[Batch]) -> list[Batch]:
     for batch in scheduled if len(scheduled) > 1 else ():
         known.setdefault(batch.likeness(), []).append(batch)
     return [batch for alike in known.values() if len(alike) > 1 for batch in alike]
+
+
+def formats_of(who: str, group: Mapping[str, Any], slots: Sequence[Slot], p: torch.Tensor) -> dict[str, Format]:
+    """Return how numbers of a parameter are kept that are kept otherwise than the rule says, by key.
+
+    Args:
+        who: The class, for messages.
+        group: The param group.
+        slots: The states.
+        p: The parameter, all of it.
+    """
+    store, way = group.get(STORE), group.get(ROUNDING)
+    found: dict[str, Format] = {}
+    if store is not None and not p.is_complex() and not (store == "fp32" and p.dtype is torch.float64):
+        found |= choice.formats(who, store, slots, p.shape)
+    if way is not None and p.dtype is torch.bfloat16:
+        found[parameters.KEY] = parameters.WAYS[way]
+    return found
 
 
 def switched(group: Mapping[str, Any]) -> str | None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from optlang.storage.blocks import LEAST, Blocks
+from optlang.storage.blocks import Blocks, is_large
 from optlang.storage.formats import Fixed, Format
 from optlang.storage.fp8 import Fp8
 from optlang.storage.int8 import Int8
@@ -104,14 +104,14 @@ def _is_size(block: int) -> bool:
     return 16 <= block <= 1 << LARGEST_BLOCK and not block & (block - 1)
 
 
-def formats(who: str, store: Any, slots: Sequence[State], numel: int) -> dict[str, Format]:
+def formats(who: str, store: Any, slots: Sequence[State], shape: Sequence[int]) -> dict[str, Format]:
     """Return the formats of those states of a tensor that are kept otherwise than the rule says, by key.
 
     Args:
         who: The class, for messages.
         store: What :func:`checked` returned.
         slots: The states.
-        numel: How many elements the parameter has.
+        shape: That of the parameter.
 
     Raises:
         ValueError: If a state cannot be kept in the format that is asked for it.
@@ -128,7 +128,7 @@ def formats(who: str, store: Any, slots: Sequence[State], numel: int) -> dict[st
             )
         elif asked is not None:
             found[slot.key] = named(who, asked)
-    return {key: each for key, each in found.items() if numel >= LEAST or not isinstance(each, Blocks)}
+    return {key: each for key, each in found.items() if not isinstance(each, Blocks) or is_large(shape)}
 
 
 def found(codes: torch.Tensor, scales: torch.Tensor) -> Blocks | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,6 +12,9 @@ from optlang.storage.formats import Format
 
 if TYPE_CHECKING:
     import torch
+
+    #: What random numbers are drawn by: a number, or a tensor that holds one.
+    Key = int | torch.Tensor
 
 _WORD = 0xFFFFFFFF
 
@@ -23,6 +28,37 @@ _CPP = {
     "float32": "float",
     "float16": "_Float16",
 }
+
+
+@dataclass(frozen=True)
+class Places:
+    """Which elements of a tensor some are that are kept together: random numbers are drawn by the places there.
+
+    Attributes:
+        first: The place of the first one.
+        columns: How many elements a row of the whole tensor has; None if it has as many as a row here.
+        rows: Which rows they are, where those are not neighbours.
+    """
+
+    first: int = 0
+    columns: int | None = None
+    rows: torch.Tensor | None = None
+
+    def of(self, shape: Sequence[int], device: torch.device) -> torch.Tensor:
+        """Return the place of each element of a tensor of some shape."""
+        import torch
+
+        numel = math.prod(shape)
+        here = torch.arange(numel, dtype=torch.int64, device=device)
+        if numel and (self.rows is not None or self.columns is not None):
+            own = numel // shape[0]
+            rows = torch.arange(shape[0], device=device) if self.rows is None else self.rows
+            here = (rows.view(-1, 1) * (self.columns or own) + here[:own]).view(-1)
+        return here + self.first if self.first else here
+
+
+#: All elements of a tensor.
+WHOLE = Places()
 
 
 @dataclass(frozen=True)
@@ -71,7 +107,9 @@ class Coded(Format):
         """Return the numbers of a tensor that is kept, in float32."""
 
     @abstractmethod
-    def keep(self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: int) -> None:
+    def keep(
+        self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: Key, places: Places = WHOLE
+    ) -> None:
         """Write codes where those of another tensor lie.
 
         Args:
@@ -79,10 +117,11 @@ class Coded(Format):
             codes: Takes the codes.
             second: Takes what belongs to them.
             key: What random numbers are drawn by, besides the place of an element.
+            places: Which elements of a larger tensor they are.
         """
 
 
-def drawn(places: torch.Tensor, key: int) -> torch.Tensor:
+def drawn(places: torch.Tensor, key: Key) -> torch.Tensor:
     """Return whole numbers from 0 to 2**32 - 1, by the places of elements and a random key; the same in C++.
 
     Those of neighbours are spread evenly, which rounds a sum of many elements better than independent ones would.

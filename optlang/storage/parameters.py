@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from optlang.storage.coded import Coded, drawn
+from optlang.storage.coded import WHOLE, Coded, Places, drawn
 from optlang.storage.formats import SIZES
 
 if TYPE_CHECKING:
     import torch
+
+    from optlang.storage.coded import Key
 
 #: Key of what belongs to a parameter, in ``optimizer.state``.
 KEY = "param.correction"
@@ -102,13 +104,16 @@ class Stochastic(Parameter):
         """Return the parameter in float32."""
         return codes.float()
 
-    def keep(self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: int) -> None:
+    def keep(
+        self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: Key, places: Places = WHOLE
+    ) -> None:
         """Write the parameter, rounded at random."""
         import torch
 
+        found = places.of(codes.shape, x.device)
         # Places are those in memory, which has no gaps.
-        places = torch.arange(x.numel(), dtype=torch.int64, device=x.device).as_strided(codes.shape, codes.stride())
-        _write(torch.where(x.isnan(), 0x7FC0, (_bits(x) + (drawn(places, key) >> 16)) >> 16), codes)
+        found = found.view(codes.shape) if codes.is_contiguous() else found.as_strided(codes.shape, codes.stride())
+        _write(torch.where(x.isnan(), 0x7FC0, (_bits(x) + (drawn(found, key) >> 16)) >> 16), codes)
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,9 @@ class Kahan(Parameter):
         """Return the sum of parameter and error in float32."""
         return codes.float() + second.float()
 
-    def keep(self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: int) -> None:
+    def keep(
+        self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: Key, places: Places = WHOLE
+    ) -> None:
         """Write the parameter and the error."""
         import torch
 
@@ -163,7 +170,9 @@ class Corrected(Parameter):
 
         return _number((_bits(codes.float()) + (second.to(torch.int64) << self.left_out)) & 0xFFFFFFFF)
 
-    def keep(self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: int) -> None:
+    def keep(
+        self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: Key, places: Places = WHOLE
+    ) -> None:
         """Write the parameter, and the bits that it lacks."""
         import torch
 
