@@ -150,6 +150,7 @@ class KernelCall:
         loaded: The kernel for their types, once it has been asked for.
         draw: What random numbers are drawn by in this step, besides places.
         moved: How many parameters a step has begun to update that is not counted yet, those that are copied first.
+        by_rows: Whether it is run on rows of the tensors, as numbers.
     """
 
     __slots__ = (
@@ -157,6 +158,7 @@ class KernelCall:
         "_coefficients",
         "_direct",
         "_packed",
+        "by_rows",
         "draw",
         "loaded",
         "moved",
@@ -176,7 +178,7 @@ class KernelCall:
         ]
         self.loaded: LoadedKernel | None = None
         self.signature: Signature | None = None
-        self.moved = 0
+        self.moved, self.by_rows = 0, False
         self.draw: Key = 0
         self._coefficients: tuple[array[float], torch.Tensor] | None = None
         self._direct: list[int] | None = None  # those that are neither empty nor copied
@@ -192,7 +194,7 @@ class KernelCall:
             ordinary = first.record.ordinary
             kernel = self.prepared.kernel
             if first.coded:  # one that is known may be for tensors of the other kind
-                suits = ordinary and all(operand.takes_codes for operand in self.operands)
+                suits = ordinary and not self.by_rows and all(operand.takes_codes for operand in self.operands)
                 loaded = kernels.coded(kernel, first.in_codes(self.signature)) if suits else None
             self.loaded = loaded or kernels.kernel(kernel, self.signature, owner, ordinary)
 
@@ -218,7 +220,8 @@ class KernelCall:
         (operand,), (g,), loaded = self.operands, gradients, self.loaded
         record = operand.record
         if loaded is not None and loaded.origin == "jit" and record.facts.numel:
-            copies = [None if view is None else view.clone() for view in operand.views]
+            views = operand.numbers() if self._decodes else operand.views
+            copies = [None if view is None else view.clone() for view in views]
             copies[0] = operand.view(record.fitting(record.parameter)).clone() if copies[0] is None else copies[0]
             copies[1] = g
             loaded.run([*copies, coefficients])

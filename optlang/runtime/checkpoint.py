@@ -318,27 +318,26 @@ def _is_narrow(value: Any) -> bool:
 def _placed(value: Any, p: torch.Tensor, key: str | None = None) -> Any:
     """Return a copy of a state, its tensors on the parameter's device (a step count stays on the host)."""
     if isinstance(value, torch.Tensor):
-        value = _part_of(value, p, key)
         device = torch.device("cpu") if key == STEP else p.device
         copy = torch.empty_like(value, device=device, requires_grad=False)
         return copy.copy_(value.detach())
     if isinstance(value, dict):
-        return {k: _placed(v, p, k) for k, v in value.items()}
+        scales = {k + SCALE for k in value}
+        return {k: _placed(_part_of(v, p, k in scales), p, k) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(_placed(v, p) for v in value)
     return deepcopy(value)
 
 
-def _part_of(value: torch.Tensor, p: torch.Tensor, key: str | None) -> torch.Tensor:
-    """Return a state as it is distributed for a distributed parameter, if it is whole and has an element for each."""
-    if not hasattr(p, "to_local") or hasattr(value, "to_local") or not value.dim() or key is None:
+def _part_of(value: Any, p: torch.Tensor, scales: bool) -> Any:
+    """Return a state of a distributed parameter as it is distributed, if it is whole: one of elements, or scales."""
+    if not hasattr(p, "to_local") or not isinstance(value, torch.Tensor) or hasattr(value, "to_local"):
         return value
-    if value.shape != p.shape and not key.endswith(SCALE):
+    if not value.dim() or not (scales or value.shape == p.shape):
         return value
-    from optlang.runtime.sharded_codes import part_of
+    from optlang.runtime.sharded_codes import part_of  # those who distribute tensors wait for it
 
-    found: torch.Tensor = part_of(value, p)
-    return found
+    return part_of(value, p)
 
 
 def check_state(groups: Sequence[Mapping[str, Any]], state: Mapping[Any, Any], parts: Parts) -> None:

@@ -31,7 +31,8 @@ def places_of(p: DTensor) -> Places:
     for n, start in zip(p.shape, offset, strict=True):
         first = first * n + start
     columns = math.prod(p.shape[1:])
-    return Places(first, columns if columns != math.prod(shape[1:]) else None)
+    cut = columns != math.prod(shape[1:])
+    return Places(first, columns if cut else None) if first or cut else WHOLE
 
 
 def misplaced(p: DTensor, formats: Mapping[str, Format]) -> str:
