@@ -22,7 +22,7 @@ from optlang.storage.coded import WHOLE, Coded, Places
 SENT_AS = {torch.float8_e4m3fn: torch.uint8, torch.int16: torch.float16}
 
 
-def places_of(p: DTensor) -> Places:
+def places_of(p: Any) -> Places:
     """Return which elements of a distributed parameter are here."""
     shape, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
     if tuple(shape) == tuple(p.shape) or 0 in shape:
