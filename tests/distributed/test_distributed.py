@@ -21,7 +21,8 @@ pytestmark = [
     pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed"),
 ]
 
-LATER = ["check_saving", "check_loading", "check_kernels"]
+IN_FOUR = ["store_checks.check_squares", "store_checks.check_shards_within_tensor_parallel"]
+LATER = ["check_saving", "check_loading", "check_kernels", *(name.partition(".")[2] for name in IN_FOUR)]
 CHECKS = [
     f"{module.__name__}.{name}"
     for module in (checks, store_checks)
@@ -44,13 +45,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def failures(folder: str) -> dict[str, list[str]]:
     found = {}
-    for names, world, word in ((SAVING, 1, "one"), (IN_TWO, 2, "two"), (LOADING, 1, "one")):
+    for names, world, word in ((SAVING, 1, "one"), (IN_TWO, 2, "two"), (LOADING, 1, "one"), (IN_FOUR, 4, "four")):
         found |= {f"{name} in {word}": v for name, v in processes.run(names, world, folder).items()}
     return found
 
 
 @pytest.mark.parametrize(
-    "name", [*(f"{name} in two" for name in IN_TWO), *(f"{name} in one" for name in (*SAVING, *LOADING))]
+    "name",
+    [
+        *(f"{name} in two" for name in IN_TWO),
+        *(f"{name} in one" for name in (*SAVING, *LOADING)),
+        *(f"{name} in four" for name in IN_FOUR),
+    ],
 )
 def test_processes(name: str, failures: dict[str, list[str]]) -> None:
     assert name in failures, "the processes did not get so far"
