@@ -75,6 +75,15 @@ def test_peers_get_the_values_that_they_know() -> None:
     assert made.defaults["lr"] == 2.0
 
 
+def test_a_comparison_that_takes_long_has_fewer_rounds(capsys: pytest.CaptureFixture[str]) -> None:
+    plans = plans_of([Source(RULE)], "mlp", "foreach", values={"lr": 0.5}, backend="eager")
+    settings = run.Settings(rounds=3, longest=0.0)
+    result = run.measure(plans[0], settings)
+    assert len(result.ours) == len(result.theirs) == 1
+    report.Rows(plans, settings).end([result, run.measure(plans[0], run.Settings(rounds=2))])
+    assert "of more than 0 s have fewer rounds: 1 at least" in capsys.readouterr().out
+
+
 def test_a_comparison(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     plans = plans_of([Source(RULE)], "mlp", "foreach", values={"lr": 0.5}, backend="eager")
     settings = run.Settings(steps=2, rounds=3)

@@ -124,11 +124,13 @@ class Rows:
         if not measured:
             return
         first = measured[0]
-        rounds = len(first.ours)
+        rounds, fewest = (found([len(result.ours) for result in measured]) for found in (max, min))
         self._note(
             f"{first.dtype} on {first.device}, {_count(first.threads, 'thread')}; medians of {_count(rounds, 'round')} "
             "taken in turns; a ratio below 1 is faster than the peer; stream: our bandwidth against that of x *= 1"
         )
+        if fewest < rounds:
+            self._note(f"comparisons of more than {self.settings.longest:g} s have fewer rounds: {fewest} at least")
         if any(result.closure for result in measured):
             self._note("a step of what computes the loss again takes as long as that, too, on both sides")
         if any(result.difference > APART for result in measured):

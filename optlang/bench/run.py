@@ -18,14 +18,25 @@ from optlang.runtime.plan import bytes_moved
 
 #: Seconds that a round of steps should take: long against the noise of the clock, short against a busy neighbour.
 ROUND = 0.25
+#: Seconds after which no more rounds of a comparison begin: a peer may take minutes for a step.
+LONGEST = 120.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how to measure; without ``steps``, a round takes about ``ROUND`` seconds."""
+    """How long and how to measure.
+
+    Attributes:
+        steps: Steps of a round; None for as many as take about ``ROUND`` seconds.
+        rounds: Rounds of each side.
+        longest: Seconds after which no more rounds of a comparison begin.
+        threads: Threads that torch may use.
+        first_step: Whether first steps are timed in new processes, too.
+    """
 
     steps: int | None = None
     rounds: int = 7
+    longest: float = LONGEST
     threads: int | None = None
     first_step: bool = False
 
@@ -135,6 +146,7 @@ def measure(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     tick("first step")
+    begun = time.perf_counter()
     start = _tensors(plan)
     ours, theirs = _copies(start), _copies(start)
     one = _Side(plan.cls(ours, **plan.arguments), ours, plan)
@@ -142,14 +154,19 @@ def measure(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda
     try:
         made = plan.peer.make(theirs, one.optimizer.defaults)  # the same numbers wherever both have a name for them
         other = _Side(made, theirs, plan)
-        _seconds(other, 1, plan.device)
+        slow = _seconds(other, 1, plan.device)
     except Exception as error:
         raise ValueError(f"{plan.peer.label} cannot step on {plan.shapes}: {error}") from error
-    steps = settings.steps or _enough(max(_seconds(o, 2, plan.device) / 2 for o in (one, other)))
+    if slow > settings.longest / 10:  # it is not made to step for nothing
+        steps = settings.steps or 1
+    else:
+        steps = settings.steps or _enough(max(_seconds(o, 2, plan.device) / 2 for o in (one, other)))
     times: tuple[list[float], ...] = ([], [], [])
     moved = bytes_moved(one.optimizer)
     pass_over = _Streaming(moved, plan.device)
     for number in range(settings.rounds):
+        if number and time.perf_counter() - begun > settings.longest:
+            break
         tick(f"round {number + 1} of {settings.rounds}")
         sides: tuple[_Side | _Streaming, ...] = (one, other, pass_over)
         for side, kept in zip(sides, times, strict=True):

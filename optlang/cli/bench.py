@@ -71,6 +71,10 @@ def command(
         int | None, typer.Option(min=1, help="Steps of each round (default: as many as take a quarter of a second).")
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each side, taken in turns.")] = 7,
+    longest: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="When no more rounds of a comparison begin, but the first."),
+    ] = 120.0,
     dtype: Annotated[Type, typer.Option(help="Type of the parameters.")] = Type.FLOAT32,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     backend: Annotated[Backend, typer.Option(help="How rules are run.")] = Backend.AUTO,
@@ -119,7 +123,7 @@ def command(
     except ValueError as error:
         raise Refusal(str(error)) from error
     _say_what_is_missing(left_out, plans)
-    how = run.Settings(steps, rounds, threads, first_step)
+    how = run.Settings(steps, rounds, longest, threads, first_step)
     rows = report.Rows(plans, how)
     show = rows.show if not as_json else (lambda result: print(report.as_json(result), flush=True))
     results = report.measure_all(plans, how, show)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 #: the next (two of the largest matrices of GPT-2 small), elsewhere enough to keep every core busy. Stages over matrices
 #: make many passes over their stacks, each into new memory.
 CHUNK = {"cpu": 20 * 2**20}
-STACK = {"cpu": 2 * 2**20}
+STACK = {"cpu": 512 * 2**10}
 LARGEST = 64 * 2**20
 
 _PLAIN = {float, int, bool, str, type(None)}
