@@ -46,7 +46,7 @@ SUPPORTED: dict[str, bool] = {
     "pairs": False,
     "several-losses": False,
     "sparse": True,
-    "store": False,
+    "store": True,
 }
 MEANING: dict[str, str] = {
     "matrices": "products, transposes, `matrix(x)`, `newton_schulz`",

@@ -705,6 +705,38 @@ SEMANTICS: tuple[Entry, ...] = (
         "optimizer Both\nroute SGD when ndim < 2\nroute AdamW otherwise\n",
     ),
     Entry(
+        "E413",
+        "no such format",
+        (
+            "`store m: FORMAT` says how a state is kept. The formats are `fp32`, `bf16`, `bf16 stochastic` and `fp16`, "
+            "and `fp8`, `int8` and `log8`, which may have the size of a block in brackets: `fp8(block = 128)`. "
+            "For the parameter `p`, which stays in the type that the model has it in, it says how bfloat16 is rounded: "
+            "`stochastic`, `kahan`, `bf16+8` or `bf16+16`. A condition after `when` is about the shape of the tensor."
+        ),
+        "hyper lr = 1e-3\nstate m\nstore m: fp9\nm = 0.9*m + 0.1*g\np -= lr*m\n",
+        "hyper lr = 1e-3\nstate m\nstore m: fp8\nm = 0.9*m + 0.1*g\np -= lr*m\n",
+    ),
+    Entry(
+        "E414",
+        "nothing that has a format",
+        (
+            "Formats are for states that are shaped like the parameter. Numbers, what is reduced along dimensions, "
+            "matrices and histories stay as they are. So do all states of rules that are `flat` or `sparse`."
+        ),
+        "hyper lr = 1e-3\nstate m, s: scalar\nstore s: bf16\ns = norm(g)\nm = 0.9*m + 0.1*g\np -= lr*m/(s + 1)\n",
+        "hyper lr = 1e-3\nstate m, s: scalar\nstore m: bf16\ns = norm(g)\nm = 0.9*m + 0.1*g\np -= lr*m/(s + 1)\n",
+    ),
+    Entry(
+        "E415",
+        "format without a sign",
+        (
+            "`log8` keeps numbers that are never negative. The rule was run on a few numbers with its defaults, and "
+            "the state became negative."
+        ),
+        "hyper lr = 1e-3\nstate m\nstore m: log8\nm = 0.9*m + 0.1*g\np -= lr*m\n",
+        "hyper lr = 1e-3\nstate m\nstore m: fp8\nm = 0.9*m + 0.1*g\np -= lr*m\n",
+    ),
+    Entry(
         "E510",
         "constant too large",
         (
@@ -882,6 +914,35 @@ OTHERS: tuple[Entry, ...] = (
         ),
         "hyper lr = 1e-3\nstate L = zeros(rows, rows)\nL += g @ g.T\np -= lr*(inv_root(L, 4) @ g)\n",
         "hyper lr = 1e-3\nrequire ndim == 2\nstate L = zeros(rows, rows)\nL += g @ g.T\np -= lr*(inv_root(L, 4) @ g)\n",
+    ),
+    Entry(
+        "W613",
+        "a small number that becomes 0",
+        (
+            "Formats with one scale for many neighbours round small numbers beside large ones to 0, and `fp16` "
+            "whatever is very small. The rule was run for 30 steps with every other number of this state rounded to 0 "
+            "after each step, and an update became many times as long: it is divided by the state, for example. `log8` "
+            "keeps everything that is not 0 apart from 0, and so does `bf16`."
+        ),
+        "hyper lr = 1e-3\nstate m, v\nstore v: int8\nm = 0.9*m + 0.1*g\nv = 0.9*v + 0.1*g^2\n"
+        "p -= lr*m/(sqrt(v) + 1e-8)\n",
+        "hyper lr = 1e-3\nstate m, v\nstore v: log8\nm = 0.9*m + 0.1*g\nv = 0.9*v + 0.1*g^2\n"
+        "p -= lr*m/(sqrt(v) + 1e-8)\n",
+    ),
+    Entry(
+        "W614",
+        "an average that stands still",
+        (
+            "An average moves by 1 - beta of the way in each step. Where that is less than half the distance of two "
+            "codes, rounding to the nearest takes it back: with beta = 0.999, an average of squares in bfloat16 is 30% "
+            "too large, and never comes down when gradients become smaller. Averages of what has both signs are moved "
+            "by the noise of gradients, unless they are very slow. `log8` and `bf16 stochastic` round up or down at "
+            "random, in proportion, which is right on average."
+        ),
+        "hyper lr = 1e-3, beta = 0.999\nstate v\nstore v: bf16\nv = beta*v + (1 - beta)*g^2\n"
+        "p -= lr*g/(sqrt(v) + 1e-8)\n",
+        "hyper lr = 1e-3, beta = 0.999\nstate v\nstore v: bf16 stochastic\nv = beta*v + (1 - beta)*g^2\n"
+        "p -= lr*g/(sqrt(v) + 1e-8)\n",
     ),
 )
 

@@ -503,5 +503,7 @@ def test_show_says_how_states_are_kept(run: Run) -> None:
         ["together", "2.03", "bytes", "an", "element"],
     ]
     assert "bfloat16" in run("show", "lion", "--store", "exp_avg=bf16").out
+    slow = run("show", "ademamix", "--store", "8bit").out.splitlines()[1]
+    assert slow.split(maxsplit=1)[0] == "exp_avg_slow" and "bfloat16, rounded at random" in slow
     code, _, err = run("show", "lion", "--store", "4bit")
     assert code == 2 and "store must be one of" in err

@@ -159,7 +159,7 @@ every 3:
     x = 1
     # comment
     y = 2
-store m:bf16
+store m: bf16
 w = 1      # one
 wide = 12  # two
 '''

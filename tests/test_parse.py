@@ -226,8 +226,6 @@ def test_branches() -> None:
 @pytest.mark.parametrize(
     ("text", "what", "defines"),
     [
-        ("store m: dynamic8(block = 256) when numel > 4096\n", "store", ()),
-        ("store p: bf16 stochastic\n", "store", ()),
         ("compute float32\n", "compute", ()),
         ("input x, y\n", "input", ("x", "y")),
         ("for i in range(s):\n    q -= s*i\n", "for", ("i", "q")),
@@ -238,6 +236,19 @@ def test_later_constructs_are_recognised(text: str, what: str, defines: tuple[st
     assert isinstance(item, tree.Unsupported)
     assert what in item.what
     assert item.defines == defines
+
+
+def test_stored_states() -> None:
+    text = (
+        "store m, v: int8(block = 256) when numel > 4096\nstore w: bf16 stochastic\nstore p: bf16+8\nstore p: kahan\n"
+    )
+    several, rounded, bits, way = items(text)
+    assert [name.name for name in several.names] == ["m", "v"]
+    assert (several.format.name.text, several.format.options[0].name) == ("int8", "block")
+    assert isinstance(several.when, tree.Compare)
+    assert (rounded.format.rounding.text, rounded.when) == ("stochastic", None)
+    assert (bits.format.name.text, bits.format.bits.value) == ("bf16", 8)
+    assert way.format == tree.StoreFormat(way.format.span, tree.Word(way.format.span, "kahan"))
 
 
 def test_pieces_of_rules() -> None:

@@ -44,13 +44,15 @@ def command(
 def print_states(file: Path, store: str) -> None:
     """Print the states of a rule for a large matrix, what each is kept in, and the bytes of an element."""
     from optlang.compiler import compile_source, example_variant
+    from optlang.language.checking.samples import slow_averages
     from optlang.storage import choice
 
     compiled = compile_source(read_file(file))
     slots = [slot for slot in example_variant(compiled, ndim=len(SHAPE)).slots if slot.of_elements]
     try:
         checked = choice.checked(compiled.name, formats_by_key(store), [slot.key for slot in slots])
-        found = choice.formats(compiled.name, checked, slots, SHAPE)
+        slow = slow_averages(compiled.rule)
+        found = choice.formats(compiled.name, checked, slots, SHAPE, slow=slow)
     except ValueError as error:
         raise Refusal(str(error)) from None
     kept = [(slot.key, found.get(slot.key, slot.format)) for slot in slots]

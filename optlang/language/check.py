@@ -23,6 +23,7 @@ from optlang.language.checking.scope import DeclaredState, Scope
 from optlang.language.checking.size import Size, check_counts, check_size
 from optlang.language.checking.statements import Variant
 from optlang.language.checking.states import check_states, declare_states
+from optlang.language.checking.stored import check_kept, check_shapes, check_stores
 from optlang.language.checking.values import Sort, Uses
 from optlang.language.checking.warn import warn
 from optlang.language.checking.worlds import World, facts, worlds
@@ -32,7 +33,7 @@ from optlang.language.iterations import without_iterations
 from optlang.language.kinds import STATIC, Kind, Level, join
 from optlang.language.parse import parse
 from optlang.language.questions import known_before
-from optlang.language.rule import Requirement, Rule, State
+from optlang.language.rule import Requirement, Rule, State, Stored
 from optlang.language.shapes import is_matrix_call
 from optlang.language.together import one_by_one
 from optlang.language.tree import (
@@ -61,6 +62,7 @@ from optlang.language.tree import (
     StateItem,
     StateScope,
     Stmt,
+    Store,
     Tree,
     Unsupported,
 )
@@ -132,6 +134,8 @@ class _Check:
         self.requires = [item for item in self.items if isinstance(item, Require)]
         self.events = [item for item in self.items if isinstance(item, On)]
         self.routes = [item for item in self.items if isinstance(item, Route)]
+        self.stores = [item for item in self.items if isinstance(item, Store)]
+        self.stored: tuple[Stored, ...] = ()
         self.misfits = Misfits()
         self.inferred = not roles.declares(tree)
         self.kinds: dict[str, Kind] = {}
@@ -155,7 +159,8 @@ class _Check:
         rule = self.rule()
         if not self.routes:
             warn(rule, self.looked_at, self.findings)
-        return rule, self.findings.diagnostics
+            check_kept(rule, self.looked_at, self.findings)
+        return None if self.findings.has_errors else rule, self.findings.diagnostics
 
     def check_all(self) -> None:
         """Run the checks of a rule that has a body of reasonable size."""
@@ -165,9 +170,12 @@ class _Check:
         self.scope.static = known_before(self.body, self.scope.hypers, self.scope.states, self.scope.functions)
         self.resolve()
         check_states(self.scope, self.resolver, self.reads_t())
+        sparse = any(isinstance(item, Sparse) for item in self.items)
+        self.stored = check_stores(self.stores, self.resolver, "flat" if self.flat else "sparse" if sparse else "")
         self.check_writes_p()
         if writable and check_size(self.body, self.scope):
             self.check_kinds()
+            check_shapes(self.stored, self.kinds, self.findings)
 
     # Names --------------------------------------------------------------------------------------------------
 
@@ -493,4 +501,5 @@ class _Check:
             tuple(self.routes),
             self.flat,
             any(isinstance(item, Sparse) for item in self.items),
+            self.stored,
         )

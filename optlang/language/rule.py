@@ -15,6 +15,7 @@ from optlang.language.identity import GivenName
 from optlang.language.kinds import Kind
 from optlang.language.tree import Def, Expr, Route, StateScope, Stmt, Tree
 from optlang.source import Span
+from optlang.storage import Format
 
 Value = float | bool | str | None
 #: What is known before a step.
@@ -131,6 +132,24 @@ class State:
 
 
 @dataclass(frozen=True)
+class Stored:
+    """How a rule asks for a state to be kept, or for the rounding of the parameter.
+
+    Attributes:
+        name: The state, or ``p``.
+        key: The key of the state in ``optimizer.state[p]``, or of what is kept beside the parameter.
+        format: The format.
+        when: For which tensors, None for all that the format is for.
+    """
+
+    name: str
+    key: str
+    format: Format
+    when: Expr | None
+    span: Span
+
+
+@dataclass(frozen=True)
 class Requirement:
     """A condition across hyperparameters and what to say when it does not hold.
 
@@ -161,6 +180,7 @@ class Rule:
         flat: Whether p is all parameters of a param group as one vector.
         sparse: Whether gradients are sparse, and rows that they do not touch stay.
         inferred: Whether roles were inferred (the rule declares nothing).
+        stored: How states are kept, and the parameter is rounded, where nothing else is asked for.
         tree: The syntax tree it was checked from.
         remembered: What functions of :func:`remembering` have found out about it.
     """
@@ -179,6 +199,7 @@ class Rule:
     routes: tuple[Route, ...] = ()
     flat: bool = False
     sparse: bool = False
+    stored: tuple[Stored, ...] = ()
     remembered: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property

@@ -66,6 +66,9 @@ def _rule(rule: Rule) -> Iterator[str]:
         scope = "state  " if state.scope is StateScope.TENSOR else f"{state.scope.value} state"
         kind = "matrix" if state.kind.level is Level.MATRIX else state.kind  # its shape is that of some sample
         yield f"  {scope} {state.name}: {kind} = {initial}, key {state.key!r}{when}"
+    for stored in rule.stored:
+        when = f" when {source.excerpt(stored.when.span)}" if stored.when else ""
+        yield f"  store   {stored.name}: {stored.format.label('float32')}{when}"
     for name in rule.functions:
         yield f"  def     {name}"
     for statement in rule.body:

@@ -402,6 +402,32 @@ class StateDecl(Node):
 
 
 @dataclass(frozen=True)
+class Word(Node):
+    """A word of the language that is no name of a rule's own: ``fp8``."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class StoreFormat(Node):
+    """``int8(block = 256)``, ``bf16 stochastic`` or ``bf16+8``: a name, and what stands behind it."""
+
+    name: Word
+    options: tuple[Argument, ...] = ()
+    rounding: Word | None = None
+    bits: Number | None = None
+
+
+@dataclass(frozen=True)
+class Store(Node):
+    """``store m, v: FORMAT when CONDITION``: how states are kept, or how the parameter ``p`` is rounded."""
+
+    names: tuple[Name, ...]
+    format: StoreFormat
+    when: Expr | None
+
+
+@dataclass(frozen=True)
 class History(Node):
     """``history s, y: size k``: the last k values that were pushed; ``type`` is None or ``scalar``, for numbers."""
 
@@ -499,6 +525,7 @@ Decl = (
     | HyperDecl
     | Require
     | StateDecl
+    | Store
     | History
     | Flat
     | Sparse

@@ -130,6 +130,18 @@ class Formulas:
         found = LAST_WORD.search(self.source.excerpt(node.span))
         return found[1] if found else ""
 
+    def format(self, node: tree.StoreFormat) -> str:
+        """Return the format that states are stored in."""
+        options = (
+            self.expression(option.value)
+            if option.name is None
+            else f"{self.keyword(option, option.name)} = {self.expression(option.value)}"
+            for option in node.options
+        )
+        text = f"{node.name.text}({', '.join(options)})" if node.options else node.name.text
+        text += "" if node.bits is None else f"+{node.bits.text}"
+        return text if node.rounding is None else f"{text} {node.rounding.text}"
+
     def simple(self, node: tree.Decl | tree.Stmt) -> str:
         """Return a statement or declaration without its block."""
         match node:
@@ -147,6 +159,10 @@ class Formulas:
                 kind = "" if node.type is None else f"{node.type} "
                 names = ", ".join(name.text for name in node.names)
                 return f"history {names}: {kind}size {self.expression(node.size)}"
+            case tree.Store():
+                names = ", ".join(name.text for name in node.names)
+                when = "" if node.when is None else f" when {self.expression(node.when)}"
+                return f"store {names}: {self.format(node.format)}{when}"
             case tree.Flat():
                 return "flat"
             case tree.Sparse():

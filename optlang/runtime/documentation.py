@@ -51,6 +51,10 @@ def docstring(compiled: Compiled, hyper: Parts, random: bool) -> str:
     if random:
         lines.append(f"    {SEED} (int, optional): what random numbers follow from (default: drawn by torch)")
     parts.append("\n".join(lines))
+    if rule.stored:
+        kept = (f"``{each.key}`` in {each.format.label('float32')}" for each in rule.stored if each.name != "p")
+        way = (f"parameters in bfloat16 {each.format.label('bfloat16')}" for each in rule.stored if each.name == "p")
+        parts.append(f"Kept, where ``store`` and ``rounding`` do not say otherwise: {', '.join((*kept, *way))}.")
     if compiled.rule.events:
         parts.append("Call ``optimizer.eval()`` before evaluating or saving, ``optimizer.train()`` before training on.")
     if compiled.group_keys:

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from optlang.compiled import Slot
 from optlang.runtime.parts import Part
-from optlang.runtime.plan import ROUNDING, STORE, GroupPlan, formats_of, named
+from optlang.runtime.plan import GroupPlan, named
+from optlang.runtime.stored import ROUNDING, STORE, formats_of, needs, warn
 from optlang.runtime.tensors import facts_of
 from optlang.storage import choice, parameters
 
@@ -24,26 +26,29 @@ def check_names(who: str, group: dict[str, Any], states: Sequence[str]) -> None:
 def check(part: Part, group: Mapping[str, Any], members: Sequence[torch.Tensor], kind: type[GroupPlan]) -> None:
     """Raise ValueError if the parameters of a group that go to a rule cannot be kept as it asks.
 
+    Formats that do not suit the rule are warned of.
+
     Args:
         part: The rule.
         group: The group.
         members: The parameters.
         kind: The kind of plan that the group has.
     """
-    who = part.compiled.name
-    asked = [key for key in (STORE, ROUNDING) if group.get(key) is not None]
-    if not asked:
+    who, need = part.compiled.name, needs(part.compiled, group, members)
+    if not need:
         return
     if kind.unlike:
-        raise ValueError(f"{who}: {asked[0]} cannot be given {kind.unlike}")
-    if group.get(ROUNDING) is not None and not any(p.dtype is torch.bfloat16 for p in members):
+        raise ValueError(f"{who}: {need} cannot be given {kind.unlike}")
+    if need == ROUNDING and not any(p.dtype is torch.bfloat16 for p in members):
         raise ValueError(f"{who}: rounding is for parameters in bfloat16, and there are none here")
-    values = part.hyper.read(group)
+    values, states = part.hyper.read(group), dict[str, Slot]()
     answers = part.hyper.answers(values)
     for p in _different(members):
         prepared = part.kernels.prepared(values, answers, facts_of(p))
-        if reason := kind.unfit(prepared.variant, p, formats_of(who, group, prepared.stored, p)):
-            raise ValueError(f"{who}: {asked[0]} cannot be given for {named(group, p)}: it {reason}")
+        if reason := kind.unfit(prepared.variant, p, formats_of(part.compiled, group, prepared, p)):
+            raise ValueError(f"{who}: {need} cannot be given for {named(group, p)}: it {reason}")
+        states |= {slot.key: slot for slot in prepared.stored}
+    warn(part.compiled, group, list(states.values()), values)
 
 
 def _different(members: Sequence[torch.Tensor]) -> list[torch.Tensor]:

@@ -32,13 +32,15 @@ from optlang.runtime.flat import FlatPlan
 from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.lazy import LAZY, LazyPlan
 from optlang.runtime.parts import Part, Parts
-from optlang.runtime.plan import ROUNDING, STORE, GroupPlan, named, switched
+from optlang.runtime.plan import GroupPlan, named, switched
 from optlang.runtime.records import STEP
 from optlang.runtime.schedule_runner import run_schedule
 from optlang.runtime.stages import Scratch
+from optlang.runtime.stored import ROUNDING, STORE, described
 from optlang.runtime.tensors import facts_of, is_fake, local
 from optlang.runtime.usual import UsualSteps
 from optlang.runtime.values import plain
+from optlang.runtime.vanishing import Vanishing
 from optlang.runtime.work import ScheduledWork
 from optlang.storage import choice, parameters
 
@@ -89,6 +91,7 @@ class RuleOptimizer(Optimizer):
         self._rehearsed: list[tuple[Any, ...]] | None = None  # what that has left
         self._lent = checkpoint.Lent()
         self._fakes: Any = None  # the mode that the parameters were made in, if they are fake
+        self._vanishing: Vanishing | None = None  # what looks for updates that are rounded away
         given = self._arguments(args, kwargs)
         groups = self._listed(params)
         missing = [
@@ -190,6 +193,7 @@ class RuleOptimizer(Optimizer):
         except ValueError:
             self.param_groups.pop()
             raise
+        self._vanishing = Vanishing()
         if self._parts.counterpart.early:
             self._begin_early(param_group)
 
@@ -371,6 +375,7 @@ class RuleOptimizer(Optimizer):
         if self._lent:
             self._lent.part()
         written: list[torch.Tensor] = []
+        compared = None if self._vanishing is None else self._vanishing.before(busy)
         try:
             self._move(busy, together, evaluation, written)
             for plan in busy:
@@ -383,6 +388,10 @@ class RuleOptimizer(Optimizer):
                 _changed(written)
             raise
         _changed(written)
+        if self._vanishing is not None:
+            if compared:
+                self._vanishing.after(self._name(), compared, self.param_groups)
+            self._vanishing = None if self._vanishing.over else self._vanishing
 
     def _abandon(self) -> None:
         """Discard a step that failed before anything was written; the next step builds its plans again."""
@@ -679,6 +688,7 @@ class RuleOptimizer(Optimizer):
             group.update(counterpart.marks)
         self._plans, self._seen, self._routes, self._scratch = [], [], [], Scratch()
         self._untried, self._rehearsed, self._usual = True, None, None
+        self._vanishing = Vanishing()
         self._lent = checkpoint.Lent()
         self._fakes = _fakes(self.param_groups)
 
@@ -710,7 +720,17 @@ class RuleOptimizer(Optimizer):
         for i, group in enumerate(self.param_groups):
             lines.append(f"Parameter Group {i}")
             lines += [f"    {key}: {group[key]}" for key in sorted(set(group) - hidden)]
+            lines += [f"    states: {line}" for line in self._kept_as(group)]
         return "\n".join([*lines, ")"])
+
+    def _kept_as(self, group: dict[str, Any]) -> list[str]:
+        """Return how the states of a group are kept where somebody has asked for a format, a line for each rule."""
+        try:
+            placed = zip(self._parts.parts, self._parts.split(group), strict=True)
+            found = (described(part, group, members) for part, members in placed)
+            return [line for line in found if line is not None]
+        except ValueError:  # hyperparameters that the next step will refuse
+            return []
 
 
 #: A step with its hooks, under the name that profilers show.
@@ -720,6 +740,7 @@ _hooked_step = Optimizer.profile_hook_step(RuleOptimizer._step)
 @_disable_dynamo
 def _update_apart(optimizer: RuleOptimizer, evaluation: Evaluation | None) -> None:
     """Run one step where Dynamo, which is compiling the caller, does not look."""
+    optimizer._vanishing = None  # who compiles steps does not want to wait for the device in any
     optimizer._update_all(evaluation)
 
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from optlang.compiled import Facts, Slot, Variant
+from optlang.compiled import Facts, Variant
 from optlang.inputs import ValueName, as_values
 from optlang.language.identity import Count, GivenName
 from optlang.language.rule import Value, Values
@@ -25,16 +25,14 @@ from optlang.runtime.kernels import Kernels, Prepared
 from optlang.runtime.numbers import stays_on_device
 from optlang.runtime.records import STEP, Record
 from optlang.runtime.stages import Scratch
+from optlang.runtime.stored import ROUNDING as ROUNDING
+from optlang.runtime.stored import STORE as STORE
+from optlang.runtime.stored import asked, formats_of
 from optlang.runtime.tensors import address, facts_of, is_fake, local, lost, makes_fakes
 from optlang.runtime.values import Hyperparameters
 from optlang.runtime.work import DirectWork, ScheduledWork
-from optlang.storage import Format, choice, parameters
+from optlang.storage import Format
 from optlang.storage.coded import WHOLE, Coded, Places
-
-#: Key of a param group that says how states are kept.
-STORE = "store"
-#: Key of one that says how rounding errors of its parameters are kept.
-ROUNDING = "rounding"
 
 State = MutableMapping[torch.Tensor, dict[str, Any]]
 
@@ -65,7 +63,7 @@ class GroupPlan:
         self.group, self.hyper, self.kernels = group, hyper, kernels
         self.name = hyper.compiled.name
         self.batches: list[Batch] = []
-        self._kept = group.get(STORE), group.get(ROUNDING)
+        self._kept = asked(group)
         self.members: list[torch.Tensor] = list(group["params"])
         self.parameters: list[torch.Tensor] = self.members if chosen is None else list(chosen)
         # Those without views; one that is listed twice is one parameter.
@@ -89,7 +87,7 @@ class GroupPlan:
         return (
             group is self.group
             and switched(group) == self.switch
-            and (group.get(STORE), group.get(ROUNDING)) == self._kept
+            and asked(group) == self._kept
             and len(members) == len(self.members)
             and all(map(is_, members, self.members))
         )
@@ -283,7 +281,7 @@ class GroupPlan:
 
     def _formats(self, prepared: Prepared, p: torch.Tensor) -> dict[str, Format]:
         """Return how states of a parameter are kept that are kept otherwise than the rule says, by key."""
-        return formats_of(self.name, self.group, prepared.stored, self._named(p))
+        return formats_of(self.kernels.compiled, self.group, prepared, self._named(p))
 
     @classmethod
     def unfit(cls, variant: Variant, p: torch.Tensor, formats: Mapping[str, Format]) -> str:
@@ -573,24 +571,6 @@ def divided(batches: Sequence[Batch]) -> list[Batch]:
     for batch in scheduled if len(scheduled) > 1 else ():
         known.setdefault(batch.likeness(), []).append(batch)
     return [batch for alike in known.values() if len(alike) > 1 for batch in alike]
-
-
-def formats_of(who: str, group: Mapping[str, Any], slots: Sequence[Slot], p: torch.Tensor) -> dict[str, Format]:
-    """Return how numbers of a parameter are kept that are kept otherwise than the rule says, by key.
-
-    Args:
-        who: The class, for messages.
-        group: The param group.
-        slots: The states.
-        p: The parameter, all of it.
-    """
-    store, way = group.get(STORE), group.get(ROUNDING)
-    found: dict[str, Format] = {}
-    if store is not None and not p.is_complex() and not (store == "fp32" and p.dtype is torch.float64):
-        found |= choice.formats(who, store, slots, p.shape)
-    if way is not None and p.dtype is torch.bfloat16:
-        found[parameters.KEY] = parameters.WAYS[way]
-    return found
 
 
 def switched(group: Mapping[str, Any]) -> str | None:

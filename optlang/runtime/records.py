@@ -29,10 +29,10 @@ from optlang.runtime.tensors import (
     resolved,
     same_order,
 )
-from optlang.storage import Fixed, Format, Wide, choice
+from optlang.storage import Format, Wide, choice
 from optlang.storage.blocks import SCALE, Blocks
 from optlang.storage.coded import WHOLE, Coded
-from optlang.storage.parameters import KEY, Parameter
+from optlang.storage.parameters import KEY, Parameter, Stochastic
 
 if TYPE_CHECKING:
     from optlang.storage.coded import Key
@@ -207,17 +207,19 @@ class Record:
                 value = self._decoded(slot, value)
                 self.staged[slot.key + SCALE] = None
             tensor = self._fitting(slot.key, slot.storage, value)
-            if isinstance(found, Fixed):
-                tensor = tensor.to(getattr(torch, found.name))
+            if found is not None:
+                tensor = tensor.to(getattr(torch, found.dtype(real_name(self.dtype))))
             elif slot not in missing and self._is_cut(slot, tensor):
                 tensor = tensor.to(getattr(torch, slot.format.dtype(real_name(self.dtype))))
             if tensor is not held.get(slot.key):
                 self.staged[slot.key] = tensor
+            if isinstance(found, Stochastic):
+                self.coded[slot.name] = found, found.companion(self.parameter)
             tensors[slot.name] = tensor
         self.numbers = tuple(numbers)
         mirrored = [STEP] if self.counts else []
         mirrored += [slot.key for slot in prepared.hosted]
-        scaled = [slot for slot in prepared.stored if slot.name in self.coded]
+        scaled = [s for s in prepared.stored if s.name in self.coded and not self.coded[s.name][0].alone]
         self.keys = (*mirrored, *(s.key for s in prepared.stored), *(s.key + SCALE for s in scaled))
         self.volatile = any(is_kept(v) and is_shared(v) for v in map(held.get, mirrored))
         scales = [self.coded[slot.name][1] for slot in scaled]

@@ -229,10 +229,10 @@ class ShardedPlan(GroupPlan):
         numbers = record.keys[: record.shown]
         shown = {key: value if key in numbers else _distributed(value, p) for key, value in held.items()}
         if isinstance(p, DTensor):
-            formats = {slot.key + SCALE: record.coded.get(slot.name) for slot in record.prepared.stored}
-            for key, (format, scales) in {key: found for key, found in formats.items() if found}.items():
-                assert isinstance(format, Blocks)
-                shown[key] = codes.distributed_like(scales, p, format.scales_shape(p.shape))
+            for slot in (slot for slot in record.prepared.stored if slot.name in record.coded):
+                format, scales = record.coded[slot.name]
+                if isinstance(format, Blocks):
+                    shown[slot.key + SCALE] = codes.distributed_like(scales, p, format.scales_shape(p.shape))
         state[p] = shown
         self._shown[p] = dict(shown)
 

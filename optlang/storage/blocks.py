@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from optlang.storage.coded import WHOLE, Coded, Places, drawn
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: What the key of a state's scales has behind the state's own.
 SCALE = ".scale"
 
-#: Elements of a tensor below which its states are kept as they are without ``store``.
+#: Elements of a tensor below which its states are kept as they are without ``store``, if nothing else is asked for.
 LEAST = 4096
 #: The same for vectors: what blocks they have, unlike rows, depends on how many processes share them. As norms and
 #: biases are kept in float32, a checkpoint of a model is for any number of processes.
@@ -36,15 +36,15 @@ class Blocks(Coded):
     """A format of codes with a scale for each block.
 
     Attributes:
+        least: The fewest elements that a tensor kept so has; smaller ones are kept without ``store``.
         signed: Whether there are negative numbers.
-        floor: Whether only 0 becomes 0, so that what is divided by it does not grow without bounds.
         cpp: The functions ``scale_of``, ``decoded``, ``decode_vectors`` and ``encoded`` in C++.
     """
 
+    least: int = field(default=LEAST, compare=False)
     codes: ClassVar[str] = "uint8"
     second: ClassVar[str] = "float32"
     signed: ClassVar[bool] = True
-    floor: ClassVar[bool] = False
 
     def label(self, parameter: str) -> str:
         """Return its name, with the size of a block."""
@@ -151,6 +151,7 @@ def rows_of(shape: Sequence[int]) -> tuple[int, int]:
     return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, math.prod(shape))
 
 
-def is_large(shape: Sequence[int]) -> bool:
-    """Whether a tensor is so large that codes for it are worth while."""
-    return math.prod(shape) >= (LEAST if len(shape) > 1 else LEAST_OF_A_VECTOR)
+def is_large(shape: Sequence[int], least: int = LEAST) -> bool:
+    """Whether a tensor has so many elements that it is kept in codes; a vector more, unless ``least`` is asked for."""
+    is_vector = len(shape) < 2 and least == LEAST
+    return math.prod(shape) >= (LEAST_OF_A_VECTOR if is_vector else least)

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from optlang.storage.blocks import Blocks, is_large
+from optlang.storage.blocks import LEAST, Blocks, is_large
 from optlang.storage.formats import Fixed, Format
 from optlang.storage.fp8 import Fp8
-from optlang.storage.int8 import Int8
 from optlang.storage.log8 import Log8
+from optlang.storage.named import CODES, LARGEST_BLOCK, TYPES, Wrong, format_of, written
+from optlang.storage.parameters import Stochastic
 
 if TYPE_CHECKING:
     import torch
 
-#: The formats of codes, by name.
-CODES: dict[str, type[Blocks]] = {kind.name: kind for kind in (Fp8, Log8, Int8)}
-#: Other types of numbers, by name.
-TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-#: The logarithm of the largest block.
-LARGEST_BLOCK = 16
 #: What may be given for all states at once.
-PRESETS = ("fp32", "bf16", "8bit")
+PRESETS = ("fp32", "bf16", "8bit", "off")
+#: The one that leaves every state in its own type, whatever the rule says.
+OFF = "off"
 
 
 class State(Protocol):
@@ -52,6 +48,10 @@ class State(Protocol):
     def averages(self) -> bool:
         """Whether what was kept has less weight with every step."""
 
+    @property
+    def format(self) -> Format:
+        """How the rule keeps it without any ``store``."""
+
 
 def checked(who: str, store: Any, keys: Sequence[str]) -> Any:
     """Return what was given for ``store``.
@@ -64,7 +64,7 @@ def checked(who: str, store: Any, keys: Sequence[str]) -> Any:
     Raises:
         ValueError: If there is no such preset, state or format.
     """
-    if store is None or store in PRESETS:
+    if store is None or preset_of(store) is not None:
         return store
     if not isinstance(store, Mapping):
         raise ValueError(
@@ -78,57 +78,66 @@ def checked(who: str, store: Any, keys: Sequence[str]) -> Any:
     return dict(store)
 
 
+def preset_of(store: object) -> tuple[str, int] | None:
+    """Return the name of a preset and the fewest elements that it keeps in codes; None if it is no preset."""
+    found = written(store)
+    if found is None or found.name not in PRESETS or found.at_random:
+        return None
+    allowed = {"least"} if found.name == "8bit" else set()
+    return (found.name, found.options.get("least", LEAST)) if found.options.keys() <= allowed else None
+
+
 def named(who: str, text: Any) -> Format:
     """Return the format of a name, such as ``bf16``, ``fp8`` or ``int8(block=128)``.
 
     Raises:
         ValueError: If there is none.
     """
-    found = re.fullmatch(r"(\w+)(?:\(block\s*=\s*(\d+)\))?", text) if isinstance(text, str) else None
-    if found is not None:
-        name, block = found.groups()
-        if name in TYPES and block is None:
-            return Fixed(TYPES[name])
-        if name in CODES and (block is None or _is_size(int(block))):
-            return CODES[name](int(block)) if block else CODES[name]()
-        if name in CODES:
-            raise ValueError(
-                f"{who}: a block of {name} must be a power of 2 from 16 to {1 << LARGEST_BLOCK}, got {block}"
-            )
-    known = ", ".join((*TYPES, *CODES))
-    raise ValueError(f"{who}: there is no format {text!r} to keep states in; there are: {known}")
+    parts = written(text)
+    try:
+        return format_of(*(parts or (str(text),)))
+    except Wrong as wrong:
+        raise ValueError(f"{who}: {wrong}") from None
 
 
-def _is_size(block: int) -> bool:
-    """Whether a block may be of some size."""
-    return 16 <= block <= 1 << LARGEST_BLOCK and not block & (block - 1)
-
-
-def formats(who: str, store: Any, slots: Sequence[State], shape: Sequence[int]) -> dict[str, Format]:
-    """Return the formats of those states of a tensor that are kept otherwise than the rule says, by key.
+def formats(
+    who: str,
+    store: Any,
+    slots: Sequence[State],
+    shape: Sequence[int],
+    ruled: Mapping[str, Format] | None = None,
+    slow: Collection[str] = (),
+) -> dict[str, Format]:
+    """Return the formats of those states of a tensor that are not kept in their own type, by key.
 
     Args:
         who: The class, for messages.
         store: What :func:`checked` returned.
         slots: The states.
         shape: That of the parameter.
+        ruled: The formats that the rule itself asks for, by key.
+        slow: The keys of averages that move by less in a step than is rounded off in eight bits.
 
     Raises:
         ValueError: If a state cannot be kept in the format that is asked for it.
     """
+    preset = preset_of(store)
     found: dict[str, Format] = {}
     for slot in slots:
         asked = store.get(slot.key) if isinstance(store, Mapping) else None
-        preset = _preset(store, slot) if isinstance(store, str) and slot.of_elements else None
-        if preset is not None:
-            found[slot.key] = preset
-        elif asked is not None and not slot.of_elements:
+        if asked is not None and not slot.of_elements:
             raise ValueError(
                 f"{who}: state {slot.key!r} cannot be kept in {asked}, as it is not shaped like its parameter"
             )
-        elif asked is not None:
-            found[slot.key] = named(who, asked)
-    return {key: each for key, each in found.items() if not isinstance(each, Blocks) or is_large(shape)}
+        if asked is not None:
+            format: Format | None = named(who, asked)
+        elif preset is None:
+            format = (ruled or {}).get(slot.key)
+        else:
+            format = _preset(*preset, slot, slot.key in slow)
+        if format is not None and slot.of_elements:
+            found[slot.key] = format
+    return {key: each for key, each in found.items() if not isinstance(each, Blocks) or is_large(shape, each.least)}
 
 
 def found(codes: torch.Tensor, scales: torch.Tensor) -> Blocks | None:
@@ -143,13 +152,20 @@ def found(codes: torch.Tensor, scales: torch.Tensor) -> Blocks | None:
     return next((each for each in fitting if each.scales_shape(shape) == tuple(scales.shape)), None)
 
 
-def _preset(preset: str, slot: State) -> Format | None:
+def _preset(preset: str, least: int, slot: State, slow: bool) -> Format | None:
     """Return the format of a state in a preset; None if it stays as it is."""
+    if preset == OFF:
+        return slot.format
+    if preset == "bf16":
+        # The nearest number would not do for what is never negative: a sum stops, and a slow average never comes down.
+        return Stochastic() if slow or not slot.signed else Fixed(TYPES[preset])
     if preset != "8bit":
         return Fixed(TYPES[preset])
     if not (slot.averages and slot.zero):  # sums, and what is near a parameter: errors would stay
         return None
     if not slot.signed:
-        return Log8()
+        return Log8(least=least)
+    if slow:
+        return Stochastic()
     # A signed state that something is divided by must not become 0 beside large neighbours.
-    return Fixed(TYPES["bf16"]) if slot.divides else Fp8()
+    return Fixed(TYPES["bf16"]) if slot.divides else Fp8(least=least)

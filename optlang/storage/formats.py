@@ -19,6 +19,16 @@ SIZES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2, "uint8": 1, "i
 class Format(ABC):
     """How the numbers of a state are kept."""
 
+    @property
+    def vanishes(self) -> str:
+        """Which numbers that are not 0 become 0, in words; empty if none to speak of do."""
+        return ""
+
+    @property
+    def half_code(self) -> float:
+        """What is lost of a number at most, in parts of it, by rounding to the nearest; 0 where that is at random."""
+        return 0.0
+
     @abstractmethod
     def dtype(self, parameter: str) -> str:
         """Return the type in memory and in checkpoints, for a parameter of some type."""
@@ -80,6 +90,16 @@ class Fixed(Format):
     """
 
     name: str
+
+    @property
+    def vanishes(self) -> str:
+        """Which numbers become 0."""
+        return "numbers below 3e-8" if self.name == "float16" else ""
+
+    @property
+    def half_code(self) -> float:
+        """What is lost of a number at most, in parts of it."""
+        return {"bfloat16": 2.0**-8, "float16": 2.0**-11}.get(self.name, 0.0)
 
     def dtype(self, parameter: str) -> str:
         """Return the type, whatever the parameter's is."""

@@ -56,6 +56,16 @@ class Fp8(Blocks):
   }
 """
 
+    @property
+    def vanishes(self) -> str:
+        """Which numbers become 0: those below half of the least one, 2**-9, with 448 as the largest."""
+        return "numbers below 1/458,752 of the largest of their block"
+
+    @property
+    def half_code(self) -> float:
+        """What is lost of a number at most, in parts of it: half of the last of three bits."""
+        return 2.0**-4
+
     def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
         """Return the largest of each block as 448."""
         return largest.clamp_min(LEAST) / LARGEST

@@ -35,6 +35,16 @@ class Int8(Blocks):
   }
 """
 
+    @property
+    def vanishes(self) -> str:
+        """Which numbers become 0: those below half a code."""
+        return "numbers below 1/254 of the largest of their block"
+
+    @property
+    def half_code(self) -> float:
+        """What is lost of a number, in parts of it, where it is the largest of its block; smaller ones lose more."""
+        return 1 / 254
+
     def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
         """Return the largest of each block as 127."""
         return largest.clamp_min(LEAST) / LARGEST

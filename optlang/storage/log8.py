@@ -26,7 +26,6 @@ class Log8(Blocks):
     name: ClassVar[str] = "log8"
     signed: ClassVar[bool] = False
     draws: ClassVar[bool] = True
-    floor: ClassVar[bool] = True
     cpp: ClassVar[str] = """\
   static float scale_of(float largest) { return largest / 0.9375f; }
   static float decoded(code c, float scale) {

@@ -37,6 +37,10 @@ class Parameter(Coded):
     codes: ClassVar[str] = "bfloat16"
     pairs: ClassVar[bool] = True
 
+    def label(self, parameter: str) -> str:
+        """Return the name that it is asked for by."""
+        return next(name for name, way in WAYS.items() if way == self)
+
     def size(self, parameter: str) -> float:
         """Return how many bytes a number takes, with what belongs to it."""
         return SIZES[self.codes] + SIZES[self.second]
@@ -76,7 +80,10 @@ def _write(high: torch.Tensor, codes: torch.Tensor) -> None:
 
 @dataclass(frozen=True)
 class Stochastic(Parameter):
-    """Rounded up or down at random, in proportion: right on average, and nothing is kept besides."""
+    """Rounded up or down at random, in proportion: right on average, and nothing is kept besides.
+
+    So can a state be kept (``bf16 stochastic``): it has all that a parameter needs.
+    """
 
     name: ClassVar[str] = "stochastic"
     second: ClassVar[str] = "uint8"
@@ -89,6 +96,10 @@ class Stochastic(Parameter):
     c = static_cast<code>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : (bits + (random >> 16)) >> 16);
   }
 """
+
+    def label(self, parameter: str) -> str:
+        """Return what it is, which is the same for states and parameters."""
+        return "bfloat16, rounded at random"
 
     def size(self, parameter: str) -> float:
         """Return how many bytes a number takes."""
@@ -228,12 +239,16 @@ WAYS: dict[str, Parameter] = {
 }
 
 
+#: What leaves parameters rounded to the nearest number, whatever the rule says.
+NEAREST = "nearest"
+
+
 def checked(who: str, way: object) -> str | None:
     """Return what was given for ``rounding``.
 
     Raises:
         ValueError: If there is no such way.
     """
-    if way is None or (isinstance(way, str) and way in WAYS):
+    if way is None or (isinstance(way, str) and (way in WAYS or way == NEAREST)):
         return way
-    raise ValueError(f"{who}: rounding must be one of {', '.join(map(repr, WAYS))}; got {way!r}")
+    raise ValueError(f"{who}: rounding must be one of {', '.join(map(repr, (*WAYS, NEAREST)))}; got {way!r}")

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 from optlang.assembly import FIXED
 from optlang.compiler import CompiledRule, example_variant
-from optlang.diagnostics import OptlangError
+from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import tree as ast
+from optlang.language.checking.samples import slow_averages
 from optlang.language.kinds import Level
 from optlang.language.rule import State
 from optlang.language.tree import StateScope
@@ -28,51 +29,70 @@ def kept_as(compiled: CompiledRule, store: Any, target: str) -> CompiledRule:
 
     Args:
         compiled: The rule.
-        store: A preset, or formats by the keys of states.
+        store: A preset, or formats by the keys of states; what is not said is as the rule says.
         target: Name of the target, for messages.
 
     Raises:
-        OptlangError: If states are asked for in codes.
+        OptlangError: If states are asked for in codes, or by the rule for some tensors alone.
         ValueError: If there is no such preset, state or format.
     """
-    if store is None:
+    if store is None and not compiled.rule.stored:
         return compiled
     states = [state for state in compiled.rule.states if state.scope is StateScope.TENSOR]
     checked = choice.checked(compiled.name, store, [state.key for state in states])
     asked = _asked(compiled, checked, states)
-    help = (
-        "codes are read and written by kernels, which the file has not; keep it in bf16 or fp32, "
-        "or use the class that `optlang.compile` gives"
-    )
-    refused = [
-        refusal(compiled, target, f"state `{state.name}` kept in {_label(asked[state.key])}", state.span, help)
-        for state in states
-        if state.key in asked and _function(asked[state.key]) is None
-    ]
+    refused = [*_refused(compiled, checked, target), *_in_codes(compiled, asked, target)]
     if refused:
         raise OptlangError(refused)
     found = tuple(_starting(state, asked.get(state.key)) for state in compiled.rule.states)
-    return CompiledRule(replace(compiled.rule, states=found), compiled.name, compiled.warnings)
+    return CompiledRule(replace(compiled.rule, states=found, stored=()), compiled.name, compiled.warnings)
 
 
-def _asked(compiled: CompiledRule, store: Any, states: list[State]) -> dict[str, Format]:
+def _asked(compiled: CompiledRule, store: Any, states: Sequence[State]) -> dict[str, Format]:
     """Return the formats of the states that are asked for in some, by key."""
+    rule = compiled.rule
     elements = [state.key for state in states if state.kind.level is Level.ELEMENT]
-    if isinstance(store, str) and store in choice.TYPES:
+    if store == "fp32":  # also of states that the defaults do not have
         return {key: choice.named(compiled.name, store) for key in elements}
-    asked = choice.formats(compiled.name, store, example_variant(compiled, ndim=len(_SHAPE)).slots, _SHAPE)
-    if isinstance(store, Mapping):  # of states that the defaults do not have, too
-        asked |= {key: choice.named(compiled.name, text) for key, text in store.items() if key in elements}
-    return asked
+    ruled = {each.key: each.format for each in rule.stored if each.when is None}
+    slots, slow = example_variant(compiled, ndim=len(_SHAPE)).slots, slow_averages(rule)
+    asked = choice.formats(compiled.name, store, slots, _SHAPE, ruled, slow)
+    if choice.preset_of(store) is None:
+        named = store if isinstance(store, Mapping) else {}
+        asked = {**ruled, **asked, **{key: choice.named(compiled.name, text) for key, text in named.items()}}
+    return {key: format for key, format in asked.items() if key in elements}
+
+
+def _refused(compiled: CompiledRule, store: Any, target: str) -> Iterator[Diagnostic]:
+    """Yield the refusals of what the rule says for some tensors alone, and of parameters."""
+    for each in compiled.rule.stored:
+        if each.name == "p":
+            help = "the file rounds parameters to the nearest number; leave the line out, or use the class"
+            yield refusal(compiled, target, "`store p`", each.span, help)
+        elif each.when is not None and choice.preset_of(store) is None and each.key not in (store or ()):
+            help = f"give --store {each.key}=bf16 or fp32, which goes for all tensors"
+            yield refusal(compiled, target, f"`store {each.name}` with `when`", each.span, help)
+
+
+def _in_codes(compiled: CompiledRule, asked: Mapping[str, Format], target: str) -> Iterator[Diagnostic]:
+    """Yield the refusals of states in codes, or rounded at random, at the lines that ask for them."""
+    help = (
+        "codes and random rounding need kernels that the file has not; keep it in bf16 or fp32 (--store KEY=fp32), "
+        "or use the class that `optlang.compile` gives"
+    )
+    spans = {each.key: each.span for each in compiled.rule.stored if asked.get(each.key) == each.format}
+    for state in compiled.rule.states:
+        format = asked.get(state.key)
+        if format is not None and _function(format) is None:
+            label = format.name if isinstance(format, Fixed) else format.label("float32")
+            yield refusal(
+                compiled, target, f"state `{state.name}` kept in {label}", spans.get(state.key, state.span), help
+            )
 
 
 def _function(format: Format) -> str | None:
     """Return the function that rounds to a format; None if there is none."""
     return _FUNCTIONS.get(format.name) if isinstance(format, Fixed) else None
-
-
-def _label(format: Format) -> str:
-    return format.name if isinstance(format, Fixed) else format.label("float32")
 
 
 def _starting(state: State, format: Format | None) -> State:

@@ -11,7 +11,6 @@ INSTEAD: dict[str, str] = {
     "for": "`for b in betas:` goes through the parts of a hyperparameter; `repeat n:` does something n times",
     "use": "copy the other rule's text into this file",
     "inner": "copy the inner rule's formulas into this file",
-    "store": "states are stored in the type of their initial value, as a rule the type of p",
     "input": "`group.NAME` reads a key of the parameter group, which may change from step to step",
     "transform": "`def` is a function without state of its own",
     "loss": "a rule sees the gradient only",

@@ -50,6 +50,13 @@ WHEN = Place(
     "not known before the first step",
     "after `when`, use hyperparameters and facts of the tensor (ndim, numel, rows, cols)",
 )
+STORED = Place(
+    frozenset({"fact"}),
+    "E413",
+    "how a state is kept",
+    "expected facts of the tensor",
+    "use ndim, numel, rows and cols: `when numel >= 4096`",
+)
 INITIAL = Place(
     frozenset({"hyper", "fact", "key", "static", "tensor", "gradient"}),
     "E312",

@@ -149,7 +149,7 @@ class _Composer:
                         continue
                     made = rules.declared(self.work, item, self.write_out, _tuples((*own, *items)))
                     if made is not None:
-                        items += made[0]
+                        items += self.without_rounding(made[0], (*own, *items))
                         self.inner[item.name.name] = made[1]
                         self.functions |= made[1].clock.functions
                 case _:
@@ -167,6 +167,14 @@ class _Composer:
             return []
         clocks = [inner.clock for inner in self.inner.values()]
         return self.ordered(settled(self.work, self._needed(done), clocks))
+
+    def without_rounding(self, items: rules.Items, others: Sequence[tree.Decl | tree.Stmt]) -> rules.Items:
+        """Return what an inner rule brings in without its ``store p``, if another rule has said how p is rounded."""
+        said = any(isinstance(other, tree.Store) and any(n.name == "p" for n in other.names) for other in others)
+        found: rules.Items = []
+        for item in items:
+            found += rules.stored_by(item, {"p"}) if said and isinstance(item, tree.Store) else [item]
+        return found
 
     def _needed(self, items: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
         """Return the items without functions of other files that nothing calls: a file may be a collection of them."""

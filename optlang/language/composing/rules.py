@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -75,6 +75,7 @@ def used(
         return []
     mine = {i.name.name for d in own if isinstance(d, tree.HyperDecl) for i in d.items}
     functions = {d.name.name for d in own if isinstance(d, tree.Def)}
+    chosen = {name.name for d in own if isinstance(d, tree.Store) for name in d.names}
     hypers = [i for d in parsed.items if isinstance(d, tree.HyperDecl) for i in d.items]
     given = matched(work, node, _title(node.rule), node.arguments, {i.name.name: True for i in hypers})
     if given is None:
@@ -90,11 +91,20 @@ def used(
                     items.append(replace(item, items=left))
             case tree.Def() if item.name.name in functions:
                 continue
+            case tree.Store():
+                items += stored_by(item, chosen)
             case _:
                 items.append(item)
     work.from_piece(items, Origin(node.span, _title(node.rule)))
     work.take(items)
     return items
+
+
+def stored_by(item: tree.Store, chosen: Collection[str]) -> Iterator[tree.Store]:
+    """Yield a statement without the names that another one is about, if any are left."""
+    left = tuple(name for name in item.names if name.name not in chosen)
+    if left:
+        yield replace(item, names=left)
 
 
 def declared(
@@ -179,6 +189,8 @@ def declared(
                 event = tree.If(other.span, ((clock.if_reached(other.span), renamed(other.body, names)),), None)
                 items.append(replace(other, body=(event,)))
             case tree.Def() | tree.History():
+                items.append(renamed(other, names))
+            case tree.Store() if node.like is None:  # of other shapes, they are kept as they are
                 items.append(renamed(other, names))
             case _:
                 pass

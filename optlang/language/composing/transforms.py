@@ -25,6 +25,9 @@ from optlang.language.evaluate import evaluate
 from optlang.language.suggest import nearest
 from optlang.language.walk import assigned, statements
 
+#: What the body of a transform declares, beside its statements.
+DECLARATIONS = (tree.StateDecl, tree.History, tree.Store)
+
 
 class Transforms:
     """The transforms that a rule may use: its own and the library's.
@@ -64,7 +67,7 @@ class Transforms:
         for parameter in transform.parameters:
             domain_of(parameter.domain, findings)
         work.found += findings.diagnostics
-        body = [item for item in transform.body if not isinstance(item, tree.StateDecl | tree.History)]
+        body = [item for item in transform.body if not isinstance(item, DECLARATIONS)]
         held = [i.name for d in transform.body if isinstance(d, tree.StateDecl) for i in d.items]
         first = {n.name: n for n in reversed((*held, *assigned(body)))}  # type: ignore[arg-type]
         for own_name in first.values():
@@ -161,7 +164,7 @@ class Transforms:
         )
         if given is None:
             return None
-        body = tuple(item for item in transform.body if not isinstance(item, tree.StateDecl | tree.History))
+        body = tuple(item for item in transform.body if not isinstance(item, DECLARATIONS))
         histories = [item for item in transform.body if isinstance(item, tree.History)]
         states = [item for item in transform.body if isinstance(item, tree.StateDecl)]
         written = {n.name for n in assigned(body)}  # type: ignore[arg-type]
@@ -192,6 +195,8 @@ class Transforms:
             self._state(state, names, key, origin, transform)
         for history in histories:
             self._declare(renamed(history, names), origin, transform)
+        for store in (item for item in transform.body if isinstance(item, tree.Store)):
+            self._store(store, names, origin, transform)
         made = decided(renamed(returning(body, result), {**names, result: result}))  # type: ignore[arg-type]
         if transform.name.name in self._foreign:
             work.from_piece(made, origin)
@@ -233,7 +238,17 @@ class Transforms:
         )
         self._declare(replace(state, items=items, when=when), origin, of)
 
-    def _declare(self, made: tree.StateDecl | tree.History, origin: Origin, of: tree.Transform) -> None:
+    def _store(
+        self, store: tree.Store, names: Mapping[str, str | tree.Expr], origin: Origin, of: tree.Transform
+    ) -> None:
+        """Say how the states of a use are stored, as far as they exist; what is no state of it is reported later."""
+        known = {item.name.name for d in self.work.declared if isinstance(d, tree.StateDecl) for item in d.items}
+        own = {item.name.name for d in of.body if isinstance(d, tree.StateDecl) for item in d.items}
+        left = tuple(renamed(name, names) for name in store.names if name.name not in own or names[name.name] in known)
+        if left:
+            self._declare(replace(store, names=left), origin, of)
+
+    def _declare(self, made: tree.StateDecl | tree.History | tree.Store, origin: Origin, of: tree.Transform) -> None:
         """Declare something that a use keeps."""
         self.work.declared.append(made)
         self.work.kept.append(made)

@@ -116,8 +116,28 @@ class Builder(Statements):
     def route(self, pieces: Pieces) -> tree.Route:
         return tree.Route(span(pieces), self.rule_of(pieces[1]), after(pieces, "WHEN"))
 
-    def store(self, pieces: Pieces) -> tree.Unsupported:
-        return later(pieces, "`store`")
+    def store(self, pieces: Pieces) -> tree.Store:
+        colon = next(i for i, piece in enumerate(pieces) if is_token(piece, "COLON"))
+        names = nodes(pieces[:colon], tree.Name)
+        return tree.Store(span(pieces), names, pieces[colon + 1], after(pieces, "WHEN"))
+
+    def format(self, pieces: Pieces) -> tree.StoreFormat:
+        name, *rest = (tree.Word(p.span, p.text) if isinstance(p, tree.Name) else p for p in pieces)
+        if not rest:
+            return tree.StoreFormat(name.span, name)
+        if is_token(rest[0], "LPAR"):
+            return tree.StoreFormat(span(pieces), name, arguments_of(pieces))
+        if isinstance(rest[0], tree.Word):
+            return tree.StoreFormat(span(pieces), name, rounding=rest[0])
+        if rest[0] != "+":
+            raise Refused(
+                "E110",
+                f"`{rest[0]}` cannot stand here",
+                span_of(rest[0]),
+                label="expected `+`",
+                help="`store p: bf16+8` keeps eight bits more of the parameter",
+            )
+        return tree.StoreFormat(span(pieces), name, bits=self.number(rest[1:]))
 
     def compute(self, pieces: Pieces) -> tree.Unsupported:
         return later(pieces, "`compute`")
@@ -149,8 +169,8 @@ class Builder(Statements):
 
     def transform(self, pieces: Pieces) -> tree.Transform:
         body: tuple[Any, ...] = pieces[-1]
-        others = tuple(item for item in body if not isinstance(item, tree.StateDecl | tree.History))
-        statements(others, "a transform may declare states and histories, and nothing else")
+        others = tuple(item for item in body if not isinstance(item, tree.StateDecl | tree.History | tree.Store))
+        statements(others, "a transform may declare states, how they are stored, and histories, and nothing else")
         return tree.Transform(span(pieces), pieces[1], tuple(map(_ranged, pieces[3])), body)
 
     def on_block(self, pieces: Pieces) -> tree.On:

@@ -48,6 +48,7 @@ SHAPES = {
     "OPTIMIZER": "for example: `optimizer AdamW`",
     "HYPER": "for example: `hyper lr = 1e-3 >= 0, betas = (beta1 = 0.9, beta2 = 0.999) in [0, 1)`",
     "STATE": "for example: `state m, v = 0*p as exp_avg_sq when momentum`",
+    "STORE": "for example: `store m: fp8` or `store v: bf16 stochastic when numel >= 4096`",
     "GROUP": "for example: `group state weight_sum = 0`",
     "REQUIRE": 'for example: `require beta1 < 1 "beta1 must stay below 1"`',
     "DEF": "for example: `def f(x, y = 1) = x + y`",

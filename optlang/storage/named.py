@@ -1,0 +1,91 @@
+"""Formats by name: those of codes, other types of numbers, and what may be said of each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from optlang.storage.blocks import Blocks
+from optlang.storage.formats import Fixed, Format
+from optlang.storage.fp8 import Fp8
+from optlang.storage.int8 import Int8
+from optlang.storage.log8 import Log8
+from optlang.storage.parameters import Stochastic
+
+#: The formats of codes, by name.
+CODES: dict[str, type[Blocks]] = {kind.name: kind for kind in (Fp8, Log8, Int8)}
+#: Other types of numbers, by name.
+TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+#: What is behind the name of a format that rounds at random on request.
+AT_RANDOM = "stochastic"
+#: The logarithm of the largest block.
+LARGEST_BLOCK = 16
+#: What a format of codes takes in brackets: the size of a block, and the fewest elements that are kept in codes.
+OPTIONS = ("block", "least")
+
+_WRITTEN = re.compile(rf"(\w+)(?:\(([^()]*)\)| ({AT_RANDOM}))?")
+_OPTION = re.compile(r"\s*(\w+)\s*=\s*(\d+)\s*")
+
+
+class Wrong(ValueError):
+    """There is no such format.
+
+    Attributes:
+        part: What is wrong: an option, ``stochastic``, or the empty string for the name.
+    """
+
+    def __init__(self, message: str, part: str = "") -> None:
+        super().__init__(message)
+        self.part = part
+
+
+class Written(NamedTuple):
+    """The parts of ``int8(block=128, least=1024)`` or ``bf16 stochastic``."""
+
+    name: str
+    options: Mapping[str, int]
+    at_random: bool
+
+
+def written(text: object) -> Written | None:
+    """Return the parts of the name of a format or preset, as it is given in Python; None if it is nothing like one."""
+    found = _WRITTEN.fullmatch(text) if isinstance(text, str) else None
+    if found is None:
+        return None
+    options = [_OPTION.fullmatch(part) for part in found[2].split(",")] if found[2] is not None else []
+    if any(option is None for option in options):
+        return None
+    return Written(found[1], {o[1]: int(o[2]) for o in options if o is not None}, found[3] is not None)
+
+
+def format_of(name: str, options: Mapping[str, int] | None = None, at_random: bool = False) -> Format:
+    """Return a format.
+
+    Args:
+        name: Its name.
+        options: What stands in brackets.
+        at_random: Whether it is asked to round at random.
+
+    Raises:
+        Wrong: If there is none.
+    """
+    if name not in TYPES and name not in CODES:
+        raise Wrong(f"there is no format {name!r} to keep states in; there are: {', '.join((*TYPES, *CODES))}")
+    if at_random and name != "bf16":
+        raise Wrong(f"{name} cannot be asked to round at random; bf16 can, and log8 always does", AT_RANDOM)
+    for option, number in (options or {}).items():
+        if name not in CODES or option not in OPTIONS:
+            takes = " and ".join(OPTIONS) if name in CODES else "nothing"
+            raise Wrong(f"{name} takes {takes} in brackets, not {option}", option)
+        if option == "block" and not is_block(number):
+            limits = f"a power of 2 from 16 to {1 << LARGEST_BLOCK}"
+            raise Wrong(f"a block of {name} must be {limits}, got {number}", option)
+    if name in CODES:
+        return CODES[name](**(options or {}))
+    return Stochastic() if at_random else Fixed(TYPES[name])
+
+
+def is_block(size: int) -> bool:
+    """Whether a block may be of some size."""
+    return 16 <= size <= 1 << LARGEST_BLOCK and not size & (size - 1)
