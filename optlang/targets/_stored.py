@@ -52,6 +52,8 @@ def _asked(compiled: CompiledRule, store: Any, states: Sequence[State]) -> dict[
     """Return the formats of the states that are asked for in some, by key."""
     rule = compiled.rule
     elements = [state.key for state in states if state.kind.level is Level.ELEMENT]
+    if store == choice.OFF:
+        return {}
     if store == "fp32":  # also of states that the defaults do not have
         return {key: choice.named(compiled.name, store) for key in elements}
     ruled = {each.key: each.format for each in rule.stored if each.when is None}
@@ -65,9 +67,9 @@ def _asked(compiled: CompiledRule, store: Any, states: Sequence[State]) -> dict[
 
 def _refused(compiled: CompiledRule, store: Any, target: str) -> Iterator[Diagnostic]:
     """Yield the refusals of what the rule says for some tensors alone, and of parameters."""
-    for each in compiled.rule.stored:
+    for each in () if store == choice.OFF else compiled.rule.stored:
         if each.name == "p":
-            help = "the file rounds parameters to the nearest number; leave the line out, or use the class"
+            help = "files round parameters to the nearest number; leave the line out, with --store off all of them"
             yield refusal(compiled, target, "`store p`", each.span, help)
         elif each.when is not None and choice.preset_of(store) is None and each.key not in (store or ()):
             help = f"give --store {each.key}=bf16 or fp32, which goes for all tensors"
