@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 import optlang
 from optlang.runtime.chance import mixed, mixed_on_device
 from optlang.storage.blocks import SCALE
+from optlang.storage.coded import WHOLE, Places
 from optlang.storage.parameters import KEY, WAYS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse")  # torch's own remarks on sparse tensors
@@ -142,6 +144,17 @@ def test_vectors_in_codes_have_no_rows() -> None:
     p = torch.nn.Parameter(torch.zeros(2**20))
     with pytest.raises(ValueError, match=r"store cannot be given for parameter 0 .*: it is a vector, whose elements"):
         compiled("AdamW", "eager")([p], store="8bit", sparse="lazy")
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 6), (4, 3, 2), (2, 3, 4, 5)], ids=str)
+def test_places_are_those_in_the_whole(shape: tuple[int, ...]) -> None:
+    everywhere = WHOLE.of(shape, torch.device("cpu")).view(shape)
+    assert everywhere.flatten().tolist() == list(range(math.prod(shape)))
+    start = tuple(n // 2 for n in shape)
+    part = everywhere[tuple(slice(first, None) for first in start)]
+    assert torch.equal(Places(start, shape).of(part.shape, part.device).view(part.shape), part)
+    rows = torch.tensor([2, 0, 1]) if shape[0] > 2 else torch.tensor([1])
+    assert torch.equal(Places(rows=rows).of((len(rows), *shape[1:]), rows.device), everywhere[rows].flatten())
 
 
 # Events -------------------------------------------------------------------------------------------------------

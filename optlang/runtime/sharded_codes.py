@@ -16,7 +16,7 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from optlang.storage import Format, choice
 from optlang.storage.blocks import SCALE, Blocks
-from optlang.storage.coded import WHOLE, Coded, Places
+from optlang.storage.coded import WHOLE, Places
 
 #: Types that process groups cannot send (gloo none of 8-bit floats, NCCL none of int16), and those that stand for them.
 SENT_AS = {torch.float8_e4m3fn: torch.uint8, torch.int16: torch.float16}
@@ -25,14 +25,9 @@ SENT_AS = {torch.float8_e4m3fn: torch.uint8, torch.int16: torch.float16}
 def places_of(p: Any) -> Places:
     """Return which elements of a distributed parameter are here."""
     shape, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
-    if tuple(shape) == tuple(p.shape) or 0 in shape:
+    if tuple(shape[1:]) == tuple(p.shape[1:]) and not any(offset):  # the first rows
         return WHOLE
-    first = 0
-    for n, start in zip(p.shape, offset, strict=True):
-        first = first * n + start
-    columns = math.prod(p.shape[1:])
-    cut = columns != math.prod(shape[1:])
-    return Places(first, columns if cut else None) if first or cut else WHOLE
+    return Places(tuple(offset), tuple(p.shape))
 
 
 def misplaced(p: DTensor, formats: Mapping[str, Format]) -> str:
@@ -41,18 +36,16 @@ def misplaced(p: DTensor, formats: Mapping[str, Format]) -> str:
     The answer is the same in every process.
     """
     blocks = max((each.block for each in formats.values() if isinstance(each, Blocks)), default=0)
-    if not blocks and not any(isinstance(each, Coded) and each.draws for each in formats.values()):
+    if not blocks:
         return ""
     if any(each.is_partial() for each in p.placements):
         return "is distributed in terms of a sum"
     cut = _cut(p)
-    if len(p.shape) == 1 and blocks and cut:
+    if len(p.shape) == 1 and cut:
         return "is a vector, whose blocks would depend on the number of processes"
     if any(dim > 1 for dim in cut):
         return f"is distributed along dimension {max(cut)}, which cuts its rows into elements that are no neighbours"
-    if not blocks and cut and not (p.is_contiguous() or (1 not in cut and p.stride(0) == max(p.stride()))):
-        return "does not lie in memory row by row"
-    if blocks and 1 in cut:
+    if 1 in cut:
         processes = cut[1]
         own = math.prod(p.shape[1:]) // processes
         if p.shape[1] % processes or own % blocks:

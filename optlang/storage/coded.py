@@ -35,26 +35,34 @@ class Places:
     """Which elements of a tensor some are that are kept together: random numbers are drawn by the places there.
 
     Attributes:
-        first: The place of the first one.
-        columns: How many elements a row of the whole tensor has; None if it has as many as a row here.
-        rows: Which rows they are, where those are not neighbours.
+        start: The index of the first one in each dimension; empty if that is 0 in all.
+        whole: The shape of the whole tensor; empty if it is that of these elements.
+        rows: Which indices of the first dimension they are, where those are not neighbours.
     """
 
-    first: int = 0
-    columns: int | None = None
+    start: tuple[int, ...] = ()
+    whole: tuple[int, ...] = ()
     rows: torch.Tensor | None = None
 
     def of(self, shape: Sequence[int], device: torch.device) -> torch.Tensor:
-        """Return the place of each element of a tensor of some shape."""
+        """Return the places of the elements of a tensor of some shape, one behind the other."""
         import torch
 
-        numel = math.prod(shape)
-        here = torch.arange(numel, dtype=torch.int64, device=device)
-        if numel and (self.rows is not None or self.columns is not None):
-            own = numel // shape[0]
-            rows = torch.arange(shape[0], device=device) if self.rows is None else self.rows
-            here = (rows.view(-1, 1) * (self.columns or own) + here[:own]).view(-1)
-        return here + self.first if self.first else here
+        if not self.start and self.rows is None:
+            return torch.arange(math.prod(shape), dtype=torch.int64, device=device)
+        found, stride = torch.zeros((), dtype=torch.int64, device=device), 1
+        starts, sizes = self.start or (0,) * len(shape), self.whole or shape
+        for dim in reversed(range(len(shape))):
+            here = torch.arange(shape[dim], dtype=torch.int64, device=device)
+            index = self.rows if dim == 0 and self.rows is not None else here + starts[dim]
+            found = found + (index * stride).view(-1, *(1,) * (len(shape) - 1 - dim))
+            stride *= sizes[dim]
+        return found.reshape(-1)
+
+    def permuted(self, order: Sequence[int]) -> Places:
+        """Return the same with dimensions in another order, which is that of memory."""
+        start, whole = (tuple(each[dim] for dim in order) if each else () for each in (self.start, self.whole))
+        return Places(start, whole, self.rows)
 
 
 #: All elements of a tensor.

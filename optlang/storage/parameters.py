@@ -121,9 +121,11 @@ class Stochastic(Parameter):
         """Write the parameter, rounded at random."""
         import torch
 
-        found = places.of(codes.shape, x.device)
         # Places are those in memory, which has no gaps.
-        found = found.view(codes.shape) if codes.is_contiguous() else found.as_strided(codes.shape, codes.stride())
+        order = sorted(range(codes.dim()), key=codes.stride, reverse=True)
+        shape = [codes.shape[dim] for dim in order]
+        found = places.permuted(order).of(shape, x.device).view(shape)
+        found = found.permute([order.index(dim) for dim in range(codes.dim())])
         _write(torch.where(x.isnan(), 0x7FC0, (_bits(x) + (drawn(found, key) >> 16)) >> 16), codes)
 
 

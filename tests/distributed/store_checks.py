@@ -45,6 +45,8 @@ SHAPES: list[tuple[tuple[int, ...], Any]] = [
     ((70, 70), None),
     ((5000,), Shard(0)),
     ((3, 5), Shard(0)),
+    ((9, 8, 16), Shard(2)),
+    ((5, 7), Shard(1)),
 ]
 FORMATS = {"exp_avg": "int8", "exp_avg_sq": "log8(block=64)"}
 
