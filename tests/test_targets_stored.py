@@ -72,6 +72,18 @@ def test_sources_say_the_type(target: str) -> None:
     assert isinstance(plain, str) and "bfloat16" not in plain
 
 
+def test_variants_that_are_on_disk_are_not_taken() -> None:
+    text = "optimizer OnDisk\nhyper lr = 0.1\nstate m\nm = 0.9*m + g\np -= lr*m"
+    for store in (None, "bf16", None):
+        p = torch.nn.Parameter(torch.ones(8, 8))
+        p.grad = torch.ones_like(p)
+        optlang.compile(text, backend="eager")([p]).step()  # which keeps the variant
+        made = loaded(optlang.export(text, "module", store=store and {"m": store}))
+        optimizer = made.OnDisk([p])
+        optimizer.step()
+        assert optimizer.state[p]["m"].dtype is (torch.bfloat16 if store else torch.float32)
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_codes_are_refused_by_line(target: str) -> None:
     with pytest.raises(OptlangError) as raised:

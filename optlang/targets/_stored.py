@@ -8,12 +8,13 @@ from fractions import Fraction
 from typing import Any
 
 from optlang.assembly import FIXED
+from optlang.compiled import Facts, Variant
 from optlang.compiler import CompiledRule, example_variant
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import tree as ast
 from optlang.language.checking.samples import slow_averages
 from optlang.language.kinds import Level
-from optlang.language.rule import State
+from optlang.language.rule import State, Values
 from optlang.language.tree import StateScope
 from optlang.storage import Fixed, Format, choice
 from optlang.targets import refusal
@@ -22,6 +23,20 @@ from optlang.targets import refusal
 _FUNCTIONS = {name: function for function, name in FIXED.items()}
 #: Sizes of a tensor for which presets choose.
 _SHAPE = (4096, 4096)
+
+
+class _Retyped(CompiledRule):
+    """A rule whose states start otherwise than its text says: what is on disk for the text is not for it."""
+
+    def variant(self, values: Values, facts: Facts, event: str | None = None) -> Variant:
+        """Return the variant that these values select."""
+        special, key = self._specialise(values, facts, event)
+        if key not in self._variants:
+            self._variants[key] = self.build(special, key, facts.ndim)
+        return self._variants[key]
+
+    def keep(self, variant: Variant) -> None:
+        """Keep nothing."""
 
 
 def kept_as(compiled: CompiledRule, store: Any, target: str) -> CompiledRule:
@@ -45,7 +60,7 @@ def kept_as(compiled: CompiledRule, store: Any, target: str) -> CompiledRule:
     if refused:
         raise OptlangError(refused)
     found = tuple(_starting(state, asked.get(state.key)) for state in compiled.rule.states)
-    return CompiledRule(replace(compiled.rule, states=found, stored=()), compiled.name, compiled.warnings)
+    return _Retyped(replace(compiled.rule, states=found, stored=()), compiled.name, compiled.warnings)
 
 
 def _asked(compiled: CompiledRule, store: Any, states: Sequence[State]) -> dict[str, Format]:
