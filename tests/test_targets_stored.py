@@ -10,7 +10,9 @@ import torch
 from scripted import reloaded, step
 
 import optlang
+from optlang.api import load
 from optlang.cli import app
+from optlang.compiler import compile_source, example_variant
 from optlang.diagnostics import OptlangError
 
 TARGETS = ("module", "torchscript", "aoti", "plain")
@@ -74,10 +76,12 @@ def test_sources_say_the_type(target: str) -> None:
 
 def test_variants_that_are_on_disk_are_not_taken() -> None:
     text = "optimizer OnDisk\nhyper lr = 0.1\nstate m\nm = 0.9*m + g\np -= lr*m"
+    compiled = compile_source(load(text))
+    for ndim in range(4):
+        compiled.keep(example_variant(compiled, ndim=ndim))
     for store in (None, "bf16", None):
         p = torch.nn.Parameter(torch.ones(8, 8))
         p.grad = torch.ones_like(p)
-        optlang.compile(text, backend="eager")([p]).step()  # which keeps the variant
         made = loaded(optlang.export(text, "module", store=store and {"m": store}))
         optimizer = made.OnDisk([p])
         optimizer.step()
