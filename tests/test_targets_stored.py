@@ -14,6 +14,8 @@ from optlang.api import load
 from optlang.cli import app
 from optlang.compiler import compile_source, example_variant
 from optlang.diagnostics import OptlangError
+from optlang.storage import Fixed, Own
+from optlang.targets._stored import kept_as
 
 TARGETS = ("module", "torchscript", "aoti", "plain")
 
@@ -77,15 +79,12 @@ def test_sources_say_the_type(target: str) -> None:
 def test_variants_that_are_on_disk_are_not_taken() -> None:
     text = "optimizer OnDisk\nhyper lr = 0.1\nstate m\nm = 0.9*m + g\np -= lr*m"
     compiled = compile_source(load(text))
-    for ndim in range(4):
-        compiled.keep(example_variant(compiled, ndim=ndim))
-    for store in (None, "bf16", None):
-        p = torch.nn.Parameter(torch.ones(8, 8))
-        p.grad = torch.ones_like(p)
-        made = loaded(optlang.export(text, "module", store=store and {"m": store}))
-        optimizer = made.OnDisk([p])
-        optimizer.step()
-        assert optimizer.state[p]["m"].dtype is (torch.bfloat16 if store else torch.float32)
+    compiled.keep(example_variant(compiled))
+    retyped = kept_as(compile_source(load(text)), {"m": "bf16"}, "module")
+    retyped.keep(example_variant(retyped))
+    again = compile_source(load(text))
+    formats = [example_variant(each).slots[0].format for each in (retyped, again)]
+    assert formats == [Fixed("bfloat16"), Own()]
 
 
 @pytest.mark.parametrize("target", TARGETS)
