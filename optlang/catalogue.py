@@ -709,7 +709,8 @@ SEMANTICS: tuple[Entry, ...] = (
         "no such format",
         (
             "`store m: FORMAT` says how a state is kept. The formats are `fp32`, `bf16`, `bf16 stochastic` and `fp16`, "
-            "and `fp8`, `int8` and `log8`, which may have the size of a block in brackets: `fp8(block = 128)`. "
+            "and `fp8`, `int8`, `log8`, `softsign8` and `sqrt8`, which may have the size of a block in brackets: "
+            "`fp8(block = 128)`. "
             "For the parameter `p`, which stays in the type that the model has it in, it says how bfloat16 is rounded: "
             "`stochastic`, `kahan`, `bf16+8` or `bf16+16`. A condition after `when` is about the shape of the tensor."
         ),

@@ -97,6 +97,7 @@ class Slot:
         divides: Whether something is divided by them.
         zero: Whether they are 0 before the first step.
         averages: Whether what was kept has less weight with every step, so that errors fade.
+        cancels: Whether something is divided by a difference in which it stands, or a root is taken of one.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Slot:
     divides: bool = False
     zero: bool = False
     averages: bool = False
+    cancels: bool = False
 
     @property
     def of_elements(self) -> bool:

@@ -67,6 +67,7 @@ class TensorRun(Run):
         self.ground: tuple[Array, Array] | None = None  # where the step starts, and the slope of the landscape
         self.met: set[Place] = set()
         self.so_far = Progress()
+        self.keeps: Callable[[str, Value], Value] = lambda name, value: value  # what a state becomes
 
     def store(self, statement: ast.Assign, name: str, value: Value, scope: Scope) -> None:
         """Give a name its value; what is kept keeps its shape."""
@@ -79,6 +80,7 @@ class TensorRun(Run):
             kept, value = self.states[name], number(value)
             if np.ndim(kept) or np.ndim(value) or isinstance(kept, Array):
                 value = spread(value, np.shape(kept), self.shape)
+            value = self.keeps(name, value)
         scope.names[name] = value
 
     def follow(self, statement: ast.If | ast.Every, scope: Scope) -> None:

@@ -179,3 +179,10 @@ def test_states_in_8_bits() -> None:
     for largest, usual, bias in rows:
         assert float(largest) <= 1.5 * float(usual)
         assert abs(float(bias)) <= 3
+
+
+def test_training_in_fewer_bits() -> None:
+    out = run("19_training_in_fewer_bits.py", "--steps", "60", "--seeds", "1", "--rules", "AdamW")
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│ AdamW")]
+    found = {row[1]: float(row[4]) for row in rows}
+    assert abs(found["states 8bit"]) < 0.1 and abs(found["states bf16"]) < 0.1

@@ -188,7 +188,7 @@ def run_interpreters(
     ]
     # The signs of singular vectors are arbitrary, and some rules keep their moments while the vectors change: so that
     # they change in the same way, they come from the same library.
-    with patch.object(np.linalg, "svd", _svd):
+    with patch.object(np.linalg, "svd", same_svd):
         for step in zip(*histories, strict=True):
             step_all(
                 [interpreter for _, interpreter, _ in shares],
@@ -198,7 +198,7 @@ def run_interpreters(
     return params
 
 
-def _svd(x: Array, full_matrices: bool = True) -> tuple[Array, ...]:
+def same_svd(x: Array, full_matrices: bool = True) -> tuple[Array, ...]:
     return tuple(part.numpy() for part in torch.linalg.svd(torch.tensor(x), full_matrices=full_matrices))
 
 

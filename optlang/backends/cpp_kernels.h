@@ -65,13 +65,23 @@ inline float number_of(uint32_t bits) {
   return x;
 }
 
+// The nearest number that bfloat16 has; all is done in 32 bits, which need no packing. Rounding as a whole number can make
+// anything of NaN. A product that is too small to change another number brings it back without a choice, which compilers
+// would make once for each use of the result.
+inline float near_bfloat16(float x) {
+  const uint32_t all = bits_of(x);
+  const float near = number_of((all + 0x7fff + (all >> 16 & 1)) & 0xffff0000u);
+#ifdef __FMA__
+  return std::fma(x, 0x1p-30f, near);
+#else
+  return x == x ? near : number_of(0x7fc00000u);
+#endif
+}
+
 struct bfloat16 {
   uint16_t bits;
   bfloat16() = default;
-  explicit bfloat16(float x) {
-    const uint32_t all = bits_of(x);
-    bits = static_cast<uint16_t>(x == x ? (all + 0x7fff + ((all >> 16) & 1)) >> 16 : 0x7fc0);
-  }
+  explicit bfloat16(float x) : bits(static_cast<uint16_t>(bits_of(near_bfloat16(x)) >> 16)) {}
   operator float() const { return number_of(static_cast<uint32_t>(bits) << 16); }
 };
 
@@ -91,13 +101,11 @@ inline void store_rounded(bfloat16& to, real x) {
   to.bits = static_cast<uint16_t>(bits_of(static_cast<float>(x)) >> 16);
 }
 
-// What is stored in T, read again. Of bfloat16 all is done in 32 bits, which need no packing.
+// What is stored in T, read again.
 template <typename T>
 inline real rounded(real x) {
   if constexpr (std::is_same_v<T, bfloat16>) {
-    const uint32_t all = bits_of(static_cast<float>(x));
-    const uint32_t near = (all + 0x7fff + (all >> 16 & 1)) & 0xffff0000u;
-    return static_cast<real>(number_of(x == x ? near : 0x7fc00000u));
+    return static_cast<real>(near_bfloat16(static_cast<float>(x)));
   } else {
     return static_cast<real>(static_cast<T>(x));
   }

@@ -25,8 +25,16 @@ struct Scratch {
 // how many numbers a row has, and what random numbers are drawn by, for each of them.
 constexpr int pointers = tensors + coded_count, counts = rank + (coded_count ? 1 + coded_count : 0);
 
-// Elements of tensors in codes that are numbers at a time.
-constexpr int64_t slice = 2048;
+// Elements of tensors in codes that are numbers at a time: with those of other tensors, they stay in the nearest cache.
+constexpr int64_t slice = 512;
+
+// Elements that become numbers right before their step. Where vectors are long, divisions and roots take most of the time of
+// a step, and the processor does this meanwhile if it is not too far ahead.
+#if defined(OPTLANG_LANES) && OPTLANG_LANES == 16
+constexpr int64_t piece = 128;
+#else
+constexpr int64_t piece = slice;
+#endif
 
 struct Chunk {
   Row* row;
@@ -90,33 +98,58 @@ void whole(Row& row, const real* c, Scratch& scratch) {
   plan.done(row, c);
 }
 
-// The last place at or before another one where a block of every tensor in codes begins.
-int64_t aligned(const Row& row, int64_t place) {
-  if (place >= row.size) return row.size;
-  for (const Coded& each : coded) place = std::min(place, Block(place, row.n[rank], each.block).begin);
-  return place;
+// The size of the largest blocks. Where one of them begins, blocks of all tensors do.
+constexpr int64_t widest() {
+  int64_t found = 1;
+  for (const Coded& each : coded) found = std::max(found, each.block);
+  return found;
 }
 
-// Runs `what(row)` with the numbers that codes stand for, in memory of our own; those that are `stored` become codes then.
-template <typename What>
-void with_numbers(const Row& row, int64_t begin, int64_t end, Memory& memory, uint32_t draw, bool stored, What what) {
-  Row own = row;
-  void* at[pointers];
-  std::copy(row.at, row.at + pointers, at);
-  own.at = at;
-  float* const numbers = reinterpret_cast<float*>(memory.of(coded_count * (end - begin) / 2 + coded_count));
-  for (int k = 0; k < coded_count; ++k) {
-    float* const to = numbers + k * (end - begin) - begin;
-    at[coded[k].tensor] = to;
-    coded[k].decode(row.at[coded[k].tensor], row.at[tensors + k], row.n[rank], begin, end, to + begin);
-  }
-  what(own);
-  for (int k = 0; stored && k < coded_count; ++k) {
-    const uint32_t key = static_cast<uint32_t>(row.n[rank + 1 + k]) ^ draw;
-    const float* const from = numbers + k * (end - begin);
-    coded[k].encode(from, row.at[coded[k].tensor], row.at[tensors + k], row.n[rank], begin, end, key);
-  }
+// The block of that size that an element is in.
+Block block_of(const Row& row, int64_t element) {
+  constexpr int64_t size = widest();
+  const int64_t columns = row.n[rank];
+  return Block({columns, element / columns, element}, size);
 }
+
+// The last element at or before another one where a block of every tensor in codes begins.
+int64_t aligned(const Row& row, int64_t element) {
+  return element < row.size ? block_of(row, element).begin : row.size;
+}
+
+// A parameter with numbers in the place of some of its codes, in memory of our own.
+struct Numbers {
+  const Row& row;
+  Place from;
+  int64_t size;
+  float* memory;
+  void* at[pointers];
+  Row own;
+
+  Numbers(const Row& row, const Place& from, int64_t end, Memory& memory)
+      : row(row), from(from), size(end - from.element),
+        memory(reinterpret_cast<float*>(memory.of(coded_count * size / 2 + coded_count))), own(row) {
+    std::copy(row.at, row.at + pointers, at);
+    for (int k = 0; k < coded_count; ++k) at[coded[k].tensor] = of(k) - from.element;
+    own.at = at;
+  }
+  Numbers(const Numbers&) = delete;
+
+  float* of(int k) { return memory + k * size; }
+  void decode(const Place& begin, int64_t end) {
+    for (int k = 0; k < coded_count; ++k) {
+      float* const to = of(k) + (begin.element - from.element);
+      coded[k].decode(row.at[coded[k].tensor], row.at[tensors + k], begin, end, to);
+    }
+  }
+  void decode() { decode(from, from.element + size); }
+  void encode(uint32_t draw) {
+    for (int k = 0; k < coded_count; ++k) {
+      const uint32_t key = static_cast<uint32_t>(row.n[rank + 1 + k]) ^ draw;
+      coded[k].encode(of(k), row.at[coded[k].tensor], row.at[tensors + k], from, from.element + size, key);
+    }
+  }
+};
 
 // Takes some elements of a parameter: all of them, or some of one that may be cut anywhere.
 void take(const Chunk& chunk, const real* c, Scratch& scratch, uint32_t draw) {
@@ -126,13 +159,25 @@ void take(const Chunk& chunk, const real* c, Scratch& scratch, uint32_t draw) {
   };
   if constexpr (coded_count > 0) {
     if (!chunk.row->plan->sliced) {
-      with_numbers(*chunk.row, 0, chunk.row->size, scratch.numbers, draw, true, [&](Row& row) { whole(row, c, scratch); });
+      Numbers numbers(*chunk.row, {chunk.row->n[rank], 0, 0}, chunk.row->size, scratch.numbers);
+      numbers.decode();
+      whole(numbers.own, c, scratch);
+      numbers.encode(draw);
       return;
     }
-    for (int64_t begin = chunk.begin; begin < chunk.end;) {
-      const int64_t end = std::min(std::max(aligned(*chunk.row, begin + slice), begin + 1), chunk.end);
-      with_numbers(*chunk.row, begin, end, scratch.numbers, draw, true, [&](Row& row) { part(row, begin, end); });
-      begin = end;
+    for (Block block = block_of(*chunk.row, chunk.begin); block.begin < chunk.end;) {
+      Place from = block.place();
+      do {
+        block.next();
+      } while (block.end - from.element <= slice && block.begin < chunk.end);
+      Numbers numbers(*chunk.row, from, block.begin, scratch.numbers);
+      while (from.element < block.begin) {
+        const int64_t end = std::min(from.element + piece, block.begin);
+        numbers.decode(from, end);
+        part(numbers.own, from.element, end);
+        from.move(end);
+      }
+      numbers.encode(draw);
     }
   } else if (all) {
     whole(*chunk.row, c, scratch);
@@ -166,7 +211,7 @@ void update(int64_t count, const int64_t* sizes, void* const* at, const real* c,
       }
       continue;
     }
-    const int64_t taken = std::max<int64_t>(1, length / (row.size / row.count));
+    const int64_t taken = std::max(coded_count ? widest() : 1, length / (row.size / row.count));
     for (int64_t begin = 0; begin < row.count;) {
       const int64_t end = coded_count ? aligned(row, begin + taken) : std::min(begin + taken, row.count);
       chunks.push_back({&row, begin, end});
@@ -202,9 +247,12 @@ void update(int64_t count, const int64_t* sizes, void* const* at, const real* c,
           };
           const int64_t begin = i * taken, end = std::min(begin + taken, row->count);
           if constexpr (coded_count > 0) {
-            const int64_t from = aligned(*row, begin), to = aligned(*row, end);
-            const bool last = s == plan.sweeps - 1;
-            with_numbers(*row, from, to, scratch.numbers, draw, last, [&](Row& own) { sweep(own, from, to); });
+            const Place from = block_of(*row, begin).place();
+            const int64_t to = aligned(*row, end);
+            Numbers numbers(*row, from, to, scratch.numbers);
+            numbers.decode();
+            sweep(numbers.own, from.element, to);
+            if (s == plan.sweeps - 1) numbers.encode(draw);
           } else {
             sweep(*row, begin, end);
           }

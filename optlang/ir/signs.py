@@ -25,6 +25,7 @@ class Traits(NamedTuple):
     divides: bool = True
     zero: bool = False
     averages: bool = False
+    cancels: bool = False
 
 
 class Interval(NamedTuple):
@@ -78,7 +79,11 @@ def of_states(
     divisors = {name for program in programs for name in _divisors(program)}
     zero = {name for name, expr in initial.items() if starting.of(expr) == NOTHING}
     averages = {name for name in initial if all(_fades(program, ranges, hopeful, name) for program in programs)}
-    return {name: Traits(name not in hopeful, name in divisors, name in zero, name in averages) for name in initial}
+    cancelling = {name for program in programs for name in _cancelling(program, _Intervals(program, ranges, hopeful))}
+    return {
+        name: Traits(name not in hopeful, name in divisors, name in zero, name in averages, name in cancelling)
+        for name in initial
+    }
 
 
 def _keeps(
@@ -133,11 +138,47 @@ def _divisors(program: Program) -> Iterable[ValueName]:
     return (i.name for i in program.inputs if i.symbol in found)
 
 
+def _cancelling(program: Program, intervals: _Intervals) -> Iterable[ValueName]:
+    """Yield the names of the inputs in differences that something is divided by, or that a root is taken of.
+
+    Where the parts are nearly equal, an error of one of them is as large as what is left.
+    """
+    exprs = {value.symbol: value.expr for value in program.values}
+    powers = (power for value in program.values for power in value.expr.atoms(sp.Pow))
+    todo = [power.base for power in powers if _is_divided(power) or not power.exp.is_Integer]
+    seen: set[sp.Symbol] = set()
+    found: set[sp.Symbol] = set()
+    while todo:
+        expr = todo.pop()
+        if isinstance(expr, algebra.Reduction | algebra.MatrixOperation) or _is_even(expr):
+            continue
+        if expr.is_Add and any(intervals.of(term).low < 0 >= intervals.of(term).high for term in expr.args):
+            found |= expr.free_symbols
+        if expr.is_Symbol and expr not in seen:
+            seen.add(expr)
+            todo += [exprs[expr]] if expr in exprs else []
+        todo += expr.args
+    names = {i.symbol: i.name for i in program.inputs}
+    behind = [*found]
+    while behind:
+        symbol = behind.pop()
+        if symbol in names:
+            yield names[symbol]
+        elif symbol in exprs:
+            more = exprs[symbol].free_symbols - found
+            found |= more
+            behind += more
+
+
+def _is_even(expr: sp.Expr) -> bool:
+    return bool(expr.is_Pow and expr.exp.is_Integer and int(expr.exp) % 2 == 0)
+
+
 def _reaching(expr: sp.Expr) -> set[sp.Symbol]:
     """Return the symbols of a divisor that could make it 0."""
     if isinstance(expr, algebra.Reduction | algebra.MatrixOperation):
         return set()
-    if expr.is_Pow and expr.exp.is_Integer and int(expr.exp) % 2 == 0:
+    if _is_even(expr):
         return _reaching(expr.base) if expr.base.is_Symbol else set()
     if expr.is_Symbol:
         return {expr}

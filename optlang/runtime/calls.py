@@ -13,7 +13,7 @@ from optlang.backends.loading.signature import LoadedKernel, Signature
 from optlang.compiled import Kernel, Storage, Variant
 from optlang.runtime.kernels import Kernels, PreparedKernel
 from optlang.runtime.records import Record
-from optlang.runtime.tensors import fakes_of, overlapping, real_name, resolved, viewed
+from optlang.runtime.tensors import arithmetic, fakes_of, overlapping, real_name, resolved, viewed
 from optlang.storage.blocks import rows_of
 from optlang.storage.coded import WHOLE, Coded
 
@@ -46,7 +46,7 @@ class Operand:
             self.coded.append((0, *record.coded["p"], record.drawn_by("p")))
         for place, name in enumerate(kernel.tensors[2:], 2):
             tensor = handed[name] if name in handed else record.tensors[name]
-            if name in record.coded:
+            if name in record.coded and name not in handed:
                 self.coded.append((place, *record.coded[name], record.drawn_by(name)))
                 self.views.append(tensor.detach())
                 continue
@@ -102,7 +102,7 @@ class Operand:
         record = self.record
         dtypes = [record.dtype, record.gradient_dtype, *(view.dtype for view in self.views[2:])]
         for place, *_ in self.coded:
-            dtypes[place] = torch.float32
+            dtypes[place] = arithmetic(record.parameter)
         device = record.parameter.device.type
         return Signature(tuple(map(real_name, dtypes)), tuple(dims), device, max(1, coefficients))
 

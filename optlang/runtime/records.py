@@ -139,9 +139,9 @@ class Record:
         return (self.parameter if name == "p" else self.tensors[name]).detach()
 
     def uncoded(self, name: ValueName) -> torch.Tensor:
-        """Return what such codes stand for, in float32."""
+        """Return what such codes stand for, in the type of the arithmetic."""
         format, second = self.coded[name]
-        return format.decode(self.codes(name), second)
+        return format.decode(self.codes(name), second).to(arithmetic(self.parameter))
 
     def keep(self, name: ValueName, x: torch.Tensor, draw: Key) -> None:
         """Keep numbers in codes; ``draw`` is what random numbers are drawn by in this step."""
@@ -253,7 +253,7 @@ class Record:
     def _in_codes(self, slot: Slot, format: Blocks, value: torch.Tensor, fresh: bool) -> torch.Tensor:
         """Return the codes of a state, which become its tensor, and take note of their scales."""
         held = self.state.get(slot.key + SCALE)
-        if isinstance(held, torch.Tensor) and choice.found(value, held) == format:
+        if isinstance(held, torch.Tensor) and format.fits(value, held):
             codes, scales = value, held
         else:
             if fresh and slot.zero:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optlang.backends.loading.signature import LoadedKernel
-from optlang.compiled import Stage, StageTensor, Storage, Variant
+from optlang.compiled import AnySlot, Stage, StageTensor, Storage, Variant
 from optlang.inputs import Exchanged, HandedOn, Iterate, NumberContribution, Total, ValueName
 from optlang.runtime import chance, host
 from optlang.runtime.calls import KernelCall
@@ -166,6 +166,52 @@ class Chunk:
         raise NotImplementedError
 
 
+class DecodeChunk(Chunk):
+    """Has the numbers ready that several stages compute with and that are kept in codes.
+
+    Args:
+        plan: The first of these stages.
+        start: Place of the first record in the batch.
+        records: The records.
+        buffers: What stages hand on, of these records: the numbers by name, among others.
+        names: What is kept in codes.
+    """
+
+    def __init__(
+        self, plan: PlannedStage, start: int, records: Sequence[Record], buffers: Buffers, names: Sequence[ValueName]
+    ) -> None:
+        super().__init__(plan, start, records, buffers)
+        self.names = names
+
+    def written(self) -> Sequence[int]:
+        """Return no places: nothing is written that lasts."""
+        return ()
+
+    def draw(self, seed: chance.Seed, count: int, sizes: Mapping[str, Sequence[int]]) -> None:
+        """Draw nothing; the stages do."""
+
+    def run(self, gradients: Sequence[Any], addresses: Iterable[int] | None = None) -> None:
+        """Decode them."""
+        for name in self.names:
+            for record, numbers in zip(self.records, self.buffers[name], strict=True):
+                numbers.copy_(record.uncoded(name).view_as(numbers))
+
+
+class EncodeChunk(DecodeChunk):
+    """Keeps such numbers in codes after the last of the stages."""
+
+    def written(self) -> Sequence[int]:
+        """Return the places in the batch of the records whose states it has begun to write."""
+        return range(self.start, self.start + len(self.records)) if self._begun else ()
+
+    def run(self, gradients: Sequence[Any], addresses: Iterable[int] | None = None) -> None:
+        """Encode them."""
+        self._begun = True
+        for name in self.names:
+            for record, numbers in zip(self.records, self.buffers[name], strict=True):
+                record.keep(name, numbers, self._draw)
+
+
 class KernelChunk(Chunk):
     """A stage over elements."""
 
@@ -252,7 +298,7 @@ class MatrixChunk(Chunk):
 
     def _tensors(self, name: ValueName, gradients: Sequence[torch.Tensor] = ()) -> list[torch.Tensor]:
         """Return the tensors of a name, one for each record."""
-        if name in self.records[0].coded:
+        if name in self.records[0].coded and name not in self.buffers:
             return [record.uncoded(name) for record in self.records]
         if name == "p":
             return [record.parameter.detach() for record in self.records]
@@ -300,7 +346,7 @@ class MatrixChunk(Chunk):
             else:
                 self.buffers[name] = matrices
             return
-        if name in self.records[0].coded:
+        if name in self.records[0].coded and name not in self.buffers:
             for record, part in zip(self.records, parts, strict=True):
                 record.keep(name, part, self._draw)
             return
@@ -342,6 +388,11 @@ class Segment:
         """Return what its stages hand on, or read as random numbers, by name."""
         tensors = (tensor for plan in self.plans for tensor in plan.kernel.stage_tensors)
         return {tensor.name: tensor for tensor in tensors if isinstance(tensor.name, HandedOn)}
+
+    def reuses(self, name: ValueName) -> bool:
+        """Whether a stage reads a state after another has written it."""
+        users = [plan for plan in self.plans if name in plan.kernel.tensors]
+        return any(name in plan.kernel.written for plan in users[:-1])
 
 
 def segments(plans: Sequence[PlannedStage]) -> list[Segment]:
@@ -429,7 +480,11 @@ def lay_out(batch: BatchSchedule, path: Sequence[Segment], scratch: Scratch) -> 
         if len(where) > 1 or isinstance(name, Exchanged):  # across a sum or a call: there for every tensor at once
             common |= _allotted(where[0], batch.records, None, 0)
     for segment, slots in zip(path, held, strict=True):
-        local = [slot for name, slot in slots.items() if name not in common]
+        # What stages compute with is exact, also where codes are kept: these come after the last stage.
+        coded = batch.records[0].coded
+        reused = [slot for slot in batch.prepared.stored if slot.name in coded and segment.reuses(slot.name)]
+        uncoded = [slot.name for slot in reused]
+        local: list[AnySlot] = [*(slot for name, slot in slots.items() if name not in common), *reused]
         matrices = any(plan.kernel.matrices for plan in segment.plans)
         whole = not matrices and not any(slot.storage is Storage.ELEMENT for slot in local)
         alone = any(plan.own.alone for plan in segment.plans)
@@ -441,11 +496,15 @@ def lay_out(batch: BatchSchedule, path: Sequence[Segment], scratch: Scratch) -> 
             }
             for number, slot in enumerate(local):
                 buffers |= _allotted(slot, records, scratch, number)
+            if uncoded:
+                segment.chunks.append(DecodeChunk(segment.plans[0], start, records, buffers, uncoded))
             for plan in segment.plans:
                 for total in plan.own.totals:
                     buffers[total] = batch.parts_of(total)[start:stop]
                 kind: type[Chunk] = MatrixChunk if plan.kernel.matrices else KernelChunk
                 segment.chunks.append(kind(plan, start, records, buffers))
+            if uncoded:
+                segment.chunks.append(EncodeChunk(segment.plans[-1], start, records, buffers, uncoded))
     return common
 
 
@@ -463,7 +522,7 @@ def _cuts(records: Sequence[Record], matrices: bool) -> list[tuple[int, int]]:
     return [*cuts, (start, len(records))]
 
 
-def _allotted(slot: StageTensor, records: Sequence[Record], scratch: Scratch | None, lane: int) -> Buffers:
+def _allotted(slot: AnySlot, records: Sequence[Record], scratch: Scratch | None, lane: int) -> Buffers:
     """Return tensors for what is handed on under a name; without ``scratch`` in memory of their own."""
     if slot.storage is Storage.MATRIX:
         return {slot.name: [None] * len(records)}
@@ -488,7 +547,7 @@ def _allotted(slot: StageTensor, records: Sequence[Record], scratch: Scratch | N
     return found
 
 
-def _shape(slot: StageTensor, record: Record) -> tuple[int, ...]:
+def _shape(slot: AnySlot, record: Record) -> tuple[int, ...]:
     """Return the shape of what is handed on under a name for a record."""
     shape = tuple(record.parameter.shape)
     if slot.storage is Storage.SCALAR:

@@ -2,9 +2,9 @@
 
 A number in bfloat16 changes only by a 512th of itself or more. Where a step is smaller, a model does not train, and
 nothing shows it but a loss that stays. So some elements of each parameter are compared with what they were before a
-step. That is done in the first step, which shows a model that never trains, and in the 10th and the 100th, as a step
-size often starts small. In all other steps there is one comparison of whole numbers, and a device is waited for in
-these three alone.
+step. That is done in the 10th step, which shows a model that never trains, and in the 100th and the 1000th, as a step
+size often starts small. The first steps are not looked at: some rules make none while their averages are new. In all
+other steps there is one comparison of whole numbers, and a device is waited for in these three alone.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from typing import Any
 
 import torch
 
-from optlang.language.tree import Every
-from optlang.language.walk import statements
+from optlang.language.builtins import FACT_NAMES
+from optlang.language.histories import sizes_of
+from optlang.language.questions import is_known, known_locals
+from optlang.language.rule import Rule, remembering
+from optlang.language.tree import Every, If
+from optlang.language.walk import assigned, statements
 from optlang.runtime.plan import GroupPlan
 from optlang.runtime.stored import ROUNDING, callers
 from optlang.runtime.tensors import is_fake
 
 #: The steps after which is looked.
-LOOKS = (1, 10, 100)
+LOOKS = (10, 100, 1000)
 #: How many elements of a parameter are looked at, at most, and how many say something.
 ELEMENTS, FEWEST = 2048, 8
 #: The part of the elements with a gradient that stay as they are where updates are rounded away.
@@ -90,8 +94,7 @@ def _watched(plan: GroupPlan) -> Iterator[torch.Tensor]:
     rule = plan.kernels.compiled.rule
     # Other kinds of plans make steps whose values nobody may ask for, or that are not about single parameters.
     usual = type(plan) is GroupPlan and plan.evaluation is None and plan.group.get(ROUNDING) is None
-    periodic = any(isinstance(statement, Every) for statement in statements(rule.body))  # p may have to wait
-    if usual and not periodic and not any(stored.name == "p" for stored in rule.stored):
+    if usual and not _waits(rule) and not any(stored.name == "p" for stored in rule.stored):
         for p in plan.parameters:
             if p.dtype is torch.bfloat16 and p.grad is not None and not (p.is_meta or is_fake(p) or p.grad.is_sparse):
                 yield p
@@ -116,6 +119,20 @@ def _named(groups: Sequence[Mapping[str, Any]], group: Mapping[str, Any], p: tor
     place = next(i for i, other in enumerate(group["params"]) if other is p)
     names = group.get("param_names")
     return repr(names[place]) if names else f"parameter {place} of group {[*map(id, groups)].index(id(group))}"
+
+
+@remembering
+def _waits(rule: Rule) -> bool:
+    """Whether a rule may leave the parameter as it is in some steps, which is no rounding."""
+    known = {*(hyper.name for hyper in rule.hypers), *FACT_NAMES, *known_locals(rule)}
+    for statement in statements(rule.body):
+        if isinstance(statement, Every):
+            return True
+        if isinstance(statement, If):
+            asks = not all(is_known(condition, known, rule.functions) for condition, _ in statement.branches)
+            if asks and any(name.name == "p" for name in assigned((statement,))):
+                return True
+    return bool(sizes_of(rule.tree))  # a history has to fill
 
 
 def _has_narrow(plan: GroupPlan) -> bool:

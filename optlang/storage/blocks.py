@@ -38,7 +38,8 @@ class Blocks(Coded):
     Attributes:
         least: The fewest elements that a tensor kept so has; smaller ones are kept without ``store``.
         signed: Whether there are negative numbers.
-        cpp: The functions ``scale_of``, ``decoded``, ``decode_vectors`` and ``encoded`` in C++.
+        cpp: The functions ``scale_of``, ``decoded`` and ``encoded`` in C++, and ``decode_group`` and ``encode_group``,
+            which do the same for as many elements as make a vector of codes.
     """
 
     least: int = field(default=LEAST, compare=False)
@@ -66,7 +67,7 @@ class Blocks(Coded):
 
         Args:
             x: The numbers, in float32.
-            scale: The scales, of a shape that goes with them.
+            scale: The scales before they are rounded to their type, of a shape that goes with them.
             random: Whole numbers from 0 to 2**32 - 1 in int64, of a format that draws.
         """
 
@@ -82,6 +83,11 @@ class Blocks(Coded):
         count = -(-columns // self.block)
         return (rows, count) if len(shape) > 1 else (count,)
 
+    def fits(self, codes: torch.Tensor, scales: torch.Tensor) -> bool:
+        """Whether codes and scales may be of this format: their types and shapes are."""
+        types = str(codes.dtype)[6:], str(scales.dtype)[6:]
+        return types == (self.codes, self.second) and self.scales_shape(tuple(codes.shape)) == tuple(scales.shape)
+
     def encode(self, x: torch.Tensor, key: Key = 0, places: Places = WHOLE) -> tuple[torch.Tensor, torch.Tensor]:
         """Return codes and scales of a tensor.
 
@@ -94,14 +100,14 @@ class Blocks(Coded):
 
         shape = tuple(x.shape)
         blocks = self._in_blocks(x)
-        scale = self.scale_of(blocks.abs().amax(1)).to(getattr(torch, self.second))
+        scale = self.scale_of(blocks.abs().amax(1))
         sound = scale.isfinite()
-        scale = torch.where(sound, scale, torch.nan)  # so is all of the block
+        kept = torch.where(sound, scale, torch.nan).to(getattr(torch, self.second))  # so is all of the block
         random = None
         if self.draws:
             random = self._in_blocks(drawn(places.of(shape, x.device), key).view(shape))
-        codes = self.encoded(torch.where(sound[:, None], blocks, 0.0), scale.float().nan_to_num(1.0)[:, None], random)
-        return self._in_rows(codes, shape), scale.view(self.scales_shape(shape))
+        codes = self.encoded(torch.where(sound[:, None], blocks, 0.0), torch.where(sound, scale, 1.0)[:, None], random)
+        return self._in_rows(codes, shape), kept.view(self.scales_shape(shape))
 
     def zeros(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return codes and scales of zeros, for a tensor of the shape and on the device of another one."""

@@ -49,6 +49,10 @@ class State(Protocol):
         """Whether what was kept has less weight with every step."""
 
     @property
+    def cancels(self) -> bool:
+        """Whether something is divided by a difference in which it stands, or a root is taken of one."""
+
+    @property
     def format(self) -> Format:
         """How the rule keeps it without any ``store``."""
 
@@ -142,20 +146,17 @@ def formats(
 
 def found(codes: torch.Tensor, scales: torch.Tensor) -> Blocks | None:
     """Return the format that codes and scales are of: their types say which, and their shapes how large a block is."""
-    types = str(codes.dtype)[6:], str(scales.dtype)[6:]
-    kind = next((kind for kind in CODES.values() if (kind.codes, kind.second) == types), None)
-    if kind is None:
-        return None
-    shape = tuple(codes.shape)
-    sizes = [kind().block, *(1 << n for n in range(LARGEST_BLOCK, 3, -1))]  # where several fit, a row has one block
-    fitting = (kind(size) for size in sizes)
-    return next((each for each in fitting if each.scales_shape(shape) == tuple(scales.shape)), None)
+    sizes = [1 << n for n in range(LARGEST_BLOCK, 3, -1)]
+    fitting = (kind(size) for kind in CODES.values() for size in (kind().block, *sizes))  # a row may have one block
+    return next((each for each in fitting if each.fits(codes, scales)), None)
 
 
 def _preset(preset: str, least: int, slot: State, slow: bool) -> Format | None:
     """Return the format of a state in a preset; None if it stays as it is."""
     if preset == OFF:
         return slot.format
+    if slot.cancels:  # an error may be as large as the difference
+        return None if preset != "fp32" else Fixed(TYPES[preset])
     if preset == "bf16":
         # The nearest number would not do for what is never negative: a sum stops, and a slow average never comes down.
         return Stochastic() if slow or not slot.signed else Fixed(TYPES[preset])

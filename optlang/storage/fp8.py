@@ -33,27 +33,39 @@ class Fp8(Blocks):
     const float small = static_cast<float>(rest) * 0x1p-9f, usual = number_of((rest << 20) + (120u << 23));
     return number_of(bits_of(rest < 8 ? small : usual) | (static_cast<uint32_t>(c) & 0x80u) << 24) * scale;
   }
-  // As numbers of 16 bits they have the same fields, and the processor reads those.
-  static int64_t decode_vectors(const code* from, float scale, float* to, int64_t n) {
-    int64_t i = 0;
-#ifdef __AVX2__
-    const __m256 factor = _mm256_set1_ps(scale * 256.0f);
-    for (; i + 8 <= n; i += 8) {
-      const __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from + i));
-      const __m128i high = _mm_srai_epi16(_mm_slli_epi16(_mm_cvtepu8_epi16(codes), 8), 1);
-      const __m128i half = _mm_and_si128(high, _mm_set1_epi16(static_cast<int16_t>(0xBFFF)));
-      _mm256_storeu_ps(to + i, _mm256_mul_ps(_mm256_cvtph_ps(half), factor));
-    }
-#endif
-    return i;
-  }
-  static code encoded(float x, float scale, float inverse, uint32_t) {
+  static code encoded(float x, float scale, float, uint32_t) {
     // Beside a number 2**20 times as large as the first bit, all but three more bits are rounded off.
-    const uint32_t bits = bits_of(divided(x, scale, inverse)), rest = bits & 0x7fffffffu;
+    const uint32_t bits = bits_of(x / scale), rest = bits & 0x7fffffffu;
     const uint32_t exponent = std::max(rest, 121u << 23) & 0x7f800000u, large = exponent + (20u << 23);
     const uint32_t whole = bits_of(number_of(rest) + number_of(large)) - large;
     return static_cast<code>((whole + (exponent >> 20) - (121u << 3)) | (bits >> 24 & 0x80u));
   }
+#ifdef OPTLANG_LANES
+  // As numbers of 16 bits they have the same fields, and the processor reads those.
+  static void decode_group(const code* from, float scale, float* to) {
+    for (int half = 0; half < group; half += 2 * lanes) {
+      shorts halves = ((wider(from + half) << 8) >> 1) & static_cast<int16_t>(0xBFFF);
+      const auto* const each = reinterpret_cast<const int16_t*>(&halves);
+      stored(to + half, from_halves(each) * (scale * 256.0f));
+      stored(to + half + lanes, from_halves(each + lanes) * (scale * 256.0f));
+    }
+  }
+  static void encode_group(const float* from, float scale, float inverse, Random&, code* to) {
+    words signs[4], found[4];
+    for (int i = 0; i < 4; ++i) {
+      const floats x = loaded<floats>(from + i * lanes);
+      signs[i] = (words)x;  // packing keeps whether it is above, below or equal to 0
+      const words rest = magnitude(divided(x, scale, inverse));
+      const words exponent = larger(rest, words{} + (121 << 23)) & 0x7f800000;
+      // The upper half of the sum has 128 times the exponent, the lower one the rounded mantissa: 16 times the code.
+      const floats sum = multiplied_added((floats)exponent, floats{} + 0x1p20f, (floats)rest);
+      found[i] = halves_added((words)sum, 1, 16);
+    }
+    const shorts low = unsigned_packed(found[0], found[1]) >> 4, high = unsigned_packed(found[2], found[3]) >> 4;
+    const unsigned_bytes code = unsigned_packed(low - (141 << 3), high - (141 << 3));
+    stored(to, in_order(code | ((unsigned_bytes)packed_twice(signs) & 0x80)));
+  }
+#endif
 """
 
     @property

@@ -29,10 +29,19 @@ class Int8(Blocks):
     cpp: ClassVar[str] = """\
   static float scale_of(float largest) { return std::max(largest, 1e-38f) / 127.0f; }
   static float decoded(code c, float scale) { return static_cast<float>(c) * scale; }
-  static int64_t decode_vectors(const code*, float, float*, int64_t) { return 0; }
   static code encoded(float x, float, float inverse, uint32_t) {
     return static_cast<code>(static_cast<int32_t>(std::nearbyint(x * inverse)));
   }
+#ifdef OPTLANG_LANES
+  static void decode_group(const code* from, float scale, float* to) {
+    for (int i = 0; i < group; i += lanes) stored(to + i, from_whole(from_bytes(from + i)) * scale);
+  }
+  static void encode_group(const float* from, float, float inverse, Random&, code* to) {
+    words found[4];
+    for (int i = 0; i < 4; ++i) found[i] = nearest_whole(loaded<floats>(from + i * lanes) * inverse);
+    stored(to, in_order(packed_lowest(found)));
+  }
+#endif
 """
 
     @property

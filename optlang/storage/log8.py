@@ -32,12 +32,30 @@ class Log8(Blocks):
     const uint32_t bits = (static_cast<uint32_t>(c) << 20) + (95u << 23);
     return number_of(c ? bits : 0) * scale;
   }
-  static int64_t decode_vectors(const code*, float, float*, int64_t) { return 0; }
   static code encoded(float x, float, float inverse, uint32_t random) {
     const int32_t bits = static_cast<int32_t>(bits_of(x * inverse) + (random >> 12));
     const int32_t found = std::min(std::max((bits >> 20) - (95 << 3), 1), 255);
     return static_cast<code>(x > 0 ? found : 0);
   }
+#ifdef OPTLANG_LANES
+  static void decode_group(const code* from, float scale, float* to) {
+    for (int i = 0; i < group; i += lanes) {
+      const words whole = from_unsigned_bytes(from + i);
+      stored(to + i, (floats)where_not_0((whole << 20) + (95 << 23), whole) * scale);
+    }
+  }
+  static void encode_group(const float* from, float, float inverse, Random& random, code* to) {
+    words signs[4], found[4];
+    for (int i = 0; i < 4; ++i) {
+      const floats x = loaded<floats>(from + i * lanes);
+      signs[i] = (words)x;  // packing keeps whether it is above, below or equal to 0
+      found[i] = ((words)(x * inverse) + shifted(random.next(), 12)) >> 20;
+    }
+    const shorts low = unsigned_packed(found[0], found[1]), high = unsigned_packed(found[2], found[3]);
+    const unsigned_bytes code = unsigned_packed(reduced(low, 95 << 3), reduced(high, 95 << 3));
+    stored(to, in_order(larger(code, unsigned_bytes{} + 1) & (unsigned_bytes)(packed_twice(signs) > 0)));
+  }
+#endif
 """
 
     def scale_of(self, largest: torch.Tensor) -> torch.Tensor:

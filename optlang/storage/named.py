@@ -12,9 +12,11 @@ from optlang.storage.fp8 import Fp8
 from optlang.storage.int8 import Int8
 from optlang.storage.log8 import Log8
 from optlang.storage.parameters import Stochastic
+from optlang.storage.softsign8 import Softsign8
+from optlang.storage.sqrt8 import Sqrt8
 
 #: The formats of codes, by name.
-CODES: dict[str, type[Blocks]] = {kind.name: kind for kind in (Fp8, Log8, Int8)}
+CODES: dict[str, type[Blocks]] = {kind.name: kind for kind in (Fp8, Log8, Int8, Softsign8, Sqrt8)}
 #: Other types of numbers, by name.
 TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 #: What is behind the name of a format that rounds at random on request.

@@ -26,6 +26,11 @@ _NEAREST = """\
     const uint32_t bits = bits_of(x);
     return (bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : (bits + 0x8000u) >> 16;
   }
+#ifdef OPTLANG_LANES
+  static words nearest(floats x) {
+    return magnitude(x) > 0x7f800000 ? words{} + 0x7fc0 : shifted((words)x + 0x8000, 16);
+  }
+#endif
 """
 
 
@@ -95,6 +100,20 @@ class Stochastic(Parameter):
     const uint32_t bits = bits_of(x);
     c = static_cast<code>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : (bits + (random >> 16)) >> 16);
   }
+#ifdef OPTLANG_LANES
+  static void decode_group(const code* from, const second*, float* to) {
+    for (int i = 0; i < group; i += lanes) stored(to + i, from_unsigned_shorts(from + i) << 16);
+  }
+  static void encode_group(const float* from, Random& random, code* to, second*) {
+    words found[4];
+    for (int i = 0; i < 4; ++i) {
+      const floats x = loaded<floats>(from + i * lanes);
+      const words sum = shifted((words)x + shifted(random.next(), 16), 16);
+      found[i] = magnitude(x) > 0x7f800000 ? words{} + 0x7fc0 : sum;
+    }
+    stored_shorts(to, found);
+  }
+#endif
 """
 
     def label(self, parameter: str) -> str:
@@ -147,6 +166,23 @@ class Kahan(Parameter):
     c = static_cast<code>(high);
     s = static_cast<second>(rest - rest == 0 ? nearest(rest) : 0);
   }
+#ifdef OPTLANG_LANES
+  static void decode_group(const code* from, const second* rest, float* to) {
+    for (int i = 0; i < group; i += lanes)
+      stored(to + i, (floats)(from_unsigned_shorts(from + i) << 16) + (floats)(from_unsigned_shorts(rest + i) << 16));
+  }
+  static void encode_group(const float* from, Random&, code* to, second* rests) {
+    words found[4], others[4];
+    for (int i = 0; i < 4; ++i) {
+      const floats x = loaded<floats>(from + i * lanes);
+      found[i] = nearest(x);
+      const floats rest = x - (floats)(found[i] << 16);
+      others[i] = magnitude(rest) < 0x7f800000 ? nearest(rest) : words{};
+    }
+    stored_shorts(to, found);
+    stored_shorts(rests, others);
+  }
+#endif
 """
     )
 
@@ -197,6 +233,10 @@ class Corrected(Parameter):
 
 def _corrected_cpp(left_out: int, largest: int) -> str:
     """Return the functions of such a format in C++."""
+    if left_out == 8:
+        rests, stored = "bytes", "stored(rests, in_order(packed_twice(others)));"
+    else:
+        rests, stored = "shorts", "stored_shorts(rests, others);"
     return f"""{_NEAREST}\
   static float decoded(code c, second s) {{
     return number_of((static_cast<uint32_t>(c) << 16) + (static_cast<uint32_t>(static_cast<int32_t>(s)) << {left_out}));
@@ -207,6 +247,23 @@ def _corrected_cpp(left_out: int, largest: int) -> str:
     c = static_cast<code>(high);
     s = static_cast<second>(std::min((rest + {1 << left_out >> 1}) >> {left_out}, {largest}));
   }}
+#ifdef OPTLANG_LANES
+  static void decode_group(const code* from, const second* rest, float* to) {{
+    for (int i = 0; i < group; i += lanes)
+      stored(to + i, (from_unsigned_shorts(from + i) << 16) + (from_{rests}(rest + i) << {left_out}));
+  }}
+  static void encode_group(const float* from, Random&, code* to, second* rests) {{
+    words found[4], others[4];
+    for (int i = 0; i < 4; ++i) {{
+      const floats x = loaded<floats>(from + i * lanes);
+      found[i] = nearest(x);
+      const words rest = x == x ? (words)x - (found[i] << 16) : words{{}};
+      others[i] = (rest + {1 << left_out >> 1}) >> {left_out};
+    }}
+    stored_shorts(to, found);
+    {stored}
+  }}
+#endif
 """
 
 

@@ -51,7 +51,7 @@ def text(kernel: Kernel, signature: Signature) -> str:
     head += ["#define OPTLANG_CODES"] if signature.coded else []
     head.append(f"using real = {TYPES[signature.coefficient_dtype]};")
     types = [f"using type_{i} = {TYPES[dtype]};" for i, dtype in enumerate(signature.dtypes)]
-    before, codes, after = _parts()
+    before, lanes, codes, after = _parts()
     formats = {each.name: each.struct for _, each in signature.coded}
     kinds = [f"{each.name}, {each.block}" for _, each in signature.coded]
     table = [
@@ -60,14 +60,17 @@ def text(kernel: Kernel, signature: Signature) -> str:
     ]
     coded = [f"constexpr int coded_count = {len(table)};"]
     coded.append(f"constexpr std::array<Coded, coded_count> coded{{{{{', '.join(table)}}}}};")
-    return "\n".join([*head, "", before, codes, *formats.values(), *types, kernel.text("cpp_source"), *coded, after])
+    return "\n".join(
+        [*head, "", before, lanes, codes, *formats.values(), *types, kernel.text("cpp_source"), *coded, after]
+    )
 
 
 @functools.cache
 def _parts() -> tuple[str, ...]:
     """Return what stands before and behind the kernels of a file."""
     folder = Path(__file__).parent.parent
-    return tuple((folder / name).read_text(encoding="utf-8") for name in ("cpp_kernels.h", "cpp_codes.h", "cpp_step.h"))
+    names = ("cpp_kernels.h", "cpp_lanes.h", "cpp_codes.h", "cpp_step.h")
+    return tuple((folder / name).read_text(encoding="utf-8") for name in names)
 
 
 def name_of(kernel: Kernel, signature: Signature) -> str:

@@ -1,0 +1,76 @@
+"""``softsign8``: signed numbers under the largest of their block, finer near 0."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from optlang.storage.blocks import Blocks
+
+if TYPE_CHECKING:
+    import torch
+
+#: The largest code, which the largest number of a block has.
+LARGEST = 127.0
+#: The least number that a block is divided by.
+LEAST = 1e-12
+
+
+@dataclass(frozen=True)
+class Softsign8(Blocks):
+    """Whole numbers from -127 to 127 that stand for x/(2 - |x|), the nearest one; scales are in float16.
+
+    Codes are those that FlashOptim keeps momenta in. What is less than a 500th of the largest of its block becomes 0,
+    and so does a block whose numbers are all below 3e-8, as its scale is 0 in float16; one with a number above 65504 is
+    undefined.
+    """
+
+    block: int = 32
+    name: ClassVar[str] = "softsign8"
+    codes: ClassVar[str] = "int8"
+    second: ClassVar[str] = "float16"
+    cpp: ClassVar[str] = """\
+  static float scale_of(float largest) { return std::max(largest, 1e-12f); }
+  static float decoded(code c, float scale) {
+    const float y = static_cast<float>(c) / 127.0f;
+    return y / (2.0f - std::abs(y)) * scale;
+  }
+  static code encoded(float x, float scale, float, uint32_t) {
+    const float part = x / scale;
+    return static_cast<code>(static_cast<int32_t>(std::floor(2.0f * part / (1.0f + std::abs(part)) * 127.0f + 0.5f)));
+  }
+#ifdef OPTLANG_LANES
+  static void decode_group(const code* from, float scale, float* to) {
+    for (int i = 0; i < group; ++i) to[i] = decoded(from[i], scale);
+  }
+  static void encode_group(const float* from, float scale, float, Random&, code* to) {
+    for (int i = 0; i < group; ++i) to[i] = encoded(from[i], scale, 0, 0);
+  }
+#endif
+"""
+
+    @property
+    def vanishes(self) -> str:
+        """Which numbers become 0: those below half a code, which stands for x/(2 - x)."""
+        return "numbers below 1/507 of the largest of their block"
+
+    @property
+    def half_code(self) -> float:
+        """What is lost of a number, in parts of it, where it is the largest of its block; smaller ones lose more."""
+        return 2 / 254
+
+    def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
+        """Return the largest of each block."""
+        return largest.clamp_min(LEAST)
+
+    def encoded(self, x: torch.Tensor, scale: torch.Tensor, random: torch.Tensor | None) -> torch.Tensor:
+        """Return the nearest codes."""
+        import torch
+
+        part = x / scale
+        return (2 * part / (1 + part.abs()) * LARGEST + 0.5).floor().to(torch.int8)
+
+    def decoded(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Return the numbers of codes."""
+        y = codes.float() / LARGEST
+        return y / (2 - y.abs()) * scale

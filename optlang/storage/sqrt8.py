@@ -1,0 +1,75 @@
+"""``sqrt8``: numbers that are not negative, by their roots under the largest one of their block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from optlang.storage.blocks import Blocks
+
+if TYPE_CHECKING:
+    import torch
+
+#: The largest code, which the largest number of a block has.
+LARGEST = 255.0
+#: The least root that a block is divided by.
+LEAST = 1e-12
+
+
+@dataclass(frozen=True)
+class Sqrt8(Blocks):
+    """Whole numbers from 0 to 255 that stand for roots, the nearest one; scales are in float16.
+
+    Codes are those that FlashOptim keeps second moments in. A number whose root is less than a 510th of the largest one
+    of its block becomes 0: beside large neighbours, a step that is divided by it grows without bounds. A block with a
+    number above 4e9 is undefined.
+    """
+
+    block: int = 32
+    name: ClassVar[str] = "sqrt8"
+    codes: ClassVar[str] = "uint8"
+    second: ClassVar[str] = "float16"
+    signed: ClassVar[bool] = False
+    cpp: ClassVar[str] = """\
+  static float scale_of(float largest) { return std::max(std::sqrt(largest), 1e-12f); }
+  static float decoded(code c, float scale) {
+    const float root = static_cast<float>(c) / 255.0f * scale;
+    return root * root;
+  }
+  static code encoded(float x, float scale, float, uint32_t) {
+    return static_cast<code>(static_cast<int32_t>(std::floor(std::sqrt(x) / scale * 255.0f + 0.5f)));
+  }
+#ifdef OPTLANG_LANES
+  static void decode_group(const code* from, float scale, float* to) {
+    for (int i = 0; i < group; ++i) to[i] = decoded(from[i], scale);
+  }
+  static void encode_group(const float* from, float scale, float, Random&, code* to) {
+    for (int i = 0; i < group; ++i) to[i] = encoded(from[i], scale, 0, 0);
+  }
+#endif
+"""
+
+    @property
+    def vanishes(self) -> str:
+        """Which numbers become 0: those whose roots are below half a code."""
+        return "numbers below 1/260,100 of the largest of their block"
+
+    @property
+    def half_code(self) -> float:
+        """What is lost of a number, in parts of it, where it is the largest of its block; smaller ones lose more."""
+        return 2 / 510
+
+    def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
+        """Return the root of the largest of each block."""
+        return largest.sqrt().clamp_min(LEAST)
+
+    def encoded(self, x: torch.Tensor, scale: torch.Tensor, random: torch.Tensor | None) -> torch.Tensor:
+        """Return the nearest codes."""
+        import torch
+
+        return (x.sqrt() / scale * LARGEST + 0.5).floor().to(torch.uint8)
+
+    def decoded(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Return the numbers of codes."""
+        root = codes.float() / LARGEST * scale
+        return root * root
