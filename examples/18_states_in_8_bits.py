@@ -26,10 +26,10 @@ def measured(make: Callable[..., Any], sizes: str, steps: int) -> tuple[float, f
     """Return the largest update in units of lr, and the mean of where elements are after some steps."""
     generator = torch.Generator().manual_seed(1)
     size = 1e-3 * SIZES[sizes](ELEMENTS, generator)
-    p = torch.nn.Parameter(torch.zeros(ELEMENTS))
+    p = torch.nn.Parameter(torch.zeros(1, ELEMENTS))  # a row, as small vectors stay in float32
     optimizer, largest = make([p]), 0.0
     for _ in range(steps):
-        p.grad = size * (0.3 + torch.randn(ELEMENTS, generator=generator))
+        p.grad = size * (0.3 + torch.randn(1, ELEMENTS, generator=generator))
         before = p.detach().clone()
         optimizer.step()
         largest = max(largest, float((p.detach() - before).abs().max()) / LR)

@@ -178,6 +178,7 @@ def export(
     path: str | os.PathLike[str] | None = None,
     values: Mapping[str, Given] | None = None,
     ndim: int = 2,
+    store: str | Mapping[str, str] | None = None,
 ) -> str | bytes:
     """Return a rule as a file that is used without this package, and write it.
 
@@ -187,17 +188,19 @@ def export(
         path: Where to write it; None only returns it.
         values: Hyperparameters that are chosen now.
         ndim: Dimensions of the tensors, for targets that carry one kind of them.
+        store: How states are kept, as for the optimizer: types of numbers, but no codes.
 
     Raises:
         OptlangError: If the rule has errors, or uses what the target cannot carry; it carries every diagnostic.
-        ValueError: If the target or a hyperparameter does not exist.
+        ValueError: If the target, a hyperparameter or a format does not exist.
     """
     from optlang.compiler import compile_source
     from optlang.targets import Order
     from optlang.targets import target as target_of
+    from optlang.targets._stored import kept_as
 
     emitting = target_of(target)
-    compiled = compile_source(load(rule))
+    compiled = kept_as(compile_source(load(rule)), store, target)
     content: str | bytes = emitting.emit(Order(compiled, _values(compiled, values or {}), ndim))
     if path is not None:
         Path(path).write_bytes(content.encode() if isinstance(content, str) else content)

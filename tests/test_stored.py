@@ -219,17 +219,20 @@ def test_what_needs_another_kind_of_step_says_how_to_go_without() -> None:
     p = torch.nn.Parameter(torch.ones(100, 100, dtype=torch.bfloat16))
     cls = optlang.compile(ADAM.format("store m: fp8\nstore p: kahan"), backend="eager")
     with pytest.raises(ValueError, match=r"`store` of the rule \(store='off' leaves it out\) cannot be given together"):
-        cls([p], capturable=True)
+        cls([p], differentiable=True)
     with pytest.raises(ValueError, match=r"`store p` of the rule \(rounding='nearest' leaves it out\)"):
         cls([p], differentiable=True, store="off")
-    cls([p], capturable=True, store="off", rounding="nearest")
-    cls([torch.nn.Parameter(torch.ones(100, 100))], capturable=True, store="off")  # nothing is rounded
+    cls([p], differentiable=True, store="off", rounding="nearest")
+    cls([torch.nn.Parameter(torch.ones(100, 100))], differentiable=True, store="off")  # nothing is rounded
 
 
 @pytest.mark.parametrize("target", ["plain", "module", "torchscript"])
-def test_files_for_use_elsewhere_keep_states_in_their_types(target: str) -> None:
+def test_files_for_use_elsewhere_keep_states_in_their_types_where_that_is_asked_for(target: str) -> None:
     text = ADAM.format("store m: fp8 when ndim == 2\nstore v: log8\nstore p: stochastic")
-    assert len(optlang.export(text, target)) > 1000
+    assert len(optlang.export(text, target, store="off")) > 1000
+    with pytest.raises(optlang.OptlangError) as raised:
+        optlang.export(text, target)
+    assert len(raised.value.diagnostics) == 3
 
 
 def test_checkpoints_are_converted_to_the_types_of_the_rule() -> None:
@@ -408,13 +411,13 @@ def second_moment(store: Any, beta2: float) -> float:
     n, steps = 4096, round(3 / (1 - beta2))
     found = []
     for kept_as in (store, "fp32"):
-        p = torch.nn.Parameter(torch.zeros(n))
+        p = torch.nn.Parameter(torch.zeros(1, n))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             optimizer = optlang.rules.Adam([p], lr=1e-6, betas=(0.9, beta2), store=kept_as)
         generator = torch.Generator().manual_seed(0)
         for t in range(2 * steps):
-            p.grad = torch.randn(n, generator=generator) / (1 if t < steps else 4)
+            p.grad = torch.randn(1, n, generator=generator) / (1 if t < steps else 4)
             optimizer.step()
         found.append(float(optimizer.state_dict(full=True)["state"][0]["exp_avg_sq"].float().mean()))
     return found[0] / found[1]
@@ -431,13 +434,13 @@ def slow_average(store: Any) -> float:
     """Return the relative error of a slow average of noise."""
     n, found = 4096, []
     for kept_as in (store, None):
-        p = torch.nn.Parameter(torch.zeros(n))
+        p = torch.nn.Parameter(torch.zeros(1, n))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             optimizer = optlang.rules.AdEMAMix([p], lr=1e-6, store=kept_as)
         generator = torch.Generator().manual_seed(0)
         for _ in range(1000):
-            p.grad = 0.03 + torch.randn(n, generator=generator)
+            p.grad = 0.03 + torch.randn(1, n, generator=generator)
             optimizer.step()
         found.append(optimizer.state_dict(full=True)["state"][0]["exp_avg_slow"].float())
     return float((found[0] - found[1]).norm() / found[1].norm())

@@ -14,6 +14,7 @@ from optlang.cli.output import (
     File,
     Refusal,
     Settings,
+    formats_by_key,
     parse_settings,
     plural,
     print_code,
@@ -63,6 +64,10 @@ def command(
         str | None,
         typer.Option(metavar="TARGET", help=f"Instead: a file for use without optlang ({', '.join(_targets())})."),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="STORE", help="How such a file keeps states: fp32, bf16, or KEY=FORMAT,..."),
+    ] = None,
 ) -> None:
     """Print what the compiler makes of a rule: by default the Python source that runs."""
     from optlang.language.check import check_text
@@ -70,6 +75,10 @@ def command(
     if target is not None and stage is not None:
         raise Refusal(
             "--stage prints a form inside of the compiler, --target a file for use without it: give one of them"
+        )
+    if store is not None and target is None:
+        raise Refusal(
+            "--store is for files, which --target asks for; `optlang show --store` prints how states are kept"
         )
     stage = stage or Stage.SOURCE
     source = read_source(file)
@@ -80,7 +89,7 @@ def command(
         print(f"nothing emitted: {plural(len(errors), 'error')}", file=sys.stderr)
         raise typer.Exit(1)
     if target is not None:
-        return _export(source, target, values, ndim, output)
+        return _export(source, target, values, ndim, output, formats_by_key(store))
     text = _emit(source, stage, values, ndim)
     if output is None:
         print_code(text, {Stage.SOURCE: "python", Stage.PLAIN: "opt", Stage.CPP: "cpp"}.get(stage, "text"))
@@ -100,13 +109,20 @@ def _emit(source: Source, stage: Stage, values: dict[str, Given], ndim: int) -> 
         raise Refusal(f"--set: {error}") from error
 
 
-def _export(source: Source, target: str, values: dict[str, Given], ndim: int, output: Path | None) -> None:
+def _export(
+    source: Source,
+    target: str,
+    values: dict[str, Given],
+    ndim: int,
+    output: Path | None,
+    store: str | dict[str, str] | None,
+) -> None:
     """Write or print a file for use outside of this package."""
     import optlang
     from optlang.diagnostics import OptlangError
 
     try:
-        content = optlang.export(source, target, values=values, ndim=ndim)
+        content = optlang.export(source, target, values=values, ndim=ndim, store=store)
     except OptlangError as error:
         print_diagnostics(error.diagnostics, sys.stderr)
         raise typer.Exit(1) from None

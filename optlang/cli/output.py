@@ -193,6 +193,13 @@ def parse_settings(texts: Sequence[str] | None) -> dict[str, Given]:
     return dict(parse_setting(text) for text in texts or [])
 
 
+def formats_by_key(text: str | None) -> str | dict[str, str] | None:
+    """Return what ``--store`` says: a preset as it is, ``KEY=FORMAT,...`` as formats by key."""
+    if text is None or "=" not in text:
+        return text
+    return dict(part.partition("=")[::2] for part in text.split(","))
+
+
 def parse_setting(text: str) -> tuple[str, Given]:
     """Return the name and value of one setting."""
     name, equals, written = (part.strip() for part in text.partition("="))

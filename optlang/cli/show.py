@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from optlang.cli.output import Refusal, library_names, library_path, print_code, read_file
+from optlang.cli.output import Refusal, formats_by_key, library_names, library_path, print_code, read_file
 
 NAME = "show"
 
@@ -49,11 +49,10 @@ def print_states(file: Path, store: str) -> None:
 
     compiled = compile_source(read_file(file))
     slots = [slot for slot in example_variant(compiled, ndim=len(SHAPE)).slots if slot.of_elements]
-    asked = dict(part.partition("=")[::2] for part in store.split(",")) if "=" in store else store
     try:
-        checked = choice.checked(compiled.name, asked, [slot.key for slot in slots])
+        checked = choice.checked(compiled.name, formats_by_key(store), [slot.key for slot in slots])
         slow = slow_averages(compiled.rule)
-        found = choice.formats(compiled.name, checked, slots, SHAPE[0] * SHAPE[1], slow=slow)
+        found = choice.formats(compiled.name, checked, slots, SHAPE, slow=slow)
     except ValueError as error:
         raise Refusal(str(error)) from None
     kept = [(slot.key, found.get(slot.key, slot.format)) for slot in slots]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -13,6 +13,9 @@ from optlang.runtime.calls import KernelCall
 from optlang.runtime.records import OURS, Record, is_kept
 from optlang.runtime.stages import BatchSchedule
 from optlang.runtime.watched import Watched
+
+if TYPE_CHECKING:
+    from optlang.storage.coded import Key
 
 
 class Batch:
@@ -150,9 +153,9 @@ class Batch:
         }
 
     @property
-    def draw(self) -> int:
+    def draw(self) -> Key:
         """What random numbers are drawn by in the next step, where codes are."""
-        return chance.mixed(self.seed, int(self.count) + 1) & 0xFFFFFFFF if self.records[0].coded else 0
+        return chance.mixed(self.seed, int(self.count) + 1) & 0xFFFFFFFF if self.records[0].draws else 0
 
     # Running ------------------------------------------------------------------------------------------------
 
@@ -263,7 +266,7 @@ class Batch:
         parts: list[Batch] = []
         for records in (list(chosen), others):
             part = type(self)(records)
-            part.count, part.numbers, part.created = self.count, self.numbers, self.created
+            part.count, part.numbers, part.created, part.seed = self.count, self.numbers, self.created, self.seed
             if part.call is not None and self.call is not None:
                 part.call.loaded, part.call.signature = self.call.loaded, self.call.signature
             part.reflect()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,7 +15,10 @@ from optlang.runtime.kernels import Kernels, PreparedKernel
 from optlang.runtime.records import Record
 from optlang.runtime.tensors import arithmetic, fakes_of, overlapping, real_name, resolved, viewed
 from optlang.storage.blocks import rows_of
-from optlang.storage.coded import Coded
+from optlang.storage.coded import WHOLE, Coded
+
+if TYPE_CHECKING:
+    from optlang.storage.coded import Key
 
 _pointer = torch.Tensor.data_ptr
 
@@ -54,6 +57,11 @@ class Operand:
         """Return a tensor viewed like the parameter."""
         return t.detach() if self.record.whole else viewed(t, self.kernel.layout)
 
+    @property
+    def takes_codes(self) -> bool:
+        """Whether a kernel that takes codes can be given these: it draws by the places of the elements in memory."""
+        return not self.record.copied and not (self.record.draws and self.record.places is not WHOLE)
+
     def copied_in(self, g: torch.Tensor, coefficients: torch.Tensor) -> tuple[torch.Tensor, list[Any]]:
         """Return a contiguous copy of the parameter, and a kernel's arguments with it."""
         p = self.record.parameter.detach()
@@ -68,7 +76,7 @@ class Operand:
                 views[place] = self.view(self.record.uncoded(self.kernel.tensors[place]))
         return views
 
-    def keep(self, numbers: Sequence[torch.Tensor], draw: int) -> None:
+    def keep(self, numbers: Sequence[torch.Tensor], draw: Key) -> None:
         """Keep the numbers that a kernel has written for tensors in codes."""
         for place, *_ in self.coded:
             name = self.kernel.tensors[place]
@@ -82,7 +90,7 @@ class Operand:
             view.reshape(p.shape) if p.is_contiguous() or self.record.copied else view.as_strided(p.shape, p.stride())
         )
 
-    def copy_out(self, copy: torch.Tensor, draw: int) -> None:
+    def copy_out(self, copy: torch.Tensor, draw: Key) -> None:
         """Take the result."""
         if "p" in self.kernel.written and "p" in self.record.coded:
             self.record.keep("p", copy, draw)
@@ -142,6 +150,7 @@ class KernelCall:
         loaded: The kernel for their types, once it has been asked for.
         draw: What random numbers are drawn by in this step, besides places.
         moved: How many parameters a step has begun to update that is not counted yet, those that are copied first.
+        by_rows: Whether it is run on rows of the tensors, as numbers.
     """
 
     __slots__ = (
@@ -149,6 +158,7 @@ class KernelCall:
         "_coefficients",
         "_direct",
         "_packed",
+        "by_rows",
         "draw",
         "loaded",
         "moved",
@@ -168,7 +178,8 @@ class KernelCall:
         ]
         self.loaded: LoadedKernel | None = None
         self.signature: Signature | None = None
-        self.moved, self.draw = 0, 0
+        self.moved, self.by_rows = 0, False
+        self.draw: Key = 0
         self._coefficients: tuple[array[float], torch.Tensor] | None = None
         self._direct: list[int] | None = None  # those that are neither empty nor copied
         self._packed: list[Any] | None = None
@@ -183,8 +194,8 @@ class KernelCall:
             ordinary = first.record.ordinary
             kernel = self.prepared.kernel
             if first.coded:  # one that is known may be for tensors of the other kind
-                copied = any(operand.record.copied for operand in self.operands)
-                loaded = kernels.coded(kernel, first.in_codes(self.signature)) if ordinary and not copied else None
+                suits = ordinary and not self.by_rows and all(operand.takes_codes for operand in self.operands)
+                loaded = kernels.coded(kernel, first.in_codes(self.signature)) if suits else None
             self.loaded = loaded or kernels.kernel(kernel, self.signature, owner, ordinary)
 
     @property
@@ -209,7 +220,8 @@ class KernelCall:
         (operand,), (g,), loaded = self.operands, gradients, self.loaded
         record = operand.record
         if loaded is not None and loaded.origin == "jit" and record.facts.numel:
-            copies = [None if view is None else view.clone() for view in operand.views]
+            views = operand.numbers() if self._decodes else operand.views
+            copies = [None if view is None else view.clone() for view in views]
             copies[0] = operand.view(record.fitting(record.parameter)).clone() if copies[0] is None else copies[0]
             copies[1] = g
             loaded.run([*copies, coefficients])
@@ -304,7 +316,7 @@ class KernelCall:
             if self._addresses is None:
                 self._addresses = Addresses([self.operands[i] for i in direct])
             known = addresses if addresses is not None and len(direct) == count else map(_pointer, gradients)
-            arguments = (*self._addresses.of(known), coefficients.data_ptr(), torch.get_num_threads(), self.draw)
+            arguments = (*self._addresses.of(known), coefficients.data_ptr(), torch.get_num_threads(), int(self.draw))
             at = kernel.at
             self.moved = count
             at(*arguments)

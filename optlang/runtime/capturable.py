@@ -8,11 +8,12 @@ tensors on the device. It works on every device; only there it pays.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from optlang.inputs import ValueName
+from optlang.runtime import chance
 from optlang.runtime.batches import Batch
 from optlang.runtime.kernels import Prepared
 from optlang.runtime.numbers import as_number, numbers_of, traced_functions
@@ -20,11 +21,12 @@ from optlang.runtime.plan import GroupPlan
 from optlang.runtime.records import Record
 from optlang.runtime.work import DirectWork
 
+if TYPE_CHECKING:
+    from optlang.storage.coded import Key
+
 
 class CapturablePlan(GroupPlan):
     """The step of a param group that is ``capturable``."""
-
-    unlike = "together with capturable=True"
 
     switch = "capturable"
     option = "capturable=True"
@@ -35,7 +37,9 @@ class CapturablePlan(GroupPlan):
         self._numbers: dict[torch.device, dict[ValueName, torch.Tensor]] = {}
 
     def _batch(self, records: list[Record]) -> Batch:
-        return DeviceBatch(records)
+        batch = DeviceBatch(records)
+        batch.seed = self.group.get(chance.SEED, 0)
+        return batch
 
     def read(self) -> None:
         """Read the hyperparameters again if one is another object or was written to: reading a tensor waits for it."""
@@ -92,6 +96,13 @@ class DeviceBatch(Batch):
         """Where count and host states are kept."""
         return self.records[0].parameter.device
 
+    @property
+    def draw(self) -> Key:
+        """What random numbers are drawn by in the next step, where codes are: a tensor, as the count is one."""
+        if not self.records[0].draws:
+            return 0
+        return chance.mixed_on_device(self.seed, self._rows()[0] + 1) & 0xFFFFFFFF
+
     def number_arguments(
         self, numbers: Mapping[ValueName, torch.Tensor], raw: Mapping[ValueName, Any]
     ) -> list[torch.Tensor]:
@@ -116,11 +127,11 @@ class DeviceBatch(Batch):
         if self.mirror is None:
             return as_number(self.count, device), [as_number(n, device) for n in self.numbers]
         rows = [row[0] for row in self.mirror.unbind()]
-        return (rows[0], rows[1:]) if self.prepared.counts else (as_number(0.0, device), rows)
+        return (rows[0], rows[1:]) if self.counts else (as_number(0.0, device), rows)
 
     def advance(self, numbers: tuple[Any, ...]) -> None:
         """Count a step and write the new values of the host states, in place."""
-        self.created, counts, call = False, self.prepared.counts, self.call
+        self.created, counts, call = False, self.counts, self.call
         assert call is not None
         if self.mirror is None:
             call.moved = 0
@@ -141,5 +152,5 @@ class DeviceBatch(Batch):
         """Return the chosen records and the others as batches of their own; this waits for the device."""
         if self.mirror is not None:
             rows = self.mirror[:, 0].tolist()
-            self.count, self.numbers = (rows[0], tuple(rows[1:])) if self.prepared.counts else (0.0, tuple(rows))
+            self.count, self.numbers = (rows[0], tuple(rows[1:])) if self.counts else (0.0, tuple(rows))
         return super().split(chosen)

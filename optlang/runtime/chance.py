@@ -34,6 +34,23 @@ def mixed(*numbers: int) -> int:
     return state
 
 
+def mixed_on_device(number: int, other: torch.Tensor) -> torch.Tensor:
+    """Return what :func:`mixed` returns for two numbers of which one is on a device, as a tensor of one number there.
+
+    Bits are those of a number without a sign.
+    """
+    state = other.to(torch.int64) + _signed(mixed(number) + 0x9E3779B97F4A7C15)
+    state = (state ^ ((state >> 30) & _MASK >> 30)) * _signed(0xBF58476D1CE4E5B9)
+    state = (state ^ ((state >> 27) & _MASK >> 27)) * _signed(0x94D049BB133111EB)
+    return state ^ ((state >> 31) & _MASK >> 31)
+
+
+def _signed(number: int) -> int:
+    """Return the number with a sign that has the same 64 bits."""
+    number &= _MASK
+    return number - SEEDS if number >= SEEDS // 2 else number
+
+
 def checked(name: str, seed: Any) -> int:
     """Return a seed as a whole number, one that torch draws for None; ``name`` is the class that it is for."""
     if seed is None:

@@ -89,6 +89,10 @@ class Lent:
         if tensor.requires_grad:  # part of a graph, and not written in place
             return tensor
         shown = tensor.detach()
+        if hasattr(shown, "to_local"):
+            from optlang.runtime.sharded_codes import sendable
+
+            shown = sendable(shown)
         with torch.no_grad():
             if type(local(shown)) is not torch.Tensor or shown.is_inference():
                 return tensor.clone()
@@ -131,9 +135,19 @@ def numbers_of(held: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in held.items():
         if key == KEY or key in scales:
             continue
-        format = choice.found(value, held[key + SCALE]) if key + SCALE in held else None
-        found[key] = value if format is None else format.decode(value, held[key + SCALE])
+        found[key] = _numbers(value, held[key + SCALE]) if key + SCALE in held else value
     return found
+
+
+def _numbers(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """Return what codes stand for; those of no known format as they are."""
+    if hasattr(codes, "to_local"):
+        from optlang.runtime.sharded_codes import decoded  # those who distribute tensors wait for it
+
+        found: torch.Tensor = decoded(codes, scales)
+        return found
+    format = choice.found(codes, scales)
+    return codes if format is None else format.decode(codes, scales)
 
 
 def left_behind(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) -> str:
@@ -308,10 +322,22 @@ def _placed(value: Any, p: torch.Tensor, key: str | None = None) -> Any:
         copy = torch.empty_like(value, device=device, requires_grad=False)
         return copy.copy_(value.detach())
     if isinstance(value, dict):
-        return {k: _placed(v, p, k) for k, v in value.items()}
+        scales = {k + SCALE for k in value}
+        return {k: _placed(_part_of(v, p, k in scales), p, k) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return type(value)(_placed(v, p) for v in value)
     return deepcopy(value)
+
+
+def _part_of(value: Any, p: torch.Tensor, scales: bool) -> Any:
+    """Return a state of a distributed parameter as it is distributed, if it is whole: one of elements, or scales."""
+    if not hasattr(p, "to_local") or not isinstance(value, torch.Tensor) or hasattr(value, "to_local"):
+        return value
+    if not value.dim() or not (scales or value.shape == p.shape):
+        return value
+    from optlang.runtime.sharded_codes import part_of  # those who distribute tensors wait for it
+
+    return part_of(value, p)
 
 
 def check_state(groups: Sequence[Mapping[str, Any]], state: Mapping[Any, Any], parts: Parts) -> None:

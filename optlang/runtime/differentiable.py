@@ -28,7 +28,7 @@ class DifferentiablePlan(GroupPlan):
     Everything is computed by :meth:`prepare`, as new tensors; :meth:`run` writes them.
     """
 
-    unlike = "together with differentiable=True"
+    unlike = "together with differentiable=True: what is rounded to fewer bits has no gradient"
 
     switch = "differentiable"
     option = "differentiable=True"

@@ -19,6 +19,9 @@ from optlang.runtime.kernels import Prepared
 from optlang.runtime.plan import GroupPlan, State
 from optlang.runtime.records import STEP, Record
 from optlang.runtime.tensors import facts_of, local
+from optlang.storage.blocks import SCALE
+from optlang.storage.coded import Places
+from optlang.storage.parameters import KEY
 
 #: Key of the param groups that tells which the parameters are; the name that the ``schedulefree`` package gives it.
 TRAINING = "train_mode"
@@ -51,7 +54,8 @@ class EventPlan(GroupPlan):
             self._originals[id(part)], self._held[id(part)] = p, held
             if part.shape != p.shape:
                 self._check_part(p, part)
-            known = {key: held[key] for key in (*about, STEP) if key in held}
+            kept = (*about, *(key + SCALE for key in about), STEP, KEY)
+            known = {key: held[key] for key in kept if key in held}
             own = {key: local(v) if isinstance(v, torch.Tensor) else v for key, v in known.items()}
             record = self._bound(part, part, {part: own})  # its own values stand where a gradient would
             records.setdefault(Batch.key(record), []).append(record)
@@ -113,6 +117,15 @@ class EventPlan(GroupPlan):
     def variant_for(self, facts: Facts) -> Prepared:
         """Return the variant of the event for such a parameter."""
         return self.kernels.prepared(self._values or {}, self._answers or (), facts, self.event)
+
+    def _places_of(self, p: torch.Tensor) -> Places:
+        """Return which elements of a parameter a part of it has."""
+        owner = self._named(p)
+        if owner.shape == p.shape:
+            return super()._places_of(p)
+        from optlang.runtime.sharded_codes import places_of  # those who distribute tensors wait for it
+
+        return places_of(owner)
 
     def _named(self, p: torch.Tensor) -> torch.Tensor:
         return self._originals.get(id(p), p)

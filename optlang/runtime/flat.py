@@ -29,7 +29,10 @@ class FlatPlan(GroupPlan):
         vector: The vector, a parameter to the rest of the runtime. ``members`` are those it is made of.
     """
 
-    unlike = "to a rule that works on one vector of all parameters"
+    unlike = (
+        "to a rule that works on one vector of all parameters: the vector is a copy in which their bits would be lost, "
+        "and blocks of its states would not belong to one parameter"
+    )
 
     def __init__(
         self, group: dict[str, Any], hyper: Hyperparameters, kernels: Any, chosen: Sequence[torch.Tensor] | None = None

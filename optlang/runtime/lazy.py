@@ -9,16 +9,24 @@ Dense gradients in the same group are stepped with as ever.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from optlang.compiled import Variant
+from optlang.inputs import ValueName
+from optlang.runtime import chance
 from optlang.runtime.batches import Batch
 from optlang.runtime.parts import Part
 from optlang.runtime.plan import GroupPlan, State, by_rows, named
 from optlang.runtime.records import Record
 from optlang.runtime.tensors import facts_of, flat, resolved
+from optlang.storage import Format
+from optlang.storage.blocks import Blocks
+from optlang.storage.coded import Coded, Places
+
+if TYPE_CHECKING:
+    from optlang.storage.coded import Key
 
 #: How a param group says that gradients are sparse.
 LAZY = "lazy"
@@ -32,8 +40,6 @@ INSTEAD = (
 class LazyPlan(GroupPlan):
     """The step of a param group in which gradients may be sparse."""
 
-    unlike = "together with sparse gradients"
-
     switch = "sparse"
     option = 'sparse="lazy"'
 
@@ -44,6 +50,7 @@ class LazyPlan(GroupPlan):
         for p in waiting:
             assert p.grad is not None
             batch = RowBatch([self._bound(p, p.grad, state)])
+            batch.seed = self.group.get(chance.SEED, 0)
             batch.take(p.grad)
             batches.append(batch)
         ids = {id(p) for p in waiting}
@@ -71,6 +78,13 @@ class LazyPlan(GroupPlan):
         self._check_gradient(p, g)
         batch.take(g)
         return batch.records
+
+    @classmethod
+    def unfit(cls, variant: Variant, p: torch.Tensor, formats: Mapping[str, Format]) -> str:
+        """Return why the numbers of a parameter cannot be kept in some formats; empty if they can."""
+        if p.dim() == 1 and any(isinstance(format, Blocks) for format in formats.values()):
+            return "is a vector, whose elements have scales in common and cannot be updated without each other"
+        return ""
 
     def _check_layout(self, p: torch.Tensor, g: torch.Tensor) -> None:
         if not g.is_sparse:
@@ -110,23 +124,69 @@ def reason(variant: Variant) -> str:
     return f"{why}; {INSTEAD}"
 
 
+class Table:
+    """A tensor whose rows a step takes and puts back.
+
+    Args:
+        record: The parameter and its state.
+        name: Which of its tensors it is.
+    """
+
+    def __init__(self, record: Record, name: ValueName) -> None:
+        self.record, self.name = record, name
+        self.written = name in record.prepared.variant.written
+        self.tensor = (record.parameter if name == "p" else record.tensors[name]).detach()
+        self.coded = record.coded.get(name)
+
+    def taken(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return some rows, as numbers."""
+        part = _selected(self.tensor, rows)
+        if self.coded is None:
+            return part
+        format, second = self.coded
+        return format.decode(part, _companions(format, second, rows))
+
+    def put(self, rows: torch.Tensor, part: torch.Tensor, draw: Key) -> None:
+        """Write rows that are updated."""
+        if self.coded is None:
+            self.tensor.index_copy_(0, rows, part)
+            return
+        format, second = self.coded
+        codes, companions = _selected(self.tensor, rows), _companions(format, second, rows)
+        key = self.record.drawn_by(self.name) ^ draw
+        format.keep(part.view(codes.shape), codes, companions, key, Places(rows=rows))
+        as_bytes(self.tensor).index_copy_(0, rows, as_bytes(codes))
+        if not format.alone:
+            second.index_copy_(0, rows, companions)
+
+
+def as_bytes(t: torch.Tensor) -> torch.Tensor:
+    """Return the bits of floats of eight bits, which fewer operations take."""
+    return t.view(torch.uint8) if t.dtype is torch.float8_e4m3fn else t
+
+
+def _selected(t: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return as_bytes(t).index_select(0, rows).view(t.dtype)
+
+
+def _companions(format: Coded, second: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return what belongs to the codes of some rows."""
+    return second if format.alone else _selected(second, rows)
+
+
 class RowBatch(Batch):
     """One parameter with a sparse gradient: each step gathers the rows that it touches, and puts them back."""
 
-    __slots__ = ("_moved", "_rows", "_tensors")
+    __slots__ = ("_moved", "_rows", "_tables")
 
     def __init__(self, records: list[Record]) -> None:
         super().__init__(records)
         (record,) = records
-        variant = record.prepared.variant
-        states = [record.tensors[name] for name in variant.tensors[2:]]
-        # The whole tensors that the kernel takes rows of, and whether it writes them.
-        self._tensors = [
-            (t.detach(), name in variant.written)
-            for name, t in zip(("p", *variant.tensors[2:]), (record.parameter, *states), strict=True)
-        ]
+        self._tables = [Table(record, name) for name in ("p", *record.prepared.variant.tensors[2:])]
         self._rows: torch.Tensor | None = None
         self._moved = 0
+        if self.call is not None:
+            self.call.by_rows = True
 
     def take(self, g: torch.Tensor) -> None:
         """Take the gradient of a step: the rows that it touches, each once, and what stands in them."""
@@ -142,24 +202,24 @@ class RowBatch(Batch):
         self._moved = g.numel() * g.element_size()
         if not g.numel():
             return
-        parts = [whole.index_select(0, rows) for whole, _ in self._tensors]
+        parts, draw = [table.taken(rows) for table in self._tables], self.draw
         p, *states = map(flat, parts)
         call.loaded.run([p, g, *states, coefficients])
-        for (_, written), part in zip(self._tensors, parts, strict=True):
-            self._moved += part.numel() * part.element_size() * (2 if written else 1)
+        for table, part in zip(self._tables, parts, strict=True):
+            self._moved += part.numel() * table.tensor.element_size() * (2 if table.written else 1)
         try:
-            self._put_back(rows, parts)
+            self._put_back(rows, parts, draw)
         except KeyboardInterrupt:  # no table has a step more than the others
-            self._put_back(rows, parts)
+            self._put_back(rows, parts, draw)
             raise
 
-    def _put_back(self, rows: torch.Tensor, parts: Sequence[torch.Tensor]) -> None:
+    def _put_back(self, rows: torch.Tensor, parts: Sequence[torch.Tensor], draw: Key) -> None:
         """Write rows that are updated."""
-        for (whole, written), part in zip(self._tensors, parts, strict=True):
-            if written:
+        for table, part in zip(self._tables, parts, strict=True):
+            if table.written:
                 assert self.call is not None
                 self.call.moved = 1
-                whole.index_copy_(0, rows, part)
+                table.put(rows, part, draw)
 
     def bytes_moved(self) -> int:
         """Return how many bytes the last step had to move: those of the rows."""

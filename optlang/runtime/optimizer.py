@@ -15,14 +15,14 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from optlang.compiled import Compiled, Slot
+from optlang.compiled import Compiled
 from optlang.inputs import ValueName
 from optlang.language.builtins import HALT, SEARCHES
 from optlang.language.identity import Count
 from optlang.language.questions import draws, evaluations
 from optlang.language.suggest import nearest
 from optlang.language.tree import StateScope
-from optlang.runtime import chance, checkpoint, documentation, flat, lazy
+from optlang.runtime import chance, checkpoint, documentation, flat, keeping, lazy
 from optlang.runtime.capturable import CapturablePlan
 from optlang.runtime.counterpart import SWITCHES, undecorated
 from optlang.runtime.differentiable import DifferentiablePlan
@@ -36,7 +36,7 @@ from optlang.runtime.plan import GroupPlan, named, switched
 from optlang.runtime.records import STEP
 from optlang.runtime.schedule_runner import run_schedule
 from optlang.runtime.stages import Scratch
-from optlang.runtime.stored import ROUNDING, STORE, described, needs, warn
+from optlang.runtime.stored import ROUNDING, STORE, described
 from optlang.runtime.tensors import facts_of, is_fake, local
 from optlang.runtime.usual import UsualSteps
 from optlang.runtime.values import plain
@@ -184,7 +184,7 @@ class RuleOptimizer(Optimizer):
         self._parts.check({**self.defaults, **param_group})
         self._check_marks(param_group)
         lazy.check(self._name(), {**self.defaults, **param_group})
-        self._check_kept(param_group)
+        keeping.check_names(self._name(), param_group, self._stored())
         undecorated(Optimizer.add_param_group)(self, param_group)
         self._fakes = _fakes(self.param_groups)
         try:
@@ -196,13 +196,6 @@ class RuleOptimizer(Optimizer):
         self._vanishing = Vanishing()
         if self._parts.counterpart.early:
             self._begin_early(param_group)
-
-    def _check_kept(self, group: dict[str, Any]) -> None:
-        """Refuse what a group cannot be asked to keep states and parameters in."""
-        if STORE in group:
-            group[STORE] = choice.checked(self._name(), group[STORE], self._stored())
-        if ROUNDING in group:
-            group[ROUNDING] = parameters.checked(self._name(), group[ROUNDING])
 
     def _check_marks(self, group: Mapping[str, Any]) -> None:
         """Refuse a group that asks for what another class does."""
@@ -236,13 +229,7 @@ class RuleOptimizer(Optimizer):
             group.setdefault(TRAINING, self.param_groups[0].get(TRAINING, True))
         if switched(group) == LazyPlan.switch:
             lazy.check_rule(part, group, members)
-        need = needs(part.compiled, group, members)
-        if need and (kind := _kind(group, part)) is not GroupPlan:
-            raise ValueError(f"{part.compiled.name}: {need} cannot be given {kind.unlike}")
-        if need == ROUNDING and not any(p.dtype is torch.bfloat16 for p in members):
-            raise ValueError(f"{part.compiled.name}: rounding is for parameters in bfloat16, and there are none here")
-        if isinstance(group.get(STORE), Mapping):
-            self._check_formats(part, group, members)
+        keeping.check(part, group, members, _kind(group, part))
         searches = bool(evaluations(part.compiled.rule) & {*SEARCHES})
         flat.check(part, group, len(self.param_groups), members, searches)
         if part.kernels.by_shape:
@@ -255,16 +242,6 @@ class RuleOptimizer(Optimizer):
                 if reason is not None:
                     raise ValueError(f"{part.compiled.name}: {named(group, p)} does not suit the rule: {reason}")
         self._begin_numbers(part, group, members, self.param_groups[0])
-
-    @staticmethod
-    def _check_formats(part: Part, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> None:
-        """Refuse formats for states that cannot be kept in them, and warn of those that do not suit the rule."""
-        values, states = part.hyper.read(group), dict[str, Slot]()
-        for facts in {facts_of(p) for p in members}:
-            prepared = part.kernels.prepared(values, part.hyper.answers(values), facts)
-            choice.formats(part.compiled.name, group[STORE], prepared.stored, facts.numel)
-            states |= {slot.key: slot for slot in prepared.stored}
-        warn(part.compiled, group, list(states.values()), values)
 
     @staticmethod
     def _begin_numbers(
@@ -573,7 +550,7 @@ class RuleOptimizer(Optimizer):
             self._routes = routes
             for group in self.param_groups:
                 lazy.check(self._name(), group)
-                self._check_kept(group)
+                keeping.check_names(self._name(), group, self._stored())
             plans[:] = [
                 _kind(group, part)(group, part.hyper, part.kernels, members)
                 for group in self.param_groups

@@ -32,6 +32,7 @@ from optlang.runtime.tensors import address, facts_of, is_fake, local, lost, mak
 from optlang.runtime.values import Hyperparameters
 from optlang.runtime.work import DirectWork, ScheduledWork
 from optlang.storage import Format
+from optlang.storage.coded import WHOLE, Coded, Places
 
 State = MutableMapping[torch.Tensor, dict[str, Any]]
 
@@ -49,7 +50,7 @@ class GroupPlan:
     #: The key of a param group that asks for this kind of plan, and how errors name the request.
     switch: str | None = None
     option = ""
-    #: What errors say of groups that need another kind of plan.
+    #: Why this kind of plan has no codes, for errors.
     unlike = ""
 
     def __init__(
@@ -268,15 +269,32 @@ class GroupPlan:
         self._check_dimensions(p, prepared)
         record = Record(p, prepared, state.get(p, {}))
         try:
-            record.place = self._place_of(record.owner)
-            record.bind(g, self._values or {}, self._formats(prepared, p))
+            formats = self._formats(prepared, p)
+            if reason := self.unfit(prepared.variant, self._named(p), formats):
+                raise ValueError(f"it {reason}")
+            record.place, record.places = self._place_of(self._named(record.owner)), self._places_of(p)
+            record.draws = any(isinstance(format, Coded) and format.draws for format in formats.values())
+            record.bind(g, self._values or {}, self._while_stepping(p, formats))
         except ValueError as error:
             self._fail(p, f"cannot be updated: {error}")
         return record
 
     def _formats(self, prepared: Prepared, p: torch.Tensor) -> dict[str, Format]:
         """Return how states of a parameter are kept that are kept otherwise than the rule says, by key."""
-        return formats_of(self.kernels.compiled, self.group, prepared, p)
+        return formats_of(self.kernels.compiled, self.group, prepared, self._named(p))
+
+    @classmethod
+    def unfit(cls, variant: Variant, p: torch.Tensor, formats: Mapping[str, Format]) -> str:
+        """Return why the numbers of a parameter cannot be kept in some formats; empty if they can."""
+        return ""
+
+    def _places_of(self, p: torch.Tensor) -> Places:
+        """Return which elements of a parameter a part of it has."""
+        return WHOLE
+
+    def _while_stepping(self, p: torch.Tensor, formats: dict[str, Format]) -> dict[str, Format]:
+        """Return how states are kept while a step is made, where that is not how they are kept afterwards."""
+        return formats
 
     def _place_of(self, p: torch.Tensor) -> int:
         """Return the place of a parameter among all of the optimizer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import is_
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 
@@ -31,8 +31,11 @@ from optlang.runtime.tensors import (
 )
 from optlang.storage import Format, Wide, choice
 from optlang.storage.blocks import SCALE, Blocks
-from optlang.storage.coded import Coded
+from optlang.storage.coded import WHOLE, Coded
 from optlang.storage.parameters import KEY, Parameter, Stochastic
+
+if TYPE_CHECKING:
+    from optlang.storage.coded import Key
 
 #: Attribute of the memory whose parts show the numbers of many parameters.
 OURS = "optlang_mirror"
@@ -49,6 +52,8 @@ class Record:
         prepared: Its variant.
         owner: The parameter as it is listed in the param groups.
         place: Its place among all parameters of the optimizer.
+        places: Which elements of the owner it has, if they are some of them.
+        draws: Whether random numbers are drawn where states, or the parameter, are kept in fewer bits.
         facts: What the rule may know of it.
         state: Its dict in ``optimizer.state``.
         keys: Keys of the state this record has, mirrors of host numbers first.
@@ -69,12 +74,12 @@ class Record:
     """
 
     __slots__ = (
-        "_draws",
         "careful",
         "coded",
         "copied",
         "count",
         "created",
+        "draws",
         "dtype",
         "facts",
         "form",
@@ -86,6 +91,7 @@ class Record:
         "owner",
         "parameter",
         "place",
+        "places",
         "pointer",
         "pointers",
         "prepared",
@@ -113,7 +119,7 @@ class Record:
         self.ordinary, self.volatile, self.whole = True, False, False
         self.tensors: dict[ValueName, torch.Tensor] = {}
         self.coded: dict[ValueName, tuple[Coded, torch.Tensor]] = {}
-        self.shown, self.place, self._draws = 0, 0, False
+        self.shown, self.place, self.places, self.draws = 0, 0, WHOLE, False
         self.numbers: tuple[float, ...] = ()
         self.count, self.created, self.careful, self.copied = 0.0, False, False, False
         self.gradient_dtype = parameter.dtype
@@ -121,7 +127,7 @@ class Record:
     @property
     def counts(self) -> bool:
         """Whether its updates are counted: if the rule asks, or if random numbers are drawn by the count."""
-        return self.prepared.counts or self._draws
+        return self.prepared.counts or self.draws
 
     def drawn_by(self, name: ValueName) -> int:
         """Return what random numbers for a state are drawn by, besides the step."""
@@ -137,11 +143,11 @@ class Record:
         format, second = self.coded[name]
         return format.decode(self.codes(name), second).to(arithmetic(self.parameter))
 
-    def keep(self, name: ValueName, x: torch.Tensor, draw: int) -> None:
+    def keep(self, name: ValueName, x: torch.Tensor, draw: Key) -> None:
         """Keep numbers in codes; ``draw`` is what random numbers are drawn by in this step."""
         format, second = self.coded[name]
         codes = self.codes(name)
-        format.keep(x.reshape(codes.shape).float(), codes, second, self.drawn_by(name) ^ draw)
+        format.keep(x.reshape(codes.shape).float(), codes, second, self.drawn_by(name) ^ draw, self.places)
 
     # Making ready -------------------------------------------------------------------------------------------
 
@@ -170,7 +176,6 @@ class Record:
     def _states(self, g: torch.Tensor, values: Values, formats: Mapping[str, Format]) -> dict[ValueName, torch.Tensor]:
         """Return the state tensors by name, each as its kernel wants it, and set the host's numbers."""
         prepared, held = self.prepared, self.state
-        self._draws = any(isinstance(format, Coded) and format.draws for format in formats.values())
         slots = prepared.variant.slots
         missing = [slot for slot in slots if held.get(slot.key) is None]
         present = len(missing) < len(slots)
@@ -255,7 +260,8 @@ class Record:
                 codes, scales = format.zeros(self.parameter)
             else:
                 value = value if held is None else self._decoded(slot, value)
-                codes, scales = format.encode(self._fitting(slot.key, slot.storage, value).contiguous().float())
+                x = self._fitting(slot.key, slot.storage, value).contiguous().float()
+                codes, scales = format.encode(x, 0, self.places)
             self.staged[slot.key], self.staged[slot.key + SCALE] = codes, scales
         self.coded[slot.name] = format, scales
         return codes

@@ -8,17 +8,26 @@ the price of sending all of them. State is distributed as its parameter is.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.distributed.tensor import DTensor, Replicate
 
-from optlang.compiled import Storage
+from optlang.compiled import Storage, Variant
+from optlang.runtime import sharded_codes as codes
 from optlang.runtime.batches import Batch
 from optlang.runtime.plan import GroupPlan, State
 from optlang.runtime.records import Record
 from optlang.runtime.tensors import address, facts_of, form
 from optlang.runtime.work import DirectWork, ScheduledWork
+from optlang.storage import Fixed, Format
+from optlang.storage.blocks import SCALE, Blocks
+from optlang.storage.coded import WHOLE, Places
+from optlang.storage.parameters import KEY
+
+if TYPE_CHECKING:
+    from optlang.storage.coded import Key
 
 
 class ShardedPlan(GroupPlan):
@@ -28,8 +37,6 @@ class ShardedPlan(GroupPlan):
     dict of the local parts of its states.
     """
 
-    unlike = "for distributed parameters yet; keep their states in float32, or set their types by bf16() in the rule"
-
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._parts: dict[torch.Tensor, torch.Tensor] = {}  # by parameter, the stand-in
@@ -37,7 +44,8 @@ class ShardedPlan(GroupPlan):
         self._states: dict[torch.Tensor, dict[str, Any]] = {}  # by stand-in
         self._shown: dict[torch.Tensor, dict[str, Any]] = {}  # by parameter, what optimizer.state held
         self._exhibited: list[Batch] = []  # those whose numbers optimizer.state shows
-        self._gathered: list[tuple[DTensor, Record, DirectWork | ScheduledWork]] = []
+        self._gathered: list[Gathered] = []
+        self._copies: set[torch.Tensor] = set()  # gathered parameters
         self._around: dict[torch.Tensor, bool] = {}  # by parameter, for the answers below
         self._around_of: tuple[Any, ...] | None = None
         self.idle = []  # stand-ins, when there are some
@@ -68,7 +76,7 @@ class ShardedPlan(GroupPlan):
 
     def _gathered_staged(self) -> list[ScheduledWork]:
         """Return the work on gathered copies that has to be run together with that of other groups."""
-        return [work for _, _, work in self._gathered if isinstance(work, ScheduledWork)]
+        return [each.work for each in self._gathered if isinstance(each.work, ScheduledWork)]
 
     def _local_staged(self) -> list[ScheduledWork]:
         """Return the other work that has to be run together with that of other groups."""
@@ -111,7 +119,7 @@ class ShardedPlan(GroupPlan):
         if len(held) != len(shown) or any(held[key] is not shown.get(key) for key in held):
             own = self._states.setdefault(part, {})
             own.clear()  # another dict, or the same with other contents, is bound anew
-            own.update({key: _local(value, p) if isinstance(value, DTensor) else value for key, value in held.items()})
+            own.update({key: _local(value, p) for key, value in held.items()})
             self._shown[p] = dict(held)
 
     def _forget(self, part: torch.Tensor) -> None:
@@ -123,22 +131,43 @@ class ShardedPlan(GroupPlan):
         self._shown.pop(self._whole.pop(part), None)
         self._states.pop(part, None)
 
-    def _gather_whole(self, p: DTensor, state: State) -> tuple[DTensor, Record, DirectWork | ScheduledWork]:
+    @classmethod
+    def unfit(cls, variant: Variant, p: torch.Tensor, formats: Mapping[str, Format]) -> str:
+        """Return why the numbers of a parameter cannot be kept in some formats; empty if they can."""
+        return codes.misplaced(p, formats) if isinstance(p, DTensor) else ""
+
+    def _gather_whole(self, p: DTensor, state: State) -> Gathered:
         """Gather a parameter, its gradient and its states, and lay out the work on the copies."""
         whole = p.full_tensor().detach().clone()
         self._whole[whole] = p  # for messages
         assert isinstance(p.grad, DTensor)
         g = p.grad.full_tensor()
-        held = {key: v.full_tensor() if isinstance(v, DTensor) else v for key, v in state.get(p, {}).items()}
+        held = {key: codes.whole(value) for key, value in codes.numbers_of(state.get(p, {})).items()}
+        self._copies.add(whole)
         record = self._bound(whole, g, {whole: held})
         record.owner = p
-        batch = Batch([record])
+        batch = self._batch([record])
+        draw = batch.draw
         batch.gradients = [record.fitting(g)]
         known = self._group_values(record.prepared)
         del self._whole[whole]
+        self._copies.remove(whole)
         if batch.schedule is not None:  # each process has the whole of its part of a sum: nothing more is sent
-            return p, record, ScheduledWork(batch, known, self.kernels, self.scratch)
-        return p, record, self.host(batch, known)
+            return Gathered(p, record, ScheduledWork(batch, known, self.kernels, self.scratch), draw)
+        return Gathered(p, record, self.host(batch, known), draw)
+
+    def _while_stepping(self, p: torch.Tensor, formats: dict[str, Format]) -> dict[str, Format]:
+        """Return how states are kept while a step is made: those of gathered parameters as numbers."""
+        if p not in self._copies:
+            return formats
+        return {key: Fixed("float32") if isinstance(f, Blocks) else f for key, f in formats.items()}
+
+    def _places_of(self, p: torch.Tensor) -> Places:
+        """Return which elements of a parameter are here."""
+        owner = self._whole.get(p, p)
+        if not isinstance(owner, DTensor):
+            return WHOLE
+        return WHOLE if p in self._copies else codes.places_of(owner)
 
     # The second half ----------------------------------------------------------------------------------------
 
@@ -151,32 +180,32 @@ class ShardedPlan(GroupPlan):
             for record in batch.records:
                 self._show(record, state)
         self._show_numbers(state)
-        for p, record, work in self._gathered:
-            if isinstance(work, ScheduledWork):
-                work.batch.reflect()
-                record.commit()
+        for each in self._gathered:
+            if isinstance(each.work, ScheduledWork):
+                each.work.batch.reflect()
+                each.record.commit()
                 continue
-            batch, coefficients, numbers, _ = work
+            batch, coefficients, numbers, _ = each.work
             batch.run(coefficients)
             batch.reflect()
             batch.advance(numbers)
-            record.commit()
-            self._take_part(p, record, state)
-        self._gathered = [entry for entry in self._gathered if isinstance(entry[2], ScheduledWork)]
+            each.record.commit()
+            self._take_part(each, state)
+        self._gathered = [each for each in self._gathered if isinstance(each.work, ScheduledWork)]
         self.staged += self._gathered_staged()
         return written
 
     def finish(self, state: State) -> None:
         """Take this process's part of what was made in stages."""
-        for p, record, _ in self._gathered:
-            self._take_part(p, record, state)
+        for each in self._gathered:
+            self._take_part(each, state)
         self._gathered = []
         super().finish(state)
 
-    def _take_part(self, p: DTensor, record: Record, state: State) -> None:
+    def _take_part(self, each: Gathered, state: State) -> None:
         """Keep this process's part of a gathered parameter and of its states."""
-        p.to_local().copy_(_part(record.parameter, p))
-        self._show_gathered(p, record, state)
+        each.owner.to_local().copy_(_part(each.record.parameter, each.owner))
+        self._show_gathered(each, state)
 
     def begin(self, state: State) -> None:
         """Start states, and nothing else."""
@@ -186,10 +215,10 @@ class ShardedPlan(GroupPlan):
         for batch in fresh:
             for record in batch.records:
                 self._show(record, state)
-        for p, record, work in self._gathered:
-            work.batch.reflect()
-            record.commit()
-            self._show_gathered(p, record, state)
+        for each in self._gathered:
+            each.work.batch.reflect()
+            each.record.commit()
+            self._show_gathered(each, state)
         self._gathered = []
 
     def _show(self, record: Record, state: State) -> None:
@@ -199,6 +228,11 @@ class ShardedPlan(GroupPlan):
             return
         numbers = record.keys[: record.shown]
         shown = {key: value if key in numbers else _distributed(value, p) for key, value in held.items()}
+        if isinstance(p, DTensor):
+            for slot in (slot for slot in record.prepared.stored if slot.name in record.coded):
+                format, scales = record.coded[slot.name]
+                if isinstance(format, Blocks):
+                    shown[slot.key + SCALE] = codes.distributed_like(scales, p, format.scales_shape(p.shape))
         state[p] = shown
         self._shown[p] = dict(shown)
 
@@ -208,24 +242,38 @@ class ShardedPlan(GroupPlan):
         self._exhibited = list(self.batches)
         for record in (r for batch in self.batches if id(batch) not in before for r in batch.records):
             p = self._whole[record.parameter]
-            for key, value in zip(record.keys, record.values, strict=True):
-                if value._base is not None and state[p].get(key) is not value:
+            for key, value in zip(record.keys[: record.shown], record.values, strict=False):
+                if state[p].get(key) is not value:
                     state[p][key] = self._shown[p][key] = value
 
-    @staticmethod
-    def _show_gathered(p: DTensor, record: Record, state: State) -> None:
+    def _show_gathered(self, each: Gathered, state: State) -> None:
         """Put the states of a gathered parameter into ``optimizer.state``: those of its shape as it is distributed."""
-        elements = {slot.key for slot in record.prepared.variant.slots if slot.storage is Storage.ELEMENT}
+        p, record, shown = each.owner, each.record, state[each.owner]
+        formats = self._formats(record.prepared, p)
+        slots = {slot.key: slot.name for slot in record.prepared.variant.slots if slot.storage is Storage.ELEMENT}
         for key, value in record.state.items():
-            if key in elements:
-                local = _part(value, p)
-                held = state[p].get(key)
-                if isinstance(held, DTensor):
-                    held.to_local().copy_(local)
-                else:
-                    state[p][key] = _distributed(local.clone(), p)
+            if key not in (*slots, KEY):
+                shown[key] = value.clone() if isinstance(value, torch.Tensor) else value
+                continue
+            local, format = _part(value, p), formats.get(key)
+            new = {key: local}
+            if isinstance(format, Blocks):
+                draw = record.drawn_by(slots[key]) ^ each.draw
+                new[key], new[key + SCALE] = format.encode(local.contiguous(), draw, codes.places_of(p))
             else:
-                state[p][key] = value.clone() if isinstance(value, torch.Tensor) else value
+                shown.pop(key + SCALE, None)
+            for name, part in new.items():
+                self._keep_part(shown, name, part, p, format if name != key else None)
+
+    @staticmethod
+    def _keep_part(shown: dict[str, Any], key: str, part: torch.Tensor, p: DTensor, format: Format | None) -> None:
+        """Write what is here of a state, or of its scales if a format is given, where it was kept before."""
+        shape = format.scales_shape(p.shape) if isinstance(format, Blocks) else p.shape
+        held = shown.get(key)
+        if isinstance(held, DTensor) and held.dtype is part.dtype and held.shape == shape:
+            held.to_local().copy_(part)
+        else:
+            shown[key] = codes.distributed_like(part.clone(), p, shape)
 
     def abandon(self) -> None:
         """Forget a step that was prepared and is not going to be run."""
@@ -248,7 +296,23 @@ class ShardedPlan(GroupPlan):
             super()._check_parameter(p)
 
 
-def _local(t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+class Gathered(NamedTuple):
+    """A distributed parameter whose update is computed as a whole.
+
+    Attributes:
+        owner: The parameter.
+        record: The copy.
+        work: Its step.
+        draw: What random numbers are drawn by in the step, where states are kept in codes.
+    """
+
+    owner: DTensor
+    record: Record
+    work: DirectWork | ScheduledWork
+    draw: Key
+
+
+def _local(t: Any, p: torch.Tensor) -> Any:
     """Return the local part of a tensor, distributed as a parameter is."""
     if not isinstance(t, DTensor) or not isinstance(p, DTensor):
         return t
@@ -258,13 +322,8 @@ def _local(t: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
 
 
 def _distributed(value: Any, p: torch.Tensor) -> Any:
-    """Return a local state as a distributed tensor if it is one of elements (mirrors of host numbers are views)."""
-    if (
-        not isinstance(p, DTensor)
-        or not isinstance(value, torch.Tensor)
-        or value._base is not None
-        or value.shape != p.to_local().shape
-    ):
+    """Return a local state as a distributed tensor if it is one of elements."""
+    if not (isinstance(p, DTensor) and isinstance(value, torch.Tensor) and value.shape == p.to_local().shape):
         return value
     return DTensor.from_local(value, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,6 +22,9 @@ from optlang.runtime.kernels import Kernels, Prepared, PreparedKernel
 from optlang.runtime.numbers import as_number, stays_on_device, traced_functions
 from optlang.runtime.records import Record
 from optlang.runtime.tensors import arithmetic, is_wrapper
+
+if TYPE_CHECKING:
+    from optlang.storage.coded import Key
 
 #: How many bytes a tensor of a chunk may take: on the CPU so few that what one operation leaves is still in a cache for
 #: the next (two of the largest matrices of GPT-2 small), elsewhere enough to keep every core busy. Stages over matrices
@@ -122,9 +125,10 @@ class Chunk:
 
     def __init__(self, plan: PlannedStage, start: int, records: Sequence[Record], buffers: Buffers) -> None:
         self.plan, self.start, self.records, self.buffers = plan, start, records, buffers
-        self._begun, self._draw = False, 0
+        self._begun = False
+        self._draw: Key = 0
 
-    def begin(self, draw: int) -> None:
+    def begin(self, draw: Key) -> None:
         """Forget the last run; ``draw`` is what random numbers are drawn by where states are kept in codes."""
         self._begun, self._draw = False, draw
 
@@ -215,7 +219,7 @@ class KernelChunk(Chunk):
         super().__init__(plan, start, records, buffers)
         self.call = KernelCall(plan.prepared, records, buffers)
 
-    def begin(self, draw: int) -> None:
+    def begin(self, draw: Key) -> None:
         """Forget the last run; ``draw`` is what random numbers are drawn by where states are kept in codes."""
         self.call.moved, self.call.draw = 0, draw
 

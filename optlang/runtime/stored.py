@@ -62,7 +62,7 @@ def formats_of(compiled: Compiled, group: Mapping[str, Any], prepared: Prepared,
     found: dict[str, Format] = {}
     if not p.is_complex() and not (store == "fp32" and p.dtype is torch.float64):
         slow = slow_averages(compiled.rule) if choice.preset_of(store) is not None else ()
-        found |= choice.formats(compiled.name, store, prepared.stored, p.numel(), ruled, slow)
+        found |= choice.formats(compiled.name, store, prepared.stored, p.shape, ruled, slow)
     if p.dtype is torch.bfloat16:
         format = ruled.get(KEY) if way is None else WAYS.get(way)
         found |= {} if format is None else {KEY: format}

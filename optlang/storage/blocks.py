@@ -7,22 +7,28 @@ in a tensor shaped like the values, under the state's key; scales in another, un
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from optlang.storage.coded import Coded, drawn
+from optlang.storage.coded import WHOLE, Coded, Places, drawn
 from optlang.storage.formats import SIZES
 
 if TYPE_CHECKING:
     import torch
+
+    from optlang.storage.coded import Key
 
 #: What the key of a state's scales has behind the state's own.
 SCALE = ".scale"
 
 #: Elements of a tensor below which its states are kept as they are without ``store``, if nothing else is asked for.
 LEAST = 4096
+#: The same for vectors: what blocks they have, unlike rows, depends on how many processes share them. As norms and
+#: biases are kept in float32, a checkpoint of a model is for any number of processes.
+LEAST_OF_A_VECTOR = 2**20
 
 
 @dataclass(frozen=True)
@@ -82,12 +88,13 @@ class Blocks(Coded):
         types = str(codes.dtype)[6:], str(scales.dtype)[6:]
         return types == (self.codes, self.second) and self.scales_shape(tuple(codes.shape)) == tuple(scales.shape)
 
-    def encode(self, x: torch.Tensor, key: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(self, x: torch.Tensor, key: Key = 0, places: Places = WHOLE) -> tuple[torch.Tensor, torch.Tensor]:
         """Return codes and scales of a tensor.
 
         Args:
             x: The numbers, contiguous, in float32.
             key: What random numbers are drawn by, besides the place of an element.
+            places: Which elements of a larger tensor they are.
         """
         import torch
 
@@ -98,8 +105,7 @@ class Blocks(Coded):
         kept = torch.where(sound, scale, torch.nan).to(getattr(torch, self.second))  # so is all of the block
         random = None
         if self.draws:
-            places = torch.arange(x.numel(), dtype=torch.int64, device=x.device)
-            random = self._in_blocks(drawn(places, key).view(shape))
+            random = self._in_blocks(drawn(places.of(shape, x.device), key).view(shape))
         codes = self.encoded(torch.where(sound[:, None], blocks, 0.0), torch.where(sound, scale, 1.0)[:, None], random)
         return self._in_rows(codes, shape), kept.view(self.scales_shape(shape))
 
@@ -117,9 +123,11 @@ class Blocks(Coded):
         numbers = self.decoded(self._in_blocks(codes), scales.float().reshape(-1, 1))
         return self._in_rows(numbers, shape)
 
-    def keep(self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, key: int) -> None:
+    def keep(
+        self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, key: Key, places: Places = WHOLE
+    ) -> None:
         """Write the codes and scales of a tensor where those of another one lie."""
-        new_codes, new_scales = self.encode(x, key)
+        new_codes, new_scales = self.encode(x, key, places)
         codes.copy_(new_codes)
         scales.copy_(new_scales)
 
@@ -140,13 +148,16 @@ class Blocks(Coded):
     def _in_rows(self, blocks: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         """Return blocks as a tensor of some shape, without what they were filled up with."""
         rows, columns = rows_of(shape)
-        return blocks.reshape(rows, -1)[:, :columns].reshape(tuple(shape)).contiguous()
+        filled = -(-columns // self.block) * self.block
+        return blocks.reshape(rows, filled)[:, :columns].reshape(tuple(shape)).contiguous()
 
 
 def rows_of(shape: Sequence[int]) -> tuple[int, int]:
     """Return how many rows a tensor has, and how many numbers each of them has."""
-    numel = 1
-    for n in shape:
-        numel *= n
-    rows = shape[0] if len(shape) > 1 else 1
-    return rows, numel // rows if rows else 0
+    return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, math.prod(shape))
+
+
+def is_large(shape: Sequence[int], least: int = LEAST) -> bool:
+    """Whether a tensor has so many elements that it is kept in codes; a vector more, unless ``least`` is asked for."""
+    is_vector = len(shape) < 2 and least == LEAST
+    return math.prod(shape) >= (LEAST_OF_A_VECTOR if is_vector else least)

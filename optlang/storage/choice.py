@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from optlang.storage.blocks import LEAST, Blocks
+from optlang.storage.blocks import LEAST, Blocks, is_large
 from optlang.storage.formats import Fixed, Format
 from optlang.storage.fp8 import Fp8
 from optlang.storage.log8 import Log8
@@ -112,7 +112,7 @@ def formats(
     who: str,
     store: Any,
     slots: Sequence[State],
-    numel: int,
+    shape: Sequence[int],
     ruled: Mapping[str, Format] | None = None,
     slow: Collection[str] = (),
 ) -> dict[str, Format]:
@@ -122,7 +122,7 @@ def formats(
         who: The class, for messages.
         store: What :func:`checked` returned.
         slots: The states.
-        numel: How many elements the parameter has.
+        shape: That of the parameter.
         ruled: The formats that the rule itself asks for, by key.
         slow: The keys of averages that move by less in a step than is rounded off in eight bits.
 
@@ -145,7 +145,7 @@ def formats(
             format = _preset(*preset, slot, slot.key in slow)
         if format is not None and slot.of_elements:
             found[slot.key] = format
-    return {key: each for key, each in found.items() if not isinstance(each, Blocks) or numel >= each.least}
+    return {key: each for key, each in found.items() if not isinstance(each, Blocks) or is_large(shape, each.least)}
 
 
 def found(codes: torch.Tensor, scales: torch.Tensor) -> Blocks | None:

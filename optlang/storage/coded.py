@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,6 +12,9 @@ from optlang.storage.formats import Format
 
 if TYPE_CHECKING:
     import torch
+
+    #: What random numbers are drawn by: a number, or a tensor that holds one.
+    Key = int | torch.Tensor
 
 _WORD = 0xFFFFFFFF
 
@@ -23,6 +28,45 @@ _CPP = {
     "float32": "float",
     "float16": "_Float16",
 }
+
+
+@dataclass(frozen=True)
+class Places:
+    """Which elements of a tensor some are that are kept together: random numbers are drawn by the places there.
+
+    Attributes:
+        start: The index of the first one in each dimension; empty if that is 0 in all.
+        whole: The shape of the whole tensor; empty if it is that of these elements.
+        rows: Which indices of the first dimension they are, where those are not neighbours.
+    """
+
+    start: tuple[int, ...] = ()
+    whole: tuple[int, ...] = ()
+    rows: torch.Tensor | None = None
+
+    def of(self, shape: Sequence[int], device: torch.device) -> torch.Tensor:
+        """Return the places of the elements of a tensor of some shape, one behind the other."""
+        import torch
+
+        if not self.start and self.rows is None:
+            return torch.arange(math.prod(shape), dtype=torch.int64, device=device)
+        found, stride = torch.zeros((), dtype=torch.int64, device=device), 1
+        starts, sizes = self.start or (0,) * len(shape), self.whole or shape
+        for dim in reversed(range(len(shape))):
+            here = torch.arange(shape[dim], dtype=torch.int64, device=device)
+            index = self.rows if dim == 0 and self.rows is not None else here + starts[dim]
+            found = found + (index * stride).view(-1, *(1,) * (len(shape) - 1 - dim))
+            stride *= sizes[dim]
+        return found.reshape(-1)
+
+    def permuted(self, order: Sequence[int]) -> Places:
+        """Return the same with dimensions in another order, which is that of memory."""
+        start, whole = (tuple(each[dim] for dim in order) if each else () for each in (self.start, self.whole))
+        return Places(start, whole, self.rows)
+
+
+#: All elements of a tensor.
+WHOLE = Places()
 
 
 @dataclass(frozen=True)
@@ -71,7 +115,9 @@ class Coded(Format):
         """Return the numbers of a tensor that is kept, in float32."""
 
     @abstractmethod
-    def keep(self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: int) -> None:
+    def keep(
+        self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: Key, places: Places = WHOLE
+    ) -> None:
         """Write codes where those of another tensor lie.
 
         Args:
@@ -79,10 +125,11 @@ class Coded(Format):
             codes: Takes the codes.
             second: Takes what belongs to them.
             key: What random numbers are drawn by, besides the place of an element.
+            places: Which elements of a larger tensor they are.
         """
 
 
-def drawn(places: torch.Tensor, key: int) -> torch.Tensor:
+def drawn(places: torch.Tensor, key: Key) -> torch.Tensor:
     """Return whole numbers from 0 to 2**32 - 1, by the places of elements and a random key; the same in C++.
 
     Those of neighbours are spread evenly, which rounds a sum of many elements better than independent ones would.

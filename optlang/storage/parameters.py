@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from optlang.storage.coded import Coded, drawn
+from optlang.storage.coded import WHOLE, Coded, Places, drawn
 from optlang.storage.formats import SIZES
 
 if TYPE_CHECKING:
     import torch
+
+    from optlang.storage.coded import Key
 
 #: Key of what belongs to a parameter, in ``optimizer.state``.
 KEY = "param.correction"
@@ -132,13 +134,18 @@ class Stochastic(Parameter):
         """Return the parameter in float32."""
         return codes.float()
 
-    def keep(self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: int) -> None:
+    def keep(
+        self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: Key, places: Places = WHOLE
+    ) -> None:
         """Write the parameter, rounded at random."""
         import torch
 
         # Places are those in memory, which has no gaps.
-        places = torch.arange(x.numel(), dtype=torch.int64, device=x.device).as_strided(codes.shape, codes.stride())
-        _write(torch.where(x.isnan(), 0x7FC0, (_bits(x) + (drawn(places, key) >> 16)) >> 16), codes)
+        order = sorted(range(codes.dim()), key=codes.stride, reverse=True)
+        shape = [codes.shape[dim] for dim in order]
+        found = places.permuted(order).of(shape, x.device).view(shape)
+        found = found.permute([order.index(dim) for dim in range(codes.dim())])
+        _write(torch.where(x.isnan(), 0x7FC0, (_bits(x) + (drawn(found, key) >> 16)) >> 16), codes)
 
 
 @dataclass(frozen=True)
@@ -183,7 +190,9 @@ class Kahan(Parameter):
         """Return the sum of parameter and error in float32."""
         return codes.float() + second.float()
 
-    def keep(self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: int) -> None:
+    def keep(
+        self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: Key, places: Places = WHOLE
+    ) -> None:
         """Write the parameter and the error."""
         import torch
 
@@ -210,7 +219,9 @@ class Corrected(Parameter):
 
         return _number((_bits(codes.float()) + (second.to(torch.int64) << self.left_out)) & 0xFFFFFFFF)
 
-    def keep(self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: int) -> None:
+    def keep(
+        self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: Key, places: Places = WHOLE
+    ) -> None:
         """Write the parameter, and the bits that it lacks."""
         import torch
 

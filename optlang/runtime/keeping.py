@@ -1,0 +1,56 @@
+"""What param groups ask of how numbers are kept, by ``store`` and ``rounding``, and what cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from optlang.compiled import Slot
+from optlang.runtime.parts import Part
+from optlang.runtime.plan import GroupPlan, named
+from optlang.runtime.stored import ROUNDING, STORE, formats_of, needs, warn
+from optlang.runtime.tensors import facts_of
+from optlang.storage import choice, parameters
+
+
+def check_names(who: str, group: dict[str, Any], states: Sequence[str]) -> None:
+    """Raise ValueError if a group asks for something that there is not."""
+    if STORE in group:
+        group[STORE] = choice.checked(who, group[STORE], states)
+    if ROUNDING in group:
+        group[ROUNDING] = parameters.checked(who, group[ROUNDING])
+
+
+def check(part: Part, group: Mapping[str, Any], members: Sequence[torch.Tensor], kind: type[GroupPlan]) -> None:
+    """Raise ValueError if the parameters of a group that go to a rule cannot be kept as it asks.
+
+    Formats that do not suit the rule are warned of.
+
+    Args:
+        part: The rule.
+        group: The group.
+        members: The parameters.
+        kind: The kind of plan that the group has.
+    """
+    who, need = part.compiled.name, needs(part.compiled, group, members)
+    if not need:
+        return
+    if kind.unlike:
+        raise ValueError(f"{who}: {need} cannot be given {kind.unlike}")
+    if need == ROUNDING and not any(p.dtype is torch.bfloat16 for p in members):
+        raise ValueError(f"{who}: rounding is for parameters in bfloat16, and there are none here")
+    values, states = part.hyper.read(group), dict[str, Slot]()
+    answers = part.hyper.answers(values)
+    for p in _different(members):
+        prepared = part.kernels.prepared(values, answers, facts_of(p))
+        if reason := kind.unfit(prepared.variant, p, formats_of(part.compiled, group, prepared, p)):
+            raise ValueError(f"{who}: {need} cannot be given for {named(group, p)}: it {reason}")
+        states |= {slot.key: slot for slot in prepared.stored}
+    warn(part.compiled, group, list(states.values()), values)
+
+
+def _different(members: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return parameters that differ in what the answer depends on: one of each shape, type and placement."""
+    return list({(facts_of(p), p.dtype, str(getattr(p, "placements", ""))): p for p in members}.values())

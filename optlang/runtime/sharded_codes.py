@@ -1,0 +1,139 @@
+"""Codes of distributed parameters: which elements a process has, how their scales are distributed, how all are sent.
+
+Blocks lie within rows, so a process that has whole rows has whole blocks, and any other number of processes finds the
+same codes and scales in a checkpoint. Rows that are cut are kept in codes where they are cut between blocks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+from optlang.storage import Format, choice
+from optlang.storage.blocks import SCALE, Blocks
+from optlang.storage.coded import WHOLE, Places
+
+#: Types that process groups cannot send (gloo none of 8-bit floats, NCCL none of int16), and those that stand for them.
+SENT_AS = {torch.float8_e4m3fn: torch.uint8, torch.int16: torch.float16}
+
+
+def places_of(p: Any) -> Places:
+    """Return which elements of a distributed parameter are here."""
+    shape, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
+    if tuple(shape[1:]) == tuple(p.shape[1:]) and not any(offset):  # the first rows
+        return WHOLE
+    return Places(tuple(offset), tuple(p.shape))
+
+
+def misplaced(p: DTensor, formats: Mapping[str, Format]) -> str:
+    """Return why the elements of a distributed parameter cannot be kept in some formats; empty if they can.
+
+    The answer is the same in every process.
+    """
+    blocks = max((each.block for each in formats.values() if isinstance(each, Blocks)), default=0)
+    if not blocks:
+        return ""
+    if any(each.is_partial() for each in p.placements):
+        return "is distributed in terms of a sum"
+    cut = _cut(p)
+    if len(p.shape) == 1 and cut:
+        return "is a vector, whose blocks would depend on the number of processes"
+    if any(dim > 1 for dim in cut):
+        return f"is distributed along dimension {max(cut)}, which cuts its rows into elements that are no neighbours"
+    if 1 in cut:
+        processes = cut[1]
+        own = math.prod(p.shape[1:]) // processes
+        if p.shape[1] % processes or own % blocks:
+            return (
+                f"has rows that are cut between {processes} processes, and not between blocks of {blocks}; "
+                "distribute it along its first dimension, or ask for smaller blocks"
+            )
+    return ""
+
+
+def _cut(p: DTensor) -> dict[int, int]:
+    """Return by how many processes each dimension is shared, of those that are."""
+    found: dict[int, int] = {}
+    for size, placement in zip(p.device_mesh.shape, p.placements, strict=True):
+        if hasattr(placement, "dim") and size > 1:
+            found[placement.dim] = found.get(placement.dim, 1) * size
+    return found
+
+
+def distributed_like(value: torch.Tensor, p: DTensor, shape: Sequence[int]) -> DTensor:
+    """Return what is here of a tensor as one that is distributed as a parameter is.
+
+    Args:
+        value: What is here.
+        p: The parameter.
+        shape: That of the whole tensor.
+    """
+    strides = torch.empty(tuple(shape), device="meta").stride()
+    return DTensor.from_local(
+        value, p.device_mesh, p.placements, run_check=False, shape=torch.Size(shape), stride=strides
+    )
+
+
+def part_of(value: torch.Tensor, p: Any) -> DTensor:
+    """Return a tensor that every process has whole as one that is distributed as a parameter is; nothing is sent."""
+    shape, offset = compute_local_shape_and_global_offset(value.shape, p.device_mesh, p.placements)
+    here = tuple(slice(start, start + n) for n, start in zip(shape, offset, strict=True))
+    return distributed_like(value.detach()[here].contiguous().to(p.device), p, value.shape)
+
+
+def whole(t: Any) -> Any:
+    """Return all of a tensor, wherever its parts are."""
+    if not isinstance(t, DTensor):
+        return t
+    stands_for = SENT_AS.get(t.dtype)
+    return t.full_tensor() if stands_for is None else _bits(t, stands_for).full_tensor().view(t.dtype)
+
+
+def _bits(t: DTensor, dtype: torch.dtype) -> DTensor:
+    """Return the bits of a distributed tensor as numbers of another type."""
+    return DTensor.from_local(
+        t.to_local().view(dtype), t.device_mesh, t.placements, run_check=False, shape=t.shape, stride=t.stride()
+    )
+
+
+def decoded(codes: Any, scales: Any) -> Any:
+    """Return the numbers that codes stand for, distributed as they are; codes of no known format as they are."""
+    own = codes.to_local(), scales.to_local()
+    format = choice.found(*own)
+    return codes if format is None else distributed_like(format.decode(*own), codes, codes.shape)
+
+
+def numbers_of(held: Mapping[str, Any]) -> dict[str, Any]:
+    """Return states with numbers in place of codes and scales."""
+    scales = {key + SCALE for key in held}
+    return {
+        key: decoded(value, held[key + SCALE]) if key + SCALE in held else value
+        for key, value in held.items()
+        if key not in scales
+    }
+
+
+class Sent(DTensor):
+    """A distributed tensor of a type that process groups cannot send: it is sent as what its bits are otherwise.
+
+    ``torch.distributed.checkpoint`` sends what is in state dicts if it is asked for a full one.
+    """
+
+    def redistribute(self, *arguments: Any, **options: Any) -> DTensor:
+        """Return the tensor distributed otherwise, as ``DTensor`` does."""
+        return _bits(_bits(self, SENT_AS[self.dtype]).redistribute(*arguments, **options), self.dtype)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return distributed_like(self.to_local(), self, self.shape).__reduce_ex__(protocol)
+
+
+def sendable(t: Any) -> Any:
+    """Return a distributed tensor that can be sent, in the same memory."""
+    if t.dtype not in SENT_AS:
+        return t
+    return Sent(t._local_tensor, t._spec, requires_grad=False)  # type: ignore[no-untyped-call]
