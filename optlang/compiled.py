@@ -98,7 +98,7 @@ class Slot:
         zero: Whether they are 0 before the first step.
         averages: Whether what was kept has less weight with every step, so that errors fade.
         cancels: Whether something is divided by a difference in which it stands, or a root is taken of one.
-        mixed: Whether products of matrices are taken of it, so that an error of one element is one of many.
+        mixed: Whether it is given to operations on matrices, so that no element is updated from itself alone.
     """
 
     name: str

@@ -226,6 +226,39 @@ def test_small_tensors_and_numbers_stay_as_they_are(backend: str) -> None:
     assert is_large((2**20,)) and is_large((64, 64)) and not is_large((63, 64)) and not is_large((2**19,))
 
 
+@pytest.mark.parametrize(
+    ("rule", "expected"),
+    [
+        ("Muon", {"momentum_buffer": torch.bfloat16}),
+        ("SOAP", {"exp_avg": torch.bfloat16, "exp_avg_sq": torch.uint8}),
+        ("SCION", {"d": torch.bfloat16}),
+        ("AdaMuon", {"m": torch.bfloat16, "v": torch.uint8}),
+        ("AdamW", {"exp_avg": torch.float8_e4m3fn, "exp_avg_sq": torch.uint8}),
+        ("ScheduleFreeSGD", {"z": torch.float32}),
+    ],
+)
+def test_the_preset_goes_by_what_a_state_is_for(rule: str, expected: dict[str, torch.dtype]) -> None:
+    p = torch.nn.Parameter(torch.randn(80, 60))
+    optimizer = compiled(rule, "eager")([p], lr=0.01, store="8bit")
+    step(optimizer, [p], range(3))
+    assert {key: optimizer.state[p][key].dtype for key in expected} == expected
+    assert p.isfinite().all()
+
+
+@pytest.mark.parametrize("store", ["8bit", "bf16"])
+def test_states_in_differences_stay_as_they_are(store: str) -> None:
+    # The root of square_avg - grad_avg^2 is that of a negative number if either part is rounded.
+    ends = []
+    for asked in (None, store):
+        p = torch.nn.Parameter(torch.zeros(80, 60))
+        optimizer = compiled("RMSprop", "eager")([p], lr=1e-3, centered=True, store=asked)
+        for number in range(100):
+            p.grad = 1 + 0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(number))
+            optimizer.step()
+        ends.append(p.detach().clone())
+    assert torch.equal(*ends)
+
+
 @pytest.mark.parametrize("backend", ["eager", "cpp"])
 def test_formats_by_state_and_by_group(backend: str) -> None:
     generator = torch.Generator().manual_seed(0)

@@ -178,18 +178,18 @@ def _cancelling(program: Program, intervals: _Intervals) -> Iterable[ValueName]:
 
 
 def _mixed(program: Program) -> Iterable[ValueName]:
-    """Yield the names of the inputs that products of matrices are taken of."""
+    """Yield the names of the inputs that operations on matrices are given, which make new numbers of them."""
     exprs = {value.symbol: value.expr for value in program.values}
     found: set[sp.Symbol] = set()
-    products = (product for value in program.values for product in value.expr.atoms(algebra.MatrixOperation))
-    todo = [product for product in products if algebra.name_of(product) == "matmul"]
+    operations = (o for value in program.values for o in value.expr.atoms(algebra.MatrixOperation))
+    todo = [arg for o in operations if algebra.name_of(o) not in MOVING for arg in o.args]
     while todo:
         expr = todo.pop()
         if expr.is_Symbol and expr not in found:
             found.add(expr)
             todo += [exprs[expr]] if expr in exprs else []
-        passes = not isinstance(expr, algebra.MatrixOperation) or algebra.name_of(expr) in ("matmul", *MOVING)
-        todo += expr.args if passes else ()
+        if not isinstance(expr, algebra.MatrixOperation) or algebra.name_of(expr) in MOVING:
+            todo += expr.args
     return (i.name for i in program.inputs if i.symbol in found)
 
 

@@ -54,7 +54,7 @@ class State(Protocol):
 
     @property
     def mixed(self) -> bool:
-        """Whether products of matrices are taken of it, so that an error of one element is one of many."""
+        """Whether it is given to operations on matrices, so that no element is updated from itself alone."""
 
     @property
     def format(self) -> Format:
@@ -172,6 +172,6 @@ def _preset(preset: str, least: int, slot: State, slow: bool) -> Format | None:
         return Log8(least=least)
     if slow:
         return Stochastic()
-    # A signed state that something is divided by must not become 0 beside large neighbours, and what is lost of large
-    # numbers must not hide small ones.
+    # A signed state that something is divided by must not become 0 beside large neighbours. Of what matrices are made of,
+    # small numbers count beside what is lost of large ones.
     return Fixed(TYPES["bf16"]) if slot.divides or slot.mixed else Fp8(least=least)

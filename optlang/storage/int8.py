@@ -20,8 +20,7 @@ LEAST = 1e-38
 class Int8(Blocks):
     """Whole numbers from -127 to 127.
 
-    What is less than a 254th of the largest of its block becomes 0. That is for updates that mix elements (Muon); where
-    each element is updated from itself, small ones beside large ones stand still.
+    What is less than a 254th of the largest of its block becomes 0: small numbers beside large ones stand still.
     """
 
     name: ClassVar[str] = "int8"
