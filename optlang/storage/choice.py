@@ -172,6 +172,6 @@ def _preset(preset: str, least: int, slot: State, slow: bool) -> Format | None:
         return Log8(least=least)
     if slow:
         return Stochastic()
-    # A signed state that something is divided by must not become 0 beside large neighbours. Of what matrices are made of,
+    # A signed state that something is divided by must not become 0 beside large ones. Of what matrices are made of,
     # small numbers count beside what is lost of large ones.
     return Fixed(TYPES["bf16"]) if slot.divides or slot.mixed else Fp8(least=least)
