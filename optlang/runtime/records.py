@@ -229,10 +229,11 @@ class Record:
 
     def _take_way(self, formats: Mapping[str, Format]) -> None:
         """Take what belongs to a parameter whose rounding errors are kept, starting it if it is missing."""
-        way, p = formats.get(KEY), self.parameter
+        way, p, held = formats.get(KEY), self.parameter, self.state.get(KEY)
+        if held is not None and (not isinstance(way, Parameter) or way.alone):
+            self.staged[KEY] = None  # the parameter moves on without it
         if not isinstance(way, Parameter):
             return
-        held = self.state.get(KEY)
         second = way.companion(p)
         if isinstance(held, torch.Tensor) and held.dtype is second.dtype and held.shape == p.shape:
             second = held if same_order(held, p) else second.copy_(held)
