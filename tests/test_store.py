@@ -581,6 +581,20 @@ def test_checkpoints_are_converted(before: Any, after: Any) -> None:
         assert float((moved - expected).abs().max()) <= float(expected.abs().max()) / 12
 
 
+@pytest.mark.parametrize("store", ["8bit", None])
+@pytest.mark.parametrize("key", ["exp_avg", "exp_avg_sq"])
+def test_codes_without_scales_are_refused(key: str, store: str | None) -> None:
+    p = torch.nn.Parameter(torch.ones(100, 100))
+    optimizer = compiled("AdamW", "eager")([p], store="8bit")
+    step(optimizer, [p], range(2))
+    saved = optimizer.state_dict()
+    del saved["state"][0][key + SCALE]
+    other = compiled("AdamW", "eager")([p], store=store)
+    other.load_state_dict(saved)
+    with pytest.raises(ValueError, match=rf"state '{key}' is in codes of torch\.\w+, and '{key}\.scale' is missing"):
+        step(other, [p], range(1))
+
+
 def test_torch_loads_a_full_state_dict() -> None:
     optimizer, params = made("AdamW", "cpp", "8bit")
     step(optimizer, params, range(3))
