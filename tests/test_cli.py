@@ -503,6 +503,9 @@ def test_show_says_how_states_are_kept(run: Run) -> None:
         ["together", "2.03", "bytes", "an", "element"],
     ]
     assert "bfloat16" in run("show", "lion", "--store", "exp_avg=bf16").out
+    assert run("show", "adamw", "--store", "8bit(least=1024)").out.splitlines() == lines
+    both = run("show", "adamw", "--store", "exp_avg=fp8(block=128, least=1024),exp_avg_sq=log8").out
+    assert "fp8, blocks of 128" in both and "log8, blocks of 256" in both
     slow = run("show", "ademamix", "--store", "8bit").out.splitlines()[1]
     assert slow.split(maxsplit=1)[0] == "exp_avg_slow" and "bfloat16, rounded at random" in slow
     code, _, err = run("show", "lion", "--store", "4bit")

@@ -89,6 +89,18 @@ def test_shapes_of_codes_and_scales(format: Blocks, shape: tuple[int, ...]) -> N
         assert choice.found(codes, scales).scales_shape(shape) == tuple(scales.shape)
 
 
+@pytest.mark.parametrize("largest", [0.0, 1e-38, 1e-37, 1e-36])
+@pytest.mark.parametrize("backend", ["eager", "cpp"])
+def test_int8_of_tiny_numbers(backend: str, largest: float) -> None:
+    p = torch.nn.Parameter(torch.zeros(1, 4096))
+    optimizer = compiled("SGD", backend)([p], momentum=0.9, store={"momentum_buffer": "int8"})
+    p.grad = torch.full_like(p, largest)
+    p.grad[0, 7] = 0.0
+    optimizer.step()
+    kept = optimizer.state_dict(full=True)["state"][0]["momentum_buffer"]
+    assert float((kept - p.grad).abs().max()) <= 1e-38
+
+
 @pytest.mark.parametrize("spread", [0.0, 1.0, 2.0])
 @pytest.mark.parametrize("format", FORMATS, ids=repr)
 def test_what_is_kept_is_near(format: Blocks, spread: float) -> None:
@@ -331,6 +343,36 @@ def test_formats_may_change_between_steps(backend: str) -> None:
         optimizer.step()
 
 
+@pytest.mark.parametrize("way", ["between steps", "checkpoint", "full checkpoint"])
+@pytest.mark.parametrize("after", ["8bit", {}, "off", None], ids=str)
+def test_what_was_in_16_bits_gets_its_own_type_back(after: Any, way: str) -> None:
+    p = torch.nn.Parameter(torch.zeros(100, 100))
+    optimizer = compiled("Adagrad", "eager")([p], store="bf16")
+    step(optimizer, [p], range(2))
+    assert optimizer.state[p]["sum"].dtype == torch.bfloat16
+    if way == "between steps":
+        if after is None:
+            pytest.skip("what was asked for before is not known")
+        optimizer.param_groups[0]["store"] = after
+    else:
+        saved = optimizer.state_dict(full=way == "full checkpoint")
+        optimizer = compiled("Adagrad", "eager")([p], store=after)
+        optimizer.load_state_dict(saved)
+    step(optimizer, [p], range(2))
+    assert optimizer.state[p]["sum"].dtype == torch.float32  # no preset keeps a sum in eight bits
+
+
+def test_small_squares_of_float16_survive_a_checkpoint() -> None:
+    p = torch.nn.Parameter(torch.zeros(100, 100, dtype=torch.float16))
+    optimizer = compiled("AdamW", "eager")([p], store="bf16")
+    p.grad = torch.full_like(p, 1e-4)
+    optimizer.step()
+    kept = optimizer.state[p]["exp_avg_sq"].float()
+    other = compiled("AdamW", "eager")([p])
+    other.load_state_dict(optimizer.state_dict())
+    assert float(kept.min()) > 0 and torch.equal(other.state[p]["exp_avg_sq"], kept)
+
+
 @pytest.mark.parametrize(
     ("store", "said"),
     [
@@ -338,6 +380,7 @@ def test_formats_may_change_between_steps(backend: str) -> None:
         ({"exp_avg": "fp4"}, "there is no format 'fp4'"),
         ({"m": "fp8"}, "store names a state 'm', and the rule has 'exp_avg'"),
         ({"exp_avg": "fp8(block=100)"}, "must be a power of 2"),
+        ({"exp_avg": "fp8(block=16, block=32)"}, "there is no format"),
         (3, "store must be one of"),
     ],
 )
@@ -487,6 +530,22 @@ def test_parameters_in_16_bits_are_resumed(rounding: str) -> None:
     assert all(map(torch.equal, params, others))
 
 
+@pytest.mark.parametrize("between", ["nearest", "stochastic", None])
+def test_a_correction_does_not_outlive_its_parameter(between: str | None) -> None:
+    p = torch.nn.Parameter(torch.randn(100, 100, generator=torch.Generator().manual_seed(0)).bfloat16())
+    optimizer = compiled("SGD", "eager")([p], lr=1e-3, rounding="kahan")
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert optimizer.state[p][KEY].any()
+    for way in (between, "kahan"):
+        optimizer.param_groups[0].update(rounding=way, lr=0.0)
+        with torch.no_grad():
+            p.zero_()
+        optimizer.step()
+        assert not p.any()
+        assert (KEY in optimizer.state[p]) is (way == "kahan")
+
+
 def test_rounding_is_for_bfloat16() -> None:
     p = torch.nn.Parameter(torch.zeros(10))
     with pytest.raises(ValueError, match="rounding is for parameters in bfloat16"):
@@ -553,6 +612,20 @@ def test_checkpoints_are_converted(before: Any, after: Any) -> None:
         moved = full[i]["exp_avg"].float()
         expected = 0.9 * kept[p]["exp_avg"].float()  # gradients of 0 leave that much of it
         assert float((moved - expected).abs().max()) <= float(expected.abs().max()) / 12
+
+
+@pytest.mark.parametrize("store", ["8bit", None])
+@pytest.mark.parametrize("key", ["exp_avg", "exp_avg_sq"])
+def test_codes_without_scales_are_refused(key: str, store: str | None) -> None:
+    p = torch.nn.Parameter(torch.ones(100, 100))
+    optimizer = compiled("AdamW", "eager")([p], store="8bit")
+    step(optimizer, [p], range(2))
+    saved = optimizer.state_dict()
+    del saved["state"][0][key + SCALE]
+    other = compiled("AdamW", "eager")([p], store=store)
+    other.load_state_dict(saved)
+    with pytest.raises(ValueError, match=rf"state '{key}' is in codes of torch\.\w+, and '{key}\.scale' is missing"):
+        step(other, [p], range(1))
 
 
 def test_torch_loads_a_full_state_dict() -> None:

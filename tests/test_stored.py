@@ -449,3 +449,34 @@ def slow_average(store: Any) -> float:
 def test_slow_averages_are_kept_in_more_bits() -> None:
     assert slow_average({"exp_avg_slow": "fp8"}) > 0.5
     assert slow_average("8bit") < 0.15
+
+
+@pytest.mark.parametrize(("rule", "key"), [("DoG", "init_buffer"), ("ScheduleFreeAdamW", "z"), ("MADGRAD", "x0")])
+def test_bf16_keeps_what_is_near_a_parameter_in_float32(rule: str, key: str) -> None:
+    moved = []
+    for store in ("bf16", "off"):
+        p = torch.nn.Parameter(torch.randn(64, 64, generator=torch.Generator().manual_seed(0)))
+        before = p.detach().clone()
+        optimizer = optlang.compile(optlang.rules.path(rule), backend="eager")([p], store=store)
+        for number in range(3):
+            p.grad = 0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(number))
+            optimizer.step()
+        assert optimizer.state[p][key].dtype == torch.float32
+        moved.append(p.detach() - before)
+    assert float((moved[0] - moved[1]).norm()) < 0.05 * float(moved[1].norm())
+
+
+def test_sums_in_bf16_are_rounded_at_random() -> None:
+    p = torch.nn.Parameter(torch.zeros(64, 64))
+    assert "    states: s in bfloat16, rounded at random;" in str(optlang.rules.DAdaptSGD([p], store="bf16"))
+
+
+def test_a_format_without_a_sign_is_warned_of() -> None:
+    p = torch.nn.Parameter(torch.zeros(64, 64))
+    with pytest.warns(UserWarning, match=r"`exp_avg` may be negative, and log8 has no sign .*'fp8' has one \[E415\]"):
+        optlang.rules.AdamW([p], store={"exp_avg": "log8"})
+
+
+def test_bytes_of_complex_numbers() -> None:
+    p = torch.nn.Parameter(torch.zeros(64, 64, dtype=torch.complex64))
+    assert "(16.00 bytes an element)" in str(optlang.rules.AdamW([p], store="8bit"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -193,11 +194,18 @@ def parse_settings(texts: Sequence[str] | None) -> dict[str, Given]:
     return dict(parse_setting(text) for text in texts or [])
 
 
+#: What stands in brackets, and what stands between commas that are in none.
+_BRACKETS = re.compile(r"\([^()]*\)")
+_BETWEEN_COMMAS = re.compile(r"(?:\([^()]*\)|[^,])+")
+
+
 def formats_by_key(text: str | None) -> str | dict[str, str] | None:
     """Return what ``--store`` says: a preset as it is, ``KEY=FORMAT,...`` as formats by key."""
-    if text is None or "=" not in text:
+    bare = "" if text is None else _BRACKETS.sub("", text)
+    if text is None or "=" not in bare:
         return text
-    return dict(part.partition("=")[::2] for part in text.split(","))
+    commas = (part.group() for part in _BETWEEN_COMMAS.finditer(text))
+    return dict(part.partition("=")[::2] for part in commas)
 
 
 def parse_setting(text: str) -> tuple[str, Given]:

@@ -21,8 +21,8 @@ from optlang.runtime.lazy import LazyPlan
 from optlang.runtime.parts import Part, Parts
 from optlang.runtime.plan import ROUNDING, STORE, describe, named
 from optlang.runtime.records import STEP
-from optlang.runtime.tensors import facts_of, is_shared, local
-from optlang.storage import choice
+from optlang.runtime.tensors import facts_of, is_shared, local, real_name
+from optlang.storage import Own, choice
 from optlang.storage.blocks import SCALE
 from optlang.storage.parameters import KEY
 
@@ -121,21 +121,31 @@ class Lent:
 
 
 def without_codes(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint with numbers for what is kept in codes, as if ``store`` had not been given."""
-    state = {key: numbers_of(held) if isinstance(held, Mapping) else held for key, held in saved["state"].items()}
-    groups = [
-        {key: value for key, value in group.items() if key not in (STORE, ROUNDING)} for group in saved["param_groups"]
-    ]
-    return {**saved, "state": state, "param_groups": groups}
+    """Return a checkpoint with float32 for what is kept in fewer bits, as if ``store`` had not been given."""
+    groups = saved["param_groups"]
+    asked = {i for group in groups if group.get(STORE) not in (None, choice.OFF) for i in group["params"]}
+    state = {
+        key: numbers_of(held, key in asked) if isinstance(held, Mapping) else held
+        for key, held in saved["state"].items()
+    }
+    plain = [{key: value for key, value in group.items() if key not in (STORE, ROUNDING)} for group in groups]
+    return {**saved, "state": state, "param_groups": plain}
 
 
-def numbers_of(held: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the states of a parameter with numbers in place of codes and scales."""
+def numbers_of(held: Mapping[str, Any], widened: bool) -> dict[str, Any]:
+    """Return the states of a parameter with numbers in place of codes and scales.
+
+    Args:
+        held: The states.
+        widened: Whether numbers of 16 bits become float32 as well.
+    """
     found, scales = {}, {key + SCALE for key in held}
     for key, value in held.items():
         if key == KEY or key in scales:
             continue
-        found[key] = _numbers(value, held[key + SCALE]) if key + SCALE in held else value
+        if key + SCALE in held:
+            value = _numbers(value, held[key + SCALE])
+        found[key] = value.float() if widened and _is_narrow(value) else value
     return found
 
 
@@ -292,7 +302,7 @@ def loaded_state(
     """
     ids = chain.from_iterable(group["params"] for group in saved)
     ours = dict(zip(ids, chain.from_iterable(group["params"] for group in groups), strict=True))
-    # What `store` had kept in 16 bits, and does no more, gets the parameter's type back.
+    # What `store` had kept in 16 bits, and does no more, gets the type back that it has without `store`.
     pairs = zip(groups, saved, strict=True)
     widened = {i for group, theirs in pairs if STORE in theirs and STORE not in group for i in theirs["params"]}
     loaded: dict[Any, Any] = {}
@@ -304,7 +314,8 @@ def loaded_state(
             loaded[p] = _placed(value, p)
             if key in widened and isinstance(value, dict):
                 scales = {k + SCALE for k in value}
-                loaded[p] = {k: v.to(p.dtype) if _is_narrow(v) and k not in scales else v for k, v in loaded[p].items()}
+                own = getattr(torch, Own().dtype(real_name(p.dtype)))
+                loaded[p] = {k: v.to(own) if _is_narrow(v) and k not in scales else v for k, v in loaded[p].items()}
         else:
             loaded[key] = deepcopy(value)
     return loaded

@@ -605,8 +605,8 @@ class RuleOptimizer(Optimizer):
         Both are of this moment: what is held of it does not follow when the optimizer moves on.
 
         Args:
-            full: Whether states that are kept in codes (by ``store``) are numbers in float32, which the optimizer of
-                the same rule in ``torch.optim`` can load.
+            full: Whether states that ``store`` keeps in fewer bits are numbers in float32, which the optimizer of the
+                same rule in ``torch.optim`` can load.
 
         Raises:
             ValueError: If there is state of tensors that are in no param group.

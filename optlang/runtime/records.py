@@ -32,6 +32,7 @@ from optlang.runtime.tensors import (
 from optlang.storage import Format, Wide, choice
 from optlang.storage.blocks import SCALE, Blocks
 from optlang.storage.coded import WHOLE, Coded
+from optlang.storage.named import CODES
 from optlang.storage.parameters import KEY, Parameter, Stochastic
 
 if TYPE_CHECKING:
@@ -42,6 +43,9 @@ OURS = "optlang_mirror"
 
 #: Key of a tensor's step count in ``optimizer.state[p]``, and of a group's in the param group.
 STEP = "step"
+
+#: The types of codes.
+_CODES = {kind.codes for kind in CODES.values()}
 
 
 class Record:
@@ -200,6 +204,10 @@ class Record:
                 numbers.append(_number(value))
                 continue
             found = formats.get(slot.key)
+            if slot not in missing and slot.key + SCALE not in held and _is_coded(value):
+                raise ValueError(
+                    f"state {slot.key!r} is in codes of {value.dtype}, and {slot.key + SCALE!r} is missing"
+                )
             if isinstance(found, Blocks):
                 tensors[slot.name] = self._in_codes(slot, found, value, slot in missing)
                 continue
@@ -229,10 +237,11 @@ class Record:
 
     def _take_way(self, formats: Mapping[str, Format]) -> None:
         """Take what belongs to a parameter whose rounding errors are kept, starting it if it is missing."""
-        way, p = formats.get(KEY), self.parameter
+        way, p, held = formats.get(KEY), self.parameter, self.state.get(KEY)
+        if held is not None and (not isinstance(way, Parameter) or way.alone):
+            self.staged[KEY] = None  # the parameter moves on without it
         if not isinstance(way, Parameter):
             return
-        held = self.state.get(KEY)
         second = way.companion(p)
         if isinstance(held, torch.Tensor) and held.dtype is second.dtype and held.shape == p.shape:
             second = held if same_order(held, p) else second.copy_(held)
@@ -341,6 +350,11 @@ class Record:
         if self.whole:
             return g
         return g if same_order(g, p) else as_laid_out(g, p)
+
+
+def _is_coded(value: Any) -> bool:
+    """Whether a state has the type of codes, which stand for nothing without their scales."""
+    return isinstance(value, torch.Tensor) and str(value.dtype)[6:] in _CODES
 
 
 def _number(value: Any) -> float:

@@ -60,6 +60,8 @@ def formats_of(compiled: Compiled, group: Mapping[str, Any], prepared: Prepared,
     facts = facts_of(p).named()
     ruled = {s.key: s.format for s in compiled.rule.stored if s.when is None or truth(evaluate(s.when, facts))}
     found: dict[str, Format] = {}
+    if store is not None and not p.is_complex():  # what was in a format before, and is in none now, gets its own type
+        found |= {slot.key: slot.format for slot in prepared.stored if slot.of_elements}
     if not p.is_complex() and not (store == "fp32" and p.dtype is torch.float64):
         slow = slow_averages(compiled.rule) if choice.preset_of(store) is not None else ()
         found |= choice.formats(compiled.name, store, prepared.stored, p.shape, ruled, slow)
@@ -121,7 +123,7 @@ def described(part: Part, group: Mapping[str, Any], members: Sequence[torch.Tens
         formats, type = formats_of(compiled, group, prepared, p), real_name(p.dtype)
         kept = {slot.key: formats.get(slot.key, slot.format) for slot in prepared.stored if slot.of_elements}
         labels |= {key: format.label(type) for key, format in kept.items()}
-        size += p.numel() * sum(format.size(type) for format in kept.values())
+        size += p.numel() * (1 + p.is_complex()) * sum(format.size(type) for format in kept.values())
         if KEY in formats:
             labels["param"] = formats[KEY].label(type)
             size += p.numel() * (formats[KEY].size(type) - SIZES[type])

@@ -162,8 +162,11 @@ def _preset(preset: str, least: int, slot: State, slow: bool) -> Format | None:
     if slot.cancels:  # an error may be as large as the difference
         return None if preset != "fp32" else Fixed(TYPES[preset])
     if preset == "bf16":
-        # The nearest number would not do for what is never negative: a sum stops, and a slow average never comes down.
-        return Stochastic() if slow or not slot.signed else Fixed(TYPES[preset])
+        if slot.signed and not slot.zero:  # near a parameter: the next one is it, or their difference
+            return None
+        # The nearest number would not do for what is never negative, or a sum: it stops, and a slow average never comes
+        # down.
+        return Stochastic() if slow or not (slot.signed and slot.averages) else Fixed(TYPES[preset])
     if preset != "8bit":
         return Fixed(TYPES[preset])
     if not (slot.averages and slot.zero):  # sums, and what is near a parameter: errors would stay

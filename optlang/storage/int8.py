@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 #: The largest code, which the largest number of a block has.
 LARGEST = 127.0
-#: The least scale: a block of zeros has one, too.
-LEAST = 1e-38
+#: The least number that a block is scaled by: numbers are multiplied by 127 parts of it, which must be finite.
+LEAST = 2e-36
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Int8(Blocks):
     name: ClassVar[str] = "int8"
     codes: ClassVar[str] = "int8"
     cpp: ClassVar[str] = """\
-  static float scale_of(float largest) { return std::max(largest, 1e-38f) / 127.0f; }
+  static float scale_of(float largest) { return std::max(largest, 2e-36f) / 127.0f; }
   static float decoded(code c, float scale) { return static_cast<float>(c) * scale; }
   static code encoded(float x, float, float inverse, uint32_t) {
     return static_cast<code>(static_cast<int32_t>(std::nearbyint(x * inverse)));

@@ -56,9 +56,10 @@ def written(text: object) -> Written | None:
     if found is None:
         return None
     options = [_OPTION.fullmatch(part) for part in found[2].split(",")] if found[2] is not None else []
-    if any(option is None for option in options):
+    numbers = {option[1]: int(option[2]) for option in options if option is not None}
+    if len(numbers) < len(options):  # one is none, or is given twice
         return None
-    return Written(found[1], {o[1]: int(o[2]) for o in options if o is not None}, found[3] is not None)
+    return Written(found[1], numbers, found[3] is not None)
 
 
 def format_of(name: str, options: Mapping[str, int] | None = None, at_random: bool = False) -> Format:

@@ -38,7 +38,7 @@ class Remark(NamedTuple):
     """What is to be said of a format that does not suit a state.
 
     Attributes:
-        code: The code of the warning.
+        code: The code of the warning, or of the error.
         message: What happens.
         label: Why.
         instead: A format that suits it better.
@@ -80,8 +80,17 @@ class Habits:
             return math.sqrt(2 * self.weight) < format.half_code
         return self.weight < (format.half_code / 2 if isinstance(format, Blocks) else format.half_code)
 
+    def sign(self, name: str, format: Format) -> Remark | None:
+        """Return what is to be said of signs that a format does not keep, if anything."""
+        if not (self.negative and isinstance(format, Blocks) and not format.signed):
+            return None
+        message = f"`{name}` may be negative, and {format.name} has no sign"
+        return Remark("E415", message, "becomes 0 where it is negative", "fp8", "has one")
+
     def remark(self, name: str, format: Format) -> Remark | None:
         """Return what is to be said of keeping the state in a format, if anything."""
+        if (sign := self.sign(name, format)) is not None:
+            return sign
         instead, is_slow = "bf16" if self.negative else "log8", self.is_slow_for(format)
         longest = self.longest() if format.vanishes else 1.0
         if longest > LONG:

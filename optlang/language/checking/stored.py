@@ -65,8 +65,9 @@ class _Stores:
         """Check a statement."""
         if node.when is not None:
             resolver.expression(node.when, STORED)
-            world = World(facts(SHAPE), SHAPE)
-            Variant(self.scope, world, self.findings, {}, {}, Misfits()).condition(node.when)
+            if not self.findings.error_inside(node.when.span):  # what it names has a value
+                world = World(facts(SHAPE), SHAPE)
+                Variant(self.scope, world, self.findings, {}, {}, Misfits()).condition(node.when)
         for name in node.names:
             if name.name != "p" and not self.is_state(name):
                 continue
@@ -140,11 +141,16 @@ class _Stores:
             message = f"there is no rounding `{node.rounding.text}`"
             self.wrong(message, node.rounding.span, f"expected `{AT_RANDOM}`", "write `bf16 stochastic`, or `bf16`")
             return None
-        options = {option.name or "": self.option(name, option) for option in node.options}
-        if not all(options.values()) or any(key != "block" for key in options):
+        sizes = [self.option(name, option) for option in node.options]
+        if not all(sizes):
+            return None
+        if len(sizes) > 1:
+            self.wrong(
+                "the size of a block is said twice", node.options[1].span, "second size", "remove one of the two"
+            )
             return None
         try:
-            return format_of(name, {key: size for key, size in options.items() if size}, node.rounding is not None)
+            return format_of(name, {"block": sizes[0]} if sizes else {}, node.rounding is not None)
         except Wrong as wrong:  # all else has been asked
             assert node.rounding is not None
             self.wrong(str(wrong), node.rounding.span, "not for this format", f"write `{name}`, or `bf16 stochastic`")
@@ -237,16 +243,8 @@ def check_kept(rule: Rule, worlds: Sequence[World], findings: Findings) -> None:
 def _check_numbers(stored: Stored, known: Sequence[Habits], findings: Findings) -> None:
     """Report what a format does to the numbers of a state."""
     format, name = stored.format, stored.name
-    if isinstance(format, Blocks) and not format.signed and any(habits.negative for habits in known):
-        findings.add(
-            "E415",
-            f"`{name}` may be negative, and {format.name} has no sign",
-            stored.span,
-            label="becomes 0 where it is negative",
-            help=f"`store {name}: fp8` has one",
-        )
-        return
-    remark = known[0].remark(name, format)
+    signs = [remark for habits in known if (remark := habits.sign(name, format))]
+    remark = signs[0] if signs else known[0].remark(name, format)
     if remark is not None:
         help = f"`store {name}: {remark.instead}` {remark.reason}"
         findings.add(remark.code, remark.message, stored.span, label=remark.label, help=help)
