@@ -36,13 +36,14 @@ class Blocks(Coded):
     """A format of codes with a scale for each block.
 
     Attributes:
-        least: The fewest elements that a tensor kept so has; smaller ones are kept without ``store``.
+        least: The fewest elements that a tensor kept so has; smaller ones are kept without ``store``. None if nothing
+            is asked for.
         signed: Whether there are negative numbers.
         cpp: The functions ``scale_of``, ``decoded`` and ``encoded`` in C++, and ``decode_group`` and ``encode_group``,
             which do the same for as many elements as make a vector of codes.
     """
 
-    least: int = field(default=LEAST, compare=False)
+    least: int | None = field(default=None, compare=False)
     codes: ClassVar[str] = "uint8"
     second: ClassVar[str] = "float32"
     signed: ClassVar[bool] = True
@@ -157,7 +158,8 @@ def rows_of(shape: Sequence[int]) -> tuple[int, int]:
     return (shape[0], math.prod(shape[1:])) if len(shape) > 1 else (1, math.prod(shape))
 
 
-def is_large(shape: Sequence[int], least: int = LEAST) -> bool:
+def is_large(shape: Sequence[int], least: int | None = None) -> bool:
     """Whether a tensor has so many elements that it is kept in codes; a vector more, unless ``least`` is asked for."""
-    is_vector = len(shape) < 2 and least == LEAST
-    return math.prod(shape) >= (LEAST_OF_A_VECTOR if is_vector else least)
+    if least is None:
+        least = LEAST if len(shape) > 1 else LEAST_OF_A_VECTOR
+    return math.prod(shape) >= least

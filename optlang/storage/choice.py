@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from optlang.storage.blocks import LEAST, Blocks, is_large
+from optlang.storage.blocks import Blocks, is_large
 from optlang.storage.formats import Fixed, Format
 from optlang.storage.fp8 import Fp8
 from optlang.storage.log8 import Log8
@@ -86,13 +86,13 @@ def checked(who: str, store: Any, keys: Sequence[str]) -> Any:
     return dict(store)
 
 
-def preset_of(store: object) -> tuple[str, int] | None:
+def preset_of(store: object) -> tuple[str, int | None] | None:
     """Return the name of a preset and the fewest elements that it keeps in codes; None if it is no preset."""
     found = written(store)
     if found is None or found.name not in PRESETS or found.at_random:
         return None
     allowed = {"least"} if found.name == "8bit" else set()
-    return (found.name, found.options.get("least", LEAST)) if found.options.keys() <= allowed else None
+    return (found.name, found.options.get("least")) if found.options.keys() <= allowed else None
 
 
 def named(who: str, text: Any) -> Format:
@@ -155,7 +155,7 @@ def found(codes: torch.Tensor, scales: torch.Tensor) -> Blocks | None:
     return next((each for each in fitting if each.fits(codes, scales)), None)
 
 
-def _preset(preset: str, least: int, slot: State, slow: bool) -> Format | None:
+def _preset(preset: str, least: int | None, slot: State, slow: bool) -> Format | None:
     """Return the format of a state in a preset; None if it stays as it is."""
     if preset == OFF:
         return slot.format
