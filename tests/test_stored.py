@@ -343,6 +343,7 @@ def test_keywords_that_do_not_suit_the_rule_are_warned_of() -> None:
     (zero,) = told("AdamW", store={"exp_avg": "fp8", "exp_avg_sq": "int8"})
     assert "steps become up to 10^8 times as long, beside others, where `exp_avg_sq` is rounded to 0" in zero
     assert "1/254 of the largest of their block become 0" in zero and "'log8' keeps small numbers [W613]" in zero
+    assert "'fp32' loses nothing [W613]" in told("ScheduleFreeAdamW", store={"z": "int8"})[0]  # it stays near p
     assert "[W613]" in told("LAMB", store={"exp_avg_sq": "int8"})[0]  # the others stand still
     assert told("RMSprop", store={"square_avg": "fp16"}) == []  # it divides the gradient itself, which is in the state
     (still,) = told("AdamW", store={"exp_avg": "bf16", "exp_avg_sq": "bf16"})

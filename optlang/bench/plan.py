@@ -27,7 +27,7 @@ class Plan:
         members: The shapes of the tensors: those of the list that the rule takes.
         total: How many tensors the list has.
         refused: Why the rule takes none of the list, or None.
-        store: How the states of the rule are kept, by a preset; None for what the rule says.
+        store: How the states of the rule are kept: a preset, or formats by key; None for what the rule says.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Plan:
     members: tuple[Shape, ...]
     total: int
     refused: str | None = None
-    store: str | None = None
+    store: str | dict[str, str] | None = None
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def plans_of(
     device: str = "cpu",
     values: Mapping[str, Any] | None = None,
     backend: str = "auto",
-    store: str | None = None,
+    store: str | dict[str, str] | None = None,
     left_out: dict[str, str] | None = None,
 ) -> list[Plan]:
     """Return the comparisons to make: every rule on every list of shapes.

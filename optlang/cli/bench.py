@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from optlang.bench.shapes import SHAPES, chosen
-from optlang.cli.output import Files, Refusal, Settings, library_names, parse_settings, read_source
+from optlang.cli.output import Files, Refusal, Settings, formats_by_key, library_names, parse_settings, read_source
 
 if TYPE_CHECKING:
     from optlang.bench.plan import Plan
@@ -26,14 +26,6 @@ class Type(StrEnum):
     FLOAT64 = "float64"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
-
-
-class Store(StrEnum):
-    """How states are kept."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    EIGHT_BITS = "8bit"
 
 
 class Backend(StrEnum):
@@ -79,8 +71,13 @@ def command(
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
     backend: Annotated[Backend, typer.Option(help="How rules are run.")] = Backend.AUTO,
     store: Annotated[
-        Store | None,
-        typer.Option(help="How the states of the rule are kept; compare with `--against itself`.", show_default=False),
+        str | None,
+        typer.Option(
+            metavar="FORMATS",
+            help="How the states of the rule are kept: 8bit, bf16, fp32, or as in exp_avg=fp8,exp_avg_sq=log8; compare "
+            "with `--against itself`.",
+            show_default=False,
+        ),
     ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads that torch may use.")] = None,
     first_step: Annotated[
@@ -117,7 +114,7 @@ def command(
             device=device,
             values=values,
             backend=backend.value,
-            store=None if store is None else store.value,
+            store=formats_by_key(store),
             left_out=left_out if whole else None,
         )
     except ValueError as error:

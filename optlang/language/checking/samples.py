@@ -58,12 +58,14 @@ class Habits:
 
     Attributes:
         negative: Whether some of its numbers were negative.
+        begun: Whether some were other than 0 before the first step, as those of a state that stays near a parameter.
         weight: By how much less an old number counts after a step, as 1 - beta of an average; None if that differs.
         longest: How many times as long the longest step becomes, by itself or beside those of other elements, where the
             state is 0 and theirs is not.
     """
 
     negative: bool
+    begun: bool
     weight: float | None
     longest: Callable[[], float]
 
@@ -91,11 +93,14 @@ class Habits:
         """Return what is to be said of keeping the state in a format, if anything."""
         if (sign := self.sign(name, format)) is not None:
             return sign
-        instead, is_slow = "bf16" if self.negative else "log8", self.is_slow_for(format)
+        is_slow = self.is_slow_for(format)
         longest = self.longest() if format.vanishes else 1.0
         if longest > LONG:
             message = f"steps become up to {_times(longest)} as long, beside others, where `{name}` is rounded to 0"
-            return Remark("W613", message, f"{format.vanishes} become 0", instead, "keeps small numbers")
+            instead, reason = "bf16" if self.negative else "log8", "keeps small numbers"
+            if self.negative and self.begun:  # what is lost would be as large as what the parameter moves by
+                instead, reason = "fp32", "loses nothing"
+            return Remark("W613", message, f"{format.vanishes} become 0", instead, reason)
         if is_slow:
             message = (
                 f"`{name}` can stand still: a step replaces {self.weight:.2g} of it, "
@@ -120,7 +125,7 @@ def habits_of(rule: Rule, world: World) -> dict[str, Habits]:
     except (Abandoned, ArithmeticError, ValueError, KeyError, RecursionError):
         return {}
     return {
-        name: Habits(any(x < 0 for x in seen), run.weight(name), partial(run.longest, name))
+        name: Habits(any(x < 0 for x in seen), name in run.begun, run.weight(name), partial(run.longest, name))
         for name, seen in run.seen.items()
     }
 
@@ -162,6 +167,7 @@ class _Run:
 
     Attributes:
         seen: All numbers that states shaped like the parameter had, by name.
+        begun: The names of states with other numbers than 0 before the first step.
     """
 
     def __init__(self, rule: Rule, world: World) -> None:
@@ -179,6 +185,7 @@ class _Run:
         source = random.Random(0)
         self.trial = trial = Trial(self.rule, self.world, self._numbers(source), self._numbers(source))
         trial.start()
+        self.begun = {name for name in self.names if any(self._data(name))}
         found = []
         for step in range(1, STEPS + 1):
             before, g = self._data("p"), self._numbers(source)
