@@ -75,6 +75,16 @@ def test_peers_get_the_values_that_they_know() -> None:
     assert made.defaults["lr"] == 2.0
 
 
+def test_a_rule_against_itself_with_states_in_fewer_bits() -> None:
+    rule, settings = Source(optlang.rules.path("lion").read_text(encoding="utf-8")), run.Settings(steps=1, rounds=1)
+    results = [
+        run.measure(plans_of([rule], "mlp", "itself", backend="eager", store=store)[0], settings)
+        for store in (None, {"exp_avg": "bf16"})
+    ]
+    assert max(result.difference for result in results) < 0.1
+    assert results[0].bytes - results[1].bytes == 2 * 2 * results[0].numbers  # read and written
+
+
 def test_a_comparison_that_takes_long_has_fewer_rounds(capsys: pytest.CaptureFixture[str]) -> None:
     plans = plans_of([Source(RULE)], "mlp", "foreach", values={"lr": 0.5}, backend="eager")
     settings = run.Settings(rounds=3, longest=0.0)
