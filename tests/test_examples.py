@@ -181,8 +181,11 @@ def test_states_in_8_bits() -> None:
         assert abs(float(bias)) <= 3
 
 
-def test_training_in_fewer_bits() -> None:
-    out = run("19_training_in_fewer_bits.py", "--steps", "60", "--seeds", "1", "--rules", "AdamW")
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│ AdamW")]
+@pytest.mark.parametrize("rule", ["Lion", pytest.param("AdamW", marks=pytest.mark.thorough)])  # nine kernels
+def test_training_in_fewer_bits(rule: str) -> None:
+    out = run("19_training_in_fewer_bits.py", "--steps", "60", "--seeds", "1", "--rules", rule)
+    lines = [line for line in out.splitlines() if line.startswith(f"│ {rule}")]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines]
     found = {row[1]: float(row[4]) for row in rows}
-    assert abs(found["states 8bit"]) < 0.1 and abs(found["states bf16"]) < 0.1
+    assert "states 8bit" in found
+    assert all(abs(apart) < 0.1 for apart in found.values())
