@@ -574,7 +574,7 @@ def test_resumed_is_the_same_to_the_bit(rule: str, backend: str) -> None:
 
 @pytest.mark.parametrize("block", [64, 1024])
 def test_resumed_with_rows_shorter_than_blocks(block: int) -> None:
-    # A row of one block may be of any larger size: it is not encoded anew, which would draw once more.
+    # The shapes do not tell the block size of rows shorter than a block. Encoding the codes again would draw again.
     resumed_after_three_steps("AdamW", "eager", {"exp_avg_sq": f"log8(block={block})"})
 
 

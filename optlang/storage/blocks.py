@@ -30,6 +30,18 @@ LEAST = 4096
 #: biases are kept in float32, a checkpoint of a model is for any number of processes.
 LEAST_OF_A_VECTOR = 2**20
 
+#: The part of :attr:`Blocks.cpp` about groups, where the compiler makes vectors of the functions for one number.
+BY_ELEMENT = """\
+#ifdef OPTLANG_LANES
+  static void decode_group(const code* from, float scale, float* to) {
+    for (int i = 0; i < group; ++i) to[i] = decoded(from[i], scale);
+  }
+  static void encode_group(const float* from, float scale, float, Random&, code* to) {
+    for (int i = 0; i < group; ++i) to[i] = encoded(from[i], scale, 0, 0);
+  }
+#endif
+"""
+
 
 @dataclass(frozen=True)
 class Blocks(Coded):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from optlang.storage.blocks import Blocks
+from optlang.storage.blocks import BY_ELEMENT, Blocks
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +29,8 @@ class Softsign8(Blocks):
     name: ClassVar[str] = "softsign8"
     codes: ClassVar[str] = "int8"
     second: ClassVar[str] = "float16"
-    cpp: ClassVar[str] = """\
+    cpp: ClassVar[str] = (
+        """\
   static float scale_of(float largest) { return std::max(largest, 1e-12f); }
   static float decoded(code c, float scale) {
     const float y = static_cast<float>(c) / 127.0f;
@@ -39,15 +40,9 @@ class Softsign8(Blocks):
     const float part = x / scale;
     return static_cast<code>(static_cast<int32_t>(std::floor(2.0f * part / (1.0f + std::abs(part)) * 127.0f + 0.5f)));
   }
-#ifdef OPTLANG_LANES
-  static void decode_group(const code* from, float scale, float* to) {
-    for (int i = 0; i < group; ++i) to[i] = decoded(from[i], scale);
-  }
-  static void encode_group(const float* from, float scale, float, Random&, code* to) {
-    for (int i = 0; i < group; ++i) to[i] = encoded(from[i], scale, 0, 0);
-  }
-#endif
 """
+        + BY_ELEMENT
+    )
 
     @property
     def vanishes(self) -> str:

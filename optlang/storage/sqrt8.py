@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from optlang.storage.blocks import Blocks
+from optlang.storage.blocks import BY_ELEMENT, Blocks
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,8 @@ class Sqrt8(Blocks):
     codes: ClassVar[str] = "uint8"
     second: ClassVar[str] = "float16"
     signed: ClassVar[bool] = False
-    cpp: ClassVar[str] = """\
+    cpp: ClassVar[str] = (
+        """\
   static float scale_of(float largest) { return std::max(std::sqrt(largest), 1e-12f); }
   static float decoded(code c, float scale) {
     const float root = static_cast<float>(c) / 255.0f * scale;
@@ -39,15 +40,9 @@ class Sqrt8(Blocks):
   static code encoded(float x, float scale, float, uint32_t) {
     return static_cast<code>(static_cast<int32_t>(std::floor(std::sqrt(x) / scale * 255.0f + 0.5f)));
   }
-#ifdef OPTLANG_LANES
-  static void decode_group(const code* from, float scale, float* to) {
-    for (int i = 0; i < group; ++i) to[i] = decoded(from[i], scale);
-  }
-  static void encode_group(const float* from, float scale, float, Random&, code* to) {
-    for (int i = 0; i < group; ++i) to[i] = encoded(from[i], scale, 0, 0);
-  }
-#endif
 """
+        + BY_ELEMENT
+    )
 
     @property
     def vanishes(self) -> str:
