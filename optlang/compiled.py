@@ -244,7 +244,7 @@ class Kernel:
         coefficients: Names of the packed coefficients, in order (for people; may be empty).
         source: The Python module (imports ``math`` and ``torch`` only).
         narrow_source: The same for tensors stored in 16 bits, with arithmetic in float32.
-        texts: The other texts that have been asked for, by the modules that wrote them.
+        texts: The other texts that have been asked for, by the modules that wrote them, with what these were given.
         restore: Makes the program again, for a kernel that was found on disk.
     """
 
@@ -276,7 +276,7 @@ class Kernel:
         # Python that keeps all dimensions may be the same for any number of them; other texts are not.
         exact = ndim if layout.exact else None
         self.digest = hashlib.sha256(repr((sources, tensors, self.kept, layout, exact)).encode()).hexdigest()
-        self.texts: dict[str, str] = {}
+        self.texts: dict[tuple[Any, ...], str] = {}
         self.restore: Callable[[], Program] | None = None
         self._program: Program | None = program
 
@@ -308,15 +308,17 @@ class Kernel:
         """Whether it takes stacks of whole matrices."""
         return self.locality is Locality.STACKS
 
-    def text(self, module: str) -> str:
+    def text(self, module: str, *options: Any) -> str:
         """Return what ``emit(kernel)`` of a module of :mod:`optlang.backends` writes; once, and then from memory.
 
         Args:
             module: The module's name, such as ``cpp_source``. It is imported only if the text is not there yet.
+            options: What ``emit`` takes besides.
         """
-        if module not in self.texts:
-            self.texts[module] = str(import_module(f"optlang.backends.{module}").emit(self))
-        return self.texts[module]
+        key = (module, *options)
+        if key not in self.texts:
+            self.texts[key] = str(import_module(f"optlang.backends.{module}").emit(self, *options))
+        return self.texts[key]
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the program, which would load SymPy: it is made again when it is needed."""

@@ -124,7 +124,7 @@ def test_a_kernel_from_disk_is_written_in_other_languages_as_well(kept: Path) ->
     assert found is not written and found.texts == {} and found._program is None
     assert found.text("cpp_source") == written.text("cpp_source") != ""
     second.keep(second.variant({"lr": 0.1}, toy_facts()))
-    assert kernel_of(third).texts == {"cpp_source": written.text("cpp_source")}
+    assert kernel_of(third).texts == {("cpp_source",): written.text("cpp_source")}
 
 
 def toy_facts() -> Any:

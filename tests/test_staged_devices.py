@@ -90,5 +90,5 @@ def test_the_next_process_finds_the_arithmetic_on_sums(
         cls([parameter(3)]).step()
         (prepared,) = cls._parts.parts[0].kernels._variants.values()
         last = prepared.variant.schedule.stages[-1].kernel
-        assert "traced_source" in last.texts
+        assert ("traced_source",) in last.texts
         assert (last._program is None) is known

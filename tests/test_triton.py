@@ -3,6 +3,7 @@
 The last two need Triton, but no GPU.
 """
 
+import ast
 import importlib.util
 import json
 import os
@@ -20,12 +21,17 @@ import torch
 from optimizing import optimizer_class
 
 import optlang
-from optlang.backends import triton
+from optlang.backends import triton, triton_source
 from optlang.backends.loading import jit, launch, registry
 from optlang.backends.loading.launch import BLOCK, CHUNK, KEPT, Launch, Table
 from optlang.backends.loading.signature import LoadedKernel, Signature
 from optlang.compiled import Kernel, Variant
 from optlang.compiler import example_variant
+from optlang.storage.blocks import Blocks
+from optlang.storage.fp8 import Fp8
+from optlang.storage.log8 import Log8
+from optlang.storage.named import CODES
+from optlang.storage.parameters import WAYS
 
 CPU = torch.device("cpu")
 
@@ -103,6 +109,11 @@ def reducing() -> list[str]:
 def check(command: str, rules: list[str], dtypes: tuple[str, ...]) -> dict[tuple[str, str], Any]:
     """Return what tests/triton_check.py finds for each pair of a rule and a type."""
     pairs = [(rule, dtype) for rule in rules for dtype in dtypes]
+    return dict(zip(pairs, checked(command, pairs), strict=True))
+
+
+def checked(command: str, pairs: list[tuple[str, Any]]) -> list[Any]:
+    """Return what tests/triton_check.py finds for some pairs of a rule and a type, or formats."""
     done = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("triton_check.py")), command],
         input=json.dumps(pairs),
@@ -111,7 +122,8 @@ def check(command: str, rules: list[str], dtypes: tuple[str, ...]) -> dict[tuple
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     assert done.returncode == 0, done.stderr
-    return dict(zip(pairs, json.loads(done.stdout), strict=True))
+    found: list[Any] = json.loads(done.stdout)
+    return found
 
 
 # Text -------------------------------------------------------------------------------------------------------
@@ -120,6 +132,20 @@ def check(command: str, rules: list[str], dtypes: tuple[str, ...]) -> dict[tuple
 @pytest.mark.parametrize("name", ["adamw", "novograd"])
 def test_the_kernels_are_as_recorded(name: str, golden: Callable[[Path, str], None]) -> None:
     golden(Path(__file__).with_name(f"{name}_triton.expected"), text_of(name))
+
+
+def test_kernels_on_codes_are_as_recorded(golden: Callable[[Path, str], None]) -> None:
+    (kernel,) = kernels_of("adamw")
+    text = triton_source.emit(kernel, [(0, WAYS["bf16+8"]), (2, Fp8()), (3, Log8(64))])
+    golden(Path(__file__).with_name("adamw_triton_codes.expected"), text)
+
+
+def test_every_format_is_in_triton() -> None:
+    """Whatever Triton is there: its functions are there under their names, and are Python."""
+    for format in (*(kind() for kind in CODES.values()), *WAYS.values()):
+        names = {node.name for node in ast.parse(format.triton).body if isinstance(node, ast.FunctionDef)}
+        asked = ["decoded", "encoded", *(["scale"] if isinstance(format, Blocks) else [])]
+        assert {f"{format.name}_{what}" for what in asked} <= names
 
 
 def test_what_reduces_along_dimensions_has_no_kernel() -> None:
@@ -165,6 +191,15 @@ def test_only_whole_blocks_of_aligned_tensors_are_read_in_vectors(
 ) -> None:
     table = Table(addresses, [2 * BLOCK + 5], [gradient], CPU, [0, 1])
     assert table.gradients.tolist() == [[whole * BLOCK, gradient]]
+
+
+def test_rows_are_filled_up_to_whole_blocks() -> None:
+    columns, sizes = [BLOCK, 200, 5000], [8 * BLOCK, 3000, 5000]
+    table = Table([16 * i for i in range(6)], sizes, [0] * 3, CPU, [0, 1], columns, 256)
+    extents = [8 * BLOCK, 15 * 256, 5120]
+    assert table.rows[:, -2:].tolist() == [list(pair) for pair in zip(columns, extents, strict=True)]
+    assert table.gradients[:, 0].tolist() == [8 * BLOCK, 0, 4 * BLOCK]  # a row that begins within a block is no vector
+    assert table.chunks == sum(-(-extent // CHUNK) for extent in extents)
 
 
 def launcher() -> Launch:
@@ -276,6 +311,43 @@ def test_steps_in_the_interpreter_are_those_of_the_eager_backend(which: str) -> 
 
 #: Rules that call functions which Triton itself fuses or approximates: libdevice's, and the exponential.
 OWN_STEPS = (FUNCTIONS, "ExponentiatedGradient")
+
+
+#: Steps whose products are exact, so that codes are equal to the bit; and one with a reduction between two sweeps.
+EXACT = """
+hyper lr = 0.5
+state m, v
+m = 0.5*m + g
+v = 0.5*v + abs(g)
+p -= lr*m
+"""
+SWEPT = EXACT.replace("p -= lr*m", "p -= lr*m*(0.5 if max(abs(m)) > 8 else 1)")
+#: Each format once. None is rounded to bfloat16 as torch does it, which the interpreter does not.
+FORMATS = [
+    (EXACT, {"store": {"m": "fp8(least=1)", "v": "log8(least=1)"}}),
+    (EXACT, {"store": {"m": "int8(block=64, least=1)", "v": "sqrt8(least=1)"}}),
+    (SWEPT, {"store": {"m": "softsign8(least=1)", "v": "log8(block=1024, least=1)"}}),
+    (EXACT, {"store": {"m": "bf16 stochastic", "v": "fp32"}, "rounding": "bf16+8"}),
+    *((EXACT, {"store": {"m": "fp8(least=1)", "v": "fp32"}, "rounding": way}) for way in WAYS if way != "bf16+8"),
+]
+
+
+@needs_interpreter
+def test_codes_in_the_interpreter_are_those_of_the_eager_backend() -> None:
+    assert checked("codes", FORMATS) == [0] * len(FORMATS)
+
+
+@needs_triton
+@pytest.mark.slow
+def test_kernels_on_codes_compile_for_an_h100() -> None:
+    pairs = [("AdamW", {"p": way, "m": "fp8", "v": "log8"}) for way in WAYS]
+    pairs += [("LAMB", {"m": "int8", "v": "sqrt8"}), ("AdamW", {"m": "softsign8", "v": "log8"})]
+    for pair, kernels in zip(pairs, checked("compile", pairs), strict=True):
+        for made in kernels:
+            assert not made["fused"] and not made["approximate"], pair
+            assert max(made["spills"], default=0) <= 160, pair
+            if made["name"].startswith(("update", "sweep")):
+                assert any(name.startswith("ld.global.v4") for name in made["vectors"]), pair
 
 
 @needs_triton

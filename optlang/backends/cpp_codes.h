@@ -164,15 +164,20 @@ void decode(const void* codes, const void* seconds, const Place& from, int64_t e
   }
 }
 
+// What random numbers are drawn by: the place in the whole tensor of the first element of this part, and a key.
+struct Draw {
+  uint32_t first, key;
+};
+
 // Numbers as codes, from where a block begins to `end`, where one ends.
 template <typename Format, int64_t size>
-void encode(const float* numbers, void* codes, void* seconds, const Place& to, int64_t end, uint32_t key) {
+void encode(const float* numbers, void* codes, void* seconds, const Place& to, int64_t end, Draw draw) {
   const int64_t begin = to.element;
   auto* const all = static_cast<typename Format::code*>(codes);
   auto* const theirs = static_cast<typename Format::second*>(seconds);
   if constexpr (Format::pairs) {
     auto* const second = theirs + (Format::alone ? 0 : begin);
-    encode_pairs<Format>(numbers, all + begin, second, end - begin, static_cast<uint32_t>(begin), key);
+    encode_pairs<Format>(numbers, all + begin, second, end - begin, draw.first + static_cast<uint32_t>(begin), draw.key);
   } else {
     Block block(to, size);
     Scale<Format> scale(numbers, block.end - block.begin);
@@ -186,7 +191,8 @@ void encode(const float* numbers, void* codes, void* seconds, const Place& to, i
       if (block.begin < end) scale = Scale<Format>(from + n, block.end - block.begin);
       theirs[now.scale] = its.kept;
       if (its.scale - its.scale == 0) {
-        encode_block<Format>(from, all + now.begin, n, its.scale, its.inverse, static_cast<uint32_t>(now.begin), key);
+        encode_block<Format>(from, all + now.begin, n, its.scale, its.inverse, draw.first + static_cast<uint32_t>(now.begin),
+            draw.key);
       } else {  // something is infinite or undefined: so is all of the block
         std::memset(all + now.begin, 0, n * sizeof(*all));
         theirs[now.scale] = static_cast<typename Format::second>(undefined);
@@ -200,5 +206,5 @@ struct Coded {
   int tensor;
   int64_t block;
   void (*decode)(const void*, const void*, const Place&, int64_t, float*);
-  void (*encode)(const float*, void*, void*, const Place&, int64_t, uint32_t);
+  void (*encode)(const float*, void*, void*, const Place&, int64_t, Draw);
 };

@@ -22,8 +22,9 @@ struct Scratch {
 };
 
 // What a parameter has besides its tensors' addresses and its sizes if some are kept in codes: addresses of their scales,
-// how many numbers a row has, and what random numbers are drawn by, for each of them.
-constexpr int pointers = tensors + coded_count, counts = rank + (coded_count ? 1 + coded_count : 0);
+// how many numbers a row has, the place of the first of them in the whole tensor, and what random numbers are drawn by, for
+// each of the tensors.
+constexpr int pointers = tensors + coded_count, counts = rank + (coded_count ? 2 + coded_count : 0);
 
 // Elements of tensors in codes that are numbers at a time: with those of other tensors, they stay in the nearest cache.
 constexpr int64_t slice = 512;
@@ -145,8 +146,8 @@ struct Numbers {
   void decode() { decode(from, from.element + size); }
   void encode(uint32_t draw) {
     for (int k = 0; k < coded_count; ++k) {
-      const uint32_t key = static_cast<uint32_t>(row.n[rank + 1 + k]) ^ draw;
-      coded[k].encode(of(k), row.at[coded[k].tensor], row.at[tensors + k], from, from.element + size, key);
+      const uint32_t first = static_cast<uint32_t>(row.n[rank + 1]), key = static_cast<uint32_t>(row.n[rank + 2 + k]) ^ draw;
+      coded[k].encode(of(k), row.at[coded[k].tensor], row.at[tensors + k], from, from.element + size, {first, key});
     }
   }
 };

@@ -7,12 +7,19 @@ import importlib.util
 from optlang.backends.loading import launch, slow
 from optlang.backends.loading.signature import LoadedKernel, Signature
 from optlang.compiled import Kernel, Locality
+from optlang.storage.blocks import largest_block
 
 
 def accepts(kernel: Kernel, device: str) -> bool:
     """Return whether a kernel is elementwise or reduces over whole tensors, is for a GPU, and Triton is installed."""
     suits = kernel.locality in (Locality.ELEMENTS, Locality.SWEEPS)
     return suits and device == "cuda" and importlib.util.find_spec("triton") is not None
+
+
+def accepts_codes(kernel: Kernel, signature: Signature) -> bool:
+    """Return whether a kernel takes states in codes as they are: a program instance needs whole blocks."""
+    largest = largest_block(format for _, format in signature.coded)
+    return signature.coefficient_dtype == "float32" and largest <= launch.BLOCK
 
 
 def load(kernel: Kernel, signature: Signature) -> LoadedKernel | None:

@@ -21,15 +21,15 @@ and what is stored is rounded where the narrow form of :mod:`optlang.backends.py
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from textwrap import wrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import sympy as sp
 
 from optlang.backends.helpers import texts
 from optlang.backends.memory import INDENT, Memory
 from optlang.backends.sweeps import Sweep, needed, sweeps
-from optlang.backends.triton_writer import TritonWriter
+from optlang.backends.triton_codes import Codes
+from optlang.backends.triton_writer import TritonWriter, call_lines
 from optlang.compiled import Kernel, Locality, Storage
 from optlang.inputs import ValueName
 from optlang.ir import algebra
@@ -37,40 +37,53 @@ from optlang.ir.program import Program, Store, Value
 from optlang.language.builtins import BUILTINS
 from optlang.language.kinds import ELEMENT
 from optlang.language.quoting import docstring, remark
+from optlang.storage.coded import Coded
 
 #: Names of functions and arguments that are numbered.
-NUMBERED = re.compile(r"(type|element|sweep|finish)_\d+|element|update")
+NUMBERED = re.compile(r"(type|more|element|sweep|finish)_\d+|element|update")
 #: Where a reduction starts, and how two parts of it become one.
 REDUCTIONS = {name: row.parts for name, row in BUILTINS.items() if row.parts is not None}
-#: The functions of the module that is written.
+#: The functions of the module that is written; those of codes come after those that they may call.
 HELPERS = texts("triton_blocks")
+CODES = texts("triton_codes")
 #: What else it gives a name to.
-OWN = frozenset({"triton", "tl", "libdevice", "chunk", "block", "LAUNCHES", "SUMS", *HELPERS})
+OWN = frozenset({"triton", "tl", "libdevice", "chunk", "block", "LAUNCHES", "SUMS", *HELPERS, *CODES})
 
 
-def emit(kernel: Kernel) -> str:
-    """Return the Triton module of a kernel; empty if it reduces along dimensions or knows matrices."""
+def emit(kernel: Kernel, coded: Sequence[tuple[int, Coded]] = ()) -> str:
+    """Return the Triton module of a kernel; empty if it reduces along dimensions or knows matrices.
+
+    Args:
+        kernel: The kernel.
+        coded: The tensors that are kept in codes, by their places among ``kernel.tensors``.
+    """
     if kernel.locality not in (Locality.ELEMENTS, Locality.SWEEPS):
         return ""
     scalars = [slot.name for slot in kernel.kept if slot.storage is Storage.SCALAR]
-    body = "\n".join(_Module(_renamed(kernel.program), kernel.tensors, scalars).lines()) + "\n"
-    helpers = [HELPERS[name] for name in HELPERS if re.search(rf"\b{name}\b", body)]
+    formats = {kernel.tensors[place]: format for place, format in coded}
+    module = _Module(_renamed(kernel.program, formats.values()), kernel.tensors, scalars, formats)
+    body = "\n".join(module.lines()) + "\n"
+    own = list(module.codes.functions())
+    called = "".join([body, *own])
+    helpers = [HELPERS[name] for name in HELPERS if re.search(rf"\b{name}\b", called)]
     if any("triton_divide(" in text for text in helpers):
         helpers = [HELPERS["triton_divide"], *(h for h in helpers if h != HELPERS["triton_divide"])]
-    functions = [f"@triton.jit\n{text}" for text in helpers]
+    helpers += [*own, *(CODES[name] for name in CODES if re.search(rf"\b{name}\b", body))]
+    functions = [f"@triton.jit\n{text.rstrip()}\n" for text in helpers]
     device = "libdevice." in body or any("libdevice." in text for text in helpers)
     imports = "import triton\nimport triton.language as tl\n"
     imports += "from triton.language.extra import libdevice\n" if device else ""
     return "\n\n".join([f"{docstring(kernel.title)}\n\n{imports}", *functions, body])
 
 
-def _renamed(program: Program) -> Program:
+def _renamed(program: Program, formats: Iterable[Coded]) -> Program:
     """Return a program that calls nothing by a name of the module's own."""
     taken = {s.name for s in program.kinds()}
+    own = OWN | {name for each in formats for name in re.findall(r"^def (\w+)", each.triton, re.MULTILINE)}
     names = {}
     for symbol in program.kinds():
         name = symbol.name
-        while name in OWN or NUMBERED.fullmatch(name) or (name != symbol.name and name in taken):
+        while name in own or NUMBERED.fullmatch(name) or (name != symbol.name and name in taken):
             name = f"the_{name}"
         names[symbol] = sp.Symbol(name)
     return program.renamed({old: new for old, new in names.items() if old != new})
@@ -95,16 +108,25 @@ class _Module:
         program: The step.
         tensors: Names of the tensors that the kernels take, in order.
         scalars: Names of those that are one number.
+        formats: Formats of those that are kept in codes.
     """
 
-    def __init__(self, program: Program, tensors: Sequence[ValueName], scalars: Sequence[ValueName]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        tensors: Sequence[ValueName],
+        scalars: Sequence[ValueName],
+        formats: Mapping[ValueName, Coded],
+    ) -> None:
         self.memory = memory = Memory(program, tensors, narrow=True)
         self.program, self.stored = memory.program, memory.stored
         self.writer = TritonWriter(memory)
         self.names = _Names(memory, self.writer.real)
+        self.codes = Codes(formats, self.stored, self.names, len(self.stored) - ("g" in self.stored))
         self.scalars = {name: self.stored[name] for name in scalars if name in self.stored}
         self.inputs = {i.symbol: i.name for i in self.program.inputs}
-        self.rounded = memory.rounded()
+        # What is kept in codes is rounded when it is stored, after everything that reads it.
+        self.rounded = {s: pointer for s, pointer in memory.rounded().items() if not self.codes.of(pointer)}
         self.sums = [value for value in self.program.tensor if value.reduces]
         self.accumulators = {v.symbol: memory.name(f"{v.symbol}_all") for v in self.sums}
         self.terms = {v.symbol: memory.name(f"{v.symbol}_term") for v in self.sums}
@@ -144,16 +166,23 @@ class _Module:
         at, inside, real = (self.names[n] for n in ("at", "inside", "real"))
         needed = self._read(sweep)
         yield "@triton.jit"
-        yield from _call(f"def {name}", [*self._arguments(sweep), at, inside, f"{real}: tl.constexpr"], "", ":")
+        options = [f"{real}: tl.constexpr", *(["block: tl.constexpr"] if self.codes.formats else [])]
+        yield from call_lines(f"def {name}", [*self._arguments(sweep), at, inside, *options], "", ":")
         does = " and ".join(["Update"] * bool(sweep.stores) + ["reduce"] * bool(sweep.sums)).capitalize()
         yield f'{INDENT}"""{does} the elements at some places of one tensor."""'
         symbols = {origin: symbol for symbol, origin in self.inputs.items()}
+        yield from self.codes.places(*self._coded(sweep))
         for origin, pointer in self.stored.items():
             if origin not in self.scalars and symbols.get(origin) in needed:
-                yield f"{INDENT}{symbols[origin]} = tl.load({pointer} + {at}, {inside}).to({real})"
+                coded = origin in self.codes.formats
+                text = self.codes.read(origin) if coded else f"tl.load({pointer} + {at}, {inside}).to({real})"
+                yield f"{INDENT}{symbols[origin]} = {text}"
         yield from self.values(v for v in self.program.tensor if v.symbol in needed and v.kind == ELEMENT)
         for store in sweep.stores:
-            yield f"{INDENT}tl.store({self.stored[store.target]} + {at}, {self.writer.text(store.expr)}, {inside})"
+            if store.target in self.codes.formats:
+                yield from self.codes.write(store.target, self.writer.typed(store.expr))
+            else:
+                yield f"{INDENT}tl.store({self.stored[store.target]} + {at}, {self.writer.text(store.expr)}, {inside})"
         terms = []
         for value in sweep.sums:
             start = REDUCTIONS[algebra.name_of(value.expr)][0]
@@ -177,6 +206,12 @@ class _Module:
         """Return the symbols that a sweep's formulas are computed from."""
         return self.needed([*(v.expr for v in sweep.sums), *(s.expr for s in sweep.stores)])
 
+    def _coded(self, sweep: Sweep) -> tuple[list[ValueName], list[ValueName]]:
+        """Return the tensors in codes that a sweep reads, and those that it writes."""
+        needed, formats = self._read(sweep), self.codes.formats
+        read = [name for symbol, name in self.inputs.items() if symbol in needed and name in formats]
+        return read, [store.target for store in sweep.stores if store.target in formats]
+
     def _arguments(self, sweep: Sweep) -> list[str]:
         """Return the names of the tensors and numbers that a sweep's block reads or writes."""
         needed = self._read(sweep)
@@ -188,7 +223,7 @@ class _Module:
         direct |= {x for s in sweep.stores for x in s.expr.free_symbols}
         numbers = [*self.program.coefficients(), *self._scalar_symbols()]
         tensors = [pointer for name, pointer in self.stored.items() if pointer in stored and name not in self.scalars]
-        return [*tensors, *(str(s) for s in numbers if s in direct)]
+        return [*tensors, *self.codes.arguments(*self._coded(sweep)), *(str(s) for s in numbers if s in direct)]
 
     def _scalar_symbols(self) -> list[sp.Symbol]:
         """Return the symbols of numbers of a tensor: states, reductions and what is computed from them."""
@@ -210,6 +245,7 @@ class _Module:
         yield f"{INDENT}{n['tensor']} = tl.load({n['place']}).to(tl.int64)"
         yield f"{INDENT}{n['first']} = tl.load({n['place']} + 1).to(tl.int64)*chunk"
         yield from self._row()
+        yield from self.codes.sizes()
         yield (
             f"{INDENT}{n['whole']} = tl.load({n['gradients']} + 2*{n['tensor']})"
             "  # elements in whole blocks of aligned tensors"
@@ -221,16 +257,24 @@ class _Module:
             start = REDUCTIONS[algebra.name_of(value.expr)][0]
             yield f"{INDENT}{self.accumulators[value.symbol]} = tl.full((block,), {start}, tl.float64)"
         first, start_, at = n["first"], n["start"], n["at"]
-        yield f"{INDENT}for {start_} in range({first}, tl.minimum({first} + chunk, {n['size']}), block):"
-        yield f"{INDENT * 2}{at} = tl.multiple_of({start_}, block) + tl.arange(0, block)"
+        yield f"{INDENT}for {start_} in range({first}, tl.minimum({first} + chunk, {self.codes.extent}), block):"
+        together = f"{INDENT}{at} = tl.multiple_of({start_}, block) + tl.arange(0, block)"
+        if not self.codes.unit:
+            yield INDENT + together
         aligned = [f"tl.multiple_of({a}, 16)" if a in stored else a for a in arguments]
         results = ", ".join(self.terms[v.symbol] for v in sweep.sums)
         call = f"{results} = {element}" if results else element
-        real = self._real()
+        options, inside = [self._real(), *(["block"] if self.codes.formats else [])], f"{at} < {n['size']}"
         yield f"{INDENT * 2}if {start_} < {n['whole']}:"
-        yield from _call(call, [*aligned, at, "None", real], INDENT * 3)
+        if self.codes.unit:
+            yield INDENT * 2 + together
+        yield from call_lines(call, [*aligned, at, "None", *options], INDENT * 3)
         yield f"{INDENT * 2}else:"
-        yield from _call(call, [*arguments, at, f"{at} < {n['size']}", real], INDENT * 3)
+        if self.codes.unit:
+            inside = n["inside"]
+            known = f"{start_}, {n['columns']}, {n['size']}, {self.codes.unit}, block"
+            yield f"{INDENT * 3}{at}, {inside} = triton_elements({known})"
+        yield from call_lines(call, [*arguments, at, inside, *options], INDENT * 3)
         for value in sweep.sums:
             all_, joined = self.accumulators[value.symbol], REDUCTIONS[algebra.name_of(value.expr)][1]
             yield f"{INDENT * 2}{all_} = {joined.format(all_, self.terms[value.symbol])}"
@@ -250,7 +294,8 @@ class _Module:
         yield from self._row()
         if sums:
             yield f"{INDENT}{n['first']} = tl.load({n['row']} + 1)"
-            yield f"{INDENT}{last} = {n['first']} + ({n['size']} + chunk - 1)//chunk"
+            yield from self.codes.sizes()
+            yield f"{INDENT}{last} = {n['first']} + ({self.codes.extent} + chunk - 1)//chunk"
             for value in sums:
                 start = REDUCTIONS[algebra.name_of(value.expr)][0]
                 yield f"{INDENT}{self.accumulators[value.symbol]} = tl.full((block,), {start}, tl.float64)"
@@ -277,10 +322,11 @@ class _Module:
         """Yield the head of a kernel; all of them take the same."""
         tables = [self.names[n] for n in ("places", "rows", "gradients", "coefficients")]
         tables += [self.names[n] for n in ("partials", "sums")] if self.sums else []
-        types = [f"type_{i}" for i, _ in enumerate(self.stored)]  # by these names they are passed
+        tables += [self.names["keys"]] if self.codes.drawing else []
+        types = [f"type_{i}" for i, _ in enumerate(self.stored)] + self.codes.types()  # by these names they are passed
         options = [f"{option}: tl.constexpr" for option in (*types, "chunk", "block")]
         yield "@triton.jit"
-        yield from _call(f"def {name}", [*tables, *options], "", ":")
+        yield from call_lines(f"def {name}", [*tables, *options], "", ":")
 
     def _coefficients(self, needed: set[sp.Symbol]) -> Iterator[str]:
         for i, number in enumerate(self.program.coefficients()):
@@ -289,7 +335,7 @@ class _Module:
 
     def _row(self) -> Iterator[str]:
         row, size = self.names["row"], self.names["size"]
-        yield f"{INDENT}{row} = {self.names['rows']} + {len(self.stored) + 1}*{self.names['tensor']}"
+        yield f"{INDENT}{row} = {self.names['rows']} + {self.codes.fixed + 2 + self.codes.width}*{self.names['tensor']}"
         yield f"{INDENT}{size} = tl.load({row})"
 
     def _scalar_pointers(self, needed: set[sp.Symbol]) -> set[str]:
@@ -306,6 +352,7 @@ class _Module:
             address = gradient if name == "g" else f"{self.names['row']} + {fixed.index(name) + 2}"
             if pointer in wanted:
                 yield f"{INDENT}{pointer} = tl.load({address}).to(tl.pointer_type(type_{i}))"
+        yield from self.codes.pointers(wanted)
 
     def _numbers(self, needed: set[sp.Symbol], finished: set[sp.Symbol]) -> Iterator[str]:
         """Yield the numbers of a tensor that are needed, those of reductions that are ``finished`` from memory."""
@@ -332,14 +379,3 @@ class _Module:
 
     def _real(self) -> str:
         return f"{self.names['coefficients']}.dtype.element_ty"
-
-
-def _call(name: str, arguments: Sequence[str], indent: str, end: str = "") -> Iterator[str]:
-    """Yield the lines of a call (or the head of a function), in several lines if it is long."""
-    inside = ", ".join(arguments)
-    if len(inside) + len(name) + len(indent) < 110:
-        yield f"{indent}{name}({inside}){end}"
-        return
-    yield f"{indent}{name}("
-    yield from wrap(inside, 110, initial_indent=indent + INDENT, subsequent_indent=indent + INDENT)
-    yield f"{indent}){end}"

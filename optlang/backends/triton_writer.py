@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from textwrap import wrap
+
 import sympy as sp
 
-from optlang.backends.memory import Memory
+from optlang.backends.memory import INDENT, Memory
 from optlang.backends.spelling import ATOM, SIGN, SUM, Piece, Writer, filled
 from optlang.language.builtins import BUILTINS
 
@@ -88,3 +91,14 @@ def _condition(piece: Piece) -> str:
     """Return a condition as an operand of ``&``, ``|`` or ``~``, which bind more tightly than comparisons."""
     text, binds = piece
     return text if binds == ATOM else f"({text})"
+
+
+def call_lines(name: str, arguments: Sequence[str], indent: str, end: str = "") -> Iterator[str]:
+    """Yield the lines of a call (or the head of a function), in several lines if it is long."""
+    inside = ", ".join(arguments)
+    if len(inside) + len(name) + len(indent) < 110:
+        yield f"{indent}{name}({inside}){end}"
+        return
+    yield f"{indent}{name}("
+    yield from wrap(inside, 110, initial_indent=indent + INDENT, subsequent_indent=indent + INDENT)
+    yield f"{indent}){end}"

@@ -15,7 +15,7 @@ from optlang.runtime.kernels import Kernels, PreparedKernel
 from optlang.runtime.records import Record
 from optlang.runtime.tensors import arithmetic, fakes_of, overlapping, real_name, resolved, viewed
 from optlang.storage.blocks import rows_of
-from optlang.storage.coded import WHOLE, Coded
+from optlang.storage.coded import Coded
 
 if TYPE_CHECKING:
     from optlang.storage.coded import Key
@@ -59,8 +59,24 @@ class Operand:
 
     @property
     def takes_codes(self) -> bool:
-        """Whether a kernel that takes codes can be given these: it draws by the places of the elements in memory."""
-        return not self.record.copied and not (self.record.draws and self.record.places is not WHOLE)
+        """Whether a kernel that takes codes can be given these: it draws by places that follow one another."""
+        return not self.record.copied and (not self.record.draws or self.first is not None)
+
+    @property
+    def first(self) -> int | None:
+        """Place of the first element in the whole tensor, where the others follow it in order."""
+        record = self.record
+        if record.places.start and not record.parameter.is_contiguous():
+            return None
+        return record.places.first(record.shape)
+
+    def arguments(self, coded: bool) -> list[Any]:
+        """Return what a kernel takes of a parameter; one that takes codes takes what belongs to them as well."""
+        return [*self.views, *(second for _, _, second, _ in self.coded)] if coded else self.views
+
+    def keys(self) -> list[int]:
+        """Return what random numbers are drawn by, besides the step, for each tensor in codes whose format draws."""
+        return [key for _, format, _, key in self.coded if format.draws]
 
     def copied_in(self, g: torch.Tensor, coefficients: torch.Tensor) -> tuple[torch.Tensor, list[Any]]:
         """Return a contiguous copy of the parameter, and a kernel's arguments with it."""
@@ -126,7 +142,7 @@ class Addresses:
             self.sizes.extend(operand.views[0].shape)
             self.places.extend(0 if view is None else view.data_ptr() for view in operand.views)
             if operand.coded:
-                self.sizes.append(rows_of(operand.record.shape)[1])
+                self.sizes.extend((rows_of(operand.record.shape)[1], operand.first or 0))
                 self.sizes.extend(key for *_, key in operand.coded)
                 self.places.extend(scales.data_ptr() for _, _, scales, _ in operand.coded)
         self.fixed = self.count, self.sizes.buffer_info()[0], self.places.buffer_info()[0]
@@ -157,6 +173,7 @@ class KernelCall:
         "_addresses",
         "_coefficients",
         "_direct",
+        "_keys",
         "_packed",
         "by_rows",
         "draw",
@@ -183,6 +200,7 @@ class KernelCall:
         self._coefficients: tuple[array[float], torch.Tensor] | None = None
         self._direct: list[int] | None = None  # those that are neither empty nor copied
         self._packed: list[Any] | None = None
+        self._keys: tuple[torch.Tensor, torch.Tensor] | None = None
         self._addresses: Addresses | None = None
 
     def see_to(self, kernels: Kernels, coefficients: int, owner: Variant, loaded: LoadedKernel | None = None) -> None:
@@ -195,7 +213,8 @@ class KernelCall:
             kernel = self.prepared.kernel
             if first.coded:  # one that is known may be for tensors of the other kind
                 suits = ordinary and not self.by_rows and all(operand.takes_codes for operand in self.operands)
-                loaded = kernels.coded(kernel, first.in_codes(self.signature)) if suits else None
+                suits = suits and not overlapping([operand.record.parameter for operand in self.operands])
+                loaded = kernels.coded(kernel, first.in_codes(self.signature), owner) if suits else None
             self.loaded = loaded or kernels.kernel(kernel, self.signature, owner, ordinary)
 
     @property
@@ -266,7 +285,7 @@ class KernelCall:
         if self._direct is None:
             self._direct = [i for i, o in enumerate(operands) if o.record.facts.numel and not o.record.copied]
             if self.many and not overlapping([operands[i].record.parameter for i in self._direct]):
-                self._packed = [view for i in self._direct for view in operands[i].views]
+                self._packed = [each for i in self._direct for each in operands[i].arguments(kernel.coded)]
                 self._packed.append(None)
         moved, run = 0, kernel.run
         if len(self._direct) != len(operands):
@@ -310,7 +329,8 @@ class KernelCall:
         """Run the kernel once, on the tensors of all parameters that can be viewed."""
         packed, direct = self._packed, self._direct
         assert packed is not None and direct is not None
-        stride, count = len(self.operands[0].views), len(self.operands)
+        first, count = self.operands[0], len(self.operands)
+        stride = len(first.views) + (len(first.coded) if kernel.coded else 0)
         gradients = gradients if len(direct) == count else [gradients[i] for i in direct]
         if kernel.at is not None:
             if self._addresses is None:
@@ -326,9 +346,29 @@ class KernelCall:
         run = kernel.run
         try:
             self.moved = count
-            run(packed)
+            run([*packed, self._drawn()] if kernel.coded and first.record.draws else packed)
         finally:
             packed[1::stride] = [None] * len(direct)  # gradients are not kept alive
+
+    def _drawn(self) -> torch.Tensor:
+        """Return what random numbers are drawn by in this step, on the device.
+
+        There is a row for each parameter: the place of its first element in the whole tensor, and a key for each tensor
+        in codes whose format draws.
+        """
+        if self._keys is None:
+            assert self._direct is not None
+            rows = [[operand.first or 0, *operand.keys()] for operand in map(self.operands.__getitem__, self._direct)]
+            keys = torch.tensor(rows, dtype=torch.int64, device="cpu")
+            varying = torch.ones_like(keys[:1])
+            varying[0, 0] = 0
+            self._keys = keys, varying
+        device = self.operands[0].record.parameter.device
+        if isinstance(self.draw, torch.Tensor):
+            self._keys = keys, varying = self._keys[0].to(device), self._keys[1].to(device)
+            return keys ^ varying * self.draw
+        keys = self._keys[0] ^ self._keys[1] * self.draw
+        return (keys.pin_memory() if device.type == "cuda" else keys).to(device, non_blocking=True)
 
     def begun(self) -> list[int]:
         """Return the places of the operands that an interrupted step has updated, or was about to."""

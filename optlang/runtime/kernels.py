@@ -161,7 +161,7 @@ class Kernels:
         self.loaded: dict[tuple[str, Signature], LoadedKernel] = {}
         self._variants: dict[VariantKey, Prepared] = {}
         self._stages: dict[str, PreparedKernel] = {}
-        self._texts: dict[str, dict[str, str]] = {}
+        self._texts: dict[str, dict[tuple[Any, ...], str]] = {}
         self._owned: set[tuple[VariantKey, str, Signature]] = set()
         self._chosen: dict[tuple[Any, ...], Prepared] = {}
         # A fact that the rule's text does not even mention cannot choose between variants (dimensions always may).
@@ -212,7 +212,7 @@ class Kernels:
             self._stages[kernel.digest] = PreparedKernel(kernel)
         return self._stages[kernel.digest]
 
-    def coded(self, kernel: Kernel, signature: Signature) -> LoadedKernel | None:
+    def coded(self, kernel: Kernel, signature: Signature, owner: Variant) -> LoadedKernel | None:
         """Return a kernel that takes states in codes as they are; None if no backend of the class has one."""
         key = (kernel.digest, signature)
         if key not in self.loaded:
@@ -221,6 +221,7 @@ class Kernels:
             if found is None:
                 return None
             self.loaded[key] = found
+        self._keep(owner, kernel, signature)
         return self.loaded[key]
 
     def kernel(self, kernel: Kernel, signature: Signature, owner: Variant, ordinary: bool = True) -> LoadedKernel:
@@ -241,12 +242,17 @@ class Kernels:
             if found.origin == "jit":
                 found = LoadedKernel(self._announcing(found.run, kernel, signature), "jit")
             self.loaded[kernel.digest, signature] = found
+        self._keep(owner, kernel, signature)
+        return found
+
+    def _keep(self, owner: Variant, kernel: Kernel, signature: Signature) -> None:
+        """Keep a variant on disk with the texts of a kernel that has been loaded."""
         owned = (owner.key, kernel.digest, signature)
         if owned not in self._owned:
             self._owned.add(owned)
-            if found.origin in ("built", "cached", "triton"):  # what else is on disk is of use only with the variant
+            # What else is on disk is of use only with the variant.
+            if self.loaded[kernel.digest, signature].origin in ("built", "cached", "triton"):
                 self.compiled.keep(owner)
-        return found
 
     def _announcing(self, run: Callable[[list[Any]], Any], kernel: Kernel, signature: Signature) -> Any:
         """Return ``run`` so that its first call, which is the one that compiles, is announced."""

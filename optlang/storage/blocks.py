@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -163,6 +163,18 @@ class Blocks(Coded):
         rows, columns = rows_of(shape)
         filled = -(-columns // self.block) * self.block
         return blocks.reshape(rows, filled)[:, :columns].reshape(tuple(shape)).contiguous()
+
+
+def largest_block(formats: Iterable[Coded]) -> int:
+    """Return the size of the largest block of some formats, a multiple of all others; 0 if none has blocks."""
+    return max((each.block for each in formats if isinstance(each, Blocks)), default=0)
+
+
+def divided(x: torch.Tensor, number: float) -> torch.Tensor:
+    """Return numbers divided by one; on a GPU torch multiplies them by one over a number of Python's instead."""
+    import torch
+
+    return x / torch.full((), number, dtype=x.dtype, device=x.device)
 
 
 def rows_of(shape: Sequence[int]) -> tuple[int, int]:

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 _WORD = 0xFFFFFFFF
 
-#: C++ types, by torch's names; codes in fp8 and bfloat16 are handled as bits.
+#: What kernels handle as bits, and as which type.
+_BITS = {"bfloat16": "uint16", "float8_e4m3fn": "uint8"}
+
+#: C++ types, by torch's names.
 _CPP = {
     "uint8": "uint8_t",
     "int8": "int8_t",
     "int16": "int16_t",
-    "bfloat16": "uint16_t",
-    "float8_e4m3fn": "uint8_t",
+    "uint16": "uint16_t",
     "float32": "float",
     "float16": "_Float16",
 }
@@ -59,6 +61,16 @@ class Places:
             stride *= sizes[dim]
         return found.reshape(-1)
 
+    def first(self, shape: Sequence[int]) -> int | None:
+        """Return the place of the first element, where the others follow it in order; None where they do not."""
+        if self.rows is not None:
+            return None
+        if not self.start:
+            return 0
+        inner = tuple(shape[1:])
+        follow = not any(self.start[1:]) and self.whole[1:] == inner
+        return self.start[0] * math.prod(inner) if follow else None
+
     def permuted(self, order: Sequence[int]) -> Places:
         """Return the same with dimensions in another order, which is that of memory."""
         start, whole = (tuple(each[dim] for dim in order) if each else () for each in (self.start, self.whole))
@@ -73,8 +85,8 @@ WHOLE = Places()
 class Coded(Format):
     """A format of codes, with a second tensor that belongs to them.
 
-    What a format does is said twice, in torch's operations and in C++ (:attr:`cpp`), and the codes are the same to the
-    bit.
+    What a format does is said three times, in torch's operations, in C++ (:attr:`cpp`) and in Triton (:attr:`triton`),
+    and the codes are the same to the bit.
 
     Attributes:
         block: How many neighbours are coded together; parts of a tensor begin at a multiple of it.
@@ -84,6 +96,8 @@ class Coded(Format):
         alone: Whether there is no second tensor but an empty one.
         draws: Whether it rounds at random.
         cpp: The functions of the format's struct in C++.
+        triton: Functions in Triton whose names begin with that of the format: ``_decoded`` and ``_encoded``, and where
+            there is a scale for each block ``_scale``, which computes it from the largest magnitude.
     """
 
     block: int = 256
@@ -94,6 +108,7 @@ class Coded(Format):
     alone: ClassVar[bool] = False
     draws: ClassVar[bool] = False
     cpp: ClassVar[str]
+    triton: ClassVar[str]
 
     def dtype(self, parameter: str) -> str:
         """Return the type of the codes."""
@@ -104,9 +119,14 @@ class Coded(Format):
         return f"torch.{self.codes}"
 
     @property
+    def held(self) -> tuple[str, str]:
+        """The types of codes and second numbers as kernels handle them: bits where torch has a type for the numbers."""
+        return _BITS.get(self.codes, self.codes), _BITS.get(self.second, self.second)
+
+    @property
     def struct(self) -> str:
         """The format as a C++ struct of its name."""
-        types = f"  using code = {_CPP[self.codes]};\n  using second = {_CPP[self.second]};\n"
+        types = f"  using code = {_CPP[self.held[0]]};\n  using second = {_CPP[self.held[1]]};\n"
         traits = ", ".join(f"{name} = {str(getattr(self, name)).lower()}" for name in ("pairs", "alone", "draws"))
         return f"struct {self.name} {{\n{types}  static constexpr bool {traits};\n{self.cpp}}};\n"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from optlang.storage.blocks import Blocks
+from optlang.storage.blocks import Blocks, divided
 
 if TYPE_CHECKING:
     import torch
@@ -67,6 +67,25 @@ class Fp8(Blocks):
   }
 #endif
 """
+    triton: ClassVar[str] = """\
+def fp8_scale(largest):
+    return triton_divide(tl.where(largest < 1e-12, 1e-12, largest), 448.0)
+
+def fp8_decoded(codes, scale):
+    whole = codes.to(tl.int32)
+    rest = whole & 127
+    usual = ((rest << 20) + (120 << 23)).to(tl.float32, bitcast=True)
+    size = tl.where(rest < 8, rest.to(tl.float32)*0.001953125, usual).to(tl.int32, bitcast=True)
+    return (size | ((whole & 128) << 24)).to(tl.float32, bitcast=True)*scale
+
+def fp8_encoded(x, scale, random):
+    bits = triton_divide(x, scale).to(tl.int32, bitcast=True)
+    rest = bits & 0x7fffffff
+    exponent = tl.maximum(rest, 121 << 23) & 0x7f800000
+    large = exponent + (20 << 23)
+    whole = (rest.to(tl.float32, bitcast=True) + large.to(tl.float32, bitcast=True)).to(tl.int32, bitcast=True) - large
+    return ((whole + (exponent >> 20) - (121 << 3)) | ((bits >> 24) & 128)).to(tl.uint8)
+"""
 
     @property
     def vanishes(self) -> str:
@@ -80,7 +99,7 @@ class Fp8(Blocks):
 
     def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
         """Return the largest of each block as 448."""
-        return largest.clamp_min(LEAST) / LARGEST
+        return divided(largest.clamp_min(LEAST), LARGEST)
 
     def encoded(self, x: torch.Tensor, scale: torch.Tensor, random: torch.Tensor | None) -> torch.Tensor:
         """Return the nearest codes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from optlang.storage.blocks import Blocks
+from optlang.storage.blocks import Blocks, divided
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +42,17 @@ class Int8(Blocks):
   }
 #endif
 """
+    triton: ClassVar[str] = """\
+def int8_scale(largest):
+    return triton_divide(tl.where(largest < 2e-36, 2e-36, largest), 127.0)
+
+def int8_decoded(codes, scale):
+    return codes.to(tl.float32)*scale
+
+def int8_encoded(x, scale, random):
+    y = x*triton_divide(1.0, scale)
+    return ((y + 12582912.0) - 12582912.0).to(tl.int32).to(tl.int8)  # the nearest whole number
+"""
 
     @property
     def vanishes(self) -> str:
@@ -55,7 +66,7 @@ class Int8(Blocks):
 
     def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
         """Return the largest of each block as 127."""
-        return largest.clamp_min(LEAST) / LARGEST
+        return divided(largest.clamp_min(LEAST), LARGEST)
 
     def encoded(self, x: torch.Tensor, scale: torch.Tensor, random: torch.Tensor | None) -> torch.Tensor:
         """Return the nearest codes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from optlang.storage.blocks import Blocks
+from optlang.storage.blocks import Blocks, divided
 
 if TYPE_CHECKING:
     import torch
@@ -57,10 +57,23 @@ class Log8(Blocks):
   }
 #endif
 """
+    triton: ClassVar[str] = """\
+def log8_scale(largest):
+    return triton_divide(largest, 0.9375)
+
+def log8_decoded(codes, scale):
+    whole = codes.to(tl.int32)
+    return tl.where(whole > 0, (whole << 20) + (95 << 23), 0).to(tl.float32, bitcast=True)*scale
+
+def log8_encoded(x, scale, random):
+    bits = (x*triton_divide(1.0, scale)).to(tl.int32, bitcast=True) + (random >> 12).to(tl.int32)
+    found = tl.minimum(tl.maximum((bits >> 20) - (95 << 3), 1), 255)
+    return tl.where(x > 0, found, 0).to(tl.uint8)
+"""
 
     def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
         """Return the scale under which the largest number of each block has the largest code."""
-        return largest / LARGEST
+        return divided(largest, LARGEST)
 
     def encoded(self, x: torch.Tensor, scale: torch.Tensor, random: torch.Tensor | None) -> torch.Tensor:
         """Return codes above or below, in proportion to how near they are."""

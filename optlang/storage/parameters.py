@@ -34,6 +34,14 @@ _NEAREST = """\
 """
 
 
+#: The same in Triton.
+_NEAREST_IN_TRITON = """\
+def nearest_bfloat16(x):
+    return tl.where(x == x, (x.to(tl.uint32, bitcast=True) + 0x8000) >> 16, 0x7fc0)
+
+"""
+
+
 @dataclass(frozen=True)
 class Parameter(Coded):
     """A way to keep a parameter in bfloat16."""
@@ -115,6 +123,15 @@ class Stochastic(Parameter):
   }
 #endif
 """
+    triton: ClassVar[str] = """\
+def stochastic_decoded(codes, second):
+    return (codes.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+
+def stochastic_encoded(x, random):
+    bits = x.to(tl.uint32, bitcast=True) + (random >> 16)
+    codes = tl.where(x == x, bits >> 16, 0x7fc0).to(tl.uint16)
+    return codes, codes
+"""
 
     def label(self, parameter: str) -> str:
         """Return what it is, which is the same for states and parameters."""
@@ -183,6 +200,19 @@ class Kahan(Parameter):
     stored_shorts(rests, others);
   }
 #endif
+"""
+    )
+    triton: ClassVar[str] = (
+        _NEAREST_IN_TRITON
+        + """\
+def kahan_decoded(codes, second):
+    rest = (second.to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    return (codes.to(tl.uint32) << 16).to(tl.float32, bitcast=True) + rest
+
+def kahan_encoded(x, random):
+    high = nearest_bfloat16(x)
+    rest = x - (high << 16).to(tl.float32, bitcast=True)
+    return high.to(tl.uint16), tl.where(rest - rest == 0, nearest_bfloat16(rest), 0).to(tl.uint16)
 """
     )
 
@@ -267,6 +297,20 @@ def _corrected_cpp(left_out: int, largest: int) -> str:
 """
 
 
+def _corrected_triton(name: str, left_out: int, largest: int, second: str) -> str:
+    """Return the same in Triton."""
+    return f"""{_NEAREST_IN_TRITON}\
+def {name}_decoded(codes, second):
+    rest = (second.to(tl.int32) << {left_out}).to(tl.uint32, bitcast=True)
+    return ((codes.to(tl.uint32) << 16) + rest).to(tl.float32, bitcast=True)
+
+def {name}_encoded(x, random):
+    high = nearest_bfloat16(x)
+    rest = tl.where(x == x, (x.to(tl.uint32, bitcast=True) - (high << 16)).to(tl.int32, bitcast=True), 0)
+    return high.to(tl.uint16), tl.minimum((rest + {1 << left_out >> 1}) >> {left_out}, {largest}).to(tl.{second})
+"""
+
+
 @dataclass(frozen=True)
 class Corrected16(Corrected):
     """With all 16 bits that are cut off beside it: float32 exactly."""
@@ -276,6 +320,7 @@ class Corrected16(Corrected):
     left_out: ClassVar[int] = 0
     largest: ClassVar[int] = 32767
     cpp: ClassVar[str] = _corrected_cpp(0, 32767)
+    triton: ClassVar[str] = _corrected_triton("bf16_16", 0, 32767, "int16")
 
 
 @dataclass(frozen=True)
@@ -287,6 +332,7 @@ class Corrected8(Corrected):
     left_out: ClassVar[int] = 8
     largest: ClassVar[int] = 127
     cpp: ClassVar[str] = _corrected_cpp(8, 127)
+    triton: ClassVar[str] = _corrected_triton("bf16_8", 8, 127, "int8")
 
 
 #: The ways, by the name that is given for ``rounding``.

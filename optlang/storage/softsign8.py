@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from optlang.storage.blocks import BY_ELEMENT, Blocks
+from optlang.storage.blocks import BY_ELEMENT, Blocks, divided
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +43,18 @@ class Softsign8(Blocks):
 """
         + BY_ELEMENT
     )
+    triton: ClassVar[str] = """\
+def softsign8_scale(largest):
+    return tl.where(largest < 1e-12, 1e-12, largest)
+
+def softsign8_decoded(codes, scale):
+    y = triton_divide(codes.to(tl.float32), 127.0)
+    return triton_divide(y, 2.0 - tl.abs(y))*scale
+
+def softsign8_encoded(x, scale, random):
+    part = triton_divide(x, scale)
+    return tl.floor(triton_divide(2.0*part, 1.0 + tl.abs(part))*127.0 + 0.5).to(tl.int32).to(tl.int8)
+"""
 
     @property
     def vanishes(self) -> str:
@@ -67,5 +79,5 @@ class Softsign8(Blocks):
 
     def decoded(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """Return the numbers of codes."""
-        y = codes.float() / LARGEST
+        y = divided(codes.float(), LARGEST)
         return y / (2 - y.abs()) * scale

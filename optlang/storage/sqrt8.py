@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from optlang.storage.blocks import BY_ELEMENT, Blocks
+from optlang.storage.blocks import BY_ELEMENT, Blocks, divided
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +43,18 @@ class Sqrt8(Blocks):
 """
         + BY_ELEMENT
     )
+    triton: ClassVar[str] = """\
+def sqrt8_scale(largest):
+    root = tl.sqrt_rn(largest)
+    return tl.where(root < 1e-12, 1e-12, root)
+
+def sqrt8_decoded(codes, scale):
+    root = triton_divide(codes.to(tl.float32), 255.0)*scale
+    return root*root
+
+def sqrt8_encoded(x, scale, random):
+    return tl.floor(triton_divide(tl.sqrt_rn(x), scale)*255.0 + 0.5).to(tl.int32).to(tl.uint8)
+"""
 
     @property
     def vanishes(self) -> str:
@@ -66,5 +78,5 @@ class Sqrt8(Blocks):
 
     def decoded(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """Return the numbers of codes."""
-        root = codes.float() / LARGEST * scale
+        root = divided(codes.float(), LARGEST) * scale
         return root * root

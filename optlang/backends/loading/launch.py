@@ -21,6 +21,7 @@ import torch
 from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import LoadedKernel, Signature
 from optlang.compiled import Kernel, Storage
+from optlang.storage.blocks import Blocks, largest_block, rows_of
 
 #: Elements that one program instance updates at a time, and in all.
 BLOCK, CHUNK = 1024, 8192
@@ -46,13 +47,14 @@ def load(kernel: Kernel, signature: Signature) -> LoadedKernel:
     Raises:
         Exception: Whatever Triton raises if it cannot compile the kernels.
     """
-    names = load_module(kernel.text("triton_source"), f"{kernel.name} for Triton")
+    text = kernel.text("triton_source", *([signature.coded] if signature.coded else []))
+    names = load_module(text, f"{kernel.name} for Triton")
     storage = kernel.storage
     scalars = [i for i, name in enumerate(kernel.tensors) if storage.get(name) is Storage.SCALAR]
     launch = Launch(names, signature, scalars)
     if not interpreted():
         launch.compile()
-    return LoadedKernel(launch.run, "triton", many=True)
+    return LoadedKernel(launch.run, "triton", many=True, coded=bool(signature.coded))
 
 
 class Launch:
@@ -66,10 +68,16 @@ class Launch:
 
     def __init__(self, names: dict[str, Any], signature: Signature, scalars: Sequence[int] = ()) -> None:
         self.launches, self.sums, self.signature = names["LAUNCHES"], names["SUMS"], signature
-        self.count = len(signature.dtypes)
-        self.wide = [i - (i > 1) for i in range(self.count) if i != 1 and i not in scalars]  # the gradient is apart
-        self.options = {f"type_{i}": getattr(names["tl"], d) for i, d in enumerate(signature.dtypes)} | OPTIONS
+        own = len(signature.dtypes)
+        self.count = own + len(signature.coded)
+        self.wide = [i - (i > 1) for i in range(own) if i != 1 and i not in scalars]  # the gradient is apart
+        formats = dict(signature.coded)
+        types = {f"type_{i}": formats[i].held[0] if i in formats else d for i, d in enumerate(signature.dtypes)}
+        types |= {f"more_{i}": each.held[1] for i, (_, each) in enumerate(signature.coded) if not each.alone}
+        self.options = {name: getattr(names["tl"], d) for name, d in types.items()} | OPTIONS
         self.options |= {"chunk": CHUNK, "block": BLOCK}
+        self.unit, self.draws = largest_block(formats.values()), any(each.draws for each in formats.values())
+        self.shaped = next((i for i, each in formats.items() if isinstance(each, Blocks)), 0)
         self.tables: dict[tuple[Any, ...], Table] = {}
         self.captured: list[Table] = []  # CUDA graphs read them whenever they are replayed
 
@@ -77,19 +85,27 @@ class Launch:
         """Compile the kernels without running them."""
         device, real = torch.device(self.signature.device), getattr(torch, self.signature.coefficient_dtype)
         dtypes = [torch.int32, torch.int64, torch.int64, real, *([torch.float64, real] if self.sums else [])]
+        dtypes += [torch.int64] if self.draws else []
         tensors = [torch.empty(1, dtype=dtype, device=device) for dtype in dtypes]
         for _, kernel in self.launches:
             kernel.warmup(*tensors, grid=(1,), **self.options)
 
     def run(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Update parameters: the tensors of each, one's behind the other's, then the coefficients."""
-        numbers = tensors[-1]
+        """Update parameters.
+
+        Args:
+            tensors: The tensors of each, one's behind the other's, and those that belong to codes after each one's;
+                then the coefficients, and what random numbers are drawn by if some are.
+        """
+        keys = tensors[-1:] if self.draws else ()
+        *tensors, numbers = tensors[:-1] if self.draws else tensors
         with torch.cuda.device_of(tensors[0]):
-            table = self.table(tensors[:-1])
+            table = self.table(tensors)
             arguments = [table.places, table.rows, table.gradients, numbers]
             if self.sums:  # parts of reductions by chunk, and the reductions by tensor
                 arguments.append(numbers.new_empty(table.chunks * self.sums, dtype=torch.float64))
                 arguments.append(numbers.new_empty(table.count * self.sums))
+            arguments += keys
             for each, kernel in self.launches:
                 kernel[(table.chunks if each == "chunks" else table.count,)](*arguments, **self.options)
 
@@ -100,18 +116,19 @@ class Launch:
         gradients = addresses[1::count]
         sizes = list(map(torch.Tensor.numel, tensors[::count]))
         del addresses[1::count]
+        columns = [rows_of(t.shape)[1] for t in tensors[self.shaped :: count]] if self.unit else []
         on_gpu = device.type == "cuda"
         if on_gpu and torch.cuda.is_current_stream_capturing():
-            self.captured.append(Table(addresses, sizes, gradients, device, self.wide))
+            self.captured.append(Table(addresses, sizes, gradients, device, self.wide, columns, self.unit))
             return self.captured[-1]
         # Another stream does not wait for a table that this one is still writing.
         stream = torch.cuda.current_stream(device).cuda_stream if on_gpu else 0
-        key = (device, stream, *sizes, *addresses)
+        key = (device, stream, *sizes, *addresses, *columns)
         found = self.tables.pop(key, None)
         if found is None:
             while len(self.tables) >= KEPT:
                 del self.tables[next(iter(self.tables))]
-            found = Table(addresses, sizes, gradients, device, self.wide)
+            found = Table(addresses, sizes, gradients, device, self.wide, columns, self.unit)
         elif found.pointers != gradients:
             found.point(gradients)
         self.tables[key] = found  # the last to go
@@ -127,11 +144,13 @@ class Table:
         gradients: Addresses of the gradients.
         device: The device.
         wide: Places among a parameter's addresses of those that may be read in vectors.
+        columns: How many elements a row of each tensor has, where some are in codes by blocks; empty otherwise.
+        unit: The largest block.
 
     Attributes:
         places: Two int32 for each chunk: which parameter, and which chunk of it.
-        rows: For each parameter its size, how many chunks lie before its own, and the addresses of its tensors but the
-            gradient.
+        rows: For each parameter its size, how many chunks lie before its own, the addresses of its tensors but the
+            gradient, and if there are blocks its columns and its size with all rows filled up to whole blocks.
         gradients: For each parameter the elements in whole blocks that may be read in vectors, and the gradient.
         pointers: The addresses of the gradients.
         chunks: How many chunks there are.
@@ -145,20 +164,28 @@ class Table:
         gradients: list[int],
         device: torch.device,
         wide: Sequence[int],
+        columns: Sequence[int] = (),
+        unit: int = 0,
     ) -> None:
         self.count = count = len(sizes)
         size = torch.tensor(sizes, dtype=torch.int64, device="cpu")
         held = torch.tensor(addresses, dtype=torch.int64, device="cpu").view(count, -1)
         self.device = device
         self._sources: list[torch.Tensor] = []  # a CUDA graph copies from them in every replay
-        self._whole = torch.where((held[:, wide] % ALIGNMENT == 0).all(dim=1), size // BLOCK * BLOCK, 0)
-        chunks = (size + CHUNK - 1) // CHUNK
+        sound, extent, lengths = (held[:, wide] % ALIGNMENT == 0).all(dim=1), size, []
+        if columns:
+            column = torch.tensor(columns, dtype=torch.int64, device="cpu")
+            extent = size // column * ((column + unit - 1) // unit * unit)
+            sound &= (column % unit == 0) | (column == size)  # so rows begin where blocks do
+            lengths = [column[:, None], extent[:, None]]
+        self._whole = torch.where(sound, size // BLOCK * BLOCK, 0)
+        chunks = (extent + CHUNK - 1) // CHUNK
         self.chunks = int(chunks.sum())
         parameter = torch.arange(count, device="cpu").repeat_interleave(chunks)
         before = chunks.cumsum(0) - chunks
         chunk = torch.arange(self.chunks, device="cpu") - before[parameter]
         self.places = self._upload(torch.stack([parameter, chunk], dim=1).to(torch.int32))
-        self.rows = self._upload(torch.cat([size[:, None], before[:, None], held], dim=1))
+        self.rows = self._upload(torch.cat([size[:, None], before[:, None], held, *lengths], dim=1))
         self.gradients = torch.empty((count, 2), dtype=torch.int64, device=device)
         self.point(gradients)
 

@@ -64,7 +64,9 @@ class LoadedKernel:
             addresses of their tensors (int64, one parameter's behind the other's) and of the coefficients, how many
             threads may be used, and what random numbers are drawn by where states are in codes. It is no Python code,
             which could be interrupted. None where there is only ``run``.
-        coded: Whether it takes states in codes as they are, and what belongs to these; only ``at`` does.
+        coded: Whether it takes states in codes as they are, by ``at``, or by ``run`` where there is no ``at``. What
+            belongs to codes follows the tensors of each parameter. If a format draws, a last tensor says by what: in a
+            row for each parameter the place of its first element in the whole tensor, and a key for each such format.
     """
 
     run: Callable[[list[Any]], Any]
