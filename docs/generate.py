@@ -5,8 +5,7 @@ from itertools import groupby
 from pathlib import Path
 
 import optlang
-from optlang import rules, transforms
-from optlang.catalogue import CATALOGUE
+from optlang import codes, rules, transforms
 from optlang.compiler import compile_source, passes_of
 from optlang.diagnostics import OptlangError
 from optlang.language.builtins import FACT_NAMES, TABLE, TENSOR_NAMES, TIME_NAMES, Builtin
@@ -115,7 +114,7 @@ def diagnostics_page() -> str:
         "with `W` are warnings. `optlang explain CODE` prints the same text in a terminal.\n",
     ]
     for prefix, title in DIAGNOSTIC_GROUPS.items():
-        entries = [entry for code, entry in sorted(CATALOGUE.items()) if code.startswith(prefix)]
+        entries = [entry for code, entry in codes.entries().items() if code.startswith(prefix)]
         if not entries:
             continue
         parts.append(f"## {title}\n")

@@ -150,7 +150,7 @@ def emit(
         from optlang.language.show import show_rule
 
         return show_rule(checked)
-    from optlang.compiled import Variant
+    from optlang.artifact import Variant
     from optlang.compiler import compile_source, example_variant, program_text
 
     if checked.routes:

@@ -2,7 +2,7 @@
 
     text -> tree -> rule              (language: parse, check)
     rule -> statements -> programs    (language.specialise, ir.lower)
-    programs -> passes -> source      (ir.passes, ir.stages, assembly, backends)
+    programs -> passes -> source      (ir.passes, ir.stages, build_variant, backends)
 
 A rule is checked once; its variants are compiled when the runtime first needs them.
 """
@@ -15,8 +15,8 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from optlang.artifact import ShapeInfo, Variant, VariantKey
 from optlang.backends.loading import variants
-from optlang.compiled import Facts, Variant, VariantKey
 from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
 from optlang.language.check import check_text
 from optlang.language.checking.worlds import sample
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from optlang.ir.program import Program
 
 
-def example_facts(ndim: int) -> Facts:
+def example_facts(ndim: int) -> ShapeInfo:
     """Return what a tensor is taken to be where none is at hand (``optlang emit``): 2 by 3, or of such sizes."""
     shape = (2, 3)[-ndim:] if ndim < 3 else (*((2,) * (ndim - 2)), 2, 3)
     shape = shape if ndim else ()
     rows, cols = shape[-2] if ndim > 1 else 1, shape[-1] if ndim else 1
-    return Facts(ndim=ndim, numel=math.prod(shape), rows=rows, cols=cols, eps_of=2.0**-23, shape=shape)
+    return ShapeInfo(ndim=ndim, numel=math.prod(shape), rows=rows, cols=cols, eps_of=2.0**-23, shape=shape)
 
 
 def compile_source(source: Source, name: str | None = None) -> CompiledRule:
@@ -55,7 +55,7 @@ def compile_source(source: Source, name: str | None = None) -> CompiledRule:
 
 
 class CompiledRule:
-    """A checked rule and its variants; implements :class:`optlang.compiled.Compiled`.
+    """A checked rule and its variants; implements :class:`optlang.artifact.Compiled`.
 
     Attributes:
         rule: The checked rule.
@@ -87,7 +87,7 @@ class CompiledRule:
                     found.append(requirement.message)
         return found
 
-    def misfit(self, values: Values, facts: Facts) -> Diagnostic | None:
+    def misfit(self, values: Values, facts: ShapeInfo) -> Diagnostic | None:
         """Return why a tensor does not suit the rule as a finding, None if it does."""
         source, help = self.rule.tree.source, "choose another number of dimensions (`--ndim`, in Python `ndim=`)"
         message = f"a tensor of shape {facts.shape} does not suit the rule"
@@ -103,7 +103,7 @@ class CompiledRule:
             )
         return None
 
-    def unfit(self, values: Values, facts: Facts) -> str | None:
+    def unfit(self, values: Values, facts: ShapeInfo) -> str | None:
         """Return why a tensor does not suit the rule, None if it does."""
         for requirement in self.rule.requirements:
             if requirement.of_tensors and not truth(evaluate(requirement.condition, {**values, **facts.named()})):
@@ -128,11 +128,11 @@ class CompiledRule:
 
     # Variants -----------------------------------------------------------------------------------------------
 
-    def variant_key(self, values: Values, facts: Facts, event: str | None = None) -> VariantKey:
+    def variant_key(self, values: Values, facts: ShapeInfo, event: str | None = None) -> VariantKey:
         """Return the key of the variant that these values select."""
         return self._specialise(values, facts, event)[1]
 
-    def variant(self, values: Values, facts: Facts, event: str | None = None) -> Variant:
+    def variant(self, values: Values, facts: ShapeInfo, event: str | None = None) -> Variant:
         """Return the variant that these values select, compiled on first use."""
         special, key = self._specialise(values, facts, event)
         if key not in self._variants:
@@ -157,7 +157,7 @@ class CompiledRule:
             self._rebuilt[key] = self.build(special, key, ndim)
         return next(k.program for k in self._rebuilt[key].schedule.kernels if k.digest == digest)
 
-    def _specialise(self, values: Values, facts: Facts, event: str | None = None) -> tuple[Special, VariantKey]:
+    def _specialise(self, values: Values, facts: ShapeInfo, event: str | None = None) -> tuple[Special, VariantKey]:
         """Return the statements of a variant and its key."""
         try:
             special = specialise(self.rule, {**values, **facts.named()}, facts.shape, event)
@@ -167,7 +167,7 @@ class CompiledRule:
 
     def build(self, special: Special, key: VariantKey, ndim: int) -> Variant:
         """Compile one variant: statements -> programs -> passes -> source."""
-        from optlang.assembly import assembled  # here, as a variant found on disk needs no SymPy
+        from optlang.build_variant import assembled  # here, as a variant found on disk needs no SymPy
 
         return assembled(self.rule, self.name, special, self.lowered(special), key, ndim)
 
@@ -233,13 +233,13 @@ def passes_of(compiled: CompiledRule, values: Values | None = None, ndim: int = 
         raise _unsuited(compiled, chosen, facts) from None
     lowered = compiled.lowered(special, lambda name, program: seen.append((name, program.text())))
     if lowered.staged:
-        from optlang.assembly import staged_text
+        from optlang.build_variant import staged_text
 
         seen.append(("stages", staged_text(lowered)))
     return seen
 
 
-def _unsuited(compiled: CompiledRule, values: Values, facts: Facts) -> OptlangError:
+def _unsuited(compiled: CompiledRule, values: Values, facts: ShapeInfo) -> OptlangError:
     """Return the error of a tensor that does not suit a rule."""
     found = compiled.misfit(values, facts)
     assert found is not None

@@ -2,7 +2,7 @@
 
 A :class:`Diagnostic` says what is wrong, where, and what to do. Stages collect them; nothing is printed or
 raised until a stage is finished. The wording lives where the mistake is found, the explanation of each code in
-:mod:`optlang.catalogue`.
+:mod:`optlang.codes`.
 """
 
 from __future__ import annotations

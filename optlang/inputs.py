@@ -118,7 +118,7 @@ class Progress(_Named, Enum):
     EVALUATIONS = "evaluations"
 
 
-class Iterate(_Named, Enum):
+class IterationControl(_Named, Enum):
     """The numbers that `iterate` goes by: how many steps there are at most, and whether this one is not made."""
 
     MOST = "most"
@@ -128,7 +128,7 @@ class Iterate(_Named, Enum):
 #: What the closure is called for: tensors that have to be there for every parameter.
 Asked = EvaluationPoint | Direction | SearchDirection
 #: What waits for every tensor to have given its part of it: numbers, and what the closure is called for.
-NumberContribution = Total | SearchOption | Iterate
+NumberContribution = Total | SearchOption | IterationControl
 Contribution = NumberContribution | Asked
 #: The numbers and tensors that arrive in the middle of a step.
 LateNumber = Total | Loss | SearchLength | Progress
@@ -175,7 +175,7 @@ def text(name: ValueName) -> str:
             return f"length {search.method} {search.site}"
         case Progress():
             return f"loss {name.value}"
-        case Iterate():
+        case IterationControl():
             return f"stop {name.value}"
         case _:
             assert_never(name)

@@ -146,7 +146,7 @@ class TensorRun(Run):
             there = origin + distance * d
             return sign * landscape.value(there, slope), float(sign * np.sum(landscape.gradient(there, slope) * d))
 
-        begin, numbers = searches.Point(0.0, *line(0.0)), [float(option) for option in options]
+        begin, numbers = searches.SearchPoint(0.0, *line(0.0)), [float(option) for option in options]
         self.so_far.looked = 0
         if name == "backtracking":
             length = searches.backtracking(line, begin, *numbers)

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
+from optlang.artifact import Kernel
 from optlang.backends.helpers import HELPERS
 from optlang.backends.loading.signature import LoadedKernel, Signature
 from optlang.backends.spelling import COMPARE, SUM, SYMBOLS, HostWriter, Piece, Writer
-from optlang.compiled import Kernel
 from optlang.ir import algebra
 from optlang.ir.program import Program
 from optlang.language.kinds import Level

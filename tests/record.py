@@ -24,7 +24,7 @@ from statistics import median
 from typing import Any
 
 import optlang.rules
-from optlang.compiled import Kernel
+from optlang.artifact import Kernel
 
 NDIMS = (1, 2, 4)
 TARGETS = ("module", "plain", "torchscript")

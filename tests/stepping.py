@@ -11,10 +11,10 @@ import torch
 from interpreter import Interpreter, step_all
 from optimizing import optimizer_class
 
-from optlang.compiled import Draw
+from optlang.artifact import Draw
 from optlang.compiler import example_variant
 from optlang.inputs import Random
-from optlang.runtime.chance import Seed
+from optlang.runtime.rng import Seed
 
 #: Shapes that differ in everything: matrices (wide, tall), vectors, a number, one without elements, a filter.
 SHAPES: tuple[tuple[int, ...], ...] = ((3, 4), (4,), (), (0, 3), (5, 2), (2, 3, 2), (3, 4))

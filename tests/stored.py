@@ -14,7 +14,7 @@ from interpreter_runs import TensorRun
 from interpreter_values import Value
 from trajectories import feed, same_svd
 
-from optlang.compiled import Slot
+from optlang.artifact import Slot
 from optlang.language.rule import Rule, State
 from optlang.storage import choice
 from optlang.storage.blocks import SCALE, Blocks

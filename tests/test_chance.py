@@ -14,13 +14,13 @@ from optimizing import difference, optimizer_class, parameter
 from stepping import SHAPES, Twins, eager, values
 
 from optlang import rules
-from optlang.compiled import Draw
+from optlang.artifact import Draw
 from optlang.inputs import Random
 from optlang.language.builtins import RANDOMS
 from optlang.language.identity import Site
 from optlang.language.parse import parse
 from optlang.language.unparse import format_tree
-from optlang.runtime.chance import Seed, mixed
+from optlang.runtime.rng import Seed, mixed
 from optlang.source import Source
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

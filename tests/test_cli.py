@@ -14,9 +14,9 @@ from typing import NamedTuple
 import pytest
 
 import optlang
-from optlang.catalogue import CATALOGUE
 from optlang.cli import app, bench, check, format, output
 from optlang.cli.highlight import RuleLexer
+from optlang.codes import entries
 from optlang.source import Source
 
 GOOD = "optimizer Plain\n\nhyper lr = 0.1 >= 0\n\np -= lr * g\n"
@@ -326,8 +326,8 @@ def test_show_prints_the_file(run: Run) -> None:
 def test_explain_knows_every_code(run: Run) -> None:
     code, out, _ = run("explain")
     assert code == 0
-    assert [line.split()[0] for line in out.splitlines()] == sorted(CATALOGUE)
-    for name, entry in CATALOGUE.items():
+    assert [line.split()[0] for line in out.splitlines()] == sorted(entries())
+    for name, entry in entries().items():
         code, out, _ = run("explain", name.lower())
         assert code == 0 and out.startswith(name) and entry.title in out
 
@@ -398,7 +398,7 @@ def test_bench_offers_what_there_is() -> None:
     from optlang.backends.loading import registry
     from optlang.bench.plan import DTYPES
 
-    assert sorted(bench.Backend) == registry.names()
+    assert sorted(bench.BackendChoice) == registry.names()
     assert [*bench.Type] == [*DTYPES]
 
 

@@ -10,7 +10,7 @@ import torch
 import optlang
 from optlang.backends import cpp_loops
 from optlang.backends.loading import loops
-from optlang.runtime.places import Place
+from optlang.runtime.places import EvaluatedPoint
 from optlang.runtime.stages import BatchSchedule
 
 pytestmark = pytest.mark.compiler
@@ -158,10 +158,10 @@ def test_places_are_compared_alike(dtype: torch.dtype) -> None:
     for value in (float(there[4321]) + 1e-3, float("nan"), float("inf")):
         cases.append((there.clone(), False))
         cases[-1][0][4321] = value
-    place = Place({}, 0.0, [], {id(p): direction}, 0.3)
+    place = EvaluatedPoint({}, 0.0, [], {id(p): direction}, 0.3)
     for value, wanted in cases:
         assert place._told([(p, value)]) is wanted
         with torch.no_grad():
             assert place.holds([(p, value)]) is wanted
-    assert Place({}, 0.0, []).holds([(p, begin.clone())], quick=True)
+    assert EvaluatedPoint({}, 0.0, []).holds([(p, begin.clone())], quick=True)
     assert place._told([(p, there.bfloat16())]) is None and place._told([(p, there.to("meta"))]) is None

@@ -14,7 +14,7 @@ import torch
 from trajectories import library_reference
 
 import optlang
-from optlang.catalogue import CATALOGUE
+from optlang.codes import entries
 from optlang.diagnostics import render_all
 from optlang.language.builtins import TABLE
 from optlang.language.check import check_text
@@ -68,7 +68,7 @@ def test_generated_pages_are_complete(reference: Path) -> None:
     functions = (reference / "functions.md").read_text(encoding="utf-8")
     assert [row.name for row in TABLE if f"`{row.name}(" not in functions] == []
     diagnostics = (reference / "diagnostics.md").read_text(encoding="utf-8")
-    assert [code for code in CATALOGUE if f"### {code}: " not in diagnostics] == []
+    assert [code for code in entries() if f"### {code}: " not in diagnostics] == []
     library = (reference / "rules" / "index.md").read_text(encoding="utf-8")
     assert [name for name in optlang.rules.names() if f"[{name}]" not in library] == []
     pieces = (reference / "transforms.md").read_text(encoding="utf-8")

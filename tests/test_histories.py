@@ -574,7 +574,7 @@ def test_a_name_may_be_count() -> None:
 )
 @pytest.mark.parametrize("first", [1e-3, 1.0, 30.0])
 def test_strong_wolfe_meets_its_conditions(loss: Callable[[float], tuple[float, float]], first: float) -> None:
-    begin = searches.Point(0.0, *loss(0.0))
+    begin = searches.SearchPoint(0.0, *loss(0.0))
     found = searches.strong_wolfe(loss, begin, 1.0, first, 1e-4, 0.5, 1e-9, 25)
     value, slope = loss(found)
     assert found > 0
@@ -585,16 +585,16 @@ def test_backtracking_stops_where_the_loss_has_fallen() -> None:
     def line(t: float) -> tuple[float, float]:
         return (t - 1) ** 2, 2 * (t - 1)
 
-    assert searches.backtracking(line, searches.Point(0.0, 1.0, -2.0), 8.0, 1e-4, 0.5, 25) == 1.0
-    assert searches.backtracking(line, searches.Point(0.0, 1.0, -2.0), 8.0, 1e-4, 0.9, 3) == 0.0
-    assert searches.strong_wolfe(line, searches.Point(0.0, 1.0, 0.0), 1.0, 8.0, 1e-4, 0.9, 1e-9, 25) == 0.0
+    assert searches.backtracking(line, searches.SearchPoint(0.0, 1.0, -2.0), 8.0, 1e-4, 0.5, 25) == 1.0
+    assert searches.backtracking(line, searches.SearchPoint(0.0, 1.0, -2.0), 8.0, 1e-4, 0.9, 3) == 0.0
+    assert searches.strong_wolfe(line, searches.SearchPoint(0.0, 1.0, 0.0), 1.0, 8.0, 1e-4, 0.9, 1e-9, 25) == 0.0
 
 
 def test_strong_wolfe_comes_back_from_what_is_no_number() -> None:
     def line(t: float) -> tuple[float, float]:
         return ((t - 0.2) ** 2, 2 * (t - 0.2)) if t < 0.5 else (float("nan"), float("nan"))
 
-    found = searches.strong_wolfe(line, searches.Point(0.0, *line(0.0)), 1.0, 1.0, 1e-4, 0.9, 1e-9, 25)
+    found = searches.strong_wolfe(line, searches.SearchPoint(0.0, *line(0.0)), 1.0, 1.0, 1e-4, 0.9, 1e-9, 25)
     assert 0 < found < 0.4
 
 

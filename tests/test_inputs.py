@@ -18,7 +18,7 @@ NAMES = [
     *(GroupKey("v"), GroupKey("t2"), *Count, *map(DimensionSize, range(3))),
     *(kind(SITE) for kind in (inputs.Total, inputs.Random, inputs.EvaluationPoint, inputs.Loss, inputs.Gradient)),
     *(kind(POINT) for kind in (inputs.EvaluationPoint, inputs.Loss, inputs.Gradient)),
-    *(inputs.Direction(SITE), inputs.HessianProduct(SITE), *inputs.Progress, *inputs.Iterate),
+    *(inputs.Direction(SITE), inputs.HessianProduct(SITE), *inputs.Progress, *inputs.IterationControl),
     *(name for s in SEARCH for name in (inputs.SearchDirection(s), inputs.SearchLength(s), *s.options)),
 ]
 

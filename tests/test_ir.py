@@ -12,8 +12,8 @@ import torch
 from trajectories import library_compiled, library_routes
 
 from optlang import rules
-from optlang.assembly import cut
-from optlang.compiled import Facts, Storage
+from optlang.artifact import ShapeInfo, Storage
+from optlang.build_variant import cut
 from optlang.compiler import CompiledRule, compile_source, example_variant, passes_of
 from optlang.inputs import Handed, New, ValueName
 from optlang.ir import algebra
@@ -27,7 +27,7 @@ from optlang.language.tree import StateScope
 from optlang.source import Source
 from tests import numpy_backend
 
-FACTS = Facts(ndim=2, numel=12, rows=3, cols=4, eps_of=2.0**-52, shape=(3, 4))
+FACTS = ShapeInfo(ndim=2, numel=12, rows=3, cols=4, eps_of=2.0**-52, shape=(3, 4))
 
 
 def compiled(text: str) -> CompiledRule:
@@ -38,7 +38,7 @@ def library(name: str) -> CompiledRule:
     return library_compiled(name)
 
 
-def step_of(rule: CompiledRule, values: dict[str, object] | None = None, facts: Facts = FACTS) -> Program:
+def step_of(rule: CompiledRule, values: dict[str, object] | None = None, facts: ShapeInfo = FACTS) -> Program:
     special = specialise(rule.rule, {**rule.defaults(), **facts.named(), **(values or {})}, facts.shape)
     return rule.lowered(special).step
 
@@ -99,7 +99,7 @@ def test_numpy_backend_agrees_with_the_generated_torch(name: str, ndim: int) -> 
     if lowered(name).staged:
         pytest.skip("the rule's step is several passes")
     rule = library(name)
-    facts = FACTS if ndim == 2 else Facts(1, 12, 1, 12, 2.0**-52, (12,))
+    facts = FACTS if ndim == 2 else ShapeInfo(1, 12, 1, 12, 2.0**-52, (12,))
     values = {**rule.defaults()}
     variant = rule.variant(values, facts)
     shape = (3, 4) if ndim == 2 else (12,)

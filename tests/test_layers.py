@@ -15,15 +15,15 @@ ORDER = (
     *(
         "source",
         "diagnostics",
-        "catalogue",
+        "codes",
         "cache",
         "storage",
         "language",
         "inputs",
-        "compiled",
+        "artifact",
         "ir",
         "backends",
-        "assembly",
+        "build_variant",
     ),
     *(
         "compiler",
@@ -44,7 +44,7 @@ FRONT_DOOR_FROM = {"rules", "transforms", "bench", "cli"}
 # Where each library may be imported; a prefix of the module's name.
 LIBRARIES = {
     "lark": ("language.parse",),
-    "sympy": ("ir", "backends", "assembly", "compiler", "targets"),
+    "sympy": ("ir", "backends", "build_variant", "compiler", "targets"),
     "filelock": ("cache",),
     "triton": ("backends.helpers",),
     "torch": ("storage", "backends", "runtime", "targets", "bench"),
@@ -164,7 +164,7 @@ def test_every_library_is_declared_or_standard() -> None:
         ("ir.lower", "optlang.language.tree", False),
         ("ir.passes.hoist", "optlang.ir.passes.prune", True),
         ("runtime.optimizer", "optlang.compiler", True),
-        ("runtime.optimizer", "optlang.compiled", False),
+        ("runtime.optimizer", "optlang.artifact", False),
         ("language.check", "lark", True),
         ("language.parse", "lark", False),
         ("runtime.optimizer", "sympy", True),

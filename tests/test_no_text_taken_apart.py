@@ -15,7 +15,15 @@ TAKING_APART = {"startswith", "endswith", "partition", "rpartition", "removepref
 
 #: Where names are handed on: folders, and modules.
 FOLDERS = ("backends", "ir", "runtime", "targets", "language/checking")
-MODULES = ("assembly", "compiled", "compiler", "inputs", "language/evaluate", "language/identity", "language/questions")
+MODULES = (
+    "build_variant",
+    "artifact",
+    "compiler",
+    "inputs",
+    "language/evaluate",
+    "language/identity",
+    "language/questions",
+)
 MODULES = (*MODULES, "language/sizes", "language/specialise")
 
 #: What may take a text apart: function by file, and the text that it is.

@@ -15,7 +15,7 @@ from optimizing import ADAMW, MIXED, difference, model, optimizer_class, train
 from optlang.backends.loading import plain
 from optlang.backends.loading.signature import LoadedKernel
 from optlang.runtime import host
-from optlang.runtime.kernels import Kernels, Prepared
+from optlang.runtime.kernels import LoadedVariant, VariantCache
 
 RULES = {"adamw": ADAMW, "mixed": MIXED, "lamb": "lamb", "adafactor": "adafactor"}
 
@@ -47,10 +47,10 @@ def everything(net: torch.nn.Module, optimizer: torch.optim.Optimizer) -> str:
 
 
 FAULTS: dict[str, tuple[Any, str, BaseException, int]] = {
-    "interrupted while compiling": (Kernels, "kernel", KeyboardInterrupt(), 0),
-    "interrupted while compiling the second kernel": (Kernels, "kernel", KeyboardInterrupt(), 1),
-    "no memory for the first state": (Prepared, "started", torch.OutOfMemoryError("no memory"), 0),
-    "no memory for a later state": (Prepared, "started", torch.OutOfMemoryError("no memory"), 3),
+    "interrupted while compiling": (VariantCache, "kernel", KeyboardInterrupt(), 0),
+    "interrupted while compiling the second kernel": (VariantCache, "kernel", KeyboardInterrupt(), 1),
+    "no memory for the first state": (LoadedVariant, "started", torch.OutOfMemoryError("no memory"), 0),
+    "no memory for a later state": (LoadedVariant, "started", torch.OutOfMemoryError("no memory"), 3),
     "an error in host arithmetic": (host, "call", RuntimeError("host"), 0),
     "an error in host arithmetic of the second group": (host, "call", RuntimeError("host"), 1),
 }

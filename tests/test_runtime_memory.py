@@ -12,9 +12,9 @@ from optimizing import MIXED, difference, optimizer_class, parameter
 from torch._subclasses import FakeTensorMode
 from torch.testing._internal.two_tensor import TwoTensor
 
+from optlang.artifact import Kernel
 from optlang.backends.loading.modules import load_module, source_for
 from optlang.backends.loading.signature import LoadedKernel, Signature
-from optlang.compiled import Kernel
 
 
 def memory(t: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 
 import optlang
 from optlang.runtime import stages
-from optlang.runtime.chance import mixed
+from optlang.runtime.rng import mixed
 from optlang.storage import choice
 from optlang.storage.blocks import SCALE, Blocks, is_large, rows_of
 from optlang.storage.fp8 import Fp8

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import optlang
+from optlang.artifact import Kernel
 from optlang.backends import eager
 from optlang.backends.loading.signature import LoadedKernel, Signature
-from optlang.compiled import Kernel
 from optlang.runtime.plan import GroupPlan
 from optlang.storage.blocks import SCALE
-from optlang.storage.coded import WHOLE, Coded, Places
+from optlang.storage.coded import WHOLE, Coded, ElementIndices
 from optlang.storage.parameters import WAYS
 
 SHAPES = [(64, 100), (3, 4), (70, 33, 3), (5000,)]
@@ -74,12 +74,12 @@ class Recorded:
         return LoadedKernel(run, "triton", many=True, coded=True)
 
 
-def after(first: int, like: torch.Tensor) -> Places:
+def after(first: int, like: torch.Tensor) -> ElementIndices:
     """Return the places of elements that follow one another."""
     if not first:
         return WHOLE
     columns = like[0].numel()
-    return Places((first // columns, *(0 for _ in like.shape[1:])), (10**6, *like.shape[1:]))
+    return ElementIndices((first // columns, *(0 for _ in like.shape[1:])), (10**6, *like.shape[1:]))
 
 
 def values(shape: Sequence[int], seed: int) -> torch.Tensor:
@@ -158,7 +158,7 @@ def test_a_part_of_a_tensor_is_kept_as_the_whole(
     cls = optlang.compile(RULE, backend="cpp")
     usual = cls([whole], **options)
     ours = cls([part], **options) if backend == "cpp" else made(Recorded(), [part], **options)
-    places = Places((start, *(0 for _ in shape[1:])), shape)
+    places = ElementIndices((start, *(0 for _ in shape[1:])), shape)
     monkeypatch.setattr(GroupPlan, "_places_of", lambda plan, p: places if p is part else WHOLE)
     for number in range(3):
         whole.grad = values(shape, number + 1).to(dtype)

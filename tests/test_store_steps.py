@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import optlang
-from optlang.runtime.chance import mixed, mixed_on_device
+from optlang.runtime.rng import mixed, mixed_on_device
 from optlang.storage.blocks import SCALE
-from optlang.storage.coded import WHOLE, Places
+from optlang.storage.coded import WHOLE, ElementIndices
 from optlang.storage.parameters import KEY, WAYS
 
 pytestmark = pytest.mark.filterwarnings("ignore:Sparse")  # torch's own remarks on sparse tensors
@@ -152,9 +152,9 @@ def test_places_are_those_in_the_whole(shape: tuple[int, ...]) -> None:
     assert everywhere.flatten().tolist() == list(range(math.prod(shape)))
     start = tuple(n // 2 for n in shape)
     part = everywhere[tuple(slice(first, None) for first in start)]
-    assert torch.equal(Places(start, shape).of(part.shape, part.device).view(part.shape), part)
+    assert torch.equal(ElementIndices(start, shape).of(part.shape, part.device).view(part.shape), part)
     rows = torch.tensor([2, 0, 1]) if shape[0] > 2 else torch.tensor([1])
-    assert torch.equal(Places(rows=rows).of((len(rows), *shape[1:]), rows.device), everywhere[rows].flatten())
+    assert torch.equal(ElementIndices(rows=rows).of((len(rows), *shape[1:]), rows.device), everywhere[rows].flatten())
 
 
 # Events -------------------------------------------------------------------------------------------------------

@@ -21,11 +21,11 @@ import torch
 from optimizing import optimizer_class
 
 import optlang
+from optlang.artifact import Kernel, Variant
 from optlang.backends import triton, triton_source
 from optlang.backends.loading import jit, launch, registry
-from optlang.backends.loading.launch import BLOCK, CHUNK, KEPT, Launch, Table
+from optlang.backends.loading.launch import BLOCK, CHUNK, KEPT, AddressTable, Launch
 from optlang.backends.loading.signature import LoadedKernel, Signature
-from optlang.compiled import Kernel, Variant
 from optlang.compiler import example_variant
 from optlang.storage.blocks import Blocks
 from optlang.storage.fp8 import Fp8
@@ -176,7 +176,7 @@ def test_elements_are_written_by_the_last_sweep_alone() -> None:
 
 def test_every_element_is_in_one_chunk() -> None:
     sizes = [1, CHUNK, CHUNK + 1, 3 * CHUNK - 5]
-    table = Table([16 * i for i in range(8)], sizes, [0] * 4, CPU, [0, 1])
+    table = AddressTable([16 * i for i in range(8)], sizes, [0] * 4, CPU, [0, 1])
     assert table.chunks == 1 + 1 + 2 + 3
     assert table.places.dtype is torch.int32
     assert table.places.tolist() == [[0, 0], [1, 0], [2, 0], [2, 1], [3, 0], [3, 1], [3, 2]]
@@ -189,13 +189,13 @@ def test_every_element_is_in_one_chunk() -> None:
 def test_only_whole_blocks_of_aligned_tensors_are_read_in_vectors(
     addresses: tuple[int, int], gradient: int, whole: int
 ) -> None:
-    table = Table(addresses, [2 * BLOCK + 5], [gradient], CPU, [0, 1])
+    table = AddressTable(addresses, [2 * BLOCK + 5], [gradient], CPU, [0, 1])
     assert table.gradients.tolist() == [[whole * BLOCK, gradient]]
 
 
 def test_rows_are_filled_up_to_whole_blocks() -> None:
     columns, sizes = [BLOCK, 200, 5000], [8 * BLOCK, 3000, 5000]
-    table = Table([16 * i for i in range(6)], sizes, [0] * 3, CPU, [0, 1], columns, 256)
+    table = AddressTable([16 * i for i in range(6)], sizes, [0] * 3, CPU, [0, 1], columns, 256)
     extents = [8 * BLOCK, 15 * 256, 5120]
     assert table.rows[:, -2:].tolist() == [list(pair) for pair in zip(columns, extents, strict=True)]
     assert table.gradients[:, 0].tolist() == [8 * BLOCK, 0, 4 * BLOCK]  # a row that begins within a block is no vector
@@ -212,7 +212,7 @@ def launcher() -> Launch:
 
 
 def test_numbers_of_a_tensor_need_not_be_aligned() -> None:
-    table = Table((32, 20, 48), [BLOCK], [64], CPU, [0, 2])
+    table = AddressTable((32, 20, 48), [BLOCK], [64], CPU, [0, 2])
     assert table.gradients.tolist() == [[BLOCK, 64]]
     signature = Signature(("float32",) * 4, ((0,),) * 4, "cpu", 1)
 

@@ -20,10 +20,10 @@ import torch  # noqa: E402
 
 import optlang  # noqa: E402
 from optlang.api import load  # noqa: E402
+from optlang.artifact import Kernel  # noqa: E402
 from optlang.backends import triton, triton_source  # noqa: E402
 from optlang.backends.loading import launch  # noqa: E402
 from optlang.backends.loading.modules import load_module  # noqa: E402
-from optlang.compiled import Kernel  # noqa: E402
 from optlang.compiler import compile_source, example_variant  # noqa: E402
 from optlang.inputs import Handed, Total  # noqa: E402
 from optlang.storage import choice  # noqa: E402

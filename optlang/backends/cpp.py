@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from optlang.artifact import Kernel
 from optlang.backends.loading import library, slow, toolchain
 from optlang.backends.loading.signature import LoadedKernel, Signature
-from optlang.compiled import Kernel
 
 
 def accepts(kernel: Kernel, device: str) -> bool:

@@ -10,12 +10,12 @@ from collections.abc import Iterator
 
 import sympy as sp
 
+from optlang.artifact import Kernel
 from optlang.backends.cpp_terms import cpp_names
 from optlang.backends.cpp_writer import CppWriter, knows
 from optlang.backends.matrix_stage import LoopFunction, MatrixStage
 from optlang.backends.memory import INDENT
 from optlang.backends.reuse import multiplied_next
-from optlang.compiled import Kernel
 from optlang.ir import algebra
 from optlang.ir.histories import ALWAYS, ENTRY, is_operation
 from optlang.ir.program import Value

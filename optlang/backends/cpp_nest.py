@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import sympy as sp
 
-from optlang.backends.cpp_plan import Dims, Nest, Sweep
-from optlang.backends.cpp_terms import REDUCTIONS, Places
+from optlang.backends.cpp_plan import Dims, LoopSweep, Nest
+from optlang.backends.cpp_terms import REDUCTIONS, Locations
 from optlang.backends.memory import INDENT
 from optlang.backends.spelling import PRODUCT
 from optlang.ir import algebra
@@ -25,7 +25,9 @@ class NestWriter:
         sweep: The sweep that it is part of; None if it is outside of them.
     """
 
-    def __init__(self, places: Places, nest: Nest, indent: str, bounds: tuple[str, str], sweep: Sweep | None) -> None:
+    def __init__(
+        self, places: Locations, nest: Nest, indent: str, bounds: tuple[str, str], sweep: LoopSweep | None
+    ) -> None:
         self.places, self.nest, self.indent, self.bounds, self.sweep = places, nest, indent, bounds, sweep
         self.terms, self.shapes, self.names = places.terms, places.shapes, places.terms.names
         self.lane = places.lane if places.lane in nest.domain else None

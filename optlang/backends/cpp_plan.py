@@ -49,7 +49,7 @@ class Nest:
 
 
 @dataclass
-class Sweep:
+class LoopSweep:
     """One pass over the chunks.
 
     Attributes:
@@ -99,7 +99,7 @@ class Shapes:
         return domain - self.of[value.symbol]
 
 
-class Plan:
+class LoopPlan:
     """What is computed when, if tensors are cut along one dimension.
 
     Args:
@@ -130,7 +130,7 @@ class Plan:
         ends = [self.level[v.symbol] - 1 for v in shared]
         ends += [max((self.level.get(x, 0) for x in s.expr.free_symbols), default=0) for s in inside]
         self.kept: list[Value] = []
-        found: list[Sweep] = []
+        found: list[LoopSweep] = []
         for k in range(max(ends, default=-1), -1, -1):
             sums = [v for v in shared if self.level[v.symbol] == k + 1]
             found.append(self._sweep(k, sums, inside if k == max(ends) else []))
@@ -175,7 +175,7 @@ class Plan:
     def _sorted(self, symbols: Iterable[sp.Symbol]) -> list[Value]:
         return [self.values[s] for s in sorted(symbols, key=self.order.__getitem__)]
 
-    def _sweep(self, k: int, sums: list[Value], stores: list[Store]) -> Sweep:
+    def _sweep(self, k: int, sums: list[Value], stores: list[Store]) -> LoopSweep:
         """Return the sweep after ``k`` others; those after it are known, and what they want to be kept."""
         kept = [v for v in self.kept if self.level[v.symbol] == k]
         goals = [*(v.expr.args[0] for v in sums), *(s.expr for s in stores), *(v.symbol for v in kept)]
@@ -188,7 +188,7 @@ class Plan:
         read = {s for e in (*goals, *(v.expr for v in needed)) for s in e.free_symbols}
         earlier = {s for s in read if self.is_inside(s) and self.level[s] < k}
         self.kept += [v for v in self._sorted(earlier) if v not in self.kept]
-        return Sweep(self._nests(needed, sums, stores), sums, [v for v in inside if v not in kept])
+        return LoopSweep(self._nests(needed, sums, stores), sums, [v for v in inside if v not in kept])
 
     def _nests(self, needed: list[Value], sums: list[Value], stores: list[Store]) -> list[Nest]:
         """Return the loops of a sweep: by turns over elements and over what has been reduced of them."""

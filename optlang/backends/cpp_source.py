@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 import sympy as sp
 
+from optlang.artifact import AnySlot, Kernel, Storage, View
 from optlang.backends.cpp_nest import NestWriter
-from optlang.backends.cpp_plan import Nest, Plan, Shapes, Sweep
-from optlang.backends.cpp_terms import REDUCTIONS, Places, Terms
+from optlang.backends.cpp_plan import LoopPlan, LoopSweep, Nest, Shapes
+from optlang.backends.cpp_terms import REDUCTIONS, Locations, Terms
 from optlang.backends.cpp_view import groups, merged
 from optlang.backends.cpp_writer import knows
 from optlang.backends.memory import INDENT
-from optlang.compiled import AnySlot, Kernel, Layout, Storage
 from optlang.inputs import ValueName
 from optlang.ir import algebra
 from optlang.ir.program import Program, Value
@@ -55,7 +55,7 @@ def _suits(program: Program, slots: Sequence[AnySlot], shapes: Shapes) -> bool:
     )
 
 
-def _ways(layout: Layout, rank: int) -> Iterator[tuple[int, int, int]]:
+def _ways(layout: View, rank: int) -> Iterator[tuple[int, int, int]]:
     """Yield the dimensions that tensors may be cut along, each with what may be the lane then, and how many there are.
 
     Vectors run along the last dimension, or where that is short (filters of 3 x 3) along one that is long: the second,
@@ -80,7 +80,7 @@ def _laned(lanes: set[int], present: int) -> Iterator[tuple[int, int, int]]:
     yield from ((0, lane, present) for lane in sorted(lanes, reverse=True))
 
 
-def _lines(program: Program, layout: Layout, tensors: Sequence[ValueName], grouped: Sequence[int]) -> Iterator[str]:
+def _lines(program: Program, layout: View, tensors: Sequence[ValueName], grouped: Sequence[int]) -> Iterator[str]:
     """Yield the lines of the kernels of a step."""
     rank = grouped[-1] + 1
     ways = list(_ways(layout, rank))
@@ -91,10 +91,10 @@ def _lines(program: Program, layout: Layout, tensors: Sequence[ValueName], group
     made = []
     for chunked, lane, present in ways:
         shapes = Shapes(terms.program, rank, present)
-        plan = Plan(_without_identities(terms.program, shapes), terms.stores, shapes, chunked)
+        plan = LoopPlan(_without_identities(terms.program, shapes), terms.stores, shapes, chunked)
         name = f"chunked_{chunked}_lane_{lane}_of_{present}"
         yield from ("", f"namespace {name} {{")
-        yield from _Functions(Places(terms, plan, lane)).lines()
+        yield from _Functions(Locations(terms, plan, lane)).lines()
         yield from ("", f"}}  // namespace {name}")
         sums, kept = any(sweep.sums for sweep in plan.sweeps), plan.kept or plan.last or terms.numbers
         sliced = len(plan.sweeps) == 1 and not sums and not kept
@@ -120,7 +120,7 @@ class _Functions:
         places: Where their values lie.
     """
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Locations) -> None:
         self.places, self.plan, self.terms = places, places.plan, places.terms
         outside = [v for nests in self.plan.after for nest in nests for v in nest.sums if places.shapes[v.symbol]]
         self.kept = _Area("row.kept", self._arrays(self.plan.kept, outside, False))
@@ -184,7 +184,7 @@ class _Functions:
         yield from self._known_sizes([*lines, *body])
         yield from (*lines, *body, "}")
 
-    def _sweep(self, index: int, sweep: Sweep) -> Iterator[str]:
+    def _sweep(self, index: int, sweep: LoopSweep) -> Iterator[str]:
         """Yield the lines of a sweep over a chunk."""
         local, parts = self.local[index], self.parts[index]
         body = [self.places.started(v) for v in sweep.sums]

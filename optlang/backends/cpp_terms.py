@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from optlang.backends.cpp_plan import Dims, Plan, Shapes
+from optlang.backends.cpp_plan import Dims, LoopPlan, Shapes
 from optlang.backends.cpp_writer import CppWriter
 from optlang.backends.memory import INDENT, Memory
 from optlang.inputs import ValueName
@@ -18,7 +18,7 @@ from optlang.language.quoting import remark
 
 
 @dataclass(frozen=True)
-class Reduction:
+class ReductionLoop:
     """How a reduction is computed.
 
     Attributes:
@@ -42,12 +42,12 @@ class Reduction:
         return self.form.replace("<double>", "").format(a, b)
 
 
-_SUM = Reduction("+", "double", "0.0", "{} + {}")
+_SUM = ReductionLoop("+", "double", "0.0", "{} + {}")
 REDUCTIONS = {
     "sum": _SUM,
     "mean": _SUM,
-    "max": Reduction("max_", "real", "-infinite", "max_<double>({}, {})"),
-    "min": Reduction("min_", "real", "infinite", "min_<double>({}, {})"),
+    "max": ReductionLoop("max_", "real", "-infinite", "max_<double>({}, {})"),
+    "min": ReductionLoop("min_", "real", "infinite", "min_<double>({}, {})"),
 }
 
 
@@ -112,7 +112,7 @@ class Terms:
             yield f"{indent}const {kind} {self.names[value.symbol]} = {text};"
 
 
-class Places:
+class Locations:
     """Where the values of a step lie, if it is computed after a plan.
 
     Args:
@@ -121,7 +121,7 @@ class Places:
         lane: The dimension that the innermost loops run along.
     """
 
-    def __init__(self, terms: Terms, plan: Plan, lane: int) -> None:
+    def __init__(self, terms: Terms, plan: LoopPlan, lane: int) -> None:
         self.terms, self.plan, self.lane, self.shapes = terms, plan, lane, plan.shapes
         self.numbers = {s: i for s, i in terms.numbers.items() if not self.shapes[s]}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from optlang.compiled import Layout
+from optlang.artifact import View
 from optlang.ir.program import Program
 from optlang.language.kinds import Kind, Level, reduced
 
@@ -25,7 +25,7 @@ def groups(program: Program, rank: int) -> list[int]:
     return found
 
 
-def merged(program: Program, layout: Layout, grouped: Sequence[int]) -> tuple[Program, Layout]:
+def merged(program: Program, layout: View, grouped: Sequence[int]) -> tuple[Program, View]:
     """Return a program, and how tensors are viewed, by the dimensions that the kernel knows."""
     rank = len(grouped)
 
@@ -40,7 +40,7 @@ def merged(program: Program, layout: Layout, grouped: Sequence[int]) -> tuple[Pr
             phases=tuple(tuple(replace(v, kind=kind(v.kind)) for v in phase) for phase in program.phases),
             stores=tuple(replace(s, kind=kind(s.kind)) for s in program.stores),
         ),
-        layout if layout.exact else Layout(front, grouped[-1] - front),
+        layout if layout.exact else View(front, grouped[-1] - front),
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from optlang.artifact import Kernel
 from optlang.backends.loading import jit, slow, toolchain
 from optlang.backends.loading.signature import LoadedKernel, Signature
-from optlang.compiled import Kernel
 
 
 def accepts(kernel: Kernel, device: str) -> bool:

@@ -1,7 +1,7 @@
 """Programs of a variant -> one readable Python module, which every backend loads.
 
 The module imports ``math`` and ``torch`` only and holds ``start``, ``group``, ``host`` and ``update`` (see
-:mod:`optlang.compiled`). It comes in two forms: plain, for tensors stored in the type arithmetic is done in, and
+:mod:`optlang.artifact`). It comes in two forms: plain, for tensors stored in the type arithmetic is done in, and
 narrow, for 16-bit storage, where values are widened to float32 as they are read and rounded as they are stored.
 """
 
@@ -13,11 +13,11 @@ from enum import Enum
 
 import sympy as sp
 
+from optlang.artifact import AnySlot, Slot, Storage
 from optlang.backends.helpers import HELPERS
 from optlang.backends.memory import INDENT, Memory
 from optlang.backends.naming import spelled
 from optlang.backends.spelling import HostWriter, StartWriter, TorchWriter, Writer
-from optlang.compiled import AnySlot, Slot, Storage
 from optlang.inputs import ValueName
 from optlang.ir.lower import Lowered
 from optlang.ir.program import Program, Store, Value
@@ -44,7 +44,7 @@ def emit(lowered: Lowered, slots: Sequence[AnySlot], tensors: Sequence[ValueName
         title: First line of the module's docstring.
         width: The tensors it is for.
     """
-    return Module(lowered, slots, tensors, width).text(title)
+    return PythonModule(lowered, slots, tensors, width).text(title)
 
 
 def host_names(program: Program) -> tuple[ValueName, ...]:
@@ -72,11 +72,11 @@ def emit_stage(
         title: First line of the module's docstring.
         width: The tensors it is for.
     """
-    module = Module(None, slots, tensors, width)
+    module = PythonModule(None, slots, tensors, width)
     return module.assembled(title, [module.host(program), module.update(program)])
 
 
-class Module:
+class PythonModule:
     """Writes one module.
 
     Args:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import sympy as sp
 
+from optlang.artifact import AnySlot, Storage
 from optlang.backends import python_source
 from optlang.backends.matrix_source import start_lines
 from optlang.backends.matrix_stage import MatrixStage
@@ -13,7 +14,6 @@ from optlang.backends.memory import INDENT
 from optlang.backends.naming import python_name, spelled
 from optlang.backends.python_source import Width
 from optlang.backends.spelling import HostWriter, NumberWriter
-from optlang.compiled import AnySlot, Storage
 from optlang.inputs import Random, ValueName
 from optlang.ir.lower import Lowered, Path
 from optlang.ir.program import Input, Program
@@ -33,7 +33,7 @@ def emit(
         title: First line of the module's docstring.
         width: The tensors it is for.
     """
-    module = python_source.Module(lowered, slots, (), width)
+    module = python_source.PythonModule(lowered, slots, (), width)
     matrices = any(v.matrices for v in lowered.start.tensor)
     functions = [_start(module, lowered, ndim) if matrices else module.start(lowered.start)]
     if lowered.group is not None:
@@ -51,7 +51,7 @@ def matrix_stage(
     program: Program, slots: Sequence[AnySlot], tensors: Sequence[ValueName], ndim: int, title: str
 ) -> str:
     """Return the module of a stage over matrices, which are given to it in the number type of the arithmetic."""
-    module = python_source.Module(None, slots, tensors)
+    module = python_source.PythonModule(None, slots, tensors)
     written = MatrixStage(program, tensors, ndim)
     functions = written.functions()
     module.helpers |= written.writer.helpers
@@ -96,7 +96,7 @@ def shared_program(program: Program, name: ValueName) -> Program:
     return Program(program.name, inputs, host, (), (store,), program.notes)
 
 
-def shared(module: python_source.Module, program: Program | None, name: ValueName) -> list[str]:
+def shared(module: python_source.PythonModule, program: Program | None, name: ValueName) -> list[str]:
     """Return ``shared_NAME``: the new value of a shared state."""
     assert program is not None
     written, arguments = spelled(shared_program(program, name))
@@ -111,7 +111,7 @@ def shared(module: python_source.Module, program: Program | None, name: ValueNam
     return [f"def shared_{name}({', '.join(names)}):", *body]
 
 
-def _numbers(module: python_source.Module, program: Program, index: int) -> list[str]:
+def _numbers(module: python_source.PythonModule, program: Program, index: int) -> list[str]:
     """Return ``numbers_I``: what the host states become on a path."""
     wanted = python_source.host_arguments(program, module.slots)
     written, arguments = spelled(program, wanted)
@@ -124,7 +124,7 @@ def _numbers(module: python_source.Module, program: Program, index: int) -> list
     return [f"def numbers_{index}({', '.join(arguments[n] for n in wanted)}):", *body]
 
 
-def _sizes(module: python_source.Module, paths: Sequence[Path]) -> list[str]:
+def _sizes(module: python_source.PythonModule, paths: Sequence[Path]) -> list[str]:
     """Return ``sizes``: those of random numbers that are not shaped like p, by name."""
     program = Program("", size_inputs(paths), (), (), ())
     written, arguments = spelled(program)
@@ -139,7 +139,7 @@ def _sizes(module: python_source.Module, paths: Sequence[Path]) -> list[str]:
     return [f"def sizes({names_of}):", *body, f"{INDENT}}}"]
 
 
-def _path(module: python_source.Module, paths: Sequence[Path]) -> list[str]:
+def _path(module: python_source.PythonModule, paths: Sequence[Path]) -> list[str]:
     """Return ``path``: which way a step goes."""
     program = Program("", path_inputs(paths), (), (), ())
     written, arguments = spelled(program)
@@ -165,7 +165,7 @@ def _path(module: python_source.Module, paths: Sequence[Path]) -> list[str]:
     return [f"def path({', '.join(arguments[i.name] for i in program.inputs)}):", *body]
 
 
-def _start(module: python_source.Module, lowered: Lowered, ndim: int) -> list[str]:
+def _start(module: python_source.PythonModule, lowered: Lowered, ndim: int) -> list[str]:
     """Return ``start`` of a rule with matrices."""
     program = lowered.start
     wide = "torch.promote_types(p.dtype, torch.float32)" if module.any_width else "torch.float32"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import sympy as sp
 
-from optlang.compiled import AnySlot, Storage
+from optlang.artifact import AnySlot, Storage
 from optlang.ir.program import Program, Store, Value
 from optlang.language.kinds import ELEMENT, Level, join
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from optlang.artifact import AnySlot, Kernel
 from optlang.backends import schedule_source
-from optlang.backends.python_source import Module
+from optlang.backends.python_source import PythonModule
 from optlang.backends.spelling import NumberWriter
-from optlang.compiled import AnySlot, Kernel
 from optlang.ir.lower import Lowered
 
 
@@ -19,7 +19,7 @@ def emit(kernel: Kernel) -> str:
 
     A kernel over matrices has no ``updated``.
     """
-    module = Module(None, kernel.slots, kernel.tensors, writer=NumberWriter)
+    module = PythonModule(None, kernel.slots, kernel.tensors, writer=NumberWriter)
     functions = [module.host(kernel.program)]
     if not kernel.matrices:
         functions.append(module.updated(kernel.program))
@@ -34,7 +34,7 @@ def common(lowered: Lowered, slots: Sequence[AnySlot], title: str) -> str:
         slots: The states that exist.
         title: First line of the module's docstring.
     """
-    module, shared = Module(lowered, slots, (), writer=NumberWriter), lowered.shared
+    module, shared = PythonModule(lowered, slots, (), writer=NumberWriter), lowered.shared
     functions = [module.group(lowered.group)] if lowered.group is not None else []
     functions += [schedule_source.shared(module, shared, s.target) for s in (shared.stores if shared else ())]
     return module.assembled(title, functions)

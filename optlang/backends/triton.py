@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 
+from optlang.artifact import Kernel, Locality
 from optlang.backends.loading import launch, slow
 from optlang.backends.loading.signature import LoadedKernel, Signature
-from optlang.compiled import Kernel, Locality
 from optlang.storage.blocks import largest_block
 
 

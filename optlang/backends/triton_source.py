@@ -25,12 +25,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import sympy as sp
 
+from optlang.artifact import Kernel, Locality, Storage
 from optlang.backends.helpers import texts
 from optlang.backends.memory import INDENT, Memory
 from optlang.backends.sweeps import Sweep, needed, sweeps
 from optlang.backends.triton_codes import Codes
 from optlang.backends.triton_writer import TritonWriter, call_lines
-from optlang.compiled import Kernel, Locality, Storage
 from optlang.inputs import ValueName
 from optlang.ir import algebra
 from optlang.ir.program import Program, Store, Value

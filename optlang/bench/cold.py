@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from optlang.bench.shapes import TOUCHED
 
 if TYPE_CHECKING:
-    from optlang.bench.plan import Plan
+    from optlang.bench.plan import Comparison
 
 CACHES = ("OPTLANG_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
@@ -38,7 +38,7 @@ class FirstSteps:
     memory: int | None
 
 
-def first_steps(plan: Plan) -> FirstSteps:
+def first_steps(plan: Comparison) -> FirstSteps:
     """Measure the first step in two new processes that share caches of their own.
 
     Raises:

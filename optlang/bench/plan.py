@@ -20,7 +20,7 @@ DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
-class Plan:
+class Comparison:
     """One comparison: a rule, its peer, and the tensors they update.
 
     Attributes:
@@ -76,7 +76,7 @@ def plans_of(
     backend: str = "auto",
     store: str | dict[str, str] | None = None,
     left_out: dict[str, str] | None = None,
-) -> list[Plan]:
+) -> list[Comparison]:
     """Return the comparisons to make: every rule on every list of shapes.
 
     Args:
@@ -122,7 +122,7 @@ def plans_of(
             kept = {} if store is None else {"store": store}
             members, refused = _taken(cls, whole, {**settings, **sparse_arguments(name), **kept})
             plans.append(
-                Plan(
+                Comparison(
                     cls.__name__,
                     source,
                     cls,

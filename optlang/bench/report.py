@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from optlang.bench.plan import Plan, described
+from optlang.bench.plan import Comparison, described
 from optlang.bench.run import Failure, Result, Settings, outcome
 
 #: The columns of numbers and their widths; those about first steps are there if they were asked for.
@@ -32,7 +32,7 @@ Outcome = Result | Failure
 
 
 def measure_all(
-    plans: Sequence[Plan], settings: Settings, show: Callable[[Outcome], None] = lambda _: None
+    plans: Sequence[Comparison], settings: Settings, show: Callable[[Outcome], None] = lambda _: None
 ) -> list[Outcome]:
     """Carry out all comparisons; ``show`` is given each as it is done.
 
@@ -82,7 +82,7 @@ class Rows:
         settings: How it is measured.
     """
 
-    def __init__(self, plans: Sequence[Plan], settings: Settings) -> None:
+    def __init__(self, plans: Sequence[Comparison], settings: Settings) -> None:
         self.settings = settings
         labels = [described(p.shapes, len(p.members), sum(map(math.prod, p.members))) for p in plans]
         self.texts = {

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from optlang.bench import cold, objective, rows, shapes
-from optlang.bench.plan import Plan, described, first_line
+from optlang.bench.plan import Comparison, described, first_line
 from optlang.runtime.kernels import compiled_count
 from optlang.runtime.plan import bytes_moved
 
@@ -126,7 +126,7 @@ class Failure:
         return self.shapes
 
 
-def outcome(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda _: None) -> Result | Failure:
+def outcome(plan: Comparison, settings: Settings, tick: Callable[[str], None] = lambda _: None) -> Result | Failure:
     """Carry out one comparison, as :func:`measure` does; whatever goes wrong is what was found."""
     try:
         return measure(plan, settings, tick)
@@ -135,7 +135,7 @@ def outcome(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda
         return Failure(plan.name, plan.peer.label, plan.shapes, named)
 
 
-def measure(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda _: None) -> Result:
+def measure(plan: Comparison, settings: Settings, tick: Callable[[str], None] = lambda _: None) -> Result:
     """Carry out one comparison; ``tick`` is called with a word before each part of the work.
 
     Raises:
@@ -199,7 +199,7 @@ def measure(plan: Plan, settings: Settings, tick: Callable[[str], None] = lambda
 class _Side:
     """An optimizer, and the closure of its steps if they take one."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, parameters: list[torch.Tensor], plan: Plan) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, parameters: list[torch.Tensor], plan: Comparison) -> None:
         self.optimizer = optimizer
         self._closure: Any = objective.closure(parameters, "hvp" in plan.asked) if plan.calls else None
 
@@ -220,7 +220,7 @@ class _Streaming:
         self.memory.mul_(1.0)
 
 
-def _tensors(plan: Plan) -> list[torch.Tensor]:
+def _tensors(plan: Comparison) -> list[torch.Tensor]:
     """Return parameters like those of a network at its start, with gradients; the same ones each time."""
     generator = torch.Generator().manual_seed(0)
     made = []

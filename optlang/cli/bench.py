@@ -14,7 +14,7 @@ from optlang.bench.shapes import SHAPES, chosen
 from optlang.cli.output import Files, Refusal, Settings, formats_by_key, library_names, parse_settings, read_source
 
 if TYPE_CHECKING:
-    from optlang.bench.plan import Plan
+    from optlang.bench.plan import Comparison
 
 NAME = "bench"
 
@@ -28,7 +28,7 @@ class Type(StrEnum):
     FLOAT16 = "float16"
 
 
-class Backend(StrEnum):
+class BackendChoice(StrEnum):
     """How rules are run."""
 
     AUTO = "auto"
@@ -69,7 +69,7 @@ def command(
     ] = 120.0,
     dtype: Annotated[Type, typer.Option(help="Type of the parameters.")] = Type.FLOAT32,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    backend: Annotated[Backend, typer.Option(help="How rules are run.")] = Backend.AUTO,
+    backend: Annotated[BackendChoice, typer.Option(help="How rules are run.")] = BackendChoice.AUTO,
     store: Annotated[
         str | None,
         typer.Option(
@@ -135,7 +135,7 @@ def command(
         raise typer.Exit(1)
 
 
-def _say_what_is_missing(left_out: Mapping[str, str], plans: Sequence[Plan]) -> None:
+def _say_what_is_missing(left_out: Mapping[str, str], plans: Sequence[Comparison]) -> None:
     """Say which rules and parameters are left out."""
     if left_out:
         print(f"nothing to compare with: {', '.join(left_out)}", file=sys.stderr)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 NAME = "emit"
 
 
-class Stage(StrEnum):
+class EmittedForm(StrEnum):
     """The forms a rule passes through."""
 
     TREE = "tree"
@@ -50,7 +50,7 @@ def _targets() -> list[str]:
 def command(
     file: File,
     stage: Annotated[
-        Stage | None,
+        EmittedForm | None,
         typer.Option(
             help="tree (syntax), plain (expanded), rule (checked), program (IR), source (the default), cpp (kernels)."
         ),
@@ -80,10 +80,10 @@ def command(
         raise Refusal(
             "--store is for files, which --target asks for; `optlang show --store` prints how states are kept"
         )
-    stage = stage or Stage.SOURCE
+    stage = stage or EmittedForm.SOURCE
     source = read_source(file)
     values = parse_settings(settings)
-    errors = [d for d in check_text(source)[1] if d.is_error] if stage is not Stage.TREE else []
+    errors = [d for d in check_text(source)[1] if d.is_error] if stage is not EmittedForm.TREE else []
     if errors:
         print_diagnostics(errors, sys.stderr)
         print(f"nothing emitted: {plural(len(errors), 'error')}", file=sys.stderr)
@@ -92,12 +92,14 @@ def command(
         return _export(source, target, values, ndim, output, formats_by_key(store))
     text = _emit(source, stage, values, ndim)
     if output is None:
-        print_code(text, {Stage.SOURCE: "python", Stage.PLAIN: "opt", Stage.CPP: "cpp"}.get(stage, "text"))
+        print_code(
+            text, {EmittedForm.SOURCE: "python", EmittedForm.PLAIN: "opt", EmittedForm.CPP: "cpp"}.get(stage, "text")
+        )
     else:
         write_file(output, text if text.endswith("\n") else text + "\n")
 
 
-def _emit(source: Source, stage: Stage, values: dict[str, Given], ndim: int) -> str:
+def _emit(source: Source, stage: EmittedForm, values: dict[str, Given], ndim: int) -> str:
     """Call the driver; a setting that it cannot use is the user's mistake."""
     import optlang
 

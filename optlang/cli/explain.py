@@ -11,15 +11,15 @@ import typer
 from optlang.cli.output import Refusal, did_you_mean, use_color
 
 if TYPE_CHECKING:
-    from optlang.catalogue import Entry
+    from optlang.codes import Entry
 
 NAME = "explain"
 
 
 def _codes() -> list[str]:
-    from optlang.catalogue import CATALOGUE
+    from optlang import codes
 
-    return [*CATALOGUE]
+    return [*codes.entries()]
 
 
 def command(
@@ -33,15 +33,16 @@ def command(
     ] = None,
 ) -> None:
     """Explain a diagnostic code, or list all of them."""
-    from optlang.catalogue import CATALOGUE
+    from optlang import codes
 
+    entries = codes.entries()
     if code is None:
-        for entry in sorted(CATALOGUE.values(), key=lambda entry: entry.code):
+        for entry in entries.values():
             print(f"{_bold(entry.code)}  {entry.title}")
         return
-    entry_or_none = CATALOGUE.get(code.upper())
+    entry_or_none = entries.get(code.upper())
     if entry_or_none is None:
-        raise Refusal(f"there is no diagnostic {code!r}{did_you_mean(code, CATALOGUE)}")
+        raise Refusal(f"there is no diagnostic {code!r}{did_you_mean(code, entries)}")
     _print_entry(entry_or_none)
 
 

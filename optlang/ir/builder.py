@@ -9,7 +9,7 @@ from typing import Any
 
 import sympy as sp
 
-from optlang.compiled import FACTS
+from optlang.artifact import FACTS
 from optlang.inputs import ValueName, text
 from optlang.ir.program import Input, Value
 from optlang.language.kinds import HOST, Kind
@@ -24,7 +24,7 @@ class Ref:
     boolean: bool = False
 
 
-class Builder:
+class ProgramBuilder:
     """Gathers the inputs and values of a program, each under a name of its own.
 
     Args:

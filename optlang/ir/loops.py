@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import sympy as sp
 
 from optlang.ir import algebra
-from optlang.ir.builder import Builder, Ref
+from optlang.ir.builder import ProgramBuilder, Ref
 from optlang.ir.histories import Histories
 from optlang.ir.matrices import SEVERAL
 from optlang.ir.passes import prune
@@ -45,10 +45,10 @@ class Body:
     backwards: bool
 
 
-class _Turn(Builder):
+class _Turn(ProgramBuilder):
     """Gathers the values of a body; what does not change from turn to turn is gathered outside."""
 
-    def __init__(self, outside: Builder) -> None:
+    def __init__(self, outside: ProgramBuilder) -> None:
         super().__init__(outside.taken, outside.sizes)
         self.outside, self.inputs, self.used = outside, outside.inputs, outside.used
         self.line = outside.line

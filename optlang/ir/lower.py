@@ -19,7 +19,7 @@ from typing import Any
 
 import sympy as sp
 
-from optlang.compiled import DIMENSION_SIZES, FACTS, Draw
+from optlang.artifact import DIMENSION_SIZES, FACTS, Draw
 from optlang.diagnostics import OptlangError
 from optlang.inputs import (
     Asked,
@@ -28,7 +28,7 @@ from optlang.inputs import (
     EvaluationPoint,
     Gradient,
     HessianProduct,
-    Iterate,
+    IterationControl,
     Late,
     LateNumber,
     LineSearch,
@@ -43,7 +43,7 @@ from optlang.inputs import (
     ValueName,
 )
 from optlang.ir import algebra
-from optlang.ir.builder import Builder, Ref
+from optlang.ir.builder import ProgramBuilder, Ref
 from optlang.ir.histories import is_history
 from optlang.ir.loops import Loops
 from optlang.ir.matrices import is_apart, is_matrix_function
@@ -266,7 +266,7 @@ class _Lowering(Loops):
         self.source: Source = rule.tree.source
         self.states = {s.name: s for s in special.states}
         self.hypers = {h.name for h in rule.hypers}
-        self.out = Builder((*self.hypers, *self.states), started.names)
+        self.out = ProgramBuilder((*self.hypers, *self.states), started.names)
         self.env: dict[str, Ref] = {}
         self.on_host = on_host
         self.on_device: set[str] = set()  # states found not to be host values after all
@@ -722,7 +722,7 @@ class _Lowering(Loops):
 
     def halting(self, node: ast.Call) -> Ref:
         """Note the numbers that `iterate` goes by; the value of the call is read by nothing."""
-        for target, argument in zip(Iterate, node.arguments, strict=False):
+        for target, argument in zip(IterationControl, node.arguments, strict=False):
             if self.part is Section.STEP:
                 ref = self.expr(argument.value)
                 self.parts_of_totals[target] = Ref(self.number(ref), ref.kind)

@@ -11,7 +11,7 @@ import sympy as sp
 
 from optlang.inputs import ValueName
 from optlang.ir import algebra
-from optlang.ir.builder import Builder, Ref
+from optlang.ir.builder import ProgramBuilder, Ref
 from optlang.language import shapes
 from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS, EMPTY, EVALUATIONS, MAKERS, MATRIX_FUNCTIONS
@@ -29,7 +29,7 @@ class Matrices(ABC):
     """Lowers operations on matrices; expressions in general are lowered by a subclass."""
 
     special: Special
-    out: Builder
+    out: ProgramBuilder
     done: dict[sp.Expr, Ref]  # operations that have been lowered, so that none runs twice
 
     @abstractmethod

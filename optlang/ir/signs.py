@@ -29,31 +29,31 @@ class Traits(NamedTuple):
     mixed: bool = False
 
 
-class Interval(NamedTuple):
+class Bounds(NamedTuple):
     """Numbers from ``low`` to ``high``."""
 
     low: float
     high: float
 
-    def joined(self, other: Interval) -> Interval:
+    def joined(self, other: Bounds) -> Bounds:
         """Return the least interval that has the numbers of both."""
-        return Interval(min(self.low, other.low), max(self.high, other.high))
+        return Bounds(min(self.low, other.low), max(self.high, other.high))
 
 
-def multiplied(one: Interval, other: Interval) -> Interval:
+def multiplied(one: Bounds, other: Bounds) -> Bounds:
     """Return the interval of products; any number of zeros is 0, as no value is infinite."""
     ends = [0.0 if 0.0 in (a, b) else a * b for a in one for b in other]
-    return Interval(min(ends), max(ends))
+    return Bounds(min(ends), max(ends))
 
 
-ANY, POSITIVE, UNIT = Interval(-math.inf, math.inf), Interval(0.0, math.inf), Interval(0.0, 1.0)
-NOTHING = Interval(0.0, 0.0)
+ANY, POSITIVE, UNIT = Bounds(-math.inf, math.inf), Bounds(0.0, math.inf), Bounds(0.0, 1.0)
+NOTHING = Bounds(0.0, 0.0)
 
 #: What functions return whatever they are given.
 KNOWN = {
     **dict.fromkeys(("abs", "exp", "norm", "norm1", "sumsq", "count", "numel", "rows", "cols"), POSITIVE),
     **dict.fromkeys(("sigmoid", "rand"), UNIT),
-    **dict.fromkeys(("sign", "tanh", "sin", "cos", "erf"), Interval(-1.0, 1.0)),
+    **dict.fromkeys(("sign", "tanh", "sin", "cos", "erf"), Bounds(-1.0, 1.0)),
 }
 #: Functions of the numbers of a tensor that lie between the least and the largest of them.
 BETWEEN = ("max", "min", "mean", "rms", "sqrt", "amax", "amin", "cbrt", "nan_to_num", "relu")
@@ -116,7 +116,7 @@ def _fades(
 def _follows_parameter(program: Program, name: ValueName, slopes: _Slopes) -> bool:
     """Whether a state is made of parameters, without gradients but those that have moved them."""
     exprs = {value.symbol: value.expr for value in program.values}
-    moved = {symbol for symbol, slope in slopes.known.items() if slope == Interval(1.0, 1.0)}
+    moved = {symbol for symbol, slope in slopes.known.items() if slope == Bounds(1.0, 1.0)}
     known = {i.symbol: i.name for i in program.inputs}
     found: set[sp.Symbol] = set()
     todo = [store.expr for store in program.stores if store.target == name]
@@ -218,41 +218,41 @@ class _Intervals:
     def __init__(
         self, program: Program, ranges: Mapping[ValueName, tuple[float, float]], hopeful: set[ValueName]
     ) -> None:
-        self.known: dict[sp.Symbol, Interval] = {}
+        self.known: dict[sp.Symbol, Bounds] = {}
         for given in program.inputs:
             if given.name in hopeful:
                 self.known[given.symbol] = POSITIVE
             elif given.name in ranges:
-                self.known[given.symbol] = Interval(*ranges[given.name])
+                self.known[given.symbol] = Bounds(*ranges[given.name])
             elif given.name in ("t", Count.GROUP):
-                self.known[given.symbol] = Interval(1.0, math.inf)
+                self.known[given.symbol] = Bounds(1.0, math.inf)
         for value in program.values:
             self.known[value.symbol] = self.of(value.expr)
 
-    def of(self, expr: sp.Expr) -> Interval:
+    def of(self, expr: sp.Expr) -> Bounds:
         """Return the interval of an expression."""
         if expr.is_Symbol:
             return self.known.get(expr, ANY)
         if expr.is_Number or expr.is_NumberSymbol:
             number = float(expr)
-            return Interval(number, number)
+            return Bounds(number, number)
         if expr.is_Add:
             parts = [self.of(a) for a in expr.args]
-            return Interval(sum(p.low for p in parts), sum(p.high for p in parts))
+            return Bounds(sum(p.low for p in parts), sum(p.high for p in parts))
         if expr.is_Mul:
             return self.product(expr.args)
         if expr.is_Pow:
             return self._power(expr)
         return self._function(expr) if expr.is_Function else ANY
 
-    def product(self, factors: Sequence[sp.Expr]) -> Interval:
+    def product(self, factors: Sequence[sp.Expr]) -> Bounds:
         """Return the interval of a product."""
-        found = Interval(1.0, 1.0)
+        found = Bounds(1.0, 1.0)
         for factor in factors:
             found = multiplied(found, self.of(factor))
         return found
 
-    def _power(self, expr: sp.Pow) -> Interval:
+    def _power(self, expr: sp.Pow) -> Bounds:
         base, exponent = self.of(expr.base), self.of(expr.exp)
         even = expr.exp.is_Integer and int(expr.exp) % 2 == 0
         if not (even or base.low >= 0):
@@ -261,10 +261,10 @@ class _Intervals:
             return UNIT
         if expr.exp == sp.Integer(-1) and base.low >= 0:
             low = 0.0 if math.isinf(base.high) or not base.high else 1 / base.high
-            return Interval(low, math.inf if not base.low else 1 / base.low)
+            return Bounds(low, math.inf if not base.low else 1 / base.low)
         return POSITIVE
 
-    def _function(self, expr: sp.Expr) -> Interval:
+    def _function(self, expr: sp.Expr) -> Bounds:
         name, args = algebra.name_of(expr), expr.args
         if name in MOVING:
             return self.of(args[0])
@@ -272,10 +272,10 @@ class _Intervals:
             return self.of(args[1]).joined(self.of(args[2]))
         if name == "maximum" or (name == "max" and len(args) > 1):
             ends = [self.of(a) for a in args]
-            return Interval(max(e.low for e in ends), max(e.high for e in ends))
+            return Bounds(max(e.low for e in ends), max(e.high for e in ends))
         if name == "minimum" or (name == "min" and len(args) > 1):
             ends = [self.of(a) for a in args]
-            return Interval(min(e.low for e in ends), min(e.high for e in ends))
+            return Bounds(min(e.low for e in ends), min(e.high for e in ends))
         if name in KNOWN:
             return KNOWN[name]
         if name in (*BETWEEN, "sum") and self.of(args[0]).low >= 0:
@@ -288,12 +288,12 @@ class _Slopes:
 
     def __init__(self, intervals: _Intervals, program: Program, name: ValueName) -> None:
         self.intervals = intervals
-        self.known: dict[sp.Symbol, Interval] = {i.symbol: Interval(1.0, 1.0) for i in program.inputs if i.name == name}
+        self.known: dict[sp.Symbol, Bounds] = {i.symbol: Bounds(1.0, 1.0) for i in program.inputs if i.name == name}
         for value in program.values:
             if value.expr.free_symbols & self.known.keys():
                 self.known[value.symbol] = self.of(value.expr)
 
-    def of(self, expr: sp.Expr) -> Interval:
+    def of(self, expr: sp.Expr) -> Bounds:
         """Return the interval of the slope of an expression."""
         if not expr.free_symbols & self.known.keys():
             return NOTHING
@@ -301,7 +301,7 @@ class _Slopes:
             return self.known[expr]
         if expr.is_Add:
             parts = [self.of(a) for a in expr.args]
-            return Interval(sum(p.low for p in parts), sum(p.high for p in parts))
+            return Bounds(sum(p.low for p in parts), sum(p.high for p in parts))
         if expr.is_Mul:
             moving = [a for a in expr.args if a.free_symbols & self.known.keys()]
             if len(moving) == 1:

@@ -15,7 +15,7 @@ from itertools import count
 
 import sympy as sp
 
-from optlang.inputs import Asked, Contribution, Handed, Iterate, Total, ValueName
+from optlang.inputs import Asked, Contribution, Handed, IterationControl, Total, ValueName
 from optlang.ir import algebra
 from optlang.ir.program import Input, Program, Store, Value
 from optlang.language.kinds import ELEMENT, Kind, Level
@@ -65,9 +65,9 @@ class _Split:
         self.stores = [s for s in program.stores if s.kind.on_device]
         self.totals = {s.target: s.expr for s in self.stores if isinstance(s.target, Contribution)}
         # The closure is not called before it is known whether there is a step at all.
-        asked = frozenset((Iterate.STOP,)) & self.totals.keys()
+        asked = frozenset((IterationControl.STOP,)) & self.totals.keys()
         self.late = {n: own | asked if own and not isinstance(n, Total) else own for n, own in late.items()}
-        self.evaluates = any(isinstance(t, Asked | Iterate) for t in self.totals)
+        self.evaluates = any(isinstance(t, Asked | IterationControl) for t in self.totals)
         self.readers: dict[sp.Symbol, list[sp.Symbol]] = {}
         for value in program.tensor:
             for symbol in value.expr.free_symbols:
@@ -119,7 +119,7 @@ class _Split:
             if value.symbol in among or value.symbol in feeding:
                 feeding |= {s for s in value.expr.free_symbols if s in barrier and barrier[s] == barrier[value.symbol]}
         # Whether there is a step at all is asked before whole matrices are worked on.
-        halting = {s for t, e in self.totals.items() if isinstance(t, Iterate) for s in e.free_symbols}
+        halting = {s for t, e in self.totals.items() if isinstance(t, IterationControl) for s in e.free_symbols}
         for value in reversed(self.program.tensor):
             if value.symbol in halting:
                 halting |= value.expr.free_symbols
@@ -209,7 +209,7 @@ class _Split:
         """Return where states and the parameter may be written at the earliest."""
         first = min(self.place.values(), default=(0, 0))
         if self.evaluates:  # nothing is changed before the closure has been called for the last time
-            points = [e for t, e in self.totals.items() if isinstance(t, Asked | Iterate)]
+            points = [e for t, e in self.totals.items() if isinstance(t, Asked | IterationControl)]
             after = (1 + max(map(self._barrier, e.free_symbols), default=0) for e in points)
             first = max(first, (max(after, default=0), 0))
         return first

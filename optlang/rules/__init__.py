@@ -53,7 +53,7 @@ def path(name: str) -> Path:
     return rule_files()[_find(name)]
 
 
-class _Library(ModuleType):
+class _Rules(ModuleType):
     """This module, with a class for each rule as attribute and as item."""
 
     def __getattr__(self, name: str) -> Any:
@@ -75,4 +75,4 @@ class _Library(ModuleType):
         return [*names(), "names", "path"]
 
 
-sys.modules[__name__].__class__ = _Library
+sys.modules[__name__].__class__ = _Rules

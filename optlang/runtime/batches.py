@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optlang.inputs import ValueName, as_values
-from optlang.runtime import chance
+from optlang.runtime import rng
 from optlang.runtime.calls import KernelCall
-from optlang.runtime.records import OURS, Record, is_kept
+from optlang.runtime.records import OURS, ParameterState, is_kept
 from optlang.runtime.stages import BatchSchedule
 from optlang.runtime.watched import Watched
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from optlang.storage.coded import Key
 
 
-class Batch:
+class ParameterBatch:
     """Records whose steps are alike: they share counts, host numbers and coefficients.
 
     How they make a step is decided once, here: by one call of a kernel, or by the stages of a schedule.
@@ -67,7 +67,7 @@ class Batch:
         "volatile",
     )
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    def __init__(self, records: Sequence[ParameterState]) -> None:
         self.records = list(records)
         self.parameters = [record.parameter for record in records]
         self.gradients: Sequence[Any] = ()
@@ -91,7 +91,7 @@ class Batch:
         self.addresses: Iterable[int] | None = None
 
     @staticmethod
-    def key(record: Record) -> tuple[Any, ...]:
+    def key(record: ParameterState) -> tuple[Any, ...]:
         """Return what records of one batch have in common."""
         # What does not count its updates need not have had as many.
         count = record.count if record.counts else 0.0
@@ -155,7 +155,7 @@ class Batch:
     @property
     def draw(self) -> Key:
         """What random numbers are drawn by in the next step, where codes are."""
-        return chance.mixed(self.seed, int(self.count) + 1) & 0xFFFFFFFF if self.records[0].draws else 0
+        return rng.mixed(self.seed, int(self.count) + 1) & 0xFFFFFFFF if self.records[0].draws else 0
 
     # Running ------------------------------------------------------------------------------------------------
 
@@ -171,7 +171,7 @@ class Batch:
         """Whether a step has begun to update some records that is not counted yet."""
         return self.call is not None and self.call.moved > 0
 
-    def begun(self) -> list[Record]:
+    def begun(self) -> list[ParameterState]:
         """Return the records that an interrupted step has updated, or was about to."""
         assert self.call is not None
         return [self.records[i] for i in self.call.begun()]
@@ -259,11 +259,11 @@ class Batch:
         kept = self.kept and [tensor._version for tensors in self.kept.values() for tensor in tensors]
         return bool(kept) and kept != self._kept_versions
 
-    def split(self, chosen: Sequence[Record]) -> tuple[Batch, Batch]:
+    def split(self, chosen: Sequence[ParameterState]) -> tuple[ParameterBatch, ParameterBatch]:
         """Return the chosen records, with the gradients, and the others as batches of their own."""
         ids = {id(record) for record in chosen}
         others = [record for record in self.records if id(record) not in ids]
-        parts: list[Batch] = []
+        parts: list[ParameterBatch] = []
         for records in (list(chosen), others):
             part = type(self)(records)
             part.count, part.numbers, part.created, part.seed = self.count, self.numbers, self.created, self.seed
@@ -276,7 +276,7 @@ class Batch:
         return parts[0], parts[1]
 
 
-def _fixed(record: Record) -> tuple[Any, ...]:
+def _fixed(record: ParameterState) -> tuple[Any, ...]:
     """Return what records of one batch have in common and no step changes."""
     prepared = record.prepared
     variant = prepared.variant

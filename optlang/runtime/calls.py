@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from optlang.artifact import Kernel, Storage, Variant
 from optlang.backends.loading.signature import LoadedKernel, Signature
-from optlang.compiled import Kernel, Storage, Variant
-from optlang.runtime.kernels import Kernels, PreparedKernel
-from optlang.runtime.records import Record
+from optlang.runtime.kernels import KernelModule, VariantCache
+from optlang.runtime.records import ParameterState
 from optlang.runtime.tensors import arithmetic, fakes_of, overlapping, real_name, resolved, viewed
 from optlang.storage.blocks import rows_of
 from optlang.storage.coded import Coded
@@ -38,7 +38,7 @@ class Operand:
 
     __slots__ = ("coded", "kernel", "record", "views")
 
-    def __init__(self, record: Record, kernel: Kernel, handed: Mapping[Any, torch.Tensor]) -> None:
+    def __init__(self, record: ParameterState, kernel: Kernel, handed: Mapping[Any, torch.Tensor]) -> None:
         self.record, self.kernel = record, kernel
         self.views: list[Any] = [None if record.copied else self.view(record.parameter), None]
         self.coded: list[tuple[int, Coded, torch.Tensor, int]] = []
@@ -185,7 +185,7 @@ class KernelCall:
     )
 
     def __init__(
-        self, prepared: PreparedKernel, records: Sequence[Record], handed: Mapping[Any, Sequence[torch.Tensor]]
+        self, prepared: KernelModule, records: Sequence[ParameterState], handed: Mapping[Any, Sequence[torch.Tensor]]
     ) -> None:
         self.prepared = prepared
         own = {name: handed[name] for name in prepared.kernel.tensors if name in handed}
@@ -203,7 +203,9 @@ class KernelCall:
         self._keys: tuple[torch.Tensor, torch.Tensor] | None = None
         self._addresses: Addresses | None = None
 
-    def see_to(self, kernels: Kernels, coefficients: int, owner: Variant, loaded: LoadedKernel | None = None) -> None:
+    def see_to(
+        self, kernels: VariantCache, coefficients: int, owner: Variant, loaded: LoadedKernel | None = None
+    ) -> None:
         """Find the kernel for the types of the operands, compiling it if need be; one that is known may be given."""
         if self.loaded is None:
             first = self.operands[0]

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optlang.inputs import ValueName
-from optlang.runtime import chance
-from optlang.runtime.batches import Batch
-from optlang.runtime.kernels import Prepared
-from optlang.runtime.numbers import as_number, numbers_of, traced_functions
+from optlang.runtime import rng
+from optlang.runtime.batches import ParameterBatch
+from optlang.runtime.device_scalars import as_number, numbers_of, traced_functions
+from optlang.runtime.kernels import LoadedVariant
 from optlang.runtime.plan import GroupPlan
-from optlang.runtime.records import Record
-from optlang.runtime.work import DirectWork
+from optlang.runtime.records import ParameterState
+from optlang.runtime.work import PendingStep
 
 if TYPE_CHECKING:
     from optlang.storage.coded import Key
@@ -36,9 +36,9 @@ class CapturablePlan(GroupPlan):
         self._seen: list[tuple[Any, int]] = []
         self._numbers: dict[torch.device, dict[ValueName, torch.Tensor]] = {}
 
-    def _batch(self, records: list[Record]) -> Batch:
+    def _batch(self, records: list[ParameterState]) -> ParameterBatch:
         batch = DeviceBatch(records)
-        batch.seed = self.group.get(chance.SEED, 0)
+        batch.seed = self.group.get(rng.SEED, 0)
         return batch
 
     def read(self) -> None:
@@ -54,7 +54,7 @@ class CapturablePlan(GroupPlan):
         super().read()
         self._seen, self._numbers = seen, {}
 
-    def _group_values(self, prepared: Prepared) -> dict[ValueName, Any]:
+    def _group_values(self, prepared: LoadedVariant) -> dict[ValueName, Any]:
         variant = prepared.variant
         if variant.group_slots or variant.counts_group:
             raise ValueError(
@@ -63,7 +63,7 @@ class CapturablePlan(GroupPlan):
             )
         return super()._group_values(prepared)
 
-    def host(self, batch: Batch, known: Mapping[ValueName, Any]) -> DirectWork:
+    def host(self, batch: ParameterBatch, known: Mapping[ValueName, Any]) -> PendingStep:
         """Compute the coefficients on the device, and see to the batch's kernel."""
         assert isinstance(batch, DeviceBatch)
         device = batch.records[0].parameter.device
@@ -80,10 +80,10 @@ class CapturablePlan(GroupPlan):
         assert signature is not None
         numbers = [as_number(c, device) for c in coefficients or (0.0,)]
         packed = torch.stack(numbers).to(getattr(torch, signature.coefficient_dtype))
-        return DirectWork(batch, packed, tuple(hosted), batch.count)
+        return PendingStep(batch, packed, tuple(hosted), batch.count)
 
 
-class DeviceBatch(Batch):
+class DeviceBatch(ParameterBatch):
     """Records whose count and host states are kept on their device.
 
     What Python remembers of them is what they were when the batch was made: a graph that is replayed does not tell.
@@ -101,7 +101,7 @@ class DeviceBatch(Batch):
         """What random numbers are drawn by in the next step, where codes are: a tensor, as the count is one."""
         if not self.records[0].draws:
             return 0
-        return chance.mixed_on_device(self.seed, self._rows()[0] + 1) & 0xFFFFFFFF
+        return rng.mixed_on_device(self.seed, self._rows()[0] + 1) & 0xFFFFFFFF
 
     def number_arguments(
         self, numbers: Mapping[ValueName, torch.Tensor], raw: Mapping[ValueName, Any]
@@ -148,7 +148,7 @@ class DeviceBatch(Batch):
         call.moved = 0
         self.version = self.mirror._version
 
-    def split(self, chosen: Any) -> tuple[Batch, Batch]:
+    def split(self, chosen: Any) -> tuple[ParameterBatch, ParameterBatch]:
         """Return the chosen records and the others as batches of their own; this waits for the device."""
         if self.mirror is not None:
             rows = self.mirror[:, 0].tolist()

@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
-from optlang.compiled import Storage
+from optlang.artifact import Storage
 from optlang.language.rule import HyperType
 from optlang.language.tree import StateScope
-from optlang.runtime.chance import SEED, checked
 from optlang.runtime.events import TRAINING
 from optlang.runtime.flat import seen
-from optlang.runtime.lazy import LazyPlan
-from optlang.runtime.parts import Part, Parts
 from optlang.runtime.plan import ROUNDING, STORE, describe, named
 from optlang.runtime.records import STEP
+from optlang.runtime.rng import SEED, checked
+from optlang.runtime.routing import Parts, RoutedRule
+from optlang.runtime.sparse import LazyPlan
 from optlang.runtime.tensors import facts_of, is_shared, local, real_name
 from optlang.storage import Own, choice
 from optlang.storage.blocks import SCALE
@@ -360,7 +360,7 @@ def check_state(groups: Sequence[Mapping[str, Any]], state: Mapping[Any, Any], p
 
 
 def _check_part(
-    part: Part,
+    part: RoutedRule,
     group: Mapping[str, Any],
     members: Sequence[torch.Tensor],
     state: Mapping[Any, Any],

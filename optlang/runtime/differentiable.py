@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from optlang.compiled import Storage
+from optlang.artifact import Storage
 from optlang.inputs import ValueName, as_values
 from optlang.language.identity import Count
-from optlang.runtime.kernels import Prepared
-from optlang.runtime.numbers import as_number, numbers_of, traced_functions
+from optlang.runtime.device_scalars import as_number, numbers_of, traced_functions
+from optlang.runtime.kernels import LoadedVariant
 from optlang.runtime.plan import GroupPlan, State
 from optlang.runtime.records import STEP
 from optlang.runtime.tensors import facts_of
@@ -134,7 +134,7 @@ class DifferentiablePlan(GroupPlan):
         return results.get("p", tensors["p"]), new
 
     def _states(
-        self, p: torch.Tensor, g: torch.Tensor, held: Mapping[str, Any], prepared: Prepared
+        self, p: torch.Tensor, g: torch.Tensor, held: Mapping[str, Any], prepared: LoadedVariant
     ) -> dict[str, torch.Tensor]:
         """Return the states by name, those that are missing at their initial values."""
         slots = prepared.variant.slots
@@ -152,7 +152,7 @@ class DifferentiablePlan(GroupPlan):
     def _numbers(
         self,
         p: torch.Tensor,
-        prepared: Prepared,
+        prepared: LoadedVariant,
         states: Mapping[str, torch.Tensor],
         known: Mapping[ValueName, Any],
         count: torch.Tensor,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from optlang.compiled import Compiled
+from optlang.artifact import Compiled
 from optlang.language.quoting import visible
 from optlang.language.rule import Hyper, HyperType
-from optlang.runtime.chance import SEED
-from optlang.runtime.parts import Parts
+from optlang.runtime.rng import SEED
+from optlang.runtime.routing import Parts
 
 KINDS = {
     HyperType.NUMBER: "float",

@@ -20,7 +20,7 @@ from optlang.inputs import (
     Exchanged,
     Gradient,
     HessianProduct,
-    Iterate,
+    IterationControl,
     Loss,
     Progress,
     SearchDirection,
@@ -28,7 +28,7 @@ from optlang.inputs import (
     ValueName,
 )
 from optlang.runtime import searches
-from optlang.runtime.places import Line, Place
+from optlang.runtime.places import EvaluatedPoint, SearchLine
 from optlang.runtime.tensors import pieces
 from optlang.runtime.work import ScheduledWork
 
@@ -75,7 +75,7 @@ class Evaluation:
         self.iterates, self.whole = iterates, whole
         self.loss: Any = None
         self.calls, self.iteration, self._most = 0, 1, 1.0
-        self._places: list[Place] = []  # where this step started, and where its searches have ended
+        self._places: list[EvaluatedPoint] = []  # where this step started, and where its searches have ended
         self._begin: dict[int, torch.Tensor] = {}  # the parameters where a step starts, unless they stay there
         self._graph: dict[int, torch.Tensor] = {}
         self._straight = False  # the loss has a graph, but no curvature
@@ -115,8 +115,8 @@ class Evaluation:
 
     def look_ahead(self, late: Mapping[ValueName, Any]) -> None:
         """Take note of how many steps there may be; raise ``Stopped`` if this one is not to be made."""
-        self._most = float(late[Iterate.MOST])
-        if self.iteration > self._most or bool(late[Iterate.STOP]):
+        self._most = float(late[IterationControl.MOST])
+        if self.iteration > self._most or bool(late[IterationControl.STOP]):
             raise Stopped
 
     def again(self) -> bool:
@@ -153,7 +153,7 @@ class Evaluation:
             else:
                 self._begin[id(p)] = p.detach().clone()
         # These gradients stay as they are until the closure is called again.
-        self._places = [Place(self._begin, loss, [p.grad for p in self.parameters])]
+        self._places = [EvaluatedPoint(self._begin, loss, [p.grad for p in self.parameters])]
 
     def arrive(self, moved: Sequence[tuple[torch.Tensor, torch.Tensor]], quick: bool = False) -> None:
         """Take note of where the step has led parameters, each with its new value; what is elsewhere is forgotten.
@@ -272,8 +272,8 @@ class Evaluation:
         search = point.search
         *options, sign = (float(late[option]) for option in search.options)
         self._places = [place.with_gradients_apart() for place in self._places]
-        line = Line(pairs, self.parameters, self._begin)
-        seen: dict[float, Place] = {}
+        line = SearchLine(pairs, self.parameters, self._begin)
+        seen: dict[float, EvaluatedPoint] = {}
         losses: dict[float, float] = {}
 
         def look(distance: float) -> tuple[float, float]:
@@ -293,7 +293,7 @@ class Evaluation:
                     del seen[at]
             return losses[distance], sign * line.slope()
 
-        start = searches.Point(0.0, sign * float(self.loss), sign * line.slope())
+        start = searches.SearchPoint(0.0, sign * float(self.loss), sign * line.slope())
         with _moved([], self.parameters), line:
             if search.method == "backtracking":
                 length = searches.backtracking(look, start, *options)

@@ -11,16 +11,16 @@ from typing import Any
 
 import torch
 
-from optlang.compiled import Facts, Storage
+from optlang.artifact import ShapeInfo, Storage
 from optlang.inputs import as_values
 from optlang.language.tree import StateScope
-from optlang.runtime.batches import Batch
-from optlang.runtime.kernels import Prepared
+from optlang.runtime.batches import ParameterBatch
+from optlang.runtime.kernels import LoadedVariant
 from optlang.runtime.plan import GroupPlan, State
-from optlang.runtime.records import STEP, Record
+from optlang.runtime.records import STEP, ParameterState
 from optlang.runtime.tensors import facts_of, local
 from optlang.storage.blocks import SCALE
-from optlang.storage.coded import Places
+from optlang.storage.coded import ElementIndices
 from optlang.storage.parameters import KEY
 
 #: Key of the param groups that tells which the parameters are; the name that the ``schedulefree`` package gives it.
@@ -44,7 +44,7 @@ class EventPlan(GroupPlan):
     def prepare_event(self, state: State) -> None:
         """Check everything and lay out the work."""
         self.read()
-        records: dict[Any, list[Record]] = {}
+        records: dict[Any, list[ParameterState]] = {}
         for p in dict.fromkeys(self.parameters):
             held = state.get(p)
             part = local(p).detach()
@@ -58,7 +58,7 @@ class EventPlan(GroupPlan):
             known = {key: held[key] for key in kept if key in held}
             own = {key: local(v) if isinstance(v, torch.Tensor) else v for key, v in known.items()}
             record = self._bound(part, part, {part: own})  # its own values stand where a gradient would
-            records.setdefault(Batch.key(record), []).append(record)
+            records.setdefault(ParameterBatch.key(record), []).append(record)
         numbers = as_values(self._values or {}) | as_values(self._common_states())
         for members in records.values():
             batch = self._batch(members)
@@ -98,7 +98,7 @@ class EventPlan(GroupPlan):
             written += self._finish_event(work.batch, work.numbers({}))
         return written
 
-    def _finish_event(self, batch: Batch, numbers: Sequence[float]) -> list[torch.Tensor]:
+    def _finish_event(self, batch: ParameterBatch, numbers: Sequence[float]) -> list[torch.Tensor]:
         """Write what is not in the memory of ``optimizer.state``: host states, and states laid out otherwise."""
         for record in batch.records:
             held, about = self._held[id(record.parameter)], self._about(record.parameter)
@@ -114,11 +114,11 @@ class EventPlan(GroupPlan):
                     held[key] = record.staged[key]
         return [record.parameter for record in batch.records]
 
-    def variant_for(self, facts: Facts) -> Prepared:
+    def variant_for(self, facts: ShapeInfo) -> LoadedVariant:
         """Return the variant of the event for such a parameter."""
         return self.kernels.prepared(self._values or {}, self._answers or (), facts, self.event)
 
-    def _places_of(self, p: torch.Tensor) -> Places:
+    def _places_of(self, p: torch.Tensor) -> ElementIndices:
         """Return which elements of a parameter a part of it has."""
         owner = self._named(p)
         if owner.shape == p.shape:

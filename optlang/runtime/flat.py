@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from optlang.backends.loading import vectors
-from optlang.runtime.parts import Part
 from optlang.runtime.plan import GroupPlan, State, describe, switched
+from optlang.runtime.routing import RoutedRule
 from optlang.runtime.tensors import pieces
 from optlang.runtime.values import Hyperparameters
 
@@ -185,7 +185,7 @@ class _Owned(MutableMapping[torch.Tensor, dict[str, Any]]):
         return len(self.state)
 
 
-def seen(part: Part, members: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def seen(part: RoutedRule, members: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Return parameters as a rule sees them: each that has state of its own, and what facts and shapes it has."""
     if not part.compiled.rule.flat:
         return [(p, p) for p in members]
@@ -196,7 +196,9 @@ def seen(part: Part, members: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor
     return [(members[0], torch.empty(count, dtype=members[0].dtype, device="meta"))]
 
 
-def check(part: Part, group: Mapping[str, Any], groups: int, members: Sequence[torch.Tensor], searches: bool) -> None:
+def check(
+    part: RoutedRule, group: Mapping[str, Any], groups: int, members: Sequence[torch.Tensor], searches: bool
+) -> None:
     """Raise ValueError if a param group does not suit a flat rule.
 
     Args:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from optlang.compiled import Slot
-from optlang.runtime.parts import Part
+from optlang.artifact import Slot
 from optlang.runtime.plan import GroupPlan, named
+from optlang.runtime.routing import RoutedRule
 from optlang.runtime.stored import ROUNDING, STORE, formats_of, needs, warn
 from optlang.runtime.tensors import facts_of
 from optlang.storage import choice, parameters
@@ -23,7 +23,7 @@ def check_names(who: str, group: dict[str, Any], states: Sequence[str]) -> None:
         group[ROUNDING] = parameters.checked(who, group[ROUNDING])
 
 
-def check(part: Part, group: Mapping[str, Any], members: Sequence[torch.Tensor], kind: type[GroupPlan]) -> None:
+def check(part: RoutedRule, group: Mapping[str, Any], members: Sequence[torch.Tensor], kind: type[GroupPlan]) -> None:
     """Raise ValueError if the parameters of a group that go to a rule cannot be kept as it asks.
 
     Formats that do not suit the rule are warned of.

@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 
+from optlang.artifact import FACTS, Compiled, Kernel, ShapeInfo, Slot, Storage, Variant, VariantKey
 from optlang.backends.loading import loops, plain, registry, vectors
 from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import Dims, LoadedKernel, Signature
 from optlang.cache import folders
-from optlang.compiled import FACTS, Compiled, Facts, Kernel, Slot, Storage, Variant, VariantKey
 from optlang.inputs import ValueName, as_values
 from optlang.language.identity import DimensionSize
 from optlang.language.rule import Value, Values
@@ -26,7 +26,7 @@ from optlang.storage import NARROW
 REMEMBERED = 4096
 
 
-class PreparedKernel:
+class KernelModule:
     """A kernel with its functions.
 
     Args:
@@ -74,7 +74,7 @@ class PreparedKernel:
 
 
 @dataclass
-class Prepared:
+class LoadedVariant:
     """A variant with its functions.
 
     Attributes:
@@ -93,10 +93,10 @@ class Prepared:
     hosted: tuple[Slot, ...]
     stored: tuple[Slot, ...]
     facts: tuple[str | DimensionSize, ...]
-    direct: PreparedKernel | None
+    direct: KernelModule | None
 
     @classmethod
-    def of(cls, variant: Variant) -> Prepared:
+    def of(cls, variant: Variant) -> LoadedVariant:
         """Return a variant with its functions loaded."""
         arguments, plain = variant.schedule.arguments(), load_module(variant.source, variant.name)
         return cls(
@@ -106,7 +106,7 @@ class Prepared:
             tuple(s for s in variant.slots if s.storage is Storage.HOST),
             tuple(s for s in variant.slots if s.storage is not Storage.HOST),
             tuple(name for name in FACTS if name in arguments),
-            None if variant.kernel is None else PreparedKernel(variant.kernel, plain),
+            None if variant.kernel is None else KernelModule(variant.kernel, plain),
         )
 
     @property
@@ -147,7 +147,7 @@ class Prepared:
         return fresh
 
 
-class Kernels:
+class VariantCache:
     """The variants and kernels of one class.
 
     Attributes:
@@ -159,11 +159,11 @@ class Kernels:
         self._backends = registry.find(backend)
         self._load = registry.loader(self._backends)
         self.loaded: dict[tuple[str, Signature], LoadedKernel] = {}
-        self._variants: dict[VariantKey, Prepared] = {}
-        self._stages: dict[str, PreparedKernel] = {}
+        self._variants: dict[VariantKey, LoadedVariant] = {}
+        self._stages: dict[str, KernelModule] = {}
         self._texts: dict[str, dict[tuple[Any, ...], str]] = {}
         self._owned: set[tuple[VariantKey, str, Signature]] = set()
-        self._chosen: dict[tuple[Any, ...], Prepared] = {}
+        self._chosen: dict[tuple[Any, ...], LoadedVariant] = {}
         # A fact that the rule's text does not even mention cannot choose between variants (dimensions always may).
         text = unicodedata.normalize("NFKC", compiled.rule.tree.source.text)
         mentioned = [name for name in FACTS if isinstance(name, str) and name != "ndim" and name in text]
@@ -173,7 +173,9 @@ class Kernels:
         self._mentioned = tuple(["shape"] if self.by_shape else mentioned)
         self.by_size = bool(self._mentioned)  # whether a tensor's sizes may matter
 
-    def prepared(self, values: Values, answers: tuple[Value, ...], facts: Facts, event: str | None = None) -> Prepared:
+    def prepared(
+        self, values: Values, answers: tuple[Value, ...], facts: ShapeInfo, event: str | None = None
+    ) -> LoadedVariant:
         """Return the variant that these values select, for a step or for ``on EVENT``; compiled to source at first."""
         asked = (answers, event, facts.ndim, *(getattr(facts, name) for name in self._mentioned))
         found = self._chosen.get(asked)
@@ -186,15 +188,15 @@ class Kernels:
             found = self._chosen[asked] = self._variants[key]
         return found
 
-    def _loaded_variant(self, variant: Variant) -> Prepared:
+    def _loaded_variant(self, variant: Variant) -> LoadedVariant:
         """Return a variant with its functions; kernels that are alike share their texts."""
         for kernel in variant.schedule.kernels:
             texts = self._texts.setdefault(kernel.digest, kernel.texts)
             texts.update(kernel.texts)
             kernel.texts = texts
-        return Prepared.of(variant)
+        return LoadedVariant.of(variant)
 
-    def quicken(self, prepared: PreparedKernel, p: torch.Tensor) -> None:
+    def quicken(self, prepared: KernelModule, p: torch.Tensor) -> None:
         """Let a stage over matrices call C++ where there is some for what it does with a parameter like this."""
         if self.backend in vectors.BACKENDS:
             device = p.device.type
@@ -206,10 +208,10 @@ class Kernels:
         if self.backend in vectors.BACKENDS and kernel.matrices:
             loops.text(kernel, device)
 
-    def stage(self, kernel: Kernel) -> PreparedKernel:
+    def stage(self, kernel: Kernel) -> KernelModule:
         """Return the kernel of a stage with its functions; stages that are alike share it."""
         if kernel.digest not in self._stages:
-            self._stages[kernel.digest] = PreparedKernel(kernel)
+            self._stages[kernel.digest] = KernelModule(kernel)
         return self._stages[kernel.digest]
 
     def coded(self, kernel: Kernel, signature: Signature, owner: Variant) -> LoadedKernel | None:

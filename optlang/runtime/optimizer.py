@@ -15,26 +15,26 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from optlang.compiled import Compiled
+from optlang.artifact import Compiled
 from optlang.inputs import ValueName
 from optlang.language.builtins import HALT, SEARCHES
 from optlang.language.identity import Count
 from optlang.language.questions import draws, evaluations
 from optlang.language.suggest import nearest
 from optlang.language.tree import StateScope
-from optlang.runtime import chance, checkpoint, documentation, flat, keeping, lazy
+from optlang.runtime import checkpoint, documentation, flat, keeping, rng, sparse
 from optlang.runtime.capturable import CapturablePlan
 from optlang.runtime.counterpart import SWITCHES, undecorated
 from optlang.runtime.differentiable import DifferentiablePlan
 from optlang.runtime.evaluation import Evaluation, Stopped
 from optlang.runtime.events import TRAINING, EventPlan
 from optlang.runtime.flat import FlatPlan
-from optlang.runtime.kernels import Kernels, Prepared
-from optlang.runtime.lazy import LAZY, LazyPlan
-from optlang.runtime.parts import Part, Parts
+from optlang.runtime.kernels import LoadedVariant, VariantCache
 from optlang.runtime.plan import GroupPlan, named, switched
 from optlang.runtime.records import STEP
+from optlang.runtime.routing import Parts, RoutedRule
 from optlang.runtime.schedule_runner import run_schedule
+from optlang.runtime.sparse import LAZY, LazyPlan
 from optlang.runtime.stages import Scratch
 from optlang.runtime.stored import ROUNDING, STORE, described
 from optlang.runtime.tensors import facts_of, is_fake, local
@@ -45,7 +45,7 @@ from optlang.runtime.work import ScheduledWork
 from optlang.storage import choice, parameters
 
 #: The staged work of a rule, with the other arguments of ``run_schedule``.
-Together = tuple[Part, list[ScheduledWork], Prepared, Mapping[ValueName, Any], chance.Seed | None]
+Together = tuple[RoutedRule, list[ScheduledWork], LoadedVariant, Mapping[ValueName, Any], rng.Seed | None]
 
 _nothing = nullcontext()
 _unknown: Mapping[ValueName, Any] = {}
@@ -56,7 +56,7 @@ PLANS: dict[str | None, type[GroupPlan]] = {
 }
 
 
-def _kind(group: dict[str, Any], part: Part) -> type[GroupPlan]:
+def _kind(group: dict[str, Any], part: RoutedRule) -> type[GroupPlan]:
     """Return the kind of plan that a param group needs for a rule."""
     if part.compiled.rule.flat:
         return FlatPlan
@@ -73,7 +73,7 @@ class RuleOptimizer(Optimizer):
 
     _compiled: ClassVar[Compiled]
     _parts: ClassVar[Parts]
-    _calling: ClassVar[frozenset[Kernels]]  # those of rules that have the closure called
+    _calling: ClassVar[frozenset[VariantCache]]  # those of rules that have the closure called
     _asked: ClassVar[frozenset[str]]  # what of the closure: ``loss``, ``grad``, ``hvp``
     _counting: ClassVar[bool]  # whether a step without gradients changes its param groups
     _random: ClassVar[bool]  # whether it draws random numbers
@@ -106,8 +106,8 @@ class RuleOptimizer(Optimizer):
         defaults = {**self._parts.defaults, **self._parts.counterpart.keys, **given}
         if self._compiled.rule.sparse:
             defaults.setdefault(LazyPlan.switch, LAZY)
-        if self._random and chance.SEED not in defaults:
-            defaults[chance.SEED] = chance.checked(self._name(), None)
+        if self._random and rng.SEED not in defaults:
+            defaults[rng.SEED] = rng.checked(self._name(), None)
         super().__init__(groups if not isinstance(params, torch.Tensor) else params, defaults)
 
     @classmethod
@@ -140,8 +140,8 @@ class RuleOptimizer(Optimizer):
             elif key == ROUNDING:
                 if value is not None:
                     given[key] = parameters.checked(cls._name(), value)
-            elif key == chance.SEED and cls._random:
-                given[key] = chance.checked(cls._name(), value)
+            elif key == rng.SEED and cls._random:
+                given[key] = rng.checked(cls._name(), value)
             elif key in PLANS:
                 if key == LazyPlan.switch and cls._compiled.rule.sparse:
                     given[key] = value or None
@@ -183,7 +183,7 @@ class RuleOptimizer(Optimizer):
         self._parts.derive(param_group, self.defaults)
         self._parts.check({**self.defaults, **param_group})
         self._check_marks(param_group)
-        lazy.check(self._name(), {**self.defaults, **param_group})
+        sparse.check(self._name(), {**self.defaults, **param_group})
         keeping.check_names(self._name(), param_group, self._stored())
         undecorated(Optimizer.add_param_group)(self, param_group)
         self._fakes = _fakes(self.param_groups)
@@ -223,12 +223,12 @@ class RuleOptimizer(Optimizer):
                 )
         return placed
 
-    def _begin(self, part: Part, group: dict[str, Any], members: list[torch.Tensor]) -> None:
+    def _begin(self, part: RoutedRule, group: dict[str, Any], members: list[torch.Tensor]) -> None:
         """Give a param group what a rule keeps there, and refuse parameters whose shapes do not suit the rule."""
         if self._events:
             group.setdefault(TRAINING, self.param_groups[0].get(TRAINING, True))
         if switched(group) == LazyPlan.switch:
-            lazy.check_rule(part, group, members)
+            sparse.check_rule(part, group, members)
         keeping.check(part, group, members, _kind(group, part))
         searches = bool(evaluations(part.compiled.rule) & {*SEARCHES})
         flat.check(part, group, len(self.param_groups), members, searches)
@@ -245,7 +245,7 @@ class RuleOptimizer(Optimizer):
 
     @staticmethod
     def _begin_numbers(
-        part: Part, group: dict[str, Any], members: Sequence[torch.Tensor], others: Mapping[str, Any]
+        part: RoutedRule, group: dict[str, Any], members: Sequence[torch.Tensor], others: Mapping[str, Any]
     ) -> None:
         """Give a param group the numbers that a rule keeps there, as far as it has none.
 
@@ -476,7 +476,7 @@ class RuleOptimizer(Optimizer):
                         self._take_back(before)
                     raise
 
-    def _keep_shared(self, part: Part, shared: Mapping[str, Any]) -> None:
+    def _keep_shared(self, part: RoutedRule, shared: Mapping[str, Any]) -> None:
         """Write the states that the whole optimizer shares, by key, to every param group."""
         for group in self.param_groups:
             group.update((part.hyper.kept(key), value) for key, value in shared.items())
@@ -504,7 +504,7 @@ class RuleOptimizer(Optimizer):
 
         Sums and shared states are those of one rule; the latter follow the variant and the values of its first group.
         """
-        found, seed = [], chance.Seed(self.param_groups) if self._random else None
+        found, seed = [], rng.Seed(self.param_groups) if self._random else None
         for part in self._parts.parts:
             works = [work for plan in busy for work in plan.staged if work.rule is part.kernels]
             if works:
@@ -549,7 +549,7 @@ class RuleOptimizer(Optimizer):
         if not fits or routes != self._routes:
             self._routes = routes
             for group in self.param_groups:
-                lazy.check(self._name(), group)
+                sparse.check(self._name(), group)
                 keeping.check_names(self._name(), group, self._stored())
             plans[:] = [
                 _kind(group, part)(group, part.hyper, part.kernels, members)

@@ -22,7 +22,7 @@ SOME = 1024
 BLOCK = 2**16
 
 
-class Place(NamedTuple):
+class EvaluatedPoint(NamedTuple):
     """Where the closure has been called, and what it left there.
 
     Attributes:
@@ -39,7 +39,7 @@ class Place(NamedTuple):
     directions: Mapping[int, torch.Tensor] = MappingProxyType({})
     distance: float = 0.0
 
-    def with_gradients_apart(self) -> Place:
+    def with_gradients_apart(self) -> EvaluatedPoint:
         """Return the same place with gradients that no call of the closure can write to."""
         return self._replace(gradients=[None if g is None else g.detach().clone() for g in self.gradients])
 
@@ -96,7 +96,7 @@ def _blocks(
     yield from zip(value.split(size), begin.split(size), along, strict=False)
 
 
-class Line:
+class SearchLine:
     """The line that a search goes along; the parameters come back when it is left.
 
     Args:
@@ -133,10 +133,10 @@ class Line:
             else:
                 p.data.copy_(self._kept[id(p)].add(d, alpha=distance))
 
-    def place(self, distance: float, loss: Any) -> Place:
+    def place(self, distance: float, loss: Any) -> EvaluatedPoint:
         """Return the place at a distance, where the closure has been called."""
         gradients = [None if p.grad is None else p.grad.detach().clone() for p in self.parameters]
-        return Place(self.begin, loss, gradients, self._directions, distance)
+        return EvaluatedPoint(self.begin, loss, gradients, self._directions, distance)
 
     def slope(self) -> float:
         """Return how steep the loss is along the line where the parameters are."""

@@ -13,26 +13,26 @@ from typing import Any, NoReturn
 
 import torch
 
-from optlang.compiled import Facts, Variant
+from optlang.artifact import ShapeInfo, Variant
 from optlang.inputs import ValueName, as_values
 from optlang.language.identity import Count, GivenName
 from optlang.language.rule import Value, Values
 from optlang.language.tree import StateScope
-from optlang.runtime import chance, host
-from optlang.runtime.batches import Batch
+from optlang.runtime import host, rng
+from optlang.runtime.batches import ParameterBatch
+from optlang.runtime.device_scalars import stays_on_device
 from optlang.runtime.evaluation import Evaluation
-from optlang.runtime.kernels import Kernels, Prepared
-from optlang.runtime.numbers import stays_on_device
-from optlang.runtime.records import STEP, Record
+from optlang.runtime.kernels import LoadedVariant, VariantCache
+from optlang.runtime.records import STEP, ParameterState
 from optlang.runtime.stages import Scratch
 from optlang.runtime.stored import ROUNDING as ROUNDING
 from optlang.runtime.stored import STORE as STORE
 from optlang.runtime.stored import asked, formats_of
 from optlang.runtime.tensors import address, facts_of, is_fake, local, lost, makes_fakes
 from optlang.runtime.values import Hyperparameters
-from optlang.runtime.work import DirectWork, ScheduledWork
+from optlang.runtime.work import PendingStep, ScheduledWork
 from optlang.storage import Format
-from optlang.storage.coded import WHOLE, Coded, Places
+from optlang.storage.coded import WHOLE, Coded, ElementIndices
 
 State = MutableMapping[torch.Tensor, dict[str, Any]]
 
@@ -57,12 +57,12 @@ class GroupPlan:
         self,
         group: dict[str, Any],
         hyper: Hyperparameters,
-        kernels: Kernels,
+        kernels: VariantCache,
         chosen: Sequence[torch.Tensor] | None = None,
     ) -> None:
         self.group, self.hyper, self.kernels = group, hyper, kernels
         self.name = hyper.compiled.name
-        self.batches: list[Batch] = []
+        self.batches: list[ParameterBatch] = []
         self._kept = asked(group)
         self.members: list[torch.Tensor] = list(group["params"])
         self.parameters: list[torch.Tensor] = self.members if chosen is None else list(chosen)
@@ -70,10 +70,10 @@ class GroupPlan:
         self.idle: list[torch.Tensor] = list({id(p): p for p in self.parameters}.values())
         self._values: dict[GivenName, Value] | None = None
         self._answers: tuple[Value, ...] | None = None
-        self._leading: tuple[Any, Prepared] | None = None
+        self._leading: tuple[Any, LoadedVariant] | None = None
         self.offset = 0  # how many parameters there are in the groups before
         self._places: dict[int, int] | None = None
-        self.work: list[DirectWork] = []  # what has been prepared
+        self.work: list[PendingStep] = []  # what has been prepared
         self.staged: list[ScheduledWork] = []  # what has to be run together with that of other groups
         self.evaluation: Evaluation | None = None  # the calls of the closure, of a rule that asks for them
         self.inferring = False  # whether the step is made in inference mode
@@ -98,7 +98,7 @@ class GroupPlan:
         own = any(v.group_slots or v.counts_group or v.schedule.shared for v in variants)
         return self.switch is None and not (own or self.instead or self.inferring)
 
-    def leading(self) -> Prepared:
+    def leading(self) -> LoadedVariant:
         """Return the variant of its first parameter, whose formulas of shared states hold."""
         if self._leading is None or self._leading[0] is not self._values:
             self._leading = self._values, self.variant_for(facts_of(self.parameters[0]))
@@ -132,7 +132,7 @@ class GroupPlan:
             self.lay_out(batch, known)
         return True
 
-    def lay_out(self, batch: Batch, known: Mapping[ValueName, Any]) -> None:
+    def lay_out(self, batch: ParameterBatch, known: Mapping[ValueName, Any]) -> None:
         """Make a batch's step ready."""
         if batch.schedule is not None:
             self.staged.append(ScheduledWork(batch, known, self.kernels, self.scratch))
@@ -156,7 +156,7 @@ class GroupPlan:
                     self._dissolve(batch)
         self._values, self._answers = values, answers
 
-    def _is_changed(self, record: Record, values: Values, answers: tuple[Value, ...]) -> bool:
+    def _is_changed(self, record: ParameterState, values: Values, answers: tuple[Value, ...]) -> bool:
         """Whether other hyperparameters select another variant for a parameter, or give its states other shapes."""
         prepared, p = record.prepared, record.parameter
         if self.kernels.prepared(values, answers, record.facts) is not prepared:
@@ -165,7 +165,7 @@ class GroupPlan:
 
     def _read_sizes(self, values: Values) -> None:
         """See whether the parameters suit the rule with other hyperparameters."""
-        seen: set[Facts] = set()
+        seen: set[ShapeInfo] = set()
         for p in self.parameters:
             facts = facts_of(p)
             reason = None if facts in seen else self.kernels.compiled.unfit(values, facts)
@@ -173,14 +173,14 @@ class GroupPlan:
             if reason is not None:
                 self._fail(self._named(p), f"does not suit the rule: {reason}")
 
-    def _dissolve(self, batch: Batch) -> None:
+    def _dissolve(self, batch: ParameterBatch) -> None:
         """Let go of the views of a batch; its parameters are bound anew when they next have gradients."""
         self.batches.remove(batch)
         self.idle.extend(record.parameter for record in batch.records)
 
-    def _gather(self, state: State | None) -> list[Batch]:
+    def _gather(self, state: State | None) -> list[ParameterBatch]:
         """Collect the gradients and return the batches that have any; without ``state``, its dicts are the same."""
-        active: list[Batch] = []
+        active: list[ParameterBatch] = []
         for batch in list(self.batches):
             ready = None if batch.is_overwritten() else self._gather_batch(batch, state)
             if ready is None:
@@ -197,7 +197,7 @@ class GroupPlan:
             active = [other for other in active if other is not batch]
         return active
 
-    def _gather_batch(self, batch: Batch, state: State | None) -> list[Record] | None:
+    def _gather_batch(self, batch: ParameterBatch, state: State | None) -> list[ParameterState] | None:
         """Collect the gradients of a batch; return the records that have one, or None if some record is stale."""
         if batch.volatile:
             return None
@@ -206,7 +206,7 @@ class GroupPlan:
             if usual is not None:
                 batch.gradients = usual
                 return batch.records
-        ready: list[Record] = []
+        ready: list[ParameterState] = []
         gradients: list[torch.Tensor] = []
         places: list[int] = []
         for place, record in enumerate(batch.records):
@@ -233,7 +233,7 @@ class GroupPlan:
         batch.gradients = gradients
         return ready
 
-    def _bind(self, state: State) -> list[Batch]:
+    def _bind(self, state: State) -> list[ParameterBatch]:
         """Bind the idle parameters that have gradients and return them as batches."""
         waiting = [p for p in self.idle if p.grad is not None]
         if not waiting:
@@ -241,11 +241,11 @@ class GroupPlan:
         if len(waiting) > 1:  # in the order of the parameters, as a resumed optimizer would take them
             places = {id(p): i for i, p in enumerate(self.members)}
             waiting.sort(key=lambda p: places.get(id(p), 0))
-        records: dict[Any, list[Record]] = {}
+        records: dict[Any, list[ParameterState]] = {}
         for p in waiting:
             assert p.grad is not None
             record = self._bound(p, p.grad, state)
-            records.setdefault(Batch.key(record), []).append(record)
+            records.setdefault(ParameterBatch.key(record), []).append(record)
         batches = [self._batch(members) for members in records.values()]
         for batch in batches:
             batch.gradients = [r.fitting(g) for r in batch.records if (g := r.parameter.grad) is not None]
@@ -254,20 +254,20 @@ class GroupPlan:
         self.batches.extend(batches)
         return batches
 
-    def _batch(self, records: list[Record]) -> Batch:
+    def _batch(self, records: list[ParameterState]) -> ParameterBatch:
         """Return a batch of some records."""
-        batch = Batch(records)
-        batch.seed = self.group.get(chance.SEED, 0)
+        batch = ParameterBatch(records)
+        batch.seed = self.group.get(rng.SEED, 0)
         return batch
 
-    def _bound(self, p: torch.Tensor, g: torch.Tensor, state: State) -> Record:
+    def _bound(self, p: torch.Tensor, g: torch.Tensor, state: State) -> ParameterState:
         """Return a record of a parameter with a gradient, checked."""
         self._check_parameter(p)
         self._check_gradient(p, g)
         prepared = self.variant_for(facts_of(p))
         self._check_schedule(p, prepared)
         self._check_dimensions(p, prepared)
-        record = Record(p, prepared, state.get(p, {}))
+        record = ParameterState(p, prepared, state.get(p, {}))
         try:
             formats = self._formats(prepared, p)
             if reason := self.unfit(prepared.variant, self._named(p), formats):
@@ -279,7 +279,7 @@ class GroupPlan:
             self._fail(p, f"cannot be updated: {error}")
         return record
 
-    def _formats(self, prepared: Prepared, p: torch.Tensor) -> dict[str, Format]:
+    def _formats(self, prepared: LoadedVariant, p: torch.Tensor) -> dict[str, Format]:
         """Return how states of a parameter are kept that are kept otherwise than the rule says, by key."""
         return formats_of(self.kernels.compiled, self.group, prepared, self._named(p))
 
@@ -288,7 +288,7 @@ class GroupPlan:
         """Return why the numbers of a parameter cannot be kept in some formats; empty if they can."""
         return ""
 
-    def _places_of(self, p: torch.Tensor) -> Places:
+    def _places_of(self, p: torch.Tensor) -> ElementIndices:
         """Return which elements of a parameter a part of it has."""
         return WHOLE
 
@@ -302,7 +302,7 @@ class GroupPlan:
             self._places = {id(q): i for i, q in enumerate(self.group["params"], self.offset)}
         return self._places.get(id(p), 0)
 
-    def variant_for(self, facts: Facts) -> Prepared:
+    def variant_for(self, facts: ShapeInfo) -> LoadedVariant:
         """Return the variant that updates a parameter of which these are the facts."""
         return self.kernels.prepared(self._values or {}, self._answers or (), facts)
 
@@ -319,7 +319,7 @@ class GroupPlan:
                 continue
             g = self._example(p)
             record = self._bound(p, g, state)
-            key = Batch.key(record)
+            key = ParameterBatch.key(record)
             if key not in seen:
                 seen.add(key)
                 batch = self._batch([record])
@@ -360,7 +360,7 @@ class GroupPlan:
         if p.is_inference() and not self.inferring:
             self._fail(p, "is an inference tensor, which can only be updated within torch.inference_mode()")
 
-    def _check_dimensions(self, p: torch.Tensor, prepared: Prepared) -> None:
+    def _check_dimensions(self, p: torch.Tensor, prepared: LoadedVariant) -> None:
         variant = prepared.variant
         if p.dim() < variant.min_ndim:
             self._fail(
@@ -371,7 +371,7 @@ class GroupPlan:
         if p.is_complex() and not variant.layout.flat:
             self._fail(p, f"is complex, and {self.name} reduces over dimensions, which is defined for real ones only")
 
-    def _check_schedule(self, p: torch.Tensor, prepared: Prepared) -> None:
+    def _check_schedule(self, p: torch.Tensor, prepared: LoadedVariant) -> None:
         """Refuse what steps of several stages cannot do."""
         schedule = prepared.variant.schedule
         if not schedule.direct and self.switch is not None:
@@ -418,7 +418,7 @@ class GroupPlan:
 
     # Host numbers -------------------------------------------------------------------------------------------
 
-    def _group_values(self, prepared: Prepared) -> dict[ValueName, Any]:
+    def _group_values(self, prepared: LoadedVariant) -> dict[ValueName, Any]:
         """Run the group's own update and return every value that ``host`` may take."""
         values = self._values or {}
         slots, names = prepared.variant.group_slots, prepared.variant.group_arguments
@@ -458,16 +458,16 @@ class GroupPlan:
         step = self.hyper.kept(STEP)
         return float(self._group_numbers.get(step, self.group.get(step, 0.0)))
 
-    def host(self, batch: Batch, known: Mapping[ValueName, Any]) -> DirectWork:
+    def host(self, batch: ParameterBatch, known: Mapping[ValueName, Any]) -> PendingStep:
         """Run ``host`` for a batch and pack the coefficients, and see to its kernel."""
         call = batch.call
         assert call is not None
         coefficients, numbers = host.call(call.prepared.functions["host"], batch.host_arguments(known))
         if call.loaded is None:
             self._see_to_kernel(batch, len(coefficients))
-        return DirectWork(batch, call.packed(coefficients), numbers, batch.count)
+        return PendingStep(batch, call.packed(coefficients), numbers, batch.count)
 
-    def _see_to_kernel(self, batch: Batch, coefficients: int) -> None:
+    def _see_to_kernel(self, batch: ParameterBatch, coefficients: int) -> None:
         """Find the kernel of a batch that has none."""
         call = batch.call
         assert call is not None
@@ -543,7 +543,7 @@ class GroupPlan:
         self.work, self.staged = [], []
 
     @staticmethod
-    def _commit(batch: Batch, state: State) -> None:
+    def _commit(batch: ParameterBatch, state: State) -> None:
         """Write the states that were started to ``optimizer.state``."""
         batch.reflect()
         for record in batch.records:
@@ -561,12 +561,12 @@ class GroupPlan:
                 self._dissolve(batch)
 
 
-def divided(batches: Sequence[Batch]) -> list[Batch]:
+def divided(batches: Sequence[ParameterBatch]) -> list[ParameterBatch]:
     """Return the batches with a schedule that could be one again, since their tensors have been updated equally often.
 
     It matters to the last bit: products of stacked matrices are rounded otherwise than those of single ones.
     """
-    known: dict[Any, list[Batch]] = {}
+    known: dict[Any, list[ParameterBatch]] = {}
     scheduled = [batch for batch in batches if batch.schedule is not None and batch.committed]
     for batch in scheduled if len(scheduled) > 1 else ():
         known.setdefault(batch.likeness(), []).append(batch)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 
-from optlang.compiled import Facts, Slot, Storage
+from optlang.artifact import ShapeInfo, Slot, Storage
 from optlang.inputs import ValueName, text
 from optlang.language.rule import Values
-from optlang.runtime.chance import mixed
-from optlang.runtime.kernels import Prepared
+from optlang.runtime.kernels import LoadedVariant
+from optlang.runtime.rng import mixed
 from optlang.runtime.tensors import (
     address,
     arithmetic,
@@ -33,7 +33,7 @@ from optlang.storage import Format, Wide, choice
 from optlang.storage.blocks import SCALE, Blocks
 from optlang.storage.coded import WHOLE, Coded
 from optlang.storage.named import CODES
-from optlang.storage.parameters import KEY, Parameter, Stochastic
+from optlang.storage.parameters import KEY, ParameterFormat, Stochastic
 
 if TYPE_CHECKING:
     from optlang.storage.coded import Key
@@ -48,7 +48,7 @@ STEP = "step"
 _CODES = {kind.codes for kind in CODES.values()}
 
 
-class Record:
+class ParameterState:
     """A parameter and its state, as kernels can take them.
 
     Attributes:
@@ -109,10 +109,10 @@ class Record:
         "whole",
     )
 
-    def __init__(self, parameter: torch.Tensor, prepared: Prepared, state: dict[str, Any]) -> None:
+    def __init__(self, parameter: torch.Tensor, prepared: LoadedVariant, state: dict[str, Any]) -> None:
         self.parameter, self.prepared, self.state = parameter, prepared, state
         self.owner, _ = next(pieces(parameter, parameter))
-        self.facts: Facts = facts_of(parameter)
+        self.facts: ShapeInfo = facts_of(parameter)
         self.shape, self.dtype, self.form = parameter.shape, parameter.dtype, form(parameter)
         self.pointer = address(parameter)
         self.staged: dict[str, Any] = {}
@@ -238,9 +238,9 @@ class Record:
     def _take_way(self, formats: Mapping[str, Format]) -> None:
         """Take what belongs to a parameter whose rounding errors are kept, starting it if it is missing."""
         way, p, held = formats.get(KEY), self.parameter, self.state.get(KEY)
-        if held is not None and (not isinstance(way, Parameter) or way.alone):
+        if held is not None and (not isinstance(way, ParameterFormat) or way.alone):
             self.staged[KEY] = None  # the parameter moves on without it
-        if not isinstance(way, Parameter):
+        if not isinstance(way, ParameterFormat):
             return
         second = way.companion(p)
         if isinstance(held, torch.Tensor) and held.dtype is second.dtype and held.shape == p.shape:

@@ -16,7 +16,7 @@ import torch
 
 from optlang.inputs import (
     Asked,
-    Iterate,
+    IterationControl,
     Late,
     LateNumber,
     NumberContribution,
@@ -27,10 +27,10 @@ from optlang.inputs import (
     text,
     waits_for,
 )
-from optlang.runtime import chance, host
+from optlang.runtime import host, rng
+from optlang.runtime.device_scalars import as_number, traced_functions
 from optlang.runtime.evaluation import Evaluation
-from optlang.runtime.kernels import Prepared
-from optlang.runtime.numbers import as_number, traced_functions
+from optlang.runtime.kernels import LoadedVariant
 from optlang.runtime.stages import Segment
 from optlang.runtime.work import ScheduledWork
 
@@ -39,9 +39,9 @@ _NUMBERS = {float}
 
 def run_schedule(
     works: Sequence[ScheduledWork],
-    prepared: Prepared,
+    prepared: LoadedVariant,
     known: Mapping[ValueName, Any],
-    seed: chance.Seed | None,
+    seed: rng.Seed | None,
     shared: dict[str, Any],
     evaluation: Evaluation | None = None,
 ) -> None:
@@ -105,7 +105,7 @@ class Agenda:
         nothing: The sums that are read and that no tensor has a part of: they are 0.
     """
 
-    prepared: Prepared
+    prepared: LoadedVariant
     paths: tuple[Sequence[Segment], ...]
     turns: tuple[Turn, ...]
     nothing: Mapping[ValueName, float]
@@ -145,7 +145,7 @@ def _turns(
     left = [list(path) for path in paths]
     totals = Counter(total for path in paths for segment in path for total in segment.totals)
     points = Counter(point for path in paths for segment in path for point in segment.points)
-    asking = Iterate.STOP in totals
+    asking = IterationControl.STOP in totals
     there |= shared.arriving(there)
     while any(left):
         runs = []
@@ -153,7 +153,7 @@ def _turns(
             while path and path[0].needs <= there:
                 # Nothing moves before the closure has been called everywhere, or while the steps may end; and what
                 # only a step needs is not computed before it is known that there is one.
-                given = asking and not any(Iterate.STOP in segment.totals for segment in path)
+                given = asking and not any(IterationControl.STOP in segment.totals for segment in path)
                 if given or ((points or asking) and path[0].writes):
                     break
                 runs.append((place, path.pop(0)))
@@ -161,7 +161,7 @@ def _turns(
                 points.subtract(runs[-1][1].points)
         sums = sorted((t for t, count in totals.items() if not count and t not in there), key=text)
         there.update(sums)
-        decides = asking and Iterate.STOP in there
+        decides = asking and IterationControl.STOP in there
         asking = asking and not decides
         complete = (p for p, count in points.items() if not count and _options(p, totals.keys()) <= there)
         asked = () if asking else sorted(complete, key=text)
@@ -182,7 +182,7 @@ def _run_in_turns(
     works: Sequence[ScheduledWork],
     shared: _Shared,
     late: dict[ValueName, Any],
-    seed: chance.Seed | None,
+    seed: rng.Seed | None,
     evaluation: Evaluation | None,
 ) -> None:
     """Run the steps of batches with a schedule, putting what arrives into ``late``."""
@@ -227,7 +227,7 @@ def _sum(parts: Sequence[Any]) -> Any:
 class _Shared:
     """The states that the whole optimizer shares, computed once a step into ``results``."""
 
-    def __init__(self, prepared: Prepared, known: Mapping[ValueName, Any], results: dict[str, Any]) -> None:
+    def __init__(self, prepared: LoadedVariant, known: Mapping[ValueName, Any], results: dict[str, Any]) -> None:
         self.known, self.prepared, self.results = known, prepared, results
         self.left = list(prepared.variant.schedule.shared)
         self.needs = {name for _, names in self.left for name in names if isinstance(name, LateNumber)}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 Line = Callable[[float], tuple[float, float]]
 
 
-class Point(NamedTuple):
+class SearchPoint(NamedTuple):
     """A place on the line that has been looked at."""
 
     at: float
@@ -21,7 +21,7 @@ class Point(NamedTuple):
     slope: float
 
 
-def backtracking(line: Line, start: Point, step: float, c1: float, shrink: float, evaluations: float) -> float:
+def backtracking(line: Line, start: SearchPoint, step: float, c1: float, shrink: float, evaluations: float) -> float:
     """Return the first of ``step``, ``shrink*step``, ... at which the loss has fallen enough; 0 if none is.
 
     Args:
@@ -42,7 +42,7 @@ def backtracking(line: Line, start: Point, step: float, c1: float, shrink: float
 
 def strong_wolfe(
     line: Line,
-    start: Point,
+    start: SearchPoint,
     largest: float,
     step: float,
     c1: float,
@@ -77,23 +77,23 @@ def strong_wolfe(
 class _Search:
     """One search for a distance that meets the strong Wolfe conditions."""
 
-    def __init__(self, line: Line, start: Point, c1: float, c2: float, most: int) -> None:
+    def __init__(self, line: Line, start: SearchPoint, c1: float, c2: float, most: int) -> None:
         self.line, self.start, self.c1, self.c2, self.most = line, start, c1, c2, most
         self.called = 0
 
-    def look(self, at: float) -> Point:
+    def look(self, at: float) -> SearchPoint:
         """Return the point at a distance."""
-        return Point(at, *self.line(at))
+        return SearchPoint(at, *self.line(at))
 
-    def too_high(self, point: Point) -> bool:
+    def too_high(self, point: SearchPoint) -> bool:
         """Whether the loss has not fallen enough."""
         return not point.loss <= self.start.loss + self.c1 * point.at * self.start.slope  # what is no number is, too
 
-    def flat_enough(self, point: Point) -> bool:
+    def flat_enough(self, point: SearchPoint) -> bool:
         """Whether little of the slope is left."""
         return abs(point.slope) <= -self.c2 * self.start.slope
 
-    def bracketed(self, step: float) -> list[Point]:
+    def bracketed(self, step: float) -> list[SearchPoint]:
         """Return a point that meets the conditions, or two with one between them."""
         before, point = self.start, self.look(step)
         while self.called < self.most:
@@ -109,7 +109,7 @@ class _Search:
             self.called += 1
         return [self.start, point]
 
-    def narrowed(self, bracket: list[Point], tolerance: float, largest: float) -> float:
+    def narrowed(self, bracket: list[SearchPoint], tolerance: float, largest: float) -> float:
         """Return a distance between the ends of a bracket."""
         low, high = _lower(bracket)
         close = False  # the last step came close to an end
@@ -141,12 +141,12 @@ class _Search:
         return bracket[low].at
 
 
-def _lower(bracket: list[Point]) -> tuple[int, int]:
+def _lower(bracket: list[SearchPoint]) -> tuple[int, int]:
     """Return which end of a bracket is lower and which is higher; one that is no number is not lower."""
     return (1, 0) if bracket[1].loss < bracket[0].loss else (0, 1)
 
 
-def _between(a: Point, b: Point, low: float, high: float) -> float:
+def _between(a: SearchPoint, b: SearchPoint, low: float, high: float) -> float:
     """Return where the cubic through two points, with their slopes, is least between two bounds.
 
     Halfway between the bounds if there is no such place.

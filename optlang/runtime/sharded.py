@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch.distributed.tensor import DTensor, Replicate
 
-from optlang.compiled import Storage, Variant
+from optlang.artifact import Storage, Variant
 from optlang.runtime import sharded_codes as codes
-from optlang.runtime.batches import Batch
+from optlang.runtime.batches import ParameterBatch
 from optlang.runtime.plan import GroupPlan, State
-from optlang.runtime.records import Record
+from optlang.runtime.records import ParameterState
 from optlang.runtime.tensors import address, facts_of, form
-from optlang.runtime.work import DirectWork, ScheduledWork
+from optlang.runtime.work import PendingStep, ScheduledWork
 from optlang.storage import Fixed, Format
 from optlang.storage.blocks import SCALE, Blocks
-from optlang.storage.coded import WHOLE, Places
+from optlang.storage.coded import WHOLE, ElementIndices
 from optlang.storage.parameters import KEY
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class ShardedPlan(GroupPlan):
         self._whole: dict[torch.Tensor, torch.Tensor] = {}  # the other way round
         self._states: dict[torch.Tensor, dict[str, Any]] = {}  # by stand-in
         self._shown: dict[torch.Tensor, dict[str, Any]] = {}  # by parameter, what optimizer.state held
-        self._exhibited: list[Batch] = []  # those whose numbers optimizer.state shows
+        self._exhibited: list[ParameterBatch] = []  # those whose numbers optimizer.state shows
         self._gathered: list[Gathered] = []
         self._copies: set[torch.Tensor] = set()  # gathered parameters
         self._around: dict[torch.Tensor, bool] = {}  # by parameter, for the answers below
@@ -162,7 +162,7 @@ class ShardedPlan(GroupPlan):
             return formats
         return {key: Fixed("float32") if isinstance(f, Blocks) else f for key, f in formats.items()}
 
-    def _places_of(self, p: torch.Tensor) -> Places:
+    def _places_of(self, p: torch.Tensor) -> ElementIndices:
         """Return which elements of a parameter are here."""
         owner = self._whole.get(p, p)
         if not isinstance(owner, DTensor):
@@ -221,7 +221,7 @@ class ShardedPlan(GroupPlan):
             self._show_gathered(each, state)
         self._gathered = []
 
-    def _show(self, record: Record, state: State) -> None:
+    def _show(self, record: ParameterState, state: State) -> None:
         """Put local states into ``optimizer.state``, distributed as the parameter is."""
         p, held = self._whole[record.parameter], record.state
         if not held:
@@ -307,8 +307,8 @@ class Gathered(NamedTuple):
     """
 
     owner: DTensor
-    record: Record
-    work: DirectWork | ScheduledWork
+    record: ParameterState
+    work: PendingStep | ScheduledWork
     draw: Key
 
 

@@ -16,18 +16,18 @@ from torch.distributed.tensor._utils import compute_local_shape_and_global_offse
 
 from optlang.storage import Format, choice
 from optlang.storage.blocks import SCALE, Blocks
-from optlang.storage.coded import WHOLE, Places
+from optlang.storage.coded import WHOLE, ElementIndices
 
 #: Types that process groups cannot send (gloo none of 8-bit floats, NCCL none of int16), and those that stand for them.
 SENT_AS = {torch.float8_e4m3fn: torch.uint8, torch.int16: torch.float16}
 
 
-def places_of(p: Any) -> Places:
+def places_of(p: Any) -> ElementIndices:
     """Return which elements of a distributed parameter are here."""
     shape, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
     if tuple(shape[1:]) == tuple(p.shape[1:]) and not any(offset):  # the first rows
         return WHOLE
-    return Places(tuple(offset), tuple(p.shape))
+    return ElementIndices(tuple(offset), tuple(p.shape))
 
 
 def misplaced(p: DTensor, formats: Mapping[str, Format]) -> str:

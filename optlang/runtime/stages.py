@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from optlang.artifact import AnySlot, Stage, StageTensor, Storage, Variant
 from optlang.backends.loading.signature import LoadedKernel
-from optlang.compiled import AnySlot, Stage, StageTensor, Storage, Variant
-from optlang.inputs import Exchanged, HandedOn, Iterate, NumberContribution, Total, ValueName
-from optlang.runtime import chance, host
+from optlang.inputs import Exchanged, HandedOn, IterationControl, NumberContribution, Total, ValueName
+from optlang.runtime import host, rng
 from optlang.runtime.calls import KernelCall
-from optlang.runtime.kernels import Kernels, Prepared, PreparedKernel
-from optlang.runtime.numbers import as_number, stays_on_device, traced_functions
-from optlang.runtime.records import Record
+from optlang.runtime.device_scalars import as_number, stays_on_device, traced_functions
+from optlang.runtime.kernels import KernelModule, LoadedVariant, VariantCache
+from optlang.runtime.records import ParameterState
 from optlang.runtime.tensors import arithmetic, is_wrapper
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _PLAIN = {float, int, bool, str, type(None)}
 Buffers = dict[Any, Any]
 
 
-class Part(Sequence[torch.Tensor]):
+class BatchSlice(Sequence[torch.Tensor]):
     """Some of the tensors of a batch; matrices, which have no memory before they are computed, are put in the whole."""
 
     def __init__(self, whole: list[torch.Tensor], start: int, stop: int) -> None:
@@ -89,7 +89,7 @@ class PlannedStage:
         writes: Whether it writes parameters or states.
     """
 
-    def __init__(self, own: Stage, owner: Variant, prepared: PreparedKernel) -> None:
+    def __init__(self, own: Stage, owner: Variant, prepared: KernelModule) -> None:
         self.own, self.owner, self.prepared, self.kernel = own, owner, prepared, own.kernel
         self.coefficients: tuple[Any, ...] = ()
         self.on_device = False
@@ -123,7 +123,7 @@ class Chunk:
         buffers: What stages hand on, of these records.
     """
 
-    def __init__(self, plan: PlannedStage, start: int, records: Sequence[Record], buffers: Buffers) -> None:
+    def __init__(self, plan: PlannedStage, start: int, records: Sequence[ParameterState], buffers: Buffers) -> None:
         self.plan, self.start, self.records, self.buffers = plan, start, records, buffers
         self._begun = False
         self._draw: Key = 0
@@ -136,10 +136,10 @@ class Chunk:
         """Return the places in the batch of the records whose parameters or states it has begun to write."""
         return range(self.start, self.start + len(self.records)) if self._begun and self.plan.writes else ()
 
-    def compile(self, kernels: Kernels) -> None:
+    def compile(self, kernels: VariantCache) -> None:
         """See to everything that takes time."""
 
-    def draw(self, seed: chance.Seed, count: int, sizes: Mapping[str, Sequence[int]]) -> None:
+    def draw(self, seed: rng.Seed, count: int, sizes: Mapping[str, Sequence[int]]) -> None:
         """Fill in the random numbers that the stage reads.
 
         Args:
@@ -178,7 +178,12 @@ class DecodeChunk(Chunk):
     """
 
     def __init__(
-        self, plan: PlannedStage, start: int, records: Sequence[Record], buffers: Buffers, names: Sequence[ValueName]
+        self,
+        plan: PlannedStage,
+        start: int,
+        records: Sequence[ParameterState],
+        buffers: Buffers,
+        names: Sequence[ValueName],
     ) -> None:
         super().__init__(plan, start, records, buffers)
         self.names = names
@@ -187,7 +192,7 @@ class DecodeChunk(Chunk):
         """Return no places: nothing is written that lasts."""
         return ()
 
-    def draw(self, seed: chance.Seed, count: int, sizes: Mapping[str, Sequence[int]]) -> None:
+    def draw(self, seed: rng.Seed, count: int, sizes: Mapping[str, Sequence[int]]) -> None:
         """Draw nothing; the stages do."""
 
     def run(self, gradients: Sequence[Any], addresses: Iterable[int] | None = None) -> None:
@@ -215,7 +220,7 @@ class EncodeChunk(DecodeChunk):
 class KernelChunk(Chunk):
     """A stage over elements."""
 
-    def __init__(self, plan: PlannedStage, start: int, records: Sequence[Record], buffers: Buffers) -> None:
+    def __init__(self, plan: PlannedStage, start: int, records: Sequence[ParameterState], buffers: Buffers) -> None:
         super().__init__(plan, start, records, buffers)
         self.call = KernelCall(plan.prepared, records, buffers)
 
@@ -230,7 +235,7 @@ class KernelChunk(Chunk):
             return super().written()
         return sorted(self.start + i for i in self.call.begun()) if self.plan.writes else ()
 
-    def compile(self, kernels: Kernels) -> None:
+    def compile(self, kernels: VariantCache) -> None:
         """Find the kernel, compiling it if need be."""
         plan = self.plan
         self.call.see_to(kernels, len(plan.kernel.coefficients), plan.owner, plan.loaded)
@@ -251,11 +256,11 @@ class KernelChunk(Chunk):
 class MatrixChunk(Chunk):
     """A stage over a stack of equally shaped tensors."""
 
-    def __init__(self, plan: PlannedStage, start: int, records: Sequence[Record], buffers: Buffers) -> None:
+    def __init__(self, plan: PlannedStage, start: int, records: Sequence[ParameterState], buffers: Buffers) -> None:
         super().__init__(plan, start, records, buffers)
         self._views: dict[ValueName, torch.Tensor] = {}  # of what lies in the same memory in every step
 
-    def compile(self, kernels: Kernels) -> None:
+    def compile(self, kernels: VariantCache) -> None:
         """Have ready what there is in C++ for it."""
         kernels.quicken(self.plan.prepared, self.records[0].parameter)
 
@@ -341,7 +346,7 @@ class MatrixChunk(Chunk):
         parts = result.expand(len(self.records), *result.shape[1:]).unbind()
         if name in self.buffers and self._storage(name) is Storage.MATRIX:
             matrices = [part.to(arithmetic(self.records[0].parameter)) for part in parts]
-            if isinstance(self.buffers[name], Part):
+            if isinstance(self.buffers[name], BatchSlice):
                 self.buffers[name].put(matrices)
             else:
                 self.buffers[name] = matrices
@@ -403,7 +408,7 @@ def segments(plans: Sequence[PlannedStage]) -> list[Segment]:
         # Nothing is written before the closure has been called where the stages before say, and nothing is computed
         # before it is known whether there is a step.
         asks = bool(cut) and any(each.own.points for each in cut[-1])
-        halts = bool(cut) and any(Iterate.STOP in each.own.totals for each in cut[-1])
+        halts = bool(cut) and any(IterationControl.STOP in each.own.totals for each in cut[-1])
         if not cut or halts or (asks and plan.writes) or not set(plan.own.needs) <= there:
             cut.append([])
             there |= set(plan.own.needs)
@@ -422,14 +427,14 @@ class BatchSchedule:
         agenda: What runs the schedule keeps here from step to step.
     """
 
-    def __init__(self, prepared: Prepared, records: Sequence[Record]) -> None:
+    def __init__(self, prepared: LoadedVariant, records: Sequence[ParameterState]) -> None:
         self.prepared, self.records, self.own = prepared, records, prepared.variant.schedule
         self.agenda: object = None
         self._paths: dict[int, list[Segment]] = {}
         self._common: dict[int, Buffers] = {}
         self._parts: dict[NumberContribution, torch.Tensor] = {}
 
-    def path(self, path: int, kernels: Kernels, scratch: Scratch) -> list[Segment]:
+    def path(self, path: int, kernels: VariantCache, scratch: Scratch) -> list[Segment]:
         """Return the stages of a path, made and compiled on first use."""
         if path not in self._paths:
             variant, device = self.prepared.variant, self.records[0].parameter.device
@@ -492,7 +497,9 @@ def lay_out(batch: BatchSchedule, path: Sequence[Segment], scratch: Scratch) -> 
         for start, stop in [(0, len(batch.records))] if whole else cuts:
             records = batch.records[start:stop]
             buffers: Buffers = {
-                name: Part(tensors, start, stop) for name, tensors in common.items() if not isinstance(name, tuple)
+                name: BatchSlice(tensors, start, stop)
+                for name, tensors in common.items()
+                if not isinstance(name, tuple)
             }
             for number, slot in enumerate(local):
                 buffers |= _allotted(slot, records, scratch, number)
@@ -508,7 +515,7 @@ def lay_out(batch: BatchSchedule, path: Sequence[Segment], scratch: Scratch) -> 
     return common
 
 
-def _cuts(records: Sequence[Record], matrices: bool) -> list[tuple[int, int]]:
+def _cuts(records: Sequence[ParameterState], matrices: bool) -> list[tuple[int, int]]:
     """Return where to cut a batch so that no tensor of a chunk is larger than it may be, unless it is alone."""
     p = records[0].parameter
     most = (STACK if matrices else CHUNK).get(p.device.type, LARGEST) // arithmetic(p).itemsize
@@ -522,7 +529,7 @@ def _cuts(records: Sequence[Record], matrices: bool) -> list[tuple[int, int]]:
     return [*cuts, (start, len(records))]
 
 
-def _allotted(slot: AnySlot, records: Sequence[Record], scratch: Scratch | None, lane: int) -> Buffers:
+def _allotted(slot: AnySlot, records: Sequence[ParameterState], scratch: Scratch | None, lane: int) -> Buffers:
     """Return tensors for what is handed on under a name; without ``scratch`` in memory of their own."""
     if slot.storage is Storage.MATRIX:
         return {slot.name: [None] * len(records)}
@@ -547,7 +554,7 @@ def _allotted(slot: AnySlot, records: Sequence[Record], scratch: Scratch | None,
     return found
 
 
-def _shape(slot: AnySlot, record: Record) -> tuple[int, ...]:
+def _shape(slot: AnySlot, record: ParameterState) -> tuple[int, ...]:
     """Return the shape of what is handed on under a name for a record."""
     shape = tuple(record.parameter.shape)
     if slot.storage is Storage.SCALAR:

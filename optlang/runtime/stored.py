@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from optlang.compiled import Compiled, Slot
+from optlang.artifact import Compiled, Slot
 from optlang.language.checking.samples import habits_with, slow_averages
 from optlang.language.evaluate import evaluate, truth
 from optlang.language.rule import Values
-from optlang.runtime.kernels import Prepared
-from optlang.runtime.parts import Part
+from optlang.runtime.kernels import LoadedVariant
+from optlang.runtime.routing import RoutedRule
 from optlang.runtime.tensors import facts_of, real_name
 from optlang.storage import Format, choice
 from optlang.storage.formats import SIZES
@@ -52,7 +52,9 @@ def needs(compiled: Compiled, group: Mapping[str, Any], members: Sequence[torch.
     return ""
 
 
-def formats_of(compiled: Compiled, group: Mapping[str, Any], prepared: Prepared, p: torch.Tensor) -> dict[str, Format]:
+def formats_of(
+    compiled: Compiled, group: Mapping[str, Any], prepared: LoadedVariant, p: torch.Tensor
+) -> dict[str, Format]:
     """Return how states of a parameter are kept that are not kept in their own types, and the parameter, by key."""
     store, way = asked(group)
     if store is way is None and not compiled.rule.stored:
@@ -106,7 +108,7 @@ def callers() -> int:
 # For people ---------------------------------------------------------------------------------------------------
 
 
-def described(part: Part, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> str | None:
+def described(part: RoutedRule, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> str | None:
     """Return how the states of a param group are kept, and their bytes; None if nobody has asked for any format.
 
     Args:

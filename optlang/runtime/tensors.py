@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from optlang.compiled import Facts, Layout
+from optlang.artifact import ShapeInfo, View
 
 #: The module that defines fake tensors; importing it takes a while.
 _FAKE = "torch._subclasses.fake_tensor"
@@ -19,11 +19,11 @@ _FAKE = "torch._subclasses.fake_tensor"
 EXAMPLE_SIZES = (3, 4, 5, 6, 7, 8, 9, 10)
 
 
-def facts_of(p: torch.Tensor) -> Facts:
+def facts_of(p: torch.Tensor) -> ShapeInfo:
     """Return what a rule may know of a parameter besides its values."""
     shape = p.shape
     n = len(shape)
-    return Facts(
+    return ShapeInfo(
         ndim=n,
         numel=p.numel(),
         rows=shape[-2] if n > 1 else 1,
@@ -161,7 +161,7 @@ def flat(t: torch.Tensor) -> torch.Tensor:
     return t.view(-1) if t.is_contiguous() else t.as_strided((t.numel(),), (1,))
 
 
-def viewed(t: torch.Tensor, layout: Layout) -> torch.Tensor:
+def viewed(t: torch.Tensor, layout: View) -> torch.Tensor:
     """Return a tensor as a layout says (for a flat one in the order of its memory); writes go through."""
     return flat(t) if layout.flat else t.detach().view(layout.shape(tuple(t.shape)))
 

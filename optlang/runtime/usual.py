@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from optlang.inputs import ValueName
-from optlang.runtime.batches import Batch
+from optlang.runtime.batches import ParameterBatch
 from optlang.runtime.plan import GroupPlan, divided
 from optlang.runtime.tensors import makes_fakes
 
@@ -107,7 +107,7 @@ class _UsualGroup:
         return self.possible and self.plan.batches == self._batches
 
 
-def _is_usual(batch: Batch) -> bool:
+def _is_usual(batch: ParameterBatch) -> bool:
     """Whether a batch has its kernels, which need no views of gradients, and shows its numbers to nobody else."""
     ready = batch.call is None or (batch.call.many and batch.call.loaded is not None)
     return ready and not (batch.volatile or batch.kept)

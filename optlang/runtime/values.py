@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from optlang.compiled import Compiled
+from optlang.artifact import Compiled
 from optlang.inputs import ValueName
 from optlang.language.evaluate import evaluate
 from optlang.language.identity import GivenName, GroupKey

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from optlang.backends.loading import watch
-from optlang.runtime.records import Record
+from optlang.runtime.records import ParameterState
 from optlang.runtime.tensors import form
 
 _pointer, _is_contiguous, _is_neg = torch.Tensor.data_ptr, torch.Tensor.is_contiguous, torch.Tensor.is_neg
@@ -28,7 +28,7 @@ class Watched:
     Everything is compared for all records at once, by C++ where there is a way: this is what a small step costs.
     """
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    def __init__(self, records: Sequence[ParameterState]) -> None:
         self.parameters = [record.parameter for record in records]
         self.pointers = [record.pointer for record in records]
         self.states = [record.state for record in records]

@@ -8,16 +8,16 @@ from typing import Any, NamedTuple
 import torch
 
 from optlang.inputs import ValueName
-from optlang.runtime import chance, host
-from optlang.runtime.batches import Batch
-from optlang.runtime.kernels import Kernels
+from optlang.runtime import host, rng
+from optlang.runtime.batches import ParameterBatch
+from optlang.runtime.kernels import VariantCache
 from optlang.runtime.stages import Chunk, Scratch, Segment, numbers_of
 
 
-class DirectWork(NamedTuple):
+class PendingStep(NamedTuple):
     """A batch that is about to call its kernel."""
 
-    batch: Batch
+    batch: ParameterBatch
     coefficients: torch.Tensor
     numbers: tuple[float, ...]
     before: float  # updates until now
@@ -38,7 +38,9 @@ class ScheduledWork:
         scratch: Memory in which stages hand things on.
     """
 
-    def __init__(self, batch: Batch, known: Mapping[ValueName, Any], kernels: Kernels, scratch: Scratch) -> None:
+    def __init__(
+        self, batch: ParameterBatch, known: Mapping[ValueName, Any], kernels: VariantCache, scratch: Scratch
+    ) -> None:
         assert batch.schedule is not None
         self.batch, self.rule, self.schedule = batch, kernels, batch.schedule
         self.values = batch.values(known)  # what host functions read, by name; what arrives late is added
@@ -62,7 +64,7 @@ class ScheduledWork:
             if not segment.needs:
                 self._prepare(segment)
 
-    def run(self, late: Mapping[ValueName, Any], seed: chance.Seed | None = None) -> Segment:
+    def run(self, late: Mapping[ValueName, Any], seed: rng.Seed | None = None) -> Segment:
         """Run the next stages, and return them."""
         segment = self.left.pop(0)
         if segment.needs:
@@ -83,7 +85,7 @@ class ScheduledWork:
         chunks = (chunk for segment in self.path for chunk in segment.chunks)
         return set() if self._counted else {place for chunk in chunks for place in chunk.written()}
 
-    def _go_through(self, chunks: Sequence[Chunk], seed: chance.Seed | None) -> None:
+    def _go_through(self, chunks: Sequence[Chunk], seed: rng.Seed | None) -> None:
         """Run the other stages of the records that were interrupted in the first of these, if they are written."""
         alike = [chunk for chunk in chunks if chunk.start == chunks[0].start]
         if alike and self._begun() & {*range(alike[0].start, alike[0].start + len(alike[0].records))}:
@@ -91,7 +93,7 @@ class ScheduledWork:
                 if not chunk.written():
                     self._run_chunk(chunk, seed)
 
-    def _run_chunk(self, chunk: Chunk, seed: chance.Seed | None) -> None:
+    def _run_chunk(self, chunk: Chunk, seed: rng.Seed | None) -> None:
         """Run one stage of some records."""
         batch = self.batch
         if seed is not None and chunk.plan.own.draws:

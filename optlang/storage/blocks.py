@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from optlang.storage.coded import WHOLE, Coded, Places, drawn
+from optlang.storage.coded import WHOLE, Coded, ElementIndices, drawn
 from optlang.storage.formats import SIZES
 
 if TYPE_CHECKING:
@@ -101,7 +101,9 @@ class Blocks(Coded):
         types = str(codes.dtype)[6:], str(scales.dtype)[6:]
         return types == (self.codes, self.second) and self.scales_shape(tuple(codes.shape)) == tuple(scales.shape)
 
-    def encode(self, x: torch.Tensor, key: Key = 0, places: Places = WHOLE) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode(
+        self, x: torch.Tensor, key: Key = 0, places: ElementIndices = WHOLE
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return codes and scales of a tensor.
 
         Args:
@@ -137,7 +139,7 @@ class Blocks(Coded):
         return self._in_rows(numbers, shape)
 
     def keep(
-        self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, key: Key, places: Places = WHOLE
+        self, x: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, key: Key, places: ElementIndices = WHOLE
     ) -> None:
         """Write the codes and scales of a tensor where those of another one lie."""
         new_codes, new_scales = self.encode(x, key, places)

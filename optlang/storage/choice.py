@@ -21,7 +21,7 @@ PRESETS = ("fp32", "bf16", "8bit", "off")
 OFF = "off"
 
 
-class State(Protocol):
+class StoredState(Protocol):
     """What the choice goes by."""
 
     @property
@@ -111,7 +111,7 @@ def named(who: str, text: Any) -> Format:
 def formats(
     who: str,
     store: Any,
-    slots: Sequence[State],
+    slots: Sequence[StoredState],
     shape: Sequence[int],
     ruled: Mapping[str, Format] | None = None,
     slow: Collection[str] = (),
@@ -155,7 +155,7 @@ def found(codes: torch.Tensor, scales: torch.Tensor) -> Blocks | None:
     return next((each for each in fitting if each.fits(codes, scales)), None)
 
 
-def _preset(preset: str, least: int | None, slot: State, slow: bool) -> Format | None:
+def _preset(preset: str, least: int | None, slot: StoredState, slow: bool) -> Format | None:
     """Return the format of a state in a preset; None if it stays as it is."""
     if preset == OFF:
         return slot.format

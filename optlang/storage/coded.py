@@ -33,7 +33,7 @@ _CPP = {
 
 
 @dataclass(frozen=True)
-class Places:
+class ElementIndices:
     """Which elements of a tensor some are that are kept together: random numbers are drawn by the places there.
 
     Attributes:
@@ -71,14 +71,14 @@ class Places:
         follow = not any(self.start[1:]) and self.whole[1:] == inner
         return self.start[0] * math.prod(inner) if follow else None
 
-    def permuted(self, order: Sequence[int]) -> Places:
+    def permuted(self, order: Sequence[int]) -> ElementIndices:
         """Return the same with dimensions in another order, which is that of memory."""
         start, whole = (tuple(each[dim] for dim in order) if each else () for each in (self.start, self.whole))
-        return Places(start, whole, self.rows)
+        return ElementIndices(start, whole, self.rows)
 
 
 #: All elements of a tensor.
-WHOLE = Places()
+WHOLE = ElementIndices()
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Coded(Format):
 
     @abstractmethod
     def keep(
-        self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: Key, places: Places = WHOLE
+        self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: Key, places: ElementIndices = WHOLE
     ) -> None:
         """Write codes where those of another tensor lie.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from optlang.storage.coded import WHOLE, Coded, Places, drawn
+from optlang.storage.coded import WHOLE, Coded, ElementIndices, drawn
 from optlang.storage.formats import SIZES
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def nearest_bfloat16(x):
 
 
 @dataclass(frozen=True)
-class Parameter(Coded):
+class ParameterFormat(Coded):
     """A way to keep a parameter in bfloat16."""
 
     block: int = 16
@@ -92,7 +92,7 @@ def _write(high: torch.Tensor, codes: torch.Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class Stochastic(Parameter):
+class Stochastic(ParameterFormat):
     """Rounded up or down at random, in proportion: right on average, and nothing is kept besides.
 
     So can a state be kept (``bf16 stochastic``): it has all that a parameter needs.
@@ -152,7 +152,7 @@ def stochastic_encoded(x, random):
         return codes.float()
 
     def keep(
-        self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: Key, places: Places = WHOLE
+        self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: Key, places: ElementIndices = WHOLE
     ) -> None:
         """Write the parameter, rounded at random."""
         import torch
@@ -166,7 +166,7 @@ def stochastic_encoded(x, random):
 
 
 @dataclass(frozen=True)
-class Kahan(Parameter):
+class Kahan(ParameterFormat):
     """With the rounding error beside it, in bfloat16 as well (Kahan's summation): 16 bits of mantissa."""
 
     name: ClassVar[str] = "kahan"
@@ -221,7 +221,7 @@ def kahan_encoded(x, random):
         return codes.float() + second.float()
 
     def keep(
-        self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: Key, places: Places = WHOLE
+        self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: Key, places: ElementIndices = WHOLE
     ) -> None:
         """Write the parameter and the error."""
         import torch
@@ -233,7 +233,7 @@ def kahan_encoded(x, random):
 
 
 @dataclass(frozen=True)
-class Corrected(Parameter):
+class Corrected(ParameterFormat):
     """With bits that are cut off beside it.
 
     Attributes:
@@ -250,7 +250,7 @@ class Corrected(Parameter):
         return _number((_bits(codes.float()) + (second.to(torch.int64) << self.left_out)) & 0xFFFFFFFF)
 
     def keep(
-        self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: Key, places: Places = WHOLE
+        self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: Key, places: ElementIndices = WHOLE
     ) -> None:
         """Write the parameter, and the bits that it lacks."""
         import torch
@@ -336,7 +336,7 @@ class Corrected8(Corrected):
 
 
 #: The ways, by the name that is given for ``rounding``.
-WAYS: dict[str, Parameter] = {
+WAYS: dict[str, ParameterFormat] = {
     "stochastic": Stochastic(),
     "kahan": Kahan(),
     "bf16+8": Corrected8(),

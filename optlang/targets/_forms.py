@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-from optlang.assembly import assembled
+from optlang.artifact import Slot, Stage, StageTensor, Storage, Variant, View
 from optlang.backends.helpers import HELPERS
 from optlang.backends.naming import python_name
 from optlang.backends.python_source import Width
-from optlang.compiled import Layout, Slot, Stage, StageTensor, Storage, Variant
+from optlang.build_variant import assembled
 from optlang.compiler import CompiledRule
 from optlang.inputs import (
     Asked,
@@ -338,7 +338,7 @@ def result(function: Function, place: int, empty: bool = False) -> Function:
     return Function([head, INDENT + docstring(f"{said}, in float64."), *reversed(kept), f"{INDENT}return {chosen}"])
 
 
-def _view(layout: Layout) -> str:
+def _view(layout: View) -> str:
     return "()" if layout.exact else f"({layout.front}, {layout.back})"
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import product
 
+from optlang.artifact import ShapeInfo, VariantKey
 from optlang.backends.naming import python_name
-from optlang.compiled import Facts, VariantKey
 from optlang.compiler import CompiledRule
 from optlang.language import tree as ast
 from optlang.language.builtins import BUILTINS
@@ -75,10 +75,10 @@ class Unspoken(Exception):
     """A question that cannot be written in Python."""
 
 
-def facts_of(shape: tuple[int, ...]) -> Facts:
+def facts_of(shape: tuple[int, ...]) -> ShapeInfo:
     """Return the facts of a tensor of a shape."""
     rows, cols = shape[-2] if len(shape) > 1 else 1, shape[-1] if shape else 1
-    return Facts(len(shape), math.prod(shape), rows, cols, 2.0**-23, shape)
+    return ShapeInfo(len(shape), math.prod(shape), rows, cols, 2.0**-23, shape)
 
 
 @dataclass(frozen=True)

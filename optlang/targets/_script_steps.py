@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optlang.compiled import AnySlot, Kernel, Stage, Storage, Variant
+from optlang.artifact import AnySlot, Kernel, Stage, Storage, Variant
 from optlang.inputs import Handed, LateNumber, NumberContribution, Total, ValueName, text
 from optlang.language.quoting import docstring
 from optlang.language.rule import Rule

@@ -7,8 +7,8 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from optlang.assembly import FIXED
-from optlang.compiled import Facts, Variant
+from optlang.artifact import ShapeInfo, Variant
+from optlang.build_variant import FIXED
 from optlang.compiler import CompiledRule, example_variant
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import tree as ast
@@ -28,7 +28,7 @@ _SHAPE = (4096, 4096)
 class _Retyped(CompiledRule):
     """A rule whose states start otherwise than its text says: what is on disk for the text is not for it."""
 
-    def variant(self, values: Values, facts: Facts, event: str | None = None) -> Variant:
+    def variant(self, values: Values, facts: ShapeInfo, event: str | None = None) -> Variant:
         """Return the variant that these values select."""
         special, key = self._specialise(values, facts, event)
         if key not in self._variants:

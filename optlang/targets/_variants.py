@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from optlang.compiled import Facts, Variant, VariantKey
+from optlang.artifact import ShapeInfo, Variant, VariantKey
 from optlang.compiler import CompiledRule
 from optlang.language import tree as ast
 from optlang.language.evaluate import evaluate, truth
@@ -45,10 +45,10 @@ class Carried:
     known: Mapping[str, ast.Expr]
 
 
-def facts_of(shape: Sequence[int]) -> Facts:
+def facts_of(shape: Sequence[int]) -> ShapeInfo:
     """Return the facts of a float32 tensor."""
     rows, cols = shape[-2] if len(shape) > 1 else 1, shape[-1] if shape else 1
-    return Facts(len(shape), math.prod(shape), rows, cols, 2.0**-23, tuple(shape))
+    return ShapeInfo(len(shape), math.prod(shape), rows, cols, 2.0**-23, tuple(shape))
 
 
 def with_formulas(shape: Sequence[int]) -> tuple[SymbolicSize, ...]:

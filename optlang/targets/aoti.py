@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from optlang.artifact import FACTS, Storage, Variant
 from optlang.backends.loading.modules import load_module
-from optlang.compiled import FACTS, Storage, Variant
 from optlang.compiler import example_facts
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.inputs import ValueName, as_values

@@ -1,6 +1,6 @@
 """A rule as one Python file that needs torch only: the optimizer class, and the functions that make its step.
 
-The functions are those that the compiled class runs (see :mod:`optlang.compiled`), so both take the same steps, up to
+The functions are those that the compiled class runs (see :mod:`optlang.artifact`), so both take the same steps, up to
 the order of what is added up. What is around them comes from templates, of which a file has the lines that it needs.
 """
 
@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
+from optlang.artifact import DIMENSION_SIZES, Variant
+from optlang.artifact import FACTS as FACT_NAMES
 from optlang.backends.naming import python_name
-from optlang.compiled import DIMENSION_SIZES, Variant
-from optlang.compiled import FACTS as FACT_NAMES
 from optlang.compiler import CompiledRule
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.inputs import Progress, ValueName
@@ -30,7 +30,7 @@ from optlang.language.rule import Hyper, HyperType, OneOf, Range, Values
 from optlang.language.tree import StateScope
 from optlang.runtime import documentation
 from optlang.runtime.counterpart import Counterpart
-from optlang.runtime.parts import Parts
+from optlang.runtime.routing import Parts
 from optlang.targets import Order, _refusals, refusal
 from optlang.targets._choice import chooser
 from optlang.targets._forms import Form, Forms, listing, mapping

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from optlang.compiled import DIMENSION_SIZES, FACTS, Storage, Variant
+from optlang.artifact import DIMENSION_SIZES, FACTS, Storage, Variant
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.inputs import New, Total, ValueName
 from optlang.language.identity import Count, DimensionSize, GivenName, GroupKey

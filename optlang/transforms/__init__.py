@@ -79,7 +79,7 @@ def _transform(name: str) -> Transform:
     return _read(Source(file.read_text(encoding="utf-8"), file.name), False)
 
 
-class _Library(ModuleType):
+class _Transforms(ModuleType):
     """This module, with each transform as attribute and as item."""
 
     def __getattr__(self, name: str) -> Any:
@@ -102,4 +102,4 @@ class _Library(ModuleType):
 
 __all__ = ["Link", "Transform", "load", "names", "path"]
 
-sys.modules[__name__].__class__ = _Library
+sys.modules[__name__].__class__ = _Transforms

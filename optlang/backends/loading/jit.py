@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from optlang.artifact import Kernel
 from optlang.backends.loading import slow, toolchain
 from optlang.backends.loading.modules import load_module, source_for
 from optlang.backends.loading.signature import LoadedKernel, Signature
-from optlang.compiled import Kernel
 
 
 def load(kernel: Kernel, signature: Signature) -> LoadedKernel:

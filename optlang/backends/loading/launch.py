@@ -18,9 +18,9 @@ from typing import Any
 
 import torch
 
+from optlang.artifact import Kernel, Storage
 from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import LoadedKernel, Signature
-from optlang.compiled import Kernel, Storage
 from optlang.storage.blocks import Blocks, largest_block, rows_of
 
 #: Elements that one program instance updates at a time, and in all.
@@ -78,8 +78,8 @@ class Launch:
         self.options |= {"chunk": CHUNK, "block": BLOCK}
         self.unit, self.draws = largest_block(formats.values()), any(each.draws for each in formats.values())
         self.shaped = next((i for i, each in formats.items() if isinstance(each, Blocks)), 0)
-        self.tables: dict[tuple[Any, ...], Table] = {}
-        self.captured: list[Table] = []  # CUDA graphs read them whenever they are replayed
+        self.tables: dict[tuple[Any, ...], AddressTable] = {}
+        self.captured: list[AddressTable] = []  # CUDA graphs read them whenever they are replayed
 
     def compile(self) -> None:
         """Compile the kernels without running them."""
@@ -109,7 +109,7 @@ class Launch:
             for each, kernel in self.launches:
                 kernel[(table.chunks if each == "chunks" else table.count,)](*arguments, **self.options)
 
-    def table(self, tensors: Sequence[torch.Tensor]) -> Table:
+    def table(self, tensors: Sequence[torch.Tensor]) -> AddressTable:
         """Return the table of these tensors, made or brought up to date on the current stream."""
         device, count = tensors[0].device, self.count
         addresses = list(map(torch.Tensor.data_ptr, tensors))
@@ -119,7 +119,7 @@ class Launch:
         columns = [rows_of(t.shape)[1] for t in tensors[self.shaped :: count]] if self.unit else []
         on_gpu = device.type == "cuda"
         if on_gpu and torch.cuda.is_current_stream_capturing():
-            self.captured.append(Table(addresses, sizes, gradients, device, self.wide, columns, self.unit))
+            self.captured.append(AddressTable(addresses, sizes, gradients, device, self.wide, columns, self.unit))
             return self.captured[-1]
         # Another stream does not wait for a table that this one is still writing.
         stream = torch.cuda.current_stream(device).cuda_stream if on_gpu else 0
@@ -128,14 +128,14 @@ class Launch:
         if found is None:
             while len(self.tables) >= KEPT:
                 del self.tables[next(iter(self.tables))]
-            found = Table(addresses, sizes, gradients, device, self.wide, columns, self.unit)
+            found = AddressTable(addresses, sizes, gradients, device, self.wide, columns, self.unit)
         elif found.pointers != gradients:
             found.point(gradients)
         self.tables[key] = found  # the last to go
         return found
 
 
-class Table:
+class AddressTable:
     """Where the tensors of some parameters lie, on the device.
 
     Args:

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import torch
 
+from optlang.artifact import Kernel
 from optlang.backends.loading import slow, toolchain
 from optlang.backends.loading.signature import LoadedKernel, Signature
 from optlang.cache import folders, sealed
-from optlang.compiled import Kernel
 
 #: C++ types by torch's names; what else there is, such kernels do not take.
 TYPES = {"float64": "double", "float32": "float", "bfloat16": "bfloat16", "float16": "float16"}

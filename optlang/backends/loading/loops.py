@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from optlang.artifact import Kernel
 from optlang.backends.loading import library
-from optlang.compiled import Kernel
 
 #: The types that there are loops for.
 DTYPES = (torch.float32, torch.float64)

@@ -6,8 +6,8 @@ import hashlib
 import linecache
 from typing import Any
 
+from optlang.artifact import Kernel
 from optlang.backends.loading.signature import Signature
-from optlang.compiled import Kernel
 
 
 def load_module(source: str, name: str) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from optlang.artifact import Kernel
 from optlang.backends.loading.modules import load_module, source_for
 from optlang.backends.loading.signature import LoadedKernel, Signature
-from optlang.compiled import Kernel
 
 
 def load(kernel: Kernel, signature: Signature) -> LoadedKernel:

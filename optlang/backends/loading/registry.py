@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from optlang.artifact import Kernel
 from optlang.backends.loading.signature import LoadedKernel, Signature
-from optlang.compiled import Kernel
 
 FOLDER = Path(__file__).parent.parent
 

@@ -6,8 +6,8 @@ import pickle
 from functools import cache as once
 from pathlib import Path
 
+from optlang.artifact import Variant, VariantKey
 from optlang.cache import sealed
-from optlang.compiled import Variant, VariantKey
 
 PACKAGE = Path(__file__).parents[2]
 

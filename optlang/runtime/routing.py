@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from optlang.compiled import Compiled
+from optlang.artifact import Compiled
 from optlang.language.evaluate import evaluate, truth
 from optlang.language.identity import GroupKey
 from optlang.language.questions import reads_group_time
@@ -19,13 +19,13 @@ from optlang.language.rule import Value, Values
 from optlang.language.tree import Expr, Member, StateScope
 from optlang.language.walk import expressions
 from optlang.runtime.counterpart import Counterpart
-from optlang.runtime.kernels import Kernels
+from optlang.runtime.kernels import VariantCache
 from optlang.runtime.records import STEP
 from optlang.runtime.tensors import facts_of
 from optlang.runtime.values import Hyperparameters, plain, python_value
 
 
-class Part:
+class RoutedRule:
     """One rule of a class.
 
     Args:
@@ -38,7 +38,9 @@ class Part:
         keeps_numbers: Whether it keeps numbers in param groups.
     """
 
-    def __init__(self, compiled: Compiled, hyper: Hyperparameters, kernels: Kernels, when: Expr | None = None) -> None:
+    def __init__(
+        self, compiled: Compiled, hyper: Hyperparameters, kernels: VariantCache, when: Expr | None = None
+    ) -> None:
         self.compiled, self.hyper, self.kernels, self.when = compiled, hyper, kernels, when
         nodes = expressions(when) if when is not None else ()
         states = compiled.rule.states
@@ -87,7 +89,7 @@ class Parts:
         counterpart: What the class shares with one of ``torch.optim``.
     """
 
-    def __init__(self, parts: Sequence[Part], counterpart: Counterpart | None = None) -> None:
+    def __init__(self, parts: Sequence[RoutedRule], counterpart: Counterpart | None = None) -> None:
         self.parts, self.counterpart = tuple(parts), counterpart or Counterpart()
         self.keys = {key: hypers for part in parts for key, hypers in part.hyper.keys.items()}
         self.defaults = {key: value for part in parts for key, value in part.hyper.defaults.items()}
@@ -97,9 +99,9 @@ class Parts:
     def of(cls, compiled: Compiled, backend: str) -> Parts:
         """Return the rules of a class: the rule itself, or those that it routes to."""
         if not compiled.routes:
-            part = Part(compiled, Hyperparameters(compiled), Kernels(compiled, backend))
+            part = RoutedRule(compiled, Hyperparameters(compiled), VariantCache(compiled, backend))
             return cls([part], Counterpart.of(compiled.rule))
-        parts: list[Part] = []
+        parts: list[RoutedRule] = []
         taken: set[str] = set()
         for other, when in compiled.routes:
             own = [s.key for s in other.rule.states if s.scope is not StateScope.TENSOR]
@@ -107,7 +109,7 @@ class Parts:
             renamed = {key: f"{other.name.lower()}_{key}" for key in own if key in taken}
             hyper = Hyperparameters(other, renamed)
             taken |= {hyper.kept(key) for key in own}
-            parts.append(Part(other, hyper, Kernels(other, backend), when))
+            parts.append(RoutedRule(other, hyper, VariantCache(other, backend), when))
         return cls(parts)
 
     def split(self, group: Mapping[str, Any]) -> list[list[torch.Tensor]]:

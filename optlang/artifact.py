@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from optlang.language.specialise import Special
 
 
-class Facts(NamedTuple):
+class ShapeInfo(NamedTuple):
     """What a rule may know of a tensor besides its values."""
 
     ndim: int
@@ -143,7 +143,7 @@ AnySlot = Slot | StageTensor
 
 
 @dataclass(frozen=True)
-class Layout:
+class View:
     """How a tensor is viewed before ``update`` is called.
 
     ``(0, 0)`` is flat, one dimension. Otherwise the first ``front`` and the last ``back`` dimensions stay and those
@@ -155,7 +155,7 @@ class Layout:
     exact: bool = False
 
     @classmethod
-    def of(cls, dims: Collection[int], ndim: int) -> Layout:
+    def of(cls, dims: Collection[int], ndim: int) -> View:
         """Return how tensors of ``ndim`` dimensions are viewed: those that reductions name stay apart."""
         front = max((d + 1 for d in dims if d >= 0), default=0)
         back = max((-d for d in dims if d < 0), default=0)
@@ -192,7 +192,7 @@ class VariantKey(NamedTuple):
     @classmethod
     def of(cls, special: Special, ndim: int) -> VariantKey:
         """Return the key of statements for a tensor of ``ndim`` dimensions."""
-        exact = special.matrices or Layout.of(special.dims, ndim).exact
+        exact = special.matrices or View.of(special.dims, ndim).exact
         return cls(special.key, special.event, ndim if exact else None)
 
 
@@ -256,7 +256,7 @@ class Kernel:
         title: str,
         locality: Locality,
         ndim: int,
-        layout: Layout,
+        layout: View,
         slots: tuple[Slot, ...],
         stage_tensors: tuple[StageTensor, ...],
         tensors: tuple[ValueName, ...],
@@ -433,7 +433,7 @@ class Variant:
     group_arguments: tuple[ValueName, ...]
     slots: tuple[Slot, ...]
     group_slots: tuple[Slot, ...]
-    layout: Layout
+    layout: View
     schedule: Schedule
     min_ndim: int = 0
     counts_steps: bool = False
@@ -526,16 +526,16 @@ class Compiled(Protocol):
     def problems(self, values: Values) -> list[str]:
         """Return what is wrong with these hyperparameters (by name): ranges and requirements; empty if nothing."""
 
-    def unfit(self, values: Values, facts: Facts) -> str | None:
+    def unfit(self, values: Values, facts: ShapeInfo) -> str | None:
         """Return why a tensor does not suit the rule (a requirement on facts, shapes), None if it does."""
 
     def group_initial(self, values: Values) -> dict[str, float]:
         """Return the initial value of each state of the group and of the whole optimizer, by key."""
 
-    def variant_key(self, values: Values, facts: Facts, event: str | None = None) -> VariantKey:
+    def variant_key(self, values: Values, facts: ShapeInfo, event: str | None = None) -> VariantKey:
         """Return the key of the variant that these values select, for a step or for ``on EVENT``."""
 
-    def variant(self, values: Values, facts: Facts, event: str | None = None) -> Variant:
+    def variant(self, values: Values, facts: ShapeInfo, event: str | None = None) -> Variant:
         """Return the variant that these values select, compiled on first use."""
 
     def keep(self, variant: Variant) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from optlang.compiled import Draw
+from optlang.artifact import Draw
 
 #: Key of the seed in the param groups.
 SEED = "seed"

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from optlang.artifact import Kernel, Variant
 from optlang.backends.loading.modules import load_module
-from optlang.compiled import Kernel, Variant
 from optlang.inputs import ValueName
 
 

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from optlang.compiled import Variant
+from optlang.artifact import Variant
 from optlang.inputs import ValueName
-from optlang.runtime import chance
-from optlang.runtime.batches import Batch
-from optlang.runtime.parts import Part
+from optlang.runtime import rng
+from optlang.runtime.batches import ParameterBatch
 from optlang.runtime.plan import GroupPlan, State, by_rows, named
-from optlang.runtime.records import Record
+from optlang.runtime.records import ParameterState
+from optlang.runtime.routing import RoutedRule
 from optlang.runtime.tensors import facts_of, flat, resolved
 from optlang.storage import Format
 from optlang.storage.blocks import Blocks
-from optlang.storage.coded import Coded, Places
+from optlang.storage.coded import Coded, ElementIndices
 
 if TYPE_CHECKING:
     from optlang.storage.coded import Key
@@ -43,14 +43,14 @@ class LazyPlan(GroupPlan):
     switch = "sparse"
     option = 'sparse="lazy"'
 
-    def _bind(self, state: State) -> list[Batch]:
+    def _bind(self, state: State) -> list[ParameterBatch]:
         """Bind the idle parameters that have gradients, each with a sparse one as a batch of its own."""
         waiting = [p for p in self.idle if is_sparse(p.grad)]
-        batches: list[Batch] = []
+        batches: list[ParameterBatch] = []
         for p in waiting:
             assert p.grad is not None
             batch = RowBatch([self._bound(p, p.grad, state)])
-            batch.seed = self.group.get(chance.SEED, 0)
+            batch.seed = self.group.get(rng.SEED, 0)
             batch.take(p.grad)
             batches.append(batch)
         ids = {id(p) for p in waiting}
@@ -58,7 +58,7 @@ class LazyPlan(GroupPlan):
         self.batches.extend(batches)
         return batches + super()._bind(state)
 
-    def _gather_batch(self, batch: Batch, state: State | None) -> list[Record] | None:
+    def _gather_batch(self, batch: ParameterBatch, state: State | None) -> list[ParameterState] | None:
         if not isinstance(batch, RowBatch):
             changed = any(is_sparse(record.parameter.grad) for record in batch.records)
             return None if changed else super()._gather_batch(batch, state)
@@ -124,7 +124,7 @@ def reason(variant: Variant) -> str:
     return f"{why}; {INSTEAD}"
 
 
-class Table:
+class RowTable:
     """A tensor whose rows a step takes and puts back.
 
     Args:
@@ -132,7 +132,7 @@ class Table:
         name: Which of its tensors it is.
     """
 
-    def __init__(self, record: Record, name: ValueName) -> None:
+    def __init__(self, record: ParameterState, name: ValueName) -> None:
         self.record, self.name = record, name
         self.written = name in record.prepared.variant.written
         self.tensor = (record.parameter if name == "p" else record.tensors[name]).detach()
@@ -154,7 +154,7 @@ class Table:
         format, second = self.coded
         codes, companions = _selected(self.tensor, rows), _companions(format, second, rows)
         key = self.record.drawn_by(self.name) ^ draw
-        format.keep(part.view(codes.shape), codes, companions, key, Places(rows=rows))
+        format.keep(part.view(codes.shape), codes, companions, key, ElementIndices(rows=rows))
         as_bytes(self.tensor).index_copy_(0, rows, as_bytes(codes))
         if not format.alone:
             second.index_copy_(0, rows, companions)
@@ -174,15 +174,15 @@ def _companions(format: Coded, second: torch.Tensor, rows: torch.Tensor) -> torc
     return second if format.alone else _selected(second, rows)
 
 
-class RowBatch(Batch):
+class RowBatch(ParameterBatch):
     """One parameter with a sparse gradient: each step gathers the rows that it touches, and puts them back."""
 
     __slots__ = ("_moved", "_rows", "_tables")
 
-    def __init__(self, records: list[Record]) -> None:
+    def __init__(self, records: list[ParameterState]) -> None:
         super().__init__(records)
         (record,) = records
-        self._tables = [Table(record, name) for name in ("p", *record.prepared.variant.tensors[2:])]
+        self._tables = [RowTable(record, name) for name in ("p", *record.prepared.variant.tensors[2:])]
         self._rows: torch.Tensor | None = None
         self._moved = 0
         if self.call is not None:
@@ -241,7 +241,7 @@ def check(name: str, group: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}: {LazyPlan.option} and {other}=True cannot be used together")
 
 
-def check_rule(part: Part, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> None:
+def check_rule(part: RoutedRule, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> None:
     """Raise ValueError if a rule cannot update rows of the parameters of a group that go to it."""
     for p in members:
         if p.layout is not torch.strided:
