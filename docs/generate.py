@@ -4,9 +4,12 @@ import re
 from itertools import groupby
 from pathlib import Path
 
+import torch
+
 import optlang
 from optlang import codes, rules, transforms
-from optlang.compiler import compile_source, passes_of
+from optlang.backends.loading.modules import load_module
+from optlang.compiler import compile_source, example_variant, passes_of
 from optlang.diagnostics import OptlangError
 from optlang.language.builtins import FACT_NAMES, TABLE, TENSOR_NAMES, TIME_NAMES, Builtin
 from optlang.language.check import check_text
@@ -262,6 +265,43 @@ def transforms_page() -> str:
 
 
 # Passes -----------------------------------------------------------------------------------------------------
+
+
+def tour_sections(page: str) -> dict[str, str]:
+    """Return what the last line of the rule of a page becomes at each stage, as parts of that page."""
+    found = re.search(r"```opt\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    source = Source(found[1], "momentum.opt")
+    compiled, line = compile_source(source), len(found[1].splitlines())
+    passes = dict(passes_of(compiled))
+    (kernel,) = example_variant(compiled).schedule.kernels
+    made = optlang.compile(source, backend="eager")
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = made([p])
+    p.grad = torch.tensor([1.0, -2.0])
+    optimizer.step()
+    shown = {name: value.tolist() for name, value in optimizer.state[p].items()}
+    functions = load_module(kernel.source, kernel.name)
+    host = functions["host"](*({"beta": 0.9, "lr": 1e-3, "t": 1.0}[str(name)] for name in kernel.host_arguments))
+    step = f">>> host(beta=0.9, lr=0.001, t=1)\n{host}\n"
+    step += f">>> optimizer.state[p]  # after a step with the gradient [1, -2]\n{shown}"
+    tree = optlang.emit(source, "tree")
+    return {
+        "tree": fence(tree[tree.index(f"  items: Assign op='-='    {line}:") :], "text"),
+        "rule": fence(optlang.emit(source, "rule"), "text"),
+        "lower": fence(passes["lower"], "text"),
+        "program": fence(optlang.emit(source, "program"), "text"),
+        "source": fence(_part(kernel.source, "def host", ""), "python"),
+        "cpp": fence(_part(kernel.text("cpp_source"), "    #pragma omp simd", "}\n\n"), "cpp"),
+        "triton": fence(_part(kernel.text("triton_source"), "def element", "\n\n"), "python"),
+        "step": fence(step, "pycon"),
+    }
+
+
+def _part(text: str, begin: str, end: str) -> str:
+    """Return a part of a text, from where something stands to before something else."""
+    start = text.index(begin)
+    return text[start : text.index(end, start) if end else len(text)]
 
 
 def passes_section() -> str:

@@ -1,6 +1,7 @@
 """The documentation is complete and current."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from optlang.language.check import check_text
 from optlang.source import Source
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [path.name for path in PAGES]
 
 
@@ -130,6 +131,21 @@ def keep_current(path: Path, sections: dict[str, str], update: bool) -> None:
 
 def test_the_parts_of_the_readme_that_are_made_are_current(request: pytest.FixtureRequest) -> None:
     keep_current(ROOT / "README.md", readme_sections(), request.config.getoption("--update-golden", default=False))
+
+
+def test_the_tour_shows_what_the_compiler_prints(request: pytest.FixtureRequest) -> None:
+    path = ROOT / "docs" / "tour.md"
+    code = "import generate, json, sys; print(json.dumps(generate.tour_sections(sys.stdin.read())))"
+    made = subprocess.run(
+        [sys.executable, "-c", code],
+        input=path.read_text(encoding="utf-8"),
+        cwd=ROOT / "docs",
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    sections = {name: text.strip() for name, text in json.loads(made.stdout).items()}
+    keep_current(path, sections, request.config.getoption("--update-golden", default=False))
 
 
 def test_the_passes_are_shown_as_they_are(request: pytest.FixtureRequest) -> None:
