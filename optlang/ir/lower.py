@@ -19,66 +19,33 @@ from typing import Any
 
 import sympy as sp
 
-from optlang.artifact import DIMENSION_SIZES, FACTS, Draw
-from optlang.diagnostics import OptlangError
+from optlang.artifact import FACTS, Draw
 from optlang.inputs import (
     Asked,
     Contribution,
-    Direction,
-    EvaluationPoint,
-    Gradient,
-    HessianProduct,
-    IterationControl,
-    Late,
     LateNumber,
-    LineSearch,
-    Loss,
     New,
     NumberContribution,
     Progress,
-    Random,
-    SearchDirection,
-    SearchLength,
-    Total,
     ValueName,
 )
 from optlang.ir import algebra
 from optlang.ir.builder import ProgramBuilder, Ref
+from optlang.ir.expressions import ExpressionLowering
 from optlang.ir.histories import is_history
-from optlang.ir.loops import Loops
-from optlang.ir.matrices import is_apart, is_matrix_function
+from optlang.ir.matrices import is_apart
 from optlang.ir.passes import prune
 from optlang.ir.program import Program, Store
-from optlang.language import shapes
 from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, HALT, PROGRESS, PUSH, SEARCHES, SIZES
-from optlang.language.evaluate import ARITHMETIC, member_name
 from optlang.language.histories import starter
-from optlang.language.identity import Count, NamedPoint, Site
-from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, reduce
+from optlang.language.identity import Count
+from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level
 from optlang.language.questions import evaluations
 from optlang.language.rule import Rule, State
-from optlang.language.specialise import Special, constant_sum, dims_of
+from optlang.language.specialise import Special
 from optlang.language.tree import StateScope
 from optlang.language.walk import assigned
 from optlang.source import Source, Span
-
-REDUCTIONS = frozenset(name for name, row in BUILTINS.items() if row.reduction and row.definition is None)
-
-#: Functions that have the closure called.
-ASKING = ("loss", "grad", "hvp", *SEARCHES)
-
-
-def asked(function: str, site: Site | NamedPoint) -> tuple[Asked, Late, Kind]:
-    """Return what a function has the closure called for, what comes of it, and of what kind that is."""
-    if function in SEARCHES:
-        search = LineSearch(function, site)
-        return SearchDirection(search), SearchLength(search), HOST
-    if function == "hvp":
-        return Direction(site), HessianProduct(site), ELEMENT
-    point = EvaluationPoint(site)
-    return (point, Gradient(site), ELEMENT) if function == "grad" else (point, Loss(site), HOST)
-
 
 #: The values of group states after the statements that assign them: by the state's name, and by what tells a statement
 #: from all others (a place in the text does not, where a loop has been written out).
@@ -230,7 +197,7 @@ class Section(Enum):
 NOTHING_STARTED = Started()
 
 
-class _Lowering(Loops):
+class _Lowering(ExpressionLowering):
     """Lowers one part of a variant.
 
     Args:
@@ -262,7 +229,7 @@ class _Lowering(Loops):
         self.done: dict[sp.Expr, Ref] = {}
         self.entries, self.places = {}, {}
         self.at: Span | None = None  # the statement that is being lowered
-        self.rule, self.special, self.part = rule, special, part
+        self.rule, self.special, self.part, self.stepping = rule, special, part, part is Section.STEP
         self.source: Source = rule.tree.source
         self.states = {s.name: s for s in special.states}
         self.hypers = {h.name for h in rule.hypers}
@@ -316,10 +283,6 @@ class _Lowering(Loops):
     def input(self, name: ValueName, kind: Kind) -> Ref:
         """Return a value that exists before the step."""
         return self.out.input(name, kind)
-
-    def bind(self, stem: str, ref: Ref, rounds: bool = False) -> Ref:
-        """Give a value a name of its own and return it as that name."""
-        return self.out.bind(stem, ref, rounds)
 
     def stores(self) -> list[Store]:
         """Return what is written at the end: initial values, group states, or the parameter and states."""
@@ -443,7 +406,7 @@ class _Lowering(Loops):
 
     def answer(self, condition: Ref) -> bool | None:
         """Return the answer to a question of this path; None for one that cannot be asked before the step starts."""
-        if self.part is not Section.STEP or condition.kind.level > Level.HOST:
+        if not self.stepping or condition.kind.level > Level.HOST:
             return None
         question, turned = self.unfolded(condition.expr), False
         while question.is_Function and algebra.name_of(question) == "not":
@@ -574,226 +537,9 @@ class _Lowering(Loops):
         else:
             self.write(name, self.select(condition, a, b))
 
-    # Expressions --------------------------------------------------------------------------------------------
-
-    def plain(self, ref: Ref) -> sp.Expr:
-        """Return a value as something a store can name: a symbol or a number."""
-        expr = self.number(ref)
-        if expr.is_Symbol or not expr.free_symbols:
-            return expr
-        return self.bind("value", Ref(expr, ref.kind)).expr
-
-    @staticmethod
-    def number(ref: Ref) -> sp.Expr:
-        """Return a value for use in arithmetic: a condition counts as 0 or 1."""
-        if ref.boolean and algebra.is_literal(ref.expr):
-            return sp.Integer(algebra.name_of(ref.expr) == "true")
-        return algebra.call("number", ref.expr) if ref.boolean else ref.expr
-
-    def condition(self, node: ast.Expr) -> Ref:
-        """Lower a condition; a number counts as true unless it is 0."""
-        ref = self.expr(node)
-        return ref if ref.boolean else Ref(algebra.call("ne", ref.expr, sp.Integer(0)), ref.kind, True)
-
-    def select(self, condition: Ref, a: Ref, b: Ref) -> Ref:
-        """Return a choice between two values."""
-        (condition, a, b), kind = self.together(condition, a, b)
-        if a.boolean and b.boolean:
-            return Ref(algebra.select(condition.expr, a.expr, b.expr), kind, True)
-        return Ref(algebra.select(condition.expr, self.number(a), self.number(b)), kind)
-
-    def expr(self, node: ast.Expr) -> Ref:
-        """Lower an expression."""
-        match node:
-            case ast.Number(value=value):
-                return Ref(algebra.number(value), STATIC)
-            case ast.Infinity():
-                return Ref(algebra.call("inf"), STATIC)
-            case ast.Bool(value=value):
-                return Ref(algebra.call("true" if value else "false"), STATIC, True)
-            case ast.Name(name=name):
-                return self.in_order(self.name(name))
-            case ast.Member():
-                key = member_name(node)
-                return self.transposed(node) if key is None else self.input(key, HOST)
-            case ast.Index():
-                return self.index(node)
-            case ast.Unary(op="not", operand=operand):
-                ref = self.condition(operand)
-                return Ref(algebra.call("not", ref.expr), ref.kind, True)
-            case ast.Unary(operand=operand):
-                ref = self.expr(operand)
-                return Ref(-self.number(ref), ref.kind)
-            case ast.Binary(op="and" | "or" as op, left=left, right=right):
-                (a, b), kind = self.together(self.condition(left), self.condition(right))
-                return Ref(algebra.call(op, a.expr, b.expr), kind, True)
-            case ast.Binary(op="@"):
-                return self.product(node)
-            case ast.Binary(op=op, left=left, right=right):
-                return self.binary(op, self.expr(left), self.expr(right))
-            case ast.Compare(ops=(op,), operands=(left, right)):
-                return self.compare(op, self.expr(left), self.expr(right))
-            case ast.Ternary(condition=c, then=then, other=other):
-                if self.branches((then, other)):
-                    answer = self.answer(self.condition(c))
-                    if answer is not None:
-                        return self.expr(then if answer else other)
-                return self.select(self.condition(c), self.expr(then), self.expr(other))
-            case ast.Call():
-                return self.call(node)
-            case _:
-                raise AssertionError(f"{type(node).__name__} is not left by specialise")
-
-    def binary(self, op: str, left: Ref, right: Ref) -> Ref:
-        """Return the result of an arithmetic operator."""
-        (left, right), kind = self.together(left, right)
-        a, b = self.number(left), self.number(right)
-        exact = a.is_Rational and b.is_Rational and not (op == "/" and b == 0)
-        if not exact and algebra.is_literal(a) and algebra.is_literal(b):  # 1/0, inf - inf
-            return Ref(algebra.literal(ARITHMETIC[op](algebra.value_of(a), algebra.value_of(b))), kind)
-        match op:
-            case "+":
-                result = a + b
-            case "-":
-                result = a - b
-            case "*":
-                result = a * b
-            case "/":
-                result = a * algebra.power(b, sp.Integer(-1))
-            case "^":
-                result = algebra.power(a, b)
-            case "%":
-                result = algebra.call("mod", a, b)
-            case _:
-                raise AssertionError(f"{op} is not left by specialise")
-        return Ref(algebra.bounded(result), kind)
-
-    def compare(self, op: str, left: Ref, right: Ref) -> Ref:
-        """Return the result of a comparison; ``>`` and ``>=`` are turned round."""
-        (left, right), kind = self.together(left, right)
-        a, b = self.number(left), self.number(right)
-        if op in (">", ">="):
-            a, b, op = b, a, "<" + op[1:]
-        name = {"<": "lt", "<=": "le", "==": "eq", "!=": "ne"}[op]
-        return Ref(algebra.call(name, a, b), kind, True)
-
-    def call(self, node: ast.Call) -> Ref:
-        """Lower a call of a primitive."""
-        assert isinstance(node.function, ast.Name)
-        name = node.function.name
-        if name == "eps_of":
-            return self.input("eps_of", HOST)
-        if name in SIZES:
-            return self.size_of(name, *(a.value for a in node.arguments))
-        if name == "total":
-            return self.total(node)
-        if name in PROGRESS:
-            return self.input(Progress(name), HOST)
-        if name == HALT:
-            return self.halting(node)
-        if name in ASKING:
-            return self.evaluated(name, node)
-        if name in ("randn", "rand"):
-            return self.draw(name, node)
-        if name in ("bf16", "f32") and self.special.matrices:
-            return self.rounded(name, node)
-        if name == PUSH:
-            return self.pushed(node)
-        if is_matrix_function(name):
-            return self.matrix_call(name, node)
-        args = [self.expr(a.value) for a in node.arguments if a.name is None]
-        if name in REDUCTIONS and len(args) == 1:
-            dim = next((dims_of(a.value) for a in node.arguments if a.name == "dim"), None)
-            return self.reduction(name, args[0], dim)
-        refs, kind = self.together(*args)
-        args = list(refs)
-        return Ref(algebra.call(name, *(self.number(a) for a in args)), kind, BUILTINS[name].boolean)
-
-    def total(self, node: ast.Call) -> Ref:
-        """Return a sum over the whole model, an input that arrives late; this tensor's part of it is stored."""
-        value, mark = (a.value for a in node.arguments)
-        assert isinstance(mark, ast.Mark)
-        name = Total(mark.site)
-        if self.part is Section.STEP:
-            part = self.expr(value)
-            one = part.kind.level <= Level.SCALAR  # a number of the tensor counts once
-            self.parts_of_totals[name] = Ref(self.number(part), part.kind) if one else self.reduction("sum", part, None)
-        return self.input(name, HOST)
-
-    def halting(self, node: ast.Call) -> Ref:
-        """Note the numbers that `iterate` goes by; the value of the call is read by nothing."""
-        for target, argument in zip(IterationControl, node.arguments, strict=False):
-            if self.part is Section.STEP:
-                ref = self.expr(argument.value)
-                self.parts_of_totals[target] = Ref(self.number(ref), ref.kind)
-        return Ref(sp.Integer(0), HOST)
-
-    def evaluated(self, name: str, node: ast.Call) -> Ref:
-        """Return what the closure is called for at a point, or along a direction: an input that arrives late.
-
-        What is asked for at one point is one evaluation, if the point has a name (``specialise`` marks it so).
-        """
-        value, *options, mark = (a.value for a in node.arguments)
-        assert isinstance(mark, ast.Mark)
-        target, late, kind = asked(name, mark.site)
-        if self.part is Section.STEP:
-            wanted = target.search.options if isinstance(target, SearchDirection) else ()
-            for number, option in zip(wanted, options, strict=True):
-                ref = self.expr(option)
-                self.parts_of_totals[number] = Ref(self.number(ref), ref.kind)
-            at = Ref(self.number(self.expr(value)), ELEMENT)
-            if target not in self.points:
-                self.points[target] = Store(target, self.plain(at), ELEMENT)
-        return self.input(late, kind)
-
-    def draw(self, name: str, node: ast.Call) -> Ref:
-        """Return random numbers, an input of the pass that reads them."""
-        *sizes, mark = (a.value for a in node.arguments)
-        assert isinstance(mark, ast.Mark)
-        kind = self.kind_of_shape(shapes.made(name, list(map(self.size, sizes)))) if sizes else ELEMENT
-        drawn = Draw(Random(mark.site), name)
-        if drawn not in self.draws:
-            self.draws.append(drawn)
-        return self.input(drawn.name, kind)
-
-    def extent(self, kind: Kind, dims: frozenset[int] | None) -> sp.Expr:
-        """Return how many elements a reduction takes together."""
-        if kind == ELEMENT and dims is None:
-            return self.input("numel", HOST).expr
-        if self.special.fixed_ndim:
-            shape = self.shape_of(kind)
-            return sp.Mul(*(shape[d] for d in (range(len(shape)) if dims is None else dims)))
-        facts: dict[int, ValueName] = {-1: "cols", -2: "rows", **{size.dim: size for size in DIMENSION_SIZES}}
-        known = kind.dims | (dims or frozenset())
-        # Counted from both ends, dimensions may be the same one.
-        if dims is None or not known <= {*facts} or len({d < 0 for d in known}) > 1:
-            raise OptlangError([constant_sum(self.rule, self.at)])
-        return sp.Mul(*(self.input(facts[d], HOST).expr for d in dims - kind.dims))
-
-    def reduction(self, name: str, inner: Ref, dims: frozenset[int] | None) -> Ref:
-        """Return a reduction, a value of its own; of a number it is that number (its sum, n times that)."""
-        expr = self.number(inner)
-        if inner.kind.level > Level.SCALAR and not self.is_tensor(expr):  # algebra has found a number: sum(0*x + 1)
-            return Ref(expr if name != "sum" else expr * self.extent(inner.kind, dims), SCALAR)
-        if inner.kind.level <= Level.SCALAR:
-            if name != "sum" or inner.kind == SCALAR:
-                return Ref(expr, inner.kind)
-            return Ref(expr * self.input("numel", HOST).expr, HOST)
-        kind = reduce(inner.kind, dims)
-        if kind == inner.kind:
-            return Ref(expr, inner.kind)
-        reduced = algebra.reduction(name)(expr, *(sp.Integer(d) for d in sorted(dims or ())))
-        return self.bind(f"{name}_{_stem(expr)}", Ref(reduced, kind))
-
 
 def _place(node: ast.If | ast.Every) -> Any:
     """Return what tells a condition from others, also where the rest of an ``elif`` has become one of its own."""
     if isinstance(node, ast.Every):
         return id(node)
     return (*(part for condition, body in node.branches for part in (id(condition), id(body))), id(node.other))
-
-
-def _stem(expr: sp.Expr) -> str:
-    """Return a short name for what is reduced: its only symbol, or ``x``."""
-    names = sorted({s.name.rpartition("_")[0] or s.name for s in expr.free_symbols})
-    return names[0] if len(names) == 1 else "x"

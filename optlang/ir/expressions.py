@@ -1,0 +1,309 @@
+"""Lowering of expressions: each becomes a value over SymPy, with its kind.
+
+What depends on other tensors or on the closure (a sum over the whole model, the loss at another point) is an input that
+arrives late; what this tensor gives to it is noted, and stored by the program.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import sympy as sp
+
+from optlang.artifact import DIMENSION_SIZES, Draw
+from optlang.diagnostics import OptlangError
+from optlang.inputs import (
+    Asked,
+    Direction,
+    EvaluationPoint,
+    Gradient,
+    HessianProduct,
+    IterationControl,
+    Late,
+    LineSearch,
+    Loss,
+    NumberContribution,
+    Progress,
+    Random,
+    SearchDirection,
+    SearchLength,
+    Total,
+    ValueName,
+)
+from optlang.ir import algebra
+from optlang.ir.builder import Ref
+from optlang.ir.loops import Loops
+from optlang.ir.matrices import is_matrix_function
+from optlang.ir.program import Store
+from optlang.language import shapes
+from optlang.language import tree as ast
+from optlang.language.builtins import BUILTINS, HALT, PROGRESS, PUSH, SEARCHES, SIZES
+from optlang.language.evaluate import ARITHMETIC, member_name
+from optlang.language.identity import NamedPoint, Site
+from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, reduce
+from optlang.language.rule import Rule
+from optlang.language.specialise import constant_sum, dims_of
+from optlang.source import Span
+
+REDUCTIONS = frozenset(name for name, row in BUILTINS.items() if row.reduction and row.definition is None)
+
+#: Functions that have the closure called.
+ASKING = ("loss", "grad", "hvp", *SEARCHES)
+
+
+def asked(function: str, site: Site | NamedPoint) -> tuple[Asked, Late, Kind]:
+    """Return what a function has the closure called for, what comes of it, and of what kind that is."""
+    if function in SEARCHES:
+        search = LineSearch(function, site)
+        return SearchDirection(search), SearchLength(search), HOST
+    if function == "hvp":
+        return Direction(site), HessianProduct(site), ELEMENT
+    point = EvaluationPoint(site)
+    return (point, Gradient(site), ELEMENT) if function == "grad" else (point, Loss(site), HOST)
+
+
+class ExpressionLowering(Loops):
+    """Lowers expressions; names and statements are lowered by a subclass.
+
+    Attributes:
+        stepping: Whether they are of the step, which alone gives something to what arrives late.
+        draws: The random numbers that are read.
+        parts_of_totals: What this tensor gives to sums over the whole model, and to what else arrives late.
+        points: Where the closure is called, and along what there are products.
+        at: The statement that is being lowered.
+    """
+
+    rule: Rule
+    stepping: bool
+    draws: list[Draw]
+    parts_of_totals: dict[NumberContribution, Ref]
+    points: dict[Asked, Store]
+    at: Span | None
+
+    @abstractmethod
+    def branches(self, sides: Sequence[Sequence[ast.Stmt] | ast.Expr]) -> bool:
+        """Return whether a choice between these is made before the step."""
+
+    @abstractmethod
+    def answer(self, condition: Ref) -> bool | None:
+        """Return the answer to such a question; None if it is a choice after all."""
+
+    def bind(self, stem: str, ref: Ref, rounds: bool = False) -> Ref:
+        """Give a value a name of its own and return it as that name."""
+        return self.out.bind(stem, ref, rounds)
+
+    def plain(self, ref: Ref) -> sp.Expr:
+        """Return a value as something a store can name: a symbol or a number."""
+        expr = self.number(ref)
+        if expr.is_Symbol or not expr.free_symbols:
+            return expr
+        return self.bind("value", Ref(expr, ref.kind)).expr
+
+    @staticmethod
+    def number(ref: Ref) -> sp.Expr:
+        """Return a value for use in arithmetic: a condition counts as 0 or 1."""
+        if ref.boolean and algebra.is_literal(ref.expr):
+            return sp.Integer(algebra.name_of(ref.expr) == "true")
+        return algebra.call("number", ref.expr) if ref.boolean else ref.expr
+
+    def condition(self, node: ast.Expr) -> Ref:
+        """Lower a condition; a number counts as true unless it is 0."""
+        ref = self.expr(node)
+        return ref if ref.boolean else Ref(algebra.call("ne", ref.expr, sp.Integer(0)), ref.kind, True)
+
+    def select(self, condition: Ref, a: Ref, b: Ref) -> Ref:
+        """Return a choice between two values."""
+        (condition, a, b), kind = self.together(condition, a, b)
+        if a.boolean and b.boolean:
+            return Ref(algebra.select(condition.expr, a.expr, b.expr), kind, True)
+        return Ref(algebra.select(condition.expr, self.number(a), self.number(b)), kind)
+
+    def expr(self, node: ast.Expr) -> Ref:
+        """Lower an expression."""
+        match node:
+            case ast.Number(value=value):
+                return Ref(algebra.number(value), STATIC)
+            case ast.Infinity():
+                return Ref(algebra.call("inf"), STATIC)
+            case ast.Bool(value=value):
+                return Ref(algebra.call("true" if value else "false"), STATIC, True)
+            case ast.Name(name=name):
+                return self.in_order(self.name(name))
+            case ast.Member():
+                key = member_name(node)
+                return self.transposed(node) if key is None else self.input(key, HOST)
+            case ast.Index():
+                return self.index(node)
+            case ast.Unary(op="not", operand=operand):
+                ref = self.condition(operand)
+                return Ref(algebra.call("not", ref.expr), ref.kind, True)
+            case ast.Unary(operand=operand):
+                ref = self.expr(operand)
+                return Ref(-self.number(ref), ref.kind)
+            case ast.Binary(op="and" | "or" as op, left=left, right=right):
+                (a, b), kind = self.together(self.condition(left), self.condition(right))
+                return Ref(algebra.call(op, a.expr, b.expr), kind, True)
+            case ast.Binary(op="@"):
+                return self.product(node)
+            case ast.Binary(op=op, left=left, right=right):
+                return self.binary(op, self.expr(left), self.expr(right))
+            case ast.Compare(ops=(op,), operands=(left, right)):
+                return self.compare(op, self.expr(left), self.expr(right))
+            case ast.Ternary(condition=c, then=then, other=other):
+                if self.branches((then, other)):
+                    answer = self.answer(self.condition(c))
+                    if answer is not None:
+                        return self.expr(then if answer else other)
+                return self.select(self.condition(c), self.expr(then), self.expr(other))
+            case ast.Call():
+                return self.call(node)
+            case _:
+                raise AssertionError(f"{type(node).__name__} is not left by specialise")
+
+    def binary(self, op: str, left: Ref, right: Ref) -> Ref:
+        """Return the result of an arithmetic operator."""
+        (left, right), kind = self.together(left, right)
+        a, b = self.number(left), self.number(right)
+        exact = a.is_Rational and b.is_Rational and not (op == "/" and b == 0)
+        if not exact and algebra.is_literal(a) and algebra.is_literal(b):  # 1/0, inf - inf
+            return Ref(algebra.literal(ARITHMETIC[op](algebra.value_of(a), algebra.value_of(b))), kind)
+        match op:
+            case "+":
+                result = a + b
+            case "-":
+                result = a - b
+            case "*":
+                result = a * b
+            case "/":
+                result = a * algebra.power(b, sp.Integer(-1))
+            case "^":
+                result = algebra.power(a, b)
+            case "%":
+                result = algebra.call("mod", a, b)
+            case _:
+                raise AssertionError(f"{op} is not left by specialise")
+        return Ref(algebra.bounded(result), kind)
+
+    def compare(self, op: str, left: Ref, right: Ref) -> Ref:
+        """Return the result of a comparison; ``>`` and ``>=`` are turned round."""
+        (left, right), kind = self.together(left, right)
+        a, b = self.number(left), self.number(right)
+        if op in (">", ">="):
+            a, b, op = b, a, "<" + op[1:]
+        name = {"<": "lt", "<=": "le", "==": "eq", "!=": "ne"}[op]
+        return Ref(algebra.call(name, a, b), kind, True)
+
+    def call(self, node: ast.Call) -> Ref:
+        """Lower a call of a primitive."""
+        assert isinstance(node.function, ast.Name)
+        name = node.function.name
+        if name == "eps_of":
+            return self.input("eps_of", HOST)
+        if name in SIZES:
+            return self.size_of(name, *(a.value for a in node.arguments))
+        if name == "total":
+            return self.total(node)
+        if name in PROGRESS:
+            return self.input(Progress(name), HOST)
+        if name == HALT:
+            return self.halting(node)
+        if name in ASKING:
+            return self.evaluated(name, node)
+        if name in ("randn", "rand"):
+            return self.draw(name, node)
+        if name in ("bf16", "f32") and self.special.matrices:
+            return self.rounded(name, node)
+        if name == PUSH:
+            return self.pushed(node)
+        if is_matrix_function(name):
+            return self.matrix_call(name, node)
+        args = [self.expr(a.value) for a in node.arguments if a.name is None]
+        if name in REDUCTIONS and len(args) == 1:
+            dim = next((dims_of(a.value) for a in node.arguments if a.name == "dim"), None)
+            return self.reduction(name, args[0], dim)
+        refs, kind = self.together(*args)
+        args = list(refs)
+        return Ref(algebra.call(name, *(self.number(a) for a in args)), kind, BUILTINS[name].boolean)
+
+    def total(self, node: ast.Call) -> Ref:
+        """Return a sum over the whole model, an input that arrives late; this tensor's part of it is stored."""
+        value, mark = (a.value for a in node.arguments)
+        assert isinstance(mark, ast.Mark)
+        name = Total(mark.site)
+        if self.stepping:
+            part = self.expr(value)
+            one = part.kind.level <= Level.SCALAR  # a number of the tensor counts once
+            self.parts_of_totals[name] = Ref(self.number(part), part.kind) if one else self.reduction("sum", part, None)
+        return self.input(name, HOST)
+
+    def halting(self, node: ast.Call) -> Ref:
+        """Note the numbers that `iterate` goes by; the value of the call is read by nothing."""
+        for target, argument in zip(IterationControl, node.arguments, strict=False):
+            if self.stepping:
+                ref = self.expr(argument.value)
+                self.parts_of_totals[target] = Ref(self.number(ref), ref.kind)
+        return Ref(sp.Integer(0), HOST)
+
+    def evaluated(self, name: str, node: ast.Call) -> Ref:
+        """Return what the closure is called for at a point, or along a direction: an input that arrives late.
+
+        What is asked for at one point is one evaluation, if the point has a name (``specialise`` marks it so).
+        """
+        value, *options, mark = (a.value for a in node.arguments)
+        assert isinstance(mark, ast.Mark)
+        target, late, kind = asked(name, mark.site)
+        if self.stepping:
+            wanted = target.search.options if isinstance(target, SearchDirection) else ()
+            for number, option in zip(wanted, options, strict=True):
+                ref = self.expr(option)
+                self.parts_of_totals[number] = Ref(self.number(ref), ref.kind)
+            at = Ref(self.number(self.expr(value)), ELEMENT)
+            if target not in self.points:
+                self.points[target] = Store(target, self.plain(at), ELEMENT)
+        return self.input(late, kind)
+
+    def draw(self, name: str, node: ast.Call) -> Ref:
+        """Return random numbers, an input of the pass that reads them."""
+        *sizes, mark = (a.value for a in node.arguments)
+        assert isinstance(mark, ast.Mark)
+        kind = self.kind_of_shape(shapes.made(name, list(map(self.size, sizes)))) if sizes else ELEMENT
+        drawn = Draw(Random(mark.site), name)
+        if drawn not in self.draws:
+            self.draws.append(drawn)
+        return self.input(drawn.name, kind)
+
+    def extent(self, kind: Kind, dims: frozenset[int] | None) -> sp.Expr:
+        """Return how many elements a reduction takes together."""
+        if kind == ELEMENT and dims is None:
+            return self.input("numel", HOST).expr
+        if self.special.fixed_ndim:
+            shape = self.shape_of(kind)
+            return sp.Mul(*(shape[d] for d in (range(len(shape)) if dims is None else dims)))
+        facts: dict[int, ValueName] = {-1: "cols", -2: "rows", **{size.dim: size for size in DIMENSION_SIZES}}
+        known = kind.dims | (dims or frozenset())
+        # Counted from both ends, dimensions may be the same one.
+        if dims is None or not known <= {*facts} or len({d < 0 for d in known}) > 1:
+            raise OptlangError([constant_sum(self.rule, self.at)])
+        return sp.Mul(*(self.input(facts[d], HOST).expr for d in dims - kind.dims))
+
+    def reduction(self, name: str, inner: Ref, dims: frozenset[int] | None) -> Ref:
+        """Return a reduction, a value of its own; of a number it is that number (its sum, n times that)."""
+        expr = self.number(inner)
+        if inner.kind.level > Level.SCALAR and not self.is_tensor(expr):  # algebra has found a number: sum(0*x + 1)
+            return Ref(expr if name != "sum" else expr * self.extent(inner.kind, dims), SCALAR)
+        if inner.kind.level <= Level.SCALAR:
+            if name != "sum" or inner.kind == SCALAR:
+                return Ref(expr, inner.kind)
+            return Ref(expr * self.input("numel", HOST).expr, HOST)
+        kind = reduce(inner.kind, dims)
+        if kind == inner.kind:
+            return Ref(expr, inner.kind)
+        reduced = algebra.reduction(name)(expr, *(sp.Integer(d) for d in sorted(dims or ())))
+        return self.bind(f"{name}_{_stem(expr)}", Ref(reduced, kind))
+
+
+def _stem(expr: sp.Expr) -> str:
+    """Return a short name for what is reduced: its only symbol, or ``x``."""
+    names = sorted({s.name.rpartition("_")[0] or s.name for s in expr.free_symbols})
+    return names[0] if len(names) == 1 else "x"
