@@ -59,6 +59,7 @@ from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, r
 from optlang.language.questions import evaluations
 from optlang.language.rule import Rule, State
 from optlang.language.specialise import Special, constant_sum, dims_of
+from optlang.language.texts import rule_text
 from optlang.language.tree import StateScope
 from optlang.language.walk import assigned
 from optlang.source import Source, Span
@@ -263,7 +264,7 @@ class _Lowering(Loops):
         self.entries, self.places = {}, {}
         self.at: Span | None = None  # the statement that is being lowered
         self.rule, self.special, self.part = rule, special, part
-        self.source: Source = rule.tree.source
+        self.source = Source(rule_text(rule))
         self.states = {s.name: s for s in special.states}
         self.hypers = {h.name for h in rule.hypers}
         self.out = Builder((*self.hypers, *self.states), started.names)
@@ -465,6 +466,8 @@ class _Lowering(Loops):
 
     def line_of(self, span: Span) -> int:
         """Return the line of a place in the rule (0 for a place in a builtin's definition)."""
+        if span.line or self.rule.tree.span.origin is not None:
+            return span.line
         return self.source.position(span.start)[0] if span.end <= len(self.source.text) else 0
 
     def assign(self, name: str, op: str, value: ast.Expr, place: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from optlang.language import tree
 from optlang.language.builtins import COUNT, EMPTY, PUSH
 from optlang.language.rule import State
+from optlang.language.texts import text_of
 from optlang.source import Span
 
 Piece = TypeVar("Piece", bound=Any)
@@ -40,8 +41,8 @@ def sizes_of(parsed: tree.Tree) -> dict[str, tree.Expr]:
 def initial_text(state: State, parsed: tree.Tree) -> str:
     """Return what a state starts as, for people."""
     if state.name in sizes_of(parsed):
-        return f"no entries, room for {parsed.source.excerpt(sizes_of(parsed)[state.name].span)}"
-    return "0" if state.initial is None else parsed.source.excerpt(state.initial.span)
+        return f"no entries, room for {text_of(parsed, sizes_of(parsed)[state.name])}"
+    return "0" if state.initial is None else text_of(parsed, state.initial)
 
 
 def without_histories(parsed: tree.Tree) -> tree.Tree:

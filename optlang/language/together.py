@@ -10,7 +10,6 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from optlang.language import tree
-from optlang.source import Span
 
 Piece = TypeVar("Piece", bound=Any)
 
@@ -36,7 +35,7 @@ def _written_out(node: tree.Assign, values: tuple[tree.Expr, ...]) -> tuple[tree
     *targets, last = node.targets
     *others, final = values
     held = [replace(target, name=f"{target.name}.new", text=target.text) for target in targets]
-    places = [Span(target.span.start, value.span.end) for target, value in zip(node.targets, values, strict=True)]
+    places = [target.span.to(value.span) for target, value in zip(node.targets, values, strict=True)]
     read = (tree.Assign(place, (name,), "=", value) for place, name, value in zip(places, held, others, strict=False))
     written = (
         tree.Assign(place, (target,), "=", replace(name, span=value.span))

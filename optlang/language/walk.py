@@ -163,7 +163,7 @@ def condition_above(block: Iterable[Stmt], place: Span) -> Expr | None:
     for statement in statements(block):
         if isinstance(statement, If):
             for condition, body in statement.branches:
-                if any(inner.span.start <= place.start < inner.span.end for inner in body):
+                if any(inner.span.holds(place) for inner in body):
                     found = condition
     return found
 
@@ -173,6 +173,6 @@ def block_above(block: Iterable[Stmt], place: Span) -> Stmt | None:
     found = None
     for statement in statements(block):
         inside = isinstance(statement, For) and any(name.span == place for name in statement.names)
-        inside |= any(x.span.start <= place.start < x.span.end for body in blocks(statement) for x in body)
+        inside |= any(x.span.holds(place) for body in blocks(statement) for x in body)
         found = statement if inside else found
     return found

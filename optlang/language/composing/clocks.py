@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from optlang.language import tree
 from optlang.language.builtins import BUILTINS, TIME
-from optlang.language.composing.substitute import rebuilt, renamed
+from optlang.language.composing.substitute import placed, rebuilt, renamed
 from optlang.language.composing.work import Work
 from optlang.language.derived import default, definition
 from optlang.source import Span
@@ -133,17 +133,16 @@ class Clock:
 
     def schedules(self, used: Collection[str]) -> list[tree.Def]:
         """Return the schedules that a rule uses, which go by its own count."""
-        made = []
+        made, place = [], self.place
         for name in TIMED:
-            formula, place, builtin = definition(name), self.place, BUILTINS[name]
+            formula, builtin = definition(name), BUILTINS[name]
             assert formula is not None
             if self.timed[name] in used:
                 parameters = tuple(
                     tree.Parameter(place, _name(place, p), default(builtin, p)) for p, _ in builtin.parameters
                 )
-                made.append(
-                    tree.Def(place, _name(place, self.timed[name]), parameters, renamed(formula, {"t": self.step}))
-                )
+                body = placed(renamed(formula, {"t": self.step}), lambda span: place)
+                made.append(tree.Def(place, _name(place, self.timed[name]), parameters, body))
         return made
 
     def _is_first(self, place: Span) -> tree.Compare:

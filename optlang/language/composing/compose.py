@@ -1,8 +1,9 @@
-"""A rule made of transforms, pipelines, ``use`` and ``inner`` -> the plain rule that it stands for, as a text.
+"""A rule made of transforms, pipelines, ``use`` and ``inner`` -> the plain rule that it stands for.
 
 Each use of a transform becomes statements before the one that it stands in, under names of its own; what an inner
 rule does is written where it is called. The result is an ordinary rule, so that all that follows (checks, passes,
-kernels, checkpoints) is as for one written by hand, and what is found in it is led back to the author's text.
+kernels, checkpoints) is as for one written by hand. Every place in it knows its origin: the text that it was written
+in, and the uses that brought it into the rule.
 """
 
 from __future__ import annotations
@@ -16,15 +17,18 @@ from optlang.language import roles, tree
 from optlang.language.builtins import BUILTINS, MEMBERS
 from optlang.language.checking.instead import NOT_YET, instead_of
 from optlang.language.composing import rules
-from optlang.language.composing.places import Places
+from optlang.language.composing.names import Names
 from optlang.language.composing.settle import settled
-from optlang.language.composing.substitute import calls_in, nodes_in
+from optlang.language.composing.substitute import calls_in, located, nodes_in
 from optlang.language.composing.transforms import Transforms, free_parameters
 from optlang.language.composing.work import MAX_PIECES, MAX_RULES, MAX_STATEMENTS, Work
-from optlang.language.composing.write import written
 from optlang.language.library import transform_files
+from optlang.language.limits import MAX_TOKENS
+from optlang.language.reading.finish import check_depth
+from optlang.language.reading.refused import Refused
 from optlang.language.suggest import did_you_mean, nearest
-from optlang.source import Source, Span
+from optlang.language.texts import numbered
+from optlang.source import Origin, Source, Span
 
 COMPOSED = (tree.Transform, tree.Use, tree.Inner, tree.Apply, tree.Pipe)
 Read = Callable[[Source], tree.Tree]
@@ -48,8 +52,8 @@ def _mentions(node: Any) -> bool:
     return False
 
 
-def compose(parsed: tree.Tree, read: Read) -> tuple[tree.Tree, Places]:
-    """Return the plain rule and the way back from it to the author's text.
+def compose(parsed: tree.Tree, read: Read) -> tuple[tree.Tree, Names]:
+    """Return the plain rule, and what its names are called in the texts that it comes from.
 
     Args:
         parsed: The tree of the author's text.
@@ -58,22 +62,15 @@ def compose(parsed: tree.Tree, read: Read) -> tuple[tree.Tree, Places]:
     Raises:
         OptlangError: If the pieces do not fit; with every such mistake.
     """
-    composer = _Composer(parsed, read, 0)
-    items = composer.run()
+    composer = _Composer(located(parsed, Origin(parsed.source)), read, 0)
+    plain = composer.whole()
     work = composer.work
-    work.found += _not_compiled(items, parsed.source, work)
+    work.found += _not_compiled(plain)
     if work.found:
         raise OptlangError(work.found)
+    composer.check_size(plain.items)
     steps = {inner.clock.step: name for name, inner in composer.inner.items()}
-    places = Places(parsed.source, work.shown, steps)
-    source = Source(written(composer.doc, items), parsed.source.name)
-    try:
-        result = read(source)
-    except OptlangError as error:  # too large, or nested too deeply
-        raise OptlangError([replace(d, source=parsed.source, span=Span(0, 0)) for d in error.diagnostics]) from None
-    for new, old in zip(result.items, items, strict=True):
-        places.pair(new, old, work.origins)
-    return result, places
+    return numbered(plain), Names(work.shown, steps)
 
 
 def _defines(item: tree.Node) -> str:
@@ -81,17 +78,15 @@ def _defines(item: tree.Node) -> str:
     return item.name.name if isinstance(item, tree.Def) else ""
 
 
-def _not_compiled(items: Sequence[tree.Node], source: Source, work: Work) -> Iterator[Diagnostic]:
+def _not_compiled(plain: tree.Tree) -> Iterator[Diagnostic]:
     """Yield an error for each construct of a later version, which could not be written out."""
-    for item in items:
-        origin = work.origins.get(id(item))
-        for node in nodes_in(item):
-            what = node.what if isinstance(node, tree.Unsupported) else None
-            if isinstance(node, tree.Member) and _of_rule(node):
-                what = f"`.{node.name}`"
-            if what is not None:
-                span = node.span if origin is None else origin.span
-                yield Diagnostic("E901", f"{what} is not supported yet", source, span, NOT_YET, instead_of(what))
+    for node in nodes_in(plain.items):
+        what = node.what if isinstance(node, tree.Unsupported) else None
+        if isinstance(node, tree.Member) and _of_rule(node):
+            what = f"`.{node.name}`"
+        if what is not None:
+            message = f"{what} is not supported yet"
+            yield Diagnostic("E901", message, plain.source, node.span, NOT_YET, instead_of(what))
 
 
 class _Composer:
@@ -110,11 +105,14 @@ class _Composer:
         self.work = Work(parsed, read)
         self.transforms = Transforms(self.work)
         self.inner: dict[str, rules.InnerRule] = {}
-        self.doc = parsed.doc.value if parsed.doc else None
         self.functions = {d.name.name for d in parsed.items if isinstance(d, tree.Def)}
         self.declares = roles.declares(parsed)
         self.using: list[str] = []  # transforms that are being written out
         self.count = 0
+
+    def whole(self) -> tree.Tree:
+        """Return the plain rule; one without items if there are mistakes."""
+        return replace(self.tree, items=tuple(self.run()), comments=())
 
     def run(self) -> list[tree.Decl | tree.Stmt]:
         """Return the items of the plain rule."""
@@ -160,9 +158,9 @@ class _Composer:
             if isinstance(item, rules.STATEMENTS):
                 done += self.block((item,), ())
             elif isinstance(item, tree.On):
-                done.append(self.work.keep(replace(item, body=self.block(item.body, ())), item))
+                done.append(replace(item, body=self.block(item.body, ())))
             else:
-                done.append(self.work.keep(self.refuse(item), item))
+                done.append(self.refuse(item))
         if self.work.found:
             return []
         clocks = [inner.clock for inner in self.inner.values()]
@@ -178,7 +176,7 @@ class _Composer:
 
     def _needed(self, items: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
         """Return the items without functions of other files that nothing calls: a file may be a collection of them."""
-        left = {d.name.name: d for d in items if isinstance(d, tree.Def) and id(d) in self.work.origins}
+        left = {d.name.name: d for d in items if isinstance(d, tree.Def) and d.span.origin != self.tree.span.origin}
         pending = [calls_in(item) for item in (*items, *self.work.declared) if left.get(_defines(item)) is not item]
         while pending:
             pending += [calls_in(left.pop(name)) for name in pending.pop() if name in left]
@@ -191,10 +189,10 @@ class _Composer:
         if self.depth >= MAX_PIECES:
             raise OptlangError([self._too_much("rules are made of rules too deeply")])
         other = _Composer(parsed, self.read, self.depth + 1, self.taken_over)
-        items = other.run()
+        plain = other.whole()
         if other.work.found:
             raise OptlangError(other.work.found)
-        return replace(parsed, items=tuple(items))
+        return plain
 
     def _with_trial(self, own: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
         """Return the items; a file of nothing but transforms is checked by using each of them once."""
@@ -208,7 +206,7 @@ class _Composer:
         tried: list[tree.Decl | tree.Stmt] = [tree.HyperDecl(place, hypers, None)]
         self.declares = True
         for transform in transforms:
-            place = transform.name.span
+            place = replace(transform.name.span, origin=None)  # nothing uses it
             names = [tree.Name(place, x, x) for x in ("g", *(p.name.name for p in transform.parameters[1:]))]
             call = tree.Call(place, transform.name, tuple(tree.Argument(place, None, name) for name in names))
             step = tree.Binary(place, "*", rate, call)
@@ -260,7 +258,7 @@ class _Composer:
             before: list[tree.Stmt] = []
             new = self.statement(statement, before, path)
             done += before
-            done += [] if new is None else [self.work.keep(new, statement)]
+            done += [] if new is None else [new]
             self.count += 1
             if self.count > MAX_STATEMENTS:
                 raise OptlangError([self._too_much(f"the rule grows beyond {MAX_STATEMENTS:,} statements")])
@@ -272,7 +270,7 @@ class _Composer:
             case tree.Apply():
                 assert isinstance(node.call.function, tree.Name)
                 name = node.call.function.name
-                transform = None if name in self.functions else self.transforms.find(name)
+                transform = None if name in self.functions else self.transforms.find(node.call.function)
                 inner = self.inner.get(name)
                 if transform is not None:
                     result = self.use(transform, node.call, before, path)
@@ -324,8 +322,8 @@ class _Composer:
                     "an inner rule that makes its step",
                     f"write it on a line of its own, or `{text}.direction(g)` for the step alone",
                 )
-            case tree.Call(function=tree.Name(name=name)) if name not in self.functions:
-                transform = self.transforms.find(name)
+            case tree.Call(function=tree.Name(name=name) as called) if name not in self.functions:
+                transform = self.transforms.find(called)
                 if transform is not None:
                     return self.use(transform, node, before, path)
                 self.unknown(node)
@@ -423,12 +421,12 @@ class _Composer:
             return tree.Name(node.span, found, found)
         if found is not None:
             return replace(found, span=node.span)
-        text = self.tree.source.excerpt(node.span)
+        text = (node.span.source or self.tree.source).excerpt(node.span)
         if node.name == "direction":
             help: str | None = f"call it: `{text}(g)`"
         else:
             known = ", ".join(f"`{name}`" for name in inner.members) or "nothing"
-            help = did_you_mean(node.name, inner.members) or f"of `{inner.piece}` can be read: {known}"
+            help = did_you_mean(node.name, inner.members) or f"of `{inner.origin.piece}` can be read: {known}"
         message = f"`{inner.name}` has no hyperparameter and no state `{node.name}`"
         self.work.error("E201", message, node.span, "unknown", help)
         return node
@@ -472,6 +470,16 @@ class _Composer:
         held = {f.name: getattr(item, f.name) for f in fields(item)}
         new = {n: self.expression(v, None, ()) for n, v in held.items() if isinstance(v, (tuple, tree.Node))}
         return replace(item, **new) if any(new[n] is not held[n] for n in new) else item
+
+    def check_size(self, items: Sequence[tree.Decl | tree.Stmt]) -> None:
+        """Raise an error if the plain rule is too large, or nested too deeply."""
+        if sum(1 for _ in nodes_in(tuple(items))) > MAX_TOKENS:
+            raise OptlangError([self._too_much(f"the rule grows beyond {MAX_TOKENS:,} names, numbers and operations")])
+        try:
+            for item in items:
+                check_depth(item)
+        except Refused as mistake:
+            raise OptlangError([mistake.diagnostic(self.tree.source)]) from None
 
     def _too_much(self, message: str) -> Diagnostic:
         return Diagnostic("E501", message, self.tree.source, Span(0, 0), help="use fewer pieces")

@@ -12,8 +12,8 @@ from optlang.language.builtins import FACT_NAMES
 from optlang.language.composing.clocks import Clock
 from optlang.language.composing.substitute import all_names, names_in, rebuilt, renamed
 from optlang.language.composing.work import Work
-from optlang.language.composing.write import Plain
 from optlang.language.questions import is_known, known_before
+from optlang.language.texts import Plain
 from optlang.language.walk import assigned, body_of, expressions
 
 STATEMENTS = (tree.Assign, tree.If, tree.Apply, tree.Push, tree.Repeat, tree.For, tree.Every)
@@ -34,7 +34,7 @@ def settled(work: Work, items: Items, clocks: Sequence[Clock]) -> Items:
     """Return a rule without the markers of its inner rules.
 
     Args:
-        work: Keeps where things come from.
+        work: Takes mistakes.
         items: The rule, written out.
         clocks: The markers of its inner rules.
     """
@@ -48,7 +48,7 @@ class _Calls:
     """Where one inner rule is called.
 
     Attributes:
-        work: Keeps where things come from.
+        work: Takes mistakes.
         items: The rule, written out.
         clock: The markers of the inner rule.
         ways: For each call, the conditions around it that are known before the step.
@@ -64,7 +64,7 @@ class _Calls:
     ways: list[Way] = field(default_factory=list)
     regular: bool = True
     before: set[str] = field(default_factory=set)
-    needless: set[int] = field(default_factory=set)
+    needless: set[tree.If] = field(default_factory=set)
     unclear: bool = False
 
     def settled(self) -> Items:
@@ -110,7 +110,7 @@ class _Calls:
         counts = []
         for condition, body in node.branches:
             if self.starts_anew(condition, body, node):
-                self.needless.add(id(node))
+                self.needless.add(node)
             static = is_known(condition, self.free, self.functions)
             regular &= static and self.about_shapes(condition)
             counts.append(self.look(body, (*around, condition) if static else around, regular))
@@ -176,7 +176,7 @@ class _Calls:
         clock = self.clock
         items: tuple[Any, ...] = tuple(self.items)
         if self.regular:
-            items = rebuilt(items, lambda new, old: () if id(old) in self.needless else new, self.work.keep)
+            items = rebuilt(items, lambda new, old: () if isinstance(old, tree.If) and old in self.needless else new)
         used = all_names(rebuilt(items, lambda new, old: () if self.ticks(old) else new))
         counted = not self.regular and bool(used & {clock.step, clock.first, clock.due, *clock.timed.values()})
 
@@ -197,7 +197,7 @@ class _Calls:
             return clock.alone(new) if counted else clock.with_tensor(new)
 
         self.check_common(reach, counted)
-        made = rebuilt(items, change, self.work.keep)
+        made = rebuilt(items, change)
         declared = [_existing(clock.state(), reach), *clock.schedules(used)] if counted else []
         at = next((i for i, item in enumerate(made) if isinstance(item, STATEMENTS)), len(made))
         return [*made[:at], *declared, *made[at:]]

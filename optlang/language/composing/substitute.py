@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from optlang.language import tree
 from optlang.language.evaluate import NotStatic, evaluate, truth
 from optlang.language.walk import assigned, statements
+from optlang.source import Origin, Span
 
 Piece = TypeVar("Piece", bound=Any)
 
@@ -48,35 +49,43 @@ def renamed(node: Piece, names: Names) -> Piece:
     return replace(node, **changed)  # type: ignore[arg-type]
 
 
-def rebuilt(
-    node: Piece,
-    change: Callable[[Any, Any], Any],
-    keep: Callable[[Any, Any], Any] = lambda new, old: new,
-) -> Piece:
+def placed(node: Piece, place: Callable[[Span], Span]) -> Piece:
+    """Return a copy of a node, or of a tuple of them, with what ``place`` makes of every span."""
+    if isinstance(node, tuple):
+        return tuple(placed(item, place) for item in node)  # type: ignore[return-value]
+    if not isinstance(node, tree.Node):
+        return node
+    kept = {f.name: getattr(node, f.name) for f in fields(node)}
+    changed = {name: placed(value, place) for name, value in kept.items() if isinstance(value, (tuple, tree.Node))}
+    return replace(node, span=place(node.span), **changed)
+
+
+def located(node: Piece, origin: Origin) -> Piece:
+    """Return a copy of a node, or of a tuple of them, that has not been composed yet, and comes from somewhere."""
+    return placed(node, lambda span: Span(span.start, span.end, origin))
+
+
+def rebuilt(node: Piece, change: Callable[[Any, Any], Any]) -> Piece:
     """Return a node, or a tuple of them, in which every node has been changed, from the inside out.
 
     Args:
         node: The node or tuple.
         change: Is given a node whose parts have been changed, and the node as it was; returns what is to stand in its
             place. In a tuple that may be several nodes or none.
-        keep: Is told of each new node, and the one that it is made of.
     """
     if isinstance(node, tuple):
         found: list[Any] = []
         for item in node:
-            new = rebuilt(item, change, keep)
+            new = rebuilt(item, change)
             found += new if isinstance(item, tree.Node) and isinstance(new, tuple) else [new]
         same = len(found) == len(node) and all(a is b for a, b in zip(found, node, strict=True))
         return node if same else tuple(found)  # type: ignore[return-value]
     if not isinstance(node, tree.Node):
         return node
     held = {f.name: getattr(node, f.name) for f in fields(node)}
-    made = {n: rebuilt(v, change, keep) for n, v in held.items() if isinstance(v, (tuple, tree.Node))}
+    made = {n: rebuilt(v, change) for n, v in held.items() if isinstance(v, (tuple, tree.Node))}
     new = replace(node, **made) if any(made[n] is not held[n] for n in made) else node  # type: ignore[arg-type]
-    new = change(new, node)
-    if isinstance(new, tree.Node) and new is not node:
-        keep(new, node)
-    return new  # type: ignore[no-any-return]
+    return change(new, node)  # type: ignore[no-any-return]
 
 
 def decided(node: Piece) -> Piece:
