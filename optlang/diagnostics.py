@@ -8,7 +8,7 @@ raised until a stage is finished. The wording lives where the mistake is found, 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,18 +56,17 @@ class Diagnostic:
     @property
     def uses(self) -> tuple[tuple[str, Source, Span], ...]:
         """What brought the place into the rule: each piece, from the inside out, with the place that uses it."""
-        return () if self.span is None else tuple(_uses(self.span))
+        return () if self.span is None else self.span.uses
 
     @property
-    def root(self) -> tuple[Source, Span]:
-        """The place in the rule's own text: this one, or the use that brought it in; the beginning without a place."""
-        span = (self.span or Span(0, 0)).root
-        return span.source or self.source, span
+    def outermost(self) -> tuple[Source, Span]:
+        """The place in the rule's own text: this one, or the use that brought it in."""
+        return self.uses[-1][1:] if self.uses else (self.source, self.span or Span(0, 0))
 
     @property
     def order(self) -> tuple[object, ...]:
         """What findings are sorted by: their places in the text of the rule."""
-        return self.root[0].name, (self.span or Span(0, 0)).path, self.code
+        return self.outermost[0].name, (self.span or Span(0, 0)).path, self.code
 
     def render(self, color: bool = False) -> str:
         """Return the finding as text: a headline, the line with carets, and the help line."""
@@ -116,16 +115,6 @@ def raise_errors(diagnostics: Iterable[Diagnostic]) -> None:
     found = tuple(diagnostics)
     if any(d.is_error for d in found):
         raise OptlangError(found)
-
-
-def _uses(span: Span) -> Iterator[tuple[str, Source, Span]]:
-    """Yield the pieces that a place is a part of, each with the text and the place that use it."""
-    origin = span.origin
-    while origin is not None and origin.used is not None:
-        piece, used = origin.piece, origin.used
-        assert used.source is not None  # every place in a composed rule knows its text
-        yield piece, used.source, used
-        origin = used.origin
 
 
 def _use_as_dict(piece: str, source: Source, used: Span) -> dict[str, Any]:

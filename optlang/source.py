@@ -52,14 +52,16 @@ class Span:
         return None if self.origin is None else self.origin.used
 
     @property
-    def root(self) -> Span:
-        """The place in the rule's own text that brought this one in: itself, if it was written there."""
-        return self if self.used is None else self.used.root
-
-    @property
     def path(self) -> tuple[tuple[int, int], ...]:
         """The places from the one in the rule's own text to this one, which sort in the order of that text."""
         return (*(() if self.used is None else self.used.path), (self.start, self.end))
+
+    @property
+    def uses(self) -> tuple[tuple[str, Source, Span], ...]:
+        """What brought this into the rule: each piece, from the inside out, with the text and the place that use it."""
+        if self.origin is None or self.used is None or self.used.source is None:
+            return ()
+        return ((self.origin.piece, self.used.source, self.used), *self.used.uses)
 
     def holds(self, other: Span) -> bool:
         """Whether another place is inside of this one, or was brought in from there."""

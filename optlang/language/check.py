@@ -115,7 +115,7 @@ def check(tree: Tree) -> tuple[Rule | None, list[Diagnostic]]:
     if not is_composed(tree):
         return _Check(tree).run()
     try:
-        plain, names = compose(tree, parse)
+        plain, names = compose(tree)
     except OptlangError as error:
         return None, list(error.diagnostics)
     rule, found = _Check(plain).run()

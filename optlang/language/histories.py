@@ -9,7 +9,7 @@ ring, so that a push writes one row (:mod:`optlang.ir.histories`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from optlang.language import tree
 from optlang.language.builtins import COUNT, EMPTY, PUSH
 from optlang.language.rule import State
 from optlang.language.texts import text_of
+from optlang.language.walk import mapped
 from optlang.source import Span
 
 Piece = TypeVar("Piece", bound=Any)
@@ -76,9 +77,7 @@ def _counted(node: Piece, sizes: Mapping[str, tree.Expr]) -> Piece:
             return tuple(_counted(item, sizes) for item in node)  # type: ignore[return-value]
     if not isinstance(node, tree.Node):
         return node
-    kept = {f.name: getattr(node, f.name) for f in fields(node)}
-    changed = {key: _counted(v, sizes) for key, v in kept.items() if isinstance(v, (tuple, tree.Node))}
-    return replace(node, **changed)  # type: ignore[arg-type]
+    return mapped(node, lambda held: _counted(held, sizes))
 
 
 def _declared(node: tree.History) -> tree.StateDecl:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 from optlang.language import tree
@@ -68,12 +69,9 @@ def _lines(items: Sequence[tree.Decl | tree.Stmt], depth: int) -> Iterator[str]:
                 if item.other is not None:
                     yield f"{indent}else:"
                     yield from _lines(item.other, depth + 1)
-            case tree.Def(body=tuple() as body) | tree.Transform(body=body):
+            case tree.Repeat() | tree.For() | tree.Every() | tree.On() | tree.Def(body=tuple()):
                 yield f"{indent}{formulas.simple(item)}:"
-                yield from _lines(body, depth + 1)
-            case tree.Repeat(body=body) | tree.For(body=body) | tree.Every(body=body) | tree.On(body=body):
-                yield f"{indent}{formulas.simple(item)}:"
-                yield from _lines(body, depth + 1)
+                yield from _lines(item.body, depth + 1)  # type: ignore[arg-type]
             case tree.OptimizerDecl(reference=str() as reference):
                 yield f"{indent}{formulas.simple(item)}  # reference: {reference}"
             case _:
@@ -85,47 +83,29 @@ def numbered(parsed: tree.Tree) -> tree.Tree:
 
     No node stands in two places then, not even the same piece of one formula.
     """
-    return replace(parsed, items=_Lines(len(_head(parsed))).block(parsed.items))
+    return replace(parsed, items=_numbered(parsed.items, count(len(_head(parsed)) + 1)))
 
 
-class _Lines:
-    """Counts lines.
+def _numbered(items: Any, lines: Iterator[int]) -> Any:
+    """Return statements and declarations, each on the next line, and their blocks on those that follow."""
+    return tuple(_at_line(item, next(lines), lines) for item in items)
 
-    Args:
-        before: How many there are already.
-    """
 
-    def __init__(self, before: int) -> None:
-        self.line = before
+def _at_line(item: Any, line: int, lines: Iterator[int]) -> Any:
+    blocks: dict[str, Any] = {}
+    match item:
+        case tree.If():
+            blocks["branches"] = tuple(
+                (_placed(condition, next(lines) if i else line), _numbered(body, lines))
+                for i, (condition, body) in enumerate(item.branches)
+            )
+            if item.other is not None:
+                next(lines)  # of `else`
+                blocks["other"] = _numbered(item.other, lines)
+        case tree.Repeat() | tree.For() | tree.Every() | tree.On() | tree.Def(body=tuple()):
+            blocks["body"] = _numbered(item.body, lines)
+    return replace(_placed(replace(item, **dict.fromkeys(blocks, ())), line), **blocks)
 
-    def next(self, node: Any = ()) -> Any:
-        """Return a node, or a tuple of them, on the next line."""
-        self.line += 1
-        return self.here(node)
 
-    def here(self, node: Any) -> Any:
-        """Return a node, or a tuple of them, on this line."""
-        line = self.line
-        return placed(node, lambda span: Span(span.start, span.end, span.origin, line))
-
-    def block(self, items: Sequence[Any]) -> tuple[Any, ...]:
-        """Return statements, each on a line of its own."""
-        return tuple(map(self.item, items))
-
-    def item(self, item: Any) -> Any:
-        """Return a statement or declaration, with its blocks on the lines that follow."""
-        match item:
-            case tree.If(branches=branches, other=other):
-                made = self.next(replace(item, branches=(), other=None))
-                parts = []
-                for i, (condition, body) in enumerate(branches):
-                    parts.append((self.next(condition) if i else self.here(condition), self.block(body)))
-                if other is not None:
-                    self.next()
-                    other = self.block(other)
-                return replace(made, branches=tuple(parts), other=other)
-            case tree.Repeat(body=body) | tree.For(body=body) | tree.Every(body=body) | tree.On(body=body):
-                return replace(self.next(replace(item, body=())), body=self.block(body))
-            case tree.Def(body=tuple() as body):
-                return replace(self.next(replace(item, body=())), body=self.block(body))
-        return self.next(item)
+def _placed(node: Any, line: int) -> Any:
+    return placed(node, lambda span: Span(span.start, span.end, span.origin, line))

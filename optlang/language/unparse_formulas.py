@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from optlang.language import tree
-from optlang.language.reading.pieces import children
 from optlang.language.tree import StateScope
+from optlang.language.walk import nodes_in
 from optlang.source import Source, Span
 
 PIPE, CHOICE, DEFAULT, OR, AND, NOT, COMPARE, SUM, PRODUCT, SIGN, POWER, PRIMARY = range(12)
@@ -20,13 +20,7 @@ LAST_WORD = re.compile(rf"({WORD})\W*\Z")
 
 def has_unsupported(node: tree.Node) -> bool:
     """Whether a node holds anything that has no parts to be written from."""
-    pending = [node]
-    while pending:
-        found = pending.pop()
-        if isinstance(found, tree.Unsupported):
-            return True
-        pending.extend(children(found))
-    return False
+    return any(isinstance(found, tree.Unsupported) for found in nodes_in(node))
 
 
 def quoted(text: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 from optlang.language.tree import (
     Assign,
@@ -17,6 +19,7 @@ from optlang.language.tree import (
     Index,
     Member,
     Name,
+    Node,
     Number,
     Pipe,
     Push,
@@ -29,6 +32,8 @@ from optlang.language.tree import (
     Unary,
 )
 from optlang.source import Span
+
+Kind = TypeVar("Kind", bound=Node)
 
 
 def parts(expr: Expr) -> tuple[Expr, ...]:
@@ -67,6 +72,25 @@ def _subscripts(items: Iterable[Expr | Slice]) -> Iterator[Expr]:
             yield from (end for end in (item.start, item.stop) if end is not None)
         else:
             yield item
+
+
+def mapped(node: Kind, change: Callable[[Any], Any]) -> Kind:
+    """Return a node with what ``change`` makes of the nodes and tuples in it; the node itself if nothing changes."""
+    held = {f.name: getattr(node, f.name) for f in fields(node)}
+    made = {name: change(value) for name, value in held.items() if isinstance(value, (tuple, Node))}
+    return replace(node, **made) if any(made[name] is not held[name] for name in made) else node
+
+
+def nodes_in(node: Any) -> Iterator[Node]:
+    """Yield a node and every node inside of it, or those of a tuple."""
+    pending = [node]
+    while pending:
+        found = pending.pop()
+        if isinstance(found, tuple):
+            pending.extend(found)
+        elif isinstance(found, Node):
+            yield found
+            pending.extend(getattr(found, f.name) for f in fields(found))
 
 
 def blocks(statement: Stmt) -> tuple[tuple[Stmt, ...], ...]:

@@ -133,17 +133,16 @@ class Clock:
 
     def schedules(self, used: Collection[str]) -> list[tree.Def]:
         """Return the schedules that a rule uses, which go by its own count."""
-        made, place = [], self.place
+        made, place = list[tree.Def](), self.place
         for name in TIMED:
             formula, builtin = definition(name), BUILTINS[name]
             assert formula is not None
             if self.timed[name] in used:
-                parameters = tuple(
-                    tree.Parameter(place, _name(place, p), default(builtin, p)) for p, _ in builtin.parameters
-                )
-                body = placed(renamed(formula, {"t": self.step}), lambda span: place)
+                named = ((_name(place, p), default(builtin, p)) for p, _ in builtin.parameters)
+                parameters = tuple(tree.Parameter(place, *parameter) for parameter in named)
+                body = renamed(formula, {"t": self.step})
                 made.append(tree.Def(place, _name(place, self.timed[name]), parameters, body))
-        return made
+        return [placed(function, lambda span: place) for function in made]
 
     def _is_first(self, place: Span) -> tree.Compare:
         return tree.Compare(place, ("==",), (_name(place, self.step), _number(place, 1)))

@@ -8,9 +8,9 @@ in, and the uses that brought it into the rule.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import roles, tree
@@ -19,7 +19,7 @@ from optlang.language.checking.instead import NOT_YET, instead_of
 from optlang.language.composing import rules
 from optlang.language.composing.names import Names
 from optlang.language.composing.settle import settled
-from optlang.language.composing.substitute import calls_in, located, nodes_in
+from optlang.language.composing.substitute import calls_in, located
 from optlang.language.composing.transforms import Transforms, free_parameters
 from optlang.language.composing.work import MAX_PIECES, MAX_RULES, MAX_STATEMENTS, Work
 from optlang.language.library import transform_files
@@ -28,41 +28,38 @@ from optlang.language.reading.finish import check_depth
 from optlang.language.reading.refused import Refused
 from optlang.language.suggest import did_you_mean, nearest
 from optlang.language.texts import numbered
-from optlang.source import Origin, Source, Span
-
-COMPOSED = (tree.Transform, tree.Use, tree.Inner, tree.Apply, tree.Pipe)
-Read = Callable[[Source], tree.Tree]
-Whole = TypeVar("Whole", bound=tree.Node)
+from optlang.language.walk import mapped, nodes_in
+from optlang.source import Origin, Span
 
 
 def is_composed(parsed: tree.Tree) -> bool:
     """Whether a rule is made of pieces that are to be written out."""
-    return any(_mentions(item) for item in parsed.items)
-
-
-def _mentions(node: Any) -> bool:
-    for found in nodes_in(node):
-        if isinstance(found, COMPOSED):
-            return True
+    for found in nodes_in(parsed.items):
         match found:
-            case tree.Call(function=tree.Name(name=name)) if name in transform_files():
+            case (
+                tree.Transform()
+                | tree.Use()
+                | tree.Inner()
+                | tree.Apply()
+                | tree.Pipe()
+                | tree.Member(name="direction")
+            ):
                 return True
-            case tree.Member(name="direction"):
+            case tree.Call(function=tree.Name(name=name)) if name in transform_files():
                 return True
     return False
 
 
-def compose(parsed: tree.Tree, read: Read) -> tuple[tree.Tree, Names]:
+def compose(parsed: tree.Tree) -> tuple[tree.Tree, Names]:
     """Return the plain rule, and what its names are called in the texts that it comes from.
 
     Args:
         parsed: The tree of the author's text.
-        read: Parses a text.
 
     Raises:
         OptlangError: If the pieces do not fit; with every such mistake.
     """
-    composer = _Composer(located(parsed, Origin(parsed.source)), read, 0)
+    composer = _Composer(located(parsed, Origin(parsed.source)), 0)
     plain = composer.whole()
     work = composer.work
     work.found += _not_compiled(plain)
@@ -71,11 +68,6 @@ def compose(parsed: tree.Tree, read: Read) -> tuple[tree.Tree, Names]:
     composer.check_size(plain.items)
     steps = {inner.clock.step: name for name, inner in composer.inner.items()}
     return numbered(plain), Names(work.shown, steps)
-
-
-def _defines(item: tree.Node) -> str:
-    """Return the name of the function that an item defines, if it is one."""
-    return item.name.name if isinstance(item, tree.Def) else ""
 
 
 def _not_compiled(plain: tree.Tree) -> Iterator[Diagnostic]:
@@ -94,15 +86,14 @@ class _Composer:
 
     Args:
         parsed: The tree of the author's text.
-        read: Parses a text.
         depth: How many rules this one is a part of.
         taken_over: Where rules have been taken over so far, in all texts together.
     """
 
-    def __init__(self, parsed: tree.Tree, read: Read, depth: int, taken_over: list[Span] | None = None) -> None:
-        self.tree, self.read, self.depth = parsed, read, depth
+    def __init__(self, parsed: tree.Tree, depth: int, taken_over: list[Span] | None = None) -> None:
+        self.tree, self.depth = parsed, depth
         self.taken_over = [] if taken_over is None else taken_over
-        self.work = Work(parsed, read)
+        self.work = Work(parsed)
         self.transforms = Transforms(self.work)
         self.inner: dict[str, rules.InnerRule] = {}
         self.functions = {d.name.name for d in parsed.items if isinstance(d, tree.Def)}
@@ -177,10 +168,10 @@ class _Composer:
     def _needed(self, items: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
         """Return the items without functions of other files that nothing calls: a file may be a collection of them."""
         left = {d.name.name: d for d in items if isinstance(d, tree.Def) and d.span.origin != self.tree.span.origin}
-        pending = [calls_in(item) for item in (*items, *self.work.declared) if left.get(_defines(item)) is not item]
+        pending = [calls_in(item) for item in (*items, *self.work.declared) if item not in left.values()]
         while pending:
             pending += [calls_in(left.pop(name)) for name in pending.pop() if name in left]
-        return [item for item in items if left.get(_defines(item)) is not item]
+        return [item for item in items if item not in left.values()]
 
     def write_out(self, parsed: tree.Tree) -> tree.Tree:
         """Return another rule without pieces of its own."""
@@ -188,7 +179,7 @@ class _Composer:
             return parsed
         if self.depth >= MAX_PIECES:
             raise OptlangError([self._too_much("rules are made of rules too deeply")])
-        other = _Composer(parsed, self.read, self.depth + 1, self.taken_over)
+        other = _Composer(parsed, self.depth + 1, self.taken_over)
         plain = other.whole()
         if other.work.found:
             raise OptlangError(other.work.found)
@@ -289,7 +280,7 @@ class _Composer:
                 other = None if node.other is None else self.block(node.other, path)
                 return replace(node, branches=tuple(branches), other=other)
             case tree.Repeat() | tree.For() | tree.Every():
-                return replace(self.refuse(replace(node, body=())), body=self.block(node.body, path))
+                return replace(self.refuse(replace(node, body=())), body=self.block(node.body, path))  # type: ignore[no-any-return]
         return node
 
     # Expressions --------------------------------------------------------------------------------------------
@@ -341,11 +332,7 @@ class _Composer:
 
     def parts(self, node: Any, before: list[tree.Stmt] | None, path: tuple[str, ...]) -> Any:
         """Return a node with its parts written out."""
-        if not isinstance(node, tree.Node):
-            return node
-        held = {f.name: getattr(node, f.name) for f in fields(node)}
-        new = {n: self.expression(v, before, path) for n, v in held.items() if isinstance(v, (tuple, tree.Node))}
-        return replace(node, **new) if any(new[n] is not held[n] for n in new) else node
+        return mapped(node, lambda held: self.expression(held, before, path)) if isinstance(node, tree.Node) else node
 
     def unpiped(self, node: tree.Pipe) -> tree.Call:
         """Return a stage as the call that it stands for."""
@@ -463,13 +450,11 @@ class _Composer:
             "use it in a statement of its own, inside an `if` block if need be, and use the result here",
         )
 
-    def refuse(self, item: Whole) -> Whole:
+    def refuse(self, item: Any) -> Any:
         """Return a declaration, or what a loop counts, in which no piece may be used."""
         if isinstance(item, tree.Def) and item.name.name not in self.functions:
             return item
-        held = {f.name: getattr(item, f.name) for f in fields(item)}
-        new = {n: self.expression(v, None, ()) for n, v in held.items() if isinstance(v, (tuple, tree.Node))}
-        return replace(item, **new) if any(new[n] is not held[n] for n in new) else item
+        return self.parts(item, None, ())
 
     def check_size(self, items: Sequence[tree.Decl | tree.Stmt]) -> None:
         """Raise an error if the plain rule is too large, or nested too deeply."""

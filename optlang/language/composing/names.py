@@ -46,7 +46,7 @@ class Names:
             message=self._shown(found.message),
             label=None if found.label is None else self._shown(found.label),
             help=None if found.help is None else self._shown(found.help),
-            related=tuple((text, place) for text, place in found.related if place != found.span),
+            related=tuple((self._shown(text), place) for text, place in found.related if place != found.span),
         )
 
     def _shown(self, text: str) -> str:

@@ -10,14 +10,12 @@ from typing import Any
 from optlang.language import tree
 from optlang.language.builtins import FACT_NAMES
 from optlang.language.composing.clocks import Clock
+from optlang.language.composing.rules import STATEMENTS, Items
 from optlang.language.composing.substitute import all_names, names_in, rebuilt, renamed
 from optlang.language.composing.work import Work
 from optlang.language.questions import is_known, known_before
 from optlang.language.texts import Plain
 from optlang.language.walk import assigned, body_of, expressions
-
-STATEMENTS = (tree.Assign, tree.If, tree.Apply, tree.Push, tree.Repeat, tree.For, tree.Every)
-Items = list[tree.Decl | tree.Stmt]
 
 #: How many nodes the condition may have under which a rule is called, with what its names stand for.
 MAX_CONDITION = 500

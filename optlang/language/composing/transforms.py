@@ -40,13 +40,12 @@ class Transforms:
     def __init__(self, work: Work) -> None:
         self.work = work
         self._known: dict[str, tree.Transform] = {}
-        self._foreign: set[str] = set()
         self._defs: dict[str, dict[str, str]] = {}  # new names of the functions in the file of a transform
 
     @property
     def own(self) -> list[str]:
         """The names of the author's transforms."""
-        return [name for name in self._known if name not in self._foreign]
+        return [name for name, known in self._known.items() if known.span.origin == self.work.author.span.origin]
 
     def declare(self, transform: tree.Transform) -> None:
         """Make a transform of the author's known."""
@@ -124,7 +123,6 @@ class Transforms:
         for item in items:
             if isinstance(item, tree.Transform) and item.name.name not in self._known:
                 self._known[item.name.name] = item
-                self._foreign.add(item.name.name)
                 self._defs[item.name.name] = {}  # the file's functions come under their own names
 
     def find(self, name: tree.Name) -> tree.Transform | None:
@@ -139,7 +137,6 @@ class Transforms:
             for item in parsed.items:
                 if isinstance(item, tree.Transform):
                     self._known[item.name.name] = item
-                    self._foreign.add(item.name.name)
                     self._defs[item.name.name] = names
         return self._known.get(name.name)
 

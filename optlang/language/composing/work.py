@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from optlang.language import tree
 from optlang.language.builtins import BUILTINS, FACT_NAMES, TIME_NAMES
 from optlang.language.composing.substitute import located, names_in
 from optlang.language.library import rule_files, rule_of, transform_files
+from optlang.language.parse import parse
 from optlang.language.suggest import did_you_mean
 from optlang.source import Origin, Source, Span, read_text
 
@@ -25,7 +26,6 @@ class Work:
 
     Attributes:
         author: The tree as its author wrote it.
-        read: Parses a text.
         taken: Names that mean something already.
         wanted: Those that the author reads and does not define, which another rule may.
         shown: What the names that were made unique are called where they come from.
@@ -33,8 +33,8 @@ class Work:
         found: What is wrong.
     """
 
-    def __init__(self, author: tree.Tree, read: Callable[[Source], tree.Tree]) -> None:
-        self.author, self.read = author, read
+    def __init__(self, author: tree.Tree) -> None:
+        self.author = author
         self.taken = {*BUILTINS, *FACT_NAMES, *TIME_NAMES, "p", "g", "group", *names_in(author.items)}
         self.wanted = names_in(author.items) - _defined(author.items) - {*FACT_NAMES, *TIME_NAMES, "p", "g", "group"}
         self.shown: dict[str, str] = {}
@@ -94,7 +94,7 @@ class Work:
                 did_you_mean(name.name, known) or "`optlang list` prints the library; a file is given in quotes",
             )
             return None
-        return self.read(rule_of(name, self.author.source))
+        return parse(rule_of(name, self.author.source))
 
     def transform_file(self, name: str, used: Span) -> tree.Tree | None:
         """Return the tree of a file of the library's transforms, of which one is used."""
@@ -102,24 +102,23 @@ class Work:
         if file is None:
             return None
         source = Source(file.read_text(encoding="utf-8"), file.name)
-        return located(self.read(source), Origin(source, name, used))
+        return located(parse(source), Origin(source, name, used))
 
     def file(self, path: Path, span: Span) -> tree.Tree | None:
         """Return the tree of a file, or None after saying why there is none."""
         try:
-            return self.read(Source(read_text(path), str(path)))
+            return parse(Source(read_text(path), str(path)))
         except (OSError, ValueError) as error:
             not_text = isinstance(error, UnicodeDecodeError)
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8" if not_text else error
             self.error("E215", f"cannot read {path}: {reason}", span, help="a file is looked for beside this one")
         except OptlangError as error:
             first = error.diagnostics[0]
-            line = first.source.position(first.span.start)[0] if first.span else 1
             self.error(
                 "E215",
                 f"{path.name} has errors",
                 span,
-                f"line {line}: {first.message}",
+                f"line {first.position[0]}: {first.message}",
                 f"`optlang check {path.name}` shows them",
             )
         return None
