@@ -87,7 +87,11 @@ class Diagnostic:
             "end_column": end_column,
             "label": self.label,
             "help": self.help,
-            "uses": [_use_as_dict(*use) for use in self.uses],
+            "uses": [
+                {"piece": piece, "file": source.name, "line": line, "column": column}
+                for piece, source, used in self.uses
+                for line, column in (source.position(used.start),)
+            ],
         }
 
     def __str__(self) -> str:
@@ -115,11 +119,6 @@ def raise_errors(diagnostics: Iterable[Diagnostic]) -> None:
     found = tuple(diagnostics)
     if any(d.is_error for d in found):
         raise OptlangError(found)
-
-
-def _use_as_dict(piece: str, source: Source, used: Span) -> dict[str, Any]:
-    line, column = source.position(used.start)
-    return {"piece": piece, "file": source.name, "line": line, "column": column}
 
 
 def _width(text: str) -> int:

@@ -15,12 +15,11 @@ from test_composing import SAME
 import optlang.rules
 from optlang.cli.check import _as_data
 from optlang.diagnostics import Diagnostic, OptlangError
-from optlang.language import tree
 from optlang.language.check import check_text
 from optlang.language.composing.substitute import placed
 from optlang.language.parse import parse
-from optlang.language.reading.pieces import children
 from optlang.language.texts import rule_text
+from optlang.language.walk import nodes_in
 from optlang.source import Origin, Source, Span
 
 Place = tuple[str, int, int]
@@ -174,13 +173,6 @@ def composed(tmp_path: Path) -> Iterator[Source]:
         yield Source(files["rule.opt"], str(tmp_path / "rule.opt"))
 
 
-def nodes(node: tree.Node) -> Iterator[tree.Node]:
-    """Yield a node and all that is in it."""
-    yield node
-    for child in children(node):
-        yield from nodes(child)
-
-
 def without_places(items: Any) -> Any:
     return placed(items, lambda span: Span(0, 0))
 
@@ -193,15 +185,15 @@ def test_the_tree_is_that_of_its_text(tmp_path: Path) -> None:
         again = parse(Source(rule_text(rule)))
         assert without_places(again.items) == without_places(rule.tree.items)
         for item, printed in zip(rule.tree.items, again.items, strict=True):
-            lines = [node.span.line for node in nodes(item)]
-            assert lines == [again.source.position(node.span.start)[0] for node in nodes(printed)]
+            lines = [node.span.line for node in nodes_in(item)]
+            assert lines == [again.source.position(node.span.start)[0] for node in nodes_in(printed)]
 
 
 def test_every_place_leads_to_the_rule(tmp_path: Path) -> None:
     for source in composed(tmp_path):
         rule, _ = check_text(source)
         assert rule is not None
-        found = [node for item in rule.tree.items for node in nodes(item)]
+        found = list(nodes_in(rule.tree.items))
         assert len({id(node) for node in found}) == len(found)  # no node stands in two places
         for node in found:
             assert node.span.source is not None and node.span.end <= len(node.span.source.text)

@@ -74,18 +74,14 @@ def _rule(rule: Rule) -> Iterator[str]:
         yield f"  def     {name}"
     for item in parsed.items:
         if isinstance(item, Stmt | Iterate):
-            yield from _indented("  | ", text_of(parsed, item))
+            yield from (f"  | {line}" for line in text_of(parsed, item).splitlines())
     for event in (item for item in parsed.items if isinstance(item, On)):
         yield f"  on      {event.event}"
         for statement in event.body:
-            yield from _indented("    | ", text_of(parsed, statement))
+            yield from (f"    | {line}" for line in text_of(parsed, statement).splitlines())
     for route in rule.routes:
         when = f"when {text_of(parsed, route.when)}" if route.when is not None else "otherwise"
         yield f"  route   {route.title} {when}"
-
-
-def _indented(head: str, text: str) -> Iterator[str]:
-    return (f"{head}{line}" for line in text.splitlines())
 
 
 def _hyper(hyper: Hyper) -> str:

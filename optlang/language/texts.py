@@ -12,26 +12,7 @@ from optlang.language.composing.substitute import placed
 from optlang.language.rule import Rule, remembering
 from optlang.language.unparse import INDENT
 from optlang.language.unparse_formulas import Formulas
-from optlang.source import Source, Span
-
-
-class Plain(Formulas):
-    """Writes every name canonically, as there is no single text that it could be quoted from."""
-
-    def __init__(self) -> None:
-        super().__init__(Source(""))
-
-    def keyword(self, node: tree.Argument, name: str) -> str:
-        """Return the name of an argument."""
-        return name
-
-    def word(self, node: tree.Node, name: str) -> str:
-        """Return a name after a dot."""
-        return name
-
-    def key(self, node: tree.StateItem, key: str) -> str:
-        """Return the key of a state."""
-        return key
+from optlang.source import Span
 
 
 @remembering
@@ -47,7 +28,7 @@ def text_of(parsed: tree.Tree, node: tree.Expr | tree.Decl | tree.Stmt) -> str:
     """Return the text of a piece of a rule, the lines of a statement without the indentation of the first."""
     if parsed.span.origin is None:
         return parsed.source.excerpt(node.span)
-    return Plain().expression(node) if isinstance(node, tree.Expr) else "\n".join(_lines((node,), 0))
+    return Formulas().expression(node) if isinstance(node, tree.Expr) else "\n".join(_lines((node,), 0))
 
 
 def _head(parsed: tree.Tree) -> list[str]:
@@ -59,7 +40,7 @@ def _head(parsed: tree.Tree) -> list[str]:
 
 
 def _lines(items: Sequence[tree.Decl | tree.Stmt], depth: int) -> Iterator[str]:
-    indent, formulas = INDENT * depth, Plain()
+    indent, formulas = INDENT * depth, Formulas()
     for item in items:
         match item:
             case tree.If():

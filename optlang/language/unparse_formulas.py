@@ -29,10 +29,10 @@ def quoted(text: str) -> str:
 
 
 class Formulas:
-    """Writes the pieces of a rule; ``source`` supplies names as they were spelt."""
+    """Writes the pieces of a rule; ``source`` supplies names as they were spelt, without it they are canonical."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, source: Source | None = None) -> None:
+        self.source = source or Source("")
 
     def expression(self, node: tree.Expr, level: int = PIPE, tight: bool = False) -> str:
         """Return an expression, in brackets if it binds more loosely than ``level``.
@@ -117,12 +117,12 @@ class Formulas:
 
     def keyword(self, node: tree.Argument, name: str) -> str:
         """Return the name of an argument, as written."""
-        return self.source.excerpt(Span(node.span.start, node.value.span.start)).partition("=")[0].strip()
+        return self.source.excerpt(Span(node.span.start, node.value.span.start)).partition("=")[0].strip() or name
 
     def word(self, node: tree.Node, name: str) -> str:
         """Return the name that a piece of the text ends with, as written."""
         found = LAST_WORD.search(self.source.excerpt(node.span))
-        return found[1] if found else ""
+        return found[1] if found else name
 
     def format(self, node: tree.StoreFormat) -> str:
         """Return the format that states are stored in."""
@@ -249,4 +249,4 @@ class Formulas:
 
     def key(self, node: tree.StateItem, key: str) -> str:
         """Return the key of a state, as written."""
-        return re.sub(r"\s*\.\s*", ".", self.source.excerpt(node.span).rpartition(" as ")[2].strip())
+        return re.sub(r"\s*\.\s*", ".", self.source.excerpt(node.span).rpartition(" as ")[2].strip()) or key

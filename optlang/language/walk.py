@@ -34,6 +34,7 @@ from optlang.language.tree import (
 from optlang.source import Span
 
 Kind = TypeVar("Kind", bound=Node)
+Piece = TypeVar("Piece", bound=Any)
 
 
 def parts(expr: Expr) -> tuple[Expr, ...]:
@@ -79,6 +80,26 @@ def mapped(node: Kind, change: Callable[[Any], Any]) -> Kind:
     held = {f.name: getattr(node, f.name) for f in fields(node)}
     made = {name: change(value) for name, value in held.items() if isinstance(value, (tuple, Node))}
     return replace(node, **made) if any(made[name] is not held[name] for name in made) else node
+
+
+def rebuilt(node: Piece, change: Callable[[Any, Any], Any]) -> Piece:
+    """Return a node, or a tuple of them, in which every node has been changed, from the inside out.
+
+    Args:
+        node: The node or tuple.
+        change: Is given a node whose parts have been changed, and the node as it was; returns what is to stand in its
+            place. In a tuple that may be several nodes or none.
+    """
+    if isinstance(node, tuple):
+        found: list[Any] = []
+        for item in node:
+            new = rebuilt(item, change)
+            found += new if isinstance(item, Node) and isinstance(new, tuple) else [new]
+        same = len(found) == len(node) and all(a is b for a, b in zip(found, node, strict=True))
+        return node if same else tuple(found)  # type: ignore[return-value]
+    if not isinstance(node, Node):
+        return node
+    return change(mapped(node, lambda held: rebuilt(held, change)), node)  # type: ignore[no-any-return]
 
 
 def nodes_in(node: Any) -> Iterator[Node]:

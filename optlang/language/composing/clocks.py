@@ -12,9 +12,10 @@ from fractions import Fraction
 
 from optlang.language import tree
 from optlang.language.builtins import BUILTINS, TIME
-from optlang.language.composing.substitute import placed, rebuilt, renamed
+from optlang.language.composing.substitute import placed, renamed
 from optlang.language.composing.work import Work
 from optlang.language.derived import default, definition
+from optlang.language.walk import rebuilt
 from optlang.source import Span
 
 #: Functions that read the time.

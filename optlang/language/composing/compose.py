@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from optlang.diagnostics import Diagnostic, OptlangError
+from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
 from optlang.language import roles, tree
 from optlang.language.builtins import BUILTINS, MEMBERS
 from optlang.language.checking.instead import NOT_YET, instead_of
@@ -31,22 +31,19 @@ from optlang.language.texts import numbered
 from optlang.language.walk import mapped, nodes_in
 from optlang.source import Origin, Span
 
+COMPOSED = (tree.Transform, tree.Use, tree.Inner, tree.Apply, tree.Pipe)
+
 
 def is_composed(parsed: tree.Tree) -> bool:
     """Whether a rule is made of pieces that are to be written out."""
     for found in nodes_in(parsed.items):
         match found:
-            case (
-                tree.Transform()
-                | tree.Use()
-                | tree.Inner()
-                | tree.Apply()
-                | tree.Pipe()
-                | tree.Member(name="direction")
-            ):
-                return True
             case tree.Call(function=tree.Name(name=name)) if name in transform_files():
                 return True
+            case tree.Member(name="direction"):
+                return True
+        if isinstance(found, COMPOSED):
+            return True
     return False
 
 
@@ -61,13 +58,10 @@ def compose(parsed: tree.Tree) -> tuple[tree.Tree, Names]:
     """
     composer = _Composer(located(parsed, Origin(parsed.source)), 0)
     plain = composer.whole()
-    work = composer.work
-    work.found += _not_compiled(plain)
-    if work.found:
-        raise OptlangError(work.found)
+    raise_errors(_not_compiled(plain))
     composer.check_size(plain.items)
     steps = {inner.clock.step: name for name, inner in composer.inner.items()}
-    return numbered(plain), Names(work.shown, steps)
+    return numbered(plain), Names(composer.work.shown, steps)
 
 
 def _not_compiled(plain: tree.Tree) -> Iterator[Diagnostic]:
@@ -102,8 +96,10 @@ class _Composer:
         self.count = 0
 
     def whole(self) -> tree.Tree:
-        """Return the plain rule; one without items if there are mistakes."""
-        return replace(self.tree, items=tuple(self.run()), comments=())
+        """Return the plain rule; raises an error with all mistakes if there are any."""
+        items = self.run()
+        raise_errors(self.work.found)
+        return replace(self.tree, items=tuple(items), comments=())
 
     def run(self) -> list[tree.Decl | tree.Stmt]:
         """Return the items of the plain rule."""
@@ -179,11 +175,7 @@ class _Composer:
             return parsed
         if self.depth >= MAX_PIECES:
             raise OptlangError([self._too_much("rules are made of rules too deeply")])
-        other = _Composer(parsed, self.depth + 1, self.taken_over)
-        plain = other.whole()
-        if other.work.found:
-            raise OptlangError(other.work.found)
-        return plain
+        return _Composer(parsed, self.depth + 1, self.taken_over).whole()
 
     def _with_trial(self, own: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
         """Return the items; a file of nothing but transforms is checked by using each of them once."""

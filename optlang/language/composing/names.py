@@ -25,11 +25,10 @@ class Names:
 
     def restored(self, findings: Iterable[Diagnostic]) -> list[Diagnostic]:
         """Return findings in the order of the rule's own text, each mistake once however often its piece is used."""
-        found = {
-            (d.code, d.message, d.source.name, d.position): d
-            for d in sorted(map(self._restored, findings), key=lambda d: d.order, reverse=True)
-        }
-        return [*reversed(found.values())]
+        found: dict[object, Diagnostic] = {}
+        for one in sorted(map(self._restored, findings), key=lambda d: d.order):
+            found.setdefault((one.code, one.message, one.source.name, one.position), one)
+        return [*found.values()]
 
     def _restored(self, found: Diagnostic) -> Diagnostic:
         inner = next((self.steps[word] for word in WORD.findall(found.message) if word in self.steps), None)

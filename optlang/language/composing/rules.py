@@ -19,6 +19,8 @@ STATEMENTS = (tree.Assign, tree.If, tree.Apply, tree.Push, tree.Repeat, tree.For
 Items = list[tree.Decl | tree.Stmt]
 #: Writes out the pieces of another rule.
 WriteOut = Callable[[tree.Tree], tree.Tree]
+#: Takes the transforms of a file.
+Adopt = Callable[[Sequence[tree.Decl | tree.Stmt]], None]
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,7 @@ class InnerRule:
     events: bool = False
 
 
-def used(
-    work: Work,
-    node: tree.Use,
-    write_out: WriteOut,
-    own: Sequence[tree.Decl | tree.Stmt],
-    adopt: Callable[[Sequence[tree.Decl | tree.Stmt]], None],
-) -> Items:
+def used(work: Work, node: tree.Use, write_out: WriteOut, own: Sequence[tree.Decl | tree.Stmt], adopt: Adopt) -> Items:
     """Return what ``use`` stands for: declarations and statements of the other rule, as far as they are not replaced.
 
     Args:
@@ -64,14 +60,8 @@ def used(
         own: What the author wrote; its hyperparameters and functions replace those of the other rule.
         adopt: Takes the transforms of the other file.
     """
-    parsed = work.rule(node)
+    parsed = _written_out(work, node, write_out, adopt)
     if parsed is None:
-        return []
-    adopt(parsed.items)
-    parsed = write_out(parsed)
-    routes = [item for item in parsed.items if isinstance(item, tree.Route)]
-    if routes:
-        _refuse_routes(work, node.rule)
         return []
     mine = {i.name.name for d in own if isinstance(d, tree.HyperDecl) for i in d.items}
     functions = {d.name.name for d in own if isinstance(d, tree.Def)}
@@ -117,17 +107,11 @@ def declared(
         write_out: Writes out the pieces of the other rule.
         tuples: The tuples of hyperparameters that have been declared, by name.
     """
-    parsed = work.rule(node)
-    if parsed is None:
+    parsed = _written_out(work, node, write_out)
+    if parsed is None or not _fits_inside(work, parsed, node):
         return None
-    parsed = write_out(parsed)
     origin = parsed.span.origin
     assert origin is not None
-    if any(isinstance(item, tree.Route) for item in parsed.items):
-        _refuse_routes(work, node.rule)
-        return None
-    if not _fits_inside(work, parsed, node):
-        return None
     if not any(isinstance(item, STATEMENTS) for item in parsed.items):
         help = "an inner rule changes `p`; `use` takes over the transforms and functions of a file"
         work.error("E215", f"`{title(node.rule)}` has no update", node.rule.span, "not a rule", help)
@@ -269,14 +253,21 @@ def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> t
     return done, result
 
 
-def _refuse_routes(work: Work, name: tree.Name | tree.Text) -> None:
-    work.error(
-        "E217",
-        f"`{title(name)}` sends tensors to other rules and has no update of its own",
-        name.span,
-        "expected a rule with an update",
-        "name one of the rules that it routes to",
-    )
+def _written_out(
+    work: Work, node: tree.Use | tree.Inner, write_out: WriteOut, adopt: Adopt = lambda items: None
+) -> tree.Tree | None:
+    """Return the rule that is used without pieces of its own; None after saying why there is none."""
+    parsed = work.rule(node)
+    if parsed is None:
+        return None
+    adopt(parsed.items)
+    parsed = write_out(parsed)
+    if not any(isinstance(item, tree.Route) for item in parsed.items):
+        return parsed
+    message, label = "sends tensors to other rules and has no update of its own", "expected a rule with an update"
+    help = "name one of the rules that it routes to"
+    work.error("E217", f"`{title(node.rule)}` {message}", node.rule.span, label, help)
+    return None
 
 
 def _fits_inside(work: Work, parsed: tree.Tree, node: tree.Inner) -> bool:

@@ -11,11 +11,11 @@ from optlang.language import tree
 from optlang.language.builtins import FACT_NAMES
 from optlang.language.composing.clocks import Clock
 from optlang.language.composing.rules import STATEMENTS, Items
-from optlang.language.composing.substitute import all_names, names_in, rebuilt, renamed
+from optlang.language.composing.substitute import all_names, names_in, renamed
 from optlang.language.composing.work import Work
 from optlang.language.questions import is_known, known_before
-from optlang.language.texts import Plain
-from optlang.language.walk import assigned, body_of, expressions
+from optlang.language.unparse_formulas import Formulas
+from optlang.language.walk import assigned, body_of, expressions, rebuilt
 
 #: How many nodes the condition may have under which a rule is called, with what its names stand for.
 MAX_CONDITION = 500
@@ -123,7 +123,7 @@ class _Calls:
                 start = self.starts.get(name)
                 if condition != tree.Name(condition.span, self.clock.first, self.clock.first) or start is None:
                     return False
-                same = Plain().expression(start) == Plain().expression(value)
+                same = Formulas().expression(start) == Formulas().expression(value)
                 return same and not self.before & {name, *names_in(value)}
         return False
 
@@ -255,7 +255,7 @@ def _some(ways: Sequence[Way]) -> tree.Expr | None:
         whole = way[0]
         for condition in way[1:]:
             whole = tree.Binary(whole.span, "and", whole, condition)
-        found.setdefault(Plain().expression(whole), whole)
+        found.setdefault(Formulas().expression(whole), whole)
     if not found or len(found) > MAX_WAYS:
         return None
     first, *others = found.values()

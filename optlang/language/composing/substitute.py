@@ -59,26 +59,6 @@ def located(node: Piece, origin: Origin) -> Piece:
     return placed(node, lambda span: Span(span.start, span.end, origin))
 
 
-def rebuilt(node: Piece, change: Callable[[Any, Any], Any]) -> Piece:
-    """Return a node, or a tuple of them, in which every node has been changed, from the inside out.
-
-    Args:
-        node: The node or tuple.
-        change: Is given a node whose parts have been changed, and the node as it was; returns what is to stand in its
-            place. In a tuple that may be several nodes or none.
-    """
-    if isinstance(node, tuple):
-        found: list[Any] = []
-        for item in node:
-            new = rebuilt(item, change)
-            found += new if isinstance(item, tree.Node) and isinstance(new, tuple) else [new]
-        same = len(found) == len(node) and all(a is b for a, b in zip(found, node, strict=True))
-        return node if same else tuple(found)  # type: ignore[return-value]
-    if not isinstance(node, tree.Node):
-        return node
-    return change(mapped(node, lambda held: rebuilt(held, change)), node)  # type: ignore[no-any-return]
-
-
 def decided(node: Piece) -> Piece:
     """Return a node, or a tuple of statements, without the branches that its literals rule out."""
     match node:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import tree
@@ -13,6 +12,7 @@ from optlang.language.composing.substitute import located, names_in
 from optlang.language.library import rule_files, rule_of, transform_files
 from optlang.language.parse import parse
 from optlang.language.suggest import did_you_mean
+from optlang.language.walk import nodes_in
 from optlang.source import Origin, Source, Span, read_text
 
 #: How deep rules may be made of rules, of how many, and how many statements that may come to.
@@ -132,20 +132,14 @@ def title(rule: tree.Name | tree.Text) -> str:
 def _defined(items: Iterable[tree.Node]) -> set[str]:
     """Return the names that declarations and statements define, those of parameters included."""
     found: set[str] = set()
-    pending: list[Any] = [*items]
-    while pending:
-        node = pending.pop()
+    for node in nodes_in(tuple(items)):
         match node:
-            case tuple():
-                pending += node
             case tree.Assign(targets=targets) | tree.History(names=targets):
                 found |= {target.name for target in targets}
             case tree.HyperItem() | tree.StateItem() | tree.Parameter() | tree.Def() | tree.Transform() | tree.For():
                 found.add(node.name.name)
             case tree.Inner():
                 found.add(node.name.name)
-        if isinstance(node, tree.Decl | tree.Stmt | tree.HyperItem):
-            pending += vars(node).values()
     return found
 
 
