@@ -1,4 +1,4 @@
-"""What is found in a composed rule -> the same with the names that the texts have which it is composed of."""
+"""Findings about a composed rule, said with the names that its authors gave."""
 
 from __future__ import annotations
 
