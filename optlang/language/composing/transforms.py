@@ -22,9 +22,11 @@ from optlang.language.composing.substitute import (
 )
 from optlang.language.composing.work import Work, matched
 from optlang.language.evaluate import evaluate
+from optlang.language.library import transform_files
+from optlang.language.parse import parse
 from optlang.language.suggest import nearest
 from optlang.language.walk import assigned, statements
-from optlang.source import Origin
+from optlang.source import Origin, Source
 
 #: What the body of a transform declares, beside its statements.
 DECLARATIONS = (tree.StateDecl, tree.History, tree.Store)
@@ -128,9 +130,11 @@ class Transforms:
     def find(self, name: tree.Name) -> tree.Transform | None:
         """Return the transform that is called, None if there is none of this name."""
         if name.name not in self._known:
-            parsed = self.work.transform_file(name.name, name.span)
-            if parsed is None:
+            file = transform_files().get(name.name)
+            if file is None:
                 return None
+            source = Source(file.read_text(encoding="utf-8"), file.name)
+            parsed = located(parse(source), Origin(source, name.name, name.span))
             functions = [item for item in parsed.items if isinstance(item, tree.Def)]
             names = {f.name.name: self.work.fresh(f.name.name, f.name.name) for f in functions}
             self.work.declared += [renamed(function, names) for function in functions]

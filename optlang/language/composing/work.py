@@ -9,7 +9,7 @@ from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import tree
 from optlang.language.builtins import BUILTINS, FACT_NAMES, TIME_NAMES
 from optlang.language.composing.substitute import located, names_in
-from optlang.language.library import rule_files, rule_of, transform_files
+from optlang.language.library import rule_files, rule_of
 from optlang.language.parse import parse
 from optlang.language.suggest import did_you_mean
 from optlang.language.walk import nodes_in
@@ -95,14 +95,6 @@ class Work:
             )
             return None
         return parse(rule_of(name, self.author.source))
-
-    def transform_file(self, name: str, used: Span) -> tree.Tree | None:
-        """Return the tree of a file of the library's transforms, of which one is used."""
-        file = transform_files().get(name)
-        if file is None:
-            return None
-        source = Source(file.read_text(encoding="utf-8"), file.name)
-        return located(parse(source), Origin(source, name, used))
 
     def file(self, path: Path, span: Span) -> tree.Tree | None:
         """Return the tree of a file, or None after saying why there is none."""
