@@ -21,6 +21,7 @@ from optlang.language.library import rule_of
 from optlang.language.quoting import remark
 from optlang.language.rule import Value, Values
 from optlang.language.suggest import nearest
+from optlang.language.texts import rule_text, text_of
 from optlang.source import Source, read_text
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ def emit(
     raise_errors(diagnostics)
     assert checked is not None
     if stage == "plain":
-        return checked.tree.source.text
+        return rule_text(checked)
     if stage == "rule":
         from optlang.language.show import show_rule
 
@@ -156,7 +157,7 @@ def emit(
     if checked.routes:
         texts = []
         for route in checked.routes:
-            when = "otherwise" if route.when is None else f"when {checked.tree.source.excerpt(route.when.span)}"
+            when = "otherwise" if route.when is None else f"when {text_of(checked.tree, route.when)}"
             title = f"{remark(f'{BAR} {route.title} {when} {BAR}', '//' if stage == 'cpp' else '#')}\n"
             texts += [title, emit(rule_of(route.rule, checked.tree.source), stage, None, ndim)]
         return "\n".join(texts)

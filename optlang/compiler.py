@@ -26,6 +26,7 @@ from optlang.language.questions import group_keys, static_names
 from optlang.language.rule import Hyper, HyperType, OneOf, Range, Rule, Value, Values
 from optlang.language.sizes import Unfit
 from optlang.language.specialise import Special, specialise, too_large, too_many_paths
+from optlang.language.texts import rule_text
 from optlang.language.tree import Expr, StateScope
 from optlang.source import Source
 
@@ -111,9 +112,10 @@ class CompiledRule:
         try:
             self._specialise(values, facts)
         except Unfit as unfit:
-            line = self.rule.tree.source.position(unfit.span.start)[0]
-            excerpt = self.rule.tree.source.excerpt(unfit.span)
-            return f"`{excerpt}` (line {line}): {unfit.message}; {unfit.help}"
+            own = self.rule.tree.source
+            source = unfit.span.source or own
+            line = f"line {source.position(unfit.span.start)[0]}" + ("" if source is own else f" of {source.name}")
+            return f"`{source.excerpt(unfit.span)}` ({line}): {unfit.message}; {unfit.help}"
         return None
 
     def group_initial(self, values: Values) -> dict[str, float]:
@@ -136,7 +138,7 @@ class CompiledRule:
         """Return the variant that these values select, compiled on first use."""
         special, key = self._specialise(values, facts, event)
         if key not in self._variants:
-            found = variants.find(self.rule.tree.source.text, self.name, key)
+            found = variants.find(rule_text(self.rule), self.name, key)
             if found is not None:
                 self._kept[key] = _texts(found)
                 for kernel in found.schedule.kernels:
@@ -149,7 +151,7 @@ class CompiledRule:
         count = _texts(variant)
         if count > self._kept.get(variant.key, -1):
             self._kept[variant.key] = count
-            variants.keep(self.rule.tree.source.text, variant)
+            variants.keep(rule_text(self.rule), variant)
 
     def _restored(self, digest: str, special: Special, key: VariantKey, ndim: int) -> Program:
         """Return the program of a kernel that was found on disk without it."""

@@ -24,7 +24,7 @@ class Diagnostic:
     Attributes:
         code: Stable code, ``E...`` for an error, ``W...`` for a warning (see ``optlang explain``).
         message: One sentence that names what is wrong, without a final full stop.
-        source: The text it is about.
+        source: The text it is about; of a composed rule, the one that the span is in.
         span: The characters it is about, or None when it is about the rule as a whole.
         label: What to write beside the carets (what was expected), if anything.
         help: What to do about it, if it can be said in a line.
@@ -39,6 +39,10 @@ class Diagnostic:
     help: str | None = None
     related: tuple[tuple[str, Span], ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.span is not None and self.span.source is not None:
+            object.__setattr__(self, "source", self.span.source)
+
     @property
     def is_error(self) -> bool:
         """Whether the rule cannot be compiled because of this."""
@@ -48,6 +52,21 @@ class Diagnostic:
     def position(self) -> tuple[int, int]:
         """Line and column, from 1 (``(1, 1)`` when it is about the whole rule)."""
         return self.source.position(self.span.start) if self.span else (1, 1)
+
+    @property
+    def uses(self) -> tuple[tuple[str, Source, Span], ...]:
+        """What brought the place into the rule: each piece, from the inside out, with the place that uses it."""
+        return () if self.span is None else self.span.uses
+
+    @property
+    def outermost(self) -> tuple[Source, Span]:
+        """The place in the rule's own text: this one, or the use that brought it in."""
+        return self.uses[-1][1:] if self.uses else (self.source, self.span or Span(0, 0))
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """What findings are sorted by: their places in the text of the rule."""
+        return self.outermost[0].name, (self.span or Span(0, 0)).path, self.code
 
     def render(self, color: bool = False) -> str:
         """Return the finding as text: a headline, the line with carets, and the help line."""
@@ -68,6 +87,11 @@ class Diagnostic:
             "end_column": end_column,
             "label": self.label,
             "help": self.help,
+            "uses": [
+                {"piece": piece, "file": source.name, "line": line, "column": column}
+                for piece, source, used in self.uses
+                for line, column in (source.position(used.start),)
+            ],
         }
 
     def __str__(self) -> str:
@@ -87,8 +111,7 @@ class OptlangError(Exception):
 
 def render_all(diagnostics: Iterable[Diagnostic], color: bool = False) -> str:
     """Return all findings as text, in the order of their places, a blank line between them."""
-    ordered = sorted(diagnostics, key=lambda d: (d.source.name, d.span or Span(0, 0), d.code))
-    return "\n\n".join(d.render(color) for d in ordered)
+    return "\n\n".join(d.render(color) for d in sorted(diagnostics, key=lambda d: d.order))
 
 
 def raise_errors(diagnostics: Iterable[Diagnostic]) -> None:
@@ -157,10 +180,12 @@ def _render(diagnostic: Diagnostic, color: bool) -> str:
     lines = [f"{head}: {message}", f"  --> {place}"]
     if diagnostic.span:
         lines += _excerpt(diagnostic.source, diagnostic.span, diagnostic.label, paint, color)
-    for sentence, span in diagnostic.related:
-        row, col = diagnostic.source.position(span.start)
-        lines.append(f"  --> {name}:{row}:{col}: {_printable(sentence)}")
-        lines += _excerpt(diagnostic.source, span, None, BLUE, color)
+    places = [(f"in `{piece}`, used here", source, span) for piece, source, span in diagnostic.uses]
+    places += [(sentence, span.source or diagnostic.source, span) for sentence, span in diagnostic.related]
+    for sentence, source, span in places:
+        row, col = source.position(span.start)
+        lines.append(f"  --> {_printable(source.name)}:{row}:{col}: {_printable(sentence)}")
+        lines += _excerpt(source, span, None, BLUE, color)
     if diagnostic.help:
         help = _printable(diagnostic.help, kept="\n")
         lines.append(f"{CYAN}help:{RESET} {help}" if color else f"help: {help}")

@@ -39,6 +39,11 @@ from optlang.source import Source
 Place = tuple[int, ...]
 
 
+def place_of(node: ast.Node) -> Place:
+    """Return where a node stands in a rule: the line, where that counts, and where the node ends."""
+    return node.span.line, node.span.end
+
+
 class NotStatic(LookupError):
     """What is asked for is not known before the first step."""
 
@@ -146,7 +151,7 @@ class Formulas:
     def within(self, *place: int) -> Iterator[None]:
         """Look at something that has places of its own inside: a function, a turn of a loop, the sides of a choice.
 
-        Ends of spans grow in the order in which the parts of a text are looked at, but for a ternary and its sides.
+        These places grow in the order in which the parts of a rule are looked at, but for a ternary and its sides.
         """
         self.path.extend(place)
         try:
@@ -261,7 +266,7 @@ class Formulas:
 
     def _ternary(self, node: ast.Ternary, scope: Scope) -> Value:
         truth = self.truth(self.value(node.condition, scope))
-        with self.within(node.span.end):  # whatever is in the sides comes after the condition
+        with self.within(*place_of(node)):  # whatever is in the sides comes after the condition
             if isinstance(truth, bool):
                 return self.value(node.then if truth else node.other, scope)
             return self.select(truth, self.value(node.then, scope), self.value(node.other, scope))
@@ -316,7 +321,7 @@ class Formulas:
             if argument.name is None:
                 names[parameter.name.name] = self.value(argument.value, scope)
         names.update({a.name: self.value(a.value, scope) for a in node.arguments if a.name is not None})
-        with self.within(node.span.end):
+        with self.within(*place_of(node)):
             for parameter in function.parameters:
                 if parameter.name.name not in names:
                     assert parameter.default is not None
@@ -351,14 +356,14 @@ class Formulas:
         dim = next((a.value for a in node.arguments if a.name == "dim"), None)
         values = [number(self.value(a.value, scope)) for a in node.arguments if a.name != "dim"]
         if name == "total":
-            return self.total((*self.path, node.span.end), values[0])
+            return self.total((*self.path, *place_of(node)), values[0])
         if name in PROGRESS or name == HALT:
             return self.progress(name, values)
         if name in SEARCHES:
             bound = self._bind(BUILTINS[name].parameters, node.arguments, scope)
             return self.searched(name, [number(bound[parameter]) for parameter, _ in BUILTINS[name].parameters])
         if name in EVALUATIONS:
-            return self.evaluated(name, (*self.path, node.span.end), values[0])
+            return self.evaluated(name, (*self.path, *place_of(node)), values[0])
         if name == "eps_of":
             return self.setting.eps
         if name in SIZES:
@@ -421,7 +426,7 @@ class Formulas:
             dim = given[0].value if given else None
         names = self._bind(builtin.parameters, arguments, scope)
         names["dim"] = None if dim is None else self._dims(dim, scope, names[builtin.parameters[0][0]])
-        with self.within(node.span.end):
+        with self.within(*place_of(node)):
             if builtin.block:
                 return self.run_function(_block(text), scope.child(names))[0]
             return self.value(_expression(text), scope.child(names))

@@ -13,9 +13,10 @@ from interpreter_values import UNKNOWN, Array, Shape, Value, number, spread
 from optlang.language import tree as ast
 from optlang.language.builtins import PROGRESS
 from optlang.runtime import searches
+from optlang.source import Span
 
 #: New values of group and shared states, by the place of the statement that gives them.
-Decided = dict[tuple[Place, int, int, str], Value]
+Decided = dict[tuple[Place, Span, str], Value]
 
 
 class Waiting(Exception):
@@ -90,8 +91,8 @@ class TensorRun(Run):
             if scope.top and where != "tensor" and key in self.decided:
                 scope.names[name] = self.decided[key]
 
-    def _key(self, statement: ast.Stmt, name: str) -> tuple[Place, int, int, str]:
-        return tuple(self.path), statement.span.start, statement.span.end, name
+    def _key(self, statement: ast.Stmt, name: str) -> tuple[Place, Span, str]:
+        return tuple(self.path), statement.span, name
 
     def total(self, place: Place, value: Value) -> float:
         """Return a sum over the whole model, or stop with this tensor's part of it."""
@@ -194,7 +195,7 @@ class CommonRun(Run):
             self._note(statement, name, scope.names[name])
 
     def _note(self, statement: ast.Stmt, name: str, value: Value) -> None:
-        self.decided[tuple(self.path), statement.span.start, statement.span.end, name] = value
+        self.decided[tuple(self.path), statement.span, name] = value
 
     def total(self, place: Place, value: Value) -> Value:
         """Return a sum over the whole model, or wait for the tensors to add it up."""

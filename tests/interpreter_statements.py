@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from interpreter_formulas import Formulas, Scope
+from interpreter_formulas import Formulas, Scope, place_of
 from interpreter_values import UNKNOWN, Array, Unknown, Value, number, whole
 
 from optlang.language import tree as ast
@@ -155,13 +155,13 @@ class Run(Formulas):
         if whole(count) < 0:
             raise ValueError(f"`repeat {count:g}`")
         for turn in range(whole(count)):
-            with self.within(statement.span.end, turn):
+            with self.within(*place_of(statement), turn):
                 self.run(statement.body, scope)
 
     def _for(self, statement: ast.For, scope: Scope) -> None:
         if statement.rows:
             for turn, row in enumerate(statement.rows):
-                with self.within(statement.span.end, turn):
+                with self.within(*place_of(statement), turn):
                     values = [self.value(value, scope) for value in row]
                     scope.names.update(zip((name.name for name in statement.names), values, strict=True))
                     self.run(statement.body, scope)
@@ -173,7 +173,7 @@ class Run(Formulas):
         parts = self.rule.keys[statement.over.name]
         assert parts[0].part is not None, "`for` goes through a tuple of hyperparameters"
         for turn, part in enumerate(reversed(parts) if statement.backwards else parts):
-            with self.within(statement.span.end, turn):
+            with self.within(*place_of(statement), turn):
                 scope.names[statement.name.name] = self.setting.hypers[part.name]
                 self.run(statement.body, scope)
 
@@ -184,7 +184,7 @@ class Run(Formulas):
             return
         places = range(len(history) - int(filled), len(history))
         for turn, place in enumerate(reversed(places) if statement.backwards else places):
-            with self.within(statement.span.end, turn):
+            with self.within(*place_of(statement), turn):
                 scope.names[statement.name.name] = float(place)
                 self.room = len(history)
                 self.run(statement.body, scope)

@@ -43,6 +43,7 @@ from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level
 from optlang.language.questions import evaluations
 from optlang.language.rule import Rule, State
 from optlang.language.specialise import Special
+from optlang.language.texts import rule_text
 from optlang.language.tree import StateScope
 from optlang.language.walk import assigned
 from optlang.source import Source, Span
@@ -230,7 +231,7 @@ class _Lowering(ExpressionLowering):
         self.entries, self.places = {}, {}
         self.at: Span | None = None  # the statement that is being lowered
         self.rule, self.special, self.part, self.stepping = rule, special, part, part is Section.STEP
-        self.source: Source = rule.tree.source
+        self.source = Source(rule_text(rule))
         self.states = {s.name: s for s in special.states}
         self.hypers = {h.name for h in rule.hypers}
         self.out = ProgramBuilder((*self.hypers, *self.states), started.names)
@@ -428,6 +429,8 @@ class _Lowering(ExpressionLowering):
 
     def line_of(self, span: Span) -> int:
         """Return the line of a place in the rule (0 for a place in a builtin's definition)."""
+        if span.line or self.rule.tree.span.origin is not None:
+            return span.line
         return self.source.position(span.start)[0] if span.end <= len(self.source.text) else 0
 
     def assign(self, name: str, op: str, value: ast.Expr, place: Any) -> None:

@@ -28,6 +28,7 @@ from optlang.language.checking.values import Sort, Uses
 from optlang.language.checking.warn import warn
 from optlang.language.checking.worlds import World, facts, worlds
 from optlang.language.composing.compose import compose, is_composed
+from optlang.language.composing.substitute import placed
 from optlang.language.histories import sizes_of, without_histories
 from optlang.language.iterations import without_iterations
 from optlang.language.kinds import STATIC, Kind, Level, join
@@ -50,6 +51,7 @@ from optlang.language.tree import (
     Iterate,
     Member,
     Name,
+    Nothing,
     On,
     OptimizerDecl,
     Push,
@@ -74,7 +76,7 @@ MAX_WORLDS = 64
 MAX_VISITS = 30_000
 
 #: Stands for no place in the rule: a reading that is forced there comes where no sample comes.
-EVERYWHERE = Span(-1, -1)
+EVERYWHERE = Nothing(Span(-1, -1))
 
 
 def check_text(source: Source) -> tuple[Rule | None, list[Diagnostic]]:
@@ -93,13 +95,15 @@ def check_text(source: Source) -> tuple[Rule | None, list[Diagnostic]]:
 def check_file(source: Source) -> tuple[Rule | None, list[Diagnostic]]:
     """Parse and check a file, which may hold nothing but functions for other rules."""
     try:
-        items = parse(source).items
+        tree = parse(source)
     except OptlangError as error:
         return None, list(error.diagnostics)
-    if items and all(isinstance(item, Def) for item in items):  # what else they read is told by a rule that has none
-        rule, found = check_text(Source(f"{source.text}\np -= lr*g\n", source.name))
+    if tree.items and all(isinstance(item, Def) for item in tree.items):  # a rule that calls none tells what they read
+        end = Span(tree.span.end, tree.span.end)
+        step = placed(parse(Source("p -= lr*g\n")).items, lambda span: end)
+        rule, found = check(replace(tree, items=(*tree.items, *step)))
         return rule and replace(rule, inferred=False), [d for d in found if d.code != "W604"]  # of an uncalled function
-    return check_text(source)
+    return check(tree)
 
 
 def check(tree: Tree) -> tuple[Rule | None, list[Diagnostic]]:
@@ -111,12 +115,11 @@ def check(tree: Tree) -> tuple[Rule | None, list[Diagnostic]]:
     if not is_composed(tree):
         return _Check(tree).run()
     try:
-        plain, places = compose(tree, parse)
+        plain, names = compose(tree)
     except OptlangError as error:
         return None, list(error.diagnostics)
     rule, found = _Check(plain).run()
-    found = [places.back(diagnostic) for diagnostic in found]
-    return rule, sorted(found, key=lambda d: (d.span or Span(0, 0), d.code))
+    return rule, names.restored(found)
 
 
 class _Check:
@@ -126,7 +129,7 @@ class _Check:
         self.tree = tree
         self.items = one_by_one(without_iterations(without_histories(tree).items))
         self.flat = any(isinstance(item, Flat) for item in tree.items)
-        self.findings = Findings(tree.source)
+        self.findings = Findings(tree)
         self.scope = Scope(self.findings, histories=frozenset(sizes_of(tree)), flat=self.flat)
         self.resolver = Resolver(self.scope)
         statement = (Assign, If, Push, Return, Repeat, For, Every, Unsupported)
@@ -362,7 +365,7 @@ class _Check:
         if self.flat:  # whatever the parameters are, p is a vector
             vectors = [world for world in found if len(world.shape) == 1]
             found = vectors or [replace(world, shape=(6,), values={**world.values, **facts((6,))}) for world in found]
-        seen: dict[Span, set[bool]] = {}
+        seen: dict[Expr, set[bool]] = {}
         looked_at = []
         for world in found:
             if self.permitted(self.variant(world, {}, seen)):
@@ -372,13 +375,13 @@ class _Check:
             self.read(self.variant(found[0], {EVERYWHERE: True}, seen))
         self.misfits.looked_at = {world.shape for world in looked_at}
         first = looked_at[0] if looked_at else found[0]
-        tried: set[tuple[Span, bool]] = set()
+        tried: set[tuple[Expr, bool]] = set()
         settled = self.settled_by(found, nodes)
         while len(tried) < limit:
             missed = (
-                (span, True not in answers)
-                for span, answers in seen.items()
-                if len(answers) == 1 and span not in settled
+                (condition, True not in answers)
+                for condition, answers in seen.items()
+                if len(answers) == 1 and condition not in settled
             )
             forced = next((pair for pair in missed if pair not in tried), None)
             if forced is None:
@@ -388,15 +391,15 @@ class _Check:
         self.misfits.settle(self.findings)
         self.looked_at = tuple(world for world in looked_at if world not in self.misfits.worlds)
 
-    def settled_by(self, found: Sequence[World], nodes: Sequence[Expr]) -> set[Span]:
-        """Return the places of conditions that have been tried with all numbers of dimensions, and ask nothing else.
+    def settled_by(self, found: Sequence[World], nodes: Sequence[Expr]) -> set[Expr]:
+        """Return the conditions that have been tried with all numbers of dimensions, and ask nothing else.
 
         A branch of theirs that no sample took is never taken: a condition around it says the opposite.
         """
         if not {*range(5)} <= {len(world.shape) for world in found}:
             return set()
         return {
-            node.span
+            node
             for node in nodes
             if {n.name for n in expressions(node) if isinstance(n, Name)} == {"ndim"}
             and not any(isinstance(n, Call | Member) for n in expressions(node))
@@ -406,7 +409,7 @@ class _Check:
         """Whether something is repeated."""
         return any(isinstance(s, Repeat) for block in self.blocks() for s in statements(block))
 
-    def variant(self, world: World, forced: dict[Span, bool], seen: dict[Span, set[bool]]) -> Variant:
+    def variant(self, world: World, forced: dict[Expr, bool], seen: dict[Expr, set[bool]]) -> Variant:
         """Return a reading of the rule in one world."""
         return Variant(self.scope, world, self.findings, forced, seen, self.misfits)
 
@@ -462,7 +465,7 @@ class _Check:
 
     def rule(self) -> Rule:
         """Return the rule; there were no errors."""
-        scope, source = self.scope, self.tree.source
+        scope = self.scope
         counts = whole_numbers(scope, tuple(self.blocks()))
         named = next((item for item in self.items if isinstance(item, OptimizerDecl)), None)
         states = tuple(
@@ -480,7 +483,7 @@ class _Check:
         requirements = tuple(
             Requirement(
                 r.condition,
-                r.message or f"must hold: {source.excerpt(r.condition.span)}",
+                r.message or f"must hold: {self.findings.text(r.condition)}",
                 r.span,
                 any(isinstance(n, Name) and n.name in FACT_NAMES for n in expressions(r.condition)),
             )

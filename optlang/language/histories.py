@@ -9,16 +9,15 @@ ring, so that a push writes one row (:mod:`optlang.ir.histories`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from fractions import Fraction
-from typing import Any, TypeVar
 
 from optlang.language import tree
 from optlang.language.builtins import COUNT, EMPTY, PUSH
 from optlang.language.rule import State
+from optlang.language.texts import text_of
+from optlang.language.walk import rebuilt
 from optlang.source import Span
-
-Piece = TypeVar("Piece", bound=Any)
 
 
 def counter(name: str) -> str:
@@ -40,44 +39,27 @@ def sizes_of(parsed: tree.Tree) -> dict[str, tree.Expr]:
 def initial_text(state: State, parsed: tree.Tree) -> str:
     """Return what a state starts as, for people."""
     if state.name in sizes_of(parsed):
-        return f"no entries, room for {parsed.source.excerpt(sizes_of(parsed)[state.name].span)}"
-    return "0" if state.initial is None else parsed.source.excerpt(state.initial.span)
+        return f"no entries, room for {text_of(parsed, sizes_of(parsed)[state.name])}"
+    return "0" if state.initial is None else text_of(parsed, state.initial)
 
 
 def without_histories(parsed: tree.Tree) -> tree.Tree:
     """Return a rule with its histories as states; what is pushed to no history stays, for the checker to find."""
     sizes = sizes_of(parsed)
-    return replace(parsed, items=_block(parsed.items, sizes)) if sizes else parsed
+    return replace(parsed, items=rebuilt(parsed.items, lambda new, old: _written_out(new, sizes))) if sizes else parsed
 
 
-def _block(items: tuple[Any, ...], sizes: Mapping[str, tree.Expr]) -> tuple[Any, ...]:
-    found: list[Any] = []
-    for item in items:
-        if isinstance(item, tree.History):
-            found.append(_declared(item))
-        elif isinstance(item, tree.Push) and all(name.name in sizes for name, _ in item.items):
-            for name, value in item.items:
-                found += _pushed(item.span, name, _counted(value, sizes), sizes[name.name])
-        else:
-            found.append(_counted(item, sizes))
-    return tuple(found)
-
-
-def _counted(node: Piece, sizes: Mapping[str, tree.Expr]) -> Piece:
-    """Return a node in which no ``push`` and no ``count(s)`` is left."""
+def _written_out(node: tree.Node, sizes: Mapping[str, tree.Expr]) -> tree.Node | tuple[tree.Node, ...]:
+    """Return what takes the place of a declaration, a ``push`` or a ``count(s)``."""
     match node:
         case tree.Call(function=tree.Name(name=name), arguments=(tree.Argument(name=None, value=tree.Name() as over),)):
-            if name == COUNT and over.name in sizes:
-                return _name(node.span, over, counter(over.name))  # type: ignore[return-value]
-        case tuple() if any(isinstance(item, tree.Push) for item in node):
-            return _block(node, sizes)  # type: ignore[return-value]
-        case tuple():
-            return tuple(_counted(item, sizes) for item in node)  # type: ignore[return-value]
-    if not isinstance(node, tree.Node):
-        return node
-    kept = {f.name: getattr(node, f.name) for f in fields(node)}
-    changed = {key: _counted(v, sizes) for key, v in kept.items() if isinstance(v, (tuple, tree.Node))}
-    return replace(node, **changed)  # type: ignore[arg-type]
+            return _name(node.span, over, counter(over.name)) if name == COUNT and over.name in sizes else node
+        case tree.History():
+            return _declared(node)
+        case tree.Push(items=items) if all(name.name in sizes for name, _ in items):
+            pushed = (_pushed(node.span, name, value, sizes[name.name]) for name, value in items)
+            return tuple(assignment for assignments in pushed for assignment in assignments)
+    return node
 
 
 def _declared(node: tree.History) -> tree.StateDecl:

@@ -9,6 +9,7 @@ from optlang.language.builtins import BUILTINS
 from optlang.language.checking.scope import FIXED
 from optlang.language.kinds import Level
 from optlang.language.rule import Hyper, HyperType, OneOf, Rule, State, Value
+from optlang.language.texts import text_of
 from optlang.language.tree import (
     Assign,
     Call,
@@ -151,8 +152,7 @@ def _describe_states(rule: Rule) -> list[str]:
 
 
 def _state_phrase(rule: Rule, state: State) -> str:
-    source = rule.tree.source
-    initial = source.excerpt(state.initial.span) if state.initial is not None else None
+    initial = text_of(rule.tree, state.initial) if state.initial is not None else None
     if state.scope is StateScope.GROUP:
         phrase = f"one number for each param group, starts at {initial or 0}"
     elif state.scope is StateScope.SHARED:
@@ -165,7 +165,7 @@ def _state_phrase(rule: Rule, state: State) -> str:
         phrase = f"one number for each tensor, starts at {initial or 0}"
     else:
         phrase = f"{state.kind}, starts at {initial}"
-    return f"{phrase}, only when {source.excerpt(state.when.span)}" if state.when is not None else phrase
+    return f"{phrase}, only when {text_of(rule.tree, state.when)}" if state.when is not None else phrase
 
 
 def _describe_hypers(rule: Rule) -> list[str]:

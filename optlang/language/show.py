@@ -10,7 +10,8 @@ from fractions import Fraction
 from optlang.language.histories import initial_text
 from optlang.language.kinds import Level
 from optlang.language.rule import Hyper, Rule
-from optlang.language.tree import Node, StateScope, Tree
+from optlang.language.texts import text_of
+from optlang.language.tree import Iterate, Node, On, StateScope, Stmt, Tree
 from optlang.source import Source, Span
 
 
@@ -54,33 +55,32 @@ def _is_tree(value: object) -> bool:
 
 
 def _rule(rule: Rule) -> Iterator[str]:
-    source = rule.tree.source
+    parsed = rule.tree
     yield f"rule {rule.name or '(unnamed)'}" + (f", reference {rule.reference}" if rule.reference else "")
     for hyper in rule.hypers:
         yield f"  hyper   {_hyper(hyper)}"
     for requirement in rule.requirements:
-        yield f"  require {source.excerpt(requirement.condition.span)}"
+        yield f"  require {text_of(parsed, requirement.condition)}"
     for state in rule.states:
-        initial = initial_text(state, rule.tree)
-        when = f" when {source.excerpt(state.when.span)}" if state.when else ""
+        initial = initial_text(state, parsed)
+        when = f" when {text_of(parsed, state.when)}" if state.when else ""
         scope = "state  " if state.scope is StateScope.TENSOR else f"{state.scope.value} state"
         kind = "matrix" if state.kind.level is Level.MATRIX else state.kind  # its shape is that of some sample
         yield f"  {scope} {state.name}: {kind} = {initial}, key {state.key!r}{when}"
     for stored in rule.stored:
-        when = f" when {source.excerpt(stored.when.span)}" if stored.when else ""
+        when = f" when {text_of(parsed, stored.when)}" if stored.when else ""
         yield f"  store   {stored.name}: {stored.format.label('float32')}{when}"
     for name in rule.functions:
         yield f"  def     {name}"
-    for statement in rule.body:
-        for line in source.excerpt(statement.span).splitlines():
-            yield f"  | {line}"
-    for event, body in rule.events.items():
-        yield f"  on      {event}"
-        for statement in body:
-            for line in source.excerpt(statement.span).splitlines():
-                yield f"    | {line}"
+    for item in parsed.items:
+        if isinstance(item, Stmt | Iterate):
+            yield from (f"  | {line}" for line in text_of(parsed, item).splitlines())
+    for event in (item for item in parsed.items if isinstance(item, On)):
+        yield f"  on      {event.event}"
+        for statement in event.body:
+            yield from (f"    | {line}" for line in text_of(parsed, statement).splitlines())
     for route in rule.routes:
-        when = f"when {source.excerpt(route.when.span)}" if route.when is not None else "otherwise"
+        when = f"when {text_of(parsed, route.when)}" if route.when is not None else "otherwise"
         yield f"  route   {route.title} {when}"
 
 

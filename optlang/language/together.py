@@ -6,11 +6,11 @@ first; the last one may be written at once.
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from optlang.language import tree
-from optlang.source import Span
+from optlang.language.walk import mapped
 
 Piece = TypeVar("Piece", bound=Any)
 
@@ -27,16 +27,14 @@ def one_by_one(node: Piece) -> Piece:
         return _written_out(node, node.value.items)  # type: ignore[return-value]
     if not isinstance(node, tree.Node) or isinstance(node, tree.Expr):
         return node
-    kept = {f.name: getattr(node, f.name) for f in fields(node)}
-    changed = {name: one_by_one(value) for name, value in kept.items() if isinstance(value, (tuple, tree.Node))}
-    return replace(node, **changed)  # type: ignore[arg-type]
+    return mapped(node, one_by_one)  # type: ignore[no-any-return]
 
 
 def _written_out(node: tree.Assign, values: tuple[tree.Expr, ...]) -> tuple[tree.Assign, ...]:
     *targets, last = node.targets
     *others, final = values
     held = [replace(target, name=f"{target.name}.new", text=target.text) for target in targets]
-    places = [Span(target.span.start, value.span.end) for target, value in zip(node.targets, values, strict=True)]
+    places = [target.span.to(value.span) for target, value in zip(node.targets, values, strict=True)]
     read = (tree.Assign(place, (name,), "=", value) for place, name, value in zip(places, held, others, strict=False))
     written = (
         tree.Assign(place, (target,), "=", replace(name, span=value.span))

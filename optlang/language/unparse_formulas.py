@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from optlang.language import tree
-from optlang.language.reading.pieces import children
 from optlang.language.tree import StateScope
+from optlang.language.walk import nodes_in
 from optlang.source import Source, Span
 
 PIPE, CHOICE, DEFAULT, OR, AND, NOT, COMPARE, SUM, PRODUCT, SIGN, POWER, PRIMARY = range(12)
@@ -20,13 +20,7 @@ LAST_WORD = re.compile(rf"({WORD})\W*\Z")
 
 def has_unsupported(node: tree.Node) -> bool:
     """Whether a node holds anything that has no parts to be written from."""
-    pending = [node]
-    while pending:
-        found = pending.pop()
-        if isinstance(found, tree.Unsupported):
-            return True
-        pending.extend(children(found))
-    return False
+    return any(isinstance(found, tree.Unsupported) for found in nodes_in(node))
 
 
 def quoted(text: str) -> str:
@@ -35,10 +29,10 @@ def quoted(text: str) -> str:
 
 
 class Formulas:
-    """Writes the pieces of a rule; ``source`` supplies names as they were spelt."""
+    """Writes the pieces of a rule; ``source`` supplies names as they were spelt, without it they are canonical."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, source: Source | None = None) -> None:
+        self.source = source or Source("")
 
     def expression(self, node: tree.Expr, level: int = PIPE, tight: bool = False) -> str:
         """Return an expression, in brackets if it binds more loosely than ``level``.
@@ -123,12 +117,12 @@ class Formulas:
 
     def keyword(self, node: tree.Argument, name: str) -> str:
         """Return the name of an argument, as written."""
-        return self.source.excerpt(Span(node.span.start, node.value.span.start)).partition("=")[0].strip()
+        return self.source.excerpt(Span(node.span.start, node.value.span.start)).partition("=")[0].strip() or name
 
     def word(self, node: tree.Node, name: str) -> str:
         """Return the name that a piece of the text ends with, as written."""
         found = LAST_WORD.search(self.source.excerpt(node.span))
-        return found[1] if found else ""
+        return found[1] if found else name
 
     def format(self, node: tree.StoreFormat) -> str:
         """Return the format that states are stored in."""
@@ -255,4 +249,4 @@ class Formulas:
 
     def key(self, node: tree.StateItem, key: str) -> str:
         """Return the key of a state, as written."""
-        return re.sub(r"\s*\.\s*", ".", self.source.excerpt(node.span).rpartition(" as ")[2].strip())
+        return re.sub(r"\s*\.\s*", ".", self.source.excerpt(node.span).rpartition(" as ")[2].strip()) or key

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 from optlang.language.tree import (
     Assign,
@@ -17,6 +19,7 @@ from optlang.language.tree import (
     Index,
     Member,
     Name,
+    Node,
     Number,
     Pipe,
     Push,
@@ -29,6 +32,9 @@ from optlang.language.tree import (
     Unary,
 )
 from optlang.source import Span
+
+Kind = TypeVar("Kind", bound=Node)
+Piece = TypeVar("Piece", bound=Any)
 
 
 def parts(expr: Expr) -> tuple[Expr, ...]:
@@ -67,6 +73,45 @@ def _subscripts(items: Iterable[Expr | Slice]) -> Iterator[Expr]:
             yield from (end for end in (item.start, item.stop) if end is not None)
         else:
             yield item
+
+
+def mapped(node: Kind, change: Callable[[Any], Any]) -> Kind:
+    """Return a node with what ``change`` makes of the nodes and tuples in it; the node itself if nothing changes."""
+    held = {f.name: getattr(node, f.name) for f in fields(node)}
+    made = {name: change(value) for name, value in held.items() if isinstance(value, (tuple, Node))}
+    return replace(node, **made) if any(made[name] is not held[name] for name in made) else node
+
+
+def rebuilt(node: Piece, change: Callable[[Any, Any], Any]) -> Piece:
+    """Return a node, or a tuple of them, in which every node has been changed, from the inside out.
+
+    Args:
+        node: The node or tuple.
+        change: Is given a node whose parts have been changed, and the node as it was; returns what is to stand in its
+            place. In a tuple that may be several nodes or none.
+    """
+    if isinstance(node, tuple):
+        found: list[Any] = []
+        for item in node:
+            new = rebuilt(item, change)
+            found += new if isinstance(item, Node) and isinstance(new, tuple) else [new]
+        same = len(found) == len(node) and all(a is b for a, b in zip(found, node, strict=True))
+        return node if same else tuple(found)  # type: ignore[return-value]
+    if not isinstance(node, Node):
+        return node
+    return change(mapped(node, lambda held: rebuilt(held, change)), node)  # type: ignore[no-any-return]
+
+
+def nodes_in(node: Any) -> Iterator[Node]:
+    """Yield a node and every node inside of it, or those of a tuple."""
+    pending = [node]
+    while pending:
+        found = pending.pop()
+        if isinstance(found, tuple):
+            pending.extend(found)
+        elif isinstance(found, Node):
+            yield found
+            pending.extend(getattr(found, f.name) for f in fields(found))
 
 
 def blocks(statement: Stmt) -> tuple[tuple[Stmt, ...], ...]:
@@ -163,7 +208,7 @@ def condition_above(block: Iterable[Stmt], place: Span) -> Expr | None:
     for statement in statements(block):
         if isinstance(statement, If):
             for condition, body in statement.branches:
-                if any(inner.span.start <= place.start < inner.span.end for inner in body):
+                if any(inner.span.holds(place) for inner in body):
                     found = condition
     return found
 
@@ -173,6 +218,6 @@ def block_above(block: Iterable[Stmt], place: Span) -> Stmt | None:
     found = None
     for statement in statements(block):
         inside = isinstance(statement, For) and any(name.span == place for name in statement.names)
-        inside |= any(x.span.start <= place.start < x.span.end for body in blocks(statement) for x in body)
+        inside |= any(x.span.holds(place) for body in blocks(statement) for x in body)
         found = statement if inside else found
     return found

@@ -8,6 +8,7 @@ from typing import Any
 from optlang.artifact import Compiled
 from optlang.language.quoting import visible
 from optlang.language.rule import Hyper, HyperType
+from optlang.language.texts import text_of
 from optlang.runtime.rng import SEED
 from optlang.runtime.routing import Parts
 
@@ -93,8 +94,8 @@ def _text(key: str, hyper: Parts) -> str:
     derived = hypers[0].derived
     if derived is None:
         return f"{text} (default: {shown(hyper.defaults[key])})"
-    source = next(part.compiled.rule.tree.source for part in hyper.parts if key in part.hyper.keys)
-    return f"{text} (default: {source.excerpt(derived.span)})"
+    parsed = next(part.compiled.rule.tree for part in hyper.parts if key in part.hyper.keys)
+    return f"{text} (default: {text_of(parsed, derived)})"
 
 
 def shown(value: Any) -> str:

@@ -18,6 +18,7 @@ from optlang.inputs import ValueName, as_values
 from optlang.language.identity import DimensionSize
 from optlang.language.rule import Value, Values
 from optlang.language.specialise import repeats, uses_matrices
+from optlang.language.texts import rule_text
 from optlang.runtime import host, progress
 from optlang.runtime.tensors import EXAMPLE_SIZES, arithmetic, facts_of, real, resolved
 from optlang.storage import NARROW
@@ -165,7 +166,7 @@ class VariantCache:
         self._owned: set[tuple[VariantKey, str, Signature]] = set()
         self._chosen: dict[tuple[Any, ...], LoadedVariant] = {}
         # A fact that the rule's text does not even mention cannot choose between variants (dimensions always may).
-        text = unicodedata.normalize("NFKC", compiled.rule.tree.source.text)
+        text = unicodedata.normalize("NFKC", rule_text(compiled.rule))
         mentioned = [name for name in FACTS if isinstance(name, str) and name != "ndim" and name in text]
         # Where there are matrices, loops, or requirements on parameters, any size may matter.
         rule = compiled.rule

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from optlang.diagnostics import Diagnostic
-from optlang.source import Source, Span
+from optlang.language.texts import text_of
+from optlang.language.tree import Expr, Tree
+from optlang.source import Span
 
 
 class Findings:
-    """The diagnostics found so far; the same code at the same place is kept once."""
+    """The diagnostics found so far in a rule; the same code at the same place is kept once."""
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
+    def __init__(self, tree: Tree) -> None:
+        self.tree, self.source = tree, tree.source
         self._found: dict[tuple[str, Span | None], Diagnostic] = {}
         self._told: set[tuple[object, ...]] = set()
 
@@ -37,15 +39,16 @@ class Findings:
 
     def error_inside(self, span: Span) -> bool:
         """Whether an error has been found in these characters."""
-        return any(
-            d.is_error and place is not None and span.start <= place.start and place.end <= span.end
-            for (_, place), d in self._found.items()
-        )
+        return any(d.is_error and d.span is not None and span.holds(d.span) for d in self._found.values())
+
+    def text(self, expr: Expr) -> str:
+        """Return an expression as written."""
+        return text_of(self.tree, expr)
 
     @property
     def diagnostics(self) -> list[Diagnostic]:
         """Everything found, in the order of the text."""
-        return sorted(self._found.values(), key=lambda d: (d.span or Span(0, 0), d.code))
+        return sorted(self._found.values(), key=lambda d: d.order)
 
     @property
     def has_errors(self) -> bool:

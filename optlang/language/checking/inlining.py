@@ -318,16 +318,16 @@ class Inliner(Expressions):
             return one._replace(clash=clash, missing=one.missing or two.missing)
 
 
-def _own(body: Sequence[Stmt]) -> dict[str, tuple[Span, int]]:
-    """Return the names that a function assigns, each where it does so first and where that statement ends."""
-    found: dict[str, tuple[Span, int]] = {}
+def _own(body: Sequence[Stmt]) -> dict[str, tuple[Span, Span]]:
+    """Return the names that a function assigns, each where it does so first, and that statement."""
+    found: dict[str, tuple[Span, Span]] = {}
     for statement in statements(body):
         if isinstance(statement, Assign):
             for target in statement.targets:
-                found.setdefault(target.name, (target.span, statement.span.end))
+                found.setdefault(target.name, (target.span, statement.span))
         elif isinstance(statement, For):
             for name in statement.names:
-                found.setdefault(name.name, (name.span, name.span.end))
+                found.setdefault(name.name, (name.span, name.span))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from optlang.language.checking.findings import Findings
 from optlang.language.checking.worlds import World
@@ -51,7 +52,7 @@ class Misfits:
         """Report the mistakes; else, once, that the rule is for some shapes only."""
         narrow: list[tuple[Span, Misfit]] = []
         certain = any(misfit.world.ordinary for misfits in self.failed.values() for misfit in misfits)
-        for span, misfits in sorted(self.failed.items()):
+        for span, misfits in sorted(self.failed.items(), key=itemgetter(0)):
             sure = next((misfit for misfit in misfits if misfit.world.ordinary), None)
             if sure is None and span in self.passed:
                 narrow.append((span, misfits[0]))

@@ -39,8 +39,8 @@ class Reader:
         scope: Scope,
         world: World,
         findings: Findings,
-        forced: dict[Span, bool],
-        seen: dict[Span, set[bool]],
+        forced: dict[Expr, bool],
+        seen: dict[Expr, set[bool]],
         misfits: Misfits,
     ) -> None:
         self.scope = scope
@@ -51,7 +51,7 @@ class Reader:
         self.seen = seen
         self.env: dict[str, Value] = {"g": Value(ELEMENT, uses=Uses.TENSOR)}
         self.frame: dict[str, Value] | None = None  # parameters and locals of the function being read
-        self.own: dict[str, tuple[Span, int]] = {}  # what it assigns, each where first and where that statement ends
+        self.own: dict[str, tuple[Span, Span]] = {}  # what it assigns, each where first, and that statement
         self.declaring = False  # whether a declaration is being read, which sees only locals that are static
         self.static: dict[str, Value] = {}  # such locals
         self.mismatched: Expr | None = None  # the last expression in which shapes do not fit
@@ -129,7 +129,7 @@ class Reader:
 
     def text(self, expr: Expr) -> str:
         """Return an expression as written."""
-        return self.findings.source.excerpt(expr.span)
+        return self.findings.text(expr)
 
     def decide(self, expr: Expr, value: Value) -> bool | None:
         """Return which way a condition goes in this world, None if only a step can tell."""
@@ -138,8 +138,8 @@ class Reader:
         truth = value.truth
         if self.site is not None:
             return True if truth is None else truth
-        answer = self.forced.get(expr.span, True if truth is None else truth)
-        self.seen.setdefault(expr.span, set()).add(answer)
+        answer = self.forced.get(expr, True if truth is None else truth)
+        self.seen.setdefault(expr, set()).add(answer)
         return answer
 
     # Names -------------------------------------------------------------------------------------------------------
@@ -235,12 +235,12 @@ class Reader:
 
     def absent(self, node: Name) -> Value:
         """Report a local that is read where it may have no value."""
-        place, end = self.scope.locals.get(node.name), 0
+        place, statement = self.scope.locals.get(node.name), None
         if self.frame is not None:
-            place, end = self.own.get(node.name, (None, 0))
+            place, statement = self.own.get(node.name, (None, None))
         if self.forced or not self.findings.once("E203", node.name):
             return MISTAKE
-        if place is not None and (place >= node.span or node.span.start < end):
+        if place is not None and (place >= node.span or (statement and statement.holds(node.span))):
             message, label = f"`{node.text}` is read before it is assigned", "no value yet"
             help = f"declare `state {node.text}` to keep a value from step to step, or assign it first"
             if self.frame is not None:

@@ -279,7 +279,7 @@ class Resolver:
 
     def misplaced(self, node: Name | Member | Call, role: str, place: Place, phrase: str) -> None:
         """Report a name that may not be read where it is."""
-        text = self.findings.source.excerpt(node.span)
+        text = self.findings.text(node)
         if role in ("local", "static") and place is not FUNCTION:
             if not self.findings.once(place.what, text):
                 return

@@ -143,13 +143,12 @@ def _check_file(route: Route, resolver: Resolver, check: Check) -> None:
     except OptlangError as error:
         errors = list(error.diagnostics)
     if errors:
-        first = errors[0]
-        line = first.source.position(first.span.start)[0] if first.span else 1
+        source, span = errors[0].outermost
         findings.add(
             "E215",
             f"{route.title} has errors",
             route.rule.span,
-            label=f"line {line}: {first.message}",
+            label=f"line {source.position(span.start)[0]}: {errors[0].message}",
             help=f"`optlang check {route.title}` shows them",
         )
 

@@ -138,7 +138,7 @@ def _forgotten(rule: Rule, findings: Findings) -> None:
     last = max((s for s in statements(rule.body) if _sets_parameter(s)), key=lambda s: s.span, default=None)
     if last is None:
         return
-    slip = re.search(r"=[-+](?=\s)", findings.source.text[last.span.start : last.span.end])
+    slip = re.search(r"=[-+](?=\s)", (last.span.source or findings.source).excerpt(last.span))
     findings.add(
         "W611",
         "the new value of `p` does not depend on the old one",
@@ -323,12 +323,11 @@ def _order_help(rule: Rule, span: Span) -> str | None:
     written: dict[str, Span] = {}
     for name in assigned(rule.body):
         written.setdefault(name.name, name.span)
-    early = [n for n in names_read(rule.body) if span.start <= n.span.start < span.end]
+    early = [n for n in names_read(rule.body) if span.holds(n.span)]
     if any(n.name == "t" for n in early) and not any(n.name in ("p", "g") or n.name in written for n in early):
         return "t is 1 on the first step: is this off by one?"
     for name in names_read(rule.body):
-        inside = span.start <= name.span.start < span.end
-        if inside and name.name in starts and written.get(name.name, span) > name.span:
+        if span.holds(name.span) and name.name in starts and written.get(name.name, span) > name.span:
             return f"`{name.text}` starts at 0 and is updated only after this: update it first, or add eps"
     return None
 

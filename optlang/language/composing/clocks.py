@@ -12,9 +12,10 @@ from fractions import Fraction
 
 from optlang.language import tree
 from optlang.language.builtins import BUILTINS, TIME
-from optlang.language.composing.substitute import rebuilt, renamed
+from optlang.language.composing.substitute import placed, renamed
 from optlang.language.composing.work import Work
 from optlang.language.derived import default, definition
+from optlang.language.walk import rebuilt
 from optlang.source import Span
 
 #: Functions that read the time.
@@ -133,18 +134,16 @@ class Clock:
 
     def schedules(self, used: Collection[str]) -> list[tree.Def]:
         """Return the schedules that a rule uses, which go by its own count."""
-        made = []
+        made, place = list[tree.Def](), self.place
         for name in TIMED:
-            formula, place, builtin = definition(name), self.place, BUILTINS[name]
+            formula, builtin = definition(name), BUILTINS[name]
             assert formula is not None
             if self.timed[name] in used:
-                parameters = tuple(
-                    tree.Parameter(place, _name(place, p), default(builtin, p)) for p, _ in builtin.parameters
-                )
-                made.append(
-                    tree.Def(place, _name(place, self.timed[name]), parameters, renamed(formula, {"t": self.step}))
-                )
-        return made
+                named = ((_name(place, p), default(builtin, p)) for p, _ in builtin.parameters)
+                parameters = tuple(tree.Parameter(place, *parameter) for parameter in named)
+                body = renamed(formula, {"t": self.step})
+                made.append(tree.Def(place, _name(place, self.timed[name]), parameters, body))
+        return [placed(function, lambda span: place) for function in made]
 
     def _is_first(self, place: Span) -> tree.Compare:
         return tree.Compare(place, ("==",), (_name(place, self.step), _number(place, 1)))

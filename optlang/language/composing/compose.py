@@ -1,97 +1,78 @@
-"""A rule made of transforms, pipelines, ``use`` and ``inner`` -> the plain rule that it stands for, as a text.
+"""A rule made of transforms, pipelines, ``use`` and ``inner`` -> the plain rule that it stands for.
 
 Each use of a transform becomes statements before the one that it stands in, under names of its own; what an inner
 rule does is written where it is called. The result is an ordinary rule, so that all that follows (checks, passes,
-kernels, checkpoints) is as for one written by hand, and what is found in it is led back to the author's text.
+kernels, checkpoints) is as for one written by hand. Every place in it knows its origin: the text that it was written
+in, and the uses that brought it into the rule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
-from optlang.diagnostics import Diagnostic, OptlangError
+from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
 from optlang.language import roles, tree
 from optlang.language.builtins import BUILTINS, MEMBERS
 from optlang.language.checking.instead import NOT_YET, instead_of
 from optlang.language.composing import rules
-from optlang.language.composing.places import Places
+from optlang.language.composing.names import Names
 from optlang.language.composing.settle import settled
-from optlang.language.composing.substitute import calls_in, nodes_in
+from optlang.language.composing.substitute import calls_in, located
 from optlang.language.composing.transforms import Transforms, free_parameters
 from optlang.language.composing.work import MAX_PIECES, MAX_RULES, MAX_STATEMENTS, Work
-from optlang.language.composing.write import written
 from optlang.language.library import transform_files
+from optlang.language.limits import MAX_TOKENS
+from optlang.language.reading.finish import check_depth
+from optlang.language.reading.refused import Refused
 from optlang.language.suggest import did_you_mean, nearest
-from optlang.source import Source, Span
+from optlang.language.texts import numbered
+from optlang.language.walk import mapped, nodes_in
+from optlang.source import Origin, Span
 
 COMPOSED = (tree.Transform, tree.Use, tree.Inner, tree.Apply, tree.Pipe)
-Read = Callable[[Source], tree.Tree]
-Whole = TypeVar("Whole", bound=tree.Node)
 
 
 def is_composed(parsed: tree.Tree) -> bool:
     """Whether a rule is made of pieces that are to be written out."""
-    return any(_mentions(item) for item in parsed.items)
-
-
-def _mentions(node: Any) -> bool:
-    for found in nodes_in(node):
-        if isinstance(found, COMPOSED):
-            return True
+    for found in nodes_in(parsed.items):
         match found:
             case tree.Call(function=tree.Name(name=name)) if name in transform_files():
                 return True
             case tree.Member(name="direction"):
                 return True
+        if isinstance(found, COMPOSED):
+            return True
     return False
 
 
-def compose(parsed: tree.Tree, read: Read) -> tuple[tree.Tree, Places]:
-    """Return the plain rule and the way back from it to the author's text.
+def compose(parsed: tree.Tree) -> tuple[tree.Tree, Names]:
+    """Return the plain rule, and what its names are called in the texts that it comes from.
 
     Args:
         parsed: The tree of the author's text.
-        read: Parses a text.
 
     Raises:
         OptlangError: If the pieces do not fit; with every such mistake.
     """
-    composer = _Composer(parsed, read, 0)
-    items = composer.run()
-    work = composer.work
-    work.found += _not_compiled(items, parsed.source, work)
-    if work.found:
-        raise OptlangError(work.found)
+    composer = _Composer(located(parsed, Origin(parsed.source)), 0)
+    plain = composer.whole()
+    raise_errors(_not_compiled(plain))
+    composer.check_size(plain.items)
     steps = {inner.clock.step: name for name, inner in composer.inner.items()}
-    places = Places(parsed.source, work.shown, steps)
-    source = Source(written(composer.doc, items), parsed.source.name)
-    try:
-        result = read(source)
-    except OptlangError as error:  # too large, or nested too deeply
-        raise OptlangError([replace(d, source=parsed.source, span=Span(0, 0)) for d in error.diagnostics]) from None
-    for new, old in zip(result.items, items, strict=True):
-        places.pair(new, old, work.origins)
-    return result, places
+    return numbered(plain), Names(composer.work.shown, steps)
 
 
-def _defines(item: tree.Node) -> str:
-    """Return the name of the function that an item defines, if it is one."""
-    return item.name.name if isinstance(item, tree.Def) else ""
-
-
-def _not_compiled(items: Sequence[tree.Node], source: Source, work: Work) -> Iterator[Diagnostic]:
+def _not_compiled(plain: tree.Tree) -> Iterator[Diagnostic]:
     """Yield an error for each construct of a later version, which could not be written out."""
-    for item in items:
-        origin = work.origins.get(id(item))
-        for node in nodes_in(item):
-            what = node.what if isinstance(node, tree.Unsupported) else None
-            if isinstance(node, tree.Member) and _of_rule(node):
-                what = f"`.{node.name}`"
-            if what is not None:
-                span = node.span if origin is None else origin.span
-                yield Diagnostic("E901", f"{what} is not supported yet", source, span, NOT_YET, instead_of(what))
+    for node in nodes_in(plain.items):
+        what = node.what if isinstance(node, tree.Unsupported) else None
+        if isinstance(node, tree.Member) and _of_rule(node):
+            what = f"`.{node.name}`"
+        if what is not None:
+            message = f"{what} is not supported yet"
+            yield Diagnostic("E901", message, plain.source, node.span, NOT_YET, instead_of(what))
 
 
 class _Composer:
@@ -99,22 +80,26 @@ class _Composer:
 
     Args:
         parsed: The tree of the author's text.
-        read: Parses a text.
         depth: How many rules this one is a part of.
         taken_over: Where rules have been taken over so far, in all texts together.
     """
 
-    def __init__(self, parsed: tree.Tree, read: Read, depth: int, taken_over: list[Span] | None = None) -> None:
-        self.tree, self.read, self.depth = parsed, read, depth
+    def __init__(self, parsed: tree.Tree, depth: int, taken_over: list[Span] | None = None) -> None:
+        self.tree, self.depth = parsed, depth
         self.taken_over = [] if taken_over is None else taken_over
-        self.work = Work(parsed, read)
+        self.work = Work(parsed)
         self.transforms = Transforms(self.work)
         self.inner: dict[str, rules.InnerRule] = {}
-        self.doc = parsed.doc.value if parsed.doc else None
         self.functions = {d.name.name for d in parsed.items if isinstance(d, tree.Def)}
         self.declares = roles.declares(parsed)
         self.using: list[str] = []  # transforms that are being written out
         self.count = 0
+
+    def whole(self) -> tree.Tree:
+        """Return the plain rule; raises an error with all mistakes if there are any."""
+        items = self.run()
+        raise_errors(self.work.found)
+        return replace(self.tree, items=tuple(items), comments=())
 
     def run(self) -> list[tree.Decl | tree.Stmt]:
         """Return the items of the plain rule."""
@@ -160,9 +145,9 @@ class _Composer:
             if isinstance(item, rules.STATEMENTS):
                 done += self.block((item,), ())
             elif isinstance(item, tree.On):
-                done.append(self.work.keep(replace(item, body=self.block(item.body, ())), item))
+                done.append(replace(item, body=self.block(item.body, ())))
             else:
-                done.append(self.work.keep(self.refuse(item), item))
+                done.append(self.refuse(item))
         if self.work.found:
             return []
         clocks = [inner.clock for inner in self.inner.values()]
@@ -178,11 +163,11 @@ class _Composer:
 
     def _needed(self, items: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
         """Return the items without functions of other files that nothing calls: a file may be a collection of them."""
-        left = {d.name.name: d for d in items if isinstance(d, tree.Def) and id(d) in self.work.origins}
-        pending = [calls_in(item) for item in (*items, *self.work.declared) if left.get(_defines(item)) is not item]
+        left = {d.name.name: d for d in items if isinstance(d, tree.Def) and d.span.origin != self.tree.span.origin}
+        pending = [calls_in(item) for item in (*items, *self.work.declared) if item not in left.values()]
         while pending:
             pending += [calls_in(left.pop(name)) for name in pending.pop() if name in left]
-        return [item for item in items if left.get(_defines(item)) is not item]
+        return [item for item in items if item not in left.values()]
 
     def write_out(self, parsed: tree.Tree) -> tree.Tree:
         """Return another rule without pieces of its own."""
@@ -190,11 +175,7 @@ class _Composer:
             return parsed
         if self.depth >= MAX_PIECES:
             raise OptlangError([self._too_much("rules are made of rules too deeply")])
-        other = _Composer(parsed, self.read, self.depth + 1, self.taken_over)
-        items = other.run()
-        if other.work.found:
-            raise OptlangError(other.work.found)
-        return replace(parsed, items=tuple(items))
+        return _Composer(parsed, self.depth + 1, self.taken_over).whole()
 
     def _with_trial(self, own: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
         """Return the items; a file of nothing but transforms is checked by using each of them once."""
@@ -208,7 +189,7 @@ class _Composer:
         tried: list[tree.Decl | tree.Stmt] = [tree.HyperDecl(place, hypers, None)]
         self.declares = True
         for transform in transforms:
-            place = transform.name.span
+            place = replace(transform.name.span, origin=None)  # nothing uses it
             names = [tree.Name(place, x, x) for x in ("g", *(p.name.name for p in transform.parameters[1:]))]
             call = tree.Call(place, transform.name, tuple(tree.Argument(place, None, name) for name in names))
             step = tree.Binary(place, "*", rate, call)
@@ -260,7 +241,7 @@ class _Composer:
             before: list[tree.Stmt] = []
             new = self.statement(statement, before, path)
             done += before
-            done += [] if new is None else [self.work.keep(new, statement)]
+            done += [] if new is None else [new]
             self.count += 1
             if self.count > MAX_STATEMENTS:
                 raise OptlangError([self._too_much(f"the rule grows beyond {MAX_STATEMENTS:,} statements")])
@@ -272,7 +253,7 @@ class _Composer:
             case tree.Apply():
                 assert isinstance(node.call.function, tree.Name)
                 name = node.call.function.name
-                transform = None if name in self.functions else self.transforms.find(name)
+                transform = None if name in self.functions else self.transforms.find(node.call.function)
                 inner = self.inner.get(name)
                 if transform is not None:
                     result = self.use(transform, node.call, before, path)
@@ -291,7 +272,7 @@ class _Composer:
                 other = None if node.other is None else self.block(node.other, path)
                 return replace(node, branches=tuple(branches), other=other)
             case tree.Repeat() | tree.For() | tree.Every():
-                return replace(self.refuse(replace(node, body=())), body=self.block(node.body, path))
+                return replace(self.refuse(replace(node, body=())), body=self.block(node.body, path))  # type: ignore[no-any-return]
         return node
 
     # Expressions --------------------------------------------------------------------------------------------
@@ -324,8 +305,8 @@ class _Composer:
                     "an inner rule that makes its step",
                     f"write it on a line of its own, or `{text}.direction(g)` for the step alone",
                 )
-            case tree.Call(function=tree.Name(name=name)) if name not in self.functions:
-                transform = self.transforms.find(name)
+            case tree.Call(function=tree.Name(name=name) as called) if name not in self.functions:
+                transform = self.transforms.find(called)
                 if transform is not None:
                     return self.use(transform, node, before, path)
                 self.unknown(node)
@@ -343,11 +324,7 @@ class _Composer:
 
     def parts(self, node: Any, before: list[tree.Stmt] | None, path: tuple[str, ...]) -> Any:
         """Return a node with its parts written out."""
-        if not isinstance(node, tree.Node):
-            return node
-        held = {f.name: getattr(node, f.name) for f in fields(node)}
-        new = {n: self.expression(v, before, path) for n, v in held.items() if isinstance(v, (tuple, tree.Node))}
-        return replace(node, **new) if any(new[n] is not held[n] for n in new) else node
+        return mapped(node, lambda held: self.expression(held, before, path)) if isinstance(node, tree.Node) else node
 
     def unpiped(self, node: tree.Pipe) -> tree.Call:
         """Return a stage as the call that it stands for."""
@@ -423,12 +400,12 @@ class _Composer:
             return tree.Name(node.span, found, found)
         if found is not None:
             return replace(found, span=node.span)
-        text = self.tree.source.excerpt(node.span)
+        text = (node.span.source or self.tree.source).excerpt(node.span)
         if node.name == "direction":
             help: str | None = f"call it: `{text}(g)`"
         else:
             known = ", ".join(f"`{name}`" for name in inner.members) or "nothing"
-            help = did_you_mean(node.name, inner.members) or f"of `{inner.piece}` can be read: {known}"
+            help = did_you_mean(node.name, inner.members) or f"of `{inner.origin.piece}` can be read: {known}"
         message = f"`{inner.name}` has no hyperparameter and no state `{node.name}`"
         self.work.error("E201", message, node.span, "unknown", help)
         return node
@@ -465,13 +442,21 @@ class _Composer:
             "use it in a statement of its own, inside an `if` block if need be, and use the result here",
         )
 
-    def refuse(self, item: Whole) -> Whole:
+    def refuse(self, item: Any) -> Any:
         """Return a declaration, or what a loop counts, in which no piece may be used."""
         if isinstance(item, tree.Def) and item.name.name not in self.functions:
             return item
-        held = {f.name: getattr(item, f.name) for f in fields(item)}
-        new = {n: self.expression(v, None, ()) for n, v in held.items() if isinstance(v, (tuple, tree.Node))}
-        return replace(item, **new) if any(new[n] is not held[n] for n in new) else item
+        return self.parts(item, None, ())
+
+    def check_size(self, items: Sequence[tree.Decl | tree.Stmt]) -> None:
+        """Raise an error if the plain rule is too large, or nested too deeply."""
+        if sum(1 for _ in nodes_in(tuple(items))) > MAX_TOKENS:
+            raise OptlangError([self._too_much(f"the rule grows beyond {MAX_TOKENS:,} names, numbers and operations")])
+        try:
+            for item in items:
+                check_depth(item)
+        except Refused as mistake:
+            raise OptlangError([mistake.diagnostic(self.tree.source)]) from None
 
     def _too_much(self, message: str) -> Diagnostic:
         return Diagnostic("E501", message, self.tree.source, Span(0, 0), help="use fewer pieces")

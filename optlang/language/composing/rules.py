@@ -8,17 +8,19 @@ from fractions import Fraction
 
 from optlang.language import tree
 from optlang.language.composing.clocks import Clock
-from optlang.language.composing.places import Origin
-from optlang.language.composing.substitute import is_literal, names_in, renamed
-from optlang.language.composing.work import Work, matched
+from optlang.language.composing.substitute import is_literal, names_in, placed, renamed
+from optlang.language.composing.work import Work, matched, title
 from optlang.language.questions import known_before
 from optlang.language.tree import StateScope
 from optlang.language.walk import assigned
+from optlang.source import Origin
 
 STATEMENTS = (tree.Assign, tree.If, tree.Apply, tree.Push, tree.Repeat, tree.For, tree.Every)
 Items = list[tree.Decl | tree.Stmt]
 #: Writes out the pieces of another rule.
 WriteOut = Callable[[tree.Tree], tree.Tree]
+#: Takes the transforms of a file.
+Adopt = Callable[[Sequence[tree.Decl | tree.Stmt]], None]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class InnerRule:
         prefix: What the names that its calls need begin with.
         like: What its states are shaped like, if not like ``p``.
         body: The statements of a step, under names of the outer rule; ``p`` and ``g`` are left to the call.
-        piece: Name of the rule, as messages have it.
+        origin: Where the rule comes from.
         clock: Its time.
         starts: Statements that give its states their initial values in its first step.
         members: What its hyperparameters and states are called in the outer rule.
@@ -41,20 +43,14 @@ class InnerRule:
     prefix: str
     like: tree.Expr | None
     body: tuple[tree.Stmt, ...]
-    piece: str
+    origin: Origin
     clock: Clock
     starts: tuple[tree.Stmt, ...]
     members: Mapping[str, str | tree.Expr]
     events: bool = False
 
 
-def used(
-    work: Work,
-    node: tree.Use,
-    write_out: WriteOut,
-    own: Sequence[tree.Decl | tree.Stmt],
-    adopt: Callable[[Sequence[tree.Decl | tree.Stmt]], None],
-) -> Items:
+def used(work: Work, node: tree.Use, write_out: WriteOut, own: Sequence[tree.Decl | tree.Stmt], adopt: Adopt) -> Items:
     """Return what ``use`` stands for: declarations and statements of the other rule, as far as they are not replaced.
 
     Args:
@@ -64,20 +60,14 @@ def used(
         own: What the author wrote; its hyperparameters and functions replace those of the other rule.
         adopt: Takes the transforms of the other file.
     """
-    parsed = work.rule(node.rule)
+    parsed = _written_out(work, node, write_out, adopt)
     if parsed is None:
-        return []
-    adopt(parsed.items)
-    parsed = write_out(parsed)
-    routes = [item for item in parsed.items if isinstance(item, tree.Route)]
-    if routes:
-        _refuse_routes(work, node.rule)
         return []
     mine = {i.name.name for d in own if isinstance(d, tree.HyperDecl) for i in d.items}
     functions = {d.name.name for d in own if isinstance(d, tree.Def)}
     chosen = {name.name for d in own if isinstance(d, tree.Store) for name in d.names}
     hypers = [i for d in parsed.items if isinstance(d, tree.HyperDecl) for i in d.items]
-    given = matched(work, node, _title(node.rule), node.arguments, {i.name.name: True for i in hypers})
+    given = matched(work, node, title(node.rule), node.arguments, {i.name.name: True for i in hypers})
     if given is None:
         return []
     items: Items = []
@@ -95,7 +85,6 @@ def used(
                 items += stored_by(item, chosen)
             case _:
                 items.append(item)
-    work.from_piece(items, Origin(node.span, _title(node.rule)))
     work.take(items)
     return items
 
@@ -118,25 +107,21 @@ def declared(
         write_out: Writes out the pieces of the other rule.
         tuples: The tuples of hyperparameters that have been declared, by name.
     """
-    parsed = work.rule(node.rule)
-    if parsed is None:
+    parsed = _written_out(work, node, write_out)
+    if parsed is None or not _fits_inside(work, parsed, node):
         return None
-    parsed = write_out(parsed)
-    if any(isinstance(item, tree.Route) for item in parsed.items):
-        _refuse_routes(work, node.rule)
-        return None
-    if not _fits_inside(work, parsed, node):
-        return None
+    origin = parsed.span.origin
+    assert origin is not None
     if not any(isinstance(item, STATEMENTS) for item in parsed.items):
         help = "an inner rule changes `p`; `use` takes over the transforms and functions of a file"
-        work.error("E215", f"`{_title(node.rule)}` has no update", node.rule.span, "not a rule", help)
+        work.error("E215", f"`{title(node.rule)}` has no update", node.rule.span, "not a rule", help)
         return None
-    title, prefix = _title(node.rule), work.key(node.name.name.lower())
+    prefix = work.key(node.name.name.lower())
     clock = Clock.of(work, node, prefix, parsed)
     parsed = replace(parsed, items=clock.wound(parsed.items))
     decls = [d for d in parsed.items if isinstance(d, tree.HyperDecl)]
     hypers = [i for d in decls for i in d.items]
-    given = matched(work, node, title, node.arguments, {i.name.name: True for i in hypers})
+    given = matched(work, node, title(node.rule), node.arguments, {i.name.name: True for i in hypers})
     if given is None:
         return None
     body = tuple(item for item in parsed.items if isinstance(item, STATEMENTS))
@@ -160,8 +145,6 @@ def declared(
             else:
                 local = own(item.name.name)
                 items.append(tree.Assign(value.span, (tree.Name(value.span, local, local),), "=", value))
-                work.kept.append(items[-1])
-                work.origins[id(items[-1])] = Origin(value.span, "")
         if left:
             items.append(replace(decl, items=tuple(left)))
     states = [d for d in parsed.items if isinstance(d, tree.StateDecl)]
@@ -194,7 +177,6 @@ def declared(
                 items.append(renamed(other, names))
             case _:
                 pass
-    work.from_piece(items, Origin(node.span, title))
     left_body = tuple(s for s in body if not (isinstance(s, tree.Assign) and s.targets[0].name in known))
     starts = tuple(statement for state in states for statement in _starts(state, clock))
     members = {name: names[name] for item in hypers for name in _named(item) if name in names}
@@ -204,7 +186,7 @@ def declared(
         prefix,
         node.like,
         renamed(left_body, names),
-        title,
+        origin,
         clock,
         renamed(starts, names),
         members,
@@ -224,7 +206,6 @@ def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> t
 
     def assign(name: str, value: tree.Expr) -> None:
         done.append(tree.Assign(value.span, (tree.Name(value.span, name, name),), "=", value))
-        work.kept.append(done[-1])
 
     if direction:
         moved = names["p"] = work.fresh(f"{inner.prefix}_p", "p")
@@ -260,9 +241,9 @@ def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> t
     given_p = base if direction else names["p"]
     given_g = gradient if isinstance(gradient, (tree.Name, tree.Member)) else names["g"]
     starts = renamed(inner.starts, {"p": given_p, "g": given_g})
-    body = (inner.clock.tick(call.span), *starts, *renamed(inner.body, names))
-    work.from_piece(body, Origin(call.span, inner.piece))
-    done += body
+    called = replace(inner.origin, used=call.span)
+    body = placed((*starts, *renamed(inner.body, names)), lambda span: span.moved(inner.origin, called))
+    done += [inner.clock.tick(call.span), *body]
     result = ""
     if direction:
         result = work.fresh(f"{inner.prefix}_direction", f"{inner.name}.direction")
@@ -272,18 +253,21 @@ def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> t
     return done, result
 
 
-def _title(name: tree.Name | tree.Text) -> str:
-    return name.text if isinstance(name, tree.Name) else name.value
-
-
-def _refuse_routes(work: Work, name: tree.Name | tree.Text) -> None:
-    work.error(
-        "E217",
-        f"`{_title(name)}` sends tensors to other rules and has no update of its own",
-        name.span,
-        "expected a rule with an update",
-        "name one of the rules that it routes to",
-    )
+def _written_out(
+    work: Work, node: tree.Use | tree.Inner, write_out: WriteOut, adopt: Adopt = lambda items: None
+) -> tree.Tree | None:
+    """Return the rule that is used without pieces of its own; None after saying why there is none."""
+    parsed = work.rule(node)
+    if parsed is None:
+        return None
+    adopt(parsed.items)
+    parsed = write_out(parsed)
+    if not any(isinstance(item, tree.Route) for item in parsed.items):
+        return parsed
+    message, label = "sends tensors to other rules and has no update of its own", "expected a rule with an update"
+    help = "name one of the rules that it routes to"
+    work.error("E217", f"`{title(node.rule)}` {message}", node.rule.span, label, help)
+    return None
 
 
 def _fits_inside(work: Work, parsed: tree.Tree, node: tree.Inner) -> bool:
@@ -298,7 +282,7 @@ def _fits_inside(work: Work, parsed: tree.Tree, node: tree.Inner) -> bool:
     if reason is None:
         return True
     help = "write its update out in this rule, or put another rule inside"
-    work.error("E217", f"`{_title(node.rule)}` {reason[0]}", node.rule.span, reason[1], help)
+    work.error("E217", f"`{title(node.rule)}` {reason[0]}", node.rule.span, reason[1], help)
     return False
 
 

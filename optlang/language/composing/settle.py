@@ -10,14 +10,12 @@ from typing import Any
 from optlang.language import tree
 from optlang.language.builtins import FACT_NAMES
 from optlang.language.composing.clocks import Clock
-from optlang.language.composing.substitute import all_names, names_in, rebuilt, renamed
+from optlang.language.composing.rules import STATEMENTS, Items
+from optlang.language.composing.substitute import all_names, names_in, renamed
 from optlang.language.composing.work import Work
-from optlang.language.composing.write import Plain
 from optlang.language.questions import is_known, known_before
-from optlang.language.walk import assigned, body_of, expressions
-
-STATEMENTS = (tree.Assign, tree.If, tree.Apply, tree.Push, tree.Repeat, tree.For, tree.Every)
-Items = list[tree.Decl | tree.Stmt]
+from optlang.language.unparse_formulas import Formulas
+from optlang.language.walk import assigned, body_of, expressions, rebuilt
 
 #: How many nodes the condition may have under which a rule is called, with what its names stand for.
 MAX_CONDITION = 500
@@ -34,7 +32,7 @@ def settled(work: Work, items: Items, clocks: Sequence[Clock]) -> Items:
     """Return a rule without the markers of its inner rules.
 
     Args:
-        work: Keeps where things come from.
+        work: Takes mistakes.
         items: The rule, written out.
         clocks: The markers of its inner rules.
     """
@@ -48,7 +46,7 @@ class _Calls:
     """Where one inner rule is called.
 
     Attributes:
-        work: Keeps where things come from.
+        work: Takes mistakes.
         items: The rule, written out.
         clock: The markers of the inner rule.
         ways: For each call, the conditions around it that are known before the step.
@@ -64,7 +62,7 @@ class _Calls:
     ways: list[Way] = field(default_factory=list)
     regular: bool = True
     before: set[str] = field(default_factory=set)
-    needless: set[int] = field(default_factory=set)
+    needless: set[tree.If] = field(default_factory=set)
     unclear: bool = False
 
     def settled(self) -> Items:
@@ -110,7 +108,7 @@ class _Calls:
         counts = []
         for condition, body in node.branches:
             if self.starts_anew(condition, body, node):
-                self.needless.add(id(node))
+                self.needless.add(node)
             static = is_known(condition, self.free, self.functions)
             regular &= static and self.about_shapes(condition)
             counts.append(self.look(body, (*around, condition) if static else around, regular))
@@ -125,7 +123,7 @@ class _Calls:
                 start = self.starts.get(name)
                 if condition != tree.Name(condition.span, self.clock.first, self.clock.first) or start is None:
                     return False
-                same = Plain().expression(start) == Plain().expression(value)
+                same = Formulas().expression(start) == Formulas().expression(value)
                 return same and not self.before & {name, *names_in(value)}
         return False
 
@@ -176,7 +174,7 @@ class _Calls:
         clock = self.clock
         items: tuple[Any, ...] = tuple(self.items)
         if self.regular:
-            items = rebuilt(items, lambda new, old: () if id(old) in self.needless else new, self.work.keep)
+            items = rebuilt(items, lambda new, old: () if isinstance(old, tree.If) and old in self.needless else new)
         used = all_names(rebuilt(items, lambda new, old: () if self.ticks(old) else new))
         counted = not self.regular and bool(used & {clock.step, clock.first, clock.due, *clock.timed.values()})
 
@@ -197,7 +195,7 @@ class _Calls:
             return clock.alone(new) if counted else clock.with_tensor(new)
 
         self.check_common(reach, counted)
-        made = rebuilt(items, change, self.work.keep)
+        made = rebuilt(items, change)
         declared = [_existing(clock.state(), reach), *clock.schedules(used)] if counted else []
         at = next((i for i, item in enumerate(made) if isinstance(item, STATEMENTS)), len(made))
         return [*made[:at], *declared, *made[at:]]
@@ -257,7 +255,7 @@ def _some(ways: Sequence[Way]) -> tree.Expr | None:
         whole = way[0]
         for condition in way[1:]:
             whole = tree.Binary(whole.span, "and", whole, condition)
-        found.setdefault(Plain().expression(whole), whole)
+        found.setdefault(Formulas().expression(whole), whole)
     if not found or len(found) > MAX_WAYS:
         return None
     first, *others = found.values()

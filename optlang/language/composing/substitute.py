@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from optlang.language import tree
 from optlang.language.evaluate import NotStatic, evaluate, truth
-from optlang.language.walk import assigned, statements
+from optlang.language.walk import assigned, mapped, nodes_in, statements
+from optlang.source import Origin, Span
 
 Piece = TypeVar("Piece", bound=Any)
 
@@ -33,7 +34,7 @@ def renamed(node: Piece, names: Names) -> Piece:
             new = names.get(node.name, node)
             if isinstance(new, str):
                 return replace(node, name=new, text=new)
-            return replace(new, span=node.span)  # type: ignore[return-value]
+            return new  # type: ignore[return-value]
         case tree.Member(value=tree.Name(name="group")):
             return node
         case tree.Def():
@@ -41,42 +42,21 @@ def renamed(node: Piece, names: Names) -> Piece:
             if isinstance(node.body, tuple):
                 own |= {name.name for name in assigned(node.body)}
             names = {old: new for old, new in names.items() if old not in own}
-    if not isinstance(node, tree.Node):
-        return node
-    kept = {f.name: getattr(node, f.name) for f in fields(node)}
-    changed = {name: renamed(value, names) for name, value in kept.items() if isinstance(value, (tuple, tree.Node))}
-    return replace(node, **changed)  # type: ignore[arg-type]
+    return mapped(node, lambda held: renamed(held, names)) if isinstance(node, tree.Node) else node
 
 
-def rebuilt(
-    node: Piece,
-    change: Callable[[Any, Any], Any],
-    keep: Callable[[Any, Any], Any] = lambda new, old: new,
-) -> Piece:
-    """Return a node, or a tuple of them, in which every node has been changed, from the inside out.
-
-    Args:
-        node: The node or tuple.
-        change: Is given a node whose parts have been changed, and the node as it was; returns what is to stand in its
-            place. In a tuple that may be several nodes or none.
-        keep: Is told of each new node, and the one that it is made of.
-    """
+def placed(node: Piece, place: Callable[[Span], Span]) -> Piece:
+    """Return a copy of a node, or of a tuple of them, with what ``place`` makes of every span."""
     if isinstance(node, tuple):
-        found: list[Any] = []
-        for item in node:
-            new = rebuilt(item, change, keep)
-            found += new if isinstance(item, tree.Node) and isinstance(new, tuple) else [new]
-        same = len(found) == len(node) and all(a is b for a, b in zip(found, node, strict=True))
-        return node if same else tuple(found)  # type: ignore[return-value]
+        return tuple(placed(item, place) for item in node)  # type: ignore[return-value]
     if not isinstance(node, tree.Node):
         return node
-    held = {f.name: getattr(node, f.name) for f in fields(node)}
-    made = {n: rebuilt(v, change, keep) for n, v in held.items() if isinstance(v, (tuple, tree.Node))}
-    new = replace(node, **made) if any(made[n] is not held[n] for n in made) else node  # type: ignore[arg-type]
-    new = change(new, node)
-    if isinstance(new, tree.Node) and new is not node:
-        keep(new, node)
-    return new  # type: ignore[no-any-return]
+    return replace(mapped(node, lambda held: placed(held, place)), span=place(node.span))
+
+
+def located(node: Piece, origin: Origin) -> Piece:
+    """Return a copy of a node, or of a tuple of them, that has not been composed yet, and comes from somewhere."""
+    return placed(node, lambda span: Span(span.start, span.end, origin))
 
 
 def decided(node: Piece) -> Piece:
@@ -96,11 +76,7 @@ def decided(node: Piece) -> Piece:
             return decided(node.right if isinstance(node.left, tree.Nothing) else node.left)  # type: ignore[return-value]
         case tree.If():
             return _decided_if(node)  # type: ignore[return-value]
-    if not isinstance(node, tree.Node):
-        return node
-    kept = {f.name: getattr(node, f.name) for f in fields(node)}
-    changed = {name: decided(v) for name, v in kept.items() if isinstance(v, (tuple, tree.Node))}
-    return replace(node, **changed)  # type: ignore[arg-type]
+    return mapped(node, decided) if isinstance(node, tree.Node) else node  # type: ignore[no-any-return]
 
 
 def _decided_if(node: tree.If) -> tree.If | tuple[tree.Stmt, ...]:
@@ -166,14 +142,8 @@ def always_returns(body: Sequence[tree.Stmt]) -> bool:
 
 def calls_in(node: Any) -> set[str]:
     """Return the names of everything that is called in a node or tuple."""
-    if isinstance(node, tuple):
-        return set().union(*map(calls_in, node))
-    if not isinstance(node, tree.Node):
-        return set()
-    found = set().union(*(calls_in(getattr(node, f.name)) for f in fields(node)))
-    return (
-        found | {node.function.name} if isinstance(node, tree.Call) and isinstance(node.function, tree.Name) else found
-    )
+    calls = (found.function for found in nodes_in(node) if isinstance(found, tree.Call))
+    return {function.name for function in calls if isinstance(function, tree.Name)}
 
 
 def names_in(node: Any) -> set[str]:
@@ -196,15 +166,3 @@ def names_in(node: Any) -> set[str]:
 def all_names(node: Any) -> set[str]:
     """Return every name in a node or tuple, those of functions that are called included."""
     return {found.name for found in nodes_in(node) if isinstance(found, tree.Name)}
-
-
-def nodes_in(node: Any) -> Iterator[tree.Node]:
-    """Yield a node and every node inside of it, or those of a tuple."""
-    pending = [node]
-    while pending:
-        found = pending.pop()
-        if isinstance(found, tuple):
-            pending.extend(found)
-        elif isinstance(found, tree.Node):
-            yield found
-            pending.extend(getattr(found, f.name) for f in fields(found))

@@ -11,19 +11,22 @@ from optlang.language.checking.findings import Findings
 from optlang.language.checking.hypers import domain_of
 from optlang.language.checking.scope import FIXED, FREE_FUNCTIONS
 from optlang.language.composing.parameters import allows
-from optlang.language.composing.places import Origin
 from optlang.language.composing.substitute import (
     always_returns,
     decided,
     exists,
     is_literal,
+    located,
     renamed,
     returning,
 )
 from optlang.language.composing.work import Work, matched
 from optlang.language.evaluate import evaluate
+from optlang.language.library import transform_files
+from optlang.language.parse import parse
 from optlang.language.suggest import nearest
 from optlang.language.walk import assigned, statements
+from optlang.source import Origin, Source
 
 #: What the body of a transform declares, beside its statements.
 DECLARATIONS = (tree.StateDecl, tree.History, tree.Store)
@@ -39,13 +42,12 @@ class Transforms:
     def __init__(self, work: Work) -> None:
         self.work = work
         self._known: dict[str, tree.Transform] = {}
-        self._foreign: set[str] = set()
         self._defs: dict[str, dict[str, str]] = {}  # new names of the functions in the file of a transform
 
     @property
     def own(self) -> list[str]:
         """The names of the author's transforms."""
-        return [name for name in self._known if name not in self._foreign]
+        return [name for name, known in self._known.items() if known.span.origin == self.work.author.span.origin]
 
     def declare(self, transform: tree.Transform) -> None:
         """Make a transform of the author's known."""
@@ -63,7 +65,7 @@ class Transforms:
             if own.count(parameter.name.name) > 1 or _has_meaning(parameter.name.name):
                 self._taken(parameter.name)
                 return
-        findings = Findings(work.author.source)
+        findings = Findings(work.author)
         for parameter in transform.parameters:
             domain_of(parameter.domain, findings)
         work.found += findings.diagnostics
@@ -123,27 +125,24 @@ class Transforms:
         for item in items:
             if isinstance(item, tree.Transform) and item.name.name not in self._known:
                 self._known[item.name.name] = item
-                self._foreign.add(item.name.name)
                 self._defs[item.name.name] = {}  # the file's functions come under their own names
 
-    def find(self, name: str) -> tree.Transform | None:
-        """Return the transform of a name, None if there is none."""
-        if name not in self._known:
-            parsed = self.work.transform_file(name)
-            if parsed is None:
+    def find(self, name: tree.Name) -> tree.Transform | None:
+        """Return the transform that is called, None if there is none of this name."""
+        if name.name not in self._known:
+            file = transform_files().get(name.name)
+            if file is None:
                 return None
+            source = Source(file.read_text(encoding="utf-8"), file.name)
+            parsed = located(parse(source), Origin(source, name.name, name.span))
             functions = [item for item in parsed.items if isinstance(item, tree.Def)]
             names = {f.name.name: self.work.fresh(f.name.name, f.name.name) for f in functions}
-            for function in functions:
-                made = renamed(function, names)
-                self.work.declared.append(made)
-                self.work.from_piece([made], Origin(function.span, name))
+            self.work.declared += [renamed(function, names) for function in functions]
             for item in parsed.items:
                 if isinstance(item, tree.Transform):
                     self._known[item.name.name] = item
-                    self._foreign.add(item.name.name)
                     self._defs[item.name.name] = names
-        return self._known.get(name)
+        return self._known.get(name.name)
 
     def use(
         self, transform: tree.Transform, call: tree.Call, key: str
@@ -159,6 +158,9 @@ class Transforms:
             Assignments of the arguments that need names, the body, and the name that it gives its result.
         """
         work, name = self.work, transform.name.text
+        assert transform.span.source is not None
+        if call.span.origin is not None:  # else nobody uses it: it is only tried
+            transform = located(transform, Origin(transform.span.source, name, call.span))
         given = matched(
             work, call, name, call.arguments, {p.name.name: p.default is not None for p in transform.parameters}
         )
@@ -190,38 +192,30 @@ class Transforms:
         for own in sorted(locals_ | held):
             names[own] = work.fresh(f"{prefix}_{own}", own)
         names |= {own: new for own, new in self._defs.get(transform.name.name, {}).items() if own not in names}
-        origin = Origin(call.span, name)
         for state in states:
-            self._state(state, names, key, origin, transform)
-        for history in histories:
-            self._declare(renamed(history, names), origin, transform)
+            self._state(state, names, key)
+        work.declared += [renamed(history, names) for history in histories]
         for store in (item for item in transform.body if isinstance(item, tree.Store)):
-            self._store(store, names, origin, transform)
+            self._store(store, names, transform)
         made = decided(renamed(returning(body, result), {**names, result: result}))  # type: ignore[arg-type]
-        if transform.name.name in self._foreign:
-            work.from_piece(made, origin)
         return bound, made, result
 
     def _outside(self, transform: tree.Transform, parameter: tree.Parameter, value: tree.Expr) -> None:
         """Report an argument that is not in the range of its parameter."""
         assert parameter.domain is not None
-        name, span, near = parameter.name.text, value.span, None
+        name, near = parameter.name.text, None
         if isinstance(parameter.domain, tree.Choices) and isinstance(value, tree.Text):
             word = nearest(value.value, [x.value for x in parameter.domain.items if isinstance(x, tree.Text)])
             near = word and f'did you mean "{word}"?'
-        if value is parameter.default and transform.name.name in self._foreign:
-            span = transform.span
         self.work.error(
             "E404",
             f"`{name}` of `{transform.name.text}` must be {parameter.domain.text}",
-            span,
+            value.span,
             f"not {parameter.domain.text}",
             near or "give a value in the range",
         )
 
-    def _state(
-        self, state: tree.StateDecl, names: Mapping[str, str | tree.Expr], key: str, origin: Origin, of: tree.Transform
-    ) -> None:
+    def _state(self, state: tree.StateDecl, names: Mapping[str, str | tree.Expr], key: str) -> None:
         """Declare the states of a use, unless a literal rules them out."""
         when = None if state.when is None else decided(renamed(state.when, names))
         if not exists(when):
@@ -236,24 +230,15 @@ class Transforms:
             )
             for item in state.items
         )
-        self._declare(replace(state, items=items, when=when), origin, of)
+        self.work.declared.append(replace(state, items=items, when=when))
 
-    def _store(
-        self, store: tree.Store, names: Mapping[str, str | tree.Expr], origin: Origin, of: tree.Transform
-    ) -> None:
+    def _store(self, store: tree.Store, names: Mapping[str, str | tree.Expr], of: tree.Transform) -> None:
         """Say how the states of a use are stored, as far as they exist; what is no state of it is reported later."""
         known = {item.name.name for d in self.work.declared if isinstance(d, tree.StateDecl) for item in d.items}
         own = {item.name.name for d in of.body if isinstance(d, tree.StateDecl) for item in d.items}
         left = tuple(renamed(name, names) for name in store.names if name.name not in own or names[name.name] in known)
         if left:
-            self._declare(replace(store, names=left), origin, of)
-
-    def _declare(self, made: tree.StateDecl | tree.History | tree.Store, origin: Origin, of: tree.Transform) -> None:
-        """Declare something that a use keeps."""
-        self.work.declared.append(made)
-        self.work.kept.append(made)
-        if of.name.name in self._foreign:
-            self.work.origins[id(made)] = origin
+            self.work.declared.append(replace(store, names=left))
 
 
 def _has_meaning(name: str) -> bool:

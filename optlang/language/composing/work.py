@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language import tree
 from optlang.language.builtins import BUILTINS, FACT_NAMES, TIME_NAMES
-from optlang.language.composing.places import Origin
-from optlang.language.composing.substitute import names_in
-from optlang.language.library import rule_files, transform_files
+from optlang.language.composing.substitute import located, names_in
+from optlang.language.library import rule_files, rule_of
+from optlang.language.parse import parse
 from optlang.language.suggest import did_you_mean
-from optlang.language.walk import blocks
-from optlang.source import Source, Span, read_text
+from optlang.language.walk import nodes_in
+from optlang.source import Origin, Source, Span, read_text
 
 #: How deep rules may be made of rules, of how many, and how many statements that may come to.
 MAX_PIECES = 12
@@ -27,25 +26,21 @@ class Work:
 
     Attributes:
         author: The tree as its author wrote it.
-        read: Parses a text.
         taken: Names that mean something already.
         wanted: Those that the author reads and does not define, which another rule may.
         shown: What the names that were made unique are called where they come from.
         declared: Declarations that pieces bring in.
-        origins: Where statements and declarations come from, by the identity of their nodes.
         found: What is wrong.
     """
 
-    def __init__(self, author: tree.Tree, read: Callable[[Source], tree.Tree]) -> None:
-        self.author, self.read = author, read
+    def __init__(self, author: tree.Tree) -> None:
+        self.author = author
         self.taken = {*BUILTINS, *FACT_NAMES, *TIME_NAMES, "p", "g", "group", *names_in(author.items)}
         self.wanted = names_in(author.items) - _defined(author.items) - {*FACT_NAMES, *TIME_NAMES, "p", "g", "group"}
         self.shown: dict[str, str] = {}
         self.keys: set[str] = set()
         self._numbers: dict[tuple[int, str], int] = {}
         self.declared: list[tree.Decl | tree.Stmt] = []
-        self.origins: dict[int, Origin] = {}
-        self.kept: list[Any] = []  # so that no identity is used twice
         self.found: list[Diagnostic] = []
 
     def error(self, code: str, message: str, span: Span, label: str | None = None, help: str | None = None) -> None:
@@ -79,25 +74,14 @@ class Work:
             if isinstance(item, tree.StateDecl):
                 self.keys |= {state.key.rpartition(".")[0] for state in item.items if state.key}
 
-    def keep(self, new: Any, old: tree.Node) -> Any:
-        """Return a changed node, which comes from where the old one does."""
-        self.kept += [new, old]
-        if id(old) in self.origins:
-            self.origins.setdefault(id(new), self.origins[id(old)])
-        return new
-
-    def from_piece(self, items: Iterable[tree.Node], origin: Origin) -> None:
-        """Note where statements or declarations come from, and those inside of them, unless it is known already."""
-        for item in items:
-            self.kept.append(item)
-            self.origins.setdefault(id(item), origin)
-            for block in blocks(item):  # type: ignore[arg-type]
-                self.from_piece(block, origin)
-
     # Other texts --------------------------------------------------------------------------------------------
 
-    def rule(self, name: tree.Name | tree.Text) -> tree.Tree | None:
-        """Return the tree of another rule, or None after saying why there is none."""
+    def rule(self, node: tree.Use | tree.Inner) -> tree.Tree | None:
+        """Return the tree of the rule that another one uses, or None after saying why there is none."""
+        parsed = self._rule(node.rule)
+        return parsed and located(parsed, Origin(parsed.source, title(node.rule), node.span))
+
+    def _rule(self, name: tree.Name | tree.Text) -> tree.Tree | None:
         if isinstance(name, tree.Text):
             return self.file(Path(self.author.source.name).parent / name.value, name.span)
         known = rule_files()
@@ -110,51 +94,44 @@ class Work:
                 did_you_mean(name.name, known) or "`optlang list` prints the library; a file is given in quotes",
             )
             return None
-        return self.file(known[name.name], name.span)
-
-    def transform_file(self, name: str) -> tree.Tree | None:
-        """Return the tree of a file of the library's transforms."""
-        file = transform_files().get(name)
-        return None if file is None else self.read(Source(file.read_text(encoding="utf-8"), file.name))
+        return parse(rule_of(name, self.author.source))
 
     def file(self, path: Path, span: Span) -> tree.Tree | None:
         """Return the tree of a file, or None after saying why there is none."""
         try:
-            return self.read(Source(read_text(path), str(path)))
+            return parse(Source(read_text(path), str(path)))
         except (OSError, ValueError) as error:
             not_text = isinstance(error, UnicodeDecodeError)
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8" if not_text else error
             self.error("E215", f"cannot read {path}: {reason}", span, help="a file is looked for beside this one")
         except OptlangError as error:
             first = error.diagnostics[0]
-            line = first.source.position(first.span.start)[0] if first.span else 1
             self.error(
                 "E215",
                 f"{path.name} has errors",
                 span,
-                f"line {line}: {first.message}",
+                f"line {first.position[0]}: {first.message}",
                 f"`optlang check {path.name}` shows them",
             )
         return None
 
 
+def title(rule: tree.Name | tree.Text) -> str:
+    """Return the name of another rule, or of its file, as its author wrote it."""
+    return rule.text if isinstance(rule, tree.Name) else rule.value
+
+
 def _defined(items: Iterable[tree.Node]) -> set[str]:
     """Return the names that declarations and statements define, those of parameters included."""
     found: set[str] = set()
-    pending: list[Any] = [*items]
-    while pending:
-        node = pending.pop()
+    for node in nodes_in(tuple(items)):
         match node:
-            case tuple():
-                pending += node
             case tree.Assign(targets=targets) | tree.History(names=targets):
                 found |= {target.name for target in targets}
             case tree.HyperItem() | tree.StateItem() | tree.Parameter() | tree.Def() | tree.Transform() | tree.For():
                 found.add(node.name.name)
             case tree.Inner():
                 found.add(node.name.name)
-        if isinstance(node, tree.Decl | tree.Stmt | tree.HyperItem):
-            pending += vars(node).values()
     return found
 
 

@@ -13,7 +13,7 @@ from optlang.language.library import transform_files
 from optlang.language.limits import MAX_DEPTH
 from optlang.language.reading.build_formulas import Alone
 from optlang.language.reading.foreign import PYTHON, python_statement
-from optlang.language.reading.pieces import children
+from optlang.language.reading.pieces import flatten
 from optlang.language.reading.refused import Refused
 from optlang.source import Source, Span
 
@@ -67,7 +67,7 @@ def check_depth(item: tree.Node) -> None:
                 label="one too many",
                 help="give an inner part a name on a line of its own",
             )
-        pending.extend((child, depth + 1) for child in children(node))
+        pending.extend((child, depth + 1) for child in flatten(vars(node).values()) if isinstance(child, tree.Node))
 
 
 def _declaration(source: Source, item: Any, comments: Iterable[tree.Comment]) -> Any:

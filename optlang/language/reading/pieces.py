@@ -60,8 +60,3 @@ def later(pieces: Pieces, what: str, defines: Iterable[str] = ()) -> tree.Unsupp
 def names_of(pieces: Pieces) -> tuple[str, ...]:
     """Return the canonical names among the pieces."""
     return tuple(name.name for name in nodes(pieces, tree.Name))
-
-
-def children(node: tree.Node) -> Iterator[tree.Node]:
-    """Yield the nodes directly inside a node of any kind."""
-    yield from (x for x in flatten(vars(node).values()) if isinstance(x, tree.Node))

@@ -1,0 +1,52 @@
+"""Findings about a composed rule, said with the names that its authors gave."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from optlang.diagnostics import Diagnostic
+
+WORD = re.compile(r"[^\W\d]\w*")
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names that were made unique.
+
+    Attributes:
+        before: What they were called before.
+        steps: The inner rules, by the names of their counts.
+    """
+
+    before: Mapping[str, str]
+    steps: Mapping[str, str]
+
+    def restored(self, findings: Iterable[Diagnostic]) -> list[Diagnostic]:
+        """Return findings in the order of the rule's own text, each mistake once however often its piece is used."""
+        found: dict[object, Diagnostic] = {}
+        for one in sorted(map(self._restored, findings), key=lambda d: d.order):
+            found.setdefault((one.code, one.message, one.source.name, one.position), one)
+        return [*found.values()]
+
+    def _restored(self, found: Diagnostic) -> Diagnostic:
+        inner = next((self.steps[word] for word in WORD.findall(found.message) if word in self.steps), None)
+        if found.code == "E301" and inner is not None:  # the count is not the author's to reduce
+            return replace(
+                found,
+                message=f"`{inner}` makes steps for whole tensors, but is called where a condition is shaped like p",
+                help=f"give it another gradient, `{inner}(p, g if CONDITION else 0*g)`, or take its step before and "
+                f"choose then: `d = {inner}.direction(g)`",
+                related=(),
+            )
+        return replace(
+            found,
+            message=self._shown(found.message),
+            label=None if found.label is None else self._shown(found.label),
+            help=None if found.help is None else self._shown(found.help),
+            related=tuple((self._shown(text), place) for text, place in found.related if place != found.span),
+        )
+
+    def _shown(self, text: str) -> str:
+        return WORD.sub(lambda word: self.before.get(word[0], word[0]), text)
