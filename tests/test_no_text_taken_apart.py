@@ -34,7 +34,7 @@ TEXTS = {
     ("backends/naming.py", "next_version"): "a name with a number behind it, for people",
     ("backends/spelling.py", "fill"): "a piece of Python",
     ("ir/builder.py", "symbol"): "a name with a number behind it, for people",
-    ("ir/lower.py", "_stem"): "a name with a number behind it, for people",
+    ("ir/expressions.py", "_stem"): "a name with a number behind it, for people",
     ("runtime/counterpart.py", "of"): "the path of a class of torch",
     ("runtime/optimizer.py", "_public"): "an attribute of the user's",
     ("targets/_choice.py", "chooser"): "a line of Python",
