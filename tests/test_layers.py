@@ -218,3 +218,13 @@ def all_imports(path: Path) -> set[str]:
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
     return {name.removeprefix("optlang.") for name in found} - {module_name(path), "optlang", ""}
+
+
+def test_no_class_name_is_given_twice() -> None:
+    """Whoever reads a name knows which class is meant."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(path.relative_to(PACKAGE).as_posix())
+    assert {name: files for name, files in found.items() if len(files) > 1} == {"Way": found["Way"]}

@@ -21,7 +21,7 @@ from optlang.language.checking.resolve import Resolver
 from optlang.language.checking.routes import check_routes
 from optlang.language.checking.scope import DeclaredState, Scope
 from optlang.language.checking.size import Size, check_counts, check_size
-from optlang.language.checking.statements import Variant
+from optlang.language.checking.statements import StatementReader
 from optlang.language.checking.states import check_states, declare_states
 from optlang.language.checking.stored import check_kept, check_shapes, check_stores
 from optlang.language.checking.values import Sort, Uses
@@ -64,7 +64,7 @@ from optlang.language.tree import (
     StateItem,
     StateScope,
     Stmt,
-    Store,
+    StoreDecl,
     Tree,
     Unsupported,
 )
@@ -137,7 +137,7 @@ class _Check:
         self.requires = [item for item in self.items if isinstance(item, Require)]
         self.events = [item for item in self.items if isinstance(item, On)]
         self.routes = [item for item in self.items if isinstance(item, Route)]
-        self.stores = [item for item in self.items if isinstance(item, Store)]
+        self.stores = [item for item in self.items if isinstance(item, StoreDecl)]
         self.stored: tuple[Stored, ...] = ()
         self.misfits = Misfits()
         self.inferred = not roles.declares(tree)
@@ -409,16 +409,16 @@ class _Check:
         """Whether something is repeated."""
         return any(isinstance(s, Repeat) for block in self.blocks() for s in statements(block))
 
-    def variant(self, world: World, forced: dict[Expr, bool], seen: dict[Expr, set[bool]]) -> Variant:
+    def variant(self, world: World, forced: dict[Expr, bool], seen: dict[Expr, set[bool]]) -> StatementReader:
         """Return a reading of the rule in one world."""
-        return Variant(self.scope, world, self.findings, forced, seen, self.misfits)
+        return StatementReader(self.scope, world, self.findings, forced, seen, self.misfits)
 
-    def read(self, variant: Variant) -> None:
+    def read(self, variant: StatementReader) -> None:
         """Read the rule in one world and note the kinds of its states."""
         variant.rule(self.body)
         for event in self.events:
             own = event_scope(event, self.scope)
-            inner = Variant(own, variant.world, self.findings, variant.forced, variant.seen, self.misfits)
+            inner = StatementReader(own, variant.world, self.findings, variant.forced, variant.seen, self.misfits)
             inner.event(event.body, variant)
         for name, exists in variant.exists.items():
             if exists:
@@ -426,7 +426,7 @@ class _Check:
                 either = next((k for k in (kind, known) if k.level is Level.MATRIX), None)
                 self.kinds[name] = either or join((known, kind))
 
-    def permitted(self, variant: Variant) -> bool:
+    def permitted(self, variant: StatementReader) -> bool:
         """Whether a world meets the requirements; the defaults must meet those that are not about tensors."""
         variant.declaring = True
         for require in self.requires:

@@ -88,7 +88,7 @@ def parse(source: Source) -> tree.Tree:
     """
     text, refused = source.text, list[Refused]()
     for tries in count(1):
-        reading = _Reading(text)
+        reading = _ParserRun(text)
         try:
             doc, items = reading.run()
             break
@@ -110,7 +110,7 @@ FINAL = frozenset(("E104", "E105", "E109", "E501"))
 MAX_MISTAKES = 10
 
 
-class _Reading:
+class _ParserRun:
     """One run of the parser over a text.
 
     Attributes:
@@ -175,7 +175,7 @@ def _examples() -> Table:
 def _failure(text: str) -> tuple[int, str]:
     """Return where the parser stops on a text that is wrong."""
     try:
-        _Reading(text).feed()
+        _ParserRun(text).feed()
     except UnexpectedToken as e:
         return e.state.position, e.token.type
     raise AssertionError(f"this example is no mistake of syntax: {text!r}")

@@ -46,7 +46,7 @@ def known_before(
         if isinstance(statement, ast.Assign) and statement.op == "=" and len(statement.targets) == 1
     }
     candidates = {name: value for name, value in candidates.items() if times[name] == 1 and name not in taken}
-    reading = _Reading(functions)
+    reading = _QuestionFinder(functions)
     needs = {name: reading.needs(value) for name, value in candidates.items()}
     readers: dict[str, list[str]] = {}
     for name, read in needs.items():
@@ -70,7 +70,7 @@ def known_locals(rule: Rule) -> Mapping[str, ast.Expr]:
     return known_before(rule.body, {h.name for h in rule.hypers}, {s.name for s in rule.states}, rule.functions)
 
 
-class _Reading:
+class _QuestionFinder:
     """Finds out what has to be known before the first step for an expression to be known.
 
     Args:
@@ -128,7 +128,7 @@ class _Reading:
 
 def is_known(node: ast.Expr, free: Collection[str], functions: Mapping[str, ast.Def]) -> bool:
     """Whether the value of an expression is known before the first step, if those of ``free`` are."""
-    needs = _Reading(functions).needs(node)
+    needs = _QuestionFinder(functions).needs(node)
     return needs is not None and needs <= {*free}
 
 

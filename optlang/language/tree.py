@@ -419,7 +419,7 @@ class StoreFormat(Node):
 
 
 @dataclass(frozen=True)
-class Store(Node):
+class StoreDecl(Node):
     """``store m, v: FORMAT when CONDITION``: how states are kept, or how the parameter ``p`` is rounded."""
 
     names: tuple[Name, ...]
@@ -473,7 +473,7 @@ class Def(Node):
 
 
 @dataclass(frozen=True)
-class Transform(Node):
+class TransformDecl(Node):
     """``transform f(u, beta = 0.9 in [0, 1)):`` and a block that may declare states and returns one value."""
 
     name: Name
@@ -525,13 +525,13 @@ Decl = (
     | HyperDecl
     | Require
     | StateDecl
-    | Store
+    | StoreDecl
     | History
     | Flat
     | Sparse
     | Iterate
     | Def
-    | Transform
+    | TransformDecl
     | Use
     | Inner
     | On

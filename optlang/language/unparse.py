@@ -114,7 +114,7 @@ class _Formatter:
                 self.if_block(item, depth, until)
             case tree.Repeat(body=body) | tree.For(body=body) | tree.Every(body=body) | tree.On(body=body):
                 self.headed(f"{self.head(item)}:", item.span.start, body, depth, until)
-            case tree.Def(body=tuple() as body) | tree.Transform(body=body):
+            case tree.Def(body=tuple() as body) | tree.TransformDecl(body=body):
                 self.headed(f"{self.formulas.simple(item)}:", item.span.start, body, depth, until)
             case _:
                 self.simple(item, depth, until)

@@ -153,7 +153,7 @@ class Formulas:
                 kind = "" if node.type is None else f"{node.type} "
                 names = ", ".join(name.text for name in node.names)
                 return f"history {names}: {kind}size {self.expression(node.size)}"
-            case tree.Store():
+            case tree.StoreDecl():
                 names = ", ".join(name.text for name in node.names)
                 when = "" if node.when is None else f" when {self.expression(node.when)}"
                 return f"store {names}: {self.format(node.format)}{when}"
@@ -169,7 +169,7 @@ class Formulas:
             case tree.Inner():
                 like = "" if node.like is None else f" like {self.expression(node.like)}"
                 return f"inner {node.name.text} = {self.rule_of(node)}{like}"
-            case tree.Transform():
+            case tree.TransformDecl():
                 return self.signature(node, "transform")
             case tree.Return():
                 return f"return {', '.join(map(self.expression, node.values))}"
@@ -209,7 +209,7 @@ class Formulas:
         given = () if isinstance(node, tree.Route) else node.arguments
         return name + (f"({', '.join(map(self.argument, given))})" if given else "")
 
-    def signature(self, node: tree.Def | tree.Transform, word: str = "def") -> str:
+    def signature(self, node: tree.Def | tree.TransformDecl, word: str = "def") -> str:
         """Return a function's name and parameters."""
         return f"{word} {node.name.text}({', '.join(map(self.parameter, node.parameters))})"
 

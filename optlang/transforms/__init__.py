@@ -64,8 +64,8 @@ def _read(source: Source, own: bool) -> Transform:
     """Return the transform in a text."""
     raise_errors(check_text(source)[1])
     parsed = parse(source)
-    found = [item for item in parsed.items if isinstance(item, tree.Transform)]
-    if len(found) != 1 or not all(isinstance(item, tree.Transform | tree.Def) for item in parsed.items):
+    found = [item for item in parsed.items if isinstance(item, tree.TransformDecl)]
+    if len(found) != 1 or not all(isinstance(item, tree.TransformDecl | tree.Def) for item in parsed.items):
         raise ValueError(f"{source.name} does not hold one transform, and functions beside it")
     doc = parsed.doc.value if parsed.doc else f"The transform {found[0].name.name}."
     text = source.text[parsed.doc.span.end :] if parsed.doc else source.text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from optlang.language.checking.reader import Reader
-from optlang.language.checking.values import MISTAKE, UNKNOWN, Known, Sort, Value, uses_of
+from optlang.language.checking.values import MISTAKE, UNKNOWN, CheckedValue, Known, Sort, uses_of
 from optlang.language.evaluate import COMPARISONS
 from optlang.language.kinds import STATIC
 from optlang.language.rule import OneOf
@@ -13,7 +13,9 @@ from optlang.language.suggest import listing, nearest
 from optlang.language.tree import Compare, Expr, Name, Nothing, Text
 
 
-def compare(reader: Reader, node: Compare, values: Sequence[Value], number: Callable[[Expr], object]) -> Value:
+def compare(
+    reader: Reader, node: Compare, values: Sequence[CheckedValue], number: Callable[[Expr], object]
+) -> CheckedValue:
     """Return what is known of a comparison of ``values``; ``number`` reports an operand that is no number."""
     pairs = zip(node.ops, node.operands, node.operands[1:], values, values[1:], strict=False)
     known: Known = True
@@ -33,14 +35,14 @@ def compare(reader: Reader, node: Compare, values: Sequence[Value], number: Call
             answer = UNKNOWN
         known = answer if answer is not True and known is not False else known
     if any(v.sort is Sort.NONE for v in values):
-        return Value(STATIC, Sort.CONDITION, known=known)
+        return CheckedValue(STATIC, Sort.CONDITION, known=known)
     met = reader.combine(node, values)
     sound &= met is not MISTAKE
-    return Value(met.kind, Sort.CONDITION if sound else Sort.UNKNOWN, uses_of(values), known)
+    return CheckedValue(met.kind, Sort.CONDITION if sound else Sort.UNKNOWN, uses_of(values), known)
 
 
 def comparable(
-    reader: Reader, op: str, left: Expr, right: Expr, a: Value, b: Value, number: Callable[[Expr], object]
+    reader: Reader, op: str, left: Expr, right: Expr, a: CheckedValue, b: CheckedValue, number: Callable[[Expr], object]
 ) -> bool:
     """Check that two values can be compared."""
     ordered = op not in ("==", "!=")

@@ -9,7 +9,7 @@ from optlang.language.checking.arguments import dim_values
 from optlang.language.checking.comparisons import compare
 from optlang.language.checking.constants import as_float
 from optlang.language.checking.tensors import Tensors, is_known_before, named
-from optlang.language.checking.values import MISTAKE, UNKNOWN, Known, Sort, Uses, Value, merge
+from optlang.language.checking.values import MISTAKE, UNKNOWN, CheckedValue, Known, Sort, Uses, merge
 from optlang.language.evaluate import ARITHMETIC, FUNCTIONS
 from optlang.language.kinds import HOST, SCALAR, STATIC, Level, join, reduce
 from optlang.language.shapes import Mismatch
@@ -34,20 +34,20 @@ from optlang.language.tree import (
 MAX_BITS = 20_000
 
 
-class Expressions(Tensors, ABC):
+class ExpressionReader(Tensors, ABC):
     """Reads expressions; the rule's own functions are read by a subclass."""
 
     @abstractmethod
-    def call_function(self, node: Call) -> tuple[Value, ...]:
+    def call_function(self, node: Call) -> tuple[CheckedValue, ...]:
         """Return the results of a call of one of the rule's functions."""
 
     @abstractmethod
-    def written_out(self, node: Call, builtin: Builtin) -> Value:
+    def written_out(self, node: Call, builtin: Builtin) -> CheckedValue:
         """Return the result of a function of the language that is a block of statements."""
 
     # Expressions --------------------------------------------------------------------------------------------
 
-    def value(self, expr: Expr) -> Value:
+    def value(self, expr: Expr) -> CheckedValue:
         """Return what is known of the value of an expression."""
         match expr:  # what is most frequent first
             case Name():
@@ -58,19 +58,19 @@ class Expressions(Tensors, ABC):
                 return self.call(expr)
             case Number(value=exact):
                 bits = exact.numerator.bit_length() + exact.denominator.bit_length()
-                return Value(STATIC, known=as_float(expr), bits=bits, literal=True)
+                return CheckedValue(STATIC, known=as_float(expr), bits=bits, literal=True)
             case Infinity():
-                return Value(STATIC, known=float("inf"), literal=True)
+                return CheckedValue(STATIC, known=float("inf"), literal=True)
             case Text(value=text):
-                return Value(STATIC, Sort.TEXT, known=text, literal=True)
+                return CheckedValue(STATIC, Sort.TEXT, known=text, literal=True)
             case Bool(value=flag):
-                return Value(STATIC, Sort.CONDITION, known=flag, literal=True)
+                return CheckedValue(STATIC, Sort.CONDITION, known=flag, literal=True)
             case Nothing():
-                return Value(STATIC, Sort.NONE, known=None, literal=True)
+                return CheckedValue(STATIC, Sort.NONE, known=None, literal=True)
             case Member(name="t"):
-                return Value(HOST, uses=Uses.TIME)
+                return CheckedValue(HOST, uses=Uses.TIME)
             case Member(value=Name(name="group")):
-                return Value(HOST, Sort.UNKNOWN)
+                return CheckedValue(HOST, Sort.UNKNOWN)
             case Member():
                 return self.member(expr)
             case Index():
@@ -79,7 +79,7 @@ class Expressions(Tensors, ABC):
                 held = self.condition(operand)
                 answer = self.decide(operand, held)
                 known: Known = UNKNOWN if answer is None else not answer
-                return Value(held.kind, Sort.CONDITION, held.uses, known)
+                return CheckedValue(held.kind, Sort.CONDITION, held.uses, known)
             case Unary(op=op, operand=operand):
                 inner = self.number(operand)
                 negated = -float(inner.known) if isinstance(inner.known, (int, float)) else UNKNOWN
@@ -92,7 +92,7 @@ class Expressions(Tensors, ABC):
             case _:
                 return MISTAKE
 
-    def number(self, expr: Expr) -> Value:
+    def number(self, expr: Expr) -> CheckedValue:
         """Return what is known of an expression that must be a number (a condition counts as 0 or 1)."""
         value = self.value(expr)
         if value.sort is Sort.NONE and value.optional is not None:
@@ -120,7 +120,7 @@ class Expressions(Tensors, ABC):
             return MISTAKE
         return value
 
-    def condition(self, expr: Expr) -> Value:
+    def condition(self, expr: Expr) -> CheckedValue:
         """Return what is known of an expression that must be a condition (a number holds unless it is 0)."""
         value = self.value(expr)
         if value.sort is Sort.TEXT or (value.sort is Sort.NONE and value.optional is None):
@@ -137,13 +137,13 @@ class Expressions(Tensors, ABC):
             return MISTAKE
         return value
 
-    def binary(self, node: Binary) -> Value:
+    def binary(self, node: Binary) -> CheckedValue:
         """Return what is known of arithmetic, ``and``, ``or`` and ``??``."""
         if node.op in ("and", "or"):
             left = self.condition(node.left)
             answer = self.decide(node.left, left)
             if answer is (node.op == "or"):
-                return Value(left.kind, Sort.CONDITION, left.uses, answer)
+                return CheckedValue(left.kind, Sort.CONDITION, left.uses, answer)
             right = self.condition(node.right)
             decided = right._replace(uses=right.uses | (left.uses & Uses.FACT))  # as the left side decides it
             both = self.combine(node, (left, right), Sort.CONDITION) if answer is None else decided
@@ -171,7 +171,7 @@ class Expressions(Tensors, ABC):
         bits = self.bits(node, left, right)
         return result if known is UNKNOWN and bits is None else result._replace(known=known, bits=bits)
 
-    def bits(self, node: Binary, left: Value, right: Value) -> int | None:
+    def bits(self, node: Binary, left: CheckedValue, right: CheckedValue) -> int | None:
         """Return how many digits exact arithmetic on literals may take; report if they are too many."""
         if left.bits is None or right.bits is None:
             return None
@@ -194,7 +194,7 @@ class Expressions(Tensors, ABC):
         )
         return None
 
-    def choice(self, condition: Expr, then: Expr, other: Expr) -> Value:
+    def choice(self, condition: Expr, then: Expr, other: Expr) -> CheckedValue:
         """Return what is known of ``then if condition else other``."""
         held = self.condition(condition)
         answer = self.decide(condition, held)
@@ -204,7 +204,7 @@ class Expressions(Tensors, ABC):
             return chosen._replace(uses=chosen.uses | (held.uses & Uses.FACT))
         return self.merged(condition, (self.number(then), self.number(other)), held)
 
-    def merged(self, expr: Expr, values: tuple[Value, ...], held: Value) -> Value:
+    def merged(self, expr: Expr, values: tuple[CheckedValue, ...], held: CheckedValue) -> CheckedValue:
         """Return what is known of one of several values, chosen by a condition of the step (``expr``)."""
         try:
             return merge(values, self.world.shape, held)
@@ -213,7 +213,7 @@ class Expressions(Tensors, ABC):
 
     # Calls --------------------------------------------------------------------------------------------------
 
-    def call(self, node: Call) -> Value:
+    def call(self, node: Call) -> CheckedValue:
         """Return what is known of the result of a call."""
         name = node.function.name if isinstance(node.function, Name) else ""
         if name in self.scope.functions:
@@ -267,18 +267,18 @@ class Expressions(Tensors, ABC):
             result = result._replace(kind=HOST, uses=Uses.FACT)
         return result._replace(known=self.known_result(name, values), uses=self.result_uses(name, result))
 
-    def known_result(self, name: str, values: list[Value]) -> Known:
+    def known_result(self, name: str, values: list[CheckedValue]) -> Known:
         """Return the value of a function of known numbers."""
         numbers = [v.known for v in values if isinstance(v.known, (int, float))]
         if name in FUNCTIONS and values and len(numbers) == len(values):
             return FUNCTIONS[name](*map(float, numbers))
         return UNKNOWN
 
-    def result_uses(self, name: str, result: Value) -> int:
+    def result_uses(self, name: str, result: CheckedValue) -> int:
         """Return what a result depends on; only some functions can take part in choosing a variant."""
         return result.uses if name in FUNCTIONS else result.uses | Uses.LOCAL
 
-    def where(self, node: Call) -> Value:
+    def where(self, node: Call) -> CheckedValue:
         """Return what is known of ``where(c, a, b)``, which is ``a if c else b``."""
         named = {a.name: a.value for a in node.arguments if a.name is not None}
         given = [a.value for a in node.arguments if a.name is None]
@@ -287,7 +287,9 @@ class Expressions(Tensors, ABC):
             return MISTAKE
         return self.choice(*sides)
 
-    def reduction(self, node: Call, builtin: Builtin, arguments: list[Expr], values: list[Value]) -> Value:
+    def reduction(
+        self, node: Call, builtin: Builtin, arguments: list[Expr], values: list[CheckedValue]
+    ) -> CheckedValue:
         """Return what is known of a reduction."""
         required = len(arguments) if builtin.variadic else builtin.required
         for option, value in zip(arguments[required:], values[required:], strict=True):
@@ -313,10 +315,10 @@ class Expressions(Tensors, ABC):
         except Mismatch as mismatch:
             return self.mismatch(node, mismatch)
         if joined.sort is Sort.UNKNOWN:
-            return Value(kind, Sort.UNKNOWN, joined.uses)
-        return Value(kind if kind.on_device else SCALAR, uses=joined.uses | Uses.TENSOR)
+            return CheckedValue(kind, Sort.UNKNOWN, joined.uses)
+        return CheckedValue(kind if kind.on_device else SCALAR, uses=joined.uses | Uses.TENSOR)
 
-    def along(self, node: Call, builtin: Builtin) -> Value:
+    def along(self, node: Call, builtin: Builtin) -> CheckedValue:
         """Return what is known of a function of a tensor, or of its parts along dimensions, that keeps its shape."""
         arguments = named(node, builtin)
         dim = arguments.pop("dim", None)
@@ -332,7 +334,7 @@ class Expressions(Tensors, ABC):
             return self.mismatch(node, mismatch)
         return result._replace(uses=result.uses | Uses.TENSOR)
 
-    def no_tensor(self, node: Call) -> Value:
+    def no_tensor(self, node: Call) -> CheckedValue:
         """Report a function of a whole tensor that is called with one number."""
         x = self.text(node.arguments[0].value)
         self.report(
@@ -344,7 +346,7 @@ class Expressions(Tensors, ABC):
         )
         return MISTAKE
 
-    def dims(self, expr: Expr | None, value: Value) -> frozenset[int] | None:
+    def dims(self, expr: Expr | None, value: CheckedValue) -> frozenset[int] | None:
         """Return the dimensions of a value that ``dim=`` names, None for the whole tensor."""
         if expr is None:
             return None

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 from optlang.language import derived
 from optlang.language.builtins import BUILTINS, Builtin
-from optlang.language.checking.expressions import Expressions
+from optlang.language.checking.expressions import ExpressionReader
 from optlang.language.checking.tensors import is_known_before, literal, named
-from optlang.language.checking.values import MISTAKE, Sort, Uses, Value, merge
+from optlang.language.checking.values import MISTAKE, CheckedValue, Sort, Uses, merge
 from optlang.language.kinds import HOST, STATIC, Level
 from optlang.language.shapes import Mismatch
 from optlang.language.specialise import MAX_REPEATS
@@ -36,14 +36,14 @@ from optlang.language.walk import body_of, statements
 from optlang.source import Span
 
 ATOMS = (Number, Infinity, Text, Bool, Nothing, Name, Member)
-Results = tuple[Value, ...]
-Env = dict[str, Value]
+Results = tuple[CheckedValue, ...]
+Env = dict[str, CheckedValue]
 
 
-class Inliner(Expressions):
+class Inliner(ExpressionReader):
     """Reads functions; the statements of a rule are read by its subclass."""
 
-    def assigned(self, node: Assign) -> Value:
+    def assigned(self, node: Assign) -> CheckedValue:
         """Return the value that an assignment to one name gives it."""
         if node.op == "=":
             return self.value(node.value)
@@ -51,7 +51,7 @@ class Inliner(Expressions):
         before = self.number(target)
         return self.changed(node, before, self.number(node.value))
 
-    def changed(self, node: Assign, before: Value, by: Value) -> Value:
+    def changed(self, node: Assign, before: CheckedValue, by: CheckedValue) -> CheckedValue:
         """Return the new value of a name that is changed by ``+=`` and the like."""
         return self.combine(node.value, (before, by))
 
@@ -114,7 +114,7 @@ class Inliner(Expressions):
                 help=f"round it: `floor({self.text(expr)})`" if known > 0 else "use a whole number: `repeat 5:`",
             )
 
-    def due(self, node: Every) -> Value:
+    def due(self, node: Every) -> CheckedValue:
         """Return the condition that an ``every`` stands for; its numbers are checked."""
         for expr, what in ((node.period, "the period of `every`"), (node.start, "where `every` starts")):
             if expr is None:
@@ -132,11 +132,11 @@ class Inliner(Expressions):
                 )
             else:
                 self.unknown_before(expr, value, what)
-        return Value(HOST, Sort.CONDITION, Uses.TIME)
+        return CheckedValue(HOST, Sort.CONDITION, Uses.TIME)
 
-    def facts(self, expr: Expr) -> Value:
+    def facts(self, expr: Expr) -> CheckedValue:
         """Return what of a tensor's shape a count, or a period, depends on."""
-        return Value(STATIC, uses=self.number(expr).uses & Uses.FACT)
+        return CheckedValue(STATIC, uses=self.number(expr).uses & Uses.FACT)
 
     def turns(self, node: For) -> Iterator[Env]:
         """Yield what is known of the names of a loop in each turn, but for one over a history."""
@@ -145,7 +145,7 @@ class Inliner(Expressions):
         for row in node.rows:
             yield {name.name: _bound(value, self.value(value)) for name, value in zip(node.names, row, strict=True)}
 
-    def part(self, name: str) -> Value:
+    def part(self, name: str) -> CheckedValue:
         """Return what is known of one part of a tuple that a ``for`` goes through."""
         return self.hyper(name) if name in self.scope.hypers else MISTAKE
 
@@ -156,7 +156,7 @@ class Inliner(Expressions):
         assert isinstance(node.function, Name)
         return self.enter(node, self.scope.functions[node.function.name])
 
-    def written_out(self, node: Call, builtin: Builtin) -> Value:
+    def written_out(self, node: Call, builtin: Builtin) -> CheckedValue:
         """Return the result of a function of the language that is a block of statements."""
         function = derived.function(builtin.name)
         assert function is not None
@@ -254,11 +254,11 @@ class Inliner(Expressions):
         """Read statements of a function that do not return."""
         self.function_block(body)
 
-    def returned(self, expr: Expr) -> Value:
+    def returned(self, expr: Expr) -> CheckedValue:
         """Return the value of one result of a function."""
         return self.placed(_bound(expr, self.value(expr)))
 
-    def placed(self, value: Value) -> Value:
+    def placed(self, value: CheckedValue) -> CheckedValue:
         """Return a value with what the blocks around it depend on."""
         return value._replace(uses=value.uses | self.around)
 
@@ -296,7 +296,7 @@ class Inliner(Expressions):
             return ours or theirs
         return tuple(self.merged(condition, (a, b), held) for a, b in zip(ours, theirs, strict=True))
 
-    def meet(self, a: Env, b: Env, condition: Value) -> Env:
+    def meet(self, a: Env, b: Env, condition: CheckedValue) -> Env:
         """Return what is known of names after two branches."""
         met: Env = {}
         for name in (*a, *(name for name in b if name not in a)):
@@ -309,7 +309,7 @@ class Inliner(Expressions):
                 met[name] = self.either(known, known, condition)._replace(missing=True)
         return met
 
-    def either(self, one: Value, two: Value, condition: Value) -> Value:
+    def either(self, one: CheckedValue, two: CheckedValue, condition: CheckedValue) -> CheckedValue:
         """Return what is known of a name that has one of two values; if their shapes differ, it cannot be read."""
         try:
             return merge((one, two), self.world.shape, condition)
@@ -331,7 +331,7 @@ def _own(body: Sequence[Stmt]) -> dict[str, tuple[Span, Span]]:
     return found
 
 
-def _bound(expr: Expr, value: Value) -> Value:
+def _bound(expr: Expr, value: CheckedValue) -> CheckedValue:
     """Return what is known of a value under a new name: numbers that are computed choose no variant."""
     if value.literal or value.sort is not Sort.NUMBER or isinstance(expr, ATOMS):
         return value

@@ -9,7 +9,7 @@ from optlang.language.checking.findings import Findings
 from optlang.language.checking.matrices import shape_of
 from optlang.language.checking.misfits import Misfit, Misfits
 from optlang.language.checking.scope import Scope
-from optlang.language.checking.values import MISTAKE, STATES, Sort, Uses, Value, combine
+from optlang.language.checking.values import MISTAKE, STATES, CheckedValue, Sort, Uses, combine
 from optlang.language.checking.worlds import World
 from optlang.language.kinds import ELEMENT, HOST, STATIC, Kind, Level
 from optlang.language.rule import HyperType
@@ -24,7 +24,7 @@ Places = tuple[tuple[str, Span], ...]
 REACHED = frozenset({"E203", "E211", "E308"})
 
 
-def is_key(value: Value) -> bool:
+def is_key(value: CheckedValue) -> bool:
     """Whether a value is, as far as one can tell, a key of the param group that the user has put there."""
     return value.sort is Sort.UNKNOWN and value.kind == HOST
 
@@ -49,11 +49,11 @@ class Reader:
         self.misfits = misfits
         self.forced = forced
         self.seen = seen
-        self.env: dict[str, Value] = {"g": Value(ELEMENT, uses=Uses.TENSOR)}
-        self.frame: dict[str, Value] | None = None  # parameters and locals of the function being read
+        self.env: dict[str, CheckedValue] = {"g": CheckedValue(ELEMENT, uses=Uses.TENSOR)}
+        self.frame: dict[str, CheckedValue] | None = None  # parameters and locals of the function being read
         self.own: dict[str, tuple[Span, Span]] = {}  # what it assigns, each where first, and that statement
         self.declaring = False  # whether a declaration is being read, which sees only locals that are static
-        self.static: dict[str, Value] = {}  # such locals
+        self.static: dict[str, CheckedValue] = {}  # such locals
         self.mismatched: Expr | None = None  # the last expression in which shapes do not fit
         self.spoilt: set[str] = set()  # states that have been given a value of another shape
         self.site: Expr | None = None  # the call of a function of the language whose statements are being read
@@ -78,7 +78,7 @@ class Reader:
 
     # Shapes ------------------------------------------------------------------------------------------------------
 
-    def mismatch(self, expr: Expr, mismatch: Mismatch, related: Places = ()) -> Value:
+    def mismatch(self, expr: Expr, mismatch: Mismatch, related: Places = ()) -> CheckedValue:
         """Note that shapes do not fit in an expression; returns what takes the place of its value."""
         self.mismatched = expr
         self.misfit(expr, Misfit(self.world, "E313", mismatch.message, mismatch.help, related=related))
@@ -111,7 +111,7 @@ class Reader:
         if self.site is None and not self.forced:
             self.misfits.fine(expr.span, self.world.shape)
 
-    def combine(self, expr: Expr, values: Iterable[Value], sort: Sort = Sort.NUMBER) -> Value:
+    def combine(self, expr: Expr, values: Iterable[CheckedValue], sort: Sort = Sort.NUMBER) -> CheckedValue:
         """Return what is known of an elementwise combination of values, ``expr``."""
         several = tuple(values)
         if Level.MATRIX not in [v.kind.level for v in several]:
@@ -131,7 +131,7 @@ class Reader:
         """Return an expression as written."""
         return self.findings.text(expr)
 
-    def decide(self, expr: Expr, value: Value) -> bool | None:
+    def decide(self, expr: Expr, value: CheckedValue) -> bool | None:
         """Return which way a condition goes in this world, None if only a step can tell."""
         if not value.is_static:
             return None
@@ -144,7 +144,7 @@ class Reader:
 
     # Names -------------------------------------------------------------------------------------------------------
 
-    def name(self, node: Name) -> Value:
+    def name(self, node: Name) -> CheckedValue:
         """Return what is known of a name."""
         name, scope = node.name, self.scope
         if self.frame is not None and name in self.frame:
@@ -156,15 +156,15 @@ class Reader:
         if name in scope.states:
             return self.state(node)
         if name == "p":
-            return Value(ELEMENT, uses=Uses.TENSOR)
+            return CheckedValue(ELEMENT, uses=Uses.TENSOR)
         if name == "t":
-            return Value(HOST, uses=Uses.TIME)
+            return CheckedValue(HOST, uses=Uses.TIME)
         if name == "loss" and name not in self.env:
-            return Value(HOST, uses=Uses.TOTAL)
+            return CheckedValue(HOST, uses=Uses.TOTAL)
         if name == "first":
-            return Value(HOST, Sort.CONDITION, Uses.TIME)
+            return CheckedValue(HOST, Sort.CONDITION, Uses.TIME)
         if name in self.world.values:
-            return Value(HOST, uses=Uses.FACT, known=self.world.values[name])
+            return CheckedValue(HOST, uses=Uses.FACT, known=self.world.values[name])
         if name in self.static and (self.declaring or self.frame is not None):
             return self.static[name]
         if name in scope.locals and (self.declaring or self.frame is not None):
@@ -175,25 +175,25 @@ class Reader:
             return MISTAKE
         return self.absent(node)
 
-    def hyper(self, name: str) -> Value:
+    def hyper(self, name: str) -> CheckedValue:
         """Return what is known of a hyperparameter."""
         hyper = self.scope.hypers[name]
         known = self.world.values[name]
         match hyper.type:
             case HyperType.FLAG:
-                return Value(STATIC, Sort.CONDITION, known=known, literal=True)
+                return CheckedValue(STATIC, Sort.CONDITION, known=known, literal=True)
             case HyperType.TEXT:
-                return Value(STATIC, Sort.TEXT, known=known, literal=True)
+                return CheckedValue(STATIC, Sort.TEXT, known=known, literal=True)
             case HyperType.OPTIONAL_TEXT if known is not None:
-                return Value(STATIC, Sort.TEXT, known=known, optional=name, literal=True)
+                return CheckedValue(STATIC, Sort.TEXT, known=known, optional=name, literal=True)
             case HyperType.OPTIONAL | HyperType.OPTIONAL_TEXT if known is None:
-                return Value(STATIC, Sort.NONE, known=None, optional=name, literal=True)
+                return CheckedValue(STATIC, Sort.NONE, known=None, optional=name, literal=True)
             case HyperType.OPTIONAL:
-                return Value(HOST, known=known, optional=name)
+                return CheckedValue(HOST, known=known, optional=name)
             case _:
-                return Value(HOST, known=known)
+                return CheckedValue(HOST, known=known)
 
-    def state(self, node: Name) -> Value:
+    def state(self, node: Name) -> CheckedValue:
         """Return what is known of a state."""
         state = self.scope.states[node.name]
         if not self.exists.get(node.name, True):
@@ -212,9 +212,9 @@ class Reader:
             return MISTAKE
         if node.name in self.spoilt:
             return MISTAKE
-        return Value(self.kinds.get(node.name, ELEMENT), uses=STATES[state.scope])
+        return CheckedValue(self.kinds.get(node.name, ELEMENT), uses=STATES[state.scope])
 
-    def present(self, node: Name, value: Value) -> Value:
+    def present(self, node: Name, value: CheckedValue) -> CheckedValue:
         """Return the value of a local, reporting it if some path to here does not assign it."""
         if value.missing:
             self.absent(node)
@@ -233,7 +233,7 @@ class Reader:
             return MISTAKE
         return value
 
-    def absent(self, node: Name) -> Value:
+    def absent(self, node: Name) -> CheckedValue:
         """Report a local that is read where it may have no value."""
         place, statement = self.scope.locals.get(node.name), None
         if self.frame is not None:

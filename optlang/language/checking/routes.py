@@ -8,7 +8,7 @@ from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.language.checking.misfits import Misfits
 from optlang.language.checking.places import ROUTE
 from optlang.language.checking.resolve import Resolver
-from optlang.language.checking.statements import Variant
+from optlang.language.checking.statements import StatementReader
 from optlang.language.checking.worlds import World, facts
 from optlang.language.evaluate import NotStatic, evaluate
 from optlang.language.library import rule_names, rule_of
@@ -55,7 +55,7 @@ def check_routes(tree: Tree, resolver: Resolver, check: Check) -> None:
         if route.when is not None:
             resolver.expression(route.when, ROUTE)
             world = World(facts(SHAPE), SHAPE)
-            Variant(resolver.scope, world, findings, {}, {}, Misfits()).condition(route.when)
+            StatementReader(resolver.scope, world, findings, {}, {}, Misfits()).condition(route.when)
     if not findings.has_errors:
         _check_reached(routes, resolver)
 

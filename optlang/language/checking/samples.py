@@ -121,7 +121,7 @@ def habits_of(rule: Rule, world: World) -> dict[str, Habits]:
     """
     world = replace(world, values={**world.values, **facts(SHAPE)}, shape=SHAPE)
     try:
-        run = _Run(rule, world)
+        run = _SampledRun(rule, world)
     except (Abandoned, ArithmeticError, ValueError, KeyError, RecursionError):
         return {}
     return {
@@ -158,7 +158,7 @@ def _lengths(steps: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
     return [(max(map(abs, step[::2])), max(map(abs, step[1::2]))) for step in steps[1:]]
 
 
-class _Run:
+class _SampledRun:
     """Some steps of a rule on random gradients.
 
     Args:

@@ -9,7 +9,7 @@ from optlang.language.checking.inlining import Inliner
 from optlang.language.checking.matrices import fits, kind_of
 from optlang.language.checking.misfits import Misfit
 from optlang.language.checking.scope import DeclaredState
-from optlang.language.checking.values import MISTAKE, Sort, Uses, Value, uses_of
+from optlang.language.checking.values import MISTAKE, CheckedValue, Sort, Uses, uses_of
 from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level
 from optlang.language.shapes import Shape, described
 from optlang.language.tree import (
@@ -34,10 +34,10 @@ WHOLE_MODEL = ("total", "gnorm")
 MAX_TURNS = 8
 
 
-class Variant(Inliner):
+class StatementReader(Inliner):
     """Reads a whole rule in one world."""
 
-    path: tuple[tuple[Expr, Value], ...] = ()  # conditions of the blocks around, as far as they matter to state
+    path: tuple[tuple[Expr, CheckedValue], ...] = ()  # conditions of the blocks around, as far as they matter to state
 
     def rule(self, body: Sequence[Stmt]) -> None:
         """Read the states and the statements of a rule."""
@@ -52,7 +52,7 @@ class Variant(Inliner):
         self.body = body
         self.block(body)
 
-    def event(self, body: Sequence[Stmt], around: Variant) -> None:
+    def event(self, body: Sequence[Stmt], around: StatementReader) -> None:
         """Read the statements of an ``on`` block; ``around`` has read the rule."""
         self.exists, self.kinds = around.exists, around.kinds
         self.env, self.body = {}, body
@@ -114,7 +114,7 @@ class Variant(Inliner):
             return SCALAR
         return value.kind if value.kind.level >= Level.SCALAR else ELEMENT
 
-    def group_initial(self, state: DeclaredState, initial: Expr, value: Value) -> None:
+    def group_initial(self, state: DeclaredState, initial: Expr, value: CheckedValue) -> None:
         """Check that the initial value of a group state can be computed from hyperparameters alone."""
         if value.sort is not Sort.UNKNOWN and not value.is_static and not self.findings.error_inside(initial.span):
             whole = "group" if state.scope is StateScope.GROUP else "optimizer"
@@ -169,13 +169,13 @@ class Variant(Inliner):
 
     def history(self, node: For) -> None:
         """Read a block that runs for every entry of a history, perhaps for none."""
-        before, none = dict(self.env), Value(HOST, Sort.CONDITION, Uses.TIME)
+        before, none = dict(self.env), CheckedValue(HOST, Sort.CONDITION, Uses.TIME)
         if node.over_name not in self.kinds or node.over_name in self.spoilt:
             return
-        size = self.shape(Value(self.kinds[node.over_name]))[0]
+        size = self.shape(CheckedValue(self.kinds[node.over_name]))[0]
         for _ in range(MAX_TURNS):  # what one entry leaves may be more than what there was before it
             found = dict(self.env)
-            self.env[node.name.name] = Value(HOST, uses=Uses.TIME)
+            self.env[node.name.name] = CheckedValue(HOST, uses=Uses.TIME)
             self.entries[node.name.name] = size
             self.block(node.body)
             del self.env[node.name.name]
@@ -200,7 +200,7 @@ class Variant(Inliner):
         value = self.assigned(node)
         if node.at is not None and value.sort is not Sort.UNKNOWN:  # one for each entry of a history
             shape = (self.entries.get(node.at.name, 1), *self.shape(value))
-            value = Value(kind_of(shape), uses=value.uses | Uses.TENSOR)
+            value = CheckedValue(kind_of(shape), uses=value.uses | Uses.TENSOR)
             before = self.env.get(target.name)
             if (
                 node.op == "="
@@ -223,7 +223,7 @@ class Variant(Inliner):
         elif target.name not in self.scope.hypers:
             self.store(target, value, node.value)
 
-    def store(self, target: Name, value: Value, expr: Expr) -> None:
+    def store(self, target: Name, value: CheckedValue, expr: Expr) -> None:
         """Give a local name (or one of several targets) its value."""
         if target.name == "p":
             self.parameter(target, value, expr)
@@ -236,12 +236,12 @@ class Variant(Inliner):
             keep = value.literal or value.sort is not Sort.NUMBER or target.name in self.scope.static
             self.env[target.name] = value if keep else value._replace(uses=value.uses | Uses.LOCAL)
 
-    def filling(self, value: Value, expr: Expr) -> None:
+    def filling(self, value: CheckedValue, expr: Expr) -> None:
         """Check that a value can be stored in a tensor."""
         if value.sort in (Sort.TEXT, Sort.NONE):
             self.number(expr)
 
-    def parameter(self, target: Name, value: Value, expr: Expr) -> None:
+    def parameter(self, target: Name, value: CheckedValue, expr: Expr) -> None:
         """Check that ``p`` can take a value."""
         self.filling(value, expr)
         if value.sort is Sort.UNKNOWN or value.kind.level is not Level.MATRIX:
@@ -262,7 +262,7 @@ class Variant(Inliner):
             ),
         )
 
-    def store_state(self, target: Name, value: Value, expr: Expr) -> None:
+    def store_state(self, target: Name, value: CheckedValue, expr: Expr) -> None:
         """Check that a state can hold a value."""
         state = self.scope.states[target.name]
         self.state(target)
@@ -285,11 +285,11 @@ class Variant(Inliner):
             self.fine(expr)
 
     def too_large(
-        self, target: Name, state: DeclaredState, kind: Kind, cause: Expr, value: Value, direct: bool
+        self, target: Name, state: DeclaredState, kind: Kind, cause: Expr, value: CheckedValue, direct: bool
     ) -> None:
         """Report a value that has more elements than the state it is assigned to, or another shape."""
         given = self.phrase(value)
-        held = "one number for each tensor" if kind.level is Level.SCALAR else self.phrase(Value(kind))
+        held = "one number for each tensor" if kind.level is Level.SCALAR else self.phrase(CheckedValue(kind))
         if direct:
             message = f"`{target.text}` is {held}, but this value is {given}"
         else:
@@ -319,7 +319,7 @@ class Variant(Inliner):
         names = {self.world.shape[-1]: "cols", self.world.shape[-2]: "rows"} if len(self.world.shape) > 1 else {}
         return ", ".join(names.get(size, str(size)) for size in shape)
 
-    def changed(self, node: Assign, before: Value, by: Value) -> Value:
+    def changed(self, node: Assign, before: CheckedValue, by: CheckedValue) -> CheckedValue:
         """Return the new value of a name that is changed by ``+=`` and the like."""
         if Level.MATRIX not in (before.kind.level, by.kind.level):
             return self.combine(node.value, (before, by))
@@ -332,7 +332,7 @@ class Variant(Inliner):
             return by  # what does not fit is reported where it is stored
         return self.combine(node.value, (before, by))
 
-    def store_number(self, target: Name, state: DeclaredState, value: Value, expr: Expr) -> None:
+    def store_number(self, target: Name, state: DeclaredState, value: CheckedValue, expr: Expr) -> None:
         """Check that a state of the group, or of the whole optimizer, takes no value of a narrower scope."""
         for cause, given in ((expr, value), *self.path):
             wrong, differs, help = self.narrower(target, state, given)
@@ -349,7 +349,7 @@ class Variant(Inliner):
             )
             return
 
-    def narrower(self, target: Name, state: DeclaredState, given: Value) -> tuple[int, tuple[str, str], str]:
+    def narrower(self, target: Name, state: DeclaredState, given: CheckedValue) -> tuple[int, tuple[str, str], str]:
         """Return what a value depends on that a group or shared state may not, what is wrong with it, and a help."""
         grouped = state.scope is StateScope.GROUP
         if given.uses & (Uses.TENSOR | Uses.FACT):

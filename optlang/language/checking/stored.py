@@ -12,12 +12,12 @@ from optlang.language.checking.places import STORED
 from optlang.language.checking.resolve import Resolver
 from optlang.language.checking.samples import Habits, habits_of
 from optlang.language.checking.scope import Scope
-from optlang.language.checking.statements import Variant
+from optlang.language.checking.statements import StatementReader
 from optlang.language.checking.worlds import World, facts
 from optlang.language.kinds import STATIC, Kind, Level
 from optlang.language.rule import Rule, Stored
 from optlang.language.suggest import did_you_mean
-from optlang.language.tree import Argument, Name, StateScope, Store, StoreFormat, Word
+from optlang.language.tree import Argument, Name, StateScope, StoreDecl, StoreFormat, Word
 from optlang.source import Span
 from optlang.storage import Format
 from optlang.storage.blocks import Blocks
@@ -31,7 +31,7 @@ MAX_RUNS = 4
 BLOCK = f"a block is a power of 2 from 16 to {1 << LARGEST_BLOCK:,}"
 
 
-def check_stores(stores: Iterable[Store], resolver: Resolver, vector: str) -> tuple[Stored, ...]:
+def check_stores(stores: Iterable[StoreDecl], resolver: Resolver, vector: str) -> tuple[Stored, ...]:
     """Check the ``store`` statements of a rule, as far as that is possible before the shapes of states are known.
 
     Args:
@@ -61,13 +61,13 @@ class _Stores:
         self.scope, self.findings = scope, scope.findings
         self.found: dict[str, Stored] = {}
 
-    def statement(self, node: Store, resolver: Resolver) -> None:
+    def statement(self, node: StoreDecl, resolver: Resolver) -> None:
         """Check a statement."""
         if node.when is not None:
             resolver.expression(node.when, STORED)
             if not self.findings.error_inside(node.when.span):  # what it names has a value
                 world = World(facts(SHAPE), SHAPE)
-                Variant(self.scope, world, self.findings, {}, {}, Misfits()).condition(node.when)
+                StatementReader(self.scope, world, self.findings, {}, {}, Misfits()).condition(node.when)
         for name in node.names:
             if name.name != "p" and not self.is_state(name):
                 continue

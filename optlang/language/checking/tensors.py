@@ -11,7 +11,7 @@ from optlang.language.builtins import BUILTINS, EMPTY, HALT, RANDOM, SEARCHES, B
 from optlang.language.checking.functions import result_count
 from optlang.language.checking.matrices import Some, kind_of, shape_of
 from optlang.language.checking.reader import Reader
-from optlang.language.checking.values import MISTAKE, UNKNOWN, Sort, Uses, Value, uses_of
+from optlang.language.checking.values import MISTAKE, UNKNOWN, CheckedValue, Sort, Uses, uses_of
 from optlang.language.kinds import ELEMENT, HOST, Level
 from optlang.language.shapes import Mismatch, Shape, Size
 from optlang.language.tree import Binary, Call, Expr, Index, Member, Name, Number, Slice, Unary
@@ -21,24 +21,24 @@ class Tensors(Reader, ABC):
     """Reads the functions of matrices; other expressions are read by a subclass."""
 
     @abstractmethod
-    def value(self, expr: Expr) -> Value:
+    def value(self, expr: Expr) -> CheckedValue:
         """Return what is known of the value of an expression."""
 
     @abstractmethod
-    def number(self, expr: Expr) -> Value:
+    def number(self, expr: Expr) -> CheckedValue:
         """Return what is known of an expression that must be a number."""
 
     @abstractmethod
-    def call_function(self, node: Call) -> tuple[Value, ...]:
+    def call_function(self, node: Call) -> tuple[CheckedValue, ...]:
         """Return the results of a call of one of the rule's functions."""
 
     # Shapes ----------------------------------------------------------------------------------------------------------
 
-    def shape(self, value: Value) -> Shape:
+    def shape(self, value: CheckedValue) -> Shape:
         """Return the shape of a value."""
         return shape_of(value.kind, self.world.shape)
 
-    def shaped(self, node: Expr, values: Sequence[Value], shape: Callable[[], Shape]) -> Value:
+    def shaped(self, node: Expr, values: Sequence[CheckedValue], shape: Callable[[], Shape]) -> CheckedValue:
         """Return a tensor that a function of matrices makes of some values; ``shape`` gives its shape."""
         if any(v.sort is Sort.UNKNOWN for v in values):
             return MISTAKE
@@ -47,9 +47,9 @@ class Tensors(Reader, ABC):
         except Mismatch as mismatch:
             return self.mismatch(node, mismatch)
         self.fine(node)
-        return Value(kind, uses=uses_of(values) | Uses.TENSOR)
+        return CheckedValue(kind, uses=uses_of(values) | Uses.TENSOR)
 
-    def known_size(self, expr: Expr, value: Value, what: str) -> Size | None:
+    def known_size(self, expr: Expr, value: CheckedValue, what: str) -> Size | None:
         """Return a size that must be known before the first step; None if it is not, which is reported."""
         if value.sort is Sort.UNKNOWN and isinstance(expr, Member):
             return Some(self.text(expr))  # a key of the user's own
@@ -67,7 +67,7 @@ class Tensors(Reader, ABC):
             self.mismatch(expr, Mismatch(f"{what} is a whole number, not {value.known:g}", help))
         return None
 
-    def unknown_before(self, expr: Expr, value: Value, what: str) -> None:
+    def unknown_before(self, expr: Expr, value: CheckedValue, what: str) -> None:
         """Report a size, count or period that is not known before the first step."""
         if self.findings.error_inside(expr.span):
             return
@@ -82,7 +82,7 @@ class Tensors(Reader, ABC):
             help="use numbers, hyperparameters, and sizes such as `rows`, `cols` and `rows(x)`",
         )
 
-    def phrase(self, value: Value) -> str:
+    def phrase(self, value: CheckedValue) -> str:
         """Return what a value is, as a phrase."""
         if value.kind.level is Level.ELEMENT:
             return "shaped like p"
@@ -92,11 +92,11 @@ class Tensors(Reader, ABC):
 
     # Operators -------------------------------------------------------------------------------------------------------
 
-    def product(self, node: Binary, left: Value, right: Value) -> Value:
+    def product(self, node: Binary, left: CheckedValue, right: CheckedValue) -> CheckedValue:
         """Return what is known of ``left @ right``."""
         return self.shaped(node, (left, right), lambda: shapes.product(self.shape(left), self.shape(right)))
 
-    def member(self, node: Member) -> Value:
+    def member(self, node: Member) -> CheckedValue:
         """Return what is known of ``x.T`` or of one of several results of a call."""
         if node.name == "T":
             value = self.number(node.value)
@@ -109,7 +109,7 @@ class Tensors(Reader, ABC):
         self.value(call)
         return MISTAKE
 
-    def index(self, node: Index) -> Value:
+    def index(self, node: Index) -> CheckedValue:
         """Return what is known of ``x[...]``."""
         if (results := self.picked_from(node)) is not None:
             place = literal_index(node)
@@ -133,7 +133,7 @@ class Tensors(Reader, ABC):
             return result._replace(kind=ELEMENT)  # of a tensor without dimensions, too
         return result._replace(order=value.order)
 
-    def indexed(self, node: Index, values: Sequence[Value], items: Sequence[Any]) -> Shape:
+    def indexed(self, node: Index, values: Sequence[CheckedValue], items: Sequence[Any]) -> Shape:
         """Return the shape of ``x[...]``; a place must be there."""
         whole = self.shape(values[0])
         for size, item in zip(whole, node.items, strict=False):
@@ -151,7 +151,7 @@ class Tensors(Reader, ABC):
         initial = state.item.initial if state is not None else None
         return isinstance(initial, Call) and isinstance(initial.function, Name) and initial.function.name == EMPTY
 
-    def picked_from(self, node: Index) -> tuple[Value, ...] | None:
+    def picked_from(self, node: Index) -> tuple[CheckedValue, ...] | None:
         """Return the results that ``f(x)[i]`` picks one of, None if it is an index into a tensor."""
         call = node.value
         if not (isinstance(call, Call) and isinstance(call.function, Name)):
@@ -169,7 +169,7 @@ class Tensors(Reader, ABC):
         size = self.known_size(end, self.number(end), "an end of a slice")
         return False if size is None else size
 
-    def is_index(self, expr: Expr, value: Value) -> bool:
+    def is_index(self, expr: Expr, value: CheckedValue) -> bool:
         """Check that a value may stand in an index: a number or an order."""
         if value.order or value.kind.level <= Level.HOST:
             return True
@@ -184,7 +184,7 @@ class Tensors(Reader, ABC):
 
     # Functions -------------------------------------------------------------------------------------------------------
 
-    def several(self, node: Call, builtin: Builtin) -> tuple[Value, ...]:
+    def several(self, node: Call, builtin: Builtin) -> tuple[CheckedValue, ...]:
         """Return the results of a function that has several."""
         arguments = in_order(node, builtin)
         values = [self.number(argument) for argument in arguments]
@@ -212,11 +212,11 @@ class Tensors(Reader, ABC):
         self.fine(node)
         uses = uses_of(values) | Uses.TENSOR
         return tuple(
-            Value(kind_of(shape), uses=uses, order=name in builtin.orders)
+            CheckedValue(kind_of(shape), uses=uses, order=name in builtin.orders)
             for shape, name in zip(found, builtin.results, strict=True)
         )
 
-    def matrix_function(self, node: Call, builtin: Builtin, values: Sequence[Value]) -> Value:
+    def matrix_function(self, node: Call, builtin: Builtin, values: Sequence[CheckedValue]) -> CheckedValue:
         """Return what is known of a function of matrices with one result."""
         arguments = in_order(node, builtin)
         if builtin.numbered and arguments:
@@ -256,11 +256,11 @@ class Tensors(Reader, ABC):
             self.report("E309", f"{what} must be written as a whole number", expr.span, label=label, help=help)
         return number
 
-    def made(self, node: Call, name: str, arguments: Sequence[Expr]) -> Value:
+    def made(self, node: Call, name: str, arguments: Sequence[Expr]) -> CheckedValue:
         """Return what is known of a tensor of given sizes, or of random numbers shaped like p."""
         builtin = BUILTINS[name]
         if not arguments and builtin.group == RANDOM:
-            return Value(ELEMENT, uses=Uses.TENSOR)
+            return CheckedValue(ELEMENT, uses=Uses.TENSOR)
         sizes = list[Size]()
         for argument in arguments:
             size = self.known_size(argument, self.number(argument), "a size")
@@ -273,11 +273,11 @@ class Tensors(Reader, ABC):
             sizes += self.world.shape
         return self.shaped(node, (), lambda: shapes.made(name, sizes)) if sizes else MISTAKE
 
-    def drawn(self, node: Call, chance: Value) -> Value:
+    def drawn(self, node: Call, chance: CheckedValue) -> CheckedValue:
         """Return what is known of ``bernoulli(chance)``, shaped like p."""
-        return self.combine(node, (chance, Value(ELEMENT, uses=Uses.TENSOR)))
+        return self.combine(node, (chance, CheckedValue(ELEMENT, uses=Uses.TENSOR)))
 
-    def size_of(self, node: Call, name: str, value: Value) -> Value:
+    def size_of(self, node: Call, name: str, value: CheckedValue) -> CheckedValue:
         """Return what is known of ``rows(x)``, ``cols(x)`` or ``size(x, i)``."""
         dim = None
         if name == "size":
@@ -285,7 +285,7 @@ class Tensors(Reader, ABC):
             if dim is None:
                 return MISTAKE
         if value.sort is Sort.UNKNOWN:
-            return Value(HOST, Sort.UNKNOWN)
+            return CheckedValue(HOST, Sort.UNKNOWN)
         if value.kind.level <= Level.HOST:
             self.report(
                 "E310",
@@ -303,9 +303,9 @@ class Tensors(Reader, ABC):
             return self.mismatch(node, mismatch)
         self.fine(node)
         known = float(size) if isinstance(size, int) else UNKNOWN
-        return Value(HOST, uses=Uses.FACT, known=known)
+        return CheckedValue(HOST, uses=Uses.FACT, known=known)
 
-    def total(self, node: Call, arguments: Sequence[Expr], values: Sequence[Value]) -> Value:
+    def total(self, node: Call, arguments: Sequence[Expr], values: Sequence[CheckedValue]) -> CheckedValue:
         """Return what is known of a sum over the whole model."""
         assert isinstance(node.function, Name)
         if values and values[0].sort is not Sort.UNKNOWN and not values[0].uses & Uses.TENSOR:
@@ -317,12 +317,12 @@ class Tensors(Reader, ABC):
                 help="it sums over all elements of all tensors: `total(g^2)`, `total(abs(m))`",
             )
             return MISTAKE
-        return Value(HOST, uses=Uses.TOTAL | (values[0].uses & Uses.CALLED if values else Uses.NOTHING))
+        return CheckedValue(HOST, uses=Uses.TOTAL | (values[0].uses & Uses.CALLED if values else Uses.NOTHING))
 
-    def evaluated(self, node: Call, arguments: Sequence[Expr], values: Sequence[Value]) -> Value:
+    def evaluated(self, node: Call, arguments: Sequence[Expr], values: Sequence[CheckedValue]) -> CheckedValue:
         """Return what is known of what the closure is called for."""
         assert isinstance(node.function, Name)
-        p = Value(ELEMENT, uses=Uses.TENSOR)
+        p = CheckedValue(ELEMENT, uses=Uses.TENSOR)
         name = node.function.name
         searches, numbers = name in SEARCHES, name == HALT
         for argument, value in zip(arguments, values, strict=False):
@@ -342,9 +342,13 @@ class Tensors(Reader, ABC):
                 )
                 return MISTAKE
         called = Uses.CALLED if arguments and not numbers else Uses.NOTHING
-        return Value(p.kind, uses=p.uses | called) if name in ("grad", "hvp") else Value(HOST, uses=Uses.TOTAL | called)
+        return (
+            CheckedValue(p.kind, uses=p.uses | called)
+            if name in ("grad", "hvp")
+            else CheckedValue(HOST, uses=Uses.TOTAL | called)
+        )
 
-    def comes_late(self, argument: Expr, value: Value) -> bool:
+    def comes_late(self, argument: Expr, value: CheckedValue) -> bool:
         """Check that ``iterate`` goes by what is known before the closure is called in the step."""
         if not value.uses & Uses.CALLED:
             return False
@@ -357,7 +361,7 @@ class Tensors(Reader, ABC):
         )
         return True
 
-    def one_number(self, node: Call, argument: Expr, value: Value) -> bool:
+    def one_number(self, node: Call, argument: Expr, value: CheckedValue) -> bool:
         """Check an option of a search: one number for the whole model; in a ``flat`` rule, any number is."""
         if value.kind.level <= (Level.SCALAR if self.scope.flat else Level.HOST):
             return True
@@ -373,7 +377,7 @@ class Tensors(Reader, ABC):
         return False
 
 
-def is_known_before(value: Value) -> bool:
+def is_known_before(value: CheckedValue) -> bool:
     """Whether a number is known before the first step, under whatever name."""
     return value._replace(uses=value.uses & ~Uses.LOCAL).is_static
 

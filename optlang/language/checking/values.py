@@ -55,7 +55,7 @@ UNKNOWN = Unknown.UNKNOWN
 Known = float | bool | str | None | Unknown
 
 
-class Value(NamedTuple):
+class CheckedValue(NamedTuple):
     """What is known of the value of an expression in one variant of a rule.
 
     Attributes:
@@ -93,10 +93,10 @@ class Value(NamedTuple):
         return None if self.known is UNKNOWN or not self.is_static else bool(self.known)
 
 
-MISTAKE = Value(STATIC, Sort.UNKNOWN)
+MISTAKE = CheckedValue(STATIC, Sort.UNKNOWN)
 
 
-def uses_of(values: Iterable[Value]) -> int:
+def uses_of(values: Iterable[CheckedValue]) -> int:
     """Return everything that some values depend on."""
     result = Uses.NOTHING
     for value in values:
@@ -104,7 +104,7 @@ def uses_of(values: Iterable[Value]) -> int:
     return result
 
 
-def combine(values: Iterable[Value], shape: Shape, sort: Sort = Sort.NUMBER) -> Value:
+def combine(values: Iterable[CheckedValue], shape: Shape, sort: Sort = Sort.NUMBER) -> CheckedValue:
     """Return what is known of an elementwise combination of values.
 
     Args:
@@ -121,10 +121,10 @@ def combine(values: Iterable[Value], shape: Shape, sort: Sort = Sort.NUMBER) -> 
         uses |= value.uses
         if value.sort is Sort.UNKNOWN:
             sort = Sort.UNKNOWN
-    return Value(meet(kinds, shape), sort, uses)
+    return CheckedValue(meet(kinds, shape), sort, uses)
 
 
-def merge(values: Iterable[Value], shape: Shape, condition: Value | None = None) -> Value:
+def merge(values: Iterable[CheckedValue], shape: Shape, condition: CheckedValue | None = None) -> CheckedValue:
     """Return what is known of one of several values, chosen by a condition that is not static.
 
     Raises:
@@ -137,4 +137,4 @@ def merge(values: Iterable[Value], shape: Shape, condition: Value | None = None)
     kind = meet((*(v.kind for v in deciding), HOST), shape)
     missing, order = any(v.missing for v in several), all(v.order for v in several)
     clash = next((v.clash for v in several if v.clash), None)
-    return Value(kind, sort, uses_of(deciding), missing=missing, order=order, clash=clash)
+    return CheckedValue(kind, sort, uses_of(deciding), missing=missing, order=order, clash=clash)

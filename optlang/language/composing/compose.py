@@ -31,7 +31,7 @@ from optlang.language.texts import numbered
 from optlang.language.walk import mapped, nodes_in
 from optlang.source import Origin, Span
 
-COMPOSED = (tree.Transform, tree.Use, tree.Inner, tree.Apply, tree.Pipe)
+COMPOSED = (tree.TransformDecl, tree.Use, tree.Inner, tree.Apply, tree.Pipe)
 
 
 def is_composed(parsed: tree.Tree) -> bool:
@@ -105,7 +105,7 @@ class _Composer:
         """Return the items of the plain rule."""
         own = list(self.tree.items)
         for item in own:
-            if isinstance(item, tree.Transform):
+            if isinstance(item, tree.TransformDecl):
                 self.transforms.declare(item)
                 self.functions.discard(item.name.name)
         if self.work.found:
@@ -118,7 +118,7 @@ class _Composer:
                     message = f"a rule may be made of at most {MAX_RULES} others"
                     raise OptlangError([replace(self._too_much(message), span=item.span)])
             match item:
-                case tree.Transform():
+                case tree.TransformDecl():
                     pass
                 case tree.Use():
                     items += rules.used(self.work, item, self.write_out, own, self.transforms.adopt)
@@ -155,10 +155,10 @@ class _Composer:
 
     def without_rounding(self, items: rules.Items, others: Sequence[tree.Decl | tree.Stmt]) -> rules.Items:
         """Return what an inner rule brings in without its ``store p``, if another rule has said how p is rounded."""
-        said = any(isinstance(other, tree.Store) and any(n.name == "p" for n in other.names) for other in others)
+        said = any(isinstance(other, tree.StoreDecl) and any(n.name == "p" for n in other.names) for other in others)
         found: rules.Items = []
         for item in items:
-            found += rules.stored_by(item, {"p"}) if said and isinstance(item, tree.Store) else [item]
+            found += rules.stored_by(item, {"p"}) if said and isinstance(item, tree.StoreDecl) else [item]
         return found
 
     def _needed(self, items: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
@@ -179,8 +179,8 @@ class _Composer:
 
     def _with_trial(self, own: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
         """Return the items; a file of nothing but transforms is checked by using each of them once."""
-        transforms = [item for item in own if isinstance(item, tree.Transform)]
-        if self.depth or not transforms or any(not isinstance(item, (tree.Transform, tree.Def)) for item in own):
+        transforms = [item for item in own if isinstance(item, tree.TransformDecl)]
+        if self.depth or not transforms or any(not isinstance(item, (tree.TransformDecl, tree.Def)) for item in own):
             return own
         place = transforms[0].span
         rate = tree.Name(place, "lr", "lr")
@@ -338,7 +338,7 @@ class _Composer:
         return replace(call, arguments=self.expression(call.arguments, before, path))
 
     def use(
-        self, transform: tree.Transform, call: tree.Call, before: list[tree.Stmt] | None, path: tuple[str, ...]
+        self, transform: tree.TransformDecl, call: tree.Call, before: list[tree.Stmt] | None, path: tuple[str, ...]
     ) -> tree.Expr:
         """Return the result of a use of a transform."""
         name = transform.name.name

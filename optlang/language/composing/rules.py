@@ -65,7 +65,7 @@ def used(work: Work, node: tree.Use, write_out: WriteOut, own: Sequence[tree.Dec
         return []
     mine = {i.name.name for d in own if isinstance(d, tree.HyperDecl) for i in d.items}
     functions = {d.name.name for d in own if isinstance(d, tree.Def)}
-    chosen = {name.name for d in own if isinstance(d, tree.Store) for name in d.names}
+    chosen = {name.name for d in own if isinstance(d, tree.StoreDecl) for name in d.names}
     hypers = [i for d in parsed.items if isinstance(d, tree.HyperDecl) for i in d.items]
     given = matched(work, node, title(node.rule), node.arguments, {i.name.name: True for i in hypers})
     if given is None:
@@ -81,7 +81,7 @@ def used(work: Work, node: tree.Use, write_out: WriteOut, own: Sequence[tree.Dec
                     items.append(replace(item, items=left))
             case tree.Def() if item.name.name in functions:
                 continue
-            case tree.Store():
+            case tree.StoreDecl():
                 items += stored_by(item, chosen)
             case _:
                 items.append(item)
@@ -89,7 +89,7 @@ def used(work: Work, node: tree.Use, write_out: WriteOut, own: Sequence[tree.Dec
     return items
 
 
-def stored_by(item: tree.Store, chosen: Collection[str]) -> Iterator[tree.Store]:
+def stored_by(item: tree.StoreDecl, chosen: Collection[str]) -> Iterator[tree.StoreDecl]:
     """Yield a statement without the names that another one is about, if any are left."""
     left = tuple(name for name in item.names if name.name not in chosen)
     if left:
@@ -173,7 +173,7 @@ def declared(
                 items.append(replace(other, body=(event,)))
             case tree.Def() | tree.History():
                 items.append(renamed(other, names))
-            case tree.Store() if node.like is None:  # of other shapes, they are kept as they are
+            case tree.StoreDecl() if node.like is None:  # of other shapes, they are kept as they are
                 items.append(renamed(other, names))
             case _:
                 pass

@@ -156,7 +156,7 @@ def names_in(node: Any) -> set[str]:
         return names_in(node.arguments)
     if isinstance(node, tree.Pipe) and isinstance(node.stage, tree.Name):
         return names_in(node.value)
-    if isinstance(node, tree.Transform):  # its names are its own
+    if isinstance(node, tree.TransformDecl):  # its names are its own
         return set()
     if isinstance(node, tree.Node):
         return set().union(*(names_in(getattr(node, f.name)) for f in fields(node)))

@@ -29,7 +29,7 @@ from optlang.language.walk import assigned, statements
 from optlang.source import Origin, Source
 
 #: What the body of a transform declares, beside its statements.
-DECLARATIONS = (tree.StateDecl, tree.History, tree.Store)
+DECLARATIONS = (tree.StateDecl, tree.History, tree.StoreDecl)
 
 
 class Transforms:
@@ -41,7 +41,7 @@ class Transforms:
 
     def __init__(self, work: Work) -> None:
         self.work = work
-        self._known: dict[str, tree.Transform] = {}
+        self._known: dict[str, tree.TransformDecl] = {}
         self._defs: dict[str, dict[str, str]] = {}  # new names of the functions in the file of a transform
 
     @property
@@ -49,7 +49,7 @@ class Transforms:
         """The names of the author's transforms."""
         return [name for name, known in self._known.items() if known.span.origin == self.work.author.span.origin]
 
-    def declare(self, transform: tree.Transform) -> None:
+    def declare(self, transform: tree.TransformDecl) -> None:
         """Make a transform of the author's known."""
         work, name = self.work, transform.name
         if name.name in self._known:
@@ -123,11 +123,11 @@ class Transforms:
     def adopt(self, items: Iterable[tree.Decl | tree.Stmt]) -> None:
         """Make the transforms of a used file known, but for those that the rule has under the same name."""
         for item in items:
-            if isinstance(item, tree.Transform) and item.name.name not in self._known:
+            if isinstance(item, tree.TransformDecl) and item.name.name not in self._known:
                 self._known[item.name.name] = item
                 self._defs[item.name.name] = {}  # the file's functions come under their own names
 
-    def find(self, name: tree.Name) -> tree.Transform | None:
+    def find(self, name: tree.Name) -> tree.TransformDecl | None:
         """Return the transform that is called, None if there is none of this name."""
         if name.name not in self._known:
             file = transform_files().get(name.name)
@@ -139,13 +139,13 @@ class Transforms:
             names = {f.name.name: self.work.fresh(f.name.name, f.name.name) for f in functions}
             self.work.declared += [renamed(function, names) for function in functions]
             for item in parsed.items:
-                if isinstance(item, tree.Transform):
+                if isinstance(item, tree.TransformDecl):
                     self._known[item.name.name] = item
                     self._defs[item.name.name] = names
         return self._known.get(name.name)
 
     def use(
-        self, transform: tree.Transform, call: tree.Call, key: str
+        self, transform: tree.TransformDecl, call: tree.Call, key: str
     ) -> tuple[list[tree.Stmt], tuple[tree.Stmt, ...], str] | None:
         """Return a use of a transform, or None after saying what is wrong with it.
 
@@ -195,12 +195,12 @@ class Transforms:
         for state in states:
             self._state(state, names, key)
         work.declared += [renamed(history, names) for history in histories]
-        for store in (item for item in transform.body if isinstance(item, tree.Store)):
+        for store in (item for item in transform.body if isinstance(item, tree.StoreDecl)):
             self._store(store, names, transform)
         made = decided(renamed(returning(body, result), {**names, result: result}))  # type: ignore[arg-type]
         return bound, made, result
 
-    def _outside(self, transform: tree.Transform, parameter: tree.Parameter, value: tree.Expr) -> None:
+    def _outside(self, transform: tree.TransformDecl, parameter: tree.Parameter, value: tree.Expr) -> None:
         """Report an argument that is not in the range of its parameter."""
         assert parameter.domain is not None
         name, near = parameter.name.text, None
@@ -232,7 +232,7 @@ class Transforms:
         )
         self.work.declared.append(replace(state, items=items, when=when))
 
-    def _store(self, store: tree.Store, names: Mapping[str, str | tree.Expr], of: tree.Transform) -> None:
+    def _store(self, store: tree.StoreDecl, names: Mapping[str, str | tree.Expr], of: tree.TransformDecl) -> None:
         """Say how the states of a use are stored, as far as they exist; what is no state of it is reported later."""
         known = {item.name.name for d in self.work.declared if isinstance(d, tree.StateDecl) for item in d.items}
         own = {item.name.name for d in of.body if isinstance(d, tree.StateDecl) for item in d.items}
@@ -246,7 +246,7 @@ def _has_meaning(name: str) -> bool:
     return name in FIXED or (name in BUILTINS and name not in FREE_FUNCTIONS)
 
 
-def free_parameters(transforms: Sequence[tree.Transform]) -> list[tree.HyperItem]:
+def free_parameters(transforms: Sequence[tree.TransformDecl]) -> list[tree.HyperItem]:
     """Return a hyperparameter for every parameter of some transforms that has no default but the first of each."""
     found: dict[str, tree.HyperItem] = {}
     for transform in transforms:

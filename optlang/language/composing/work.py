@@ -128,7 +128,9 @@ def _defined(items: Iterable[tree.Node]) -> set[str]:
         match node:
             case tree.Assign(targets=targets) | tree.History(names=targets):
                 found |= {target.name for target in targets}
-            case tree.HyperItem() | tree.StateItem() | tree.Parameter() | tree.Def() | tree.Transform() | tree.For():
+            case (
+                tree.HyperItem() | tree.StateItem() | tree.Parameter() | tree.Def() | tree.TransformDecl() | tree.For()
+            ):
                 found.add(node.name.name)
             case tree.Inner():
                 found.add(node.name.name)

@@ -116,10 +116,10 @@ class Builder(Statements):
     def route(self, pieces: Pieces) -> tree.Route:
         return tree.Route(span(pieces), self.rule_of(pieces[1]), after(pieces, "WHEN"))
 
-    def store(self, pieces: Pieces) -> tree.Store:
+    def store(self, pieces: Pieces) -> tree.StoreDecl:
         colon = next(i for i, piece in enumerate(pieces) if is_token(piece, "COLON"))
         names = nodes(pieces[:colon], tree.Name)
-        return tree.Store(span(pieces), names, pieces[colon + 1], after(pieces, "WHEN"))
+        return tree.StoreDecl(span(pieces), names, pieces[colon + 1], after(pieces, "WHEN"))
 
     def format(self, pieces: Pieces) -> tree.StoreFormat:
         name, *rest = (tree.Word(p.span, p.text) if isinstance(p, tree.Name) else p for p in pieces)
@@ -167,11 +167,11 @@ class Builder(Statements):
     def iterate(self, pieces: Pieces) -> tree.Iterate:
         return tree.Iterate(span(pieces), pieces[1], after(pieces, "UNTIL"))
 
-    def transform(self, pieces: Pieces) -> tree.Transform:
+    def transform(self, pieces: Pieces) -> tree.TransformDecl:
         body: tuple[Any, ...] = pieces[-1]
-        others = tuple(item for item in body if not isinstance(item, tree.StateDecl | tree.History | tree.Store))
+        others = tuple(item for item in body if not isinstance(item, tree.StateDecl | tree.History | tree.StoreDecl))
         statements(others, "a transform may declare states, how they are stored, and histories, and nothing else")
-        return tree.Transform(span(pieces), pieces[1], tuple(map(_ranged, pieces[3])), body)
+        return tree.TransformDecl(span(pieces), pieces[1], tuple(map(_ranged, pieces[3])), body)
 
     def on_block(self, pieces: Pieces) -> tree.On:
         event = pieces[1]

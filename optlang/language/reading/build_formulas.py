@@ -36,7 +36,7 @@ class Alone(tree.Node):
     value: tree.Expr
 
 
-class Expressions:
+class FormulaBuilder:
     """Builds expressions."""
 
     def name(self, pieces: Pieces) -> tree.Name:
@@ -190,7 +190,7 @@ class Expressions:
         return tree.Tuple(span(pieces), nodes(pieces))
 
 
-class Statements(Expressions):
+class Statements(FormulaBuilder):
     """Builds statements and blocks."""
 
     def assign(self, pieces: Pieces) -> tree.Assign | tree.Unsupported:

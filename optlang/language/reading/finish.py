@@ -29,7 +29,7 @@ def finish(source: Source, doc: tree.Text | None, items: tuple[Any, ...]) -> tre
     """
     comments = comments_of(source)
     # Inner rules and transforms are used for what they change, too, not only for a value.
-    inner = {x.name.name for x in items if isinstance(x, (tree.Inner, tree.Transform))} | set(transform_files())
+    inner = {x.name.name for x in items if isinstance(x, (tree.Inner, tree.TransformDecl))} | set(transform_files())
     done, refused = list[Any](), list[Refused]()
     for item in items:
         try:
@@ -77,7 +77,7 @@ def _declaration(source: Source, item: Any, comments: Iterable[tree.Comment]) ->
             return replace(item, reference=_reference(source, item, comments))
         case tree.HyperDecl():
             return replace(item, items=tuple(_quote(source, x) for x in item.items))
-        case tree.Transform():
+        case tree.TransformDecl():
             return replace(item, parameters=tuple(_quote_range(source, x) for x in item.parameters))
     return item
 
@@ -127,7 +127,7 @@ def _statement(item: Any, inner: set[str], function: bool = False) -> Any:
         case tree.If():
             branches = tuple((test, _block(body, inner, function)) for test, body in item.branches)
             return replace(item, branches=branches, other=item.other and _block(item.other, inner, function))
-        case tree.Transform():
+        case tree.TransformDecl():
             return replace(item, body=_block(item.body, inner, function=True))
         case tree.Def() if isinstance(item.body, tuple):
             return replace(item, body=_block(item.body, inner, function=True))
