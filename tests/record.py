@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import io
 import json
 import sys
 import time
 import traceback
+import zipfile
 from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
@@ -45,10 +47,19 @@ def texts(name: str) -> Iterator[tuple[str, str]]:
         yield f"program-{ndim}.txt", attempt(lambda ndim=ndim: emit(path, "program", ndim=ndim))
         yield f"variant-{ndim}.txt", attempt(lambda ndim=ndim: variant_text(name, ndim))
     for target in TARGETS:
-        yield f"{target}.py", attempt(lambda target=target: str(export(path, target)))
+        yield f"{target}.py", attempt(lambda target=target: exported(export(path, target)))
     begin, history = start(shapes(name)), gradients(shapes(name), steps=5)
     yield "interpreter.txt", attempt(lambda: shown(run_interpreter(library_rule(name), begin, history, {})))
+    torch.manual_seed(0)  # rules that draw are seeded by torch
     yield "eager.txt", attempt(lambda: shown(run(library_class(name), begin, history, torch.float64)))
+
+
+def exported(content: str | bytes) -> str:
+    """Return the code of a file; that of an archive is what stands in it, but for what differs from run to run."""
+    if isinstance(content, str):
+        return content
+    archive = zipfile.ZipFile(io.BytesIO(content))
+    return "\n".join(archive.read(name).decode() for name in sorted(archive.namelist()) if name.endswith(".py"))
 
 
 def attempt(make: Any) -> str:
