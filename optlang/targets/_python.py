@@ -248,6 +248,17 @@ class _Replace(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
+def spread(indent: str, head: str, items: Sequence[str], tail: str) -> str:
+    """Return what lists some things, in several lines if it is too long for one."""
+    line = f"{indent}{head}{', '.join(items)}{tail}"
+    if len(line) <= WIDTH:
+        return line
+    inside = f"{indent}{INDENT}{', '.join(items)}"
+    if tail == "):" and len(inside) <= WIDTH:
+        return f"{indent}{head}\n{inside}\n{indent}{tail}"
+    return "\n".join([indent + head, *(f"{indent}{INDENT}{item}," for item in items), indent + tail])
+
+
 class Library:
     """The functions of a file; equal ones are one.
 
@@ -279,7 +290,7 @@ class Library:
 # Tables ---------------------------------------------------------------------------------------------------------
 
 #: Calls that are written with one argument a line.
-RECORDS = ("Form", "Pass")
+RECORDS = ("Stage",)
 
 
 def pretty(code: str) -> str:

@@ -9,9 +9,9 @@ from enum import Enum
 
 from optlang.language.quoting import docstring, literal
 from optlang.language.rule import Value
-from optlang.targets._forms import Form
 from optlang.targets._python import INDENT, formatted, spaced
 from optlang.targets._questions import DIMENSIONS
+from optlang.targets.module.forms import Form
 
 
 class Whatever(Enum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
@@ -53,11 +53,19 @@ class Form:
     variant: Variant
     way: Way
     fields: dict[str, str] = field(default_factory=dict)
+    paths: list[list[dict[str, str]]] = field(default_factory=list)
 
-    def text(self) -> str:
-        """Return the constant."""
-        fields = ", ".join(f"{key}={value}" for key, value in self.fields.items())
-        return pretty(f"{self.name} = Form({fields})")
+    def text(self, kept: Mapping[str, Collection[str]]) -> str:
+        """Return the constant, of those fields of its records that something reads."""
+        fields = dict(self.fields)
+        if self.paths:
+            paths = [listing(_record("Stage", stage, kept["Stage"]) for stage in path) for path in self.paths]
+            fields["paths"] = listing(paths)
+        return pretty(f"{self.name} = {_record('Form', fields, kept['Form'])}")
+
+
+def _record(name: str, fields: Mapping[str, str], kept: Collection[str]) -> str:
+    return f"{name}({', '.join(f'{key}={value}' for key, value in fields.items() if key in kept)})"
 
 
 class Forms:
@@ -118,22 +126,23 @@ class Forms:
         fields["states"] = mapping((python_name(s.name), literal(s.key)) for s in slots)
         hosted = [s for s in slots if s.storage is Storage.HOST]
         if staged:
-            fields |= self.stages(variant, own, suffix)
+            form.paths, more = self.stages(variant, own, suffix)
+            fields |= more
         else:
             fields |= self.single(variant, own, suffix)
         if hosted:
-            self.features.add("hosted")
+            self.features.add("HOSTED")
             fields["kept"] = listing(literal(python_name(s.name)) for s in hosted)
-            fields["numbers"] = self.numbers(variant, own, suffix, staged)
+            fields["by_path" if staged else "numbers"] = self.numbers(variant, own, suffix, staged)
         if variant.group_slots:
-            self.features.add("grouped")
-            fields["group"] = self.add(own["group"], "group", suffix, variant.group_arguments)
+            self.features.add("GROUPED")
+            fields["group"] = self.add(own["group"], "group_states", suffix, variant.group_arguments)
             fields["changed"] = listing(literal(python_name(s.name)) for s in variant.group_slots)
         if not variant.layout.flat or variant.schedule.matrices:
-            self.features.add("dimensional")
+            self.features.add("REAL")
             fields["real"] = "True"
         if variant.min_ndim:
-            self.features.add("least")
+            self.features.add("LEAST")
             fields["least"] = str(variant.min_ndim)
 
     def about(self, variant: Variant) -> tuple[Slot, ...]:
@@ -151,11 +160,12 @@ class Forms:
             "tensors": listing(literal(python_name(n)) for n in variant.tensors[2:]),
         }
         if not variant.layout.flat:
-            self.features.add("layouts")
+            self.features.add("LAYOUTS")
             fields["view"] = _view(variant.layout)
-            fields["scalars"] = listing(
-                literal(python_name(n)) for n in variant.tensors if storage.get(n) is Storage.SCALAR
-            )
+            scalars = [n for n in variant.tensors if storage.get(n) is Storage.SCALAR]
+            if scalars:
+                self.features.add("SCALARS")
+                fields["scalars"] = listing(literal(python_name(n)) for n in scalars)
         return fields
 
     def numbers(self, variant: Variant, own: Mapping[str, Function], suffix: str, staged: bool) -> str:
@@ -165,7 +175,7 @@ class Forms:
             name = self.add_part(own["host"], 1, "numbers", suffix, variant.kernel.host_arguments)
             return listing([name]) if staged else name
         if len(schedule.paths) > 1:
-            self.features.add("hosted_many")
+            self.features.add("HOSTED_BY_PATH")
         return listing(
             self.add(own[f"numbers_{i}"], "numbers", suffix, schedule.numbers_arguments[i])
             for i in range(len(schedule.paths))
@@ -173,32 +183,31 @@ class Forms:
 
     # Staged steps -------------------------------------------------------------------------------------------
 
-    def stages(self, variant: Variant, own: Mapping[str, Function], suffix: str) -> dict[str, str]:
-        """Return the fields of a step of several stages."""
+    def stages(
+        self, variant: Variant, own: Mapping[str, Function], suffix: str
+    ) -> tuple[list[list[dict[str, str]]], dict[str, str]]:
+        """Return the stages of the paths of a step, and further fields."""
         schedule = variant.schedule
         paths = [
-            listing(
-                self.one(one, suffix if len(path) == 1 else f"{suffix}_{k}".strip("_")) for k, one in enumerate(path, 1)
-            )
+            [self.one(one, suffix if len(path) == 1 else f"{suffix}_{k}".strip("_")) for k, one in enumerate(path, 1)]
             for path in schedule.paths
         ]
-        fields = {"paths": listing(paths)}
+        fields: dict[str, str] = {}
         if len(schedule.paths) > 1:
-            self.features.add("several")
+            self.features.add("PATHS")
             fields["path"] = self.add(own["path"], "path", suffix, schedule.path_arguments)
         if schedule.shared:
-            self.features.add("shared")
             shared = []
             for slot, names in schedule.shared:
                 name = self.add(own[f"shared_{slot.name}"], f"shared_{slot.name}", suffix, names)
                 shared.append(f"({literal(slot.name)}, {literal(self.spelled(slot.new))}, {name})")
             fields["shared"] = listing(shared)
         if schedule.size_arguments or "sizes" in own:
-            self.features.add("sized")
+            self.features.add("SIZED")
             fields["sizes"] = self.add(own["sizes"], "sizes", suffix, schedule.size_arguments)
-        return fields
+        return paths, fields
 
-    def one(self, one: Stage, suffix: str) -> str:
+    def one(self, one: Stage, suffix: str) -> dict[str, str]:
         """Return the record of a stage."""
         kernel = one.kernel
         own = with_loops({f.name: f for f in functions(kernel.source)})
@@ -214,35 +223,34 @@ class Forms:
         if made:
             fields["makes"] = mapping((python_name(s.name), self.place(s)) for s in made)
         if one.kernel.matrices:
-            self.features.add("matrices")
+            self.features.add("MATRICES")
             fields["written"] = listing(literal(python_name(n)) for n in kernel.written)
         elif not kernel.layout.flat:
-            self.features.add("layouts")
+            self.features.add("LAYOUTS")
             fields["view"] = _view(kernel.layout)
         scalars = [n for n in kernel.tensors if storage.get(n) is Storage.SCALAR]
         if scalars and (one.kernel.matrices or not kernel.layout.flat):
-            self.features.add("scalars")
+            self.features.add("SCALARS")
             fields["scalars"] = listing(literal(python_name(n)) for n in scalars)
-        fields |= self.waits(one)
-        return f"Pass({', '.join(f'{key}={value}' for key, value in fields.items())})"
+        return fields | self.waits(one)
 
     def waits(self, one: Stage) -> dict[str, str]:
         """Return the fields of a stage that are about what comes from elsewhere."""
         fields = {}
         if one.needs:
-            self.features.add("late")
+            self.features.add("LATE")
             fields["needs"] = listing(literal(self.late(n)) for n in one.needs)
         if one.totals:
-            self.features |= {"totals", "late"}
+            self.features |= {"LATE"}
             self.totals |= {python_name(n) for n in one.totals}
             fields["totals"] = listing(literal(python_name(n)) for n in one.totals)
         if one.draws:
-            self.features.add("draws")
+            self.features.add("DRAWS")
             fields["draws"] = listing(
                 f"({literal(python_name(d.name))}, {literal(d.kind)}, {d.seed})" for d in one.draws
             )
         if one.points:
-            self.features |= {"points", "late"}
+            self.features |= {"POINTS", "LATE"}
             fields["points"] = listing(map(self.point, one.points))
         if self.pointed and all(isinstance(n, HandedOn | Total) for n in one.kernel.written):
             fields["moves"] = "False"
@@ -253,10 +261,10 @@ class Forms:
         names: tuple[ValueName, ...]
         match asked:
             case EvaluationPoint(site):
-                self.features.add("at_points")
+                self.features.add("AT_POINTS")
                 kind, names = "Point", (asked, Gradient(site), Loss(site))
             case Direction(site):
-                self.features.add("curved")
+                self.features.add("CURVED")
                 kind, names = "Direction", (asked, HessianProduct(site))
             case SearchDirection():
                 raise AssertionError("rules that search along a line have been refused")
@@ -267,7 +275,7 @@ class Forms:
     def place(self, slot: StageTensor) -> str:
         """Return the place of what a stage leaves for another, as Python."""
         if slot.storage is Storage.REDUCED:
-            self.features.add("reduced")
+            self.features.add("REDUCES")
             return listing(map(str, slot.dims))
         return literal(slot.storage.value)
 
