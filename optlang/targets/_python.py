@@ -135,7 +135,7 @@ def formatted(line: str) -> list[str]:
             return [line.rstrip()]
         return [indent + _header(body) + remark]
     text = indent + spaced(code) + remark
-    if (len(text) <= WIDTH and not code.startswith("return {")) or code == "return {}":
+    if len(text) <= WIDTH:
         return [text]
     return _split(indent, code)
 
@@ -254,7 +254,7 @@ def spread(indent: str, head: str, items: Sequence[str], tail: str) -> str:
     if len(line) <= WIDTH:
         return line
     inside = f"{indent}{INDENT}{', '.join(items)}"
-    if tail == "):" and len(inside) <= WIDTH:
+    if tail in ("):", ")") and len(inside) <= WIDTH:
         return f"{indent}{head}\n{inside}\n{indent}{tail}"
     return "\n".join([indent + head, *(f"{indent}{INDENT}{item}," for item in items), indent + tail])
 
@@ -264,10 +264,12 @@ class Library:
 
     Attributes:
         texts: The text of each function, by name, in order.
+        parameters: Names of the parameters of those that are no helpers.
     """
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
+        self.parameters: set[str] = set()
         self._names: dict[str, str] = {}
 
     def keep(self, function: Function) -> None:
@@ -284,6 +286,7 @@ class Library:
                 name = f"{wanted}_{count}"
             self._names[key] = name
             self.texts[name] = function.text(name)
+            self.parameters |= {*function.parameters}
         return self._names[key]
 
 

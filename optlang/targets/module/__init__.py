@@ -6,9 +6,10 @@ the order of what is added up. What is around them is taken from ``runtime.py``,
 
 from __future__ import annotations
 
+import ast
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,12 +26,12 @@ from optlang.language.quoting import docstring, literal
 from optlang.language.rule import Hyper, HyperType, Range, Values
 from optlang.language.tree import StateScope
 from optlang.targets import Order, _refusals, refusal
-from optlang.targets._python import INDENT, Library, spread
+from optlang.targets._python import INDENT, Library, pretty, spread
 from optlang.targets._questions import Explorer, Unspoken, open_ways
 from optlang.targets.module import texts
 from optlang.targets.module.choice import chooser
 from optlang.targets.module.forms import Form, Forms, listing, mapping
-from optlang.targets.module.trim import OPTIMIZER, flags, trimmed
+from optlang.targets.module.trim import OPTIMIZER, Needs, flags, trimmed
 
 SUFFIX = ".py"
 NAME = "module"
@@ -88,11 +89,9 @@ class _File:
             chosen_there = forms.of(found, event_variants[event], staged, event)
             self.choosers.append(self.chooser(f"form_on_{event}", f"Return what `on {event}` is.", chosen_there))
             self.constants += chosen_there
-        self.choosers.insert(
-            0, self.chooser("form_of", "Return the form of the rule that updates a parameter.", chosen)
-        )
+        self.choosers.insert(0, self.chooser("form_of", CHOOSES, chosen))
         self.constants = [*chosen, *self.constants]
-        self.note_features(variants, chosen, staged)
+        self.note_features(variants, staged)
         self.settled = sorted((n for n in compiled.static_names if n not in opened), key=str)
         return self.assembled()
 
@@ -110,13 +109,10 @@ class _File:
         requirements = [(explorer.text(r.condition, ()), r.message) for r in self.rule.requirements if r.of_tensors]
         return chooser(name, what, forms, requirements)
 
-    def note_features(self, variants: Sequence[Variant], forms: Sequence[Form], staged: bool) -> None:
+    def note_features(self, variants: Sequence[Variant], staged: bool) -> None:
         """Find out what the file needs."""
         rule, found = self.rule, self.forms.features
         counted = [v.counts_steps for v in variants]
-        if any(counted) and not all(counted):
-            for form, counts in zip(forms, counted, strict=True):
-                form.fields["counts"] = str(counts)
         said = {
             "STAGED": staged,
             "FORMS": True,
@@ -143,7 +139,7 @@ class _File:
 
     def facts(self) -> list[str | DimensionSize]:
         """Return the names of the facts that are read."""
-        read = self.forms.read | set(re.findall(r"\w+", "\n".join(self.choosers)))
+        read = self.forms.read | self.library.parameters | set(re.findall(r"\w+", "\n".join(self.choosers)))
         return [name for name in (*FACT_NAMES, "shape") if name in read and name in texts.FACTS]
 
     def raises(self) -> bool:
@@ -155,7 +151,8 @@ class _File:
             for value in _ends(hyper):
                 trials.append(self.trial({hyper.name: value}))
         for function, names in self.forms.hosts:
-            run = scope[self.library.add(function, function.name)]
+            exec(function.text("run"), scope)  # our own compiler's output
+            run = scope["run"]
             for values in trials:
                 for t in (1.0, 2.0, 3.0, 5.0, 10.0, 100.0, 1e6):
                     known = {**values, "t": t, Count.GROUP: t, "first": t == 1.0}
@@ -178,12 +175,31 @@ class _File:
         """Return the whole text."""
         compiled = self.order.compiled
         tables = self.tables()
-        known = {name: name in self.features or name in tables for name in flags()}
-        events = {f"form_on_{e}": "None" for e in ("train", "eval") if e not in self.rule.events}
-        left = trimmed(
-            compiled.name, known, events, ("form_of", "form_on_train", "form_on_eval", *GIVEN), self.records()
-        )
-        constants = [form.text(left.fields) for form in self.constants]
+        common = self.common_fields()
+        differing = {key for form in self.constants for key in (*form.texts(), *(["paths"] if form.paths else []))}
+        differing -= set(common)
+        if not differing:
+            self.features -= {"FORMS"} | (set() if self.only_refuses() else {"CHOOSES"})
+        only_states = differing == {"states"} and not self.rule.events
+        if only_states:
+            doc = "Return the keys of the states of a parameter, by name."
+            self.choosers = [self.choosers[0].replace("def form_of(", "def keys_of(").replace(CHOOSES, doc)]
+        known = {name: name in self.features or name in tables for name in flags()} | {"ONLY_STATES": only_states}
+        known["REFUSES"] = "raise " in "".join(self.choosers)
+        known |= {f"{owner}.{key}": True for owner in ("form", "self.form") for key in common}
+        replaced = {f"form_on_{e}": "None" for e in ("train", "eval") if e not in self.rule.events}
+        replaced |= {} if "IEEE" in self.features else {"computed": "call"}
+        if "states" in common:
+            tables |= texts.tables(("STATES", "Keys of the states of a tensor, by name", common["states"]))
+        for key, text in common.items():
+            replaced |= {f"{owner}.{key}": NAMED.get(key, text) for owner in ("form", "self.form")}
+        if "paths" in common and "PATHS" not in self.features:
+            replaced["self.form.paths[0]"] = NAMED["paths"]
+        names = {"form": "keys", "form_of": "keys_of", "_form": "_keys"} if only_states else {}
+        replaced |= {"form.states": "keys"} if only_states else {}
+        given = ("form_of", "keys_of", "form_on_train", "form_on_eval", *GIVEN)
+        left = trimmed(Needs(compiled.name, known, replaced, names, given, self.records(only_states)))
+        constants = self.form_texts(left.fields, common, only_states)
         body = [*tables.values(), *left.pieces.values(), *self.given(), *self.library.texts.values()]
         body += [*constants, *self.choosers]
         said = texts.class_text(self.order)
@@ -199,10 +215,49 @@ class _File:
             whole, before = f"{whole}{chr(10) * (2 if apart else 1)}{part}", part
         return texts.head(self.order, self.settled) + texts.imports(whole) + whole
 
-    def records(self) -> set[str]:
+    def common_fields(self) -> dict[str, str]:
+        """Return the fields that all forms have in common; not what the stages are, which is not written yet."""
+        first, *others = self.constants
+        found = dict(first.texts().items() & set.intersection(*({*form.texts().items()} for form in self.constants)))
+        if first.paths and all(form.paths == first.paths for form in others):
+            found["paths"] = ""
+        states, tensors = (ast.literal_eval(found.get(key, "()")) for key in ("states", "tensors"))
+        if states and tuple(states) == tensors:
+            found["tensors"] = NAMED["states"]
+        return found
+
+    def form_texts(
+        self, kept: Mapping[str, Collection[str]], common: Mapping[str, str], only_states: bool
+    ) -> list[str]:
+        """Return the constants of the forms, and of the stages that they have in common."""
+        found = []
+        if "paths" in common:
+            paths = self.constants[0].stages(kept)
+            text = listing(paths) if "PATHS" in self.features else paths[0]
+            found.append(pretty(f"{NAMED['paths']} = {text}"))
+        if "shared" in common:
+            found.append(pretty(f"{NAMED['shared']} = {common['shared']}"))
+        if only_states:
+            found += dict.fromkeys(pretty(f"{form.name} = {form.texts()['states']}") for form in self.constants)
+        elif "FORMS" in self.features:
+            found += dict.fromkeys(form.text(kept) for form in self.constants)
+        return found
+
+    def only_refuses(self) -> bool:
+        """Let what chooses the only form refuse what the file was not made for; return whether that is anything."""
+        returned = f"return {self.constants[0].name}"
+        (chooses,) = self.choosers
+        chooses = chooses.replace(CHOOSES, "Raise an error for what the file was not made for.")
+        chooses = chooses.removesuffix(f"{INDENT}{returned}\n").replace(returned, "return")
+        self.choosers = [chooses] if "raise" in chooses else []
+        return bool(self.choosers)
+
+    def records(self, only_states: bool) -> set[str]:
         """Return the records that the constants of the file are made of."""
         named = {"FORMS": "Form", "STAGED": "Stage", "AT_POINTS": "Point", "CURVED": "Direction"}
-        return {name for feature, name in named.items() if feature in self.features}
+        return {name for feature, name in named.items() if feature in self.features} - (
+            {"Form"} if only_states else set()
+        )
 
     def given(self) -> list[str]:
         """Return the functions that stand for those of the runtime's own rule."""
@@ -225,6 +280,10 @@ class _File:
         )
 
 
+#: What the function that chooses a form says.
+CHOOSES = "Return the form of the rule that updates a parameter."
+#: Constants of what all forms have in common, by field.
+NAMED = {"states": "STATES", "paths": "STAGES", "shared": "SHARED_VALUES"}
 #: Definitions of the runtime that a rule has its own of.
 GIVEN = ("start", "host", "update", "in_groups", "facts")
 

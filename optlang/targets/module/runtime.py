@@ -23,6 +23,10 @@ STAGED: bool = False
 #: Whether there are several forms of the rule, and whether options or shapes choose one or are refused.
 FORMS: bool = True
 CHOOSES: bool = True
+#: Whether some options or shapes are refused.
+REFUSES: bool = True
+#: Whether forms differ in nothing but their states.
+ONLY_STATES: bool = False
 #: Whether arithmetic on numbers may raise an error in Python (1/0).
 IEEE: bool = False
 #: Whether the dimensions of a tensor matter, whether some tensors are one number, and whether matrices are multiplied.
@@ -252,29 +256,28 @@ def hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
 
 def in_group(group: dict[str, Any], values: dict[str, Any]) -> dict[str, float]:
     """Return what the rule keeps in a param group, by name; ``values`` are its hyperparameters."""
-    initial = call(in_groups, values)
+    initial = computed(in_groups, values)
     return {name: float(group.get(key, initial[key])) for name, key in KEPT.items()}
 
 
-def arguments(function: Callable[..., Any], values: dict[str, Any], first: int) -> list[Any]:
-    """Return the values that the parameters of a function are named after, without the ``first`` ones."""
-    return [values[name] for name in function.__code__.co_varnames[first : function.__code__.co_argcount]]
-
-
-def call(function: Callable[..., Any], values: dict[str, Any], *first: Any) -> Any:
+def call(function: Callable[..., Any], values: dict[str, Any], *first: Any, compiled: bool = False) -> Any:
     """Return what a function makes of ``first`` and of the values that its other parameters are named after."""
-    if IEEE:
-        try:
-            return function(*first, *arguments(function, values, len(first)))
-        except (ArithmeticError, ValueError, TypeError):
-            result = on_tensors(function)(*first, *map(number, arguments(function, values, len(first))))
-            return tuple(map(float, result)) if isinstance(result, tuple) else result
-    else:
-        return function(*first, *arguments(function, values, len(first)))
+    names = function.__code__.co_varnames[len(first) : function.__code__.co_argcount]
+    run = compiled_of(function) if compiled else function
+    return run(*first, *(values[name] for name in names))
+
+
+def computed(function: Callable[..., Any], values: dict[str, Any], *first: Any) -> Any:
+    """Call a function of numbers; where Python raises an error for some (1/0), on tensors, which follow IEEE 754."""
+    try:
+        return call(function, values, *first)
+    except (ArithmeticError, ValueError, TypeError):
+        result = call(on_tensors(function), {name: number(x) for name, x in values.items()}, *first)
+        return tuple(map(float, result)) if isinstance(result, tuple) else result
 
 
 def number(x: Any) -> Any:
-    """Return a number as a tensor, whose arithmetic follows IEEE 754 where Python raises an error (1/0)."""
+    """Return a number as a tensor; anything else as it is."""
     return torch.tensor(x, dtype=torch.float64) if type(x) in (int, float) else x
 
 
@@ -313,12 +316,6 @@ def viewed(x: Tensor, view: tuple[int, ...] | None) -> Tensor:
         return x
     front, back = view
     return x.flatten(front, x.dim() - back - 1) if x.dim() > front + back else x.unsqueeze(front)
-
-
-def packed(numbers: tuple[float, ...], dtypes: list[torch.dtype], device: torch.device) -> Tensor:
-    """Return coefficients as a tensor, in the type in which tensors of some types are updated."""
-    wide = torch.float64 in dtypes or torch.complex128 in dtypes
-    return torch.tensor(numbers, dtype=torch.float64 if wide else torch.float32, device=device)
 
 
 @functools.cache
@@ -363,12 +360,13 @@ def apply(
         views = {name: viewed(x, view) for name, x in whole.items()}
     else:
         views = {name: x.view(-1) for name, x in whole.items()}
-    passed = [views.get(name) for name in tensors] if STATES_DIFFER else [*views.values()]
-    run = compiled_of(update) if compiled else update
-    run(*passed, coefficients, *arguments(update, values, len(passed) + 1))
-    for name, x in whole.items():
-        if name != "g" and (tensors[name].is_conj() or not tensors[name].is_contiguous()):  # that is only read
-            put(tensors[name], x)
+    if STATES_DIFFER:
+        call(update, values, *(views.get(name) for name in tensors), coefficients, compiled=compiled)
+    else:
+        call(update, values, *views.values(), coefficients, compiled=compiled)
+    for name, x in tensors.items():
+        if (not STATES_DIFFER or name in whole) and name != "g" and (x.is_conj() or not x.is_contiguous()):
+            put(x, whole[name])
 
 
 class Batch:
@@ -381,7 +379,9 @@ class Batch:
     """
 
     def __init__(self, group: dict[str, Any], form: Form, values: dict[str, Any]) -> None:
-        self.group, self.form, self.values = group, form, values
+        self.group, self.values = group, values
+        if FORMS:
+            self.form = form
         self.params: list[Tensor] = []
         self.states: list[dict[str, Any]] = []
         self.tensors: list[dict[str, Tensor]] = []
@@ -403,7 +403,7 @@ class Batch:
         wide = self.params[0].dtype in (torch.float64, torch.complex128)
         self.dtype = torch.float64 if wide else torch.float32
         if PATHS:
-            self.path = int(call(self.form.path, self.values)[0]) if self.form.path else 0
+            self.path = int(computed(self.form.path, self.values)[0]) if self.form.path else 0
             self.left = list(self.form.paths[self.path])
         else:
             self.left = list(self.form.paths[0])
@@ -413,14 +413,15 @@ class Batch:
         p, known = self.params[0], {**self.values, **values}
         if not p.numel():
             return
-        numbers = call(stage.host, known)
+        numbers = computed(stage.host, known)
         if MATRICES and stage.written is not None:
             for start, stop in self.chunks():
                 self.run_stack(stage, self.tensors[start:stop], numbers, known)
             return
         for tensors in self.tensors:
             tensors.update({name: self.memory(place) for name, place in (stage.makes or {}).items()})
-        coefficients = packed(numbers, [self.tensors[0][name].dtype for name in stage.tensors], p.device)
+        wide = any(self.tensors[0][name].dtype in (torch.float64, torch.complex128) for name in stage.tensors)
+        coefficients = torch.tensor(numbers, dtype=torch.float64 if wide else torch.float32, device=p.device)
         for tensors in self.tensors:
             chosen = {name: tensors[name] for name in stage.tensors}
             apply(stage.update, chosen, coefficients, known, compiled, stage.view, stage.scalars)
@@ -454,7 +455,7 @@ class Batch:
         ) -> None:
             """Run a stage over a stack of matrices that are treated alike."""
             first = [*(self.stack(name, stage, members) for name in stage.tensors), *map(float, numbers)]
-            results = stage.update(*first, *arguments(stage.update, values, len(first)))
+            results = call(stage.update, values, *first)
             read = {x.untyped_storage().data_ptr() for x in first if isinstance(x, Tensor)}
             for name, result in zip(stage.written or (), [apart(x, read) for x in results], strict=True):
                 if ALONE and isinstance(result, tuple):
@@ -486,7 +487,7 @@ class Batch:
             """Fill in the random numbers that a stage reads, of the seed, the parameter's place and its count."""
             for name, kind, site in stage.draws:
                 if SIZED:
-                    sizes = call(self.form.sizes, self.values) if self.form.sizes else {}
+                    sizes = computed(self.form.sizes, self.values) if self.form.sizes else {}
                 for p, tensors in zip(self.params, self.tensors, strict=True):
                     generator = torch.Generator(p.device)
                     generator.manual_seed(mixed(seed, places[p], int(self.values["t"]), site) >> 1)
@@ -501,8 +502,8 @@ class Batch:
             self.group.update(self.news)
         if HOSTED:
             known = {**self.values, **values}
-            path = (self.path if len(self.form.by_path) > 1 else 0) if HOSTED_BY_PATH else 0
-            numbers = call(self.form.by_path[path], known) if self.form.kept else ()
+            path = (self.path if len(self.form.by_path) > 1 or not FORMS else 0) if HOSTED_BY_PATH else 0
+            numbers = computed(self.form.by_path[path], known) if self.form.kept else ()
         for p, own in zip(self.params, self.states, strict=True):
             if COUNTS and (counted or not EVENTS) and (self.form.counts or not COUNTS_DIFFER):
                 own["step"] = torch.tensor(self.values["t"], dtype=torch.float64)
@@ -664,27 +665,31 @@ class Optimizer(torch.optim.Optimizer):
         try:
             values = hyperparameters(group)
             for place, p in enumerate(group["params"]):
-                self._form(form_of, place, p, values)
+                if not (p.is_floating_point() or p.is_complex()):
+                    where = f"{NAME}: parameter {place} (of shape {tuple(p.shape)}) has type {p.dtype}"
+                    raise ValueError(f"{where}; only floating-point and complex ones can be optimized")
+                if REFUSES or LEAST or REAL:
+                    self._form(form_of, place, p, values)
         except Exception:
             self.param_groups.pop()
             raise
         if KEPT:
-            for key, value in call(in_groups, values).items():
+            for key, value in computed(in_groups, values).items():
                 group.setdefault(key, self.param_groups[0].get(key, value) if SHARED and key in SHARED else value)
         if EVENTS:
             group.setdefault("train_mode", self.param_groups[0].get("train_mode", True))
 
     def _form(self, choose: Callable[..., Form], place: int, p: Tensor, values: dict[str, Any]) -> Any:
-        if FORMS:
+        if ONLY_STATES:
+            """Return the keys of the states of a parameter, by name; a parameter that does not fit is an error."""
+        elif FORMS:
             """Return the form of the rule that updates a parameter; a parameter that does not fit is an error."""
         else:
             """Raise an error if a parameter does not fit."""
         where = f"{NAME}: parameter {place} (of shape {tuple(p.shape)})"
-        if not (p.is_floating_point() or p.is_complex()):
-            raise ValueError(f"{where} has type {p.dtype}; only floating-point and complex ones can be optimized")
         if CHOOSES:
             try:
-                form = call(choose, {**values, **facts(p)} if FACTS else values)
+                form = computed(choose, {**values, **facts(p)} if FACTS else values)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
         if LEAST:
@@ -706,7 +711,7 @@ class Optimizer(torch.optim.Optimizer):
         if TIME or FIRST:
             old = len(missing) < len(form.states)  # it has been updated before
         if missing:
-            initial = call(form.start, values, real(p), real(g))
+            initial = computed(form.start, values, real(p), real(g))
             for name in missing:
                 value = initial[name]
                 if p.is_complex() and isinstance(value, Tensor) and value.shape == real(p).shape:
@@ -732,7 +737,7 @@ class Optimizer(torch.optim.Optimizer):
         if COUNTS_GROUP and (not event or not EVENTS):
             values["group_t"] = news["step"] = float(group.get("step", 0.0)) + 1.0
         if GROUPED and form.group:
-            numbers = dict(zip(form.changed, call(form.group, values), strict=True))
+            numbers = dict(zip(form.changed, computed(form.group, values), strict=True))
             values.update({f"{name}_new": number for name, number in numbers.items()})
             news.update({KEPT[name]: number for name, number in numbers.items()})
         return news
@@ -752,14 +757,17 @@ class Optimizer(torch.optim.Optimizer):
                     continue
                 if g.layout is not torch.strided:
                     raise ValueError(f"{NAME}: parameter {place} has a sparse gradient; make it dense")
-                form = self._form(choose, place, p, values)
+                if REFUSES or LEAST or REAL:
+                    form = self._form(choose, place, p, values)
+                elif CHOOSES:
+                    form = computed(choose, {**values, **facts(p)} if FACTS else values)
                 if EVENTS:
-                    complete = all(self.state[p].get(key) is not None for key in form.states.values())
-                    if event and not complete:
+                    missing = [key for key in form.states.values() if self.state.get(p, {}).get(key) is None]
+                    if event and missing:
                         continue
                 if (COUNTS_GROUP or KEPT) and not updates:
                     updates.append(functools.partial(group.update, self._news(group, form, values, event)))
-                known = {**values, **facts(p)} if FACTS else dict(values)
+                known = {**values, **facts(p)} if FACTS else dict(values) if TIME or FIRST or HOSTED else values
                 state = self._state(form, p, g, known)
                 tensors: dict[str, Any] = {"p": p.detach(), "g": g.detach()}
                 if STATES_DIFFER:
@@ -768,13 +776,16 @@ class Optimizer(torch.optim.Optimizer):
                     )
                 else:
                     tensors.update({name: state[form.states[name]] for name in form.tensors})
-                computed = call(form.host, known)
-                dtypes = [x.dtype for x in tensors.values() if not STATES_DIFFER or x is not None]
-                alike = (computed, p.device, *dtypes)
+                numbers = computed(form.host, known)
+                types = [x.dtype for x in tensors.values() if not STATES_DIFFER or x is not None]
+                dtype = torch.float64 if torch.float64 in types or torch.complex128 in types else torch.float32
+                alike = (numbers, p.device, dtype)
                 if alike not in coefficients:
-                    coefficients[alike] = packed(computed, dtypes, p.device)
+                    coefficients[alike] = torch.tensor(numbers, dtype=dtype, device=p.device)
                 if HOSTED:
-                    for name, number in zip(form.kept, call(form.numbers, known) if form.numbers else (), strict=True):
+                    for name, number in zip(
+                        form.kept, computed(form.numbers, known) if form.numbers else (), strict=True
+                    ):
                         state[form.states[name]] = torch.tensor(number, dtype=torch.float64)
                 if COUNTS and (not event or not EVENTS) and (form.counts or not COUNTS_DIFFER):
                     state["step"] = torch.tensor(known["t"], dtype=torch.float64)
@@ -811,20 +822,25 @@ class Optimizer(torch.optim.Optimizer):
                     continue
                 if g.layout is not torch.strided:
                     raise ValueError(f"{NAME}: parameter {place} has a sparse gradient; make it dense")
-                form = self._form(choose, place, p, values)
+                if REFUSES or LEAST or REAL:
+                    form = self._form(choose, place, p, values)
+                elif CHOOSES:
+                    form = computed(choose, {**values, **facts(p)} if FACTS else values)
                 if EVENTS:
-                    complete = all(self.state[p].get(key) is not None for key in form.states.values())
-                    if event and not complete:
+                    missing = [key for key in form.states.values() if self.state.get(p, {}).get(key) is None]
+                    if event and missing:
                         continue
                 if (COUNTS_GROUP or KEPT) and news is None:
                     news = self._news(group, form, values, event)
-                known = {**values, **facts(p)} if FACTS else dict(values)
+                known = {**values, **facts(p)} if FACTS else dict(values) if TIME or FIRST or HOSTED else values
                 state = self._state(form, p, g, known)
                 if ALONE:
                     alike: Any = id(p)  # what is done may depend on the tensor's own values
                 else:
                     dtypes = tuple(x.dtype for x in (p, g, *state.values()) if isinstance(x, Tensor))
-                    alike = (id(form), tuple(known.values()), p.device, dtypes, p.shape)
+                    alike = (tuple(known.values()), p.device, dtypes, p.shape)
+                    if FORMS:
+                        alike = (id(form), *alike)
                 if alike not in batches:
                     batches[alike] = Batch(group, form, known)
                     if COUNTS_GROUP or KEPT:
@@ -892,7 +908,8 @@ class Optimizer(torch.optim.Optimizer):
                 if COUNTS_GROUP:
                     steps = [batch.news.get("step", 0.0) for batch in batches]
                     known["group_t"] = max(*steps, *(float(group.get("step", 0.0)) for group in self.param_groups))
-                form = self._form(form_of, 0, first["params"][0], known)
+                if FORMS:
+                    form = self._form(form_of, 0, first["params"][0], known)
                 shared = list(form.shared)
                 self._share(shared, known, values)
             if POINTS:
@@ -943,7 +960,7 @@ class Optimizer(torch.optim.Optimizer):
             for name, new, function in list(left):
                 known.update(values)
                 if all(wanted in known for wanted in function.__code__.co_varnames[: function.__code__.co_argcount]):
-                    (values[new],) = call(function, known)
+                    (values[new],) = computed(function, known)
                     left.remove((name, new, function))
 
     if EVENTS:

@@ -45,23 +45,35 @@ def flags() -> set[str]:
     return {n.target.id for n in tree.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
 
 
-def trimmed(
-    name: str, constants: Mapping[str, bool], replaced: Mapping[str, str], given: Iterable[str], read: Iterable[str]
-) -> Trimmed:
-    """Return what a rule needs of the runtime.
+@dataclass(frozen=True)
+class Needs:
+    """What a rule needs.
 
-    Args:
-        name: Name of the rule.
+    Attributes:
+        name: Its name.
         constants: Names, and attributes such as ``form.group``, whose truth is known.
-        replaced: What stands for names and attributes.
+        replaced: What stands for names, attributes and items.
+        names: Other names of what is defined here.
         given: Names of definitions that are written for the rule.
         read: Names of definitions that what is written for it reads.
     """
-    file = _File(_named(_FILE.read_text(encoding="utf-8"), name))
-    fold = _Fold(constants, {text: ast.parse(code, mode="eval").body for text, code in replaced.items()})
+
+    name: str
+    constants: Mapping[str, bool]
+    replaced: Mapping[str, str]
+    names: Mapping[str, str]
+    given: Collection[str]
+    read: Collection[str]
+
+
+def trimmed(needs: Needs) -> Trimmed:
+    """Return what a rule needs of the runtime."""
+    file = _File(_named(_FILE.read_text(encoding="utf-8"), needs.name))
+    replaced = {text: ast.parse(code, mode="eval").body for text, code in needs.replaced.items()}
+    fold = _Fold(needs.constants, replaced, needs.names)
     tree = fold.visit(file.tree)
-    definitions = {n.name: n for n in tree.body if isinstance(n, Definition) and n.name not in set(given)}
-    roots = {OPTIMIZER, *read}
+    definitions = {n.name: n for n in tree.body if isinstance(n, Definition) and n.name not in needs.given}
+    roots = {OPTIMIZER, *needs.read}
     while _shortened(_reached(definitions, roots)):
         pass
     kept = _reached(definitions, roots)
@@ -85,8 +97,10 @@ def _named(source: str, name: str) -> str:
 class _Fold(ast.NodeTransformer):
     """Chooses branches, puts expressions in the place of names, and leaves out types, which the formulas have not."""
 
-    def __init__(self, constants: Mapping[str, bool], replaced: Mapping[str, ast.expr]) -> None:
-        self.constants, self.replaced = constants, replaced
+    def __init__(
+        self, constants: Mapping[str, bool], replaced: Mapping[str, ast.expr], names: Mapping[str, str]
+    ) -> None:
+        self.constants, self.replaced, self.names = constants, replaced, names
         self.fields: set[str] = set()  # of the record that is visited
 
     def truth(self, node: ast.expr) -> bool | None:
@@ -133,10 +147,10 @@ class _Fold(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
         node.returns = None
-        return self.generic_visit(node)
+        return self._renamed(node, "name")
 
     def visit_arg(self, node: ast.arg) -> Any:
-        return ast.copy_location(ast.arg(node.arg), node)
+        return ast.copy_location(ast.arg(self.names.get(node.arg, node.arg)), node)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:
         if isinstance(node.target, ast.Name) and node.target.id in self.fields:
@@ -155,10 +169,20 @@ class _Fold(ast.NodeTransformer):
         return found
 
     def visit_Name(self, node: ast.Name) -> Any:
-        return self.replaced.get(node.id, node) if isinstance(node.ctx, ast.Load) else node
+        if isinstance(node.ctx, ast.Load) and node.id in self.replaced:
+            return self.replaced[node.id]
+        return self._renamed(node, "id")
 
     def visit_Attribute(self, node: ast.Attribute) -> Any:
+        return self.replaced.get(ast.unparse(node)) or self._renamed(node, "attr")
+
+    def visit_Subscript(self, node: ast.Subscript) -> Any:
         return self.replaced.get(ast.unparse(node)) or self.generic_visit(node)
+
+    def _renamed(self, node: Any, field: str) -> Any:
+        """Return a node with the name that it has in the file."""
+        setattr(node, field, self.names.get(getattr(node, field), getattr(node, field)))
+        return self.generic_visit(node)
 
 
 # What is used ---------------------------------------------------------------------------------------------------
@@ -197,7 +221,7 @@ def _shortened(definitions: list[Definition]) -> bool:
     for node in definitions:
         for function in list(_functions(node)):
             found |= _without_variables(function)
-            found |= _without_parameters(function, isinstance(node, ast.ClassDef), calls)
+            found |= _without_parameters(function, node, calls)
             if isinstance(node, ast.ClassDef) and not (function.name in _PUBLIC | read or function.name[:2] == "__"):
                 node.body.remove(function)
                 found = True
@@ -240,9 +264,10 @@ def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
                 yield block
 
 
-def _without_parameters(function: ast.FunctionDef, is_method: bool, calls: Iterable[ast.Call]) -> bool:
+def _without_parameters(function: ast.FunctionDef, owner: Definition, calls: Iterable[ast.Call]) -> bool:
     """Take away the parameters that a function does not read, and what is passed for them."""
-    if function.name in _PUBLIC or (function.name.startswith("__") and function.name != "__init__"):
+    is_init, in_class = function.name == "__init__", owner is not function
+    if function.name in _PUBLIC or (function.name.startswith("__") and (not is_init or owner.name == OPTIMIZER)):
         return False
     read = {name for inner in function.body for name in _names(inner)}
     names = [a.arg for a in function.args.args]
@@ -253,23 +278,20 @@ def _without_parameters(function: ast.FunctionDef, is_method: bool, calls: Itera
             del function.args.defaults[optional]
         del function.args.args[place]
         for call in calls:
-            before = _passed_before(call, function.name, is_method)
-            if before is not None:
-                call.args[place - before : place - before + 1] = []
-                call.keywords = [k for k in call.keywords if k.arg != names[place]]
+            match call:
+                case ast.Call(func=ast.Attribute(attr=name)) if in_class and name == function.name:
+                    first = 1
+                case ast.Call(func=ast.Name(id=name)) if name == (owner.name if is_init else function.name):
+                    first = int(is_init)
+                case ast.Call(func=ast.Attribute(attr="partial"), args=[ast.Attribute(attr=name), *_]):
+                    if name != function.name:
+                        continue
+                    first = 0  # the function stands where `self` would
+                case _:
+                    continue
+            call.args[place - first : place - first + 1] = []
+            call.keywords = [k for k in call.keywords if k.arg != names[place]]
     return bool(unread)
-
-
-def _passed_before(call: ast.Call, name: str, is_method: bool) -> int | None:
-    """Return how many parameters a call does not list in front, less what it lists besides; None for other calls."""
-    kind = ast.Attribute if is_method else ast.Name
-    if isinstance(call.func, kind) and call.func.__dict__.get("attr" if is_method else "id") == name:
-        return int(is_method)
-    match call:
-        case ast.Call(func=ast.Attribute(attr="partial"), args=[ast.Attribute(attr=attr), *_]) if attr == name:
-            return int(is_method) - 1
-        case _:
-            return None
 
 
 # Text -----------------------------------------------------------------------------------------------------------
@@ -314,6 +336,8 @@ class _File:
             for line in self._lines_above(node):
                 if line or (lines and lines[-1]):
                     lines.append(INDENT * depth + line if line else "")
+            if isinstance(node, ast.AnnAssign) and lines and lines[-1].endswith('"""'):
+                lines.append("")
             lines += self._statement(node, depth)
         return lines
 
@@ -336,7 +360,7 @@ class _File:
             lines += self._block(block, depth + 1)
             if name == "body":
                 for handler in getattr(node, "handlers", ()):
-                    said = ast.unparse(ast.Try([ast.Pass()], [handler], [], [])).split("\n")[2]
+                    said = self.lines[handler.lineno - 1].strip()
                     lines += [indent + said, *self._block(handler.body, depth + 1)]
         return lines
 
@@ -360,6 +384,9 @@ class _File:
         code = head.split("\n")[-1]
         opened = code.endswith(":")
         printed = spaced(f"{code} pass").split("\n")[0] if opened else spaced(code)
+        remark = lines[-1].partition("  #") if lines else ("", "", "")
+        if not opened and remark[1] and len(indent + printed + "".join(remark[1:])) <= WIDTH:
+            printed += "".join(remark[1:])
         return [*decorators, *_laid_out(indent, word + printed)]
 
 
