@@ -221,10 +221,11 @@ def all_imports(path: Path) -> set[str]:
 
 
 def test_no_class_name_is_given_twice() -> None:
-    """Whoever reads a name knows which class is meant."""
+    """Whoever reads a name knows which class is meant; those of emitted modules are in files of their own."""
     found: dict[str, list[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef):
-                found.setdefault(node.name, []).append(path.relative_to(PACKAGE).as_posix())
-    assert {name: files for name, files in found.items() if len(files) > 1} == {"Way": found["Way"]}
+        if path != PACKAGE / "targets" / "module" / "runtime.py":
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.ClassDef):
+                    found.setdefault(node.name, []).append(path.relative_to(PACKAGE).as_posix())
+    assert {name: files for name, files in found.items() if len(files) > 1} == {}

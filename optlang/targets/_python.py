@@ -135,7 +135,7 @@ def formatted(line: str) -> list[str]:
             return [line.rstrip()]
         return [indent + _header(body) + remark]
     text = indent + spaced(code) + remark
-    if (len(text) <= WIDTH and not code.startswith("return {")) or code == "return {}":
+    if len(text) <= WIDTH:
         return [text]
     return _split(indent, code)
 
@@ -248,15 +248,28 @@ class _Replace(ast.NodeTransformer):
         return self.generic_visit(node)
 
 
+def spread(indent: str, head: str, items: Sequence[str], tail: str) -> str:
+    """Return what lists some things, in several lines if it is too long for one."""
+    line = f"{indent}{head}{', '.join(items)}{tail}"
+    if len(line) <= WIDTH:
+        return line
+    inside = f"{indent}{INDENT}{', '.join(items)}"
+    if tail in ("):", ")") and len(inside) <= WIDTH:
+        return f"{indent}{head}\n{inside}\n{indent}{tail}"
+    return "\n".join([indent + head, *(f"{indent}{INDENT}{item}," for item in items), indent + tail])
+
+
 class Library:
     """The functions of a file; equal ones are one.
 
     Attributes:
         texts: The text of each function, by name, in order.
+        parameters: Names of the parameters of those that are no helpers.
     """
 
     def __init__(self) -> None:
         self.texts: dict[str, str] = {}
+        self.parameters: set[str] = set()
         self._names: dict[str, str] = {}
 
     def keep(self, function: Function) -> None:
@@ -273,13 +286,14 @@ class Library:
                 name = f"{wanted}_{count}"
             self._names[key] = name
             self.texts[name] = function.text(name)
+            self.parameters |= {*function.parameters}
         return self._names[key]
 
 
 # Tables ---------------------------------------------------------------------------------------------------------
 
 #: Calls that are written with one argument a line.
-RECORDS = ("Form", "Pass")
+RECORDS = ("Stage",)
 
 
 def pretty(code: str) -> str:

@@ -21,7 +21,7 @@ NARROW = "p.dtype == torch.bfloat16 or p.dtype == torch.float16"
 
 
 @dataclass(frozen=True)
-class Way:
+class ScriptedWay:
     """One path of one variant: its stages, sorted by how many sums over the model come before.
 
     Attributes:
@@ -67,7 +67,7 @@ class States:
         )
 
 
-def leveled(variants: Sequence[Variant]) -> tuple[list[list[Way]], dict[ValueName, int]]:
+def leveled(variants: Sequence[Variant]) -> tuple[list[list[ScriptedWay]], dict[ValueName, int]]:
     """Return the ways of each variant, and at which level each late value is there.
 
     A stage runs at level n if n sums over the model have to be complete before, one after the other.
@@ -91,7 +91,7 @@ def leveled(variants: Sequence[Variant]) -> tuple[list[list[Way]], dict[ValueNam
     count = 1 + max(levels.values(), default=0)
     ways = [
         [
-            Way(
+            ScriptedWay(
                 variant,
                 j,
                 tuple(tuple(one for k, one in enumerate(path) if levels[i, j, k] == n) for n in range(count)),
@@ -182,7 +182,7 @@ class Functions:
         self.helpers |= module.helpers
         return self.add("numbers", ("_known: List[float]",), "List[float]", body, "New values, in float64.")
 
-    def advance(self, way: Way) -> list[str]:
+    def advance(self, way: ScriptedWay) -> list[str]:
         """Return the lines that compute what the states on the host become."""
         hosted = [s.name for s in way.variant.slots if s.storage is Storage.HOST]
         if not hosted:
@@ -204,7 +204,7 @@ class Functions:
         name = self.add("path", ("_known: List[float]",), "int", body, "Which way a step goes.")
         return [f"return {first} + {name}(known)"]
 
-    def run(self, way: Way, level: int) -> tuple[list[str], list[str]]:
+    def run(self, way: ScriptedWay, level: int) -> tuple[list[str], list[str]]:
         """Return the lines that return the numbers of a level's stages, and those that run the stages."""
         passes = way.levels[level]
         hosts = [self.coefficients(one.kernel) for one in passes]
@@ -230,7 +230,7 @@ class Functions:
 class _Run:
     """Writes how the stages of one level of a way are called."""
 
-    def __init__(self, functions: Functions, way: Way, level: int) -> None:
+    def __init__(self, functions: Functions, way: ScriptedWay, level: int) -> None:
         self.functions, self.way, self.level = functions, way, level
         kernels = [one.kernel for level in way.levels for one in level]
         self.slots: dict[ValueName, AnySlot] = {s.name: s for k in kernels for s in k.kept}

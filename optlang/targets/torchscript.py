@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import linecache
 import math
+import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -25,11 +26,13 @@ from optlang.targets._conditions import Conditions
 from optlang.targets._dialect import helper_texts, number
 from optlang.targets._script_class import COMMON, EVENTS, MODULE
 from optlang.targets._script_steps import Functions, States, leveled, test_of
-from optlang.targets._template import WORD
 from optlang.targets._variants import Carried, carried, chosen
 
 SUFFIX = ".pt"
 NAME = "torchscript"
+
+#: What stands for something of the rule's in the text of the class.
+WORD = re.compile(r"@([A-Z_]+)@")
 
 #: The facts of a tensor, as TorchScript.
 FACT_TEXTS: dict[str | DimensionSize, str] = {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-from optlang.artifact import Slot, Stage, StageTensor, Storage, Variant, View
+from optlang.artifact import Kernel, Slot, Stage, StageTensor, Storage, Variant, View
 from optlang.backends.helpers import HELPERS
 from optlang.backends.naming import python_name
 from optlang.backends.python_source import Width
@@ -19,6 +19,7 @@ from optlang.inputs import (
     Direction,
     EvaluationPoint,
     Gradient,
+    Handed,
     HandedOn,
     HessianProduct,
     LateNumber,
@@ -29,13 +30,41 @@ from optlang.inputs import (
     ValueName,
 )
 from optlang.language.quoting import docstring, literal
+from optlang.language.rule import HyperType
 from optlang.targets._python import INDENT, Function, Library, functions, pretty, with_loops
-from optlang.targets._questions import DIMENSIONS, Way
+from optlang.targets._questions import DIMENSIONS, Trace, Way
+from optlang.targets.module.merge import Unmergeable, alike
+from optlang.targets.module.pairs import Half, Pairs, tidy
 
 #: Names of the tables of a file, which are no names of forms.
-TABLES = frozenset(
-    ("HYPERPARAMETERS", "KINDS", "TUPLES", "REQUIREMENTS", "GROUP_KEYS", "KEPT", "SHARED", "TOTALS", "LIMITS")
-)
+_HYPERS = ("HYPERPARAMETERS", "KINDS", "TUPLES", "REQUIREMENTS", "GROUP_KEYS")
+TABLES = frozenset((*_HYPERS, "KEPT", "SHARED", "TOTALS", "STATES", "STAGES", "SHARED_VALUES"))
+
+
+@dataclass
+class Pending:
+    """A function of a form, before it is in the file.
+
+    Attributes:
+        function: The function.
+        kind: What it does: the beginning of its name.
+        suffix: The end of its name.
+        within: What it stands in, as Python, with braces in its place.
+        tensors: For an update, the names of the tensors that it takes.
+        packed: For an update, whether it takes its coefficients as one tensor.
+    """
+
+    function: Function
+    kind: str
+    suffix: str
+    within: str = "{}"
+    tensors: tuple[str, ...] = ()
+    packed: bool = True
+
+
+#: Fields of a record by name; a field of several things has a key for each.
+Key = str | tuple[str, int]
+Fields = dict[Key, str | Pending]
 
 
 @dataclass
@@ -52,12 +81,57 @@ class Form:
     name: str
     variant: Variant
     way: Way
-    fields: dict[str, str] = field(default_factory=dict)
+    fields: Fields = field(default_factory=dict)
+    paths: list[list[Fields]] = field(default_factory=list)
 
-    def text(self) -> str:
-        """Return the constant."""
-        fields = ", ".join(f"{key}={value}" for key, value in self.fields.items())
-        return pretty(f"{self.name} = Form({fields})")
+    def blocks(self) -> list[Fields]:
+        """Return the fields of all its records."""
+        return [self.fields, *(stage for path in self.paths for stage in path)]
+
+    def texts(self) -> dict[str, str]:
+        """Return its fields as Python, but for the stages."""
+        return _texts(self.fields)
+
+    def text(self, kept: Mapping[str, Collection[str]]) -> str:
+        """Return the constant, of those fields of its records that something reads."""
+        paths = {"paths": listing(self.stages(kept))} if self.paths else {}
+        return pretty(f"{self.name} = Form({_arguments(self.texts() | paths, kept['Form'])})")
+
+    def stages(self, kept: Mapping[str, Collection[str]]) -> list[str]:
+        """Return the stages of each path, as Python."""
+        return [listing(f"Stage({_arguments(_texts(stage), kept['Stage'])})" for stage in path) for path in self.paths]
+
+
+def _names(form: Form) -> str:
+    """Return the names of the tensors that its own update takes, as Python."""
+    variant = form.variant
+    return listing(literal(python_name(n)) for n in variant.tensors[2:])
+
+
+def _texts(fields: Fields) -> dict[str, str]:
+    """Return fields as Python, with those that are numbered as one."""
+    found: dict[str, str] = {}
+    several: dict[str, list[str]] = {}
+    for key, value in fields.items():
+        assert isinstance(value, str), f"{key} is not in the file"
+        if isinstance(key, str):
+            found[key] = value
+        else:
+            several.setdefault(key[0], []).append(value)
+    return found | {key: listing(values) for key, values in several.items()}
+
+
+def _arguments(texts: Mapping[str, str], kept: Collection[str]) -> str:
+    return ", ".join(f"{key}={text}" for key, text in texts.items() if key in kept)
+
+
+def _structure(form: Form) -> Any:
+    """Return what forms that may share their functions have in common."""
+    direct = not form.paths
+    own = {k: v for k, v in form.fields.items() if not (direct and k in ("states", "tensors"))}
+    blocks = [own, *form.blocks()[1:]]
+    shapes = [[(k, v.within if isinstance(v, Pending) else v) for k, v in block.items()] for block in blocks]
+    return str((shapes, [len(path) for path in form.paths]))
 
 
 class Forms:
@@ -74,6 +148,8 @@ class Forms:
         self.spelling: dict[ValueName, str] = {}
         self.features: set[str] = set()
         self.totals: set[str] = set()
+        self.optional = {python_name(h.name) for h in compiled.rule.hypers if h.type is not HyperType.NUMBER}
+        self.handed: dict[ValueName, str] = {}  # names of what the stages of a form hand on
         self.pointed = False  # whether some stage says where the closure is to be called
         self.hosts: list[tuple[Function, tuple[ValueName, ...]]] = []  # host functions, with the runtime's names
 
@@ -95,10 +171,77 @@ class Forms:
             Form(self.constant(name, event), variant, way)
             for name, variant, way in zip(names, variants, ways, strict=True)
         ]
+        counted = {variant.counts_steps for variant in variants}
         for form, name in zip(forms, names, strict=True):
             suffix = "_".join(filter(None, (self.prefix, event, name)))
             self.fill(form, suffix, staged, bool(event))
+            if len(counted) > 1 and not event:
+                form.fields["counts"] = str(form.variant.counts_steps)
+        self.unite(forms)
         return forms
+
+    def unite(self, forms: Sequence[Form]) -> None:
+        """Let forms that are alike but for their formulas share functions, and give forms that are equal one name."""
+        alike: dict[str, list[Form]] = {}
+        for form in forms:
+            alike.setdefault(_structure(form), []).append(form)
+        for those in alike.values():
+            try:
+                self.merge(those)
+            except Unmergeable:
+                for form in those:
+                    self.merge([form])
+        if any(not form.paths and form.fields["tensors"] != _names(form) for form in forms):
+            self.features.add("STATES_DIFFER")
+        same: dict[str, str] = {}
+        for form in sorted(forms, key=lambda form: len(form.name)):
+            form.name = same.setdefault(str((form.fields, form.paths)), form.name)
+
+    def merge(self, forms: Sequence[Form]) -> None:
+        """Give some forms functions that they have in common.
+
+        Raises:
+            Unmergeable: If some cannot be one; then nothing has changed.
+        """
+        traces = [form.way.trace for form in forms]
+        found = []
+        for owners in zip(*(form.blocks() for form in forms), strict=True):
+            pending = {
+                key: [one for owner in owners if isinstance(one := owner[key], Pending)]
+                for key, value in owners[0].items()
+                if isinstance(value, Pending)
+            }
+            tensors, united = self.united(traces, pending)
+            found.append((owners, pending, united, tensors))
+        for owners, pending, united, tensors in found:
+            for key, those in pending.items():
+                first = min(those, key=lambda one: len(one.suffix))
+                name = self.library.add(united[key], "_".join(filter(None, (first.kind, first.suffix))))
+                for owner in owners:
+                    owner[key] = first.within.replace("{}", name)
+                    if key == "update":
+                        owner["tensors"] = listing(map(literal, tensors if forms[0].paths else tensors[2:]))
+
+    def united(
+        self, traces: Sequence[Trace], pending: Mapping[Key, Sequence[Pending]]
+    ) -> tuple[list[str], dict[Key, Function]]:
+        """Return one function for those of some variants under each key, and what tensors an update takes."""
+        found = {key: [one.function for one in those] for key, those in pending.items()}
+        if "update" not in found:
+            return [], {key: alike(traces, those) for key, those in found.items()}
+        hosts, updates = found.pop("host"), found.pop("update")
+        taken = [one.tensors for one in pending["update"]]
+        packed = pending["update"][0].packed
+        halves = [Half(*half, packed) for half in zip(traces, hosts, updates, map(len, taken), strict=True)]
+        names = dict(zip(taken[0], updates[0].parameters, strict=False))
+        for tensors, update in sorted(zip(taken, updates, strict=True), key=lambda pair: -len(pair[0])):
+            names |= {k: v for k, v in zip(tensors, update.parameters, strict=False) if k not in names}
+        united = {key: alike(traces, those) for key, those in found.items()}
+        if len(halves) == 1:
+            united |= {"host": hosts[0], "update": tidy(updates[0])}
+        else:
+            united["host"], united["update"] = Pairs(halves, self.optional).functions(list(names.values()))
+        return list(names), united
 
     def constant(self, name: str, event: str) -> str:
         """Return the name of a form's constant."""
@@ -108,6 +251,7 @@ class Forms:
     def fill(self, form: Form, suffix: str, staged: bool, is_event: bool) -> None:
         """Write the functions of a form, and its record."""
         variant, fields = form.variant, form.fields
+        self.handed = {}
         own = {f.name: f for f in functions(variant.source)}
         self.helpers(own.values())
         slots = variant.slots if not is_event else self.about(variant)
@@ -118,22 +262,23 @@ class Forms:
         fields["states"] = mapping((python_name(s.name), literal(s.key)) for s in slots)
         hosted = [s for s in slots if s.storage is Storage.HOST]
         if staged:
-            fields |= self.stages(variant, own, suffix)
+            form.paths, more = self.stages(variant, own, suffix)
+            fields |= more
         else:
             fields |= self.single(variant, own, suffix)
         if hosted:
-            self.features.add("hosted")
+            self.features.add("HOSTED")
             fields["kept"] = listing(literal(python_name(s.name)) for s in hosted)
-            fields["numbers"] = self.numbers(variant, own, suffix, staged)
+            fields |= self.numbers(variant, own, suffix, staged)
         if variant.group_slots:
-            self.features.add("grouped")
-            fields["group"] = self.add(own["group"], "group", suffix, variant.group_arguments)
+            self.features.add("GROUPED")
+            fields["group"] = self.add(own["group"], "group_states", suffix, variant.group_arguments)
             fields["changed"] = listing(literal(python_name(s.name)) for s in variant.group_slots)
         if not variant.layout.flat or variant.schedule.matrices:
-            self.features.add("dimensional")
+            self.features.add("REAL")
             fields["real"] = "True"
         if variant.min_ndim:
-            self.features.add("least")
+            self.features.add("LEAST")
             fields["least"] = str(variant.min_ndim)
 
     def about(self, variant: Variant) -> tuple[Slot, ...]:
@@ -141,108 +286,131 @@ class Forms:
         named = {*variant.tensors, *variant.written, *variant.schedule.arguments()}
         return tuple(s for s in variant.slots if s.name in named or s.storage is Storage.HOST)
 
-    def single(self, variant: Variant, own: Mapping[str, Function], suffix: str) -> dict[str, str]:
+    def single(self, variant: Variant, own: Mapping[str, Function], suffix: str) -> Fields:
         """Return the fields of a step that is one kernel."""
         storage, kernel = variant.storage, variant.kernel
         assert kernel is not None
-        fields = {
+        tensors = tuple(map(python_name, variant.tensors))
+        fields: Fields = {
             "host": self.add_part(own["host"], 0, "host", suffix, kernel.host_arguments),
-            "update": self.add(own["update"], "update", suffix, ()),
-            "tensors": listing(literal(python_name(n)) for n in variant.tensors[2:]),
+            "update": Pending(own["update"], "update", suffix, tensors=tensors),
+            "tensors": listing(map(literal, tensors[2:])),
         }
         if not variant.layout.flat:
-            self.features.add("layouts")
+            self.features.add("LAYOUTS")
             fields["view"] = _view(variant.layout)
-            fields["scalars"] = listing(
-                literal(python_name(n)) for n in variant.tensors if storage.get(n) is Storage.SCALAR
-            )
+            scalars = [n for n in variant.tensors if storage.get(n) is Storage.SCALAR]
+            if scalars:
+                self.features.add("SCALARS")
+                fields["scalars"] = listing(literal(python_name(n)) for n in scalars)
         return fields
 
-    def numbers(self, variant: Variant, own: Mapping[str, Function], suffix: str, staged: bool) -> str:
+    def numbers(self, variant: Variant, own: Mapping[str, Function], suffix: str, staged: bool) -> Fields:
         """Return what computes the new values of host states: a function, for a staged step one for each path."""
         schedule = variant.schedule
         if variant.kernel is not None:
-            name = self.add_part(own["host"], 1, "numbers", suffix, variant.kernel.host_arguments)
-            return listing([name]) if staged else name
+            one = self.add_part(own["host"], 1, "host_states", suffix, variant.kernel.host_arguments)
+            return {("by_path", 0) if staged else "numbers": one}
         if len(schedule.paths) > 1:
-            self.features.add("hosted_many")
-        return listing(
-            self.add(own[f"numbers_{i}"], "numbers", suffix, schedule.numbers_arguments[i])
+            self.features.add("HOSTED_BY_PATH")
+        return {
+            ("by_path", i): self.add(own[f"numbers_{i}"], "host_states", suffix, schedule.numbers_arguments[i])
             for i in range(len(schedule.paths))
-        )
+        }
 
     # Staged steps -------------------------------------------------------------------------------------------
 
-    def stages(self, variant: Variant, own: Mapping[str, Function], suffix: str) -> dict[str, str]:
-        """Return the fields of a step of several stages."""
+    def stages(self, variant: Variant, own: Mapping[str, Function], suffix: str) -> tuple[list[list[Fields]], Fields]:
+        """Return the stages of the paths of a step, and further fields."""
         schedule = variant.schedule
         paths = [
-            listing(
-                self.one(one, suffix if len(path) == 1 else f"{suffix}_{k}".strip("_")) for k, one in enumerate(path, 1)
-            )
+            [self.one(one, suffix if len(path) == 1 else f"{suffix}_{k}".strip("_")) for k, one in enumerate(path, 1)]
             for path in schedule.paths
         ]
-        fields = {"paths": listing(paths)}
+        fields: Fields = {}
         if len(schedule.paths) > 1:
-            self.features.add("several")
-            fields["path"] = self.add(own["path"], "path", suffix, schedule.path_arguments)
+            self.features.add("PATHS")
+            fields["path"] = self.add(own["path"], "path_of", suffix, schedule.path_arguments)
         if schedule.shared:
-            self.features.add("shared")
-            shared = []
-            for slot, names in schedule.shared:
-                name = self.add(own[f"shared_{slot.name}"], f"shared_{slot.name}", suffix, names)
-                shared.append(f"({literal(slot.name)}, {literal(self.spelled(slot.new))}, {name})")
-            fields["shared"] = listing(shared)
+            for place, (slot, names) in enumerate(schedule.shared):
+                one = self.add(own[f"shared_{slot.name}"], f"shared_{slot.name}", suffix, names)
+                one.within = f"({literal(slot.name)}, {literal(self.spelled(slot.new))}, {{}})"
+                fields["shared", place] = one
         if schedule.size_arguments or "sizes" in own:
-            self.features.add("sized")
-            fields["sizes"] = self.add(own["sizes"], "sizes", suffix, schedule.size_arguments)
-        return fields
+            self.features.add("SIZED")
+            fields["sizes"] = self.add(own["sizes"], "sizes_of", suffix, schedule.size_arguments)
+        return paths, fields
 
-    def one(self, one: Stage, suffix: str) -> str:
+    def one(self, one: Stage, suffix: str) -> Fields:
         """Return the record of a stage."""
         kernel = one.kernel
         own = with_loops({f.name: f for f in functions(kernel.source)})
         self.helpers(own.values())
         storage = kernel.storage
         empty = one.kernel.matrices and not kernel.coefficients
-        fields = {
+        tensors = tuple(map(self.called, kernel.tensors))
+        update = self.with_handed(own["update"], kernel)
+        fields: Fields = {
             "host": self.add_part(own["host"], 0, "host", suffix, kernel.host_arguments, empty),
-            "update": self.add(own["update"], "update", suffix, ()),
-            "tensors": listing(literal(python_name(n)) for n in kernel.tensors),
+            "update": Pending(update, "update", suffix, tensors=tensors, packed=not kernel.matrices),
+            "tensors": listing(map(literal, tensors)),
         }
         made = [s for s in kernel.stage_tensors if s.name in kernel.written and isinstance(s.name, HandedOn | Total)]
         if made:
-            fields["makes"] = mapping((python_name(s.name), self.place(s)) for s in made)
+            fields["makes"] = mapping((self.called(s.name), self.place(s)) for s in made)
         if one.kernel.matrices:
-            self.features.add("matrices")
-            fields["written"] = listing(literal(python_name(n)) for n in kernel.written)
+            self.features.add("MATRICES")
+            fields["written"] = listing(literal(self.called(n)) for n in kernel.written)
         elif not kernel.layout.flat:
-            self.features.add("layouts")
+            self.features.add("LAYOUTS")
             fields["view"] = _view(kernel.layout)
         scalars = [n for n in kernel.tensors if storage.get(n) is Storage.SCALAR]
         if scalars and (one.kernel.matrices or not kernel.layout.flat):
-            self.features.add("scalars")
-            fields["scalars"] = listing(literal(python_name(n)) for n in scalars)
-        fields |= self.waits(one)
-        return f"Pass({', '.join(f'{key}={value}' for key, value in fields.items())})"
+            self.features.add("SCALARS")
+            fields["scalars"] = listing(literal(self.called(n)) for n in scalars)
+        return fields | self.waits(one)
 
-    def waits(self, one: Stage) -> dict[str, str]:
+    def called(self, name: ValueName) -> str:
+        """Return what a tensor is called in the file: what one stage hands to another by its place among these."""
+        if isinstance(name, Handed):
+            return self.handed.setdefault(name, f"handed{len(self.handed) + 1}")
+        return python_name(name)
+
+    def with_handed(self, update: Function, kernel: Kernel) -> Function:
+        """Return a function of tensors in which what is handed on has its name in the file."""
+        new: dict[str, str] = {}
+        text = "\n".join(update.lines)
+        for name, parameter in zip(kernel.tensors, update.parameters, strict=False):
+            if isinstance(name, Handed) and kernel.matrices:
+                new[parameter] = self.called(name)
+            elif isinstance(name, Handed):
+                new[parameter] = f"{self.called(name)}_mem"
+                loaded = re.search(rf"^ +(\w+) = {parameter}\.to\(", text, re.MULTILINE)
+                new |= {loaded[1]: self.called(name)} if loaded else {}
+        if update.calls & set(new.values()) or not new:
+            return update
+        pattern = re.compile(rf"(?<![\w.])(?:{'|'.join(new)})(?!\w)")
+        return Function(
+            [x if x.lstrip().startswith("#") else pattern.sub(lambda m: new[m[0]], x) for x in update.lines]
+        )
+
+    def waits(self, one: Stage) -> Fields:
         """Return the fields of a stage that are about what comes from elsewhere."""
-        fields = {}
+        fields: Fields = {}
         if one.needs:
-            self.features.add("late")
+            self.features.add("LATE")
             fields["needs"] = listing(literal(self.late(n)) for n in one.needs)
         if one.totals:
-            self.features |= {"totals", "late"}
+            self.features |= {"LATE"}
             self.totals |= {python_name(n) for n in one.totals}
             fields["totals"] = listing(literal(python_name(n)) for n in one.totals)
         if one.draws:
-            self.features.add("draws")
+            self.features.add("DRAWS")
             fields["draws"] = listing(
                 f"({literal(python_name(d.name))}, {literal(d.kind)}, {d.seed})" for d in one.draws
             )
         if one.points:
-            self.features |= {"points", "late"}
+            self.features |= {"POINTS", "LATE"}
             fields["points"] = listing(map(self.point, one.points))
         if self.pointed and all(isinstance(n, HandedOn | Total) for n in one.kernel.written):
             fields["moves"] = "False"
@@ -253,10 +421,10 @@ class Forms:
         names: tuple[ValueName, ...]
         match asked:
             case EvaluationPoint(site):
-                self.features.add("at_points")
+                self.features.add("AT_POINTS")
                 kind, names = "Point", (asked, Gradient(site), Loss(site))
             case Direction(site):
-                self.features.add("curved")
+                self.features.add("CURVED")
                 kind, names = "Direction", (asked, HessianProduct(site))
             case SearchDirection():
                 raise AssertionError("rules that search along a line have been refused")
@@ -267,7 +435,7 @@ class Forms:
     def place(self, slot: StageTensor) -> str:
         """Return the place of what a stage leaves for another, as Python."""
         if slot.storage is Storage.REDUCED:
-            self.features.add("reduced")
+            self.features.add("REDUCES")
             return listing(map(str, slot.dims))
         return literal(slot.storage.value)
 
@@ -283,20 +451,20 @@ class Forms:
             if function.name in HELPERS:
                 self.library.keep(function)
 
-    def add(self, function: Function, kind: str, suffix: str, names: Sequence[ValueName]) -> str:
-        """Take over a function and return its name; ``names`` are the runtime's names of its parameters."""
+    def add(self, function: Function, kind: str, suffix: str, names: Sequence[ValueName]) -> Pending:
+        """Note a function; ``names`` are the runtime's names of its parameters."""
         for name, parameter in zip(names, function.parameters, strict=False):
             if name not in ("p", "g"):
                 known = self.spelling.setdefault(name, parameter)
                 assert known == parameter, f"{name} is {known} and {parameter}"
         if names and kind != "start":
             self.hosts.append((function, tuple(names)))
-        return self.library.add(function, "_".join(filter(None, (kind, suffix))))
+        return Pending(function, kind, suffix)
 
     def add_part(
         self, host: Function, place: int, kind: str, suffix: str, names: Sequence[ValueName], empty: bool = False
-    ) -> str:
-        """Take over one of the two results of ``host``."""
+    ) -> Pending:
+        """Note one of the two results of ``host``."""
         part = result(host, place, empty)
         read = [n for n, parameter in zip(names, host.parameters, strict=True) if parameter in part.parameters]
         return self.add(part, kind, suffix, read)

@@ -9,9 +9,9 @@ from enum import Enum
 
 from optlang.language.quoting import docstring, literal
 from optlang.language.rule import Value
-from optlang.targets._forms import Form
 from optlang.targets._python import INDENT, formatted, spaced
 from optlang.targets._questions import DIMENSIONS
+from optlang.targets.module.forms import Form
 
 
 class Whatever(Enum):
@@ -57,15 +57,22 @@ def branches(forms: list[Form], place: int) -> list[str]:
     if len(set(map(tuple, inside.values()))) == 1 and set(inside) == {False, True}:
         return inside[True]
     definite = {answer: block for answer, block in inside.items() if not isinstance(answer, Whatever)}
+    equal = len(set(map(tuple, inside.values()))) == 1
+    if equal and Whatever.ANY in inside:
+        return inside[Whatever.ANY]
     if all(isinstance(answer, bool) for answer in answers):
         return _either(question, definite)
+    refusing = f"{INDENT}raise ValueError({literal(_only(question, list(definite)))})"
+    if equal and len(definite) > 1:
+        every = ", ".join(map(_value, definite))
+        return [f"if {question} not in ({every}):", refusing, *next(iter(definite.values()))]
     lines: list[str] = []
     for answer, block in definite.items():
         same = "is None" if answer is None else f"== {_value(answer)}"
         lines += [f"if {question} {same}:", *(INDENT + line for line in block)]
     if Whatever.ANY in inside:
         return [*lines, *inside[Whatever.ANY]]
-    return [*lines, f"raise ValueError({literal(_only(question, list(definite)))})"]
+    return [*lines, refusing.strip()]
 
 
 def _either(question: str, inside: dict[Value, list[str]]) -> list[str]:

@@ -1,0 +1,471 @@
+"""Functions of several variants as one, whose options are parameters and whose differences are branches.
+
+Each variant's function is a list of statements. What they have in common stays once; what they differ in stands under
+the questions that lead to the variants. For the answers of a variant, the function runs the variant's own statements in
+their order, so nothing about the results changes.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import pairwise
+from keyword import iskeyword
+
+from optlang.language.quoting import literal
+from optlang.language.rule import Value
+from optlang.targets._python import INDENT, WIDTH, Function, spaced
+from optlang.targets._questions import DIMENSIONS, Trace
+
+#: How many questions are tried as the first one.
+TRIED = 4
+
+
+class Unmergeable(Exception):
+    """Functions that cannot be one."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A statement, with the comments above it.
+
+    Attributes:
+        text: Its lines, without indentation.
+        comments: The comments.
+    """
+
+    text: str
+    comments: tuple[str, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What is done for the answers to a question.
+
+    Attributes:
+        question: The question, as Python.
+        cases: The statements for each answer.
+    """
+
+    question: str
+    cases: tuple[tuple[Value, tuple[Item, ...]], ...]
+
+    def groups(self) -> list[tuple[list[Value], Block]]:
+        """Return the answers that lead to equal statements together; those that lead to none go."""
+        found: list[tuple[list[Value], Block]] = []
+        for answer, block in self.cases:
+            same = next((answers for answers, known in found if known == block), None)
+            if same is None:
+                found.append(([answer], block))
+            else:
+                same.append(answer)
+        return [(answers, block) for answers, block in found if block]
+
+
+Item = Unit | Branch
+Block = tuple[Item, ...]
+
+
+def units(lines: Sequence[str]) -> list[Unit]:
+    """Return the statements of the body of a function."""
+    indent = len(INDENT)
+    body = [line[indent:] for line in lines]
+    found, end = [], 0
+    for node in ast.parse("\n".join(body)).body:
+        above = [line for line in body[end : node.lineno - 1] if line.startswith("#") and not line.startswith("# ---")]
+        end = node.end_lineno or 0
+        text = "\n".join(body[node.lineno - 1 : end])
+        simple = isinstance(node, ast.Assign | ast.Expr) and "#" not in text
+        found.append(Unit(ast.unparse(node) if simple else text, tuple(above)))
+    return found
+
+
+def size(block: Iterable[Item]) -> int:
+    """Return how many lines a block has, about."""
+    total = 0
+    for item in block:
+        if isinstance(item, Unit):
+            total += 1 + len(item.comments) + item.text.count("\n")
+        else:
+            total += sum(1 + size(inner) for _, inner in item.groups())
+    return total
+
+
+# Branches -----------------------------------------------------------------------------------------------------
+
+
+def merged(traces: Sequence[Trace], bodies: Sequence[Sequence[Unit]]) -> Block:
+    """Return one block for some variants.
+
+    Args:
+        traces: The questions that lead to each, with their answers.
+        bodies: The statements of each.
+
+    Raises:
+        Unmergeable: If no question tells them apart.
+    """
+    answers = [dict(trace) for trace in traces]
+
+    @cache
+    def block(members: tuple[int, ...]) -> Block:
+        first = tuple(bodies[members[0]])
+        if all(tuple(bodies[i]) == first for i in members):
+            return first
+        asked = [q for q in answers[members[0]] if all(q in answers[i] for i in members)]
+        asked = [q for q in asked if len({answers[i][q] for i in members}) > 1]
+        if not asked:
+            raise Unmergeable
+        tried = []
+        for question in asked[:TRIED]:
+            groups: dict[Value, list[int]] = {}
+            for i in members:
+                groups.setdefault(answers[i][question], []).append(i)
+            tried.append(combined(question, {answer: block(tuple(those)) for answer, those in groups.items()}))
+        return min(tried, key=size)
+
+    return block(tuple(range(len(bodies))))
+
+
+def combined(question: str, blocks: Mapping[Value, Block]) -> Block:
+    """Return one block for the answers to a question."""
+    rows: list[tuple[Item, frozenset[Value]]] = []
+    for answer, block in blocks.items():
+        rows = _aligned(question, rows, block, answer)
+    items: list[Item] = []
+    differing: list[tuple[Item, frozenset[Value]]] = []
+
+    def branch() -> None:
+        if differing:
+            cases = ((a, tuple(item for item, those in differing if a in those)) for a in blocks)
+            items.append(Branch(question, tuple(cases)))
+            differing.clear()
+
+    for item, those in rows:
+        if len(those) == len(blocks):
+            branch()
+            items.append(item)
+        else:
+            differing.append((item, those))
+    branch()
+    return tuple(items)
+
+
+def _aligned(
+    question: str, rows: list[tuple[Item, frozenset[Value]]], block: Block, answer: Value
+) -> list[tuple[Item, frozenset[Value]]]:
+    """Return rows with a further block put beside them, so that most is in common."""
+    own = frozenset((answer,))
+    if not rows:
+        return [(item, own) for item in block]
+    matches = [[_common(question, item, those, other, answer) for other in block] for item, those in rows]
+    best = [[0] * (len(block) + 1) for _ in range(len(rows) + 1)]
+    for i in range(len(rows) - 1, -1, -1):
+        for j in range(len(block) - 1, -1, -1):
+            match = matches[i][j]
+            along = 0 if match is None else match[1] + best[i + 1][j + 1]
+            best[i][j] = max(along, best[i + 1][j], best[i][j + 1])
+    found, i, j = [], 0, 0
+    while i < len(rows) and j < len(block):
+        match = matches[i][j]
+        if match is not None and best[i][j] == match[1] + best[i + 1][j + 1]:
+            found.append((match[0], rows[i][1] | own))
+            i, j = i + 1, j + 1
+        elif best[i][j] == best[i + 1][j]:
+            found.append(rows[i])
+            i += 1
+        else:
+            found.append((block[j], own))
+            j += 1
+    return [*found, *rows[i:], *((item, own) for item in block[j:])]
+
+
+def _common(question: str, item: Item, those: frozenset[Value], other: Item, answer: Value) -> tuple[Item, int] | None:
+    """Return what stands for an item of some answers and one of another, and how many lines that saves."""
+    if item == other:
+        return item, size([item])
+    match item, other:
+        case Branch(), Branch() if (
+            item.question == other.question
+            and len(those) == 1
+            and [a for a, _ in item.cases] == [a for a, _ in other.cases]
+        ):
+            (one,) = those
+            pairs = zip(item.cases, other.cases, strict=True)
+            both = Branch(
+                item.question, tuple((a, combined(question, {one: x, answer: y})) for (a, x), (_, y) in pairs)
+            )
+            saved = size([item]) + size([other]) - size([both])
+            return (both, saved) if saved > 0 else None
+        case _:
+            return None
+
+
+# Text ---------------------------------------------------------------------------------------------------------
+
+
+def lines(block: Iterable[Item], depth: int = 1) -> Iterator[str]:
+    """Yield the lines of a block."""
+    indent = INDENT * depth
+    said: tuple[str, ...] = ()
+    for item in block:
+        if isinstance(item, Unit):
+            above = () if item.comments == said else _remarks(item, depth)
+            said = item.comments or said
+            yield from (indent + line if line else "" for line in (*above, *item.text.split("\n")))
+        else:
+            said = ()
+            yield from _branch_lines(item, depth)
+
+
+def _remarks(item: Unit, depth: int) -> Iterator[str]:
+    """Yield the comments of a statement: in a branch, lines of the rule without their condition."""
+    for comment in item.comments:
+        said = comment if depth == 1 else re.sub(r"^# (?:(?:if|elif) [^:]*|else):(?= \S)", "#", comment)
+        if depth == 1 or re.sub(r"\s", "", said) != "#" + re.sub(r"\s", "", item.text):
+            yield said
+
+
+def _branch_lines(item: Branch, depth: int) -> Iterator[str]:
+    """Yield the lines of a branch: ``if``, ``elif`` and ``else``; comments that all ways begin with stand above it."""
+    chain, indent = _chain(item), INDENT * depth
+    first = chain[0][1][0]
+    said = first.comments if isinstance(first, Unit) and len(chain) > 1 else ()
+    if said and all(isinstance(b[0], Unit) and b[0].comments == said for _, b in chain):
+        yield from (indent + line for line in _remarks(Unit("", said), depth))
+        chain = [(test, (Unit(block[0].text), *block[1:])) for test, block in chain if isinstance(block[0], Unit)]
+    chosen = _chosen(chain)
+    if len(indent + chosen) <= WIDTH and chosen:
+        yield indent + chosen
+        return
+    for place, (test, block) in enumerate(chain):
+        word = "if" if place == 0 else "elif"
+        yield indent + (f"{word} {spaced(test)}:" if test else "else:")
+        yield from lines(block, depth + 1)
+
+
+def _chosen(chain: Sequence[tuple[str, Block]]) -> str:
+    """Return the statement that gives a variable one of two values; empty if a branch is more than that."""
+    units = [block[0] for _, block in chain if len(block) == 1]
+    match [ast.parse(unit.text).body[0] for unit in units if isinstance(unit, Unit) and not unit.comments]:
+        case [ast.Assign(targets=[a], value=x), ast.Assign(targets=[b], value=y)] if (
+            len(chain) == 2 and not chain[1][0] and ast.unparse(a) == ast.unparse(b)
+        ):
+            return spaced(f"{ast.unparse(a)} = {ast.unparse(x)} if {chain[0][0]} else {ast.unparse(y)}")
+        case _:
+            return ""
+
+
+def _chain(item: Branch) -> list[tuple[str, Block]]:
+    """Return the conditions of a branch with what is done under each; what is done otherwise has no condition."""
+    groups = item.groups()
+    every = [answer for answer, _ in item.cases]
+    covered = sum(len(answers) for answers, _ in groups) == len(every)
+    groups.sort(key=lambda group: (_rest(item.question, group[0]), group[0] == [False]))
+    found: list[tuple[str, Block]] = []
+    for place, (answers, block) in enumerate(groups):
+        last = covered and 0 < place == len(groups) - 1
+        only = block[0] if len(block) == 1 else None
+        if last:
+            found += _chain(only) if isinstance(only, Branch) else [("", block)]
+            continue
+        test = condition(item.question, answers, every)
+        inner = _chain(only) if isinstance(only, Branch) and len(groups) == 1 else []
+        if len(inner) == 1:
+            test, block = f"{_operand(test)} and {_operand(inner[0][0])}", inner[0][1]
+        found.append((test, block))
+    merged: list[tuple[str, Block]] = []
+    for test, block in found:
+        if merged and merged[-1][1] == block and test:
+            merged[-1] = f"{merged[-1][0]} or {test}", block
+        else:
+            merged.append((test, block))
+    return merged
+
+
+def _operand(test: str) -> str:
+    return f"({test})" if isinstance(ast.parse(test, mode="eval").body, ast.IfExp | ast.BoolOp | ast.Lambda) else test
+
+
+def _rest(question: str, answers: Collection[Value]) -> bool:
+    """Whether some answers stand for all that have no name: other numbers of dimensions."""
+    return question == DIMENSIONS and None in answers
+
+
+def condition(question: str, answers: Sequence[Value], every: Sequence[Value]) -> str:
+    """Return the condition that a question has one of some answers out of several."""
+    if set(every) <= {True, False}:
+        if answers == [True]:
+            return question
+        node = ast.parse(question, mode="eval").body
+        match node:
+            case ast.Compare(left=left, ops=[ast.Is()], comparators=[right]):
+                return f"{ast.unparse(left)} is not {ast.unparse(right)}"
+            case _:
+                return f"not {question if question.isidentifier() else f'({question})'}"
+    if _rest(question, answers):
+        others = [answer for answer in every if answer not in answers]
+        return f"not ({condition(question, others, every)})"
+    texts = [literal(int(a) if isinstance(a, float) and a.is_integer() else a) for a in answers]
+    inner = question if question.isidentifier() else f"({question})"
+    if len(texts) == 1:
+        return f"{inner} is None" if answers == [None] else f"{inner} == {texts[0]}"
+    return f"{inner} in ({', '.join(texts)})"
+
+
+# Names --------------------------------------------------------------------------------------------------------
+
+
+def names(code: str) -> set[str]:
+    """Return the names in a piece of code."""
+    return {n.id for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Name)}
+
+
+class _Renaming(ast.NodeTransformer):
+    def __init__(self, new: Mapping[str, str]) -> None:
+        self.new = new
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return ast.Name(self.new[node.id], node.ctx) if node.id in self.new else node
+
+
+def renamed(unit: Unit, new: Mapping[str, str]) -> Unit:
+    """Return a statement with other names."""
+    if not names(unit.text) & set(new):
+        return unit
+    return Unit(ast.unparse(_Renaming(new).visit(ast.parse(unit.text))), unit.comments)
+
+
+_VERSION = re.compile(r"(\w*?[A-Za-z])_\d+")
+
+
+def unversioned(body: Sequence[Unit], fixed: Collection[str]) -> list[Unit]:
+    """Return statements in which a variable has the same name all the time (`p_1 = c*p` as `p = c*p`).
+
+    What such a variable held is freed when it gets its next value, so it needs no ``del``.
+
+    Args:
+        body: The statements, in which each name is assigned once, or again right after.
+        fixed: Names that stay.
+    """
+    assigned: dict[str, int] = {}
+    read: dict[str, int] = {}
+    fixed = set(fixed)
+    for place, unit in enumerate(body):
+        (statement,) = ast.parse(unit.text).body
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                assigned[node.id] = place
+                single = isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
+                fixed |= set() if single else {node.id}
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                read[node.id] = place
+    versions: dict[str, list[str]] = {}
+    for name in assigned:
+        found = _VERSION.fullmatch(name)
+        if found and found[1] not in fixed and name not in fixed and not iskeyword(found[1]):
+            versions.setdefault(found[1], []).append(name)
+    new: dict[str, str] = {}
+    for base, those in versions.items():
+        chain = [*([base] if base in assigned else []), *those]
+        ends = all(read.get(old, -1) <= assigned[later] for old, later in pairwise(chain))
+        if ends and (base in assigned or base not in read):
+            new |= dict.fromkeys(those, base)
+    kept = (_without_deleted(unit, {*new, *new.values()}) for unit in body)
+    return [unit for unit in (renamed(unit, new) for unit in kept if unit.text) if not _is_itself(unit)]
+
+
+def _without_deleted(unit: Unit, those: Collection[str]) -> Unit:
+    """Return a statement; one that deletes variables without some of them, empty if none is left."""
+    match ast.parse(unit.text).body[0]:
+        case ast.Delete(targets=targets):
+            left = [ast.unparse(target) for target in targets if ast.unparse(target) not in those]
+            return Unit(f"del {', '.join(left)}" if left else "", unit.comments)
+        case _:
+            return unit
+
+
+def rolled(body: Sequence[Unit]) -> list[Unit]:
+    """Return statements in which several that come again and again are a loop."""
+    texts, found, place = [unit.text for unit in body], [], 0
+    while place < len(body):
+        best = (0, 0, 0)
+        for length in range(2, 13):
+            turns = 1
+            while texts[place : place + length] == texts[(start := place + turns * length) : start + length]:
+                turns += 1
+            if turns > 2:
+                best = max(best, ((turns - 1) * length, length, turns))
+        saved, length, turns = best
+        if not saved:
+            found.append(body[place])
+            place += 1
+            continue
+        inner = "\n".join(lines(Unit(text) for text in texts[place : place + length]))
+        found.append(Unit(f"for _ in range({turns}):\n{inner}", body[place].comments))
+        place += turns * length
+    return found
+
+
+def tidied(body: Sequence[Unit], fixed: Collection[str]) -> list[Unit]:
+    """Return statements as one would write them; ``fixed`` are names that stay."""
+    return rolled(unversioned(body, fixed))
+
+
+def _is_itself(unit: Unit) -> bool:
+    """Whether a statement gives a variable its own value."""
+    match ast.parse(unit.text).body[0]:
+        case ast.Assign(targets=[ast.Name(id=target)], value=ast.Name(id=value)):
+            return target == value
+        case _:
+            return False
+
+
+# Functions ----------------------------------------------------------------------------------------------------
+
+
+def asked(block: Iterable[Item]) -> set[str]:
+    """Return the names that the questions of a block read."""
+    found: set[str] = set()
+    for item in block:
+        if isinstance(item, Branch):
+            found |= names(item.question) - {"math", "max", "min", "float"}
+            found |= {name for _, inner in item.cases for name in asked(inner)}
+    return found
+
+
+def alike(traces: Sequence[Trace], functions: Sequence[Function]) -> Function:
+    """Return one function for those of some variants.
+
+    Raises:
+        Unmergeable: If they cannot be one.
+    """
+    first = functions[0]
+    if all(function.lines == first.lines for function in functions):
+        return first
+    bodies = [units(function.lines[2:]) for function in functions]
+    if any(body[-1] != bodies[0][-1] for body in bodies) and bodies[0][-1].text.startswith("return {"):
+        bodies = [_filled(body) for body in bodies]
+    block = merged(traces, bodies)
+    parameters = list(dict.fromkeys(p for function in functions for p in function.parameters))
+    parameters += sorted(asked(block) - set(parameters))
+    local = {name for body in bodies for unit in body for name in stored(unit.text)}
+    if asked(block) & local:
+        raise Unmergeable
+    return Function([f"def {first.name}({', '.join(parameters)}):", first.lines[1], *lines(block)])
+
+
+def stored(code: str) -> set[str]:
+    """Return the names that a piece of code assigns."""
+    return {n.id for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
+def _filled(body: Sequence[Unit]) -> list[Unit]:
+    """Return statements that fill a dict entry by entry, for those that return it at once."""
+    (node,) = ast.parse(body[-1].text).body
+    assert isinstance(node, ast.Return) and isinstance(node.value, ast.Dict)
+    pairs = zip(node.value.keys, node.value.values, strict=True)
+    entries = [Unit(f"initial[{ast.unparse(k)}] = {ast.unparse(v)}") for k, v in pairs if k is not None]
+    return [*body[:-1], Unit("initial = {}"), *entries, Unit("return initial")]

@@ -1,0 +1,479 @@
+"""Takes from ``runtime.py`` what one rule needs: its branches under constants, and what is used of its definitions.
+
+A statement that stays as it is is copied from the source, with its comments; one that changes is printed again.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from optlang.targets._python import INDENT, WIDTH, spaced
+
+_FILE = Path(__file__).with_name("runtime.py")
+#: The class that becomes the rule's.
+OPTIMIZER = "Optimizer"
+#: Methods that are called from outside, whose parameters stay.
+_PUBLIC = frozenset(("step", "load_state_dict", "add_param_group", "eval", "train"))
+_BLOCKS = ("body", "orelse", "finalbody")
+
+Definition = ast.FunctionDef | ast.ClassDef
+
+
+@dataclass(frozen=True)
+class Trimmed:
+    """What is left of the runtime.
+
+    Attributes:
+        pieces: Text of each function and class, by name, in order.
+        members: Text of the methods of the optimizer's class.
+        fields: Names of the fields that each record keeps.
+    """
+
+    pieces: dict[str, str]
+    members: list[str]
+    fields: dict[str, tuple[str, ...]]
+
+
+def flags() -> set[str]:
+    """Return the names of what a rule may need: constants of the runtime, and tables that may be empty."""
+    tree = ast.parse(_FILE.read_text(encoding="utf-8"))
+    return {n.target.id for n in tree.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a rule needs.
+
+    Attributes:
+        name: Its name.
+        constants: Names, and attributes such as ``form.group``, whose truth is known.
+        replaced: What stands for names, attributes and items.
+        names: Other names of what is defined here.
+        given: Names of definitions that are written for the rule.
+        read: Names of definitions that what is written for it reads.
+    """
+
+    name: str
+    constants: Mapping[str, bool]
+    replaced: Mapping[str, str]
+    names: Mapping[str, str]
+    given: Collection[str]
+    read: Collection[str]
+
+
+def trimmed(needs: Needs) -> Trimmed:
+    """Return what a rule needs of the runtime."""
+    file = _TrimmedFile(_named(_FILE.read_text(encoding="utf-8"), needs.name))
+    replaced = {text: ast.parse(code, mode="eval").body for text, code in needs.replaced.items()}
+    fold = _Fold(needs.constants, replaced, needs.names)
+    tree = fold.visit(file.tree)
+    definitions = {n.name: n for n in tree.body if isinstance(n, Definition) and n.name not in needs.given}
+    roots = {OPTIMIZER, *needs.read}
+    while _shortened(_reached(definitions, roots)):
+        pass
+    kept = _reached(definitions, roots)
+    own = definitions[OPTIMIZER]
+    return Trimmed(
+        {n.name: file.text(n, 0) for n in kept if n is not own},
+        [file.text(m, 1) for m in own.body if isinstance(m, ast.FunctionDef) and m.name != "__init__"],
+        {n.name: tuple(_fields(n)) for n in kept if isinstance(n, ast.ClassDef)},
+    )
+
+
+def _named(source: str, name: str) -> str:
+    """Return the source with the rule's name in its messages."""
+    said = source.replace("{NAME}", name)
+    return re.sub(r"f(\"[^\"{\n]*\")", r"\1", said)
+
+
+# Constants ------------------------------------------------------------------------------------------------------
+
+
+class _Fold(ast.NodeTransformer):
+    """Chooses branches, puts expressions in the place of names, and leaves out types, which the formulas have not."""
+
+    def __init__(
+        self, constants: Mapping[str, bool], replaced: Mapping[str, ast.expr], names: Mapping[str, str]
+    ) -> None:
+        self.constants, self.replaced, self.names = constants, replaced, names
+        self.fields: set[str] = set()  # of the record that is visited
+
+    def truth(self, node: ast.expr) -> bool | None:
+        """Return whether a condition holds; None if that is not known."""
+        match node:
+            case ast.Name() | ast.Attribute():
+                return self.constants.get(ast.unparse(node))
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                inner = self.truth(operand)
+                return None if inner is None else not inner
+            case ast.BoolOp(op=op, values=values):
+                decisive = isinstance(op, ast.Or)
+                known = [self.truth(value) for value in values]
+                if decisive in known:
+                    return decisive
+                return None if None in known else not decisive
+            case _:
+                return None
+
+    def visit_If(self, node: ast.If) -> Any:
+        truth = self.truth(node.test)
+        if truth is None:
+            return self.generic_visit(node)
+        chosen = [x for inner in (node.body if truth else node.orelse) for x in self._listed(self.visit(inner))]
+        if chosen:
+            chosen[0].outer = node  # the comments above it are about what is chosen
+        return chosen
+
+    @staticmethod
+    def _listed(found: Any) -> list[Any]:
+        return found if isinstance(found, list) else [] if found is None else [found]
+
+    def visit_IfExp(self, node: ast.IfExp) -> Any:
+        truth = self.truth(node.test)
+        return self.generic_visit(node) if truth is None else self.visit(node.body if truth else node.orelse)
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> Any:
+        left = [self.visit(value) for value in node.values if self.truth(value) is None]
+        return left[0] if len(left) == 1 else ast.BoolOp(node.op, left)
+
+    def visit_comprehension(self, node: ast.comprehension) -> Any:
+        node.ifs = [test for test in node.ifs if self.truth(test) is not True]
+        return self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> Any:
+        node.returns = None
+        return self._renamed(node, "name")
+
+    def visit_arg(self, node: ast.arg) -> Any:
+        return ast.copy_location(ast.arg(self.names.get(node.arg, node.arg)), node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> Any:
+        if isinstance(node.target, ast.Name) and node.target.id in self.fields:
+            node.annotation = ast.parse(ast.unparse(node.annotation).partition("[")[0], mode="eval").body
+            return node
+        if node.value is None:
+            return []
+        assigned = ast.copy_location(ast.Assign([node.target], self.visit(node.value)), node)
+        assigned.outer = node  # type: ignore[attr-defined]
+        return assigned
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> Any:
+        self.fields = set(_fields(node))
+        found = self.generic_visit(node)
+        self.fields = set()
+        return found
+
+    def visit_Name(self, node: ast.Name) -> Any:
+        if isinstance(node.ctx, ast.Load) and node.id in self.replaced:
+            return self.replaced[node.id]
+        return self._renamed(node, "id")
+
+    def visit_Attribute(self, node: ast.Attribute) -> Any:
+        return self.replaced.get(ast.unparse(node)) or self._renamed(node, "attr")
+
+    def visit_Subscript(self, node: ast.Subscript) -> Any:
+        return self.replaced.get(ast.unparse(node)) or self.generic_visit(node)
+
+    def _renamed(self, node: Any, field: str) -> Any:
+        """Return a node with the name that it has in the file."""
+        setattr(node, field, self.names.get(getattr(node, field), getattr(node, field)))
+        return self.generic_visit(node)
+
+
+# What is used ---------------------------------------------------------------------------------------------------
+
+
+def _reached(definitions: Mapping[str, Definition], roots: Iterable[str]) -> list[Definition]:
+    """Return the definitions that some of them reach, in order."""
+    found, waiting = set(roots), list(roots)
+    while waiting:
+        more = (_names(definitions[waiting.pop()]) & set(definitions)) - found
+        found |= more
+        waiting += sorted(more)
+    return [node for name, node in definitions.items() if name in found]
+
+
+def _names(node: ast.AST) -> set[str]:
+    """Return the names that are read."""
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+
+
+def _functions(node: Definition) -> Iterator[ast.FunctionDef]:
+    """Yield a function, or the methods of a class."""
+    yield from [node] if isinstance(node, ast.FunctionDef) else (m for m in node.body if isinstance(m, ast.FunctionDef))
+
+
+def _fields(node: ast.ClassDef) -> Iterator[str]:
+    yield from (n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name))
+
+
+def _shortened(definitions: list[Definition]) -> bool:
+    """Take away parameters, fields and variables that nothing reads; return whether there were any."""
+    calls = [call for node in definitions for call in ast.walk(node) if isinstance(call, ast.Call)]
+    attributes = [n for node in definitions for n in ast.walk(node) if isinstance(n, ast.Attribute)]
+    read = {n.attr for n in attributes}
+    found = False
+    for node in definitions:
+        for function in list(_functions(node)):
+            found |= _without_variables(function)
+            found |= _without_parameters(function, node, calls)
+            if isinstance(node, ast.ClassDef) and not (function.name in _PUBLIC | read or function.name[:2] == "__"):
+                node.body.remove(function)
+                found = True
+        if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "NamedTuple" for base in node.bases):
+            # A record is read where something has its name (`form`, `self.form`), or out of a list.
+            named = [(ast.unparse(n.value).rpartition(".")[2], n.attr) for n in attributes]
+            own = {attribute for owner, attribute in named if owner in (node.name.lower(), "left[0]")}
+            unread = {name for name in _fields(node) if name not in own}
+            node.body[0].unread = unread | getattr(node.body[0], "unread", set())  # type: ignore[attr-defined]
+            found |= bool(unread)
+            node.body = [n for n in node.body if not (isinstance(n, ast.AnnAssign) and ast.unparse(n.target) in unread)]
+    return found
+
+
+def _without_variables(function: ast.FunctionDef) -> bool:
+    """Take away assignments to names that nothing reads; what they call is called all the same."""
+    read, found = _names(function), False
+    for block in _blocks(function):
+        for place, node in enumerate(block):
+            match node:
+                case (
+                    ast.Assign(targets=[ast.Name(id=name)], value=value)
+                    | ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value)
+                ) if name not in read:
+                    block[place] = ast.copy_location(
+                        ast.Expr(value) if isinstance(value, ast.Call) else ast.Pass(), node
+                    )
+                    block[place].outer = node  # type: ignore[attr-defined]
+                    found = True
+        block[:] = [n for n in block if not isinstance(n, ast.Pass)]
+    return found
+
+
+def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
+    """Yield the blocks in a statement, those inside of others too."""
+    for inner in ast.walk(node):
+        for name in _BLOCKS:
+            block = getattr(inner, name, None)
+            if isinstance(block, list):
+                yield block
+
+
+def _without_parameters(function: ast.FunctionDef, owner: Definition, calls: Iterable[ast.Call]) -> bool:
+    """Take away the parameters that a function does not read, and what is passed for them."""
+    is_init, in_class = function.name == "__init__", owner is not function
+    if function.name in _PUBLIC or (function.name.startswith("__") and (not is_init or owner.name == OPTIMIZER)):
+        return False
+    read = {name for inner in function.body for name in _names(inner)}
+    names = [a.arg for a in function.args.args]
+    unread = [i for i, name in enumerate(names) if name not in read and name != "self"]
+    for place in reversed(unread):
+        optional = place - len(function.args.args) + len(function.args.defaults)
+        if optional >= 0:
+            del function.args.defaults[optional]
+        del function.args.args[place]
+        for call in calls:
+            match call:
+                case ast.Call(func=ast.Attribute(attr=name)) if in_class and name == function.name:
+                    first = 1
+                case ast.Call(func=ast.Name(id=name)) if name == (owner.name if is_init else function.name):
+                    first = int(is_init)
+                case ast.Call(func=ast.Attribute(attr="partial"), args=[ast.Attribute(attr=name), *_]):
+                    if name != function.name:
+                        continue
+                    first = 0  # the function stands where `self` would
+                case _:
+                    continue
+            call.args[place - first : place - first + 1] = []
+            call.keywords = [k for k in call.keywords if k.arg != names[place]]
+    return bool(unread)
+
+
+# Text -----------------------------------------------------------------------------------------------------------
+
+
+class _TrimmedFile:
+    """The source of the runtime.
+
+    Args:
+        source: Its text.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.lines = source.split("\n")
+        self.tree = ast.parse(source)
+        self.above: dict[ast.AST, list[str]] = {}
+        self.heads: dict[ast.AST, tuple[str, list[str]]] = {}
+        self._note(self.tree.body, 0)
+
+    def _note(self, body: list[ast.stmt], end: int) -> None:
+        """Note how statements begin, and the lines above each, which go with it."""
+        for node in body:
+            first, last = _first_line(node), node.end_lineno or 0
+            for inner in _own_blocks(node):
+                start = _first_line(inner[0]) - 1
+                while not self.lines[start - 1].partition("  #")[0].endswith(":"):
+                    start -= 1
+                last = min(last, start)
+                self._note(inner, start)
+            self.above[node] = self.lines[end : first - 1]
+            self.heads[node] = _head(node), self.lines[first - 1 : last]
+            end = node.end_lineno or 0
+
+    def text(self, node: ast.stmt, depth: int) -> str:
+        """Return a definition without the lines above it."""
+        return "\n".join(self._statement(node, depth)) + "\n"
+
+    def _block(self, body: list[ast.stmt], depth: int) -> list[str]:
+        """Return the lines of a block."""
+        lines: list[str] = []
+        for node in body:
+            for line in self._lines_above(node):
+                if line or (lines and lines[-1]):
+                    lines.append(INDENT * depth + line if line else "")
+            if isinstance(node, ast.AnnAssign) and lines and lines[-1].endswith('"""'):
+                lines.append("")
+            lines += self._statement(node, depth)
+        return lines
+
+    def _lines_above(self, node: ast.stmt) -> list[str]:
+        outer = getattr(node, "outer", None)
+        above = [] if outer is None else self._lines_above(outer)
+        return [*above, *(line.strip() for line in self.above.get(node, ()))]
+
+    def _statement(self, node: ast.stmt, depth: int, word: str = "") -> list[str]:
+        """Return the lines of a statement; ``word`` stands in front of it."""
+        indent, lines = INDENT * depth, self._opening(node, depth, word)
+        for name in _BLOCKS:
+            block = getattr(node, name, None)
+            if not isinstance(block, list) or not block:
+                continue
+            if name == "orelse" and len(block) == 1 and isinstance(block[0], ast.If):
+                lines += self._statement(block[0], depth, "el")
+                continue
+            lines += {"body": [], "orelse": [f"{indent}else:"], "finalbody": [f"{indent}finally:"]}[name]
+            lines += self._block(block, depth + 1)
+            if name == "body":
+                for handler in getattr(node, "handlers", ()):
+                    said = self.lines[handler.lineno - 1].strip()
+                    lines += [indent + said, *self._block(handler.body, depth + 1)]
+        return lines
+
+    def _opening(self, node: ast.stmt, depth: int, word: str) -> list[str]:
+        """Return the lines with which a statement begins: those of the source, or new ones if it has changed."""
+        head, (before, lines) = _head(node), self.heads.get(node, ("", []))
+        indent = INDENT * depth
+        if _is_docstring(node):
+            lines = list(_said(lines, getattr(node, "unread", ())))
+            return [indent + line[len(lines[0]) - len(lines[0].lstrip()) :] if line else "" for line in lines]
+        if head == before:
+            own = len(lines[0]) - len(lines[0].lstrip())
+            copied = [(indent + line[own:]).rstrip() for line in lines]
+            copied[0] = indent + word + copied[0].lstrip().removeprefix(word)
+            marks = [line for line in copied if line.lstrip().startswith("@")]
+            copied = copied[len(marks) :]
+            joined = _joined(copied)
+            return [*marks, *([joined] if len(joined) <= WIDTH and not _spread(copied) else copied)]
+        assert "f'" not in head, f"an f-string in what changes: {head}"
+        decorators = [indent + line for line in head.split("\n") if line.startswith("@")]
+        code = head.split("\n")[-1]
+        opened = code.endswith(":")
+        printed = spaced(f"{code} pass").split("\n")[0] if opened else spaced(code)
+        remark = lines[-1].partition("  #") if lines else ("", "", "")
+        if not opened and remark[1] and len(indent + printed + "".join(remark[1:])) <= WIDTH:
+            printed += "".join(remark[1:])
+        return [*decorators, *_laid_out(indent, word + printed)]
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _said(lines: list[str], unread: Collection[str]) -> Iterator[str]:
+    """Yield the lines of a docstring without what it says of some fields."""
+    silent = False
+    for line in lines:
+        name, colon, _ = line.strip().partition(": ")
+        depth = len(line) - len(line.lstrip())
+        if depth == 2 * len(INDENT) or not line.strip():
+            silent = bool(colon) and name in unread
+        elif depth < 2 * len(INDENT):
+            silent = False
+        if not silent:
+            yield line
+
+
+def _first_line(node: ast.stmt) -> int:
+    return int(min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))]))
+
+
+def _own_blocks(node: ast.stmt) -> Iterator[list[ast.stmt]]:
+    """Yield the blocks of a statement."""
+    for name in _BLOCKS:
+        block = getattr(node, name, None)
+        if isinstance(block, list) and block:
+            yield block
+    for handler in getattr(node, "handlers", ()):
+        yield handler.body
+
+
+def _head(node: ast.stmt) -> str:
+    """Return a statement without its blocks."""
+    blocks = {name: getattr(node, name, None) for name in (*_BLOCKS, "handlers")}
+    if not isinstance(blocks["body"], list):
+        return ast.unparse(node)
+    if isinstance(node, ast.Try):
+        return "try:"
+    alone = type(node)(**{**{name: getattr(node, name) for name in node._fields}, "body": [ast.Pass()]})
+    if "orelse" in node._fields:
+        alone.orelse = []  # type: ignore[attr-defined]
+    return ast.unparse(ast.fix_missing_locations(alone)).rpartition("\n")[0]
+
+
+def _spread(lines: list[str]) -> bool:
+    """Whether a statement is to stay in several lines: a comma before the closing bracket says so."""
+    return len(lines) > 1 and (lines[-2].endswith(",") or any("  #" in line for line in lines))
+
+
+def _joined(lines: list[str]) -> str:
+    """Return a statement of several lines as one."""
+    text = lines[0]
+    for line in lines[1:]:
+        inner = line.strip()
+        text += inner if text[-1] in "([{" or inner[0] in ")]}" else f" {inner}"
+    return text
+
+
+def _laid_out(indent: str, code: str) -> list[str]:
+    """Return a statement in one line, or with what is in its last brackets in a line, or in one for each part."""
+    if len(indent + code) <= WIDTH:
+        return [indent + code]
+    node = ast.parse(f"{code} pass" if code.endswith(":") else code).body[0]
+    match node:
+        case ast.FunctionDef(args=arguments):
+            place, parts = code.index("(") + 1, list(_parameters(arguments))
+            end = code.rindex(")")
+        case ast.Expr(value=ast.Call(args=args)) | ast.Assign(value=ast.Call(args=args)):
+            place, parts = len(code) - len(", ".join(map(_plainly, args))) - 1, list(map(_plainly, args))
+            end = len(code) - 1
+        case _:
+            raise AssertionError(code)
+    inside = f"{indent}{INDENT}{code[place:end]}"
+    inner = [inside] if len(inside) <= WIDTH else [f"{indent}{INDENT}{part}," for part in parts]
+    return [indent + code[:place], *inner, indent + code[end:]]
+
+
+def _plainly(node: ast.expr) -> str:
+    return spaced(ast.unparse(node))
+
+
+def _parameters(arguments: ast.arguments) -> Iterator[str]:
+    """Yield the parameters of a function."""
+    defaults = [None] * (len(arguments.args) - len(arguments.defaults)) + list(arguments.defaults)
+    for one, default in zip(arguments.args, defaults, strict=True):
+        yield ast.unparse(one) if default is None else f"{ast.unparse(one)} = {ast.unparse(default)}"
