@@ -169,8 +169,8 @@ def left_behind(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) -
     shapes = ", ".join(str(tuple(p.shape)) for p in lost[:3]) + (" and others" if len(lost) > 3 else "")
     plural = ("tensors", "are") if len(lost) > 1 else ("a tensor", "is")
     return (
-        f"optimizer.state has entries for {plural[0]} of shape {shapes}, which {plural[1]} in no param group. "
-        "If another parameter took its place, move them there, `optimizer.state[new] = optimizer.state.pop(old)`, "
+        f"optimizer.state has entries for {plural[0]} of shape {shapes}, which {plural[1]} in no parameter group. If "
+        f"another parameter replaced it, move them: `optimizer.state[new] = optimizer.state.pop(old)`, "
         "or delete them"
     )
 
