@@ -80,10 +80,10 @@ def test_a_mismatch_is_an_error_that_lists_the_names_and_loads_nothing() -> None
         other.load_state_dict(saved)
     assert not other.state
     fewer = AdamW(named(renamed, NAMES[:3]))
-    with pytest.raises(ValueError, match=r"it has .2.bias., which this optimizer has not"):
+    with pytest.raises(ValueError, match=r"it has .2.bias., which this optimizer does not have"):
         fewer.load_state_dict(saved)
     halves = AdamW([{"params": named(renamed, NAMES[:2])}, {"params": named(renamed, NAMES[2:])}])
-    with pytest.raises(ValueError, match="divided into other param groups: 1 there, 2 here"):
+    with pytest.raises(ValueError, match="are in different parameter groups: 1 there, 2 here"):
         halves.load_state_dict(saved)
     assert not halves.state and not fewer.state
 

@@ -90,7 +90,7 @@ def command(
         typer.Option(metavar="PNG", help="Plot the ratios to this file (needs matplotlib)."),
     ] = None,
 ) -> None:
-    """Time rules (or the whole `library`) against a peer in interleaved rounds, and compare where they end.
+    """Benchmark rules (or the whole `library`) against reference implementations, and compare the results.
 
     What cannot be compared gets a row with the reason, and the exit code is 1.
     """
