@@ -75,7 +75,7 @@ def test_a_mismatch_is_an_error_that_lists_the_names_and_loads_nothing() -> None
     renamed = model()
     other = AdamW([(f"new.{name}", p) for name, p in renamed.named_parameters()])
     with pytest.raises(
-        ValueError, match=r"no state for 'new.0.bias', .*it has '0.bias', .*has not; nothing was loaded"
+        ValueError, match=r"no state for 'new.0.bias', .*it has '0.bias', .*does not have; nothing was loaded"
     ):
         other.load_state_dict(saved)
     assert not other.state
