@@ -66,11 +66,11 @@ MEANING: dict[str, str] = {
     "flat": "all parameters as one vector",
     "history": "a buffer of the last steps",
     "line-search": "how far to go along a direction, by the closure",
-    "hooks": "work inside of the backward pass, or around it",
-    "host-decisions": "loops and branches that wait for the value of a tensor",
+    "hooks": "work inside the backward pass, or around it",
+    "host-decisions": "loops and branches that depend on the value of a tensor",
     "hvp": "products with the Hessian",
     "inner": "another rule, whichever it is, used by this one",
-    "inputs": "further values handed to `step`",
+    "inputs": "further values passed to `step`",
     "lists": "hyperparameters that are lists, with a state for each entry",
     "loss": "the value of the loss",
     "names": "what a parameter is called",
@@ -187,10 +187,10 @@ def targets_table() -> str:
         ndim = next((n for n in (2, 1, 0, 3) if _suits(compiled, n)), 2)
         for target in names():
             found = refusals(Order(compiled, {}, ndim), target)
-            said = dict.fromkeys(f"{d.message.partition(' cannot be carried')[0]} ({_line(d)})" for d in found)
+            said = dict.fromkeys(f"{d.message.partition(' does not support ')[2]} ({_line(d)})" for d in found)
             if said:
                 lines.append([_link(name), f"`{target}`", "; ".join(said)])
-    return table(["rule", "target", "what it cannot carry"], lines)
+    return table(["rule", "target", "what it does not support"], lines)
 
 
 def _suits(compiled: Any, ndim: int) -> bool:
@@ -215,7 +215,7 @@ def page() -> str:
     parts = [
         "# Coverage\n",
         "Which published optimizers are rules of the [library](reference/rules/index.md), which could be written as a "
-        "rule today, and what the others wait for. “Expressible” is a judgement, from reading the implementation: "
+        "rule today, and what blocks the others. “Expressible” is a judgement, from reading the implementation: "
         "every construct that it uses, with its default options, is one that the compiler takes. Only the rules of the "
         "library have been run against the implementation that they name; an optimizer that is there *as* another was "
         "compared with that rule once, in float64.\n",
@@ -224,8 +224,8 @@ def page() -> str:
         "to two dimensions only* keeps something for each dimension of a tensor: a rule can do that for vectors and "
         "matrices, and would have to take a filter of a convolution as a matrix, which is another algorithm.\n",
         "## What is missing\n",
-        "How many optimizers need each construct that is not compiled, and how many wait for nothing else. "
-        "[What is not there yet](limits.md) says more.\n",
+        "How many optimizers need each construct that is not compiled, and how many are blocked by this alone. "
+        "[Known limitations](limits.md) has the details.\n",
         _constructs(rows, lambda construct: not SUPPORTED[construct]),
         "## What is there\n",
         "Beyond formulas for each element, reductions of a tensor, conditions, schedules, and numbers kept for a "
@@ -239,7 +239,7 @@ def page() -> str:
     parts += [
         "## Targets\n",
         "`optlang emit --target` writes a rule as a file for use without this package ([Targets](targets.md)). The "
-        "rules of the library that are not listed here are carried by every target:\n",
+        "rules of the library that are not listed here are supported by every target:\n",
         targets_table(),
     ]
     parts.append("Made by `docs/coverage.py`.\n")
@@ -281,7 +281,7 @@ def _constructs(rows: list[Row], chosen: Callable[[str], bool]) -> str:
     lines.sort(key=lambda line: (-line[0], -line[1], line[2]))
     if not any(alone for _, alone, _ in lines):
         return table(headings, [line for _, _, line in lines])
-    return table([*headings, "only this is missing"], [[*line, str(alone)] for _, alone, line in lines])
+    return table([*headings, "blocked by this alone"], [[*line, str(alone)] for _, alone, line in lines])
 
 
 def _status(row: Row) -> str:

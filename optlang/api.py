@@ -1,6 +1,6 @@
 """The Python interface: ``compile``, ``check`` and ``emit``.
 
-A rule is given as its text, as a file (a path, or a string that ends in ``.opt``), or by its name in the library.
+A rule is passed as its text, a file (a path, or a string that ends in ``.opt``), or its name in the library.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ def load(rule: Rule) -> Source:
             which is returned as it is.
 
     Raises:
-        FileNotFoundError: If the file is not there.
+        FileNotFoundError: If the file does not exist.
         UnicodeDecodeError: If it is not UTF-8.
-        ValueError: If a single word names no rule of the library.
+        ValueError: If a single word is not the name of a rule of the library.
     """
     if isinstance(rule, Source):
         return rule
     if not isinstance(rule, str | os.PathLike):
-        raise TypeError(f"a rule is its text, a path or the name of a library rule, not {type(rule).__name__}")
+        raise TypeError(f"a rule must be its text, a path or the name of a library rule, not {type(rule).__name__}")
     if isinstance(rule, os.PathLike) or (rule.strip().endswith(".opt") and "\n" not in rule.strip()):
         return Source(read_text(Path(rule)), os.fspath(rule))
     if rule.lower() in map(str.lower, rules.names()):
@@ -78,22 +78,22 @@ def compile(
 ) -> type[Optimizer]:
     """Return an optimizer class for a rule.
 
-    The class is a ``torch.optim.Optimizer`` whose keyword arguments are the rule's hyperparameters. Nothing is
-    compiled to machine code before its first step.
+    The class is a ``torch.optim.Optimizer`` whose keyword arguments are the rule's hyperparameters. Kernels are
+    compiled at its first step.
 
     Args:
         rule: The rule's text, a path, a string that ends in ``.opt``, or the name of a rule of the library.
         name: Class name; by default the one that the rule declares, else ``Rule``.
-        inner: Other rules in the place of its inner rules, by the names that these have in it: names of the library
-            or paths. For a rule with one inner rule, just that.
-        backend: ``"auto"`` (what is fastest on the device), ``"cpp"`` (C++ kernels on the CPU), ``"inductor"``
+        inner: Rules that replace its inner rules, by the names of the inner rules: names of the library or paths.
+            For a rule with one inner rule, a single name or path.
+        backend: ``"auto"`` (the fastest for the device), ``"cpp"`` (C++ kernels on the CPU), ``"inductor"``
             (``torch.compile``) or ``"eager"`` (plain torch operations).
 
     Returns:
-        The class. Asked for again with the same arguments, the same class.
+        The class. The same arguments return the same class.
 
     Raises:
-        OptlangError: If the rule has errors; it carries every diagnostic, with places.
+        OptlangError: If the rule has errors; its ``diagnostics`` are all findings.
         ValueError: If the name, the backend or an inner rule does not exist.
 
     Example:
@@ -110,7 +110,7 @@ def compile(
 
 
 def check(rule: Rule) -> list[Diagnostic]:
-    """Return everything there is to say about a rule; empty if it is fine. Never raises for a bad rule."""
+    """Return all findings for a rule, an empty list if there are none. Never raises for a bad rule."""
     return check_text(load(rule))[1]
 
 
@@ -120,15 +120,15 @@ def emit(
     values: Mapping[str, Given] | None = None,
     ndim: int = 2,
 ) -> str:
-    """Return a rule as it looks at a stage of the compiler.
+    """Return a rule as text at a stage of the compiler.
 
     Args:
         rule: As for :func:`compile`.
-        stage: ``tree`` (syntax), ``plain`` (with transforms and inner rules written out), ``rule`` (roles of names),
+        stage: ``tree`` (syntax), ``plain`` (with transforms and inner rules expanded), ``rule`` (roles of names),
             ``program`` (the optimised formulas), ``source`` (the Python that runs) or ``cpp`` (the C++ kernels).
-        values: Hyperparameters that choose the variant (``{"amsgrad": True}``), by the names of the formulas or the
-            keys of the param group; the others have their defaults.
-        ndim: Dimensions of the tensor that the variant is for.
+        values: Hyperparameters that select the variant (``{"amsgrad": True}``), by their names in the formulas or their
+            keys in the parameter group; the others have their defaults.
+        ndim: Number of dimensions of the tensor.
 
     Raises:
         OptlangError: If the rule has errors.
@@ -181,18 +181,18 @@ def export(
     ndim: int = 2,
     store: str | Mapping[str, str] | None = None,
 ) -> str | bytes:
-    """Return a rule as a file that is used without this package, and write it.
+    """Return a rule as a standalone file, which does not need optlang, and write it.
 
     Args:
         rule: As for :func:`compile`.
-        target: What kind of file; see the guide on targets.
-        path: Where to write it; None only returns it.
-        values: Hyperparameters that are chosen now.
-        ndim: Dimensions of the tensors, for targets that carry one kind of them.
-        store: How states are kept, as for the optimizer: types of numbers, but no codes.
+        target: Kind of file; see the guide on targets.
+        path: Where to write the file; None only returns it.
+        values: Hyperparameters to fix in the file.
+        ndim: Number of dimensions of the tensors, for targets that support only one.
+        store: Formats of the states, ``fp32`` or ``bf16``, given as for the optimizer.
 
     Raises:
-        OptlangError: If the rule has errors, or uses what the target cannot carry; it carries every diagnostic.
+        OptlangError: If the rule has errors, or the target does not support it; its ``diagnostics`` are all findings.
         ValueError: If the target, a hyperparameter or a format does not exist.
     """
     from optlang.compiler import compile_source
@@ -219,7 +219,7 @@ def _values(compiled: CompiledRule, given: Mapping[str, Given]) -> Values:
         if not names:
             raise ValueError(f"the rule has no hyperparameter {name!r}{_near(name, [*known, *keys])}")
         if len(parts) != len(names):
-            raise ValueError(f"{name!r} wants {len(names)} values ({', '.join(names)}), got {len(parts)}")
+            raise ValueError(f"{name!r} expects {len(names)} values ({', '.join(names)}), got {len(parts)}")
         values.update(zip(names, parts, strict=True))
     problems = compiled.problems({**compiled.defaults(), **values})
     if problems:

@@ -1,4 +1,4 @@
-"""Transforms as Python objects, and ``chain``, which writes the rule that uses them one after the other.
+"""Transforms as Python objects, and ``chain``, which writes a rule that applies them one after another.
 
 A chain is a rule like any other: its text can be read (``optlang.emit``), and its class is made from the text alone.
 """
@@ -36,13 +36,13 @@ TYPES: dict[HyperType, tuple[tuple[type, ...], str]] = {
 
 @dataclass(frozen=True)
 class Transform:
-    """A transform, which is called with its arguments to become a link of a chain.
+    """A transform; calling it with arguments gives a link of a chain.
 
     Attributes:
         name: Its name.
-        parameters: What it takes beside the value that it transforms.
+        parameters: Its parameters, apart from the value that it transforms.
         doc: What it does.
-        text: Its text, for one that is not of the library.
+        text: Its text, if it is not from the library.
     """
 
     name: str
@@ -75,12 +75,12 @@ class Transform:
         """Return the transform with its arguments.
 
         Args:
-            *args: Values of the first parameters.
-            **kwargs: Values of others.
+            *args: Positional arguments.
+            **kwargs: Keyword arguments.
 
         Raises:
             TypeError: If an argument is unknown, missing, given twice or of the wrong type.
-            ValueError: If one is outside of its range.
+            ValueError: If an argument is outside its range.
         """
         known = {python_name(p.name.name): p for p in self.parameters}
         for key in kwargs:
@@ -116,7 +116,7 @@ class Transform:
 
 @dataclass(frozen=True)
 class Link:
-    """A transform with its arguments: what ``chain`` takes.
+    """A transform with its arguments, as passed to ``chain``.
 
     Attributes:
         transform: The transform.
@@ -137,24 +137,24 @@ def chain(
     lr: float = 1e-3,
     backend: str = "auto",
 ) -> type[Optimizer]:
-    """Return the optimizer class that sends the gradient through some transforms and takes what comes out times lr.
+    """Return an optimizer class that applies transforms to the gradient and subtracts lr times the result.
 
-    The arguments of the transforms become hyperparameters of the class under their names. Where a name is taken, by an
-    earlier transform or by the language, it begins with the name of the transform: ``momentum_2_beta``.
+    The arguments of the transforms become hyperparameters of the class under their names. If a name is taken, by
+    an earlier transform or by the language, the name of the transform is prefixed: ``momentum_2_beta``.
 
     Args:
-        *links: Transforms with their arguments, in the order in which the gradient goes through them.
+        *links: Transforms with their arguments, in the order in which they are applied.
         name: Class name, ``Chain`` by default.
         lr: Default of the step size.
         backend: As for :func:`optlang.compile`.
 
     Returns:
-        The class. Asked for again with the same arguments, the same class.
+        The class. The same arguments return the same class.
 
     Raises:
-        TypeError: If something else than a transform with its arguments is given.
-        ValueError: If nothing is given, or the name or the backend does not exist.
-        OptlangError: If the rule that results has errors.
+        TypeError: If an argument is not a transform with its arguments.
+        ValueError: If there are no transforms, or the name or the backend does not exist.
+        OptlangError: If the resulting rule has errors.
 
     Example:
         >>> from optlang.transforms import clip_by_global_norm, momentum, add_decayed_weights

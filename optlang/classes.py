@@ -1,7 +1,6 @@
-"""A rule's text -> an optimizer class: the compiler and the runtime put together.
+"""From the text of a rule to an optimizer class: the compiler combined with the runtime.
 
-Classes are kept: the same text asked for in the same way gives the same class, which is also how a pickled optimizer
-finds its class again.
+Classes are cached: the same arguments return the same class, which is also how a pickled optimizer finds its class.
 """
 
 from __future__ import annotations
@@ -37,10 +36,10 @@ def class_of(
     """Return the optimizer class of a rule.
 
     Args:
-        source: The rule's text and the name it is reported under.
+        source: The rule's text, and its name for diagnostics.
         name: Class name; None for the one that the rule declares.
         backend: ``auto``, ``cpp``, ``triton``, ``inductor`` or ``eager``.
-        module: Where the class says it lives.
+        module: Module name of the class.
 
     Raises:
         OptlangError: If the rule has errors.
@@ -60,12 +59,12 @@ def _routed(route: Route, source: Source) -> CompiledRule:
 
 
 def two_callers(rule: Rule, callers: Sequence[CompiledRule], routes: Sequence[CompiledRule]) -> Diagnostic:
-    """Return the error of a rule that routes to several rules of which each has the closure called in its step."""
+    """Return the error of a rule that routes to several rules that call the closure in their steps."""
     second = [route for route, inner in zip(rule.routes, routes, strict=True) if inner in callers][1]
     names = [inner.name for inner in callers]
     return Diagnostic(
         "E412",
-        f"{listing(names)} call the closure, and each would see what the other has moved",
+        f"{listing(names)} call the closure, and each would see the updates of the other",
         rule.tree.source,
         second.rule.span,
         "the second such rule",
@@ -74,14 +73,14 @@ def two_callers(rule: Rule, callers: Sequence[CompiledRule], routes: Sequence[Co
 
 
 def iterating(rule: Rule, name: str, route: Route) -> Diagnostic:
-    """Return the error of a rule that routes to one whose step may be several."""
+    """Return the error of a rule that routes to one with ``iterate``."""
     return Diagnostic(
         "E412",
-        f"{name} makes several steps in one (`iterate`), and the other parameters do not",
+        f"{name} makes several steps in one (`iterate`), but the other parameters make only one",
         rule.tree.source,
         route.rule.span,
         "cannot be routed to",
-        f"give the parameters of {name} to an optimizer of their own",
+        f"give the parameters of {name} to a separate optimizer",
     )
 
 

@@ -24,11 +24,11 @@ class Diagnostic:
     Attributes:
         code: Stable code, ``E...`` for an error, ``W...`` for a warning (see ``optlang explain``).
         message: One sentence that names what is wrong, without a final full stop.
-        source: The text it is about; of a composed rule, the one that the span is in.
+        source: The text that contains the span; in a composed rule, possibly another file.
         span: The characters it is about, or None when it is about the rule as a whole.
-        label: What to write beside the carets (what was expected), if anything.
-        help: What to do about it, if it can be said in a line.
-        related: Further places, each with a sentence ("first declared here").
+        label: Text next to the carets, such as what was expected, if any.
+        help: How to fix it, in one line, if possible.
+        related: Other places, each with a label ("first declared here").
     """
 
     code: str
@@ -55,7 +55,7 @@ class Diagnostic:
 
     @property
     def uses(self) -> tuple[tuple[str, Source, Span], ...]:
-        """What brought the place into the rule: each piece, from the inside out, with the place that uses it."""
+        """How the place came into the rule: each transform or rule, from the inside out, with its place of use."""
         return () if self.span is None else self.span.uses
 
     @property
@@ -99,7 +99,7 @@ class Diagnostic:
 
 
 class OptlangError(Exception):
-    """A rule that cannot be compiled; carries every diagnostic that was collected."""
+    """Raised for a rule that cannot be compiled; ``diagnostics`` are all findings."""
 
     def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
         self.diagnostics = tuple(diagnostics)
@@ -110,7 +110,7 @@ class OptlangError(Exception):
 
 
 def render_all(diagnostics: Iterable[Diagnostic], color: bool = False) -> str:
-    """Return all findings as text, in the order of their places, a blank line between them."""
+    """Return all findings as text, in the order of their positions, separated by blank lines."""
     return "\n\n".join(d.render(color) for d in sorted(diagnostics, key=lambda d: d.order))
 
 

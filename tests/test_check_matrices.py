@@ -272,7 +272,7 @@ def test_rule_for_some_shapes_only(text: str, condition: str) -> None:
 def test_shapes_are_told_for_a_sample() -> None:
     (found,) = found_in(HEAD + "state L = zeros(rows, rows)\nL = beta*L + g.T @ g\np -= lr*(L @ g)\n")
     assert found.code == "E313" and found.label == "for a parameter of shape 5 x 7"
-    assert found.related and "`L` is a 5 x 5 matrix" in found.related[0][0]
+    assert found.related and found.related[0][0] == "`L` has the shape of its initial value, a 5 x 5 matrix"
 
 
 def test_what_holds_for_square_matrices_only_says_so() -> None:

@@ -175,7 +175,7 @@ def test_a_closure_that_raises_leaves_everything_as_it_was(backend: str, fresh: 
     [
         (AHEAD, None, TypeError, "needs a closure: the rule evaluates `grad` or `loss` at another point"),
         ("hyper lr = 0.1\np -= lr*loss*g\n", None, TypeError, "needs a closure: the rule evaluates `loss`"),
-        ("hyper lr = 0.1\np -= lr*loss*g\n", "none", TypeError, "let the closure return the loss"),
+        ("hyper lr = 0.1\np -= lr*loss*g\n", "none", TypeError, "the closure must return the loss"),
         (CURVED.replace("every 2", "every 1"), None, RuntimeError, r"backward\(create_graph=True\)"),
         (CURVED.replace("every 2", "every 1"), "backward", RuntimeError, "leaves backward"),
     ],
@@ -329,7 +329,7 @@ def test_states_that_are_numbers_need_a_loss_as_well(declared: str) -> None:
     usual = closure(net, optimizer)
     usual()
     before = [p.detach().clone() for p in net.parameters()]
-    for given, message in ((None, "needs a closure"), (lambda: usual() and None, "let the closure return the loss")):
+    for given, message in ((None, "needs a closure"), (lambda: usual() and None, "the closure must return the loss")):
         with pytest.raises(TypeError, match=message):
             optimizer.step(given)
         assert all(map(torch.equal, before, net.parameters()))

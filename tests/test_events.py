@@ -118,7 +118,7 @@ def test_a_step_in_evaluation_is_refused_and_changes_nothing(name: str) -> None:
     parameters, state = copy.deepcopy(([p.detach() for p in net.parameters()], optimizer.state_dict()))
     called = []
     for arguments in ((), (lambda: called.append(1),)):
-        with pytest.raises(RuntimeError, match=r"evaluate with; call optimizer\.train\(\) before step\(\)"):
+        with pytest.raises(RuntimeError, match=r"weights for evaluation; call optimizer\.train\(\) before step\(\)"):
             optimizer.step(*arguments)
     assert not called and difference(parameters, list(net.parameters())) == 0
     assert str(state) == str(optimizer.state_dict())

@@ -168,12 +168,12 @@ def test_an_order_may_be_a_hyperparameter() -> None:
     [
         ("norm(g, ord = t)", "the `ord` of `norm` must be known before the first step"),
         ("norm(g, ord = mean(g))", "the `ord` of `norm` must be known before the first step"),
-        ('norm(g, "fro")', "a string stands where a number is expected"),
+        ('norm(g, "fro")', "a string is used where a number is expected"),
         ("std(g, unbiased = true)", "`std` has no parameter `unbiased`"),
-        ("triu(g, rows)", "the diagonal of `triu` must be written as a whole number"),
+        ("triu(g, rows)", "the diagonal of `triu` must be an integer literal"),
         ("size(g, 7)", "has no dimension 7"),
         ("size(g)", "`size` takes a value and a dimension"),
-        ("size(g, t)", "the dimension of `size` must be written as a whole number"),
+        ("size(g, t)", "the dimension of `size` must be an integer literal"),
         ("softmax(2)", "`softmax` takes a tensor: `2` is one number"),
     ],
 )

@@ -269,9 +269,9 @@ def test_a_search_needs_a_closure_that_returns_the_loss() -> None:
     cls, params = optlang.compile("LBFGS", backend="eager"), tensors([np.ones(3)], torch.float64)
     optimizer = cls(params, line_search_fn="strong_wolfe")
     params[0].grad = torch.ones(3, dtype=torch.float64)
-    with pytest.raises(TypeError, match=r"LBFGS.step\(\) needs a closure: the rule evaluates the loss along a line"):
+    with pytest.raises(TypeError, match=r"LBFGS.step\(\) needs a closure: the rule evaluates the loss in a line"):
         optimizer.step()
-    with pytest.raises(TypeError, match="let the closure return the loss"):
+    with pytest.raises(TypeError, match="the closure must return the loss"):
         optimizer.step(lambda: None)
     assert torch.equal(params[0], torch.ones(3, dtype=torch.float64)) and not optimizer.state
 
@@ -346,11 +346,11 @@ def test_groups_of_a_flat_rule_are_vectors_of_their_own() -> None:
 def test_what_does_not_go_into_one_vector() -> None:
     cls = optlang.compile("LBFGS", backend="eager")
     single, double = tensors([np.ones(2)], torch.float32) + tensors([np.ones(2)], torch.float64)
-    with pytest.raises(ValueError, match=r"parameter 1 .* has type torch.float64 on cpu, but the first one torch.fl"):
+    with pytest.raises(ValueError, match=r"parameter 1 .* has type torch.float64 on cpu, but the first one has type "):
         cls([single, double])
     with pytest.raises(ValueError, match=r"parameter 0 .* is complex"):
         cls([torch.nn.Parameter(torch.ones(2, dtype=torch.complex64))])
-    with pytest.raises(ValueError, match="takes one param group"):
+    with pytest.raises(ValueError, match="takes one parameter group"):
         cls([{"params": [single]}, {"params": tensors([np.ones(2)], torch.float32)}])
     with pytest.raises(ValueError, match="capturable is not supported"):
         cls([single], capturable=True)

@@ -269,7 +269,7 @@ HEAD = '"""Doc."""\noptimizer A\ninner base = AdamW\nbase(p, g)\n'
     [
         ("p -= base.lrr*p\n", "E201", "base.lrr", "did you mean `lr`?"),
         ("p -= 0.1*base.exp_av\n", "E201", "base.exp_av", "did you mean `exp_avg`?"),
-        ("p -= 0.1*base.zzz\n", "E201", "base.zzz", "of `AdamW` can be read: `lr`, `beta1`"),
+        ("p -= 0.1*base.zzz\n", "E201", "base.zzz", "`AdamW` has: `lr`, `beta1`"),
         ("p -= 0.1*bse.lr*p\n", "E201", "bse", "did you mean `base`?"),
         ("p -= 0.1*base.direction\n", "E201", "base.direction", "call it: `base.direction(g)`"),
         ("base.m = g\n", "E115", "base.m", "assign"),
@@ -277,7 +277,7 @@ HEAD = '"""Doc."""\noptimizer A\ninner base = AdamW\nbase(p, g)\n'
         ("if p > 0: base(p, g)\n", "E301", "p > 0", "base.direction(g)"),
         ("inner c = AdamW(betas = lr)\nc(p, g)\n", "E208", "lr", "(0.9, 0.999)"),
         ("inner c = Muon\nif ndim == 2: c(p, g)\np -= c.m\n", "E211", "c.m", "ndim == 2"),
-        ("inner c = Prodigy\nevery 2: c(p, g)\n", "E217", "inner c = Prodigy", "once in each step"),
+        ("inner c = Prodigy\nevery 2: c(p, g)\n", "E217", "inner c = Prodigy", "once per step"),
         ("inner c = DoG\nif ndim == 2: c(p, g)\n", "E217", "inner c = DoG", "route DoG when"),
     ],
 )

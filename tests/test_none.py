@@ -75,7 +75,7 @@ def test_is_printed_as_written() -> None:
         ("n = 2 or none", "n*g", "E308", "`n` may be none"),
         ('n = "a" or none', "g", "E403", "only a number may also be none"),
         ("n = true or none", "g", "E403", "only a number may also be none"),
-        ("n = 0 or none >= 1", "g*(n ?? 1)", "E404", "the default of `n` is outside its own range"),
+        ("n = 0 or none >= 1", "g*(n ?? 1)", "E404", "the default of `n` is outside its range"),
     ],
 )
 def test_mistakes(declared: str, formula: str, code: str, message: str) -> None:

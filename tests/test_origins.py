@@ -83,7 +83,7 @@ def test_in_a_transform_of_the_library_that_a_transform_uses() -> None:
     assert where == ("momentum.opt", 8, 9) and uses == [("momentum", ("t.opt", 5, 12)), ("f", ("t.opt", 6, 14))]
     assert found.source.excerpt(found.span) == "beta*b + (1 - dampening)*u"  # type: ignore[arg-type]
     ((sentence, declared),) = found.related
-    assert sentence.startswith("`b` is a 5 x 7 matrix") and declared.source is not None
+    assert sentence == "`b` has the shape of its initial value, a 5 x 7 matrix" and declared.source is not None
     assert place(declared.source, declared) == ("momentum.opt", 7, 11)
 
 
@@ -109,14 +109,14 @@ def test_two_deep(rule: Source) -> None:
         "error[E201]: unknown name `wrong`\n"
         "  --> smooth.opt:4:16\n"
         "4 |     return m + wrong\n"
-        "  |                ^^^^^ not declared, and never assigned\n"
+        "  |                ^^^^^ not declared and never assigned\n"
         "  --> middle.opt:4:5: in `smooth`, used here\n"
         "4 | v = smooth(g)\n"
         "  |     ^^^^^^^^^\n"
         "  --> rule.opt:3:1: in `middle.opt`, used here\n"
         "3 | B(p, g)\n"
         "  | ^^^^^^^\n"
-        "help: declare it: `hyper wrong` if the user passes it, `state wrong` if it is kept from step to step"
+        "help: declare it: `hyper wrong` if the user passes it, `state wrong` if it is kept between steps"
     )
 
 

@@ -170,7 +170,7 @@ def test_group_state_starts_in_the_param_group_and_is_not_printed() -> None:
 
 def test_keys_of_the_users_own_that_a_rule_reads() -> None:
     rule = optimizer_class("optimizer D\nhyper lr = 1\np -= lr*group.depth*g")
-    with pytest.raises(ValueError, match=r"reads group.depth: give every param group a 'depth'"):
+    with pytest.raises(ValueError, match=r"reads group.depth: give every parameter group a 'depth'"):
         rule([parameter(2)])
     p = parameter(2)
     expected = p.detach() - 3 * p.grad

@@ -358,7 +358,7 @@ def test_the_state_of_a_tensor_that_has_been_replaced_is_named() -> None:
     optimizer.step()
     optimizer.param_groups[0]["params"][0] = new
     optimizer.step()
-    with pytest.raises(ValueError, match=r"AdamW: .* a tensor of shape \(4,\), which is in no param group"):
+    with pytest.raises(ValueError, match=r"AdamW: .* a tensor of shape \(4,\), which is in no parameter group"):
         optimizer.state_dict()
     del optimizer.state[old]
     assert list(optimizer.state_dict()["state"]) == [0]

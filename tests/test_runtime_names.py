@@ -75,15 +75,15 @@ def test_a_mismatch_is_an_error_that_lists_the_names_and_loads_nothing() -> None
     renamed = model()
     other = AdamW([(f"new.{name}", p) for name, p in renamed.named_parameters()])
     with pytest.raises(
-        ValueError, match=r"no state for 'new.0.bias', .*it has '0.bias', .*has not; nothing was loaded"
+        ValueError, match=r"no state for 'new.0.bias', .*it has '0.bias', .*does not have; nothing was loaded"
     ):
         other.load_state_dict(saved)
     assert not other.state
     fewer = AdamW(named(renamed, NAMES[:3]))
-    with pytest.raises(ValueError, match=r"it has .2.bias., which this optimizer has not"):
+    with pytest.raises(ValueError, match=r"it has .2.bias., which this optimizer does not have"):
         fewer.load_state_dict(saved)
     halves = AdamW([{"params": named(renamed, NAMES[:2])}, {"params": named(renamed, NAMES[2:])}])
-    with pytest.raises(ValueError, match="divided into other param groups: 1 there, 2 here"):
+    with pytest.raises(ValueError, match="are in different parameter groups: 1 there, 2 here"):
         halves.load_state_dict(saved)
     assert not halves.state and not fewer.state
 

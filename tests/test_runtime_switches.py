@@ -203,7 +203,7 @@ def test_a_capturable_step_is_the_usual_one_and_reads_nothing_back(name: str) ->
     cls = optimizer_class(name)
     usual, ours = cls(a.parameters(), **options(name)), cls(b.parameters(), capturable=True, **options(name))
     if not capturable(name):
-        with pytest.raises(ValueError, match="numbers in the param group"):
+        with pytest.raises(ValueError, match="numbers in the parameter group"):
             train(b, ours, 1)
         return
     train(a, usual, 2)

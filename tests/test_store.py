@@ -377,10 +377,10 @@ def test_small_squares_of_float16_survive_a_checkpoint() -> None:
     ("store", "said"),
     [
         ("4bit", "store must be one of 'fp32', 'bf16', '8bit'"),
-        ({"exp_avg": "fp4"}, "there is no format 'fp4'"),
-        ({"m": "fp8"}, "store names a state 'm', and the rule has 'exp_avg'"),
+        ({"exp_avg": "fp4"}, "unknown format 'fp4'"),
+        ({"m": "fp8"}, "store names a state 'm', but the rule has 'exp_avg'"),
         ({"exp_avg": "fp8(block=100)"}, "must be a power of 2"),
-        ({"exp_avg": "fp8(block=16, block=32)"}, "there is no format"),
+        ({"exp_avg": "fp8(block=16, block=32)"}, "unknown format"),
         (3, "store must be one of"),
     ],
 )
@@ -391,7 +391,7 @@ def test_what_cannot_be_is_said(store: Any, said: str) -> None:
 
 def test_states_of_other_shapes_are_refused() -> None:
     p = torch.nn.Parameter(torch.zeros(100, 100))
-    with pytest.raises(ValueError, match="'row_var' cannot be kept in fp8, as it is not shaped like its parameter"):
+    with pytest.raises(ValueError, match="'row_var' cannot be kept in fp8, because it is not shaped like"):
         compiled("Adafactor", "eager")([p], store={"row_var": "fp8"})
 
 
@@ -624,7 +624,7 @@ def test_codes_without_scales_are_refused(key: str, store: str | None) -> None:
     del saved["state"][0][key + SCALE]
     other = compiled("AdamW", "eager")([p], store=store)
     other.load_state_dict(saved)
-    with pytest.raises(ValueError, match=rf"state '{key}' is in codes of torch\.\w+, and '{key}\.scale' is missing"):
+    with pytest.raises(ValueError, match=rf"state '{key}' is in codes of torch\.\w+, but '{key}\.scale' is missing"):
         step(other, [p], range(1))
 
 

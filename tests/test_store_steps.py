@@ -200,7 +200,7 @@ def test_events_keep_corrections() -> None:
 
 def test_what_cannot_be_kept_in_codes_is_said_with_the_reason() -> None:
     p = torch.nn.Parameter(torch.zeros(100, 100))
-    said = "AdamW: store cannot be given together with differentiable=True: what is rounded to fewer bits has no grad"
+    said = "AdamW: store cannot be given together with differentiable=True: values rounded to fewer bits have no grad"
     with pytest.raises(ValueError, match=said):
         compiled("AdamW", "eager")([p], store="8bit", differentiable=True)
     said = "LBFGS: store cannot be given to a rule that works on one vector of all parameters: the vector is a copy"

@@ -93,7 +93,7 @@ def test_codes_are_refused_by_line(target: str) -> None:
         optlang.export(optlang.rules.path("AdamW"), target, store="8bit")
     first, second = raised.value.diagnostics
     assert first.code == second.code == "E801"
-    said = "state `m` kept in fp8, blocks of 256 cannot be carried by the target"
+    said = f"the target `{target}` does not support state `m` kept in fp8, blocks of 256"
     assert said in first.message and "state `v` kept in log8" in second.message
     line = first.source.text[: first.span.start].count("\n") + 1
     assert "m as exp_avg" in first.source.text.splitlines()[line - 1]
@@ -126,21 +126,21 @@ def test_what_a_rule_says_is_carried_or_refused_by_line() -> None:
         assert said in found.message and found.source.text[: found.span.start].splitlines()[-1].startswith("store")
         made = loaded(optlang.export(RULED.format(format), "module", store={"m": "fp32"}))
         assert "bfloat16" not in str(optlang.export(RULED.format(format), "module", store="off"))
-    with pytest.raises(OptlangError, match="`store p` cannot be carried"):
+    with pytest.raises(OptlangError, match="does not support `store p`"):
         optlang.export("store p: kahan\np -= 0.1*g", "module")
 
 
 def test_what_does_not_exist_is_said() -> None:
     for store, said in (
-        ({"m": "bf16"}, "store names a state 'm', and the rule has 'exp_avg'"),
+        ({"m": "bf16"}, "store names a state 'm', but the rule has 'exp_avg'"),
         ("bf8", "store must be one of"),
-        ({"exp_avg": "bf8"}, "there is no format 'bf8'"),
+        ({"exp_avg": "bf8"}, "unknown format 'bf8'"),
     ):
         with pytest.raises(ValueError, match=said):
             optlang.export(optlang.rules.path("AdamW"), "module", store=store)
-    with pytest.raises(ValueError, match="'row_var' cannot be kept in bf16, as it is not shaped like its parameter"):
+    with pytest.raises(ValueError, match="'row_var' cannot be kept in bf16, because it is not shaped like"):
         optlang.export(optlang.rules.path("Adafactor"), "module", store={"row_var": "bf16"})
-    with pytest.raises(OptlangError, match="state `m` kept in float16 cannot be carried"):
+    with pytest.raises(OptlangError, match="does not support state `m` kept in float16"):
         optlang.export(optlang.rules.path("AdamW"), "module", store={"exp_avg": "fp16"})
 
 
@@ -158,4 +158,4 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, said = run("--target", "module", "--store", "8bit")
     assert code == 1 and "state `m` kept in fp8" in said
     code, _, said = run("--store", "bf16")
-    assert code != 0 and "--store is for files" in said
+    assert code != 0 and "--store needs --target" in said

@@ -281,7 +281,7 @@ def test_the_command_line_writes_it(tmp_path: Path, capsys: pytest.CaptureFixtur
         return int(stop.value.code or 0)
 
     file = tmp_path / "rule.pt"
-    assert run() != 0 and "name it with -o" in " ".join(capsys.readouterr().err.split())
+    assert run() != 0 and "give its name with -o" in " ".join(capsys.readouterr().err.split())
     assert run("--set", "momentum=0.5", "-o", str(file)) == 0
     assert torch.jit.load(str(file)).hyper("momentum") == 0.5
 

@@ -106,11 +106,11 @@ def test_in_pieces() -> None:
 @pytest.mark.parametrize(
     ("line", "code", "message"),
     [
-        ("a, b = g, p, g", "E214", "3 values cannot fill 2 names"),
-        ("a, b, c = g, p", "E214", "2 values cannot fill 3 names"),
+        ("a, b = g, p, g", "E214", "3 values cannot be assigned to 2 names"),
+        ("a, b, c = g, p", "E214", "2 values cannot be assigned to 3 names"),
         ("a = g, p", "E112", "an assignment takes one value"),
         ("a, b += g, p", "E115", "`+=` changes one name at a time"),
-        ("a, b = g", "E214", "one value cannot fill 2 names"),
+        ("a, b = g", "E214", "one value cannot be assigned to 2 names"),
         ("a, b = svd(g), p", "E214", "`svd` returns 3 values"),
     ],
 )

@@ -38,7 +38,7 @@ def made(text: str = SGD, **options: Any) -> tuple[Any, list[torch.nn.Parameter]
 
 def test_it_is_said_once_with_what_to_do() -> None:
     (message,) = warned(*made())
-    assert message.startswith("Rule: step 10 has changed nearly nothing of parameter 0 of group 0: ")
+    assert message.startswith("Rule: step 10 changed almost nothing in parameter 0 of group 0: ")
     assert all(way in message for way in ("'stochastic'", "'kahan'", "'bf16+8'", "'bf16+16'", "'nearest'"))
 
 
@@ -47,10 +47,10 @@ def test_parameters_are_named() -> None:
     named = [("moving", moving), *((f"norm.{i}", p) for i, p in enumerate(small))]
     cls = optlang.compile(SGD, backend="eager")
     (message,) = warned(cls(named), [moving, *small])
-    assert "of 'norm.0', 'norm.1', 'norm.2' and 2 more:" in message
+    assert "in 'norm.0', 'norm.1', 'norm.2' and 2 more:" in message
     groups = [{"params": [parameter(1e-3)]}, {"params": [parameter(1e-3), parameter()]}]
     (message,) = warned(cls(groups), [p for group in groups for p in group["params"]])
-    assert "of parameter 1 of group 1:" in message
+    assert "in parameter 1 of group 1:" in message
 
 
 @pytest.mark.parametrize("rule", ["AdamW", "Muon", "LAMB"])
@@ -141,7 +141,7 @@ def test_what_begins_late_is_found_later() -> None:
     with torch.no_grad():
         p.fill_(1.0)
     (message,) = warned(optimizer, [p], 90)
-    assert "step 100 has changed nearly nothing" in message
+    assert "step 100 changed almost nothing" in message
 
 
 def test_rules_that_make_no_step_at_first_are_not_warned_of() -> None:

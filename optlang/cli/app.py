@@ -71,9 +71,11 @@ def _version(value: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="On an internal failure, print the traceback here.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="On an internal error, print the traceback to the terminal.")
+    ] = False,
 ) -> None:
     """Write an optimizer's update rule; get a compiled torch.optim.Optimizer."""
 

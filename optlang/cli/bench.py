@@ -29,7 +29,7 @@ class Type(StrEnum):
 
 
 class BackendChoice(StrEnum):
-    """How rules are run."""
+    """Backend that runs the rules."""
 
     AUTO = "auto"
     CPP = "cpp"
@@ -43,8 +43,8 @@ def command(
     shapes: Annotated[
         str | None,
         typer.Option(
-            help=f"{', '.join(SHAPES)}, several with commas, or all (those with dense gradients). "
-            "Parameters that a rule does not take are left out (default: resnet50; matrices for rules of matrices).",
+            help=f"{', '.join(SHAPES)}, several with commas, or all (those with dense gradients). Parameters that a "
+            f"rule cannot update are left out (default: resnet50; matrices for rules that need matrices).",
             show_default=False,
         ),
     ] = None,
@@ -52,45 +52,45 @@ def command(
         str | None,
         typer.Option(
             help="fused, foreach, clipped (clip_grad_norm_, then fused AdamW), averaged (the same, and AveragedModel), "
-            "itself (without --store), module, module-eager, torchscript or aoti (the rule's own file, as "
-            "`emit --target` writes it), "
-            "MODULE:CLASS, or a package, for its optimizer of the rule's name "
-            "(default: the rule's own reference, fused if it can be)."
+            "itself (without --store), module, module-eager, torchscript or aoti (the file that `emit --target` "
+            "writes for the rule), "
+            "MODULE:CLASS, or a package, for its optimizer with the name of the rule "
+            "(default: the reference that the rule names, fused where possible)."
         ),
     ] = None,
     settings: Settings = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of each round (default: as many as take a quarter of a second).")
+        int | None, typer.Option(min=1, help="Steps per round (default: as many as take a quarter of a second).")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each side, taken in turns.")] = 7,
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds; rule and reference alternate.")] = 7,
     longest: Annotated[
         float,
-        typer.Option(min=0, metavar="SECONDS", help="When no more rounds of a comparison begin, but the first."),
+        typer.Option(min=0, metavar="SECONDS", help="Start no further round of a comparison after this time."),
     ] = 120.0,
     dtype: Annotated[Type, typer.Option(help="Type of the parameters.")] = Type.FLOAT32,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    backend: Annotated[BackendChoice, typer.Option(help="How rules are run.")] = BackendChoice.AUTO,
+    backend: Annotated[BackendChoice, typer.Option(help="Backend that runs the rules.")] = BackendChoice.AUTO,
     store: Annotated[
         str | None,
         typer.Option(
             metavar="FORMATS",
-            help="How the states of the rule are kept: 8bit, bf16, fp32, or as in exp_avg=fp8,exp_avg_sq=log8; compare "
+            help="Formats of the rule's states: 8bit, bf16, fp32, or for example exp_avg=fp8,exp_avg_sq=log8; compare "
             "with `--against itself`.",
             show_default=False,
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads that torch may use.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Number of threads for torch.")] = None,
     first_step: Annotated[
         bool,
-        typer.Option("--first-step", help="Time first steps in new processes, too, and what memory they take."),
+        typer.Option("--first-step", help="Also measure the time and memory of the first step in new processes."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print each result as a line of JSON.")] = False,
     save: Annotated[
         Path | None,
-        typer.Option(metavar="PNG", help="Draw the ratios into this file (needs matplotlib)."),
+        typer.Option(metavar="PNG", help="Plot the ratios to this file (needs matplotlib)."),
     ] = None,
 ) -> None:
-    """Time rules (or the whole `library`) against a peer in interleaved rounds, and compare where they end.
+    """Benchmark rules (or the whole `library`) against reference implementations, and compare the results.
 
     What cannot be compared gets a row with the reason, and the exit code is 1.
     """

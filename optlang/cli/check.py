@@ -20,7 +20,7 @@ NAME = "check"
 
 def command(
     files: Files,
-    strict: Annotated[bool, typer.Option("--strict", help="Let warnings fail the check, too.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 on warnings.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Check rules and print what is wrong with them.

@@ -59,27 +59,25 @@ def command(
         Path | None, typer.Option("-o", "--output", metavar="OUT", help="Write to this file instead.")
     ] = None,
     settings: Settings = None,
-    ndim: Annotated[int, typer.Option(min=0, help="Dimensions of the tensor it is for.")] = 2,
+    ndim: Annotated[int, typer.Option(min=0, help="Number of dimensions of the parameter.")] = 2,
     target: Annotated[
         str | None,
-        typer.Option(metavar="TARGET", help=f"Instead: a file for use without optlang ({', '.join(_targets())})."),
+        typer.Option(
+            metavar="TARGET", help=f"Write a standalone file, which does not need optlang ({', '.join(_targets())})."
+        ),
     ] = None,
     store: Annotated[
         str | None,
-        typer.Option(metavar="STORE", help="How such a file keeps states: fp32, bf16, or KEY=FORMAT,..."),
+        typer.Option(metavar="STORE", help="Formats of the states in that file: fp32, bf16, or KEY=FORMAT,..."),
     ] = None,
 ) -> None:
     """Print what the compiler makes of a rule: by default the Python source that runs."""
     from optlang.language.check import check_text
 
     if target is not None and stage is not None:
-        raise Refusal(
-            "--stage prints a form inside of the compiler, --target a file for use without it: give one of them"
-        )
+        raise Refusal("--stage prints an intermediate form, --target writes a standalone file: give only one of them")
     if store is not None and target is None:
-        raise Refusal(
-            "--store is for files, which --target asks for; `optlang show --store` prints how states are kept"
-        )
+        raise Refusal("--store needs --target; `optlang show --store` prints how states are stored")
     stage = stage or EmittedForm.SOURCE
     source = read_source(file)
     values = parse_settings(settings)
@@ -135,4 +133,4 @@ def _export(
     elif isinstance(content, str):
         print_code(content, "python")
     else:
-        raise Refusal(f"--target {target} writes a binary file: name it with -o")
+        raise Refusal(f"--target {target} writes a binary file: give its name with -o")

@@ -26,7 +26,7 @@ def command(
     code: Annotated[
         str | None,
         typer.Argument(
-            help="A code such as E201; all are listed without one.",
+            help="A code such as E201; without one, all are listed.",
             autocompletion=_codes,
             show_default=False,
         ),

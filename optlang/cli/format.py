@@ -23,7 +23,7 @@ def command(
     check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if a file would change.")] = False,
     diff: Annotated[bool, typer.Option("--diff", help="Write nothing; print what would change.")] = False,
 ) -> None:
-    """Rewrite rule files in the canonical form; comments stay.
+    """Rewrite rule files in canonical form; comments are kept.
 
     With - the result goes to standard output.
     """

@@ -31,10 +31,10 @@ class Row(NamedTuple):
 
 
 def command(
-    what: Annotated[What, typer.Argument(help="rules, or transforms: the pieces that rules are made of.")] = What.RULES,
+    what: Annotated[What, typer.Argument(help="rules, or transforms: the building blocks of rules.")] = What.RULES,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
-    """List the rules of the library: name, reference implementation, what it is. Or its transforms."""
+    """List the rules of the library with their references, or its transforms."""
     if what is What.TRANSFORMS:
         _list_transforms(as_json)
         return

@@ -57,9 +57,9 @@ def command(
 def _class_name(name: str) -> str:
     """Return a class name for ``name``: as it is if it has a capital, else its words joined."""
     if keyword.iskeyword(name):
-        raise Refusal(f"{name!r} is no name for a rule: it is a word of Python; try My{name.title()}")
+        raise Refusal(f"{name!r} is not a valid rule name: it is a Python keyword; try My{name.title()}")
     if not re.fullmatch(r"[A-Za-z]\w*", name):
-        raise Refusal(f"{name!r} is no name for a rule; use letters, digits and _, such as MyAdam")
+        raise Refusal(f"{name!r} is not a valid rule name; use letters, digits and _, such as MyAdam")
     return name if name != name.lower() else "".join(word.capitalize() for word in name.split("_"))
 
 

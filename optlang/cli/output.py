@@ -60,7 +60,7 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="A hyperparameter's value (`betas=0.8,0.9` if it has several); may be given more than once.",
+        help="Value of a hyperparameter (`betas=0.8,0.9` for a tuple); may be repeated.",
     ),
 ]
 
@@ -212,7 +212,7 @@ def parse_setting(text: str) -> tuple[str, Given]:
     """Return the name and value of one setting."""
     name, equals, written = (part.strip() for part in text.partition("="))
     if not (name and equals):
-        raise Refusal(f"--set wants NAME=VALUE, got {text!r}")
+        raise Refusal(f"--set expects NAME=VALUE, got {text!r}")
     parts = written.strip("()[]").split(",")
     return name, _value(written) if len(parts) == 1 else tuple(_value(part.strip()) for part in parts if part.strip())
 

@@ -20,13 +20,14 @@ def command(
         str,
         typer.Argument(help="A library rule or transform.", autocompletion=library_names, show_default=False),
     ],
-    path: Annotated[bool, typer.Option("--path", help="Print where the file is instead.")] = False,
+    path: Annotated[bool, typer.Option("--path", help="Print the path of the file instead.")] = False,
     store: Annotated[
         str | None,
         typer.Option(
             "--store",
             metavar="FORMATS",
-            help="Print how each state is kept instead: with 8bit, bf16, fp32, or as in exp_avg=fp8,exp_avg_sq=log8.",
+            help="Print the format of each state instead, for 8bit, bf16, fp32, or for example "
+            "exp_avg=fp8,exp_avg_sq=log8.",
             show_default=False,
         ),
     ] = None,
@@ -60,4 +61,4 @@ def print_states(file: Path, store: str) -> None:
     rows.append(("together", "", sum(each.size(TYPE) for _, each in kept)))
     first, second = (max(len(row[i]) for row in [row[:2] for row in rows]) for i in (0, 1))
     for key, label, size in rows:
-        print(f"{key:<{first}}  {label:<{second}}  {size:.2f} bytes an element")
+        print(f"{key:<{first}}  {label:<{second}}  {size:.2f} bytes per element")

@@ -229,7 +229,7 @@ class _Check:
                 "the rule has two names",
                 name.span,
                 label="second `optimizer`",
-                help="a file holds one rule: put the other into a file of its own",
+                help="a file holds one rule; move the other to a separate file",
                 related=(("first named here", first.name.span),),
             )
         elif not name.name.isidentifier() or iskeyword(name.name):
@@ -238,7 +238,7 @@ class _Check:
                 f"`{name.text}` cannot be the name of a class in Python",
                 name.span,
                 label="expected a name such as `MyOptimizer`",
-                help="letters, digits and underscores; no Python keyword",
+                help="use letters, digits and underscores, and no Python keyword",
             )
 
     def infer(self) -> None:
@@ -270,16 +270,16 @@ class _Check:
                 "E316",
                 "a `flat` rule has no `on` blocks",
                 self.events[0].span,
-                label="p is a vector of all parameters during a step only",
+                label="p is the vector of all parameters only during a step",
                 help="remove `flat` or the block",
             )
         for again in (item for item in self.items if isinstance(item, Iterate)):
             self.findings.add(
                 "E316",
-                "a rule iterates once",
+                "a rule can have only one `iterate`",
                 again.span,
                 label="second `iterate`",
-                help="write one `iterate`, and join what ends it with `or`",
+                help="write one `iterate`, and combine its conditions with `or`",
             )
         check_histories(self.scope, self.body, (*functions, *(event.body for event in self.events)))
 
@@ -294,7 +294,7 @@ class _Check:
                     "a requirement cannot call a function of the rule",
                     node.span,
                     label="expected comparisons and arithmetic",
-                    help="write out what the function computes",
+                    help="write the function's formula here",
                 )
 
     def reads_t(self) -> Span | None:
@@ -346,7 +346,7 @@ class _Check:
             "E402",
             "the rule never changes the parameter `p`",
             near.span if near else None,
-            label=f"`{near.text}` is a name of the rule's own; the parameter is `p`" if near else None,
+            label=f"`{near.text}` is a local variable; the parameter is `p`" if near else None,
             help=f"write `p` for `{near.text}`" if near else "add the update, for example `p -= lr*g`",
         )
 
@@ -440,8 +440,8 @@ class _Check:
                     "E311",
                     "a requirement must be a condition on hyperparameters",
                     require.condition.span,
-                    label="cannot be computed when the optimizer is made",
-                    help="comparisons, arithmetic, and functions such as max, min, sqrt, exp and log can be used",
+                    label="cannot be computed when the optimizer is created",
+                    help="use comparisons, arithmetic, and functions such as max, min, sqrt, exp and log",
                 )
             elif held.truth is False:
                 default = variant.world.defaults and not held.uses & Uses.FACT

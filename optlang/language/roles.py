@@ -154,11 +154,11 @@ def _describe_states(rule: Rule) -> list[str]:
 def _state_phrase(rule: Rule, state: State) -> str:
     initial = text_of(rule.tree, state.initial) if state.initial is not None else None
     if state.scope is StateScope.GROUP:
-        phrase = f"one number for each param group, starts at {initial or 0}"
+        phrase = f"one number for each parameter group, starts at {initial or 0}"
     elif state.scope is StateScope.SHARED:
         phrase = f"one number for the whole optimizer, starts at {initial or 0}"
     elif state.kind.level is Level.MATRIX:
-        phrase = f"a tensor of a shape of its own, starts at {initial}"
+        phrase = f"a tensor of another shape, starts at {initial}"
     elif state.kind.level is Level.ELEMENT:
         phrase = f"shaped like p, starts at {initial}" if initial else "zeros like p"
     elif state.kind.level is Level.SCALAR:

@@ -51,13 +51,13 @@ def meet(shapes: Sequence[Shape]) -> Shape:
             continue
         if len(shape) != len(result):
             raise Mismatch(
-                f"{described(result)} and {described(shape)} do not meet element by element",
-                "make one from the other first: `diag(v)`, `outer(u, v)`, `mean(x, dim=-1)`, `matrix(x)`",
+                f"{described(result)} and {described(shape)} do not match element by element",
+                "convert one of them first: `diag(v)`, `outer(u, v)`, `mean(x, dim=-1)`, `matrix(x)`",
             )
         if any(differ(a, b) and 1 not in (a, b) for a, b in zip(result, shape, strict=True)):
             raise Mismatch(
-                f"{described(result)} and {described(shape)} do not meet element by element",
-                "equal shapes are expected, or sizes of 1; `@` is the matrix product",
+                f"{described(result)} and {described(shape)} do not match element by element",
+                "shapes must be equal, or have size 1 where they differ; `@` is the matrix product",
             )
         result = tuple(b if isinstance(a, int) and a == 1 else a for a, b in zip(result, shape, strict=True))
     return result
@@ -70,7 +70,8 @@ def reduced(shape: Shape, dims: Sequence[int] | None) -> Shape:
     for dim in dims:
         if not -len(shape) <= dim < len(shape):
             raise Mismatch(
-                f"{described(shape)} has no dimension {dim}", f"it has {len(shape)}, counted from 0 or, from behind, -1"
+                f"{described(shape)} has no dimension {dim}",
+                f"it has {len(shape)}, counted from 0, or from -1 at the end",
             )
     places = {dim % len(shape) for dim in dims}
     return tuple(1 if i in places else size for i, size in enumerate(shape))
@@ -82,12 +83,12 @@ def product(a: Shape, b: Shape) -> Shape:
         bad = a if not 1 <= len(a) <= 2 else b
         raise Mismatch(
             f"`@` takes matrices and vectors, not {described(bad)}",
-            "`*` multiplies element by element; `matrix(x)` makes a matrix of a tensor with more dimensions",
+            "`*` multiplies element by element; `matrix(x)` reshapes a tensor with more dimensions to a matrix",
         )
     inner, other = a[-1], b[0]
     if differ(inner, other):
         raise Mismatch(
-            f"{described(a)} cannot be multiplied with {described(b)}: {_meet(inner, other)}",
+            f"{described(a)} cannot be multiplied by {described(b)}: {_meet(inner, other)}",
             "the sizes in the middle must be equal; `x.T` is the transpose",
         )
     return (*a[:-1], *b[1:])
@@ -95,7 +96,7 @@ def product(a: Shape, b: Shape) -> Shape:
 
 def _meet(columns: Size, rows: Size) -> str:
     """Return which sizes of a product differ, as a phrase."""
-    meet = "1 column meets" if columns == 1 else f"{columns} columns meet"
+    meet = "1 column against" if columns == 1 else f"{columns} columns against"
     return f"{meet} {rows} row{'' if rows == 1 else 's'}"
 
 
@@ -110,14 +111,16 @@ def prod(sizes: Sequence[Size]) -> Size:
 def transposed(x: Shape) -> Shape:
     """Return the shape of ``x.T``."""
     if len(x) != 2:
-        raise Mismatch(f"only a matrix has a transpose, not {described(x)}", "`matrix(x)` makes a matrix of a tensor")
+        raise Mismatch(
+            f"only a matrix has a transpose, not {described(x)}", "`matrix(x)` reshapes a tensor to a matrix"
+        )
     return (x[1], x[0])
 
 
 def matrix(x: Shape) -> Shape:
     """Return the shape of ``matrix(x)``: the first dimension by the rest."""
     if not x:
-        raise Mismatch("one number is no matrix", "exclude such tensors: `require ndim >= 1`, or `if ndim >= 2:`")
+        raise Mismatch("one number is not a matrix", "exclude such tensors: `require ndim >= 1`, or `if ndim >= 2:`")
     return (x[0], prod(x[1:]))
 
 
@@ -140,7 +143,7 @@ def made(name: str, sizes: Sequence[Size]) -> Shape:
     for size in sizes:
         if isinstance(size, int) and size < 0:
             what = "a history" if name == EMPTY else f"`{name}`"
-            raise Mismatch(f"{what} of size {size}", "a size is a whole number from 0")
+            raise Mismatch(f"{what} of size {size}", "a size is an integer of at least 0")
     return (sizes[0], sizes[0]) if name == "eye" else tuple(sizes)
 
 
@@ -161,7 +164,9 @@ def indexed(x: Shape, items: Sequence[tuple[Size | None, Size | None] | Shape]) 
         elif len(item) == 1:
             result.append(item[0])
         elif item:
-            raise Mismatch(f"{described(item)} is no index", "an index is a number, a slice, or an order: `argsort(v)`")
+            raise Mismatch(
+                f"{described(item)} is not an index", "an index is a number, a slice, or an order: `argsort(v)`"
+            )
     return (*result, *x[len(items) :])
 
 
@@ -191,7 +196,9 @@ def is_matrix_call(node: ast.Expr, functions: frozenset[str]) -> bool:
 def of_matrix(what: str, x: Shape, *_: Any) -> Shape:
     """Return the shape of a matrix."""
     if len(x) != 2:
-        raise Mismatch(f"`{what}` takes a matrix, not {described(x)}", "`matrix(x)` makes a matrix: dim 0 by the rest")
+        raise Mismatch(
+            f"`{what}` takes a matrix, not {described(x)}", "`matrix(x)` reshapes to a matrix: dim 0 by the rest"
+        )
     return x
 
 
@@ -283,7 +290,7 @@ def topk(what: str, x: Shape, k: Size) -> tuple[Shape, ...]:
 def pushed(what: str, s: Shape, x: Shape) -> Shape:
     """Return the shape of a history with one more entry."""
     if not s:
-        raise Mismatch("only to a history can be pushed", "declare it: `history s: size 10`")
+        raise Mismatch("`push` needs a history", "declare it: `history s: size 10`")
     entry = s[1:]
     try:
         fits = meet((entry, x)) == entry
@@ -292,7 +299,7 @@ def pushed(what: str, s: Shape, x: Shape) -> Shape:
     if not fits:
         numbers = f"{shown(entry)} numbers" if entry else "one number"
         raise Mismatch(
-            f"the history has entries of {numbers}, and {described(x)} is pushed",
+            f"the history has entries of {numbers}, but {described(x)} is pushed",
             "`history s: size k` keeps values shaped like p, `history s: scalar size k` numbers",
         )
     return s

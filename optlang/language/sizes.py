@@ -48,7 +48,7 @@ class Sizes:
         if value is None or value != value:
             return None
         if value != int(value):
-            raise Mismatch(f"{value:g} is no size", "sizes are whole numbers: round with `floor(x)`")
+            raise Mismatch(f"{value:g} is not a size", "sizes are integers: round with `floor(x)`")
         return int(value)
 
     def met(self, shapes_of: Sequence[Shape]) -> Shape:
@@ -128,7 +128,9 @@ class Sizes:
         for size, item, shape in zip(whole, node.items, items, strict=False):
             place = self.size(item) if shape == () and not isinstance(item, ast.Slice) else None
             if place is not None and not -size <= place < size:
-                raise Mismatch(f"there is no place {place} among {size}", "places count from 0, or from behind from -1")
+                raise Mismatch(
+                    f"index {place} is out of range for size {size}", "indices count from 0, or from -1 at the end"
+                )
         return shapes.indexed(whole, items)
 
     def _call(self, name: str, node: ast.Call) -> Shape:

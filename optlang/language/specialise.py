@@ -967,10 +967,10 @@ def too_large(rule: Rule) -> Diagnostic:
     """Return the error of a rule that grows too large when its functions are written out."""
     return Diagnostic(
         "E511",
-        f"the rule grows beyond {MAX_NODES:,} operations when its functions are written out",
+        f"the rule grows beyond {MAX_NODES:,} operations when its functions are inlined",
         rule.tree.source,
         None,
-        help="call functions fewer times, or store their result in a name and use the name",
+        help="call functions fewer times, or assign their result to a name and use the name",
     )
 
 
@@ -978,10 +978,10 @@ def too_many_paths(rule: Rule) -> Diagnostic:
     """Return the error of a rule whose steps can go too many ways."""
     return Diagnostic(
         "E511",
-        "a step of this rule could go more than 32 ways: too many `every` blocks and conditions around matrices",
+        "a step of this rule has more than 32 possible paths: too many `every` blocks and conditions around matrices",
         rule.tree.source,
         None,
-        help="put what is due at the same time into one block",
+        help="merge blocks that run at the same time",
     )
 
 
@@ -989,8 +989,8 @@ def constant_sum(rule: Rule, span: Span | None) -> Diagnostic:
     """Return the error of a rule that sums what is one number after all over dimensions of unknown sizes."""
     return Diagnostic(
         "E310",
-        "a sum over dimensions in the middle is of numbers that do not depend on the tensor",
+        "this sum over inner dimensions does not depend on the tensor",
         rule.tree.source,
         span,
-        help="write the number times how many there are",
+        help="multiply the number by how many there are",
     )

@@ -58,8 +58,8 @@ class CapturablePlan(GroupPlan):
         variant = prepared.variant
         if variant.group_slots or variant.counts_group:
             raise ValueError(
-                f"{self.name} does not support capturable=True: it keeps numbers in the param group, "
-                "which are computed on the host and would stand still in a graph"
+                f"{self.name} does not support capturable=True: it keeps numbers in the parameter group, which are "
+                f"computed on the host and would not change in a graph"
             )
         return super()._group_values(prepared)
 

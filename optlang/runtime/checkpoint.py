@@ -169,8 +169,8 @@ def left_behind(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) -
     shapes = ", ".join(str(tuple(p.shape)) for p in lost[:3]) + (" and others" if len(lost) > 3 else "")
     plural = ("tensors", "are") if len(lost) > 1 else ("a tensor", "is")
     return (
-        f"optimizer.state has entries for {plural[0]} of shape {shapes}, which {plural[1]} in no param group. "
-        "If another parameter took its place, move them there, `optimizer.state[new] = optimizer.state.pop(old)`, "
+        f"optimizer.state has entries for {plural[0]} of shape {shapes}, which {plural[1]} in no parameter group. If "
+        f"another parameter replaced it, move them: `optimizer.state[new] = optimizer.state.pop(old)`, "
         "or delete them"
     )
 
@@ -224,10 +224,10 @@ def _mismatch(ours: Sequence[Set[str]], theirs: Sequence[Set[str]]) -> str:
     if here - there:
         parts.append(f"it has no state for {_listed(here - there)}")
     if there - here:
-        parts.append(f"it has {_listed(there - here)}, which this optimizer has not")
+        parts.append(f"it has {_listed(there - here)}, which this optimizer does not have")
     if not parts:
         moved = {name for names in ours if names not in theirs for name in names} or here
-        parts.append(f"{_listed(moved)} are divided into other param groups: {len(theirs)} there, {len(ours)} here")
+        parts.append(f"{_listed(moved)} are in different parameter groups: {len(theirs)} there, {len(ours)} here")
     return (
         f"loaded state dict does not match by parameter names: {'; '.join(parts)}; nothing was loaded. "
         "Rename its 'param_names', or delete them to have parameters matched by their order"

@@ -28,7 +28,7 @@ class DifferentiablePlan(GroupPlan):
     Everything is computed by :meth:`prepare`, as new tensors; :meth:`run` writes them.
     """
 
-    unlike = "together with differentiable=True: what is rounded to fewer bits has no gradient"
+    unlike = "together with differentiable=True: values rounded to fewer bits have no gradient"
 
     switch = "differentiable"
     option = "differentiable=True"
@@ -98,8 +98,8 @@ class DifferentiablePlan(GroupPlan):
         if p.is_leaf and p.requires_grad:
             self._fail(
                 p,
-                "is a leaf that requires gradients, which autograd does not let a step write to; "
-                "with differentiable=True, give the optimizer clones (p.clone()) that are part of a graph",
+                "is a leaf that requires gradients, which autograd does not let a step modify; with "
+                "differentiable=True, give the optimizer clones (p.clone()) that are part of a graph",
             )
         prepared = self.kernels.prepared(self._values or {}, self._answers or (), facts_of(p))
         self._check_dimensions(p, prepared)

@@ -42,7 +42,7 @@ def docstring(compiled: Compiled, hyper: Parts, random: bool) -> str:
     """Return the docstring: what the rule says of itself, then its arguments."""
     rule = compiled.rule
     parts = [(rule.doc or f"{compiled.name}, an optimizer compiled from a rule.").strip()]
-    lines = ["Args:", "    params (iterable): parameters, named parameters, or dicts that define param groups"]
+    lines = ["Args:", "    params (iterable): parameters, named parameters, or dicts that define parameter groups"]
     rules = {key: part.compiled.name for part in hyper.parts for key in part.hyper.keys}
     for key, hypers in hyper.keys.items():
         of = f"of {rules[key]}: " if len(hyper.parts) > 1 else ""
@@ -50,23 +50,25 @@ def docstring(compiled: Compiled, hyper: Parts, random: bool) -> str:
             f"    {key} ({_kind(hypers)}{'' if key in hyper.required else ', optional'}): {of}{_text(key, hyper)}"
         )
     if random:
-        lines.append(f"    {SEED} (int, optional): what random numbers follow from (default: drawn by torch)")
+        lines.append(f"    {SEED} (int, optional): seed of the random numbers (default: drawn by torch)")
     parts.append("\n".join(lines))
     if rule.stored:
         kept = (f"``{each.key}`` in {each.format.label('float32')}" for each in rule.stored if each.name != "p")
         way = (f"parameters in bfloat16 {each.format.label('bfloat16')}" for each in rule.stored if each.name == "p")
-        parts.append(f"Kept, where ``store`` and ``rounding`` do not say otherwise: {', '.join((*kept, *way))}.")
+        parts.append(f"Formats, unless ``store`` or ``rounding`` is given: {', '.join((*kept, *way))}.")
     if compiled.rule.events:
-        parts.append("Call ``optimizer.eval()`` before evaluating or saving, ``optimizer.train()`` before training on.")
+        parts.append(
+            "Call ``optimizer.eval()`` before evaluating or saving, ``optimizer.train()`` before training again."
+        )
     if compiled.group_keys:
         names = ", ".join(f"``{key}``" for key in compiled.group_keys)
-        parts.append(f"Every param group must also have: {names}.")
+        parts.append(f"Every parameter group must also have: {names}.")
     if rule.reference:
         parts.append(f"Reference: ``{rule.reference}``.")
     parts.append(
         "Note:\n    ``foreach`` and ``fused`` are accepted for compatibility with ``torch.optim`` and have no effect:\n"
-        "    what can be one kernel always is. ``store`` says in how many bits states are kept, ``rounding`` what\n"
-        "    becomes of the rounding errors of parameters in bfloat16."
+        "    everything that can be fused already is. ``store`` selects the formats of states, ``rounding`` how\n"
+        "    parameters in bfloat16 are rounded."
     )
     return visible("\n\n".join(parts), kept="\n\t") + "\n"
 

@@ -37,7 +37,7 @@ NO_CLOSURE = (
     "the loss: step(lambda: ...)"
 )
 NO_GRAPH = (
-    "{name}: the rule multiplies with the Hessian, and the gradients have no graph. Call "
+    "{name}: the rule computes products with the Hessian, but the gradients have no graph. Call "
     "loss.backward(create_graph=True) before step(), or give step() a closure that returns the loss and leaves "
     "backward() to the step"
 )
@@ -93,7 +93,7 @@ class Evaluation:
         """
         result = None
         if self.closure is None and all(p.grad is None for p in self.parameters):
-            raise TypeError(NO_CLOSURE.format(name=self.name, what="the loss again"))
+            raise TypeError(NO_CLOSURE.format(name=self.name, what="the loss more than once"))
         if self.closure is not None:
             with torch.enable_grad():
                 result = self.closure()
@@ -101,9 +101,7 @@ class Evaluation:
                 if curved:
                     self._differentiate(result)
                 elif _has_graph(result) and all(p.grad is None for p in self.parameters):
-                    raise RuntimeError(
-                        f"{self.name}: the closure has computed no gradients; call loss.backward() in it"
-                    )
+                    raise RuntimeError(f"{self.name}: the closure computed no gradients; call loss.backward() in it")
             self.loss = self._number(result)
         if curved and not self._graph:
             graded = [p for p in self.parameters if p.grad is not None and p.grad.requires_grad]
@@ -188,7 +186,7 @@ class Evaluation:
         """Compute the gradients of a loss that nobody has gone back from."""
         wanted = [p for p in self.parameters if p.requires_grad]
         if not _has_graph(loss):
-            raise RuntimeError(f"{self.name}: the closure has computed no gradients, and its loss has no graph")
+            raise RuntimeError(f"{self.name}: the closure computed no gradients, and its loss has no graph")
         for p, g in zip(wanted, torch.autograd.grad(loss, wanted, allow_unused=True), strict=True):
             p.grad = g
 
@@ -208,10 +206,10 @@ class Evaluation:
         needs = _needed(works)
         at, lines = (any(isinstance(p, kind) for p in points) for kind in (EvaluationPoint, SearchDirection))
         if self.closure is None and (at or lines or Progress.LOSS in needs):
-            what = "`grad` or `loss` at another point" if at else "the loss along a line" if lines else "`loss`"
+            what = "`grad` or `loss` at another point" if at else "the loss in a line search" if lines else "`loss`"
             raise TypeError(NO_CLOSURE.format(name=self.name, what=what))
         if (lines or Progress.LOSS in needs) and self.loss is None:
-            raise TypeError(f"{self.name}: the rule reads `loss`; let the closure return the loss, not None")
+            raise TypeError(f"{self.name}: the rule reads `loss`: the closure must return the loss, not None")
         if any(isinstance(point, Direction) for point in points) and not (self._graph or self._straight):
             raise RuntimeError(NO_GRAPH.format(name=self.name))
         if points and any(hasattr(p, "to_local") for p in self.parameters):
@@ -248,7 +246,7 @@ class Evaluation:
                 for p, memory in _exchanged(work, gradient):
                     _fill(memory, p.grad)
         if loss is None and loss_there in _needed(works):
-            raise TypeError(f"{self.name}: the rule reads the loss at a point, and the closure returned None")
+            raise TypeError(f"{self.name}: the rule evaluates the loss at a point, but the closure returned None")
         return {loss_there: loss, gradient: True}
 
     def _call(self) -> Any:
@@ -283,7 +281,7 @@ class Evaluation:
             loss = self._call()
             if loss is None:
                 raise TypeError(
-                    f"{self.name}: the rule searches along a line; let the closure return the loss, not None"
+                    f"{self.name}: the rule makes a line search: the closure must return the loss, not None"
                 )
             losses[distance] = sign * float(loss)
             if self.iterates:

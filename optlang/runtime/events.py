@@ -76,7 +76,9 @@ class EventPlan(GroupPlan):
         prepared = self.variant_for(facts_of(part))
         alike = prepared is self.variant_for(facts_of(p)) and not {"numel", "rows", "cols"} & set(prepared.facts)
         if not (alike and prepared.variant.elementwise):
-            self._fail(part, f"is a distributed tensor, and `on {self.event}` of {self.name} is not about each element")
+            self._fail(
+                part, f"is a distributed tensor, and `on {self.event}` of {self.name} does not work element by element"
+            )
 
     def _common_states(self) -> dict[str, float]:
         """Return the states of the group and of the whole optimizer, by name."""

@@ -30,8 +30,8 @@ class FlatPlan(GroupPlan):
     """
 
     unlike = (
-        "to a rule that works on one vector of all parameters: the vector is a copy in which their bits would be lost, "
-        "and blocks of its states would not belong to one parameter"
+        "to a rule that works on one vector of all parameters: the vector is a copy that would lose their bits, and a "
+        "block of its states could span several parameters"
     )
 
     def __init__(
@@ -215,7 +215,7 @@ def check(
         raise ValueError(f"{name}: {switch} is not supported: the rule sees all parameters as one vector (`flat`)")
     if searches and groups > 1:
         raise ValueError(
-            f"{name} takes one param group: it searches along one line, for all parameters as one vector (`flat`)"
+            f"{name} takes one parameter group: its line search is for all parameters as one vector (`flat`)"
         )
     for p in members:
         check_piece(name, group, p, members[0])
@@ -229,7 +229,7 @@ def check_piece(name: str, group: Mapping[str, Any], p: torch.Tensor, first: tor
     elif p.is_complex():
         reason = "is complex"
     elif p.dtype is not first.dtype or p.device != first.device:
-        reason = f"has type {p.dtype} on {p.device}, but the first one {first.dtype} on {first.device}"
+        reason = f"has type {p.dtype} on {p.device}, but the first one has type {first.dtype} on {first.device}"
     if reason:
         raise ValueError(
             f"{name}: {describe(group, p)} {reason}; the rule sees all parameters of a group as one vector (`flat`)"

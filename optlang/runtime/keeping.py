@@ -40,7 +40,7 @@ def check(part: RoutedRule, group: Mapping[str, Any], members: Sequence[torch.Te
     if kind.unlike:
         raise ValueError(f"{who}: {need} cannot be given {kind.unlike}")
     if need == ROUNDING and not any(p.dtype is torch.bfloat16 for p in members):
-        raise ValueError(f"{who}: rounding is for parameters in bfloat16, and there are none here")
+        raise ValueError(f"{who}: rounding is for parameters in bfloat16, but there are none here")
     values, states = part.hyper.read(group), dict[str, Slot]()
     answers = part.hyper.answers(values)
     for p in _different(members):

@@ -69,7 +69,7 @@ def _kind(group: dict[str, Any], part: RoutedRule) -> type[GroupPlan]:
 
 
 class RuleOptimizer(Optimizer):
-    """What the classes made from rules have in common."""
+    """Base class of all optimizers made from rules."""
 
     _compiled: ClassVar[Compiled]
     _parts: ClassVar[Parts]
@@ -172,10 +172,10 @@ class RuleOptimizer(Optimizer):
         return f"{cls._name()}() got an unexpected keyword argument {key!r}; {hint}it takes {', '.join(keys) or 'none'}"
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a param group, as in ``torch.optim``; its hyperparameters are checked first.
+        """Add a parameter group, as in ``torch.optim``; its hyperparameters are checked first.
 
         Args:
-            param_group: Parameters under ``params``, and options of their own.
+            param_group: A dict with the parameters under ``params``, and options for them.
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
@@ -201,7 +201,7 @@ class RuleOptimizer(Optimizer):
         """Refuse a group that asks for what another class does."""
         for key, value in self._parts.counterpart.marks.items():
             if group.get(key, value) != value:
-                raise ValueError(f"{self._name()}: {key} is always {value} here; take the class that has this argument")
+                raise ValueError(f"{self._name()}: {key} is always {value} here; use the class that has this argument")
 
     def _begin_early(self, group: dict[str, Any]) -> None:
         """Start the states of a new group, for a class that has them before the first step."""
@@ -264,16 +264,16 @@ class RuleOptimizer(Optimizer):
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """Update the parameters.
 
-        Everything is checked before anything is written: a step that raises has changed nothing. One that is
-        interrupted (Ctrl-C) while it computes has updated and counted some parameters and left the others as they were;
-        training can go on from there, or be saved.
+        Everything is checked before anything is written: a step that raises changes nothing. A step that is interrupted
+        (Ctrl-C) while it computes has updated and counted some parameters and left the others unchanged; training can
+        continue from there, or be saved.
 
         Args:
-            *args: ``closure``, which computes the gradients again and returns the loss; there need be none.
-            **kwargs: The same, by name.
+            *args: ``closure``, which recomputes the gradients and returns the loss; optional.
+            **kwargs: The same, by keyword.
 
         Returns:
-            What the closure returned, if there is one.
+            The return value of the closure, if there is one.
         """
         # Hooks and profilers are served by torch's own wrapper, which costs as much as a small step: only if needed.
         if (
@@ -293,7 +293,7 @@ class RuleOptimizer(Optimizer):
         """Update the parameters, without hooks."""
         if self._events and not all(group.get(TRAINING, True) for group in self.param_groups):
             raise RuntimeError(
-                f"{self._name()}: the parameters are those to evaluate with; call optimizer.train() before step()"
+                f"{self._name()}: the parameters hold the weights for evaluation; call optimizer.train() before step()"
             )
         evaluation, loss = None, None
         if self._asked:
@@ -529,9 +529,9 @@ class RuleOptimizer(Optimizer):
         return not any(bool(g.any()) for g in map(local, gradients) if not (is_fake(g) or g.is_meta))
 
     def warmup(self) -> None:
-        """Compile now what the first step would, so that it is as quick as the others.
+        """Compile everything that the first step would compile, so that it is as fast as later steps.
 
-        Gradients need not be there; they are taken to be of their parameters' types. Nothing is changed.
+        Gradients are not needed; they are assumed to have the types of their parameters. Nothing is changed.
 
         Raises:
             ValueError: If a step would raise it for a hyperparameter or a parameter.
@@ -566,14 +566,14 @@ class RuleOptimizer(Optimizer):
     # Evaluation ---------------------------------------------------------------------------------------------
 
     def eval(self) -> None:
-        """Make the parameters those that are evaluated, as the rule says under ``on eval``; nothing for other rules.
+        """Switch the parameters to the weights for evaluation, as ``on eval`` defines; without it, do nothing.
 
-        Call it before evaluating or saving the model. Calling it twice is calling it once.
+        Call it before evaluating or saving the model. It is idempotent.
         """
         self._switch("eval")
 
     def train(self, mode: bool = True) -> None:
-        """Make the parameters those that are trained again, as the rule says under ``on train``.
+        """Switch the parameters back to the weights for training, as ``on train`` of the rule defines.
 
         Args:
             mode: False is the same as :meth:`eval`, as for modules.
@@ -602,14 +602,14 @@ class RuleOptimizer(Optimizer):
     def state_dict(self, *, full: bool = False) -> dict[str, Any]:
         """Return hyperparameters and state, as ``torch.optim`` does.
 
-        Both are of this moment: what is held of it does not follow when the optimizer moves on.
+        The result is a snapshot: later steps do not change it.
 
         Args:
-            full: Whether states that ``store`` keeps in fewer bits are numbers in float32, which the optimizer of the
-                same rule in ``torch.optim`` can load.
+            full: Whether to convert states that ``store`` keeps in fewer bits to float32, so that the optimizer of the
+                same name in ``torch.optim`` can load them.
 
         Raises:
-            ValueError: If there is state of tensors that are in no param group.
+            ValueError: If there is state of tensors that are in no parameter group.
         """
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
@@ -630,17 +630,17 @@ class RuleOptimizer(Optimizer):
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what :meth:`state_dict` returned, or what the optimizer of the same rule in ``torch.optim`` did.
+        """Load the result of :meth:`state_dict`, or that of the optimizer of the same name in ``torch.optim``.
 
-        Parameters are matched by name where they have names on both sides (``model.named_parameters()``), by place
+        Parameters are matched by name where both sides have names (``model.named_parameters()``), by position
         otherwise. Nothing is cast: every state keeps the type it was saved with. A parameter with state but without a
-        step count is taken to have been updated once.
+        step count counts as updated once.
 
         Args:
             state_dict: The checkpoint; it is not changed, and shares no memory with the optimizer afterwards.
 
         Raises:
-            ValueError: If it does not fit; nothing is loaded then.
+            ValueError: If it does not match; nothing is loaded then.
         """
         state_dict = copy.copy(state_dict)
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
@@ -786,7 +786,7 @@ def _blank(rebuild: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
 
 
 def share_memory(optimizer: RuleOptimizer) -> None:
-    """Move the states to shared memory, for processes that train one model together; each counts its own steps."""
+    """Move the states to shared memory, for processes that train one model; each counts its own steps."""
     for held in optimizer.state.values():
         for key, value in held.items():
             if key != STEP and isinstance(value, torch.Tensor):
@@ -807,8 +807,8 @@ def make_class(
     Args:
         compiled: The compiled rule.
         backend: Name of the backend.
-        module: Where the class says it lives.
-        qualname: Its qualified name; its name by default.
+        module: Module name of the class.
+        qualname: Qualified name of the class; by default its name.
         rebuild: A function and its arguments that return this class in another process, for pickling.
 
     Raises:

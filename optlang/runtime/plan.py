@@ -365,11 +365,13 @@ class GroupPlan:
         if p.dim() < variant.min_ndim:
             self._fail(
                 p,
-                f"has {p.dim()} dimensions, but {self.name} looks at {variant.min_ndim} of them; "
-                "give it to another optimizer",
+                f"has {p.dim()} dimensions, but {self.name} needs at least {variant.min_ndim}; give it to another "
+                f"optimizer",
             )
         if p.is_complex() and not variant.layout.flat:
-            self._fail(p, f"is complex, and {self.name} reduces over dimensions, which is defined for real ones only")
+            self._fail(
+                p, f"is complex, but {self.name} reduces over dimensions, which is supported only for real parameters"
+            )
 
     def _check_schedule(self, p: torch.Tensor, prepared: LoadedVariant) -> None:
         """Refuse what steps of several stages cannot do."""
@@ -378,12 +380,12 @@ class GroupPlan:
             self._fail(
                 p,
                 f"has {self.option}, which {self.name} does not support: "
-                "its step is made in stages (it has matrices, sums over the whole model, `every` or random numbers)",
+                "its step has several stages (it uses matrices, sums over the whole model, `every` or random numbers)",
             )
         if any(stage.totals for stage in schedule.stages) and (is_fake(p) or p.is_meta):
-            self._fail(p, f"has no values (it is fake, or on meta), and {self.name} reads sums over the whole model")
+            self._fail(p, f"has no values (it is fake, or on meta), but {self.name} computes sums over the whole model")
         if schedule.matrices and p.is_complex():
-            self._fail(p, f"is complex, and {self.name} works on matrices, which is defined for real ones only")
+            self._fail(p, f"is complex, but {self.name} works on matrices, which is supported only for real parameters")
 
     def _check_gradient(self, p: torch.Tensor, g: torch.Tensor) -> None:
         self._check_layout(p, g)
@@ -406,7 +408,7 @@ class GroupPlan:
             self._fail(p, f"has a gradient of layout {g.layout}, which {self.name} does not support; make it dense")
         message = f"has a sparse gradient ({g.layout}), which {self.name} does not support"
         if by_rows(self.variant_for(facts_of(p)).variant):
-            message += ' unless it is given the argument sparse="lazy" (to update the rows that it touches)'
+            message += ' unless sparse="lazy" is passed (to update only the rows that it touches)'
         self._fail(p, f"{message}; or make it dense (for an embedding: sparse=False)")
 
     def _fail(self, p: torch.Tensor, message: str) -> NoReturn:

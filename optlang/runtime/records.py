@@ -206,7 +206,7 @@ class ParameterState:
             found = formats.get(slot.key)
             if slot not in missing and slot.key + SCALE not in held and _is_coded(value):
                 raise ValueError(
-                    f"state {slot.key!r} is in codes of {value.dtype}, and {slot.key + SCALE!r} is missing"
+                    f"state {slot.key!r} is in codes of {value.dtype}, but {slot.key + SCALE!r} is missing"
                 )
             if isinstance(found, Blocks):
                 tensors[slot.name] = self._in_codes(slot, found, value, slot in missing)
@@ -280,7 +280,7 @@ class ParameterState:
         scales = self.state[slot.key + SCALE]
         format = choice.found(codes, scales)
         if format is None:
-            raise ValueError(f"state {slot.key!r} is in codes of no format that is known")
+            raise ValueError(f"state {slot.key!r} is in codes of an unknown format")
         return format.decode(codes, scales)
 
     def hold(self, mirrors: Sequence[Any], stored: Sequence[torch.Tensor]) -> None:
@@ -301,7 +301,7 @@ class ParameterState:
         if reason := lost(value):
             raise ValueError(f"state {key!r} {reason}")
         if is_fake(value) is not is_fake(p):
-            raise ValueError(f"state {key!r} is a {'fake' if is_fake(value) else 'real'} tensor, and the other is not")
+            raise ValueError(f"state {key!r} is a {'fake' if is_fake(value) else 'real'} tensor, but the other is not")
         if value.is_inference():  # it could not be written to outside of inference mode
             value = value.clone()
         if value.device != p.device:
@@ -314,7 +314,9 @@ class ParameterState:
                 raise ValueError(f"state {key!r} must be one number, but has shape {tuple(value.shape)}")
             return value
         if storage is Storage.ELEMENT and value.shape != p.shape:
-            raise ValueError(f"state {key!r} has shape {tuple(value.shape)}, its parameter has shape {tuple(p.shape)}")
+            raise ValueError(
+                f"state {key!r} has shape {tuple(value.shape)}, but its parameter has shape {tuple(p.shape)}"
+            )
         if storage is Storage.ELEMENT and not self.copied and self.prepared.variant.layout.flat:
             return value if same_order(value, p) else as_laid_out(value, p)
         return value.contiguous()

@@ -61,7 +61,7 @@ def checked(name: str, seed: Any) -> int:
     except (TypeError, ValueError, OverflowError, RuntimeError):
         fits = False
     if not fits:
-        raise ValueError(f"{name}: seed must be a whole number from 0 to 2**64 - 1, got {seed!r}")
+        raise ValueError(f"{name}: seed must be an integer from 0 to 2**64 - 1, got {seed!r}")
     return whole
 
 
@@ -77,7 +77,7 @@ class Seed:
 
     def __init__(self, groups: Sequence[Mapping[str, Any]]) -> None:
         self.groups = groups
-        self.value = checked("param group 0", groups[0].get(SEED, 0))
+        self.value = checked("parameter group 0", groups[0].get(SEED, 0))
         self._places: dict[int, int] | None = None
         self._generators: dict[torch.device, torch.Generator] = {}
 

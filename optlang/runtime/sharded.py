@@ -89,7 +89,7 @@ class ShardedPlan(GroupPlan):
     def _check_placement(self, p: torch.Tensor, g: torch.Tensor) -> None:
         if isinstance(p, DTensor) and not isinstance(g, DTensor):
             self._fail(
-                p, "is a distributed tensor, but its gradient is not; distribute the gradient as the parameter is"
+                p, "is a distributed tensor, but its gradient is not; distribute the gradient like the parameter"
             )
 
     def _looks_around(self, p: DTensor) -> bool:

@@ -39,19 +39,19 @@ def misplaced(p: DTensor, formats: Mapping[str, Format]) -> str:
     if not blocks:
         return ""
     if any(each.is_partial() for each in p.placements):
-        return "is distributed in terms of a sum"
+        return "is distributed as partial sums"
     cut = _cut(p)
     if len(p.shape) == 1 and cut:
         return "is a vector, whose blocks would depend on the number of processes"
     if any(dim > 1 for dim in cut):
-        return f"is distributed along dimension {max(cut)}, which cuts its rows into elements that are no neighbours"
+        return f"is distributed along dimension {max(cut)}, which splits its rows into elements that are not adjacent"
     if 1 in cut:
         processes = cut[1]
         own = math.prod(p.shape[1:]) // processes
         if p.shape[1] % processes or own % blocks:
             return (
-                f"has rows that are cut between {processes} processes, and not between blocks of {blocks}; "
-                "distribute it along its first dimension, or ask for smaller blocks"
+                f"has rows that are split between {processes} processes, but not at blocks of {blocks}; distribute it "
+                f"along its first dimension, or use smaller blocks"
             )
     return ""
 

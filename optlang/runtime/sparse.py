@@ -33,7 +33,7 @@ LAZY = "lazy"
 
 INSTEAD = (
     "give it dense gradients (for an embedding: sparse=False) and, if other parameters of the optimizer have sparse "
-    "ones, a param group of its own"
+    "ones, a separate parameter group"
 )
 
 
@@ -83,7 +83,7 @@ class LazyPlan(GroupPlan):
     def unfit(cls, variant: Variant, p: torch.Tensor, formats: Mapping[str, Format]) -> str:
         """Return why the numbers of a parameter cannot be kept in some formats; empty if they can."""
         if p.dim() == 1 and any(isinstance(format, Blocks) for format in formats.values()):
-            return "is a vector, whose elements have scales in common and cannot be updated without each other"
+            return "is a vector, whose elements share scales and cannot be updated separately"
         return ""
 
     def _check_layout(self, p: torch.Tensor, g: torch.Tensor) -> None:
@@ -91,15 +91,15 @@ class LazyPlan(GroupPlan):
             if self.kernels.compiled.rule.sparse:
                 self._fail(
                     p,
-                    f"has a dense gradient, but {self.name} is for sparse ones, as an embedding with sparse=True has "
-                    "them; give it to another optimizer, or say sparse=None",
+                    f"has a dense gradient, but {self.name} needs sparse gradients, such as those of an embedding "
+                    f"with sparse=True; give it to another optimizer, or pass sparse=None",
                 )
             return
         if g.sparse_dim() != 1:
             self._fail(
                 p,
-                f"has a gradient that is sparse in {g.sparse_dim()} dimensions, but {self.option} is for gradients of "
-                "whole rows (sparse in 1), as an embedding has them",
+                f"has a gradient that is sparse in {g.sparse_dim()} dimensions, but {self.option} needs gradients of "
+                f"whole rows (sparse in 1), such as those of an embedding",
             )
         variant = self.variant_for(facts_of(p)).variant
         if not by_rows(variant):
@@ -117,10 +117,10 @@ class LazyPlan(GroupPlan):
 def reason(variant: Variant) -> str:
     """Return why a variant cannot update rows, and what to do."""
     stages = () if variant.schedule.direct else variant.schedule.stages
-    why = "does not update every element from itself alone"
+    why = "does not update each element independently"
     if stages and all(one.kernel.elementwise and not one.points and not one.needs for one in stages):
         random = any(one.draws for one in stages)
-        why = "draws random numbers for whole tensors" if random else "does not make the same step each time (`every`)"
+        why = "draws random numbers for whole tensors" if random else "does not make the same step every time (`every`)"
     return f"{why}; {INSTEAD}"
 
 

@@ -46,9 +46,9 @@ def needs(compiled: Compiled, group: Mapping[str, Any], members: Sequence[torch.
         return ROUNDING
     ruled = {each.key for each in compiled.rule.stored}
     if store is None and ruled - {KEY}:
-        return f"`store` of the rule (store={choice.OFF!r} leaves it out)"
+        return f"`store` of the rule (store={choice.OFF!r} ignores it)"
     if way is None and KEY in ruled and any(p.dtype is torch.bfloat16 for p in members):
-        return f"`store p` of the rule (rounding={NEAREST!r} leaves it out)"
+        return f"`store p` of the rule (rounding={NEAREST!r} ignores it)"
     return ""
 
 
@@ -131,4 +131,4 @@ def described(part: RoutedRule, group: Mapping[str, Any], members: Sequence[torc
             size += p.numel() * (formats[KEY].size(type) - SIZES[type])
         numel += p.numel()
     listed = "; ".join(f"{key} in {label}" for key, label in labels.items())
-    return f"{listed or 'none'} ({size / max(1, numel):.2f} bytes an element)"
+    return f"{listed or 'none'} ({size / max(1, numel):.2f} bytes per element)"

@@ -67,7 +67,7 @@ class Hyperparameters:
         values: dict[GivenName, Value] = {}
         for key, names, is_tuple in self._layout:
             if key not in group:
-                raise ValueError(f"{self.compiled.name}: a param group has no {key!r}")
+                raise ValueError(f"{self.compiled.name}: a parameter group has no {key!r}")
             raw = group[key]
             if not is_tuple:
                 values[names[0]] = raw if type(raw) is float else plain(raw)
@@ -81,7 +81,7 @@ class Hyperparameters:
             key = member.name
             if key not in group:
                 raise ValueError(
-                    f"{self.compiled.name} reads {member}: give every param group a {key!r}, "
+                    f"{self.compiled.name} reads {member}: give every parameter group a {key!r}, "
                     f"as in {{'params': ..., {key!r}: 1.0}}"
                 )
             values[member] = plain(group[key])

@@ -80,10 +80,9 @@ class Vanishing:
             self.over = True
             shown = ", ".join(stuck[:NAMED]) + (f" and {len(stuck) - NAMED} more" if len(stuck) > NAMED else "")
             warnings.warn(
-                f"{name}: step {self.steps} has changed nearly nothing of {shown}: the updates are less than half of "
-                "what bfloat16 can tell apart, and are rounded away. rounding='stochastic' makes them count on "
-                "average; 'kahan', 'bf16+8' and 'bf16+16' keep what is rounded off; 'nearest' leaves it as it is, "
-                "without this warning",
+                f"{name}: step {self.steps} changed almost nothing in {shown}: the updates are less than half a unit "
+                f"in the last place of bfloat16, and are rounded away. rounding='stochastic' applies them on average; "
+                f"'kahan', 'bf16+8' and 'bf16+16' keep the rounding errors; 'nearest' only silences this warning",
                 UserWarning,
                 stacklevel=callers(),
             )

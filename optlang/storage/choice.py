@@ -81,7 +81,7 @@ def checked(who: str, store: Any, keys: Sequence[str]) -> Any:
     for key, asked in store.items():
         if key not in keys:
             states = ", ".join(map(repr, keys)) or "none"
-            raise ValueError(f"{who}: store names a state {key!r}, and the rule has {states}")
+            raise ValueError(f"{who}: store names a state {key!r}, but the rule has {states}")
         named(who, asked)
     return dict(store)
 
@@ -135,7 +135,7 @@ def formats(
         asked = store.get(slot.key) if isinstance(store, Mapping) else None
         if asked is not None and not slot.of_elements:
             raise ValueError(
-                f"{who}: state {slot.key!r} cannot be kept in {asked}, as it is not shaped like its parameter"
+                f"{who}: state {slot.key!r} cannot be kept in {asked}, because it is not shaped like its parameter"
             )
         if asked is not None:
             format: Format | None = named(who, asked)

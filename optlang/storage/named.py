@@ -74,9 +74,9 @@ def format_of(name: str, options: Mapping[str, int] | None = None, at_random: bo
         Wrong: If there is none.
     """
     if name not in TYPES and name not in CODES:
-        raise Wrong(f"there is no format {name!r} to keep states in; there are: {', '.join((*TYPES, *CODES))}")
+        raise Wrong(f"unknown format {name!r}; the formats are: {', '.join((*TYPES, *CODES))}")
     if at_random and name != "bf16":
-        raise Wrong(f"{name} cannot be asked to round at random; bf16 can, and log8 always does", AT_RANDOM)
+        raise Wrong(f"{name} has no stochastic rounding; bf16 has, and log8 always rounds at random", AT_RANDOM)
     for option, number in (options or {}).items():
         if name not in CODES or option not in OPTIONS:
             takes = " and ".join(OPTIONS) if name in CODES else "nothing"

@@ -52,7 +52,7 @@ def target(name: str) -> Any:
     if name not in names():
         close = nearest(name, names())
         hint = f"did you mean {close!r}? " if close else ""
-        raise ValueError(f"there is no target {name!r}; {hint}the targets are {', '.join(names())}")
+        raise ValueError(f"unknown target {name!r}; {hint}the targets are {', '.join(names())}")
     return import_module(f"optlang.targets.{name}")
 
 
@@ -85,5 +85,5 @@ def refusal(compiled: CompiledRule, target: str, construct: str, span: Span | No
         help: What to do instead.
     """
     source = compiled.rule.tree.source
-    message = f"{construct} cannot be carried by the target `{target}`"
+    message = f"the target `{target}` does not support {construct}"
     return Diagnostic("E801", message, source, span, label="used here", help=help)

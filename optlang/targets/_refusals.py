@@ -35,7 +35,7 @@ def called(rule: Rule, names: Collection[str]) -> ast.Expr | None:
 def no_shape(compiled: CompiledRule, target: str) -> Diagnostic:
     """Return the refusal of a rule that none of the shapes suits that a target knows."""
     asked = [r.condition.span for r in compiled.rule.requirements if r.of_tensors]
-    help = "the target finds out what a rule does by trying tensors of usual shapes, and none suits; ask for less"
+    help = "the target tries the rule on tensors of common shapes, but it accepts none of them; relax its requirements"
     return refusal(compiled, target, "a rule for unusual shapes", asked[0] if asked else None, help)
 
 
@@ -61,7 +61,7 @@ def closure(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
             target,
             f"the closure (`{_name_of(node) or 'loss'}`)",
             _span(node),
-            "a step gets gradients only; compile the rule in Python, or write it with one gradient a step",
+            "a step receives only gradients; compile the rule in Python, or write it with one gradient per step",
         )
 
 
@@ -83,7 +83,7 @@ def routes(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
     if compiled.rule.routes:
         others = " and ".join(f"`{other.name}`" for other, _ in compiled.routes)
         others = others or " and ".join(dict.fromkeys(f"`{r.title}`" for r in compiled.rule.routes))
-        help = f"emit {others} apart, and give each its parameters"
+        help = f"emit {others} separately, and pass each its own parameters"
         yield refusal(compiled, target, "`route`", compiled.rule.routes[0].span, help)
 
 
@@ -92,18 +92,18 @@ def derived_defaults(compiled: CompiledRule, target: str) -> Iterator[Diagnostic
     derived = next((hyper.derived for hyper in compiled.rule.hypers if hyper.derived is not None), None)
     if derived is not None:
         help = "give the hyperparameter a number as its default"
-        yield refusal(compiled, target, "a default that follows from another hyperparameter", derived.span, help)
+        yield refusal(compiled, target, "a default computed from another hyperparameter", derived.span, help)
 
 
 def whole_vectors(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
     """Yield the refusals of what is about all parameters as one vector: ``flat``, and searches along a line."""
-    help = "use the class that `optlang.compile` gives"
+    help = "use the class that `optlang.compile` returns"
     flat = next((item for item in compiled.rule.tree.items if isinstance(item, ast.Flat)), None)
     if flat is not None:
         yield refusal(compiled, target, "`flat`", flat.span, help)
     search = called(compiled.rule, SEARCHES)
     if search is not None:
-        yield refusal(compiled, target, f"a search along a line (`{_name_of(search)}`)", search.span, help)
+        yield refusal(compiled, target, f"a line search (`{_name_of(search)}`)", search.span, help)
 
 
 def histories(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
@@ -124,7 +124,7 @@ def several_passes(order: Order, target: str) -> Iterator[Diagnostic]:
     special = _left(order)
     if special is None or rule.routes:
         return
-    help = "use the target `torchscript`, which carries it"
+    help = "use the target `torchscript`"
     left = [
         n for s in statements((*special.start, *special.body)) for top in own_expressions(s) for n in expressions(top)
     ]
@@ -140,15 +140,15 @@ def several_passes(order: Order, target: str) -> Iterator[Diagnostic]:
         yield refusal(compiled, target, f"matrices (`{name}`)" if name else "matrices", _span(found), help)
     for state in special.states:
         if state.scope is not StateScope.TENSOR:
-            what = "a state of the param group" if state.scope is StateScope.GROUP else "a state of the whole optimizer"
-            yield refusal(compiled, target, f"{what} (`{state.name}`)", state.span, help)
+            owner = "parameter group" if state.scope is StateScope.GROUP else "whole optimizer"
+            yield refusal(compiled, target, f"a state of the {owner} (`{state.name}`)", state.span, help)
             break
     for statement in (s for body in rule.events.values() for s in body):
         yield refusal(compiled, target, "`on eval` and `on train`", statement.span, help)
         break
     if any(isinstance(n, ast.Member) and member_name(n) is not None for n in left):
         found = _first(rule, lambda n: isinstance(n, ast.Member) and member_name(n) is not None)
-        yield refusal(compiled, target, "a value of the param group", _span(found), help)
+        yield refusal(compiled, target, "a key of the parameter group", _span(found), help)
 
 
 def _left(order: Order) -> Special | None:

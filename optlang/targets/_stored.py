@@ -84,18 +84,18 @@ def _refused(compiled: CompiledRule, store: Any, target: str) -> Iterator[Diagno
     """Yield the refusals of what the rule says for some tensors alone, and of parameters."""
     for each in () if store == choice.OFF else compiled.rule.stored:
         if each.name == "p":
-            help = "files round parameters to the nearest number; leave the line out, with --store off all of them"
+            help = "files round parameters to nearest; remove the line, or ignore all such lines with --store off"
             yield refusal(compiled, target, "`store p`", each.span, help)
         elif each.when is not None and choice.preset_of(store) is None and each.key not in (store or ()):
-            help = f"give --store {each.key}=bf16 or fp32, which goes for all tensors"
+            help = f"give --store {each.key}=bf16 or fp32, which applies to all tensors"
             yield refusal(compiled, target, f"`store {each.name}` with `when`", each.span, help)
 
 
 def _in_codes(compiled: CompiledRule, asked: Mapping[str, Format], target: str) -> Iterator[Diagnostic]:
     """Yield the refusals of states in codes, or rounded at random, at the lines that ask for them."""
     help = (
-        "codes and random rounding need kernels that the file has not; keep it in bf16 or fp32 (--store KEY=fp32), "
-        "or use the class that `optlang.compile` gives"
+        "this format needs kernels that the file does not contain; keep it in bf16 or fp32 (--store KEY=fp32), "
+        "or use the class that `optlang.compile` returns"
     )
     spans = {each.key: each.span for each in compiled.rule.stored if asked.get(each.key) == each.format}
     for state in compiled.rule.states:

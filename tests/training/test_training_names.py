@@ -49,7 +49,7 @@ def test_names_that_stand_in_one_group_less_often_are_a_mismatch() -> None:
     one, other = model(), model()
     optimizer = AdamW(of_two_models(one, other))
     alone = AdamW(model().named_parameters())
-    with pytest.raises(ValueError, match="divided into other param groups: 2 there, 1 here"):
+    with pytest.raises(ValueError, match="are in different parameter groups: 2 there, 1 here"):
         alone.load_state_dict(optimizer.state_dict())
 
 

@@ -127,7 +127,7 @@ CHECKS: dict[str, Callable[[Names], None]] = {
     "Gradient accumulation and clipping": stepped(5),
     "Mixed precision": check_precision,
     "Averaged weights": check_averages,
-    "A step inside of the backward pass": check_in_backward,
+    "A step inside the backward pass": check_in_backward,
     "torch.compile": stepped(20),
     "Names and checkpoints": check_names,
     "foreach and fused": check_keywords,

@@ -61,7 +61,7 @@ def _match(
         name = argument.name
         if name is None:
             if filled - set(names[:positional]):
-                report("a positional argument follows one with a name", argument.span, "name it too")
+                report("positional argument follows keyword argument", argument.span, "pass it by keyword, too")
                 return
             if positional == len(names):
                 report(_count(node, len(names)), argument.span, "one argument too many")
@@ -72,10 +72,10 @@ def _match(
             if not reduction:
                 scope.findings.add(
                     "E309",
-                    f"`{_called(node)}` has no `dim`: it works on each element",
+                    f"`{_called(node)}` has no `dim`: it works element by element",
                     argument.span,
                     label="remove this",
-                    help="`dim=` belongs to reductions such as `sum`, `mean`, `norm` and `max(x, dim=...)`",
+                    help="`dim=` is for reductions such as `sum`, `mean`, `norm` and `max(x, dim=...)`",
                 )
                 return
             continue
@@ -89,7 +89,7 @@ def _match(
             )
             return
         if name in filled:
-            report(f"`{name}` is given twice", argument.span, "given again")
+            report(f"`{name}` is given twice", argument.span, "second value")
             return
         filled.add(name)
     missing = [name for name, optional in parameters if name not in filled and not optional]
@@ -105,7 +105,7 @@ def _called(node: Call) -> str:
 
 def _count(node: Call, most: int) -> str:
     word = "no arguments" if most == 0 else ("one argument" if most == 1 else f"{most} arguments")
-    return f"`{_called(node)}` takes {word}, {len(node.arguments)} are given"
+    return f"`{_called(node)}` takes {word}, got {len(node.arguments)}"
 
 
 def _check_extreme(node: Call, builtin: Builtin, scope: Scope) -> None:
@@ -133,7 +133,7 @@ def _check_extreme(node: Call, builtin: Builtin, scope: Scope) -> None:
     elif count > 1 and dim is not None:
         scope.findings.add(
             "E309",
-            f"`{builtin.name}` of several values works on each element and has no `dim`",
+            f"`{builtin.name}` of several values works element by element and has no `dim`",
             dim.span,
             label="remove this",
             help=f"to reduce, give one value: `{builtin.name}({builtin.name}(x, y), dim=...)`",
@@ -157,8 +157,8 @@ def _check_sizes(node: Call, builtin: Builtin, scope: Scope) -> None:
             f"`{builtin.name}` needs a size",
             node.span,
             label="argument missing",
-            help=f"the call is `{shown(builtin)}`; for zeros shaped like p, write `0*p`, or a state without initial "
-            "value",
+            help=f"the call is `{shown(builtin)}`; for zeros shaped like p, write `0*p`, or declare a state without "
+            f"an initial value",
         )
 
 
@@ -172,7 +172,7 @@ def check_size_call(node: Call, scope: Scope) -> None:
             f"`{name}` takes " + ("a value and a dimension" if several else "one value"),
             node.span,
             label="arguments do not match",
-            help="the call is `size(x, 0)`" if several else f"the call is `{name}(x)`; `{name}` alone is that of p",
+            help="the call is `size(x, 0)`" if several else f"the call is `{name}(x)`; `{name}` alone refers to p",
         )
 
 
@@ -220,13 +220,13 @@ def _check_dim(node: Call, builtin: Builtin, scope: Scope) -> None:
         return
     if len(given) > 1:
         scope.findings.add(
-            "E208", "`dim` is given twice", given[1].span, label="given again", help="write `dim=(0, 1)`"
+            "E208", "`dim` is given twice", given[1].span, label="second value", help="write `dim=(0, 1)`"
         )
         return
     several = isinstance(given[0].value, Slice)
     values = dim_values(given[0].value, 64)
     if values is None:
-        what = "`dim` must be written as a whole number, or several in brackets"
+        what = "`dim` must be an integer literal, or several in brackets"
     elif several and builtin.block:
         what = f"`{builtin.name}` works along one dimension, or on the whole tensor"
     elif several:
@@ -238,7 +238,7 @@ def _check_dim(node: Call, builtin: Builtin, scope: Scope) -> None:
     elif not all(-64 <= v < 64 for v in values):
         what = "no tensor has that many dimensions"
     elif min(values) < 0 <= max(values):
-        what = "dimensions counted from the front and from the back may be the same one"
+        what = "dimensions counted from the front and from the back may coincide"
     else:
         return
     scope.findings.add(
@@ -246,6 +246,6 @@ def _check_dim(node: Call, builtin: Builtin, scope: Scope) -> None:
         what,
         given[0].value.span,
         label="expected for example `-1`" + ("" if builtin.block else " or `(0, 1)`"),
-        help="`dim=-1` is the last dimension, `dim=0` the first, `dim=1:` all but the first; without `dim` it is about "
+        help="`dim=-1` is the last dimension, `dim=0` the first, `dim=1:` all but the first; without `dim` it acts on "
         "the whole tensor",
     )

@@ -74,7 +74,7 @@ def comparable(
                 "E306",
                 "strings have no order",
                 expr.span,
-                label=f"cannot be compared by `{op}`",
+                label=f"cannot be compared with `{op}`",
                 help="use `==` or `!=`",
             )
             return False

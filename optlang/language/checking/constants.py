@@ -52,7 +52,7 @@ def fold(expr: Expr) -> Value:
         case Name(text=text):
             raise NotConstant(expr.span, f"it reads `{text}`")
         case _:
-            raise NotConstant(expr.span, "it is more than arithmetic on numbers")
+            raise NotConstant(expr.span, "only arithmetic on numbers is allowed")
 
 
 def is_whole(expr: Expr) -> bool:
@@ -71,7 +71,7 @@ def is_whole(expr: Expr) -> bool:
 def _number(expr: Expr) -> float:
     value = fold(expr)
     if isinstance(value, bool) or not isinstance(value, float):
-        raise NotConstant(expr.span, "there is no arithmetic on this")
+        raise NotConstant(expr.span, "arithmetic needs numbers")
     return value
 
 

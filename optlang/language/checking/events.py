@@ -35,7 +35,7 @@ def check_events(events: Sequence[On], resolver: Resolver) -> None:
             f"`on {event.event}` without `on {other}`",
             event.span,
             label="nothing undoes this",
-            help=f"write `on {other}:` with the statements that lead back; the two are called in turns",
+            help=f"write `on {other}:` with the statements that undo this; the two are called alternately",
         )
 
 

@@ -98,13 +98,13 @@ class ExpressionReader(Tensors, ABC):
         if value.sort is Sort.NONE and value.optional is not None:
             name = value.optional
             default = self.scope.hypers[name].default
-            none = "none is its default" if default is None else "it is declared with `or none`"
+            none = "its default is none" if default is None else "it is declared with `or none`"
             self.report(
                 "E308",
-                f"`{name}` may be none, and there is no arithmetic on none",
+                f"`{name}` may be none, which cannot be used in arithmetic",
                 expr.span,
                 label="may be none here",
-                help=f"write `{name} ?? VALUE` for a value to use instead, or ask `if {name} != none:` first",
+                help=f"write `{name} ?? VALUE` to supply a value instead, or test `if {name} != none:` first",
                 related=((none, self.scope.places[name]),) if name in self.scope.places else (),
             )
             return MISTAKE
@@ -112,10 +112,10 @@ class ExpressionReader(Tensors, ABC):
             word = "a string" if value.sort is Sort.TEXT else "none"
             self.report(
                 "E304",
-                f"{word} stands where a number is expected",
+                f"{word} is used where a number is expected",
                 expr.span,
                 label="expected a number",
-                help='strings and none are only compared: `mode == "l2"`, `x == none`, `x ?? 0`',
+                help='strings and none can only be compared: `mode == "l2"`, `x == none`, `x ?? 0`',
             )
             return MISTAKE
         return value
@@ -132,7 +132,7 @@ class ExpressionReader(Tensors, ABC):
                 label="expected a comparison, true, false or a number",
                 help=f'compare it: `{self.text(expr)} == "..."`'
                 if value.sort is Sort.TEXT
-                else "to ask whether a hyperparameter is none, write `x == none`",
+                else "to test whether a hyperparameter is none, write `x == none`",
             )
             return MISTAKE
         return value
@@ -209,7 +209,7 @@ class ExpressionReader(Tensors, ABC):
         try:
             return merge(values, self.world.shape, held)
         except Mismatch as mismatch:
-            return self.mismatch(expr, Mismatch(mismatch.message, "a choice is between values of one shape"))
+            return self.mismatch(expr, Mismatch(mismatch.message, "both values of a choice must have the same shape"))
 
     # Calls --------------------------------------------------------------------------------------------------
 
@@ -342,7 +342,7 @@ class ExpressionReader(Tensors, ABC):
             f"`{self.text(node.function)}` takes a tensor: `{x}` is one number",
             node.span,
             label="already one number",
-            help="give it a value shaped like p, or a matrix",
+            help="pass a value shaped like p, or a matrix",
         )
         return MISTAKE
 

@@ -77,9 +77,9 @@ def _recursion(scope: Scope) -> bool:
                     "E212",
                     f"`{callee.text}` calls itself" + (f": {' -> '.join(loop)}" if len(loop) > 2 else ""),
                     callee.span,
-                    label="the call that closes the circle",
-                    help="functions are written out where they are called, so they cannot repeat; write the "
-                    "steps one after the other",
+                    label="recursive call",
+                    help="functions are inlined where they are called, so they cannot recurse; write the steps one "
+                    "after another",
                 )
             elif callee.name not in state:
                 visit(callee.name, (*chain, callee.name))
@@ -105,7 +105,7 @@ def _check_returns(function: Def, scope: Scope) -> None:
             f"`{function.name.text}` " + ("does not return a value on every path" if some else "returns nothing"),
             function.name.span if not some else last,
             label="expected a `return` after this" if some else "expected a `return` in its body",
-            help="a function is used for its value: end every path with `return EXPRESSION`",
+            help="end every path with `return EXPRESSION`",
         )
     _check_unreachable(function.body, scope)
     _check_loops(function.body, scope)
@@ -128,9 +128,9 @@ def _check_unreachable(block: Sequence[Stmt], scope: Scope) -> None:
         if always_returns((statement,)):
             scope.findings.add(
                 "E213",
-                "nothing after a `return` is ever computed",
+                "nothing after a `return` is executed",
                 following.span,
-                label="not reached",
+                label="unreachable",
                 help="remove it, or move it before the `return`",
             )
             break
@@ -149,10 +149,10 @@ def _check_loops(block: Sequence[Stmt], scope: Scope) -> None:
             if isinstance(inner, Return):
                 scope.findings.add(
                     "E213",
-                    f"`return` cannot stand inside `{words[type(loop)]}`",
+                    f"`return` cannot be used inside `{words[type(loop)]}`",
                     inner.span,
-                    label="leaves the block on its way",
-                    help="assign the result to a name there, and return it after the block",
+                    label="would leave the block early",
+                    help="assign the result to a variable there, and return it after the block",
                 )
 
 
@@ -194,7 +194,7 @@ def check_result_count(wanted: Sequence[Name], value: Expr, scope: Scope) -> Non
         if len(wanted) > 1:
             scope.findings.add(
                 "E214",
-                f"one value cannot fill {len(wanted)} names",
+                f"one value cannot be assigned to {len(wanted)} names",
                 value.span,
                 label="expected a call of a function that returns several values",
                 help="write a value for each: `a, b = x, y`",
@@ -209,7 +209,7 @@ def check_result_count(wanted: Sequence[Name], value: Expr, scope: Scope) -> Non
     if given != len(wanted):
         names = f"write {'one name' if given == 1 else f'{given} names'} there"
         if builtin is not None:
-            names = f"write `{', '.join(builtin.results)} = {called.text}(...)`, or pick one: {_pick(builtin)}"
+            names = f"write `{', '.join(builtin.results)} = {called.text}(...)`, or select one: {_pick(builtin)}"
         scope.findings.add(
             "E214",
             f"`{called.text}` returns {_values(given)}, but {_names(len(wanted))} on the left of `=`",

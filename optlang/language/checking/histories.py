@@ -25,8 +25,8 @@ def check_histories(scope: Scope, body: tuple[Stmt, ...], others: Iterable[tuple
     for block in others:
         for statement in statements(block):
             if isinstance(statement, For) and statement.over_name in scope.histories:
-                label, help = "inside of a function, or an `on` block", "write the loop in the rule's own statements"
-                _add(scope, "only a step goes through a history", statement.over, label, help)
+                label, help = "inside a function or an `on` block", "move the loop out of it"
+                _add(scope, "only a step can loop over a history", statement.over, label, help)
             _Histories(scope).pushes(statement)
             _Histories(scope).loose_entry(statement, {})
 
@@ -57,16 +57,16 @@ class _Histories:
                 self.block(inner, inside)
 
     def pushes(self, statement: Stmt) -> None:
-        """Report what is pushed to something that is no history."""
+        """Report what is pushed to something that is not a history."""
         if isinstance(statement, Push):
             name = next(name for name, _ in statement.items if name.name not in self.scope.histories)
             help = f"declare it: `history {name.text}: size 10`"
-            _add(self.scope, f"`{name.text}` is no history", name, "expected the name of a history", help)
+            _add(self.scope, f"`{name.text}` is not a history", name, "expected the name of a history", help)
             self.scope.excused.add(name.name)
         for expr in own_expressions(statement):
             for node in expressions(expr):
                 if isinstance(node, Call) and isinstance(node.function, Name) and node.function.name == COUNT:
-                    message = "`count` takes a history: it says how many of its entries are filled"
+                    message = "`count` takes a history and returns how many of its entries are filled"
                     _add(
                         self.scope, message, node, "expected the name of a history", "declare it: `history s: size 10`"
                     )
@@ -80,11 +80,11 @@ class _Histories:
         if statement.at.name not in around or target.name in self.scope.states or target.name in ("p", "g"):
             self.scope.findings.add(
                 "E115",
-                "a part of a tensor cannot be assigned",
+                "part of a tensor cannot be assigned",
                 statement.span,
                 label="expected a name",
-                help="assign the whole tensor: compute it from its parts; in `for i in s:`, `a[i] = x` gives a name of "
-                "the rule's own a value for each entry of the history s",
+                help="assign the whole tensor, computed from its parts; in `for i in s:`, `a[i] = x` gives a local "
+                "variable one value per entry of the history s",
             )
         elif statement.op != "=":
             help = (
@@ -100,28 +100,38 @@ class _Histories:
             if isinstance(statement, Assign) and statement.at is not None:
                 target, at = statement.targets[0].text, statement.at.text
                 help = f"choose the value instead: `{target}[{at}] = x if CONDITION else y`"
-                _add(self.scope, f"`{target}[{at}]` is filled in under a condition", statement, "not always", help)
+                _add(
+                    self.scope,
+                    f"`{target}[{at}]` is assigned under a condition",
+                    statement,
+                    "not always assigned",
+                    help,
+                )
 
     def inside(self, statement: Stmt, around: Mapping[str, str]) -> None:
         """Check a statement of a loop."""
         scope = self.scope
         if isinstance(statement, Every):
-            message, help = "`every` cannot stand in a `for` over a history", "put the loop into it"
+            message, help = "`every` cannot be used in a `for` over a history", "move the loop into it"
             _add(scope, message, statement, "this block", help)
         if isinstance(statement, Assign):
             for target in statement.targets:
                 if target.name in scope.states and scope.states[target.name].scope is not StateScope.TENSOR:
-                    help = "compute what it becomes in the loop, and assign it after"
+                    help = "compute its new value in the loop, and assign it after the loop"
                     _add(
-                        scope, f"`{target.text}` belongs to no single tensor", target, "assigned for every entry", help
+                        scope,
+                        f"`{target.text}` does not belong to a single tensor",
+                        target,
+                        "assigned for every entry",
+                        help,
                     )
         for expr in own_expressions(statement):
             places = {id(item) for e in expressions(expr) if isinstance(e, Index) for item in e.items}
             for node in expressions(expr):
                 if isinstance(node, Name) and node.name in around and id(node) not in places:
-                    message, history = f"`{node.text}` is a place in a history, not a number", around[node.name]
-                    help = f"it stands in brackets: `{history}[{node.text}]`; how many there are is `count({history})`"
-                    _add(scope, message, node, "expected brackets around it", help)
+                    message, history = f"`{node.text}` is an index into a history, not a number", around[node.name]
+                    help = f"use it as an index: `{history}[{node.text}]`; the number of entries is `count({history})`"
+                    _add(scope, message, node, "expected `[ ]` around it", help)
                 if isinstance(node, Call) and isinstance(node.function, Name):
                     self.called(node, node.function.name)
 
@@ -129,11 +139,11 @@ class _Histories:
         """Check a call in a loop."""
         if name == PUSH:
             message, help = (
-                "a history cannot change while a `for` goes through one",
+                "a history cannot change in a `for` over a history",
                 "push before the loop, or after it",
             )
             _add(self.scope, message, node, "pushed here", help)
         elif name in BUILTINS and BUILTINS[name].group in OUTSIDE:
             reason = OUTSIDE[BUILTINS[name].group]
-            help = "compute it before the loop, and give it a name"
-            _add(self.scope, f"`{name}` cannot stand in a `for` over a history: it {reason}", node, "used here", help)
+            help = "compute it before the loop, and assign it to a variable"
+            _add(self.scope, f"`{name}` cannot be used in a `for` over a history: it {reason}", node, "used here", help)

@@ -23,7 +23,7 @@ RESERVED_KEYS: dict[str, str] = {
     "closure": "the argument of `step`",
     "step": "the number of steps taken",
     **dict.fromkeys(("foreach", "fused", "capturable", "differentiable"), "one of torch's own switches"),
-    "sparse": "the argument that says how sparse gradients are taken",
+    "sparse": "the argument that selects how sparse gradients are handled",
 }
 
 SHOWN_TYPES = {
@@ -77,10 +77,10 @@ def _key_is_free(item: HyperItem, scope: Scope) -> bool:
     same = next((h.key for h in scope.hypers.values() if python_name(h.key) == python_name(key)), key)
     if key in RESERVED_KEYS:
         what, help = f"`{item.name.text}` cannot be a hyperparameter", "choose another name"
-        label = f"stands for {RESERVED_KEYS[key]}"
+        label = f"reserved for {RESERVED_KEYS[key]}"
     elif same != key:
         what = f"`{same}` and `{item.name.text}` would be the same argument in Python"
-        label, help = f"both arrive as `{python_name(key)}`", "rename one of them"
+        label, help = f"both become `{python_name(key)}`", "rename one of them"
     else:
         return True
     scope.excused.add(key)
@@ -102,7 +102,7 @@ def _add(item: HyperItem, key: str, part: int | None, domain: Domain | None, doc
                 f"`{name.text}` is {SHOWN_TYPES[kind]}, and only a number may also be none",
                 item.default.span,
                 label="not a number",
-                help='remove `or none`, or say it with a choice more, such as `"off"`',
+                help='remove `or none`, or add a choice such as `"off"`',
             )
         else:
             kind = HyperType.OPTIONAL
@@ -111,9 +111,9 @@ def _add(item: HyperItem, key: str, part: int | None, domain: Domain | None, doc
             bounds = None
             scope.findings.add(
                 "E405",
-                f"a range of this sort does not suit `{name.text}`, which is {SHOWN_TYPES[kind]}",
+                f"this kind of range does not apply to `{name.text}`, which is {SHOWN_TYPES[kind]}",
                 domain.span,
-                label="does not fit the default",
+                label="does not match the default",
                 help='numbers take a range such as `in [0, 1)`, strings a list such as `in {"l2", "decoupled"}`',
             )
         elif item.default is not None and default is not None and not _inside(default, bounds):
@@ -161,7 +161,7 @@ def _default(item: HyperItem, scope: Scope) -> tuple[Value, bool]:
             f"the default of `{item.name.text}` is not a constant: {problem.reason}",
             problem.span,
             label="expected a number, a string, true, false or none",
-            help="to derive one hyperparameter from another, make it `none` and write "
+            help="to derive one hyperparameter from another, give it the default `none` and write "
             f"`{item.name.text} ?? EXPRESSION` where it is used",
         )
         return None, False
@@ -204,7 +204,7 @@ def _outside(item: HyperItem, default: Value, bounds: Range | OneOf, scope: Scop
     near = None
     if isinstance(bounds, OneOf) and isinstance(default, str):
         near = nearest(default, [v for v in bounds.values if isinstance(v, str)])
-    where = "outside its own range" if isinstance(bounds, Range) else "not among its own choices"
+    where = "outside its range" if isinstance(bounds, Range) else "not one of its choices"
     scope.findings.add(
         "E404",
         f"the default of `{item.name.text}` is {where}, `{bounds.text}`",
@@ -250,8 +250,8 @@ def _interval(domain: Interval, findings: Findings) -> Range | None:
             "E405",
             f"the range `{domain.text}` is empty",
             domain.span,
-            label="no number is in it",
-            help="write the smaller end first; [ and ] include an end, ( and ) leave it out",
+            label="contains no number",
+            help="write the smaller end first; [ and ] include an end, ( and ) exclude it",
         )
         return None
     return Range(low, high, domain.low_closed, domain.high_closed, domain.text)

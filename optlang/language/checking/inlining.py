@@ -84,7 +84,7 @@ class Inliner(ExpressionReader):
         if value.sort is Sort.UNKNOWN and not isinstance(expr, Member):
             return 1
         if not is_known_before(value):
-            self.unknown_before(expr, value, "how often `repeat` runs")
+            self.unknown_before(expr, value, "the count of `repeat`")
             return 1
         known = value.known
         if not isinstance(known, (int, float)):
@@ -102,21 +102,21 @@ class Inliner(ExpressionReader):
                 "E511",
                 f"a `repeat` runs at most {MAX_REPEATS} times, not {known:g}",
                 expr.span,
-                label="too often",
-                help="its body is written out each time; an optimizer's inner iteration takes a handful of steps",
+                label="too many",
+                help="its body is unrolled; the inner iteration of an optimizer takes a handful of steps",
             )
         else:
             self.report(
                 "E314",
                 f"a body cannot be repeated {known:g} times",
                 expr.span,
-                label="expected a whole number from 0",
-                help=f"round it: `floor({self.text(expr)})`" if known > 0 else "use a whole number: `repeat 5:`",
+                label="expected an integer of at least 0",
+                help=f"round it: `floor({self.text(expr)})`" if known > 0 else "use an integer: `repeat 5:`",
             )
 
     def due(self, node: Every) -> CheckedValue:
         """Return the condition that an ``every`` stands for; its numbers are checked."""
-        for expr, what in ((node.period, "the period of `every`"), (node.start, "where `every` starts")):
+        for expr, what in ((node.period, "the period of `every`"), (node.start, "the start of `every`")):
             if expr is None:
                 continue
             value = self.number(expr)
@@ -127,8 +127,9 @@ class Inliner(ExpressionReader):
                     "E314",
                     f"{what} is a number, not a condition",
                     expr.span,
-                    label="expected a number, and `or first` at most",
-                    help="`every 10 or first:` runs in the first step, too; for other steps, write `if CONDITION:`",
+                    label="expected a number, optionally with `or first`",
+                    help="`every 10 or first:` also runs in the first step; for other conditions, write `if "
+                    "CONDITION:`",
                 )
             else:
                 self.unknown_before(expr, value, what)

@@ -82,9 +82,9 @@ class Misfits:
         if not fine or not world.ordinary:
             return ""
         if all(len(shape) == 2 and shape[0] == shape[1] for shape in fine):
-            return "; if the rule is for square matrices only, say so: `require rows == cols`"
+            return "; if the rule is only for square matrices, add `require rows == cols`"
         if all(len(shape) > 2 for shape in fine):
-            return f"; if the rule is for such tensors only, say so: `require ndim >= {min(map(len, fine))}`"
+            return f"; if the rule is only for such tensors, add `require ndim >= {min(map(len, fine))}`"
         return ""
 
     def warn(self, narrow: list[tuple[Span, Misfit]], findings: Findings) -> None:
@@ -101,7 +101,7 @@ class Misfits:
             f"the rule works only for parameters with {_dimensions(good, several)}",
             span,
             label=f"{self.for_shape(misfit.world)}: {misfit.message}",
-            help=f"say so: `require {condition}`; or write what holds for others: `if {condition}: ... else: ...`",
+            help=f"add `require {condition}`, or handle other shapes: `if {condition}: ... else: ...`",
         )
 
 

@@ -33,28 +33,28 @@ FUNCTION = Place(
     ROLES - {"local"},
     "E210",
     "a function",
-    "a local name of the rule",
+    "a local variable of the rule",
     "pass it as an argument; a function sees its parameters, hyperparameters, states, p, g and t",
 )
 REQUIRE = Place(
     frozenset({"hyper", "fact", "key"}),
     "E311",
     "a requirement",
-    "expected hyperparameters, and facts of the tensor such as ndim",
-    "requirements are looked at when the optimizer is made; what changes with the steps cannot be required",
+    "expected hyperparameters, or the tensor's shape, such as ndim",
+    "requirements are checked when the optimizer is created; values that change from step to step cannot be required",
 )
 WHEN = Place(
     frozenset({"hyper", "fact", "key", "static"}),
     "E303",
     "whether a state exists",
     "not known before the first step",
-    "after `when`, use hyperparameters and facts of the tensor (ndim, numel, rows, cols)",
+    "after `when`, use hyperparameters and the tensor's shape (ndim, numel, rows, cols)",
 )
 STORED = Place(
     frozenset({"fact"}),
     "E413",
-    "how a state is kept",
-    "expected facts of the tensor",
+    "how a state is stored",
+    "expected the tensor's shape",
     "use ndim, numel, rows and cols: `when numel >= 4096`",
 )
 INITIAL = Place(
@@ -62,13 +62,13 @@ INITIAL = Place(
     "E312",
     "an initial value",
     "not known when the state is created",
-    "use hyperparameters, facts of the tensor, and the p and g of its first step",
+    "use hyperparameters, the tensor's shape, and the p and g of its first step",
 )
 GROUP_INITIAL = Place(
     frozenset({"hyper"}),
     "E312",
     "the initial value of a group state",
-    "not one number for the whole group",
+    "not one number for the whole parameter group",
     "use numbers and hyperparameters",
 )
 SHARED_INITIAL = Place(
@@ -82,15 +82,15 @@ EVENT = Place(
     frozenset({"hyper", "state", "group state", "fact", "key", "tensor"}),
     "E315",
     "an `on` block",
-    "there is no step here",
-    "it runs between the steps: use p, states, hyperparameters, facts, and names of its own",
+    "not available between steps",
+    "it runs between steps: use p, states, hyperparameters, the tensor's shape, and local variables",
 )
 ROUTE = Place(
     frozenset({"fact", "key"}),
     "E412",
     "a route",
-    "expected facts of the tensor, or keys of its group",
-    "a tensor is sent to its rule when it is given to the optimizer: use ndim, numel, rows, cols and `group.NAME`",
+    "expected the tensor's shape, or keys of its parameter group",
+    "a tensor is routed when it is added to the optimizer: use ndim, numel, rows, cols and `group.NAME`",
 )
 DEFAULT = Place(
     frozenset({"hyper"}),

@@ -95,7 +95,9 @@ class Reader:
             kind = self.kinds.get(name)
             if state is not None and kind is not None and kind.level in (Level.MATRIX, Level.ELEMENT):
                 shape = described(shape_of(kind, self.world.shape))
-                places.append((f"`{state.item.name.text}` is {shape}, as its initial value is", state.item.span))
+                places.append(
+                    (f"`{state.item.name.text}` has the shape of its initial value, {shape}", state.item.span)
+                )
         return tuple(places)
 
     def misfit(self, expr: Expr, misfit: Misfit) -> None:
@@ -149,7 +151,7 @@ class Reader:
         name, scope = node.name, self.scope
         if self.frame is not None and name in self.frame:
             return self.present(node, self.frame[name])
-        if self.frame is not None and name in self.own and scope.role(name) in (None, "a local name"):
+        if self.frame is not None and name in self.own and scope.role(name) in (None, "a local variable"):
             return self.absent(node)
         if name in scope.hypers:
             return self.hyper(name)
@@ -203,7 +205,7 @@ class Reader:
                 return MISTAKE
             self.report(
                 "E211",
-                f"`{node.text}` exists only when `{condition}`, and is used here without that",
+                f"`{node.text}` exists only when `{condition}`, but is used here without that condition",
                 node.span,
                 label="may not exist here",
                 help=f"use it under `if {condition}:`, or declare it without `when`",
@@ -226,8 +228,8 @@ class Reader:
                     self.world,
                     "E313",
                     f"`{node.text}` is {value.clash}, depending on a condition of the step",
-                    "a condition that only a step decides chooses between values of one shape; use the value inside "
-                    "the `if`, or give it a name of its own in each branch",
+                    "both branches of a condition that a step decides must give values of the same shape; use the "
+                    "value inside the `if`, or a different name in each branch",
                 ),
             )
             return MISTAKE
@@ -242,14 +244,14 @@ class Reader:
             return MISTAKE
         if place is not None and (place >= node.span or (statement and statement.holds(node.span))):
             message, label = f"`{node.text}` is read before it is assigned", "no value yet"
-            help = f"declare `state {node.text}` to keep a value from step to step, or assign it first"
+            help = f"declare `state {node.text}` to keep a value between steps, or assign it first"
             if self.frame is not None:
                 help = "assign it first, or make it a parameter"
         else:
             message, label = f"`{node.text}` may have no value here", "not assigned on every path to here"
             help = f"assign it on every path, for example before the `{self.word_above(place)}`"
             if self.word_above(place) == "for":
-                help = "use it inside of the `for`, or assign it before"
+                help = "use it inside the `for`, or assign it before the loop"
         self.report(
             "E203",
             message,
@@ -270,10 +272,10 @@ class Reader:
         """Return how to refer to an assignment: with the condition it stands under, if it stands under one."""
         above = block_above(self.body, place)
         if isinstance(above, Every):
-            return f"assigned here, in every `{self.text(above.period)}` steps"
+            return f"assigned here, every `{self.text(above.period)}` steps"
         if isinstance(above, Repeat):
             return f"assigned here, `{self.text(above.count)}` times"
         if isinstance(above, For):
-            return "has a value inside of this block"
+            return "has a value only inside this block"
         condition = condition_above(self.body, place)
         return f"assigned here, if `{self.text(condition)}`" if condition is not None else "assigned here"

@@ -53,7 +53,7 @@ ROLES_OF_GROUPS = {TIME: "time", WHOLE: "total", CLOSURE: "total", RANDOM: "rand
 PHRASES_OF_ROLES = {
     "time": "a function of the step count t",
     "total": "a sum over all tensors",
-    "random": "which draws anew in each step",
+    "random": "which draws new numbers in each step",
 }
 
 
@@ -110,11 +110,11 @@ class Resolver:
         if node.name in own or self.role(node.name) is not None:
             self.findings.add(
                 "E209",
-                f"`for` cannot go through `{node.text}`",
+                f"`for` cannot loop over `{node.text}`",
                 node.span,
                 label=f"{scope.role(node.name) or 'a value'}, not a tuple of hyperparameters",
-                help=f"it goes through a history or a tuple: `hyper {node.text}s = (beta1 = 0.9, beta2 = 0.99)`; to do "
-                "something several times, write `repeat n:`",
+                help=f"it loops over a history or a tuple: `hyper {node.text}s = (beta1 = 0.9, beta2 = 0.99)`; to run "
+                f"a block several times, write `repeat n:`",
             )
         else:
             near = did_you_mean(node.name, scope.tuples)
@@ -154,13 +154,13 @@ class Resolver:
         elif place is EVENT and (
             name == "g" or (name in scope.states and scope.states[name].scope is not StateScope.TENSOR)
         ):
-            what = "the gradient" if name == "g" else f"`{target.text}`, which belongs to no single tensor"
+            what = "the gradient" if name == "g" else f"`{target.text}`, which does not belong to a single tensor"
             self.findings.add(
                 "E315",
                 f"an `on` block cannot change {what}",
                 target.span,
                 label="assigned here",
-                help="it changes p and the states of each tensor",
+                help="it may change p and the states of each tensor",
             )
             return
         elif name in scope.states or name in TENSOR_NAMES:
@@ -186,8 +186,8 @@ class Resolver:
         if name in scope.places:
             related = (("declared here", scope.places[name]),)
         if name in scope.hypers or name in scope.tuples:
-            what = f"`{target.text}` is a hyperparameter, which only the user changes"
-            help = "compute with a new name, or declare a state to keep a value from step to step"
+            what = f"`{target.text}` is a hyperparameter, which a rule cannot change"
+            help = "assign to a new name, or declare a state to keep a value between steps"
         else:
             what = f"`{target.text}` cannot be assigned: it is {scope.role(name)}"
             help = "choose another name"
@@ -219,10 +219,11 @@ class Resolver:
                 case Tuple() | Slice():
                     self.findings.add(
                         "E309",
-                        f"several {'values in brackets' if isinstance(node, Tuple) else 'dimensions'} are not a value",
+                        f"several {'values in brackets' if isinstance(node, Tuple) else 'dimensions'} are not one "
+                        f"value",
                         node.span,
                         label="expected one value",
-                        help="these only stand after `dim=`, as in `mean(g, dim=(0, 1))` and `mean(g, dim=1:)`",
+                        help="these can only follow `dim=`, as in `mean(g, dim=(0, 1))` and `mean(g, dim=1:)`",
                     )
                     continue
                 case _:
@@ -242,16 +243,16 @@ class Resolver:
                 self.misplaced(node, role, place, scope.role(name) or "")
             return
         if name in scope.tuples:
-            self.unknown("E209", f"`{node.text}` is a tuple, which formulas cannot read", node, tuple_help(name, scope))
+            self.unknown("E209", f"`{node.text}` is a tuple, which formulas cannot use", node, tuple_help(name, scope))
         elif name == "group":
-            help = "write `group.NAME` for a key of the parameter group, `group.t` for its steps"
+            help = "write `group.NAME` for a key of the parameter group, `group.t` for its step count"
             self.unknown("E209", "`group` is not a value by itself", node, help)
         elif name in scope.functions or name in BUILTINS:
             self.unknown(
                 "E207",
-                f"`{node.text}` is a function, and is used here without arguments",
+                f"`{node.text}` is a function, but is used here without arguments",
                 node,
-                "the gradient is `g`; `grad(x)` is the one at another point"
+                "the gradient is `g`; `grad(x)` is the gradient at another point"
                 if name == "grad"
                 else f"call it: `{node.text}(...)`",
                 label="expected `(`",
@@ -283,13 +284,13 @@ class Resolver:
         if role in ("local", "static") and place is not FUNCTION:
             if not self.findings.once(place.what, text):
                 return
-            known = "a name of the rule's body" if role == "static" else "which the rule computes in a step"
+            known = "a local variable" if role == "static" else "which the rule computes in a step"
             self.findings.add(
                 "E312" if place.code == "E303" else place.code,
                 f"{place.what} cannot depend on `{text}`, {known}",
                 node.span,
                 label=place.label,
-                help=f"write out what `{text}` stands for",
+                help=f"write the expression for `{text}` here",
                 related=(("computed here", self.scope.locals[text]),) if text in self.scope.locals else (),
             )
         else:
@@ -319,16 +320,16 @@ class Resolver:
         if near is None and node.name in BUILTINS_OF_MATH:
             helps = BUILTINS_OF_MATH[node.name]
         if near is None and place is ROUTE:
-            helps = f"write `group.{node.text}` for a key of the parameter group; the facts are ndim, numel, rows, cols"
+            helps = f"for a key of the parameter group, write `group.{node.text}`; the shape is ndim, numel, rows, cols"
         self.findings.add(
             "E201",
             f"unknown name `{node.text}`",
             node.span,
-            label="not declared, and never assigned",
+            label="not declared and never assigned",
             help=helps
-            or f"declare it: `hyper {node.text}` if the user passes it, `state {node.text}` if it is "
-            "kept from step to step",
-            related=(("it is here", where),) if where else (),
+            or f"declare it: `hyper {node.text}` if the user passes it, `state {node.text}` if it is kept between "
+            f"steps",
+            related=(("similar name here", where),) if where else (),
         )
 
     def picked(self, node: Index) -> None:
@@ -343,10 +344,10 @@ class Resolver:
         if place is None or not 0 <= place < len(names):
             self.findings.add(
                 "E214",
-                f"`{call.function.text}` has {len(names)} results, and this picks none of them",
+                f"`{call.function.text}` has {len(names)} results, and this selects none of them",
                 node.span,
                 label=f"expected one number from 0 to {len(names) - 1}",
-                help=f"write `{call.function.text}(...)[0]` for the first; a part of it takes brackets of its own",
+                help=f"write `{call.function.text}(...)[0]` for the first; for a part of it, add another index",
             )
 
     def results_of(self, call: Expr) -> tuple[str, ...] | None:
@@ -376,7 +377,7 @@ class Resolver:
             role = scope.role(node.name)
             help = tuple_help(node.name, scope) if node.name in scope.tuples else f"write `{node.name}`"
             self.findings.add(
-                "E209", f"{text} is {role} of this rule, not a key of the user's own", node.span, help=help
+                "E209", f"{text} is {role} of this rule, not a key that the user adds", node.span, help=help
             )
         elif node.name in ("params", "step", "param_names"):
             self.findings.add(
@@ -401,10 +402,10 @@ class Resolver:
                 "E214",
                 f"there is no result `{node.name}` here",
                 node.span,
-                label="not a result of this function" if names else "expected a function with such a result before it",
+                label="not a result of this function" if names else "expected a call of a function with this result",
                 help=f"its results are {', '.join(known)}"
                 if known
-                else "`svd(x).S` takes one of several results; `x.T` is the transpose",
+                else "`svd(x).S` selects one of several results; `x.T` is the transpose",
             )
             if names:
                 self.one = node.value
@@ -431,9 +432,9 @@ class Resolver:
         elif value:
             help = f"to multiply, write `{text}*(...)`"
             if name in FACT_NAMES:
-                help = f"`{text}` alone is that of p; of other values there are `rows(x)` and `cols(x)`"
+                help = f"`{text}` alone refers to p; for other values, write `rows(x)` and `cols(x)`"
             if name in FREE_FUNCTIONS:
-                help = f"the function `{text}` cannot be used beside a value of the same name: rename yours"
+                help = f"the function `{text}` cannot be used with a value of the same name: rename the value"
             self.findings.add(
                 "E207",
                 f"`{text}` is {'a value' if name in own else scope.role(name)}, not a function",
@@ -510,7 +511,7 @@ class Resolver:
             function.span,
             label="not a function of the language or of this rule",
             help=help or f"define it: `def {function.text}(x) = ...`, or multiply with `*`",
-            related=(("it is here", place),) if place else (),
+            related=(("similar name here", place),) if place else (),
         )
 
     # Later parts of the language ----------------------------------------------------------------------------

@@ -35,17 +35,17 @@ def check_routes(tree: Tree, resolver: Resolver, check: Check) -> None:
         elif not isinstance(item, (Route, OptimizerDecl)):
             findings.add(
                 "E412",
-                "a rule that routes has routes and nothing else",
+                "a rule with routes can contain only routes",
                 item.span,
                 label="does not belong here",
-                help="write it in a rule of its own, in another file: tensors are updated by the rule they are sent to",
+                help="move it to a rule in another file: each tensor is updated by the rule that it is routed to",
                 related=(("a route", routes[0].span),),
             )
             break
     if not any(isinstance(item, OptimizerDecl) for item in tree.items):
         findings.add(
             "E412",
-            "a rule that routes needs a name",
+            "a rule with routes needs a name",
             routes[0].span,
             label="expected `optimizer NAME` before this",
             help="write for example `optimizer MuonWithAdamW` on the first line",
@@ -66,7 +66,7 @@ def _check_reached(routes: Sequence[Route], resolver: Resolver) -> None:
     all_taken: Route | None = None
     for route in routes:
         if all_taken is not None:
-            why, last = "every tensor has been sent somewhere before", all_taken
+            why, last = "every tensor already has a route", all_taken
         else:
             mine = _dimensions(route)
             if mine is None:
@@ -76,14 +76,14 @@ def _check_reached(routes: Sequence[Route], resolver: Resolver) -> None:
             all_taken = route if len(mine) == MAX_NDIM else None
             if not mine or len(before) < len(mine) or route.when is None:
                 continue  # `otherwise` may be there for safety
-            why, last = "such tensors have been sent somewhere before", before[0]
+            why, last = "these tensors already have a route", before[0]
         resolver.findings.add(
             "E412",
             "this route is never taken",
             route.span,
             label=why,
-            help="the first route that matches is taken: put the narrower ones first, and `otherwise` last",
-            related=(("by this route", last.span),),
+            help="the first matching route is taken: put narrower routes first, and `otherwise` last",
+            related=(("by this one", last.span),),
         )
         return
 
@@ -111,7 +111,7 @@ def _check_rule(route: Route, resolver: Resolver, check: Check) -> None:
             f"the library has no rule `{route.rule.text}`",
             route.rule.span,
             label="not a rule of the library",
-            help=near or "`optlang list` prints the rules of the library; a file is given in quotes",
+            help=near or "`optlang list` prints the rules of the library; write the name of a file in quotes",
         )
     elif known[name]:
         _routes_itself(route, resolver)
@@ -130,15 +130,15 @@ def _check_file(route: Route, resolver: Resolver, check: Check) -> None:
                 "E215",
                 f"`{route.title}` has no update",
                 route.rule.span,
-                label="not a rule with an update of its own",
-                help="a route leads to a rule, which changes `p`; what transforms and functions do, a rule has to call",
+                label="not a rule with an update",
+                help="route to a rule that changes `p`; transforms and functions have to be called by a rule",
             )
             return
         errors = [found for found in check(parsed)[1] if found.is_error]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        message, help = f"cannot read {route.title}: {reason}", "a file is looked for beside this one"
-        findings.add("E215", message, route.rule.span, label="not a file with a rule", help=help)
+        message, help = f"cannot read {route.title}: {reason}", "paths are relative to this file"
+        findings.add("E215", message, route.rule.span, label="not a rule file", help=help)
         return
     except OptlangError as error:
         errors = list(error.diagnostics)
@@ -156,8 +156,8 @@ def _check_file(route: Route, resolver: Resolver, check: Check) -> None:
 def _routes_itself(route: Route, resolver: Resolver) -> None:
     resolver.findings.add(
         "E215",
-        f"`{route.title}` routes itself",
+        f"`{route.title}` has routes itself",
         route.rule.span,
-        label="not a rule with an update of its own",
-        help="a route leads to a rule with an update: write out the routes of the other rule here",
+        label="not a rule with an update",
+        help="route to a rule with an update: copy the routes of the other rule here",
     )

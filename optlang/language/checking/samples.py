@@ -86,8 +86,8 @@ class Habits:
         """Return what is to be said of signs that a format does not keep, if anything."""
         if not (self.negative and isinstance(format, Blocks) and not format.signed):
             return None
-        message = f"`{name}` may be negative, and {format.name} has no sign"
-        return Remark("E415", message, "becomes 0 where it is negative", "fp8", "has one")
+        message = f"`{name}` can be negative, but {format.name} has no sign"
+        return Remark("E415", message, "negative values become 0", "fp8", "stores signs")
 
     def remark(self, name: str, format: Format) -> Remark | None:
         """Return what is to be said of keeping the state in a format, if anything."""
@@ -96,19 +96,20 @@ class Habits:
         is_slow = self.is_slow_for(format)
         longest = self.longest() if format.vanishes else 1.0
         if longest > LONG:
-            message = f"steps become up to {_times(longest)} as long, beside others, where `{name}` is rounded to 0"
+            lost = f"`{name}` is rounded to 0 next to larger elements"
+            message = f"steps become up to {_times(longest)} as long where {lost}"
             instead, reason = "bf16" if self.negative else "log8", "keeps small numbers"
             if self.negative and self.begun:  # what is lost would be as large as what the parameter moves by
                 instead, reason = "fp32", "loses nothing"
             return Remark("W613", message, f"{format.vanishes} become 0", instead, reason)
         if is_slow:
             message = (
-                f"`{name}` can stand still: a step replaces {self.weight:.2g} of it, "
-                f"and rounding takes away up to {format.half_code:.2g}"
+                f"`{name}` can stop changing: a step changes it by a fraction of {self.weight:.2g}, and rounding "
+                f"discards up to {format.half_code:.2g}"
             )
             instead = "bf16 stochastic" if self.negative or isinstance(format, Fixed) else "log8"
-            reason = "rounds up or down at random, which is right on average"
-            return Remark("W614", message, "rounded to the nearest code in every step", instead, reason)
+            reason = "rounds up or down at random, which is unbiased"
+            return Remark("W614", message, "rounded to nearest in every step", instead, reason)
         return None
 
 

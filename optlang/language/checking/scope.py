@@ -17,7 +17,7 @@ FREE_FUNCTIONS = frozenset(row.name for row in BUILTINS.values() if row.free or 
 #: Names with a meaning of their own, and that meaning.
 FIXED: dict[str, str] = {
     **dict.fromkeys(TENSOR_NAMES, "a tensor"),
-    **dict.fromkeys(FACT_NAMES, "a fact of the tensor's shape"),
+    **dict.fromkeys(FACT_NAMES, "part of the tensor's shape"),
     **dict.fromkeys(TIME_NAMES, "the step count"),
     "p": "the parameter",
     "g": "the gradient",
@@ -93,7 +93,7 @@ class Scope:
             (self.tuples, "a tuple of hyperparameters"),
             (self.states, "a state"),
             (self.functions, "a function of this rule"),
-            (self.locals, "a local name"),
+            (self.locals, "a local variable"),
         )
         for table, phrase in roles:
             if name in table:

@@ -45,7 +45,7 @@ def check_counts(tree: Tree, findings: Findings) -> bool:
                     f"this `if` has more than {MAX_BRANCHES} branches",
                     statement.branches[MAX_BRANCHES][0].span,
                     label="one too many",
-                    help="compute the value by a formula, or split the choice into several",
+                    help="compute the value with a formula, or split this `if` into several",
                 )
                 return False
     return True
@@ -157,30 +157,30 @@ def check_size(body: Sequence[Stmt], scope: Scope) -> bool:
         if depth.of_block((statement,)) > MAX_NESTING:
             scope.findings.add(
                 "E511",
-                f"operations are nested more than {MAX_NESTING} deep here when functions are written out",
+                f"operations are nested more than {MAX_NESTING} deep here when functions are inlined",
                 statement.span,
                 label="nested too deep",
-                help="compute the inner parts first, and give them names on lines of their own",
+                help="compute the inner parts first, and assign them to names on separate lines",
             )
             return False
         if size.of_block((statement,)) > MAX_NODES:
             repeats = any(isinstance(inner, Repeat) for inner in statements((statement,)))
-            what = "the functions it calls are written out" if not repeats else "everything in it is written out"
+            what = "the functions it calls are inlined" if not repeats else "its body is unrolled"
             scope.findings.add(
                 "E511",
                 f"this grows beyond {MAX_NODES:,} operations when {what}",
                 statement.span,
                 label="too large",
-                help=f"{'repeat' if repeats else 'call functions'} fewer times, or store a result in a name and use "
-                "the name",
+                help=f"{'repeat' if repeats else 'call functions'} fewer times, or assign a result to a name and use "
+                f"the name",
             )
             return False
     if size.of_block(tuple(body)) > MAX_NODES:
         scope.findings.add(
             "E511",
-            f"the rule grows beyond {MAX_NODES:,} operations when its functions are written out",
+            f"the rule grows beyond {MAX_NODES:,} operations when its functions are inlined",
             None,
-            help="call functions fewer times, or store a result in a name and use the name",
+            help="call functions fewer times, or assign a result to a name and use the name",
         )
         return False
     return True

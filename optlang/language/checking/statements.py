@@ -74,8 +74,8 @@ class StatementReader(Inliner):
                 "E303",
                 "whether a state exists must be known before the first step",
                 state.when.span,
-                label="not a condition that a variant can be chosen by",
-                help="after `when`, compare hyperparameters and facts of the tensor (ndim, numel, rows, cols)",
+                label="not known before the first step",
+                help="after `when`, compare hyperparameters and the tensor's shape (ndim, numel, rows, cols)",
             )
             return True
         if state.scope is not StateScope.TENSOR and held.uses & Uses.FACT:
@@ -84,7 +84,7 @@ class StatementReader(Inliner):
                 f"a {state.scope.value} state cannot depend on one tensor's shape",
                 state.when.span,
                 label="differs from tensor to tensor",
-                help=f"make it a state of each tensor: remove `{state.scope.value}`",
+                help=f"make it a state per tensor: remove `{state.scope.value}`",
             )
             return True
         return self.decide(state.when, held) is not False
@@ -117,10 +117,10 @@ class StatementReader(Inliner):
     def group_initial(self, state: DeclaredState, initial: Expr, value: CheckedValue) -> None:
         """Check that the initial value of a group state can be computed from hyperparameters alone."""
         if value.sort is not Sort.UNKNOWN and not value.is_static and not self.findings.error_inside(initial.span):
-            whole = "group" if state.scope is StateScope.GROUP else "optimizer"
+            whole = "parameter group" if state.scope is StateScope.GROUP else "optimizer"
             self.report(
                 "E312",
-                f"the initial value of `{state.item.name.text}` cannot be computed when the {whole} is made",
+                f"the initial value of `{state.item.name.text}` cannot be computed when the {whole} is created",
                 initial.span,
                 label="expected arithmetic on numbers and hyperparameters",
                 help="functions such as max, min, sqrt, exp and log can be used here",
@@ -210,10 +210,10 @@ class StatementReader(Inliner):
             ):
                 self.report(
                     "E316",
-                    f"`{target.text}` is filled with values of different shapes",
+                    f"`{target.text}` is assigned values of different shapes",
                     node.value.span,
                     label=f"{described(shape[1:])}, not {described(self.shape(before)[1:])}",
-                    help="give the values of another shape a name of their own",
+                    help="use a different name for each shape",
                 )
                 value = MISTAKE
         if target.name == "p":
@@ -257,7 +257,7 @@ class StatementReader(Inliner):
                 "E313",
                 f"`{target.text}` is {own}, but its new value is {given}",
                 "the new value must have the shape of p; `x.T` is the transpose, `matrix(x)` of a tensor with more "
-                "dimensions is given p's shape again by itself",
+                "dimensions is reshaped to p automatically",
                 given,
             ),
         )
@@ -338,7 +338,10 @@ class StatementReader(Inliner):
             wrong, differs, help = self.narrower(target, state, given)
             if not wrong or (state.when is not None and self.findings.error_inside(state.when.span)):
                 continue
-            name, whole = self.culprit(cause, wrong), "group" if state.scope is StateScope.GROUP else "optimizer"
+            name, whole = (
+                self.culprit(cause, wrong),
+                "parameter group" if state.scope is StateScope.GROUP else "optimizer",
+            )
             self.report(
                 "E302",
                 f"`{target.text}` is one number for the whole {whole} and cannot depend on {differs[0]}",
@@ -359,10 +362,10 @@ class StatementReader(Inliner):
                 help = f"sum over the model, `total(x)`, or declare `state {target.text}` for each tensor"
             return given.uses & (Uses.TENSOR | Uses.FACT), words, help
         if grouped and given.uses & (Uses.TOTAL | Uses.SHARED):
-            words = "a sum over all groups", "is one number for the whole optimizer"
+            words = "a sum over all parameter groups", "is one number for the whole optimizer"
             return given.uses & (Uses.TOTAL | Uses.SHARED), words, f"declare it `shared state {target.text}`"
         if not grouped and given.uses & Uses.GROUP:
-            words = "a single group", "differs from group to group"
+            words = "a single parameter group", "differs from group to group"
             return Uses.GROUP, words, f"declare it `group state {target.text}`, or make both states shared"
         return Uses.NOTHING, ("", ""), ""
 

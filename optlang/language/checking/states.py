@@ -62,7 +62,7 @@ def _check_keys(scope: Scope, reads_t: Span | None) -> None:
         if first != place:
             scope.findings.add(
                 "E409",
-                f"two values would be kept under the key `{state.key}`",
+                f"two states have the key `{state.key}`",
                 place,
                 label="second use of this key",
                 help="give one of them another key: `state m as KEY`",
@@ -73,7 +73,7 @@ def _check_keys(scope: Scope, reads_t: Span | None) -> None:
                 "E409",
                 f"`{state.key}` cannot be the key of a {state.scope.value} state",
                 place,
-                label=f"stands for {RESERVED_KEYS[state.key]}",
+                label=f"reserved for {RESERVED_KEYS[state.key]}",
                 help=f"give it another key: `{state.scope.value} state x as KEY`",
             )
         elif state.key == "step" and not grouped:
@@ -85,7 +85,7 @@ def _check_step(state: DeclaredState, scope: Scope, reads_t: Span | None) -> Non
     if state.item.type != "scalar":
         scope.findings.add(
             "E409",
-            "the key `step` is for a count of steps, one number for each tensor",
+            "the key `step` is reserved for a count of steps, one number for each tensor",
             state.item.span,
             label="expected `: scalar`",
             help="write `state step: scalar = 0`, or give the state another key with `as`",
@@ -93,9 +93,9 @@ def _check_step(state: DeclaredState, scope: Scope, reads_t: Span | None) -> Non
     elif reads_t is not None:
         scope.findings.add(
             "E409",
-            "the key `step` is taken: the rule reads the step count, which is kept there",
+            "the key `step` is taken: the rule reads the step count, which is stored there",
             state.item.span,
-            label="would be kept under the same key",
-            help="use `t` in place of this state, or give the state another key with `as`",
+            label="would be stored under the same key",
+            help="use `t` instead of this state, or give the state another key with `as`",
             related=(("the step count is read here", reads_t),),
         )

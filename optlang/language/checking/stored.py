@@ -28,7 +28,7 @@ from optlang.storage.parameters import KEY, WAYS
 SHAPE = (5, 7)
 #: With how many values of its hyperparameters a rule is run.
 MAX_RUNS = 4
-BLOCK = f"a block is a power of 2 from 16 to {1 << LARGEST_BLOCK:,}"
+BLOCK = f"the block size is a power of 2 from 16 to {1 << LARGEST_BLOCK:,}"
 
 
 def check_stores(stores: Iterable[StoreDecl], resolver: Resolver, vector: str) -> tuple[Stored, ...]:
@@ -44,7 +44,7 @@ def check_stores(stores: Iterable[StoreDecl], resolver: Resolver, vector: str) -
         if vector:
             resolver.findings.add(
                 "E414",
-                f"a `{vector}` rule cannot store its states otherwise",
+                f"a `{vector}` rule cannot choose formats for its states",
                 statement.span,
                 label=f"the rule is `{vector}`",
                 help=f"remove this line, or `{vector}`",
@@ -100,7 +100,7 @@ class _Stores:
         else:
             self.findings.add(
                 "E414",
-                f"`{name.text}` is not kept for each tensor",
+                f"`{name.text}` is not a state of each tensor",
                 name.span,
                 label=f"{role}, not a state of tensors",
                 help="name a state that is shaped like p, or `p` for the rounding of the parameter",
@@ -114,11 +114,11 @@ class _Stores:
             return True
         self.findings.add(
             "E205",
-            f"how `{name.text}` is stored is said twice",
+            f"`{name.text}` has two formats",
             name.span,
             label="second format",
             help="remove one of the two",
-            related=(("first said here", before.span),),
+            related=(("first format", before.span),),
         )
         return False
 
@@ -138,16 +138,14 @@ class _Stores:
             self.of_parameters(node, f"{name}+{node.bits.text}")
             return None
         if node.rounding is not None and node.rounding.text != AT_RANDOM:
-            message = f"there is no rounding `{node.rounding.text}`"
+            message = f"unknown rounding `{node.rounding.text}`"
             self.wrong(message, node.rounding.span, f"expected `{AT_RANDOM}`", "write `bf16 stochastic`, or `bf16`")
             return None
         sizes = [self.option(name, option) for option in node.options]
         if not all(sizes):
             return None
         if len(sizes) > 1:
-            self.wrong(
-                "the size of a block is said twice", node.options[1].span, "second size", "remove one of the two"
-            )
+            self.wrong("the block size is given twice", node.options[1].span, "second size", "remove one of the two")
             return None
         try:
             return format_of(name, {"block": sizes[0]} if sizes else {}, node.rounding is not None)
@@ -159,7 +157,7 @@ class _Stores:
     def option(self, format: str, option: Argument) -> int:
         """Return the size of a block; 0 after saying what is wrong."""
         if format not in CODES or option.name != "block":
-            text = f"`{option.name}`" if option.name else "a value without a name"
+            text = f"`{option.name}`" if option.name else "a positional value"
             help = f"write `{format}(block = 128)`" if format in CODES else f"write `{format}`"
             if option.name == "least":
                 help = f"write `store m: {format} when numel >= 1024`"
@@ -177,7 +175,7 @@ class _Stores:
                 return int(size)
         except (NotConstant, Wrong, OverflowError):
             pass
-        self.wrong("this is not the size of a block", option.value.span, "expected 16, 32, 64, ...", BLOCK)
+        self.wrong("this is not a block size", option.value.span, "expected 16, 32, 64, ...", BLOCK)
         return 0
 
     def unknown(self, word: Word, node: StoreFormat) -> None:
@@ -187,14 +185,12 @@ class _Stores:
             self.of_parameters(node, word.text)
             return
         near = did_you_mean(word.text, [*TYPES, *CODES])
-        self.wrong(f"there is no format `{word.text}`", word.span, "not a format", near or f"there are {known}")
+        self.wrong(f"unknown format `{word.text}`", word.span, "not a format", near or f"there are {known}")
 
     def of_parameters(self, node: StoreFormat, way: str) -> None:
         """Report a way to round the parameter that is given for a state."""
         help = "write `bf16 stochastic`" if way == AT_RANDOM else f"for the parameter: `store p: {way}`"
-        self.wrong(
-            f"`{way}` says how the parameter is rounded, not how a state is kept", node.span, "for `p` only", help
-        )
+        self.wrong(f"`{way}` is a rounding for the parameter, not a format for states", node.span, "for `p` only", help)
 
     def rounding(self, node: StoreFormat) -> Format | None:
         """Return the way in which the parameter is rounded; reports if there is none."""
@@ -204,9 +200,9 @@ class _Stores:
             return way
         known = ", ".join(f"`{name}`" for name in WAYS)
         plain = node.name.text == "bf16" and node.rounding is not None and node.rounding.text == AT_RANDOM
-        help = "write `store p: stochastic`" if plain else f"there are {known}, for parameters in bfloat16"
-        text = "the parameter is stored in the type that the model has it in"
-        self.wrong(text, node.span, "expected a way to round it", help)
+        help = "write `store p: stochastic`" if plain else f"there are {known}, for bfloat16 parameters"
+        text = "the parameter keeps the type that it has in the model"
+        self.wrong(text, node.span, "expected a rounding", help)
         return None
 
 
@@ -220,12 +216,12 @@ def check_shapes(stored: Sequence[Stored], kinds: Mapping[str, Kind], findings: 
         if each.name == "p" or kind.level is Level.ELEMENT:
             continue
         matrix = kind.level is Level.MATRIX
-        what = "a matrix of its own shape" if matrix else "few numbers" if kind.level is Level.REDUCED else "one number"
+        what = "a tensor of another shape" if matrix else "few numbers" if kind.level is Level.REDUCED else "one number"
         findings.add(
             "E414",
             f"`{each.name}` is not shaped like the parameter",
             each.span,
-            label=f"{what}, kept as it is",
+            label=f"{what}, stored as it is",
             help="remove it here: formats are for states with as many elements as p",
         )
 

@@ -64,7 +64,7 @@ class Tensors(Reader, ABC):
             return int(value.known)
         if self.world.defaults:
             help = f"round it: `floor({self.text(expr)})`"
-            self.mismatch(expr, Mismatch(f"{what} is a whole number, not {value.known:g}", help))
+            self.mismatch(expr, Mismatch(f"{what} must be an integer, not {value.known:g}", help))
         return None
 
     def unknown_before(self, expr: Expr, value: CheckedValue, what: str) -> None:
@@ -140,8 +140,8 @@ class Tensors(Reader, ABC):
             room = self.entries.get(item.name) if isinstance(item, Name) else None
             if room is not None and shapes.differ(room, size):
                 raise Mismatch(
-                    f"a place in a history of size {room} is none in something of size {size}",
-                    "histories that one loop reads have one size; go through each of the others in a loop of its own",
+                    f"an index into a history of size {room} cannot be used for something of size {size}",
+                    "histories read in one loop must have the same size; use a separate loop for each of the others",
                 )
         return shapes.indexed(whole, items)
 
@@ -194,7 +194,7 @@ class Tensors(Reader, ABC):
         x = self.shape(values[0])
         try:
             if builtin.sized:
-                k = self.known_size(arguments[1], values[1], f"how many `{builtin.name}` takes")
+                k = self.known_size(arguments[1], values[1], f"the number that `{builtin.name}` takes")
                 if k is None or (isinstance(k, int) and k < 1 and not self.world.defaults):
                     return nothing
                 last = x[-1] if x else None  # that there are as many is checked for each tensor
@@ -246,14 +246,12 @@ class Tensors(Reader, ABC):
         help = f"`{builtin.name}(x, 1)` begins above the main diagonal, `{builtin.name}(x, -1)` below it"
         return self.whole(arguments[1], f"the diagonal of `{builtin.name}`", help)
 
-    def whole(
-        self, expr: Expr, what: str, help: str = "dimensions count from 0 or, from behind, from -1"
-    ) -> int | None:
+    def whole(self, expr: Expr, what: str, help: str = "dimensions count from 0, or from -1 at the end") -> int | None:
         """Return a whole number that must be written as one; None if it is not, which is reported."""
         number = literal(expr)
         if number is None:
             label = "expected for example `0` or `-1`"
-            self.report("E309", f"{what} must be written as a whole number", expr.span, label=label, help=help)
+            self.report("E309", f"{what} must be an integer literal", expr.span, label=label, help=help)
         return number
 
     def made(self, node: Call, name: str, arguments: Sequence[Expr]) -> CheckedValue:
@@ -294,7 +292,7 @@ class Tensors(Reader, ABC):
                 label="not a tensor",
                 help="`size(x, i)` is a size of a tensor"
                 if name == "size"
-                else f"`{name}(x)` is a size of a tensor; `{name}` alone is that of p",
+                else f"`{name}(x)` is a size of a tensor; `{name}` alone refers to p",
             )
             return MISTAKE
         try:
@@ -311,7 +309,7 @@ class Tensors(Reader, ABC):
         if values and values[0].sort is not Sort.UNKNOWN and not values[0].uses & Uses.TENSOR:
             self.report(
                 "E310",
-                f"`{node.function.text}` adds up what tensors hold: `{self.text(arguments[0])}` is the same for each",
+                f"`{node.function.text}` sums over tensors: `{self.text(arguments[0])}` is the same for each",
                 arguments[0].span,
                 label="does not depend on a tensor",
                 help="it sums over all elements of all tensors: `total(g^2)`, `total(abs(m))`",
@@ -354,10 +352,10 @@ class Tensors(Reader, ABC):
             return False
         self.report(
             "E301",
-            "`iterate` is asked before the closure is called in a step",
+            "the condition of `iterate` is tested before the step calls the closure",
             argument.span,
-            label="the closure is called for this",
-            help="go by `loss`, by g and states, or keep the value in a state and look at it in the next step",
+            label="this calls the closure",
+            help="use `loss`, g and states, or keep the value in a state and test it in the next step",
         )
         return True
 
@@ -366,12 +364,12 @@ class Tensors(Reader, ABC):
         if value.kind.level <= (Level.SCALAR if self.scope.flat else Level.HOST):
             return True
         halts = isinstance(node.function, Name) and node.function.name == HALT
-        what = "`iterate` is about" if halts else f"`{self.text(node.function)}` goes one distance along d for"
+        what = "`iterate` applies to" if halts else f"`{self.text(node.function)}` takes one step along d for"
         self.report(
             "E301",
             f"{what} the whole model",
             argument.span,
-            label=self.phrase(value) if value.kind.level > Level.SCALAR else "a number of each tensor's own",
+            label=self.phrase(value) if value.kind.level > Level.SCALAR else "differs from tensor to tensor",
             help="use hyperparameters, time and sums over the model: `total(x)`; in a `flat` rule, any number",
         )
         return False

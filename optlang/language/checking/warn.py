@@ -116,7 +116,7 @@ def _unused_states(rule: Rule, reads: set[str], findings: Findings) -> None:
                 "W601",
                 f"state `{name}` is written but never read",
                 written[state.name],
-                label="this value is kept for nothing",
+                label="this value is never used",
                 help=f"use `{name}` in the update, or remove the state; "
                 f"to read it from outside, write `state {name} as {name}`",
                 related=(("declared here", state.span),) if not rule.inferred else (),
@@ -178,7 +178,7 @@ def _unused_locals(rule: Rule, reads: set[str], findings: Findings) -> None:
                 "W603",
                 f"`{target.text}` is assigned but never used",
                 target.span,
-                label="computed for nothing",
+                label="this value is never used",
                 help=f"did you mean the state `{near}`?" if near else "remove it, or use it in the update",
             )
 
@@ -218,7 +218,7 @@ def _unused_function(function: Def, findings: Findings) -> None:
         "W604",
         f"function `{function.name.text}` is never called",
         function.name.span,
-        label="defined for nothing",
+        label="never called",
         help="call it, or remove it",
     )
 

@@ -115,7 +115,7 @@ class _Composer:
             if isinstance(item, tree.Use | tree.Inner):
                 self.taken_over.append(item.span)
                 if len(self.taken_over) > MAX_RULES:
-                    message = f"a rule may be made of at most {MAX_RULES} others"
+                    message = f"a rule may contain at most {MAX_RULES} others"
                     raise OptlangError([replace(self._too_much(message), span=item.span)])
             match item:
                 case tree.TransformDecl():
@@ -174,7 +174,7 @@ class _Composer:
         if not is_composed(parsed):
             return parsed
         if self.depth >= MAX_PIECES:
-            raise OptlangError([self._too_much("rules are made of rules too deeply")])
+            raise OptlangError([self._too_much("rules are nested too deeply")])
         return _Composer(parsed, self.depth + 1, self.taken_over).whole()
 
     def _with_trial(self, own: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
@@ -302,8 +302,8 @@ class _Composer:
                     "E217",
                     f"`{text}` has no value",
                     node.span,
-                    "an inner rule that makes its step",
-                    f"write it on a line of its own, or `{text}.direction(g)` for the step alone",
+                    "the step of an inner rule",
+                    f"write it on a separate line, or use `{text}.direction(g)` for the step as a value",
                 )
             case tree.Call(function=tree.Name(name=name) as called) if name not in self.functions:
                 transform = self.transforms.find(called)
@@ -346,14 +346,14 @@ class _Composer:
             self.misplaced(call, f"`{transform.name.text}`")
             return call
         if len(self.using) >= MAX_PIECES:
-            raise OptlangError([self._too_much("transforms are made of transforms too deeply")])
+            raise OptlangError([self._too_much("transforms are nested too deeply")])
         if name in self.using:
             self.work.error(
                 "E212",
                 f"`{transform.name.text}` uses itself",
                 call.span,
-                "would never end",
-                "write out what it repeats",
+                "recursive call",
+                "transforms are inlined, so they cannot recurse; write the steps one after another",
             )
             return tree.Name(call.span, "g", "g")
         call = self.arguments(call, before, path)  # in the order in which things are done
@@ -405,7 +405,7 @@ class _Composer:
             help: str | None = f"call it: `{text}(g)`"
         else:
             known = ", ".join(f"`{name}`" for name in inner.members) or "nothing"
-            help = did_you_mean(node.name, inner.members) or f"of `{inner.origin.piece}` can be read: {known}"
+            help = did_you_mean(node.name, inner.members) or f"`{inner.origin.piece}` has: {known}"
         message = f"`{inner.name}` has no hyperparameter and no state `{node.name}`"
         self.work.error("E201", message, node.span, "unknown", help)
         return node
@@ -429,17 +429,17 @@ class _Composer:
         near = None if name.name in known else nearest(name.name, known)
         if near in self.transforms.own:
             self.work.error(
-                "E202", f"unknown function `{name.text}`", name.span, "no function", f"did you mean `{near}`?"
+                "E202", f"unknown function `{name.text}`", name.span, "not a function", f"did you mean `{near}`?"
             )
 
     def misplaced(self, call: tree.Call, what: str) -> None:
         """Report a piece where it would not be run in every step."""
         self.work.error(
             "E216",
-            f"{what} cannot stand in this place",
+            f"{what} cannot be used here",
             call.span,
-            "what it does would not be done in every case",
-            "use it in a statement of its own, inside an `if` block if need be, and use the result here",
+            "it would not run in every case",
+            "call it in a separate statement, inside an `if` block if necessary, and use the result here",
         )
 
     def refuse(self, item: Any) -> Any:
@@ -459,7 +459,9 @@ class _Composer:
             raise OptlangError([mistake.diagnostic(self.tree.source)]) from None
 
     def _too_much(self, message: str) -> Diagnostic:
-        return Diagnostic("E501", message, self.tree.source, Span(0, 0), help="use fewer pieces")
+        return Diagnostic(
+            "E501", message, self.tree.source, Span(0, 0), help="use fewer transforms, rules and functions"
+        )
 
 
 def _renames(statement: tree.Stmt, result: tree.Expr) -> bool:

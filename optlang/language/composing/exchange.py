@@ -34,7 +34,7 @@ def exchanged(source: Source, inner: str | Path | Mapping[str, str | Path]) -> S
     for name in inner:
         if name not in found:
             near = nearest(name, found)
-            hint = f"did you mean {near!r}?" if near else f"there is {', '.join(found) or 'none'}"
+            hint = f"did you mean {near!r}?" if near else f"there are: {', '.join(found) or 'none'}"
             raise ValueError(f"the rule has no inner rule {name!r}; {hint}")
     text = source.text
     for name, node in reversed(found.items()):

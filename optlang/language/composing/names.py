@@ -36,7 +36,7 @@ class Names:
             return replace(
                 found,
                 message=f"`{inner}` makes steps for whole tensors, but is called where a condition is shaped like p",
-                help=f"give it another gradient, `{inner}(p, g if CONDITION else 0*g)`, or take its step before and "
+                help=f"pass another gradient, `{inner}(p, g if CONDITION else 0*g)`, or compute its step first and "
                 f"choose then: `d = {inner}.direction(g)`",
                 related=(),
             )

@@ -113,7 +113,7 @@ def declared(
     origin = parsed.span.origin
     assert origin is not None
     if not any(isinstance(item, STATEMENTS) for item in parsed.items):
-        help = "an inner rule changes `p`; `use` takes over the transforms and functions of a file"
+        help = "an inner rule must change `p`; to import transforms and functions from a file, write `use`"
         work.error("E215", f"`{title(node.rule)}` has no update", node.rule.span, "not a rule", help)
         return None
     prefix = work.key(node.name.name.lower())
@@ -216,19 +216,19 @@ def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> t
         if inner.events and isinstance(target, tree.Name) and target.name != "p":
             work.error(
                 "E217",
-                f"`{inner.name}` has an `on eval` block, which is about `p`",
+                f"`{inner.name}` has an `on eval` block, which changes `p`",
                 target.span,
-                "can only move `p`",
-                f"write `{inner.name}(p, ...)`, or put a rule without such a block inside",
+                "can only update `p`",
+                f"write `{inner.name}(p, ...)`, or use an inner rule without such a block",
             )
             return None
         if not isinstance(target, tree.Name):
             work.error(
                 "E217",
-                f"`{inner.name}` cannot move a value",
+                f"`{inner.name}` cannot update a value",
                 target.span,
-                "expected the name of what is moved: `p`, a state or a value of the rule's own",
-                "to get its step without moving anything, write `.direction(g)`",
+                "expected `p`, a state or a local variable",
+                "to get its step without updating anything, write `.direction(g)`",
             )
             return None
         names["p"] = target.name
@@ -264,7 +264,7 @@ def _written_out(
     parsed = write_out(parsed)
     if not any(isinstance(item, tree.Route) for item in parsed.items):
         return parsed
-    message, label = "sends tensors to other rules and has no update of its own", "expected a rule with an update"
+    message, label = "routes tensors to other rules and has no update", "expected a rule with an update"
     help = "name one of the rules that it routes to"
     work.error("E217", f"`{title(node.rule)}` {message}", node.rule.span, label, help)
     return None
@@ -274,14 +274,14 @@ def _fits_inside(work: Work, parsed: tree.Tree, node: tree.Inner) -> bool:
     """Report an inner rule that has to see p as it is."""
     reason = None
     if any(isinstance(item, tree.Flat) for item in parsed.items):
-        reason = "sees all parameters as one vector (`flat`)", "cannot be part of a rule that sees each tensor"
+        reason = "sees all parameters as one vector (`flat`)", "cannot be used in a rule that sees single tensors"
     elif any(isinstance(item, tree.Iterate) for item in parsed.items):
         reason = "makes several steps in one (`iterate`)", "cannot be one statement of another rule"
     elif node.like is not None and any(isinstance(i, tree.History) and i.type is None for i in parsed.items):
         reason = "keeps a history of values shaped like p", "cannot be given another shape"
     if reason is None:
         return True
-    help = "write its update out in this rule, or put another rule inside"
+    help = "write its formulas in this rule, or use another inner rule"
     work.error("E217", f"`{title(node.rule)}` {reason[0]}", node.rule.span, reason[1], help)
     return False
 
@@ -304,7 +304,7 @@ def _defaulted(work: Work, item: tree.HyperItem, given: dict[str, tree.Expr]) ->
             "E208",
             f"`{item.name.text}` takes {len(item.parts)} values",
             value.span,
-            "expected as many in brackets",
+            "expected as many values in brackets",
             f"for example `{item.name.text} = (0.9, 0.999)`",
         )
         return item
@@ -347,7 +347,7 @@ def _bind_parts(
             "E208",
             f"`{item.name.text}` takes {count} values" if count > 1 else f"`{item.name.text}` takes one value",
             value.span,
-            "expected as many in brackets, or the name of such a tuple" if count > 1 else "not one value",
+            "expected as many values in brackets, or the name of such a tuple" if count > 1 else "not one value",
             f"for example `{item.name.text} = (0.9, 0.999)`" if count > 1 else "remove the brackets",
         )
         return

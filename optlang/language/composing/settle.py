@@ -207,11 +207,13 @@ class _Calls:
             return
         kept = f"`{clock.piece}` keeps a number for the whole {clock.common}"
         if reach is not None and all_names(self.expanded(reach)) & FACT_NAMES.keys():
-            help = f"send tensors to different rules with `route {clock.piece} when ...`, in a rule of its own"
-            self.work.error("E217", f"{kept}, and is called for some tensors only", clock.place, "not for all", help)
+            help = f"use `route {clock.piece} when ...` in a separate rule to send tensors to different rules"
+            self.work.error("E217", f"{kept}, but is called for only some tensors", clock.place, "not for all", help)
         elif counted:
-            help = "call it once in each step, outside of blocks, or put a rule without such a number inside"
-            self.work.error("E217", f"{kept}, and has no time of its own", clock.place, "called otherwise", help)
+            help = "call it once per step, outside blocks, or use an inner rule without such a number"
+            self.work.error(
+                "E217", f"{kept}, but is not called exactly once per step", clock.place, "not once per step", help
+            )
 
     def ticks(self, node: tree.Node) -> bool:
         """Whether a node is the statement that counts a step."""
@@ -227,9 +229,9 @@ class _Calls:
             self.unclear = True
             self.work.error(
                 "E217",
-                f"which tensors `{self.clock.piece}` is called for cannot be told, and it is not for all",
+                f"cannot determine which tensors `{self.clock.piece}` is called for, and it is not for all tensors",
                 reach.span,
-                f"depends on `{left[0]}`, which is no single formula" if left[0] in self.functions else "too long",
+                f"depends on `{left[0]}`, which is not a single formula" if left[0] in self.functions else "too long",
                 "write the condition as one formula, such as `ndim == 2`",
             )
         if left:

@@ -81,23 +81,23 @@ class Transforms:
                     "E204",
                     f"a transform cannot assign `{target.text}`",
                     target.span,
-                    "not to be changed here",
-                    "a transform gives a value back: assign it to `p` in the rule",
+                    "cannot be changed here",
+                    "a transform returns a value: assign it to `p` in the rule",
                 )
         for statement in statements(body):  # type: ignore[arg-type]
             if isinstance(statement, tree.Return) and len(statement.values) != 1:
                 work.error(
-                    "E214", "a transform returns one value", statement.span, "several values", "leave the others out"
+                    "E214", "a transform returns one value", statement.span, "several values", "remove the others"
                 )
             if isinstance(statement, tree.Every | tree.Repeat | tree.For):
                 for inside in statements(statement.body):
                     if isinstance(inside, tree.Return):
                         work.error(
                             "E213",
-                            "a block that runs several times, or not in every step, is not left by `return`",
+                            "`return` cannot leave a block that runs several times or not in every step",
                             inside.span,
-                            "not here",
-                            "assign the value, and return it behind the block",
+                            "not allowed here",
+                            "assign the value, and return it after the block",
                         )
         if not always_returns(body):  # type: ignore[arg-type]
             work.error(
@@ -105,12 +105,12 @@ class Transforms:
                 f"`{name.text}` does not always return a value",
                 name.span,
                 "expected `return` on every path",
-                "end it with `return`, behind the blocks that do not always return",
+                "add a `return` after the blocks that do not always return",
             )
         if not transform.parameters:
             work.error(
                 "E208",
-                f"`{name.text}` takes nothing",
+                f"`{name.text}` has no parameters",
                 name.span,
                 "expected a first parameter: the value",
                 f"write `transform {name.text}(u):`",
@@ -118,7 +118,7 @@ class Transforms:
 
     def _taken(self, name: tree.Name) -> None:
         """Report a name that means something else."""
-        self.work.error("E206", f"`{name.text}` is taken already", name.span, "not free", "choose another name")
+        self.work.error("E206", f"`{name.text}` is already taken", name.span, "name in use", "choose another name")
 
     def adopt(self, items: Iterable[tree.Decl | tree.Stmt]) -> None:
         """Make the transforms of a used file known, but for those that the rule has under the same name."""

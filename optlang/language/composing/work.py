@@ -91,7 +91,8 @@ class Work:
                 f"the library has no rule `{name.text}`",
                 name.span,
                 "not a rule of the library",
-                did_you_mean(name.name, known) or "`optlang list` prints the library; a file is given in quotes",
+                did_you_mean(name.name, known)
+                or "`optlang list` prints the library; write the name of a file in quotes",
             )
             return None
         return parse(rule_of(name, self.author.source))
@@ -103,7 +104,7 @@ class Work:
         except (OSError, ValueError) as error:
             not_text = isinstance(error, UnicodeDecodeError)
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8" if not_text else error
-            self.error("E215", f"cannot read {path}: {reason}", span, help="a file is looked for beside this one")
+            self.error("E215", f"cannot read {path}: {reason}", span, help="paths are relative to this file")
         except OptlangError as error:
             first = error.diagnostics[0]
             self.error(
@@ -155,9 +156,7 @@ def matched(
         name = argument.name
         if name is None:
             if i >= len(names):
-                work.error(
-                    "E208", f"`{what}` takes no more than {len(names)} of these", argument.span, "one too many", head
-                )
+                work.error("E208", f"`{what}` got too many arguments", argument.span, "one too many", head)
                 return None
             name = names[i]
         if name not in parameters:
@@ -165,7 +164,7 @@ def matched(
             work.error("E208", f"`{what}` has no parameter `{name}`", argument.span, "unknown", near or head)
             return None
         if name in found:
-            work.error("E208", f"`{what}` gets `{name}` twice", argument.span, "given before", head)
+            work.error("E208", f"`{what}` got `{name}` twice", argument.span, "given before", head)
             return None
         found[name] = argument.value
     missing = [n for n, optional in parameters.items() if not optional and n not in found]

@@ -53,7 +53,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "softplus",
         "x",
         ELEMENTWISE,
-        "log(1 + exp(x)), for large x, too.",
+        "log(1 + exp(x)), accurate for large x.",
         definition="max(x, 0) + log1p(exp(-abs(x)))",
         of_conditions=True,
         free=True,
@@ -72,7 +72,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
     Builtin("square", "x", ELEMENTWISE, "x^2.", definition="x^2", of_conditions=True),
     _unary(
         "floor",
-        "Largest whole number not above x.",
+        "Largest integer not above x.",
         host="float(math.floor({0}))",
         triton="tl.floor({0})",
         value=values.floor,
@@ -81,7 +81,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
     ),
     _unary(
         "round",
-        "Nearest whole number, halves to the even one.",
+        "Nearest integer, halves to the even one.",
         host="float(round({0}))",
         cpp="std::nearbyint({0})",
         triton="libdevice.rint({0})",

@@ -52,7 +52,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         reduction=True,
     ),
     Builtin("rms", "x", REDUCTION, "Root of the mean square.", definition="sqrt(mean(x^2, dim=dim))", reduction=True),
-    Builtin("dot", "x, y", REDUCTION, "Sum of products.", definition="sum(x*y, dim=dim)", reduction=True),
+    Builtin("dot", "x, y", REDUCTION, "Sum of elementwise products.", definition="sum(x*y, dim=dim)", reduction=True),
     Builtin(
         "var",
         "x, correction = 0",
@@ -73,7 +73,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "logsumexp",
         "x",
         REDUCTION,
-        "Logarithm of the sum of exponentials, for large x, too.",
+        "Logarithm of the sum of exponentials, accurate for large x.",
         definition=f"{TOP} + log(sum(exp(x - {TOP}), dim=dim))",
         reduction=True,
         free=True,
@@ -82,7 +82,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "softmax",
         "x, dim = none",
         REDUCTION,
-        "exp(x) / sum(exp(x)): shares that add up to 1, of the whole tensor or along `dim`.",
+        "exp(x) / sum(exp(x)): fractions that add up to 1, over the whole tensor or along `dim`.",
         definition="powers = exp(x - max(x, dim=dim))\nreturn powers / sum(powers, dim=dim)",
         free=True,
     ),
@@ -90,7 +90,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "median",
         "x, dim = none",
         REDUCTION,
-        "The element in the middle, the lower one of two as in `torch.median`; NaN if one is.",
+        "Median, the lower of the two middle elements as in `torch.median`; NaN if an element is NaN.",
         definition=(
             "y = sort(x if dim != none else flatten(x), dim ?? -1)\n"
             "place = cumsum(y^0, dim ?? -1)\n"

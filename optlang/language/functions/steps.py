@@ -40,34 +40,34 @@ SCHEDULES: tuple[Builtin, ...] = (
 MODEL: tuple[Builtin, ...] = (
     Builtin("total", "x", WHOLE, "Sum over all elements of all tensors of the optimizer that have a gradient."),
     Builtin("gnorm", "x", WHOLE, "Euclidean norm over all tensors of the optimizer.", definition="sqrt(total(x^2))"),
-    Builtin("grad", "at", CLOSURE, "The gradient where every parameter is `at`; p itself stays."),
-    Builtin("loss", "at", CLOSURE, "The loss where every parameter is `at`; `loss` alone is that of p."),
-    Builtin("hvp", "z", CLOSURE, "The Hessian of the loss times z, by a second pass backward."),
-    Builtin("iteration", "", CLOSURE, "Which of the steps of `iterate` this is, from 1."),
-    Builtin("evaluations", "", CLOSURE, "How often `step()` has called the closure when the rule's step starts."),
+    Builtin("grad", "at", CLOSURE, "The gradient with every parameter set to `at`; p itself is unchanged."),
+    Builtin("loss", "at", CLOSURE, "The loss with every parameter set to `at`; `loss` alone is the loss at p."),
+    Builtin("hvp", "z", CLOSURE, "The Hessian of the loss times z, by a second backward pass."),
+    Builtin("iteration", "", CLOSURE, "Index of this step of `iterate`, from 1."),
+    Builtin("evaluations", "", CLOSURE, "Number of closure calls of `step()` before this step of the rule."),
     Builtin(
         "strong_wolfe",
         "d, step, c1 = 1e-4, c2 = 0.9, tolerance = 1e-9, evaluations = 25, sign = 1",
         CLOSURE,
-        "How far to go along d from p, `step` being tried first: far enough to meet the strong Wolfe conditions for "
-        "`sign` times the loss.",
+        "Step size along d from p that meets the strong Wolfe conditions for `sign` times the loss; `step` is tried "
+        "first.",
     ),
     Builtin(
         "backtracking",
         "d, step, c1 = 1e-4, shrink = 0.5, evaluations = 25, sign = 1",
         CLOSURE,
-        "How far to go along d from p: `step`, shrunk until `sign` times the loss falls by c1 of what its slope "
-        "promises; 0 if it never does.",
+        "Step size along d from p: `step`, shrunk until `sign` times the loss satisfies the Armijo condition with c1; "
+        "0 if it never does.",
     ),
     Builtin(
-        "count", "s", HISTORY, "How many entries of a history are filled; the last ones are, the newest is `s[-1]`."
+        "count", "s", HISTORY, "Number of filled entries of a history; they are the last ones, the newest is `s[-1]`."
     ),
 )
 
 DRAWS: tuple[Builtin, ...] = (
-    Builtin("randn", "*n", RANDOM, "Standard normal numbers, shaped like p, or of some sizes."),
-    Builtin("rand", "*n", RANDOM, "Numbers between 0 and 1, shaped like p, or of some sizes."),
-    Builtin("rademacher", "*n", RANDOM, "-1 or 1, each half of the time, shaped like p, or of some sizes."),
+    Builtin("randn", "*n", RANDOM, "Standard normal numbers, shaped like p, or of the given sizes."),
+    Builtin("rand", "*n", RANDOM, "Uniform numbers between 0 and 1, shaped like p, or of the given sizes."),
+    Builtin("rademacher", "*n", RANDOM, "-1 or 1 with equal probability, shaped like p, or of the given sizes."),
     Builtin("bernoulli", "q", RANDOM, "1 with probability q, else 0, shaped like p."),
 )
 

@@ -96,7 +96,7 @@ class Builder(Statements):
                 f"`{kind.text}` is not a type of state",
                 kind.span,
                 label="expected `scalar`",
-                help="write `: scalar` for one number per tensor; without a type the initial value decides the shape",
+                help="write `: scalar` for one number per tensor; without a type, the initial value decides the shape",
             )
         if key is not None:  # `momentum.b` are two names
             at = next(i for i, piece in enumerate(pieces) if is_token(piece, "AS"))
@@ -132,10 +132,10 @@ class Builder(Statements):
         if rest[0] != "+":
             raise Refused(
                 "E110",
-                f"`{rest[0]}` cannot stand here",
+                f"`{rest[0]}` cannot be used here",
                 span_of(rest[0]),
                 label="expected `+`",
-                help="`store p: bf16+8` keeps eight bits more of the parameter",
+                help="`store p: bf16+8` keeps eight more bits of the parameter",
             )
         return tree.StoreFormat(span(pieces), name, bits=self.number(rest[1:]))
 
@@ -170,7 +170,7 @@ class Builder(Statements):
     def transform(self, pieces: Pieces) -> tree.TransformDecl:
         body: tuple[Any, ...] = pieces[-1]
         others = tuple(item for item in body if not isinstance(item, tree.StateDecl | tree.History | tree.StoreDecl))
-        statements(others, "a transform may declare states, how they are stored, and histories, and nothing else")
+        statements(others, "a transform may declare only states, their formats, and histories")
         return tree.TransformDecl(span(pieces), pieces[1], tuple(map(_ranged, pieces[3])), body)
 
     def on_block(self, pieces: Pieces) -> tree.On:

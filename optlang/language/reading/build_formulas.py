@@ -127,7 +127,7 @@ class FormulaBuilder:
                 "the right side of `|>` is not a function",
                 stage.span,
                 label="expected a function or a transform",
-                help="`x |> f(a)` is `f(x, a)`; put brackets round an `if` or a sum that the whole chain is part of",
+                help="`x |> f(a)` is `f(x, a)`; put the chain in brackets where it is part of a sum or an `if`",
             )
         return tree.Pipe(span(pieces), value, stage)
 
@@ -224,7 +224,7 @@ class Statements(FormulaBuilder):
         if len(values) != len(targets):
             raise Refused(
                 "E214",
-                f"{len(values)} values cannot fill {len(targets)} names",
+                f"{len(values)} values cannot be assigned to {len(targets)} names",
                 span(values),
                 label=f"expected {len(targets)} values",
                 help="write a value for each name, or a call of a function that returns as many",
@@ -293,7 +293,7 @@ class Statements(FormulaBuilder):
         if len(names) > 1:
             raise Refused(
                 "E115",
-                "`for` goes through one tuple of hyperparameters",
+                "`for` loops over one tuple of hyperparameters",
                 span(names),
                 label="expected one name",
                 help="write `for b in betas:` with `hyper betas = (beta1 = 0.9, beta2 = 0.99)`; to count, `repeat n:`",
@@ -392,17 +392,17 @@ def _is_first(expr: tree.Expr) -> bool:
 
 def _not_assignable(target: tree.Node) -> Refused:
     grouped = isinstance(target, tree.Member) and isinstance(target.value, tree.Name) and target.value.name == "group"
-    what = {tree.Call: "a call", tree.Index: "a part of a tensor"}.get(type(target), "a value")
+    what = {tree.Call: "a call", tree.Index: "part of a tensor"}.get(type(target), "a value")
     helps = {
-        tree.Index: "assign the whole tensor: compute it from its parts",
+        tree.Index: "assign the whole tensor, computed from its parts",
         tree.Member: "assign the whole value to a name",
     }
     return Refused(
         "E115",
-        f"{'a key of the param group' if grouped else what} cannot be assigned",
+        f"{'a key of the parameter group' if grouped else what} cannot be assigned",
         target.span,
         label="expected a name",
-        help="a rule never writes to the param group; use `group state` for what it keeps"
+        help="a rule never writes to the parameter group; to keep a value, declare a `group state`"
         if grouped
         else helps.get(type(target), "to compare, write `==`; to define a function, write `def f(x) = ...`"),
     )
@@ -419,12 +419,12 @@ def statements(body: tuple[Any, ...], help: str | None = None) -> tuple[tree.Stm
         if not isinstance(item, (*STATEMENTS, Alone)):
             raise Refused(
                 "E114",
-                "a declaration cannot stand in a block",
+                "a declaration cannot be inside a block",
                 item.span,
                 label="move it out of the block",
                 help=help
                 or (
-                    "state that exists only under a condition is declared with `state x when CONDITION`"
+                    "to declare a state that exists only under a condition, write `state x when CONDITION`"
                     if isinstance(item, tree.StateDecl)
                     else "declarations hold for the whole rule; put them at the top, without indentation"
                 ),

@@ -19,7 +19,7 @@ FOREIGN = {
     "|": "write `or`; the absolute value is `abs(x)`",
     "!": "write `not`",
     "~": "write `not`",
-    "\\": "a line goes on inside brackets: put the expression in `( )`",
+    "\\": "to continue a line, put the expression in `( )`",
     "$": "a rule has no `$`; write formulas without TeX marks",
     "`": "write the name without quotes",
     "?": "a choice is written `a if condition else b`",
@@ -80,14 +80,14 @@ def refuse_character(text: str, at: int) -> Refused:
     if character in TYPESET:
         return Refused(
             "E106",
-            f"the typeset sign `{character}` is not understood",
+            f"the typographic character `{character}` is not supported",
             Span(at, at + 1),
             help=f"write `{TYPESET[character]}`",
         )
     if character.isspace() or unicodedata.category(character) in ("Zs", "Cf"):
         return Refused(
             "E106",
-            f"an unusual blank character ({_describe(character)})",
+            f"an unusual space character ({_describe(character)})",
             Span(at, at + 1),
             help="replace it with a space; it often comes with text copied from a web page or a PDF",
         )
@@ -117,8 +117,8 @@ def _unclosed(text: str, at: int) -> Refused:
         )
     return Refused(
         "E105",
-        "this text is never closed",
+        "this string is never closed",
         Span(at, max(at + 1, len(text[:end].rstrip()))),
         label=f"needs a closing `{text[at]}` on the same line",
-        help="a text stands on one line between two equal quotes",
+        help="a string stays on one line, between matching quotes",
     )

@@ -11,7 +11,7 @@ from optlang.language.reading.stop import Stop
 CALLED = {
     "NUMBER": "a value",
     "NAME": "a name",
-    "STRING": "a text in quotes",
+    "STRING": "a string",
     "TIMES": "an operator",
     "COMPARE": "a range such as `>= 0`",
     "EQUAL": "`=`",

@@ -65,7 +65,7 @@ def check_depth(item: tree.Node) -> None:
                 f"operations may be nested at most {MAX_DEPTH} deep",
                 node.span,
                 label="one too many",
-                help="give an inner part a name on a line of its own",
+                help="assign an inner part to a name on a separate line",
             )
         pending.extend((child, depth + 1) for child in flatten(vars(node).values()) if isinstance(child, tree.Node))
 

@@ -13,21 +13,21 @@ SIGNS = re.compile(r"[-+*/%^=<>!:@]+")
 
 #: Words that begin a statement in Python, and what a rule has instead.
 PYTHON = {
-    "import": "a rule needs no imports: its functions are always there, and it cannot run Python",
-    "from": "a rule needs no imports: its functions are always there, and it cannot run Python",
-    "class": "write `optimizer NAME` and then the formulas; the class is made from them",
+    "import": "a rule needs no imports: its functions are built in, and it cannot run Python",
+    "from": "a rule needs no imports: its functions are built in, and it cannot run Python",
+    "class": "write `optimizer NAME` and then the formulas; the class is generated from them",
     "while": "a rule has no open-ended loops; each statement runs once in every step",
-    "with": "a rule only has formulas; there is nothing to open or to close",
+    "with": "a rule only has formulas; there are no resources to open or close",
     "try": "a rule has no exceptions; choose values with `a if condition else b`",
-    "pass": "leave the empty branch out",
+    "pass": "remove the empty branch",
     "break": "a rule has no open-ended loops to leave",
     "continue": "a rule has no open-ended loops to continue",
     "print": "a rule cannot print; to watch x, write `state seen as seen` and `seen = x`, and read `optimizer.state`",
     "assert": 'a condition on hyperparameters is written `require CONDITION "message"`',
     "raise": 'a condition on hyperparameters is written `require CONDITION "message"`',
-    "del": "names of a rule live for one step by themselves",
-    "global": "what is kept from step to step is declared with `state NAME`",
-    "nonlocal": "what is kept from step to step is declared with `state NAME`",
+    "del": "variables of a rule are local to one step",
+    "global": "to keep a value between steps, declare `state NAME`",
+    "nonlocal": "to keep a value between steps, declare `state NAME`",
     "let": "write `NAME = VALUE`",
     "var": "write `NAME = VALUE`",
     "const": "write `NAME = VALUE`",
@@ -47,7 +47,7 @@ FOREIGN = {
     "<>": "write `!=`",
     "=<": "write `<=`",
     "=>": "write `>=`",
-    ":=": "assign with `=`, in a statement of its own",
+    ":=": "assign with `=`, in a separate statement",
     "->": "a function is written `def f(x) = EXPRESSION`",
     "++": "write `{name} += 1`",
     "--": "write `{name} -= 1`",
@@ -75,7 +75,7 @@ def foreign_operator(stop: Stop) -> Refused | None:
 def other_if(stop: Stop) -> Refused | None:
     """``else if``, ``elseif``, ``then`` and an ``else`` that belongs to no ``if``."""
     if stop.type == "IF" and stop.before_type == "ELSE" and len(stop.line) == 1:
-        return Refused("E112", "`else if` is one word here", stop.pair, help="write `elif CONDITION:`")
+        return Refused("E112", "`else if` is a single word here", stop.pair, help="write `elif CONDITION:`")
     if len(stop.line) == 1 and stop.line[0].value in ("elseif", "elsif", "elsif"):
         return Refused("E112", f"there is no `{stop.line[0].value}`", span_of(stop.line[0]), help="write `elif`")
     if stop.token.value == "then" and stop.head in ("IF", "ELIF"):
@@ -83,9 +83,9 @@ def other_if(stop: Stop) -> Refused | None:
     if stop.type in ("ELSE", "ELIF") and not stop.line:
         return Refused(
             "E114",
-            f"this `{stop.token.value}` belongs to no `if`",
+            f"this `{stop.token.value}` has no matching `if`",
             stop.span,
-            help="an `else` stands in the same column as its `if`, right after the `if`'s block",
+            help="write `else` in the same column as its `if`, right after the `if`'s block",
         )
     return None
 
@@ -98,7 +98,7 @@ def python_word(stop: Stop) -> Refused | None:
     if stop.token.value == "is" and stop.before is not None and stop.before.type == "NAME":
         negated = re.match(r"\s*not\b", stop.text[stop.span.end :])
         sign = "!=" if negated else "=="
-        help = f"write `{stop.before.value} {sign} none`, or another value in the place of `none`"
+        help = f"write `{stop.before.value} {sign} none`, or another value instead of `none`"
         return Refused("E112", "there is no `is`", stop.span, help=help)
     lambdas = [t for t in stop.line[-2:] if t.value == "lambda"]
     if lambdas and stop.type in ("NAME", "COLON", "COMMA"):
@@ -106,7 +106,7 @@ def python_word(stop: Stop) -> Refused | None:
             "E112",
             "there is no `lambda` expression",
             span_of(lambdas[-1]),
-            help="give the function a name: `def f(x) = ...` on a line of its own",
+            help="give the function a name: `def f(x) = ...` on a separate line",
         )
     return None
 

@@ -35,7 +35,7 @@ def indented(stop: Stop) -> Refused | None:
         "this line is indented, but no block begins here",
         stop.span,
         label="expected in the same column as the line above",
-        help="a block begins after a line that ends with `:`; inside brackets a statement goes on from line to line",
+        help="a block begins after a line that ends with `:`; inside brackets, a statement may span several lines",
     )
 
 
@@ -74,8 +74,8 @@ def not_closed(stop: Stop) -> Refused | None:
         f"this `{bracket.value}` is never closed",
         span_of(bracket),
         label=f"needs a closing `{CLOSING[OPENING.index(bracket.value)]}`",
-        help="inside brackets a statement goes on from line to line",
-        related=(("the statement goes on to here", stop.span),),
+        help="inside brackets, a statement may span several lines",
+        related=(("the statement continues to here", stop.span),),
     )
 
 
@@ -86,7 +86,7 @@ def wrong_bracket(stop: Stop) -> Refused | None:
     if not stop.opened:
         return Refused(
             "E104",
-            f"this `{stop.token.value}` closes nothing",
+            f"this `{stop.token.value}` has no opening bracket",
             stop.span,
             help="remove it, or add the opening bracket",
         )
@@ -112,9 +112,9 @@ def equals_in_expression(stop: Stop) -> Refused | None:
     if stop.type == "CHANGE":
         return Refused(
             "E112",
-            f"`{stop.token.value}` cannot stand inside an expression",
+            f"`{stop.token.value}` cannot be used inside an expression",
             stop.span,
-            help="change the name in a statement of its own, before this line",
+            help="change the variable in a separate statement before this line",
         )
     if stop.type == "EQUAL" and stop.before_type in OPERATORS:
         return Refused(
@@ -137,12 +137,14 @@ def equals_in_expression(stop: Stop) -> Refused | None:
     if stop.opened and stop.opened[-1].value == "(":
         return Refused(
             "E107",
-            "`=` inside brackets names an argument, and a name must stand before it",
+            "`=` inside brackets passes a keyword argument and must follow a name",
             stop.span,
             help="to compare, write `==`",
         )
     if kinds & {"EQUAL", "CHANGE"}:
-        return Refused("E112", "a statement assigns once", stop.span, help="write two statements, one on each line")
+        return Refused(
+            "E112", "a statement can assign only once", stop.span, help="write two statements, one on each line"
+        )
     return None
 
 
@@ -174,7 +176,7 @@ def reserved_word(stop: Stop) -> Refused | None:
         return None  # a block behind another statement on its line
     return Refused(
         "E113",
-        f"`{stop.token.value}` is a word of the language and cannot be a name",
+        f"`{stop.token.value}` is a keyword and cannot be a name",
         stop.span,
         label="expected a name",
         help=f"choose another name, such as `{stop.token.value}_` or `{stop.token.value}1`",
@@ -194,7 +196,7 @@ def missing_colon(stop: Stop) -> Refused | None:
         f"missing `:` after this `{stop.line[0].value}`",
         stop.span,
         label="expected `:`",
-        help="the statement or the block it decides about follows the `:`",
+        help="a statement or an indented block follows the `:`",
     )
 
 
@@ -214,7 +216,7 @@ def alone(stop: Stop) -> Refused | None:
     if applied and stop.head == "DEF":
         return Refused(
             "E111",
-            "a value alone is not what a function returns",
+            "a function does not return a value without `return`",
             stop.span,
             label="expected an assignment or `return` after the `:`",
             help="write `def f(x) = EXPRESSION`, or `return EXPRESSION` in the block",
@@ -249,7 +251,7 @@ def late_docstring(stop: Stop) -> Refused | None:
         return None
     return Refused(
         "E114",
-        "a docstring stands first in the file",
+        "a docstring must be first in the file",
         stop.span,
         help="move it above everything else, or make it a comment with `#`",
     )
@@ -268,7 +270,7 @@ def missing_value(stop: Stop) -> Refused | None:
     if before.type in OPERATORS and stop.type in OPERATORS:
         return Refused(
             "E102",
-            f"`{before.value}` and `{stop.token.value}` stand side by side",
+            f"`{before.value}` and `{stop.token.value}` have no value between them",
             stop.span,
             label=f"expected a value after `{before.value}`",
             help="remove one of the two operators, or put the missing value between them",
@@ -293,13 +295,13 @@ def missing_operator(stop: Stop) -> Refused | None:
         return _brace(stop)
     declared = stop.head in ("HYPER", "STATE", "GROUP", "SHARED") and len(stop.opened) <= (stop.head == "HYPER")
     if stop.type == "STRING":
-        help_text = "texts in quotes stand alone, as a value, or at the end of `hyper` and `require` lines"
+        help_text = "a string is used alone, as a value, or at the end of a `hyper` or `require` line"
     elif declared:
         help_text = "separate what is declared on one line with `,`"
     elif stop.head == "REQUIRE" and not stop.opened:
         help_text = 'the message goes in quotes: `require CONDITION "message"`'
     elif stop.before.type == "NUMBER" and stop.before.end_pos == stop.token.start_pos:
-        help_text = f"a product needs its sign: `{left}*{right}`"
+        help_text = f"write products with `*`: `{left}*{right}`"
     elif stop.before.value in BUILTINS:
         help_text = f"call the function with brackets: `{left}({right})`"
     else:
@@ -320,8 +322,8 @@ def _brace(stop: Stop) -> Refused:
     if stop.head in ("IF", "ELIF", "ELSE", "DEF"):
         help_text = "a block begins with `:` and is indented: `if CONDITION:`"
     else:
-        help_text = "names have no subscripts: one read before it is assigned holds the value of the last step"
-    return Refused("E112", "`{` only opens the choices of a hyperparameter", stop.span, help=help_text)
+        help_text = "names have no subscripts: a name read before it is assigned has its value from the previous step"
+    return Refused("E112", "`{` is only used for the choices of a hyperparameter", stop.span, help=help_text)
 
 
 def _short(text: str) -> str:

@@ -127,7 +127,7 @@ class Layout:
                     "E501",
                     f"brackets may be nested at most {MAX_BRACKETS} deep",
                     span_of(token),
-                    help="give an inner part a name on a line of its own",
+                    help="assign an inner part to a name on a separate line",
                 )
             self.opened.append(token)
         elif token.value in CLOSING and self.opened:
@@ -142,7 +142,7 @@ class Layout:
                 f"this `{bracket.value}` is never closed",
                 span_of(bracket),
                 label=f"needs a closing `{CLOSING[OPENING.index(bracket.value)]}`",
-                help="inside brackets a statement goes on from line to line, here to the end of the rule",
+                help="inside brackets, a statement may span several lines; this one continues to the end of the rule",
             )
         yield last.update("_NL", "")
         for _ in self.blocks[1:]:
@@ -155,7 +155,7 @@ def _ragged(place: Span, mixed: bool) -> Refused:
         "E109",
         "the indentation of this line matches no block around it",
         place,
-        label="no line above that is still open begins in this column",
+        label="no enclosing block begins in this column",
         help="indent with spaces only or with tabs only; here the two are mixed"
         if mixed
         else "begin the line in the same column as the other lines of its block",

@@ -16,13 +16,15 @@ OF_TENSORS: dict[str, str] = {
     "grad": "the gradient is `g`",
     "data": "a rule changes the parameter itself: `p -= lr*g`",
     **dict.fromkeys(("shape", "size"), "sizes are read as `rows`, `cols`, `numel` and `ndim`"),
-    **dict.fromkeys(("numel", "ndim"), "the name stands alone: `{name}`"),
+    **dict.fromkeys(("numel", "ndim"), "write the name alone: `{name}`"),
     "dim": "write `ndim`",
     **dict.fromkeys(("mT", "t", "transpose", "permute"), "write `{base}.T`"),
-    **dict.fromkeys(("flatten", "view", "reshape"), "`matrix({base})` makes a matrix: its first dimension by the rest"),
-    **dict.fromkeys(("item", "clone", "detach", "float", "to"), "leave it out: `{base}` is the value itself"),
+    **dict.fromkeys(
+        ("flatten", "view", "reshape"), "`matrix({base})` reshapes it to a matrix: its first dimension by the rest"
+    ),
+    **dict.fromkeys(("item", "clone", "detach", "float", "to"), "remove it: `{base}` is the value itself"),
     "pow": "write a power as `{base}^n`",
-    "values": "leave it out: `max` and `min` return the values",
+    "values": "remove it: `max` and `min` return the values",
     **dict.fromkeys(("add_", "sub_", "mul_", "div_", "copy_", "lerp_", "addcmul_", "addcdiv_"), "write an assignment"),
 }
 
