@@ -295,7 +295,7 @@ def test_rows_are_printed_as_they_are_done(monkeypatch: pytest.MonkeyPatch) -> N
     plans = plans_of([Source(RULE)], "mlp", None, backend="eager") * 2
     order: list[str] = []
 
-    def outcome(plan: run.Plan, *_: object) -> run.Failure:
+    def outcome(plan: run.Comparison, *_: object) -> run.Failure:
         order.append("measured")
         return run.Failure(plan.name, plan.peer.label, plan.shapes, "no")
 

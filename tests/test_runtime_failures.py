@@ -141,7 +141,7 @@ def test_parameters_that_stand_twice() -> None:
 
 #: What a line reads as at which nothing can interrupt Python, though a trace function can: it is neither the start of a
 #: function nor after a call.
-UNBROKEN = ("run(packed)", "run(tensors)", "count.add_(")
+UNBROKEN = ("run(given)", "run(tensors)", "count.add_(")
 
 
 #: The functions that write.

@@ -346,9 +346,10 @@ class KernelCall:
         packed[1::stride] = gradients
         packed[-1] = coefficients
         run = kernel.run
+        given = [*packed, self._drawn()] if kernel.coded and first.record.draws else packed
         try:
             self.moved = count
-            run([*packed, self._drawn()] if kernel.coded and first.record.draws else packed)
+            run(given)
         finally:
             packed[1::stride] = [None] * len(direct)  # gradients are not kept alive
 
