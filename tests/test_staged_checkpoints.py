@@ -198,7 +198,7 @@ def test_numbers_in_common_are_plain_and_what_a_checkpoint_lacks_is_kept_or_star
     sgld.load_state_dict(saved)
     assert [group["seed"] for group in sgld.param_groups] == [5, 5]
     saved["param_groups"][0]["seed"] = -1
-    with pytest.raises(ValueError, match="loaded state dict: seed must be a whole number"):
+    with pytest.raises(ValueError, match="loaded state dict: seed must be an integer"):
         sgld.load_state_dict(saved)
 
 

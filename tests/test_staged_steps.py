@@ -232,7 +232,7 @@ def test_complex_parameters_are_pairs_of_reals() -> None:
         pairs.step()
         torch.testing.assert_close(torch.view_as_real(a.detach()), b.detach(), rtol=1e-14, atol=1e-14)
         torch.testing.assert_close(c, d, rtol=1e-14, atol=1e-14)
-    with pytest.raises(ValueError, match=r"parameter 0 .* is complex, and SOAP "):
+    with pytest.raises(ValueError, match=r"parameter 0 .* is complex, but SOAP "):
         matrix = torch.nn.Parameter(torch.ones(2, 2, dtype=torch.complex64))
         matrix.grad = torch.ones_like(matrix)
         eager("soap")([matrix]).step()
