@@ -17,6 +17,15 @@ from optlang.storage.blocks import SCALE
 from optlang.storage.coded import WHOLE, Coded, ElementIndices
 from optlang.storage.parameters import WAYS
 
+#: Two stages, of which only the first has a state that is rounded at random.
+STAGED = """
+hyper lr = 0.5
+state m, v
+v = 0.5*v + abs(g)
+n = total(max(v))
+m = 0.5*m + g
+p -= lr*m if n > 1 else 0.25
+"""
 SHAPES = [(64, 100), (3, 4), (70, 33, 3), (5000,)]
 #: A rule whose products are exact, so that all backends make the same step to the bit.
 RULE = """
@@ -53,7 +62,7 @@ class Recorded:
 
         def run(given: Sequence[Any]) -> None:
             self.calls.append(given)
-            *tensors, numbers, keys = given if draws else [*given, None]
+            *tensors, numbers, keys, draw = given if draws else [*given, [], 0]
             stride = own + len(signature.coded)
             for i in range(len(tensors) // stride):
                 each = tensors[i * stride : (i + 1) * stride]
@@ -65,8 +74,8 @@ class Recorded:
                     decoded[place] = format.decode(each[place], seconds[place])
                 inner.run([*(x.reshape(-1) for x in decoded), numbers])
                 for place, format in signature.coded:
-                    key = keys[i, 1 + draws.index(place)] if format.draws else 0
-                    first = int(keys[i, 0]) if format.draws else 0
+                    key = keys[i][1 + draws.index(place)] ^ draw if format.draws else 0
+                    first = keys[i][0] if format.draws else 0
                     assert isinstance(format, Coded)
                     if kernel.tensors[place] in kernel.written:
                         format.keep(decoded[place], each[place], seconds[place], key, after(first, each[place]))
@@ -87,9 +96,9 @@ def values(shape: Sequence[int], seed: int) -> torch.Tensor:
     return torch.randn(shape, generator=generator)
 
 
-def made(backend: Recorded | None, params: Sequence[torch.Tensor], **options: Any) -> Any:
+def made(backend: Recorded | None, params: Sequence[torch.Tensor], rule: str = "", **options: Any) -> Any:
     """Return the rule, whose kernels on codes are a backend's; classes of one name share their kernels."""
-    cls = optlang.compile(RULE, name=f"Rule{id(backend)}", backend="eager")
+    cls = optlang.compile(rule or RULE, name=f"Rule{id(backend)}", backend="eager")
     if backend is not None:
         cls._parts.parts[0].kernels._backends = [backend]
     return cls(params, **options)
@@ -129,6 +138,18 @@ def test_a_kernel_is_given_codes_of_all_parameters(options: dict[str, Any], capt
         codes = [backend.calls[-1][6 * i + place] for i in range(len(ps)) for place in (2, 3, 4, 5)]
         keys = ("m", "v", f"m{SCALE}", f"v{SCALE}")
         assert [c.data_ptr() for c in codes] == [ours.state[p][key].data_ptr() for p in ps for key in keys]
+
+
+@pytest.mark.parametrize("formats", [("fp8", "log8"), ("bf16 stochastic", "fp8"), ("int8", "bf16 stochastic")], ids=str)
+def test_a_stage_is_told_what_to_draw_by_only_if_it_draws(formats: tuple[str, str]) -> None:
+    backend = Recorded()
+    store = dict(zip(("m", "v"), formats, strict=True))
+    ps, qs = ([torch.nn.Parameter(values(s, i)) for i, s in enumerate(SHAPES)] for _ in range(2))
+    ours, usual = made(backend, ps, STAGED, store=store), made(None, qs, STAGED, store=store)
+    step(ours, ps)
+    step(usual, qs)
+    assert_same(ours, ps, usual, qs)
+    assert backend.calls
 
 
 def test_parameters_in_the_same_memory_are_updated_one_after_the_other() -> None:

@@ -322,11 +322,13 @@ v = 0.5*v + abs(g)
 p -= lr*m
 """
 SWEPT = EXACT.replace("p -= lr*m", "p -= lr*m*(0.5 if max(abs(m)) > 8 else 1)")
+STAGED = EXACT.replace("p -=", "n = total(max(v))\np -=").replace("lr*m", "lr*m*(0.5 if n > 8 else 1)")
 #: Each format once. None is rounded to bfloat16 as torch does it, which the interpreter does not.
 FORMATS = [
     (EXACT, {"store": {"m": "fp8(least=1)", "v": "log8(least=1)"}}),
     (EXACT, {"store": {"m": "int8(block=64, least=1)", "v": "sqrt8(least=1)"}}),
     (SWEPT, {"store": {"m": "softsign8(least=1)", "v": "log8(block=1024, least=1)"}}),
+    (STAGED, {"store": {"m": "fp8(least=1)", "v": "log8(least=1)"}}),
     (EXACT, {"store": {"m": "bf16 stochastic", "v": "fp32"}, "rounding": "bf16+8"}),
     *((EXACT, {"store": {"m": "fp8(least=1)", "v": "fp32"}, "rounding": way}) for way in WAYS if way != "bf16+8"),
 ]

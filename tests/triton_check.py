@@ -166,7 +166,7 @@ def for_an_h100(kernel: Kernel, dtype: str, formats: dict[int, Any], function: A
     constants |= {"chunk": launch.CHUNK, "block": launch.BLOCK}
     arguments = [name for name in function.arg_names if name not in constants]
     tables = dict(zip(arguments, ["*i32", "*i64", "*i64", f"*{short}", "*fp64", f"*{short}"], strict=False))
-    tables |= {"keys": "*i64"} if "keys" in arguments else {}
+    tables |= {"draw": "*i64"} if "draw" in arguments else {}
     aligned = {(i,): [["tt.divisibility", 16]] for i in range(len(tables))}
     source = ASTSource(function, tables | dict.fromkeys(constants, "constexpr"), constants, aligned)
     made = compile(source, target=GPUTarget("cuda", 90, 32), options=dict(launch.OPTIONS))

@@ -2,9 +2,9 @@
 
 A row of the table (see :mod:`optlang.backends.triton_source`) holds for these, behind the addresses of the tensors,
 those of what belongs to the codes, and then, if a format has blocks, how long a row of the tensor is and how many
-elements there are with all rows filled up to whole blocks. ``keys`` holds what random numbers are drawn by in this
-step: for each tensor the place of its first element in the whole one of which it may be a part, and a key for each
-format that draws.
+elements there are with all rows filled up to whole blocks. If a format draws, the place of its first element in the
+whole tensor follows, of which it may be a part, and a key for each such format; ``draw`` holds what differs from step
+to step.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Codes:
     ) -> None:
         self.formats, self.stored, self.names, self.fixed = formats, stored, names, fixed
         self.unit = largest_block(formats.values())
-        self.width = len(formats) + (2 if self.unit else 0)
         self.drawing = [name for name, format in formats.items() if format.draws]
+        self.width = len(formats) + (2 if self.unit else 0) + (1 + len(self.drawing) if self.drawing else 0)
         self.seconds = {
             name: names[f"{stored[name]}_{'scales' if isinstance(each, Blocks) else 'rest'}"]
             for name, each in formats.items()
@@ -133,10 +133,11 @@ class Codes:
             if second is not None and second in wanted:
                 address = f"tl.load({n['row']} + {self._behind + i})"
                 yield f"{INDENT}{second} = {address}.to(tl.pointer_type(more_{i}))"
-        keys = [*([n["offset"]] if self.drawing else []), *self.keys.values()]
-        for i, key in enumerate(keys):
+        for i, key in enumerate(self.keys.values(), self.fixed + 1 + self.width - len(self.drawing) + 1):
             if key in wanted:
-                yield f"{INDENT}{key} = tl.load({n['keys']} + {len(keys)}*{n['tensor']} + {i})"
+                yield f"{INDENT}{key} = tl.load({n['row']} + {i}) ^ tl.load({n['draw']})"
+        if self.drawing and n["offset"] in wanted:
+            yield f"{INDENT}{n['offset']} = tl.load({n['row']} + {self.fixed + 1 + self.width - len(self.drawing)})"
 
     @property
     def _behind(self) -> int:

@@ -322,7 +322,7 @@ class _Module:
         """Yield the head of a kernel; all of them take the same."""
         tables = [self.names[n] for n in ("places", "rows", "gradients", "coefficients")]
         tables += [self.names[n] for n in ("partials", "sums")] if self.sums else []
-        tables += [self.names["keys"]] if self.codes.drawing else []
+        tables += [self.names["draw"]] if self.codes.drawing else []
         types = [f"type_{i}" for i, _ in enumerate(self.stored)] + self.codes.types()  # by these names they are passed
         options = [f"{option}: tl.constexpr" for option in (*types, "chunk", "block")]
         yield "@triton.jit"

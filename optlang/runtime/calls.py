@@ -200,7 +200,7 @@ class KernelCall:
         self._coefficients: tuple[array[float], torch.Tensor] | None = None
         self._direct: list[int] | None = None  # those that are neither empty nor copied
         self._packed: list[Any] | None = None
-        self._keys: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._keys: list[tuple[int, ...]] | None = None  # by what the kernel draws, for those that it is run on
         self._addresses: Addresses | None = None
 
     def see_to(
@@ -346,32 +346,17 @@ class KernelCall:
         packed[1::stride] = gradients
         packed[-1] = coefficients
         run = kernel.run
-        given = [*packed, self._drawn()] if kernel.coded and first.record.draws else packed
+        given: list[Any] = packed
+        if kernel.coded and first.keys():
+            if self._keys is None:
+                operands = [self.operands[i] for i in direct]
+                self._keys = [(operand.first or 0, *operand.keys()) for operand in operands]
+            given = [*packed, self._keys, self.draw]
         try:
             self.moved = count
             run(given)
         finally:
             packed[1::stride] = [None] * len(direct)  # gradients are not kept alive
-
-    def _drawn(self) -> torch.Tensor:
-        """Return what random numbers are drawn by in this step, on the device.
-
-        There is a row for each parameter: the place of its first element in the whole tensor, and a key for each tensor
-        in codes whose format draws.
-        """
-        if self._keys is None:
-            assert self._direct is not None
-            rows = [[operand.first or 0, *operand.keys()] for operand in map(self.operands.__getitem__, self._direct)]
-            keys = torch.tensor(rows, dtype=torch.int64, device="cpu")
-            varying = torch.ones_like(keys[:1])
-            varying[0, 0] = 0
-            self._keys = keys, varying
-        device = self.operands[0].record.parameter.device
-        if isinstance(self.draw, torch.Tensor):
-            self._keys = keys, varying = self._keys[0].to(device), self._keys[1].to(device)
-            return keys ^ varying * self.draw
-        keys = self._keys[0] ^ self._keys[1] * self.draw
-        return (keys.pin_memory() if device.type == "cuda" else keys).to(device, non_blocking=True)
 
     def begun(self) -> list[int]:
         """Return the places of the operands that an interrupted step has updated, or was about to."""

@@ -271,7 +271,11 @@ def check_zero_redundancy(rank: int, world: int, folder: str) -> None:
 def check_refusals(rank: int, world: int, folder: str) -> None:
     mesh = init_device_mesh("cpu", (world,))
     for shape, at, said in (
-        ((40, 1000), Shard(1), r"parameter 0 \(of shape \(40, 1000\)\): it has rows that are split between 2 processes"),
+        (
+            (40, 1000),
+            Shard(1),
+            r"parameter 0 \(of shape \(40, 1000\)\): it has rows that are split between 2 processes",
+        ),
         ((40, 8, 16), Shard(2), "distributed along dimension 2"),
         ((2**20,), Shard(0), "is a vector"),
     ):

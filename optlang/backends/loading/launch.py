@@ -90,26 +90,27 @@ class Launch:
         for _, kernel in self.launches:
             kernel.warmup(*tensors, grid=(1,), **self.options)
 
-    def run(self, tensors: Sequence[torch.Tensor]) -> None:
+    def run(self, given: Sequence[Any]) -> None:
         """Update parameters.
 
         Args:
-            tensors: The tensors of each, one's behind the other's, and those that belong to codes after each one's;
-                then the coefficients, and what random numbers are drawn by if some are.
+            given: The tensors of each parameter, one's after the other's, and those that belong to codes after each
+                one's; then the coefficients. If a format draws, then by what: whole numbers for each parameter, and
+                what differs from step to step, a number or a tensor that holds it.
         """
-        keys = tensors[-1:] if self.draws else ()
-        *tensors, numbers = tensors[:-1] if self.draws else tensors
+        *tensors, numbers, keys, draw = given if self.draws else (*given, (), 0)
         with torch.cuda.device_of(tensors[0]):
-            table = self.table(tensors)
+            table = self.table(tensors, keys)
             arguments = [table.places, table.rows, table.gradients, numbers]
             if self.sums:  # parts of reductions by chunk, and the reductions by tensor
                 arguments.append(numbers.new_empty(table.chunks * self.sums, dtype=torch.float64))
                 arguments.append(numbers.new_empty(table.count * self.sums))
-            arguments += keys
+            if self.draws:
+                arguments.append(draw if isinstance(draw, torch.Tensor) else table.uploaded(draw))
             for each, kernel in self.launches:
                 kernel[(table.chunks if each == "chunks" else table.count,)](*arguments, **self.options)
 
-    def table(self, tensors: Sequence[torch.Tensor]) -> AddressTable:
+    def table(self, tensors: Sequence[torch.Tensor], keys: Sequence[Sequence[int]] = ()) -> AddressTable:
         """Return the table of these tensors, made or brought up to date on the current stream."""
         device, count = tensors[0].device, self.count
         addresses = list(map(torch.Tensor.data_ptr, tensors))
@@ -119,16 +120,16 @@ class Launch:
         columns = [rows_of(t.shape)[1] for t in tensors[self.shaped :: count]] if self.unit else []
         on_gpu = device.type == "cuda"
         if on_gpu and torch.cuda.is_current_stream_capturing():
-            self.captured.append(AddressTable(addresses, sizes, gradients, device, self.wide, columns, self.unit))
+            self.captured.append(AddressTable(addresses, sizes, gradients, device, self.wide, columns, self.unit, keys))
             return self.captured[-1]
         # Another stream does not wait for a table that this one is still writing.
         stream = torch.cuda.current_stream(device).cuda_stream if on_gpu else 0
-        key = (device, stream, *sizes, *addresses, *columns)
+        key = (device, stream, *sizes, *addresses, *columns, *(number for row in keys for number in row))
         found = self.tables.pop(key, None)
         if found is None:
             while len(self.tables) >= KEPT:
                 del self.tables[next(iter(self.tables))]
-            found = AddressTable(addresses, sizes, gradients, device, self.wide, columns, self.unit)
+            found = AddressTable(addresses, sizes, gradients, device, self.wide, columns, self.unit, keys)
         elif found.pointers != gradients:
             found.point(gradients)
         self.tables[key] = found  # the last to go
@@ -146,11 +147,13 @@ class AddressTable:
         wide: Places among a parameter's addresses of those that may be read in vectors.
         columns: How many elements a row of each tensor has, where some are in codes by blocks; empty otherwise.
         unit: The largest block.
+        keys: What random numbers are drawn by, for each parameter; empty if none are.
 
     Attributes:
         places: Two int32 for each chunk: which parameter, and which chunk of it.
         rows: For each parameter its size, how many chunks lie before its own, the addresses of its tensors but the
-            gradient, and if there are blocks its columns and its size with all rows filled up to whole blocks.
+            gradient, if there are blocks its columns and its size with all rows filled up to whole blocks, and what
+            random numbers are drawn by.
         gradients: For each parameter the elements in whole blocks that may be read in vectors, and the gradient.
         pointers: The addresses of the gradients.
         chunks: How many chunks there are.
@@ -166,6 +169,7 @@ class AddressTable:
         wide: Sequence[int],
         columns: Sequence[int] = (),
         unit: int = 0,
+        keys: Sequence[Sequence[int]] = (),
     ) -> None:
         self.count = count = len(sizes)
         size = torch.tensor(sizes, dtype=torch.int64, device="cpu")
@@ -178,6 +182,8 @@ class AddressTable:
             extent = size // column * ((column + unit - 1) // unit * unit)
             sound &= (column % unit == 0) | (column == size)  # so rows begin where blocks do
             lengths = [column[:, None], extent[:, None]]
+        if keys:
+            lengths.append(torch.tensor([list(row) for row in keys], dtype=torch.int64, device="cpu"))
         self._whole = torch.where(sound, size // BLOCK * BLOCK, 0)
         chunks = (extent + CHUNK - 1) // CHUNK
         self.chunks = int(chunks.sum())
@@ -196,6 +202,11 @@ class AddressTable:
         whole = torch.where(pointers % ALIGNMENT == 0, self._whole, 0)
         del self._sources[2:]
         self.gradients.copy_(self._staged(torch.stack([whole, pointers], dim=1)), non_blocking=True)
+
+    def uploaded(self, number: int) -> torch.Tensor:
+        """Return a whole number on the device."""
+        held = torch.tensor([number], dtype=torch.int64, device="cpu")
+        return (held.pin_memory() if self.device.type == "cuda" else held).to(self.device, non_blocking=True)
 
     def _upload(self, table: torch.Tensor) -> torch.Tensor:
         return self._staged(table).to(self.device, non_blocking=True, copy=True)

@@ -65,8 +65,9 @@ class LoadedKernel:
             threads may be used, and what random numbers are drawn by where states are in codes. It is no Python code,
             which could be interrupted. None where there is only ``run``.
         coded: Whether it takes states in codes as they are, by ``at``, or by ``run`` where there is no ``at``. What
-            belongs to codes follows the tensors of each parameter. If a format draws, a last tensor says by what: in a
-            row for each parameter the place of its first element in the whole tensor, and a key for each such format.
+            belongs to codes follows the tensors of each parameter. If a format draws, two more things say by what:
+            for each parameter the place of its first element in the whole tensor and a key for each such format, and
+            what differs from step to step, a number or a tensor that holds it.
     """
 
     run: Callable[[list[Any]], Any]
