@@ -121,3 +121,62 @@ def test_takes_every_shape_that_the_class_takes(rule: str) -> None:
     scripted = optlang.export(HEAD + rule, "torchscript")
     for shape in ((4, 1, 3), (4, 1, 1), (8, 4, 1, 1), (8, 4, 3, 1)):
         reloaded(scripted).step([torch.ones(shape)], [torch.ones(shape)])
+
+
+OPTIONAL_NUMBER = """optimizer A
+hyper lr = 0.1, wd = 0
+hyper clip = none >= 0
+state m
+if clip: g = clamp(g, -clip, clip)
+if wd: p *= 1 - lr*wd
+m = lerp(m, g, 0.1)
+p -= lr*m
+"""
+#: Coefficients that differ by option stand in two statements.
+SHARED = """optimizer A
+hyper lr = 0.1, mom = 0.9, a = false
+state m, v
+k = mom*lr
+if a: k = mom^2
+m = k*m + g
+v = k*v + abs(g)
+p -= m/(1 + v)
+"""
+
+
+@pytest.mark.parametrize("clip", [None, 0.0, 0.5])
+@pytest.mark.parametrize("wd", [0, 0.1])
+def test_whether_a_number_is_none_and_whether_it_is_0_are_two_questions(clip: float | None, wd: float) -> None:
+    agree(OPTIONAL_NUMBER, (4,), clip=clip, wd=wd)
+
+
+@pytest.mark.parametrize("a", [False, True])
+@pytest.mark.parametrize("k", ["mom*lr", "1 - mom*lr"])
+def test_coefficients_of_variants_in_several_statements(a: bool, k: str) -> None:
+    agree(SHARED.replace("mom*lr", k), (4,), a=a)
+
+
+def test_a_tuple_must_be_one() -> None:
+    _, made = classes(
+        "optimizer A\nhyper lr = 0.1, betas = (b1 = 0.9, b2 = 0.99)\nstate m\nm = lerp(m, g, b1)\np -= lr*b2*m\n"
+    )
+    for betas in (0.9, None, "ab", (0.9,)):
+        with pytest.raises(ValueError, match=r"betas must be a tuple \(b1, b2\), got "):
+            made([torch.nn.Parameter(torch.zeros(3))], betas=betas)
+
+
+def test_what_a_hook_makes_of_a_state_dict_is_loaded() -> None:
+    _, made = classes("optimizer A\nhyper lr = 0.1\nstate m\nm = lerp(m, g, 0.5)\np -= lr*m\n")
+    a, b = (torch.nn.Parameter(torch.zeros(3)) for _ in range(2))
+    optimizer = made([a, b])
+    a.grad, b.grad = torch.ones(3), torch.full((3,), 2.0)
+    optimizer.step()
+    other = made([b, a])
+
+    def swapped(_: Any, saved: dict[str, Any]) -> dict[str, Any]:
+        return {**saved, "state": {0: saved["state"][1], 1: saved["state"][0]}}
+
+    other.register_load_state_dict_pre_hook(swapped)
+    other.load_state_dict(optimizer.state_dict())
+    assert torch.equal(other.state[a]["m"], optimizer.state[a]["m"])
+    assert torch.equal(other.state[b]["m"], optimizer.state[b]["m"])

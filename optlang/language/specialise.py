@@ -513,7 +513,8 @@ class _Specialiser:
             return node
         value = self.values[node.name]
         if hyper.type is HyperType.OPTIONAL:
-            self.answer(node, value is None)
+            # Another question than whether it is true, which may be asked as well.
+            self.answer(ast.Compare(node.span, ("==",), (node, ast.Nothing(node.span))), value is None)
             return ast.Nothing(at.span) if value is None else node
         if value is None:
             self.answer(node, None)

@@ -218,8 +218,8 @@ class Explorer:
         for question, answer in zip(special.questions, special.key, strict=True):
             if isinstance(answer, Unasked) or not any(self.names(question)):
                 continue  # a flag in the place of a number is refused when hyperparameters are read
-            written = self.written(question, answer, shape)
-            found.setdefault(written, answer)
+            written = self.written(question, shape)
+            assert found.setdefault(written, answer) == answer, f"two questions read alike: {written}"
         return tuple(found.items())
 
     def others(self, way: Way, place: int, opened: Collection[GivenName]) -> Iterator[Way]:
@@ -288,12 +288,9 @@ class Explorer:
                 case _:
                     pass
 
-    def written(self, question: ast.Expr, answer: Value, shape: tuple[int, ...]) -> str:
+    def written(self, question: ast.Expr, shape: tuple[int, ...]) -> str:
         """Return a question as Python over hyperparameters and facts."""
         text = self.text(question, shape)
-        hyper = self.hypers.get(question.name) if isinstance(question, ast.Name) else None
-        if hyper is not None and hyper.type is HyperType.OPTIONAL and isinstance(answer, bool):
-            text = f"{text} is None"
         numbers = (nearest_float(n.value) for n in self.inside(question) if isinstance(n, ast.Number))
         self._content[text] = Content(frozenset(self.names(question)), tuple(numbers))
         return text
@@ -330,6 +327,8 @@ class Explorer:
                 return f"{inner(right)} if {inner(left)} is None else {inner(left)}"
             case ast.Binary(op=op, left=left, right=right):
                 return f"{inner(left)} {'**' if op == '^' else op} {inner(right)}"
+            case ast.Compare(ops=("==",), operands=(left, ast.Nothing())):
+                return f"{inner(left)} is None"
             case ast.Compare(ops=ops, operands=operands):
                 return inner(operands[0]) + "".join(f" {o} {inner(x)}" for o, x in zip(ops, operands[1:], strict=True))
             case ast.Ternary(condition=c, then=a, other=b):

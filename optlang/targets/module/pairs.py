@@ -134,15 +134,23 @@ class Pairs:
 
     def _share(self) -> None:
         """Let coefficients that play the same part for different variants share a symbol."""
+        joined: dict[str, str] = {}  # symbols that are gone, by those in their place
+
+        def now(symbol: str) -> str:
+            while symbol in joined:
+                symbol = joined[symbol]
+            return symbol
+
         for a, b in combinations(self.halves, 2):
             one, other = ([unit.text for unit in half.update_body] for half in (a, b))
             here, there = ([_SYMBOL.sub("_", text) for text in texts] for texts in (one, other))
             for i, j, count in SequenceMatcher(None, here, there, autojunk=False).get_matching_blocks():
                 for x, y in zip(one[i : i + count], other[j : j + count], strict=True):
-                    for first, second in zip(_SYMBOL.findall(x), _SYMBOL.findall(y), strict=True):
+                    for before, beside in zip(_SYMBOL.findall(x), _SYMBOL.findall(y), strict=True):
+                        first, second = now(before), now(beside)
                         if first != second and not self.leaves[first] & self.leaves[second]:
                             self._join(first, second)
-                            one, other = ([unit.text for unit in half.update_body] for half in (a, b))
+                            joined[second] = first
 
     def _join(self, kept: str, gone: str) -> None:
         """Put one symbol in the place of another."""

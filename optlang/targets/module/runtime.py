@@ -230,7 +230,7 @@ def hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
     problems: list[str] = []
     if TUPLES:
         for key, names in TUPLES.items():
-            if isinstance(group[key], str) or len(group[key]) != len(names):
+            if not isinstance(group[key], (tuple, list)) or len(group[key]) != len(names):
                 raise ValueError(f"{NAME}: {key} must be a tuple ({', '.join(names)}), got {group[key]!r}")
     for name, key, place, kind, text, fits in HYPERPARAMETERS:
         value = values[name] = plain(group[key] if place is None else group[key][place])
@@ -995,13 +995,18 @@ class Optimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what :meth:`state_dict` returned; every state keeps the type that it was saved with."""
         before = [dict(group) for group in self.param_groups]
-        super().load_state_dict(state_dict)
+        loaded: list[dict[str, Any]] = []  # what hooks make of it
+        hook = self.register_load_state_dict_pre_hook(lambda _, after_hooks: loaded.append(after_hooks))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
         for group, own in zip(self.param_groups, before, strict=True):
             group.update({**own, **group})
-        saved = [i for group in state_dict["param_groups"] for i in group["params"]]
+        saved = [i for group in loaded[0]["param_groups"] for i in group["params"]]
         members = [p for group in self.param_groups for p in group["params"]]
         for i, p in zip(saved, members, strict=True):
-            for key, value in state_dict["state"].get(i, {}).items():
+            for key, value in loaded[0]["state"].get(i, {}).items():
                 if isinstance(value, Tensor):
                     device = "cpu" if key == "step" else p.device
                     self.state[p][key] = value.detach().to(device, copy=True)

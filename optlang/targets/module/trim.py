@@ -138,6 +138,9 @@ class _Fold(ast.NodeTransformer):
         return self.generic_visit(node) if truth is None else self.visit(node.body if truth else node.orelse)
 
     def visit_BoolOp(self, node: ast.BoolOp) -> Any:
+        truth = self.truth(node)
+        if truth is not None:
+            return ast.copy_location(ast.Constant(truth), node)
         left = [self.visit(value) for value in node.values if self.truth(value) is None]
         return left[0] if len(left) == 1 else ast.BoolOp(node.op, left)
 
