@@ -31,6 +31,7 @@ class Codes:
         unit: The largest block; 0 if there are none.
         width: How much longer a row is.
         drawing: Those whose format draws.
+        paired: The pointers to second numbers of which there is one for each element.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Codes:
             for name, each in formats.items()
             if not each.alone
         }
+        self.paired = {self.seconds[name] for name, each in formats.items() if each.pairs and not each.alone}
         self.keys = {name: names[f"{stored[name]}_key"] for name in self.drawing}
 
     def functions(self) -> Iterator[str]:

@@ -250,7 +250,7 @@ class _Module:
             f"{INDENT}{n['whole']} = tl.load({n['gradients']} + 2*{n['tensor']})"
             "  # elements in whole blocks of aligned tensors"
         )
-        arguments, stored = self._arguments(sweep), set(self.stored.values())
+        arguments, stored = self._arguments(sweep), {*self.stored.values(), *self.codes.paired}
         yield from self._pointers({*arguments, *self._scalar_pointers(needed)})
         yield from self._numbers(needed, {v.symbol for v in self.sums})
         for value in sweep.sums:

@@ -71,6 +71,8 @@ class Launch:
         own = len(signature.dtypes)
         self.count = own + len(signature.coded)
         self.wide = [i - (i > 1) for i in range(own) if i != 1 and i not in scalars]  # the gradient is apart
+        paired = (i for i, (_, each) in enumerate(signature.coded) if each.pairs and not each.alone)
+        self.wide += [own - 1 + i for i in paired]
         formats = dict(signature.coded)
         types = {f"type_{i}": formats[i].held[0] if i in formats else d for i, d in enumerate(signature.dtypes)}
         types |= {f"more_{i}": each.held[1] for i, (_, each) in enumerate(signature.coded) if not each.alone}
