@@ -64,7 +64,7 @@ class Span:
         return ((self.origin.piece, self.used.source, self.used), *self.used.uses)
 
     def holds(self, other: Span) -> bool:
-        """Whether another place is inside of this one, or was brought in from there."""
+        """Whether this span contains another one, or a place that brought it in."""
         if self.origin == other.origin and self.start <= other.start and other.end <= self.end:
             return True
         return other.used is not None and self.holds(other.used)

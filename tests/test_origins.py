@@ -45,7 +45,7 @@ if t > 3:
 
 @pytest.fixture
 def rule(tmp_path: Path) -> Source:
-    """A rule with a mistake in a transform that a rule inside of it uses."""
+    """A rule with a mistake in a transform that its inner rule uses."""
     for name, text in {"smooth.opt": SMOOTH, "middle.opt": MIDDLE, "rule.opt": RULE}.items():
         (tmp_path / name).write_text(text)
     return Source(RULE, str(tmp_path / "rule.opt"))

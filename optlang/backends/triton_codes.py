@@ -53,10 +53,6 @@ class Codes:
         """Yield the functions of the formats, each once."""
         yield from dict.fromkeys(text for each in self.formats.values() for text in each.triton.strip().split("\n\n"))
 
-    def of(self, pointer: str) -> ValueName | None:
-        """Return which of the tensors a pointer is to; None if it is to another one."""
-        return next((name for name in self.formats if self.stored[name] == pointer), None)
-
     # A block of elements ------------------------------------------------------------------------------------
 
     def arguments(self, read: Sequence[ValueName], written: Sequence[ValueName]) -> list[str]:

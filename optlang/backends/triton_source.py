@@ -126,7 +126,8 @@ class _Module:
         self.scalars = {name: self.stored[name] for name in scalars if name in self.stored}
         self.inputs = {i.symbol: i.name for i in self.program.inputs}
         # What is kept in codes is rounded when it is stored, after everything that reads it.
-        self.rounded = {s: pointer for s, pointer in memory.rounded().items() if not self.codes.of(pointer)}
+        coded = {self.stored[name] for name in formats}
+        self.rounded = {s: pointer for s, pointer in memory.rounded().items() if pointer not in coded}
         self.sums = [value for value in self.program.tensor if value.reduces]
         self.accumulators = {v.symbol: memory.name(f"{v.symbol}_all") for v in self.sums}
         self.terms = {v.symbol: memory.name(f"{v.symbol}_term") for v in self.sums}

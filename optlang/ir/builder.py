@@ -84,7 +84,7 @@ class ProgramBuilder:
         return {i.symbol: i.kind for i in self.inputs.values()} | {v.symbol: v.kind for v in values}
 
     def bind(self, stem: str, ref: Ref, rounds: bool = False) -> Ref:
-        """Give a value a name of its own and return it as that name."""
+        """Bind a value to a new name and return a reference to it."""
         symbol = self.symbol(stem)
         value = Value(symbol, ref.expr, ref.kind, ref.boolean, rounds, self.line)
         (self.tensor if ref.kind.on_device else self.host).append(value)

@@ -90,7 +90,7 @@ class ExpressionLowering(Loops):
         """Return the answer to such a question; None if it is a choice after all."""
 
     def bind(self, stem: str, ref: Ref, rounds: bool = False) -> Ref:
-        """Give a value a name of its own and return it as that name."""
+        """Bind a value to a new name and return a reference to it."""
         return self.out.bind(stem, ref, rounds)
 
     def plain(self, ref: Ref) -> sp.Expr:
@@ -288,7 +288,7 @@ class ExpressionLowering(Loops):
         return sp.Mul(*(self.input(facts[d], HOST).expr for d in dims - kind.dims))
 
     def reduction(self, name: str, inner: Ref, dims: frozenset[int] | None) -> Ref:
-        """Return a reduction, a value of its own; of a number it is that number (its sum, n times that)."""
+        """Return a reduction, bound to a new name; a number is returned as it is (for a sum, times n)."""
         expr = self.number(inner)
         if inner.kind.level > Level.SCALAR and not self.is_tensor(expr):  # algebra has found a number: sum(0*x + 1)
             return Ref(expr if name != "sum" else expr * self.extent(inner.kind, dims), SCALAR)

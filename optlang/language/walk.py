@@ -103,7 +103,7 @@ def rebuilt(node: Piece, change: Callable[[Any, Any], Any]) -> Piece:
 
 
 def nodes_in(node: Any) -> Iterator[Node]:
-    """Yield a node and every node inside of it, or those of a tuple."""
+    """Yield a node and all its descendants, or those of each node of a tuple."""
     pending = [node]
     while pending:
         found = pending.pop()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from optlang.artifact import Kernel, Storage, Variant
+from optlang.backends.loading.launch import queued
 from optlang.backends.loading.signature import LoadedKernel, Signature
 from optlang.runtime.kernels import KernelModule, VariantCache
 from optlang.runtime.records import ParameterState
@@ -259,9 +260,7 @@ class KernelCall:
                 return torch.tensor(coefficients, dtype=dtype, device="cpu").to(device)
         if device.type != "cpu":
             packed = torch.tensor(coefficients, dtype=torch.float64, device="cpu")
-            packed = packed.to(getattr(torch, signature.coefficient_dtype))
-            # From pinned memory the copy is queued, and no step waits for the ones before it.
-            return (packed.pin_memory() if device.type == "cuda" else packed).to(device, non_blocking=True)
+            return queued(packed.to(getattr(torch, signature.coefficient_dtype)), device)
         if self._coefficients is None:  # in memory that each step overwrites
             numbers = array("d" if signature.coefficient_dtype == "float64" else "f", coefficients)
             tensor = torch.frombuffer(numbers, dtype=getattr(torch, signature.coefficient_dtype))
@@ -331,8 +330,7 @@ class KernelCall:
         """Run the kernel once, on the tensors of all parameters that can be viewed."""
         packed, direct = self._packed, self._direct
         assert packed is not None and direct is not None
-        first, count = self.operands[0], len(self.operands)
-        stride = len(first.views) + (len(first.coded) if kernel.coded else 0)
+        count = len(self.operands)
         gradients = gradients if len(direct) == count else [gradients[i] for i in direct]
         if kernel.at is not None:
             if self._addresses is None:
@@ -343,6 +341,8 @@ class KernelCall:
             self.moved = count
             at(*arguments)
             return
+        first = self.operands[0]
+        stride = len(first.arguments(kernel.coded))
         packed[1::stride] = gradients
         packed[-1] = coefficients
         run = kernel.run

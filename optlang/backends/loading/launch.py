@@ -41,6 +41,11 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def queued(held: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of the CPU on a device; a copy to a GPU is queued, and no step waits for the ones before it."""
+    return (held.pin_memory() if device.type == "cuda" else held).to(device, non_blocking=True)
+
+
 def load(kernel: Kernel, signature: Signature) -> LoadedKernel:
     """Return a kernel for many parameters, compiled for the current device.
 
@@ -108,7 +113,8 @@ class Launch:
                 arguments.append(numbers.new_empty(table.chunks * self.sums, dtype=torch.float64))
                 arguments.append(numbers.new_empty(table.count * self.sums))
             if self.draws:
-                arguments.append(draw if isinstance(draw, torch.Tensor) else table.uploaded(draw))
+                on_device = isinstance(draw, torch.Tensor)
+                arguments.append(draw if on_device else queued(torch.tensor([draw], device="cpu"), table.device))
             for each, kernel in self.launches:
                 kernel[(table.chunks if each == "chunks" else table.count,)](*arguments, **self.options)
 
@@ -204,11 +210,6 @@ class AddressTable:
         whole = torch.where(pointers % ALIGNMENT == 0, self._whole, 0)
         del self._sources[2:]
         self.gradients.copy_(self._staged(torch.stack([whole, pointers], dim=1)), non_blocking=True)
-
-    def uploaded(self, number: int) -> torch.Tensor:
-        """Return a whole number on the device."""
-        held = torch.tensor([number], dtype=torch.int64, device="cpu")
-        return (held.pin_memory() if self.device.type == "cuda" else held).to(self.device, non_blocking=True)
 
     def _upload(self, table: torch.Tensor) -> torch.Tensor:
         return self._staged(table).to(self.device, non_blocking=True, copy=True)

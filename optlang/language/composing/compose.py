@@ -170,7 +170,7 @@ class _Composer:
         return [item for item in items if item not in left.values()]
 
     def write_out(self, parsed: tree.Tree) -> tree.Tree:
-        """Return another rule without pieces of its own."""
+        """Return another rule with its own pieces expanded."""
         if not is_composed(parsed):
             return parsed
         if self.depth >= MAX_PIECES:

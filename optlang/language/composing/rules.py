@@ -256,7 +256,7 @@ def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> t
 def _written_out(
     work: Work, node: tree.Use | tree.Inner, write_out: WriteOut, adopt: Adopt = lambda items: None
 ) -> tree.Tree | None:
-    """Return the rule that is used without pieces of its own; None after saying why there is none."""
+    """Return the used rule with its own pieces expanded, or None after reporting why there is none."""
     parsed = work.rule(node)
     if parsed is None:
         return None

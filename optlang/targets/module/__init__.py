@@ -289,7 +289,7 @@ GIVEN = ("start", "host", "update", "in_groups", "facts")
 
 
 def _ends(hyper: Hyper) -> list[float]:
-    """Return the ends of a hyperparameter's range that are inside of it."""
+    """Return the closed ends of a hyperparameter's range."""
     domain = hyper.domain
     if hyper.type in (HyperType.FLAG, HyperType.TEXT, HyperType.OPTIONAL_TEXT) or not isinstance(domain, Range):
         return []

@@ -257,5 +257,5 @@ def _spelled(line: str, spelling: Mapping[str, str]) -> str:
 
 
 def _flat(code: Sequence[str]) -> list[str]:
-    """Return the lines of a function as a block of its own."""
+    """Return the lines of a function as a separate block."""
     return ["\n".join(line[len(INDENT) :] for line in code)]

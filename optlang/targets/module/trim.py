@@ -259,7 +259,7 @@ def _without_variables(function: ast.FunctionDef) -> bool:
 
 
 def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
-    """Yield the blocks in a statement, those inside of others too."""
+    """Yield the blocks of a statement, nested ones included."""
     for inner in ast.walk(node):
         for name in _BLOCKS:
             block = getattr(inner, name, None)
