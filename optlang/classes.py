@@ -10,12 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from optlang.core.questions import evaluations
 from optlang.diagnostics import Diagnostic, OptlangError
-from optlang.language.builtins import HALT
-from optlang.language.library import rule_of
-from optlang.language.questions import evaluations
-from optlang.language.suggest import listing
+from optlang.functions.table import HALT
 from optlang.source import Source
+from optlang.syntax.library import rule_of
+from optlang.syntax.suggest import listing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from optlang.compiler import CompiledRule
-    from optlang.language.rule import Rule
-    from optlang.language.tree import Route
+    from optlang.rule import Rule
+    from optlang.syntax.tree import Route
 
 
 def class_of(

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING
 
 from optlang.artifact import ShapeInfo, Variant, VariantKey
 from optlang.backends.loading import variants
+from optlang.check.check import check_text
+from optlang.check.samples import ordinary_value
+from optlang.core.evaluate import evaluate, truth
+from optlang.core.questions import group_keys, static_names
+from optlang.core.sizes import Unfit
+from optlang.core.specialise import Special, specialise, too_large, too_many_paths
+from optlang.core.texts import rule_text
 from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
-from optlang.language.check import check_text
-from optlang.language.checking.worlds import sample
-from optlang.language.evaluate import evaluate, truth
-from optlang.language.identity import GivenName, GroupKey
-from optlang.language.questions import group_keys, static_names
-from optlang.language.rule import Hyper, HyperType, OneOf, Range, Rule, Value, Values
-from optlang.language.sizes import Unfit
-from optlang.language.specialise import Special, specialise, too_large, too_many_paths
-from optlang.language.texts import rule_text
-from optlang.language.tree import Expr, StateScope
+from optlang.identity import GivenName, GroupKey
+from optlang.rule import Hyper, HyperType, OneOf, Range, Rule, Value, Values
 from optlang.source import Source
+from optlang.syntax.tree import Expr, StateScope
 
 if TYPE_CHECKING:
     from optlang.ir.lower import Lowered
@@ -88,7 +88,7 @@ class CompiledRule:
                     found.append(requirement.message)
         return found
 
-    def misfit(self, values: Values, facts: ShapeInfo) -> Diagnostic | None:
+    def shape_error(self, values: Values, facts: ShapeInfo) -> Diagnostic | None:
         """Return why a tensor does not suit the rule as a finding, None if it does."""
         source, help = self.rule.tree.source, "choose another number of dimensions (`--ndim`, in Python `ndim=`)"
         message = f"a tensor of shape {facts.shape} does not suit the rule"
@@ -169,7 +169,7 @@ class CompiledRule:
 
     def build(self, special: Special, key: VariantKey, ndim: int) -> Variant:
         """Compile one variant: statements -> programs -> passes -> source."""
-        from optlang.build_variant import assembled  # here, as a variant found on disk needs no SymPy
+        from optlang.codegen.build_variant import assembled  # here, as a variant found on disk needs no SymPy
 
         return assembled(self.rule, self.name, special, self.lowered(special), key, ndim)
 
@@ -235,7 +235,7 @@ def passes_of(compiled: CompiledRule, values: Values | None = None, ndim: int = 
         raise _unsuited(compiled, chosen, facts) from None
     lowered = compiled.lowered(special, lambda name, program: seen.append((name, program.text())))
     if lowered.staged:
-        from optlang.build_variant import staged_text
+        from optlang.codegen.build_variant import staged_text
 
         seen.append(("stages", staged_text(lowered)))
     return seen
@@ -243,7 +243,7 @@ def passes_of(compiled: CompiledRule, values: Values | None = None, ndim: int = 
 
 def _unsuited(compiled: CompiledRule, values: Values, facts: ShapeInfo) -> OptlangError:
     """Return the error of a tensor that does not suit a rule."""
-    found = compiled.misfit(values, facts)
+    found = compiled.shape_error(values, facts)
     assert found is not None
     return OptlangError([found])
 
@@ -254,7 +254,7 @@ def _placeholder(hyper: Hyper) -> Value:
         return hyper.domain.values[0]
     if hyper.domain is None or 1.0 in hyper.domain:
         return 1.0
-    value = sample(hyper)
+    value = ordinary_value(hyper)
     return float(math.ceil(value)) if hyper.count and math.ceil(value) in hyper.domain else value
 
 

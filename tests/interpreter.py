@@ -22,12 +22,12 @@ from interpreter_runs import CommonRun, Decided, Halted, Progress, TensorRun, Wa
 from interpreter_statements import Run
 from interpreter_values import UNKNOWN, Array, Shape, Value, number, spread
 
-from optlang.language import tree as ast
-from optlang.language.builtins import HALT
-from optlang.language.kinds import Level
-from optlang.language.questions import evaluations
-from optlang.language.rule import Rule, State
-from optlang.language.walk import assigned
+from optlang.core.questions import evaluations
+from optlang.functions.table import HALT
+from optlang.kinds import Level
+from optlang.rule import Rule, State
+from optlang.syntax import tree as ast
+from optlang.syntax.walk import assigned
 
 #: ``draw(kind, shape, site, index, t)``: random numbers of a kind (``"randn"`` or ``"rand"``) for the call that is the
 #: ``site``-th (from 0) in this update of the tensor at position ``index``, in its update ``t``.

@@ -29,11 +29,11 @@ from interpreter_values import (
     whole,
 )
 
-from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, EMPTY, EVALUATIONS, HALT, PROGRESS, PUSH, RANDOMS, SEARCHES, SIZES
-from optlang.language.parse import parse
-from optlang.language.rule import Rule
+from optlang.functions.table import BUILTINS, EMPTY, EVALUATIONS, HALT, PROGRESS, PUSH, RANDOMS, SEARCHES, SIZES
+from optlang.rule import Rule
 from optlang.source import Source
+from optlang.syntax import tree as ast
+from optlang.syntax.parse import parse
 
 #: Where in a run something stands: numbers that are smaller for what comes before.
 Place = tuple[int, ...]

@@ -23,12 +23,12 @@ from interpreter_statements import Run
 from interpreter_values import Array, Value
 
 import optlang.rules
+from optlang.check.check import check_text
 from optlang.diagnostics import render_all
-from optlang.language import tree as ast
-from optlang.language.check import check_text
-from optlang.language.parse import parse
-from optlang.language.rule import Rule
+from optlang.rule import Rule
 from optlang.source import Source
+from optlang.syntax import tree as ast
+from optlang.syntax.parse import parse
 
 
 def checked_rule(source: Source) -> Rule:

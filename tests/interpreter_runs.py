@@ -10,10 +10,10 @@ from interpreter_formulas import NotStatic, Place, Scope, Setting
 from interpreter_statements import Run
 from interpreter_values import UNKNOWN, Array, Shape, Value, number, spread
 
-from optlang.language import tree as ast
-from optlang.language.builtins import PROGRESS
+from optlang.functions.table import PROGRESS
 from optlang.runtime import searches
 from optlang.source import Span
+from optlang.syntax import tree as ast
 
 #: New values of group and shared states, by the place of the statement that gives them.
 Decided = dict[tuple[Place, Span, str], Value]

@@ -9,9 +9,9 @@ import numpy as np
 from interpreter_formulas import Formulas, Scope, place_of
 from interpreter_values import UNKNOWN, Array, Unknown, Value, number, whole
 
-from optlang.language import tree as ast
-from optlang.language.histories import counter
-from optlang.language.walk import assigned, blocks
+from optlang.expand.histories import counter
+from optlang.syntax import tree as ast
+from optlang.syntax.walk import assigned, blocks
 
 
 class _Return(Exception):

@@ -14,12 +14,12 @@ import numpy as np
 import sympy as sp
 
 from optlang.artifact import Kernel
-from optlang.backends.helpers import HELPERS
 from optlang.backends.loading.signature import LoadedKernel, Signature
-from optlang.backends.spelling import COMPARE, SUM, SYMBOLS, HostWriter, Piece, Writer
+from optlang.codegen.helpers import HELPERS
+from optlang.codegen.spelling import COMPARE, SUM, SYMBOLS, HostWriter, Piece, Writer
 from optlang.ir import algebra
 from optlang.ir.program import Program
-from optlang.language.kinds import Level
+from optlang.kinds import Level
 
 FUNCTIONS = {"sign": "sign", "sigmoid": "sigmoid", "round": "np.round"}
 

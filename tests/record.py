@@ -140,7 +140,7 @@ def record(work: tuple[str, Path]) -> str:
 
 def findings(folder: Path) -> None:
     """Write what is said of bad rules."""
-    from optlang.language.check import check_text
+    from optlang.check.check import check_text
     from optlang.source import Source
 
     place = folder / "findings"

@@ -13,7 +13,7 @@ from trajectories import Array, Gradients, library_compiled, tensors
 
 import optlang.rules
 from optlang.compiler import compile_source
-from optlang.language.rule import Rule, Value
+from optlang.rule import Rule, Value
 from optlang.runtime.values import python_key
 from optlang.source import Source
 from optlang.targets import Order, torchscript

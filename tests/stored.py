@@ -15,7 +15,7 @@ from interpreter_values import Value
 from trajectories import feed, same_svd
 
 from optlang.artifact import Slot
-from optlang.language.rule import Rule, State
+from optlang.rule import Rule, State
 from optlang.storage import choice
 from optlang.storage.blocks import SCALE, Blocks
 from optlang.storage.formats import Fixed, Format

@@ -15,11 +15,11 @@ from optimizing import ADAMW, difference, optimizer_class, parameter, same_with_
 
 import optlang
 from optlang.backends import cpp, inductor
-from optlang.backends.cpp_writer import OWN
 from optlang.backends.loading import library, plain, toolchain
 from optlang.backends.loading.signature import Signature
+from optlang.codegen.cpp_writer import OWN
 from optlang.compiler import example_variant
-from optlang.language.builtins import BUILTINS, ELEMENTWISE, TYPES
+from optlang.functions.table import BUILTINS, ELEMENTWISE, TYPES
 from optlang.runtime.kernels import compiled_count
 
 pytestmark = [

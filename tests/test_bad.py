@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from optlang.check.check import check_text
 from optlang.diagnostics import render_all
-from optlang.language.check import check_text
 from optlang.source import Source
 
 BAD = Path(__file__).parent / "bad"

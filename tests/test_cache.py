@@ -24,8 +24,8 @@ import optlang.rules
 from optlang.backends.loading import library, slow, toolchain, variants
 from optlang.cache import folders, sealed
 from optlang.compiler import compile_source
-from optlang.language import parse
 from optlang.source import Source
+from optlang.syntax import parse
 
 posix = pytest.mark.skipif(not hasattr(os, "getuid"), reason="owners and modes are POSIX's")
 

@@ -15,13 +15,13 @@ from stepping import SHAPES, Twins, eager, values
 
 from optlang import rules
 from optlang.artifact import Draw
+from optlang.functions.table import RANDOMS
+from optlang.identity import Site
 from optlang.inputs import Random
-from optlang.language.builtins import RANDOMS
-from optlang.language.identity import Site
-from optlang.language.parse import parse
-from optlang.language.unparse import format_tree
 from optlang.runtime.rng import Seed, mixed
 from optlang.source import Source
+from optlang.syntax.parse import parse
+from optlang.syntax.unparse import format_tree
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -12,19 +12,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from work import calls
 
+from optlang.check.check import check_text
+from optlang.check.samples import facts
+from optlang.core.evaluate import evaluate
+from optlang.core.questions import group_keys
+from optlang.core.specialise import specialise
+from optlang.declarations.infer import describe
 from optlang.diagnostics import Diagnostic, render_all
-from optlang.language.check import check_text
-from optlang.language.checking.worlds import facts
-from optlang.language.evaluate import evaluate
-from optlang.language.identity import GroupKey
-from optlang.language.kinds import ELEMENT, HOST, SCALAR, reduced
-from optlang.language.questions import group_keys
-from optlang.language.roles import describe
-from optlang.language.rule import HyperType, Rule
-from optlang.language.specialise import specialise
-from optlang.language.tree import Assign, If, Name, StateScope, Stmt
-from optlang.language.walk import expressions
+from optlang.identity import GroupKey
+from optlang.kinds import ELEMENT, HOST, SCALAR, reduced
+from optlang.rule import HyperType, Rule
 from optlang.source import Source
+from optlang.syntax.tree import Assign, If, Name, StateScope, Stmt
+from optlang.syntax.walk import expressions
 
 HEAD = "hyper lr = 1e-3, beta = 0.9\n"
 

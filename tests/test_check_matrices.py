@@ -9,16 +9,16 @@ from test_check import HEAD, checked, codes, found_in, mutate, rename, tokens
 from trajectories import library_compiled
 
 import optlang
+from optlang.check.check import check_text
+from optlang.check.show import show_rule
+from optlang.core.questions import known_before, reads_time, static_names
+from optlang.declarations.infer import describe
 from optlang.diagnostics import render_all
-from optlang.language import derived
-from optlang.language.builtins import BUILTINS
-from optlang.language.check import check_text
-from optlang.language.kinds import ELEMENT, HOST, SCALAR, Level
-from optlang.language.questions import known_before, reads_time, static_names
-from optlang.language.roles import describe
-from optlang.language.show import show_rule
-from optlang.language.tree import Return, StateScope
+from optlang.functions import definitions
+from optlang.functions.table import BUILTINS
+from optlang.kinds import ELEMENT, HOST, SCALAR, Level
 from optlang.source import Source
+from optlang.syntax.tree import Return, StateScope
 
 #: Rules without a fault, each about one thing.
 SOUND: dict[str, str] = {
@@ -245,9 +245,9 @@ def test_functions_of_the_language_that_are_blocks() -> None:
     blocks = [name for name, row in BUILTINS.items() if row.block]
     assert blocks
     for name in blocks:
-        body = derived.body(name)
-        assert body and isinstance(body[-1], Return) and derived.definition(name) is None
-    assert derived.body("clamp") is None and derived.definition("clamp") is not None
+        body = definitions.body(name)
+        assert body and isinstance(body[-1], Return) and definitions.definition(name) is None
+    assert definitions.body("clamp") is None and definitions.definition("clamp") is not None
 
 
 # Shapes -------------------------------------------------------------------------------------------------------------

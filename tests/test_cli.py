@@ -282,7 +282,7 @@ def test_format_never_touches_the_library(run: Run) -> None:
 
 def test_format_refuses_to_write_what_would_change_again(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = iter(["p -= g\n", "p -= g \n"])
-    monkeypatch.setattr("optlang.language.unparse.format_tree", lambda _: next(calls))
+    monkeypatch.setattr("optlang.syntax.unparse.format_tree", lambda _: next(calls))
     with pytest.raises(AssertionError, match="twice"):
         format._formatted(Source("p-=g"))
 

@@ -9,9 +9,9 @@ import pytest
 
 import optlang
 from optlang import codes
+from optlang.check.check import check_text
 from optlang.codes import Entry, entries
 from optlang.diagnostics import OptlangError, render_all
-from optlang.language.check import check_text
 from optlang.source import Source
 
 LANGUAGE = Path(optlang.__file__).parent / "language"

@@ -12,11 +12,11 @@ from optimizing import difference, model, train
 
 import optlang
 from optlang import transforms
-from optlang.language.check import check_text
-from optlang.language.parse import parse
-from optlang.language.unparse import format_tree
+from optlang.check.check import check_text
 from optlang.runtime.kernels import compiled_count
 from optlang.source import Source
+from optlang.syntax.parse import parse
+from optlang.syntax.unparse import format_tree
 
 HEAD = "optimizer T\nhyper lr = 0.1 >= 0\n"
 LOOKAHEAD = (

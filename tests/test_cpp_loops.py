@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import optlang
-from optlang.backends import cpp_loops
 from optlang.backends.loading import loops
+from optlang.codegen import cpp_loops
 from optlang.runtime.places import EvaluatedPoint
 from optlang.runtime.stages import BatchSchedule
 

@@ -15,10 +15,10 @@ import torch
 from trajectories import library_reference
 
 import optlang
+from optlang.check.check import check_text
 from optlang.codes import entries
 from optlang.diagnostics import render_all
-from optlang.language.builtins import TABLE
-from optlang.language.check import check_text
+from optlang.functions.table import TABLE
 from optlang.source import Source
 
 ROOT = Path(__file__).parents[1]

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optlang.language import tree
-from optlang.language.parse import parse
-from optlang.language.unparse import format_tree
 from optlang.source import Source
+from optlang.syntax import tree
+from optlang.syntax.parse import parse
+from optlang.syntax.unparse import format_tree
 
 
 def formatted(text: str) -> str:

@@ -11,12 +11,12 @@ import torch
 from scripted import module_of
 
 import optlang
-from optlang.backends.cpp_terms import REDUCTIONS
-from optlang.backends.helpers import HELPERS, called, texts
-from optlang.language.builtins import BUILTINS, ELEMENTWISE, EMPTY, PUSH, TYPES, Builtin
-from optlang.language.derived import definition
-from optlang.language.latex import expression_latex
+from optlang.codegen.cpp_terms import REDUCTIONS
+from optlang.codegen.helpers import HELPERS, called, texts
+from optlang.functions.definitions import definition
+from optlang.functions.table import BUILTINS, ELEMENTWISE, EMPTY, PUSH, TYPES, Builtin
 from optlang.runtime.host import Real, ieee
+from optlang.syntax.latex import expression_latex
 
 PRIMITIVE = {name: row for name, row in BUILTINS.items() if row.definition is None}
 

@@ -13,7 +13,7 @@ from interpreter import Interpreter
 from scripted import module_of
 
 import optlang
-from optlang.language.check import check_text
+from optlang.check.check import check_text
 from optlang.source import Source
 
 Function = Callable[[torch.Tensor], torch.Tensor]

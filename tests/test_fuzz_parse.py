@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optlang.diagnostics import OptlangError, render_all
-from optlang.language.parse import parse
-from optlang.language.unparse import format_tree
 from optlang.source import Source
+from optlang.syntax.parse import parse
+from optlang.syntax.unparse import format_tree
 
 RULE = '''"""A rule with a bit of everything."""
 optimizer Everything   # reference: nothing

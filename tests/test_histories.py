@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from trajectories import checked, difference, gradients, run, run_interpreter, start, tensors
 
 import optlang
-from optlang.language.check import check_text
+from optlang.check.check import check_text
 from optlang.runtime import searches
 from optlang.source import Source
 

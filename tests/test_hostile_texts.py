@@ -16,8 +16,8 @@ import torch
 import optlang
 from optlang.compiler import compile_source
 from optlang.diagnostics import OptlangError
-from optlang.language import quoting
 from optlang.source import Source
+from optlang.syntax import quoting
 from optlang.targets import Order, torchscript
 
 #: As many texts as go into one rule.

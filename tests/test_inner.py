@@ -16,8 +16,8 @@ from stepping import values
 from trajectories import feed, gradients, start, tensors
 
 import optlang
+from optlang.check.check import check_text
 from optlang.classes import class_of
-from optlang.language.check import check_text
 from optlang.source import Source
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")

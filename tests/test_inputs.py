@@ -8,8 +8,8 @@ from trajectories import library_compiled
 
 from optlang import inputs
 from optlang.compiler import example_variant
-from optlang.language.builtins import SEARCHES
-from optlang.language.identity import Count, DimensionSize, GroupKey, NamedPoint, Site
+from optlang.functions.table import SEARCHES
+from optlang.identity import Count, DimensionSize, GroupKey, NamedPoint, Site
 
 SITE, POINT = Site((1, 0)), NamedPoint("y")
 SEARCH = [inputs.LineSearch(method, SITE) for method in SEARCHES]

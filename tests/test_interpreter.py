@@ -10,8 +10,8 @@ import pytest
 from interpreter import Interpreter, routed, step_all
 from interpreter_values import apply, spread
 
+from optlang.check.check import check_text
 from optlang.diagnostics import render_all
-from optlang.language.check import check_text
 from optlang.source import Source
 
 

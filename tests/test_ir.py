@@ -13,18 +13,18 @@ from trajectories import library_compiled, library_routes
 
 from optlang import rules
 from optlang.artifact import ShapeInfo, Storage
-from optlang.build_variant import cut
+from optlang.codegen.build_variant import cut
 from optlang.compiler import CompiledRule, compile_source, example_variant, passes_of
+from optlang.core.specialise import specialise
+from optlang.identity import Count
 from optlang.inputs import Handed, New, ValueName
 from optlang.ir import algebra
 from optlang.ir.lower import Lowered
 from optlang.ir.passes import optimise
 from optlang.ir.program import InvalidProgram, Program, Value
-from optlang.language.identity import Count
-from optlang.language.kinds import ELEMENT, HOST
-from optlang.language.specialise import specialise
-from optlang.language.tree import StateScope
+from optlang.kinds import ELEMENT, HOST
 from optlang.source import Source
+from optlang.syntax.tree import StateScope
 from tests import numpy_backend
 
 FACTS = ShapeInfo(ndim=2, numel=12, rows=3, cols=4, eps_of=2.0**-52, shape=(3, 4))

@@ -5,10 +5,10 @@ import re
 import pytest
 
 import optlang
-from optlang.language.latex import expression_latex, name_latex, rule_latex
-from optlang.language.parse import parse
-from optlang.language.tree import Assign
 from optlang.source import Source
+from optlang.syntax.latex import expression_latex, name_latex, rule_latex
+from optlang.syntax.parse import parse
+from optlang.syntax.tree import Assign
 
 
 def latex(text: str) -> str:

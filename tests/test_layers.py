@@ -161,7 +161,7 @@ def test_every_library_is_declared_or_standard() -> None:
     ("name", "imported", "wrong"),
     [
         ("language.check", "optlang.ir.program", True),
-        ("ir.lower", "optlang.language.tree", False),
+        ("ir.lower", "optlang.syntax.tree", False),
         ("ir.passes.hoist", "optlang.ir.passes.prune", True),
         ("runtime.optimizer", "optlang.compiler", True),
         ("runtime.optimizer", "optlang.artifact", False),
@@ -189,7 +189,7 @@ def test_light_imports_stay_light(statement: str) -> None:
 
 def test_checking_a_rule_needs_no_torch_and_no_sympy() -> None:
     code = (
-        "from optlang.source import Source; from optlang.language.check import check_text; import sys;"
+        "from optlang.source import Source; from optlang.check.check import check_text; import sys;"
         "rule, found = check_text(Source('p -= lr*g'));"
         "print(rule is not None, [m for m in ('torch', 'sympy') if m in sys.modules])"
     )

@@ -39,10 +39,10 @@ from trajectories import (
 )
 
 import optlang.rules
-from optlang.language.parse import parse
-from optlang.language.unparse import format_tree
 from optlang.runtime.kernels import compiled_count
 from optlang.source import Source
+from optlang.syntax.parse import parse
+from optlang.syntax.unparse import format_tree
 
 #: Not in the fast group: every rule of the library, or many rules, run for many steps.
 pytestmark = pytest.mark.slow

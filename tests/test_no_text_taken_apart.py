@@ -27,11 +27,11 @@ MODULES = (*MODULES, "language/sizes", "language/specialise")
 
 #: What may take a text apart: function by file, and the text that it is.
 TEXTS = {
-    ("backends/cpp_writer.py", "literal"): "a number as C++",
+    ("codegen/cpp_writer.py", "literal"): "a number as C++",
     ("backends/loading/slow.py", "cause"): "what a compiler says",
     ("backends/loading/toolchain.py", "_capabilities"): "/proc/cpuinfo",
-    ("backends/naming.py", "next_version"): "a name with a number behind it, for people",
-    ("backends/spelling.py", "fill"): "a piece of Python",
+    ("codegen/naming.py", "next_version"): "a name with a number behind it, for people",
+    ("codegen/spelling.py", "fill"): "a piece of Python",
     ("ir/builder.py", "symbol"): "a name with a number behind it, for people",
     ("ir/expressions.py", "_stem"): "a name with a number behind it, for people",
     ("runtime/counterpart.py", "of"): "the path of a class of torch",

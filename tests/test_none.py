@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import optlang
-from optlang.language.check import check_text
-from optlang.language.parse import parse
-from optlang.language.unparse import format_tree
+from optlang.check.check import check_text
 from optlang.source import Source
+from optlang.syntax.parse import parse
+from optlang.syntax.unparse import format_tree
 
 RULE = """optimizer Warm
 hyper lr = 0.5, n = 2 or none >= 1, scale = 2 or none in {1, 2}  "see there"

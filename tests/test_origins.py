@@ -13,14 +13,14 @@ from rule_strategies_inner import seeded
 from test_composing import SAME
 
 import optlang.rules
+from optlang.check.check import check_text
 from optlang.cli.check import _as_data
+from optlang.core.substitute import placed
+from optlang.core.texts import rule_text
 from optlang.diagnostics import Diagnostic, OptlangError
-from optlang.language.check import check_text
-from optlang.language.composing.substitute import placed
-from optlang.language.parse import parse
-from optlang.language.texts import rule_text
-from optlang.language.walk import nodes_in
 from optlang.source import Origin, Source, Span
+from optlang.syntax.parse import parse
+from optlang.syntax.walk import nodes_in
 
 Place = tuple[str, int, int]
 

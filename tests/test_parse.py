@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from optlang.diagnostics import OptlangError
-from optlang.language import tree
-from optlang.language.parse import _failure, parse
-from optlang.language.reading import mistakes
-from optlang.language.tree import StateScope
 from optlang.source import Source, Span
+from optlang.syntax import tree
+from optlang.syntax.errors import syntax_errors
+from optlang.syntax.parse import _failure, parse
+from optlang.syntax.tree import StateScope
 
 
 def read(text: str) -> tree.Tree:
@@ -416,11 +416,11 @@ def test_statements_that_do_nothing_are_all_reported() -> None:
     assert [(d.code, d.position[0]) for d in found] == [("E111", 1), ("E114", 3), ("E111", 4)]
 
 
-EXAMPLES = [(example, text) for example in mistakes.EXAMPLES for text in example.texts]
+EXAMPLES = [(example, text) for example in syntax_errors.EXAMPLES for text in example.texts]
 
 
 @pytest.mark.parametrize(("example", "text"), EXAMPLES, ids=[text for _, text in EXAMPLES])
-def test_examples_of_mistakes_get_their_words(example: mistakes.Example, text: str) -> None:
+def test_examples_of_mistakes_get_their_words(example: syntax_errors.Example, text: str) -> None:
     first = errors(text)[0]
     spoken_for = first.message == example.message
     assert spoken_for or first.code != "E101", f"{text!r} gets: {first.message}"
@@ -438,6 +438,6 @@ ANYWHERE = [
 @pytest.mark.parametrize("text", ANYWHERE)
 def test_words_of_declarations_stay_there(text: str) -> None:
     position, kind = _failure(text)
-    found = mistakes.table(_failure)
+    found = syntax_errors.table(_failure)
     assert (position, kind) not in found
     assert (position, "") not in found

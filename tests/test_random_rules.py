@@ -15,10 +15,10 @@ from rule_strategies import HYPERS, rules, seeded
 from trajectories import feed, gradients, start, tensors
 
 from optlang.classes import class_of
-from optlang.language.parse import parse
-from optlang.language.rule import Rule
-from optlang.language.unparse import format_tree
+from optlang.rule import Rule
 from optlang.source import Source, Span
+from optlang.syntax.parse import parse
+from optlang.syntax.unparse import format_tree
 
 #: Not in the fast group: every rule of the library, or many rules, run for many steps.
 pytestmark = pytest.mark.slow

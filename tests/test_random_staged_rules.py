@@ -17,9 +17,9 @@ from test_random_rules import checked, outline
 
 import optlang
 from optlang.classes import class_of
-from optlang.language.parse import parse
-from optlang.language.unparse import format_tree
 from optlang.source import Source
+from optlang.syntax.parse import parse
+from optlang.syntax.unparse import format_tree
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
 

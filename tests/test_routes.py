@@ -16,10 +16,10 @@ from stepping import eager, values
 
 import optlang
 import optlang.rules
-from optlang.language.parse import parse
-from optlang.language.unparse import format_tree
 from optlang.runtime.kernels import compiled_count
 from optlang.source import Source
+from optlang.syntax.parse import parse
+from optlang.syntax.unparse import format_tree
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import optlang.rules
 from optlang.backends.loading.modules import load_module
 from optlang.compiler import example_variant
-from optlang.language.tree import StateScope
 from optlang.runtime import host
+from optlang.syntax.tree import StateScope
 
 AdamW = optimizer_class(ADAMW)
 every_rule = pytest.mark.parametrize("name", optlang.rules.names(), indirect=True)

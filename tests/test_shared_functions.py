@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import optlang
+from optlang.check.check import check_file, check_text
 from optlang.cli.app import main
-from optlang.language.check import check_file, check_text
 from optlang.source import Source
 
 FUNCTIONS = '''"""What our rules share."""

@@ -11,7 +11,7 @@ from stepping import values
 from trajectories import library_class
 
 import optlang
-from optlang.language.questions import evaluations
+from optlang.core.questions import evaluations
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 

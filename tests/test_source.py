@@ -14,10 +14,10 @@ from trajectories import feed, gradients, start, tensors
 from work import calls
 
 import optlang
+from optlang.check.check import check_text
 from optlang.classes import class_of
 from optlang.compiler import compile_source, example_variant
 from optlang.diagnostics import render_all
-from optlang.language.check import check_text
 from optlang.source import Source
 
 HEAD = "optimizer X\nhyper lr = 0.1, b = 0.9\n"

@@ -9,11 +9,11 @@ from test_source import HEAD, agree
 
 import optlang
 from optlang.compiler import compile_source
-from optlang.language.identity import DimensionSize
-from optlang.language.specialise import SymbolicSize, specialise
-from optlang.language.tree import KnownSize
-from optlang.language.walk import expressions
+from optlang.core.specialise import SymbolicSize, specialise
+from optlang.identity import DimensionSize
 from optlang.source import Source
+from optlang.syntax.tree import KnownSize
+from optlang.syntax.walk import expressions
 from optlang.targets._variants import facts_of
 
 STATIC = 'hyper flag = false, mode = "a" in {"a", "b"}, o = none\n'

@@ -8,7 +8,7 @@ import torch
 from interpreter import Interpreter
 
 import optlang
-from optlang.language.check import check_text
+from optlang.check.check import check_text
 from optlang.source import Source
 
 HEAD = "optimizer S\nhyper lr = 0.1\nrequire ndim == 2\n"

@@ -11,19 +11,19 @@ import pytest
 import torch
 
 import optlang
-from optlang.language.check import check_text
-from optlang.language.checking.samples import SHAPE, habits_of, slow_averages
-from optlang.language.checking.worlds import World
-from optlang.language.parse import parse
-from optlang.language.rule import Rule
-from optlang.language.show import show_rule
-from optlang.language.unparse import format_tree
+from optlang.check.check import check_text
+from optlang.check.samples import Sample
+from optlang.check.show import show_rule
+from optlang.check.state_behavior import SHAPE, behavior_of, slow_averages
+from optlang.rule import Rule
 from optlang.source import Source
 from optlang.storage import Fixed, Format
 from optlang.storage.fp8 import Fp8
 from optlang.storage.int8 import Int8
 from optlang.storage.log8 import Log8
 from optlang.storage.parameters import KEY, WAYS
+from optlang.syntax.parse import parse
+from optlang.syntax.unparse import format_tree
 
 BF16, FP32 = Fixed("bfloat16"), Fixed("float32")
 ADAM = """optimizer Stored
@@ -362,21 +362,21 @@ def test_presets_suit_every_rule(rule: str, store: Any) -> None:
     assert told(rule, store=store, **({"lr": 0.1, "momentum": 0.9} if rule == "SGD" else {})) == []
 
 
-def habits(text: str) -> Any:
+def behavior(text: str) -> Any:
     rule, _ = check_text(Source(text))
     assert rule is not None
     values = {h.name: h.default for h in rule.hypers}
-    return habits_of(rule, World(values, SHAPE))
+    return behavior_of(rule, Sample(values, SHAPE))
 
 
 def test_what_a_rule_does_with_its_states_is_measured() -> None:
-    found = habits(ADAM.format(""))
+    found = behavior(ADAM.format(""))
     assert (found["m"].negative, found["v"].negative) == (True, False)
     assert abs(found["m"].weight - 0.1) < 1e-6 and abs(found["v"].weight - 0.01) < 1e-6
     assert found["m"].longest() < 1.5 < 1e4 < found["v"].longest()
     assert [found["v"].is_slow_for(each) for each in (Fp8(), BF16, Log8(), FP32)] == [True, False, False, False]
     # What is added to the root keeps a step short.
-    assert habits(ADAM.format("").replace("+ eps)", "+ 1)"))["v"].longest() < 3
+    assert behavior(ADAM.format("").replace("+ eps)", "+ 1)"))["v"].longest() < 3
 
 
 @pytest.mark.parametrize(
@@ -385,12 +385,12 @@ def test_what_a_rule_does_with_its_states_is_measured() -> None:
     [(0.997, BF16, True), (0.996, BF16, False), (0.99, Fp8(), True), (0.98, Fp8(), True), (0.95, Fp8(), False)],
 )
 def test_which_averages_stand_still(beta: float, format: Format, is_slow: bool) -> None:
-    found = habits(f"hyper lr = 1, beta = {beta}\nstate v\nv = beta*v + (1 - beta)*g^2\np -= lr*g/(sqrt(v) + 1)\n")
+    found = behavior(f"hyper lr = 1, beta = {beta}\nstate v\nv = beta*v + (1 - beta)*g^2\np -= lr*g/(sqrt(v) + 1)\n")
     assert found["v"].is_slow_for(format) is is_slow
 
 
 def test_a_sum_is_no_average() -> None:
-    found = habits("hyper lr = 1e-3\nstate s\ns += g^2\np -= lr*g/(sqrt(s) + 1e-8)\n")
+    found = behavior("hyper lr = 1e-3\nstate s\ns += g^2\np -= lr*g/(sqrt(s) + 1e-8)\n")
     assert found["s"].weight is None
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from targets_made import text_of
 
-from optlang.language.builtins import BUILTINS
+from optlang.functions.table import BUILTINS
 from optlang.targets._python import Function
 from optlang.targets.module import runtime
 from optlang.targets.module.merge import Unmergeable, alike, units, unversioned

@@ -29,8 +29,8 @@ from trajectories import (
 import optlang.rules
 from optlang.api import load
 from optlang.cli import app
-from optlang.language.histories import sizes_of
-from optlang.language.questions import draws, evaluations
+from optlang.core.questions import draws, evaluations
+from optlang.expand.histories import sizes_of
 from optlang.targets import Order, torchscript
 
 NAMES = optlang.rules.names()

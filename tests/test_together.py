@@ -11,12 +11,12 @@ import torch
 from interpreter import Interpreter
 
 import optlang
+from optlang.check.check import check_text
 from optlang.diagnostics import OptlangError
-from optlang.language.check import check_text
-from optlang.language.latex import rule_latex
-from optlang.language.parse import parse
-from optlang.language.unparse import format_tree
 from optlang.source import Source
+from optlang.syntax.latex import rule_latex
+from optlang.syntax.parse import parse
+from optlang.syntax.unparse import format_tree
 
 SWAPS = """optimizer Swaps
 hyper lr = 0.1, beta = 0.5, alternate = true

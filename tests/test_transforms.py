@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import optlang
-from optlang.language.check import check_text
-from optlang.language.parse import parse
-from optlang.language.unparse import format_tree
+from optlang.check.check import check_text
 from optlang.source import Source
+from optlang.syntax.parse import parse
+from optlang.syntax.unparse import format_tree
 
 SHAPES = ((4, 6), (3, 2, 2, 3), (5,), ())
 STEPS, LR = 7, 0.1

@@ -22,10 +22,11 @@ from optimizing import optimizer_class
 
 import optlang
 from optlang.artifact import Kernel, Variant
-from optlang.backends import triton, triton_source
+from optlang.backends import triton
 from optlang.backends.loading import jit, launch, registry
 from optlang.backends.loading.launch import BLOCK, CHUNK, KEPT, AddressTable, Launch
 from optlang.backends.loading.signature import LoadedKernel, Signature
+from optlang.codegen import triton_source
 from optlang.compiler import example_variant
 from optlang.storage.blocks import Blocks
 from optlang.storage.fp8 import Fp8

@@ -17,9 +17,9 @@ from references import make_reference, row
 
 import optlang
 import optlang.rules
+from optlang.check.check import check_text
 from optlang.compiler import CompiledRule
-from optlang.language.check import check_text
-from optlang.language.rule import Rule
+from optlang.rule import Rule
 from optlang.source import Source
 
 SHAPES: tuple[tuple[int, ...], ...] = ((4, 6), (5,), (), (3, 2, 1, 4))

@@ -12,7 +12,12 @@ from collections.abc import Sequence
 import sympy as sp
 
 from optlang.artifact import DIMENSION_SIZES, Draw
+from optlang.core.evaluate import ARITHMETIC, member_name
+from optlang.core.specialise import constant_sum, dims_of
 from optlang.diagnostics import OptlangError
+from optlang.functions import shapes
+from optlang.functions.table import BUILTINS, HALT, PROGRESS, PUSH, SEARCHES, SIZES
+from optlang.identity import NamedPoint, Site
 from optlang.inputs import (
     Asked,
     Direction,
@@ -36,15 +41,10 @@ from optlang.ir.builder import Ref
 from optlang.ir.loops import Loops
 from optlang.ir.matrices import is_matrix_function
 from optlang.ir.program import Store
-from optlang.language import shapes
-from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, HALT, PROGRESS, PUSH, SEARCHES, SIZES
-from optlang.language.evaluate import ARITHMETIC, member_name
-from optlang.language.identity import NamedPoint, Site
-from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, reduce
-from optlang.language.rule import Rule
-from optlang.language.specialise import constant_sum, dims_of
+from optlang.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, reduce
+from optlang.rule import Rule
 from optlang.source import Span
+from optlang.syntax import tree as ast
 
 REDUCTIONS = frozenset(name for name, row in BUILTINS.items() if row.reduction and row.definition is None)
 

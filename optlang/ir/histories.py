@@ -17,14 +17,14 @@ from itertools import takewhile
 
 import sympy as sp
 
+from optlang.expand.histories import starter
 from optlang.ir import algebra
 from optlang.ir.builder import Ref
 from optlang.ir.matrices import Matrices
 from optlang.ir.program import Store
-from optlang.language import tree as ast
-from optlang.language.histories import starter
-from optlang.language.kinds import Kind, join
-from optlang.language.rule import State
+from optlang.kinds import Kind, join
+from optlang.rule import State
+from optlang.syntax import tree as ast
 
 #: The condition under which a value is pushed that always is.
 ALWAYS = algebra.call("true")

@@ -20,15 +20,12 @@ from typing import Any
 import sympy as sp
 
 from optlang.artifact import FACTS, Draw
-from optlang.inputs import (
-    Asked,
-    Contribution,
-    LateNumber,
-    New,
-    NumberContribution,
-    Progress,
-    ValueName,
-)
+from optlang.core.questions import evaluations
+from optlang.core.specialise import Special
+from optlang.core.texts import rule_text
+from optlang.expand.histories import starter
+from optlang.identity import Count
+from optlang.inputs import Asked, Contribution, LateNumber, New, NumberContribution, Progress, ValueName
 from optlang.ir import algebra
 from optlang.ir.builder import ProgramBuilder, Ref
 from optlang.ir.expressions import ExpressionLowering
@@ -36,17 +33,12 @@ from optlang.ir.histories import is_history
 from optlang.ir.matrices import is_apart
 from optlang.ir.passes import prune
 from optlang.ir.program import Program, Store
-from optlang.language import tree as ast
-from optlang.language.histories import starter
-from optlang.language.identity import Count
-from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level
-from optlang.language.questions import evaluations
-from optlang.language.rule import Rule, State
-from optlang.language.specialise import Special
-from optlang.language.texts import rule_text
-from optlang.language.tree import StateScope
-from optlang.language.walk import assigned
+from optlang.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level
+from optlang.rule import Rule, State
 from optlang.source import Source, Span
+from optlang.syntax import tree as ast
+from optlang.syntax.tree import StateScope
+from optlang.syntax.walk import assigned
 
 #: The values of group states after the statements that assign them: by the state's name, and by what tells a statement
 #: from all others (a place in the text does not, where a loop has been written out).

@@ -9,17 +9,17 @@ from typing import Any
 
 import sympy as sp
 
+from optlang.core.specialise import Special
+from optlang.functions import shapes
+from optlang.functions.shapes import Shape, Size
+from optlang.functions.table import BUILTINS, EMPTY, EVALUATIONS, MAKERS, MATRIX_FUNCTIONS
+from optlang.identity import DimensionSize
 from optlang.inputs import ValueName
 from optlang.ir import algebra
 from optlang.ir.builder import ProgramBuilder, Ref
-from optlang.language import shapes
-from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, EMPTY, EVALUATIONS, MAKERS, MATRIX_FUNCTIONS
-from optlang.language.identity import DimensionSize
-from optlang.language.kinds import ELEMENT, HOST, SCALAR, Kind, Level, join, matrix
-from optlang.language.shapes import Shape, Size
-from optlang.language.specialise import Special
-from optlang.language.walk import expressions, own_expressions, statements
+from optlang.kinds import ELEMENT, HOST, SCALAR, Kind, Level, join, matrix
+from optlang.syntax import tree as ast
+from optlang.syntax.walk import expressions, own_expressions, statements
 
 #: The kind of the several results of one function, of which ``item`` takes one.
 SEVERAL = matrix(("several",))

@@ -14,11 +14,11 @@ from optlang.backends.loading import loops, plain, registry, vectors
 from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import Dims, LoadedKernel, Signature
 from optlang.cache import folders
+from optlang.core.specialise import repeats, uses_matrices
+from optlang.core.texts import rule_text
+from optlang.identity import DimensionSize
 from optlang.inputs import ValueName, as_values
-from optlang.language.identity import DimensionSize
-from optlang.language.rule import Value, Values
-from optlang.language.specialise import repeats, uses_matrices
-from optlang.language.texts import rule_text
+from optlang.rule import Value, Values
 from optlang.runtime import host, progress
 from optlang.runtime.tensors import EXAMPLE_SIZES, arithmetic, facts_of, real, resolved
 from optlang.storage import NARROW

@@ -16,12 +16,10 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from optlang.artifact import Compiled
+from optlang.core.questions import draws, evaluations
+from optlang.functions.table import HALT, SEARCHES
+from optlang.identity import Count
 from optlang.inputs import ValueName
-from optlang.language.builtins import HALT, SEARCHES
-from optlang.language.identity import Count
-from optlang.language.questions import draws, evaluations
-from optlang.language.suggest import nearest
-from optlang.language.tree import StateScope
 from optlang.runtime import checkpoint, documentation, flat, keeping, rng, sparse
 from optlang.runtime.capturable import CapturablePlan
 from optlang.runtime.counterpart import SWITCHES, undecorated
@@ -43,6 +41,8 @@ from optlang.runtime.values import plain
 from optlang.runtime.vanishing import Vanishing
 from optlang.runtime.work import ScheduledWork
 from optlang.storage import choice, parameters
+from optlang.syntax.suggest import nearest
+from optlang.syntax.tree import StateScope
 
 #: The staged work of a rule, with the other arguments of ``run_schedule``.
 Together = tuple[RoutedRule, list[ScheduledWork], LoadedVariant, Mapping[ValueName, Any], rng.Seed | None]

@@ -12,17 +12,17 @@ from typing import Any
 import torch
 
 from optlang.artifact import Compiled
-from optlang.language.evaluate import evaluate, truth
-from optlang.language.identity import GroupKey
-from optlang.language.questions import reads_group_time
-from optlang.language.rule import Value, Values
-from optlang.language.tree import Expr, Member, StateScope
-from optlang.language.walk import expressions
+from optlang.core.evaluate import evaluate, truth
+from optlang.core.questions import reads_group_time
+from optlang.identity import GroupKey
+from optlang.rule import Value, Values
 from optlang.runtime.counterpart import Counterpart
 from optlang.runtime.kernels import VariantCache
 from optlang.runtime.records import STEP
 from optlang.runtime.tensors import facts_of
 from optlang.runtime.values import Hyperparameters, plain, python_value
+from optlang.syntax.tree import Expr, Member, StateScope
+from optlang.syntax.walk import expressions
 
 
 class RoutedRule:

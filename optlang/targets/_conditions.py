@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from optlang.backends.helpers import called
+from optlang.codegen.helpers import called
+from optlang.core.evaluate import NotStatic, evaluate, member_name, nearest_float
+from optlang.functions.table import BUILTINS
+from optlang.identity import GivenName
 from optlang.inputs import ValueName
-from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS
-from optlang.language.evaluate import NotStatic, evaluate, member_name, nearest_float
-from optlang.language.identity import GivenName
-from optlang.language.rule import Values
+from optlang.rule import Values
+from optlang.syntax import tree as ast
 from optlang.targets._dialect import number
 
 #: Functions of such formulas, as TorchScript on floats.

@@ -13,18 +13,18 @@ from enum import Enum
 from itertools import product
 
 from optlang.artifact import ShapeInfo, VariantKey
-from optlang.backends.naming import python_name
+from optlang.codegen.naming import python_name
 from optlang.compiler import CompiledRule
-from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS
-from optlang.language.evaluate import FUNCTIONS, evaluate, member_name, nearest_float, truth
-from optlang.language.identity import GivenName, GroupKey
-from optlang.language.questions import known_locals
-from optlang.language.quoting import literal
-from optlang.language.rule import HyperType, OneOf, Range, Unasked, Value, Values
-from optlang.language.sizes import Unfit
-from optlang.language.specialise import Special, specialise
-from optlang.language.walk import expressions
+from optlang.core.evaluate import FUNCTIONS, evaluate, member_name, nearest_float, truth
+from optlang.core.questions import known_locals
+from optlang.core.sizes import Unfit
+from optlang.core.specialise import Special, specialise
+from optlang.functions.table import BUILTINS
+from optlang.identity import GivenName, GroupKey
+from optlang.rule import HyperType, OneOf, Range, Unasked, Value, Values
+from optlang.syntax import tree as ast
+from optlang.syntax.quoting import literal
+from optlang.syntax.walk import expressions
 
 #: Shapes to try, by number of dimensions; sizes are prime, so that a product tells what it is a product of.
 SHAPES: tuple[tuple[int, ...], ...] = (

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 
 from optlang.compiler import CompiledRule, example_facts
+from optlang.core.evaluate import member_name
+from optlang.core.questions import draws, evaluations, tops
+from optlang.core.sizes import Unfit
+from optlang.core.specialise import Special, specialise
 from optlang.diagnostics import Diagnostic
-from optlang.language import tree as ast
-from optlang.language.builtins import EVALUATIONS, MATRIX_FUNCTIONS, RANDOMS, SEARCHES, SIZES
-from optlang.language.evaluate import member_name
-from optlang.language.histories import sizes_of
-from optlang.language.identity import GroupKey
-from optlang.language.questions import draws, evaluations, tops
-from optlang.language.rule import Rule, Values
-from optlang.language.sizes import Unfit
-from optlang.language.specialise import Special, specialise
-from optlang.language.tree import StateScope
-from optlang.language.walk import expressions, own_expressions, statements
+from optlang.expand.histories import sizes_of
+from optlang.functions.table import EVALUATIONS, MATRIX_FUNCTIONS, RANDOMS, SEARCHES, SIZES
+from optlang.identity import GroupKey
+from optlang.rule import Rule, Values
 from optlang.source import Span
+from optlang.syntax import tree as ast
+from optlang.syntax.tree import StateScope
+from optlang.syntax.walk import expressions, own_expressions, statements
 from optlang.targets import Order, refusal
 
 

@@ -8,15 +8,15 @@ from fractions import Fraction
 from typing import Any
 
 from optlang.artifact import ShapeInfo, Variant
-from optlang.build_variant import FIXED
+from optlang.check.state_behavior import slow_averages
+from optlang.codegen.build_variant import FIXED
 from optlang.compiler import CompiledRule, example_variant
 from optlang.diagnostics import Diagnostic, OptlangError
-from optlang.language import tree as ast
-from optlang.language.checking.samples import slow_averages
-from optlang.language.kinds import Level
-from optlang.language.rule import State, Values
-from optlang.language.tree import StateScope
+from optlang.kinds import Level
+from optlang.rule import State, Values
 from optlang.storage import Fixed, Format, choice
+from optlang.syntax import tree as ast
+from optlang.syntax.tree import StateScope
 from optlang.targets import refusal
 
 #: The functions that round to types, by type.

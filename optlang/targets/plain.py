@@ -13,20 +13,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NoReturn
 
-from optlang.backends.helpers import HELPERS, called
-from optlang.backends.naming import python_name
+from optlang.codegen.helpers import HELPERS, called
+from optlang.codegen.naming import python_name
 from optlang.compiler import example_facts
+from optlang.core.evaluate import member_name
+from optlang.core.specialise import Special, specialise
 from optlang.diagnostics import Diagnostic, OptlangError
-from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, EVALUATIONS, RANDOMS, SEARCHES, SIZES
-from optlang.language.evaluate import member_name
-from optlang.language.identity import GivenName
-from optlang.language.kinds import Level
-from optlang.language.quoting import docstring, literal
-from optlang.language.rule import Hyper, State, Value
-from optlang.language.specialise import Special, specialise
-from optlang.language.tree import StateScope
-from optlang.language.walk import assigned, block_expressions, body_of, expressions, names_read
+from optlang.functions.table import BUILTINS, EVALUATIONS, RANDOMS, SEARCHES, SIZES
+from optlang.identity import GivenName
+from optlang.kinds import Level
+from optlang.rule import Hyper, State, Value
+from optlang.syntax import tree as ast
+from optlang.syntax.quoting import docstring, literal
+from optlang.syntax.tree import StateScope
+from optlang.syntax.walk import assigned, block_expressions, body_of, expressions, names_read
 from optlang.targets import Order, _refusals, refusal
 from optlang.targets._python import INDENT, WIDTH, formatted, spaced
 from optlang.targets._questions import Explorer, Unspoken, Whole
@@ -99,7 +99,7 @@ class _Function:
         self.order, self.rule = order, order.compiled.rule
         self.values: dict[GivenName, Value] = {**order.compiled.defaults(), **order.values}
         facts = example_facts(order.ndim)
-        misfit = order.compiled.misfit(self.values, facts)
+        misfit = order.compiled.shape_error(self.values, facts)
         if misfit is not None:
             raise OptlangError([misfit])
         self.special: Special = specialise(self.rule, {**self.values, **facts.named()}, facts.shape)

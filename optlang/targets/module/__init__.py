@@ -17,14 +17,14 @@ import torch
 
 from optlang.artifact import FACTS as FACT_NAMES
 from optlang.artifact import Variant
-from optlang.backends.naming import python_name
+from optlang.codegen.naming import python_name
+from optlang.core.questions import draws, evaluations
 from optlang.diagnostics import Diagnostic, OptlangError
+from optlang.identity import Count, DimensionSize
 from optlang.inputs import Progress, ValueName
-from optlang.language.identity import Count, DimensionSize
-from optlang.language.questions import draws, evaluations
-from optlang.language.quoting import docstring, literal
-from optlang.language.rule import Hyper, HyperType, Range, Values
-from optlang.language.tree import StateScope
+from optlang.rule import Hyper, HyperType, Range, Values
+from optlang.syntax.quoting import docstring, literal
+from optlang.syntax.tree import StateScope
 from optlang.targets import Order, _refusals, refusal
 from optlang.targets._python import INDENT, Library, pretty, spread
 from optlang.targets._questions import Explorer, Unspoken, open_ways

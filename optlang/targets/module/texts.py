@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from optlang.artifact import DIMENSION_SIZES
-from optlang.backends.naming import python_name
-from optlang.language.checking.hypers import python_name as argument_name
-from optlang.language.identity import DimensionSize, GivenName
-from optlang.language.questions import draws
-from optlang.language.quoting import docstring, literal
-from optlang.language.rule import Hyper, HyperType, OneOf, Range
-from optlang.language.texts import rule_text
+from optlang.codegen.naming import python_name
+from optlang.core.questions import draws
+from optlang.core.texts import rule_text
+from optlang.declarations.hypers import python_name as argument_name
+from optlang.identity import DimensionSize, GivenName
+from optlang.rule import Hyper, HyperType, OneOf, Range
 from optlang.runtime import documentation
 from optlang.runtime.counterpart import Counterpart
 from optlang.runtime.routing import Parts
+from optlang.syntax.quoting import docstring, literal
 from optlang.targets import Order
 from optlang.targets._python import INDENT, WIDTH, pretty, spaced, spread
 from optlang.targets._questions import Explorer
