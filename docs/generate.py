@@ -9,7 +9,7 @@ import torch
 import optlang
 from optlang import codes, rules, transforms
 from optlang.backends.loading.modules import load_module
-from optlang.check.check import check_text
+from optlang.checker.check import check_text
 from optlang.compiler import compile_source, example_variant, passes_of
 from optlang.diagnostics import OptlangError
 from optlang.expand.histories import initial_text

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optlang import rules
-from optlang.check.check import check_text
+from optlang.checker.check import check_text
 from optlang.classes import class_of
 from optlang.core.texts import rule_text, text_of
 from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
@@ -138,7 +138,7 @@ def emit(
         raise ValueError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}")
     source = load(rule)
     if stage == "tree":
-        from optlang.check.show import show_tree
+        from optlang.checker.show import show_tree
         from optlang.syntax.parse import parse
 
         return show_tree(parse(source))
@@ -148,7 +148,7 @@ def emit(
     if stage == "plain":
         return rule_text(checked)
     if stage == "rule":
-        from optlang.check.show import show_rule
+        from optlang.checker.show import show_rule
 
         return show_rule(checked)
     from optlang.artifact import Variant

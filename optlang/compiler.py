@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 from optlang.artifact import ShapeInfo, Variant, VariantKey
 from optlang.backends.loading import variants
-from optlang.check.check import check_text
-from optlang.check.samples import ordinary_value
+from optlang.checker.check import check_text
+from optlang.checker.samples import ordinary_value
 from optlang.core.evaluate import evaluate, truth
 from optlang.core.questions import group_keys, static_names
 from optlang.core.sizes import Unfit

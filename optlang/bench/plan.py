@@ -12,7 +12,7 @@ import torch
 import optlang
 from optlang.bench import adapters, peers, shapes
 from optlang.bench.shapes import Shape
-from optlang.check.check import check_text
+from optlang.checker.check import check_text
 from optlang.diagnostics import raise_errors
 from optlang.source import Source
 

@@ -28,7 +28,7 @@ def command(
     For a rule that declares nothing, also prints what was inferred. Needs no torch and no compiler. A file that cannot
     be read does not keep the others from being checked.
     """
-    from optlang.check.check import check_file
+    from optlang.checker.check import check_file
 
     results: list[tuple[Source, Rule | None, list[Diagnostic]]] = []
     refusals: list[str] = []

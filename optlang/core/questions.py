@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
+from optlang.core.definitions import body, definition
 from optlang.core.evaluate import member_name
-from optlang.functions.definitions import body, definition
 from optlang.functions.table import BUILTINS, ELEMENTWISE, EMPTY, EVALUATIONS, FACT_NAMES, MAKERS, RANDOMS, SIZES
 from optlang.identity import Count, GivenName, GroupKey
 from optlang.rule import HyperType, Rule, remembering

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, TypeVar
 
+from optlang.core import definitions
 from optlang.core.evaluate import NotStatic, evaluate, member_name, truth
 from optlang.core.ordinals import SUMS, Ordinals
 from optlang.core.questions import known_locals
 from optlang.core.sizes import Sizes, Unfit
 from optlang.diagnostics import Diagnostic, OptlangError
-from optlang.functions import definitions
-from optlang.functions.shapes import is_matrix_call, size_of
+from optlang.functions.shapes import size_of
 from optlang.functions.table import (
     BUILTINS,
     EVALUATIONS,
@@ -41,7 +41,15 @@ from optlang.rule import Answer, HyperType, Rule, State, Unasked, Value, Values,
 from optlang.source import Span
 from optlang.syntax import tree as ast
 from optlang.syntax.tree import StateScope
-from optlang.syntax.walk import assigned, block_expressions, body_of, expressions, own_expressions, statements
+from optlang.syntax.walk import (
+    assigned,
+    block_expressions,
+    body_of,
+    expressions,
+    is_matrix_call,
+    own_expressions,
+    statements,
+)
 
 #: How many nodes the statements of one variant may have: far above any optimizer, far below what takes seconds.
 MAX_NODES = 20_000

@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from optlang.core.definitions import default, definition
 from optlang.core.substitute import placed, renamed
 from optlang.expand.context import Work
-from optlang.functions.definitions import default, definition
 from optlang.functions.table import BUILTINS, TIME
 from optlang.source import Span
 from optlang.syntax import tree

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from optlang.functions.row import EMPTY
-from optlang.syntax import tree as ast
 
 Size = Any  # an int, or a formula over sizes
 Shape = tuple[Size, ...]
@@ -176,21 +175,6 @@ def _sliced(size: Size, start: Size | None, stop: Size | None) -> Size:
     if start is None and stop is None:
         return size
     return stop if start is None else (size if stop is None else stop) - start
-
-
-def is_matrix_call(node: ast.Expr, functions: frozenset[str]) -> bool:
-    """Whether an expression is, by itself, more than arithmetic on elements."""
-    match node:
-        case ast.Binary(op="@") | ast.Index():
-            return True
-        case ast.Member(name=name):
-            return name == "T" or not (isinstance(node.value, ast.Name) and node.value.name == "group")
-        case ast.Call(function=ast.Name(name=name)):
-            return name in functions
-    return False
-
-
-# Rules of functions: what a function of a name makes of shapes ---------------------------------------------------
 
 
 def of_matrix(what: str, x: Shape, *_: Any) -> Shape:

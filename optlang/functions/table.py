@@ -1,6 +1,6 @@
 """THE table of functions, and the names that rules may read without declaring them.
 
-The rows stand in :mod:`optlang.language.functions`, a file for each kind; :class:`Builtin` says what a row holds.
+The rows stand in :mod:`optlang.functions`, a file for each kind; :class:`Builtin` says what a row holds.
 """
 
 from __future__ import annotations

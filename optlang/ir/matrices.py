@@ -19,7 +19,7 @@ from optlang.ir import algebra
 from optlang.ir.builder import ProgramBuilder, Ref
 from optlang.kinds import ELEMENT, HOST, SCALAR, Kind, Level, join, matrix
 from optlang.syntax import tree as ast
-from optlang.syntax.walk import expressions, own_expressions, statements
+from optlang.syntax.walk import expressions, is_matrix_call, own_expressions, statements
 
 #: The kind of the several results of one function, of which ``item`` takes one.
 SEVERAL = matrix(("several",))
@@ -242,4 +242,4 @@ def is_apart(block: Sequence[ast.Stmt] | ast.Expr, matrices: bool = True) -> boo
     apart = {"total", *EVALUATIONS}
     if any(isinstance(n, ast.Call) and isinstance(n.function, ast.Name) and n.function.name in apart for n in nodes):
         return True
-    return matrices and any(shapes.is_matrix_call(node, MATRIX_FUNCTIONS) for node in nodes)
+    return matrices and any(is_matrix_call(node, MATRIX_FUNCTIONS) for node in nodes)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from optlang.artifact import Compiled, Slot
-from optlang.check.state_behavior import behavior_with, slow_averages
+from optlang.checker.state_behavior import behavior_with, slow_averages
 from optlang.core.evaluate import evaluate, truth
 from optlang.rule import Values
 from optlang.runtime.kernels import LoadedVariant

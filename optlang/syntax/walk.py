@@ -221,3 +221,15 @@ def block_above(block: Iterable[Stmt], place: Span) -> Stmt | None:
         inside |= any(x.span.holds(place) for body in blocks(statement) for x in body)
         found = statement if inside else found
     return found
+
+
+def is_matrix_call(node: Expr, functions: frozenset[str]) -> bool:
+    """Whether an expression is, by itself, more than arithmetic on elements."""
+    match node:
+        case Binary(op="@") | Index():
+            return True
+        case Member(name=name):
+            return name == "T" or not (isinstance(node.value, Name) and node.value.name == "group")
+        case Call(function=Name(name=name)):
+            return name in functions
+    return False

@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from optlang.artifact import ShapeInfo, Variant
-from optlang.check.state_behavior import slow_averages
+from optlang.checker.state_behavior import slow_averages
 from optlang.codegen.build_variant import FIXED
 from optlang.compiler import CompiledRule, example_variant
 from optlang.diagnostics import Diagnostic, OptlangError

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from optlang.chaining import Link, Transform
-from optlang.check.check import check_text
+from optlang.checker.check import check_text
 from optlang.diagnostics import raise_errors
 from optlang.source import Source
 from optlang.syntax import tree
