@@ -1,8 +1,8 @@
 """The driver: text -> compiled rule. The lines of :func:`compile_source` and :meth:`CompiledRule.build` are the stages.
 
-    text -> tree -> rule              (language: parse, check)
-    rule -> statements -> programs    (language.specialise, ir.lower)
-    programs -> passes -> source      (ir.passes, ir.stages, build_variant, backends)
+    text -> tree -> rule              (syntax, expand, checker)
+    rule -> statements -> programs    (core.specialise, ir.lower)
+    programs -> passes -> source      (ir.passes, ir.stages, codegen, backends)
 
 A rule is checked once; its variants are compiled when the runtime first needs them.
 """
