@@ -32,7 +32,7 @@ from optlang.storage import ON_HOST, Format
 from optlang.syntax.tree import Expr
 
 if TYPE_CHECKING:
-    from optlang.core.specialise import Special
+    from optlang.core.core import Core
     from optlang.ir.program import Program  # it is made of SymPy, which the runtime does without
 
 
@@ -190,10 +190,10 @@ class VariantKey(NamedTuple):
     ndim: int | None = None
 
     @classmethod
-    def of(cls, special: Special, ndim: int) -> VariantKey:
+    def of(cls, core: Core, ndim: int) -> VariantKey:
         """Return the key of statements for a tensor of ``ndim`` dimensions."""
-        exact = special.matrices or View.of(special.dims, ndim).exact
-        return cls(special.key, special.event, ndim if exact else None)
+        exact = core.matrices or View.of(core.dims, ndim).exact
+        return cls(core.key, core.event, ndim if exact else None)
 
 
 @dataclass(frozen=True)

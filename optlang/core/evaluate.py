@@ -11,6 +11,7 @@ import operator
 from collections.abc import Callable
 from fractions import Fraction
 
+from optlang.core.core import Key, KnownSize, Operation
 from optlang.functions.table import BUILTINS
 from optlang.identity import Count, GroupKey
 from optlang.rule import Value, Values
@@ -108,8 +109,10 @@ def evaluate(node: ast.Expr, names: Values) -> Value:
     match node:
         case ast.Number(value=exact):
             return nearest_float(exact)
-        case ast.KnownSize(value=size):
+        case KnownSize(value=size):
             return float(size)
+        case Key(key=name) if name in names:
+            return names[name]
         case ast.Infinity():
             return math.inf
         case ast.Text(value=text):
@@ -141,6 +144,8 @@ def evaluate(node: ast.Expr, names: Values) -> Value:
         case ast.Call(function=ast.Name(name=name), arguments=arguments) if name in FUNCTIONS:
             if not any(a.name for a in arguments):
                 return FUNCTIONS[name](*(_number(evaluate(a.value, names), node) for a in arguments))
+        case Operation(function=name, arguments=arguments, dims=None) if name in FUNCTIONS:
+            return FUNCTIONS[name](*(_number(evaluate(a, names), node) for a in arguments))
         case _:
             pass
     raise NotStatic(node)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from optlang.core.core import Drawn, Evaluated, ModelSum, Operation, Part, Result, SizeOf, Transposed
 from optlang.functions import shapes
 from optlang.functions.shapes import Mismatch, Shape
-from optlang.functions.table import BUILTINS, EMPTY, HALT, MAKERS, PROGRESS, RANDOMS, SEARCHES, SIZES
+from optlang.functions.table import BUILTINS, EMPTY, HALT, MAKERS, PROGRESS, SEARCHES
 from optlang.source import Span
 from optlang.syntax import tree as ast
 
@@ -73,12 +74,6 @@ class Sizes:
                 "assign a value of its shape, or give the state an initial value of the other shape",
             )
 
-    def results(self, node: ast.Call) -> tuple[Shape, ...]:
-        """Return the shapes of the results of a function that has several."""
-        assert isinstance(node.function, ast.Name)
-        arguments = [a.value for a in node.arguments]
-        return tuple(self.result(node.function.name, arguments))
-
     def result(self, name: str, arguments: Sequence[ast.Expr]) -> Any:
         """Return the shape, or the shapes, of what a function of matrices returns."""
         row = BUILTINS[name]
@@ -103,21 +98,38 @@ class Sizes:
                 return self.met(tuple(map(self.of, operands)))
             case ast.Ternary(condition=condition, then=then, other=other):
                 return self.met((self.of(condition), self.of(then), self.of(other)))
-            case ast.Member(name="T", value=value):
+            case Transposed(value=value):
                 return shapes.transposed(self.of(value))
-            case ast.Index():
-                return self._index(node)
-            case ast.Call(function=ast.Name(name=name)):
-                return self._call(name, node)
+            case Result(operation=operation, index=index):
+                found: tuple[Shape, ...] = self.result(operation.function, operation.arguments)
+                return found[index]
+            case Part():
+                return self._part(node)
+            case SizeOf(function=name, value=value, dim=dim):
+                shape = self.of(value)
+                if dim is not None:  # it has to be there
+                    shapes.size_of(name, shape, self.size(dim))
+                return ()
+            case ModelSum(value=value):
+                self.of(value)
+                return ()
+            case Evaluated(function=name, arguments=arguments):
+                self.met((self.shape, *map(self.of, arguments[: 1 if name in SEARCHES else None])))
+                return self.shape if name in ("grad", "hvp") else ()
+            case Drawn(function=name, sizes=sizes):
+                return self._made(name, sizes)
+            case Operation():
+                return self._operation(node)
             case _:
                 return ()
 
-    def _index(self, node: ast.Index) -> Shape:
+    def _made(self, name: str, sizes: Sequence[ast.Expr]) -> Shape:
+        """Return the shape of a tensor of some sizes; without sizes, the parameter's."""
+        known = [self.size(size) or 0 for size in sizes]
+        return shapes.made(name, known) if sizes else self.shape
+
+    def _part(self, node: Part) -> Shape:
         value = node.value
-        if isinstance(value, ast.Call):  # of what is left of a rule, only functions with several results are indexed
-            (item,) = node.items
-            assert isinstance(item, ast.Number)
-            return self.results(value)[int(item.value)]
         items: list[Any] = []
         for item in node.items:
             if isinstance(item, ast.Slice):
@@ -133,34 +145,21 @@ class Sizes:
                 )
         return shapes.indexed(whole, items)
 
-    def _call(self, name: str, node: ast.Call) -> Shape:
-        arguments = [a.value for a in node.arguments if a.name is None]
-        dim = next((a.value for a in node.arguments if a.name == "dim"), None)
-        if name in ("grad", "hvp"):
-            self.met((self.shape, *map(self.of, arguments)))
-            return self.shape
-        if name in ("total", "eps_of", "loss") or (name in SIZES and arguments):
-            shape, *_ = [self.of(argument) for argument in arguments] or [()]
-            if name == "size":  # the dimension has to be there
-                shapes.size_of(name, shape, self.size(arguments[1]))
-            return ()
+    def _operation(self, node: Operation) -> Shape:
+        name, arguments = node.function, node.arguments
+        row = BUILTINS[name]
         if name == EMPTY:
             return (self.size(arguments[0]) or 0, *self.shape)
         if name == HALT or name in PROGRESS:
             return ()
-        if name in SEARCHES:
-            self.met((self.shape, self.of(arguments[0])))
+        if name == "eps_of":
+            self.of(arguments[0])
             return ()
-        if name in MAKERS or name in RANDOMS:
-            sizes = [self.size(argument) for argument in arguments]
-            if not sizes:
-                return self.shape
-            return shapes.made(name, [0 if size is None else size for size in sizes])
-        if BUILTINS[name].matrix:
-            found: Shape = self.result(name, [a.value for a in node.arguments])
+        if name in MAKERS:
+            return self._made(name, arguments)
+        if row.matrix:
+            found: Shape = self.result(name, arguments)
             return found
-        if BUILTINS[name].reduction and len(arguments) == 1:
-            items = () if dim is None else dim.items if isinstance(dim, ast.Tuple) else (dim,)
-            dims = [int(self.number(item) or 0) for item in items]
-            return shapes.reduced(self.of(arguments[0]), dims if dim is not None else None)
+        if row.reduction and len(arguments) == 1:
+            return shapes.reduced(self.of(arguments[0]), node.dims)
         return self.met(tuple(map(self.of, arguments)))

@@ -12,12 +12,25 @@ statements, so one compiled kernel serves both.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any, TypeVar
 
 from optlang.core import definitions
+from optlang.core.core import (
+    Core,
+    Drawn,
+    Evaluated,
+    Key,
+    KnownSize,
+    ModelSum,
+    Operation,
+    Part,
+    Result,
+    SizeOf,
+    Transposed,
+)
 from optlang.core.evaluate import NotStatic, evaluate, member_name, truth
 from optlang.core.ordinals import SUMS, Ordinals
 from optlang.core.questions import known_locals
@@ -25,6 +38,7 @@ from optlang.core.sizes import Sizes, Unfit
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.functions.shapes import size_of
 from optlang.functions.table import (
+    ASKING,
     BUILTINS,
     EVALUATIONS,
     HALT,
@@ -58,45 +72,10 @@ MAX_NODES = 20_000
 MAX_REPEATS = 100
 
 Scope = dict[str, ast.Expr]
-Result = TypeVar("Result")
+Made = TypeVar("Made")
 LITERALS = (ast.Number, ast.Infinity, ast.Text, ast.Bool, ast.Nothing)
-ATOMS = (*LITERALS, ast.Name)
+ATOMS = (*LITERALS, ast.Name, Key)
 _NONE = Builtin("", "", "", "")
-
-
-@dataclass(frozen=True)
-class Special:
-    """What a rule is for one set of answers.
-
-    Attributes:
-        key: The answers, in the order in which the questions came up.
-        states: The states that exist.
-        start: Statements that give states their initial values (a state without one starts at zero).
-        body: The statements of a step: assignments to one name, ``if`` and ``every`` on values of the step.
-        dims: Dimensions that some reduction names.
-        matrices: Whether the rule works on matrices.
-        ndim: Dimensions of the tensor; 2 where nobody said.
-        event: The event whose statements these are, None for a step.
-        questions: What was asked, in the order of the answers: an expression whose truth or number is the answer (of
-            a hyperparameter that may be none, whether it is; of an option, its value).
-        asked: The questions that are about numbers, with their answers. Sizes of values have formulas there, if the
-            shape was given with formulas.
-        known: Locals that these questions name, and what they are.
-        fixed_ndim: Whether the statements are for tensors with ``ndim`` dimensions only.
-    """
-
-    key: tuple[Answer, ...]
-    states: tuple[State, ...]
-    start: tuple[ast.Stmt, ...]
-    body: tuple[ast.Stmt, ...]
-    dims: frozenset[int]
-    matrices: bool = False
-    ndim: int = 2
-    event: str | None = None
-    questions: tuple[ast.Expr, ...] = ()
-    asked: tuple[tuple[ast.Expr, Value], ...] = ()
-    known: Mapping[str, ast.Expr] = field(default_factory=dict)
-    fixed_ndim: bool = False
 
 
 class SymbolicSize(int):
@@ -126,7 +105,7 @@ def _factors(size: int) -> tuple[GivenName | int, ...] | None:
     return size.factors if isinstance(size, SymbolicSize) else None
 
 
-def specialise(rule: Rule, values: Values, shape: tuple[int, ...] | None = None, event: str | None = None) -> Special:
+def specialise(rule: Rule, values: Values, shape: tuple[int, ...] | None = None, event: str | None = None) -> Core:
     """Decide what is static in a rule.
 
     Args:
@@ -148,7 +127,7 @@ def specialise(rule: Rule, values: Values, shape: tuple[int, ...] | None = None,
     start = work.initial(states)
     body = work.statements(rule.body if event is None else rule.events[event])
     ndim = len(work.shape)
-    return Special(
+    return Core(
         tuple(work.answers),
         states,
         start,
@@ -267,7 +246,7 @@ class _Specialiser:
 
     def atom(self, stem: str, value: ast.Expr) -> ast.Expr:
         """Return ``value`` if it is a name or literal, else a new local that holds it."""
-        if isinstance(value, ATOMS) or (isinstance(value, ast.Member) and member_name(value) is not None):
+        if isinstance(value, ATOMS):
             return value
         return self.fresh(stem, value)
 
@@ -335,7 +314,7 @@ class _Specialiser:
         for statement in body:
             self.statement(statement)
 
-    def within(self, node: ast.Node, work: Callable[[], Result], turn: int | None = None) -> Result:
+    def within(self, node: ast.Node, work: Callable[[], Made], turn: int | None = None) -> Made:
         """Return what ``work`` does, done inside of a call, or in a turn of a loop."""
         self.trace.append((node, turn))
         try:
@@ -411,7 +390,7 @@ class _Specialiser:
             answer = truth(evaluate(question, self.values))
         except NotStatic:
             return node
-        if any(isinstance(part, (ast.Name, ast.Member)) for part in expressions(node)):  # `2 == 2` is no question
+        if any(isinstance(part, (ast.Name, Key)) for part in expressions(node)):  # `2 == 2` is no question
             self.answer(question, answer, numbers=True)
         return ast.Bool(node.span, answer)
 
@@ -435,17 +414,15 @@ class _Specialiser:
         if self.sizes is None:
             return node
         match node:
-            case ast.Call(function=ast.Name(name=name), arguments=(argument, *dims)) if name in SIZES:
+            case SizeOf(function=name, value=value, dim=dim):
                 self.sizes.of(node)  # which refuses dimensions that are not there
-                shape = self.sizes.of(argument.value)
-                size = size_of(name, shape, *(int(self.number(dim.value) or 0) for dim in dims))
-                return ast.KnownSize(node.span, int(size), _factors(size))
-            case ast.Call(arguments=arguments):
-                values = [self.sized(argument.value) for argument in arguments]
-                if all(value is argument.value for value, argument in zip(values, arguments, strict=True)):
-                    return node
-                parts = (ast.Argument(a.span, a.name, value) for a, value in zip(arguments, values, strict=True))
-                return ast.Call(node.span, node.function, tuple(parts))
+                place = () if dim is None else (int(self.number(dim) or 0),)
+                size = size_of(name, self.sizes.of(value), *place)
+                return KnownSize(node.span, int(size), _factors(size))
+            case Operation(arguments=arguments):
+                values = tuple(map(self.sized, arguments))
+                same = all(value is argument for value, argument in zip(values, arguments, strict=True))
+                return node if same else replace(node, arguments=values)
             case ast.Unary(op=op, operand=operand):
                 inner = self.sized(operand)
                 return node if inner is operand else ast.Unary(node.span, op, inner)
@@ -468,16 +445,16 @@ class _Specialiser:
             case ast.Name(name=name):
                 return self.name(node, scope[name]) if name in scope else self.name(node, node)
             case ast.Member() if (key := member_name(node)) is not None:
-                return self.literal(node, self.values.get(key))
+                return self.literal(Key(node.span, key), self.values.get(key))
             case ast.Member(name="T", value=value):
-                return replace(node, value=self.atom("matrix", self.reduce(value, scope)))
+                return Transposed(node.span, self.atom("matrix", self.reduce(value, scope)))
             case ast.Member(value=ast.Call() as call, name=name):
                 return self.result(call, _row(call).results.index(name), scope)
             case ast.Index(value=ast.Call() as call, items=(ast.Number(value=i),)) if _row(call).results:
                 return self.result(call, int(i), scope)
             case ast.Index(value=value, items=items):
                 held = self.atom("whole", self.reduce(value, scope))
-                return replace(node, value=held, items=tuple(self.subscript(item, scope) for item in items))
+                return Part(node.span, held, tuple(self.subscript(item, scope) for item in items))
             case ast.Unary(op="not", operand=operand):
                 held = self.condition(operand, scope)
                 if isinstance(held, ast.Bool):
@@ -529,7 +506,7 @@ class _Specialiser:
             return ast.Nothing(at.span)
         return self.literal(node, value)
 
-    def literal(self, node: ast.Name | ast.Member, value: Value) -> ast.Expr:
+    def literal(self, node: ast.Name | Key, value: Value) -> ast.Expr:
         """Return an option's value as a literal; a number stays a name, so that it may change."""
         if isinstance(value, bool):
             self.answer(node, value)
@@ -537,7 +514,7 @@ class _Specialiser:
         if isinstance(value, str):
             self.answer(node, value)
             return ast.Text(node.span, value)
-        if isinstance(node, ast.Member):  # another group may have a truth value under this key
+        if isinstance(node, Key):  # another group may have a truth value under this key
             self.answer(node, Unasked.NUMBER)
         return node
 
@@ -627,8 +604,7 @@ class _Specialiser:
             return result
         if name in SIZES:
             argument, *dims = (self.reduce(a.value, scope) for a in node.arguments)
-            held = (self.atom("sized", argument), *dims)
-            return replace(node, arguments=tuple(ast.Argument(node.span, None, a) for a in held))
+            return SizeOf(node.span, name, self.atom("sized", argument), *dims)
         builtin = BUILTINS[name]
         if name == "where":
             c, a, b = self.arguments(builtin, node, scope, lambda argument: argument)[:3]
@@ -636,8 +612,16 @@ class _Specialiser:
         if builtin.results:
             assert builtin.bare is not None, "the checker let a function with several results through"
             return self.result(node, builtin.bare, scope)
-        if name in RANDOMS or name == "total" or name in EVALUATIONS:
-            return self.apart(name, node, scope)
+        if name in RANDOMS:
+            return self.drawn(name, node, scope)
+        if name == "total":
+            (value,) = (self.reduce(a.value, scope) for a in node.arguments)
+            return ModelSum(node.span, self.site(name, node), value)
+        if name == HALT:
+            arguments = self.arguments(builtin, node, scope, lambda argument: self.reduce(argument, scope))
+            return Operation(node.span, name, tuple(arguments))
+        if name in ASKING:
+            return self.evaluated(name, node, scope)
         if builtin.block:
             (result,) = self.call_block(builtin, node, scope)
             return result
@@ -650,23 +634,26 @@ class _Specialiser:
             inner["dim"] = scope.get("dim", dim) if isinstance(dim, ast.Name) else dim
         return self.inside(node, lambda: self.reduce(body, inner))
 
-    def apart(self, name: str, node: ast.Call, scope: Scope) -> ast.Expr:
-        """Return a call that is told apart from others like it, by a second argument."""
-        arguments = [self.reduce(a.value, scope) for a in node.arguments]
-        if name in (*SEARCHES, HALT):
+    def evaluated(self, name: str, node: ast.Call, scope: Scope) -> ast.Expr:
+        """Return what the closure is called for."""
+        if name in SEARCHES:
             arguments = self.arguments(BUILTINS[name], node, scope, lambda argument: self.reduce(argument, scope))
-        primitive = name if name in ("total", "randn") or name in EVALUATIONS else "rand"
-        sizes = arguments if name != "bernoulli" else []
+        else:
+            arguments = [self.reduce(a.value, scope) for a in node.arguments]
         site: Site | NamedPoint = self.site(name, node)
-        point = node.arguments[0].value if name in ("loss", "grad", "hvp") else None
-        if isinstance(point, ast.Name) and not self.trace and point.name in self.once:
+        point = node.arguments[0].value
+        if name not in SEARCHES and isinstance(point, ast.Name) and not self.trace and point.name in self.once:
             site = NamedPoint(point.name)  # one point, whatever is asked for there
-        mark = ast.Argument(node.span, "call", ast.Mark(node.span, site))
-        kept = (*(ast.Argument(a.span, None, a) for a in sizes), mark)
-        call = ast.Call(node.span, ast.Name(node.span, primitive, primitive), kept)
-        if name not in ("rademacher", "bernoulli"):
-            return call
-        drawn = self.fresh("drawn", call)
+        return Evaluated(node.span, name, site, tuple(arguments))
+
+    def drawn(self, name: str, node: ast.Call, scope: Scope) -> ast.Expr:
+        """Return random numbers: two functions are primitive, the others made of them."""
+        arguments = [self.reduce(a.value, scope) for a in node.arguments]
+        sizes = () if name == "bernoulli" else tuple(arguments)
+        numbers = Drawn(node.span, "randn" if name == "randn" else "rand", self.site(name, node), sizes)
+        if name in ("randn", "rand"):
+            return numbers
+        drawn = self.fresh("drawn", numbers)
         if name == "bernoulli":
             return ast.Compare(node.span, ("<",), (drawn, arguments[0]))
         half = ast.Compare(node.span, ("<",), (drawn, ast.Number(node.span, "0.5", Fraction(1, 2))))
@@ -685,17 +672,21 @@ class _Specialiser:
 
     def result(self, node: ast.Call, index: int, scope: Scope) -> ast.Expr:
         """Return one result of a builtin that has several."""
-        place = ast.Number(node.span, str(index), Fraction(index))
-        return ast.Index(node.span, self.primitive(node, _row(node), scope), (place,))
+        return self._results(node, scope)[index]
 
     def several(self, node: ast.Call, scope: Scope) -> tuple[ast.Expr, ...]:
         """Return the results of a call that gives several."""
         assert isinstance(node.function, ast.Name)
         if node.function.name in self.rule.functions:
             return self.call_user(node, scope)
-        call = self.primitive(node, _row(node), scope)
-        places = (ast.Number(node.span, str(i), Fraction(i)) for i in range(len(_row(node).results)))
-        return tuple(ast.Index(node.span, call, (place,)) for place in places)
+        return self._results(node, scope)
+
+    def _results(self, node: ast.Call, scope: Scope) -> tuple[ast.Expr, ...]:
+        """Return the results of a builtin that has several."""
+        row = _row(node)
+        operation = self.primitive(node, row, scope)
+        assert isinstance(operation, Operation)
+        return tuple(Result(node.span, operation, i) for i in range(len(row.results)))
 
     def call_block(self, builtin: Builtin, node: ast.Call, scope: Scope) -> tuple[ast.Expr, ...]:
         """Inline a derived function that is defined by a block."""
@@ -706,7 +697,7 @@ class _Specialiser:
         assert results is not None
         return results
 
-    def inside(self, node: ast.Call, work: Callable[[], Result]) -> Result:
+    def inside(self, node: ast.Call, work: Callable[[], Made]) -> Made:
         """Return what ``work`` does inside of a builtin; shapes that do not fit there are the call's mistake."""
         try:
             return self.within(node, work)
@@ -715,39 +706,39 @@ class _Specialiser:
             raise Unfit(node.span, f"in `{node.function.name}`: {unfit.message}", unfit.help) from None
 
     def primitive(self, node: ast.Call, builtin: Builtin, scope: Scope) -> ast.Expr:
-        """Return a call of a primitive with what is left of its arguments."""
-        kept: list[ast.Argument] = []
+        """Return a primitive with what is left of its arguments: an operation, but for a sum over no dimensions."""
+        kept: list[ast.Expr] = []
+        dims: tuple[int, ...] | None = None
         for argument in node.arguments:
             if argument.name == "dim":
                 dim = scope.get("dim") if isinstance(argument.value, ast.Name) else argument.value
                 if isinstance(dim, ast.Slice):
-                    dim = self.counted(dim, kept[0].value)
-                    if not dim.items:  # nothing to add up
-                        return _number(kept[0].value)
-                if dim is not None and not isinstance(dim, ast.Nothing):
-                    if not dims_of(dim) <= {0, -1, -2}:
+                    dims = self.counted(dim, kept[0])
+                    if not dims:  # nothing to add up
+                        return _number(kept[0])
+                elif dim is not None and not isinstance(dim, ast.Nothing):
+                    dims = dims_of(dim)
+                if dims is not None:
+                    if not {*dims} <= {0, -1, -2} and dim is not None:
                         self.fix_ndim(dim)
-                    self.dims.update(dims_of(dim))
-                    kept.append(replace(argument, value=dim))
+                    self.dims.update(dims)
             else:
                 value = self.reduce(argument.value, scope)
                 # A function of whole matrices is applied to values that have names.
-                value = self.atom("matrix", value) if builtin.matrix and builtin.name not in MAKERS else value
-                kept.append(ast.Argument(argument.span, None, value))
+                kept.append(self.atom("matrix", value) if builtin.matrix and builtin.name not in MAKERS else value)
         for parameter, default in builtin.parameters[len(kept) :] if builtin.matrix else ():
             if default is not None:  # `flip(x)`
                 filled = definitions.default(builtin, parameter)
                 assert filled is not None
-                kept.append(ast.Argument(node.span, None, filled))
-        return replace(node, arguments=tuple(kept))
+                kept.append(filled)
+        return Operation(node.span, builtin.name, tuple(kept), dims)
 
-    def counted(self, dims: ast.Slice, value: ast.Expr) -> ast.Tuple:
+    def counted(self, dims: ast.Slice, value: ast.Expr) -> tuple[int, ...]:
         """Return the dimensions of a value that ``dim=1:`` stands for."""
         self.fix_ndim(dims)
         rank = len(self.shape) if self.sizes is None else len(self.sizes.of(value))
         ends = (None if end is None else int(self.number(end) or 0) for end in (dims.start, dims.stop))
-        items = (ast.Number(dims.span, str(i), Fraction(i)) for i in range(rank)[slice(*ends)])
-        return ast.Tuple(dims.span, tuple(items))
+        return tuple(range(rank)[slice(*ends)])
 
     def fix_ndim(self, at: ast.Expr) -> None:
         """Make the variant one for tensors with just as many dimensions as this one has."""
@@ -960,11 +951,11 @@ def _row(node: ast.Call) -> Builtin:
     return BUILTINS.get(node.function.name, _NONE)
 
 
-def dims_of(node: ast.Expr) -> frozenset[int]:
+def dims_of(node: ast.Expr) -> tuple[int, ...]:
     """Return the dimensions that a ``dim=`` argument names."""
     items = node.items if isinstance(node, ast.Tuple) else (node,)
     values = (evaluate(item, {}) for item in items)
-    return frozenset(int(v) for v in values if isinstance(v, (int, float)))
+    return tuple(int(v) for v in values if isinstance(v, (int, float)))
 
 
 def _returns(body: Sequence[ast.Stmt]) -> bool:

@@ -70,6 +70,9 @@ PROGRESS: tuple[str, ...] = ("iteration", "evaluations")
 #: Those that search along a direction.
 SEARCHES: tuple[str, ...] = ("strong_wolfe", "backtracking")
 
+#: Functions that have the closure called in the middle of a step.
+ASKING: tuple[str, ...] = ("loss", "grad", "hvp", *SEARCHES)
+
 #: Functions of a value's own sizes; the first two under the names of the facts of p.
 SIZES: tuple[str, ...] = ("rows", "cols", "size")
 

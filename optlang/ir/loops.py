@@ -129,7 +129,7 @@ class Loops(Histories):
 
     def stands(self, name: str) -> bool:
         """Whether a name has a value before a loop assigns it."""
-        return name in self.env or name in ("p", "g") or name in {s.name for s in self.special.states}
+        return name in self.env or name in ("p", "g") or name in {s.name for s in self.core.states}
 
     def spread(self, ref: Ref, kind: Kind) -> Ref:
         """Return a value with the shape of a kind."""

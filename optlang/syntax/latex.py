@@ -27,8 +27,7 @@ from optlang.syntax.tree import (
     If,
     Index,
     Infinity,
-    KnownSize,
-    Mark,
+    Later,
     Member,
     Name,
     Nothing,
@@ -259,7 +258,7 @@ def _render(expr: Expr) -> tuple[str, Tight]:
             return rf"{_at(value, Tight.CHOICE)} \triangleright {_at(stage, Tight.ATOM)}", Tight.CHOICE
         case Unsupported():
             return rf"\text{{({_escape(expr.what)})}}", Tight.ATOM
-        case KnownSize() | Mark():
+        case Later():
             raise AssertionError("no rule says this")
         case _:
             assert_never(expr)

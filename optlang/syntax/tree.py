@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
 
-from optlang.identity import GivenName, NamedPoint, Site
 from optlang.source import Source, Span
 
 
@@ -168,22 +167,14 @@ class Unsupported(Node):
     defines: tuple[str, ...] = ()
 
 
-# What no rule says, and takes the place of something in what :mod:`optlang.core.specialise` leaves of one:
-
-
 @dataclass(frozen=True)
-class KnownSize(Node):
-    """A size of a value, ``rows(x)``, for a tensor of known shape; ``factors`` are its formula, if that is known."""
+class Later(Node):
+    """An expression that no rule says: a later stage has put it in the place of one (:mod:`optlang.core.core`)."""
 
-    value: int
-    factors: tuple[GivenName | int, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Mark(Node):
-    """Which call a call is, as its last argument."""
-
-    site: Site | NamedPoint
+    @property
+    def inside(self) -> tuple[Expr, ...]:
+        """The expressions directly inside."""
+        return ()
 
 
 Expr = (
@@ -204,8 +195,7 @@ Expr = (
     | Slice
     | Index
     | Unsupported
-    | KnownSize
-    | Mark
+    | Later
 )
 
 
@@ -537,8 +527,7 @@ Decl = (
     | On
     | Route
     | Unsupported
-    | KnownSize
-    | Mark
+    | Later
 )
 
 

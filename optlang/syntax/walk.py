@@ -18,6 +18,7 @@ from optlang.syntax.tree import (
     For,
     If,
     Index,
+    Later,
     Member,
     Name,
     Node,
@@ -59,14 +60,16 @@ def parts(expr: Expr) -> tuple[Expr, ...]:
         case Tuple(items=items):
             return items
         case Slice():
-            return tuple(_subscripts((expr,)))
+            return tuple(subscripted((expr,)))
         case Index(value=value, items=subscripts):
-            return (value, *_subscripts(subscripts))
+            return (value, *subscripted(subscripts))
+        case Later():
+            return expr.inside
         case _:
             return ()
 
 
-def _subscripts(items: Iterable[Expr | Slice]) -> Iterator[Expr]:
+def subscripted(items: Iterable[Expr | Slice]) -> Iterator[Expr]:
     """Yield the expressions in the brackets of an index."""
     for item in items:
         if isinstance(item, Slice):

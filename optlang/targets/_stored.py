@@ -30,9 +30,9 @@ class _Retyped(CompiledRule):
 
     def variant(self, values: Values, facts: ShapeInfo, event: str | None = None) -> Variant:
         """Return the variant that these values select."""
-        special, key = self._specialise(values, facts, event)
+        core, key = self._specialise(values, facts, event)
         if key not in self._variants:
-            self._variants[key] = self.build(special, key, facts.ndim)
+            self._variants[key] = self.build(core, key, facts.ndim)
         return self._variants[key]
 
     def keep(self, variant: Variant) -> None:

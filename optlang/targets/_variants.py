@@ -90,10 +90,10 @@ def _questions(
         if requirement.of_tensors and not truth(evaluate(requirement.condition, named)):
             return None
     try:
-        special = specialise(compiled.rule, named, with_formulas(shape), event)
+        core = specialise(compiled.rule, named, with_formulas(shape), event)
     except Unfit:
         return None
-    return compiled.variant_key(values, facts, event), special.asked, special.known
+    return compiled.variant_key(values, facts, event), core.asked, core.known
 
 
 def _bordering(order: Order, values: Values, shapes: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:

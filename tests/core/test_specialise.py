@@ -9,10 +9,10 @@ from agreement import HEAD, agree
 
 import optlang
 from optlang.compiler import compile_source
+from optlang.core.core import KnownSize
 from optlang.core.specialise import SymbolicSize, specialise
 from optlang.identity import DimensionSize
 from optlang.source import Source
-from optlang.syntax.tree import KnownSize
 from optlang.syntax.walk import expressions
 from optlang.targets._variants import facts_of
 

@@ -39,8 +39,8 @@ def library(name: str) -> CompiledRule:
 
 
 def step_of(rule: CompiledRule, values: dict[str, object] | None = None, facts: ShapeInfo = FACTS) -> Program:
-    special = specialise(rule.rule, {**rule.defaults(), **facts.named(), **(values or {})}, facts.shape)
-    return rule.lowered(special).step
+    core = specialise(rule.rule, {**rule.defaults(), **facts.named(), **(values or {})}, facts.shape)
+    return rule.lowered(core).step
 
 
 @cache
@@ -63,9 +63,9 @@ def test_programs_are_valid(name: str) -> None:
 
 def every_pass_keeps_the_program_valid(name: str) -> None:
     rule = library(name)
-    special = specialise(rule.rule, {**rule.defaults(), **FACTS.named()}, FACTS.shape)
+    core = specialise(rule.rule, {**rule.defaults(), **FACTS.named()}, FACTS.shape)
     seen: list[tuple[str, Program]] = []
-    rule.lowered(special, lambda p, program: seen.append((p, program)))
+    rule.lowered(core, lambda p, program: seen.append((p, program)))
     for _, program in seen:
         program.verify()
     costs = {p: program.cost() for p, program in seen}

@@ -157,9 +157,7 @@ class Forms:
         """Return the variants of some ways."""
         compiled = self.compiled
         rule, name, any_width = compiled.rule, compiled.name, (Width.ANY, Width.ANY)
-        return [
-            assembled(rule, name, w.special, compiled.lowered(w.special), w.key, len(w.shape), any_width) for w in ways
-        ]
+        return [assembled(rule, name, w.core, compiled.lowered(w.core), w.key, len(w.shape), any_width) for w in ways]
 
     # Forms --------------------------------------------------------------------------------------------------
 
