@@ -8,6 +8,7 @@ of calls, members and indices the nodes here, each of which says what it is.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -17,6 +18,9 @@ from optlang.identity import Count, GivenName, GroupKey, NamedPoint, Site
 from optlang.rule import Answer, Rule, State, Value
 from optlang.syntax import tree as ast
 from optlang.syntax.walk import expressions, own_expressions, statements, subscripted
+
+#: Whether what is made is checked where it is made, as in all tests: ``OPTLANG_VERIFY=1`` in the environment.
+VERIFYING = os.environ.get("OPTLANG_VERIFY", "0") not in ("", "0")
 
 
 @dataclass(frozen=True)

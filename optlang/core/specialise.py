@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from optlang.core import definitions
 from optlang.core.core import (
+    VERIFYING,
     Core,
     Drawn,
     Evaluated,
@@ -30,6 +31,7 @@ from optlang.core.core import (
     Result,
     SizeOf,
     Transposed,
+    verify,
 )
 from optlang.core.evaluate import NotStatic, evaluate, member_name, truth
 from optlang.core.ordinals import SUMS, Ordinals
@@ -127,7 +129,7 @@ def specialise(rule: Rule, values: Values, shape: tuple[int, ...] | None = None,
     start = work.initial(states)
     body = work.statements(rule.body if event is None else rule.events[event])
     ndim = len(work.shape)
-    return Core(
+    core = Core(
         tuple(work.answers),
         states,
         start,
@@ -141,6 +143,9 @@ def specialise(rule: Rule, values: Values, shape: tuple[int, ...] | None = None,
         work.told,
         work.sizes is not None or work.fixed_ndim,
     )
+    if VERIFYING:
+        verify(core, rule)
+    return core
 
 
 class _Specialiser:

@@ -28,6 +28,8 @@ from typing import Any
 import optlang.rules
 from optlang.artifact import Kernel
 
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("support", "oracle")]
+
 NDIMS = (1, 2, 4)
 TARGETS = ("module", "plain", "torchscript")
 TIMES = "times.json"
