@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from optlang.core.questions import evaluations
+from optlang.core.needs import needs
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.functions.table import HALT
 from optlang.source import Source
@@ -94,11 +94,11 @@ def _class(source: Source, name: str | None, backend: str, module: str) -> type[
     compiled = compile_source(source, name)
     compiled.routes = tuple((_routed(route, source), route.when) for route in compiled.rule.routes)
     routes = [inner for inner, _ in compiled.routes]
-    callers = [inner for inner in routes if evaluations(inner.rule)]
+    callers = [inner for inner in routes if needs(inner.rule).calls]
     if len({id(inner.rule) for inner in callers}) > 1:
         raise OptlangError([two_callers(compiled.rule, callers, routes)])
     for number, inner in enumerate(routes):
-        if HALT in evaluations(inner.rule):
+        if HALT in needs(inner.rule).calls:
             raise OptlangError([iterating(compiled.rule, inner.name, compiled.rule.routes[number])])
     return make_class(
         compiled,

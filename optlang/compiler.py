@@ -21,7 +21,7 @@ from optlang.checker.check import check_text
 from optlang.checker.samples import ordinary_value
 from optlang.core.core import Core
 from optlang.core.evaluate import evaluate, truth
-from optlang.core.questions import group_keys, static_names
+from optlang.core.needs import needs
 from optlang.core.sizes import Unfit
 from optlang.core.specialise import specialise, too_large, too_many_paths
 from optlang.core.texts import rule_text
@@ -68,7 +68,7 @@ class CompiledRule:
 
     def __init__(self, rule: Rule, name: str, warnings: tuple[Diagnostic, ...] = ()) -> None:
         self.rule, self.name, self.warnings = rule, name, warnings
-        self.static_names, self.group_keys = static_names(rule), group_keys(rule)
+        self.static_names, self.group_keys = needs(rule).choosing, needs(rule).group_keys
         self.routes: tuple[tuple[CompiledRule, Expr | None], ...] = ()
         self._variants: dict[VariantKey, Variant] = {}
         self._rebuilt: dict[VariantKey, Variant] = {}  # those that were found on disk and lacked something

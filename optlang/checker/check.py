@@ -21,7 +21,7 @@ from optlang.checker.states import check_states, declare_states
 from optlang.checker.stored import check_kept, check_shapes, check_stores
 from optlang.checker.values import Sort, Uses
 from optlang.checker.warn import warn
-from optlang.core.questions import known_before
+from optlang.core.known import known_before
 from optlang.core.substitute import placed
 from optlang.declarations import infer
 from optlang.declarations.findings import Findings

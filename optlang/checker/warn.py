@@ -9,7 +9,7 @@ from optlang.checker.dry_run import DryRun
 from optlang.checker.dry_run_values import BAD_LOG, BY_ZERO, NEGATIVE_ROOT, ZERO_BY_ZERO
 from optlang.checker.grid import Abandoned, Grid
 from optlang.checker.samples import Sample
-from optlang.core.questions import evaluations
+from optlang.core.needs import needs
 from optlang.declarations.findings import Findings
 from optlang.expand.histories import counter, sizes_of, starter
 from optlang.expand.iterations import UNREAD
@@ -47,7 +47,7 @@ def warn(rule: Rule, samples: Iterable[Sample], findings: Findings) -> None:
     _unused_hypers(rule, reads, findings)
     _unused_locals(rule, reads, findings)
     _unused_functions(rule, findings)
-    if "g" not in reads and not evaluations(rule):  # `grad(x)` is a gradient, too
+    if "g" not in reads and not needs(rule).calls:  # `grad(x)` is a gradient, too
         findings.add(
             "W610",
             "the rule never uses the gradient `g`",

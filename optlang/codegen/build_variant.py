@@ -23,7 +23,7 @@ from optlang.codegen import python_source, schedule_source, traced_source
 from optlang.codegen.python_source import Width
 from optlang.codegen.sweeps import suits
 from optlang.core.core import Core
-from optlang.core.questions import reads_group_time, reads_time, static_names
+from optlang.core.needs import needs
 from optlang.identity import Count
 from optlang.inputs import (
     Asked,
@@ -118,7 +118,7 @@ def assembled(
         schedule=schedule,
         min_ndim=0 if core.matrices else max((d + 1 if d >= 0 else -d for d in core.dims), default=0),
         counts_steps=_counts_steps(rule, schedule, slots),
-        counts_group=Count.GROUP in {*groups, *shared} or reads_group_time(rule),
+        counts_group=Count.GROUP in {*groups, *shared} or needs(rule).group_time,
     )
 
 
@@ -126,7 +126,7 @@ def _counts_steps(rule: Rule, schedule: Schedule, slots: Sequence[Slot]) -> bool
     """Return whether the steps of each tensor must be counted."""
     kernels = (n for kernel in schedule.kernels for n in kernel.host_arguments)
     read = {*schedule.path_arguments, *kernels, *(n for names in schedule.numbers_arguments for n in names)}
-    reads_first = bool(static_names(rule)) and reads_time(rule)
+    reads_first = bool(needs(rule).choosing) and needs(rule).time
     # `first` needs the count where no state could tell whether there was a step before, and without states nothing
     # else tells `on eval` which parameters have been updated.
     stateless = not slots and ("first" in read or bool(rule.events))

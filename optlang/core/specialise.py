@@ -34,8 +34,9 @@ from optlang.core.core import (
     verify,
 )
 from optlang.core.evaluate import NotStatic, evaluate, member_name, truth
+from optlang.core.known import known_locals
+from optlang.core.needs import needs
 from optlang.core.ordinals import SUMS, Ordinals
-from optlang.core.questions import known_locals
 from optlang.core.sizes import Sizes, Unfit
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.functions.shapes import size_of
@@ -63,7 +64,6 @@ from optlang.syntax.walk import (
     body_of,
     expressions,
     is_matrix_call,
-    own_expressions,
     statements,
 )
 
@@ -157,7 +157,7 @@ class _Specialiser:
         if shape is None:
             shape = tuple(int(values[name] or 0) for name in ("rows", "cols") if name in values)
         self.shape = shape
-        self.sizes = Sizes(shape, self.number) if uses_matrices(rule) else None
+        self.sizes = Sizes(shape, self.number) if needs(rule).matrices else None
         self.once = _once(rule)
         self.due_names = _due_names(rule)
         self.hypers = {h.name: h for h in rule.hypers}
@@ -892,15 +892,6 @@ class _Specialiser:
 
 
 @remembering
-def uses_matrices(rule: Rule) -> bool:
-    """Whether some formula of a rule is about more than elements and their sums."""
-    blocks = (rule.body, *(body_of(f) for f in rule.functions.values()), *rule.events.values())
-    tops = [e for block in blocks for s in statements(block) for e in own_expressions(s)]
-    tops += [e for s in rule.states for e in (s.initial, s.when) if e is not None]
-    return any(is_matrix_call(node, MATRIX_FUNCTIONS | {*SIZES}) for top in tops for node in expressions(top))
-
-
-@remembering
 def _once(rule: Rule) -> frozenset[str]:
     """Return the names of a rule's own that mean the same wherever they are read."""
     times = Counter(name.name for name in assigned(rule.body))
@@ -913,7 +904,7 @@ _ordinals = remembering(Ordinals)
 @remembering
 def _due_names(rule: Rule) -> frozenset[str]:
     """Return the names of the functions with matrices or sums over the model in them; empty for a rule without."""
-    matrices = uses_matrices(rule)
+    matrices = needs(rule).matrices
     sums = {*SUMS, *EVALUATIONS}
     names = {*sums, *(MATRIX_FUNCTIONS if matrices else ())}
     blocks = (rule.body, *(body_of(f) for f in rule.functions.values()))
@@ -934,13 +925,6 @@ def _due_names(rule: Rule) -> frozenset[str]:
 def _same(a: ast.Expr, b: ast.Expr) -> bool:
     """Whether two options are the same, wherever they are written."""
     return type(a) is type(b) and replace(a, span=b.span) == b
-
-
-@remembering
-def repeats(rule: Rule) -> bool:
-    """Whether some part of a rule is repeated, as often as it must be known before the step."""
-    blocks = (rule.body, *(body_of(f) for f in rule.functions.values()), *rule.events.values())
-    return any(isinstance(s, ast.Repeat) for block in blocks for s in statements(block))
 
 
 def _number(node: ast.Expr) -> ast.Expr:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from optlang.core.questions import known_before
+from optlang.core.known import known_before
 from optlang.core.substitute import is_literal, names_in, placed, renamed
 from optlang.expand.clocks import Clock
 from optlang.expand.context import Work, matched, title

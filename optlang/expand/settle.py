@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
-from optlang.core.questions import is_known, known_before
+from optlang.core.known import is_known, known_before
 from optlang.core.substitute import all_names, names_in, renamed
 from optlang.expand.clocks import Clock
 from optlang.expand.context import Work

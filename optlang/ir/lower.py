@@ -21,7 +21,7 @@ import sympy as sp
 
 from optlang.artifact import FACTS, Draw
 from optlang.core.core import Core
-from optlang.core.questions import evaluations
+from optlang.core.needs import needs
 from optlang.core.texts import rule_text
 from optlang.expand.histories import starter
 from optlang.identity import Count
@@ -130,7 +130,7 @@ def lower(rule: Rule, core: Core) -> Lowered:
     for section in others if core.event is None else ():
         if any(s.scope is section.scope for s in core.states):
             others[section] = _Lowering(rule, core, on_host, section, started).run()
-    evaluates = core.event is None and evaluations(rule) != frozenset()
+    evaluates = core.event is None and bool(needs(rule).calls)
     return Lowered(
         tuple(paths), start_program, others[Section.GROUP], others[Section.SHARED], on_host, started.kinds, evaluates
     )

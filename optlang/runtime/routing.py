@@ -13,7 +13,7 @@ import torch
 
 from optlang.artifact import Compiled
 from optlang.core.evaluate import evaluate, truth
-from optlang.core.questions import reads_group_time
+from optlang.core.needs import needs
 from optlang.identity import GroupKey
 from optlang.rule import Value, Values
 from optlang.runtime.counterpart import Counterpart
@@ -44,7 +44,7 @@ class RoutedRule:
         self.compiled, self.hyper, self.kernels, self.when = compiled, hyper, kernels, when
         nodes = expressions(when) if when is not None else ()
         states = compiled.rule.states
-        self.keeps_numbers = reads_group_time(compiled.rule) or any(
+        self.keeps_numbers = needs(compiled.rule).group_time or any(
             state.scope is not StateScope.TENSOR for state in states
         )
         self.asks = tuple(dict.fromkeys(node.name for node in nodes if isinstance(node, Member)))
@@ -60,7 +60,7 @@ class RoutedRule:
 
     def counts_steps_of(self, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> bool:
         """Whether the steps of a group with these parameters are counted, as some formula reads ``group.t``."""
-        if reads_group_time(self.compiled.rule):
+        if needs(self.compiled.rule).group_time:
             return True
         if not members or not self.keeps_numbers:
             return False

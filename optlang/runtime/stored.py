@@ -31,8 +31,8 @@ def asked(group: Mapping[str, Any]) -> tuple[Any, Any]:
     return group.get(STORE), group.get(ROUNDING)
 
 
-def needs(compiled: Compiled, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> str:
-    """Return what a param group, or else its rule, asks for that only steps of the usual kind can do; maybe nothing.
+def storage_asked(compiled: Compiled, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> str:
+    """Return what a parameter group, or its rule, asks for that only steps of the usual kind can do; maybe nothing.
 
     Args:
         compiled: The rule.

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from optlang.core.questions import is_known, known_locals
+from optlang.core.known import is_known, known_locals
 from optlang.expand.histories import sizes_of
 from optlang.functions.table import FACT_NAMES
 from optlang.rule import Rule, remembering

@@ -17,7 +17,7 @@ from optlang.codegen.naming import python_name
 from optlang.compiler import CompiledRule
 from optlang.core.core import Core, Key, KnownSize, Operation
 from optlang.core.evaluate import FUNCTIONS, evaluate, member_name, nearest_float, truth
-from optlang.core.questions import known_locals
+from optlang.core.known import known_locals
 from optlang.core.sizes import Unfit
 from optlang.core.specialise import specialise
 from optlang.functions.table import BUILTINS

@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection, Iterator
 from optlang.compiler import CompiledRule, example_facts
 from optlang.core.core import Core, Key, ModelSum, operations
 from optlang.core.evaluate import member_name
-from optlang.core.questions import draws, evaluations, tops
+from optlang.core.known import tops
+from optlang.core.needs import needs
 from optlang.core.sizes import Unfit
 from optlang.core.specialise import specialise
 from optlang.diagnostics import Diagnostic
@@ -55,7 +56,7 @@ def outside_python(order: Order, target: str) -> list[Diagnostic]:
 
 def closure(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
     """Yield the refusal of a rule that has the closure called."""
-    if evaluations(compiled.rule) - {*SEARCHES}:
+    if needs(compiled.rule).calls - {*SEARCHES}:
         node = called(compiled.rule, EVALUATIONS - {*SEARCHES})
         yield refusal(
             compiled,
@@ -68,7 +69,7 @@ def closure(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
 
 def random_numbers(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
     """Yield the refusal of a rule that draws random numbers."""
-    if draws(compiled.rule):
+    if needs(compiled.rule).draws:
         node = called(compiled.rule, RANDOMS)
         yield refusal(
             compiled,

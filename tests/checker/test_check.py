@@ -15,7 +15,7 @@ from work import calls
 from optlang.checker.check import check_text
 from optlang.checker.samples import facts
 from optlang.core.evaluate import evaluate
-from optlang.core.questions import group_keys
+from optlang.core.needs import needs
 from optlang.core.specialise import specialise
 from optlang.declarations.infer import describe
 from optlang.diagnostics import Diagnostic, render_all
@@ -414,7 +414,7 @@ def assert_everything_has_a_value(body: tuple[Stmt, ...], known: set[str]) -> se
 
 def specialise_everywhere(rule: Rule) -> None:
     """Build variants of a rule: what the checker lets through, the compiler must be able to take."""
-    keys = dict.fromkeys(map(GroupKey, group_keys(rule)), 1.0)
+    keys = dict.fromkeys(map(GroupKey, needs(rule).group_keys), 1.0)
     flags = [h for h in rule.hypers if h.type is HyperType.FLAG]
     numbers = [h for h in rule.hypers if h.type in (HyperType.NUMBER, HyperType.OPTIONAL)]
     for shape in ((2, 3), (6,)):

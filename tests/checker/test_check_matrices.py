@@ -12,7 +12,8 @@ import optlang
 from optlang.checker.check import check_text
 from optlang.checker.show import show_rule
 from optlang.core import definitions
-from optlang.core.questions import known_before, reads_time, static_names
+from optlang.core.known import known_before
+from optlang.core.needs import needs
 from optlang.declarations.infer import describe
 from optlang.diagnostics import render_all
 from optlang.functions.table import BUILTINS
@@ -212,7 +213,7 @@ def test_requirements_of_tensors_are_told_from_others() -> None:
     ],
 )
 def test_static_questions_read(text: str, names: set[str]) -> None:
-    found = static_names(checked(f"{HEAD}{text}\n"))
+    found = needs(checked(f"{HEAD}{text}\n")).choosing
     assert found >= names and "lr" not in found
 
 
@@ -228,7 +229,7 @@ def test_static_questions_read(text: str, names: set[str]) -> None:
     ],
 )
 def test_what_needs_the_count_of_steps(text: str, reads: bool) -> None:
-    assert reads_time(checked(f"{HEAD}{text}\n")) is reads
+    assert needs(checked(f"{HEAD}{text}\n")).time is reads
 
 
 def test_locals_known_before_the_first_step() -> None:

@@ -100,7 +100,7 @@ def test_a_comparison(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     rows = report.Rows(plans, settings)
     results = report.measure_all(plans, settings, rows.show)
     (result,) = results
-    assert isinstance(result, run.Result)
+    assert isinstance(result, run.RowResult)
     assert (result.rule, result.peer, result.tensors) == ("Plain", "torch.optim.SGD (foreach)", 6)
     assert len(result.ours) == len(result.theirs) == 3 and min(result.ours) > 0
     assert min(result.ratios) <= result.ratio <= max(result.ratios)
@@ -279,7 +279,7 @@ def test_a_comparison_that_fails_is_a_row_and_the_others_are_made(capsys: pytest
         [*plans, *wrong, plans[1]], settings, lambda result: seen.append(report.as_json(result))
     )
     kinds = [type(result).__name__ for result in results]
-    assert kinds == ["Failure", "Result", "Failure", "Result"]
+    assert kinds == ["Failure", "RowResult", "Failure", "RowResult"]
     first, _, third, _ = map(json.loads, seen)
     assert "does not suit the rule" in first["refused"] and first["rule"] == "Deep"
     assert "SparseAdam cannot step on mlp" in third["refused"]

@@ -22,7 +22,7 @@ from interpreter_runs import CommonRun, Decided, Halted, Progress, TensorRun, Wa
 from interpreter_statements import Run
 from interpreter_values import UNKNOWN, Array, Shape, Value, number, spread
 
-from optlang.core.questions import evaluations
+from optlang.core.needs import needs
 from optlang.functions.table import HALT
 from optlang.kinds import Level
 from optlang.rule import Rule, State
@@ -208,7 +208,7 @@ class Interpreter:
             return drawn[site]
 
         raw = {"p": np.array(param, dtype=np.float64), "g": np.array(grad, dtype=np.float64)}
-        ground = (raw["p"], raw["g"]) if evaluations(self.rule) else None
+        ground = (raw["p"], raw["g"]) if needs(self.rule).calls else None
         if ground is not None:  # what is given is the slope of a landscape
             raw["g"] = landscape.gradient(*ground)
         known = {**self._time(t), **self.group_state, **self.shared_state, **facts(param.shape), **raw}
@@ -266,7 +266,7 @@ def step_all(
     The next one is about the loss where the last one has led. That is looked at again unless it has been: where the
     last step started, and where a search has ended.
     """
-    iterating = [one for one in interpreters if HALT in evaluations(one.rule)]
+    iterating = [one for one in interpreters if HALT in needs(one.rule).calls]
     for one in iterating:
         one.progress = Progress()
     try:
@@ -323,7 +323,7 @@ def _step_once(
 
 def absent(interpreter: Interpreter) -> float:
     """Return what stands in a vector for a gradient that is not there: 0; of a landscape, that it has no slope."""
-    return float("nan") if evaluations(interpreter.rule) else 0.0
+    return float("nan") if needs(interpreter.rule).calls else 0.0
 
 
 def _joined(arrays: Sequence[Array]) -> list[Array]:

@@ -17,7 +17,7 @@ from optlang.targets._python import Function
 from optlang.targets.module import runtime
 from optlang.targets.module.merge import Unmergeable, alike, units, unversioned
 from optlang.targets.module.pairs import Half, Pairs
-from optlang.targets.module.trim import Needs, Trimmed, flags, trimmed
+from optlang.targets.module.trim import ModuleNeeds, Trimmed, flags, trimmed
 
 
 def parameters(*shapes: tuple[int, ...], seed: int = 0) -> list[torch.nn.Parameter]:
@@ -82,7 +82,7 @@ def taken(*features: str, replaced: Mapping[str, str] | None = None) -> Trimmed:
     """Return what a rule of one form takes that needs some features."""
     known = {name: name in features for name in flags()}
     given = ("start", "host", "update", "facts", "in_groups", "form_of", "form_on_train", "form_on_eval")
-    return trimmed(Needs("Mine", known, replaced or {}, {}, given, ()))
+    return trimmed(ModuleNeeds("Mine", known, replaced or {}, {}, given, ()))
 
 
 def test_branches_of_other_rules_go_and_comments_stay() -> None:

@@ -29,7 +29,7 @@ from trajectories import (
 import optlang.rules
 from optlang.api import load
 from optlang.cli import app
-from optlang.core.questions import draws, evaluations
+from optlang.core.needs import needs
 from optlang.expand.histories import sizes_of
 from optlang.targets import Order, torchscript
 
@@ -39,7 +39,7 @@ NAMES = optlang.rules.names()
 def is_carried(name: str) -> bool:
     """Return whether a rule of the library has none of what the target cannot carry."""
     rule = library_rule(name)
-    return not (rule.routes or evaluations(rule) or draws(rule) or sizes_of(rule.tree))
+    return not (rule.routes or needs(rule).calls or needs(rule).draws or sizes_of(rule.tree))
 
 
 #: The first and the last settings of each rule; all of them if asked for (nine minutes on one core).
