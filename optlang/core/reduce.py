@@ -319,12 +319,12 @@ class Reducer(ABC):
         held = self.condition(c, scope)
         if isinstance(held, ast.Bool):
             return self.reduce(then if held.value else other, scope)
-        if self.is_apart(then) or self.is_apart(other):
+        if self.runs_only_when_due(then) or self.runs_only_when_due(other):
             (chosen,) = self.either(span, held, lambda: [self.reduce(then, scope)], lambda: [self.reduce(other, scope)])
             return chosen
         return ast.Ternary(span, held, self.reduce(then, scope), self.reduce(other, scope))
 
-    def is_apart(self, node: ast.Expr) -> bool:
+    def runs_only_when_due(self, node: ast.Expr) -> bool:
         """Whether an expression is computed only where it is due: with matrices, or sums over the model, in it."""
         return bool(self.due_names) and any(is_matrix_call(inner, self.due_names) for inner in expressions(node))
 

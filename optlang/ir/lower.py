@@ -30,7 +30,7 @@ from optlang.ir import algebra
 from optlang.ir.builder import ProgramBuilder, Ref
 from optlang.ir.expressions import ExpressionLowering
 from optlang.ir.histories import is_history
-from optlang.ir.matrices import is_apart
+from optlang.ir.matrices import runs_only_when_due
 from optlang.ir.passes import prune
 from optlang.ir.program import Program, Store
 from optlang.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level
@@ -118,7 +118,7 @@ def lower(rule: Rule, core: Core) -> Lowered:
         try:
             paths, moved = _paths(rule, core, on_host, started)
         except TooManyPaths:
-            paths, moved = _paths(rule, core, on_host, started, lavish=True)
+            paths, moved = _paths(rule, core, on_host, started, select_both_sides=True)
         moved |= start.on_device
         if not moved:
             break
@@ -141,7 +141,7 @@ class TooManyPaths(Exception):
 
 
 def _paths(
-    rule: Rule, core: Core, on_host: frozenset[str], started: Started, lavish: bool = False
+    rule: Rule, core: Core, on_host: frozenset[str], started: Started, select_both_sides: bool = False
 ) -> tuple[list[Path], set[str]]:
     """Return every way through the questions of a step, and the states found not to be host values."""
     paths: list[Path] = []
@@ -149,7 +149,7 @@ def _paths(
     pending: list[tuple[bool, ...]] = [()]
     while pending:
         given = pending.pop()
-        step = _Lowering(rule, core, on_host, Section.STEP, started, given, lavish)
+        step = _Lowering(rule, core, on_host, Section.STEP, started, given, select_both_sides)
         program = step.run()
         moved |= step.on_device
         answers = tuple(answer for _, answer in step.asked)
@@ -200,7 +200,7 @@ class _Lowering(ExpressionLowering):
         part: The part.
         started: What the start of the states has found, for any other part.
         given: Answers to the first questions; those beyond are answered by yes.
-        lavish: Whether both sides of conditions around matrices are computed, as there would be too many paths.
+        select_both_sides: Whether both sides of conditions around matrices are computed, as there would be too many paths.
     """
 
     def __init__(
@@ -211,9 +211,9 @@ class _Lowering(ExpressionLowering):
         part: Section,
         started: Started = NOTHING_STARTED,
         given: tuple[bool, ...] = (),
-        lavish: bool = False,
+        select_both_sides: bool = False,
     ) -> None:
-        self.lavish = lavish
+        self.select_both_sides = select_both_sides
         self.before, self.given = started, given
         self.asked: list[tuple[sp.Expr, bool]] = []
         self.draws: list[Draw] = []
@@ -395,7 +395,7 @@ class _Lowering(ExpressionLowering):
 
     def branches(self, sides: Sequence[Sequence[ast.Stmt] | ast.Expr]) -> bool:
         """Whether a condition that is known before the step decides what is computed, not what is chosen."""
-        return any(is_apart(side, matrices=not self.lavish) for side in sides)
+        return any(runs_only_when_due(side, matrices=not self.select_both_sides) for side in sides)
 
     def answer(self, condition: Ref) -> bool | None:
         """Return the answer to a question of this path; None for one that cannot be asked before the step starts."""

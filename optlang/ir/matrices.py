@@ -229,7 +229,7 @@ def is_matrix_function(name: str) -> bool:
     return name in BUILTINS and BUILTINS[name].matrix and BUILTINS[name].definition is None
 
 
-def is_apart(block: Sequence[ast.Stmt] | ast.Expr, matrices: bool = True) -> bool:
+def runs_only_when_due(block: Sequence[ast.Stmt] | ast.Expr, matrices: bool = True) -> bool:
     """Whether a block or an expression is computed only where it is due: what has sums over the model, or matrices."""
     tops: Sequence[ast.Expr]
     tops = [e for s in statements(block) for e in own_expressions(s)] if isinstance(block, tuple) else [block]  # type: ignore[list-item]
