@@ -200,7 +200,7 @@ class _Lowering(ExpressionLowering):
         part: The part.
         started: What the start of the states has found, for any other part.
         given: Answers to the first questions; those beyond are answered by yes.
-        select_both_sides: Whether both sides of conditions around matrices are computed, as there would be too many paths.
+        select_both_sides: Whether both sides of conditions around matrices are computed, not chosen between.
     """
 
     def __init__(
