@@ -29,6 +29,7 @@ _CPP = {
     "uint16": "uint16_t",
     "float32": "float",
     "float16": "_Float16",
+    "bfloat16": "bfloat16",
 }
 
 
@@ -120,8 +121,9 @@ class Coded(Format):
 
     @property
     def held(self) -> tuple[str, str]:
-        """The types of codes and second numbers as kernels handle them: bits where torch has a type for the numbers."""
-        return _BITS.get(self.codes, self.codes), _BITS.get(self.second, self.second)
+        """The types of codes and second numbers as kernels handle them: codes of torch's own types as bits."""
+        second = _BITS.get(self.second, self.second) if self.pairs else self.second  # scales are numbers
+        return _BITS.get(self.codes, self.codes), second
 
     @property
     def struct(self) -> str:
