@@ -463,7 +463,7 @@ def keys_of_groups(name: str, info: Any) -> None:
 def distributed_checkpoints(name: str, info: Any) -> None:
     """Checkpoints of `torch.distributed.checkpoint`, sharded and full, load in both directions."""
     if name in SPARSE:
-        raise DoesNotApply("torch's own is refused there: it is initialised with gradients of zero, which are dense")
+        raise DoesNotApply("torch's own is refused there: it is initialized with gradients of zero, which are dense")
     for back in (False, True):
         for full in (False, True):
             classes = [ours(name), info.optim_cls]

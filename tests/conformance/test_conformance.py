@@ -27,7 +27,7 @@ pytestmark = [
 HEAD = """# Conformance with torch.optim
 
 PyTorch describes its optimizers, and the inputs for testing them, in `torch.testing._internal.common_optimizers`. These
-tests replace each optimizer by the library rule of the same name, and check every behaviour that PyTorch's generic
+tests replace each optimizer by the library rule of the same name, and check every behavior that PyTorch's generic
 tests require. `pytest tests/conformance --update-golden` generates this page from the results, on the CPU with the
 eager backend.
 
@@ -67,7 +67,7 @@ def test_the_page_says_what_was_found(golden: Callable[[Path, str], None]) -> No
         f"({counts['pass'] / applying:.1%}), {counts['fail']} fail. LBFGS, which iterates within a step and stores "
         "lists, has separate tests.",
         "",
-        "| behaviour | PyTorch's tests | pass | exceptions |",
+        "| behavior | PyTorch's tests | pass | exceptions |",
         "|---|---|---|---|",
     ]
     for behaviour, theirs in behaviours.BEHAVIOURS.items():
