@@ -43,7 +43,7 @@ $(NEWEST)/.installed: pyproject.toml constraints.txt
 	@$(NEWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c $(NEWEST)/constraints.txt -e '.[demo,dev]'
 	@touch $@
 
-# One file of them, say: make test-newest TESTS=tests/test_backend_inductor.py
+# One file of them, say: make test-newest TESTS=tests/backends/test_backend_inductor.py
 test-newest: newest  ## Run the tests that need a compiler with the newest PyTorch, in an environment of its own
 	@$(NEWEST)/bin/python -c 'import torch; print("torch", torch.__version__)'
 	@$(NEWEST)/bin/python -m pytest -q -n auto --maxprocesses $(JOBS) -m 'compiler and not thorough' $(TESTS)
@@ -65,7 +65,7 @@ format: $(STAMP)  ## Format the code and fix what can be fixed
 wheel-test: $(STAMP)  ## Build the wheel and try it from an environment and a folder outside of the checkout
 	@rm -rf $(WHEEL) && mkdir -p $(WHEEL)
 	@$(PY) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir $(WHEEL) .
-	@$(PY) tests/wheel.py $(WHEEL)/*.whl
+	@$(PY) tests/project/wheel.py $(WHEEL)/*.whl
 
 docs: $(STAMP)  ## Build the documentation into docs/_build/html
 	@$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html

@@ -9,16 +9,16 @@ import torch
 import optlang
 from optlang import codes, rules, transforms
 from optlang.backends.loading.modules import load_module
+from optlang.checker.check import check_text
 from optlang.compiler import compile_source, example_variant, passes_of
 from optlang.diagnostics import OptlangError
-from optlang.language.builtins import FACT_NAMES, TABLE, TENSOR_NAMES, TIME_NAMES, Builtin
-from optlang.language.check import check_text
-from optlang.language.histories import initial_text
-from optlang.language.kinds import Level
-from optlang.language.latex import rule_latex
-from optlang.language.rule import Hyper, HyperType, Rule, State, Value
-from optlang.language.tree import Tree
+from optlang.expand.histories import initial_text
+from optlang.functions.table import FACT_NAMES, TABLE, TENSOR_NAMES, TIME_NAMES, Builtin
+from optlang.kinds import Level
+from optlang.rule import Hyper, HyperType, Rule, State, Value
 from optlang.source import Source
+from optlang.syntax.latex import rule_latex
+from optlang.syntax.tree import Tree
 
 TYPES = {
     HyperType.NUMBER: "number",

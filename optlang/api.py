@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from optlang import rules
+from optlang.checker.check import check_text
 from optlang.classes import class_of
+from optlang.core.texts import rule_text, text_of
 from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
-from optlang.language.check import check_text
-from optlang.language.composing.exchange import exchanged
-from optlang.language.identity import GivenName
-from optlang.language.library import rule_of
-from optlang.language.quoting import remark
-from optlang.language.rule import Value, Values
-from optlang.language.suggest import nearest
-from optlang.language.texts import rule_text, text_of
+from optlang.expand.exchange import exchanged
+from optlang.identity import GivenName
+from optlang.rule import Value, Values
 from optlang.source import Source, read_text
+from optlang.syntax.library import rule_of
+from optlang.syntax.quoting import remark
+from optlang.syntax.suggest import nearest
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -138,8 +138,8 @@ def emit(
         raise ValueError(f"there is no stage {stage!r}; the stages are {', '.join(STAGES)}")
     source = load(rule)
     if stage == "tree":
-        from optlang.language.parse import parse
-        from optlang.language.show import show_tree
+        from optlang.checker.show import show_tree
+        from optlang.syntax.parse import parse
 
         return show_tree(parse(source))
     checked, diagnostics = check_text(source)
@@ -148,7 +148,7 @@ def emit(
     if stage == "plain":
         return rule_text(checked)
     if stage == "rule":
-        from optlang.language.show import show_rule
+        from optlang.checker.show import show_rule
 
         return show_rule(checked)
     from optlang.artifact import Variant

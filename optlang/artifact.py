@@ -24,16 +24,16 @@ from functools import cached_property
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from optlang.identity import DimensionSize, GivenName, Site
 from optlang.inputs import Asked, HandedOn, New, NumberContribution, Random, ValueName
-from optlang.language.identity import DimensionSize, GivenName, Site
-from optlang.language.kinds import Kind, Level
-from optlang.language.rule import Answer, Rule, Values
-from optlang.language.tree import Expr
+from optlang.kinds import Kind, Level
+from optlang.rule import Answer, Rule, Values
 from optlang.storage import ON_HOST, Format
+from optlang.syntax.tree import Expr
 
 if TYPE_CHECKING:
+    from optlang.core.core import Core
     from optlang.ir.program import Program  # it is made of SymPy, which the runtime does without
-    from optlang.language.specialise import Special
 
 
 class ShapeInfo(NamedTuple):
@@ -190,10 +190,10 @@ class VariantKey(NamedTuple):
     ndim: int | None = None
 
     @classmethod
-    def of(cls, special: Special, ndim: int) -> VariantKey:
+    def of(cls, core: Core, ndim: int) -> VariantKey:
         """Return the key of statements for a tensor of ``ndim`` dimensions."""
-        exact = special.matrices or View.of(special.dims, ndim).exact
-        return cls(special.key, special.event, ndim if exact else None)
+        exact = core.matrices or View.of(core.dims, ndim).exact
+        return cls(core.key, core.event, ndim if exact else None)
 
 
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ class Kernel:
         """
         key = (module, *options)
         if key not in self.texts:
-            self.texts[key] = str(import_module(f"optlang.backends.{module}").emit(self, *options))
+            self.texts[key] = str(import_module(f"optlang.codegen.{module}").emit(self, *options))
         return self.texts[key]
 
     def __getstate__(self) -> dict[str, Any]:

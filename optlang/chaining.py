@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from optlang.classes import class_of
-from optlang.language import tree
-from optlang.language.builtins import BUILTINS
-from optlang.language.checking.hypers import RESERVED_KEYS, python_name
-from optlang.language.checking.scope import FIXED, FREE_FUNCTIONS
-from optlang.language.composing.parameters import allows, default_of, type_of
-from optlang.language.rule import HyperType, Value
-from optlang.language.suggest import nearest
+from optlang.declarations.hypers import RESERVED_KEYS, python_name
+from optlang.declarations.scope import FIXED, FREE_FUNCTIONS
+from optlang.expand.parameters import allows, default_of, type_of
+from optlang.functions.table import BUILTINS
+from optlang.rule import HyperType, Value
 from optlang.source import Source
+from optlang.syntax import tree
+from optlang.syntax.suggest import nearest
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

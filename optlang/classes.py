@@ -10,12 +10,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from optlang.core.needs import needs
 from optlang.diagnostics import Diagnostic, OptlangError
-from optlang.language.builtins import HALT
-from optlang.language.library import rule_of
-from optlang.language.questions import evaluations
-from optlang.language.suggest import listing
+from optlang.functions.table import HALT
 from optlang.source import Source
+from optlang.syntax.library import rule_of
+from optlang.syntax.suggest import listing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from optlang.compiler import CompiledRule
-    from optlang.language.rule import Rule
-    from optlang.language.tree import Route
+    from optlang.rule import Rule
+    from optlang.syntax.tree import Route
 
 
 def class_of(
@@ -94,11 +94,11 @@ def _class(source: Source, name: str | None, backend: str, module: str) -> type[
     compiled = compile_source(source, name)
     compiled.routes = tuple((_routed(route, source), route.when) for route in compiled.rule.routes)
     routes = [inner for inner, _ in compiled.routes]
-    callers = [inner for inner in routes if evaluations(inner.rule)]
+    callers = [inner for inner in routes if needs(inner.rule).calls]
     if len({id(inner.rule) for inner in callers}) > 1:
         raise OptlangError([two_callers(compiled.rule, callers, routes)])
     for number, inner in enumerate(routes):
-        if HALT in evaluations(inner.rule):
+        if HALT in needs(inner.rule).calls:
             raise OptlangError([iterating(compiled.rule, inner.name, compiled.rule.routes[number])])
     return make_class(
         compiled,

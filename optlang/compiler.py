@@ -1,8 +1,8 @@
 """The driver: text -> compiled rule. The lines of :func:`compile_source` and :meth:`CompiledRule.build` are the stages.
 
-    text -> tree -> rule              (language: parse, check)
-    rule -> statements -> programs    (language.specialise, ir.lower)
-    programs -> passes -> source      (ir.passes, ir.stages, build_variant, backends)
+    text -> tree -> rule              (syntax, expand, checker)
+    rule -> statements -> programs    (core.specialise, ir.lower)
+    programs -> passes -> source      (ir.passes, ir.stages, codegen, backends)
 
 A rule is checked once; its variants are compiled when the runtime first needs them.
 """
@@ -17,18 +17,19 @@ from typing import TYPE_CHECKING
 
 from optlang.artifact import ShapeInfo, Variant, VariantKey
 from optlang.backends.loading import variants
+from optlang.checker.check import check_text
+from optlang.checker.samples import ordinary_value
+from optlang.core.core import Core
+from optlang.core.evaluate import evaluate, truth
+from optlang.core.needs import needs
+from optlang.core.sizes import Unfit
+from optlang.core.specialise import specialise, too_large, too_many_paths
+from optlang.core.texts import rule_text
 from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
-from optlang.language.check import check_text
-from optlang.language.checking.worlds import sample
-from optlang.language.evaluate import evaluate, truth
-from optlang.language.identity import GivenName, GroupKey
-from optlang.language.questions import group_keys, static_names
-from optlang.language.rule import Hyper, HyperType, OneOf, Range, Rule, Value, Values
-from optlang.language.sizes import Unfit
-from optlang.language.specialise import Special, specialise, too_large, too_many_paths
-from optlang.language.texts import rule_text
-from optlang.language.tree import Expr, StateScope
+from optlang.identity import GivenName, GroupKey
+from optlang.rule import Hyper, HyperType, OneOf, Range, Rule, Value, Values
 from optlang.source import Source
+from optlang.syntax.tree import Expr, StateScope
 
 if TYPE_CHECKING:
     from optlang.ir.lower import Lowered
@@ -67,7 +68,7 @@ class CompiledRule:
 
     def __init__(self, rule: Rule, name: str, warnings: tuple[Diagnostic, ...] = ()) -> None:
         self.rule, self.name, self.warnings = rule, name, warnings
-        self.static_names, self.group_keys = static_names(rule), group_keys(rule)
+        self.static_names, self.group_keys = needs(rule).choosing, needs(rule).group_keys
         self.routes: tuple[tuple[CompiledRule, Expr | None], ...] = ()
         self._variants: dict[VariantKey, Variant] = {}
         self._rebuilt: dict[VariantKey, Variant] = {}  # those that were found on disk and lacked something
@@ -88,7 +89,7 @@ class CompiledRule:
                     found.append(requirement.message)
         return found
 
-    def misfit(self, values: Values, facts: ShapeInfo) -> Diagnostic | None:
+    def shape_error(self, values: Values, facts: ShapeInfo) -> Diagnostic | None:
         """Return why a tensor does not suit the rule as a finding, None if it does."""
         source, help = self.rule.tree.source, "choose another number of dimensions (`--ndim`, in Python `ndim=`)"
         message = f"a tensor of shape {facts.shape} does not suit the rule"
@@ -136,14 +137,14 @@ class CompiledRule:
 
     def variant(self, values: Values, facts: ShapeInfo, event: str | None = None) -> Variant:
         """Return the variant that these values select, compiled on first use."""
-        special, key = self._specialise(values, facts, event)
+        core, key = self._specialise(values, facts, event)
         if key not in self._variants:
             found = variants.find(rule_text(self.rule), self.name, key)
             if found is not None:
                 self._kept[key] = _texts(found)
                 for kernel in found.schedule.kernels:
-                    kernel.restore = partial(self._restored, kernel.digest, special, key, facts.ndim)
-            self._variants[key] = found or self.build(special, key, facts.ndim)
+                    kernel.restore = partial(self._restored, kernel.digest, core, key, facts.ndim)
+            self._variants[key] = found or self.build(core, key, facts.ndim)
         return self._variants[key]
 
     def keep(self, variant: Variant) -> None:
@@ -153,33 +154,33 @@ class CompiledRule:
             self._kept[variant.key] = count
             variants.keep(rule_text(self.rule), variant)
 
-    def _restored(self, digest: str, special: Special, key: VariantKey, ndim: int) -> Program:
+    def _restored(self, digest: str, core: Core, key: VariantKey, ndim: int) -> Program:
         """Return the program of a kernel that was found on disk without it."""
         if key not in self._rebuilt:
-            self._rebuilt[key] = self.build(special, key, ndim)
+            self._rebuilt[key] = self.build(core, key, ndim)
         return next(k.program for k in self._rebuilt[key].schedule.kernels if k.digest == digest)
 
-    def _specialise(self, values: Values, facts: ShapeInfo, event: str | None = None) -> tuple[Special, VariantKey]:
+    def _specialise(self, values: Values, facts: ShapeInfo, event: str | None = None) -> tuple[Core, VariantKey]:
         """Return the statements of a variant and its key."""
         try:
-            special = specialise(self.rule, {**values, **facts.named()}, facts.shape, event)
+            core = specialise(self.rule, {**values, **facts.named()}, facts.shape, event)
         except RecursionError:
             raise OptlangError([too_large(self.rule)]) from None
-        return special, VariantKey.of(special, facts.ndim)
+        return core, VariantKey.of(core, facts.ndim)
 
-    def build(self, special: Special, key: VariantKey, ndim: int) -> Variant:
+    def build(self, core: Core, key: VariantKey, ndim: int) -> Variant:
         """Compile one variant: statements -> programs -> passes -> source."""
-        from optlang.build_variant import assembled  # here, as a variant found on disk needs no SymPy
+        from optlang.codegen.build_variant import assembled  # here, as a variant found on disk needs no SymPy
 
-        return assembled(self.rule, self.name, special, self.lowered(special), key, ndim)
+        return assembled(self.rule, self.name, core, self.lowered(core), key, ndim)
 
-    def lowered(self, special: Special, watch: Callable[[str, Program], None] | None = None) -> Lowered:
+    def lowered(self, core: Core, watch: Callable[[str, Program], None] | None = None) -> Lowered:
         """Return the programs of a variant after the passes; ``watch`` sees the step after each."""
         from optlang.ir.lower import TooManyPaths, lower
         from optlang.ir.passes import optimise
 
         try:
-            raw = lower(self.rule, special)
+            raw = lower(self.rule, core)
             if raw.staged:  # its steps are cut into stages first
                 return raw
             if watch is not None:
@@ -230,12 +231,12 @@ def passes_of(compiled: CompiledRule, values: Values | None = None, ndim: int = 
     facts = example_facts(ndim)
     chosen = _example(compiled, values)
     try:
-        special = specialise(compiled.rule, {**chosen, **facts.named()}, facts.shape)
+        core = specialise(compiled.rule, {**chosen, **facts.named()}, facts.shape)
     except Unfit:
         raise _unsuited(compiled, chosen, facts) from None
-    lowered = compiled.lowered(special, lambda name, program: seen.append((name, program.text())))
+    lowered = compiled.lowered(core, lambda name, program: seen.append((name, program.text())))
     if lowered.staged:
-        from optlang.build_variant import staged_text
+        from optlang.codegen.build_variant import staged_text
 
         seen.append(("stages", staged_text(lowered)))
     return seen
@@ -243,7 +244,7 @@ def passes_of(compiled: CompiledRule, values: Values | None = None, ndim: int = 
 
 def _unsuited(compiled: CompiledRule, values: Values, facts: ShapeInfo) -> OptlangError:
     """Return the error of a tensor that does not suit a rule."""
-    found = compiled.misfit(values, facts)
+    found = compiled.shape_error(values, facts)
     assert found is not None
     return OptlangError([found])
 
@@ -254,7 +255,7 @@ def _placeholder(hyper: Hyper) -> Value:
         return hyper.domain.values[0]
     if hyper.domain is None or 1.0 in hyper.domain:
         return 1.0
-    value = sample(hyper)
+    value = ordinary_value(hyper)
     return float(math.ceil(value)) if hyper.count and math.ceil(value) in hyper.domain else value
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, assert_never
 
-from optlang.language.builtins import BUILTINS
-from optlang.language.identity import Count, DimensionSize, GivenName, GroupKey, NamedPoint, Site
+from optlang.functions.table import BUILTINS
+from optlang.identity import Count, DimensionSize, GivenName, GroupKey, NamedPoint, Site
 
 
 class _Named:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+os.environ["OPTLANG_VERIFY"] = "1"  # before optlang is imported: whatever is compiled in a test is checked
 from other_bases import other_bases
 
 

@@ -1,1 +1,1 @@
-"""Program -> source -> callable."""
+"""Kernel -> callable, for the devices and compilers of this machine."""

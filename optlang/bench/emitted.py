@@ -13,7 +13,7 @@ import torch
 
 from optlang.bench.peers import Peer
 from optlang.compiler import CompiledRule, compile_source
-from optlang.language.identity import GivenName
+from optlang.identity import GivenName
 from optlang.source import Source
 from optlang.targets import Order, aoti, torchscript
 from optlang.targets._variants import facts_of

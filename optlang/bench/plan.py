@@ -12,8 +12,8 @@ import torch
 import optlang
 from optlang.bench import adapters, peers, shapes
 from optlang.bench.shapes import Shape
+from optlang.checker.check import check_text
 from optlang.diagnostics import raise_errors
-from optlang.language.check import check_text
 from optlang.source import Source
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")

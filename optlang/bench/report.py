@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from optlang.bench.plan import Comparison, described
-from optlang.bench.run import Failure, Result, Settings, outcome
+from optlang.bench.run import Failure, RowResult, Settings, outcome
 
 #: The columns of numbers and their widths; those about first steps are there if they were asked for.
 NUMBERS = {"ours ms": 9, "peer ms": 9, "ratio": 6, "min-max": 15, "stream": 6}
@@ -28,7 +28,7 @@ LAST = {"kernels": 7, "difference": 10}
 #: A difference from which on two optimizers do not take the same steps.
 APART = 1e-2
 
-Outcome = Result | Failure
+Outcome = RowResult | Failure
 
 
 def measure_all(
@@ -120,7 +120,7 @@ class Rows:
 
     def end(self, results: Sequence[Outcome]) -> None:
         """Print what the columns mean."""
-        measured = [result for result in results if isinstance(result, Result)]
+        measured = [result for result in results if isinstance(result, RowResult)]
         if not measured:
             return
         first = measured[0]
@@ -149,7 +149,7 @@ def _count(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
-def _row(result: Result, has_first: bool) -> list[str]:
+def _row(result: RowResult, has_first: bool) -> list[str]:
     ratio = result.ratio
     color = "green" if ratio <= 1 else "yellow" if ratio <= 1.1 else "red"
     difference = f"{result.difference:.1e}"
@@ -168,7 +168,7 @@ def _row(result: Result, has_first: bool) -> list[str]:
     ]
 
 
-def _first(result: Result) -> list[str]:
+def _first(result: RowResult) -> list[str]:
     """Return the cells about first steps in new processes."""
     first = result.first
     if first is None:
@@ -180,7 +180,7 @@ def _first(result: Result) -> list[str]:
 def as_json(result: Outcome) -> str:
     """Return everything that was found as a line of JSON."""
     found = dataclasses.asdict(result)
-    if isinstance(result, Result):
+    if isinstance(result, RowResult):
         found |= {"ratio": result.ratio, "bandwidth": result.bandwidth}
         found["difference"] = result.difference if math.isfinite(result.difference) else None  # JSON has no infinity
     return json.dumps(found, allow_nan=False)
@@ -212,7 +212,7 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    results = [result for result in outcomes if isinstance(result, Result)]
+    results = [result for result in outcomes if isinstance(result, RowResult)]
     figure = Figure(figsize=(8, 1.2 + 0.5 * len(results)), layout="constrained")
     axes = figure.subplots()
     labels = [f"{result.rule}, {result.shapes}\nvs {result.peer}" for result in results]

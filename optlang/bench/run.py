@@ -42,7 +42,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Result:
+class RowResult:
     """What a comparison found; times are milliseconds a step, a list has one value for each round.
 
     Attributes:
@@ -126,7 +126,7 @@ class Failure:
         return self.shapes
 
 
-def outcome(plan: Comparison, settings: Settings, tick: Callable[[str], None] = lambda _: None) -> Result | Failure:
+def outcome(plan: Comparison, settings: Settings, tick: Callable[[str], None] = lambda _: None) -> RowResult | Failure:
     """Carry out one comparison, as :func:`measure` does; whatever goes wrong is what was found."""
     try:
         return measure(plan, settings, tick)
@@ -135,7 +135,7 @@ def outcome(plan: Comparison, settings: Settings, tick: Callable[[str], None] = 
         return Failure(plan.name, plan.peer.label, plan.shapes, named)
 
 
-def measure(plan: Comparison, settings: Settings, tick: Callable[[str], None] = lambda _: None) -> Result:
+def measure(plan: Comparison, settings: Settings, tick: Callable[[str], None] = lambda _: None) -> RowResult:
     """Carry out one comparison; ``tick`` is called with a word before each part of the work.
 
     Raises:
@@ -175,7 +175,7 @@ def measure(plan: Comparison, settings: Settings, tick: Callable[[str], None] = 
     if settings.first_step:
         tick("first steps in new processes")
         first = cold.first_steps(plan)
-    return Result(
+    return RowResult(
         rule=plan.name,
         peer=plan.peer.label,
         shapes=plan.shapes,

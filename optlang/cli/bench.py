@@ -126,7 +126,7 @@ def command(
     results = report.measure_all(plans, how, show)
     if not as_json:
         rows.end(results)
-    if save is not None and any(isinstance(result, run.Result) for result in results):
+    if save is not None and any(isinstance(result, run.RowResult) for result in results):
         try:
             report.draw(results, save)
         except (OSError, ValueError) as error:

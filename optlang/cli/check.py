@@ -12,7 +12,7 @@ from optlang.cli.output import Files, Refusal, plural, print_diagnostics, read_s
 from optlang.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
-    from optlang.language.rule import Rule
+    from optlang.rule import Rule
     from optlang.source import Source
 
 NAME = "check"
@@ -28,7 +28,7 @@ def command(
     For a rule that declares nothing, also prints what was inferred. Needs no torch and no compiler. A file that cannot
     be read does not keep the others from being checked.
     """
-    from optlang.language.check import check_file
+    from optlang.checker.check import check_file
 
     results: list[tuple[Source, Rule | None, list[Diagnostic]]] = []
     refusals: list[str] = []
@@ -57,7 +57,7 @@ def command(
 
 
 def _print_result(source: Source, rule: Rule | None, diagnostics: list[Diagnostic]) -> None:
-    from optlang.language.roles import describe
+    from optlang.declarations.infer import describe
 
     print_diagnostics(diagnostics, sys.stdout)
     if rule is None:
@@ -81,7 +81,7 @@ def _print_total(files: int, found: list[Diagnostic]) -> None:
 def _as_data(
     file: str, rule: Rule | None, diagnostics: list[Diagnostic], unreadable: str | None = None
 ) -> dict[str, Any]:
-    from optlang.language.roles import describe
+    from optlang.declarations.infer import describe
 
     data = {
         "file": file,

@@ -72,7 +72,7 @@ def command(
     ] = None,
 ) -> None:
     """Print what the compiler makes of a rule: by default the Python source that runs."""
-    from optlang.language.check import check_text
+    from optlang.checker.check import check_text
 
     if target is not None and stage is not None:
         raise Refusal("--stage prints an intermediate form, --target writes a standalone file: give only one of them")

@@ -54,8 +54,8 @@ def command(
 def _formatted(source: Source) -> str | None:
     """Return the canonical text, or None after printing why the source does not parse."""
     from optlang.diagnostics import OptlangError
-    from optlang.language.parse import parse
-    from optlang.language.unparse import format_tree
+    from optlang.syntax.parse import parse
+    from optlang.syntax.unparse import format_tree
 
     try:
         text = format_tree(parse(source))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pygments.lexer import RegexLexer, words
 from pygments.token import Comment, Keyword, Name, Number, Operator, Punctuation, String, Text
 
-from optlang.language.builtins import BUILTINS, FACT_NAMES, TENSOR_NAMES, TIME_NAMES
+from optlang.functions.table import BUILTINS, FACT_NAMES, TENSOR_NAMES, TIME_NAMES
 
 DECLARATIONS = (
     *(

@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from optlang.cli.output import library_names, library_path, read_file, use_color
-from optlang.language.tree import OptimizerDecl
+from optlang.syntax.tree import OptimizerDecl
 
 NAME = "list"
 
@@ -64,7 +64,7 @@ def _list_transforms(as_json: bool) -> None:
 
 
 def _row(name: str) -> Row:
-    from optlang.language.parse import parse
+    from optlang.syntax.parse import parse
 
     tree = parse(read_file(library_path(name)))
     declared = next((item for item in tree.items if isinstance(item, OptimizerDecl)), None)

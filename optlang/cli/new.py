@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from optlang.cli.output import Refusal, library_names, read_source, write_file
-from optlang.language.tree import OptimizerDecl
 from optlang.source import Source
+from optlang.syntax.tree import OptimizerDecl
 
 NAME = "new"
 
@@ -69,7 +69,7 @@ def _renamed(source: Source, class_name: str) -> str:
     Raises:
         OptlangError: If the rule does not parse.
     """
-    from optlang.language.parse import parse
+    from optlang.syntax.parse import parse
 
     declared = next((d for d in parse(source).items if isinstance(d, OptimizerDecl)), None)
     if declared is None:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from optlang.language.suggest import nearest
 from optlang.source import Source
+from optlang.syntax.suggest import nearest
 
 if TYPE_CHECKING:
     from optlang.api import Given
     from optlang.diagnostics import Diagnostic
-    from optlang.language.rule import Value
+    from optlang.rule import Value
 
 #: More bytes than any rule may have; reading stops there, so that a device file cannot hang a command.
 BYTES_READ = 4_000_000
@@ -143,7 +143,7 @@ def library_path(name: str) -> Path:
         Refusal: If the library has neither.
     """
     from optlang import rules
-    from optlang.language.library import transform_files
+    from optlang.syntax.library import transform_files
 
     if name in transform_files():
         return transform_files()[name]

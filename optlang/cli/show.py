@@ -44,8 +44,8 @@ def command(
 
 def print_states(file: Path, store: str) -> None:
     """Print the states of a rule for a large matrix, what each is kept in, and the bytes of an element."""
+    from optlang.checker.state_behavior import slow_averages
     from optlang.compiler import compile_source, example_variant
-    from optlang.language.checking.samples import slow_averages
     from optlang.storage import choice
 
     compiled = compile_source(read_file(file))

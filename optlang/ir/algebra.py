@@ -17,7 +17,7 @@ import sympy as sp
 from sympy.core.function import UndefinedFunction
 from sympy.printing.str import StrPrinter
 
-from optlang.language.builtins import BUILTINS
+from optlang.functions.table import BUILTINS
 
 COMPARISONS = ("lt", "le", "eq", "ne", "and", "or")
 #: Weights of one operation on an element, about what they cost beside an addition.

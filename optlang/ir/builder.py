@@ -12,7 +12,7 @@ import sympy as sp
 from optlang.artifact import FACTS
 from optlang.inputs import ValueName, text
 from optlang.ir.program import Input, Value
-from optlang.language.kinds import HOST, Kind
+from optlang.kinds import HOST, Kind
 
 
 @dataclass(frozen=True)

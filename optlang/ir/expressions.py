@@ -12,7 +12,13 @@ from collections.abc import Sequence
 import sympy as sp
 
 from optlang.artifact import DIMENSION_SIZES, Draw
+from optlang.core.core import Drawn, Evaluated, Key, ModelSum, Operation, Part, Result, SizeOf, Transposed
+from optlang.core.evaluate import ARITHMETIC
+from optlang.core.specialise import constant_sum
 from optlang.diagnostics import OptlangError
+from optlang.functions import shapes
+from optlang.functions.table import BUILTINS, HALT, PROGRESS, PUSH, SEARCHES
+from optlang.identity import NamedPoint, Site
 from optlang.inputs import (
     Asked,
     Direction,
@@ -36,20 +42,12 @@ from optlang.ir.builder import Ref
 from optlang.ir.loops import Loops
 from optlang.ir.matrices import is_matrix_function
 from optlang.ir.program import Store
-from optlang.language import shapes
-from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, HALT, PROGRESS, PUSH, SEARCHES, SIZES
-from optlang.language.evaluate import ARITHMETIC, member_name
-from optlang.language.identity import NamedPoint, Site
-from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, reduce
-from optlang.language.rule import Rule
-from optlang.language.specialise import constant_sum, dims_of
+from optlang.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level, reduce
+from optlang.rule import Rule
 from optlang.source import Span
+from optlang.syntax import tree as ast
 
 REDUCTIONS = frozenset(name for name, row in BUILTINS.items() if row.reduction and row.definition is None)
-
-#: Functions that have the closure called.
-ASKING = ("loss", "grad", "hvp", *SEARCHES)
 
 
 def asked(function: str, site: Site | NamedPoint) -> tuple[Asked, Late, Kind]:
@@ -130,11 +128,22 @@ class ExpressionLowering(Loops):
                 return Ref(algebra.call("true" if value else "false"), STATIC, True)
             case ast.Name(name=name):
                 return self.in_order(self.name(name))
-            case ast.Member():
-                key = member_name(node)
-                return self.transposed(node) if key is None else self.input(key, HOST)
-            case ast.Index():
-                return self.index(node)
+            case Key(key=key):
+                return self.input(key, HOST)
+            case Transposed():
+                return self.transposed(node)
+            case Part():
+                return self.part_of(node)
+            case Result():
+                return self.result_of(node)
+            case SizeOf():
+                return self.size_of(node)
+            case ModelSum():
+                return self.total(node)
+            case Evaluated():
+                return self.evaluated(node)
+            case Drawn():
+                return self.draw(node)
             case ast.Unary(op="not", operand=operand):
                 ref = self.condition(operand)
                 return Ref(algebra.call("not", ref.expr), ref.kind, True)
@@ -156,7 +165,7 @@ class ExpressionLowering(Loops):
                     if answer is not None:
                         return self.expr(then if answer else other)
                 return self.select(self.condition(c), self.expr(then), self.expr(other))
-            case ast.Call():
+            case Operation():
                 return self.call(node)
             case _:
                 raise AssertionError(f"{type(node).__name__} is not left by specialise")
@@ -194,65 +203,51 @@ class ExpressionLowering(Loops):
         name = {"<": "lt", "<=": "le", "==": "eq", "!=": "ne"}[op]
         return Ref(algebra.call(name, a, b), kind, True)
 
-    def call(self, node: ast.Call) -> Ref:
-        """Lower a call of a primitive."""
-        assert isinstance(node.function, ast.Name)
-        name = node.function.name
+    def call(self, node: Operation) -> Ref:
+        """Lower an operation."""
+        name = node.function
         if name == "eps_of":
             return self.input("eps_of", HOST)
-        if name in SIZES:
-            return self.size_of(name, *(a.value for a in node.arguments))
-        if name == "total":
-            return self.total(node)
         if name in PROGRESS:
             return self.input(Progress(name), HOST)
         if name == HALT:
             return self.halting(node)
-        if name in ASKING:
-            return self.evaluated(name, node)
-        if name in ("randn", "rand"):
-            return self.draw(name, node)
-        if name in ("bf16", "f32") and self.special.matrices:
-            return self.rounded(name, node)
+        if name in ("bf16", "f32") and self.core.matrices:
+            return self.rounded(node)
         if name == PUSH:
             return self.pushed(node)
         if is_matrix_function(name):
-            return self.matrix_call(name, node)
-        args = [self.expr(a.value) for a in node.arguments if a.name is None]
+            return self.matrix_call(node)
+        args = [self.expr(a) for a in node.arguments]
         if name in REDUCTIONS and len(args) == 1:
-            dim = next((dims_of(a.value) for a in node.arguments if a.name == "dim"), None)
-            return self.reduction(name, args[0], dim)
+            return self.reduction(name, args[0], None if node.dims is None else frozenset(node.dims))
         refs, kind = self.together(*args)
-        args = list(refs)
-        return Ref(algebra.call(name, *(self.number(a) for a in args)), kind, BUILTINS[name].boolean)
+        return Ref(algebra.call(name, *(self.number(a) for a in refs)), kind, BUILTINS[name].boolean)
 
-    def total(self, node: ast.Call) -> Ref:
+    def total(self, node: ModelSum) -> Ref:
         """Return a sum over the whole model, an input that arrives late; this tensor's part of it is stored."""
-        value, mark = (a.value for a in node.arguments)
-        assert isinstance(mark, ast.Mark)
-        name = Total(mark.site)
+        name = Total(node.site)
         if self.stepping:
-            part = self.expr(value)
+            part = self.expr(node.value)
             one = part.kind.level <= Level.SCALAR  # a number of the tensor counts once
             self.parts_of_totals[name] = Ref(self.number(part), part.kind) if one else self.reduction("sum", part, None)
         return self.input(name, HOST)
 
-    def halting(self, node: ast.Call) -> Ref:
+    def halting(self, node: Operation) -> Ref:
         """Note the numbers that `iterate` goes by; the value of the call is read by nothing."""
         for target, argument in zip(IterationControl, node.arguments, strict=False):
             if self.stepping:
-                ref = self.expr(argument.value)
+                ref = self.expr(argument)
                 self.parts_of_totals[target] = Ref(self.number(ref), ref.kind)
         return Ref(sp.Integer(0), HOST)
 
-    def evaluated(self, name: str, node: ast.Call) -> Ref:
+    def evaluated(self, node: Evaluated) -> Ref:
         """Return what the closure is called for at a point, or along a direction: an input that arrives late.
 
         What is asked for at one point is one evaluation, if the point has a name (``specialise`` marks it so).
         """
-        value, *options, mark = (a.value for a in node.arguments)
-        assert isinstance(mark, ast.Mark)
-        target, late, kind = asked(name, mark.site)
+        value, *options = node.arguments
+        target, late, kind = asked(node.function, node.site)
         if self.stepping:
             wanted = target.search.options if isinstance(target, SearchDirection) else ()
             for number, option in zip(wanted, options, strict=True):
@@ -263,12 +258,12 @@ class ExpressionLowering(Loops):
                 self.points[target] = Store(target, self.plain(at), ELEMENT)
         return self.input(late, kind)
 
-    def draw(self, name: str, node: ast.Call) -> Ref:
+    def draw(self, node: Drawn) -> Ref:
         """Return random numbers, an input of the pass that reads them."""
-        *sizes, mark = (a.value for a in node.arguments)
-        assert isinstance(mark, ast.Mark)
-        kind = self.kind_of_shape(shapes.made(name, list(map(self.size, sizes)))) if sizes else ELEMENT
-        drawn = Draw(Random(mark.site), name)
+        kind = ELEMENT
+        if node.sizes:
+            kind = self.kind_of_shape(shapes.made(node.function, list(map(self.size, node.sizes))))
+        drawn = Draw(Random(node.site), node.function)
         if drawn not in self.draws:
             self.draws.append(drawn)
         return self.input(drawn.name, kind)
@@ -277,7 +272,7 @@ class ExpressionLowering(Loops):
         """Return how many elements a reduction takes together."""
         if kind == ELEMENT and dims is None:
             return self.input("numel", HOST).expr
-        if self.special.fixed_ndim:
+        if self.core.fixed_ndim:
             shape = self.shape_of(kind)
             return sp.Mul(*(shape[d] for d in (range(len(shape)) if dims is None else dims)))
         facts: dict[int, ValueName] = {-1: "cols", -2: "rows", **{size.dim: size for size in DIMENSION_SIZES}}

@@ -17,14 +17,15 @@ from itertools import takewhile
 
 import sympy as sp
 
+from optlang.core.core import Operation, Part
+from optlang.expand.histories import starter
 from optlang.ir import algebra
 from optlang.ir.builder import Ref
 from optlang.ir.matrices import Matrices
 from optlang.ir.program import Store
-from optlang.language import tree as ast
-from optlang.language.histories import starter
-from optlang.language.kinds import Kind, join
-from optlang.language.rule import State
+from optlang.kinds import Kind, join
+from optlang.rule import State
+from optlang.syntax import tree as ast
 
 #: The condition under which a value is pushed that always is.
 ALWAYS = algebra.call("true")
@@ -53,7 +54,7 @@ class Histories(Matrices):
         """Return a value; of a history, a tensor with its entries in order."""
         return self.operation(IN_ORDER, ref.kind, *ref.expr.args) if is_history(ref) else ref
 
-    def index(self, node: ast.Index) -> Ref:
+    def part_of(self, node: Part) -> Ref:
         """Lower ``x[...]``; one entry of a history is where it lies."""
         first, *others = node.items
         if isinstance(node.value, ast.Name) and not isinstance(first, ast.Slice):
@@ -64,11 +65,11 @@ class Histories(Matrices):
                 kind = self.kind_of_shape(ref.kind.shape[1:])
                 entry = self.operation(ENTRY, kind, state, start, place.expr, *pushes)
                 return self.placed(entry, others) if others else entry
-        return super().index(node)
+        return super().part_of(node)
 
-    def pushed(self, node: ast.Call) -> Ref:
+    def pushed(self, node: Operation) -> Ref:
         """Lower a push: what the history is with one more entry."""
-        target, x = (a.value for a in node.arguments)
+        target, x = node.arguments
         assert isinstance(target, ast.Name)
         history, value = self.name(target.name), self.expr(x)
         shape = history.kind.shape[1:]

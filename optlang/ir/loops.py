@@ -12,18 +12,18 @@ from dataclasses import dataclass, replace
 
 import sympy as sp
 
+from optlang.expand.histories import counter
+from optlang.functions.shapes import Size
 from optlang.ir import algebra
 from optlang.ir.builder import ProgramBuilder, Ref
 from optlang.ir.histories import Histories
 from optlang.ir.matrices import SEVERAL
 from optlang.ir.passes import prune
 from optlang.ir.program import Input, Program, Store
-from optlang.language import tree as ast
-from optlang.language.histories import counter
-from optlang.language.kinds import HOST, SCALAR, Kind
-from optlang.language.shapes import Size
-from optlang.language.walk import assigned
+from optlang.kinds import HOST, SCALAR, Kind
 from optlang.source import Source, Span
+from optlang.syntax import tree as ast
+from optlang.syntax.walk import assigned
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +129,7 @@ class Loops(Histories):
 
     def stands(self, name: str) -> bool:
         """Whether a name has a value before a loop assigns it."""
-        return name in self.env or name in ("p", "g") or name in {s.name for s in self.special.states}
+        return name in self.env or name in ("p", "g") or name in {s.name for s in self.core.states}
 
     def spread(self, ref: Ref, kind: Kind) -> Ref:
         """Return a value with the shape of a kind."""

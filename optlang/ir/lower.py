@@ -20,15 +20,12 @@ from typing import Any
 import sympy as sp
 
 from optlang.artifact import FACTS, Draw
-from optlang.inputs import (
-    Asked,
-    Contribution,
-    LateNumber,
-    New,
-    NumberContribution,
-    Progress,
-    ValueName,
-)
+from optlang.core.core import Core
+from optlang.core.needs import needs
+from optlang.core.texts import rule_text
+from optlang.expand.histories import starter
+from optlang.identity import Count
+from optlang.inputs import Asked, Contribution, LateNumber, New, NumberContribution, Progress, ValueName
 from optlang.ir import algebra
 from optlang.ir.builder import ProgramBuilder, Ref
 from optlang.ir.expressions import ExpressionLowering
@@ -36,17 +33,12 @@ from optlang.ir.histories import is_history
 from optlang.ir.matrices import is_apart
 from optlang.ir.passes import prune
 from optlang.ir.program import Program, Store
-from optlang.language import tree as ast
-from optlang.language.histories import starter
-from optlang.language.identity import Count
-from optlang.language.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level
-from optlang.language.questions import evaluations
-from optlang.language.rule import Rule, State
-from optlang.language.specialise import Special
-from optlang.language.texts import rule_text
-from optlang.language.tree import StateScope
-from optlang.language.walk import assigned
+from optlang.kinds import ELEMENT, HOST, SCALAR, STATIC, Kind, Level
+from optlang.rule import Rule, State
 from optlang.source import Source, Span
+from optlang.syntax import tree as ast
+from optlang.syntax.tree import StateScope
+from optlang.syntax.walk import assigned
 
 #: The values of group states after the statements that assign them: by the state's name, and by what tells a statement
 #: from all others (a place in the text does not, where a loop has been written out).
@@ -112,33 +104,33 @@ class Lowered:
 MAX_PATHS = 32
 
 
-def lower(rule: Rule, special: Special) -> Lowered:
+def lower(rule: Rule, core: Core) -> Lowered:
     """Return the programs of a variant: its steps, the start of its states, and its group and shared states' updates.
 
     Raises:
         TooManyPaths: If the step asks too many questions that have nothing to do with each other.
     """
-    on_host = frozenset(s.name for s in special.states if s.scope is StateScope.TENSOR and s.kind == SCALAR)
+    on_host = frozenset(s.name for s in core.states if s.scope is StateScope.TENSOR and s.kind == SCALAR)
     while True:  # a state that turns out to depend on a tensor moves to the device, perhaps taking others along
-        start = _Lowering(rule, special, on_host, Section.START)
+        start = _Lowering(rule, core, on_host, Section.START)
         start_program = start.run()
         started = start.started()
         try:
-            paths, moved = _paths(rule, special, on_host, started)
+            paths, moved = _paths(rule, core, on_host, started)
         except TooManyPaths:
-            paths, moved = _paths(rule, special, on_host, started, lavish=True)
+            paths, moved = _paths(rule, core, on_host, started, lavish=True)
         moved |= start.on_device
         if not moved:
             break
         on_host -= moved
-    if special.event is not None:  # evaluation is about some of the states; the others are there already
+    if core.event is not None:  # evaluation is about some of the states; the others are there already
         named = {n for path in paths for n in path.program.names()}
         start_program = prune.run(start_program.storing(named))
     others: dict[Section, Program | None] = {Section.GROUP: None, Section.SHARED: None}
-    for section in others if special.event is None else ():
-        if any(s.scope is section.scope for s in special.states):
-            others[section] = _Lowering(rule, special, on_host, section, started).run()
-    evaluates = special.event is None and evaluations(rule) != frozenset()
+    for section in others if core.event is None else ():
+        if any(s.scope is section.scope for s in core.states):
+            others[section] = _Lowering(rule, core, on_host, section, started).run()
+    evaluates = core.event is None and bool(needs(rule).calls)
     return Lowered(
         tuple(paths), start_program, others[Section.GROUP], others[Section.SHARED], on_host, started.kinds, evaluates
     )
@@ -149,7 +141,7 @@ class TooManyPaths(Exception):
 
 
 def _paths(
-    rule: Rule, special: Special, on_host: frozenset[str], started: Started, lavish: bool = False
+    rule: Rule, core: Core, on_host: frozenset[str], started: Started, lavish: bool = False
 ) -> tuple[list[Path], set[str]]:
     """Return every way through the questions of a step, and the states found not to be host values."""
     paths: list[Path] = []
@@ -157,7 +149,7 @@ def _paths(
     pending: list[tuple[bool, ...]] = [()]
     while pending:
         given = pending.pop()
-        step = _Lowering(rule, special, on_host, Section.STEP, started, given, lavish)
+        step = _Lowering(rule, core, on_host, Section.STEP, started, given, lavish)
         program = step.run()
         moved |= step.on_device
         answers = tuple(answer for _, answer in step.asked)
@@ -203,7 +195,7 @@ class _Lowering(ExpressionLowering):
 
     Args:
         rule: The rule.
-        special: What is left of it.
+        core: What is left of it.
         on_host: The scalar states that are taken to live on the host.
         part: The part.
         started: What the start of the states has found, for any other part.
@@ -214,7 +206,7 @@ class _Lowering(ExpressionLowering):
     def __init__(
         self,
         rule: Rule,
-        special: Special,
+        core: Core,
         on_host: frozenset[str],
         part: Section,
         started: Started = NOTHING_STARTED,
@@ -230,9 +222,9 @@ class _Lowering(ExpressionLowering):
         self.done: dict[sp.Expr, Ref] = {}
         self.entries, self.places = {}, {}
         self.at: Span | None = None  # the statement that is being lowered
-        self.rule, self.special, self.part, self.stepping = rule, special, part, part is Section.STEP
+        self.rule, self.core, self.part, self.stepping = rule, core, part, part is Section.STEP
         self.source = Source(rule_text(rule))
-        self.states = {s.name: s for s in special.states}
+        self.states = {s.name: s for s in core.states}
         self.hypers = {h.name for h in rule.hypers}
         self.out = ProgramBuilder((*self.hypers, *self.states), started.names)
         self.env: dict[str, Ref] = {}
@@ -246,7 +238,7 @@ class _Lowering(ExpressionLowering):
         """Return the program of this part."""
         if self.part is Section.STEP:
             self.trail = self.group_trail()
-        self.block(self.special.start if self.part is Section.START else self.special.body)
+        self.block(self.core.start if self.part is Section.START else self.core.body)
         stores = tuple(self.stores())
         out = self.out
         notes = {v.line: self.source.line(v.line).strip() for v in (*out.host, *out.tensor) if v.line}
@@ -265,11 +257,11 @@ class _Lowering(ExpressionLowering):
         The group's own update runs before the step, which takes its results. What a state is between two assignments
         is computed again, on the host, as the group's update computed it.
         """
-        states = [s.name for s in self.special.states if s.scope is not StateScope.TENSOR]
+        states = [s.name for s in self.core.states if s.scope is not StateScope.TENSOR]
         if not states:
             return {}
-        group = _Lowering(self.rule, self.special, self.on_host, Section.GROUP, self.before)
-        body = self.special.body
+        group = _Lowering(self.rule, self.core, self.on_host, Section.GROUP, self.before)
+        body = self.core.body
         times = Counter(target.name for target in assigned(body))
         chosen = {target.name for s in body if isinstance(s, (ast.If, ast.Every)) for target in assigned((s,))}
         if any(times[name] > 1 or name in chosen for name in states):
@@ -288,7 +280,7 @@ class _Lowering(ExpressionLowering):
     def stores(self) -> list[Store]:
         """Return what is written at the end: initial values, group states, or the parameter and states."""
         stores = []
-        for state in self.special.states:
+        for state in self.core.states:
             if state.scope is not self.part.scope:
                 continue
             ref = self.env.get(state.name)
@@ -323,7 +315,7 @@ class _Lowering(ExpressionLowering):
     def state_kinds(self) -> dict[str, Kind]:
         """Return the kinds that initial values give the states on the device, for a part that starts them."""
         kinds = {}
-        for state in self.special.states:
+        for state in self.core.states:
             ref = self.env.get(state.name)
             kinds[state.name] = state.kind
             if state.scope is StateScope.TENSOR and state.kind.level > Level.SCALAR:

@@ -9,17 +9,17 @@ from typing import Any
 
 import sympy as sp
 
+from optlang.core.core import Core, Evaluated, ModelSum, Operation, Part, Result, SizeOf, Transposed
+from optlang.functions import shapes
+from optlang.functions.shapes import Shape, Size
+from optlang.functions.table import BUILTINS, EMPTY, EVALUATIONS, MAKERS, MATRIX_FUNCTIONS
+from optlang.identity import DimensionSize
 from optlang.inputs import ValueName
 from optlang.ir import algebra
 from optlang.ir.builder import ProgramBuilder, Ref
-from optlang.language import shapes
-from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, EMPTY, EVALUATIONS, MAKERS, MATRIX_FUNCTIONS
-from optlang.language.identity import DimensionSize
-from optlang.language.kinds import ELEMENT, HOST, SCALAR, Kind, Level, join, matrix
-from optlang.language.shapes import Shape, Size
-from optlang.language.specialise import Special
-from optlang.language.walk import expressions, own_expressions, statements
+from optlang.kinds import ELEMENT, HOST, SCALAR, Kind, Level, join, matrix
+from optlang.syntax import tree as ast
+from optlang.syntax.walk import expressions, own_expressions, statements
 
 #: The kind of the several results of one function, of which ``item`` takes one.
 SEVERAL = matrix(("several",))
@@ -28,7 +28,7 @@ SEVERAL = matrix(("several",))
 class Matrices(ABC):
     """Lowers operations on matrices; expressions in general are lowered by a subclass."""
 
-    special: Special
+    core: Core
     out: ProgramBuilder
     done: dict[sp.Expr, Ref]  # operations that have been lowered, so that none runs twice
 
@@ -52,7 +52,7 @@ class Matrices(ABC):
     @cached_property
     def whole(self) -> Shape:
         """The shape of the parameter."""
-        ndim = self.special.ndim
+        ndim = self.core.ndim
         lead, rows, cols, numel = (self.input(n, HOST).expr for n in (DimensionSize(0), "rows", "cols", "numel"))
         if ndim < 3:
             return ((), (numel,), (rows, cols))[ndim]
@@ -80,7 +80,7 @@ class Matrices(ABC):
 
     def like_parameter(self, ref: Ref) -> Ref:
         """Return a value of the shape of ``matrix(p)`` in the shape of p, any other as it is."""
-        is_matrix = ref.kind.level is Level.MATRIX and self.special.ndim != 2 and bool(self.whole)
+        is_matrix = ref.kind.level is Level.MATRIX and self.core.ndim != 2 and bool(self.whole)
         if is_matrix and ref.kind.shape == shapes.matrix(self.whole):
             return self.operation("shaped", ELEMENT, self.named(ref).expr)
         return ref
@@ -139,24 +139,20 @@ class Matrices(ABC):
         rest = sp.Mul(*(f for f in factors if f not in low))
         return sp.Mul(*low), self.named(Ref(rest, ref.kind, ref.boolean and not low))
 
-    def rounded(self, name: str, node: ast.Call) -> Ref:
+    def rounded(self, node: Operation) -> Ref:
         """Lower ``bf16(x)`` and ``f32(x)``: what comes of it goes on in that number type."""
-        ref = self.expr(node.arguments[0].value)
+        ref = self.expr(node.arguments[0])
         if not ref.kind.on_device:
-            return Ref(algebra.call(name, ref.expr), ref.kind)
-        return self.operation(name, ref.kind, self.named(ref).expr)
+            return Ref(algebra.call(node.function, ref.expr), ref.kind)
+        return self.operation(node.function, ref.kind, self.named(ref).expr)
 
-    def transposed(self, node: ast.Member) -> Ref:
+    def transposed(self, node: Transposed) -> Ref:
         """Lower ``x.T``."""
         x = self.named(self.expr(node.value))
         return self.operation("transpose", self.kind_of_shape(shapes.transposed(self.shape_of(x.kind))), x.expr)
 
-    def index(self, node: ast.Index) -> Ref:
-        """Lower ``x[...]``, or one result of a function that has several."""
-        if isinstance(node.value, ast.Call):
-            (place,) = node.items
-            assert isinstance(place, ast.Number)
-            return self.item(node.value, int(place.value))
+    def part_of(self, node: Part) -> Ref:
+        """Lower ``x[...]``."""
         return self.placed(self.named(self.expr(node.value)), node.items)
 
     def placed(self, x: Ref, places: Sequence[ast.Expr | ast.Slice]) -> Ref:
@@ -178,21 +174,20 @@ class Matrices(ABC):
         shape = shapes.indexed(self.shape_of(x.kind), items)  # type: ignore[arg-type]
         return self.operation("index", self.kind_of_shape(shape), x.expr, *args)
 
-    def item(self, node: ast.Call, place: int) -> Ref:
+    def result_of(self, node: Result) -> Ref:
         """Lower one result of a function that has several."""
-        assert isinstance(node.function, ast.Name)
-        name = node.function.name
-        args = [self.named(ref) if ref.kind.on_device else ref for ref in (self.expr(a.value) for a in node.arguments)]
+        name, arguments = node.operation.function, node.operation.arguments
+        args = [self.named(ref) if ref.kind.on_device else ref for ref in map(self.expr, arguments)]
         if BUILTINS[name].sized:
-            results = BUILTINS[name].shapes(self.shape_of(args[0].kind), self.size(node.arguments[1].value))
+            results = BUILTINS[name].shapes(self.shape_of(args[0].kind), self.size(arguments[1]))
         else:
             results = self.result(name, args)
         whole = self.operation(name, SEVERAL, *(ref.expr for ref in args))
-        return self.operation("item", self.kind_of_shape(results[place]), whole.expr, sp.Integer(place))
+        return self.operation("item", self.kind_of_shape(results[node.index]), whole.expr, sp.Integer(node.index))
 
-    def matrix_call(self, name: str, node: ast.Call) -> Ref:
+    def matrix_call(self, node: Operation) -> Ref:
         """Lower a call of a function of whole matrices that has one result."""
-        nodes = [a.value for a in node.arguments]
+        name, nodes = node.function, node.arguments
         if name in MAKERS:
             shape = shapes.made(name, [self.size(n) for n in nodes])
             return self.operation(name, self.kind_of_shape(shape), *(self.expr(n).expr for n in nodes))
@@ -221,10 +216,10 @@ class Matrices(ABC):
         inner = [self.shape_of(ref.kind) for ref in args]
         return BUILTINS[name].shapes(*(inner[0], int(args[1].expr)) if BUILTINS[name].numbered else inner)
 
-    def size_of(self, name: str, node: ast.Expr, dim: ast.Expr | None = None) -> Ref:
+    def size_of(self, node: SizeOf) -> Ref:
         """Lower ``rows(x)``, ``cols(x)`` and ``size(x, dim)``."""
-        shape = self.shape_of(self.expr(node).kind)
-        size = shapes.size_of(name, shape, None if dim is None else int(self.expr(dim).expr))
+        shape = self.shape_of(self.expr(node.value).kind)
+        size = shapes.size_of(node.function, shape, None if node.dim is None else int(self.expr(node.dim).expr))
         self.out.read_sizes((size,))
         return Ref(sp.Integer(size) if isinstance(size, int) else size, HOST)
 
@@ -239,7 +234,17 @@ def is_apart(block: Sequence[ast.Stmt] | ast.Expr, matrices: bool = True) -> boo
     tops: Sequence[ast.Expr]
     tops = [e for s in statements(block) for e in own_expressions(s)] if isinstance(block, tuple) else [block]  # type: ignore[list-item]
     nodes = [node for top in tops for node in expressions(top)]
-    apart = {"total", *EVALUATIONS}
-    if any(isinstance(n, ast.Call) and isinstance(n.function, ast.Name) and n.function.name in apart for n in nodes):
-        return True
-    return matrices and any(shapes.is_matrix_call(node, MATRIX_FUNCTIONS) for node in nodes)
+    asks = any(isinstance(n, ModelSum | Evaluated) or _is_asking(n) for n in nodes)
+    return asks or (matrices and any(map(_is_about_matrices, nodes)))
+
+
+def _is_asking(node: ast.Expr) -> bool:
+    """Whether a name or an operation is of a step that calls the closure."""
+    return isinstance(node, Operation) and node.function in EVALUATIONS
+
+
+def _is_about_matrices(node: ast.Expr) -> bool:
+    """Whether an expression is, by itself, more than arithmetic on elements."""
+    if isinstance(node, Operation):
+        return node.function in MATRIX_FUNCTIONS
+    return isinstance(node, Transposed | Part | Result) or (isinstance(node, ast.Binary) and node.op == "@")

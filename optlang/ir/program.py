@@ -14,7 +14,7 @@ import sympy as sp
 
 from optlang.inputs import ValueName, text
 from optlang.ir import algebra
-from optlang.language.kinds import ELEMENT, HOST, Kind, Level, join
+from optlang.kinds import ELEMENT, HOST, Kind, Level, join
 
 
 class InvalidProgram(Exception):

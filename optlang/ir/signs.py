@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import sympy as sp
 
+from optlang.identity import Count
 from optlang.inputs import ValueName
 from optlang.ir import algebra
 from optlang.ir.program import Program
-from optlang.language.identity import Count
 
 
 class Traits(NamedTuple):

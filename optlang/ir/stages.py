@@ -18,7 +18,7 @@ import sympy as sp
 from optlang.inputs import Asked, Contribution, Handed, IterationControl, Total, ValueName
 from optlang.ir import algebra
 from optlang.ir.program import Input, Program, Store, Value
-from optlang.language.kinds import ELEMENT, Kind, Level
+from optlang.kinds import ELEMENT, Kind, Level
 
 #: When a value is computed: after how many barriers, and before (0), among (1) or after (2) the matrices there.
 Place = tuple[int, int]

@@ -13,9 +13,9 @@ from types import ModuleType
 from typing import Any
 
 from optlang.classes import class_of
-from optlang.language.library import rule_files
-from optlang.language.suggest import nearest
 from optlang.source import Source
+from optlang.syntax.library import rule_files
+from optlang.syntax.suggest import nearest
 
 
 def _find(name: str) -> str:

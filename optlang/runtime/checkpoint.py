@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from optlang.artifact import Storage
-from optlang.language.rule import HyperType
-from optlang.language.tree import StateScope
+from optlang.rule import HyperType
 from optlang.runtime.events import TRAINING
 from optlang.runtime.flat import seen
 from optlang.runtime.plan import ROUNDING, STORE, describe, named
@@ -25,6 +24,7 @@ from optlang.runtime.tensors import facts_of, is_shared, local, real_name
 from optlang.storage import Own, choice
 from optlang.storage.blocks import SCALE
 from optlang.storage.parameters import KEY
+from optlang.syntax.tree import StateScope
 
 #: Hyperparameters that may be None.
 NULLABLE = (HyperType.OPTIONAL, HyperType.OPTIONAL_TEXT)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from optlang.language.rule import Rule
+from optlang.rule import Rule
 
 #: Keys of torch's param groups that are no hyperparameters: they choose an implementation, or what a step may do.
 SWITCHES = ("foreach", "fused", "capturable", "differentiable")

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from optlang.artifact import Storage
+from optlang.identity import Count
 from optlang.inputs import ValueName, as_values
-from optlang.language.identity import Count
 from optlang.runtime.device_scalars import as_number, numbers_of, traced_functions
 from optlang.runtime.kernels import LoadedVariant
 from optlang.runtime.plan import GroupPlan, State

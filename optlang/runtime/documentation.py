@@ -6,11 +6,11 @@ import inspect
 from typing import Any
 
 from optlang.artifact import Compiled
-from optlang.language.quoting import visible
-from optlang.language.rule import Hyper, HyperType
-from optlang.language.texts import text_of
+from optlang.core.texts import text_of
+from optlang.rule import Hyper, HyperType
 from optlang.runtime.rng import SEED
 from optlang.runtime.routing import Parts
+from optlang.syntax.quoting import visible
 
 KINDS = {
     HyperType.NUMBER: "float",

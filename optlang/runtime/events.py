@@ -13,7 +13,6 @@ import torch
 
 from optlang.artifact import ShapeInfo, Storage
 from optlang.inputs import as_values
-from optlang.language.tree import StateScope
 from optlang.runtime.batches import ParameterBatch
 from optlang.runtime.kernels import LoadedVariant
 from optlang.runtime.plan import GroupPlan, State
@@ -22,6 +21,7 @@ from optlang.runtime.tensors import facts_of, local
 from optlang.storage.blocks import SCALE
 from optlang.storage.coded import ElementIndices
 from optlang.storage.parameters import KEY
+from optlang.syntax.tree import StateScope
 
 #: Key of the param groups that tells which the parameters are; the name that the ``schedulefree`` package gives it.
 TRAINING = "train_mode"

@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable, Sequence
 from typing import Any, SupportsFloat, cast
 
-from optlang.language.builtins import BUILTINS
+from optlang.functions.table import BUILTINS
 
 HostFunction = Callable[..., Any]
 

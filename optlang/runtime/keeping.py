@@ -10,7 +10,7 @@ import torch
 from optlang.artifact import Slot
 from optlang.runtime.plan import GroupPlan, named
 from optlang.runtime.routing import RoutedRule
-from optlang.runtime.stored import ROUNDING, STORE, formats_of, needs, warn
+from optlang.runtime.stored import ROUNDING, STORE, formats_of, storage_asked, warn
 from optlang.runtime.tensors import facts_of
 from optlang.storage import choice, parameters
 
@@ -34,7 +34,7 @@ def check(part: RoutedRule, group: Mapping[str, Any], members: Sequence[torch.Te
         members: The parameters.
         kind: The kind of plan that the group has.
     """
-    who, need = part.compiled.name, needs(part.compiled, group, members)
+    who, need = part.compiled.name, storage_asked(part.compiled, group, members)
     if not need:
         return
     if kind.unlike:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +13,10 @@ from optlang.backends.loading import loops, plain, registry, vectors
 from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import Dims, LoadedKernel, Signature
 from optlang.cache import folders
+from optlang.core.needs import needs
+from optlang.identity import DimensionSize
 from optlang.inputs import ValueName, as_values
-from optlang.language.identity import DimensionSize
-from optlang.language.rule import Value, Values
-from optlang.language.specialise import repeats, uses_matrices
-from optlang.language.texts import rule_text
+from optlang.rule import Value, Values
 from optlang.runtime import host, progress
 from optlang.runtime.tensors import EXAMPLE_SIZES, arithmetic, facts_of, real, resolved
 from optlang.storage import NARROW
@@ -165,13 +163,10 @@ class VariantCache:
         self._texts: dict[str, dict[tuple[Any, ...], str]] = {}
         self._owned: set[tuple[VariantKey, str, Signature]] = set()
         self._chosen: dict[tuple[Any, ...], LoadedVariant] = {}
-        # A fact that the rule's text does not even mention cannot choose between variants (dimensions always may).
-        text = unicodedata.normalize("NFKC", rule_text(compiled.rule))
-        mentioned = [name for name in FACTS if isinstance(name, str) and name != "ndim" and name in text]
-        # Where there are matrices, loops, or requirements on parameters, any size may matter.
-        rule = compiled.rule
-        self.by_shape = uses_matrices(rule) or repeats(rule) or any(r.of_tensors for r in rule.requirements)
-        self._mentioned = tuple(["shape"] if self.by_shape else mentioned)
+        # A fact that the rule does not name cannot choose between variants (dimensions always may).
+        needed = needs(compiled.rule)
+        self.by_shape = needed.shape
+        self._mentioned = ("shape",) if self.by_shape else tuple(sorted(needed.facts - {"ndim"}))
         self.by_size = bool(self._mentioned)  # whether a tensor's sizes may matter
 
     def prepared(

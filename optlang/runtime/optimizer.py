@@ -16,12 +16,10 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from optlang.artifact import Compiled
+from optlang.core.needs import needs
+from optlang.functions.table import HALT, SEARCHES
+from optlang.identity import Count
 from optlang.inputs import ValueName
-from optlang.language.builtins import HALT, SEARCHES
-from optlang.language.identity import Count
-from optlang.language.questions import draws, evaluations
-from optlang.language.suggest import nearest
-from optlang.language.tree import StateScope
 from optlang.runtime import checkpoint, documentation, flat, keeping, rng, sparse
 from optlang.runtime.capturable import CapturablePlan
 from optlang.runtime.counterpart import SWITCHES, undecorated
@@ -43,6 +41,8 @@ from optlang.runtime.values import plain
 from optlang.runtime.vanishing import Vanishing
 from optlang.runtime.work import ScheduledWork
 from optlang.storage import choice, parameters
+from optlang.syntax.suggest import nearest
+from optlang.syntax.tree import StateScope
 
 #: The staged work of a rule, with the other arguments of ``run_schedule``.
 Together = tuple[RoutedRule, list[ScheduledWork], LoadedVariant, Mapping[ValueName, Any], rng.Seed | None]
@@ -230,7 +230,7 @@ class RuleOptimizer(Optimizer):
         if switched(group) == LazyPlan.switch:
             sparse.check_rule(part, group, members)
         keeping.check(part, group, members, _kind(group, part))
-        searches = bool(evaluations(part.compiled.rule) & {*SEARCHES})
+        searches = bool(needs(part.compiled.rule).calls & {*SEARCHES})
         flat.check(part, group, len(self.param_groups), members, searches)
         if part.kernels.by_shape:
             values = part.hyper.read(group)
@@ -815,7 +815,7 @@ def make_class(
         ValueError: If there is no such backend.
     """
     parts = Parts.of(compiled, backend)
-    random = any(draws(part.compiled.rule) for part in parts.parts)
+    random = any(needs(part.compiled.rule).draws for part in parts.parts)
     signature = documentation.signature(parts, random)
 
     def __init__(self: RuleOptimizer, params: Any, *args: Any, **kwargs: Any) -> None:
@@ -837,8 +837,8 @@ def make_class(
             "_parts": parts,
             "_counting": any(part.keeps_numbers for part in parts.parts),
             "_random": random,
-            "_calling": frozenset(part.kernels for part in parts.parts if evaluations(part.compiled.rule)),
-            "_asked": frozenset().union(*(evaluations(part.compiled.rule) for part in parts.parts)),
+            "_calling": frozenset(part.kernels for part in parts.parts if needs(part.compiled.rule).calls),
+            "_asked": frozenset().union(*(needs(part.compiled.rule).calls for part in parts.parts)),
             "_events": any(part.compiled.rule.events for part in parts.parts),
             "_rebuild": rebuild,
             **({"share_memory": share_memory} if parts.counterpart.early else {}),

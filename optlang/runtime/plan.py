@@ -14,10 +14,9 @@ from typing import Any, NoReturn
 import torch
 
 from optlang.artifact import ShapeInfo, Variant
+from optlang.identity import Count, GivenName
 from optlang.inputs import ValueName, as_values
-from optlang.language.identity import Count, GivenName
-from optlang.language.rule import Value, Values
-from optlang.language.tree import StateScope
+from optlang.rule import Value, Values
 from optlang.runtime import host, rng
 from optlang.runtime.batches import ParameterBatch
 from optlang.runtime.device_scalars import stays_on_device
@@ -33,6 +32,7 @@ from optlang.runtime.values import Hyperparameters
 from optlang.runtime.work import PendingStep, ScheduledWork
 from optlang.storage import Format
 from optlang.storage.coded import WHOLE, Coded, ElementIndices
+from optlang.syntax.tree import StateScope
 
 State = MutableMapping[torch.Tensor, dict[str, Any]]
 

@@ -10,7 +10,7 @@ import torch
 
 from optlang.artifact import ShapeInfo, Slot, Storage
 from optlang.inputs import ValueName, text
-from optlang.language.rule import Values
+from optlang.rule import Values
 from optlang.runtime.kernels import LoadedVariant
 from optlang.runtime.rng import mixed
 from optlang.runtime.tensors import (

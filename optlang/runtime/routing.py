@@ -12,17 +12,17 @@ from typing import Any
 import torch
 
 from optlang.artifact import Compiled
-from optlang.language.evaluate import evaluate, truth
-from optlang.language.identity import GroupKey
-from optlang.language.questions import reads_group_time
-from optlang.language.rule import Value, Values
-from optlang.language.tree import Expr, Member, StateScope
-from optlang.language.walk import expressions
+from optlang.core.evaluate import evaluate, truth
+from optlang.core.needs import needs
+from optlang.identity import GroupKey
+from optlang.rule import Value, Values
 from optlang.runtime.counterpart import Counterpart
 from optlang.runtime.kernels import VariantCache
 from optlang.runtime.records import STEP
 from optlang.runtime.tensors import facts_of
 from optlang.runtime.values import Hyperparameters, plain, python_value
+from optlang.syntax.tree import Expr, Member, StateScope
+from optlang.syntax.walk import expressions
 
 
 class RoutedRule:
@@ -44,7 +44,7 @@ class RoutedRule:
         self.compiled, self.hyper, self.kernels, self.when = compiled, hyper, kernels, when
         nodes = expressions(when) if when is not None else ()
         states = compiled.rule.states
-        self.keeps_numbers = reads_group_time(compiled.rule) or any(
+        self.keeps_numbers = needs(compiled.rule).group_time or any(
             state.scope is not StateScope.TENSOR for state in states
         )
         self.asks = tuple(dict.fromkeys(node.name for node in nodes if isinstance(node, Member)))
@@ -60,7 +60,7 @@ class RoutedRule:
 
     def counts_steps_of(self, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> bool:
         """Whether the steps of a group with these parameters are counted, as some formula reads ``group.t``."""
-        if reads_group_time(self.compiled.rule):
+        if needs(self.compiled.rule).group_time:
             return True
         if not members or not self.keeps_numbers:
             return False

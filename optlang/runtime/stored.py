@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from optlang.artifact import Compiled, Slot
-from optlang.language.checking.samples import habits_with, slow_averages
-from optlang.language.evaluate import evaluate, truth
-from optlang.language.rule import Values
+from optlang.checker.state_behavior import behavior_with, slow_averages
+from optlang.core.evaluate import evaluate, truth
+from optlang.rule import Values
 from optlang.runtime.kernels import LoadedVariant
 from optlang.runtime.routing import RoutedRule
 from optlang.runtime.tensors import facts_of, real_name
@@ -31,8 +31,8 @@ def asked(group: Mapping[str, Any]) -> tuple[Any, Any]:
     return group.get(STORE), group.get(ROUNDING)
 
 
-def needs(compiled: Compiled, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> str:
-    """Return what a param group, or else its rule, asks for that only steps of the usual kind can do; maybe nothing.
+def storage_asked(compiled: Compiled, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> str:
+    """Return what a parameter group, or its rule, asks for that only steps of the usual kind can do; maybe nothing.
 
     Args:
         compiled: The rule.
@@ -84,12 +84,12 @@ def warn(compiled: Compiled, group: Mapping[str, Any], slots: Sequence[Slot], va
     store = group.get(STORE)
     if not isinstance(store, Mapping):
         return
-    habits = habits_with(compiled.rule, values)
+    behavior = behavior_with(compiled.rule, values)
     for slot in slots:
         if slot.key not in store:
             continue
         format = choice.named(compiled.name, store[slot.key])
-        seen = habits.get(slot.name)
+        seen = behavior.get(slot.name)
         remark = None if seen is None else seen.remark(slot.key, format)
         if remark is not None:
             asked_for = f"{compiled.name}: store={{{slot.key!r}: {store[slot.key]!r}}}"

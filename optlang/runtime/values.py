@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from optlang.artifact import Compiled
+from optlang.core.evaluate import evaluate
+from optlang.identity import GivenName, GroupKey
 from optlang.inputs import ValueName
-from optlang.language.evaluate import evaluate
-from optlang.language.identity import GivenName, GroupKey
-from optlang.language.rule import Hyper, Value, Values
+from optlang.rule import Hyper, Value, Values
 
 
 def python_key(key: str) -> str:

@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 
-from optlang.language.builtins import FACT_NAMES
-from optlang.language.histories import sizes_of
-from optlang.language.questions import is_known, known_locals
-from optlang.language.rule import Rule, remembering
-from optlang.language.tree import Every, If
-from optlang.language.walk import assigned, statements
+from optlang.core.known import is_known, known_locals
+from optlang.expand.histories import sizes_of
+from optlang.functions.table import FACT_NAMES
+from optlang.rule import Rule, remembering
 from optlang.runtime.plan import GroupPlan
 from optlang.runtime.stored import ROUNDING, callers
 from optlang.runtime.tensors import is_fake
+from optlang.syntax.tree import Every, If
+from optlang.syntax.walk import assigned, statements
 
 #: The steps after which is looked.
 LOOKS = (10, 100, 1000)

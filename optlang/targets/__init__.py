@@ -18,9 +18,9 @@ from typing import Any
 
 from optlang.compiler import CompiledRule
 from optlang.diagnostics import Diagnostic, OptlangError
-from optlang.language.rule import Values
-from optlang.language.suggest import nearest
+from optlang.rule import Values
 from optlang.source import Span
+from optlang.syntax.suggest import nearest
 
 
 @dataclass(frozen=True)

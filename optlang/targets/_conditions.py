@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from optlang.backends.helpers import called
+from optlang.codegen.helpers import called
+from optlang.core.core import Key, KnownSize, Operation
+from optlang.core.evaluate import NotStatic, evaluate, member_name, nearest_float
+from optlang.functions.table import BUILTINS
+from optlang.identity import GivenName
 from optlang.inputs import ValueName
-from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS
-from optlang.language.evaluate import NotStatic, evaluate, member_name, nearest_float
-from optlang.language.identity import GivenName
-from optlang.language.rule import Values
+from optlang.rule import Values
+from optlang.syntax import tree as ast
 from optlang.targets._dialect import number
 
 #: Functions of such formulas, as TorchScript on floats.
@@ -61,7 +62,7 @@ class Conditions:
         match node:
             case ast.Number(value=value):
                 return number(nearest_float(value)), False
-            case ast.KnownSize(value=value, factors=factors):
+            case KnownSize(value=value, factors=factors):
                 return number(float(value)) if factors is None else self._size(factors), False
             case ast.Infinity():
                 return "math.inf", False
@@ -69,8 +70,10 @@ class Conditions:
                 return str(flag), True
             case ast.Name(name=name):
                 return self._name(name)
-            case ast.Member() if (key := member_name(node)) is not None:
+            case Key(key=key):
                 return self._name(key)
+            case ast.Member() if (group_key := member_name(node)) is not None:
+                return self._name(group_key)
             case ast.Unary(op="not", operand=operand):
                 return f"(not {self.truth(operand)})", True
             case ast.Unary(op=op, operand=operand):
@@ -88,18 +91,27 @@ class Conditions:
                 return f"({' and '.join(parts)})", True
             case ast.Ternary(condition=c, then=then, other=other):
                 return f"({self.number(then)} if {self.truth(c)} else {self.number(other)})", False
-            case ast.Call(function=ast.Name(name="max" | "min" as name), arguments=arguments):
-                self.helpers.add(f"host_{name}")
-                text = self.number(arguments[-1].value)
-                for argument in arguments[-2::-1]:
-                    text = f"host_{name}({self.number(argument.value)}, {text})"
-                return text, False
-            case ast.Call(function=ast.Name(name=name), arguments=arguments) if name in FUNCTIONS:
-                row = FUNCTIONS[name]
-                self.helpers |= called(row.host or "")
-                return (row.host or "").format(*(self.number(a.value) for a in arguments)), row.boolean
+            case Operation(function=name, arguments=arguments, dims=None):
+                return self._call(node, name, arguments)
+            case ast.Call(function=ast.Name(name=name), arguments=arguments) if not any(a.name for a in arguments):
+                return self._call(node, name, [a.value for a in arguments])
             case _:
                 return self._chosen(node)
+
+    def _call(self, node: ast.Expr, name: str, arguments: Sequence[ast.Expr]) -> tuple[str, bool]:
+        """Return a call of a function of numbers."""
+        if name not in FUNCTIONS:
+            return self._chosen(node)
+        texts = list(map(self.number, arguments))
+        if name in ("max", "min"):
+            self.helpers.add(f"host_{name}")
+            text = texts[-1]
+            for other in texts[-2::-1]:
+                text = f"host_{name}({other}, {text})"
+            return text, False
+        row = BUILTINS[name]
+        self.helpers |= called(row.host or "")
+        return (row.host or "").format(*texts), row.boolean
 
     def _chosen(self, node: ast.Expr) -> tuple[str, bool]:
         """Return the value of a formula of options, which are chosen for good."""

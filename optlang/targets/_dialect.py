@@ -1,6 +1,6 @@
 """Generated Python -> TorchScript: the same functions, in the part of the language that TorchScript knows.
 
-The module of a variant (:mod:`optlang.backends.python_source`) is what runs everywhere. TorchScript wants types, and
+The module of a variant (:mod:`optlang.codegen.python_source`) is what runs everywhere. TorchScript wants types, and
 has neither dicts of tensors nor functions with any number of arguments; nor does it mix whole numbers with others.
 Values of the host arrive as one list, in which each name has its place.
 """
@@ -11,7 +11,7 @@ import ast
 import math
 from collections.abc import Mapping, Sequence
 
-from optlang.backends.helpers import HELPERS, texts
+from optlang.codegen.helpers import HELPERS, texts
 from optlang.inputs import ValueName
 
 #: Helper functions of generated code that TorchScript needs in other words.

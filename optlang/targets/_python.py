@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from optlang.backends.matrix_source import LOOP
-from optlang.language.quoting import literal
+from optlang.codegen.matrix_source import LOOP
+from optlang.syntax.quoting import literal
 
 #: Longest line.
 WIDTH = 120

@@ -13,18 +13,19 @@ from enum import Enum
 from itertools import product
 
 from optlang.artifact import ShapeInfo, VariantKey
-from optlang.backends.naming import python_name
+from optlang.codegen.naming import python_name
 from optlang.compiler import CompiledRule
-from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS
-from optlang.language.evaluate import FUNCTIONS, evaluate, member_name, nearest_float, truth
-from optlang.language.identity import GivenName, GroupKey
-from optlang.language.questions import known_locals
-from optlang.language.quoting import literal
-from optlang.language.rule import HyperType, OneOf, Range, Unasked, Value, Values
-from optlang.language.sizes import Unfit
-from optlang.language.specialise import Special, specialise
-from optlang.language.walk import expressions
+from optlang.core.core import Core, Key, KnownSize, Operation
+from optlang.core.evaluate import FUNCTIONS, evaluate, member_name, nearest_float, truth
+from optlang.core.known import known_locals
+from optlang.core.sizes import Unfit
+from optlang.core.specialise import specialise
+from optlang.functions.table import BUILTINS
+from optlang.identity import GivenName, GroupKey
+from optlang.rule import HyperType, OneOf, Range, Unasked, Value, Values
+from optlang.syntax import tree as ast
+from optlang.syntax.quoting import literal
+from optlang.syntax.walk import expressions
 
 #: Shapes to try, by number of dimensions; sizes are prime, so that a product tells what it is a product of.
 SHAPES: tuple[tuple[int, ...], ...] = (
@@ -88,14 +89,14 @@ class Way:
     Attributes:
         trace: The questions as Python, with their answers.
         key: The key of the variant that they lead to.
-        special: The statements of it.
+        core: The statements of it.
         shape: A shape that it is for.
         values: Hyperparameters that lead here.
     """
 
     trace: Trace
     key: VariantKey
-    special: Special
+    core: Core
     shape: tuple[int, ...]
     values: Values = field(default_factory=dict, compare=False)
 
@@ -197,25 +198,25 @@ class Explorer:
             known = {**values, **facts.named()}
             if not all(truth(evaluate(r.condition, known)) for r in compiled.rule.requirements if r.of_tensors):
                 return None
-            special = specialise(compiled.rule, known, shape, self.event)
-            trace = self.trace(special, shape)
+            core = specialise(compiled.rule, known, shape, self.event)
+            trace = self.trace(core, shape)
         except (Unfit, RecursionError):
             return None
         except Unspoken:
             if shape in SHAPES:
                 raise
             return None
-        key = VariantKey.of(special, facts.ndim)
-        if special.matrices:
+        key = VariantKey.of(core, facts.ndim)
+        if core.matrices:
             trace = ((DIMENSIONS, facts.ndim), *trace)
-        elif special.dims:
+        elif core.dims:
             trace = (*trace, (DIMENSIONS, key.ndim))
-        return Way(trace, key, special, shape, dict(values))
+        return Way(trace, key, core, shape, dict(values))
 
-    def trace(self, special: Special, shape: tuple[int, ...]) -> Trace:
+    def trace(self, core: Core, shape: tuple[int, ...]) -> Trace:
         """Return the questions and answers of a variant, without those that can have one answer only."""
         found: dict[str, Value] = {}
-        for question, answer in zip(special.questions, special.key, strict=True):
+        for question, answer in zip(core.questions, core.key, strict=True):
             if isinstance(answer, Unasked) or not any(self.names(question)):
                 continue  # a flag in the place of a number is refused when hyperparameters are read
             written = self.written(question, shape)
@@ -281,9 +282,11 @@ class Explorer:
             match inner:
                 case ast.Name(name=name):
                     yield name
-                case ast.Member() if (key := member_name(inner)) is not None:
+                case Key(key=key):
                     yield key
-                case ast.KnownSize():
+                case ast.Member() if (group_key := member_name(inner)) is not None:
+                    yield group_key
+                case KnownSize():
                     yield Whole.SHAPE
                 case _:
                     pass
@@ -303,7 +306,7 @@ class Explorer:
             return text if text.isidentifier() or text[:1].isdigit() else f"({text})"
 
         match node:
-            case ast.KnownSize(value=size):
+            case KnownSize(value=size):
                 return _size(size, shape)
             case ast.Number(value=exact):
                 return repr(int(exact)) if exact == int(exact) else repr(float(exact))
@@ -319,8 +322,10 @@ class Explorer:
                 return self.text(self.local[name], shape)
             case ast.Name(name=name) if name in self.hypers or name in FACTS:
                 return python_name(name)
-            case ast.Member() if (key := member_name(node)) is not None:
+            case Key(key=key):
                 return python_name(key)
+            case ast.Member() if (group_key := member_name(node)) is not None:
+                return python_name(group_key)
             case ast.Unary(op=op, operand=operand):
                 return f"{op} {inner(operand)}" if op == "not" else f"{op}{inner(operand)}"
             case ast.Binary(op="??", left=left, right=right):
@@ -333,14 +338,19 @@ class Explorer:
                 return inner(operands[0]) + "".join(f" {o} {inner(x)}" for o, x in zip(ops, operands[1:], strict=True))
             case ast.Ternary(condition=c, then=a, other=b):
                 return f"{inner(a)} if {inner(c)} else {inner(b)}"
-            case ast.Call(function=ast.Name(name="max" | "min" as name), arguments=arguments):
-                return f"{name}({', '.join(self.text(a.value, shape) for a in arguments)})"
-            case ast.Call(function=ast.Name(name="floor"), arguments=(argument,)):
-                return f"math.floor({self.text(argument.value, shape)})"
+            case Operation(function=name, arguments=arguments, dims=None) if name in FUNCTIONS:
+                return _called(name, [self.text(a, shape) for a in arguments])
             case ast.Call(function=ast.Name(name=name), arguments=arguments) if name in FUNCTIONS:
-                return (BUILTINS[name].host or "").format(*(self.text(a.value, shape) for a in arguments))
+                return _called(name, [self.text(a.value, shape) for a in arguments])
             case _:
                 raise Unspoken(f"a condition on {type(node).__name__.lower()}")
+
+
+def _called(name: str, texts: list[str]) -> str:
+    """Return a call of a function of numbers as Python."""
+    if name in ("max", "min"):
+        return f"{name}({', '.join(texts)})"
+    return f"math.floor({texts[0]})" if name == "floor" else (BUILTINS[name].host or "").format(*texts)
 
 
 def _is_size(value: float) -> bool:

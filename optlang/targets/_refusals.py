@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 
 from optlang.compiler import CompiledRule, example_facts
+from optlang.core.core import Core, Key, ModelSum, operations
+from optlang.core.evaluate import member_name
+from optlang.core.known import tops
+from optlang.core.needs import needs
+from optlang.core.sizes import Unfit
+from optlang.core.specialise import specialise
 from optlang.diagnostics import Diagnostic
-from optlang.language import tree as ast
-from optlang.language.builtins import EVALUATIONS, MATRIX_FUNCTIONS, RANDOMS, SEARCHES, SIZES
-from optlang.language.evaluate import member_name
-from optlang.language.histories import sizes_of
-from optlang.language.identity import GroupKey
-from optlang.language.questions import draws, evaluations, tops
-from optlang.language.rule import Rule, Values
-from optlang.language.sizes import Unfit
-from optlang.language.specialise import Special, specialise
-from optlang.language.tree import StateScope
-from optlang.language.walk import expressions, own_expressions, statements
+from optlang.expand.histories import sizes_of
+from optlang.functions.table import EVALUATIONS, MATRIX_FUNCTIONS, RANDOMS, SEARCHES, SIZES
+from optlang.identity import GroupKey
+from optlang.rule import Rule, Values
 from optlang.source import Span
+from optlang.syntax import tree as ast
+from optlang.syntax.tree import StateScope
+from optlang.syntax.walk import expressions, statements
 from optlang.targets import Order, refusal
 
 
@@ -54,7 +56,7 @@ def outside_python(order: Order, target: str) -> list[Diagnostic]:
 
 def closure(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
     """Yield the refusal of a rule that has the closure called."""
-    if evaluations(compiled.rule) - {*SEARCHES}:
+    if needs(compiled.rule).calls - {*SEARCHES}:
         node = called(compiled.rule, EVALUATIONS - {*SEARCHES})
         yield refusal(
             compiled,
@@ -67,7 +69,7 @@ def closure(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
 
 def random_numbers(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
     """Yield the refusal of a rule that draws random numbers."""
-    if draws(compiled.rule):
+    if needs(compiled.rule).draws:
         node = called(compiled.rule, RANDOMS)
         yield refusal(
             compiled,
@@ -121,24 +123,22 @@ def several_passes(order: Order, target: str) -> Iterator[Diagnostic]:
     What the chosen values leave out (a clipping that is switched off) is not there.
     """
     compiled, rule = order.compiled, order.compiled.rule
-    special = _left(order)
-    if special is None or rule.routes:
+    core = _left(order)
+    if core is None or rule.routes:
         return
     help = "use the target `torchscript`"
-    left = [
-        n for s in statements((*special.start, *special.body)) for top in own_expressions(s) for n in expressions(top)
-    ]
-    if any(_name_of(n) == "total" for n in left):
+    left = list(operations((*core.start, *core.body)))
+    if any(isinstance(n, ModelSum) for n in left):
         found = called(rule, ("total", "gnorm"))
         yield refusal(compiled, target, f"a sum over the whole model (`{_name_of(found)}`)", _span(found), help)
-    every = [s for s in statements(special.body) if isinstance(s, ast.Every)]
+    every = [s for s in statements(core.body) if isinstance(s, ast.Every)]
     if every:
         yield refusal(compiled, target, "`every`", every[0].span, help)
-    if special.matrices and not sizes_of(rule.tree):
+    if core.matrices and not sizes_of(rule.tree):
         found = _first(rule, _is_matrix)
         name = _name_of(found)
         yield refusal(compiled, target, f"matrices (`{name}`)" if name else "matrices", _span(found), help)
-    for state in special.states:
+    for state in core.states:
         if state.scope is not StateScope.TENSOR:
             owner = "parameter group" if state.scope is StateScope.GROUP else "whole optimizer"
             yield refusal(compiled, target, f"a state of the {owner} (`{state.name}`)", state.span, help)
@@ -146,12 +146,12 @@ def several_passes(order: Order, target: str) -> Iterator[Diagnostic]:
     for statement in (s for body in rule.events.values() for s in body):
         yield refusal(compiled, target, "`on eval` and `on train`", statement.span, help)
         break
-    if any(isinstance(n, ast.Member) and member_name(n) is not None for n in left):
+    if any(isinstance(n, Key) for n in left):
         found = _first(rule, lambda n: isinstance(n, ast.Member) and member_name(n) is not None)
         yield refusal(compiled, target, "a key of the parameter group", _span(found), help)
 
 
-def _left(order: Order) -> Special | None:
+def _left(order: Order) -> Core | None:
     """Return what is left of a rule with the chosen values; None if it is for no tensor of these dimensions."""
     facts = example_facts(order.ndim)
     group: Values = {GroupKey(key): 1.0 for key in order.compiled.group_keys}

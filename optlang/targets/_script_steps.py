@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from optlang.artifact import AnySlot, Kernel, Stage, Storage, Variant
 from optlang.inputs import Handed, LateNumber, NumberContribution, Total, ValueName, text
-from optlang.language.quoting import docstring
-from optlang.language.rule import Rule
-from optlang.language.tree import Name, StateScope
-from optlang.language.walk import expressions
+from optlang.rule import Rule
+from optlang.syntax.quoting import docstring
+from optlang.syntax.tree import Name, StateScope
+from optlang.syntax.walk import expressions
 from optlang.targets._conditions import Conditions, Untranslatable
 from optlang.targets._dialect import Module, ascii_name, number
 from optlang.targets._variants import Carried

@@ -8,15 +8,15 @@ from fractions import Fraction
 from typing import Any
 
 from optlang.artifact import ShapeInfo, Variant
-from optlang.build_variant import FIXED
+from optlang.checker.state_behavior import slow_averages
+from optlang.codegen.build_variant import FIXED
 from optlang.compiler import CompiledRule, example_variant
 from optlang.diagnostics import Diagnostic, OptlangError
-from optlang.language import tree as ast
-from optlang.language.checking.samples import slow_averages
-from optlang.language.kinds import Level
-from optlang.language.rule import State, Values
-from optlang.language.tree import StateScope
+from optlang.kinds import Level
+from optlang.rule import State, Values
 from optlang.storage import Fixed, Format, choice
+from optlang.syntax import tree as ast
+from optlang.syntax.tree import StateScope
 from optlang.targets import refusal
 
 #: The functions that round to types, by type.
@@ -30,9 +30,9 @@ class _Retyped(CompiledRule):
 
     def variant(self, values: Values, facts: ShapeInfo, event: str | None = None) -> Variant:
         """Return the variant that these values select."""
-        special, key = self._specialise(values, facts, event)
+        core, key = self._specialise(values, facts, event)
         if key not in self._variants:
-            self._variants[key] = self.build(special, key, facts.ndim)
+            self._variants[key] = self.build(core, key, facts.ndim)
         return self._variants[key]
 
     def keep(self, variant: Variant) -> None:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from optlang.artifact import ShapeInfo, Variant, VariantKey
 from optlang.compiler import CompiledRule
-from optlang.language import tree as ast
-from optlang.language.evaluate import evaluate, truth
-from optlang.language.identity import DimensionSize, GivenName, GroupKey
-from optlang.language.rule import HyperType, Range, Value, Values
-from optlang.language.sizes import Unfit
-from optlang.language.specialise import SymbolicSize, specialise
-from optlang.language.walk import expressions
+from optlang.core.evaluate import evaluate, truth
+from optlang.core.sizes import Unfit
+from optlang.core.specialise import SymbolicSize, specialise
+from optlang.identity import DimensionSize, GivenName, GroupKey
+from optlang.rule import HyperType, Range, Value, Values
+from optlang.syntax import tree as ast
+from optlang.syntax.walk import expressions
 from optlang.targets import Order
 
 #: Shapes whose variants are carried: of up to four dimensions; tall, wide and square, with a size of 1 and without.
@@ -90,10 +90,10 @@ def _questions(
         if requirement.of_tensors and not truth(evaluate(requirement.condition, named)):
             return None
     try:
-        special = specialise(compiled.rule, named, with_formulas(shape), event)
+        core = specialise(compiled.rule, named, with_formulas(shape), event)
     except Unfit:
         return None
-    return compiled.variant_key(values, facts, event), special.asked, special.known
+    return compiled.variant_key(values, facts, event), core.asked, core.known
 
 
 def _bordering(order: Order, values: Values, shapes: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:

@@ -16,9 +16,9 @@ from typing import Any
 from optlang.artifact import FACTS, Storage, Variant
 from optlang.backends.loading.modules import load_module
 from optlang.compiler import example_facts
+from optlang.core.sizes import Unfit
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.inputs import ValueName, as_values
-from optlang.language.sizes import Unfit
 from optlang.targets import Order, _refusals, refusal
 from optlang.targets._variants import chosen
 

@@ -13,20 +13,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NoReturn
 
-from optlang.backends.helpers import HELPERS, called
-from optlang.backends.naming import python_name
+from optlang.codegen.helpers import HELPERS, called
+from optlang.codegen.naming import python_name
 from optlang.compiler import example_facts
+from optlang.core.core import Core, Operation, Part, Result, SizeOf, Transposed
+from optlang.core.evaluate import member_name
+from optlang.core.specialise import specialise
 from optlang.diagnostics import Diagnostic, OptlangError
-from optlang.language import tree as ast
-from optlang.language.builtins import BUILTINS, EVALUATIONS, RANDOMS, SEARCHES, SIZES
-from optlang.language.evaluate import member_name
-from optlang.language.identity import GivenName
-from optlang.language.kinds import Level
-from optlang.language.quoting import docstring, literal
-from optlang.language.rule import Hyper, State, Value
-from optlang.language.specialise import Special, specialise
-from optlang.language.tree import StateScope
-from optlang.language.walk import assigned, block_expressions, body_of, expressions, names_read
+from optlang.functions.table import BUILTINS, EVALUATIONS, RANDOMS, SEARCHES
+from optlang.identity import GivenName
+from optlang.kinds import Level
+from optlang.rule import Hyper, State, Value
+from optlang.syntax import tree as ast
+from optlang.syntax.quoting import docstring, literal
+from optlang.syntax.tree import StateScope
+from optlang.syntax.walk import assigned, block_expressions, body_of, expressions, names_read
 from optlang.targets import Order, _refusals, refusal
 from optlang.targets._python import INDENT, WIDTH, formatted, spaced
 from optlang.targets._questions import Explorer, Unspoken, Whole
@@ -99,15 +100,15 @@ class _Function:
         self.order, self.rule = order, order.compiled.rule
         self.values: dict[GivenName, Value] = {**order.compiled.defaults(), **order.values}
         facts = example_facts(order.ndim)
-        misfit = order.compiled.misfit(self.values, facts)
+        misfit = order.compiled.shape_error(self.values, facts)
         if misfit is not None:
             raise OptlangError([misfit])
-        self.special: Special = specialise(self.rule, {**self.values, **facts.named()}, facts.shape)
+        self.core: Core = specialise(self.rule, {**self.values, **facts.named()}, facts.shape)
         self.kinds: dict[str, int] = {h.name: NUMBER for h in self.rule.hypers}
         self.kinds |= dict.fromkeys((*FACTS, "t", "first"), NUMBER) | {"p": TENSOR, "g": TENSOR}
         self.explorer = Explorer(order.compiled, order.values)
         self.asked = [(q, a) for q, a in self.questions(facts.shape) if self.explorer.reads(q) & {*FACTS, Whole.SHAPE}]
-        self.is_for_ndim = bool(self.asked) or self.special.fixed_ndim
+        self.is_for_ndim = bool(self.asked) or self.core.fixed_ndim
         self.names: dict[str, str] = {"first": "(t == 1)", **FACTS, **(_sizes(order.ndim) if self.is_for_ndim else {})}
         self.taken = {"param", "params", "grads", "states", "state", "t", "p", "g"}
         self.helpers: set[str] = set()
@@ -115,13 +116,13 @@ class _Function:
         self.matrices = {"p", "g"} if order.ndim > 1 else set()
         self.least: dict[str, int] = {}  # what names are in all steps and branches that are something else in some
         self.depth = 0  # how many blocks we are in
-        for name in (*(h.name for h in self.rule.hypers), *(s.name for s in self.special.states)):
+        for name in (*(h.name for h in self.rule.hypers), *(s.name for s in self.core.states)):
             self.name(name)
 
     def questions(self, shape: tuple[int, ...]) -> Iterator[tuple[str, bool]]:
         """Yield the conditions that options and shapes decide, with what they are here."""
         try:
-            trace = self.explorer.trace(self.special, shape)
+            trace = self.explorer.trace(self.core, shape)
         except Unspoken:
             return
         yield from ((question, answer) for question, answer in trace if isinstance(answer, bool))
@@ -132,7 +133,7 @@ class _Function:
         guards = list(self.guards())
         used = "\n".join((*guards, *start, *body))
         doc = (self.rule.doc or self.order.compiled.name).strip()
-        kept = {s.key: self.names[s.name] for s in self.special.states}
+        kept = {s.key: self.names[s.name] for s in self.core.states}
         left, slots = list(kept.values()), [f"state[{literal(key)}]" for key in kept]
         count = literal("count" if "step" in kept else "step")
         counts = "t" in spaced_words(used)
@@ -207,23 +208,23 @@ class _Function:
         while True:
             known, least = dict(self.kinds), dict(self.least)
             start = list(self.started())
-            body = [line for statement in self.tidied(self.special.body) for line in self.statement(statement)]
+            body = [line for statement in self.tidied(self.core.body) for line in self.statement(statement)]
             if least == self.least:
                 return start, body
             self.kinds, self.borrowed = known, {"p", "g"}
 
     def tidied(self, body: tuple[ast.Stmt, ...]) -> tuple[ast.Stmt, ...]:
         """Return statements without what is there for nothing."""
-        return _alive(_once(body), {"p", *(s.name for s in self.special.states)})
+        return _alive(_once(body), {"p", *(s.name for s in self.core.states)})
 
     def started(self) -> Iterator[str]:
         """Yield the lines that start the states."""
-        states = self.special.states
+        states = self.core.states
         if not states:
             return
-        initial = {s.targets[0].name: s for s in self.special.start if isinstance(s, ast.Assign)}
+        initial = {s.targets[0].name: s for s in self.core.start if isinstance(s, ast.Assign)}
         yield "if not state:"
-        for statement in self.tidied(self.special.start):
+        for statement in self.tidied(self.core.start):
             assert isinstance(statement, ast.Assign)
             if statement.targets[0].name not in {s.name for s in states}:
                 yield from (INDENT + line for line in self.statement(statement))
@@ -257,7 +258,7 @@ class _Function:
                 if op != "=":
                     value = ast.Binary(node.span, op[:-1], target, value)
                 written, kind = self.number(value), self.kind(value)
-                fixed = name in ("p", *(s.name for s in self.special.states))
+                fixed = name in ("p", *(s.name for s in self.core.states))
                 if fixed or self.depth or name in self.least:
                     self.least[name] = max(kind, self.least.get(name, NUMBER), self.kinds[name] if fixed else NUMBER)
                 if fixed and kind < TENSOR == self.least[name]:
@@ -320,20 +321,16 @@ class _Function:
         match node:
             case ast.Name(name=name):
                 return self.kinds.get(name, NUMBER)
-            case ast.Call(function=ast.Name(name=name), arguments=arguments):
-                inner = max((self.kind(a.value) for a in arguments if a.name is None), default=NUMBER)
-                if name in ("rows", "cols", "eps_of"):
-                    return NUMBER
-                if BUILTINS[name].reduction and (name not in ("max", "min") or len(_plain(arguments)) == 1):
-                    whole = not any(a.name == "dim" for a in arguments)
-                    return SCALAR if whole else TENSOR
-                return TENSOR if name in MATRIX else inner
-            case ast.Member() | ast.Index():
+            case Operation(function="eps_of") | SizeOf():
+                return NUMBER
+            case Operation(function=name, arguments=arguments, dims=dims):
+                if BUILTINS[name].reduction and (name not in ("max", "min") or len(arguments) == 1):
+                    return SCALAR if dims is None else TENSOR
+                return TENSOR if name in MATRIX else max(map(self.kind, arguments), default=NUMBER)
+            case Transposed() | Part() | Result():
                 return TENSOR
             case _:
-                inside = [
-                    p for p in expressions(node) if p is not node and isinstance(p, ast.Name | ast.Call | ast.Index)
-                ]
+                inside = [p for p in expressions(node) if p is not node and isinstance(p, ast.Name | ast.Later)]
                 direct = [p for p in inside if not (isinstance(p, ast.Name) and _inside_call(node, p))]
                 return max(map(self.kind, direct), default=NUMBER)
 
@@ -344,22 +341,22 @@ class _Function:
                 return name in self.matrices
             case ast.Binary(left=left, right=right):
                 return self.is_matrix(left) or self.is_matrix(right)
-            case ast.Call(function=ast.Name(name=name)):
+            case Operation(function=name):
                 return name in ("matrix", "eye")
             case _:
-                return isinstance(node, ast.Member) and node.name == "T"
+                return isinstance(node, Transposed)
 
     def borrows(self, node: ast.Expr) -> bool:
         """Whether the value of an expression may be in the memory of the parameter or its gradient."""
         match node:
             case ast.Name(name=name):
                 return name in self.borrowed
-            case ast.Unary(op="+", operand=value) | ast.Member(value=value) | ast.Index(value=value):
+            case Transposed(value=value) | Part(value=value):
                 return self.borrows(value)
             case ast.Ternary(condition=condition, then=a, other=b):
                 return self.kind(condition) == NUMBER and (self.borrows(a) or self.borrows(b))
-            case ast.Call(function=ast.Name(name=name), arguments=arguments) if name in VIEWS:
-                return self.borrows(arguments[0].value)
+            case Operation(function=name, arguments=arguments) if name in VIEWS:
+                return self.borrows(arguments[0])
             case _:
                 return False
 
@@ -387,7 +384,7 @@ class _Function:
                 return repr(flag)
             case ast.Name(name=name):
                 return self.name(name)
-            case ast.Member(name="T", value=value):
+            case Transposed(value=value):
                 return f"({self.number(value)}).T"
             case ast.Unary(op="not", operand=ast.Name(name="first")):
                 return "t != 1"
@@ -408,11 +405,15 @@ class _Function:
                         sides[0] = f"p.new_tensor({sides[0]})"
                     return f"torch.where({self.condition(c)}, {sides[0]}, {sides[1]})"
                 return f"({self.number(a)}) if ({self.condition(c)}) else ({self.number(b)})"
-            case ast.Index(value=value, items=items):
+            case Part(value=value, items=items):
                 inside = ", ".join(map(self.item, items))
                 return f"({self.number(value)})[{inside}]"
-            case ast.Call(function=ast.Name(name=name), arguments=arguments):
-                return self.call(node, name, arguments)
+            case Result(operation=operation, index=index):
+                return f"({self.number(operation)})[{index}]"
+            case SizeOf():
+                return self.size(node)
+            case Operation():
+                return self.call(node)
             case _:
                 self.fail(node, "this expression", "use --target module")
 
@@ -429,32 +430,32 @@ class _Function:
             return ":".join(end if end.isdigit() or not end else f"int({end})" for end in ends)
         return self.number(node)
 
-    def call(self, node: ast.Expr, name: str, arguments: tuple[ast.Argument, ...]) -> str:
+    def size(self, node: SizeOf) -> str:
+        """Return a size of a value."""
+        shape = f"({self.number(node.value)}).shape"
+        if node.dim is not None:
+            return f"{shape}[{self.number(node.dim)}]"
+        shape = shape if self.is_matrix(node.value) else f"(1, 1, *{shape})"
+        return f"{shape}[{-2 if node.function == 'rows' else -1}]"
+
+    def call(self, node: Operation) -> str:
         """Return a call."""
-        row = BUILTINS.get(name)
-        texts = [self.number(a.value) for a in _plain(arguments)]
-        kinds = [self.kind(a.value) for a in _plain(arguments)]
-        dim = next((a.value for a in arguments if a.name == "dim"), None)
-        if name in SIZES:
-            shape = f"({texts[0]}).shape"
-            if name == "size":
-                return f"{shape}[{texts[1]}]"
-            shape = shape if self.is_matrix(arguments[0].value) else f"(1, 1, *{shape})"
-            return f"{shape}[{-2 if name == 'rows' else -1}]"
+        name, row = node.function, BUILTINS[node.function]
+        texts, kinds = list(map(self.number, node.arguments)), list(map(self.kind, node.arguments))
         if name == "eps_of":
             return f"torch.finfo(({texts[0]}).dtype).eps"
         if name in ("max", "min") and len(texts) > 1:
             return self.extreme(name, texts, kinds)
-        if row is not None and row.reduction:
-            along = "" if dim is None else f"dim={self.dims(dim)}, keepdim=True"
-            return f"({self.number(_plain(arguments)[0].value)}).{'a' if name in ('max', 'min') else ''}{name}({along})"
+        if row.reduction:
+            along = "" if node.dims is None else f"dim=({', '.join(map(str, node.dims))},), keepdim=True"
+            return f"({texts[0]}).{'a' if name in ('max', 'min') else ''}{name}({along})"
         if name in MATRIX:
             template = MATRIX[name] or ""
             whole = [x if x.isdigit() else f"int({x})" for x in texts]
             return template.replace("{*}", ", ".join(whole)).format(*(f"({x})" for x in texts))
         on_host = max(kinds, default=NUMBER) == NUMBER
-        spelling = None if row is None else row.host if on_host else row.torch
-        if spelling is None or row is None:
+        spelling = row.host if on_host else row.torch
+        if spelling is None:
             self.fail(node, f"`{name}`", "use --target module")
         self.helpers |= called(spelling)
         return spelling.format(*(f"({x})" for x in texts))
@@ -471,30 +472,21 @@ class _Function:
             result = f"torch.clamp({result}, {'min' if name == 'max' else 'max'}={number})"
         return result
 
-    def dims(self, node: ast.Expr) -> str:
-        """Return the dimensions that a reduction names."""
-        items = node.items if isinstance(node, ast.Tuple) else (node,)
-        return f"({', '.join(map(self.number, items))},)"
-
-
-def _plain(arguments: tuple[ast.Argument, ...]) -> list[ast.Argument]:
-    return [a for a in arguments if a.name is None]
-
 
 def _is_condition(node: ast.Expr) -> bool:
     """Whether an expression is written as what is true or false; names stand for numbers."""
     match node:
         case ast.Compare() | ast.Bool() | ast.Unary(op="not") | ast.Binary(op="and" | "or") | ast.Name(name="first"):
             return True
-        case ast.Call(function=ast.Name(name=name)):
-            return name in BUILTINS and BUILTINS[name].boolean
+        case Operation(function=name):
+            return BUILTINS[name].boolean
         case _:
             return False
 
 
 def _inside_call(node: ast.Expr, name: ast.Node) -> bool:
     """Whether a name stands inside of a call in an expression: the call then says what it is."""
-    calls = (c for c in expressions(node) if isinstance(c, (ast.Call, ast.Index)) and c is not node)
+    calls = (c for c in expressions(node) if isinstance(c, ast.Later) and c is not node)
     return any(name is inner for call in calls for inner in expressions(call))
 
 

@@ -16,11 +16,11 @@ from typing import Any
 
 from optlang.artifact import DIMENSION_SIZES, FACTS, Storage, Variant
 from optlang.diagnostics import Diagnostic, OptlangError
+from optlang.identity import Count, DimensionSize, GivenName, GroupKey
 from optlang.inputs import New, Total, ValueName
-from optlang.language.identity import Count, DimensionSize, GivenName, GroupKey
-from optlang.language.quoting import docstring, literal, visible
-from optlang.language.rule import Hyper, HyperType, OneOf, Range
-from optlang.language.tree import StateScope
+from optlang.rule import Hyper, HyperType, OneOf, Range
+from optlang.syntax.quoting import docstring, literal, visible
+from optlang.syntax.tree import StateScope
 from optlang.targets import Order, _refusals, refusal
 from optlang.targets._conditions import Conditions
 from optlang.targets._dialect import helper_texts, number

@@ -14,13 +14,13 @@ from types import ModuleType
 from typing import Any
 
 from optlang.chaining import Link, Transform
+from optlang.checker.check import check_text
 from optlang.diagnostics import raise_errors
-from optlang.language import tree
-from optlang.language.check import check_text
-from optlang.language.library import transform_files
-from optlang.language.parse import parse
-from optlang.language.suggest import nearest
 from optlang.source import Source
+from optlang.syntax import tree
+from optlang.syntax.library import transform_files
+from optlang.syntax.parse import parse
+from optlang.syntax.suggest import nearest
 
 
 def names() -> list[str]:

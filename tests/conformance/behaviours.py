@@ -819,7 +819,7 @@ NOT_RUN = {
     "defaults_changed_to_foreach": "tests which function torch calls by default; a rule has one implementation",
     "fused_error_on_params_on_meta": "tests an error of torch's kernel; a rule makes steps on the meta device",
     "optim_infos_do_not_specify_global_cliquey_kwargs": "tests the descriptions, not the optimizers",
-    "lbfgs_*": "tests/test_histories.py compares iterations, evaluations, arguments and checkpoints with torch's LBFGS",
+    "lbfgs_*": "tests/runtime/test_histories.py compares steps, arguments and checkpoints with torch's LBFGS",
 }
 
 

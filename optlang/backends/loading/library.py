@@ -68,7 +68,7 @@ def text(kernel: Kernel, signature: Signature) -> str:
 @functools.cache
 def _parts() -> tuple[str, ...]:
     """Return what stands before and behind the kernels of a file."""
-    folder = Path(__file__).parent.parent
+    folder = Path(__file__).parents[2] / "codegen"
     names = ("cpp_kernels.h", "cpp_lanes.h", "cpp_codes.h", "cpp_step.h")
     return tuple((folder / name).read_text(encoding="utf-8") for name in names)
 

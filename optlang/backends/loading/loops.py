@@ -1,4 +1,4 @@
-"""Loops over histories as C++ (see :mod:`optlang.backends.cpp_loops`), in place of functions of generated modules."""
+"""Loops over histories as C++ (see :mod:`optlang.codegen.cpp_loops`), in place of functions of generated modules."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _library(name: str, loops: str, dtype: torch.dtype) -> ctypes.CDLL | None:
 
 def _source(loops: str, dtype: torch.dtype) -> str:
     """Return the C++ file of some loops."""
-    folder = Path(__file__).parent.parent
+    folder = Path(__file__).parents[2] / "codegen"
     names = ("cpp_kernels.h", "cpp_vectors.h", "cpp_history.h")
     numbers, *vectors = [(folder / name).read_text(encoding="utf-8") for name in names]
     head = f"using real = {library.TYPES[str(dtype)[6:]]};"

@@ -1,4 +1,4 @@
-"""What stages over matrices do with whole vectors, as C++: in place of helpers of :mod:`optlang.backends.helpers`."""
+"""What stages over matrices do with whole vectors, as C++: in place of helpers of :mod:`optlang.codegen.helpers`."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def are_near(
 @functools.cache
 def _functions() -> dict[torch.dtype, Any] | None:
     """Return the functions by type, built or from the cache; None if there is no way to have them."""
-    source = (Path(__file__).parent.parent / "cpp_vectors.h").read_text(encoding="utf-8")
+    source = (Path(__file__).parents[2] / "codegen" / "cpp_vectors.h").read_text(encoding="utf-8")
     source += "".join(ENTRY.format(name=name, t=library.TYPES[str(t)[6:]]) for t, name in FUNCTIONS.items())
     return library.helper("vectors", source, library.flags(), ("-lm",), _open, "torch's operations on vectors are used")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from optlang.core.core import VERIFYING
 from optlang.ir.passes import forward, hoist, inline, phases, prune, share, simplify
 from optlang.ir.program import Program
 
@@ -27,8 +28,12 @@ PIPELINE: tuple[tuple[str, Pass], ...] = (
 
 def optimise(program: Program, watch: Callable[[str, Program], None] | None = None) -> Program:
     """Return the program after every pass; ``watch`` is told each pass and its result."""
+    if VERIFYING:
+        program.verify()
     for name, run in PIPELINE:
         program = run(program)
+        if VERIFYING:
+            program.verify()
         if watch is not None:
             watch(name, program)
     return program

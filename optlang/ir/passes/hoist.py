@@ -13,7 +13,7 @@ import sympy as sp
 
 from optlang.ir import algebra
 from optlang.ir.program import Program, Value
-from optlang.language.kinds import HOST, SCALAR, Kind, Level
+from optlang.kinds import HOST, SCALAR, Kind, Level
 
 
 def run(program: Program) -> Program:

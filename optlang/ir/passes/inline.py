@@ -14,7 +14,7 @@ import sympy as sp
 
 from optlang.ir import algebra
 from optlang.ir.program import Program, Value
-from optlang.language.kinds import Level
+from optlang.kinds import Level
 
 #: Formulas above this cost are not grown further: SymPy's time and a reader's patience both end somewhere.
 MAX_COST = 600

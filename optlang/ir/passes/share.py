@@ -10,7 +10,7 @@ import sympy as sp
 
 from optlang.ir import algebra
 from optlang.ir.program import Program, Value
-from optlang.language.kinds import Kind, Level, join
+from optlang.kinds import Kind, Level, join
 
 
 def run(program: Program) -> Program:

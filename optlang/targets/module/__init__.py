@@ -17,21 +17,21 @@ import torch
 
 from optlang.artifact import FACTS as FACT_NAMES
 from optlang.artifact import Variant
-from optlang.backends.naming import python_name
+from optlang.codegen.naming import python_name
+from optlang.core.needs import needs
 from optlang.diagnostics import Diagnostic, OptlangError
+from optlang.identity import Count, DimensionSize
 from optlang.inputs import Progress, ValueName
-from optlang.language.identity import Count, DimensionSize
-from optlang.language.questions import draws, evaluations
-from optlang.language.quoting import docstring, literal
-from optlang.language.rule import Hyper, HyperType, Range, Values
-from optlang.language.tree import StateScope
+from optlang.rule import Hyper, HyperType, Range, Values
+from optlang.syntax.quoting import docstring, literal
+from optlang.syntax.tree import StateScope
 from optlang.targets import Order, _refusals, refusal
 from optlang.targets._python import INDENT, Library, pretty, spread
 from optlang.targets._questions import Explorer, Unspoken, open_ways
 from optlang.targets.module import texts
 from optlang.targets.module.choice import chooser
 from optlang.targets.module.forms import Form, Forms, listing, mapping
-from optlang.targets.module.trim import OPTIMIZER, Needs, flags, trimmed
+from optlang.targets.module.trim import OPTIMIZER, ModuleNeeds, flags, trimmed
 
 SUFFIX = ".py"
 NAME = "module"
@@ -122,9 +122,9 @@ class _File:
             "TIME": any(counted) or "t" in self.forms.read,
             "FIRST": "first" in self.forms.read,
             "EVENTS": bool(rule.events),
-            "DRAWS": draws(rule),
+            "DRAWS": needs(rule).draws,
             "ALONE": any(stage.alone for v in variants for stage in v.schedule.stages),
-            "ASKED": bool(evaluations(rule)),
+            "ASKED": bool(needs(rule).calls),
             "LOSS": Progress.LOSS in self.forms.read,
             "COUNTS_GROUP": any(v.counts_group for v in variants),
             "FACTS": bool(self.facts()),
@@ -198,7 +198,7 @@ class _File:
         names = {"form": "keys", "form_of": "keys_of", "_form": "_keys"} if only_states else {}
         replaced |= {"form.states": "keys"} if only_states else {}
         given = ("form_of", "keys_of", "form_on_train", "form_on_eval", *GIVEN)
-        left = trimmed(Needs(compiled.name, known, replaced, names, given, self.records(only_states)))
+        left = trimmed(ModuleNeeds(compiled.name, known, replaced, names, given, self.records(only_states)))
         constants = self.form_texts(left.fields, common, only_states)
         body = [*tables.values(), *left.pieces.values(), *self.given(), *self.library.texts.values()]
         body += [*constants, *self.choosers]

@@ -7,8 +7,8 @@ import builtins
 from collections.abc import Sequence
 from enum import Enum
 
-from optlang.language.quoting import docstring, literal
-from optlang.language.rule import Value
+from optlang.rule import Value
+from optlang.syntax.quoting import docstring, literal
 from optlang.targets._python import INDENT, formatted, spaced
 from optlang.targets._questions import DIMENSIONS
 from optlang.targets.module.forms import Form

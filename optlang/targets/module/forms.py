@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, assert_never
 
 from optlang.artifact import Kernel, Slot, Stage, StageTensor, Storage, Variant, View
-from optlang.backends.helpers import HELPERS
-from optlang.backends.naming import python_name
-from optlang.backends.python_source import Width
-from optlang.build_variant import assembled
+from optlang.codegen.build_variant import assembled
+from optlang.codegen.helpers import HELPERS
+from optlang.codegen.naming import python_name
+from optlang.codegen.python_source import Width
 from optlang.compiler import CompiledRule
 from optlang.inputs import (
     Asked,
@@ -29,8 +29,8 @@ from optlang.inputs import (
     Total,
     ValueName,
 )
-from optlang.language.quoting import docstring, literal
-from optlang.language.rule import HyperType
+from optlang.rule import HyperType
+from optlang.syntax.quoting import docstring, literal
 from optlang.targets._python import INDENT, Function, Library, functions, pretty, with_loops
 from optlang.targets._questions import DIMENSIONS, Trace, Way
 from optlang.targets.module.merge import Unmergeable, alike
@@ -157,9 +157,7 @@ class Forms:
         """Return the variants of some ways."""
         compiled = self.compiled
         rule, name, any_width = compiled.rule, compiled.name, (Width.ANY, Width.ANY)
-        return [
-            assembled(rule, name, w.special, compiled.lowered(w.special), w.key, len(w.shape), any_width) for w in ways
-        ]
+        return [assembled(rule, name, w.core, compiled.lowered(w.core), w.key, len(w.shape), any_width) for w in ways]
 
     # Forms --------------------------------------------------------------------------------------------------
 

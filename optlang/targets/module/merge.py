@@ -15,8 +15,8 @@ from functools import cache
 from itertools import pairwise
 from keyword import iskeyword
 
-from optlang.language.quoting import literal
-from optlang.language.rule import Value
+from optlang.rule import Value
+from optlang.syntax.quoting import literal
 from optlang.targets._python import INDENT, WIDTH, Function, spaced
 from optlang.targets._questions import DIMENSIONS, Trace
 

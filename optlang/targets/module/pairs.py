@@ -15,18 +15,7 @@ from itertools import combinations
 
 from optlang.targets._python import INDENT, Function
 from optlang.targets._questions import Trace
-from optlang.targets.module.merge import (
-    Block,
-    Unit,
-    Unmergeable,
-    lines,
-    merged,
-    names,
-    renamed,
-    stored,
-    tidied,
-    units,
-)
+from optlang.targets.module.merge import Block, Unit, Unmergeable, lines, merged, names, renamed, stored, tidied, units
 from optlang.targets.module.merge import asked as asked_in
 
 _SYMBOL = re.compile(r"\b_symbol\d+\b")

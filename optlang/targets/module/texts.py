@@ -10,16 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from optlang.artifact import DIMENSION_SIZES
-from optlang.backends.naming import python_name
-from optlang.language.checking.hypers import python_name as argument_name
-from optlang.language.identity import DimensionSize, GivenName
-from optlang.language.questions import draws
-from optlang.language.quoting import docstring, literal
-from optlang.language.rule import Hyper, HyperType, OneOf, Range
-from optlang.language.texts import rule_text
+from optlang.codegen.naming import python_name
+from optlang.core.needs import needs
+from optlang.core.texts import rule_text
+from optlang.declarations.hypers import python_name as argument_name
+from optlang.identity import DimensionSize, GivenName
+from optlang.rule import Hyper, HyperType, OneOf, Range
 from optlang.runtime import documentation
 from optlang.runtime.counterpart import Counterpart
 from optlang.runtime.routing import Parts
+from optlang.syntax.quoting import docstring, literal
 from optlang.targets import Order
 from optlang.targets._python import INDENT, WIDTH, pretty, spaced, spread
 from optlang.targets._questions import Explorer
@@ -107,7 +107,7 @@ def class_text(order: Order) -> list[str]:
     given = [f"{literal(key)}: {_argument(key)}" for key in _keys(order)]
     switches = [f"{literal(key)}: {value!r}" for key, value in Counterpart.of(order.compiled.rule).keys.items()]
     body = [f"{INDENT * 2}self.compiled = compiled", spread(INDENT * 2, "defaults = {", given + switches, "}")]
-    if draws(order.compiled.rule):
+    if needs(order.compiled.rule).draws:
         seed = "int(torch.randint(2**31, ()).item()) if seed is None else int(seed)"
         body.append(f'{INDENT * 2}defaults["seed"] = {seed}')
     body.append(f"{INDENT * 2}super().__init__(params, defaults)")
@@ -118,7 +118,7 @@ def _docstring(order: Order) -> str:
     """Return the docstring of the class, indented."""
     compiled = order.compiled
     parts = Parts.of(compiled, "eager")
-    whole = documentation.docstring(compiled, parts, draws(compiled.rule)).partition("\n\nNote:")[0]
+    whole = documentation.docstring(compiled, parts, needs(compiled.rule).draws).partition("\n\nNote:")[0]
     said = "    compiled (bool, optional): whether updates are compiled by ``torch.compile`` (default: False)"
     paragraphs = whole.split("\n\n")
     place = next(i for i, p in enumerate(paragraphs) if p.startswith("Args:"))
@@ -146,7 +146,7 @@ def _signature(order: Order) -> list[str]:
         else:
             shown = literal(values[0]) if hypers[0].part is None else listing(map(literal, values))
             optional.append(f"{_argument(_key(hypers[0]))}={shown}")
-    seed = ["seed=None"] if draws(order.compiled.rule) else []
+    seed = ["seed=None"] if needs(order.compiled.rule).draws else []
     return ["self", "params", *required, *optional, "*", *seed, "compiled=False"]
 
 

@@ -46,7 +46,7 @@ def flags() -> set[str]:
 
 
 @dataclass(frozen=True)
-class Needs:
+class ModuleNeeds:
     """What a rule needs.
 
     Attributes:
@@ -66,7 +66,7 @@ class Needs:
     read: Collection[str]
 
 
-def trimmed(needs: Needs) -> Trimmed:
+def trimmed(needs: ModuleNeeds) -> Trimmed:
     """Return what a rule needs of the runtime."""
     file = _TrimmedFile(_named(_FILE.read_text(encoding="utf-8"), needs.name))
     replaced = {text: ast.parse(code, mode="eval").body for text, code in needs.replaced.items()}

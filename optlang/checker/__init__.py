@@ -1,0 +1,1 @@
+"""Checks: names, shapes, kinds, states, formats, coverage; every mistake one finding."""

@@ -1,0 +1,1 @@
+"""Program -> text: one writer for each language, and helpers that the texts call."""

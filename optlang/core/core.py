@@ -1,0 +1,279 @@
+"""Core: what a rule is for one set of answers to its static questions.
+
+No functions of the rule, no branches that are known, no loops over numbers, no derived functions are left. What is left
+is a closed set of nodes, which :func:`verify` checks: of the syntax tree numbers, names, arithmetic, comparisons,
+choices, assignments to one name, ``if`` and ``every`` on values of a step and ``for`` over a history; and in the place
+of calls, members and indices the nodes here, each of which says what it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from optlang.functions.table import ASKING, BUILTINS, FACT_NAMES, SIZES
+from optlang.identity import Count, GivenName, GroupKey, NamedPoint, Site
+from optlang.rule import Answer, Rule, State, Value
+from optlang.syntax import tree as ast
+from optlang.syntax.walk import expressions, own_expressions, statements, subscripted
+
+#: Whether what is made is checked where it is made, as in all tests: ``OPTLANG_VERIFY=1`` in the environment.
+VERIFYING = os.environ.get("OPTLANG_VERIFY", "0") not in ("", "0")
+
+
+@dataclass(frozen=True)
+class Key(ast.Later):
+    """``group.NAME``: a number of the parameter group, or ``group.t``."""
+
+    key: GroupKey | Count
+
+
+@dataclass(frozen=True)
+class KnownSize(ast.Later):
+    """A size of a value, ``rows(x)``, for a tensor of known shape; ``factors`` are its formula, if that is known."""
+
+    value: int
+    factors: tuple[GivenName | int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class SizeOf(ast.Later):
+    """``rows(x)``, ``cols(x)`` or ``size(x, dim)``."""
+
+    function: str
+    value: ast.Expr
+    dim: ast.Expr | None = None
+
+    @property
+    def inside(self) -> tuple[ast.Expr, ...]:
+        """The value, and the dimension if there is one."""
+        return (self.value,) if self.dim is None else (self.value, self.dim)
+
+
+@dataclass(frozen=True)
+class Operation(ast.Later):
+    """A primitive function of values.
+
+    Attributes:
+        function: Its name in the table of functions.
+        arguments: All its arguments, defaults filled in.
+        dims: The dimensions that ``dim=`` names, counted from 0 or from -1; None for a function of whole tensors.
+    """
+
+    function: str
+    arguments: tuple[ast.Expr, ...]
+    dims: tuple[int, ...] | None = None
+
+    @property
+    def inside(self) -> tuple[ast.Expr, ...]:
+        """The arguments."""
+        return self.arguments
+
+
+@dataclass(frozen=True)
+class Result(ast.Later):
+    """One result of a function that has several."""
+
+    operation: Operation
+    index: int
+
+    @property
+    def inside(self) -> tuple[ast.Expr, ...]:
+        """The operation."""
+        return (self.operation,)
+
+
+@dataclass(frozen=True)
+class Transposed(ast.Later):
+    """``x.T``."""
+
+    value: ast.Expr
+
+    @property
+    def inside(self) -> tuple[ast.Expr, ...]:
+        """The matrix."""
+        return (self.value,)
+
+
+@dataclass(frozen=True)
+class Part(ast.Later):
+    """``x[i, :r]``: one item for each of the first dimensions."""
+
+    value: ast.Expr
+    items: tuple[ast.Expr | ast.Slice, ...]
+
+    @property
+    def inside(self) -> tuple[ast.Expr, ...]:
+        """The value and what is in the brackets."""
+        return (self.value, *subscripted(self.items))
+
+
+@dataclass(frozen=True)
+class ModelSum(ast.Later):
+    """``total(x)``: a sum over all tensors of the optimizer, which arrives in the middle of a step."""
+
+    site: Site
+    value: ast.Expr
+
+    @property
+    def inside(self) -> tuple[ast.Expr, ...]:
+        """What is summed."""
+        return (self.value,)
+
+
+@dataclass(frozen=True)
+class Evaluated(ast.Later):
+    """What the closure is called for in the middle of a step: ``loss(x)``, ``grad(x)``, ``hvp(v)``, a line search.
+
+    Attributes:
+        function: The function.
+        site: Which call it is; calls at one point that has a name are one evaluation.
+        arguments: The point or the direction, and options of a search.
+    """
+
+    function: str
+    site: Site | NamedPoint
+    arguments: tuple[ast.Expr, ...]
+
+    @property
+    def inside(self) -> tuple[ast.Expr, ...]:
+        """The arguments."""
+        return self.arguments
+
+
+@dataclass(frozen=True)
+class Drawn(ast.Later):
+    """Random numbers: ``randn`` or ``rand``, shaped like the parameter where no sizes are given."""
+
+    function: str
+    site: Site
+    sizes: tuple[ast.Expr, ...] = ()
+
+    @property
+    def inside(self) -> tuple[ast.Expr, ...]:
+        """The sizes."""
+        return self.sizes
+
+
+#: The expressions of Core. Those of the syntax tree come first.
+CoreExpr: TypeAlias = (
+    ast.Number
+    | ast.Infinity
+    | ast.Bool
+    | ast.Name
+    | ast.Unary
+    | ast.Binary
+    | ast.Compare
+    | ast.Ternary
+    | Key
+    | KnownSize
+    | SizeOf
+    | Operation
+    | Result
+    | Transposed
+    | Part
+    | ModelSum
+    | Evaluated
+    | Drawn
+)
+
+
+@dataclass(frozen=True)
+class Core:
+    """What a rule is for one set of answers.
+
+    Attributes:
+        key: The answers, in the order in which the questions came up.
+        states: The states that exist.
+        start: Statements that give states their initial values (a state without one starts at zero).
+        body: The statements of a step: assignments to one name, ``if`` and ``every`` on values of the step.
+        dims: Dimensions that some reduction names.
+        matrices: Whether the rule works on matrices.
+        ndim: Dimensions of the tensor; 2 where nobody said.
+        event: The event whose statements these are, None for a step.
+        questions: What was asked, in the order of the answers: an expression whose truth or number is the answer (of
+            a hyperparameter that may be none, whether it is; of an option, its value).
+        asked: The questions that are about numbers, with their answers. Sizes of values have formulas there, if the
+            shape was given with formulas.
+        known: Locals that these questions name, and what they are.
+        fixed_ndim: Whether the statements are for tensors with ``ndim`` dimensions only.
+    """
+
+    key: tuple[Answer, ...]
+    states: tuple[State, ...]
+    start: tuple[ast.Stmt, ...]
+    body: tuple[ast.Stmt, ...]
+    dims: frozenset[int]
+    matrices: bool = False
+    ndim: int = 2
+    event: str | None = None
+    questions: tuple[ast.Expr, ...] = ()
+    asked: tuple[tuple[ast.Expr, Value], ...] = ()
+    known: Mapping[str, ast.Expr] = field(default_factory=dict)
+    fixed_ndim: bool = False
+
+
+def verify(core: Core, rule: Rule) -> None:
+    """Check that nothing is in a rule's core but what belongs there.
+
+    Raises:
+        AssertionError: With what does not belong there.
+    """
+    given = {"p", "g", "t", "first", "loss", *FACT_NAMES, *(h.name for h in rule.hypers)}
+    names = given | {state.name for state in core.states}
+    for block in (core.start, core.body):
+        _verify_block(block, set(names))
+
+
+def _verify_block(block: Sequence[ast.Stmt], names: set[str]) -> None:
+    """Check statements in order; ``names`` gains what they assign."""
+    for statement in block:
+        for node in own_expressions(statement):
+            _verify_expression(node, names)
+        match statement:
+            case ast.Assign(targets=(target,)):
+                names.add(target.name)
+            case ast.If(branches=branches, other=other):
+                sides = [inner for _, inner in branches] + [other or ()]
+                found = []
+                for inner in sides:
+                    found.append(set(names))
+                    _verify_block(inner, found[-1])
+                names |= set().union(*found)  # the checker has seen to it that no path reads what it lacks
+            case ast.Every(body=inner):
+                _verify_block(inner, names)
+            case ast.For(names=turn, body=inner, rows=()):
+                assigned = {t.name for s in statements(inner) if isinstance(s, ast.Assign) for t in s.targets}
+                _verify_block(inner, names | assigned | {name.name for name in turn})
+                names |= assigned
+            case _:
+                raise AssertionError(f"{type(statement).__name__} is no statement of Core")
+
+
+def _verify_expression(top: ast.Expr, names: set[str]) -> None:
+    """Check an expression and all in it."""
+    for node in expressions(top):
+        assert isinstance(node, CoreExpr | ast.Slice), f"{type(node).__name__} is no expression of Core"
+        match node:
+            case ast.Name(name=name):
+                assert name in names, f"`{name}` has no value here"
+            case ast.Compare(ops=ops):
+                assert len(ops) == 1, "a chain of comparisons"
+            case ast.Binary(op=op):
+                assert op != "??", "a default for what may be none"
+            case Operation(function=name, dims=dims):
+                assert BUILTINS[name].definition is None, f"`{name}` is defined by other functions"
+                assert dims is None or BUILTINS[name].takes_dim, f"`{name}` takes no dimensions"
+            case Evaluated(function=name):
+                assert name in ASKING, f"`{name}` calls no closure"
+            case SizeOf(function=name):
+                assert name in SIZES, f"`{name}` is no size"
+
+
+def operations(block: Sequence[ast.Stmt]) -> Iterator[ast.Expr]:
+    """Yield every expression in some statements."""
+    for statement in statements(block):
+        for top in own_expressions(statement):
+            yield from expressions(top)

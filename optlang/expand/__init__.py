@@ -1,0 +1,1 @@
+"""Rules made of pieces -> rules without: transforms, pipelines, `use`, `inner`, histories, `iterate`."""

@@ -1,1 +1,0 @@
-"""The language: text -> tree -> checked rule -> the statements of a variant."""

@@ -1,1 +1,0 @@
-"""Tree -> rule, in its parts: names, declarations, kinds of values, and warnings."""

@@ -1,1 +1,0 @@
-"""Rules made of pieces -> plain rules: transforms, pipelines, `use` and `inner` are written out."""

@@ -1,1 +1,0 @@
-"""The functions of the language, a row each; :mod:`optlang.language.builtins` puts them together."""

@@ -1,0 +1,1 @@
+"""Text -> tree and tree -> text."""

@@ -1,0 +1,193 @@
+"""What modules are made of: the runtime that is run as it stands, what is taken from it, and functions made one."""
+
+from __future__ import annotations
+
+import ast
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from targets_made import text_of
+
+from optlang.functions.table import BUILTINS
+from optlang.targets._python import Function
+from optlang.targets.module import runtime
+from optlang.targets.module.merge import Unmergeable, alike, units, unversioned
+from optlang.targets.module.pairs import Half, Pairs
+from optlang.targets.module.trim import ModuleNeeds, Trimmed, flags, trimmed
+
+
+def parameters(*shapes: tuple[int, ...], seed: int = 0) -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+
+
+# The runtime ------------------------------------------------------------------------------------------------
+
+
+def test_the_runtime_is_an_optimizer_as_it_stands() -> None:
+    ours, theirs = parameters((3, 4), (5,)), parameters((3, 4), (5,))
+    optimizer, reference = runtime.Optimizer(ours, lr=0.1), torch.optim.SGD(theirs, lr=0.1)
+    for step in range(3):
+        for p, q, g in zip(ours, theirs, parameters((3, 4), (5,), seed=step + 1), strict=True):
+            p.grad, q.grad = g.detach().clone(), g.detach().clone()
+        optimizer.step()
+        reference.step()
+    for p, q in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+    other = runtime.Optimizer(parameters((3, 4), (5,)), lr=0.5)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.param_groups[0]["lr"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("lr", "said"), [(-1.0, "Descent: lr must be >= 0, got -1"), (math.nan, "NaN"), ("fast", "must be a number")]
+)
+def test_the_runtime_checks_hyperparameters_and_parameters(lr: Any, said: str) -> None:
+    optimizer = runtime.Optimizer(parameters((2,)))
+    with pytest.raises(ValueError, match=said):
+        optimizer.add_param_group({"params": parameters((3,)), "lr": lr})
+    with pytest.raises(ValueError, match=r"parameter 0 \(of shape \(2,\)\) has type torch.int64"):
+        optimizer.add_param_group({"params": [torch.ones(2, dtype=torch.int64)]})
+    assert len(optimizer.param_groups) == 1
+
+
+def test_numbers_that_python_refuses_follow_ieee_754() -> None:
+    def shaky(a: float, b: float) -> tuple[float, ...]:
+        return (a / b, math.log(b), min(a, b), float(math.floor(a)))
+
+    shaky.__name__ = "shaky"
+    runtime.__dict__["shaky"] = shaky
+    try:
+        assert runtime.computed(shaky, {"a": 1.5, "b": 0.0}) == (math.inf, -math.inf, 0.0, 1.0)
+        assert runtime.computed(shaky, {"a": 1.5, "b": 1.0}) == (1.5, 0.0, 1.0, 1.0)
+    finally:
+        del runtime.__dict__["shaky"]
+
+
+def test_torch_has_the_functions_that_numbers_are_computed_with() -> None:
+    spellings = " ".join(row.host or "" for row in BUILTINS.values())
+    names = set(re.findall(r"math\.(\w+)", spellings))
+    assert len(names) > 8
+    assert {name for name in names if not hasattr(torch, name)} == set()
+
+
+# What is taken from it --------------------------------------------------------------------------------------
+
+
+def taken(*features: str, replaced: Mapping[str, str] | None = None) -> Trimmed:
+    """Return what a rule of one form takes that needs some features."""
+    known = {name: name in features for name in flags()}
+    given = ("start", "host", "update", "facts", "in_groups", "form_of", "form_on_train", "form_on_eval")
+    return trimmed(ModuleNeeds("Mine", known, replaced or {}, {}, given, ()))
+
+
+def test_branches_of_other_rules_go_and_comments_stay() -> None:
+    few, many = taken(), taken("STAGED", "FORMS", "CHOOSES", "LATE", "TOTALS", "MATRICES", "EVENTS")
+    assert {"Batch", "total", "Evaluation"} & set(few.pieces) == set()
+    assert "Batch" in many.pieces and "total" in many.pieces and "Evaluation" not in many.pieces
+    assert "# infinities of both signs" in many.pieces["total"]
+    assert sum(text.count("\n") for text in few.members) < sum(text.count("\n") for text in many.members)
+    for left in (few, many):
+        text = "\n".join([*left.pieces.values(), "class Mine:", *left.members])
+        read = {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)}
+        assert read & {name for name in flags() if name not in ("HYPERPARAMETERS", "KINDS", "TOTALS")} == set()
+        assert "{NAME}" not in text and "Descent" not in text
+
+
+def test_parameters_that_nothing_reads_go_with_their_arguments() -> None:
+    own = {f"form.{name}": name for name in ("states", "start", "host", "update", "tensors")}
+    few, many = taken(replaced=own), taken("FORMS", "CHOOSES")
+    assert any("def _state(self, p, g, values):" in text for text in few.members)
+    assert any("self._state(p, g, known)" in text for text in few.members)
+    assert any("def _state(self, form, p, g, values):" in text for text in many.members)
+
+
+@pytest.mark.parametrize(("name", "lines"), [("Lion", 320), ("AdamW", 350), ("SGD", 350), ("Muon", 900)])
+def test_modules_are_short(name: str, lines: int) -> None:
+    assert len(text_of(name, "module").splitlines()) <= lines
+
+
+# Functions made one -----------------------------------------------------------------------------------------
+
+
+def executed(function: Function) -> Callable[..., Any]:
+    scope: dict[str, Any] = {"torch": torch, "math": math}
+    exec(function.text("made"), scope)
+    made: Callable[..., Any] = scope["made"]
+    return made
+
+
+def function(name: str, names: str, *lines: str) -> Function:
+    return Function([f"def {name}({names}):", '    """What it does."""', *(f"    {line}" for line in lines)])
+
+
+def test_each_variant_keeps_its_own_statements() -> None:
+    sums = {
+        (False, None): ["y = x", "return y"],
+        (True, None): ["y = -x", "return y"],
+        (False, "l2"): ["y = x", "y = y * 2", "return y"],
+        (True, "l2"): ["y = -x", "y = y * 2", "return y"],
+        (False, "l1"): ["y = x", "y = y + 7", "return y"],
+        (True, "l1"): ["y = -x", "# the sign", "y = y + 7", "return y"],
+    }
+    traces = [(("up", up), ("mode", mode)) for up, mode in sums]
+    one = alike(traces, [function("f", "x", *lines) for lines in sums.values()])
+    assert set(one.parameters) == {"x", "up", "mode"} and "    # the sign" not in one.lines[2]
+    for (up, mode), lines in sums.items():
+        own = executed(function("f", "x", *lines))
+        assert executed(one)(x=3.0, up=up, mode=mode) == own(3.0)
+    assert sum("y * 2" in line for line in one.lines) == 1
+
+
+def test_what_no_question_tells_apart_is_not_made_one() -> None:
+    traces = [(("up", True),), (("up", True),)]
+    with pytest.raises(Unmergeable):
+        alike(traces, [function("f", "x", "return x"), function("f", "x", "return -x")])
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        (["p_1 = c * p", "p_2 = p_1 - g"], ["p = c * p", "p = p - g"]),
+        (["p_1 = c * p", "q = p + p_1"], ["p_1 = c * p", "q = p + p_1"]),  # the old value is read afterwards
+        (["eigh_1 = eigh(x)"], ["eigh_1 = eigh(x)"]),  # the name is a function's
+        (["m_1 = m * b", "m_1 = m_1.to(c.dtype)"], ["m = m * b", "m = m.to(c.dtype)"]),
+    ],
+)
+def test_versions_of_a_variable_have_one_name_where_that_is_safe(lines: list[str], expected: list[str]) -> None:
+    loads = ["p = p_mem.to(c.dtype)", "m = m_mem.to(c.dtype)"]
+    found = unversioned(units([f"    {line}" for line in (*loads, *lines)]), {"c", "p_mem", "m_mem"})
+    assert [unit.text for unit in found][2:] == expected
+
+
+def test_coefficients_that_play_one_part_are_computed_for_each_variant() -> None:
+    hosts = [
+        function("host", "lr, decay", "c1 = 1 - lr * decay", "return (c1, lr)"),
+        function("host", "lr, decay", "c1 = 1 - decay", "return (c1, lr)"),
+        function("host", "lr", "return (lr,)"),
+    ]
+    load, names = "p = p_mem.to(c.dtype)", "p_mem, g_mem, c"
+    shrink = ("c1, lr = c.unbind()", load, "p_1 = c1 * p", "p_2 = p_1 - lr * g_mem", "p_mem.copy_(p_2)")
+    updates = [
+        function("update", names, *shrink),
+        function("update", names, *shrink),
+        function("update", names, "(lr,) = c.unbind()", load, "p_1 = p - lr * g_mem", "p_mem.copy_(p_1)"),
+    ]
+    traces = [(("decay", True), ("fixed", False)), (("decay", True), ("fixed", True)), (("decay", False),)]
+    halves = [Half(*half, 2, True) for half in zip(traces, hosts, updates, strict=True)]
+    host, update = Pairs(halves, ()).functions(["p_mem", "g_mem"])
+    for place, (decay, fixed) in enumerate([(0.5, False), (0.5, True), (0.0, True)]):
+        values = {"lr": 0.25, "decay": decay, "fixed": fixed}
+        results = []
+        for pair in ((host, update), (hosts[place], updates[place])):
+            p, g = torch.arange(4.0), torch.ones(4)
+            numbers = executed(pair[0])(**{n: values[n] for n in pair[0].parameters})
+            options = {n: values[n] for n in pair[1].parameters[3:]}
+            executed(pair[1])(p, g, torch.tensor(numbers), **options)
+            results.append(p)
+        assert torch.equal(*results)
+    assert [line.strip() for line in update.lines if "p = " in line] == [load, "p = c1 * p", "p = p - lr * g_mem"]
