@@ -21,9 +21,10 @@ from optlang.checker.check import check_text
 from optlang.checker.samples import ordinary_value
 from optlang.core.core import Core
 from optlang.core.evaluate import evaluate, truth
+from optlang.core.limits import too_large, too_many_paths
 from optlang.core.needs import needs
 from optlang.core.sizes import Unfit
-from optlang.core.specialise import specialise, too_large, too_many_paths
+from optlang.core.specialise import specialise
 from optlang.core.texts import rule_text
 from optlang.diagnostics import Diagnostic, OptlangError, raise_errors
 from optlang.identity import GivenName, GroupKey

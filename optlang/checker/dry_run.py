@@ -16,7 +16,7 @@ from optlang.checker import grid
 from optlang.checker.dry_run_values import DryRunValues, Env, Thing, negation, select, with_mask
 from optlang.checker.grid import Abandoned, Grid, each, number
 from optlang.core.known import known_locals
-from optlang.core.specialise import MAX_REPEATS
+from optlang.core.limits import MAX_REPEATS
 from optlang.source import Span
 from optlang.syntax.tree import Assign, Binary, Call, Every, Expr, For, If, Name, Repeat, Return, Stmt
 from optlang.syntax.walk import body_of

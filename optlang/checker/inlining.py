@@ -8,7 +8,7 @@ from optlang.checker.expressions import ExpressionReader
 from optlang.checker.tensors import is_known_before, literal, named
 from optlang.checker.values import MISTAKE, CheckedValue, Sort, Uses, merge
 from optlang.core import definitions
-from optlang.core.specialise import MAX_REPEATS
+from optlang.core.limits import MAX_REPEATS
 from optlang.functions.shapes import Mismatch
 from optlang.functions.table import BUILTINS, Builtin
 from optlang.kinds import HOST, STATIC, Level

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from optlang.core import definitions
 from optlang.core.evaluate import NotStatic, evaluate
-from optlang.core.specialise import MAX_NODES, MAX_REPEATS
+from optlang.core.limits import MAX_NODES, MAX_REPEATS
 from optlang.declarations.constants import as_float
 from optlang.declarations.findings import Findings
 from optlang.declarations.scope import Scope

@@ -9,8 +9,36 @@ from optlang.core.core import Drawn, Evaluated, ModelSum, Operation, Part, Resul
 from optlang.functions import shapes
 from optlang.functions.shapes import Mismatch, Shape
 from optlang.functions.table import BUILTINS, EMPTY, HALT, MAKERS, PROGRESS, SEARCHES
+from optlang.identity import GivenName
 from optlang.source import Span
 from optlang.syntax import tree as ast
+
+
+class SymbolicSize(int):
+    """The size of a dimension, with the formula that it is, a product: products of sizes are sizes.
+
+    Args:
+        value: The size of an example.
+        factors: Its formula.
+    """
+
+    factors: tuple[GivenName | int, ...]
+
+    def __new__(cls, value: int, *factors: GivenName | int) -> SymbolicSize:
+        """Return a size with a formula."""
+        size = super().__new__(cls, value)
+        size.factors = factors
+        return size
+
+    def __mul__(self, other: int) -> SymbolicSize:
+        return SymbolicSize(int(self) * int(other), *self.factors, *(factors_of(other) or (other,)))
+
+    __rmul__ = __mul__
+
+
+def factors_of(size: int) -> tuple[GivenName | int, ...] | None:
+    """Return the formula of a size; None if it is just a number."""
+    return size.factors if isinstance(size, SymbolicSize) else None
 
 
 class Unfit(Exception):

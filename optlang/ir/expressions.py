@@ -14,7 +14,7 @@ import sympy as sp
 from optlang.artifact import DIMENSION_SIZES, Draw
 from optlang.core.core import Drawn, Evaluated, Key, ModelSum, Operation, Part, Result, SizeOf, Transposed
 from optlang.core.evaluate import ARITHMETIC
-from optlang.core.specialise import constant_sum
+from optlang.core.limits import constant_sum
 from optlang.diagnostics import OptlangError
 from optlang.functions import shapes
 from optlang.functions.table import BUILTINS, HALT, PROGRESS, PUSH, SEARCHES

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from optlang.artifact import ShapeInfo, Variant, VariantKey
 from optlang.compiler import CompiledRule
 from optlang.core.evaluate import evaluate, truth
-from optlang.core.sizes import Unfit
-from optlang.core.specialise import SymbolicSize, specialise
+from optlang.core.sizes import SymbolicSize, Unfit
+from optlang.core.specialise import specialise
 from optlang.identity import DimensionSize, GivenName, GroupKey
 from optlang.rule import HyperType, Range, Value, Values
 from optlang.syntax import tree as ast

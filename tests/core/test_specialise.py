@@ -10,7 +10,8 @@ from agreement import HEAD, agree
 import optlang
 from optlang.compiler import compile_source
 from optlang.core.core import KnownSize
-from optlang.core.specialise import SymbolicSize, specialise
+from optlang.core.sizes import SymbolicSize
+from optlang.core.specialise import specialise
 from optlang.identity import DimensionSize
 from optlang.source import Source
 from optlang.syntax.walk import expressions
