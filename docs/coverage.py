@@ -1,7 +1,7 @@
-"""The page on coverage: which published optimizers are rules of the library, can be written, or cannot yet, and why.
+"""The page on coverage: which published optimizers are in the library, are expressible, or are not yet, and why.
 
-``coverage.csv`` has one row for each optimizer, with the constructs that it needs with its default options; nothing in
-``needs`` means that the core of the language is enough. Whether the library has it is looked up in ``# reference:``
+``coverage.csv`` has one row per optimizer, with the constructs that it needs with its default options; an empty
+``needs`` means that the core of the language is enough. The rule of an optimizer is looked up in ``# reference:``
 lines; the column ``rule`` names a rule where that finds none, ``same`` one that is this optimizer under another name.
 ``python docs/coverage.py`` writes ``coverage.md``.
 """
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from optlang import rules
 
-#: Whether the compiler takes a construct.
+#: Whether the compiler supports a construct.
 SUPPORTED: dict[str, bool] = {
     "matrices": True,
     "linear-algebra": True,
@@ -53,46 +53,46 @@ MEANING: dict[str, str] = {
     "linear-algebra": "eigenvectors, QR, singular values, inverses and roots of matrices",
     "total": "sums over all parameters: `total(x)`, `gnorm`",
     "shared-state": "one number for the whole optimizer",
-    "every": "statements that run every so often",
+    "every": "statements that run every few steps",
     "repeat": "statements that run a fixed number of times",
     "random": "random numbers",
     "sort": "`sort`, `argsort`, `topk`, `cumsum`",
-    "on-eval": "other parameters for evaluation than for training",
+    "on-eval": "different parameters for evaluation and training",
     "route": "one rule for some tensors, another for the rest",
-    "blocks": "a tensor taken apart, or seen in another shape, and joined again",
-    "closure": "further gradients, at other points, within a step",
-    "collectives": "exchange between processes that is part of the algorithm",
-    "dimensions": "something for each dimension, in tensors with more than two",
+    "blocks": "splitting or reshaping a tensor, and joining it again",
+    "closure": "gradients at other points within a step",
+    "collectives": "communication between processes as part of the algorithm",
+    "dimensions": "one state per dimension, in tensors with more than two dimensions",
     "flat": "all parameters as one vector",
-    "history": "a buffer of the last steps",
-    "line-search": "how far to go along a direction, by the closure",
-    "hooks": "work inside the backward pass, or around it",
+    "history": "a buffer of past steps",
+    "line-search": "a step size found by evaluating the closure",
+    "hooks": "computation inside or around the backward pass",
     "host-decisions": "loops and branches that depend on the value of a tensor",
     "hvp": "products with the Hessian",
-    "inner": "another rule, whichever it is, used by this one",
+    "inner": "an arbitrary other rule, used by this one",
     "inputs": "further values passed to `step`",
-    "lists": "hyperparameters that are lists, with a state for each entry",
+    "lists": "hyperparameters that are lists, with a state per entry",
     "loss": "the value of the loss",
-    "names": "what a parameter is called",
+    "names": "names of parameters",
     "pairs": "two parameters updated together",
-    "several-losses": "several losses, or a gradient for each example",
-    "sparse": 'gradients that are sparse, of which only rows are updated (`sparse="lazy"`)',
+    "several-losses": "several losses, or per-example gradients",
+    "sparse": 'sparse gradients that update only some rows (`sparse="lazy"`)',
     "store": "states and parameters stored in fewer bits",
 }
-#: Without this construct an optimizer can be written all the same for vectors and matrices.
+#: Without this construct, an optimizer is still expressible for vectors and matrices.
 BEYOND_MATRICES = "dimensions"
 
-#: What was read: the releases that the rows are about, and what of a package has a row.
+#: The releases that the rows describe, and which parts of a package have rows.
 PACKAGES: dict[str, str] = {
     "torch.optim": "The optimizers of PyTorch 2.13.",
     "pytorch_optimizer": "The optimizers of pytorch_optimizer 4.1.0, with its wrappers of other optimizers.",
     "optax": (
-        "The aliases and `optax.contrib` of optax 0.2.8, with the wrappers that are used like an optimizer. The "
-        "transformations that it builds them from have no rows. Its masks are parameter groups here."
+        "The aliases and `optax.contrib` of optax 0.2.8, and the wrappers that are used like an optimizer, but not the "
+        "transformations that they are built from. Masks are parameter groups here."
     ),
     "heavyball": (
         "The optimizers of heavyball 3.2.1, without its options that store parameters or states in fewer bits "
-        "(`store`) or take products with the Hessian (`hvp`)."
+        "(`store`) or use products with the Hessian (`hvp`)."
     ),
 }
 
@@ -111,7 +111,7 @@ class Row(NamedTuple):
         needs: The constructs it needs with its default options, beyond the core of the language.
         rule: The rule of the library that is this optimizer, or nothing.
         same: A rule of the library that is this optimizer under another name, or nothing.
-        note: What a reader should know besides.
+        note: A remark for the reader.
     """
 
     package: str
@@ -123,12 +123,12 @@ class Row(NamedTuple):
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The constructs it needs that the compiler does not take."""
+        """The constructs it needs that the compiler does not support."""
         return tuple(need for need in self.needs if not SUPPORTED[need])
 
     @property
     def status(self) -> str:
-        """Where the optimizer stands: one of the four words above."""
+        """One of the four statuses above."""
         if self.missing:
             return MATRICES if self.missing == (BEYOND_MATRICES,) else MISSING
         return LIBRARY if self.rule or self.same else WRITABLE
@@ -149,7 +149,7 @@ def references() -> dict[str, list[str]]:
 
 
 def rule_of(package: str, name: str, named: dict[str, list[str]]) -> str:
-    """Return the rule whose reference is an optimizer, the one that is called like it if there are several."""
+    """Return the rule whose reference is an optimizer, preferring one with the same name."""
     candidates = named.get(f"{package}.{name}", [])
     return min(candidates, key=lambda rule: (rule.lower() != name.rpartition(".")[2].lower(), rule), default="")
 
@@ -175,7 +175,7 @@ def read() -> list[Row]:
 
 
 def targets_table() -> str:
-    """Return a table of the rules that some target cannot carry, with what is said of the first thing it cannot."""
+    """Return a table of the rules that some target does not support, with the unsupported constructs."""
     from optlang.compiler import compile_source
     from optlang.source import Source
     from optlang.targets import Order, names, refusals
@@ -190,18 +190,18 @@ def targets_table() -> str:
             said = dict.fromkeys(f"{d.message.partition(' does not support ')[2]} ({_line(d)})" for d in found)
             if said:
                 lines.append([_link(name), f"`{target}`", "; ".join(said)])
-    return table(["rule", "target", "what it does not support"], lines)
+    return table(["rule", "target", "unsupported constructs"], lines)
 
 
 def _suits(compiled: Any, ndim: int) -> bool:
-    """Whether a rule takes tensors of so many dimensions."""
+    """Whether a rule supports tensors of ``ndim`` dimensions."""
     from optlang.compiler import example_facts
 
     return compiled.unfit(compiled.defaults(), example_facts(ndim)) is None
 
 
 def _line(diagnostic: Any) -> str:
-    """Return where a diagnostic points."""
+    """Return the line that a diagnostic points to."""
     span = diagnostic.span
     return "the rule" if span is None else f"line {diagnostic.source.position(span.start)[0]}"
 
@@ -214,22 +214,22 @@ def page() -> str:
     rows = read()
     parts = [
         "# Coverage\n",
-        "Which published optimizers are rules of the [library](reference/rules/index.md), which could be written as a "
-        "rule today, and what blocks the others. “Expressible” is a judgement, from reading the implementation: "
-        "every construct that it uses, with its default options, is one that the compiler takes. Only the rules of the "
-        "library have been run against the implementation that they name; an optimizer that is there *as* another was "
-        "compared with that rule once, in float64.\n",
+        "This page lists published optimizers: which are rules of the [library](reference/rules/index.md), which could "
+        "be written as a rule today, and what blocks the others.\n",
+        "“Expressible” is a judgement from reading the implementation: the compiler supports every construct that the "
+        "optimizer uses with its default options. Only the rules of the library are tested against the implementation "
+        "that they name. An optimizer that is listed *as* another rule was compared with that rule once, in float64.\n",
         _summary(rows),
-        "The columns do not overlap. An optimizer is *in the library* under its own name or another. What is for *up "
-        "to two dimensions only* keeps something for each dimension of a tensor: a rule can do that for vectors and "
-        "matrices, and would have to take a filter of a convolution as a matrix, which is another algorithm.\n",
-        "## What is missing\n",
-        "How many optimizers need each construct that is not compiled, and how many are blocked by this alone. "
-        "[Known limitations](limits.md) has the details.\n",
+        "The columns do not overlap. An optimizer can be *in the library* under another name. Those for *up to two "
+        "dimensions only* have a state per dimension of a tensor. A rule can express that for vectors and matrices, "
+        "but would have to treat a convolution filter as a matrix, which is a different algorithm.\n",
+        "## Missing constructs\n",
+        "How many optimizers need each construct that the compiler does not support, and how many are blocked by it "
+        "alone. [Known limitations](limits.md) has the details.\n",
         _constructs(rows, lambda construct: not SUPPORTED[construct]),
-        "## What is there\n",
-        "Beyond formulas for each element, reductions of a tensor, conditions, schedules, and numbers kept for a "
-        "tensor or a parameter group:\n",
+        "## Supported constructs\n",
+        "In addition to elementwise formulas, reductions of a tensor, conditions, schedules, and numbers stored per "
+        "tensor or parameter group:\n",
         _constructs(rows, lambda construct: SUPPORTED[construct]),
     ]
     for package, about in PACKAGES.items():
@@ -238,11 +238,11 @@ def page() -> str:
         parts.append(table(["optimizer", "status", "needs; notes"], lines))
     parts += [
         "## Targets\n",
-        "`optlang emit --target` writes a rule as a file for use without this package ([Targets](targets.md)). The "
-        "rules of the library that are not listed here are supported by every target:\n",
+        "`optlang emit --target` exports a rule to a file that does not need optlang ([Targets](targets.md)). These "
+        "rules of the library are not supported by every target:\n",
         targets_table(),
     ]
-    parts.append("Made by `docs/coverage.py`.\n")
+    parts.append("Generated by `docs/coverage.py`.\n")
     return "\n".join(parts)
 
 
@@ -257,9 +257,9 @@ def _summary(rows: list[Row]) -> str:
         "package",
         "optimizers",
         "in the library",
-        "expressible, not in it",
+        "expressible",
         "up to two dimensions only",
-        "not yet",
+        "not expressible",
     ]
     lines = []
     for package in [*PACKAGES, ""]:
@@ -271,8 +271,8 @@ def _summary(rows: list[Row]) -> str:
 
 
 def _constructs(rows: list[Row], chosen: Callable[[str], bool]) -> str:
-    """Return the table of some constructs, the most wanted first."""
-    headings = ["construct", "what it is", "needed by"]
+    """Return the table of some constructs, most needed first."""
+    headings = ["construct", "meaning", "needed by"]
     lines = []
     for construct in filter(chosen, SUPPORTED):
         needed = sum(construct in row.needs for row in rows)
@@ -281,11 +281,11 @@ def _constructs(rows: list[Row], chosen: Callable[[str], bool]) -> str:
     lines.sort(key=lambda line: (-line[0], -line[1], line[2]))
     if not any(alone for _, alone, _ in lines):
         return table(headings, [line for _, _, line in lines])
-    return table([*headings, "blocked by this alone"], [[*line, str(alone)] for _, alone, line in lines])
+    return table([*headings, "blocked by it alone"], [[*line, str(alone)] for _, alone, line in lines])
 
 
 def _status(row: Row) -> str:
-    """Return what the library has of an optimizer, or whether it can be written."""
+    """Return the status of an optimizer as the page prints it."""
     rule = _link(row.rule) if row.rule else f"as {_link(row.same)}" if row.same else ""
     if row.status == MISSING:
         lacking = f"missing: {', '.join(map(_spelled, row.missing))}"

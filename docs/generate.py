@@ -76,8 +76,8 @@ def table(headings: list[str], rows: list[list[str]]) -> str:
 
 def functions_page() -> str:
     """Return the page of builtin functions and names, from the table the compiler reads."""
-    parts = ["# Functions and names\n", "What every rule may use without declaring it.\n"]
-    parts += ["## Names\n", "Rules may read these; only `p` and `g` may be assigned.\n"]
+    parts = ["# Functions and names\n", "Every rule can use these without declaring them.\n"]
+    parts += ["## Names\n", "Rules can read these; only `p` and `g` can be assigned.\n"]
     names = {**TENSOR_NAMES, **TIME_NAMES, **FACT_NAMES}
     parts.append(table(["name", "meaning"], [[f"`{name}`", meaning] for name, meaning in names.items()]))
     for group, members in groupby(TABLE, key=lambda row: row.group):
@@ -88,9 +88,9 @@ def functions_page() -> str:
             if row.block:
                 parts += [f"`{row.name}({row.signature})` is\n", fence(row.definition or "", "opt")]
     parts.append(
-        "A function with a formula behind “is” is written in the language itself and expanded before "
-        "anything else happens; it costs nothing over writing the formula. Of a function with several results, "
-        "`a, b = f(x)` takes all, and `f(x)[0]` or, by name, `f(x).values` takes one.\n"
+        "Functions with a definition are written in the language itself and expanded before compilation; they cost "
+        "nothing over the formula. If a function has several results, `a, b = f(x)` assigns all of them; `f(x)[0]` or, "
+        "by name, `f(x).values` is one of them.\n"
     )
     return "\n".join(parts)
 
@@ -99,10 +99,10 @@ def _function_row(row: Builtin) -> list[str]:
     signature = f"{row.signature}, dim" if row.reduction and "dim" not in row.signature else row.signature
     meaning = row.summary
     if row.results:
-        meaning += f" Gives {', '.join(f'`{name}`' for name in row.results)}"
+        meaning += f" Returns {', '.join(f'`{name}`' for name in row.results)}"
         meaning += f"; alone, `{row.results[row.bare]}`." if row.bare is not None else "."
     if row.definition:
-        meaning += " Is written out below." if row.block else f" Is `{row.definition}`."
+        meaning += " Defined below." if row.block else f" Defined as `{row.definition}`."
     return [f"`{row.name}({signature})`", meaning]
 
 
@@ -113,7 +113,7 @@ def diagnostics_page() -> str:
     """Return the page of diagnostics, each with the output that its example gets."""
     parts = [
         "# Diagnostics\n",
-        "Every finding has a code that does not change between versions. Codes with `E` are errors, codes "
+        "Every diagnostic has a code that does not change between versions. Codes with `E` are errors, codes "
         "with `W` are warnings. `optlang explain CODE` prints the same text in a terminal.\n",
     ]
     for prefix, title in DIAGNOSTIC_GROUPS.items():
@@ -166,9 +166,9 @@ def rules_page() -> str:
     return "\n".join(
         [
             "# The library\n",
-            "Each of these is a file of formulas and a class, `optlang.rules.NAME`. All are tested against "
-            "the implementation named beside them, if there is one, and against the interpreter of the tests.\n",
-            table(["rule", "reference", "what it is"], rows),
+            "Each rule is a formula file and a class, `optlang.rules.NAME`. All are tested against their reference "
+            "implementation, if there is one, and against the interpreter of the tests.\n",
+            table(["rule", "reference", "description"], rows),
             f":::{{toctree}}\n:hidden:\n\n{stems}\n:::\n",
         ]
     )
@@ -182,7 +182,7 @@ def rule_page(name: str) -> str:
         parts.append(f"Reference implementation: `{rule.reference}`\n")
     if rule.routes:
         led = (f"[{route.rule.name}]({rules.path(route.rule.name).stem}.md)" for route in rule.routes)
-        parts.append(f"Leads to {', '.join(dict.fromkeys(led))}.\n")
+        parts.append(f"Routes to {', '.join(dict.fromkeys(led))}.\n")
     parts += ["## Update\n", f"$$\n{rule_latex(rule.tree)}\n$$\n", "## Hyperparameters\n", _hyper_table(name, rule)]
     if rule.requirements:
         parts.append("Also required: " + "; ".join(r.message for r in rule.requirements) + ".\n")
@@ -190,7 +190,7 @@ def rule_page(name: str) -> str:
         parts += [
             "## State\n",
             table(
-                ["name", "key", "one per", "starts as", "exists"],
+                ["name", "key", "one per", "initial value", "exists"],
                 [_state_row(s, rule.tree) for s in rule.states],
             ),
         ]
@@ -253,7 +253,7 @@ def transforms_page() -> str:
     """Return the page of the library's transforms."""
     parts = [
         "# Transforms\n",
-        "The pieces that rules and chains are made of: in a rule `g |> momentum(0.9)`, in Python "
+        "The building blocks of rules and chains: in a rule `g |> momentum(0.9)`, in Python "
         "`optlang.transforms.momentum(beta=0.9)`. See [composition](../language.md#composition) and "
         "[chains](../python.md#chains).\n",
     ]
@@ -309,13 +309,13 @@ def passes_section() -> str:
     path = rules.path(EXAMPLE)
     source = Source(path.read_text(encoding="utf-8"), path.name)
     parts = [
-        f"The step of {EXAMPLE} with its default options, right after lowering and after each pass that changes it.\n",
+        f"The step of {EXAMPLE} with its default options, after lowering and after each pass that changes it.\n",
     ]
     before = None
     for name, text in passes_of(compile_source(source)):
         parts.append(f"### {name}\n")
         parts.append(_summary_of_pass(name))
-        parts.append("Nothing to do here.\n" if text == before else fence(text, "text"))
+        parts.append("No change.\n" if text == before else fence(text, "text"))
         before = text
     return "\n".join(parts).strip()
 

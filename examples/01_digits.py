@@ -1,7 +1,7 @@
 """Train a network on scikit-learn's digits with the AdamW of adamw.opt, next to torch.optim.AdamW.
 
-Both start from the same weights and see the same batches, so their curves should lie on each other. Prints a
-table and draws the curves into digits.png. Run it with `make demo`.
+Both start from the same weights and use the same batches, so their curves should coincide. The script prints a
+table and plots the curves to digits.png. Run it with `make demo`.
 """
 
 import argparse
@@ -27,7 +27,7 @@ console = Console()
 
 @dataclass
 class Run:
-    """One training run: what it measured, epoch by epoch."""
+    """Losses and accuracies of one training run, per epoch."""
 
     name: str
     losses: list[float] = field(default_factory=list)
@@ -46,13 +46,13 @@ def load_data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def make_network() -> nn.Module:
-    """Return a perceptron with the same weights each time; smooth, so that rounding errors stay small."""
+    """Return a perceptron, always with the same weights; it is smooth, so rounding errors stay small."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64), nn.GELU(), nn.Linear(64, 10))
 
 
 def train(name: str, optimizer_class: type, data: tuple[Tensor, ...], epochs: int, tick: Callable[[], None]) -> Run:
-    """Train a fresh network with mini-batches of 64 and return what happened."""
+    """Train a new network with mini-batches of 64, and return the losses and accuracies."""
     images, test_images, labels, test_labels = data
     network, run = make_network(), Run(name)
     optimizer = optimizer_class(network.parameters(), **HYPERPARAMETERS)
@@ -77,9 +77,9 @@ def train(name: str, optimizer_class: type, data: tuple[Tensor, ...], epochs: in
 
 
 def compile_rule(backend: str) -> type:
-    """Return the class for adamw.opt; its kernel is built here, so that training is timed without it."""
+    """Return the class for adamw.opt; compile its kernel now, so that the training time does not include it."""
     start = time.perf_counter()
-    with console.status("compiling examples/adamw.opt (once; the kernel is kept for the next time)"):
+    with console.status("compiling examples/adamw.opt (only once: the kernel is cached)"):
         rule = optlang.compile(HERE / "adamw.opt", backend=backend)
         parameter = nn.Parameter(torch.zeros(2, 2))
         parameter.grad = torch.zeros_like(parameter)
@@ -89,7 +89,7 @@ def compile_rule(backend: str) -> type:
 
 
 def print_table(runs: list[Run]) -> None:
-    """Print the outcome of both runs side by side."""
+    """Print the results of both runs side by side."""
     table = Table("optimizer", box=None, pad_edge=False, header_style="bold")
     for heading in ("test accuracy", "training loss", "seconds"):
         table.add_column(heading, justify="right")
@@ -101,7 +101,7 @@ def print_table(runs: list[Run]) -> None:
 
 
 def draw(runs: list[Run], path: Path) -> None:
-    """Draw loss and accuracy by epoch, ours over a broad line for torch's."""
+    """Plot loss and accuracy per epoch, ours on top of a wider line for torch's."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -125,13 +125,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--backend", default="auto", help="auto (compiled), inductor or eager")
-    parser.add_argument("--plot", type=Path, default=HERE / "digits.png", help="where to draw the curves")
+    parser.add_argument("--plot", type=Path, default=HERE / "digits.png", help="file for the plot")
     options = parser.parse_args()
 
     torch.set_num_threads(1)  # the network is too small for more threads to help
     ours = compile_rule(options.backend)
     data = load_data()
-    train("warm-up", torch.optim.SGD, data, 1, lambda: None)  # torch's own start is charged to nobody
+    train("warm-up", torch.optim.SGD, data, 1, lambda: None)  # so that neither run includes torch's initialization
     runs = []
     columns = (
         TextColumn("{task.description:32}"),

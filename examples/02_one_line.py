@@ -1,4 +1,4 @@
-"""A rule in one line: momentum, inferred, next to torch.optim.SGD."""
+"""A rule in one line: momentum with inferred declarations, next to torch.optim.SGD."""
 
 import argparse
 
@@ -31,7 +31,7 @@ def main() -> None:
         print(f"{type(optimizer).__name__:8}  loss after 100 steps: {loss.item():.6f}")
     print(f"largest difference: {(ours - theirs).abs().max().item():.1e}")
     print()
-    print("What a wrong call says:")
+    print("The error of a wrong call:")
     try:
         Momentum([ours], betta=0.9, lr=0.1)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""A rule of the library with two parameter groups and a learning-rate schedule; it is compiled once."""
+"""A library rule with two parameter groups and a learning rate schedule; it is compiled only once."""
 
 import argparse
 
@@ -18,7 +18,7 @@ def main() -> None:
     inputs = torch.randn(256, 20)
     targets = inputs[:, :3].prod(dim=1, keepdim=True)
 
-    # Biases are not decayed: a group of their own, as with any torch.optim.Optimizer.
+    # No weight decay for biases: they have a separate group, as with any torch.optim.Optimizer.
     weights = [p for p in network.parameters() if p.ndim > 1]
     biases = [p for p in network.parameters() if p.ndim <= 1]
     LAMB = optlang.compile(optlang.rules.path("lamb"), backend=options.backend)

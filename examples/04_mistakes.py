@@ -1,4 +1,4 @@
-"""What a rule with mistakes gets: every finding, with its place and what to do."""
+"""The diagnostics of a rule with mistakes: where they are and how to fix them."""
 
 import optlang
 
@@ -25,7 +25,7 @@ def main() -> None:
     for text in (RULE, HALF_WRITTEN):
         for finding in optlang.check(text):
             print(finding, end="\n\n")
-    print("In Python the same findings arrive as one exception:\n")
+    print("In Python, the same findings are raised as one exception:\n")
     try:
         optlang.compile(RULE)
     except optlang.OptlangError as error:

@@ -1,4 +1,4 @@
-"""Checkpoints go both ways: start in torch.optim, go on in optlang, finish in torch.optim."""
+"""Checkpoints load in both directions: start with torch.optim, continue with optlang, finish with torch.optim."""
 
 import argparse
 import io
@@ -10,7 +10,7 @@ import optlang
 
 
 def train(network: nn.Module, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
-    """Make some steps on batches that depend on the number of the step only."""
+    """Make steps on batches that depend only on the index of the step."""
     for step in range(first, last):
         batch = torch.randn(32, 16, generator=torch.Generator().manual_seed(step))
         optimizer.zero_grad()
@@ -24,7 +24,7 @@ def make_network() -> nn.Module:
 
 
 def through_a_file(optimizer: torch.optim.Optimizer) -> dict:
-    """Return the optimizer's state after saving and loading it, safely."""
+    """Return the optimizer's state after saving it and loading it with `weights_only`."""
     file = io.BytesIO()
     torch.save(optimizer.state_dict(), file)
     file.seek(0)

@@ -1,4 +1,4 @@
-"""What the compiler makes of a rule: the tree, the program and the Python source that runs."""
+"""Compiler output for a rule: the program and the Python source."""
 
 import optlang
 

@@ -1,4 +1,4 @@
-"""Train on scikit-learn's digits with Lightning: the library's AdamW next to torch.optim's, and taking over from it."""
+"""Train on scikit-learn's digits with Lightning: optlang's AdamW, torch.optim's, and one resuming the other."""
 
 import argparse
 import logging
@@ -20,7 +20,7 @@ except ImportError:
 
 
 class Digits(pl.LightningModule):
-    """A small network; the optimizer is named where Lightning asks for it, and nothing else differs."""
+    """A small network. Only the optimizer in `configure_optimizers` differs."""
 
     def __init__(self, optimizer_class: type[torch.optim.Optimizer]) -> None:
         super().__init__()
@@ -34,14 +34,14 @@ class Digits(pl.LightningModule):
         return nn.functional.cross_entropy(self.network(images), labels)
 
     def configure_optimizers(self):
-        """Return the optimizer and a schedule by epochs."""
+        """Return the optimizer and a schedule over epochs."""
         optimizer = self.optimizer_class(self.network.named_parameters(), lr=3e-3, weight_decay=1e-2)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
 
 def fit(module: Digits, epochs: int, loader: DataLoader, checkpoint: Path | None = None) -> pl.Trainer:
-    """Train until so many epochs are done, going on from a checkpoint if there is one."""
+    """Train up to a number of epochs, resuming from a checkpoint if there is one."""
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = pl.Trainer(accelerator="cpu", max_epochs=epochs, enable_checkpointing=False, **quiet)
     trainer.fit(module, loader, ckpt_path=checkpoint)
@@ -70,7 +70,7 @@ def main() -> None:
         print(f"{name:11}  test accuracy after 10 epochs: {right:.1%}")
     print(f"largest difference between the two networks: {apart(ours, theirs):.1e}")
 
-    # Half with torch.optim, the rest with optlang: its AdamW takes the checkpoint as it is.
+    # Half with torch.optim, the rest with optlang, whose AdamW loads the checkpoint unchanged.
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = Path(folder) / "half.ckpt"
         fit(Digits(torch.optim.AdamW), 5, loader).save_checkpoint(checkpoint)

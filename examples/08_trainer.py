@@ -1,7 +1,7 @@
-"""Train a tiny language model with the Hugging Face Trainer: a rule of the library next to torch.optim.AdamW.
+"""Train a tiny language model with the Hugging Face Trainer: a library rule next to torch.optim.AdamW.
 
-The text is synthetic: each word is followed by one of two others, so a model that has learnt the pairs reaches a loss
-of log 2. Nothing is downloaded.
+The text is synthetic: each word is followed by one of two others, so a model that has learned the pairs has a loss of
+log 2. Nothing is downloaded.
 """
 
 import argparse
@@ -37,12 +37,12 @@ def sentences(count: int) -> list[dict[str, torch.Tensor]]:
 
 
 def train(optimizer_class: type[torch.optim.Optimizer], folder: str, steps: int) -> tuple[Any, float]:
-    """Train a new model; return it and its loss at the end."""
+    """Train a new model; return it and its final loss."""
     torch.manual_seed(0)
     size = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": LENGTH, "vocab_size": WORDS}
-    # Word 0 is a word like any other.
+    # Word 0 is an ordinary word, not padding.
     model = GPT2LMHeadModel(GPT2Config(**size, bos_token_id=0, eos_token_id=0, attn_pdrop=0.0, resid_pdrop=0.0))
-    model.loss_type = "ForCausalLM"  # what transformers would take anyway, with a remark
+    model.loss_type = "ForCausalLM"  # the default of transformers, set to avoid a warning
     arguments = TrainingArguments(
         output_dir=folder,
         use_cpu=True,
@@ -56,7 +56,7 @@ def train(optimizer_class: type[torch.optim.Optimizer], folder: str, steps: int)
         logging_strategy="no",
         save_strategy="no",
     )
-    # The class and its hyperparameters; the Trainer gives it the parameters, in two groups, and the learning rate.
+    # The class and its hyperparameters. The Trainer passes parameters, in two groups, and the learning rate.
     given = (optimizer_class, {"lr": arguments.learning_rate, "betas": (0.9, 0.95)})
     text = sentences(512)
     trainer = Trainer(model=model, args=arguments, train_dataset=text, optimizer_cls_and_kwargs=given)

@@ -1,4 +1,4 @@
-"""Train on scikit-learn's digits with Hugging Face accelerate: accumulation, clipping, a schedule, a saved state."""
+"""Train on scikit-learn's digits with Hugging Face accelerate: accumulation, clipping, schedule and saved state."""
 
 import argparse
 import tempfile
@@ -17,7 +17,7 @@ except ImportError:
 
 
 class Run:
-    """A network with all that accelerate prepares for it."""
+    """A network and everything that accelerate prepares."""
 
     def __init__(self, optimizer_class: type[torch.optim.Optimizer], data: TensorDataset) -> None:
         torch.manual_seed(0)

@@ -1,8 +1,8 @@
 """Muon for the hidden layers, AdamW for the rest, next to AdamW alone, on scikit-learn's digits.
 
-`MuonWithAdamW` sends each parameter to one of two rules: matrices to Muon, everything else to AdamW. The last layer
-is a matrix too, but goes to AdamW by a key of its param group. Prints how the two fare and draws the curves into
-muon.png.
+`MuonWithAdamW` routes each parameter to one of two rules: matrices to Muon, all others to AdamW. The last layer is a
+matrix too, but a key of its parameter group routes it to AdamW. The script prints the results of both and plots the
+curves to muon.png.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SEEDS = range(3)
 
 @dataclass
 class Run:
-    """One training run: what it measured, epoch by epoch."""
+    """Losses and accuracies of one training run, per epoch."""
 
     losses: list[float] = field(default_factory=list)
     accuracies: list[float] = field(default_factory=list)
@@ -44,7 +44,7 @@ def make_network() -> nn.Sequential:
 
 
 def train(make: Callable[[nn.Sequential], torch.optim.Optimizer], data: tuple[Tensor, ...], epochs: int) -> list[Run]:
-    """Train networks that differ in their first weights and in the order of the batches."""
+    """Train networks that differ in their initial weights and in the order of batches."""
     images, test_images, labels, test_labels = data
     runs = []
     for seed in SEEDS:
@@ -67,7 +67,7 @@ def train(make: Callable[[nn.Sequential], torch.optim.Optimizer], data: tuple[Te
 
 
 def draw(found: dict[str, list[Run]], path: Path) -> None:
-    """Draw loss and accuracy by epoch: a thin line for each network, a thick one for their mean."""
+    """Plot loss and accuracy per epoch: a thin line per network, a thick one for their mean."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -96,7 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--backend", default="auto", help="auto (compiled), inductor or eager")
-    parser.add_argument("--plot", type=Path, default=HERE / "muon.png", help="where to draw the curves")
+    parser.add_argument("--plot", type=Path, default=HERE / "muon.png", help="file for the plot")
     options = parser.parse_args()
     torch.set_num_threads(1)  # the network is too small for more threads to help
 
@@ -106,12 +106,12 @@ def main() -> None:
     def both(network: nn.Sequential) -> torch.optim.Optimizer:
         groups = [
             {"params": network[:-1].parameters()},
-            {"params": network[-1].parameters(), "adam": True},  # the key that the rule asks for
+            {"params": network[-1].parameters(), "adam": True},  # the key that the rule tests
         ]
         return MuonWithAdamW(groups, lr=0.02, adamw_lr=5e-3, weight_decay=0.01)
 
     def alone(network: nn.Sequential) -> torch.optim.Optimizer:
-        return AdamW(network.parameters(), lr=5e-3, weight_decay=0.01)  # of 1e-3, 2e-3, 5e-3, 1e-2 the best
+        return AdamW(network.parameters(), lr=5e-3, weight_decay=0.01)  # the best of 1e-3, 2e-3, 5e-3 and 1e-2
 
     optimizer = both(make_network())
     for place, group in enumerate(optimizer.param_groups):

@@ -1,7 +1,7 @@
-"""Schedule-free AdamW on scikit-learn's digits: weights to train, weights to evaluate, and a checkpoint in between.
+"""Schedule-free AdamW on scikit-learn's digits: training weights, evaluation weights and a checkpoint.
 
-The step size stays as it is, so no schedule has to know when training ends. `optimizer.eval()` puts the average of all
-points into the parameters, `optimizer.train()` takes it back.
+The learning rate is constant, so no schedule has to know when training ends. `optimizer.eval()` switches the parameters
+to the average of the iterates, and `optimizer.train()` switches back.
 """
 
 import argparse
@@ -39,7 +39,7 @@ def measure(network: nn.Module, data: tuple[Tensor, ...]) -> str:
 
 
 def train(network: nn.Module, optimizer: torch.optim.Optimizer, data: tuple[Tensor, ...], epochs: range) -> None:
-    """Train for some epochs; print how good the weights to train and the weights to evaluate are."""
+    """Train for some epochs; print the results of the training and the evaluation weights."""
     images, _, labels, _ = data
     for epoch in epochs:
         optimizer.train()
@@ -50,11 +50,11 @@ def train(network: nn.Module, optimizer: torch.optim.Optimizer, data: tuple[Tens
         trained = measure(network, data)
         optimizer.eval()
         if epoch + 1 in (1, 2, 4, 8, 12, 16, 20):
-            print(f"epoch {epoch + 1:2}  to train: {trained}   to evaluate: {measure(network, data)}")
+            print(f"epoch {epoch + 1:2}  training weights: {trained}   evaluation weights: {measure(network, data)}")
 
 
 def through_a_file(*parts: dict) -> list[dict]:
-    """Return state dicts after saving and loading them, safely."""
+    """Return state dicts after saving them and loading them with `weights_only`."""
     file = io.BytesIO()
     torch.save(parts, file)
     file.seek(0)
@@ -75,7 +75,7 @@ def main() -> None:
     saved = through_a_file(network.state_dict(), optimizer.state_dict())
     train(network, optimizer, data, range(12, 20))
 
-    print("\nThe checkpoint after epoch 12 holds the weights to evaluate. Resumed from it:")
+    print("\nThe checkpoint after epoch 12 contains the evaluation weights. Resumed from it:")
     resumed = make_network()
     resumed.load_state_dict(saved[0])
     other = ScheduleFreeAdamW(resumed.parameters(), lr=2e-2)
@@ -85,7 +85,7 @@ def main() -> None:
     pairs = zip(network.parameters(), resumed.parameters(), strict=True)
     print(f"largest difference between the two networks: {max((a - b).abs().max().item() for a, b in pairs):.1e}")
 
-    print("\nA step with the weights to evaluate is refused:")
+    print("\nA step in evaluation mode is refused:")
     try:
         optimizer.step()
     except RuntimeError as error:

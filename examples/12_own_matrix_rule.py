@@ -1,4 +1,4 @@
-"""A rule of your own with matrices: what the compiler makes of it, what mistakes get, and a network trained with it.
+"""Your own rule with matrices: compiler output, error messages, and a network trained with it.
 
 The rule is 12_own_matrix_rule.opt, next to this file.
 """
@@ -17,14 +17,14 @@ FILE = Path(__file__).with_suffix(".opt")
 
 
 def show_stages() -> None:
-    """Print the ways a step can go, and the stages of each."""
+    """Print the paths of a step, and the stages of each."""
     for line in optlang.emit(FILE, stage="program").splitlines():
         if line.startswith(("if", "stage")) or "store" in line:
             print(line if line.startswith("if") else f"    {line.strip()}")
 
 
 def show_mistakes(OneSided: type) -> None:
-    """Print what a wrong shape gets: in the rule, and as a parameter."""
+    """Print the errors for a wrong shape in the rule, and for a parameter of a wrong shape."""
     text = FILE.read_text(encoding="utf-8")
     for finding in optlang.check(text.replace("g @ g.T", "g.T @ g")):
         print(finding, end="\n\n")
@@ -62,10 +62,10 @@ def main() -> None:
     print(f"findings: {len(optlang.check(FILE))}\n")
     show_stages()
     OneSided = optlang.compile(FILE, backend=options.backend)
-    print("\nThe product the wrong way round, and a parameter that is no matrix:\n")
+    print("\nA product in the wrong order, and a parameter that is not a matrix:\n")
     show_mistakes(OneSided)
     print()
-    # Step sizes: for each the best of 0.1, 0.2, 0.5, 1 and 2.
+    # Learning rates: the best of 0.1, 0.2, 0.5, 1 and 2 for each.
     for name, optimizer_class, lr in (("OneSided", OneSided, 0.5), ("torch.optim.SGD", torch.optim.SGD, 1.0)):
         print(f"test accuracy after 10 epochs of {name}: {train(optimizer_class, lr):.1%}")
 

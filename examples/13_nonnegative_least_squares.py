@@ -1,7 +1,7 @@
-"""Non-negative least squares: which of some digits add up to another one, and how much of each.
+"""Nonnegative least squares: a digit as a sum of other digits.
 
-A constraint is one more function around the step. What comes out is compared with scipy, and with the conditions for an
-optimum: the gradient is 0 where a weight is positive, and nowhere negative.
+A constraint is a function applied to the step. The result is compared with scipy, and with the optimality conditions:
+the gradient is 0 where a weight is positive, and nowhere negative.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
         optimizer.step()
 
     parts = [f"{w:.2f} of a {digits.target[i]}" for i, w in enumerate(weights.tolist()) if w > 0]
-    print(f"A {digits.target[496]} is, but for {loss.item():.2f}, {', '.join(parts)}.\n")
+    print(f"A {digits.target[496]} is, with a loss of {loss.item():.2f}, {', '.join(parts)}.\n")
     expected, _ = nnls(images.T.numpy(), target.numpy())
     gradient = images @ (weights.detach() @ images - target)
     used = weights.detach() > 0

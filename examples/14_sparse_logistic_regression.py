@@ -1,8 +1,7 @@
-"""Sparse logistic regression: which measurements of a cell are needed to tell whether a tumour is malignant.
+"""Sparse logistic regression: which cell measurements predict whether a tumour is malignant.
 
-The penalty on the sum of absolute weights has a corner at 0, where most weights end. It is not in the loss: the rule
-takes its proximal map after each step (FISTA: Beck & Teboulle, 2009, https://doi.org/10.1137/080716542), so zeros are
-exact.
+The L1 penalty sets most weights to 0. It is not part of the loss: the rule applies its proximal map after each step
+(FISTA: Beck & Teboulle, 2009, https://doi.org/10.1137/080716542), so zeros are exact.
 """
 
 import argparse
@@ -17,7 +16,7 @@ import optlang
 RULE = """
 optimizer Fista
 hyper lr > 0, penalty = 0 >= 0
-state x = p                 # the solution; gradients are taken at a point ahead of it
+state x = p                 # the solution; gradients are computed at an extrapolated point
 state s: scalar = 1
 
 on eval:
@@ -30,7 +29,7 @@ on train:
     x = solution
 
 y = soft_threshold(p - lr*g, lr*penalty)
-if dot(p - y, y - x) > 0: s = 1     # going uphill: without momentum again
+if dot(p - y, y - x) > 0: s = 1     # uphill: restart without momentum
 c = (1 + sqrt(1 + 4*s^2))/2
 p = y + (s - 1)/c*(y - x)
 x = y
@@ -55,7 +54,7 @@ def main() -> None:
     def loss() -> torch.Tensor:
         return nn.functional.binary_cross_entropy_with_logits(model(features)[:, 0], malignant)
 
-    for penalty in (0.1, 0.03, 0.01):  # each from where the last one has ended
+    for penalty in (0.1, 0.03, 0.01):  # each starts at the previous solution
         groups = [{"params": [model.weight], "penalty": penalty}, {"params": [model.bias]}]
         optimizer = Fista(groups, lr=1 / curvature)
         for _ in range(3000):
@@ -70,15 +69,13 @@ def main() -> None:
         used = weight != 0
         right = ((model(features)[:, 0] > 0) == malignant).double().mean()
         print(
-            f"penalty {penalty}: {used.sum()} of {len(used)} measurements are used, {right:.1%} of tumours told apart"
+            f"penalty {penalty}: {used.sum()} of {len(used)} measurements, {right:.1%} of tumours classified correctly"
         )
         print(f"    {', '.join(data.feature_names[used.numpy()])}")
-        # For an optimum, the gradient of what is used makes up for the penalty; that of the rest is no larger.
+        # At the optimum, gradients of nonzero weights cancel the penalty, and those of the others are not larger.
         balance = (gradient[used] + penalty * weight[used].sign()).abs().max()
-        print(f"    largest gradient with the penalty where a weight is used: {balance:.1e}")
-        print(
-            f"    largest gradient as a share of the penalty where none is: {gradient[~used].abs().max() / penalty:.3f}"
-        )
+        print(f"    largest gradient plus penalty of nonzero weights: {balance:.1e}")
+        print(f"    largest gradient of zero weights / penalty: {gradient[~used].abs().max() / penalty:.3f}")
 
 
 if __name__ == "__main__":

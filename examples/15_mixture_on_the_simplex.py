@@ -1,7 +1,7 @@
-"""Weights of a mixture: how many wines are about how strong, as the sum of some bell curves.
+"""Weights of a mixture: the distribution of the alcohol content of wines, as a sum of normal densities.
 
-Weights are not negative and add up to 1: the rule ends each step in the nearest such point, so some of them may be
-exactly 0. For the optimum, all curves that are used have the same gradient, and none has a smaller one.
+Weights are nonnegative and sum to 1: the rule projects each step to the nearest such point, so some weights can be
+exactly 0. At the optimum, all nonzero weights have the same gradient, and no gradient is smaller.
 """
 
 import argparse
@@ -41,12 +41,12 @@ def main() -> None:
     def loss() -> torch.Tensor:
         return -(curves @ weights).log().mean()
 
-    print(f"minus log-likelihood with equal weights: {loss().item():.6f}")
+    print(f"negative log-likelihood with equal weights: {loss().item():.6f}")
     for _ in range(2000):
         optimizer.zero_grad()
         loss().backward()
         optimizer.step()
-    print(f"minus log-likelihood: {loss().item():.6f}\n")
+    print(f"negative log-likelihood: {loss().item():.6f}\n")
     for centre, weight in zip(centres.tolist(), weights.tolist(), strict=True):
         print(f"{centre:5.2f} %  {weight:.4f}  {'#' * round(100 * weight)}")
 
@@ -54,10 +54,8 @@ def main() -> None:
     loss().backward()
     used, gradient = weights.detach() > 0, weights.grad
     print(f"\nsum of the weights: {weights.sum().item():.12f}")
-    print(
-        f"spread of the gradients of the {used.sum()} that are used: {gradient[used].max() - gradient[used].min():.1e}"
-    )
-    print(f"least gradient of the others, above these: {gradient[~used].min() - gradient[used].max():.4f}")
+    print(f"spread of the gradients of {used.sum()} nonzero weights: {gradient[used].max() - gradient[used].min():.1e}")
+    print(f"smallest gradient of the others, relative to these: {gradient[~used].min() - gradient[used].max():.4f}")
 
 
 if __name__ == "__main__":

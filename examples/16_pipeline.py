@@ -1,7 +1,7 @@
-"""Gradient clipping, then momentum, then weight decay: as formulas, as a pipeline, and put together in Python.
+"""Gradient clipping, momentum and weight decay: as formulas, as a pipeline, and as a chain in Python.
 
-The three are the same optimizer: from the same start they go to the same weights, bit for bit, and they are equally
-fast, because a pipeline is written out to formulas before anything is compiled.
+All three are the same optimizer: they compute the same weights, bit for bit, and are equally fast, because pipelines
+are expanded to formulas before compilation.
 """
 
 import argparse
@@ -22,7 +22,7 @@ HYPERPARAMETERS = {"lr": 0.1, "max_norm": 5.0, "beta": 0.9, "weight_decay": 1e-4
 
 
 def make_classes(backend: str) -> dict[str, type[torch.optim.Optimizer]]:
-    """Return the same optimizer in three ways of writing."""
+    """Return the same optimizer, written in three ways."""
     return {
         "formulas": optlang.compile(HERE / "16_plain.opt", backend=backend),
         "pipeline": optlang.compile(HERE / "16_pipeline.opt", backend=backend),
@@ -37,7 +37,7 @@ def make_classes(backend: str) -> dict[str, type[torch.optim.Optimizer]]:
 
 
 def make_parameters() -> list[nn.Parameter]:
-    """Return parameters with gradients, the same each time."""
+    """Return parameters with gradients, always the same."""
     generator = torch.Generator().manual_seed(0)
     parameters = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
     for p in parameters:
@@ -51,7 +51,7 @@ def largest_difference(a: list[nn.Parameter], b: list[nn.Parameter]) -> float:
 
 
 def milliseconds(optimizer: torch.optim.Optimizer, steps: int = 5) -> float:
-    """Return how long a step takes."""
+    """Return the time of a step."""
     start = time.perf_counter()
     for _ in range(steps):
         optimizer.step()
@@ -61,11 +61,11 @@ def milliseconds(optimizer: torch.optim.Optimizer, steps: int = 5) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default="auto", help="auto (compiled), inductor or eager")
-    parser.add_argument("--rounds", type=int, default=41, help="how often each is timed")
+    parser.add_argument("--rounds", type=int, default=41, help="number of timings of each")
     options = parser.parse_args()
 
     torch.set_num_threads(1)
-    print("the pipeline, written out:\n")
+    print("the pipeline, expanded:\n")
     print(optlang.emit(HERE / "16_pipeline.opt", stage="plain"))
 
     parameters: dict[str, list[nn.Parameter]] = {}
@@ -82,7 +82,7 @@ def main() -> None:
 
     times: dict[str, list[float]] = {name: [] for name in optimizers}
     names = list(optimizers)
-    for i in range(options.rounds):  # in turns, each of them first as often as the others
+    for i in range(options.rounds):  # interleaved; each goes first equally often
         for name in names[i % 3 :] + names[: i % 3]:
             times[name].append(milliseconds(optimizers[name]))
     print(f"a step of formulas: {median(times['formulas']):.2f} ms")

@@ -1,7 +1,8 @@
-"""L-BFGS as its book prints it, on a logistic regression that is solved to the last digit.
+"""L-BFGS with the two-loop recursion, on a logistic regression that is solved to machine precision.
 
-The two loops go through the last steps, and a line search calls the closure as often as it needs; `iterate` makes all
-of them in one step. Gradient descent is there for comparison, and torch.optim.LBFGS, which takes the same way.
+The two loops run over past steps, and a line search calls the closure as often as it needs; `iterate` makes all
+iterations in one step. The results are compared with gradient descent, and with torch.optim.LBFGS, which takes the same
+steps.
 """
 
 import argparse
@@ -65,7 +66,7 @@ def problem() -> tuple[nn.Module, Callable[[], torch.Tensor]]:
 
 
 def train(make: Callable[..., torch.optim.Optimizer], steps: int, **options: object) -> nn.Module:
-    """Train a model and print what it took."""
+    """Train a model, and print the number of evaluations and the result."""
     model, loss = problem()
     optimizer, calls = make(model.parameters(), **options), 0
 

@@ -1,8 +1,8 @@
-"""What states in 8 bits do to steps: the largest update of an element, and where elements end.
+"""The effect of 8-bit states on steps: the largest update of an element, and the mean displacement.
 
-Gradients are drawn at random; their sizes differ between elements in four ways. In the hard ones, a block of codes has
-small numbers beside large ones. A format that rounds the small ones to 0 then divides by eps alone, and the step is as
-long as 1/eps allows. If torchao is installed, its optimizer stands beside ours.
+Gradients are random, with four distributions of magnitudes over the elements. In the difficult ones, a block of codes
+has small values next to large ones. A format that rounds the small ones to 0 then divides by eps alone, which makes
+steps very long. If torchao is installed, its optimizer is compared, too.
 """
 
 import argparse
@@ -23,7 +23,7 @@ ELEMENTS, LR = 8192, 1e-3
 
 
 def measured(make: Callable[..., Any], sizes: str, steps: int) -> tuple[float, float]:
-    """Return the largest update in units of lr, and the mean of where elements are after some steps."""
+    """Return the largest update in units of lr, and the mean displacement after some steps."""
     generator = torch.Generator().manual_seed(1)
     size = 1e-3 * SIZES[sizes](ELEMENTS, generator)
     p = torch.nn.Parameter(torch.zeros(1, ELEMENTS))  # a row, as small vectors stay in float32
@@ -57,7 +57,7 @@ def main() -> None:
             lambda ps: torch.optim.AdamW(ps, lr=LR, weight_decay=0.0),
         )
     except ImportError:
-        print("torchao is not installed; pip install torchao to have it in the table")
+        print("torchao is not installed; run pip install torchao to include it")
     print(f"{'':22}  {'sizes':20}  largest update / lr     mean displacement")
     for name, (narrow, wide) in makers.items():
         for sizes in SIZES:

@@ -1,8 +1,8 @@
-"""Train with states and parameters in fewer bits, and see whether the loss ends where it does in float32.
+"""Train with states and parameters in fewer bits, and compare the final loss with float32.
 
-Two tasks: scikit-learn's digits, and the next letter of the texts that Python's `help` shows, for a small transformer.
-Every way of keeping numbers trains from the same seeds; the table has the loss on what was not trained on, its standard
-deviation over the seeds, and how far it is from that in float32.
+There are two tasks: scikit-learn's digits, and a small transformer that predicts the next character of Python's `help`
+texts. Every configuration uses the same seeds. The table shows the loss on held-out data, its standard deviation over
+the seeds, and the difference from float32.
 """
 
 import argparse
@@ -27,7 +27,7 @@ console = Console()
 
 @dataclass(frozen=True, eq=False)
 class Way:
-    """How a rule keeps its numbers; the first way of a rule is what the others are compared with."""
+    """A rule and its precision; other configurations of the rule are compared with its first one."""
 
     rule: str
     name: str
@@ -53,7 +53,7 @@ RATES = {"AdamW": 2e-3, "Lion": 3e-4, "MuonWithAdamW": 5e-3}
 
 
 class Layer(nn.Module):
-    """Attention to what came before, and a perceptron."""
+    """Causal attention, and a perceptron."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Layer(nn.Module):
         self.wide, self.narrow = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(4 * WIDTH, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what becomes of (batch, place, width)."""
+        """Return the output for an input of shape (batch, position, width)."""
         heads = self.attention(self.first(x)).view(*x.shape[:2], 3, 4, -1).permute(2, 0, 3, 1, 4)
         seen = F.scaled_dot_product_attention(*heads, is_causal=True)
         x = x + self.joined(seen.transpose(1, 2).reshape(x.shape))
@@ -70,7 +70,7 @@ class Layer(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Two layers over letters; logits of the next one."""
+    """A transformer with two layers, which returns logits of the next character."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,13 +79,13 @@ class Transformer(nn.Module):
         self.out = nn.Linear(WIDTH, LETTERS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of (batch, place) letters, one row for each place."""
+        """Return logits for characters of shape (batch, position), one row per position."""
         found: Tensor = self.out(self.last(self.layers(self.letters(x) + self.places.weight)))
         return found.flatten(0, 1)
 
 
 class Text:
-    """Letters of the texts of Python's `help`."""
+    """Characters of Python's `help` texts."""
 
     def __init__(self) -> None:
         letters = "\n".join(topics[name] for name in sorted(topics)).encode("ascii", "replace")
@@ -93,11 +93,11 @@ class Text:
         self.cut = len(self.letters) * 9 // 10
 
     def network(self) -> nn.Module:
-        """Return a network that has not been trained."""
+        """Return an untrained network."""
         return Transformer()
 
     def batch(self, generator: torch.Generator, size: int = 8, kept: bool = False) -> tuple[Tensor, Tensor]:
-        """Return some inputs and what they stand for: of those to train on, or of what is kept apart."""
+        """Return a batch of inputs and targets, of training or held-out data."""
         low, high = (self.cut, len(self.letters)) if kept else (0, self.cut)
         starts = torch.randint(low, high - CONTEXT - 1, (size, 1), generator=generator)
         found = self.letters[starts + torch.arange(CONTEXT + 1)]
@@ -116,18 +116,18 @@ class Digits:
         self.labels, self.cut = torch.tensor(data.target)[order], 1400
 
     def network(self) -> nn.Module:
-        """Return a network that has not been trained."""
+        """Return an untrained network."""
         return nn.Sequential(nn.Linear(64, 128), nn.GELU(), nn.Linear(128, 64), nn.GELU(), nn.Linear(64, 10))
 
     def batch(self, generator: torch.Generator, size: int = 64, kept: bool = False) -> tuple[Tensor, Tensor]:
-        """Return some inputs and what they stand for: of those to train on, or of what is kept apart."""
+        """Return a batch of inputs and targets, of training or held-out data."""
         low, high = (self.cut, len(self.labels)) if kept else (0, self.cut)
         chosen = torch.randint(low, high, (size,), generator=generator)
         return self.images[chosen], self.labels[chosen]
 
 
 def trained(way: Way, task: Text | Digits, seed: int, steps: int, tick: Callable[[], None]) -> float:
-    """Train, and return the loss on what was kept apart."""
+    """Train, and return the loss on held-out data."""
     torch.manual_seed(seed)
     network = task.network()
     if way.half:
@@ -180,9 +180,7 @@ def main() -> None:
         for way in ways:
             seeds = range(options.seeds)
             losses[way] = [trained(way, task, s, options.steps, lambda: progress.advance(bar)) for s in seeds]
-    table = Table(
-        "rule", "numbers", "loss", "over seeds", "from float32", title=f"{options.task}, {options.steps} steps"
-    )
+    table = Table("rule", "precision", "loss", "std", "vs. float32", title=f"{options.task}, {options.steps} steps")
     for row in rows(ways, losses):
         table.add_row(*row)
     console.print(table)

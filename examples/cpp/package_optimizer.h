@@ -1,4 +1,4 @@
-// The same for a package: `optlang emit RULE.opt --target aoti -o RULE.pt2`. States and counts are kept here.
+// An optimizer for a package: `optlang emit RULE.opt --target aoti -o RULE.pt2`. It stores states and counts.
 #pragma once
 
 #include <sstream>
@@ -24,7 +24,7 @@ class PackageOptimizer {
     }
   }
 
-  // Set a hyperparameter of one parameter, by its place.
+  // Set a hyperparameter of one parameter, by its index.
   void set_hyper(const std::string& name, double value, size_t parameter) {
     auto& own = held_[parameter].numbers;
     if (own.empty()) {
@@ -39,7 +39,7 @@ class PackageOptimizer {
       if (!params_[i].grad().defined()) {
         continue;
       }
-      auto p = params_[i].detach().view(-1);  // a package checks nothing: tensors must be dense and of float32
+      auto p = params_[i].detach().view(-1);  // packages check nothing: tensors must be dense float32
       auto g = params_[i].grad().contiguous().view(-1);
       auto& held = held_[i];
       if (held.numbers.empty()) {

@@ -1,4 +1,4 @@
-// An optimizer of libtorch whose rule comes from a file: `optlang emit RULE.opt --target torchscript -o RULE.pt`.
+// A libtorch optimizer for a rule in a file: `optlang emit RULE.opt --target torchscript -o RULE.pt`.
 #pragma once
 
 #include <cstring>
@@ -11,7 +11,7 @@
 #include <torch/script.h>
 #include <torch/torch.h>
 
-// Hyperparameters of one parameter group, by the names that the rule's formulas use; what is not here has its default.
+// Hyperparameters of one parameter group, by their names in the formulas; others have default values.
 struct RuleOptions : public torch::optim::OptimizerCloneableOptions<RuleOptions> {
   RuleOptions() = default;
   RuleOptions(std::map<std::string, double> given) : values(std::move(given)) {}
@@ -32,7 +32,7 @@ class RuleOptimizer : public torch::optim::Optimizer {
     }
   }
 
-  // The base class only keeps the options of libtorch's own optimizers; this keeps ours.
+  // The base class only stores the options of libtorch's own optimizers; this stores ours.
   void add_param_group(const torch::optim::OptimizerParamGroup& group) {
     Optimizer::add_param_group(group);
     if (group.has_options()) {
@@ -41,7 +41,7 @@ class RuleOptimizer : public torch::optim::Optimizer {
     complete_options();
   }
 
-  // One step of all groups. A parameter without a gradient stays as it is.
+  // One step of all groups. A parameter without a gradient is not changed.
   torch::Tensor step(LossClosure closure = nullptr) override {
     torch::Tensor loss;
     if (closure != nullptr) {
@@ -60,7 +60,7 @@ class RuleOptimizer : public torch::optim::Optimizer {
     return loss;
   }
 
-  // A state of a parameter, by its place among those of all groups.
+  // A state of a parameter, by its index over all groups.
   torch::Tensor state(const std::string& name, int64_t parameter) {
     return module_.get_method("state")({name, parameter}).toTensor();
   }
@@ -69,7 +69,7 @@ class RuleOptimizer : public torch::optim::Optimizer {
     return module_.get_method("hyper")({name, group}).toDouble();
   }
 
-  // The states go into an archive with the rule: `torch::save(optimizer, path)` and `torch::load(optimizer, path)`.
+  // Archives contain the rule with its states: `torch::save(optimizer, path)` and `torch::load(optimizer, path)`.
   void save(torch::serialize::OutputArchive& archive) const override {
     std::ostringstream stream;
     module_.save(stream);
@@ -88,7 +88,7 @@ class RuleOptimizer : public torch::optim::Optimizer {
   }
 
  private:
-  // Fill in the hyperparameters that a group leaves out.
+  // Add the hyperparameters that a group does not set.
   void complete_options(bool from_module = false) {
     const auto names = module_.get_method("hyper_names")({}).toListRef();
     for (size_t i = 0; i < param_groups().size(); ++i) {
@@ -102,7 +102,7 @@ class RuleOptimizer : public torch::optim::Optimizer {
     }
   }
 
-  // Tell the module about groups and hyperparameters that have changed.
+  // Pass changed groups and hyperparameters to the module.
   void push_options() {
     c10::List<int64_t> sizes;
     for (const auto& group : param_groups()) {

@@ -20,7 +20,7 @@ struct Net : torch::nn::Module {
     second = register_module("second", torch::nn::Linear(16, 1));
     torch::NoGradGuard no_grad;
     int64_t k = 0;
-    for (auto& p : parameters()) {  // no random numbers: both languages must start from the same ones
+    for (auto& p : parameters()) {  // no random numbers: both languages must start with the same weights
       p.copy_((torch::sin(torch::arange(p.numel(), torch::kFloat64) * 0.71 + k++) * 0.3).view(p.sizes()));
     }
   }

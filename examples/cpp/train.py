@@ -1,4 +1,4 @@
-"""What train.cpp does, in Python: the same network, data and steps, with the class that is compiled from the rule.
+"""train.cpp in Python: the same network, data and steps, with the compiled class of the rule.
 
 python examples/cpp/train.py 30              the compiled class
 python examples/cpp/train.py 30 adamw.pt     the module that C++ loads
@@ -19,7 +19,7 @@ RULE = Path(__file__).parents[1] / "adamw.opt"
 
 
 class Net(torch.nn.Module):
-    """Two layers; its weights start from a formula instead of random numbers."""
+    """Two layers, initialized by a formula instead of random numbers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ def train(steps: int, module: Any = None, scheduled: bool = True) -> Iterator[tu
     Args:
         steps: How many steps to make.
         module: A TorchScript module of the rule; by default the compiled class.
-        scheduled: Whether the step size of the weights falls half-way.
+        scheduled: Whether the learning rate of the weights is reduced half-way.
     """
     net = Net()
     weights, biases = [net.first.weight, net.second.weight], [net.first.bias, net.second.bias]

@@ -149,7 +149,7 @@ def mixed_types(name: str, info: Any) -> None:
 
 
 def right_direction(name: str, info: Any) -> None:
-    """Goes down (up with `maximize`), also under a closure."""
+    """Decreases the loss (increases it with `maximize`), also with a closure."""
     for kwargs in options(info):
         (p,) = tensors(name, (10,))
         optimizer = ours(name)([p], **kwargs)
@@ -168,7 +168,7 @@ def right_direction(name: str, info: Any) -> None:
 
 
 def schedulers(name: str, info: Any) -> None:
-    """Under the schedulers that PyTorch names for it."""
+    """Works with the schedulers that PyTorch tests it with."""
     for kwargs in options(info):
         for chain in info.scheduler_inputs:
             results = []
@@ -185,7 +185,7 @@ def schedulers(name: str, info: Any) -> None:
 
 
 def groups(name: str, info: Any) -> None:
-    """Param groups with `lr` and `weight_decay` of their own."""
+    """Parameter groups with their own `lr` and `weight_decay`."""
     for own in ({"lr": 0.003},) if name in SPARSE else ({"lr": 0.003}, {"weight_decay": 0.2}):
         results = []
         for cls in (ours(name), info.optim_cls):
@@ -206,7 +206,7 @@ def groups(name: str, info: Any) -> None:
 
 
 def tensor_lr(name: str, info: Any) -> None:
-    """A tensor `lr`, 0-d and of one element."""
+    """Tensor `lr`, 0-d and with one element."""
     for lr in (torch.tensor(0.01), torch.tensor([0.01])):
         for kwargs in options(info):
             a, b = tensors(name, *SHAPES), tensors(name, *SHAPES)
@@ -229,7 +229,7 @@ def tensor_betas(name: str, info: Any) -> None:
 
 
 def complex_numbers(name: str, info: Any) -> None:
-    """Complex parameters, next to real ones, are pairs of reals."""
+    """Complex parameters, mixed with real ones, are treated as pairs of reals."""
     if not info.supports_complex:
         raise DoesNotApply("torch refuses complex parameters")
     for kwargs in options(info):
@@ -248,7 +248,7 @@ def complex_numbers(name: str, info: Any) -> None:
 
 
 def sparse_gradients(name: str, info: Any) -> None:
-    """Sparse gradients: refused, or with `sparse="lazy"` equal to torch's, where it takes them."""
+    """Sparse gradients: refused, or with `sparse="lazy"` equal to torch's if it supports them."""
     (p,) = tensors(name, (4, 2))
     if name in SPARSE:
         optimizer, p.grad = ours(name)([p]), torch.ones_like(p)
@@ -299,16 +299,16 @@ def layouts(name: str, info: Any) -> None:
 
 
 def odd_shapes(name: str, info: Any) -> None:
-    """Parameters without elements and without dimensions."""
+    """Empty and 0-d parameters."""
     if name in ("Adafactor", "Muon"):
         same_as_torch(name, info, lambda: tensors(name, (1, 1), (1,), (3, 1)))
-        raise DoesNotApply("torch's own fails for tensors without elements")
+        raise DoesNotApply("torch's own fails for empty tensors")
     pointlike = () if name in SPARSE else ((),)  # a tensor without dimensions has no rows
     same_as_torch(name, info, lambda: tensors(name, *pointlike, (0,), (3, 0), (1,), (1, 1)))
 
 
 def tied(name: str, info: Any) -> None:
-    """Two parameters in the same memory."""
+    """Two parameters that share memory."""
     results = []
     for cls in (ours(name), info.optim_cls):
         (p,) = tensors(name, (6,))
@@ -320,7 +320,7 @@ def tied(name: str, info: Any) -> None:
 
 
 def no_gradients(name: str, info: Any) -> None:
-    """Nothing happens without gradients, and where some are missing the others go on."""
+    """Parameters without gradients are skipped."""
     a = tensors(name, *SHAPES)
     before = twins(a)
     optimizer = ours(name)(a)
@@ -340,7 +340,7 @@ def no_gradients(name: str, info: Any) -> None:
 
 
 def zero_gradients(name: str, info: Any) -> None:
-    """Zero gradients without decay change nothing."""
+    """Zero gradients without weight decay change nothing."""
     none = {"ASGD": {"weight_decay": 0.0, "lambd": 0.0}, "Rprop": {}, "SparseAdam": {}}.get(name, {"weight_decay": 0.0})
     for kwargs in options(info):
         p = tensors(name, *SHAPES)
@@ -355,7 +355,7 @@ def zero_gradients(name: str, info: Any) -> None:
 
 
 def hooks_of_steps(name: str, info: Any) -> None:
-    """Step hooks, of the optimizer and global ones, in order, until removed."""
+    """Step hooks of the optimizer and global ones run in order, until removed."""
     seen: list[str] = []
     p = tensors(name, (3,))
     optimizer = ours(name)(p)
@@ -386,7 +386,7 @@ def hooks_of_steps(name: str, info: Any) -> None:
 
 
 def hooks_of_state_dicts(name: str, info: Any) -> None:
-    """Hooks around `state_dict` and `load_state_dict`, prepended ones first."""
+    """Hooks of `state_dict` and `load_state_dict`, prepended ones first."""
     p = tensors(name, (3,))
     optimizer = ours(name)(p)
     follow(optimizer, p, 1)
@@ -410,7 +410,7 @@ def hooks_of_state_dicts(name: str, info: Any) -> None:
 
 
 def saving(name: str, info: Any) -> None:
-    """State dicts are deterministic, survive `torch.save` with `weights_only`, and are not changed by loading."""
+    """State dicts are deterministic, can be saved and loaded with `weights_only`, and are not changed by loading."""
     for kwargs in options(info):
         a = tensors(name, *SHAPES)
         one = ours(name)(a, **kwargs)
@@ -432,7 +432,7 @@ def saving(name: str, info: Any) -> None:
 
 
 def checkpoints_of_torch(name: str, info: Any) -> None:
-    """Takes the checkpoints of torch.optim and gives them back."""
+    """Loads checkpoints of torch.optim, and torch.optim loads its checkpoints."""
     for kwargs in options(info):
         a = tensors(name, *SHAPES)
         theirs = info.optim_cls(a, **kwargs)
@@ -451,7 +451,7 @@ def checkpoints_of_torch(name: str, info: Any) -> None:
 
 
 def keys_of_groups(name: str, info: Any) -> None:
-    """Param groups have the keys of torch's, with values of the same types."""
+    """Parameter groups have torch's keys, with values of the same types."""
     for kwargs in options(info):
         p = tensors(name, (3, 4))
         one, other = ours(name)(p, **kwargs).param_groups[0], info.optim_cls(p, **kwargs).param_groups[0]
@@ -461,9 +461,9 @@ def keys_of_groups(name: str, info: Any) -> None:
 
 
 def distributed_checkpoints(name: str, info: Any) -> None:
-    """Checkpoints of `torch.distributed.checkpoint`, in parts and in full, go both ways."""
+    """Checkpoints of `torch.distributed.checkpoint`, sharded and full, load in both directions."""
     if name in SPARSE:
-        raise DoesNotApply("torch's own is refused there: it is made ready with gradients of zero, which are dense")
+        raise DoesNotApply("torch's own is refused there: it is initialized with gradients of zero, which are dense")
     for back in (False, True):
         for full in (False, True):
             classes = [ours(name), info.optim_cls]
@@ -490,7 +490,7 @@ def distributed_checkpoints(name: str, info: Any) -> None:
 
 
 def of_one_moment(name: str, info: Any) -> None:
-    """A state dict that is held is of one moment: all of it stays, where torch's moves on with the optimizer."""
+    """A state dict is a snapshot, where torch's changes with the optimizer."""
     for kwargs in options(info):
         p = tensors(name, *SHAPES)
         optimizer = ours(name)(p, **kwargs)
@@ -502,7 +502,7 @@ def of_one_moment(name: str, info: Any) -> None:
 
 
 def numbers_of_numpy(name: str, info: Any) -> None:
-    """Numbers of NumPy, given or written by a scheduler, do not get into checkpoints."""
+    """NumPy numbers, passed or written by a scheduler, do not get into checkpoints."""
     numpy = pytest.importorskip("numpy")
     p = tensors(name, *SHAPES)
     optimizer = ours(name)(p, lr=numpy.float64(0.01))
@@ -516,7 +516,7 @@ def numbers_of_numpy(name: str, info: Any) -> None:
 
 
 def states_in_order(name: str, info: Any) -> None:
-    """States are there when torch's are, in their order."""
+    """States are created when torch's are, in the same order."""
     orders = []
     for cls in (ours(name), info.optim_cls):
         p = tensors(name, (3, 2), (4,), (2, 3), (5,), (2, 2))
@@ -529,7 +529,7 @@ def states_in_order(name: str, info: Any) -> None:
 
 
 def frozen_integers(name: str, info: Any) -> None:
-    """Parameters of integers, which have no gradients, are left alone."""
+    """Integer parameters, which have no gradients, are not changed."""
     frozen = torch.nn.Parameter(torch.ones(4, 2, dtype=torch.uint8), requires_grad=False)
     results = []
     for more in ([], [frozen]):
@@ -543,7 +543,7 @@ def frozen_integers(name: str, info: Any) -> None:
 
 
 def older_checkpoints(name: str, info: Any) -> None:
-    """Loads checkpoints without newer keys, and steps that are numbers."""
+    """Loads checkpoints that lack newer keys, or whose steps are numbers."""
     for kwargs in options(info):
         a = tensors(name, *SHAPES)
         one = info.optim_cls(a, **kwargs)
@@ -565,7 +565,7 @@ def older_checkpoints(name: str, info: Any) -> None:
 
 
 def names(name: str, info: Any) -> None:
-    """Named parameters, loaded from and into optimizers without names."""
+    """Loads checkpoints with names into optimizers without, and the reverse."""
     for mine, other in ((True, False), (False, True), (True, True)):
         a = tensors(name, *SHAPES)
         one = ours(name)([(f"p{i}", p) for i, p in enumerate(a)] if mine else a)
@@ -580,7 +580,7 @@ def names(name: str, info: Any) -> None:
 
 
 def copies(name: str, info: Any) -> None:
-    """Deepcopy and pickle, with public attributes, and stepping afterwards."""
+    """`deepcopy` and `pickle` keep public attributes; copies can make steps."""
     a = tensors(name, *SHAPES)
     one = ours(name)(a)
     one.note = "kept"
@@ -597,7 +597,7 @@ def copies(name: str, info: Any) -> None:
 
 
 def setstate(name: str, info: Any) -> None:
-    """Defaults that `__setstate__` changes."""
+    """Default values that `__setstate__` changes."""
     p = tensors(name, *SHAPES)
     optimizer = ours(name)(p)
     follow(optimizer, p, 1)
@@ -626,7 +626,7 @@ def profiling(name: str, info: Any) -> None:
 
 
 def errors(name: str, info: Any) -> None:
-    """Refuses every bad argument that PyTorch lists; takes the tensors that only its `foreach` cannot do."""
+    """Refuses all invalid arguments that PyTorch tests; accepts tensors that only its `foreach` refuses."""
     for case in info.optim_error_inputs_func(device="cpu", dtype=torch.float32):
         given, kind = case.optimizer_error_input, case.error_type
         kwargs = dict(given.kwargs)
@@ -651,7 +651,7 @@ def errors(name: str, info: Any) -> None:
 
 
 def memory(name: str, info: Any) -> None:
-    """A step leaves no more tensors behind than its state."""
+    """A step leaves no tensors behind except its state."""
     p = tensors(name, *SHAPES)
     optimizer = ours(name)(p)
     follow(optimizer, p, 3)
@@ -668,7 +668,7 @@ def memory(name: str, info: Any) -> None:
 
 
 def default_type(name: str, info: Any) -> None:
-    """Does not depend on the default type."""
+    """Does not depend on the default dtype."""
     b = tensors(name, *SHAPES)
     follow(reference(info, b), b)
     for dtype in (torch.float16, torch.float32, torch.float64):
@@ -682,7 +682,7 @@ def default_type(name: str, info: Any) -> None:
 
 
 def differentiable(name: str, info: Any) -> None:
-    """With `differentiable=True`, gradients through steps."""
+    """Gradients through steps with `differentiable=True`."""
     if "differentiable" not in info.supported_impls:
         raise DoesNotApply("torch's is not differentiable")
     results = []
@@ -698,7 +698,7 @@ def differentiable(name: str, info: Any) -> None:
 
 
 def capturable(name: str, info: Any) -> None:
-    """With `capturable=True`, equal to the usual step."""
+    """Steps with `capturable=True` equal the usual ones."""
     if not info.has_capturable_arg:
         raise DoesNotApply("torch's has no such argument")
     for kwargs in options(info):
@@ -709,7 +709,7 @@ def capturable(name: str, info: Any) -> None:
 
 
 def state(name: str, info: Any) -> None:
-    """State with the keys, types and values of torch's; scalars kept on the host, as `step`, are in float64."""
+    """States have torch's keys, types and values; scalars on the host, such as `step`, are float64."""
     for kwargs in options(info):
         a, b = tensors(name, *SHAPES, dtype=torch.float32), tensors(name, *SHAPES, dtype=torch.float32)
         one, other = ours(name)(a, **kwargs), reference(info, b, **kwargs)
@@ -726,7 +726,7 @@ def state(name: str, info: Any) -> None:
 
 
 def closures(name: str, info: Any) -> None:
-    """A closure has gradients, also under `no_grad`, and its loss is returned."""
+    """A closure runs with gradients enabled, also under `no_grad`, and its loss is returned."""
     (p,) = tensors(name, (3,))
     optimizer = ours(name)([p])
     before = p.detach().clone()
@@ -744,7 +744,7 @@ def closures(name: str, info: Any) -> None:
 
 
 def scaled_gradients(name: str, info: Any) -> None:
-    """Skips in the kernel, by `found_inf` and `grad_scale` of `fused=True`."""
+    """`found_inf` and `grad_scale` of `fused=True`."""
     if "fused" not in info.supported_impls:
         raise DoesNotApply("torch has no fused implementation")
     (p,) = tensors(name, (3,), dtype=torch.float32)
@@ -788,10 +788,10 @@ BEHAVIOURS: dict[Callable[[str, Any], None], str] = {
     hooks_of_state_dicts: "state_dict_pre_hook, state_dict_post_hook, load_state_dict_pre_hook_and_prepend, ...",
     saving: "state_dict_deterministic, save_load_equality_with_weights_only",
     checkpoints_of_torch: "(checkpoints both ways)",
-    keys_of_groups: "(keys of param groups)",
+    keys_of_groups: "(keys of parameter groups)",
     distributed_checkpoints: "(torch.distributed.checkpoint)",
-    of_one_moment: "(state dicts that are held)",
-    numbers_of_numpy: "(numbers of other kinds)",
+    of_one_moment: "(snapshots)",
+    numbers_of_numpy: "(NumPy numbers)",
     older_checkpoints: "can_load_older_state_dict, load_nontensor_step",
     names: "can_load_from_to_named_state_dict",
     copies: "deepcopy_copies_all_public_attrs, pickling",
@@ -799,25 +799,25 @@ BEHAVIOURS: dict[Callable[[str, Any], None], str] = {
     printing: "optimizer_can_be_printed",
     profiling: "(profiler)",
     errors: "errors",
-    memory: "(tensors left behind)",
+    memory: "(leaked tensors)",
     default_type: "set_default_dtype_works_with_foreach",
     differentiable: "differentiable optimizers",
     capturable: "(capturable=True)",
     state: "foreach_matches_forloop, non_empty_state",
     states_in_order: "(order of states)",
-    frozen_integers: "(frozen integers)",
+    frozen_integers: "(integer parameters)",
     closures: "(closures)",
     scaled_gradients: "fused_does_not_step_if_foundinf, grad_scaling_autocast_fused_optimizers",
 }
 
 #: PyTorch's tests that have no case above, and why.
 NOT_RUN = {
-    "forloop_goes_right_direction_multigpu, mixed_device_dtype": "need two GPUs; several types are tested above",
-    "foreach_large_tensor, fused_large_tensor": "need 64 GB of GPU memory and more",
+    "forloop_goes_right_direction_multigpu, mixed_device_dtype": "need two GPUs; mixed types are tested above",
+    "foreach_large_tensor, fused_large_tensor": "need at least 64 GB of GPU memory",
     "fused_cpu_matches_cuda, cpu_load_state_dict, state_dict_with_cuda_params": "need a GPU",
-    "peak_memory_foreach": "measures CUDA's allocator; `optlang bench` measures the peak of a first step",
-    "defaults_changed_to_foreach": "looks for the function that torch calls by default; a rule has one implementation",
-    "fused_error_on_params_on_meta": "refuses what torch's kernel cannot do; a rule steps on the meta device",
+    "peak_memory_foreach": "measures CUDA's allocator; `optlang bench` measures the peak memory of the first step",
+    "defaults_changed_to_foreach": "tests which function torch calls by default; a rule has one implementation",
+    "fused_error_on_params_on_meta": "tests an error of torch's kernel; a rule makes steps on the meta device",
     "optim_infos_do_not_specify_global_cliquey_kwargs": "tests the descriptions, not the optimizers",
     "lbfgs_*": "tests/runtime/test_histories.py compares steps, arguments and checkpoints with torch's LBFGS",
 }
