@@ -226,7 +226,9 @@ def _define(value: Value, kinds: dict[sp.Symbol, Kind]) -> None:
         _require(value.kind.on_device, f"{value.symbol} is of tensors but is {value.kind}")
     else:
         meets = join(kinds[s] for s in value.expr.free_symbols)
-        _require(meets.level <= value.kind.level, f"{value.symbol} is {value.kind} but reads {meets}")
+        # A matrix may have the parameter's shape under another formula: min(rows, cols) x cols of a wide one.
+        fits = meets.level <= value.kind.level or value.kind.level is Level.MATRIX
+        _require(fits, f"{value.symbol} is {value.kind} but reads {meets}")
     kinds[value.symbol] = value.kind
 
 
