@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # each copies the package and runs it
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -41,7 +43,13 @@ class Checkout:
     def run(self, code: str) -> str:
         """Run Python with the copy and return what it prints."""
         environment = {**os.environ, "PYTHONPATH": str(self.root), "OPTLANG_CACHE": str(self.root / "cache")}
-        command = [sys.executable, "-W", "error::RuntimeWarning", "-c", textwrap.dedent(PREAMBLE) + textwrap.dedent(code)]
+        command = [
+            sys.executable,
+            "-W",
+            "error::RuntimeWarning",
+            "-c",
+            textwrap.dedent(PREAMBLE) + textwrap.dedent(code),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=self.root, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -275,3 +283,23 @@ def test_a_target_is_a_file(checkout: Checkout) -> None:
         ''',
     )
     assert checkout.run('print(optlang.export("Adam", "listing"), end="")').split() == ["m", "v", "vmax"]
+
+
+def test_a_statement_that_others_can_say_is_a_grammar_rule_and_a_method(checkout: Checkout) -> None:
+    grammar = "../grammars/optlang.lark"
+    checkout.insert(grammar, "repeat: REPEAT", "unless: UNLESS expr _body\n")
+    checkout.insert(grammar, " | every\n", " | unless")
+    checkout.insert(grammar, "EVERY.2:", "UNLESS.2: /unless(?!\\w)(?![ \\t]*(?:[-+*\\/^]?=|[,.\\[]))/\n")
+    checkout.insert(
+        "syntax/build_formulas.py",
+        "    def repeat(self",
+        "    def unless(self, pieces: Pieces) -> tree.If:\n"
+        '        opposite = tree.Unary(span(pieces), "not", pieces[1])\n'
+        "        return tree.If(span(pieces), ((opposite, statements(pieces[-1])),), None)\n\n",
+    )
+    checkout.run("""
+        p, grads, result = steps("optimizer X\\nhyper lr = 0.1\\nunless t == 2: p -= lr*g\\n", "eager")
+        torch.testing.assert_close(result, p - 0.1*(grads[0] + grads[2]))
+        (found,) = optlang.check("hyper lr = 0.1\\nunless lr + x: p -= lr*g\\n")
+        assert found.code == "E201", found
+    """)
