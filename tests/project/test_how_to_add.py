@@ -252,7 +252,8 @@ def test_a_storage_format_is_a_file_and_a_name(checkout: Checkout) -> None:
         def run(backend):
             torch.manual_seed(0)
             p = torch.randn(70, 100).requires_grad_()
-            optimizer = optlang.compile("SGD", backend=backend)([p], lr=0.1, momentum=0.9, store={"momentum_buffer": "even8"})
+            store = {"momentum_buffer": "even8"}
+            optimizer = optlang.compile("SGD", backend=backend)([p], lr=0.1, momentum=0.9, store=store)
             for _ in range(3):
                 p.grad = torch.randn(70, 100)
                 optimizer.step()
