@@ -21,6 +21,7 @@ _HOMES = {
     "check": "optlang.api",
     "emit": "optlang.api",
     "export": "optlang.api",
+    "groups": "optlang.param_groups",
     "chain": "optlang.chaining",
     "rules": "optlang.rules",
     "transforms": "optlang.transforms",
@@ -37,6 +38,7 @@ __all__ = [
     "compile",
     "emit",
     "export",
+    "groups",
     "rules",
     "transforms",
 ]
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from optlang.api import check, compile, emit, export
     from optlang.chaining import chain
     from optlang.diagnostics import Diagnostic, OptlangError
+    from optlang.param_groups import groups
 
 
 def __getattr__(name: str) -> Any:
