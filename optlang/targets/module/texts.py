@@ -118,7 +118,7 @@ def _docstring(order: Order) -> str:
     """Return the docstring of the class, indented."""
     compiled = order.compiled
     parts = Parts.of(compiled, "eager")
-    whole = documentation.docstring(compiled, parts, draws(compiled.rule)).partition("\n\nNote:")[0]
+    whole = documentation.docstring(compiled, parts).partition("\n\nNote:")[0]
     said = "    compiled (bool, optional): whether updates are compiled by ``torch.compile`` (default: False)"
     paragraphs = whole.split("\n\n")
     place = next(i for i, p in enumerate(paragraphs) if p.startswith("Args:"))
