@@ -224,16 +224,46 @@ def _named_parts(indent: str, node: ast.Assign | ast.Return) -> list[str]:
     stem = re.sub(r"\W", "", target.partition(" ")[0]) if isinstance(node, ast.Assign) else "result"
     value: Any = node.value
     while len(f"{indent}{target}{spaced(ast.unparse(value))}") > WIDTH:
-        room = WIDTH - len(f"{indent}{stem}_part_9 = ")
-        parts = [n for n in ast.walk(value) if isinstance(n, (ast.BinOp, ast.Call)) and n is not value]
-        fitting = [n for n in parts if len(spaced(ast.unparse(n))) <= room]
-        if not fitting:  # names alone are too long
-            break
-        best = max(fitting, key=lambda n: len(ast.unparse(n)))
+        if isinstance(value, ast.IfExp):
+            return [*lines, *_chosen(indent, target, value)]
         name = f"{stem}_part_{len(lines) + 1}"
-        lines.append(f"{indent}{name} = {spaced(ast.unparse(best))}")
+        room = WIDTH - len(f"{indent}{name} = ")
+        parts = [n for n in _always_computed(value) if n is not value]
+        best = max(
+            (n for n in parts if len(spaced(ast.unparse(n))) <= room or isinstance(n, ast.IfExp)),
+            key=lambda n: len(ast.unparse(n)),
+            default=None,
+        )
+        if best is None:  # names alone are too long
+            break
+        lines += formatted(f"{indent}{name} = {ast.unparse(best)}")
         value = _Replace(best, name).visit(value)
     return [*lines, f"{indent}{target}{spaced(ast.unparse(value))}"]
+
+
+def _chosen(indent: str, target: str, value: ast.IfExp) -> list[str]:
+    """Return a choice between two formulas as a statement: only the chosen one is computed."""
+    cases = ((f"if {spaced(ast.unparse(value.test))}:", value.body), ("else:", value.orelse))
+    return [
+        line
+        for head, formula in cases
+        for line in (indent + head, *formatted(f"{indent}{INDENT}{target}{ast.unparse(formula)}"))
+    ]
+
+
+def _always_computed(value: ast.AST) -> Iterator[ast.expr]:
+    """Yield the operations and calls in a formula that are computed whatever comes of its conditions."""
+    if isinstance(value, (ast.BinOp, ast.Call, ast.IfExp)):
+        yield value
+    inner: Iterable[ast.AST] = ast.iter_child_nodes(value)
+    if isinstance(value, ast.IfExp):
+        inner = [value.test]
+    elif isinstance(value, ast.BoolOp):
+        inner = value.values[:1]
+    elif isinstance(value, (ast.Lambda, ast.ListComp, ast.GeneratorExp)):
+        inner = []
+    for node in inner:
+        yield from _always_computed(node)
 
 
 class _Replace(ast.NodeTransformer):
