@@ -223,11 +223,13 @@ def test_branches_of_one_question_are_one_where_nothing_changes() -> None:
 
 
 TERMS = " + ".join(f"({'a' * 8}_{i} + {'b' * 8}_{i})" for i in range(5))
+FEW = " + ".join(f"({'a' * 8}_{i} + {'b' * 8}_{i})" for i in range(3))
 
 
 @pytest.mark.parametrize(
     "formula",
     [
+        f"(({FEW}) / d if d else {FEW}) + 1 / (2 + d)",
         f"(({TERMS}) / d if d else 7.0) + 1 / (2 + d)",
         f"({TERMS}) / d if d else 7.0",
         f"7.0 if not d else ({TERMS}) * ({TERMS} + 1) / d",
