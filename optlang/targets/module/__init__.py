@@ -21,7 +21,7 @@ from optlang.codegen.naming import python_name
 from optlang.core.questions import draws, evaluations
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.identity import Count, DimensionSize
-from optlang.inputs import Progress, ValueName
+from optlang.inputs import Loss, Progress, ValueName
 from optlang.rule import Hyper, HyperType, Range, Values
 from optlang.syntax.quoting import docstring, literal
 from optlang.syntax.tree import StateScope
@@ -30,7 +30,7 @@ from optlang.targets._python import INDENT, Library, pretty, spread
 from optlang.targets._questions import Explorer, Unspoken, open_ways
 from optlang.targets.module import texts
 from optlang.targets.module.choice import chooser
-from optlang.targets.module.forms import Form, Forms, listing, mapping
+from optlang.targets.module.forms import Form, Forms, constant, listing, mapping
 from optlang.targets.module.trim import OPTIMIZER, Needs, flags, trimmed
 
 SUFFIX = ".py"
@@ -125,11 +125,14 @@ class _File:
             "DRAWS": draws(rule),
             "ALONE": any(stage.alone for v in variants for stage in v.schedule.stages),
             "ASKED": bool(evaluations(rule)),
+            "COMPLEX": not all(form.fields.get("real") for form in self.constants),
             "LOSS": Progress.LOSS in self.forms.read,
+            "LOSS_AT_POINTS": any(isinstance(name, Loss) for name in self.forms.read),
             "COUNTS_GROUP": any(v.counts_group for v in variants),
             "FACTS": bool(self.facts()),
             "IEEE": bool(self.common) or self.forms.reads_late or self.raises(),
         }
+        said["ARRIVES"] = said["LOSS"] or "LATE" in found or any(s.scope is StateScope.SHARED for s in self.common)
         self.features = found | {name for name, holds in said.items() if holds}
 
     @property
@@ -188,6 +191,10 @@ class _File:
         known["REFUSES"] = "raise " in "".join(self.choosers)
         known |= {f"{owner}.{key}": True for owner in ("form", "self.form") for key in common}
         replaced = {f"form_on_{e}": "None" for e in ("train", "eval") if e not in self.rule.events}
+        replaced |= {
+            "GROUP_TIME": literal(self.forms.spelled(Count.GROUP)),
+            "LOSS_NOW": literal(self.forms.spelled(Progress.LOSS)),
+        }
         replaced |= {} if "IEEE" in self.features else {"computed": "call"}
         if "states" in common:
             tables |= texts.tables(("STATES", "Keys of the states of a tensor, by name", common["states"]))
@@ -232,9 +239,9 @@ class _File:
         """Return the constants of the forms, and of the stages that they have in common."""
         found = []
         if "paths" in common:
-            paths = self.constants[0].stages(kept)
+            paths = self.constants[0].stages()
             text = listing(paths) if "PATHS" in self.features else paths[0]
-            found.append(pretty(f"{NAMED['paths']} = {text}"))
+            found.append(constant(NAMED["paths"], text, kept))
         if "shared" in common:
             found.append(pretty(f"{NAMED['shared']} = {common['shared']}"))
         if only_states:
@@ -273,7 +280,7 @@ class _File:
         shared = [literal(s.key) for s in self.common if s.scope is StateScope.SHARED]
         kept = ((python_name(s.name), literal(s.key)) for s in self.common)
         totals = [literal(n) for n in sorted(self.forms.totals)]
-        return texts.hyper_tables(self.order) | texts.tables(
+        return texts.hyper_tables(self.order, self.forms.spelled) | texts.tables(
             ("KEPT", "Keys of the states that param groups keep, by name", mapping(kept) if self.common else ""),
             ("SHARED", "Those of them that are one for all groups", listing(shared) if shared else ""),
             ("TOTALS", "Sums over all parameters", listing(totals) if totals else ""),

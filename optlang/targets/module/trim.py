@@ -19,6 +19,8 @@ _FILE = Path(__file__).with_name("runtime.py")
 OPTIMIZER = "Optimizer"
 #: Methods that are called from outside, whose parameters stay.
 _PUBLIC = frozenset(("step", "load_state_dict", "add_param_group", "eval", "train"))
+#: Comments that are for tools that read the runtime as it stands.
+_FOR_TOOLS = re.compile(r"  # (?:type: ignore|noqa)\b.*")
 _BLOCKS = ("body", "orelse", "finalbody")
 
 Definition = ast.FunctionDef | ast.ClassDef
@@ -74,7 +76,8 @@ def trimmed(needs: Needs) -> Trimmed:
     tree = fold.visit(file.tree)
     definitions = {n.name: n for n in tree.body if isinstance(n, Definition) and n.name not in needs.given}
     roots = {OPTIMIZER, *needs.read}
-    while _shortened(_reached(definitions, roots)):
+    constants = {*definitions, *needs.given}
+    while _shortened(_reached(definitions, roots), constants):
         pass
     kept = _reached(definitions, roots)
     own = definitions[OPTIMIZER]
@@ -87,7 +90,7 @@ def trimmed(needs: Needs) -> Trimmed:
 
 def _named(source: str, name: str) -> str:
     """Return the source with the rule's name in its messages."""
-    said = source.replace("{NAME}", name)
+    said = _FOR_TOOLS.sub("", source).replace("{NAME}", name)
     return re.sub(r"f(\"[^\"{\n]*\")", r"\1", said)
 
 
@@ -215,28 +218,82 @@ def _fields(node: ast.ClassDef) -> Iterator[str]:
     yield from (n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name))
 
 
-def _shortened(definitions: list[Definition]) -> bool:
-    """Take away parameters, fields and variables that nothing reads; return whether there were any."""
+def _shortened(definitions: list[Definition], constants: Collection[str]) -> bool:
+    """Take away parameters, fields and variables that nothing reads, or that stand for others.
+
+    Returns whether there were any.
+
+    Args:
+        definitions: The functions and classes.
+        constants: Names that are the same everywhere.
+    """
     calls = [call for node in definitions for call in ast.walk(node) if isinstance(call, ast.Call)]
     attributes = [n for node in definitions for n in ast.walk(node) if isinstance(n, ast.Attribute)]
-    read = {n.attr for n in attributes}
+    read = {n.attr for n in attributes if isinstance(n.ctx, ast.Load)}
     found = False
     for node in definitions:
         for function in list(_functions(node)):
             found |= _without_variables(function)
-            found |= _without_parameters(function, node, calls)
+            found |= _without_aliases(function)
+            own = _Calls(function, node, calls)
+            found |= _without_constants(own, constants)
+            found |= _without_parameters(own)
+            if isinstance(node, ast.ClassDef) and node.name != OPTIMIZER:
+                found |= _without_attributes(function, read)
             if isinstance(node, ast.ClassDef) and not (function.name in _PUBLIC | read or function.name[:2] == "__"):
                 node.body.remove(function)
                 found = True
         if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "NamedTuple" for base in node.bases):
             # A record is read where something has its name (`form`, `self.form`), or out of a list.
             named = [(ast.unparse(n.value).rpartition(".")[2], n.attr) for n in attributes]
-            own = {attribute for owner, attribute in named if owner in (node.name.lower(), "left[0]")}
-            unread = {name for name in _fields(node) if name not in own}
-            node.body[0].unread = unread | getattr(node.body[0], "unread", set())  # type: ignore[attr-defined]
+            taken = {attribute for owner, attribute in named if owner in (node.name.lower(), "left[0]")}
+            unread = {name for name in _fields(node) if name not in taken}
+            _say_nothing_of(node, unread)
             found |= bool(unread)
             node.body = [n for n in node.body if not (isinstance(n, ast.AnnAssign) and ast.unparse(n.target) in unread)]
     return found
+
+
+def _say_nothing_of(node: Definition, names: Collection[str]) -> None:
+    """Have the docstring of a definition say nothing of some fields or arguments."""
+    node.body[0].unread = {*names, *getattr(node.body[0], "unread", ())}  # type: ignore[attr-defined]
+
+
+def _without_attributes(function: ast.FunctionDef, read: Collection[str]) -> bool:
+    """Take away assignments to attributes that nothing reads."""
+    found = False
+    for block in _blocks(function):
+        for node in list(block):
+            match node:
+                case ast.Assign(targets=[ast.Attribute(value=ast.Name(id="self"), attr=name)]) if name not in read:
+                    block.remove(node)
+                    found = True
+    return found
+
+
+def _without_aliases(function: ast.FunctionDef) -> bool:
+    """Put a variable in the place of another that is always the same, but for those that messages spell."""
+    spelled = {name for n in ast.walk(function) if isinstance(n, ast.JoinedStr) for name in _names(n)}
+    stored = [n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    once = {name for name in stored if stored.count(name) == 1}
+    once |= {a.arg for a in function.args.args} - set(stored)
+    for block in _blocks(function):
+        for node in block:
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Name(id=other)) if {
+                    name,
+                    other,
+                } <= once and name not in spelled:
+                    block.remove(node)
+                    _put(function, name, ast.Name(other, ast.Load()))
+                    return True
+    return False
+
+
+def _put(function: ast.FunctionDef, name: str, value: ast.expr) -> None:
+    """Put an expression in the place of a variable, wherever it is read."""
+    replaced = _Fold({}, {name: value}, {})
+    function.body = [replaced.visit(node) for node in function.body]
 
 
 def _without_variables(function: ast.FunctionDef) -> bool:
@@ -267,33 +324,94 @@ def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
                 yield block
 
 
-def _without_parameters(function: ast.FunctionDef, owner: Definition, calls: Iterable[ast.Call]) -> bool:
-    """Take away the parameters that a function does not read, and what is passed for them."""
-    is_init, in_class = function.name == "__init__", owner is not function
-    if function.name in _PUBLIC or (function.name.startswith("__") and (not is_init or owner.name == OPTIMIZER)):
+class _Calls:
+    """The calls of a function.
+
+    Args:
+        function: The function.
+        owner: The class that it is a method of, or itself.
+        calls: All calls that there are.
+    """
+
+    def __init__(self, function: ast.FunctionDef, owner: Definition, calls: Iterable[ast.Call]) -> None:
+        self.function, self.owner = function, owner
+        self.is_init, self.in_class = function.name == "__init__", owner is not function
+        self.is_fixed = function.name in _PUBLIC or (
+            function.name.startswith("__") and (not self.is_init or owner.name == OPTIMIZER)
+        )
+        found = [(call, self._first(call)) for call in calls]
+        self.found = [(call, first) for call, first in found if first is not None]
+
+    def _first(self, call: ast.Call) -> int | None:
+        """Return which parameter the first argument of a call is for; None if it calls something else."""
+        called = self.owner.name if self.is_init else self.function.name
+        match call:
+            case ast.Call(func=ast.Attribute(attr=name)) if self.in_class and name == self.function.name:
+                return 1
+            case ast.Call(func=ast.Name(id=name)) if name == called:
+                return int(self.is_init)
+            case ast.Call(func=ast.Attribute(attr="partial"), args=[ast.Attribute(attr=name), *_]):
+                return 0 if name == self.function.name else None  # the function stands where `self` would
+            case _:
+                return None
+
+    def passed(self, place: int) -> list[ast.expr | None]:
+        """Return what is passed for a parameter, by each call; None where that is not known."""
+        arguments = self.function.args
+        optional = place - len(arguments.args) + len(arguments.defaults)
+        default = arguments.defaults[optional] if optional >= 0 else None
+        found: list[ast.expr | None] = []
+        for call, first in self.found:
+            named = [k.value for k in call.keywords if k.arg == arguments.args[place].arg]
+            if any(isinstance(a, ast.Starred) for a in call.args):
+                found.append(None)
+            else:
+                found += [call.args[place - first]] if place - first < len(call.args) else named or [default]
+        return found
+
+    def take_away(self, place: int) -> None:
+        """Take away a parameter, and what is passed for it."""
+        arguments, name = self.function.args, self.function.args.args[place].arg
+        optional = place - len(arguments.args) + len(arguments.defaults)
+        if optional >= 0:
+            del arguments.defaults[optional]
+        del arguments.args[place]
+        for call, first in self.found:
+            call.args[place - first : place - first + 1] = []
+            call.keywords = [k for k in call.keywords if k.arg != name]
+        if self.is_init:
+            _say_nothing_of(self.owner, [name])
+
+
+def _without_constants(calls: _Calls, constants: Collection[str]) -> bool:
+    """Put what every call passes for a parameter in its place, if that is a constant."""
+    function = calls.function
+    if calls.is_fixed or not calls.found:
         return False
+    stored = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    found = False
+    for place in reversed(range(len(function.args.args))):
+        name = function.args.args[place].arg
+        if name == "self" or name in stored:
+            continue
+        values = {"" if value is None else ast.unparse(value) for value in calls.passed(place)}
+        if len(values) == 1 and (value := values.pop()) in constants:
+            _put(function, name, ast.Name(value, ast.Load()))
+            calls.take_away(place)
+            found = True
+    return found
+
+
+def _without_parameters(calls: _Calls) -> bool:
+    """Take away the parameters that a function does not read, and what is passed for them."""
+    if calls.is_fixed:
+        return False
+    function = calls.function
     read = {name for inner in function.body for name in _names(inner)}
     names = [a.arg for a in function.args.args]
     unread = [i for i, name in enumerate(names) if name not in read and name != "self"]
     for place in reversed(unread):
-        optional = place - len(function.args.args) + len(function.args.defaults)
-        if optional >= 0:
-            del function.args.defaults[optional]
-        del function.args.args[place]
-        for call in calls:
-            match call:
-                case ast.Call(func=ast.Attribute(attr=name)) if in_class and name == function.name:
-                    first = 1
-                case ast.Call(func=ast.Name(id=name)) if name == (owner.name if is_init else function.name):
-                    first = int(is_init)
-                case ast.Call(func=ast.Attribute(attr="partial"), args=[ast.Attribute(attr=name), *_]):
-                    if name != function.name:
-                        continue
-                    first = 0  # the function stands where `self` would
-                case _:
-                    continue
-            call.args[place - first : place - first + 1] = []
-            call.keywords = [k for k in call.keywords if k.arg != names[place]]
+        calls.take_away(place)
     return bool(unread)
 
 
@@ -388,7 +506,7 @@ class _TrimmedFile:
         opened = code.endswith(":")
         printed = spaced(f"{code} pass").split("\n")[0] if opened else spaced(code)
         remark = lines[-1].partition("  #") if lines else ("", "", "")
-        if not opened and remark[1] and len(indent + printed + "".join(remark[1:])) <= WIDTH:
+        if remark[1] and len(indent + printed + "".join(remark[1:])) <= WIDTH:
             printed += "".join(remark[1:])
         return [*decorators, *_laid_out(indent, word + printed)]
 
