@@ -30,12 +30,33 @@ def spaced(code: str) -> str:
     match last:
         case ast.Assign(targets=[ast.Tuple()], value=ast.Tuple(elts=[_, _, *_] as values)):  # several names at once
             text = f"{text.partition(' = ')[0]} = {', '.join(map(ast.unparse, values))}"
-    text = _POWER.sub(r"\1**\2", text)
+    text = _POWER.sub(r"\1**\2", _without_brackets(text))
     text = _NEGATIVE.sub(r"-(\1)", text)
     text = re.sub(r"(?<=[\[ ]):(?=int\()", ": ", text)
     text = re.sub(r"([\[ ]int\([^()]*\)):", r"\1 :", text)
     text = re.sub(r"^(\w+), = ", r"(\1,) = ", text)
     return _HELD.sub(lambda found: literal(texts[int(found[1])]), text)
+
+
+def _without_brackets(text: str) -> str:
+    """Return code without the brackets that ``ast.unparse`` puts around conditions without need."""
+    for found in reversed([*re.finditer(r"\b(?:and|or) \(", text)]):
+        depth, end = 1, found.end()
+        while depth:
+            depth += (text[end] == "(") - (text[end] == ")")
+            end += 1
+        other = text[: found.end() - 1] + text[found.end() : end - 1] + text[end:]
+        if _tree(other) == _tree(text):
+            text = other
+    return text
+
+
+def _tree(text: str) -> str:
+    """Return the syntax tree of code as text; empty if it is none."""
+    try:
+        return ast.dump(ast.parse(text.replace("\0", "_")))
+    except SyntaxError:
+        return ""
 
 
 class _Texts(ast.NodeTransformer):
@@ -306,9 +327,15 @@ class Library:
         """Take over a helper, which is formatted and whose name is its own."""
         self.texts[function.name] = _SAME.sub(r"~torch.isnan(\1)", "\n".join(function.lines)) + "\n"
 
-    def add(self, function: Function, wanted: str) -> str:
-        """Return the name of a function, which is ``wanted`` unless it is there already or the name is taken."""
-        key = function.text("_")
+    def add(self, function: Function, wanted: str, placed: int = 0) -> str:
+        """Return the name of a function, which is ``wanted`` unless it is there already or the name is taken.
+
+        Args:
+            function: The function.
+            wanted: What it is to be called.
+            placed: How many of its arguments are passed by place, so that their names do not matter.
+        """
+        key = _likeness(function, placed)
         if key not in self._names:
             name, count = wanted, 1
             while name in self.texts:
@@ -318,6 +345,26 @@ class Library:
             self.texts[name] = function.text(name)
             self.parameters |= {*function.parameters}
         return self._names[key]
+
+
+def _likeness(function: Function, placed: int) -> str:
+    """Return what functions have in common that compute the same, whatever their variables are called."""
+    (node,) = ast.parse("\n".join(function.lines)).body
+    assert isinstance(node, ast.FunctionDef)
+    stored = [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    by_name = {*function.parameters[placed:]}
+    inner = {n.name for n in ast.walk(node) if isinstance(n, ast.FunctionDef)} - {node.name}
+    variables = dict.fromkeys((*function.parameters[:placed], *(n for n in stored if n not in by_name)))
+    if inner:  # whose own variables are not told apart here
+        return function.text("_")
+    new = {old: f"_{i}" for i, old in enumerate(variables)}
+    for each in ast.walk(node):
+        if isinstance(each, ast.Name):
+            each.id = new.get(each.id, each.id)
+        elif isinstance(each, ast.arg):
+            each.arg = new.get(each.arg, each.arg)
+    node.name = "_"
+    return ast.unparse(node)
 
 
 # Tables ---------------------------------------------------------------------------------------------------------

@@ -180,3 +180,38 @@ def test_what_a_hook_makes_of_a_state_dict_is_loaded() -> None:
     other.load_state_dict(optimizer.state_dict())
     assert torch.equal(other.state[a]["m"], optimizer.state[a]["m"])
     assert torch.equal(other.state[b]["m"], optimizer.state[b]["m"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "group", "arguments"),
+    [
+        ("hyper group_k = 0.5\np -= lr*g*group.k + group_k", {"k": 2.0}, {}),
+        ("p -= lr*g*group.k + group.group_k", {"k": 2.0, "group_k": 3.0}, {}),
+        ("hyper group_t = 0.5\np -= lr*g*group_t*group.t", {}, {"group_t": 0.25}),
+        ("hyper total_0 = 0.5\np -= lr*g*total_0/(1 + gnorm(g))", {}, {"total_0": 2.0}),
+        ("hyper s_new = 0.5\ngroup state s = 0\ns = s + 1\np -= lr*g*s*s_new", {}, {}),
+    ],
+)
+def test_values_of_one_name_are_told_apart(rule: str, group: dict[str, Any], arguments: dict[str, Any]) -> None:
+    """A hyperparameter is called what the file would otherwise call a key of the group, a count or a sum."""
+    one, other = (moved_group(cls, group, arguments) for cls in classes(f"{HEAD}{rule}\n"))
+    torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def moved_group(cls: Any, group: dict[str, Any], arguments: dict[str, Any]) -> torch.Tensor:
+    """Return a parameter of a group after three steps."""
+    p = torch.nn.Parameter(torch.arange(1.0, 4.0, dtype=torch.float64))
+    optimizer = cls([{"params": [p], **group}], **arguments)
+    for step in range(3):
+        p.grad = torch.full_like(p, step + 1.0)
+        optimizer.step()
+    return p.detach()
+
+
+def test_a_hyperparameter_may_be_called_compiled() -> None:
+    """It is passed by its name, as to the compiled class; the switch of the module gets another."""
+    rule = f"{HEAD}hyper compiled = 0.5\np -= lr*g*compiled\n"
+    agree(rule, (3,), compiled=0.25)
+    _, made = classes(rule)
+    assert "compiled_ (bool, optional)" in made.__doc__
+    assert made([torch.nn.Parameter(torch.zeros(1))], compiled_=True).compiled is True

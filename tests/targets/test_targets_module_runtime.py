@@ -104,7 +104,7 @@ def test_parameters_that_nothing_reads_go_with_their_arguments() -> None:
     own = {f"form.{name}": name for name in ("states", "start", "host", "update", "tensors")}
     few, many = taken(replaced=own), taken("FORMS", "CHOOSES")
     assert any("def _state(self, p, g, values):" in text for text in few.members)
-    assert any("self._state(p, g, known)" in text for text in few.members)
+    assert any("self._state(p, g, values)" in text for text in few.members)
     assert any("def _state(self, form, p, g, values):" in text for text in many.members)
 
 

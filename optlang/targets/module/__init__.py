@@ -30,7 +30,7 @@ from optlang.targets._python import INDENT, Library, pretty, spread
 from optlang.targets._questions import Explorer, Unspoken, open_ways
 from optlang.targets.module import texts
 from optlang.targets.module.choice import chooser
-from optlang.targets.module.forms import Form, Forms, constant, listing, mapping
+from optlang.targets.module.forms import Form, Forms, constant, listing, mapping, pieces
 from optlang.targets.module.trim import OPTIMIZER, Needs, flags, trimmed
 
 SUFFIX = ".py"
@@ -91,7 +91,7 @@ class _File:
             self.constants += chosen_there
         self.choosers.insert(0, self.chooser("form_of", CHOOSES, chosen))
         self.constants = [*chosen, *self.constants]
-        self.note_features(variants, staged)
+        self.note_features(variants, everything, staged)
         self.settled = sorted((n for n in compiled.static_names if n not in opened), key=str)
         return self.assembled()
 
@@ -109,7 +109,7 @@ class _File:
         requirements = [(explorer.text(r.condition, ()), r.message) for r in self.rule.requirements if r.of_tensors]
         return chooser(name, what, forms, requirements)
 
-    def note_features(self, variants: Sequence[Variant], staged: bool) -> None:
+    def note_features(self, variants: Sequence[Variant], everything: Sequence[Variant], staged: bool) -> None:
         """Find out what the file needs."""
         rule, found = self.rule, self.forms.features
         counted = [v.counts_steps for v in variants]
@@ -118,6 +118,7 @@ class _File:
             "FORMS": True,
             "CHOOSES": True,
             "COUNTS": any(counted),
+            "HELD": all(v.counts_steps or v.slots for v in variants),
             "COUNTS_DIFFER": any(counted) and not all(counted),
             "TIME": any(counted) or "t" in self.forms.read,
             "FIRST": "first" in self.forms.read,
@@ -130,6 +131,7 @@ class _File:
             "LOSS_AT_POINTS": any(isinstance(name, Loss) for name in self.forms.read),
             "COUNTS_GROUP": any(v.counts_group for v in variants),
             "FACTS": bool(self.facts()),
+            "START_READS": any(v.start_arguments for v in everything),
             "IEEE": bool(self.common) or self.forms.reads_late or self.raises(),
         }
         said["ARRIVES"] = said["LOSS"] or "LATE" in found or any(s.scope is StateScope.SHARED for s in self.common)
@@ -239,7 +241,7 @@ class _File:
         """Return the constants of the forms, and of the stages that they have in common."""
         found = []
         if "paths" in common:
-            paths = self.constants[0].stages()
+            paths = self.constants[0].stages({})
             text = listing(paths) if "PATHS" in self.features else paths[0]
             found.append(constant(NAMED["paths"], text, kept))
         if "shared" in common:
@@ -247,7 +249,12 @@ class _File:
         if only_states:
             found += dict.fromkeys(pretty(f"{form.name} = {form.texts()['states']}") for form in self.constants)
         elif "FORMS" in self.features:
-            found += dict.fromkeys(form.text(kept) for form in self.constants)
+            forms = {form.name: form for form in self.constants}.values()
+            stages = [text for form in forms for path in form.stages({}) for text in pieces(path)]
+            several = dict.fromkeys(text for text in stages if stages.count(text) > 1)
+            names = {text: f"STAGE_{i}" for i, text in enumerate(several, 1)}
+            found += [constant(name, text, kept) for text, name in names.items()]
+            found += [form.text(kept, names) for form in forms]
         return found
 
     def only_refuses(self) -> bool:

@@ -93,14 +93,15 @@ class Form:
         """Return its fields as Python, but for the stages."""
         return _texts(self.fields)
 
-    def text(self, kept: Mapping[str, Collection[str]]) -> str:
-        """Return the constant, of those fields of its records that something reads."""
-        paths = {"paths": listing(self.stages())} if self.paths else {}
+    def text(self, kept: Mapping[str, Collection[str]], named: Mapping[str, str]) -> str:
+        """Return the constant, of those fields of its records that something reads; ``named`` are stages with names."""
+        paths = {"paths": listing(self.stages(named))} if self.paths else {}
         return constant(self.name, f"Form({_arguments(self.texts() | paths)})", kept)
 
-    def stages(self) -> list[str]:
-        """Return the stages of each path, as Python."""
-        return [listing(f"Stage({_arguments(_texts(stage))})" for stage in path) for path in self.paths]
+    def stages(self, named: Mapping[str, str]) -> list[str]:
+        """Return the stages of each path, as Python; some have names."""
+        found = [[f"Stage({_arguments(_texts(stage))})" for stage in path] for path in self.paths]
+        return [listing(named.get(text, text) for text in path) for path in found]
 
 
 def constant(name: str, code: str, kept: Mapping[str, Collection[str]]) -> str:
@@ -163,6 +164,7 @@ class Forms:
         self.totals: set[str] = set()
         self.optional = {python_name(h.name) for h in compiled.rule.hypers if h.type is not HyperType.NUMBER}
         self.handed: dict[ValueName, str] = {}  # names of what the stages of a form hand on
+        self.turn = 0  # which of the stages of a path is written
         self.pointed = False  # whether some stage says where the closure is to be called
         self.hosts: list[tuple[Function, tuple[ValueName, ...]]] = []  # host functions, with the runtime's names
 
@@ -229,7 +231,8 @@ class Forms:
         for owners, pending, united, tensors in found:
             for key, those in pending.items():
                 first = min(those, key=lambda one: len(one.suffix))
-                name = self.library.add(united[key], "_".join(filter(None, (first.kind, first.suffix))))
+                placed = len(tensors) + first.packed if key == "update" else 2 if key == "start" else 0
+                name = self.library.add(united[key], "_".join(filter(None, (first.kind, first.suffix))), placed)
                 for owner in owners:
                     owner[key] = first.within.replace("{}", name)
                     if key == "update":
@@ -338,10 +341,11 @@ class Forms:
     def stages(self, variant: Variant, own: Mapping[str, Function], suffix: str) -> tuple[list[list[Fields]], Fields]:
         """Return the stages of the paths of a step, and further fields."""
         schedule = variant.schedule
-        paths = [
-            [self.one(one, suffix if len(path) == 1 else f"{suffix}_{k}".strip("_")) for k, one in enumerate(path, 1)]
-            for path in schedule.paths
-        ]
+        paths: list[list[Fields]] = []
+        for path in schedule.paths:
+            paths.append([])
+            for self.turn, stage in enumerate(path, 1):
+                paths[-1].append(self.one(stage, suffix if len(path) == 1 else f"{suffix}_{self.turn}".strip("_")))
         fields: Fields = {}
         if len(schedule.paths) > 1:
             self.features.add("PATHS")
@@ -388,7 +392,7 @@ class Forms:
     def called(self, name: ValueName) -> str:
         """Return what a tensor is called in the file: what one stage hands to another by its place among these."""
         if isinstance(name, Handed):
-            return self.handed.setdefault(name, f"handed{len(self.handed) + 1}")
+            return self.handed.setdefault(name, python_name(f"handed{self.turn}", {*self.handed.values()}))
         return self.spelled(name)
 
     def with_handed(self, update: Function, kernel: Kernel) -> Function:
@@ -537,6 +541,13 @@ def listing(items: Iterable[str]) -> str:
     """Return a tuple of pieces of Python."""
     parts = list(items)
     return f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})"
+
+
+def pieces(code: str) -> list[str]:
+    """Return what is in a tuple, as :func:`listing` has been given it."""
+    node = ast.parse(code, mode="eval").body
+    assert isinstance(node, ast.Tuple)
+    return [ast.get_source_segment(code, item) or "" for item in node.elts]
 
 
 def mapping(items: Iterable[tuple[str, str]]) -> str:

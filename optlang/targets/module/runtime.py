@@ -48,8 +48,11 @@ FIRST: bool = False
 #: Whether updates are counted, and whether that depends on the form.
 COUNTS: bool = False
 COUNTS_DIFFER: bool = False
-#: Whether the states that exist depend on the form.
+#: Whether every tensor has some state after a step, whether which depends on the form, and whether what it begins with
+#: depends on numbers.
+HELD: bool = False
 STATES_DIFFER: bool = False
+START_READS: bool = False
 #: Whether some states are numbers on the host, and whether what they become depends on the path of a step.
 HOSTED: bool = False
 HOSTED_BY_PATH: bool = False
@@ -541,7 +544,7 @@ class Batch:
             if HOSTED:
                 for name, number in zip(self.form.kept, numbers, strict=True):
                     own[self.form.states[name]] = torch.tensor(number, dtype=torch.float64)
-            if own:
+            if own or HELD:
                 state[p] = own
 
 
@@ -737,7 +740,10 @@ class Optimizer(torch.optim.Optimizer):
         where = f"{NAME}: parameter {place} (of shape {tuple(p.shape)})"
         if CHOOSES:
             try:
-                form = computed(choose, {**values, **facts(p)} if FACTS else values)
+                if FORMS and not (LEAST or (COMPLEX and REAL)):
+                    return computed(choose, {**values, **facts(p)} if FACTS else values)
+                else:
+                    form = computed(choose, {**values, **facts(p)} if FACTS else values)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
         if LEAST:
@@ -746,7 +752,7 @@ class Optimizer(torch.optim.Optimizer):
                 raise ValueError(f"{where} has {p.dim()} dimensions, but the rule looks at {least} of them")
         if COMPLEX and REAL and p.is_complex() and form.real:
             raise ValueError(f"{where} is complex, and the rule looks at dimensions: it is for real ones only")
-        if FORMS:
+        if FORMS and (LEAST or (COMPLEX and REAL)):
             return form
 
     def _state(self, form: Form, p: Tensor, g: Tensor, values: dict[str, Any]) -> dict[str, Any]:
@@ -759,11 +765,14 @@ class Optimizer(torch.optim.Optimizer):
         if TIME or FIRST:
             old = len(missing) < len(form.states)  # it has been updated before
         if missing:
-            initial = (
-                computed(form.start, values, real(p), real(g))
-                if COMPLEX
-                else computed(form.start, values, p.detach(), g.detach())
-            )
+            if COMPLEX:
+                initial = (
+                    computed(form.start, values, real(p), real(g)) if START_READS else form.start(real(p), real(g))
+                )
+            elif START_READS:
+                initial = computed(form.start, values, p.detach(), g.detach())
+            else:
+                initial = form.start(p.detach(), g.detach())
             for name in missing:
                 value = initial[name]
                 if COMPLEX and p.is_complex() and isinstance(value, Tensor) and value.shape == real(p).shape:
@@ -885,7 +894,7 @@ class Optimizer(torch.optim.Optimizer):
             """Update a parameter and its states."""
             if p.numel():
                 apply(form.update, tensors, coefficients, values, self.compiled, form.view, form.scalars)
-            if state:
+            if state or HELD:
                 self.state[p] = state
 
     @torch.no_grad()
