@@ -308,6 +308,33 @@ def _chosen(chain: Sequence[tuple[str, Block]]) -> str:
             return ""
 
 
+def or_else(block: Block, absent: Collection[str]) -> Block:
+    """Return a block in which variables that are 0 unless one branch computes them get their value in one statement."""
+    assigned = [name for item in block for name in _assigned(item)]
+    found: list[Item] = []
+    for item in block:
+        chain = _chain(item) if isinstance(item, Branch) else []
+        match chain:
+            case [(test, (Unit(text=text),))]:
+                (node,) = ast.parse(text).body
+            case _:
+                found.append(item)
+                continue
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if (
+                name in absent and assigned.count(name) == 1 and not isinstance(value, ast.IfExp)
+            ):
+                found.append(Unit(f"{name} = {ast.unparse(value)} if {test} else 0.0"))
+            case _:
+                found.append(item)
+    return tuple(found)
+
+
+def _assigned(item: Item) -> list[str]:
+    """Return the names that a statement or a branch assigns, once for each time."""
+    return [name for unit in ([item] if isinstance(item, Unit) else _units_of(item)) for name in stored(unit.text)]
+
+
 def _chain(item: Branch) -> list[tuple[str, Block]]:
     """Return the conditions of a branch with what is done under each; what is done otherwise has no condition."""
     groups = item.groups()
