@@ -42,21 +42,26 @@ def _without_brackets(text: str) -> str:
     """Return code without the brackets that ``ast.unparse`` puts around conditions without need."""
     for found in reversed([*re.finditer(r"\b(?:and|or) \(", text)]):
         depth, end = 1, found.end()
-        while depth:
+        while depth and end < len(text):
             depth += (text[end] == "(") - (text[end] == ")")
             end += 1
-        other = text[: found.end() - 1] + text[found.end() : end - 1] + text[end:]
-        if _tree(other) == _tree(text):
+        inside = text[found.end() : end - 1]
+        other = f"{text[: found.end() - 1]}{inside}{text[end:]}"
+        match _parsed(inside):
+            case None | ast.Module(body=[ast.Expr(value=ast.BoolOp())]):  # `a or (b and c)` is easier to read
+                continue
+        before, after = _parsed(text), _parsed(other)
+        if before is not None and after is not None and ast.dump(before) == ast.dump(after):
             text = other
     return text
 
 
-def _tree(text: str) -> str:
-    """Return the syntax tree of code as text; empty if it is none."""
+def _parsed(text: str) -> ast.Module | None:
+    """Return the syntax tree of code with marks for strings; None if it is none."""
     try:
-        return ast.dump(ast.parse(text.replace("\0", "_")))
+        return ast.parse(text.replace("\0", "_"))
     except SyntaxError:
-        return ""
+        return None
 
 
 class _Texts(ast.NodeTransformer):
@@ -322,6 +327,11 @@ class Library:
         self.texts: dict[str, str] = {}
         self.parameters: set[str] = set()
         self._names: dict[str, str] = {}
+        self._parameters: dict[str, tuple[str, ...]] = {}
+
+    def parameters_of(self, name: str) -> tuple[str, ...]:
+        """Return the names of the parameters of a function that has been added."""
+        return self._parameters[name]
 
     def keep(self, function: Function) -> None:
         """Take over a helper, which is formatted and whose name is its own."""
@@ -344,6 +354,7 @@ class Library:
             self._names[key] = name
             self.texts[name] = function.text(name)
             self.parameters |= {*function.parameters}
+            self._parameters[name] = function.parameters
         return self._names[key]
 
 

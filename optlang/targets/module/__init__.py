@@ -91,7 +91,7 @@ class _File:
             self.constants += chosen_there
         self.choosers.insert(0, self.chooser("form_of", CHOOSES, chosen))
         self.constants = [*chosen, *self.constants]
-        self.note_features(variants, everything, staged)
+        self.note_features(variants, staged)
         self.settled = sorted((n for n in compiled.static_names if n not in opened), key=str)
         return self.assembled()
 
@@ -109,7 +109,7 @@ class _File:
         requirements = [(explorer.text(r.condition, ()), r.message) for r in self.rule.requirements if r.of_tensors]
         return chooser(name, what, forms, requirements)
 
-    def note_features(self, variants: Sequence[Variant], everything: Sequence[Variant], staged: bool) -> None:
+    def note_features(self, variants: Sequence[Variant], staged: bool) -> None:
         """Find out what the file needs."""
         rule, found = self.rule, self.forms.features
         counted = [v.counts_steps for v in variants]
@@ -131,9 +131,10 @@ class _File:
             "LOSS_AT_POINTS": any(isinstance(name, Loss) for name in self.forms.read),
             "COUNTS_GROUP": any(v.counts_group for v in variants),
             "FACTS": bool(self.facts()),
-            "START_READS": any(v.start_arguments for v in everything),
+            "START_READS": any(len(self.library.parameters_of(form.texts()["start"])) > 2 for form in self.constants),
             "IEEE": bool(self.common) or self.forms.reads_late or self.raises(),
         }
+        said |= texts.hyper_features(self.order)
         said["ARRIVES"] = said["LOSS"] or "LATE" in found or any(s.scope is StateScope.SHARED for s in self.common)
         self.features = found | {name for name, holds in said.items() if holds}
 
@@ -208,6 +209,8 @@ class _File:
         replaced |= {"form.states": "keys"} if only_states else {}
         given = ("form_of", "keys_of", "form_on_train", "form_on_eval", *GIVEN)
         left = trimmed(Needs(compiled.name, known, replaced, names, given, self.records(only_states)))
+        own_tables = texts.hyper_tables(self.order, self.forms.spelled, left.columns.get("HYPERPARAMETERS"))
+        tables["HYPERPARAMETERS"] = own_tables["HYPERPARAMETERS"]
         constants = self.form_texts(left.fields, common, only_states)
         body = [*tables.values(), *left.pieces.values(), *self.given(), *self.library.texts.values()]
         body += [*constants, *self.choosers]

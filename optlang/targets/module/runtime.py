@@ -20,6 +20,10 @@ from torch import Tensor
 
 #: Its name.
 NAME = "Descent"
+#: Whether some hyperparameters have other keys than their names, some have a range, and some may be None.
+KEYS_DIFFER: bool = False
+RANGES: bool = True
+OPTIONAL: bool = False
 #: Whether a step of one tensor is more than one function.
 STAGED: bool = False
 #: Whether there are several forms of the rule, and whether options or shapes choose one or are refused.
@@ -245,15 +249,27 @@ def hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
             if not isinstance(group[key], (tuple, list)) or len(group[key]) != len(names):
                 raise ValueError(f"{NAME}: {key} must be a tuple ({', '.join(names)}), got {group[key]!r}")
     for name, key, place, kind, text, fits in HYPERPARAMETERS:
-        value = values[name] = plain(group[key] if place is None else group[key][place])
-        label = name if place is None else f"{name} ({key}[{place}])"
+        if TUPLES:
+            value = values[name] = plain(group[key] if place is None else group[key][place])
+            label = name if place is None else f"{name} ({key}[{place}])"
+        else:
+            value = values[name] = plain(group[key if KEYS_DIFFER else name])
         shown = int(value) if isinstance(value, float) and value.is_integer() else repr(value)
         if not KINDS[kind](value):
-            problems.append(f"{label} must be {kind}, got {shown}")
+            if TUPLES:
+                problems.append(f"{label} must be {kind}, got {shown}")
+            else:
+                problems.append(f"{name} must be {kind}, got {shown}")
         elif isinstance(value, float) and math.isnan(value):
-            problems.append(f"{label} must not be NaN")
-        elif text and value is not None and not fits(value):
-            problems.append(f"{label} must be {text}, got {shown}")
+            if TUPLES:
+                problems.append(f"{label} must not be NaN")
+            else:
+                problems.append(f"{name} must not be NaN")
+        elif RANGES and text and (value is not None or not OPTIONAL) and not fits(value):
+            if TUPLES:
+                problems.append(f"{label} must be {text}, got {shown}")
+            else:
+                problems.append(f"{name} must be {text}, got {shown}")
     if REQUIREMENTS:
         problems = problems or [message for message, holds in REQUIREMENTS if not call(holds, values)]
     if problems:

@@ -52,6 +52,8 @@ FACTS: dict[str | DimensionSize, str] = {
     "shape": "tuple(p.shape)",
     **{size: f"p.shape[{size.dim}] if p.dim() > {size.dim} else 1" for size in DIMENSION_SIZES},
 }
+#: What the columns of the table of hyperparameters are.
+COLUMNS = ("name", "key in the param groups", "place in its tuple", "what it is", "its range", "a test")
 #: Where a file imports names from.
 IMPORTS = {"Callable": "collections.abc", "NamedTuple": "typing"}
 
@@ -183,15 +185,22 @@ def tables(*rows: tuple[str, str, str]) -> dict[str, str]:
     return {name: f"#: {said}.\n{pretty(f'{name} = {code}')}" for name, said, code in rows if code}
 
 
-def hyper_tables(order: Order, spelled: Callable[[ValueName], str]) -> dict[str, str]:
-    """Return the tables about hyperparameters; ``spelled`` says what values are called in the file."""
+def hyper_tables(
+    order: Order, spelled: Callable[[ValueName], str], columns: Sequence[int] | None = None
+) -> dict[str, str]:
+    """Return the tables about hyperparameters.
+
+    Args:
+        order: The rule.
+        spelled: What values are called in the file.
+        columns: Which columns a row has; all by default.
+    """
     rule = order.compiled.rule
-    rows = [
-        listing([literal(python_name(h.name)), literal(_key(h)), str(h.part), literal(KINDS[h.type]), *_range(h)])
-        for h in rule.hypers
-    ]
+    chosen = range(len(COLUMNS)) if columns is None else columns
+    rows = [listing([_cells(h)[i] for i in chosen]) for h in rule.hypers]
+    *first, last = [COLUMNS[i] for i in chosen]
     kinds = mapping((kind, TESTS[kind]) for kind in dict.fromkeys(KINDS[h.type] for h in rule.hypers))
-    said = "Hyperparameters: name, key in the param groups, place in its tuple, what it is, its range, and a test"
+    said = f"Hyperparameters: {', '.join(first)}, and {last}"
     several = [hypers for hypers in rule.keys.values() if hypers[0].part is not None]
     parts = mapping((_key(h[0]), listing(literal(python_name(x.name)) for x in h)) for h in several)
     required, read = _requirements(order), order.compiled.group_keys
@@ -206,6 +215,23 @@ def hyper_tables(order: Order, spelled: Callable[[ValueName], str]) -> dict[str,
             mapping((spelled(GroupKey(key)), literal(key)) for key in read) if read else "",
         ),
     )
+
+
+def _cells(hyper: Hyper) -> list[str]:
+    """Return what the columns say of a hyperparameter."""
+    names = [literal(python_name(hyper.name)), literal(_key(hyper))]
+    return [*names, str(hyper.part), literal(KINDS[hyper.type]), *_range(hyper)]
+
+
+def hyper_features(order: Order) -> dict[str, bool]:
+    """Return what the file needs because of hyperparameters."""
+    hypers = order.compiled.rule.hypers
+    optional = (HyperType.OPTIONAL, HyperType.OPTIONAL_TEXT)
+    return {
+        "KEYS_DIFFER": any(python_name(h.name) != _key(h) for h in hypers),
+        "RANGES": any(h.domain is not None for h in hypers),
+        "OPTIONAL": any(h.type in optional for h in hypers),
+    }
 
 
 def _requirements(order: Order) -> list[str]:
