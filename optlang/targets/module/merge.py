@@ -532,7 +532,7 @@ def alike(traces: Sequence[Trace], functions: Sequence[Function]) -> Function:
     bodies = [units(function.lines[2:]) for function in functions]
     if any(body[-1] != bodies[0][-1] for body in bodies) and bodies[0][-1].text.startswith("return {"):
         bodies = [_filled(body) for body in bodies]
-    block = merged(traces, bodies)
+    block = _with_entries(merged(traces, bodies))
     parameters = list(dict.fromkeys(p for function in functions for p in function.parameters))
     parameters += sorted(asked(block) - set(parameters))
     local = {name for body in bodies for unit in body for name in stored(unit.text)}
@@ -544,6 +544,25 @@ def alike(traces: Sequence[Trace], functions: Sequence[Function]) -> Function:
 def stored(code: str) -> set[str]:
     """Return the names that a piece of code assigns."""
     return {n.id for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
+def _with_entries(block: Block) -> Block:
+    """Return a block in which a dict begins with the entries that are written to it right away."""
+    found: list[Item] = []
+    for item in block:
+        match [ast.parse(one.text).body[0] for one in (*found[-1:], item) if isinstance(one, Unit)]:
+            case [
+                ast.Assign(targets=[ast.Name(id=name)], value=ast.Dict(keys=keys, values=values)),
+                ast.Assign(targets=[ast.Subscript(value=ast.Name(id=written), slice=key)], value=value),
+            ] if (
+                name == written == "initial"
+                and len(text := f"{INDENT}{name} = {spaced(ast.unparse(ast.Dict([*keys, key], [*values, value])))}")
+                <= WIDTH
+            ):
+                found[-1] = Unit(text.strip())
+            case _:
+                found.append(item)
+    return tuple(found)
 
 
 def _filled(body: Sequence[Unit]) -> list[Unit]:

@@ -238,7 +238,7 @@ def _shortened(definitions: list[Definition], constants: Collection[str]) -> boo
         for function in list(_functions(node)):
             found |= _without_variables(function)
             found |= _without_aliases(function)
-            own = _Calls(function, node, calls)
+            own = _CallsOf(function, node, calls)
             found |= _without_constants(own, constants)
             found |= _without_parameters(own)
             if isinstance(node, ast.ClassDef) and node.name != OPTIMIZER:
@@ -340,7 +340,7 @@ def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
                 yield block
 
 
-class _Calls:
+class _CallsOf:
     """The calls of a function.
 
     Args:
@@ -399,7 +399,7 @@ class _Calls:
             _say_nothing_of(self.owner, [name])
 
 
-def _without_constants(calls: _Calls, constants: Collection[str]) -> bool:
+def _without_constants(calls: _CallsOf, constants: Collection[str]) -> bool:
     """Put what every call passes for a parameter in its place, if that is a constant."""
     function = calls.function
     if calls.is_fixed or not calls.found:
@@ -418,7 +418,7 @@ def _without_constants(calls: _Calls, constants: Collection[str]) -> bool:
     return found
 
 
-def _without_parameters(calls: _Calls) -> bool:
+def _without_parameters(calls: _CallsOf) -> bool:
     """Take away the parameters that a function does not read, and what is passed for them."""
     if calls.is_fixed:
         return False
