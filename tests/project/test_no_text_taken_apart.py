@@ -30,6 +30,7 @@ TEXTS = {
     ("runtime/optimizer.py", "_public"): "an attribute of the user's",
     ("targets/module/__init__.py", "assembled"): "a piece of Python",
     ("targets/module/choice.py", "chooser"): "a line of Python",
+    ("targets/module/choice.py", "_common"): "a condition as Python",
     ("targets/module/__init__.py", "only_refuses"): "a piece of Python",
     ("targets/module/forms.py", "result"): "a line of Python",
     ("targets/module/forms.py", "respelled"): "a line of Python",

@@ -4,7 +4,9 @@ A file takes from here what its rule needs (see :mod:`optlang.targets.module.tri
 are put in as constants, branches that they close go, and so does what is not used then. The rule that stands here for
 others is gradient descent.
 
-It is longer than other files here because files are taken from one: what a rule needs of it is about a third.
+It is longer than other files here because files are taken from one: what a rule needs of it is about a third. Some of it
+does what :mod:`optlang.runtime` does for compiled classes (``Evaluation`` what ``optlang/runtime/evaluation.py`` does,
+``mixed`` what ``rng.py`` does): files are used without this package, so they cannot import that.
 """
 
 import functools
