@@ -13,7 +13,7 @@ import torch
 from targets_made import text_of
 
 from optlang.functions.table import BUILTINS
-from optlang.targets._python import WIDTH, Function, formatted
+from optlang.targets._python import WIDTH, Function, Library, formatted
 from optlang.targets.module import runtime
 from optlang.targets.module.implied import Known, simplified
 from optlang.targets.module.merge import Branch, Unit, Unmergeable, alike, units, unversioned
@@ -102,13 +102,41 @@ def test_branches_of_other_rules_go_and_comments_stay() -> None:
 
 def test_parameters_that_nothing_reads_go_with_their_arguments() -> None:
     own = {f"form.{name}": name for name in ("states", "start", "host", "update", "tensors")}
-    few, many = taken(replaced=own), taken("FORMS", "CHOOSES")
+    few, many = taken("START_READS", replaced=own), taken("FORMS", "CHOOSES", "START_READS")
     assert any("def _state(self, p, g, values):" in text for text in few.members)
     assert any("self._state(p, g, values)" in text for text in few.members)
     assert any("def _state(self, form, p, g, values):" in text for text in many.members)
+    (state,) = (text for text in taken(replaced=own).members if "def _state" in text)
+    assert "def _state(self, p, g):" in state and "start(p.detach(), g.detach())" in state
 
 
-@pytest.mark.parametrize(("name", "lines"), [("Lion", 320), ("AdamW", 350), ("SGD", 350), ("Muon", 900)])
+def test_what_stands_for_others_goes() -> None:
+    """Variables that are others by another name, arguments that are always the same, attributes that nothing reads."""
+    few, events = taken("STAGED", "CHOOSES", "REFUSES"), taken("STAGED", "CHOOSES", "REFUSES", "EVENTS")
+    one, other = ("\n".join(left.members) for left in (few, events))
+    assert "known = values" not in one and "def _form(self, place, p, values):" in one and "(form_of, values)" in one
+    assert "def _form(self, choose, place, p, values):" in other
+    assert "self.group" not in few.pieces["Batch"] and "group: " not in few.pieces["Batch"]
+    counted = taken("STAGED", "COUNTS_GROUP").pieces["Batch"]
+    assert "self.group.update(self.news)" in counted and "group: Their param group." in counted
+
+
+def test_tables_keep_the_columns_that_are_read() -> None:
+    few, many = taken("RANGES"), taken("RANGES", "TUPLES", "OPTIONAL")
+    assert few.columns["HYPERPARAMETERS"] == (0, 3, 4, 5) and many.columns["HYPERPARAMETERS"] == (0, 1, 2, 3, 4, 5)
+    assert "for name, kind, text, fits in HYPERPARAMETERS:" in few.pieces["hyperparameters"]
+    assert "value is not None" not in few.pieces["hyperparameters"]
+
+
+def test_what_is_for_other_tools_is_not_taken() -> None:
+    left = taken("STAGED", "LATE", "ARRIVES", "IEEE", "POINTS", "AT_POINTS", "ASKED", "FORMS", "CHOOSES")
+    text = "\n".join([*left.pieces.values(), *left.members])
+    assert "type: ignore" not in text and "noqa" not in text
+    assert "  # first the closure is called everywhere" in text
+    assert "float(result)" not in text and "is_complex" not in text
+
+
+@pytest.mark.parametrize(("name", "lines"), [("Lion", 310), ("AdamW", 335), ("SGD", 330), ("Muon", 640), ("SAM", 690)])
 def test_modules_are_short(name: str, lines: int) -> None:
     assert len(text_of(name, "module").splitlines()) <= lines
 
@@ -220,6 +248,15 @@ def test_branches_of_one_question_are_one_where_nothing_changes() -> None:
     for m, body in written.items():
         own = executed(function("f", "x", *body))
         assert torch.equal(executed(one)(x=torch.zeros(()), m=m), own(torch.zeros(())))
+
+
+def test_functions_that_differ_in_names_only_are_one() -> None:
+    library = Library()
+    first = function("update", "p_mem, c, lr", "x1 = p_mem * lr", "p_mem.copy_(x1 - c)")
+    same = function("update", "q_mem, c, lr", "y = q_mem * lr", "q_mem.copy_(y - c)")
+    swapped = function("update", "c, q_mem, lr", "y = q_mem * lr", "q_mem.copy_(y - c)")
+    other = function("update", "q_mem, c, wd", "y = q_mem * wd", "q_mem.copy_(y - c)")  # passed by its name
+    assert [library.add(one, "f", placed=2) for one in (first, same, swapped, other)] == ["f", "f", "f_2", "f_3"]
 
 
 TERMS = " + ".join(f"({'a' * 8}_{i} + {'b' * 8}_{i})" for i in range(5))

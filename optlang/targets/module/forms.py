@@ -289,9 +289,8 @@ class Forms:
         if variant.group_slots:
             self.features.add("GROUPED")
             fields["group"] = self.add(own["group"], "group_states", suffix, variant.group_arguments)
-            fields["changed"] = mapping(
-                (python_name(s.name), literal(self.spelled(s.new))) for s in variant.group_slots
-            )
+            pairs = ((python_name(s.name), self.spelled(s.new)) for s in variant.group_slots)
+            fields["changed"] = listing(listing(map(literal, pair)) for pair in pairs)
         if not variant.layout.flat or variant.schedule.matrices:
             self.features.add("REAL")
             fields["real"] = "True"

@@ -4,9 +4,9 @@ A file takes from here what its rule needs (see :mod:`optlang.targets.module.tri
 are put in as constants, branches that they close go, and so does what is not used then. The rule that stands here for
 others is gradient descent.
 
-It is longer than other files here because files are taken from one: what a rule needs of it is about a third. Some of it
-does what :mod:`optlang.runtime` does for compiled classes (``Evaluation`` what ``optlang/runtime/evaluation.py`` does,
-``mixed`` what ``rng.py`` does): files are used without this package, so they cannot import that.
+It is longer than other files here because files are taken from one: what a rule needs of it is about a third. Some of
+it does what :mod:`optlang.runtime` does for compiled classes (``Evaluation`` what ``optlang/runtime/evaluation.py``
+does, ``mixed`` what ``rng.py`` does): files are used without this package, so they cannot import that.
 """
 
 import functools
@@ -179,7 +179,7 @@ class Form(NamedTuple):
         numbers: What these become.
         by_path: What they become on each way that a step can go.
         group: What the states of the param group become.
-        changed: What these are called then, by name.
+        changed: Names of these, before and after.
         shared: What the states of the whole optimizer become: name, name of the new value, function.
         sizes: Sizes of random numbers that are not shaped like the parameter, by name.
         least: How many dimensions a tensor must have.
@@ -200,7 +200,7 @@ class Form(NamedTuple):
     numbers: Callable[..., tuple[float, ...]] | None = None
     by_path: tuple[Callable[..., tuple[float, ...]], ...] = ()
     group: Callable[..., tuple[float, ...]] | None = None
-    changed: dict[str, str] = {}  # noqa: RUF012
+    changed: tuple[tuple[str, str], ...] = ()
     shared: tuple[tuple[str, str, Callable[..., tuple[float]]], ...] = ()
     sizes: Callable[..., dict[str, Any]] | None = None
     least: int = 0
@@ -816,9 +816,8 @@ class Optimizer(torch.optim.Optimizer):
         if COUNTS_GROUP and (not event or not EVENTS):
             values[GROUP_TIME] = news["step"] = float(group.get("step", 0.0)) + 1.0
         if GROUPED and form.group:
-            numbers = dict(zip(form.changed, computed(form.group, values), strict=True))
-            values.update({form.changed[name]: number for name, number in numbers.items()})
-            news.update({KEPT[name]: number for name, number in numbers.items()})
+            for (name, new), number in zip(form.changed, computed(form.group, values), strict=True):
+                values[new] = news[KEPT[name]] = number
         return news
 
     def _prepared(self, group: dict[str, Any], choose: Callable[..., Any] = form_of, event: bool = False) -> list[Any]:
