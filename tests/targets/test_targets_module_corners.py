@@ -6,6 +6,7 @@ import types
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scripted import reloaded
@@ -215,3 +216,25 @@ def test_a_hyperparameter_may_be_called_compiled() -> None:
     _, made = classes(rule)
     assert "compiled_ (bool, optional)" in made.__doc__
     assert made([torch.nn.Parameter(torch.zeros(1))], compiled_=True).compiled is True
+
+
+@pytest.mark.parametrize("kind", [float, torch.tensor, np.float32, np.float64, np.array])
+def test_numbers_may_be_of_numpy_or_in_tensors(kind: Any) -> None:
+    agree(f"{HEAD}hyper up = true\np -= lr*g if up else 0*g\n", (3,), lr=kind(0.25), up=True)
+    _, made = classes(f"{HEAD}hyper up = true\np -= lr*g if up else 0*g\n")
+    assert made([torch.nn.Parameter(torch.zeros(1))], lr=np.int64(1), up=np.bool_(False)).param_groups[0]["lr"] == 1
+    with pytest.raises(ValueError, match=r"lr must be a number, got "):
+        made([torch.nn.Parameter(torch.zeros(1))], lr=np.zeros(2))
+
+
+def test_complex_parameters_are_refused_where_dimensions_matter() -> None:
+    matrix = torch.nn.Parameter(torch.zeros(3, 4, dtype=torch.complex64))
+    _, rows = classes("optimizer A\nhyper lr = 0.1\np -= lr*g/(1 + mean(abs(g), dim=-1))\n")
+    with pytest.raises(ValueError, match=r"has type torch\.complex64; only real floating-point ones can be optimized"):
+        rows([matrix])
+    _, either = classes(
+        "optimizer A\nhyper lr = 0.1\nif ndim > 1: p -= lr*g/(1 + mean(abs(g), dim=-1))\nelse: p -= lr*g\n"
+    )
+    with pytest.raises(ValueError, match="is complex, and the rule looks at dimensions"):
+        either([matrix])
+    either([torch.nn.Parameter(torch.zeros(3, dtype=torch.complex64))])

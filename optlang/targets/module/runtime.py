@@ -236,9 +236,9 @@ class Direction(NamedTuple):
 
 
 def plain(value: Any) -> Any:
-    """Return a number as a float, and that in a tensor too; anything else as it is."""
-    if isinstance(value, Tensor):
-        value = value.item() if value.numel() == 1 else repr(value)
+    """Return a number as a float, that in a tensor or of NumPy too; anything else as it is."""
+    if hasattr(value, "item"):
+        value = value.item() if math.prod(value.shape) == 1 else repr(value)
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
