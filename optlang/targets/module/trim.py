@@ -280,6 +280,8 @@ def _without_aliases(function: ast.FunctionDef) -> bool:
     stored = [n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
     once = {name for name in stored if stored.count(name) == 1}
     once |= {a.arg for a in function.args.args} - set(stored)
+    for loop in (n for n in ast.walk(function) if isinstance(n, ast.For)):  # whose variable is another in the next turn
+        once -= {n.id for n in ast.walk(loop.target) if isinstance(n, ast.Name)}
     for block in _blocks(function):
         for node in block:
             match node:
