@@ -21,7 +21,7 @@ _HOMES = {
     "check": "optlang.api",
     "emit": "optlang.api",
     "export": "optlang.api",
-    "groups": "optlang.param_groups",
+    "groups": "optlang.groups_by_name",
     "chain": "optlang.chaining",
     "rules": "optlang.rules",
     "transforms": "optlang.transforms",
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from optlang.api import check, compile, emit, export
     from optlang.chaining import chain
     from optlang.diagnostics import Diagnostic, OptlangError
-    from optlang.param_groups import groups
+    from optlang.groups_by_name import groups
 
 
 def __getattr__(name: str) -> Any:

@@ -89,7 +89,7 @@ def _class(source: Source, name: str | None, backend: str, module: str) -> type[
     """Make a class; with its arguments in one form, so that each class is made once."""
     # Here and not above: checking a rule needs neither SymPy nor torch.
     from optlang.compiler import compile_source
-    from optlang.runtime.optimizer import make_class
+    from optlang.runtime.optimizer_class import make_class
 
     compiled = compile_source(source, name)
     compiled.routes = tuple((_routed(route, source), route.when) for route in compiled.rule.routes)

@@ -14,7 +14,7 @@ import torch
 from optlang.bench import cold, objective, rows, shapes
 from optlang.bench.plan import Comparison, described, first_line
 from optlang.runtime.kernels import compiled_count
-from optlang.runtime.plan import bytes_moved
+from optlang.runtime.plan import GroupPlan
 
 #: Seconds that a round of steps should take: long against the noise of the clock, short against a busy neighbour.
 ROUND = 0.25
@@ -268,3 +268,12 @@ def _difference(start: list[torch.Tensor], ours: list[torch.Tensor], theirs: lis
             apart += float((a.double() - b.double()).square().sum())
             moved += float((b.double() - s.double()).square().sum())
     return math.sqrt(apart / moved) if moved else math.inf
+
+
+def bytes_moved(optimizer: torch.optim.Optimizer) -> int:
+    """Return how many bytes the last step of an optimizer of ours had to move.
+
+    Every tensor counts once for being read, and once more if it is written.
+    """
+    plans: list[GroupPlan] = optimizer._plans  # type: ignore[attr-defined]
+    return sum(batch.bytes_moved() for plan in plans for batch in plan.batches)

@@ -15,11 +15,12 @@ from optlang.artifact import Storage
 from optlang.rule import HyperType
 from optlang.runtime.events import TRAINING
 from optlang.runtime.flat import seen
-from optlang.runtime.plan import ROUNDING, STORE, describe, named
+from optlang.runtime.parameter_names import describe, named
 from optlang.runtime.records import STEP
 from optlang.runtime.rng import SEED, checked
 from optlang.runtime.routing import Parts, RoutedRule
 from optlang.runtime.sparse import LazyPlan
+from optlang.runtime.stored import ROUNDING, STORE
 from optlang.runtime.tensors import facts_of, is_shared, local, real_name
 from optlang.storage import Own, choice
 from optlang.storage.blocks import SCALE
@@ -125,28 +126,27 @@ def without_codes(saved: Mapping[str, Any]) -> dict[str, Any]:
     groups = saved["param_groups"]
     asked = {i for group in groups if group.get(STORE) not in (None, choice.OFF) for i in group["params"]}
     state = {
-        key: numbers_of(held, key in asked) if isinstance(held, Mapping) else held
+        key: _without_corrections(numbers_of(held), key in asked) if isinstance(held, Mapping) else held
         for key, held in saved["state"].items()
     }
     plain = [{key: value for key, value in group.items() if key not in (STORE, ROUNDING)} for group in groups]
     return {**saved, "state": state, "param_groups": plain}
 
 
-def numbers_of(held: Mapping[str, Any], widened: bool) -> dict[str, Any]:
-    """Return the states of a parameter with numbers in place of codes and scales.
+def _without_corrections(held: Mapping[str, Any], widened: bool) -> dict[str, Any]:
+    """Return states without what parameters were rounded by; ``widened``: those of 16 bits as float32."""
+    kept = {key: value for key, value in held.items() if key != KEY}
+    return {key: value.float() if widened and _is_narrow(value) else value for key, value in kept.items()}
 
-    Args:
-        held: The states.
-        widened: Whether numbers of 16 bits become float32 as well.
-    """
-    found, scales = {}, {key + SCALE for key in held}
-    for key, value in held.items():
-        if key == KEY or key in scales:
-            continue
-        if key + SCALE in held:
-            value = _numbers(value, held[key + SCALE])
-        found[key] = value.float() if widened and _is_narrow(value) else value
-    return found
+
+def numbers_of(held: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the states of a parameter with numbers in place of codes and scales."""
+    scales = {key + SCALE for key in held}
+    return {
+        key: _numbers(value, held[key + SCALE]) if key + SCALE in held else value
+        for key, value in held.items()
+        if key not in scales
+    }
 
 
 def _numbers(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:

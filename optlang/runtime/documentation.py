@@ -1,16 +1,20 @@
-"""The signature and the docstring of a generated class, from its rule."""
+"""What users see of a generated class: its signature and docstring, from its rule, and an optimizer as text."""
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optlang.artifact import Compiled
 from optlang.core.texts import text_of
 from optlang.rule import Hyper, HyperType
+from optlang.runtime.records import STEP
 from optlang.runtime.rng import SEED
 from optlang.runtime.routing import Parts
+from optlang.runtime.stored import described as described_formats
 from optlang.syntax.quoting import visible
+from optlang.syntax.tree import StateScope
 
 KINDS = {
     HyperType.NUMBER: "float",
@@ -21,7 +25,7 @@ KINDS = {
 }
 
 
-def signature(hyper: Parts, random: bool) -> inspect.Signature:
+def signature(hyper: Parts) -> inspect.Signature:
     """Return the call signature: ``params``, then the hyperparameters in the rule's order, or as in torch.optim."""
     parameters = [inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
     required = [key in hyper.required for key in hyper.keys]
@@ -33,12 +37,12 @@ def signature(hyper: Parts, random: bool) -> inspect.Signature:
         if key in hyper.keys or key in defaults:
             here = inspect.Parameter.KEYWORD_ONLY if placed is not None and key not in placed else kind
             parameters.append(inspect.Parameter(key, here, default=defaults.get(key, inspect.Parameter.empty)))
-    if random:
+    if hyper.random:
         parameters.append(inspect.Parameter(SEED, inspect.Parameter.KEYWORD_ONLY, default=None))
     return inspect.Signature(parameters)
 
 
-def docstring(compiled: Compiled, hyper: Parts, random: bool) -> str:
+def docstring(compiled: Compiled, hyper: Parts) -> str:
     """Return the docstring: what the rule says of itself, then its arguments."""
     rule = compiled.rule
     parts = [(rule.doc or f"{compiled.name}, an optimizer compiled from a rule.").strip()]
@@ -49,7 +53,7 @@ def docstring(compiled: Compiled, hyper: Parts, random: bool) -> str:
         lines.append(
             f"    {key} ({_kind(hypers)}{'' if key in hyper.required else ', optional'}): {of}{_text(key, hyper)}"
         )
-    if random:
+    if hyper.random:
         lines.append(f"    {SEED} (int, optional): seed of the random numbers (default: drawn by torch)")
     parts.append("\n".join(lines))
     if rule.stored:
@@ -107,3 +111,29 @@ def shown(value: Any) -> str:
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e6:
         return str(int(value))
     return repr(value)
+
+
+def described(parts: Parts, groups: Sequence[Mapping[str, Any]]) -> str:
+    """Return an optimizer as text: its param groups, without what the rule itself keeps there."""
+    own = {
+        part.hyper.kept(key)
+        for part in parts.parts
+        for key in (STEP, *(s.key for s in part.compiled.rule.states if s.scope is not StateScope.TENSOR))
+    }
+    hidden = {"params", "param_names", *own}
+    lines = [f"{parts.name} ("]
+    for i, group in enumerate(groups):
+        lines.append(f"Parameter Group {i}")
+        lines += [f"    {key}: {group[key]}" for key in sorted(set(group) - hidden)]
+        lines += [f"    states: {line}" for line in _kept_as(parts, group)]
+    return "\n".join([*lines, ")"])
+
+
+def _kept_as(parts: Parts, group: Mapping[str, Any]) -> list[str]:
+    """Return how the states of a group are kept where somebody has asked for a format, a line for each rule."""
+    try:
+        placed = zip(parts.parts, parts.split(group), strict=True)
+        found = (described_formats(part, group, members) for part, members in placed)
+        return [line for line in found if line is not None]
+    except ValueError:  # hyperparameters that the next step will refuse
+        return []

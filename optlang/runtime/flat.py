@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from optlang.backends.loading import vectors
-from optlang.runtime.plan import GroupPlan, State, describe, switched
+from optlang.runtime.parameter_names import describe
+from optlang.runtime.plan import GroupPlan, State, switched
 from optlang.runtime.routing import RoutedRule
 from optlang.runtime.tensors import pieces
 from optlang.runtime.values import Hyperparameters

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from optlang.artifact import Slot
-from optlang.runtime.plan import GroupPlan, named
+from optlang.runtime.parameter_names import named
+from optlang.runtime.plan import GroupPlan
 from optlang.runtime.routing import RoutedRule
 from optlang.runtime.stored import ROUNDING, STORE, formats_of, storage_asked, warn
 from optlang.runtime.tensors import facts_of

@@ -16,56 +16,28 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from optlang.artifact import Compiled
-from optlang.core.needs import needs
-from optlang.functions.table import HALT, SEARCHES
+from optlang.functions.table import HALT
 from optlang.identity import Count
 from optlang.inputs import ValueName
-from optlang.runtime import checkpoint, documentation, flat, keeping, rng, sparse
-from optlang.runtime.capturable import CapturablePlan
-from optlang.runtime.counterpart import SWITCHES, undecorated
-from optlang.runtime.differentiable import DifferentiablePlan
+from optlang.runtime import arguments, checkpoint, documentation, param_groups, rehearsal, rng
+from optlang.runtime.counterpart import undecorated
 from optlang.runtime.evaluation import Evaluation, Stopped
 from optlang.runtime.events import TRAINING, EventPlan
-from optlang.runtime.flat import FlatPlan
 from optlang.runtime.kernels import LoadedVariant, VariantCache
-from optlang.runtime.plan import GroupPlan, named, switched
-from optlang.runtime.records import STEP
+from optlang.runtime.plan import GroupPlan
 from optlang.runtime.routing import Parts, RoutedRule
 from optlang.runtime.schedule_runner import run_schedule
-from optlang.runtime.sparse import LAZY, LazyPlan
 from optlang.runtime.stages import Scratch
-from optlang.runtime.stored import ROUNDING, STORE, described
-from optlang.runtime.tensors import facts_of, is_fake, local
+from optlang.runtime.tensors import is_fake, local
 from optlang.runtime.usual import UsualSteps
-from optlang.runtime.values import plain
 from optlang.runtime.vanishing import Vanishing
 from optlang.runtime.work import ScheduledWork
-from optlang.storage import choice, parameters
-from optlang.syntax.suggest import nearest
-from optlang.syntax.tree import StateScope
 
 #: The staged work of a rule, with the other arguments of ``run_schedule``.
 Together = tuple[RoutedRule, list[ScheduledWork], LoadedVariant, Mapping[ValueName, Any], rng.Seed | None]
 
 _nothing = nullcontext()
 _unknown: Mapping[ValueName, Any] = {}
-
-#: Switches of ``torch.optim`` that change what a step may do, with the plans that do it.
-PLANS: dict[str | None, type[GroupPlan]] = {
-    plan.switch: plan for plan in (GroupPlan, CapturablePlan, DifferentiablePlan, LazyPlan)
-}
-
-
-def _kind(group: dict[str, Any], part: RoutedRule) -> type[GroupPlan]:
-    """Return the kind of plan that a param group needs for a rule."""
-    if part.compiled.rule.flat:
-        return FlatPlan
-    kind = PLANS[switched(group)]
-    if kind is GroupPlan and any(hasattr(p, "to_local") for p in group["params"]):
-        from optlang.runtime.sharded import ShardedPlan  # here, as only those who distribute tensors should wait for it
-
-        return ShardedPlan
-    return kind
 
 
 class RuleOptimizer(Optimizer):
@@ -88,88 +60,18 @@ class RuleOptimizer(Optimizer):
         self._routes: list[Any] = []  # what decides which parameters go to which rule
         self._seen: list[Any] = []  # the dicts in `state` at the end of the last step
         self._untried = True  # no step has been made, or one that does not count
-        self._rehearsed: list[tuple[Any, ...]] | None = None  # what that has left
+        self._rehearsed: list[rehearsal.Content] | None = None  # what that has left
         self._lent = checkpoint.Lent()
         self._fakes: Any = None  # the mode that the parameters were made in, if they are fake
         self._vanishing: Vanishing | None = None  # what looks for updates that are rounded away
-        given = self._arguments(args, kwargs)
-        groups = self._listed(params)
-        missing = [
-            key
-            for key in self._parts.required
-            if key not in given and not all(isinstance(g, Mapping) and key in g for g in groups)
-        ]
-        if missing:
-            names = ", ".join(map(repr, missing))
-            plural = "s" if len(missing) > 1 else ""
-            raise TypeError(f"{self._name()}() is missing required argument{plural}: {names}")
-        defaults = {**self._parts.defaults, **self._parts.counterpart.keys, **given}
-        if self._compiled.rule.sparse:
-            defaults.setdefault(LazyPlan.switch, LAZY)
-        if self._random and rng.SEED not in defaults:
-            defaults[rng.SEED] = rng.checked(self._name(), None)
+        given = arguments.given(self._parts, args, kwargs)
+        groups = [] if isinstance(params, torch.Tensor) else list(params)
+        defaults = arguments.defaults(self._parts, given, groups)
         super().__init__(groups if not isinstance(params, torch.Tensor) else params, defaults)
 
     @classmethod
     def _name(cls) -> str:
         return cls._compiled.name
-
-    @staticmethod
-    def _listed(params: Any) -> list[Any]:
-        return [] if isinstance(params, torch.Tensor) else list(params)
-
-    @classmethod
-    def _arguments(cls, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the arguments by param-group key; positional ones follow the rule's order, as in ``torch.optim``."""
-        parts, switches = cls._parts, cls._parts.counterpart.switches
-        placed = parts.counterpart.positional
-        keys = list(parts.keys if placed is None else placed)
-        if len(args) > len(keys):
-            raise TypeError(f"{cls._name()}() takes {len(keys)} arguments after params, but {len(args)} were given")
-        placed_args = dict(zip(keys, args, strict=False))
-        twice = next((key for key in kwargs if key in placed_args), None)
-        if twice is not None:
-            raise TypeError(f"{cls._name()}() got multiple values for argument {twice!r}")
-        given: dict[str, Any] = {}
-        for key, value in {**placed_args, **kwargs}.items():
-            if key in parts.keys or key in switches:
-                given[key] = value
-            elif key == STORE:
-                if value is not None:
-                    given[key] = choice.checked(cls._name(), value, cls._stored())
-            elif key == ROUNDING:
-                if value is not None:
-                    given[key] = parameters.checked(cls._name(), value)
-            elif key == rng.SEED and cls._random:
-                given[key] = rng.checked(cls._name(), value)
-            elif key in PLANS:
-                if key == LazyPlan.switch and cls._compiled.rule.sparse:
-                    given[key] = value or None
-                elif value:  # switched off, it is no key of the param groups
-                    given[key] = value if key == LazyPlan.switch else True
-            elif key not in SWITCHES:
-                raise TypeError(cls._unknown(key))
-        if kwargs.get("foreach") and kwargs.get("fused"):
-            raise RuntimeError(f"{cls._name()}: foreach and fused cannot be True together (and have no effect here)")
-        return parts.tidied(given)
-
-    @classmethod
-    def _stored(cls) -> list[str]:
-        """Return the keys of the states that parameters have."""
-        rules = (part.compiled.rule for part in cls._parts.parts)
-        return [state.key for rule in rules for state in rule.states if state.scope is StateScope.TENSOR]
-
-    @classmethod
-    def _unknown(cls, key: str) -> str:
-        """Return the message about a keyword that the rule does not have."""
-        keys = cls._parts.keys
-        for name, hypers in keys.items():
-            if any(h.name == key and h.part is not None for h in hypers):
-                parts = ", ".join(h.name for h in hypers)
-                return f"{cls._name()}() got an unexpected keyword argument {key!r}; it is part of {name}=({parts})"
-        close = nearest(key, keys)
-        hint = f"did you mean {close!r}? " if close else ""
-        return f"{cls._name()}() got an unexpected keyword argument {key!r}; {hint}it takes {', '.join(keys) or 'none'}"
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group, as in ``torch.optim``; its hyperparameters are checked first.
@@ -179,85 +81,17 @@ class RuleOptimizer(Optimizer):
         """
         if not isinstance(param_group, dict):
             raise TypeError(f"param_group must be a dict, but got {type(param_group)}")
-        param_group.update(self._parts.tidied(param_group))
-        self._parts.derive(param_group, self.defaults)
-        self._parts.check({**self.defaults, **param_group})
-        self._check_marks(param_group)
-        sparse.check(self._name(), {**self.defaults, **param_group})
-        keeping.check_names(self._name(), param_group, self._stored())
+        param_groups.check_new(self._parts, param_group, self.defaults)
         undecorated(Optimizer.add_param_group)(self, param_group)
         self._fakes = _fakes(self.param_groups)
         try:
-            for part, members in zip(self._parts.parts, self._placed(param_group), strict=True):
-                self._begin(part, param_group, members)
+            param_groups.begin(self._parts, param_group, self.param_groups)
         except ValueError:
             self.param_groups.pop()
             raise
         self._vanishing = Vanishing()
         if self._parts.counterpart.early:
-            self._begin_early(param_group)
-
-    def _check_marks(self, group: Mapping[str, Any]) -> None:
-        """Refuse a group that asks for what another class does."""
-        for key, value in self._parts.counterpart.marks.items():
-            if group.get(key, value) != value:
-                raise ValueError(f"{self._name()}: {key} is always {value} here; use the class that has this argument")
-
-    def _begin_early(self, group: dict[str, Any]) -> None:
-        """Start the states of a new group, for a class that has them before the first step."""
-        (part,) = self._parts.parts
-        with torch.no_grad():
-            for p in group["params"]:
-                if p.is_floating_point() or p.is_complex():
-                    self.state[p] = part.started(group, p)
-
-    def _placed(self, group: dict[str, Any]) -> list[list[torch.Tensor]]:
-        """Return the parameters of a group by the rule they go to; each must go to one."""
-        placed = self._parts.split(group)
-        taken = {id(p) for members in placed for p in members}
-        for p in group["params"]:
-            if id(p) not in taken:
-                raise ValueError(
-                    f"{self._name()}: no route takes {named(group, p)}; "
-                    "add `route RULE otherwise`, or give it to another optimizer"
-                )
-        return placed
-
-    def _begin(self, part: RoutedRule, group: dict[str, Any], members: list[torch.Tensor]) -> None:
-        """Give a param group what a rule keeps there, and refuse parameters whose shapes do not suit the rule."""
-        if self._events:
-            group.setdefault(TRAINING, self.param_groups[0].get(TRAINING, True))
-        if switched(group) == LazyPlan.switch:
-            sparse.check_rule(part, group, members)
-        keeping.check(part, group, members, _kind(group, part))
-        searches = bool(needs(part.compiled.rule).calls & {*SEARCHES})
-        flat.check(part, group, len(self.param_groups), members, searches)
-        if part.kernels.by_shape:
-            values = part.hyper.read(group)
-            known: set[Any] = set()
-            for p, unit in flat.seen(part, members):
-                facts = facts_of(unit)
-                reason = None if facts in known else part.compiled.unfit(values, facts)
-                known.add(facts)
-                if reason is not None:
-                    raise ValueError(f"{part.compiled.name}: {named(group, p)} does not suit the rule: {reason}")
-        self._begin_numbers(part, group, members, self.param_groups[0])
-
-    @staticmethod
-    def _begin_numbers(
-        part: RoutedRule, group: dict[str, Any], members: Sequence[torch.Tensor], others: Mapping[str, Any]
-    ) -> None:
-        """Give a param group the numbers that a rule keeps there, as far as it has none.
-
-        Its count is there from the start: a checkpoint is loaded into the keys that an optimizer has. A number for the
-        whole optimizer is that of ``others``.
-        """
-        if part.counts_steps_of(group, [unit for _, unit in flat.seen(part, members)]):
-            group.setdefault(part.hyper.kept(STEP), 0.0)
-        shared = {state.key for state in part.compiled.rule.states if state.scope is StateScope.SHARED}
-        for key, value in part.compiled.group_initial(part.hyper.read(group)).items():
-            kept = part.hyper.kept(key)
-            group.setdefault(kept, others.get(kept, value) if key in shared else value)
+            self.state.update(param_groups.states_before_steps(self._parts, param_group))
 
     # Stepping -----------------------------------------------------------------------------------------------
 
@@ -403,12 +237,12 @@ class RuleOptimizer(Optimizer):
         """Run one step, looking at everything; ``same``: the dicts in ``state`` are those of the last step."""
         if self._rehearsed is not None:
             # What the rehearsal started is started again, from gradients that are some, unless somebody wrote to it.
-            if _alike(self._rehearsed, _contents(self.state)):
+            if rehearsal.are_alike(self._rehearsed, rehearsal.contents(self.state)):
                 self.state.clear()
             self._plans, self._seen, self._rehearsed = [], [], None
         plans, state = self._current_plans(), self.state
         inferring = torch.is_inference_mode_enabled()
-        maybe = (self._untried or self._counting) and self._may_be_rehearsal()
+        maybe = (self._untried or self._counting) and rehearsal.is_possible(state, self.param_groups)
         # A rule need not allow a step size of 0: that of the optimizer is checked in its place.
         instead = {"lr": self.defaults["lr"]} if maybe and "lr" in self.defaults else {}
         try:
@@ -418,19 +252,19 @@ class RuleOptimizer(Optimizer):
                     plan.inferring, plan.instead, plan.evaluation = inferring, instead, evaluation
                 busy = [plan for plan in plans if plan.prepare(state, same)]
             together = self._together(busy) if any(plan.staged for plan in busy) else []
-            rehearsal = maybe and self._is_without_gradients()
-            if maybe and not rehearsal:
+            rehearses = maybe and rehearsal.is_without_gradients(self.param_groups)
+            if maybe and not rehearses:
                 for group in self.param_groups:
                     self._parts.check(group)
-            if evaluation is not None and not rehearsal:
+            if evaluation is not None and not rehearses:
                 evaluation.check([work for _, works, *_ in together for work in works])
         except BaseException:
             self._abandon()
             raise
-        if rehearsal:
+        if rehearses:
             for plan in busy:
                 plan.begin(state)
-            self._rehearsed = _contents(state)
+            self._rehearsed = rehearsal.contents(state)
             return
         self._untried = False
         self._carry_out(busy, together, evaluation)
@@ -515,19 +349,6 @@ class RuleOptimizer(Optimizer):
                 found.append((part, works, first, known, seed))
         return found
 
-    def _may_be_rehearsal(self) -> bool:
-        """Whether a step is only there to have states made, unless there are gradients: its size is 0.
-
-        ``torch.distributed.checkpoint`` makes such a step where there is no state, before it saves and before it loads.
-        Counting it, or dividing by a norm of 0, would be wrong.
-        """
-        return not self.state and all(plain(group.get("lr")) == 0 for group in self.param_groups)
-
-    def _is_without_gradients(self) -> bool:
-        """Whether all gradients are 0."""
-        gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        return not any(bool(g.any()) for g in map(local, gradients) if not (is_fake(g) or g.is_meta))
-
     def warmup(self) -> None:
         """Compile everything that the first step would compile, so that it is as fast as later steps.
 
@@ -549,12 +370,11 @@ class RuleOptimizer(Optimizer):
         if not fits or routes != self._routes:
             self._routes = routes
             for group in self.param_groups:
-                sparse.check(self._name(), group)
-                keeping.check_names(self._name(), group, self._stored())
+                param_groups.check_options(parts, group)
             plans[:] = [
-                _kind(group, part)(group, part.hyper, part.kernels, members)
+                param_groups.plan_kind(group, part)(group, part.hyper, part.kernels, members)
                 for group in self.param_groups
-                for part, members in zip(parts.parts, self._placed(group), strict=True)
+                for part, members in param_groups.placed(parts, group)
             ]
             offset = 0
             for i, plan in enumerate(plans):
@@ -586,7 +406,7 @@ class RuleOptimizer(Optimizer):
             EventPlan(event, group, part.hyper, part.kernels, members)
             for group in self.param_groups
             if group.get(TRAINING, True) is not (event == "train")
-            for part, members in zip(self._parts.parts, self._placed(group), strict=True)
+            for part, members in param_groups.placed(self._parts, group)
             if event in part.compiled.rule.events
         ]
         with torch.no_grad():
@@ -656,7 +476,7 @@ class RuleOptimizer(Optimizer):
         checkpoint.check_state(groups, state, self._parts)
         for group in groups:
             for part, members in zip(self._parts.parts, self._parts.split(group), strict=True):
-                self._begin_numbers(part, group, members, groups[0])
+                param_groups.begin_numbers(part, group, members, groups[0])
         self.__setstate__({"state": defaultdict(dict, state), "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
@@ -710,27 +530,7 @@ class RuleOptimizer(Optimizer):
         return new
 
     def __repr__(self) -> str:
-        own = {
-            part.hyper.kept(key)
-            for part in self._parts.parts
-            for key in (STEP, *(s.key for s in part.compiled.rule.states if s.scope is not StateScope.TENSOR))
-        }
-        hidden = {"params", "param_names", *own}
-        lines = [f"{self._name()} ("]
-        for i, group in enumerate(self.param_groups):
-            lines.append(f"Parameter Group {i}")
-            lines += [f"    {key}: {group[key]}" for key in sorted(set(group) - hidden)]
-            lines += [f"    states: {line}" for line in self._kept_as(group)]
-        return "\n".join([*lines, ")"])
-
-    def _kept_as(self, group: dict[str, Any]) -> list[str]:
-        """Return how the states of a group are kept where somebody has asked for a format, a line for each rule."""
-        try:
-            placed = zip(self._parts.parts, self._parts.split(group), strict=True)
-            found = (described(part, group, members) for part, members in placed)
-            return [line for line in found if line is not None]
-        except ValueError:  # hyperparameters that the next step will refuse
-            return []
+        return documentation.described(self._parts, self.param_groups)
 
 
 #: A step with its hooks, under the name that profilers show.
@@ -750,23 +550,6 @@ def _fakes(groups: Sequence[Mapping[str, Any]]) -> Any:
     return next((p.fake_mode for p in found if is_fake(p)), None)  # type: ignore[attr-defined]
 
 
-def _contents(state: Mapping[Any, Any]) -> list[tuple[Any, ...]]:
-    """Return what is in ``optimizer.state``, with the versions of its tensors."""
-    found: list[tuple[Any, ...]] = []
-    for held in state.values():
-        for key, value in held.items() if isinstance(held, dict) else ():
-            is_versioned = isinstance(value, torch.Tensor) and not value.is_inference()
-            found.append((held, key, value, value._version if is_versioned else 0))
-    return found
-
-
-def _alike(some: Sequence[tuple[Any, ...]], others: Sequence[tuple[Any, ...]]) -> bool:
-    """Whether contents of ``optimizer.state`` are the same objects, which nobody has written to in between."""
-    return len(some) == len(others) and all(
-        a[0] is b[0] and a[1] == b[1] and a[2] is b[2] and a[3] == b[3] for a, b in zip(some, others, strict=True)
-    )
-
-
 def _changed(written: list[torch.Tensor]) -> None:
     """Let autograd know which parameters have been written to."""
     if not written:
@@ -783,64 +566,3 @@ def _blank(rebuild: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     """Return an instance without contents of the class that ``rebuild`` returns; for unpickling."""
     cls = rebuild(*arguments)
     return cls.__new__(cls)
-
-
-def share_memory(optimizer: RuleOptimizer) -> None:
-    """Move the states to shared memory, for processes that train one model; each counts its own steps."""
-    for held in optimizer.state.values():
-        for key, value in held.items():
-            if key != STEP and isinstance(value, torch.Tensor):
-                value.share_memory_()
-    optimizer._plans = []  # they know where the states were
-
-
-def make_class(
-    compiled: Compiled,
-    *,
-    backend: str = "auto",
-    module: str = "optlang",
-    qualname: str | None = None,
-    rebuild: tuple[Callable[..., Any], tuple[Any, ...]] | None = None,
-) -> type[Optimizer]:
-    """Return the optimizer class of a compiled rule.
-
-    Args:
-        compiled: The compiled rule.
-        backend: Name of the backend.
-        module: Module name of the class.
-        qualname: Qualified name of the class; by default its name.
-        rebuild: A function and its arguments that return this class in another process, for pickling.
-
-    Raises:
-        ValueError: If there is no such backend.
-    """
-    parts = Parts.of(compiled, backend)
-    random = any(needs(part.compiled.rule).draws for part in parts.parts)
-    signature = documentation.signature(parts, random)
-
-    def __init__(self: RuleOptimizer, params: Any, *args: Any, **kwargs: Any) -> None:
-        RuleOptimizer.__init__(self, params, *args, **kwargs)
-
-    first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    __init__.__signature__ = inspect.Signature([first, *signature.parameters.values()])  # type: ignore[attr-defined]
-    __init__.__qualname__ = f"{qualname or compiled.name}.__init__"
-    return type(
-        compiled.name,
-        (RuleOptimizer,),
-        {
-            "__doc__": documentation.docstring(compiled, parts, random),
-            "__module__": module,
-            "__qualname__": qualname or compiled.name,
-            "__signature__": signature,
-            "__init__": __init__,
-            "_compiled": compiled,
-            "_parts": parts,
-            "_counting": any(part.keeps_numbers for part in parts.parts),
-            "_random": random,
-            "_calling": frozenset(part.kernels for part in parts.parts if needs(part.compiled.rule).calls),
-            "_asked": frozenset().union(*(needs(part.compiled.rule).calls for part in parts.parts)),
-            "_events": any(part.compiled.rule.events for part in parts.parts),
-            "_rebuild": rebuild,
-            **({"share_memory": share_memory} if parts.counterpart.early else {}),
-        },
-    )

@@ -22,10 +22,9 @@ from optlang.runtime.batches import ParameterBatch
 from optlang.runtime.device_scalars import stays_on_device
 from optlang.runtime.evaluation import Evaluation
 from optlang.runtime.kernels import LoadedVariant, VariantCache
+from optlang.runtime.parameter_names import describe
 from optlang.runtime.records import STEP, ParameterState
 from optlang.runtime.stages import Scratch
-from optlang.runtime.stored import ROUNDING as ROUNDING
-from optlang.runtime.stored import STORE as STORE
 from optlang.runtime.stored import asked, formats_of
 from optlang.runtime.tensors import address, facts_of, is_fake, local, lost, makes_fakes
 from optlang.runtime.values import Hyperparameters
@@ -583,25 +582,3 @@ def switched(group: Mapping[str, Any]) -> str | None:
 def by_rows(variant: Variant) -> bool:
     """Whether some rows of a parameter can be updated without the others."""
     return variant.elementwise
-
-
-def describe(group: Mapping[str, Any], p: torch.Tensor) -> str:
-    """Return the name of a parameter in an error: its own, or its place in the group."""
-    place = next((i for i, q in enumerate(group["params"]) if q is p), 0)
-    names = group.get("param_names")
-    return f"parameter {names[place]!r}" if names else f"parameter {place} (of shape {tuple(p.shape)})"
-
-
-def named(group: Mapping[str, Any], p: torch.Tensor) -> str:
-    """Return the name of a parameter in an error, with its shape."""
-    who = describe(group, p)
-    return who if "shape" in who else f"{who} (of shape {tuple(p.shape)})"
-
-
-def bytes_moved(optimizer: torch.optim.Optimizer) -> int:
-    """Return how many bytes the last step of an optimizer of ours had to move.
-
-    Every tensor counts once for being read, and once more if it is written.
-    """
-    plans: list[GroupPlan] = optimizer._plans  # type: ignore[attr-defined]
-    return sum(batch.bytes_moved() for plan in plans for batch in plan.batches)

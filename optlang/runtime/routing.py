@@ -83,14 +83,28 @@ class RoutedRule:
 class Parts:
     """The rules of a class, in the order in which parameters are offered to them.
 
+    Args:
+        compiled: The rule of the class.
+        parts: The rules: this one, or those that it routes to.
+        counterpart: What the class shares with one of ``torch.optim``; nothing by default.
+
     Attributes:
+        name: Name of the class.
         keys: The keys of param groups, each with its default; those without are in ``required``.
         required: Keys that the user must give.
-        counterpart: What the class shares with one of ``torch.optim``.
+        state_keys: The keys of the states that parameters have.
+        random: Whether random numbers are drawn.
+        sparse: Whether the rule is for sparse gradients.
+        has_events: Whether parameters are others while they are evaluated.
     """
 
-    def __init__(self, parts: Sequence[RoutedRule], counterpart: Counterpart | None = None) -> None:
+    def __init__(self, compiled: Compiled, parts: Sequence[RoutedRule], counterpart: Counterpart | None = None) -> None:
+        self.name, self.sparse = compiled.name, compiled.rule.sparse
         self.parts, self.counterpart = tuple(parts), counterpart or Counterpart()
+        rules = [part.compiled.rule for part in parts]
+        self.random = any(needs(rule).draws for rule in rules)
+        self.has_events = any(rule.events for rule in rules)
+        self.state_keys = [s.key for rule in rules for s in rule.states if s.scope is StateScope.TENSOR]
         self.keys = {key: hypers for part in parts for key, hypers in part.hyper.keys.items()}
         self.defaults = {key: value for part in parts for key, value in part.hyper.defaults.items()}
         self.required = [key for key in self.keys if key not in self.defaults]
@@ -100,7 +114,7 @@ class Parts:
         """Return the rules of a class: the rule itself, or those that it routes to."""
         if not compiled.routes:
             part = RoutedRule(compiled, Hyperparameters(compiled), VariantCache(compiled, backend))
-            return cls([part], Counterpart.of(compiled.rule))
+            return cls(compiled, [part], Counterpart.of(compiled.rule))
         parts: list[RoutedRule] = []
         taken: set[str] = set()
         for other, when in compiled.routes:
@@ -110,7 +124,7 @@ class Parts:
             hyper = Hyperparameters(other, renamed)
             taken |= {hyper.kept(key) for key in own}
             parts.append(RoutedRule(other, hyper, VariantCache(other, backend), when))
-        return cls(parts)
+        return cls(compiled, parts)
 
     def split(self, group: Mapping[str, Any]) -> list[list[torch.Tensor]]:
         """Return the parameters of a group by the rule they go to; what no rule takes is in no list."""

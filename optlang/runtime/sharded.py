@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, Replicate
 from optlang.artifact import Storage, Variant
 from optlang.runtime import sharded_codes as codes
 from optlang.runtime.batches import ParameterBatch
+from optlang.runtime.checkpoint import numbers_of
 from optlang.runtime.plan import GroupPlan, State
 from optlang.runtime.records import ParameterState
 from optlang.runtime.tensors import address, facts_of, form
@@ -142,7 +143,7 @@ class ShardedPlan(GroupPlan):
         self._whole[whole] = p  # for messages
         assert isinstance(p.grad, DTensor)
         g = p.grad.full_tensor()
-        held = {key: codes.whole(value) for key, value in codes.numbers_of(state.get(p, {})).items()}
+        held = {key: codes.whole(value) for key, value in numbers_of(state.get(p, {})).items()}
         self._copies.add(whole)
         record = self._bound(whole, g, {whole: held})
         record.owner = p

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from optlang.storage import Format, choice
-from optlang.storage.blocks import SCALE, Blocks
+from optlang.storage.blocks import Blocks
 from optlang.storage.coded import WHOLE, ElementIndices
 
 #: Types that process groups cannot send (gloo none of 8-bit floats, NCCL none of int16), and those that stand for them.
@@ -106,16 +106,6 @@ def decoded(codes: Any, scales: Any) -> Any:
     own = codes.to_local(), scales.to_local()
     format = choice.found(*own)
     return codes if format is None else distributed_like(format.decode(*own), codes, codes.shape)
-
-
-def numbers_of(held: Mapping[str, Any]) -> dict[str, Any]:
-    """Return states with numbers in place of codes and scales."""
-    scales = {key + SCALE for key in held}
-    return {
-        key: decoded(value, held[key + SCALE]) if key + SCALE in held else value
-        for key, value in held.items()
-        if key not in scales
-    }
 
 
 class Sent(DTensor):

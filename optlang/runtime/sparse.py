@@ -17,7 +17,8 @@ from optlang.artifact import Variant
 from optlang.inputs import ValueName
 from optlang.runtime import rng
 from optlang.runtime.batches import ParameterBatch
-from optlang.runtime.plan import GroupPlan, State, by_rows, named
+from optlang.runtime.parameter_names import named
+from optlang.runtime.plan import GroupPlan, State, by_rows
 from optlang.runtime.records import ParameterState
 from optlang.runtime.routing import RoutedRule
 from optlang.runtime.tensors import facts_of, flat, resolved

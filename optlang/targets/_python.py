@@ -30,12 +30,38 @@ def spaced(code: str) -> str:
     match last:
         case ast.Assign(targets=[ast.Tuple()], value=ast.Tuple(elts=[_, _, *_] as values)):  # several names at once
             text = f"{text.partition(' = ')[0]} = {', '.join(map(ast.unparse, values))}"
-    text = _POWER.sub(r"\1**\2", text)
+    text = _POWER.sub(r"\1**\2", _without_brackets(text))
     text = _NEGATIVE.sub(r"-(\1)", text)
     text = re.sub(r"(?<=[\[ ]):(?=int\()", ": ", text)
     text = re.sub(r"([\[ ]int\([^()]*\)):", r"\1 :", text)
     text = re.sub(r"^(\w+), = ", r"(\1,) = ", text)
     return _HELD.sub(lambda found: literal(texts[int(found[1])]), text)
+
+
+def _without_brackets(text: str) -> str:
+    """Return code without the brackets that ``ast.unparse`` puts around conditions without need."""
+    for found in reversed([*re.finditer(r"\b(?:and|or) \(", text)]):
+        depth, end = 1, found.end()
+        while depth and end < len(text):
+            depth += (text[end] == "(") - (text[end] == ")")
+            end += 1
+        inside = text[found.end() : end - 1]
+        other = f"{text[: found.end() - 1]}{inside}{text[end:]}"
+        match _parsed(inside):
+            case None | ast.Module(body=[ast.Expr(value=ast.BoolOp())]):  # `a or (b and c)` is easier to read
+                continue
+        before, after = _parsed(text), _parsed(other)
+        if before is not None and after is not None and ast.dump(before) == ast.dump(after):
+            text = other
+    return text
+
+
+def _parsed(text: str) -> ast.Module | None:
+    """Return the syntax tree of code with marks for strings; None if it is none."""
+    try:
+        return ast.parse(text.replace("\0", "_"))
+    except SyntaxError:
+        return None
 
 
 class _Texts(ast.NodeTransformer):
@@ -224,16 +250,46 @@ def _named_parts(indent: str, node: ast.Assign | ast.Return) -> list[str]:
     stem = re.sub(r"\W", "", target.partition(" ")[0]) if isinstance(node, ast.Assign) else "result"
     value: Any = node.value
     while len(f"{indent}{target}{spaced(ast.unparse(value))}") > WIDTH:
-        room = WIDTH - len(f"{indent}{stem}_part_9 = ")
-        parts = [n for n in ast.walk(value) if isinstance(n, (ast.BinOp, ast.Call)) and n is not value]
-        fitting = [n for n in parts if len(spaced(ast.unparse(n))) <= room]
-        if not fitting:  # names alone are too long
-            break
-        best = max(fitting, key=lambda n: len(ast.unparse(n)))
+        if isinstance(value, ast.IfExp):
+            return [*lines, *_chosen(indent, target, value)]
         name = f"{stem}_part_{len(lines) + 1}"
-        lines.append(f"{indent}{name} = {spaced(ast.unparse(best))}")
+        room = WIDTH - len(f"{indent}{name} = ")
+        parts = [n for n in _always_computed(value) if n is not value]
+        best = max(
+            (n for n in parts if len(spaced(ast.unparse(n))) <= room or isinstance(n, ast.IfExp)),
+            key=lambda n: len(ast.unparse(n)),
+            default=None,
+        )
+        if best is None:  # names alone are too long
+            break
+        lines += formatted(f"{indent}{name} = {ast.unparse(best)}")
         value = _Replace(best, name).visit(value)
     return [*lines, f"{indent}{target}{spaced(ast.unparse(value))}"]
+
+
+def _chosen(indent: str, target: str, value: ast.IfExp) -> list[str]:
+    """Return a choice between two formulas as a statement: only the chosen one is computed."""
+    cases = ((f"if {spaced(ast.unparse(value.test))}:", value.body), ("else:", value.orelse))
+    return [
+        line
+        for head, formula in cases
+        for line in (indent + head, *formatted(f"{indent}{INDENT}{target}{ast.unparse(formula)}"))
+    ]
+
+
+def _always_computed(value: ast.AST) -> Iterator[ast.expr]:
+    """Yield the operations and calls in a formula that are computed whatever comes of its conditions."""
+    if isinstance(value, (ast.BinOp, ast.Call, ast.IfExp)):
+        yield value
+    inner: Iterable[ast.AST] = ast.iter_child_nodes(value)
+    if isinstance(value, ast.IfExp):
+        inner = [value.test]
+    elif isinstance(value, ast.BoolOp):
+        inner = value.values[:1]
+    elif isinstance(value, (ast.Lambda, ast.ListComp, ast.GeneratorExp)):
+        inner = []
+    for node in inner:
+        yield from _always_computed(node)
 
 
 class _Replace(ast.NodeTransformer):
@@ -271,14 +327,25 @@ class Library:
         self.texts: dict[str, str] = {}
         self.parameters: set[str] = set()
         self._names: dict[str, str] = {}
+        self._parameters: dict[str, tuple[str, ...]] = {}
+
+    def parameters_of(self, name: str) -> tuple[str, ...]:
+        """Return the names of the parameters of a function that has been added."""
+        return self._parameters[name]
 
     def keep(self, function: Function) -> None:
         """Take over a helper, which is formatted and whose name is its own."""
         self.texts[function.name] = _SAME.sub(r"~torch.isnan(\1)", "\n".join(function.lines)) + "\n"
 
-    def add(self, function: Function, wanted: str) -> str:
-        """Return the name of a function, which is ``wanted`` unless it is there already or the name is taken."""
-        key = function.text("_")
+    def add(self, function: Function, wanted: str, placed: int = 0) -> str:
+        """Return the name of a function, which is ``wanted`` unless it is there already or the name is taken.
+
+        Args:
+            function: The function.
+            wanted: What it is to be called.
+            placed: How many of its arguments are passed by place, so that their names do not matter.
+        """
+        key = _likeness(function, placed)
         if key not in self._names:
             name, count = wanted, 1
             while name in self.texts:
@@ -287,7 +354,28 @@ class Library:
             self._names[key] = name
             self.texts[name] = function.text(name)
             self.parameters |= {*function.parameters}
+            self._parameters[name] = function.parameters
         return self._names[key]
+
+
+def _likeness(function: Function, placed: int) -> str:
+    """Return what functions have in common that compute the same, whatever their variables are called."""
+    (node,) = ast.parse("\n".join(function.lines)).body
+    assert isinstance(node, ast.FunctionDef)
+    stored = [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    by_name = {*function.parameters[placed:]}
+    inner = {n.name for n in ast.walk(node) if isinstance(n, ast.FunctionDef)} - {node.name}
+    variables = dict.fromkeys((*function.parameters[:placed], *(n for n in stored if n not in by_name)))
+    if inner:  # whose own variables are not told apart here
+        return function.text("_")
+    new = {old: f"_{i}" for i, old in enumerate(variables)}
+    for each in ast.walk(node):
+        if isinstance(each, ast.Name):
+            each.id = new.get(each.id, each.id)
+        elif isinstance(each, ast.arg):
+            each.arg = new.get(each.arg, each.arg)
+    node.name = "_"
+    return ast.unparse(node)
 
 
 # Tables ---------------------------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ import optlang
 from optlang import rules
 from optlang.bench import cold, peers, report, run, shapes
 from optlang.bench.plan import plans_of
+from optlang.bench.run import bytes_moved
 from optlang.diagnostics import OptlangError
-from optlang.runtime.plan import bytes_moved
 from optlang.source import Source
 
 RULE = "optimizer Plain  # reference: torch.optim.SGD\nhyper lr = 1e-3\np -= lr*g\n"

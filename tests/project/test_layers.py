@@ -15,7 +15,7 @@ ORDER = (
     *("source", "diagnostics", "codes", "cache", "storage", "identity"),
     *("functions", "syntax", "kinds", "rule", "core", "declarations", "expand", "checker"),
     *("inputs", "artifact", "ir", "codegen", "backends"),
-    *("compiler", "runtime", "classes", "rules", "chaining", "transforms", "targets", "api", "param_groups"),
+    *("compiler", "runtime", "classes", "rules", "chaining", "transforms", "targets", "api", "groups_by_name"),
     *("bench", "cli", "__main__"),
 )
 FRONT_DOOR_FROM = {"rules", "transforms", "bench", "cli"}

@@ -30,15 +30,21 @@ TEXTS = {
     ("runtime/optimizer.py", "_public"): "an attribute of the user's",
     ("targets/module/__init__.py", "assembled"): "a piece of Python",
     ("targets/module/choice.py", "chooser"): "a line of Python",
+    ("targets/module/choice.py", "_common"): "a condition as Python",
     ("targets/module/__init__.py", "only_refuses"): "a piece of Python",
     ("targets/module/forms.py", "result"): "a line of Python",
-    ("targets/module/forms.py", "with_handed"): "a line of Python",
+    ("targets/module/forms.py", "respelled"): "a line of Python",
     ("targets/module/forms.py", "_word"): "a condition as Python",
     ("targets/module/texts.py", "_docstring"): "a docstring",
     ("targets/plain.py", "_wrapped"): "a line of a docstring",
 }
 #: Files that are about nothing but text.
-FORMATTING = ("targets/_python.py", "targets/module/merge.py", "targets/module/trim.py")
+FORMATTING = (
+    "targets/_python.py",
+    "targets/module/merge.py",
+    "targets/module/trim.py",
+    "targets/module/trimmed_file.py",
+)
 
 
 def files() -> list[Path]:

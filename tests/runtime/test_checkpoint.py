@@ -256,7 +256,7 @@ def test_named_parameters_survive() -> None:
 
 def test_a_class_without_a_way_to_rebuild_it_says_so() -> None:
     from optlang.compiler import compile_source
-    from optlang.runtime.optimizer import make_class
+    from optlang.runtime.optimizer_class import make_class
     from optlang.source import Source
 
     lonely = make_class(compile_source(Source("p -= lr*g")), backend="eager", module="nowhere")

@@ -14,7 +14,7 @@ from test_switches import sealed
 from optlang.backends.loading import toolchain
 from optlang.compiler import compile_source
 from optlang.runtime import plan, stages
-from optlang.runtime.optimizer import make_class
+from optlang.runtime.optimizer_class import make_class
 from optlang.source import Source
 
 RULES = {

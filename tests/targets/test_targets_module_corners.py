@@ -6,6 +6,7 @@ import types
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scripted import reloaded
@@ -180,3 +181,60 @@ def test_what_a_hook_makes_of_a_state_dict_is_loaded() -> None:
     other.load_state_dict(optimizer.state_dict())
     assert torch.equal(other.state[a]["m"], optimizer.state[a]["m"])
     assert torch.equal(other.state[b]["m"], optimizer.state[b]["m"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "group", "arguments"),
+    [
+        ("hyper group_k = 0.5\np -= lr*g*group.k + group_k", {"k": 2.0}, {}),
+        ("p -= lr*g*group.k + group.group_k", {"k": 2.0, "group_k": 3.0}, {}),
+        ("hyper group_t = 0.5\np -= lr*g*group_t*group.t", {}, {"group_t": 0.25}),
+        ("hyper total_0 = 0.5\np -= lr*g*total_0/(1 + gnorm(g))", {}, {"total_0": 2.0}),
+        ("hyper s_new = 0.5\ngroup state s = 0\ns = s + 1\np -= lr*g*s*s_new", {}, {}),
+    ],
+)
+def test_values_of_one_name_are_told_apart(rule: str, group: dict[str, Any], arguments: dict[str, Any]) -> None:
+    """A hyperparameter is called what the file would otherwise call a key of the group, a count or a sum."""
+    one, other = (moved_group(cls, group, arguments) for cls in classes(f"{HEAD}{rule}\n"))
+    torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def moved_group(cls: Any, group: dict[str, Any], arguments: dict[str, Any]) -> torch.Tensor:
+    """Return a parameter of a group after three steps."""
+    p = torch.nn.Parameter(torch.arange(1.0, 4.0, dtype=torch.float64))
+    optimizer = cls([{"params": [p], **group}], **arguments)
+    for step in range(3):
+        p.grad = torch.full_like(p, step + 1.0)
+        optimizer.step()
+    return p.detach()
+
+
+def test_a_hyperparameter_may_be_called_compiled() -> None:
+    """It is passed by its name, as to the compiled class; the switch of the module gets another."""
+    rule = f"{HEAD}hyper compiled = 0.5\np -= lr*g*compiled\n"
+    agree(rule, (3,), compiled=0.25)
+    _, made = classes(rule)
+    assert "compiled_ (bool, optional)" in made.__doc__
+    assert made([torch.nn.Parameter(torch.zeros(1))], compiled_=True).compiled is True
+
+
+@pytest.mark.parametrize("kind", [float, torch.tensor, np.float32, np.float64, np.array])
+def test_numbers_may_be_of_numpy_or_in_tensors(kind: Any) -> None:
+    agree(f"{HEAD}hyper up = true\np -= lr*g if up else 0*g\n", (3,), lr=kind(0.25), up=True)
+    _, made = classes(f"{HEAD}hyper up = true\np -= lr*g if up else 0*g\n")
+    assert made([torch.nn.Parameter(torch.zeros(1))], lr=np.int64(1), up=np.bool_(False)).param_groups[0]["lr"] == 1
+    with pytest.raises(ValueError, match=r"lr must be a number, got "):
+        made([torch.nn.Parameter(torch.zeros(1))], lr=np.zeros(2))
+
+
+def test_complex_parameters_are_refused_where_dimensions_matter() -> None:
+    matrix = torch.nn.Parameter(torch.zeros(3, 4, dtype=torch.complex64))
+    _, rows = classes("optimizer A\nhyper lr = 0.1\np -= lr*g/(1 + mean(abs(g), dim=-1))\n")
+    with pytest.raises(ValueError, match=r"has type torch\.complex64; only real floating-point ones can be optimized"):
+        rows([matrix])
+    _, either = classes(
+        "optimizer A\nhyper lr = 0.1\nif ndim > 1: p -= lr*g/(1 + mean(abs(g), dim=-1))\nelse: p -= lr*g\n"
+    )
+    with pytest.raises(ValueError, match="is complex, and the rule looks at dimensions"):
+        either([matrix])
+    either([torch.nn.Parameter(torch.zeros(3, dtype=torch.complex64))])

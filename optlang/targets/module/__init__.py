@@ -21,7 +21,7 @@ from optlang.codegen.naming import python_name
 from optlang.core.needs import needs
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.identity import Count, DimensionSize
-from optlang.inputs import Progress, ValueName
+from optlang.inputs import Loss, Progress, ValueName
 from optlang.rule import Hyper, HyperType, Range, Values
 from optlang.syntax.quoting import docstring, literal
 from optlang.syntax.tree import StateScope
@@ -30,7 +30,7 @@ from optlang.targets._python import INDENT, Library, pretty, spread
 from optlang.targets._questions import Explorer, Unspoken, open_ways
 from optlang.targets.module import texts
 from optlang.targets.module.choice import chooser
-from optlang.targets.module.forms import Form, Forms, listing, mapping
+from optlang.targets.module.forms import Form, Forms, constant, listing, mapping, pieces
 from optlang.targets.module.trim import OPTIMIZER, ModuleNeeds, flags, trimmed
 
 SUFFIX = ".py"
@@ -118,6 +118,7 @@ class _File:
             "FORMS": True,
             "CHOOSES": True,
             "COUNTS": any(counted),
+            "HELD": all(v.counts_steps or v.slots for v in variants),
             "COUNTS_DIFFER": any(counted) and not all(counted),
             "TIME": any(counted) or "t" in self.forms.read,
             "FIRST": "first" in self.forms.read,
@@ -125,11 +126,16 @@ class _File:
             "DRAWS": needs(rule).draws,
             "ALONE": any(stage.alone for v in variants for stage in v.schedule.stages),
             "ASKED": bool(needs(rule).calls),
+            "COMPLEX": not all(form.fields.get("real") for form in self.constants),
             "LOSS": Progress.LOSS in self.forms.read,
+            "LOSS_AT_POINTS": any(isinstance(name, Loss) for name in self.forms.read),
             "COUNTS_GROUP": any(v.counts_group for v in variants),
             "FACTS": bool(self.facts()),
+            "START_READS": any(len(self.library.parameters_of(form.texts()["start"])) > 2 for form in self.constants),
             "IEEE": bool(self.common) or self.forms.reads_late or self.raises(),
         }
+        said |= texts.hyper_features(self.order)
+        said["ARRIVES"] = said["LOSS"] or "LATE" in found or any(s.scope is StateScope.SHARED for s in self.common)
         self.features = found | {name for name, holds in said.items() if holds}
 
     @property
@@ -188,6 +194,10 @@ class _File:
         known["REFUSES"] = "raise " in "".join(self.choosers)
         known |= {f"{owner}.{key}": True for owner in ("form", "self.form") for key in common}
         replaced = {f"form_on_{e}": "None" for e in ("train", "eval") if e not in self.rule.events}
+        replaced |= {
+            "GROUP_TIME": literal(self.forms.spelled(Count.GROUP)),
+            "LOSS_NOW": literal(self.forms.spelled(Progress.LOSS)),
+        }
         replaced |= {} if "IEEE" in self.features else {"computed": "call"}
         if "states" in common:
             tables |= texts.tables(("STATES", "Keys of the states of a tensor, by name", common["states"]))
@@ -199,6 +209,8 @@ class _File:
         replaced |= {"form.states": "keys"} if only_states else {}
         given = ("form_of", "keys_of", "form_on_train", "form_on_eval", *GIVEN)
         left = trimmed(ModuleNeeds(compiled.name, known, replaced, names, given, self.records(only_states)))
+        own_tables = texts.hyper_tables(self.order, self.forms.spelled, left.columns.get("HYPERPARAMETERS"))
+        tables["HYPERPARAMETERS"] = own_tables["HYPERPARAMETERS"]
         constants = self.form_texts(left.fields, common, only_states)
         body = [*tables.values(), *left.pieces.values(), *self.given(), *self.library.texts.values()]
         body += [*constants, *self.choosers]
@@ -232,15 +244,20 @@ class _File:
         """Return the constants of the forms, and of the stages that they have in common."""
         found = []
         if "paths" in common:
-            paths = self.constants[0].stages(kept)
+            paths = self.constants[0].stages({})
             text = listing(paths) if "PATHS" in self.features else paths[0]
-            found.append(pretty(f"{NAMED['paths']} = {text}"))
+            found.append(constant(NAMED["paths"], text, kept))
         if "shared" in common:
             found.append(pretty(f"{NAMED['shared']} = {common['shared']}"))
         if only_states:
             found += dict.fromkeys(pretty(f"{form.name} = {form.texts()['states']}") for form in self.constants)
         elif "FORMS" in self.features:
-            found += dict.fromkeys(form.text(kept) for form in self.constants)
+            forms = {form.name: form for form in self.constants}.values()
+            stages = [text for form in forms for path in form.stages({}) for text in pieces(path)]
+            several = dict.fromkeys(text for text in stages if stages.count(text) > 1)
+            names = {text: f"STAGE_{i}" for i, text in enumerate(several, 1)}
+            found += [constant(name, text, kept) for text, name in names.items()]
+            found += [form.text(kept, names) for form in forms]
         return found
 
     def only_refuses(self) -> bool:
@@ -273,7 +290,7 @@ class _File:
         shared = [literal(s.key) for s in self.common if s.scope is StateScope.SHARED]
         kept = ((python_name(s.name), literal(s.key)) for s in self.common)
         totals = [literal(n) for n in sorted(self.forms.totals)]
-        return texts.hyper_tables(self.order) | texts.tables(
+        return texts.hyper_tables(self.order, self.forms.spelled) | texts.tables(
             ("KEPT", "Keys of the states that param groups keep, by name", mapping(kept) if self.common else ""),
             ("SHARED", "Those of them that are one for all groups", listing(shared) if shared else ""),
             ("TOTALS", "Sums over all parameters", listing(totals) if totals else ""),

@@ -10,8 +10,9 @@ from enum import Enum
 from optlang.rule import Value
 from optlang.syntax.quoting import docstring, literal
 from optlang.targets._python import INDENT, formatted, spaced
-from optlang.targets._questions import DIMENSIONS
+from optlang.targets._questions import DIMENSIONS, Trace
 from optlang.targets.module.forms import Form
+from optlang.targets.module.implied import Known, negated, simplified
 
 
 class Whatever(Enum):
@@ -32,7 +33,11 @@ def chooser(name: str, what: str, forms: Sequence[Form], requirements: Sequence[
     body: list[str] = []
     for condition, message in requirements:
         body += [f"if not ({condition}):", f"{INDENT}raise ValueError({literal(message)})"]
-    body += branches(list(forms), 0)
+    common = _common(forms)
+    for question, answer in common.items():
+        body += _either(question, {answer: []}) if isinstance(answer, bool) else _refusal(question, [answer])
+    leading = [(form, tuple(pair for pair in form.way.trace if pair[0] not in common)) for form in forms]
+    body = _simplified([*body, *branches(leading, 0)])
     read: dict[str, None] = {}
     for line in body:
         code = line.strip()
@@ -44,15 +49,39 @@ def chooser(name: str, what: str, forms: Sequence[Form], requirements: Sequence[
     return "\n".join(out for line in lines for out in formatted(line)) + "\n"
 
 
-def branches(forms: list[Form], place: int) -> list[str]:
-    """Return the lines that choose between forms whose first questions have been answered alike."""
-    if len({f.name for f in forms}) == 1 and all(len(f.way.trace) <= place for f in forms):
-        return [f"return {forms[0].name}"]
-    question = next(f.way.trace[place][0] for f in forms if len(f.way.trace) > place)
-    answers: dict[Value | Whatever, list[Form]] = {}
-    for form in forms:
-        answer = form.way.trace[place][1] if len(form.way.trace) > place else Whatever.ANY
-        answers.setdefault(Whatever.ANY if question == DIMENSIONS and answer is None else answer, []).append(form)
+def _simplified(lines: Sequence[str]) -> list[str]:
+    """Return the lines of a function without checks that cannot fail."""
+    tree = ast.parse("\n".join(lines))
+    tree.body = simplified(tree.body, Known())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.UnaryOp) and isinstance(node.test.op, ast.Not):
+            node.test = negated(node.test.operand)
+    return ast.unparse(ast.fix_missing_locations(tree)).split("\n")
+
+
+def _common(forms: Sequence[Form]) -> dict[str, Value]:
+    """Return the options that all forms have in common, with their values: any other is refused first."""
+    traces = [dict(form.way.trace) for form in forms]
+    shared = set.intersection(*({*trace.items()} for trace in traces))
+    asked = [pair for pair in forms[0].way.trace if pair in shared]
+    return {q: answer for q, answer in asked if q != DIMENSIONS and q.removesuffix(" is None").isidentifier()}
+
+
+def branches(forms: list[tuple[Form, Trace]], place: int) -> list[str]:
+    """Return the lines that choose between forms whose first questions have been answered alike.
+
+    Args:
+        forms: The forms, each with the questions that lead to it.
+        place: How many of the questions have been answered.
+    """
+    if len({form.name for form, _ in forms}) == 1 and all(len(trace) <= place for _, trace in forms):
+        return [f"return {forms[0][0].name}"]
+    question = next(trace[place][0] for _, trace in forms if len(trace) > place)
+    answers: dict[Value | Whatever, list[tuple[Form, Trace]]] = {}
+    for form, trace in forms:
+        answer = trace[place][1] if len(trace) > place else Whatever.ANY
+        known = Whatever.ANY if question == DIMENSIONS and answer is None else answer
+        answers.setdefault(known, []).append((form, trace))
     inside = {answer: branches(those, place + 1) for answer, those in answers.items()}
     if len(set(map(tuple, inside.values()))) == 1 and set(inside) == {False, True}:
         return inside[True]
@@ -62,17 +91,22 @@ def branches(forms: list[Form], place: int) -> list[str]:
         return inside[Whatever.ANY]
     if all(isinstance(answer, bool) for answer in answers):
         return _either(question, definite)
-    refusing = f"{INDENT}raise ValueError({literal(_only(question, list(definite)))})"
-    if equal and len(definite) > 1:
-        every = ", ".join(map(_value, definite))
-        return [f"if {question} not in ({every}):", refusing, *next(iter(definite.values()))]
+    if Whatever.ANY not in inside and equal:
+        return [*_refusal(question, list(definite)), *next(iter(definite.values()))]
     lines: list[str] = []
     for answer, block in definite.items():
         same = "is None" if answer is None else f"== {_value(answer)}"
         lines += [f"if {question} {same}:", *(INDENT + line for line in block)]
     if Whatever.ANY in inside:
         return [*lines, *inside[Whatever.ANY]]
-    return [*lines, refusing.strip()]
+    return [*lines, _refusal(question, list(definite))[1].strip()]
+
+
+def _refusal(question: str, answers: Sequence[Value]) -> list[str]:
+    """Return the lines that refuse values of a question that the file was not made for."""
+    every = ", ".join(map(_value, answers))
+    test = f"not in ({every})" if len(answers) > 1 else "is not None" if answers[0] is None else f"!= {every}"
+    return [f"if {question} {test}:", f"{INDENT}raise ValueError({literal(_only(question, answers))})"]
 
 
 def _either(question: str, inside: dict[Value, list[str]]) -> list[str]:

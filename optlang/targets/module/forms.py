@@ -33,6 +33,7 @@ from optlang.rule import HyperType
 from optlang.syntax.quoting import docstring, literal
 from optlang.targets._python import INDENT, Function, Library, functions, pretty, with_loops
 from optlang.targets._questions import DIMENSIONS, Trace, Way
+from optlang.targets.module.implied import Known
 from optlang.targets.module.merge import Unmergeable, alike
 from optlang.targets.module.pairs import Half, Pairs, tidy
 
@@ -92,14 +93,24 @@ class Form:
         """Return its fields as Python, but for the stages."""
         return _texts(self.fields)
 
-    def text(self, kept: Mapping[str, Collection[str]]) -> str:
-        """Return the constant, of those fields of its records that something reads."""
-        paths = {"paths": listing(self.stages(kept))} if self.paths else {}
-        return pretty(f"{self.name} = Form({_arguments(self.texts() | paths, kept['Form'])})")
+    def text(self, kept: Mapping[str, Collection[str]], named: Mapping[str, str]) -> str:
+        """Return the constant, of those fields of its records that something reads; ``named`` are stages with names."""
+        paths = {"paths": listing(self.stages(named))} if self.paths else {}
+        return constant(self.name, f"Form({_arguments(self.texts() | paths)})", kept)
 
-    def stages(self, kept: Mapping[str, Collection[str]]) -> list[str]:
-        """Return the stages of each path, as Python."""
-        return [listing(f"Stage({_arguments(_texts(stage), kept['Stage'])})" for stage in path) for path in self.paths]
+    def stages(self, named: Mapping[str, str]) -> list[str]:
+        """Return the stages of each path, as Python; some have names."""
+        found = [[f"Stage({_arguments(_texts(stage))})" for stage in path] for path in self.paths]
+        return [listing(named.get(text, text) for text in path) for path in found]
+
+
+def constant(name: str, code: str, kept: Mapping[str, Collection[str]]) -> str:
+    """Return a constant of records, with those of their fields that something reads."""
+    tree = ast.parse(f"{name} = {code}")
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kept:
+            node.keywords = [k for k in node.keywords if k.arg in kept[node.func.id]]
+    return pretty(ast.unparse(tree))
 
 
 def _names(form: Form) -> str:
@@ -121,8 +132,8 @@ def _texts(fields: Fields) -> dict[str, str]:
     return found | {key: listing(values) for key, values in several.items()}
 
 
-def _arguments(texts: Mapping[str, str], kept: Collection[str]) -> str:
-    return ", ".join(f"{key}={text}" for key, text in texts.items() if key in kept)
+def _arguments(texts: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}={text}" for key, text in texts.items())
 
 
 def _structure(form: Form) -> Any:
@@ -146,10 +157,14 @@ class Forms:
     def __init__(self, compiled: CompiledRule, library: Library, prefix: str = "") -> None:
         self.compiled, self.library, self.prefix = compiled, library, prefix
         self.spelling: dict[ValueName, str] = {}
+        self.read: set[ValueName] = set()  # the runtime's names of all values that functions take
+        self.named = {python_name(h.name) for h in compiled.rule.hypers}
+        self.named |= {python_name(s.name) for s in compiled.rule.states}
         self.features: set[str] = set()
         self.totals: set[str] = set()
         self.optional = {python_name(h.name) for h in compiled.rule.hypers if h.type is not HyperType.NUMBER}
         self.handed: dict[ValueName, str] = {}  # names of what the stages of a form hand on
+        self.turn = 0  # which of the stages of a path is written
         self.pointed = False  # whether some stage says where the closure is to be called
         self.hosts: list[tuple[Function, tuple[ValueName, ...]]] = []  # host functions, with the runtime's names
 
@@ -214,7 +229,8 @@ class Forms:
         for owners, pending, united, tensors in found:
             for key, those in pending.items():
                 first = min(those, key=lambda one: len(one.suffix))
-                name = self.library.add(united[key], "_".join(filter(None, (first.kind, first.suffix))))
+                placed = len(tensors) + first.packed if key == "update" else 2 if key == "start" else 0
+                name = self.library.add(united[key], "_".join(filter(None, (first.kind, first.suffix))), placed)
                 for owner in owners:
                     owner[key] = first.within.replace("{}", name)
                     if key == "update":
@@ -271,11 +287,12 @@ class Forms:
         if variant.group_slots:
             self.features.add("GROUPED")
             fields["group"] = self.add(own["group"], "group_states", suffix, variant.group_arguments)
-            fields["changed"] = listing(literal(python_name(s.name)) for s in variant.group_slots)
+            pairs = ((python_name(s.name), self.spelled(s.new)) for s in variant.group_slots)
+            fields["changed"] = listing(listing(map(literal, pair)) for pair in pairs)
         if not variant.layout.flat or variant.schedule.matrices:
             self.features.add("REAL")
             fields["real"] = "True"
-        if variant.min_ndim:
+        if variant.min_ndim and not Known.of(form.way.trace).truth(_condition(f"ndim >= {variant.min_ndim}")):
             self.features.add("LEAST")
             fields["least"] = str(variant.min_ndim)
 
@@ -321,10 +338,11 @@ class Forms:
     def stages(self, variant: Variant, own: Mapping[str, Function], suffix: str) -> tuple[list[list[Fields]], Fields]:
         """Return the stages of the paths of a step, and further fields."""
         schedule = variant.schedule
-        paths = [
-            [self.one(one, suffix if len(path) == 1 else f"{suffix}_{k}".strip("_")) for k, one in enumerate(path, 1)]
-            for path in schedule.paths
-        ]
+        paths: list[list[Fields]] = []
+        for path in schedule.paths:
+            paths.append([])
+            for self.turn, stage in enumerate(path, 1):
+                paths[-1].append(self.one(stage, suffix if len(path) == 1 else f"{suffix}_{self.turn}".strip("_")))
         fields: Fields = {}
         if len(schedule.paths) > 1:
             self.features.add("PATHS")
@@ -371,8 +389,8 @@ class Forms:
     def called(self, name: ValueName) -> str:
         """Return what a tensor is called in the file: what one stage hands to another by its place among these."""
         if isinstance(name, Handed):
-            return self.handed.setdefault(name, f"handed{len(self.handed) + 1}")
-        return python_name(name)
+            return self.handed.setdefault(name, python_name(f"handed{self.turn}", {*self.handed.values()}))
+        return self.spelled(name)
 
     def with_handed(self, update: Function, kernel: Kernel) -> Function:
         """Return a function of tensors in which what is handed on has its name in the file."""
@@ -385,27 +403,22 @@ class Forms:
                 new[parameter] = f"{self.called(name)}_mem"
                 loaded = re.search(rf"^ +(\w+) = {parameter}\.to\(", text, re.MULTILINE)
                 new |= {loaded[1]: self.called(name)} if loaded else {}
-        if update.calls & set(new.values()) or not new:
-            return update
-        pattern = re.compile(rf"(?<![\w.])(?:{'|'.join(new)})(?!\w)")
-        return Function(
-            [x if x.lstrip().startswith("#") else pattern.sub(lambda m: new[m[0]], x) for x in update.lines]
-        )
+        return update if update.calls & set(new.values()) else respelled(update, new)
 
     def waits(self, one: Stage) -> Fields:
         """Return the fields of a stage that are about what comes from elsewhere."""
         fields: Fields = {}
         if one.needs:
             self.features.add("LATE")
-            fields["needs"] = listing(literal(self.late(n)) for n in one.needs)
+            fields["needs"] = listing(literal(self.spelled(n)) for n in one.needs)
         if one.totals:
             self.features |= {"LATE"}
-            self.totals |= {python_name(n) for n in one.totals}
-            fields["totals"] = listing(literal(python_name(n)) for n in one.totals)
+            self.totals |= {self.spelled(n) for n in one.totals}
+            fields["totals"] = listing(literal(self.spelled(n)) for n in one.totals)
         if one.draws:
             self.features.add("DRAWS")
             fields["draws"] = listing(
-                f"({literal(python_name(d.name))}, {literal(d.kind)}, {d.seed})" for d in one.draws
+                f"({literal(self.called(d.name))}, {literal(d.kind)}, {d.seed})" for d in one.draws
             )
         if one.points:
             self.features |= {"POINTS", "LATE"}
@@ -416,19 +429,19 @@ class Forms:
 
     def point(self, asked: Asked) -> str:
         """Return what the closure is called for, with the names of what comes of it, as Python."""
-        names: tuple[ValueName, ...]
+        names: dict[str, ValueName]
         match asked:
             case EvaluationPoint(site):
                 self.features.add("AT_POINTS")
-                kind, names = "Point", (asked, Gradient(site), Loss(site))
+                kind, names = "Point", {"at": asked, "gradient": Gradient(site), "loss": Loss(site)}
             case Direction(site):
                 self.features.add("CURVED")
-                kind, names = "Direction", (asked, HessianProduct(site))
+                kind, names = "Direction", {"along": asked, "product": HessianProduct(site)}
             case SearchDirection():
                 raise AssertionError("rules that search along a line have been refused")
             case _:
                 assert_never(asked)
-        return f"{kind}({', '.join(literal(python_name(n)) for n in names)})"
+        return f"{kind}({', '.join(f'{field}={literal(self.spelled(name))}' for field, name in names.items())})"
 
     def place(self, slot: StageTensor) -> str:
         """Return the place of what a stage leaves for another, as Python."""
@@ -436,10 +449,6 @@ class Forms:
             self.features.add("REDUCES")
             return listing(map(str, slot.dims))
         return literal(slot.storage.value)
-
-    def late(self, name: ValueName) -> str:
-        """Return what a value that arrives late is called in the file."""
-        return self.spelled(name) if isinstance(name, New) else python_name(name)
 
     # Functions ----------------------------------------------------------------------------------------------
 
@@ -451,10 +460,9 @@ class Forms:
 
     def add(self, function: Function, kind: str, suffix: str, names: Sequence[ValueName]) -> Pending:
         """Note a function; ``names`` are the runtime's names of its parameters."""
-        for name, parameter in zip(names, function.parameters, strict=False):
-            if name not in ("p", "g"):
-                known = self.spelling.setdefault(name, parameter)
-                assert known == parameter, f"{name} is {known} and {parameter}"
+        pairs = [(n, p) for n, p in zip(names, function.parameters, strict=False) if n not in ("p", "g")]
+        self.read |= {name for name, _ in pairs}
+        function = respelled(function, {parameter: self.spelled(name) for name, parameter in pairs})
         if names and kind != "start":
             self.hosts.append((function, tuple(names)))
         return Pending(function, kind, suffix)
@@ -468,21 +476,18 @@ class Forms:
         return self.add(part, kind, suffix, read)
 
     def spelled(self, name: ValueName) -> str:
-        """Return what a value of the runtime's is called in the file."""
+        """Return what a value is called in the file: different ones differently, whatever function takes them."""
         if name not in self.spelling:
-            self.spelling[name] = python_name(f"{name.state}_new" if isinstance(name, New) else name)
+            wanted = f"{name.state}_new" if isinstance(name, New) else name
+            taken = () if isinstance(name, str) else {*self.named, *self.spelling.values()}
+            self.spelling[name] = python_name(wanted, taken)
         return self.spelling[name]
-
-    @property
-    def read(self) -> set[ValueName]:
-        """The runtime's names of all values that functions take."""
-        return set(self.spelling)
 
     @property
     def reads_late(self) -> bool:
         """Whether some number is computed from what is not known when a rule is written: sums, losses, states."""
         kept = {s.name for s in self.compiled.rule.states}
-        return any(isinstance(n, LateNumber | New) or n in kept for n in self.spelling)
+        return any(isinstance(n, LateNumber | New) or n in kept for n in self.read)
 
 
 def result(function: Function, place: int, empty: bool = False) -> Function:
@@ -504,6 +509,24 @@ def result(function: Function, place: int, empty: bool = False) -> Function:
     return Function([head, INDENT + docstring(f"{said}, in float64."), *reversed(kept), f"{INDENT}return {chosen}"])
 
 
+def _condition(text: str) -> ast.expr:
+    return ast.parse(text, mode="eval").body
+
+
+def respelled(function: Function, new: Mapping[str, str]) -> Function:
+    """Return a function with other names; a variable that has one of them makes way."""
+    new = {old: name for old, name in new.items() if old != name}
+    if not new:
+        return function
+    used = {*function.calls, *function.parameters}
+    for name in (used & set(new.values())) - set(new):
+        new[name] = python_name(name, {*used, *new.values()})
+    pattern = re.compile(rf"(?<![\w.])(?:{'|'.join(new)})(?!\w)")
+    return Function(
+        [x if x.lstrip().startswith(("#", '"""')) else pattern.sub(lambda m: new[m[0]], x) for x in function.lines]
+    )
+
+
 def _view(layout: View) -> str:
     return "()" if layout.exact else f"({layout.front}, {layout.back})"
 
@@ -515,6 +538,13 @@ def listing(items: Iterable[str]) -> str:
     """Return a tuple of pieces of Python."""
     parts = list(items)
     return f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})"
+
+
+def pieces(code: str) -> list[str]:
+    """Return what is in a tuple, as :func:`listing` has been given it."""
+    node = ast.parse(code, mode="eval").body
+    assert isinstance(node, ast.Tuple)
+    return [ast.get_source_segment(code, item) or "" for item in node.elts]
 
 
 def mapping(items: Iterable[tuple[str, str]]) -> str:

@@ -2,7 +2,8 @@
 
 Each variant's function is a list of statements. What they have in common stays once; what they differ in stands under
 the questions that lead to the variants. For the answers of a variant, the function runs the variant's own statements in
-their order, so nothing about the results changes.
+their order, but for assignments that stand before a branch instead of after it where that makes two branches one; so
+nothing about the results changes.
 """
 
 from __future__ import annotations
@@ -150,7 +151,56 @@ def combined(question: str, blocks: Mapping[Value, Block]) -> Block:
         else:
             differing.append((item, those))
     branch()
-    return tuple(items)
+    return _gathered(question, items)
+
+
+def _gathered(question: str, items: Sequence[Item]) -> Block:
+    """Return a block in which branches of a question are one if what stands between them can stand before them."""
+    found: list[Item] = []
+    for item in items:
+        place = next((i for i in range(len(found) - 1, -1, -1) if isinstance(found[i], Branch)), None)
+        before = None if place is None else found[place]
+        if (
+            place is not None
+            and isinstance(item, Branch)
+            and isinstance(before, Branch)
+            and item.question == before.question == question
+            and [answer for answer, _ in item.cases] == [answer for answer, _ in before.cases]
+            and all(_may_precede(unit, before) for unit in found[place + 1 :])
+        ):
+            pairs = zip(before.cases, item.cases, strict=True)
+            found[place:] = [*found[place + 1 :], Branch(question, tuple((a, (*x, *y)) for (a, x), (_, y) in pairs))]
+        else:
+            found.append(item)
+    return tuple(found)
+
+
+def _may_precede(unit: Item, branch: Branch) -> bool:
+    """Whether a statement does the same if it stands before a branch: both only assign variables, and not the same."""
+    if not isinstance(unit, Unit) or unit.comments or not _only_assigns(unit):
+        return False
+    inside = list(_units_of(branch))
+    if not all(_only_assigns(each) for each in inside):
+        return False
+    code = "\n".join(each.text for each in inside)
+    return not (stored(unit.text) & names(code) or names(unit.text) & stored(code))
+
+
+def _only_assigns(unit: Unit) -> bool:
+    """Whether a statement gives a variable a value, and changes nothing else."""
+    match ast.parse(unit.text).body:
+        case [ast.Assign(targets=[ast.Name()], value=value)]:
+            calls = [n.func for n in ast.walk(value) if isinstance(n, ast.Call)]
+            return not any(isinstance(f, ast.Attribute) and f.attr.endswith("_") for f in calls)
+        case _:
+            return False
+
+
+def _units_of(branch: Branch) -> Iterator[Unit]:
+    """Yield the statements of a branch."""
+    for _, block in branch.cases:
+        for item in block:
+            yield from [item] if isinstance(item, Unit) else _units_of(item)
 
 
 def _aligned(
@@ -258,6 +308,33 @@ def _chosen(chain: Sequence[tuple[str, Block]]) -> str:
             return ""
 
 
+def or_else(block: Block, absent: Collection[str]) -> Block:
+    """Return a block in which variables that are 0 unless one branch computes them get their value in one statement."""
+    assigned = [name for item in block for name in _assigned(item)]
+    found: list[Item] = []
+    for item in block:
+        chain = _chain(item) if isinstance(item, Branch) else []
+        match chain:
+            case [(test, (Unit(text=text),))]:
+                (node,) = ast.parse(text).body
+            case _:
+                found.append(item)
+                continue
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if (
+                name in absent and assigned.count(name) == 1 and not isinstance(value, ast.IfExp)
+            ):
+                found.append(Unit(f"{name} = {ast.unparse(value)} if {test} else 0.0"))
+            case _:
+                found.append(item)
+    return tuple(found)
+
+
+def _assigned(item: Item) -> list[str]:
+    """Return the names that a statement or a branch assigns, once for each time."""
+    return [name for unit in ([item] if isinstance(item, Unit) else _units_of(item)) for name in stored(unit.text)]
+
+
 def _chain(item: Branch) -> list[tuple[str, Block]]:
     """Return the conditions of a branch with what is done under each; what is done otherwise has no condition."""
     groups = item.groups()
@@ -274,19 +351,26 @@ def _chain(item: Branch) -> list[tuple[str, Block]]:
         test = condition(item.question, answers, every)
         inner = _chain(only) if isinstance(only, Branch) and len(groups) == 1 else []
         if len(inner) == 1:
-            test, block = f"{_operand(test)} and {_operand(inner[0][0])}", inner[0][1]
+            test, block = _joined("and", [test, inner[0][0]]), inner[0][1]
         found.append((test, block))
     merged: list[tuple[str, Block]] = []
     for test, block in found:
         if merged and merged[-1][1] == block and test:
-            merged[-1] = f"{merged[-1][0]} or {test}", block
+            merged[-1] = _joined("or", [merged[-1][0], test]), block
         else:
             merged.append((test, block))
     return merged
 
 
-def _operand(test: str) -> str:
-    return f"({test})" if isinstance(ast.parse(test, mode="eval").body, ast.IfExp | ast.BoolOp | ast.Lambda) else test
+def _joined(word: str, tests: Sequence[str]) -> str:
+    """Return conditions joined by ``and`` or ``or``, each in brackets if it would be read otherwise without."""
+    found = []
+    for test in tests:
+        node = ast.parse(test, mode="eval").body
+        loose = isinstance(node, ast.IfExp | ast.Lambda)
+        loose = loose or (word == "and" and isinstance(node, ast.BoolOp) and isinstance(node.op, ast.Or))
+        found.append(f"({test})" if loose else test)
+    return f" {word} ".join(found)
 
 
 def _rest(question: str, answers: Collection[Value]) -> bool:
@@ -448,7 +532,7 @@ def alike(traces: Sequence[Trace], functions: Sequence[Function]) -> Function:
     bodies = [units(function.lines[2:]) for function in functions]
     if any(body[-1] != bodies[0][-1] for body in bodies) and bodies[0][-1].text.startswith("return {"):
         bodies = [_filled(body) for body in bodies]
-    block = merged(traces, bodies)
+    block = _with_entries(merged(traces, bodies))
     parameters = list(dict.fromkeys(p for function in functions for p in function.parameters))
     parameters += sorted(asked(block) - set(parameters))
     local = {name for body in bodies for unit in body for name in stored(unit.text)}
@@ -460,6 +544,25 @@ def alike(traces: Sequence[Trace], functions: Sequence[Function]) -> Function:
 def stored(code: str) -> set[str]:
     """Return the names that a piece of code assigns."""
     return {n.id for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
+def _with_entries(block: Block) -> Block:
+    """Return a block in which a dict begins with the entries that are written to it right away."""
+    found: list[Item] = []
+    for item in block:
+        match [ast.parse(one.text).body[0] for one in (*found[-1:], item) if isinstance(one, Unit)]:
+            case [
+                ast.Assign(targets=[ast.Name(id=name)], value=ast.Dict(keys=keys, values=values)),
+                ast.Assign(targets=[ast.Subscript(value=ast.Name(id=written), slice=key)], value=value),
+            ] if (
+                name == written == "initial"
+                and len(text := f"{INDENT}{name} = {spaced(ast.unparse(ast.Dict([*keys, key], [*values, value])))}")
+                <= WIDTH
+            ):
+                found[-1] = Unit(text.strip())
+            case _:
+                found.append(item)
+    return tuple(found)
 
 
 def _filled(body: Sequence[Unit]) -> list[Unit]:

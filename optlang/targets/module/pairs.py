@@ -15,7 +15,19 @@ from itertools import combinations
 
 from optlang.targets._python import INDENT, Function
 from optlang.targets._questions import Trace
-from optlang.targets.module.merge import Block, Unit, Unmergeable, lines, merged, names, renamed, stored, tidied, units
+from optlang.targets.module.merge import (
+    Block,
+    Unit,
+    Unmergeable,
+    lines,
+    merged,
+    names,
+    or_else,
+    renamed,
+    stored,
+    tidied,
+    units,
+)
 from optlang.targets.module.merge import asked as asked_in
 
 _SYMBOL = re.compile(r"\b_symbol\d+\b")
@@ -202,7 +214,6 @@ class Pairs:
         return found
 
     def _host(self, block: Block, order: Sequence[str], spelling: Mapping[str, str]) -> Function:
-        body = list(lines(block))
         returned, absent = [], []
         for symbol in order:
             texts = {half.coefficients[symbol] for half in self.halves if symbol in half.coefficients}
@@ -217,6 +228,10 @@ class Pairs:
             elif not everywhere:
                 absent.append(symbol)
             returned.append(text)
+        chosen = or_else(block, absent)
+        body = list(lines(chosen))
+        given = {name for item in chosen if isinstance(item, Unit) for name in stored(item.text)}
+        absent = [symbol for symbol in absent if symbol not in given]
         if absent:
             body.insert(0, f"{INDENT}{' = '.join(absent)} = 0.0")
         if not returned and self.packed:

@@ -3,6 +3,10 @@
 A file takes from here what its rule needs (see :mod:`optlang.targets.module.trim`): the names in capitals at the top
 are put in as constants, branches that they close go, and so does what is not used then. The rule that stands here for
 others is gradient descent.
+
+It is longer than other files here because files are taken from one: what a rule needs of it is about a third. Some of
+it does what :mod:`optlang.runtime` does for compiled classes (``Evaluation`` what ``optlang/runtime/evaluation.py``
+does, ``mixed`` what ``rng.py`` does): files are used without this package, so they cannot import that.
 """
 
 import functools
@@ -18,6 +22,10 @@ from torch import Tensor
 
 #: Its name.
 NAME = "Descent"
+#: Whether some hyperparameters have other keys than their names, some have a range, and some may be None.
+KEYS_DIFFER: bool = False
+RANGES: bool = True
+OPTIONAL: bool = False
 #: Whether a step of one tensor is more than one function.
 STAGED: bool = False
 #: Whether there are several forms of the rule, and whether options or shapes choose one or are refused.
@@ -35,9 +43,10 @@ SCALARS: bool = False
 MATRICES: bool = False
 #: Whether what is done to a matrix depends on its own values.
 ALONE: bool = False
-#: Whether tensors of few dimensions are refused, and complex ones.
+#: Whether tensors of few dimensions are refused, and complex ones by some forms; whether any form takes complex ones.
 LEAST: bool = False
 REAL: bool = False
+COMPLEX: bool = True
 #: Whether it reads facts about a tensor, which update it is, and whether that is the first.
 FACTS: bool = False
 TIME: bool = False
@@ -45,20 +54,26 @@ FIRST: bool = False
 #: Whether updates are counted, and whether that depends on the form.
 COUNTS: bool = False
 COUNTS_DIFFER: bool = False
-#: Whether the states that exist depend on the form.
+#: Whether every tensor has some state after a step, whether which depends on the form, and whether what it begins with
+#: depends on numbers.
+HELD: bool = False
 STATES_DIFFER: bool = False
+START_READS: bool = False
 #: Whether some states are numbers on the host, and whether what they become depends on the path of a step.
 HOSTED: bool = False
 HOSTED_BY_PATH: bool = False
 #: Whether param groups count steps, and whether they have states.
 COUNTS_GROUP: bool = False
 GROUPED: bool = False
-#: Whether a step has several paths, and waits for values that arrive while it runs.
+#: Whether a step has several paths, whether values arrive while it runs, and whether it waits for some.
 PATHS: bool = False
+ARRIVES: bool = False
 LATE: bool = False
-#: Whether the closure is called again, and whether that is at other points or for products with the Hessian.
+#: Whether the closure is called again, whether its loss is read, where it starts or at other points, and whether it is
+#: called at other points or for products with the Hessian.
 ASKED: bool = False
 LOSS: bool = False
+LOSS_AT_POINTS: bool = False
 POINTS: bool = False
 AT_POINTS: bool = False
 CURVED: bool = False
@@ -69,6 +84,9 @@ SIZED: bool = False
 REDUCES: bool = False
 #: Whether there are parameters to evaluate with.
 EVENTS: bool = False
+#: What the step count of a param group and the loss are called among the values that functions take.
+GROUP_TIME = "group_t"
+LOSS_NOW = "loss_now"
 
 # The rule --------------------------------------------------------------------------------------------------------
 
@@ -76,7 +94,7 @@ HYPERPARAMETERS: tuple[tuple[Any, ...], ...] = (("lr", "lr", None, "a number", "
 KINDS: dict[str, Callable[[Any], bool]] = {"a number": lambda x: isinstance(x, float)}
 TUPLES: dict[str, tuple[str, ...]] = {}
 REQUIREMENTS: tuple[tuple[str, Callable[..., bool]], ...] = ()
-GROUP_KEYS: tuple[str, ...] = ()
+GROUP_KEYS: dict[str, str] = {}
 KEPT: dict[str, str] = {}
 SHARED: tuple[str, ...] = ()
 TOTALS: tuple[str, ...] = ()
@@ -161,7 +179,7 @@ class Form(NamedTuple):
         numbers: What these become.
         by_path: What they become on each way that a step can go.
         group: What the states of the param group become.
-        changed: Names of these.
+        changed: Names of these, before and after.
         shared: What the states of the whole optimizer become: name, name of the new value, function.
         sizes: Sizes of random numbers that are not shaped like the parameter, by name.
         least: How many dimensions a tensor must have.
@@ -182,7 +200,7 @@ class Form(NamedTuple):
     numbers: Callable[..., tuple[float, ...]] | None = None
     by_path: tuple[Callable[..., tuple[float, ...]], ...] = ()
     group: Callable[..., tuple[float, ...]] | None = None
-    changed: tuple[str, ...] = ()
+    changed: tuple[tuple[str, str], ...] = ()
     shared: tuple[tuple[str, str, Callable[..., tuple[float]]], ...] = ()
     sizes: Callable[..., dict[str, Any]] | None = None
     least: int = 0
@@ -218,9 +236,9 @@ class Direction(NamedTuple):
 
 
 def plain(value: Any) -> Any:
-    """Return a number as a float, and that in a tensor too; anything else as it is."""
-    if isinstance(value, Tensor):
-        value = value.item() if value.numel() == 1 else repr(value)
+    """Return a number as a float, that in a tensor or of NumPy too; anything else as it is."""
+    if hasattr(value, "item"):
+        value = value.item() if math.prod(value.shape) == 1 else repr(value)
     return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
@@ -233,24 +251,36 @@ def hyperparameters(group: dict[str, Any]) -> dict[str, Any]:
             if not isinstance(group[key], (tuple, list)) or len(group[key]) != len(names):
                 raise ValueError(f"{NAME}: {key} must be a tuple ({', '.join(names)}), got {group[key]!r}")
     for name, key, place, kind, text, fits in HYPERPARAMETERS:
-        value = values[name] = plain(group[key] if place is None else group[key][place])
-        label = name if place is None else f"{name} ({key}[{place}])"
+        if TUPLES:
+            value = values[name] = plain(group[key] if place is None else group[key][place])
+            label = name if place is None else f"{name} ({key}[{place}])"
+        else:
+            value = values[name] = plain(group[key if KEYS_DIFFER else name])
         shown = int(value) if isinstance(value, float) and value.is_integer() else repr(value)
         if not KINDS[kind](value):
-            problems.append(f"{label} must be {kind}, got {shown}")
+            if TUPLES:
+                problems.append(f"{label} must be {kind}, got {shown}")
+            else:
+                problems.append(f"{name} must be {kind}, got {shown}")
         elif isinstance(value, float) and math.isnan(value):
-            problems.append(f"{label} must not be NaN")
-        elif text and value is not None and not fits(value):
-            problems.append(f"{label} must be {text}, got {shown}")
+            if TUPLES:
+                problems.append(f"{label} must not be NaN")
+            else:
+                problems.append(f"{name} must not be NaN")
+        elif RANGES and text and (value is not None or not OPTIONAL) and not fits(value):
+            if TUPLES:
+                problems.append(f"{label} must be {text}, got {shown}")
+            else:
+                problems.append(f"{name} must be {text}, got {shown}")
     if REQUIREMENTS:
         problems = problems or [message for message, holds in REQUIREMENTS if not call(holds, values)]
     if problems:
         raise ValueError(f"{NAME}: {'; '.join(problems)}")
     if GROUP_KEYS:
-        for key in GROUP_KEYS:
+        for name, key in GROUP_KEYS.items():
             if key not in group:
                 raise ValueError(f"{NAME} reads group.{key}: give every param group a {key!r}")
-            values[f"group_{key}"] = plain(group[key])
+            values[name] = plain(group[key])
     return values
 
 
@@ -353,7 +383,11 @@ def apply(
     scalars: Collection[str],
 ) -> None:
     """Run an update on views of some tensors, in place; what is not contiguous is copied in and out."""
-    whole = {name: real(x).contiguous() for name, x in tensors.items() if not STATES_DIFFER or x is not None}
+    whole = {
+        name: (real(x) if COMPLEX else x.detach()).contiguous()
+        for name, x in tensors.items()
+        if not STATES_DIFFER or x is not None
+    }
     if LAYOUTS and SCALARS:
         views = {name: x.view(1) if name in scalars else viewed(x, view) for name, x in whole.items()}
     elif LAYOUTS:
@@ -365,8 +399,15 @@ def apply(
     else:
         call(update, values, *views.values(), coefficients, compiled=compiled)
     for name, x in tensors.items():
-        if (not STATES_DIFFER or name in whole) and name != "g" and (x.is_conj() or not x.is_contiguous()):
-            put(x, whole[name])
+        if (
+            (not STATES_DIFFER or name in whole)
+            and name != "g"
+            and ((COMPLEX and x.is_conj()) or not x.is_contiguous())
+        ):
+            if COMPLEX:
+                put(x, whole[name])
+            else:
+                x.detach().copy_(whole[name])
 
 
 class Batch:
@@ -379,7 +420,8 @@ class Batch:
     """
 
     def __init__(self, group: dict[str, Any], form: Form, values: dict[str, Any]) -> None:
-        self.group, self.values = group, values
+        self.group = group
+        self.values = values
         if FORMS:
             self.form = form
         self.params: list[Tensor] = []
@@ -400,7 +442,8 @@ class Batch:
 
     def prepare(self) -> None:
         """Choose the stages of the coming step; nothing has been changed so far."""
-        wide = self.params[0].dtype in (torch.float64, torch.complex128)
+        dtype = self.params[0].dtype
+        wide = dtype in (torch.float64, torch.complex128) if COMPLEX else dtype is torch.float64
         self.dtype = torch.float64 if wide else torch.float32
         if PATHS:
             self.path = int(computed(self.form.path, self.values)[0]) if self.form.path else 0
@@ -408,9 +451,13 @@ class Batch:
         else:
             self.left = list(self.form.paths[0])
 
-    def run(self, stage: Stage, values: dict[str, Any], compiled: bool) -> None:
-        """Run a stage; ``values`` have arrived in this step."""
-        p, known = self.params[0], {**self.values, **values}
+    def run(self, stage: Stage, values: dict[str, Any], compiled: bool) -> None:  # noqa: D102
+        if ARRIVES:
+            """Run a stage; ``values`` have arrived in this step."""
+        else:
+            """Run a stage."""
+        p = self.params[0]
+        known = {**self.values, **values} if ARRIVES else self.values
         if not p.numel():
             return
         numbers = computed(stage.host, known)
@@ -420,7 +467,8 @@ class Batch:
             return
         for tensors in self.tensors:
             tensors.update({name: self.memory(place) for name, place in (stage.makes or {}).items()})
-        wide = any(self.tensors[0][name].dtype in (torch.float64, torch.complex128) for name in stage.tensors)
+        dtypes = [self.tensors[0][name].dtype for name in stage.tensors]
+        wide = torch.float64 in dtypes or (COMPLEX and torch.complex128 in dtypes)
         coefficients = torch.tensor(numbers, dtype=torch.float64 if wide else torch.float32, device=p.device)
         for tensors in self.tensors:
             chosen = {name: tensors[name] for name in stage.tensors}
@@ -428,7 +476,7 @@ class Batch:
 
     def memory(self, place: Any) -> Tensor:
         """Return memory for what one stage leaves for another."""
-        p = real(self.params[0])
+        p = real(self.params[0]) if COMPLEX else self.params[0]
         shape: Sequence[int] = (1,) if place == "scalar" else p.shape
         if REDUCES and isinstance(place, tuple):
             dims = [d % p.dim() for d in place]
@@ -491,17 +539,21 @@ class Batch:
                 for p, tensors in zip(self.params, self.tensors, strict=True):
                     generator = torch.Generator(p.device)
                     generator.manual_seed(mixed(seed, places[p], int(self.values["t"]), site) >> 1)
-                    shape = sizes.get(name, real(p).shape) if SIZED else real(p).shape
+                    own = real(p).shape if COMPLEX else p.shape
+                    shape = sizes.get(name, own) if SIZED else own
                     memory = torch.empty(shape, dtype=self.dtype, device=p.device)
                     draw = memory.normal_ if kind == "randn" else memory.uniform_
                     tensors[name] = draw(generator=generator)
 
-    def advance(self, state: dict[Tensor, Any], values: dict[str, Any], counted: bool = True) -> None:
-        """Keep what the step has made of counts and numbers; ``values`` have arrived in it."""
+    def advance(self, state: dict[Tensor, Any], values: dict[str, Any], counted: bool = True) -> None:  # noqa: D102
+        if ARRIVES and HOSTED:
+            """Keep the states, and what the step has made of numbers; ``values`` have arrived in it."""
+        else:
+            """Keep the states, and what the step has made of numbers."""
         if COUNTS_GROUP or KEPT:
             self.group.update(self.news)
         if HOSTED:
-            known = {**self.values, **values}
+            known = {**self.values, **values} if ARRIVES else self.values
             path = (self.path if len(self.form.by_path) > 1 or not FORMS else 0) if HOSTED_BY_PATH else 0
             numbers = computed(self.form.by_path[path], known) if self.form.kept else ()
         for p, own in zip(self.params, self.states, strict=True):
@@ -510,7 +562,7 @@ class Batch:
             if HOSTED:
                 for name, number in zip(self.form.kept, numbers, strict=True):
                     own[self.form.states[name]] = torch.tensor(number, dtype=torch.float64)
-            if own:
+            if own or HELD:
                 state[p] = own
 
 
@@ -538,7 +590,8 @@ class Evaluation:
 
     def __init__(self, closure: Callable[[], Any] | None, parameters: list[Tensor]) -> None:
         self.closure, self.parameters = closure, parameters
-        self.loss: float | None = None
+        if LOSS:
+            self.loss: float | None = None
         if CURVED:
             self.graph: dict[Tensor, Tensor] = {}
             self.straight = False
@@ -553,7 +606,8 @@ class Evaluation:
                 result = self.closure()
                 if CURVED:
                     self.differentiate(result)
-            self.loss = None if result is None else float(result)
+            if LOSS:
+                self.loss = None if result is None else float(result)
         if CURVED and not self.graph:
             self.graph = {p: p.grad for p in self.parameters if p.grad is not None and p.grad.requires_grad}
         return result
@@ -605,7 +659,10 @@ class Evaluation:
             kept, gradients = [p.detach().clone() for p, _ in places], [p.grad for p in self.parameters]
             try:
                 for p, there in places:
-                    put(p.data, there)
+                    if COMPLEX:
+                        put(p.data, there)
+                    else:
+                        p.data.copy_(there)
                 for p in self.parameters:
                     p.grad = None
                 with torch.enable_grad():
@@ -622,7 +679,10 @@ class Evaluation:
                     p.data.copy_(own)
                 for p, own_gradient in zip(self.parameters, gradients, strict=True):
                     p.grad = own_gradient
-            return {point.loss: None if result is None else float(result), point.gradient: True}
+            if LOSS_AT_POINTS:
+                return {point.gradient: True, point.loss: None if result is None else float(result)}
+            else:
+                return {point.gradient: True}
 
     if CURVED:
 
@@ -634,7 +694,9 @@ class Evaluation:
             wanted = [p for p in self.parameters if p.requires_grad] if pairs else []
             found: Sequence[Any] = ()
             if pairs:
-                directions = [(torch.view_as_complex(z) if p.is_complex() else z).to(g.dtype) for g, z, p in pairs]
+                directions = [
+                    (torch.view_as_complex(z) if COMPLEX and p.is_complex() else z).to(g.dtype) for g, z, p in pairs
+                ]
                 graphs = [g for g, _, _ in pairs]
                 found = torch.autograd.grad(graphs, wanted, directions, retain_graph=True, allow_unused=True)
             products = dict(zip(wanted, found, strict=True))
@@ -645,7 +707,11 @@ class Evaluation:
 
 def like(tensor: Tensor, value: Tensor | None) -> Tensor:
     """Return a gradient or a product in the type of a tensor; zeros where there is none."""
-    return torch.zeros_like(tensor) if value is None else real(value).to(tensor.dtype).clone()
+    return (
+        torch.zeros_like(tensor)
+        if value is None
+        else (real(value) if COMPLEX else value.detach()).to(tensor.dtype).clone()
+    )
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -665,10 +731,13 @@ class Optimizer(torch.optim.Optimizer):
         try:
             values = hyperparameters(group)
             for place, p in enumerate(group["params"]):
-                if not (p.is_floating_point() or p.is_complex()):
+                if not (p.is_floating_point() or (COMPLEX and p.is_complex())):
                     where = f"{NAME}: parameter {place} (of shape {tuple(p.shape)}) has type {p.dtype}"
-                    raise ValueError(f"{where}; only floating-point and complex ones can be optimized")
-                if REFUSES or LEAST or REAL:
+                    if COMPLEX:
+                        raise ValueError(f"{where}; only floating-point and complex ones can be optimized")
+                    else:
+                        raise ValueError(f"{where}; only real floating-point ones can be optimized")
+                if REFUSES or LEAST or (COMPLEX and REAL):
                     self._form(form_of, place, p, values)
         except Exception:
             self.param_groups.pop()
@@ -689,16 +758,19 @@ class Optimizer(torch.optim.Optimizer):
         where = f"{NAME}: parameter {place} (of shape {tuple(p.shape)})"
         if CHOOSES:
             try:
-                form = computed(choose, {**values, **facts(p)} if FACTS else values)
+                if FORMS and not (LEAST or (COMPLEX and REAL)):
+                    return computed(choose, {**values, **facts(p)} if FACTS else values)
+                else:
+                    form = computed(choose, {**values, **facts(p)} if FACTS else values)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
         if LEAST:
             least = form.least
             if p.dim() < least:
                 raise ValueError(f"{where} has {p.dim()} dimensions, but the rule looks at {least} of them")
-        if REAL and p.is_complex() and form.real:
+        if COMPLEX and REAL and p.is_complex() and form.real:
             raise ValueError(f"{where} is complex, and the rule looks at dimensions: it is for real ones only")
-        if FORMS:
+        if FORMS and (LEAST or (COMPLEX and REAL)):
             return form
 
     def _state(self, form: Form, p: Tensor, g: Tensor, values: dict[str, Any]) -> dict[str, Any]:
@@ -711,10 +783,17 @@ class Optimizer(torch.optim.Optimizer):
         if TIME or FIRST:
             old = len(missing) < len(form.states)  # it has been updated before
         if missing:
-            initial = computed(form.start, values, real(p), real(g))
+            if COMPLEX:
+                initial = (
+                    computed(form.start, values, real(p), real(g)) if START_READS else form.start(real(p), real(g))
+                )
+            elif START_READS:
+                initial = computed(form.start, values, p.detach(), g.detach())
+            else:
+                initial = form.start(p.detach(), g.detach())
             for name in missing:
                 value = initial[name]
-                if p.is_complex() and isinstance(value, Tensor) and value.shape == real(p).shape:
+                if COMPLEX and p.is_complex() and isinstance(value, Tensor) and value.shape == real(p).shape:
                     value = torch.view_as_complex(value)
                 state[form.states[name]] = value
         if TIME:
@@ -735,40 +814,60 @@ class Optimizer(torch.optim.Optimizer):
         if KEPT:
             values.update(in_group(group, values))
         if COUNTS_GROUP and (not event or not EVENTS):
-            values["group_t"] = news["step"] = float(group.get("step", 0.0)) + 1.0
+            values[GROUP_TIME] = news["step"] = float(group.get("step", 0.0)) + 1.0
         if GROUPED and form.group:
-            numbers = dict(zip(form.changed, computed(form.group, values), strict=True))
-            values.update({f"{name}_new": number for name, number in numbers.items()})
-            news.update({KEPT[name]: number for name, number in numbers.items()})
+            for (name, new), number in zip(form.changed, computed(form.group, values), strict=True):
+                values[new] = news[KEPT[name]] = number
         return news
 
-    if not STAGED:
-
-        def _updates(
-            self, group: dict[str, Any], choose: Callable[..., Any] = form_of, event: bool = False
-        ) -> list[Callable[[], None]]:
+    def _prepared(self, group: dict[str, Any], choose: Callable[..., Any] = form_of, event: bool = False) -> list[Any]:
+        if STAGED:
+            """Return the parameters of a group that have gradients, in batches; nothing is changed yet."""
+        else:
             """Return the updates of those parameters of a group that have gradients; nothing is changed yet."""
-            values = hyperparameters(group)
+        values = hyperparameters(group)
+        if STAGED:
+            batches: dict[Any, Batch] = {}
+        else:
             updates: list[Callable[[], None]] = []
             coefficients: dict[Any, Tensor] = {}
-            for place, p in enumerate(group["params"]):
-                g = (p if self.state.get(p) else None) if EVENTS and event else p.grad
-                if g is None:
+        if COUNTS_GROUP or KEPT:
+            news: dict[str, float] | None = None
+        for place, p in enumerate(group["params"]):
+            g = (p if self.state.get(p) else None) if EVENTS and event else p.grad
+            if g is None:
+                continue
+            if g.layout is not torch.strided:
+                raise ValueError(f"{NAME}: parameter {place} has a sparse gradient; make it dense")
+            if REFUSES or LEAST or (COMPLEX and REAL):
+                form = self._form(choose, place, p, values)
+            elif CHOOSES:
+                form = computed(choose, {**values, **facts(p)} if FACTS else values)
+            if EVENTS:
+                missing = [key for key in form.states.values() if self.state.get(p, {}).get(key) is None]
+                if event and missing:
                     continue
-                if g.layout is not torch.strided:
-                    raise ValueError(f"{NAME}: parameter {place} has a sparse gradient; make it dense")
-                if REFUSES or LEAST or REAL:
-                    form = self._form(choose, place, p, values)
-                elif CHOOSES:
-                    form = computed(choose, {**values, **facts(p)} if FACTS else values)
-                if EVENTS:
-                    missing = [key for key in form.states.values() if self.state.get(p, {}).get(key) is None]
-                    if event and missing:
-                        continue
-                if (COUNTS_GROUP or KEPT) and not updates:
-                    updates.append(functools.partial(group.update, self._news(group, form, values, event)))
-                known = {**values, **facts(p)} if FACTS else dict(values) if TIME or FIRST or HOSTED else values
-                state = self._state(form, p, g, known)
+            if (COUNTS_GROUP or KEPT) and news is None:
+                news = self._news(group, form, values, event)
+                if not STAGED:
+                    updates.append(functools.partial(group.update, news))
+            known = {**values, **facts(p)} if FACTS else dict(values) if TIME or FIRST or HOSTED else values
+            state = self._state(form, p, g, known)
+            if STAGED:
+                if ALONE:
+                    alike: Any = id(p)  # what is done may depend on the tensor's own values
+                else:
+                    dtypes = tuple(x.dtype for x in (p, g, *state.values()) if isinstance(x, Tensor))
+                    if FORMS:
+                        alike = (id(form), tuple(known.values()), p.device, dtypes, p.shape)
+                    else:
+                        alike = (tuple(known.values()), p.device, dtypes, p.shape)
+                if alike not in batches:
+                    batches[alike] = Batch(group, form, known)
+                    if COUNTS_GROUP or KEPT:
+                        batches[alike].news = news or {}
+                batches[alike].add(p, g, state)
+            else:
                 tensors: dict[str, Any] = {"p": p.detach(), "g": g.detach()}
                 if STATES_DIFFER:
                     tensors.update(
@@ -778,9 +877,10 @@ class Optimizer(torch.optim.Optimizer):
                     tensors.update({name: state[form.states[name]] for name in form.tensors})
                 numbers = computed(form.host, known)
                 types = [x.dtype for x in tensors.values() if not STATES_DIFFER or x is not None]
-                dtype = torch.float64 if torch.float64 in types or torch.complex128 in types else torch.float32
-                alike = (numbers, p.device, dtype)
+                wide = torch.float64 in types or (COMPLEX and torch.complex128 in types)
+                alike = (numbers, p.device, wide)
                 if alike not in coefficients:
+                    dtype = torch.float64 if wide else torch.float32
                     coefficients[alike] = torch.tensor(numbers, dtype=dtype, device=p.device)
                 if HOSTED:
                     for name, number in zip(
@@ -790,7 +890,14 @@ class Optimizer(torch.optim.Optimizer):
                 if COUNTS and (not event or not EVENTS) and (form.counts or not COUNTS_DIFFER):
                     state["step"] = torch.tensor(known["t"], dtype=torch.float64)
                 updates.append(functools.partial(self._update, form, p, state, tensors, coefficients[alike], known))
+        if STAGED:
+            for batch in batches.values():
+                batch.prepare()
+            return list(batches.values())
+        else:
             return updates
+
+    if not STAGED:
 
         def _update(
             self,
@@ -804,51 +911,8 @@ class Optimizer(torch.optim.Optimizer):
             """Update a parameter and its states."""
             if p.numel():
                 apply(form.update, tensors, coefficients, values, self.compiled, form.view, form.scalars)
-            if state:
+            if state or HELD:
                 self.state[p] = state
-
-    if STAGED:
-
-        def _batches(
-            self, group: dict[str, Any], choose: Callable[..., Any] = form_of, event: bool = False
-        ) -> list[Batch]:
-            """Return the parameters of a group that have gradients, in batches; nothing is changed yet."""
-            values = hyperparameters(group)
-            news: dict[str, float] | None = None
-            batches: dict[Any, Batch] = {}
-            for place, p in enumerate(group["params"]):
-                g = (p if self.state.get(p) else None) if EVENTS and event else p.grad
-                if g is None:
-                    continue
-                if g.layout is not torch.strided:
-                    raise ValueError(f"{NAME}: parameter {place} has a sparse gradient; make it dense")
-                if REFUSES or LEAST or REAL:
-                    form = self._form(choose, place, p, values)
-                elif CHOOSES:
-                    form = computed(choose, {**values, **facts(p)} if FACTS else values)
-                if EVENTS:
-                    missing = [key for key in form.states.values() if self.state.get(p, {}).get(key) is None]
-                    if event and missing:
-                        continue
-                if (COUNTS_GROUP or KEPT) and news is None:
-                    news = self._news(group, form, values, event)
-                known = {**values, **facts(p)} if FACTS else dict(values) if TIME or FIRST or HOSTED else values
-                state = self._state(form, p, g, known)
-                if ALONE:
-                    alike: Any = id(p)  # what is done may depend on the tensor's own values
-                else:
-                    dtypes = tuple(x.dtype for x in (p, g, *state.values()) if isinstance(x, Tensor))
-                    alike = (tuple(known.values()), p.device, dtypes, p.shape)
-                    if FORMS:
-                        alike = (id(form), *alike)
-                if alike not in batches:
-                    batches[alike] = Batch(group, form, known)
-                    if COUNTS_GROUP or KEPT:
-                        batches[alike].news = news or {}
-                batches[alike].add(p, g, state)
-            for batch in batches.values():
-                batch.prepare()
-            return list(batches.values())
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -874,16 +938,16 @@ class Optimizer(torch.optim.Optimizer):
                 with torch.enable_grad():
                     loss = closure()
         if STAGED:
-            batches = [batch for group in self.param_groups for batch in self._batches(group)]
+            batches = [batch for group in self.param_groups for batch in self._prepared(group)]
             if ASKED:
                 evaluation.check(batches)
             values: dict[str, Any] = {}
-            if batches:
+            if batches or not SHARED:
                 self._run(batches, values, evaluation if ASKED else None)
             for batch in batches:
                 batch.advance(self.state, values)
         else:
-            updates = [update for group in self.param_groups for update in self._updates(group)]
+            updates = [update for group in self.param_groups for update in self._prepared(group)]
             for update in updates:
                 update()
         return loss
@@ -896,7 +960,7 @@ class Optimizer(torch.optim.Optimizer):
                 seed = int(self.param_groups[0].get("seed", 0))
                 places = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
             if LOSS:
-                values["loss_now"] = evaluation.loss
+                values[LOSS_NOW] = evaluation.loss
             if TOTALS:
                 totals = {name for batch in batches for stage in batch.left for name in stage.totals}
                 parts: dict[str, list[float]] = {name: [] for name in totals}
@@ -907,7 +971,7 @@ class Optimizer(torch.optim.Optimizer):
                 known.update(in_group(first, known))
                 if COUNTS_GROUP:
                     steps = [batch.news.get("step", 0.0) for batch in batches]
-                    known["group_t"] = max(*steps, *(float(group.get("step", 0.0)) for group in self.param_groups))
+                    known[GROUP_TIME] = max(*steps, *(float(group.get("step", 0.0)) for group in self.param_groups))
                 if FORMS:
                     form = self._form(form_of, 0, first["params"][0], known)
                 shared = list(form.shared)
@@ -979,14 +1043,14 @@ class Optimizer(torch.optim.Optimizer):
             choose: Any = form_on_train if training else form_on_eval
             groups = [group for group in self.param_groups if group["train_mode"] is not training]
             if STAGED:
-                batches = [batch for group in groups if choose for batch in self._batches(group, choose, event=True)]
+                batches = [batch for group in groups if choose for batch in self._prepared(group, choose, event=True)]
                 values: dict[str, Any] = {}
-                if batches:
+                if batches or not SHARED:
                     self._run(batches, values)
                 for batch in batches:
                     batch.advance(self.state, values, counted=False)
             else:
-                updates = [update for group in groups if choose for update in self._updates(group, choose, event=True)]
+                updates = [update for group in groups if choose for update in self._prepared(group, choose, event=True)]
                 for update in updates:
                     update()
             for group in groups:

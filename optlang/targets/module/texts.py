@@ -6,7 +6,7 @@ import math
 import re
 import symtable
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from optlang.artifact import DIMENSION_SIZES
@@ -14,7 +14,8 @@ from optlang.codegen.naming import python_name
 from optlang.core.needs import needs
 from optlang.core.texts import rule_text
 from optlang.declarations.hypers import python_name as argument_name
-from optlang.identity import DimensionSize, GivenName
+from optlang.identity import DimensionSize, GivenName, GroupKey
+from optlang.inputs import ValueName
 from optlang.rule import Hyper, HyperType, OneOf, Range
 from optlang.runtime import documentation
 from optlang.runtime.counterpart import Counterpart
@@ -26,7 +27,7 @@ from optlang.targets._questions import Explorer
 from optlang.targets.module.forms import listing, mapping
 
 #: Names that `__init__` of the class uses for something else.
-INIT = frozenset({"self", "params", "compiled", "seed", "defaults", "super", "int", "torch", "math"})
+INIT = frozenset({"self", "params", "super", "int", "torch"})
 
 KINDS = {
     HyperType.NUMBER: "a number",
@@ -51,6 +52,8 @@ FACTS: dict[str | DimensionSize, str] = {
     "shape": "tuple(p.shape)",
     **{size: f"p.shape[{size.dim}] if p.dim() > {size.dim} else 1" for size in DIMENSION_SIZES},
 }
+#: What the columns of the table of hyperparameters are.
+COLUMNS = ("name", "key in the param groups", "place in its tuple", "what it is", "its range", "a test")
 #: Where a file imports names from.
 IMPORTS = {"Callable": "collections.abc", "NamedTuple": "typing"}
 
@@ -105,21 +108,30 @@ def class_text(order: Order) -> list[str]:
     """Return the docstring of the class and its ``__init__``, indented."""
     signature = spread(INDENT, "def __init__(", _signature(order), "):")
     given = [f"{literal(key)}: {_argument(key)}" for key in _keys(order)]
-    switches = [f"{literal(key)}: {value!r}" for key, value in Counterpart.of(order.compiled.rule).keys.items()]
-    body = [f"{INDENT * 2}self.compiled = compiled", spread(INDENT * 2, "defaults = {", given + switches, "}")]
+    given += [f"{literal(key)}: {value!r}" for key, value in Counterpart.of(order.compiled.rule).keys.items()]
     if needs(order.compiled.rule).draws:
-        seed = "int(torch.randint(2**31, ()).item()) if seed is None else int(seed)"
-        body.append(f'{INDENT * 2}defaults["seed"] = {seed}')
-    body.append(f"{INDENT * 2}super().__init__(params, defaults)")
-    return [_docstring(order), "", signature, *body, ""]
+        given.append('"seed": int(torch.randint(2**31, ()).item()) if seed is None else int(seed)')
+    body = [f"{INDENT * 2}self.compiled = {_switch(order)}"]
+    defaults = [f"{INDENT * 2}defaults = {{", *(f"{INDENT * 3}{entry}," for entry in given), f"{INDENT * 2}}}"]
+    line = f"{INDENT * 2}super().__init__(params, {{{', '.join(given)}}})"
+    if len(line) > WIDTH:
+        body += defaults
+        line = f"{INDENT * 2}super().__init__(params, defaults)"
+    return [_docstring(order), "", signature, *body, line, ""]
+
+
+def _switch(order: Order) -> str:
+    """Return the argument that has updates compiled; a hyperparameter of that name keeps it."""
+    return "compiled_" if "compiled" in _keys(order) else "compiled"
 
 
 def _docstring(order: Order) -> str:
     """Return the docstring of the class, indented."""
     compiled = order.compiled
     parts = Parts.of(compiled, "eager")
-    whole = documentation.docstring(compiled, parts, needs(compiled.rule).draws).partition("\n\nNote:")[0]
-    said = "    compiled (bool, optional): whether updates are compiled by ``torch.compile`` (default: False)"
+    whole = documentation.docstring(compiled, parts).partition("\n\nNote:")[0]
+    switch = _switch(order)
+    said = f"    {switch} (bool, optional): whether updates are compiled by ``torch.compile`` (default: False)"
     paragraphs = whole.split("\n\n")
     place = next(i for i, p in enumerate(paragraphs) if p.startswith("Args:"))
     paragraphs[place] += f"\n{said}"
@@ -147,7 +159,7 @@ def _signature(order: Order) -> list[str]:
             shown = literal(values[0]) if hypers[0].part is None else listing(map(literal, values))
             optional.append(f"{_argument(_key(hypers[0]))}={shown}")
     seed = ["seed=None"] if needs(order.compiled.rule).draws else []
-    return ["self", "params", *required, *optional, "*", *seed, "compiled=False"]
+    return ["self", "params", *required, *optional, "*", *seed, f"{_switch(order)}=False"]
 
 
 def _keys(order: Order) -> list[str]:
@@ -173,15 +185,22 @@ def tables(*rows: tuple[str, str, str]) -> dict[str, str]:
     return {name: f"#: {said}.\n{pretty(f'{name} = {code}')}" for name, said, code in rows if code}
 
 
-def hyper_tables(order: Order) -> dict[str, str]:
-    """Return the tables about hyperparameters."""
+def hyper_tables(
+    order: Order, spelled: Callable[[ValueName], str], columns: Sequence[int] | None = None
+) -> dict[str, str]:
+    """Return the tables about hyperparameters.
+
+    Args:
+        order: The rule.
+        spelled: What values are called in the file.
+        columns: Which columns a row has; all by default.
+    """
     rule = order.compiled.rule
-    rows = [
-        listing([literal(python_name(h.name)), literal(_key(h)), str(h.part), literal(KINDS[h.type]), *_range(h)])
-        for h in rule.hypers
-    ]
+    chosen = range(len(COLUMNS)) if columns is None else columns
+    rows = [listing([_cells(h)[i] for i in chosen]) for h in rule.hypers]
+    *first, last = [COLUMNS[i] for i in chosen]
     kinds = mapping((kind, TESTS[kind]) for kind in dict.fromkeys(KINDS[h.type] for h in rule.hypers))
-    said = "Hyperparameters: name, key in the param groups, place in its tuple, what it is, its range, and a test"
+    said = f"Hyperparameters: {', '.join(first)}, and {last}"
     several = [hypers for hypers in rule.keys.values() if hypers[0].part is not None]
     parts = mapping((_key(h[0]), listing(literal(python_name(x.name)) for x in h)) for h in several)
     required, read = _requirements(order), order.compiled.group_keys
@@ -190,8 +209,29 @@ def hyper_tables(order: Order) -> dict[str, str]:
         ("KINDS", "What they are", kinds),
         ("TUPLES", "Tuples of them", parts if several else ""),
         ("REQUIREMENTS", "What must hold of several: a message, and a test", listing(required) if required else ""),
-        ("GROUP_KEYS", "Keys that every param group must have", listing(map(literal, read)) if read else ""),
+        (
+            "GROUP_KEYS",
+            "Keys that every param group must have, by name",
+            mapping((spelled(GroupKey(key)), literal(key)) for key in read) if read else "",
+        ),
     )
+
+
+def _cells(hyper: Hyper) -> list[str]:
+    """Return what the columns say of a hyperparameter."""
+    names = [literal(python_name(hyper.name)), literal(_key(hyper))]
+    return [*names, str(hyper.part), literal(KINDS[hyper.type]), *_range(hyper)]
+
+
+def hyper_features(order: Order) -> dict[str, bool]:
+    """Return what the file needs because of hyperparameters."""
+    hypers = order.compiled.rule.hypers
+    optional = (HyperType.OPTIONAL, HyperType.OPTIONAL_TEXT)
+    return {
+        "KEYS_DIFFER": any(python_name(h.name) != _key(h) for h in hypers),
+        "RANGES": any(h.domain is not None for h in hypers),
+        "OPTIONAL": any(h.type in optional for h in hypers),
+    }
 
 
 def _requirements(order: Order) -> list[str]:

@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from optlang.targets._python import INDENT, WIDTH, spaced
+from optlang.targets.module.trimmed_file import BLOCKS, TrimmedFile
 
 _FILE = Path(__file__).with_name("runtime.py")
 #: The class that becomes the rule's.
 OPTIMIZER = "Optimizer"
 #: Methods that are called from outside, whose parameters stay.
 _PUBLIC = frozenset(("step", "load_state_dict", "add_param_group", "eval", "train"))
-_BLOCKS = ("body", "orelse", "finalbody")
+#: Comments that are for tools that read the runtime as it stands.
+_FOR_TOOLS = re.compile(r"  # (?:type: ignore|noqa)\b.*")
 
 Definition = ast.FunctionDef | ast.ClassDef
 
@@ -32,11 +33,13 @@ class Trimmed:
         pieces: Text of each function and class, by name, in order.
         members: Text of the methods of the optimizer's class.
         fields: Names of the fields that each record keeps.
+        columns: Which columns of its rows each table keeps that something goes through.
     """
 
     pieces: dict[str, str]
     members: list[str]
     fields: dict[str, tuple[str, ...]]
+    columns: dict[str, tuple[int, ...]]
 
 
 def flags() -> set[str]:
@@ -68,26 +71,29 @@ class ModuleNeeds:
 
 def trimmed(needs: ModuleNeeds) -> Trimmed:
     """Return what a rule needs of the runtime."""
-    file = _TrimmedFile(_named(_FILE.read_text(encoding="utf-8"), needs.name))
+    file = TrimmedFile(_named(_FILE.read_text(encoding="utf-8"), needs.name))
     replaced = {text: ast.parse(code, mode="eval").body for text, code in needs.replaced.items()}
     fold = _Fold(needs.constants, replaced, needs.names)
     tree = fold.visit(file.tree)
     definitions = {n.name: n for n in tree.body if isinstance(n, Definition) and n.name not in needs.given}
     roots = {OPTIMIZER, *needs.read}
-    while _shortened(_reached(definitions, roots)):
+    constants = {*definitions, *needs.given}
+    while _shortened(_reached(definitions, roots), constants):
         pass
     kept = _reached(definitions, roots)
+    columns = dict(found for node in kept for function in _functions(node) for found in _without_columns(function))
     own = definitions[OPTIMIZER]
     return Trimmed(
         {n.name: file.text(n, 0) for n in kept if n is not own},
         [file.text(m, 1) for m in own.body if isinstance(m, ast.FunctionDef) and m.name != "__init__"],
         {n.name: tuple(_fields(n)) for n in kept if isinstance(n, ast.ClassDef)},
+        columns,
     )
 
 
 def _named(source: str, name: str) -> str:
     """Return the source with the rule's name in its messages."""
-    said = source.replace("{NAME}", name)
+    said = _FOR_TOOLS.sub("", source).replace("{NAME}", name)
     return re.sub(r"f(\"[^\"{\n]*\")", r"\1", said)
 
 
@@ -215,28 +221,97 @@ def _fields(node: ast.ClassDef) -> Iterator[str]:
     yield from (n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name))
 
 
-def _shortened(definitions: list[Definition]) -> bool:
-    """Take away parameters, fields and variables that nothing reads; return whether there were any."""
+def _shortened(definitions: list[Definition], constants: Collection[str]) -> bool:
+    """Take away parameters, fields and variables that nothing reads, or that stand for others.
+
+    Returns whether there were any.
+
+    Args:
+        definitions: The functions and classes.
+        constants: Names that are the same everywhere.
+    """
     calls = [call for node in definitions for call in ast.walk(node) if isinstance(call, ast.Call)]
     attributes = [n for node in definitions for n in ast.walk(node) if isinstance(n, ast.Attribute)]
-    read = {n.attr for n in attributes}
+    read = {n.attr for n in attributes if isinstance(n.ctx, ast.Load)}
     found = False
     for node in definitions:
         for function in list(_functions(node)):
             found |= _without_variables(function)
-            found |= _without_parameters(function, node, calls)
+            found |= _without_aliases(function)
+            own = _CallsOf(function, node, calls)
+            found |= _without_constants(own, constants)
+            found |= _without_parameters(own)
+            if isinstance(node, ast.ClassDef) and node.name != OPTIMIZER:
+                found |= _without_attributes(function, read)
             if isinstance(node, ast.ClassDef) and not (function.name in _PUBLIC | read or function.name[:2] == "__"):
                 node.body.remove(function)
                 found = True
         if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "NamedTuple" for base in node.bases):
             # A record is read where something has its name (`form`, `self.form`), or out of a list.
             named = [(ast.unparse(n.value).rpartition(".")[2], n.attr) for n in attributes]
-            own = {attribute for owner, attribute in named if owner in (node.name.lower(), "left[0]")}
-            unread = {name for name in _fields(node) if name not in own}
-            node.body[0].unread = unread | getattr(node.body[0], "unread", set())  # type: ignore[attr-defined]
+            taken = {attribute for owner, attribute in named if owner in (node.name.lower(), "left[0]")}
+            unread = {name for name in _fields(node) if name not in taken}
+            _say_nothing_of(node, unread)
             found |= bool(unread)
             node.body = [n for n in node.body if not (isinstance(n, ast.AnnAssign) and ast.unparse(n.target) in unread)]
     return found
+
+
+def _say_nothing_of(node: Definition, names: Collection[str]) -> None:
+    """Have the docstring of a definition say nothing of some fields or arguments."""
+    node.body[0].unread = {*names, *getattr(node.body[0], "unread", ())}  # type: ignore[attr-defined]
+
+
+def _without_attributes(function: ast.FunctionDef, read: Collection[str]) -> bool:
+    """Take away assignments to attributes that nothing reads."""
+    found = False
+    for block in _blocks(function):
+        for node in list(block):
+            match node:
+                case ast.Assign(targets=[ast.Attribute(value=ast.Name(id="self"), attr=name)]) if name not in read:
+                    block.remove(node)
+                    found = True
+    return found
+
+
+def _without_aliases(function: ast.FunctionDef) -> bool:
+    """Put a variable in the place of another that is always the same, but for those that messages spell."""
+    spelled = {name for n in ast.walk(function) if isinstance(n, ast.JoinedStr) for name in _names(n)}
+    stored = [n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    once = {name for name in stored if stored.count(name) == 1}
+    once |= {a.arg for a in function.args.args} - set(stored)
+    for loop in (n for n in ast.walk(function) if isinstance(n, ast.For)):  # whose variable is another in the next turn
+        once -= {n.id for n in ast.walk(loop.target) if isinstance(n, ast.Name)}
+    for block in _blocks(function):
+        for node in block:
+            match node:
+                case ast.Assign(targets=[ast.Name(id=name)], value=ast.Name(id=other)) if {
+                    name,
+                    other,
+                } <= once and name not in spelled:
+                    block.remove(node)
+                    _put(function, name, ast.Name(other, ast.Load()))
+                    return True
+    return False
+
+
+def _without_columns(function: ast.FunctionDef) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Take away the variables of a loop over a table that nothing reads; yield the table with the columns that stay."""
+    for node in ast.walk(function):
+        match node:
+            case ast.For(target=ast.Tuple(elts=elements) as target, iter=ast.Name(id=table)) if table.isupper():
+                read = _names(function)
+                kept = [i for i, one in enumerate(elements) if not isinstance(one, ast.Name) or one.id in read]
+                target.elts = [elements[i] for i in kept]
+                yield table, tuple(kept)
+            case _:
+                continue
+
+
+def _put(function: ast.FunctionDef, name: str, value: ast.expr) -> None:
+    """Put an expression in the place of a variable, wherever it is read."""
+    replaced = _Fold({}, {name: value}, {})
+    function.body = [replaced.visit(node) for node in function.body]
 
 
 def _without_variables(function: ast.FunctionDef) -> bool:
@@ -261,222 +336,98 @@ def _without_variables(function: ast.FunctionDef) -> bool:
 def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
     """Yield the blocks of a statement, nested ones included."""
     for inner in ast.walk(node):
-        for name in _BLOCKS:
+        for name in BLOCKS:
             block = getattr(inner, name, None)
             if isinstance(block, list):
                 yield block
 
 
-def _without_parameters(function: ast.FunctionDef, owner: Definition, calls: Iterable[ast.Call]) -> bool:
-    """Take away the parameters that a function does not read, and what is passed for them."""
-    is_init, in_class = function.name == "__init__", owner is not function
-    if function.name in _PUBLIC or (function.name.startswith("__") and (not is_init or owner.name == OPTIMIZER)):
+class _CallsOf:
+    """The calls of a function.
+
+    Args:
+        function: The function.
+        owner: The class that it is a method of, or itself.
+        calls: All calls that there are.
+    """
+
+    def __init__(self, function: ast.FunctionDef, owner: Definition, calls: Iterable[ast.Call]) -> None:
+        self.function, self.owner = function, owner
+        self.is_init, self.in_class = function.name == "__init__", owner is not function
+        self.is_fixed = function.name in _PUBLIC or (
+            function.name.startswith("__") and (not self.is_init or owner.name == OPTIMIZER)
+        )
+        found = [(call, self._first(call)) for call in calls]
+        self.found = [(call, first) for call, first in found if first is not None]
+
+    def _first(self, call: ast.Call) -> int | None:
+        """Return which parameter the first argument of a call is for; None if it calls something else."""
+        called = self.owner.name if self.is_init else self.function.name
+        match call:
+            case ast.Call(func=ast.Attribute(attr=name)) if self.in_class and name == self.function.name:
+                return 1
+            case ast.Call(func=ast.Name(id=name)) if name == called:
+                return int(self.is_init)
+            case ast.Call(func=ast.Attribute(attr="partial"), args=[ast.Attribute(attr=name), *_]):
+                return 0 if name == self.function.name else None  # the function stands where `self` would
+            case _:
+                return None
+
+    def passed(self, place: int) -> list[ast.expr | None]:
+        """Return what is passed for a parameter, by each call; None where that is not known."""
+        arguments = self.function.args
+        optional = place - len(arguments.args) + len(arguments.defaults)
+        default = arguments.defaults[optional] if optional >= 0 else None
+        found: list[ast.expr | None] = []
+        for call, first in self.found:
+            named = [k.value for k in call.keywords if k.arg == arguments.args[place].arg]
+            if any(isinstance(a, ast.Starred) for a in call.args):
+                found.append(None)
+            else:
+                found += [call.args[place - first]] if place - first < len(call.args) else named or [default]
+        return found
+
+    def take_away(self, place: int) -> None:
+        """Take away a parameter, and what is passed for it."""
+        arguments, name = self.function.args, self.function.args.args[place].arg
+        optional = place - len(arguments.args) + len(arguments.defaults)
+        if optional >= 0:
+            del arguments.defaults[optional]
+        del arguments.args[place]
+        for call, first in self.found:
+            call.args[place - first : place - first + 1] = []
+            call.keywords = [k for k in call.keywords if k.arg != name]
+        if self.is_init:
+            _say_nothing_of(self.owner, [name])
+
+
+def _without_constants(calls: _CallsOf, constants: Collection[str]) -> bool:
+    """Put what every call passes for a parameter in its place, if that is a constant."""
+    function = calls.function
+    if calls.is_fixed or not calls.found:
         return False
+    stored = {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    found = False
+    for place in reversed(range(len(function.args.args))):
+        name = function.args.args[place].arg
+        if name == "self" or name in stored:
+            continue
+        values = {"" if value is None else ast.unparse(value) for value in calls.passed(place)}
+        if len(values) == 1 and (value := values.pop()) in constants:
+            _put(function, name, ast.Name(value, ast.Load()))
+            calls.take_away(place)
+            found = True
+    return found
+
+
+def _without_parameters(calls: _CallsOf) -> bool:
+    """Take away the parameters that a function does not read, and what is passed for them."""
+    if calls.is_fixed:
+        return False
+    function = calls.function
     read = {name for inner in function.body for name in _names(inner)}
     names = [a.arg for a in function.args.args]
     unread = [i for i, name in enumerate(names) if name not in read and name != "self"]
     for place in reversed(unread):
-        optional = place - len(function.args.args) + len(function.args.defaults)
-        if optional >= 0:
-            del function.args.defaults[optional]
-        del function.args.args[place]
-        for call in calls:
-            match call:
-                case ast.Call(func=ast.Attribute(attr=name)) if in_class and name == function.name:
-                    first = 1
-                case ast.Call(func=ast.Name(id=name)) if name == (owner.name if is_init else function.name):
-                    first = int(is_init)
-                case ast.Call(func=ast.Attribute(attr="partial"), args=[ast.Attribute(attr=name), *_]):
-                    if name != function.name:
-                        continue
-                    first = 0  # the function stands where `self` would
-                case _:
-                    continue
-            call.args[place - first : place - first + 1] = []
-            call.keywords = [k for k in call.keywords if k.arg != names[place]]
+        calls.take_away(place)
     return bool(unread)
-
-
-# Text -----------------------------------------------------------------------------------------------------------
-
-
-class _TrimmedFile:
-    """The source of the runtime.
-
-    Args:
-        source: Its text.
-    """
-
-    def __init__(self, source: str) -> None:
-        self.lines = source.split("\n")
-        self.tree = ast.parse(source)
-        self.above: dict[ast.AST, list[str]] = {}
-        self.heads: dict[ast.AST, tuple[str, list[str]]] = {}
-        self._note(self.tree.body, 0)
-
-    def _note(self, body: list[ast.stmt], end: int) -> None:
-        """Note how statements begin, and the lines above each, which go with it."""
-        for node in body:
-            first, last = _first_line(node), node.end_lineno or 0
-            for inner in _own_blocks(node):
-                start = _first_line(inner[0]) - 1
-                while not self.lines[start - 1].partition("  #")[0].endswith(":"):
-                    start -= 1
-                last = min(last, start)
-                self._note(inner, start)
-            self.above[node] = self.lines[end : first - 1]
-            self.heads[node] = _head(node), self.lines[first - 1 : last]
-            end = node.end_lineno or 0
-
-    def text(self, node: ast.stmt, depth: int) -> str:
-        """Return a definition without the lines above it."""
-        return "\n".join(self._statement(node, depth)) + "\n"
-
-    def _block(self, body: list[ast.stmt], depth: int) -> list[str]:
-        """Return the lines of a block."""
-        lines: list[str] = []
-        for node in body:
-            for line in self._lines_above(node):
-                if line or (lines and lines[-1]):
-                    lines.append(INDENT * depth + line if line else "")
-            if isinstance(node, ast.AnnAssign) and lines and lines[-1].endswith('"""'):
-                lines.append("")
-            lines += self._statement(node, depth)
-        return lines
-
-    def _lines_above(self, node: ast.stmt) -> list[str]:
-        outer = getattr(node, "outer", None)
-        above = [] if outer is None else self._lines_above(outer)
-        return [*above, *(line.strip() for line in self.above.get(node, ()))]
-
-    def _statement(self, node: ast.stmt, depth: int, word: str = "") -> list[str]:
-        """Return the lines of a statement; ``word`` stands in front of it."""
-        indent, lines = INDENT * depth, self._opening(node, depth, word)
-        for name in _BLOCKS:
-            block = getattr(node, name, None)
-            if not isinstance(block, list) or not block:
-                continue
-            if name == "orelse" and len(block) == 1 and isinstance(block[0], ast.If):
-                lines += self._statement(block[0], depth, "el")
-                continue
-            lines += {"body": [], "orelse": [f"{indent}else:"], "finalbody": [f"{indent}finally:"]}[name]
-            lines += self._block(block, depth + 1)
-            if name == "body":
-                for handler in getattr(node, "handlers", ()):
-                    said = self.lines[handler.lineno - 1].strip()
-                    lines += [indent + said, *self._block(handler.body, depth + 1)]
-        return lines
-
-    def _opening(self, node: ast.stmt, depth: int, word: str) -> list[str]:
-        """Return the lines with which a statement begins: those of the source, or new ones if it has changed."""
-        head, (before, lines) = _head(node), self.heads.get(node, ("", []))
-        indent = INDENT * depth
-        if _is_docstring(node):
-            lines = list(_said(lines, getattr(node, "unread", ())))
-            return [indent + line[len(lines[0]) - len(lines[0].lstrip()) :] if line else "" for line in lines]
-        if head == before:
-            own = len(lines[0]) - len(lines[0].lstrip())
-            copied = [(indent + line[own:]).rstrip() for line in lines]
-            copied[0] = indent + word + copied[0].lstrip().removeprefix(word)
-            marks = [line for line in copied if line.lstrip().startswith("@")]
-            copied = copied[len(marks) :]
-            joined = _joined(copied)
-            return [*marks, *([joined] if len(joined) <= WIDTH and not _spread(copied) else copied)]
-        assert "f'" not in head, f"an f-string in what changes: {head}"
-        decorators = [indent + line for line in head.split("\n") if line.startswith("@")]
-        code = head.split("\n")[-1]
-        opened = code.endswith(":")
-        printed = spaced(f"{code} pass").split("\n")[0] if opened else spaced(code)
-        remark = lines[-1].partition("  #") if lines else ("", "", "")
-        if not opened and remark[1] and len(indent + printed + "".join(remark[1:])) <= WIDTH:
-            printed += "".join(remark[1:])
-        return [*decorators, *_laid_out(indent, word + printed)]
-
-
-def _is_docstring(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-
-
-def _said(lines: list[str], unread: Collection[str]) -> Iterator[str]:
-    """Yield the lines of a docstring without what it says of some fields."""
-    silent = False
-    for line in lines:
-        name, colon, _ = line.strip().partition(": ")
-        depth = len(line) - len(line.lstrip())
-        if depth == 2 * len(INDENT) or not line.strip():
-            silent = bool(colon) and name in unread
-        elif depth < 2 * len(INDENT):
-            silent = False
-        if not silent:
-            yield line
-
-
-def _first_line(node: ast.stmt) -> int:
-    return int(min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", ()))]))
-
-
-def _own_blocks(node: ast.stmt) -> Iterator[list[ast.stmt]]:
-    """Yield the blocks of a statement."""
-    for name in _BLOCKS:
-        block = getattr(node, name, None)
-        if isinstance(block, list) and block:
-            yield block
-    for handler in getattr(node, "handlers", ()):
-        yield handler.body
-
-
-def _head(node: ast.stmt) -> str:
-    """Return a statement without its blocks."""
-    blocks = {name: getattr(node, name, None) for name in (*_BLOCKS, "handlers")}
-    if not isinstance(blocks["body"], list):
-        return ast.unparse(node)
-    if isinstance(node, ast.Try):
-        return "try:"
-    alone = type(node)(**{**{name: getattr(node, name) for name in node._fields}, "body": [ast.Pass()]})
-    if "orelse" in node._fields:
-        alone.orelse = []  # type: ignore[attr-defined]
-    return ast.unparse(ast.fix_missing_locations(alone)).rpartition("\n")[0]
-
-
-def _spread(lines: list[str]) -> bool:
-    """Whether a statement is to stay in several lines: a comma before the closing bracket says so."""
-    return len(lines) > 1 and (lines[-2].endswith(",") or any("  #" in line for line in lines))
-
-
-def _joined(lines: list[str]) -> str:
-    """Return a statement of several lines as one."""
-    text = lines[0]
-    for line in lines[1:]:
-        inner = line.strip()
-        text += inner if text[-1] in "([{" or inner[0] in ")]}" else f" {inner}"
-    return text
-
-
-def _laid_out(indent: str, code: str) -> list[str]:
-    """Return a statement in one line, or with what is in its last brackets in a line, or in one for each part."""
-    if len(indent + code) <= WIDTH:
-        return [indent + code]
-    node = ast.parse(f"{code} pass" if code.endswith(":") else code).body[0]
-    match node:
-        case ast.FunctionDef(args=arguments):
-            place, parts = code.index("(") + 1, list(_parameters(arguments))
-            end = code.rindex(")")
-        case ast.Expr(value=ast.Call(args=args)) | ast.Assign(value=ast.Call(args=args)):
-            place, parts = len(code) - len(", ".join(map(_plainly, args))) - 1, list(map(_plainly, args))
-            end = len(code) - 1
-        case _:
-            raise AssertionError(code)
-    inside = f"{indent}{INDENT}{code[place:end]}"
-    inner = [inside] if len(inside) <= WIDTH else [f"{indent}{INDENT}{part}," for part in parts]
-    return [indent + code[:place], *inner, indent + code[end:]]
-
-
-def _plainly(node: ast.expr) -> str:
-    return spaced(ast.unparse(node))
-
-
-def _parameters(arguments: ast.arguments) -> Iterator[str]:
-    """Yield the parameters of a function."""
-    defaults = [None] * (len(arguments.args) - len(arguments.defaults)) + list(arguments.defaults)
-    for one, default in zip(arguments.args, defaults, strict=True):
-        yield ast.unparse(one) if default is None else f"{ast.unparse(one)} = {ast.unparse(default)}"

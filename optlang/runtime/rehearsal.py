@@ -1,0 +1,46 @@
+"""Steps of size 0 and without gradients, which are only there to have the states made.
+
+``torch.distributed.checkpoint`` makes such a step where there is no state, before it saves and before it loads.
+Counting it, or dividing by a norm of 0, would be wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from optlang.runtime.tensors import is_fake, local
+from optlang.runtime.values import plain
+
+#: What is in ``optimizer.state``: a dict in it, key, value, and version of a tensor.
+Content = tuple[Any, Any, Any, int]
+
+
+def is_possible(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a step is a rehearsal if all gradients are 0: there is no state yet, and its size is 0."""
+    return not state and all(plain(group.get("lr")) == 0 for group in groups)
+
+
+def is_without_gradients(groups: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all gradients are 0."""
+    gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+    return not any(bool(g.any()) for g in map(local, gradients) if not (is_fake(g) or g.is_meta))
+
+
+def contents(state: Mapping[Any, Any]) -> list[Content]:
+    """Return what is in ``optimizer.state``, with the versions of its tensors."""
+    found: list[Content] = []
+    for held in state.values():
+        for key, value in held.items() if isinstance(held, dict) else ():
+            is_versioned = isinstance(value, torch.Tensor) and not value.is_inference()
+            found.append((held, key, value, value._version if is_versioned else 0))
+    return found
+
+
+def are_alike(some: Sequence[Content], others: Sequence[Content]) -> bool:
+    """Whether contents of ``optimizer.state`` are the same objects, which nobody has written to in between."""
+    return len(some) == len(others) and all(
+        a[0] is b[0] and a[1] == b[1] and a[2] is b[2] and a[3] == b[3] for a, b in zip(some, others, strict=True)
+    )
