@@ -1,4 +1,4 @@
-"""Functions of each element."""
+"""Elementwise functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optlang.functions.row import ELEMENTWISE, TYPES, Builtin
 
 
 def _unary(name: str, summary: str, **others: Any) -> Builtin:
-    """Return the row of a function of one number that goes by its name everywhere, but for what ``others`` say."""
+    """Return the row of a unary function that has the same name in every dialect, except as given in ``others``."""
     spelled = {"torch": f"torch.{name}({{0}})", "host": f"math.{name}({{0}})", "cpp": f"std::{name}({{0}})"}
     own = {**spelled, "triton": f"libdevice.{name}({{0}})", "value": getattr(math, name, None), **others}
     return Builtin(name, "x", ELEMENTWISE, summary, **{**own, "value": values.guarded(own["value"])})

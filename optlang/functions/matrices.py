@@ -1,4 +1,4 @@
-"""Functions of whole matrices."""
+"""Matrix functions."""
 
 from __future__ import annotations
 

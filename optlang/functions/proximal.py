@@ -1,4 +1,4 @@
-"""Projections and proximal maps."""
+"""Projections and proximal operators."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from optlang.functions.row import PROXIMAL, Builtin
 
 
 def _simplex(x: str, total: str) -> str:
-    """Return the statements that find what elements lose when they are projected to a simplex.
+    """Return the statements that compute the threshold of the projection onto a simplex.
 
-    ``theta`` is what makes sum(max(y - theta, 0)) the total. For any number of the largest y that sum is at least
-    their own minus as many theta, and for the right number it is just that: so theta is the largest quotient (Held,
-    Wolfe & Crowder, 1974, https://doi.org/10.1007/BF01580223). From y the largest element has been taken, so that what
-    counts is small and sums of it are exact enough.
+    ``theta`` solves sum(max(y - theta, 0)) = total. For the k largest elements of y, that sum is at least their sum
+    minus k*theta, with equality for the right k, so theta is the largest of the quotients (Held, Wolfe & Crowder, 1974,
+    https://doi.org/10.1007/BF01580223). Subtracting the largest element from y first keeps the relevant numbers small,
+    and their sums accurate.
     """
     return (
         f"y = {x} - max({x}, dim=dim)\n"

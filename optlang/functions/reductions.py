@@ -1,18 +1,18 @@
-"""Functions that make one number of many, of a whole tensor or along dimensions, and their like."""
+"""Reductions over a whole tensor or along dimensions, and related functions."""
 
 from __future__ import annotations
 
 from optlang.functions import values
 from optlang.functions.row import REDUCTION, Builtin
 
-#: Of the elements, or of parts along dimensions.
+#: Over the whole tensor or along ``dim``.
 VARIANCE = (
     "(mean((x - mean(x, dim=dim))^2, dim=dim) if correction == 0 else "
     "sum((x - mean(x, dim=dim))^2, dim=dim) / (sum(x^0, dim=dim) - correction))"
 )
-#: The largest element, by which all are made smaller before they are exponents; an infinite one is not taken off.
+#: The largest element, subtracted before exponentiation; an infinite one is not subtracted.
 TOP = "(max(x, dim=dim) if isfinite(max(x, dim=dim)) else 0)"
-#: Where a reduction by addition starts in a Triton kernel, and how two parts of it become one.
+#: The initial value of a sum in a Triton kernel, and how to combine two partial sums.
 ADDED = ("0.0", "{} + {}")
 
 

@@ -1,4 +1,4 @@
-"""What a step knows and asks besides its own tensor: time, the whole model, the closure, histories, chance."""
+"""Functions that reach beyond the tensor: time, the whole model, the closure, histories, random numbers."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ DRAWS: tuple[Builtin, ...] = (
     Builtin("bernoulli", "q", RANDOM, "1 with probability q, else 0, shaped like p."),
 )
 
-#: What a rule cannot call by these names.
+#: Functions that rules cannot call by name.
 INTERNAL: tuple[Builtin, ...] = (
     Builtin(EMPTY, "size", HISTORY, "Room for values shaped like p.", matrix=True),
     Builtin(HALT, "n, c", CLOSURE, "Ends the steps of `iterate` before this one."),
