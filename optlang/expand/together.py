@@ -1,7 +1,7 @@
-"""Several names that get a value each, written as assignments to one name.
+"""Expands tuple assignments into assignments to single names.
 
-In ``a, b = b, a`` every right side is read before a name is written. So all values but the last get names of their own
-first; the last one may be written at once.
+``a, b = b, a`` reads all right-hand sides before it writes a name. So all values but the last are first bound to new
+names; the last can be assigned directly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Piece = TypeVar("Piece", bound=Any)
 
 
 def one_by_one(node: Piece) -> Piece:
-    """Return a tree, or a piece of one, in which every assignment is to one name, or of one call."""
+    """Return a tree, or part of one, in which every assignment has a single target or a call on the right."""
     if isinstance(node, tuple):
         found: list[Any] = []
         for item in node:
