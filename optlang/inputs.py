@@ -52,7 +52,7 @@ class Handed(_Named):
     value: str
 
 
-# What the closure is called for ---------------------------------------------------------------------------------
+# Closure evaluations --------------------------------------------------------------------------------------------
 
 
 class EvaluationPoint(_OfSite):

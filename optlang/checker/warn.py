@@ -105,7 +105,7 @@ def _all_reads(rule: Rule) -> Iterator[str]:
                 yield from (hyper.name for hyper in rule.keys.get(loop.over_name, ()))
 
 
-# Names without a use ----------------------------------------------------------------------------------------
+# Unused names -----------------------------------------------------------------------------------------------
 
 
 def _unused_states(rule: Rule, reads: set[str], findings: Findings) -> None:

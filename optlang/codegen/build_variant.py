@@ -133,7 +133,7 @@ def _counts_steps(rule: Rule, schedule: Schedule, slots: Sequence[Slot]) -> bool
     return "t" in read or reads_first or stateless or schedule.random
 
 
-# Steps of several stages --------------------------------------------------------------------------------------
+# Staged steps -------------------------------------------------------------------------------------------------
 
 
 def _optimised(lowered: Lowered) -> Lowered:

@@ -166,7 +166,7 @@ class _Loop:
             there = self.names[x] if vectors else f"&{self.names[x]}"
             yield f"{name}.push({there}, {'true' if held == ALWAYS else self.names[held]});"
 
-    # A turn -------------------------------------------------------------------------------------------------
+    # Loop body ----------------------------------------------------------------------------------------------
 
     def values(self) -> Iterator[str]:
         """Yield the lines of an iteration."""

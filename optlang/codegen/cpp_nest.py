@@ -103,7 +103,7 @@ class NestWriter:
             *self.behind,
         ]
 
-    # What is in them ----------------------------------------------------------------------------------------
+    # Loop bodies --------------------------------------------------------------------------------------------
 
     def _body(self) -> None:
         """Write the body of the loops."""
@@ -191,7 +191,7 @@ class NestWriter:
         text = self.places.divided(value, f"{total}[{self.places.index(ours(dims, of_sum), dims, of_sum)}]")
         yield from self._looped(dims, [f"{place} = static_cast<real>({text});"], lane=True)
 
-    # What they are about ------------------------------------------------------------------------------------
+    # Predicates ---------------------------------------------------------------------------------------------
 
     def _is_shared(self, value: Value) -> bool:
         """Return whether a reduction combines partial results of the chunks."""

@@ -317,7 +317,7 @@ class _Module:
         for store in stores:
             yield f"{INDENT}tl.store({self.stored[store.target]}, {self.writer.text(store.expr)})"
 
-    # Their parts --------------------------------------------------------------------------------------------
+    # Parts of kernels ---------------------------------------------------------------------------------------
 
     def _head(self, name: str) -> Iterator[str]:
         """Yield the head of a kernel; all kernels have the same parameters."""

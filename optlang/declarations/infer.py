@@ -133,7 +133,7 @@ def _flow(block: Sequence[Stmt], seen: set[str], targets: set[str], states: dict
     return seen
 
 
-# Telling ----------------------------------------------------------------------------------------------------
+# Descriptions -----------------------------------------------------------------------------------------------
 
 
 def describe(rule: Rule) -> list[str]:

@@ -108,7 +108,7 @@ class Clock:
         item = tree.StateItem(place, _name(place, self.step), "scalar", _number(place, 0), self.key)
         return tree.StateDecl(place, tree.StateScope.TENSOR, (item,), None)
 
-    # With the tensor, or alone ------------------------------------------------------------------------------
+    # Resolving placeholders ---------------------------------------------------------------------------------
 
     def with_tensor(self, node: tree.Node) -> tree.Node:
         """Resolve a placeholder for a rule that shares the tensor's time."""

@@ -411,7 +411,7 @@ class _Composer:
         self.work.error("E201", message, node.span, "unknown", help)
         return node
 
-    # Mistakes -----------------------------------------------------------------------------------------------
+    # Errors -------------------------------------------------------------------------------------------------
 
     def known_inner(self, node: tree.Call | tree.Member, name: str, text: str) -> None:
         """Report the use of an inner rule that does not exist."""

@@ -74,7 +74,7 @@ class Work:
             if isinstance(item, tree.StateDecl):
                 self.keys |= {state.key.rpartition(".")[0] for state in item.items if state.key}
 
-    # Other texts --------------------------------------------------------------------------------------------
+    # Other rules --------------------------------------------------------------------------------------------
 
     def rule(self, node: tree.Use | tree.Inner) -> tree.Tree | None:
         """Return the tree of a rule used by another; report why and return None if there is none."""

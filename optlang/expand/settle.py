@@ -79,7 +79,7 @@ class _Calls:
         self.regular = self.regular and once
         return self.without_marks(_some(self.ways))
 
-    # What is there ------------------------------------------------------------------------------------------
+    # Analysis -----------------------------------------------------------------------------------------------
 
     def look(self, body: Sequence[tree.Stmt], around: Way, regular: bool) -> int:
         """Record the calls in a block; return the maximum number of calls per step.
@@ -167,7 +167,7 @@ class _Calls:
                     break
         return node
 
-    # What is made of it -------------------------------------------------------------------------------------
+    # Rewriting ----------------------------------------------------------------------------------------------
 
     def without_marks(self, reach: tree.Expr | None) -> Items:
         """Return the rule with its count, if needed, and with the ``reached`` placeholders resolved."""

@@ -30,7 +30,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "Nearest point in the box [low, high].",
         definition="min(max(x, low), high)",
     ),
-    Builtin("project_nonnegative", "x", PROXIMAL, "Nearest point without negative elements.", definition="max(x, 0)"),
+    Builtin("project_nonnegative", "x", PROXIMAL, "Nearest point with nonnegative elements.", definition="max(x, 0)"),
     Builtin(
         "project_l2_ball",
         "x, radius = 1, dim = none",
@@ -42,15 +42,15 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "project_unit_norm",
         "x, dim = none",
         PROXIMAL,
-        "Nearest point with Euclidean norm 1; zero, to which all of them are equally near, stays zero.",
+        "Nearest point with Euclidean norm 1; zero, which has no unique nearest point, stays zero.",
         definition="x / (1 if norm(x, dim=dim) == 0 else norm(x, dim=dim))",
     ),
     Builtin(
         "project_simplex",
         "x, total = 1, dim = none",
         PROXIMAL,
-        "Nearest point without negative elements that add up to `total` (at least 0): elements lose the same amount, "
-        "down to 0.",
+        "Nearest point with nonnegative elements that sum to `total` (at least 0): elements are reduced by the same "
+        "amount, down to 0.",
         definition=f"{_simplex('x', 'total')}return max(y - theta, 0)",
         matrix=True,
     ),
@@ -58,7 +58,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "project_l1_ball",
         "x, radius = 1, dim = none",
         PROXIMAL,
-        "Nearest point whose absolute values add up to at most `radius`.",
+        "Nearest point whose absolute values sum to at most `radius`.",
         definition=(
             f"{_simplex('abs(x)', 'radius')}return x if sum(abs(x), dim=dim) <= radius else sign(x)*max(y - theta, 0)"
         ),
@@ -84,7 +84,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "prox_l0",
         "x, k",
         PROXIMAL,
-        "0 for what is at most sqrt(2*k) in size: the proximal map of k times the number of elements that are not 0.",
+        "Sets elements of magnitude up to sqrt(2*k) to 0: the proximal map of k times the number of nonzero elements.",
         definition="0 if x^2 <= 2*k else x",
     ),
     Builtin(

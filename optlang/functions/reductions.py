@@ -41,8 +41,8 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "norm",
         "x, ord = 2",
         REDUCTION,
-        "Euclidean norm, or that of another order, of the elements: 1, inf, -inf (the smallest), 0 (how many are not "
-        "0) or any number.",
+        "Vector norm of the elements: Euclidean, or of order 1, inf, -inf (the smallest magnitude), 0 (the number of "
+        "nonzero elements) or any other number.",
         definition=(
             "sqrt(sum(x^2, dim=dim)) if ord == 2 else sum(abs(x), dim=dim) if ord == 1 else "
             "max(abs(x), dim=dim) if ord == inf else min(abs(x), dim=dim) if ord == -inf else "
@@ -57,7 +57,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "var",
         "x, correction = 0",
         REDUCTION,
-        "Variance: squares of distances from the mean, added up and divided by n - correction.",
+        "Variance: the sum of squared deviations from the mean, divided by n - correction.",
         definition=VARIANCE,
         reduction=True,
     ),
@@ -82,7 +82,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "softmax",
         "x, dim = none",
         REDUCTION,
-        "exp(x) / sum(exp(x)): fractions that add up to 1, over the whole tensor or along `dim`.",
+        "exp(x) / sum(exp(x)): weights that sum to 1, over the whole tensor or along `dim`.",
         definition="powers = exp(x - max(x, dim=dim))\nreturn powers / sum(powers, dim=dim)",
         free=True,
     ),

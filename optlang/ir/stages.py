@@ -249,7 +249,7 @@ class _Split:
             count += sum(1 for s in mine if s.kind == ELEMENT)
         return count + len(carried)
 
-    # Cutting ------------------------------------------------------------------------------------------------
+    # Splitting ----------------------------------------------------------------------------------------------
 
     def stages(self) -> tuple[Piece, ...]:
         """Return the stages in order."""
