@@ -71,7 +71,7 @@ from optlang.syntax.tree import (
 from optlang.syntax.walk import assigned, body_of, expressions, is_matrix_call, own_expressions, statements
 
 #: Maximum number of variants to check; fewer for a rule that is very long after inlining.
-MAX_WORLDS = 64
+MAX_SAMPLES = 64
 MAX_VISITS = 30_000
 
 #: A node that is not in the rule; forcing it marks an interpretation as reached by no sample.
@@ -357,7 +357,7 @@ class _Check:
         """Interpret the rule for every sample; then once more for each branch that no sample reached."""
         nodes = [node for expr in self.expressions() for node in expressions(expr)]
         size = len(nodes) if not self.repeats() else max(len(nodes), Size(self.scope).of_block(self.body))
-        limit = max(4, min(MAX_WORLDS, MAX_VISITS // (size + 1)))
+        limit = max(4, min(MAX_SAMPLES, MAX_VISITS // (size + 1)))
         matrices = any(is_matrix_call(node, MATRIX_FUNCTIONS) for node in nodes)
         whole = whole_numbers(self.scope, tuple(self.blocks())) if matrices or self.repeats() else ()
         found = samples(self.scope, self.expressions(), self.conditions(), limit, matrices, whole)

@@ -44,10 +44,10 @@ def _names(block: Sequence[Stmt], counted: dict[str, set[str]], scope: Scope) ->
             found |= set(_in_expression(expr, counted, scope))
     fixed = {"p", "g", *scope.states}
     while True:
-        behind = {n for name in found - fixed for value in values.get(name, ()) for n in _read(value)}
-        if behind <= found:
+        origins = {n for name in found - fixed for value in values.get(name, ()) for n in _read(value)}
+        if origins <= found:
             return found
-        found |= behind
+        found |= origins
 
 
 def _in_expression(expr: Expr, counted: dict[str, set[str]], scope: Scope) -> Iterator[str]:

@@ -114,7 +114,7 @@ class Codes:
     def sizes(self) -> Iterator[str]:
         """Yield the lines that load the row length and the padded number of elements."""
         if self.unit:
-            for i, name in enumerate(("columns", "extent"), self._behind + len(self.formats)):
+            for i, name in enumerate(("columns", "extent"), self._first_column + len(self.formats)):
                 yield f"{INDENT}{self.names[name]} = tl.load({self.names['row']} + {i})"
 
     @property
@@ -128,7 +128,7 @@ class Codes:
         for i, name in enumerate(self.formats):
             second = self.seconds.get(name)
             if second is not None and second in wanted:
-                address = f"tl.load({n['row']} + {self._behind + i})"
+                address = f"tl.load({n['row']} + {self._first_column + i})"
                 yield f"{INDENT}{second} = {address}.to(tl.pointer_type(more_{i}))"
         for i, key in enumerate(self.keys.values(), self.fixed + 1 + self.width - len(self.drawing) + 1):
             if key in wanted:
@@ -137,6 +137,6 @@ class Codes:
             yield f"{INDENT}{n['offset']} = tl.load({n['row']} + {self.fixed + 1 + self.width - len(self.drawing)})"
 
     @property
-    def _behind(self) -> int:
+    def _first_column(self) -> int:
         """The column after the addresses of tensors."""
         return self.fixed + 2

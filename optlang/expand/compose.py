@@ -82,12 +82,12 @@ class _Composer:
     Args:
         parsed: The syntax tree of the author's text.
         depth: How many rules enclose this one.
-        taken_over: The spans of all rules included so far, across all texts.
+        included: The spans of all rules included so far, across all texts.
     """
 
-    def __init__(self, parsed: tree.Tree, depth: int, taken_over: list[Span] | None = None) -> None:
+    def __init__(self, parsed: tree.Tree, depth: int, included: list[Span] | None = None) -> None:
         self.tree, self.depth = parsed, depth
-        self.taken_over = [] if taken_over is None else taken_over
+        self.included = [] if included is None else included
         self.work = Work(parsed)
         self.transforms = Transforms(self.work)
         self.inner: dict[str, rules.InnerRule] = {}
@@ -114,8 +114,8 @@ class _Composer:
         items: list[tree.Decl | tree.Stmt] = []
         for item in self._with_trial(own):
             if isinstance(item, tree.Use | tree.Inner):
-                self.taken_over.append(item.span)
-                if len(self.taken_over) > MAX_RULES:
+                self.included.append(item.span)
+                if len(self.included) > MAX_RULES:
                     message = f"a rule may contain at most {MAX_RULES} others"
                     raise OptlangError([replace(self._too_much(message), span=item.span)])
             match item:
@@ -176,7 +176,7 @@ class _Composer:
             return parsed
         if self.depth >= MAX_PIECES:
             raise OptlangError([self._too_much("rules are nested too deeply")])
-        return _Composer(parsed, self.depth + 1, self.taken_over).whole()
+        return _Composer(parsed, self.depth + 1, self.included).whole()
 
     def _with_trial(self, own: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
         """Return the items; for a file that contains only transforms, add one use of each, to check them."""

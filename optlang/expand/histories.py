@@ -46,10 +46,10 @@ def initial_text(state: State, parsed: tree.Tree) -> str:
 def without_histories(parsed: tree.Tree) -> tree.Tree:
     """Return a rule with its histories as states. A push to something else is kept, for the checker to report."""
     sizes = sizes_of(parsed)
-    return replace(parsed, items=rebuilt(parsed.items, lambda new, old: _written_out(new, sizes))) if sizes else parsed
+    return replace(parsed, items=rebuilt(parsed.items, lambda new, old: _expanded(new, sizes))) if sizes else parsed
 
 
-def _written_out(node: tree.Node, sizes: Mapping[str, tree.Expr]) -> tree.Node | tuple[tree.Node, ...]:
+def _expanded(node: tree.Node, sizes: Mapping[str, tree.Expr]) -> tree.Node | tuple[tree.Node, ...]:
     """Return the expansion of a declaration, a ``push`` or a ``count(s)``."""
     match node:
         case tree.Call(function=tree.Name(name=name), arguments=(tree.Argument(name=None, value=tree.Name() as over),)):

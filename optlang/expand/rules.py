@@ -60,7 +60,7 @@ def used(work: Work, node: tree.Use, write_out: WriteOut, own: Sequence[tree.Dec
         own: The author's items; their hyperparameters and functions override those of the other rule.
         adopt: Imports the transforms of the other file.
     """
-    parsed = _written_out(work, node, write_out, adopt)
+    parsed = _expanded(work, node, write_out, adopt)
     if parsed is None:
         return []
     mine = {i.name.name for d in own if isinstance(d, tree.HyperDecl) for i in d.items}
@@ -107,7 +107,7 @@ def declared(
         write_out: Expands the other rule.
         tuples: The declared tuples of hyperparameters, by name.
     """
-    parsed = _written_out(work, node, write_out)
+    parsed = _expanded(work, node, write_out)
     if parsed is None or not _fits_inside(work, parsed, node):
         return None
     origin = parsed.span.origin
@@ -253,7 +253,7 @@ def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> t
     return done, result
 
 
-def _written_out(
+def _expanded(
     work: Work, node: tree.Use | tree.Inner, write_out: WriteOut, adopt: Adopt = lambda items: None
 ) -> tree.Tree | None:
     """Return the used rule, expanded; report why and return None if that fails."""

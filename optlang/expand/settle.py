@@ -107,7 +107,7 @@ class _Calls:
         """Record the calls in the branches of an ``if``; return the maximum number of calls per step."""
         counts = []
         for condition, body in node.branches:
-            if self.starts_anew(condition, body, node):
+            if self.is_redundant_start(condition, body, node):
                 self.needless.add(node)
             static = is_known(condition, self.free, self.functions)
             regular &= static and self.about_shapes(condition)
@@ -116,7 +116,7 @@ class _Calls:
         counts.append(self.look(node.other or (), around, regular))
         return max(counts)
 
-    def starts_anew(self, condition: tree.Expr, body: Sequence[tree.Stmt], node: tree.If) -> bool:
+    def is_redundant_start(self, condition: tree.Expr, body: Sequence[tree.Stmt], node: tree.If) -> bool:
         """Return whether a statement sets a state in the first step to the initial value it already has."""
         match body:
             case (tree.Assign(targets=(tree.Name(name=name),), op="=", value=value),) if node.other is None:
@@ -139,12 +139,12 @@ class _Calls:
             before = condition
             names = names_in(condition) & self.known.keys()
             condition = renamed(condition, {name: self.known[name] for name in names})
-            condition = rebuilt(condition, lambda new, old: self.written_out(new))
+            condition = rebuilt(condition, lambda new, old: self.inlined(new))
             if condition == before or any(count > MAX_CONDITION for count, _ in enumerate(expressions(condition))):
                 break
         return condition
 
-    def written_out(self, node: tree.Node) -> tree.Node:
+    def inlined(self, node: tree.Node) -> tree.Node:
         """Inline a function call if the function is a single formula; return any other node unchanged."""
         match node:
             case tree.Call(function=tree.Name(name=name), arguments=given) if name in self.functions:

@@ -24,13 +24,13 @@ def one_by_one(node: Piece) -> Piece:
             found += new if isinstance(item, tree.Assign) and isinstance(new, tuple) else [new]
         return tuple(found)  # type: ignore[return-value]
     if isinstance(node, tree.Assign) and isinstance(node.value, tree.Tuple):
-        return _written_out(node, node.value.items)  # type: ignore[return-value]
+        return _separated(node, node.value.items)  # type: ignore[return-value]
     if not isinstance(node, tree.Node) or isinstance(node, tree.Expr):
         return node
     return mapped(node, one_by_one)  # type: ignore[no-any-return]
 
 
-def _written_out(node: tree.Assign, values: tuple[tree.Expr, ...]) -> tuple[tree.Assign, ...]:
+def _separated(node: tree.Assign, values: tuple[tree.Expr, ...]) -> tuple[tree.Assign, ...]:
     *targets, last = node.targets
     *others, final = values
     held = [replace(target, name=f"{target.name}.new", text=target.text) for target in targets]

@@ -179,7 +179,7 @@ class Loops(Histories):
         stores = tuple(Store(name, expr, kinds[name]) for name, expr in results.items())
         notes = {v.line: self.source.line(v.line).strip() for v in values if v.line}
         program = prune.run(Program("", tuple(inputs), (), (values,), stores, notes))
-        handed_on = inputs[: 1 + len(carried)]  # these stay even if the body does not read them
-        left = tuple(i for i in program.inputs if i not in handed_on)
-        program = replace(program, inputs=(*handed_on, *left))
+        always = inputs[: 1 + len(carried)]  # these stay even if the body does not read them
+        left = tuple(i for i in program.inputs if i not in always)
+        program = replace(program, inputs=(*always, *left))
         return Body(program, place, tuple(carried.values()), tuple(i.symbol for i in left), node.backwards)

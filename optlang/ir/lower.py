@@ -1,4 +1,4 @@
-"""Lowering: the statements of a variant become a program.
+"""Lower: translate the statements of a variant to a program.
 
 Assignments are in single assignment form; an ``if`` on runtime values becomes a select per assigned name. Kinds follow
 from the inputs. A ``: scalar`` state is kept on the host unless it depends on a tensor.

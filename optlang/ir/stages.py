@@ -110,11 +110,11 @@ class _Split:
             if not any(self.kinds[s].on_device for s in value.expr.free_symbols):
                 readers = [barrier[s] for s in self.readers.get(value.symbol, ())]
                 barrier[value.symbol] = min(readers, default=barrier[value.symbol])
-        behind: set[sp.Symbol] = set()  # values that depend on a matrix of the same stage
+        after_matrices: set[sp.Symbol] = set()  # values that depend on a matrix of the same stage
         for value in self.program.tensor:
             before = (s for s in value.expr.free_symbols if s in barrier and barrier[s] == barrier[value.symbol])
-            if any(s in among or s in behind for s in before):
-                behind.add(value.symbol)
+            if any(s in among or s in after_matrices for s in before):
+                after_matrices.add(value.symbol)
         feeding: set[sp.Symbol] = set()  # values that a matrix of the same stage depends on
         for value in reversed(self.program.tensor):
             if value.symbol in among or value.symbol in feeding:
@@ -124,13 +124,13 @@ class _Split:
         for value in reversed(self.program.tensor):
             if value.symbol in halting:
                 halting |= value.expr.free_symbols
-        feeding |= halting - behind - among
+        feeding |= halting - after_matrices - among
         for value in self.program.tensor:  # a mere copy of a matrix result needs no separate stage
             if value.expr in among and barrier[value.expr] == barrier[value.symbol]:
                 among.add(value.symbol)
         busy = {barrier[s] for s in among}
         for symbol, stage in barrier.items():
-            if symbol in among or (symbol in behind and symbol in feeding):
+            if symbol in among or (symbol in after_matrices and symbol in feeding):
                 self.place[symbol] = (stage, 1)
             elif stage in busy and symbol not in feeding:
                 self.place[symbol] = (stage, 2)
