@@ -229,7 +229,7 @@ class _SampledRun:
         usual, zeroed = _lengths(self.steps), _lengths(changed)
         if not all(math.isfinite(x) for pair in zeroed for x in pair):
             return math.inf
-        # If a step is scaled as a whole, the other elements shrink instead.
+        # If a step is scaled as a whole, the other elements barely move instead.
         found, expected = (
             (max(one for one, _ in pairs), max((one / other for one, other in pairs if other), default=0.0))
             for pairs in (zeroed, usual)

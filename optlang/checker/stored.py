@@ -37,7 +37,7 @@ def check_stores(stores: Iterable[StoreDecl], resolver: Resolver, vector: str) -
     Args:
         stores: The statements.
         resolver: The name resolver, which reports errors.
-        vector: The declaration that excludes per-tensor states: ``flat`` or ``sparse``; None without one.
+        vector: The declaration that excludes per-tensor states: ``flat`` or ``sparse``; empty without one.
     """
     checker = _Stores(resolver.scope)
     for statement in stores:

@@ -91,7 +91,7 @@ class _Loop:
         if not set(letters) & set("xVO"):
             raise Unsuited  # nothing to gain
         turn = [f"{INDENT * 2}{line}" for line in self.values()]
-        carried_out = [f"{INDENT * 2}{line}" for line in self.carried_out()]
+        loop_carried = [f"{INDENT * 2}{line}" for line in self.loop_carried()]
         order = "newest" if self.body.backwards else "oldest"
         turns = "i = last - 1; i >= first; --i" if self.body.backwards else "i = first; i < last; ++i"
         yield f"// A loop over the entries of a history, the {order} first."
@@ -101,7 +101,7 @@ class _Loop:
         yield f"{INDENT * 2}const double* numbers, int threads) {{"
         yield from (f"{INDENT}{line}" for line in self.taken(letters))
         yield f"{INDENT}for (int64_t {turns}) {{"
-        yield from (*turn, *carried_out)
+        yield from (*turn, *loop_carried)
         yield f"{INDENT}}}"
         yield "}"
 
@@ -241,7 +241,7 @@ class _Loop:
             raise Unsuited
         return self.writer.text(expr)
 
-    def carried_out(self) -> Iterator[str]:
+    def loop_carried(self) -> Iterator[str]:
         """Yield the lines that pass on the loop-carried values."""
         made = {v.symbol: v for v in self.program.tensor}
         for symbol, store in zip(self.carried, self.program.stores, strict=True):

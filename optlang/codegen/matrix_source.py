@@ -51,7 +51,7 @@ class MatrixWriter(TorchWriter):
         self.found: list[str] = []  # lines that define these names, not yet written
         self.given: dict[type[algebra.Loop], list[int]] = {}  # carried values whose initial buffer is reusable
         self.rank: int | None = None
-        self.there = [i.symbol for i in program.inputs if i.kind.on_device]  # tensors computed so far
+        self.there = [i.symbol for i in program.inputs if i.kind.on_device]  # tensors available so far
         self.types: dict[sp.Symbol, str] = {}
         #: Names of functions with several results, by the symbols of their values.
         self.several = {v.symbol: algebra.name_of(v.expr) for v in program.tensor if v.matrices}

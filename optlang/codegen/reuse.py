@@ -26,11 +26,11 @@ def written_over(
         added_to: Returns the x of a value x + c*y; None for other values.
     """
     values = {v.symbol: v for v in turn.tensor}
-    carried_out = Counter(store.expr for store in turn.stores)
+    stored = Counter(store.expr for store in turn.stores)
     found: dict[sp.Symbol, sp.Symbol] = {}
     for before, store in zip(carried, turn.stores, strict=True):
         value = values.get(store.expr)
-        if value is None or added_to(value) != before or carried_out[value.symbol] > 1 or before in carried_out:
+        if value is None or added_to(value) != before or stored[value.symbol] > 1 or before in stored:
             continue
         readers = [v for v in turn.tensor if before in v.expr.free_symbols]
         later = [v for v in turn.tensor if value.symbol in v.expr.free_symbols]

@@ -6,7 +6,7 @@ from optlang.diagnostics import Diagnostic
 from optlang.rule import Rule
 from optlang.source import Span
 
-#: Maximum number of nodes in one variant: far above any real optimizer, and low enough to compile within seconds.
+#: Maximum number of nodes in one variant: far above any real optimizer, far below what takes seconds to process.
 MAX_NODES = 20_000
 
 #: Maximum count of a ``repeat``, which is unrolled.

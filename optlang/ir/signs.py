@@ -114,7 +114,7 @@ def _fades(
 
 
 def _follows_parameter(program: Program, name: ValueName, slopes: _Slopes) -> bool:
-    """Return whether a state is computed from parameters alone, or gradients that have moved them."""
+    """Return whether a state depends on the parameter, and on gradients only through its update."""
     exprs = {value.symbol: value.expr for value in program.values}
     moved = {symbol for symbol, slope in slopes.known.items() if slope == Bounds(1.0, 1.0)}
     known = {i.symbol: i.name for i in program.inputs}
