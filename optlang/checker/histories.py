@@ -42,7 +42,7 @@ class _Histories:
         self.scope = scope
 
     def block(self, body: Iterable[Stmt], around: Mapping[str, str]) -> None:
-        """Check some statements."""
+        """Check a block."""
         for statement in body:
             self.pushes(statement)
             self.loose_entry(statement, around)

@@ -47,7 +47,7 @@ def meet(kinds: Iterable[Kind], p: Shape) -> Kind:
     """Return the kind of an elementwise combination, for a parameter of shape ``p``.
 
     Raises:
-        Mismatch: If the shapes do not meet.
+        Mismatch: If the shapes do not match.
     """
     several = tuple(kinds)
     if Level.MATRIX not in [kind.level for kind in several]:
