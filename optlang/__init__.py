@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-#: Where each public name lives.
+#: The module that defines each public name.
 _HOMES = {
     "compile": "optlang.api",
     "check": "optlang.api",

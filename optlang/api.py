@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
     from optlang.compiler import CompiledRule
 
-#: What stands for a rule: its text, a path (or a string that ends in ``.opt``), a name of the library, or a source.
+#: A rule: its text, a path (or a string that ends in ``.opt``), a name of the library, or a source.
 Rule = str | os.PathLike[str] | Source
-#: What stands for a rule inside of another: a name of the library, or a path (or a string that ends in ``.opt``).
+#: A replacement for an inner rule: a name of the library, or a path (or a string that ends in ``.opt``).
 Inner = str | Path
 
-#: What a hyperparameter is given as; a tuple where a key of the param group stands for several (``betas``).
+#: The value of a hyperparameter; a tuple if the key of the param group holds several (``betas``).
 Given = Value | tuple[Value, ...]
 
 BAR = "=" * 20
@@ -42,7 +42,7 @@ STAGES = ("tree", "plain", "rule", "program", "source", "cpp")
 
 
 def load(rule: Rule) -> Source:
-    """Return the text of a rule.
+    """Return the source of a rule.
 
     Args:
         rule: The rule's text, a path, a string that ends in ``.opt``, the name of a rule of the library, or a source,
@@ -83,7 +83,7 @@ def compile(
 
     Args:
         rule: The rule's text, a path, a string that ends in ``.opt``, or the name of a rule of the library.
-        name: Class name; by default the one that the rule declares, else ``Rule``.
+        name: Class name; by default the name that the rule declares, or ``Rule``.
         inner: Rules that replace its inner rules, by the names of the inner rules: names of the library or paths.
             For a rule with one inner rule, a single name or path.
         backend: ``"auto"`` (the fastest for the device), ``"cpp"`` (C++ kernels on the CPU), ``"inductor"``
@@ -93,7 +93,7 @@ def compile(
         The class. The same arguments return the same class.
 
     Raises:
-        OptlangError: If the rule has errors; its ``diagnostics`` are all findings.
+        OptlangError: If the rule has errors; ``diagnostics`` holds all findings.
         ValueError: If the name, the backend or an inner rule does not exist.
 
     Example:
@@ -110,7 +110,7 @@ def compile(
 
 
 def check(rule: Rule) -> list[Diagnostic]:
-    """Return all findings for a rule, an empty list if there are none. Never raises for a bad rule."""
+    """Return all findings for a rule, an empty list if there are none. Never raises for an invalid rule."""
     return check_text(load(rule))[1]
 
 
@@ -120,7 +120,7 @@ def emit(
     values: Mapping[str, Given] | None = None,
     ndim: int = 2,
 ) -> str:
-    """Return a rule as text at a stage of the compiler.
+    """Return the text of a rule at a stage of the compiler.
 
     Args:
         rule: As for :func:`compile`.
@@ -181,7 +181,7 @@ def export(
     ndim: int = 2,
     store: str | Mapping[str, str] | None = None,
 ) -> str | bytes:
-    """Return a rule as a standalone file, which does not need optlang, and write it.
+    """Return a rule as a standalone file that does not need optlang, and write it to ``path``.
 
     Args:
         rule: As for :func:`compile`.
@@ -189,10 +189,10 @@ def export(
         path: Where to write the file; None only returns it.
         values: Hyperparameters to fix in the file.
         ndim: Number of dimensions of the tensors, for targets that support only one.
-        store: Formats of the states, ``fp32`` or ``bf16``, given as for the optimizer.
+        store: Formats of the states, ``fp32`` or ``bf16``, as for the optimizer.
 
     Raises:
-        OptlangError: If the rule has errors, or the target does not support it; its ``diagnostics`` are all findings.
+        OptlangError: If the rule has errors or the target does not support it; ``diagnostics`` holds all findings.
         ValueError: If the target, a hyperparameter or a format does not exist.
     """
     from optlang.compiler import compile_source
@@ -209,7 +209,7 @@ def export(
 
 
 def _values(compiled: CompiledRule, given: Mapping[str, Given]) -> Values:
-    """Return hyperparameters by the names of the formulas; refuse what does not exist or is out of range."""
+    """Return hyperparameters by their names in the formulas; raise if one does not exist or is out of range."""
     keys = compiled.rule.keys
     known = {hyper.name for hyper in compiled.rule.hypers}
     values: dict[GivenName, Value] = {}

@@ -1,8 +1,8 @@
-"""What the compiler hands to the runtime: a rule, its variants, and the generated source of each.
+"""The compiler's output, used by the runtime: a rule, its variants, and their generated source.
 
-A *variant* is a rule with its static questions answered (is ``amsgrad`` true? is ``ndim > 1``?). What a step of it runs
-is a :class:`Schedule` of stages, each of which is a :class:`Kernel`. The functions of the generated modules, of the
-variant and of its kernels, are called by the runtime:
+A *variant* is a rule with its static questions answered (is ``amsgrad`` true? is ``ndim > 1``?). Its step runs a
+:class:`Schedule` of stages, each with a :class:`Kernel`. The runtime calls the functions of the generated modules,
+those of the variant and of its kernels:
 
 ``start(p, g, ...)``   the initial value of every state, as a dict by state name (tensors in p's own shape; floats
                        for states that live on the host); further arguments are named by ``start_arguments``
@@ -11,7 +11,7 @@ variant and of its kernels, are called by the runtime:
 ``update(...)``        one tensor: the tensors of ``tensors`` viewed as ``layout`` says, then the packed coefficients;
                        writes in place those named in ``written``
 
-Values that these take have the names of :mod:`optlang.inputs`.
+Their arguments have the names of :mod:`optlang.inputs`.
 """
 
 from __future__ import annotations
@@ -33,48 +33,48 @@ from optlang.syntax.tree import Expr
 
 if TYPE_CHECKING:
     from optlang.core.core import Core
-    from optlang.ir.program import Program  # it is made of SymPy, which the runtime does without
+    from optlang.ir.program import Program  # contains SymPy expressions, which the runtime does not need
 
 
 class ShapeInfo(NamedTuple):
-    """What a rule may know of a tensor besides its values."""
+    """The properties of a tensor that a rule may read, besides its values."""
 
     ndim: int
     numel: int
     rows: int
     cols: int
-    eps_of: float  # machine epsilon of the type the parameter is stored in
+    eps_of: float  # machine epsilon of the parameter's storage dtype
     shape: tuple[int, ...] = ()
 
     def number(self, name: str | DimensionSize) -> Any:
-        """Return one of the facts that are numbers."""
+        """Return one of the numeric facts."""
         if isinstance(name, DimensionSize):
             return self.shape[name.dim] if name.dim < len(self.shape) else 1
         return getattr(self, name)
 
     def named(self) -> dict[GivenName, Any]:
-        """Return the facts that are numbers, by name."""
+        """Return the numeric facts by name."""
         return {name: self.number(name) for name in FACTS}
 
 
-#: The sizes of dimensions that no name of a rule's stands for.
+#: The sizes of dimensions, which have no names in rules.
 DIMENSION_SIZES: tuple[DimensionSize, ...] = tuple(map(DimensionSize, range(8)))
-#: Names of the facts that are numbers.
+#: Names of the numeric facts.
 FACTS: tuple[str | DimensionSize, ...] = ("ndim", "numel", "rows", "cols", "eps_of", *DIMENSION_SIZES)
 
 
 class Storage(Enum):
-    """How a state, or what one stage leaves for another, is kept; values are what files of the targets call them."""
+    """How a state, or a value passed between stages, is stored; the values are names used in exported files."""
 
     ELEMENT = "element"  # a tensor shaped like p
     REDUCED = "reduced"  # p's shape, with some sizes 1
-    MATRIX = "matrix"  # a tensor whose shape is not the parameter's
+    MATRIX = "matrix"  # a tensor with another shape than the parameter
     SCALAR = "scalar"  # a device tensor with one element
     HOST = "host"  # a float on the host, mirrored into a 0-d float64 tensor
 
     @classmethod
     def of(cls, kind: Kind) -> Storage:
-        """Return how a value on the device is kept."""
+        """Return the storage of a device value."""
         return {
             Level.ELEMENT: cls.ELEMENT,
             Level.SCALAR: cls.SCALAR,
@@ -85,20 +85,20 @@ class Storage(Enum):
 
 @dataclass(frozen=True)
 class Slot:
-    """A state that exists in a variant.
+    """A state of a variant.
 
     Attributes:
-        name: What the rule calls it.
+        name: Its name in the rule.
         key: Its key in ``optimizer.state[p]``, or in the param group.
-        storage: What it is shaped like.
-        dims: The dimensions over which a reduced one is reduced.
-        format: How its numbers are kept.
+        storage: Its storage.
+        dims: The dimensions over which a reduced state is reduced.
+        format: The storage format of its numbers.
         signed: Whether some of its numbers may be negative.
-        divides: Whether something is divided by them.
+        divides: Whether they are used as a divisor.
         zero: Whether they are 0 before the first step.
-        averages: Whether what was kept has less weight with every step, so that errors fade.
-        cancels: Whether something is divided by a difference in which it stands, or a root is taken of one.
-        mixed: Whether it is given to operations on matrices, so that no element is updated from itself alone.
+        averages: Whether the weight of the old value decreases in every step, so that errors decay.
+        cancels: Whether it occurs in a difference that is a divisor or the argument of a root.
+        mixed: Whether it is an operand of matrix operations, so that elements are not updated independently.
     """
 
     name: str
@@ -115,18 +115,18 @@ class Slot:
 
     @property
     def of_elements(self) -> bool:
-        """Whether it is shaped like its parameter."""
+        """Whether it is shaped like the parameter."""
         return self.storage is Storage.ELEMENT
 
     @cached_property
     def new(self) -> New:
-        """The name of its value after the update of a group's or the optimizer's states."""
+        """The name of its value after the update of group and shared states."""
         return New(self.name)
 
 
 @dataclass(frozen=True)
 class StageTensor:
-    """A tensor that one stage of a step leaves for another, or for what is done between stages."""
+    """A tensor passed between the stages of a step, or to what happens between stages."""
 
     name: HandedOn | NumberContribution
     storage: Storage
@@ -134,20 +134,20 @@ class StageTensor:
 
     @classmethod
     def of(cls, name: HandedOn | NumberContribution, kind: Kind) -> StageTensor:
-        """Return the tensor of a value on the device."""
+        """Return the tensor for a device value."""
         return cls(name, Storage.of(kind), tuple(sorted(kind.dims)))
 
 
-#: What a kernel reads and writes besides p and g.
+#: A tensor that a kernel reads or writes besides p and g.
 AnySlot = Slot | StageTensor
 
 
 @dataclass(frozen=True)
 class View:
-    """How a tensor is viewed before ``update`` is called.
+    """How a tensor is viewed for ``update``.
 
-    ``(0, 0)`` is flat, one dimension. Otherwise the first ``front`` and the last ``back`` dimensions stay and those
-    between are merged into one (of size 1 if there are none); ``exact`` keeps the tensor's own shape.
+    ``(0, 0)`` flattens it. Otherwise the first ``front`` and the last ``back`` dimensions are kept and those between
+    are merged into one (of size 1 if there are none). ``exact`` keeps the shape.
     """
 
     front: int = 0
@@ -156,18 +156,18 @@ class View:
 
     @classmethod
     def of(cls, dims: Collection[int], ndim: int) -> View:
-        """Return how tensors of ``ndim`` dimensions are viewed: those that reductions name stay apart."""
+        """Return a view of tensors with ``ndim`` dimensions that keeps the dimensions named in reductions separate."""
         front = max((d + 1 for d in dims if d >= 0), default=0)
         back = max((-d for d in dims if d < 0), default=0)
         return cls(exact=True) if ndim < front + back else cls(front, back)
 
     @property
     def flat(self) -> bool:
-        """Whether tensors are viewed as one dimension."""
+        """Whether tensors are flattened."""
         return not (self.front or self.back or self.exact)
 
     def shape(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the viewed shape of a tensor of shape ``size``."""
+        """Return the shape of the view of a tensor with shape ``size``."""
         if self.exact:
             return size
         count = 1
@@ -177,12 +177,12 @@ class View:
 
 
 class VariantKey(NamedTuple):
-    """What a variant is for; equal keys mean equal variants.
+    """The key of a variant; equal keys mean equal variants.
 
     Attributes:
         answers: The answers to static questions.
-        event: The event whose statements it is, None for a step.
-        ndim: Dimensions of the tensor, if it is for no other number of them.
+        event: The event that runs it; None for a step.
+        ndim: The only number of dimensions of the tensor it is valid for; None if any number is valid.
     """
 
     answers: tuple[Answer, ...]
@@ -191,7 +191,7 @@ class VariantKey(NamedTuple):
 
     @classmethod
     def of(cls, core: Core, ndim: int) -> VariantKey:
-        """Return the key of statements for a tensor of ``ndim`` dimensions."""
+        """Return the key of specialised statements for a tensor with ``ndim`` dimensions."""
         exact = core.matrices or View.of(core.dims, ndim).exact
         return cls(core.key, core.event, ndim if exact else None)
 
@@ -200,7 +200,7 @@ class VariantKey(NamedTuple):
 class Draw:
     """Random numbers that a stage reads as a tensor: ``kind`` is ``randn`` or ``rand``.
 
-    They are shaped like p, unless a tensor of the stage says that they have a shape of their own.
+    They are shaped like p, unless the stage has a tensor that declares another shape.
     """
 
     name: Random
@@ -208,13 +208,13 @@ class Draw:
 
     @cached_property
     def seed(self) -> int:
-        """The number by which they differ from those of other calls."""
+        """The seed that distinguishes them from those of other calls."""
         assert isinstance(self.name.site, Site)
         return self.name.site.seed()
 
 
 class Locality(Enum):
-    """What an element of the results of a kernel depends on: what a backend must be able to do."""
+    """What an element of a kernel's results depends on; it determines what a backend must support."""
 
     ELEMENTS = "the same element of other tensors, and numbers"
     SWEEPS = "reductions over whole tensors as well"
@@ -223,29 +223,29 @@ class Locality(Enum):
 
 
 class Kernel:
-    """What is computed in one go for one parameter or for many: the unit that backends see.
+    """The unit of compilation: a computation for one parameter or many, as backends see it.
 
-    A kernel has a Python module with ``host`` and ``update``. Other texts are written when a backend asks for them.
+    A kernel has a Python module with ``host`` and ``update``. Other texts are generated when a backend requests them.
 
     Attributes:
         name: The rule's name.
-        digest: Differs whenever what is computed does.
-        title: First line of the docstrings of its modules.
-        locality: What elements of its results depend on. A kernel of ``STACKS`` takes each tensor with one dimension
-            more in front, of tensors that are treated alike, then the coefficients as numbers, and returns the new
-            values of ``written``.
-        ndim: Dimensions of the parameter that it was made for.
-        layout: How tensors are viewed.
-        slots: The states that it reads or writes, in order of declaration, and all that live on the host.
-        stage_tensors: What else it reads or writes.
+        digest: A hash of the computation.
+        title: The first line of the docstrings of its modules.
+        locality: What elements of its results depend on. A kernel with ``STACKS`` takes stacks of tensors that are
+            updated alike, with a leading batch dimension, then the coefficients as numbers, and returns the new values
+            of ``written``.
+        ndim: The number of dimensions of the parameter it was generated for.
+        layout: The view of its tensors.
+        slots: The states it reads or writes, and all host states, in order of declaration.
+        stage_tensors: The other tensors it reads or writes.
         tensors: Names of the tensors ``update`` takes, in order: ``p``, ``g``, and states.
-        written: Which of them it writes.
+        written: The names of the tensors it writes.
         host_arguments: Names of the values ``host`` takes.
-        coefficients: Names of the packed coefficients, in order (for people; may be empty).
+        coefficients: Names of the packed coefficients, in order (for readability; may be empty).
         source: The Python module (imports ``math`` and ``torch`` only).
         narrow_source: The same for tensors stored in 16 bits, with arithmetic in float32.
-        texts: The other texts that have been asked for, by the modules that wrote them, with what these were given.
-        restore: Makes the program again, for a kernel that was found on disk.
+        texts: The other texts generated so far, by the module that generated them and its options.
+        restore: Recompiles the program of a kernel that was loaded from disk.
     """
 
     def __init__(
@@ -273,7 +273,7 @@ class Kernel:
         self.coefficients = tuple(map(str, program.coefficients()))
         self.written: tuple[ValueName, ...] = tuple(s.target for s in program.stores if s.kind.on_device)
         self.source, self.narrow_source = sources
-        # Python that keeps all dimensions may be the same for any number of them; other texts are not.
+        # Python code that keeps all dimensions may be the same for any number of them; other texts are not.
         exact = ndim if layout.exact else None
         self.digest = hashlib.sha256(repr((sources, tensors, self.kept, layout, exact)).encode()).hexdigest()
         self.texts: dict[tuple[Any, ...], str] = {}
@@ -282,7 +282,7 @@ class Kernel:
 
     @property
     def program(self) -> Program:
-        """What it computes, after the passes of the compiler."""
+        """Its optimised program."""
         if self._program is None:
             assert self.restore is not None
             self._program = self.restore()
@@ -290,30 +290,30 @@ class Kernel:
 
     @property
     def kept(self) -> tuple[AnySlot, ...]:
-        """What it reads or writes besides p and g."""
+        """The tensors it reads or writes besides p and g."""
         return (*self.slots, *self.stage_tensors)
 
     @cached_property
     def storage(self) -> dict[ValueName, Storage]:
-        """How these are kept, by name."""
+        """Their storage, by name."""
         return {slot.name: slot.storage for slot in self.kept}
 
     @property
     def elementwise(self) -> bool:
-        """Whether every element is updated from itself alone, so that any part of a tensor may be without the rest."""
+        """Whether every element is updated independently, so that parts of a tensor can be updated separately."""
         return self.locality is Locality.ELEMENTS
 
     @property
     def matrices(self) -> bool:
-        """Whether it takes stacks of whole matrices."""
+        """Whether it takes stacks of matrices."""
         return self.locality is Locality.STACKS
 
     def text(self, module: str, *options: Any) -> str:
-        """Return what ``emit(kernel)`` of a module of :mod:`optlang.backends` writes; once, and then from memory.
+        """Return the result of ``emit(kernel)`` of a module in :mod:`optlang.backends`, generated once and then cached.
 
         Args:
-            module: The module's name, such as ``cpp_source``. It is imported only if the text is not there yet.
-            options: What ``emit`` takes besides.
+            module: The module's name, such as ``cpp_source``. It is imported only if the text is not cached.
+            options: Additional arguments for ``emit``.
         """
         key = (module, *options)
         if key not in self.texts:
@@ -321,7 +321,7 @@ class Kernel:
         return self.texts[key]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the program, which would load SymPy: it is made again when it is needed."""
+        """Omit the program, which would load SymPy: it is recompiled when needed."""
         state = {**vars(self), "_program": None, "restore": None}
         state.pop("storage", None)
         return state
@@ -329,15 +329,15 @@ class Kernel:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a step over some tensors: a kernel, and what it waits for and leaves.
+    """A stage of a step: a kernel, what it waits for and what it produces.
 
     Attributes:
-        kernel: What is run.
-        needs: Names of the late values that its coefficients are computed from.
-        totals: Names of the sums over the whole model that it gives its part of.
+        kernel: The kernel to run.
+        needs: Names of the late values that its coefficients depend on.
+        totals: Names of the sums over the whole model that it contributes to.
         draws: The random numbers it reads.
-        points: Names of the tensors it writes for the closure to be called at, or for a direction.
-        alone: Whether each tensor is worked on by itself, because the tensors decide what is done.
+        points: Names of the tensors it writes for the closure: points and directions.
+        alone: Whether each tensor is processed separately, because its values decide what is computed.
     """
 
     kernel: Kernel
@@ -350,20 +350,20 @@ class Stage:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The shape of a step: the stages of each path that it may take.
+    """The stages of each path that a step may take.
 
-    Most rules have one path of one stage, whose kernel computes the host states with its coefficients (``direct``).
-    For all others the variant's module holds ``path`` (which of the paths this step takes), ``numbers_I`` (what the
-    host states become on path I), ``shared_NAME`` (what a shared state becomes) and ``sizes`` (of random numbers that
+    Most rules have one path with one stage, whose kernel computes the host states along with its coefficients
+    (``direct``). For all others the variant's module defines ``path`` (which path this step takes), ``numbers_I`` (the
+    new host states on path I), ``shared_NAME`` (the new value of a shared state) and ``sizes`` (of random numbers that
     are not shaped like p, by name).
 
     Attributes:
         paths: The stages of each path, in order.
-        direct: Whether a step is the one kernel there is, and nothing else.
+        direct: Whether a step is a single kernel and nothing else.
         path_arguments: Names of the values ``path`` takes.
         numbers_arguments: Names of the values ``numbers_I`` takes, by path.
-        size_arguments: Names of the values ``sizes`` takes, where there are such random numbers.
-        shared: For each shared state its slot, and the names of the values that ``shared_NAME`` takes.
+        size_arguments: Names of the values ``sizes`` takes, if there are such random numbers.
+        shared: The slot of each shared state, and the names of the values that ``shared_NAME`` takes.
     """
 
     paths: tuple[tuple[Stage, ...], ...]
@@ -384,19 +384,19 @@ class Schedule:
         return tuple(stage.kernel for stage in self.stages)
 
     def arguments(self) -> set[ValueName]:
-        """Return the names of all values that are asked for on the host."""
+        """Return the names of all values needed on the host."""
         shared = (names for _, names in self.shared)
         several = (*(kernel.host_arguments for kernel in self.kernels), *self.numbers_arguments, *shared)
         return {*self.path_arguments, *self.size_arguments, *(name for names in several for name in names)}
 
     @property
     def random(self) -> bool:
-        """Whether some stage draws random numbers."""
+        """Whether any stage draws random numbers."""
         return any(stage.draws for stage in self.stages)
 
     @property
     def matrices(self) -> bool:
-        """Whether some stage works on whole matrices."""
+        """Whether any stage processes matrices."""
         return any(kernel.matrices for kernel in self.kernels)
 
 
@@ -406,22 +406,22 @@ class Variant:
 
     Attributes:
         name: The rule's name.
-        key: What it is for.
+        key: Its key.
         source: The generated Python module (imports ``math`` and ``torch`` only).
         narrow_source: The same for tensors stored in 16 bits, with arithmetic in float32.
-        traced_source: ``group`` and ``shared_NAME`` once more, on 0-d float64 tensors instead of floats: for numbers on
-            the device and autograd. Kernels have such a text of their own, ``traced_source``.
+        traced_source: ``group`` and ``shared_NAME`` on 0-d float64 tensors instead of floats, for numbers on the device
+            and autograd. Each kernel has its own such text, ``traced_source``.
         start_arguments: Names of the values ``start`` takes after ``p, g``.
         group_arguments: Names of the values ``group`` takes.
         slots: The states that exist, in order of declaration.
         group_slots: The group states, in order of declaration: (name, key, initial expression's value).
-        layout: How its tensors are viewed.
-        schedule: What a step runs.
-        min_ndim: Dimensions a tensor must have for the reductions of this variant to make sense.
+        layout: The view of its tensors.
+        schedule: The schedule of a step.
+        min_ndim: The minimum number of dimensions of a tensor for which the reductions are defined.
         counts_steps: Whether the step count ``t`` of each tensor must be kept (under the key ``step``): this variant
-            reads it, or one does to which a change of hyperparameters may lead.
-        counts_group: Whether the steps of each param group must be kept (under the key ``step``): some variant of the
-            rule may read ``group.t``.
+            reads it, or a change of hyperparameters may lead to one that does.
+        counts_group: Whether the step count of each param group must be kept (under the key ``step``): some variant of
+            the rule may read ``group.t``.
     """
 
     name: str
@@ -441,12 +441,12 @@ class Variant:
 
     @property
     def kernel(self) -> Kernel | None:
-        """The kernel of a step that is one kernel and nothing else."""
+        """The kernel of a step that consists of a single kernel; None otherwise."""
         return self.schedule.paths[0][0].kernel if self.schedule.direct else None
 
     @cached_property
     def tensors(self) -> tuple[ValueName, ...]:
-        """Names of the tensors that its kernels may read or write: ``p``, ``g``, and states as they are declared."""
+        """Names of the tensors that its kernels may read or write: ``p``, ``g``, and states in order of declaration."""
         stored = {name for kernel in self.schedule.kernels for name in kernel.tensors}
         return ("p", "g", *(s.name for s in self.slots if s.storage is not Storage.HOST and s.name in stored))
 
@@ -457,16 +457,16 @@ class Variant:
 
     @cached_property
     def storage(self) -> dict[ValueName, Storage]:
-        """How its states are kept, by name."""
+        """The storage of its states, by name."""
         return {slot.name: slot.storage for slot in self.slots}
 
     @property
     def elementwise(self) -> bool:
-        """Whether a step updates every element from itself alone, in one kernel."""
+        """Whether a step updates every element independently, in one kernel."""
         return self.kernel is not None and self.kernel.elementwise
 
     def text(self) -> str:
-        """Return everything that runs, as Python: the module, and those of its kernels."""
+        """Return all Python code that runs: the module of the variant and those of its kernels."""
         parts = [self.source]
         shown = {self.source: ""}
         for title, kernel in self._titled():
@@ -478,7 +478,7 @@ class Variant:
         return "\n".join(parts)
 
     def cpp_text(self) -> str:
-        """Return the C++ of the step, kernels and loops; where a stage has none there is a comment that says so."""
+        """Return the C++ of the step, kernels and loops; a comment marks stages without C++."""
         texts = []
         for title, kernel in self._titled():
             texts += [] if self.schedule.direct else [f"// {title}"]
@@ -486,14 +486,14 @@ class Variant:
         return "\n".join(texts)
 
     def _titled(self) -> Iterator[tuple[str, Kernel]]:
-        """Yield the kernels with what they are called in a text for people."""
+        """Yield the kernels with readable titles."""
         for i, path in enumerate(self.schedule.paths):
             for k, stage in enumerate(path, 1):
                 over = "matrices" if stage.kernel.matrices else "elements"
                 yield f"path {i}, stage {k} of {len(path)}, over {over}", stage.kernel
 
 
-#: What stands in the place of C++ kernels that there are not.
+#: Placeholder for a kernel that has no C++.
 NO_CPP = "// Not in C++: it works on matrices, or calls a function that is not known there.\n"
 
 
@@ -510,27 +510,27 @@ class Compiled(Protocol):
 
     @property
     def static_names(self) -> frozenset[GivenName]:
-        """Names of the hyperparameters and keys of the param group that some static question reads.
+        """Names of the hyperparameters and param-group keys that static questions read.
 
-        As long as these values and a tensor's facts stay, its variant stays.
+        While these values and a tensor's facts stay the same, so does its variant.
         """
 
     @property
     def routes(self) -> Sequence[tuple[Compiled, Expr | None]]:
-        """The rules that it sends parameters to, in order, and when; empty for a rule with formulas of its own."""
+        """The rules to which it routes parameters, in order, with their conditions; empty for other rules."""
 
     @property
     def group_keys(self) -> tuple[str, ...]:
-        """Keys of the user's own that the rule reads from the param group (``group.NAME``)."""
+        """The user's keys that the rule reads from the param group (``group.NAME``)."""
 
     def problems(self, values: Values) -> list[str]:
-        """Return what is wrong with these hyperparameters (by name): ranges and requirements; empty if nothing."""
+        """Return the errors in these hyperparameters (by name): ranges and requirements; empty if there are none."""
 
     def unfit(self, values: Values, facts: ShapeInfo) -> str | None:
-        """Return why a tensor does not suit the rule (a requirement on facts, shapes), None if it does."""
+        """Return why a tensor does not suit the rule (a requirement, or its shape); None if it does."""
 
     def group_initial(self, values: Values) -> dict[str, float]:
-        """Return the initial value of each state of the group and of the whole optimizer, by key."""
+        """Return the initial values of group and shared states, by key."""
 
     def variant_key(self, values: Values, facts: ShapeInfo, event: str | None = None) -> VariantKey:
         """Return the key of the variant that these values select, for a step or for ``on EVENT``."""
@@ -539,4 +539,4 @@ class Compiled(Protocol):
         """Return the variant that these values select, compiled on first use."""
 
     def keep(self, variant: Variant) -> None:
-        """Keep a variant on disk, so that other processes need not compile it."""
+        """Cache a variant on disk, so that other processes need not compile it."""

@@ -1,6 +1,6 @@
-"""Transforms as Python objects, and ``chain``, which writes a rule that applies them one after another.
+"""Transforms as Python objects, and ``chain``, which builds a rule that applies them one after another.
 
-A chain is a rule like any other: its text can be read (``optlang.emit``), and its class is made from the text alone.
+A chain is an ordinary rule: its text can be printed (``optlang.emit``), and its class depends on the text alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from optlang.syntax.suggest import nearest
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-#: What Python may give for each type, and what it is called.
+#: The Python types of arguments, and their names in messages.
 TYPES: dict[HyperType, tuple[tuple[type, ...], str]] = {
     HyperType.NUMBER: ((float,), "a number"),
     HyperType.OPTIONAL: ((float, type(None)), "a number or None"),
@@ -36,12 +36,12 @@ TYPES: dict[HyperType, tuple[tuple[type, ...], str]] = {
 
 @dataclass(frozen=True)
 class Transform:
-    """A transform; calling it with arguments gives a link of a chain.
+    """A transform; calling it with arguments returns a link of a chain.
 
     Attributes:
         name: Its name.
-        parameters: Its parameters, apart from the value that it transforms.
-        doc: What it does.
+        parameters: Its parameters, without the value that it transforms.
+        doc: Its docstring.
         text: Its text, if it is not from the library.
     """
 
@@ -52,17 +52,17 @@ class Transform:
 
     @property
     def __doc__(self) -> str:  # type: ignore[override]
-        """What it does, and its parameters."""
+        """Its docstring, followed by its parameters."""
         return f"{self.doc.strip()}\n\nSignature: {self.name}{self.__signature__}\n"
 
     @property
     def summary(self) -> str:
-        """The first line of what it does."""
+        """The first line of its docstring."""
         return self.doc.strip().splitlines()[0]
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """The parameters, as Python shows them."""
+        """The parameters as a Python signature."""
         kind, empty = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.empty
         return inspect.Signature(
             [
@@ -98,7 +98,7 @@ class Transform:
         return Link(self, tuple((known[key].name.name, value) for key, value in values.items()))
 
     def _checked(self, parameter: tree.Parameter, given: Any) -> Value:
-        """Return an argument, a number as float."""
+        """Return a validated argument, with numbers converted to float."""
         name = f"{self.name}: {parameter.name.name}"
         value: Value = float(given) if isinstance(given, int) and not isinstance(given, bool) else given
         types, wanted = TYPES[type_of(parameter)]
@@ -120,7 +120,7 @@ class Link:
 
     Attributes:
         transform: The transform.
-        arguments: Every parameter and its value.
+        arguments: The value of every parameter.
     """
 
     transform: Transform
@@ -145,7 +145,7 @@ def chain(
     Args:
         *links: Transforms with their arguments, in the order in which they are applied.
         name: Class name, ``Chain`` by default.
-        lr: Default of the step size.
+        lr: Default of the learning rate.
         backend: As for :func:`optlang.compile`.
 
     Returns:
@@ -176,7 +176,7 @@ def chain(
 
 
 def chain_text(links: Sequence[Link], name: str, lr: float) -> str:
-    """Return the rule of a chain."""
+    """Return the text of a chain's rule."""
     own: dict[str, str] = {}
     for link in links:
         of = link.transform
@@ -202,7 +202,7 @@ def chain_text(links: Sequence[Link], name: str, lr: float) -> str:
 
 
 def _free_names(link: Link, key: str, taken: set[str]) -> Iterator[str]:
-    """Yield names for the hyperparameters of a link, which are then taken."""
+    """Yield unused names for the hyperparameters of a link, and mark them as taken."""
     for name, _ in link.arguments:
         free = name if name not in taken else f"{key}_{name}"
         while free in taken:
@@ -212,7 +212,7 @@ def _free_names(link: Link, key: str, taken: set[str]) -> Iterator[str]:
 
 
 def _written(value: Value) -> str:
-    """Return a value as a rule writes it."""
+    """Return a value in the language's notation."""
     match value:
         case bool() | None:
             return str(value).lower()
@@ -222,6 +222,6 @@ def _written(value: Value) -> str:
 
 
 def _python(value: Value) -> str:
-    """Return a value as Python shows it, a whole number without its ``.0``."""
+    """Return a value in Python's notation, an integer without ``.0``."""
     whole = isinstance(value, float) and value.is_integer() and abs(value) < 1e15
     return str(int(value)) if whole else repr(value)  # type: ignore[arg-type]

@@ -1,6 +1,6 @@
-"""From the text of a rule to an optimizer class: the compiler combined with the runtime.
+"""Creates the optimizer class for the text of a rule: combines the compiler and the runtime.
 
-Classes are cached: the same arguments return the same class, which is also how a pickled optimizer finds its class.
+Classes are cached: the same arguments return the same class. A pickled optimizer relies on this to find its class.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def class_of(
     """Return the optimizer class of a rule.
 
     Args:
-        source: The rule's text, and its name for diagnostics.
-        name: Class name; None for the one that the rule declares.
+        source: The text of the rule, with a name for diagnostics.
+        name: Class name; None for the name that the rule declares.
         backend: ``auto``, ``cpp``, ``triton``, ``inductor`` or ``eager``.
         module: Module name of the class.
 
@@ -49,7 +49,7 @@ def class_of(
 
 
 def _routed(route: Route, source: Source) -> CompiledRule:
-    """Return a rule that another routes to; a file that gives its rule no name has its own."""
+    """Return a compiled rule that another routes to; without a declared name it gets the name of its file."""
     from optlang.compiler import compile_source
 
     compiled = compile_source(rule_of(route.rule, source))
@@ -59,7 +59,7 @@ def _routed(route: Route, source: Source) -> CompiledRule:
 
 
 def two_callers(rule: Rule, callers: Sequence[CompiledRule], routes: Sequence[CompiledRule]) -> Diagnostic:
-    """Return the error of a rule that routes to several rules that call the closure in their steps."""
+    """Return the error for a rule that routes to several rules that evaluate the closure in their steps."""
     second = [route for route, inner in zip(rule.routes, routes, strict=True) if inner in callers][1]
     names = [inner.name for inner in callers]
     return Diagnostic(
@@ -73,7 +73,7 @@ def two_callers(rule: Rule, callers: Sequence[CompiledRule], routes: Sequence[Co
 
 
 def iterating(rule: Rule, name: str, route: Route) -> Diagnostic:
-    """Return the error of a rule that routes to one with ``iterate``."""
+    """Return the error for a rule that routes to one with ``iterate``."""
     return Diagnostic(
         "E412",
         f"{name} makes several steps in one (`iterate`), but the other parameters make only one",
@@ -86,8 +86,8 @@ def iterating(rule: Rule, name: str, route: Route) -> Diagnostic:
 
 @lru_cache(maxsize=1024)
 def _class(source: Source, name: str | None, backend: str, module: str) -> type[Optimizer]:
-    """Make a class; with its arguments in one form, so that each class is made once."""
-    # Here and not above: checking a rule needs neither SymPy nor torch.
+    """Create a class; arguments are normalised, so that each class is created once."""
+    # Imported here, because checking a rule needs neither SymPy nor torch.
     from optlang.compiler import compile_source
     from optlang.runtime.optimizer_class import make_class
 

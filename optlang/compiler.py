@@ -1,4 +1,4 @@
-"""The driver: text -> compiled rule. The lines of :func:`compile_source` and :meth:`CompiledRule.build` are the stages.
+"""The driver: from text to a compiled rule. :func:`compile_source` and :meth:`CompiledRule.build` run the stages.
 
     text -> tree -> rule              (syntax, expand, checker)
     rule -> statements -> programs    (core.specialise, ir.lower)
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def example_facts(ndim: int) -> ShapeInfo:
-    """Return what a tensor is taken to be where none is at hand (``optlang emit``): 2 by 3, or of such sizes."""
+    """Return the facts of an example tensor (``optlang emit``): 2 by 3, or similar sizes."""
     shape = (2, 3)[-ndim:] if ndim < 3 else (*((2,) * (ndim - 2)), 2, 3)
     shape = shape if ndim else ()
     rows, cols = shape[-2] if ndim > 1 else 1, shape[-1] if ndim else 1
@@ -46,10 +46,10 @@ def example_facts(ndim: int) -> ShapeInfo:
 
 
 def compile_source(source: Source, name: str | None = None) -> CompiledRule:
-    """Check a rule and return it ready to be compiled.
+    """Check a rule and prepare it for compilation.
 
     Raises:
-        OptlangError: With every diagnostic, if the rule has errors.
+        OptlangError: If the rule has errors; lists all of them.
     """
     rule, diagnostics = check_text(source)
     raise_errors(diagnostics)
@@ -63,8 +63,8 @@ class CompiledRule:
     Attributes:
         rule: The checked rule.
         name: The class name.
-        warnings: What the checker found that is no error.
-        routes: For a rule that sends parameters to others: those rules, and when.
+        warnings: The warnings of the checker.
+        routes: For a rule with routes: the rules and their conditions.
     """
 
     def __init__(self, rule: Rule, name: str, warnings: tuple[Diagnostic, ...] = ()) -> None:
@@ -72,17 +72,17 @@ class CompiledRule:
         self.static_names, self.group_keys = needs(rule).choosing, needs(rule).group_keys
         self.routes: tuple[tuple[CompiledRule, Expr | None], ...] = ()
         self._variants: dict[VariantKey, Variant] = {}
-        self._rebuilt: dict[VariantKey, Variant] = {}  # those that were found on disk and lacked something
-        self._kept: dict[VariantKey, int] = {}  # how many texts of the kernels of a variant are on disk
+        self._rebuilt: dict[VariantKey, Variant] = {}  # variants loaded from disk whose programs were needed
+        self._kept: dict[VariantKey, int] = {}  # number of kernel texts on disk, by variant
 
     # Hyperparameters ----------------------------------------------------------------------------------------
 
     def defaults(self) -> dict[GivenName, Value]:
-        """Return a value for every hyperparameter: its default, or for one that must be passed one that it may hold."""
+        """Return a value for every hyperparameter: its default, or a valid value if it is required."""
         return {h.name: _placeholder(h) if h.required else h.default for h in self.rule.hypers}
 
     def problems(self, values: Values) -> list[str]:
-        """Return what is wrong with these hyperparameters, one sentence each; empty if nothing."""
+        """Return the errors in these hyperparameters, one sentence each; empty if there are none."""
         found = [p for h in self.rule.hypers if (p := _problem(h, values[h.name])) is not None]
         if not found:
             for requirement in self.rule.requirements:
@@ -91,7 +91,7 @@ class CompiledRule:
         return found
 
     def shape_error(self, values: Values, facts: ShapeInfo) -> Diagnostic | None:
-        """Return why a tensor does not suit the rule as a finding, None if it does."""
+        """Return a diagnostic if a tensor does not suit the rule, None if it does."""
         source, help = self.rule.tree.source, "choose another number of dimensions (`--ndim`, in Python `ndim=`)"
         message = f"a tensor of shape {facts.shape} does not suit the rule"
         for requirement in self.rule.requirements:
@@ -107,7 +107,7 @@ class CompiledRule:
         return None
 
     def unfit(self, values: Values, facts: ShapeInfo) -> str | None:
-        """Return why a tensor does not suit the rule, None if it does."""
+        """Return why a tensor does not suit the rule; None if it does."""
         for requirement in self.rule.requirements:
             if requirement.of_tensors and not truth(evaluate(requirement.condition, {**values, **facts.named()})):
                 return requirement.message
@@ -121,7 +121,7 @@ class CompiledRule:
         return None
 
     def group_initial(self, values: Values) -> dict[str, float]:
-        """Return the initial value of each state of the group and of the whole optimizer, by key."""
+        """Return the initial values of group and shared states, by key."""
         initial = {}
         for state in self.rule.states:
             if state.scope is not StateScope.TENSOR:
@@ -149,20 +149,20 @@ class CompiledRule:
         return self._variants[key]
 
     def keep(self, variant: Variant) -> None:
-        """Keep a variant on disk for other processes, with the texts that its kernels have by now."""
+        """Cache a variant on disk for other processes, with the kernel texts generated so far."""
         count = _texts(variant)
         if count > self._kept.get(variant.key, -1):
             self._kept[variant.key] = count
             variants.keep(rule_text(self.rule), variant)
 
     def _restored(self, digest: str, core: Core, key: VariantKey, ndim: int) -> Program:
-        """Return the program of a kernel that was found on disk without it."""
+        """Return the program of a kernel that was loaded from disk without it."""
         if key not in self._rebuilt:
             self._rebuilt[key] = self.build(core, key, ndim)
         return next(k.program for k in self._rebuilt[key].schedule.kernels if k.digest == digest)
 
     def _specialise(self, values: Values, facts: ShapeInfo, event: str | None = None) -> tuple[Core, VariantKey]:
-        """Return the statements of a variant and its key."""
+        """Return the specialised rule and the key of its variant."""
         try:
             core = specialise(self.rule, {**values, **facts.named()}, facts.shape, event)
         except RecursionError:
@@ -170,19 +170,19 @@ class CompiledRule:
         return core, VariantKey.of(core, facts.ndim)
 
     def build(self, core: Core, key: VariantKey, ndim: int) -> Variant:
-        """Compile one variant: statements -> programs -> passes -> source."""
-        from optlang.codegen.build_variant import assembled  # here, as a variant found on disk needs no SymPy
+        """Compile one variant: lowering, passes, code generation."""
+        from optlang.codegen.build_variant import assembled  # variants loaded from disk need no SymPy
 
         return assembled(self.rule, self.name, core, self.lowered(core), key, ndim)
 
     def lowered(self, core: Core, watch: Callable[[str, Program], None] | None = None) -> Lowered:
-        """Return the programs of a variant after the passes; ``watch`` sees the step after each."""
+        """Return the optimised programs of a variant; ``watch`` is called with the step after each pass."""
         from optlang.ir.lower import TooManyPaths, lower
         from optlang.ir.passes import optimise
 
         try:
             raw = lower(self.rule, core)
-            if raw.staged:  # its steps are cut into stages first
+            if raw.staged:  # its paths are split into stages first
                 return raw
             if watch is not None:
                 watch("lower", raw.step)
@@ -200,12 +200,12 @@ class CompiledRule:
 
 
 def _texts(variant: Variant) -> int:
-    """Return how many texts the kernels of a variant have, besides their modules."""
+    """Return the number of texts of a variant's kernels, besides their modules."""
     return sum(len(kernel.texts) for kernel in variant.schedule.kernels)
 
 
 def _example(compiled: CompiledRule, values: Values | None) -> dict[GivenName, Value]:
-    """Return values that choose a variant: the defaults, overridden by ``values``."""
+    """Return values that select a variant: the defaults, overridden by ``values``."""
     group: Values = {GroupKey(key): 1.0 for key in compiled.group_keys}
     return {**compiled.defaults(), **group, **(values or {})}
 
@@ -244,14 +244,14 @@ def passes_of(compiled: CompiledRule, values: Values | None = None, ndim: int = 
 
 
 def _unsuited(compiled: CompiledRule, values: Values, facts: ShapeInfo) -> OptlangError:
-    """Return the error of a tensor that does not suit a rule."""
+    """Return the error for a tensor that does not suit a rule."""
     found = compiled.shape_error(values, facts)
     assert found is not None
     return OptlangError([found])
 
 
 def _placeholder(hyper: Hyper) -> Value:
-    """Return a value for a hyperparameter that must be passed: 1, or if it cannot be 1, what it can be."""
+    """Return a value for a required hyperparameter: 1 if that is valid, otherwise another valid value."""
     if isinstance(hyper.domain, OneOf):
         return hyper.domain.values[0]
     if hyper.domain is None or 1.0 in hyper.domain:
@@ -261,7 +261,7 @@ def _placeholder(hyper: Hyper) -> Value:
 
 
 def _problem(hyper: Hyper, value: Value) -> str | None:
-    """Return what is wrong with the value of a hyperparameter."""
+    """Return the error in a hyperparameter's value, if any."""
     name = hyper.name if hyper.part is None else f"{hyper.name} ({hyper.key}[{hyper.part}])"
     wanted = {
         HyperType.NUMBER: "a number",
@@ -298,7 +298,7 @@ def _problem(hyper: Hyper, value: Value) -> str | None:
 
 
 def _shown(value: Value) -> str:
-    """Return a value as the user most likely wrote it: a whole number without its ``.0``."""
+    """Return a value as the user most likely wrote it, an integer without ``.0``."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() and abs(value) < 1e15 else repr(value)
 
 

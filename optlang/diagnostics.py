@@ -1,8 +1,8 @@
-"""Diagnostics as values, and how they are shown.
+"""Diagnostics as values, and their rendering.
 
-A :class:`Diagnostic` says what is wrong, where, and what to do. Stages collect them; nothing is printed or
-raised until a stage is finished. The wording lives where the mistake is found, the explanation of each code in
-:mod:`optlang.codes`.
+A :class:`Diagnostic` says what is wrong, where, and what to do. Stages collect diagnostics; nothing is printed or
+raised until a stage is finished. Messages are written where the mistake is found; :mod:`optlang.codes` explains each
+code.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Diagnostic:
 
     Attributes:
         code: Stable code, ``E...`` for an error, ``W...`` for a warning (see ``optlang explain``).
-        message: One sentence that names what is wrong, without a final full stop.
+        message: A sentence that names the problem, without a final full stop.
         source: The text that contains the span; in a composed rule, possibly another file.
-        span: The characters it is about, or None when it is about the rule as a whole.
+        span: The characters it concerns, or None if it concerns the whole rule.
         label: Text next to the carets, such as what was expected, if any.
-        help: How to fix it, in one line, if possible.
+        help: How to fix it, in one line, if known.
         related: Other places, each with a label ("first declared here").
     """
 
@@ -50,22 +50,22 @@ class Diagnostic:
 
     @property
     def position(self) -> tuple[int, int]:
-        """Line and column, from 1 (``(1, 1)`` when it is about the whole rule)."""
+        """Line and column, from 1 (``(1, 1)`` if it concerns the whole rule)."""
         return self.source.position(self.span.start) if self.span else (1, 1)
 
     @property
     def uses(self) -> tuple[tuple[str, Source, Span], ...]:
-        """How the place came into the rule: each transform or rule, from the inside out, with its place of use."""
+        """How the span got into the rule: each transform or rule, innermost first, with its use."""
         return () if self.span is None else self.span.uses
 
     @property
     def outermost(self) -> tuple[Source, Span]:
-        """The place in the rule's own text: this one, or the use that brought it in."""
+        """The place in the rule's own text: the span itself, or the outermost use that includes it."""
         return self.uses[-1][1:] if self.uses else (self.source, self.span or Span(0, 0))
 
     @property
     def order(self) -> tuple[object, ...]:
-        """What findings are sorted by: their places in the text of the rule."""
+        """The sort key: positions in the rule's own text."""
         return self.outermost[0].name, (self.span or Span(0, 0)).path, self.code
 
     def render(self, color: bool = False) -> str:
@@ -99,7 +99,7 @@ class Diagnostic:
 
 
 class OptlangError(Exception):
-    """Raised for a rule that cannot be compiled; ``diagnostics`` are all findings."""
+    """Raised for a rule that cannot be compiled; ``diagnostics`` holds all findings."""
 
     def __init__(self, diagnostics: Sequence[Diagnostic]) -> None:
         self.diagnostics = tuple(diagnostics)
@@ -110,19 +110,19 @@ class OptlangError(Exception):
 
 
 def render_all(diagnostics: Iterable[Diagnostic], color: bool = False) -> str:
-    """Return all findings as text, in the order of their positions, separated by blank lines."""
+    """Return all findings as text, sorted by position, separated by blank lines."""
     return "\n\n".join(d.render(color) for d in sorted(diagnostics, key=lambda d: d.order))
 
 
 def raise_errors(diagnostics: Iterable[Diagnostic]) -> None:
-    """Raise :class:`OptlangError` with everything found if anything found is an error."""
+    """Raise :class:`OptlangError` with all findings if any of them is an error."""
     found = tuple(diagnostics)
     if any(d.is_error for d in found):
         raise OptlangError(found)
 
 
 def _width(text: str) -> int:
-    """Return how many terminal cells ``text`` takes (wide characters two, combining ones none)."""
+    """Return the number of terminal cells of ``text`` (wide characters take two, combining ones none)."""
     cells = 0
     for character in text:
         if unicodedata.combining(character):
@@ -132,7 +132,7 @@ def _width(text: str) -> int:
 
 
 def _printable(text: str, kept: str = "") -> str:
-    """Return ``text`` with tabs widened and control characters made visible, so that carets line up."""
+    """Return ``text`` with tabs expanded and control characters made visible, so that carets line up."""
     if text.isprintable():
         return text
     shown = text.replace("\t", "    ")
@@ -140,7 +140,7 @@ def _printable(text: str, kept: str = "") -> str:
 
 
 def _clip(line: str, start: int, end: int, limit: int = 120) -> tuple[str, int, int]:
-    """Cut a very long line down to the neighbourhood of columns ``start`` to ``end`` (from 0)."""
+    """Clip a very long line to the neighbourhood of columns ``start`` to ``end`` (from 0)."""
     if len(line) <= limit:
         return line, start, end
     left = max(0, min(start - limit // 3, len(line) - limit))
@@ -151,7 +151,7 @@ def _clip(line: str, start: int, end: int, limit: int = 120) -> tuple[str, int, 
 
 
 def _excerpt(source: Source, span: Span, label: str | None, paint: str, color: bool) -> list[str]:
-    """Return the numbered line that holds ``span`` and the carets under it."""
+    """Return the numbered line that contains ``span``, with carets below it."""
     number, column = source.position(min(span.start, len(source.text)))
     line = source.line(number)
     start = column - 1

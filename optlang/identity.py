@@ -1,4 +1,4 @@
-"""Records for what a rule computes with and gives no name: keys of param groups, counts, sizes, places of calls."""
+"""Identities of values without names in a rule: param-group keys, counts, sizes, calls."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from zlib import crc32
 
 @dataclass(frozen=True)
 class GroupKey:
-    """A key of the user's own in the param group, ``group.NAME``."""
+    """A user key in the param group, ``group.NAME``."""
 
     name: str
 
@@ -18,7 +18,7 @@ class GroupKey:
 
 
 class Count(Enum):
-    """How many steps have been made, from 1. That of a tensor has a name in rules, ``t``."""
+    """A count of steps, from 1. In rules, that of a tensor is ``t``."""
 
     GROUP = "group.t"
 
@@ -28,7 +28,7 @@ class Count(Enum):
 
 @dataclass(frozen=True)
 class DimensionSize:
-    """The size of a dimension of the parameter, counted from the first; 1 if there is none."""
+    """The size of a dimension of the parameter, counted from the first; 1 if the dimension does not exist."""
 
     dim: int
 
@@ -36,13 +36,13 @@ class DimensionSize:
         return f"_size{self.dim}" if self.dim else "_lead"
 
 
-#: What a value is called that is known before a step: a name of the rule's (a hyperparameter, a fact) or a record.
+#: The identity of a value known before a step: a name in the rule (a hyperparameter, a fact) or a record.
 GivenName = str | GroupKey | Count | DimensionSize
 
 
 @dataclass(frozen=True)
 class Site:
-    """A call of a rule's: the ordinals of the calls and loops around it, and of itself, with the turns of the loops."""
+    """The identity of a call: its ordinal, with those of the enclosing calls and loops and the loops' iterations."""
 
     calls: tuple[int, ...]
 
@@ -50,13 +50,13 @@ class Site:
         return ".".join(map(str, self.calls))
 
     def seed(self) -> int:
-        """Return the number by which random numbers of this call differ from those of others."""
+        """Return a seed that distinguishes the random numbers of this call from those of others."""
         return crc32(str(self).encode())
 
 
 @dataclass(frozen=True)
 class NamedPoint:
-    """What all calls have in common that are about the point with this name."""
+    """The identity shared by all calls at the point with this name."""
 
     name: str
 

@@ -1,8 +1,8 @@
-"""What programs read and write: names that a rule gives, and records for what the compiler adds.
+"""The inputs and outputs of programs: names in the rule, and records for what the compiler adds.
 
-A text is a name of the rule's own: ``p``, ``g``, ``t``, ``first``, a fact, a hyperparameter or a state (its value
-before the step). All else is a record: its class says what it is, and no text is taken apart to find out. What a record
-is called in generated Python follows from its text, which only :func:`text` makes.
+A string is a name in the rule: ``p``, ``g``, ``t``, ``first``, a fact, a hyperparameter or a state (its value before
+the step). Everything else is a record, identified by its class; no string is ever parsed. The name of a record in
+generated Python follows from its text, which only :func:`text` produces.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from optlang.identity import Count, DimensionSize, GivenName, GroupKey, NamedPoi
 
 
 class _Named:
-    """What all records here have in common."""
+    """Base class of the records."""
 
     def __str__(self) -> str:
         return text(self)  # type: ignore[arg-type]  # it is one of those below
@@ -25,38 +25,38 @@ class _Named:
 
 @dataclass(frozen=True)
 class New(_Named):
-    """The value of a state of the group, or of the whole optimizer, after its update."""
+    """The value of a group or shared state after its update."""
 
     state: str
 
 
 @dataclass(frozen=True)
 class _OfSite(_Named):
-    """What belongs to a call of the rule's, or to what several calls have in common."""
+    """Base class of records that belong to a call, or to several calls at one point."""
 
     site: Site | NamedPoint
 
 
 class Total(_OfSite):
-    """A sum over the whole model; as what a program writes, one tensor's part of it."""
+    """A sum over the whole model; as an output, one tensor's contribution to it."""
 
 
 class Random(_OfSite):
-    """Random numbers, shaped like p or of a shape of their own."""
+    """Random numbers, shaped like p or with another shape."""
 
 
 @dataclass(frozen=True)
 class Handed(_Named):
-    """What one pass leaves for another."""
+    """A value passed from one stage to another."""
 
     value: str
 
 
-# What the closure is called for ---------------------------------------------------------------------------------
+# Closure evaluations --------------------------------------------------------------------------------------------
 
 
 class EvaluationPoint(_OfSite):
-    """Where the loss and its gradients are asked for."""
+    """The point where the loss and its gradients are evaluated."""
 
 
 class Loss(_OfSite):
@@ -68,50 +68,50 @@ class Gradient(_OfSite):
 
 
 class Direction(_OfSite):
-    """What the Hessian is to be multiplied with."""
+    """The direction of a Hessian-vector product."""
 
 
 class HessianProduct(_OfSite):
-    """The product of the Hessian with a direction."""
+    """The product of the Hessian and a direction."""
 
 
 @dataclass(frozen=True)
 class LineSearch:
-    """A search along a line, by the function that is called for it."""
+    """A line search, with the function that performs it."""
 
     method: str
     site: Site | NamedPoint
 
     @property
     def options(self) -> tuple[SearchOption, ...]:
-        """The numbers that it goes by."""
+        """The numeric options of the search."""
         return tuple(SearchOption(self, i) for i in range(len(BUILTINS[self.method].parameters) - 1))
 
 
 @dataclass(frozen=True)
 class _OfSearch(_Named):
-    """What belongs to a search along a line."""
+    """Base class of records that belong to a line search."""
 
     search: LineSearch
 
 
 class SearchDirection(_OfSearch):
-    """The direction of a search."""
+    """The direction of a line search."""
 
 
 @dataclass(frozen=True)
 class SearchOption(_OfSearch):
-    """One of the numbers that a search goes by."""
+    """A numeric option of a line search."""
 
     index: int
 
 
 class SearchLength(_OfSearch):
-    """How far a search has gone."""
+    """The step size found by a line search."""
 
 
 class Progress(_Named, Enum):
-    """What is known when a step starts: values are what builtins call them."""
+    """Values known when a step starts; enum values are the names of the builtins."""
 
     LOSS = "now"
     ITERATION = "iteration"
@@ -119,31 +119,31 @@ class Progress(_Named, Enum):
 
 
 class IterationControl(_Named, Enum):
-    """The numbers that `iterate` goes by: how many steps there are at most, and whether this one is not made."""
+    """The numbers that control `iterate`: the maximum number of steps, and whether to stop before this one."""
 
     MOST = "most"
     STOP = "now"
 
 
-#: What the closure is called for: tensors that have to be there for every parameter.
+#: What the closure is evaluated at or along: tensors that every parameter must provide.
 Asked = EvaluationPoint | Direction | SearchDirection
-#: What waits for every tensor to have given its part of it: numbers, and what the closure is called for.
+#: Outputs to which every tensor contributes: numbers, and the inputs of the closure.
 NumberContribution = Total | SearchOption | IterationControl
 Contribution = NumberContribution | Asked
-#: The numbers and tensors that arrive in the middle of a step.
+#: The numbers and tensors that become available in the middle of a step.
 LateNumber = Total | Loss | SearchLength | Progress
 LateTensor = Gradient | HessianProduct
 Late = LateNumber | LateTensor
-#: The tensors that are exchanged with the closure.
+#: The tensors exchanged with the closure.
 Exchanged = Asked | LateTensor
-#: The tensors that stages hand on: what else they write are parameters, states and parts of totals.
+#: The tensors passed between stages; their other outputs are parameters, states and contributions to totals.
 HandedOn = Handed | Random | Exchanged
-#: The name of anything that programs read and write.
+#: The name of any input or output of a program.
 ValueName = GivenName | New | NumberContribution | LateNumber | HandedOn
 
 
 def text(name: ValueName) -> str:
-    """Return a name as text: different names have different texts."""
+    """Return the text of a name; different names have different texts."""
     match name:
         case str():
             return name
@@ -182,12 +182,12 @@ def text(name: ValueName) -> str:
 
 
 def as_values(values: Mapping[str, Any] | Mapping[GivenName, Any]) -> dict[ValueName, Any]:
-    """Return values that are given before a step as values by any names; it is the same mapping, not to be added to."""
-    return values  # type: ignore[return-value]  # keys are invariant, as somebody might
+    """Return the same mapping with a wider key type; it must not be modified."""
+    return values  # type: ignore[return-value]  # dict keys are invariant
 
 
 def waits_for(late: Late) -> frozenset[Contribution]:
-    """Return what has to be complete before a late input is there."""
+    """Return what must be complete before a late input is available."""
     match late:
         case Progress():
             return frozenset()

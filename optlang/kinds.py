@@ -1,4 +1,4 @@
-"""Where a value lives, from cheap to dear, and how kinds meet.
+"""Kinds: where a value is stored and which shape it has, from cheap to expensive.
 
 static  known when a variant is compiled (flags, strings, ``ndim``, conditions on hyperparameters)
 host    one number per step, group and tensor count: hyperparameters, ``t``, schedules, sums over the whole model
@@ -20,7 +20,7 @@ from optlang.functions.shapes import reduced as reduced_shape
 
 
 class Level(IntEnum):
-    """The places a value can live, cheapest first."""
+    """The levels of kinds, cheapest first."""
 
     STATIC = 0
     HOST = 1
@@ -32,9 +32,9 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Kind:
-    """A level; for a reduced value the dimensions that have been reduced (as written: ``-1``, ``0``).
+    """A level; for a reduced value with the reduced dimensions (as written: ``-1``, ``0``).
 
-    ``shape`` is that of a matrix: numbers while a rule is checked, formulas over sizes in a program.
+    ``shape`` is the shape of a matrix: numbers in the checker, symbolic sizes in a program.
     """
 
     level: Level
@@ -61,17 +61,17 @@ ELEMENT = Kind(Level.ELEMENT)
 
 
 def reduced(dims: Iterable[int]) -> Kind:
-    """Return the kind of a value reduced over ``dims``, which stay with size 1."""
+    """Return the kind of a value reduced over ``dims``, which are kept with size 1."""
     return Kind(Level.REDUCED, frozenset(dims))
 
 
 def matrix(shape: Shape) -> Kind:
-    """Return the kind of a tensor whose shape is not the parameter's."""
+    """Return the kind of a tensor with another shape than the parameter."""
     return Kind(Level.MATRIX, shape=shape)
 
 
 def join(kinds: Iterable[Kind]) -> Kind:
-    """Return the kind of an elementwise combination of values of these kinds, which must meet."""
+    """Return the kind of an elementwise combination of values of these kinds, whose shapes must match."""
     result = STATIC
     for kind in kinds:
         if kind.level is Level.MATRIX and result.level is Level.MATRIX:

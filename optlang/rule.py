@@ -1,6 +1,6 @@
-"""The checked rule: every name has its role, every default its value, every state its kind.
+"""The checked rule: names have roles, defaults have values, states have kinds.
 
-This is what the checker hands to the compiler. Expressions are still tree nodes; nothing here knows SymPy or torch.
+The checker passes it to the compiler. Expressions are still syntax trees; nothing here depends on SymPy or torch.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from optlang.storage import Format
 from optlang.syntax.tree import Def, Expr, Route, StateScope, Stmt, Tree
 
 Value = float | bool | str | None
-#: What is known before a step.
+#: The values known before a step.
 Values = Mapping[GivenName, Value]
 Result = TypeVar("Result")
 
 
 class Unasked(Enum):
-    """In the place of an answer where it is known that a value is a number, and not asked which."""
+    """Replaces an answer where only the type of a value is asked for: it is a number."""
 
     NUMBER = "a number"
 
 
-#: What a static question of a rule is answered by.
+#: The answer to a static question.
 Answer = Value | Unasked
 
 
 class HyperType(Enum):
-    """What a hyperparameter may hold."""
+    """The type of a hyperparameter."""
 
     NUMBER = "number"  # host value: changing it never recompiles
     OPTIONAL = "number or none"  # whether it is none is static, its number is a host value
@@ -45,7 +45,7 @@ class HyperType(Enum):
 
 @dataclass(frozen=True)
 class Range:
-    """The interval a number must lie in; ``text`` is as written."""
+    """The interval a number must be in; ``text`` is the source text."""
 
     low: float
     high: float
@@ -61,7 +61,7 @@ class Range:
 
 @dataclass(frozen=True)
 class OneOf:
-    """The set a value must be in; ``text`` is as written."""
+    """The set a value must be in; ``text`` is the source text."""
 
     values: tuple[Value, ...]
     text: str
@@ -72,20 +72,20 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Hyper:
-    """A hyperparameter as the rule's formulas see it.
+    """A hyperparameter of a rule.
 
     Attributes:
         name: Canonical name in the formulas.
-        key: Param-group key: the name itself, or the name of the tuple that holds it (``betas``).
-        part: Position in that tuple; None when the key holds this value alone.
-        type: What it may hold.
+        key: Its key in the param group: its name, or the name of the tuple that contains it (``betas``).
+        part: Its index in that tuple; None if it is not part of a tuple.
+        type: Its type.
         default: Its default; meaningless when ``required``.
-        required: Whether the user must pass it.
-        domain: Where its value must lie, if declared.
-        doc: What it is, if the rule says so.
-        derived: Its default, where that follows from other hyperparameters; ``default`` is that of their defaults.
-        whole: Whether its default is written as a whole number (``5``, but not ``5.0`` or ``1e3``).
-        count: Whether it says how many: a size, or how often something is repeated.
+        required: Whether it has no default, so that the user must pass it.
+        domain: The range of its values, if declared.
+        doc: Its description, if declared.
+        derived: Its default as an expression over other hyperparameters; ``default`` is its value at their defaults.
+        whole: Whether its default is written as an integer (``5``, but not ``5.0`` or ``1e3``).
+        count: Whether it is a size or a repeat count.
     """
 
     name: str
@@ -103,7 +103,7 @@ class Hyper:
 
     @property
     def as_written(self) -> Value:
-        """The default as Python has it: an int if it is written as one."""
+        """The default as a Python value: an int if it is written as one."""
         return int(self.default) if self.whole and isinstance(self.default, float) else self.default
 
 
@@ -114,10 +114,10 @@ class State:
     Attributes:
         name: Canonical name in the formulas.
         key: Its key in ``optimizer.state[p]`` (or in the param group).
-        scope: What it belongs to.
-        kind: ``element``, ``reduced``, ``matrix`` or ``scalar`` (one number per tensor; whether that number can live
-            on the host is found when a variant is lowered); ``host`` for group and shared state. The shape of a matrix
-            depends on the tensor: that of the sample last looked at means nothing.
+        scope: Its scope.
+        kind: ``element``, ``reduced``, ``matrix`` or ``scalar`` (one number per tensor; lowering decides whether it is
+            kept on the host) for tensors' states; ``host`` for group and shared states. The shape of a matrix kind is
+            that of some sample and has no meaning here.
         initial: Its initial value, None for zeros.
         when: The static condition under which it exists, None for always.
     """
@@ -133,13 +133,13 @@ class State:
 
 @dataclass(frozen=True)
 class Stored:
-    """How a rule asks for a state to be kept, or for the rounding of the parameter.
+    """The declared storage format of a state, or the rounding of the parameter.
 
     Attributes:
         name: The state, or ``p``.
-        key: The key of the state in ``optimizer.state[p]``, or of what is kept beside the parameter.
+        key: The key of the state in ``optimizer.state[p]``, or of the tensor kept along with the parameter.
         format: The format.
-        when: For which tensors, None for all that the format is for.
+        when: The condition on tensors; None for all tensors that the format applies to.
     """
 
     name: str
@@ -151,9 +151,9 @@ class Stored:
 
 @dataclass(frozen=True)
 class Requirement:
-    """A condition across hyperparameters and what to say when it does not hold.
+    """A condition on hyperparameters, with a message for when it does not hold.
 
-    ``of_tensors`` says that it reads facts of a tensor (``ndim``), so that every parameter is held to it.
+    ``of_tensors`` means that it reads facts of a tensor (``ndim``), so that it is checked for every parameter.
     """
 
     condition: Expr
@@ -167,22 +167,22 @@ class Rule:
     """A checked rule.
 
     Attributes:
-        name: Class name (``optimizer NAME``), or None for a rule that declares none.
+        name: Class name (``optimizer NAME``); None if not declared.
         doc: The docstring, or None.
-        reference: What ``# reference:`` names (``torch.optim.AdamW``), or None.
-        hypers: Hyperparameters in the order of their declaration (for an inferred rule, of first use).
-        requirements: Conditions across hyperparameters.
-        states: States in the order of their declaration.
-        functions: User's functions by canonical name.
-        body: Statements, in textual order, without declarations.
+        reference: The name given by ``# reference:`` (``torch.optim.AdamW``), or None.
+        hypers: Hyperparameters in order of declaration (for an inferred rule, of first use).
+        requirements: Conditions on hyperparameters and tensors.
+        states: States in order of declaration.
+        functions: The rule's functions by canonical name.
+        body: Statements, in source order, without declarations.
         events: Statements of ``on eval`` and ``on train``, by event.
-        routes: For a rule that sends tensors to other rules, which and when; it has nothing else.
-        flat: Whether p is all parameters of a param group as one vector.
-        sparse: Whether gradients are sparse, and rows that they do not touch stay.
+        routes: For a rule with routes, which has nothing else: the routes, in order.
+        flat: Whether p is the flattened vector of a param group.
+        sparse: Whether gradients are sparse, and rows they do not touch are unchanged.
         inferred: Whether roles were inferred (the rule declares nothing).
-        stored: How states are kept, and the parameter is rounded, where nothing else is asked for.
+        stored: The declared storage formats, which apply unless the user passes others.
         tree: The syntax tree it was checked from.
-        remembered: What functions of :func:`remembering` have found out about it.
+        remembered: Cached results of functions decorated with :func:`remembering`.
     """
 
     name: str | None
@@ -212,7 +212,7 @@ class Rule:
 
 
 def remembering(function: Callable[[Rule], Result]) -> Callable[[Rule], Result]:
-    """Make a function of a rule work out its result once for each rule."""
+    """Cache the result of a function of a rule on the rule."""
 
     @wraps(function)
     def remembered(rule: Rule) -> Result:

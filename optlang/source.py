@@ -1,8 +1,8 @@
-"""The text of a rule and places in it.
+"""The text of a rule, and spans in it.
 
-A :class:`Source` owns the text; a :class:`Span` is a half-open range of character offsets in it. Lines and
-columns are counted from 1, as editors do. In a rule that is made of others, an :class:`Origin` says which text a span
-is in, and what brought that piece of it into the rule.
+A :class:`Source` owns the text; a :class:`Span` is a half-open range of character offsets in it. Lines and columns are
+counted from 1, as in editors. In a composed rule, an :class:`Origin` records which text a span belongs to, and which
+use included it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property, total_ordering
 from pathlib import Path
 
-#: More than any rule has: what is longer is not read to its end, for it may have none.
+#: More than any rule has. A longer file is not read to its end, since it may have none.
 MAX_BYTES = 1 << 20
 
 
@@ -25,8 +25,8 @@ class Span:
     Attributes:
         start: The first character.
         end: The character after the last one.
-        origin: Where the text of a composed rule comes from that this is in; None in the tree of a single text.
-        line: The line of the composed rule that this has come to; 0 before that is known, and in a single text.
+        origin: The text that this span belongs to in a composed rule; None in the tree of a single text.
+        line: The line in the printed text of a composed rule; 0 until it is known, and in a single text.
     """
 
     start: int
@@ -43,34 +43,34 @@ class Span:
 
     @property
     def source(self) -> Source | None:
-        """The text that this is in, if the span knows it."""
+        """The text that this span belongs to, if known."""
         return None if self.origin is None else self.origin.source
 
     @property
     def used(self) -> Span | None:
-        """The place that brought this one into the rule; None for a place in the rule's own text."""
+        """The span of the use that included this one; None in the rule's own text."""
         return None if self.origin is None else self.origin.used
 
     @property
     def path(self) -> tuple[tuple[int, int], ...]:
-        """The places from the one in the rule's own text to this one, which sort in the order of that text."""
+        """The spans of the enclosing uses and this one, outermost first: a sort key in the order of the rule's text."""
         return (*(() if self.used is None else self.used.path), (self.start, self.end))
 
     @property
     def uses(self) -> tuple[tuple[str, Source, Span], ...]:
-        """What brought this into the rule: each piece, from the inside out, with the text and the place that use it."""
+        """The uses that included this span, innermost first: each piece, with the text and the span of its use."""
         if self.origin is None or self.used is None or self.used.source is None:
             return ()
         return ((self.origin.piece, self.used.source, self.used), *self.used.uses)
 
     def holds(self, other: Span) -> bool:
-        """Whether this span contains another one, or a place that brought it in."""
+        """Return whether this span contains another one, directly or through its uses."""
         if self.origin == other.origin and self.start <= other.start and other.end <= self.end:
             return True
         return other.used is not None and self.holds(other.used)
 
     def moved(self, old: Origin, new: Origin) -> Span:
-        """Return the place as it is where something else has brought a piece in."""
+        """Return this span with the origin ``old`` replaced by ``new``, also in enclosing uses."""
         if self.origin == old:
             return replace(self, origin=new)
         if self.origin is None or self.origin.used is None:
@@ -80,12 +80,12 @@ class Span:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a piece of a composed rule was written, and what brought it into the rule.
+    """Where a piece of a composed rule was written, and which use included it.
 
     Attributes:
-        source: The text that it was written in.
-        piece: Name of the transform or rule that it is a part of; empty for the rule itself.
-        used: The place that uses that transform or rule; None for the rule itself.
+        source: The text it was written in.
+        piece: The name of the transform or rule it belongs to; empty for the rule itself.
+        used: The span of the use of that transform or rule; None for the rule itself.
     """
 
     source: Source
@@ -95,7 +95,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Source:
-    """The text of a rule and the name it is reported under (a file name, or ``<rule>``)."""
+    """The text of a rule, with the name to report it under (a file name, or ``<rule>``)."""
 
     text: str
     name: str = "<rule>"
@@ -124,11 +124,11 @@ class Source:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file that is named by a rule, the beginning of one that is far too long for a rule.
+    """Return the text of a file named by a rule; of a file far too long for a rule, only the beginning.
 
     Raises:
         OSError: If it cannot be read, or is a device, a pipe or a folder.
-        ValueError: If it is not UTF-8, or there can be no file of this name.
+        ValueError: If it is not UTF-8, or its name is not a valid file name.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(None, "it is not an ordinary file")

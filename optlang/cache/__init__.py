@@ -1,1 +1,1 @@
-"""Files that are kept from process to process: compiled kernels and variants, and the tables of the parser."""
+"""The on-disk cache: compiled kernels and variants, and the parser's tables."""

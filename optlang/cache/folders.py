@@ -1,8 +1,8 @@
-"""Which folder the cache is in: one that nobody else can write to, because machine code is loaded from it.
+"""The cache folder: one that nobody else can write to, because machine code is loaded from it.
 
-``OPTLANG_CACHE``, or ``optlang`` in the user's cache folder. Where others could put files into that, or where there is
-no such folder and none can be made, a folder for this user among the temporary files takes its place, and a warning
-says so.
+The cache is in ``OPTLANG_CACHE``, or ``optlang`` in the user's cache folder. If others could write to that folder, or
+if it does not exist and cannot be created, a folder for this user in the temporary directory is used instead, with a
+warning.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 import warnings
 from pathlib import Path
 
-#: What builds leave behind when their process is killed. It is removed when it is older than ``DAY`` seconds.
+#: Files that killed builds leave behind. They are removed when they are older than ``DAY`` seconds.
 LEFTOVERS = (".build-*", ".kept-*", ".load-*", ".*.part", ".*.lock")
 DAY = 86400.0
 
@@ -27,23 +27,23 @@ _tidied: set[Path] = set()
 
 
 def chosen() -> Path | None:
-    """Return the folder that the environment asks for, absolute and without links; None if there is no home."""
+    """Return the configured folder, absolute and without links; None if there is no home."""
     given, base = os.environ.get("OPTLANG_CACHE"), os.environ.get("XDG_CACHE_HOME")
     try:
         path = Path(given).expanduser() if given else (Path(base) if base else Path.home() / ".cache") / "optlang"
         return Path(os.path.realpath(path))
-    except (OSError, RuntimeError):  # a user without a home; a relative path in a folder that is gone
+    except (OSError, RuntimeError):  # no home, or a relative path in a deleted folder
         return None
 
 
 def usable() -> bool:
-    """Return whether the folder that the environment asks for is used; says nothing if it is not."""
+    """Return whether the configured folder is used; never warns."""
     wanted = chosen()
     return wanted is not None and danger(wanted) is None and _could_be_written(wanted)
 
 
 def location() -> Path:
-    """Return where files are kept or would be, for messages."""
+    """Return the folder in use, for messages; it need not exist."""
     wanted = chosen()
     if wanted is not None and usable():
         return wanted
@@ -54,7 +54,7 @@ def location() -> Path:
 
 
 def places() -> list[Path]:
-    """Return the folders to look for files in; they need not exist."""
+    """Return the folders in which to look for files; they need not exist."""
     wanted, found = chosen(), []
     if wanted is not None:
         reason = danger(wanted)
@@ -69,10 +69,10 @@ def places() -> list[Path]:
 
 
 def folder() -> Path:
-    """Return the folder to put files into, made if need be, readable by its owner only.
+    """Return the folder to write to, created if necessary, and readable by its owner only.
 
     Raises:
-        OSError: If there is none, not even among the temporary files.
+        OSError: If there is none, not even in the temporary directory.
     """
     wanted = chosen()
     problem = "there is no home folder for it" if wanted is None else _made(wanted)
@@ -84,7 +84,7 @@ def folder() -> Path:
 
 
 def danger(path: Path) -> str | None:
-    """Return why others could put files into a folder or exchange it, or None. What is missing, we would make."""
+    """Return why others could write to or replace a folder, or None. Missing folders would be created by us."""
     if not hasattr(os, "getuid"):
         return None
     for place in (path, *path.parents):
@@ -98,20 +98,20 @@ def danger(path: Path) -> str | None:
         if status.st_uid not in trusted:
             return f"{place} belongs to another user"
         shared = status.st_mode & (stat.S_IWOTH if _is_own_group(status.st_gid) else stat.S_IWOTH | stat.S_IWGRP)
-        # In a sticky folder, others can add to but not exchange what is there.
+        # In a sticky folder, others can add entries but not replace them.
         if shared and (place == path or not status.st_mode & stat.S_ISVTX):
             return f"others may write to {place}"
     return None
 
 
 def _could_be_written(path: Path) -> bool:
-    """Whether files could be put into a folder, which may have to be made first."""
+    """Return whether a folder is writable, or could be created."""
     there = next((place for place in (path, *path.parents) if os.path.exists(place)), path)
     return os.path.isdir(there) and os.access(there, os.W_OK | os.X_OK)
 
 
 def _made(path: Path) -> str | None:
-    """Make a folder and those it is in, for their owner only; return what speaks against it, or None."""
+    """Create a folder and its parents for their owner only; return why that fails, or None."""
     reason = danger(path)
     if reason is not None:
         return reason
@@ -119,34 +119,34 @@ def _made(path: Path) -> str | None:
         for place in (*reversed(path.parents), path):
             if not os.path.exists(place):
                 place.mkdir(mode=0o700, exist_ok=True)
-                place.chmod(0o700)  # whatever the umask is
+                place.chmod(0o700)  # regardless of the umask
     except OSError as error:
         return f"{error.filename or path} cannot be made ({error.strerror})"
     return danger(path) or (None if _could_be_written(path) else f"{path} cannot be written to")
 
 
 def _in_temporary() -> Path:
-    """Return the folder of this user among the temporary files."""
+    """Return this user's folder in the temporary directory."""
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(os.path.realpath(tempfile.gettempdir())) / f"optlang-{user}"
 
 
 def _elsewhere() -> Path:
-    """Return the folder that takes the place of the one that is asked for."""
+    """Return the folder that replaces the configured one."""
     usual = _in_temporary()
     return usual if danger(usual) is None and _could_be_written(usual) else _of_this_process()
 
 
 @functools.cache
 def _of_this_process() -> Path:
-    """Return a folder that is removed when this process ends."""
+    """Return a folder that is removed when this process exits."""
     made = Path(tempfile.mkdtemp(prefix="optlang-"))
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return made
 
 
 def _unmapped() -> int:
-    """Return the owner that is shown for files of users whom a container does not know; -1 outside of containers."""
+    """Return the owner shown for files of users unknown in a container; -1 outside containers."""
     try:
         if Path("/proc/self/uid_map").read_text(encoding="ascii").split() != ["0", "0", "4294967295"]:
             return int(Path("/proc/sys/kernel/overflowuid").read_text(encoding="ascii"))
@@ -157,7 +157,7 @@ def _unmapped() -> int:
 
 @functools.cache
 def _is_own_group(group: int) -> bool:
-    """Whether a group is the one that many systems make for each user alone, by the user's name."""
+    """Return whether a group is the private group of a user, with the same name."""
     import grp
     import pwd
 
@@ -169,7 +169,7 @@ def _is_own_group(group: int) -> bool:
 
 
 def _tidy(path: Path) -> Path:
-    """Remove what killed processes left in a folder long ago; done once."""
+    """Remove what killed processes left in a folder long ago; runs once per folder."""
     if path not in _tidied:
         _tidied.add(path)
         for pattern in LEFTOVERS:
@@ -181,7 +181,7 @@ def _tidy(path: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with what is in it, as far as that is possible."""
+    """Remove a file or a folder, ignoring errors."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -190,7 +190,7 @@ def remove(path: Path) -> None:
 
 
 def _say(wanted: Path | None, reason: str | None) -> None:
-    """Warn that the folder that is asked for is not used, once."""
+    """Warn once that the configured folder is not used."""
     about = f"the cache {wanted or ''}".rstrip() + f" is not used, because {reason}"
     if about not in _said:
         _said.add(about)

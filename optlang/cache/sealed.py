@@ -1,7 +1,7 @@
-"""The files of the cache: put in place in one step, sealed, and checked on the way in.
+"""Cached files: installed atomically, sealed, and verified on load.
 
-A file's seal covers its name, so a file that has come under another's name is no more sound than a damaged one. What is
-checked is what is used: a file is opened once, and read and loaded through that descriptor.
+The seal of a file covers its name, so a file moved to another name is as invalid as a damaged one. The verified bytes
+are the bytes used: a file is opened once, then read and loaded through that descriptor.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import TypeVar
 
 from optlang.cache import folders
 
-#: Counts the changes of how kernels are built and called; kernels of another format are not found.
+#: Version of how kernels are built and called; kernels of other versions are not found.
 FORMAT = 2
 
-#: Characters of a rule's name that stand in a file's name, which must not grow beyond what file systems take.
+#: Maximum number of characters of a rule's name in a file name, which file systems limit.
 SHOWN = 40
 
-#: Seconds that a process waits for another one that builds the same kernel.
+#: How many seconds a process waits for another one that builds the same kernel.
 WAIT = 600.0
 
-#: How a file is opened: a link is not followed, and a pipe is not waited for. Not every system has all of them.
+#: Flags for opening a file: do not follow links, do not block on pipes. Not every system has all of them.
 READING = os.O_RDONLY
 for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_CLOEXEC"):
     READING |= getattr(os, _flag, 0)
@@ -38,7 +38,7 @@ _loads = itertools.count()
 
 
 def key(*parts: str) -> str:
-    """Return a file name stem that differs whenever any of ``parts`` does."""
+    """Return a file name stem that differs if any of ``parts`` does."""
     digest = hashlib.sha256()
     for part in (str(FORMAT), *parts):
         digest.update(part.encode("utf-8", "surrogatepass"))
@@ -47,17 +47,17 @@ def key(*parts: str) -> str:
 
 
 def file_name(rule: str, key: str, suffix: str) -> str:
-    """Return the name of a file: the rule's, for people, then the key."""
+    """Return the name of a file: the rule's name for readability, then the key."""
     return f"{rule[:SHOWN]}-{key}{suffix}"
 
 
 def read(name: str) -> bytes | None:
-    """Return the content of a file, or None if it is not there or not sound."""
+    """Return the content of a file, or None if it is missing or invalid."""
     return _use(name, lambda _, content: content)
 
 
 def load(name: str, loader: Callable[[str], T]) -> T | None:
-    """Return what ``loader`` makes of the path of a library, or None if it is not there or not sound."""
+    """Return the result of ``loader`` on the path of a library, or None if it is missing or invalid."""
 
     def take(descriptor: int, content: bytes) -> T:
         with _path_of(descriptor, content) as path:
@@ -67,10 +67,10 @@ def load(name: str, loader: Callable[[str], T]) -> T | None:
 
 
 def install(built: Path, name: str) -> Path:
-    """Put a built file in its place in one step, sealed, so that no process ever loads half of it.
+    """Install a built file atomically and sealed, so that no process ever loads part of it.
 
     Returns:
-        Where it is.
+        Its path.
     """
     content, target = built.read_bytes(), folders.folder() / name
     handle, part = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=".part")
@@ -88,12 +88,12 @@ def install(built: Path, name: str) -> Path:
 
 
 def keep(name: str, content: bytes, again: bool = False) -> None:
-    """Keep some bytes for other processes; failing to do so is no error.
+    """Cache some bytes for other processes; failures are ignored.
 
     Args:
         name: The file's name.
         content: The bytes.
-        again: Whether they take the place of what is kept under the name already.
+        again: Whether to overwrite an existing file.
     """
     with contextlib.suppress(OSError):
         if not again and read(name) is not None:
@@ -106,22 +106,22 @@ def keep(name: str, content: bytes, again: bool = False) -> None:
 
 @contextlib.contextmanager
 def alone(name: str) -> Iterator[None]:
-    """Let one process at a time build a file, so that the others find it; where nothing can be locked, each builds."""
+    """Let one process at a time build a file, so that the others find it; without locks, each builds."""
     import filelock
 
     path = folders.folder() / f".{name}.lock"
     lock = filelock.FileLock(path, timeout=WAIT, mode=0o600)
-    with contextlib.suppress(OSError, NotImplementedError):  # a timeout is an OSError, too
+    with contextlib.suppress(OSError, NotImplementedError):  # a timeout is an OSError too
         lock.acquire()
     try:
         yield
     finally:
         lock.release()
-        folders.remove(path)  # who waits for it still gets it, and then finds the file
+        folders.remove(path)  # waiting processes still get it, and then find the file
 
 
 def _use(name: str, take: Callable[[int, bytes], T]) -> T | None:
-    """Return what ``take`` makes of an open file and its content; one that is not sound is removed."""
+    """Return the result of ``take`` on an open file and its content; invalid files are removed."""
     for folder in folders.places():
         path = folder / name
         try:
@@ -142,7 +142,7 @@ def _use(name: str, take: Callable[[int, bytes], T]) -> T | None:
 
 
 def _content(descriptor: int, name: str) -> bytes | None:
-    """Return what is in an open file if it is whole, under its own name, and written by nobody but us."""
+    """Return the content of an open file if it is intact, has its own name, and was written by us."""
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         return None
@@ -157,10 +157,10 @@ def _content(descriptor: int, name: str) -> bytes | None:
 
 @contextlib.contextmanager
 def _path_of(descriptor: int, content: bytes) -> Iterator[str]:
-    """Give a path that leads to an open file, whatever has come under its name; else that of a copy.
+    """Yield a path to an open file, even if its name now refers to another one; otherwise the path of a copy.
 
-    The loader of libraries takes two equal paths for one library, and descriptors are numbered anew when they are
-    closed. So the path is spelled differently each time.
+    The library loader identifies libraries by path, and descriptor numbers are reused after they are closed. So the
+    path is spelled differently each time.
     """
     if os.path.exists(f"/proc/self/fd/{descriptor}"):
         spelling = "".join("./" if bit == "0" else ".//" for bit in f"{next(_loads):b}")
@@ -178,7 +178,7 @@ def _path_of(descriptor: int, content: bytes) -> Iterator[str]:
 
 
 def _seal(name: str, content: bytes) -> bytes:
-    """Return what is appended to a file to recognise it as whole; loaders of libraries do not look there."""
+    """Return the seal, which is appended to a file to verify it; library loaders ignore it."""
     digest = hashlib.sha256(name.encode())
     digest.update(b"\0")
     digest.update(content)

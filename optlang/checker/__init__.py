@@ -1,1 +1,1 @@
-"""Checks: names, shapes, kinds, states, formats, coverage; every mistake one finding."""
+"""Semantic checks: names, shapes, kinds, states, formats and coverage."""

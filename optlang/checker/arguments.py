@@ -1,4 +1,4 @@
-"""Calls: as many arguments as parameters, known keywords, and ``dim=`` where it means something."""
+"""Checks calls: the number of arguments, keywords, and where ``dim=`` is allowed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optlang.syntax.tree import Argument, Call, Expr, Name, Nothing, Number, Sli
 
 
 def check_call(node: Call, scope: Scope) -> None:
-    """Check the arguments of a call of a builtin or of one of the rule's own functions."""
+    """Check the arguments of a call to a builtin or to one of the rule's functions."""
     assert isinstance(node.function, Name)
     function = scope.functions.get(node.function.name)
     if function is not None:
@@ -31,7 +31,7 @@ def check_call(node: Call, scope: Scope) -> None:
 
 
 def shown(builtin: Builtin) -> str:
-    """Return a function's head as a rule would call it."""
+    """Return the signature of a builtin as written in a call."""
     if builtin.name in ("max", "min"):
         return f"{builtin.name}(x, y, ...) or {builtin.name}(x, dim = ...)"
     if builtin.variadic:
@@ -47,10 +47,10 @@ def _match(
     scope: Scope,
     related: tuple[tuple[str, Span], ...] = (),
 ) -> None:
-    """Match arguments with (parameter, whether it has a default) pairs; report the first misfit."""
+    """Match arguments with (parameter, whether it has a default) pairs; report the first error."""
     names = [name for name, _ in parameters]
     if len(set(names)) < len(names):
-        return  # reported where the function is defined
+        return  # reported at the definition
     filled: set[str] = set()
     positional = 0
 
@@ -109,7 +109,7 @@ def _count(node: Call, most: int) -> str:
 
 
 def _check_extreme(node: Call, builtin: Builtin, scope: Scope) -> None:
-    """Check ``max`` and ``min``: elementwise with several arguments, a reduction with one."""
+    """Check ``max`` and ``min``: elementwise for several arguments, a reduction for one."""
     for argument in node.arguments:
         if argument.name not in (None, "dim"):
             scope.findings.add(
@@ -141,7 +141,7 @@ def _check_extreme(node: Call, builtin: Builtin, scope: Scope) -> None:
 
 
 def _check_sizes(node: Call, builtin: Builtin, scope: Scope) -> None:
-    """Check a function that takes sizes: any number of them, without names."""
+    """Check a function that takes any number of sizes, without keywords."""
     named = next((a for a in node.arguments if a.name is not None), None)
     if named is not None:
         scope.findings.add(
@@ -163,7 +163,7 @@ def _check_sizes(node: Call, builtin: Builtin, scope: Scope) -> None:
 
 
 def check_size_call(node: Call, scope: Scope) -> None:
-    """Check a call of ``rows``, ``cols`` or ``size``."""
+    """Check a call to ``rows``, ``cols`` or ``size``."""
     name = _called(node)
     several = name == "size"
     if len(node.arguments) != 1 + several or any(argument.name is not None for argument in node.arguments):
@@ -180,7 +180,7 @@ def check_size_call(node: Call, scope: Scope) -> None:
 
 
 def dim_values(expr: Expr, rank: int) -> tuple[int, ...] | None:
-    """Return the dimensions, of ``rank``, that the value of ``dim=`` names, or None if it is no literal."""
+    """Return the dimensions given by ``dim=``, for a tensor of ``rank`` dimensions; None if it is not a literal."""
     if isinstance(expr, Slice):
         ends = slice_ends(expr)
         return None if ends is None else tuple(range(rank)[ends])
@@ -197,7 +197,7 @@ def dim_values(expr: Expr, rank: int) -> tuple[int, ...] | None:
 
 
 def slice_ends(expr: Slice) -> slice | None:
-    """Return ``start:stop`` behind ``dim=``, None if an end is no literal."""
+    """Return the slice ``start:stop`` given by ``dim=``; None if an end is not a literal."""
     ends: list[int | None] = []
     for end in (expr.start, expr.stop):
         values = None if end is None else dim_values(end, 0)
@@ -210,7 +210,7 @@ def slice_ends(expr: Slice) -> slice | None:
 def _check_dim(node: Call, builtin: Builtin, scope: Scope) -> None:
     given: list[Argument] = [a for a in node.arguments if a.name == "dim"]
     names = [name for name, _ in builtin.parameters]
-    if builtin.definition is not None and "dim" in names:  # which need not be named
+    if builtin.definition is not None and "dim" in names:  # the keyword is optional
         given += [a for a in node.arguments[names.index("dim") :][:1] if a.name is None]
         if given and isinstance(given[0].value, Nothing):
             return

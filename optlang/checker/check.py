@@ -1,4 +1,4 @@
-"""Syntax tree -> checked rule: every name its role, every state its kind, every mistake one finding."""
+"""The checker: from a syntax tree to a checked rule, with a role for every name and a kind for every state."""
 
 from __future__ import annotations
 
@@ -70,19 +70,19 @@ from optlang.syntax.tree import (
 )
 from optlang.syntax.walk import assigned, body_of, expressions, is_matrix_call, own_expressions, statements
 
-#: How many variants of a rule are looked at; fewer for a rule that is very long when written out.
-MAX_WORLDS = 64
+#: Maximum number of variants to check; fewer for a rule that is very long after inlining.
+MAX_SAMPLES = 64
 MAX_VISITS = 30_000
 
-#: Stands for no place in the rule: a reading that is forced there comes where no sample comes.
+#: A node that is not in the rule; forcing it marks an interpretation as reached by no sample.
 EVERYWHERE = Nothing(Span(-1, -1))
 
 
 def check_text(source: Source) -> tuple[Rule | None, list[Diagnostic]]:
-    """Parse and check a rule; never raises for a bad one.
+    """Parse and check a rule; never raises for an invalid one.
 
     Returns:
-        The rule, or None if it has errors; and everything found, in the order of the text.
+        The rule, or None if it has errors; and all findings, in source order.
     """
     try:
         tree = parse(source)
@@ -92,16 +92,16 @@ def check_text(source: Source) -> tuple[Rule | None, list[Diagnostic]]:
 
 
 def check_file(source: Source) -> tuple[Rule | None, list[Diagnostic]]:
-    """Parse and check a file, which may hold nothing but functions for other rules."""
+    """Parse and check a file, which may contain only functions for other rules."""
     try:
         tree = parse(source)
     except OptlangError as error:
         return None, list(error.diagnostics)
-    if tree.items and all(isinstance(item, Def) for item in tree.items):  # a rule that calls none tells what they read
+    if tree.items and all(isinstance(item, Def) for item in tree.items):  # add a rule: it tells what they read
         end = Span(tree.span.end, tree.span.end)
         step = placed(parse(Source("p -= lr*g\n")).items, lambda span: end)
         rule, found = check(replace(tree, items=(*tree.items, *step)))
-        return rule and replace(rule, inferred=False), [d for d in found if d.code != "W604"]  # of an uncalled function
+        return rule and replace(rule, inferred=False), [d for d in found if d.code != "W604"]  # uncalled function
     return check(tree)
 
 
@@ -109,7 +109,7 @@ def check(tree: Tree) -> tuple[Rule | None, list[Diagnostic]]:
     """Check a tree.
 
     Returns:
-        The rule, or None if it has errors; and everything found, in the order of the text.
+        The rule, or None if it has errors; and all findings, in source order.
     """
     if not is_composed(tree):
         return _Check(tree).run()
@@ -122,7 +122,7 @@ def check(tree: Tree) -> tuple[Rule | None, list[Diagnostic]]:
 
 
 class _Check:
-    """The checks of one rule, in the order in which they build on each other."""
+    """The checks of one rule, in dependency order."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree = tree
@@ -143,7 +143,7 @@ class _Check:
         self.kinds: dict[str, Kind] = {}
 
     def run(self) -> tuple[Rule | None, list[Diagnostic]]:
-        """Return the rule and everything found."""
+        """Return the rule and all findings."""
         if not self.tree.items:
             self.findings.add(
                 "E401",
@@ -165,7 +165,7 @@ class _Check:
         return None if self.findings.has_errors else rule, self.findings.diagnostics
 
     def check_all(self) -> None:
-        """Run the checks of a rule that has a body of reasonable size."""
+        """Run the checks on a rule with a body of reasonable size."""
         self.excuse()
         self.declare()
         writable = check_functions(self.scope)
@@ -182,13 +182,13 @@ class _Check:
     # Names --------------------------------------------------------------------------------------------------
 
     def excuse(self) -> None:
-        """Make the names that a construct of a later version would define known."""
+        """Declare the names that constructs of a later version would define."""
         for node in self.unsupported():
             self.scope.excused.update(node.defines)
             self.scope.blind |= node.what == "`use`"
 
     def unsupported(self) -> Iterator[Unsupported]:
-        """Yield everything in the rule that this version does not compile."""
+        """Yield every construct that this version does not compile."""
         functions = (body_of(f) for f in self.items if isinstance(f, Def))
         for block in (self.body, *(event.body for event in self.events), *functions):
             for statement in statements(block):
@@ -198,7 +198,7 @@ class _Check:
                     yield from (e for e in expressions(own) if isinstance(e, Unsupported))
 
     def declare(self) -> None:
-        """Fill the scope from the declarations, or from the roles that an undeclared rule implies."""
+        """Fill the scope from the declarations, or by inferring roles in a rule without declarations."""
         first: OptimizerDecl | None = None
         for item in self.items:
             match item:
@@ -241,7 +241,7 @@ class _Check:
             )
 
     def infer(self) -> None:
-        """Give the names of a rule that declares nothing their roles."""
+        """Infer the roles of names in a rule without declarations."""
         found = infer.infer(self.scope.functions, self.body)
         for name in found.states:
             if name.name not in self.scope.excused:
@@ -250,12 +250,12 @@ class _Check:
         for name in found.hypers:
             if name.name not in self.scope.excused:
                 declare_hypers(HyperDecl(name.span, (HyperItem(name.span, name, None, None),), None), self.scope)
-        self.scope.places.clear()  # nothing is declared, so no place is worth showing
+        self.scope.places.clear()  # without declarations, there are no places to show
         for name in found.hypers:
             self.scope.places[name.name] = name.span
 
     def resolve(self) -> None:
-        """Check every name and call of functions, requirements and statements."""
+        """Resolve all names and calls in functions, requirements and statements."""
         for require in self.requires:
             self.resolver.expression(require.condition, REQUIRE)
             self.refuse_calls(require.condition)
@@ -283,7 +283,7 @@ class _Check:
         check_histories(self.scope, self.body, (*functions, *(event.body for event in self.events)))
 
     def refuse_calls(self, condition: Expr) -> None:
-        """Report calls of the rule's own functions in a requirement."""
+        """Report calls to the rule's functions in a requirement."""
         for node in expressions(condition):
             if not (isinstance(node, Call) and isinstance(node.function, Name)):
                 continue
@@ -297,7 +297,7 @@ class _Check:
                 )
 
     def reads_t(self) -> Span | None:
-        """Return where the rule first needs the step count of a tensor."""
+        """Return the first span where the rule needs the step count of a tensor."""
         for block in self.blocks():
             for statement in statements(block):
                 if isinstance(statement, Every):
@@ -313,13 +313,13 @@ class _Check:
         return None
 
     def blocks(self) -> Iterator[tuple[Stmt, ...]]:
-        """Yield the rule's statements, those of its events and of its functions."""
+        """Yield the statements of the rule, its events and its functions."""
         yield self.body
         yield from (event.body for event in self.events)
         yield from (body_of(function) for function in self.scope.functions.values())
 
     def expressions(self) -> Iterator[Expr]:
-        """Yield the outermost expressions of the rule: statements, functions, states and requirements."""
+        """Yield the top-level expressions of the rule: in statements, functions, states and requirements."""
         for block in self.blocks():
             for statement in statements(block):
                 yield from own_expressions(statement)
@@ -328,7 +328,7 @@ class _Check:
         yield from (require.condition for require in self.requires)
 
     def conditions(self) -> Iterator[Expr]:
-        """Yield the expressions that are conditions by their place."""
+        """Yield the expressions in condition position."""
         for block in self.blocks():
             for statement in statements(block):
                 if isinstance(statement, If):
@@ -337,7 +337,7 @@ class _Check:
         yield from (require.condition for require in self.requires)
 
     def check_writes_p(self) -> None:
-        """Report a rule that leaves the parameter as it is."""
+        """Report a rule that never changes the parameter."""
         if any(name.name == "p" for name in assigned(self.body)) or any(self.unsupported()):
             return
         near = next((n for n in assigned(self.body) if n.name in ("P", "param", "theta", "w", "x")), None)
@@ -354,14 +354,14 @@ class _Check:
     looked_at: tuple[Sample, ...] = ()
 
     def check_kinds(self) -> None:
-        """Read the rule with every sample; then once more for each branch that none of them took."""
+        """Interpret the rule for every sample; then once more for each branch that no sample reached."""
         nodes = [node for expr in self.expressions() for node in expressions(expr)]
         size = len(nodes) if not self.repeats() else max(len(nodes), Size(self.scope).of_block(self.body))
-        limit = max(4, min(MAX_WORLDS, MAX_VISITS // (size + 1)))
+        limit = max(4, min(MAX_SAMPLES, MAX_VISITS // (size + 1)))
         matrices = any(is_matrix_call(node, MATRIX_FUNCTIONS) for node in nodes)
         whole = whole_numbers(self.scope, tuple(self.blocks())) if matrices or self.repeats() else ()
         found = samples(self.scope, self.expressions(), self.conditions(), limit, matrices, whole)
-        if self.flat:  # whatever the parameters are, p is a vector
+        if self.flat:  # p is a vector, whatever the parameters are
             vectors = [sample for sample in found if len(sample.shape) == 1]
             found = vectors or [
                 replace(sample, shape=(6,), values={**sample.values, **facts((6,))}) for sample in found
@@ -372,7 +372,7 @@ class _Check:
             if self.permitted(self.variant(sample, {}, seen)):
                 looked_at.append(sample)
                 self.read(self.variant(sample, {}, seen))
-        if not looked_at:  # no sample meets the requirements: what does not depend on shapes is checked nonetheless
+        if not looked_at:  # no sample meets the requirements: check what does not depend on shapes
             self.read(self.variant(found[0], {EVERYWHERE: True}, seen))
         self.shape_errors.looked_at = {sample.shape for sample in looked_at}
         first = looked_at[0] if looked_at else found[0]
@@ -393,9 +393,9 @@ class _Check:
         self.looked_at = tuple(sample for sample in looked_at if sample not in self.shape_errors.samples)
 
     def settled_by(self, found: Sequence[Sample], nodes: Sequence[Expr]) -> set[Expr]:
-        """Return the conditions that have been tried with all numbers of dimensions, and ask nothing else.
+        """Return the conditions that depend only on the number of dimensions, and were tried with all of them.
 
-        A branch of theirs that no sample took is never taken: a condition around it says the opposite.
+        A branch of such a condition that no sample took is unreachable, because an enclosing condition excludes it.
         """
         if not {*range(5)} <= {len(sample.shape) for sample in found}:
             return set()
@@ -407,15 +407,15 @@ class _Check:
         }
 
     def repeats(self) -> bool:
-        """Whether something is repeated."""
+        """Return whether the rule contains a ``repeat``."""
         return any(isinstance(s, Repeat) for block in self.blocks() for s in statements(block))
 
     def variant(self, sample: Sample, forced: dict[Expr, bool], seen: dict[Expr, set[bool]]) -> StatementReader:
-        """Return a reading of the rule in one sample."""
+        """Return an interpreter of the rule for one sample."""
         return StatementReader(self.scope, sample, self.findings, forced, seen, self.shape_errors)
 
     def read(self, variant: StatementReader) -> None:
-        """Read the rule in one sample and note the kinds of its states."""
+        """Interpret the rule for one sample and record the kinds of its states."""
         variant.rule(self.body)
         for event in self.events:
             own = event_scope(event, self.scope)
@@ -428,7 +428,7 @@ class _Check:
                 self.kinds[name] = either or join((known, kind))
 
     def permitted(self, variant: StatementReader) -> bool:
-        """Whether a sample meets the requirements; the defaults must meet those that are not about tensors."""
+        """Return whether a sample meets the requirements; the defaults must meet those that do not concern tensors."""
         variant.declaring = True
         for require in self.requires:
             held = variant.condition(require.condition)
@@ -465,7 +465,7 @@ class _Check:
     # The rule -----------------------------------------------------------------------------------------------
 
     def rule(self) -> Rule:
-        """Return the rule; there were no errors."""
+        """Return the checked rule, given that there were no errors."""
         scope = self.scope
         counts = whole_numbers(scope, tuple(self.blocks()))
         named = next((item for item in self.items if isinstance(item, OptimizerDecl)), None)

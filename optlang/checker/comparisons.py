@@ -1,4 +1,4 @@
-"""Comparisons: which values can be compared, and what is known of the answer."""
+"""Comparisons: which values can be compared, and results that are known statically."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from optlang.syntax.tree import Compare, Expr, Name, Nothing, Text
 def compare(
     reader: Reader, node: Compare, values: Sequence[CheckedValue], number: Callable[[Expr], object]
 ) -> CheckedValue:
-    """Return what is known of a comparison of ``values``; ``number`` reports an operand that is no number."""
+    """Infer a comparison of ``values``; ``number`` reports an operand that is not a number."""
     pairs = zip(node.ops, node.operands, node.operands[1:], values, values[1:], strict=False)
     known: Known = True
     sound = True
     for op, left, right, a, b in pairs:
         sound &= comparable(reader, op, left, right, a, b, number)
-        if Sort.NONE in (a.sort, b.sort):  # nothing but none equals none
+        if Sort.NONE in (a.sort, b.sort):  # only none equals none
             both = a.sort is b.sort
             answer: Known = both is (op == "==")
         elif UNKNOWN in (a.known, b.known):
@@ -93,7 +93,7 @@ def comparable(
 
 
 def is_choice(reader: Reader, literal: Expr, name: Expr) -> bool:
-    """Check a string that a hyperparameter is compared with against the hyperparameter's choices."""
+    """Check a string against the choices of the hyperparameter it is compared with."""
     if not (isinstance(literal, Text) and isinstance(name, Name) and name.name in reader.scope.hypers):
         return True
     domain = reader.scope.hypers[name.name].domain

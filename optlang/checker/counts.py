@@ -1,4 +1,4 @@
-"""Which hyperparameters are sizes or counts: samples of them are whole numbers."""
+"""Finds the hyperparameters that are sizes or counts, which get integers as samples."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from optlang.syntax.walk import body_of, expressions, own_expressions, statement
 
 
 def whole_numbers(scope: Scope, blocks: Iterable[Sequence[Stmt]]) -> set[str]:
-    """Return the hyperparameters that sizes, counts and ends of slices are computed from."""
+    """Return the hyperparameters that determine sizes, counts and ends of slices."""
     several = tuple(blocks)
-    counted: dict[str, set[str]] = {}  # names that count something, in each function
+    counted: dict[str, set[str]] = {}  # parameters that are counts, by function
     for name, function in scope.functions.items():
         counted[name] = _names(body_of(function), counted, scope)
     initial = tuple(s.item.initial for s in scope.states.values() if s.item.initial is not None)
@@ -31,7 +31,7 @@ def whole_numbers(scope: Scope, blocks: Iterable[Sequence[Stmt]]) -> set[str]:
 
 
 def _names(block: Sequence[Stmt], counted: dict[str, set[str]], scope: Scope) -> set[str]:
-    """Return the names in a block that sizes and counts are computed from, those behind local names included."""
+    """Return the names in a block that determine sizes and counts, including indirectly through locals."""
     found: set[str] = set()
     values: dict[str, list[Expr]] = {}
     for statement in statements(block):
@@ -44,14 +44,14 @@ def _names(block: Sequence[Stmt], counted: dict[str, set[str]], scope: Scope) ->
             found |= set(_in_expression(expr, counted, scope))
     fixed = {"p", "g", *scope.states}
     while True:
-        behind = {n for name in found - fixed for value in values.get(name, ()) for n in _read(value)}
-        if behind <= found:
+        origins = {n for name in found - fixed for value in values.get(name, ()) for n in _read(value)}
+        if origins <= found:
             return found
-        found |= behind
+        found |= origins
 
 
 def _in_expression(expr: Expr, counted: dict[str, set[str]], scope: Scope) -> Iterator[str]:
-    """Yield the names in an expression that sizes are computed from."""
+    """Yield the names in an expression that determine sizes."""
     for node in expressions(expr):
         match node:
             case Index(items=items):
@@ -72,7 +72,7 @@ def _in_expression(expr: Expr, counted: dict[str, set[str]], scope: Scope) -> It
 
 
 def _of_arguments(node: Call, parameters: Sequence[str], wanted: set[str]) -> Iterator[str]:
-    """Yield the names in the arguments for some parameters."""
+    """Yield the names in the arguments for the given parameters."""
     for i, argument in enumerate(node.arguments):
         name = argument.name or (parameters[i] if i < len(parameters) else "")
         if name in wanted:
@@ -80,5 +80,5 @@ def _of_arguments(node: Call, parameters: Sequence[str], wanted: set[str]) -> It
 
 
 def _read(expr: Expr) -> Iterator[str]:
-    """Yield the names that a number is computed from."""
+    """Yield the names that a number depends on."""
     return (node.name for node in expressions(expr) if isinstance(node, Name))

@@ -1,8 +1,7 @@
-"""Trying a rule out: its first steps on a handful of numbers.
+"""Dry run: executes the first steps of a rule on a few numbers.
 
-Whether a denominator is zero or a root negative on the first step, and whether a rule goes up or down, is found by
-running the rule on small tables: the order of assignments, conditions and cancellations all count, and nothing is
-reported that does not happen.
+It finds zero denominators and negative roots in the first step, and rules that ascend. Running the rule on small tables
+takes the order of assignments, conditions and cancellation into account, so that only what really happens is reported.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from optlang.syntax.walk import body_of
 
 @dataclass
 class DryRun(DryRunValues):
-    """A rule being run on one table.
+    """The execution of a rule on one table.
 
     Attributes:
-        moved: How far each assignment to p goes along the gradient, by place: the sum over the elements.
-        along: How far each element has gone along its gradient.
+        moved: How far each assignment to p moves along the gradient, summed over the elements, by span.
+        along: How far each element has moved along its gradient.
     """
 
     moved: dict[Span, float] = field(default_factory=dict)
@@ -38,7 +37,7 @@ class DryRun(DryRunValues):
         """Run some steps.
 
         Raises:
-            Abandoned: If the rule uses something that a dry run does not know.
+            Abandoned: If the rule uses something that a dry run does not support.
         """
         self.start()
         for _ in range(steps):
@@ -47,7 +46,7 @@ class DryRun(DryRunValues):
             self.block(self.rule.body)
 
     def start(self) -> None:
-        """Give every state its initial value."""
+        """Initialise the states."""
         self.env = {"p": self.p, "g": self.g}
         for name, formula in known_locals(self.rule).items():
             with suppress(Abandoned):
@@ -79,7 +78,7 @@ class DryRun(DryRunValues):
                     raise Abandoned
 
     def loop(self, node: Repeat | For | Every, run: Callable[[Sequence[Stmt]], object]) -> None:
-        """Run a block several times, or if it is due."""
+        """Run a block repeatedly, or if it is due."""
         match node:
             case Repeat(count=count, body=body):
                 for _ in range(self.times(count)):
@@ -90,7 +89,7 @@ class DryRun(DryRunValues):
                     (self.env if self.frame is None else self.frame).update(values)
                     run(body)
             case For(over_name=over) if over not in self.rule.keys:
-                raise Abandoned  # through a history
+                raise Abandoned  # over a history
             case For(name=name, over_name=over, body=body):
                 for hyper in self.rule.keys[over][:: -1 if node.backwards else 1]:
                     (self.env if self.frame is None else self.frame)[name.name] = self.name(hyper.name)
@@ -102,14 +101,14 @@ class DryRun(DryRunValues):
                     run(body)
 
     def times(self, count: Expr) -> int:
-        """Return how often a block is repeated."""
+        """Return the count of a ``repeat``."""
         number = self.number(count).data[0]
         if not 0 <= number <= MAX_REPEATS:
             raise Abandoned
         return int(number)
 
     def assigned(self, node: Assign) -> Thing:
-        """Return the value that an assignment gives its target."""
+        """Return the value that an assignment assigns."""
         if node.at is not None:
             raise Abandoned
         value = self.value(node.value)
@@ -118,7 +117,7 @@ class DryRun(DryRunValues):
         return self.arithmetic(Binary(node.span, node.op[:-1], node.targets[0], node.value), value)
 
     def assign(self, target: Name, value: Thing, span: Span) -> None:
-        """Give a name its value; note how far p moves along the gradient."""
+        """Assign a value to a name; for p, record how far it moves along the gradient."""
         if target.name == "p":
             before = self.grid("p")
             if not isinstance(value, Grid):
@@ -131,7 +130,7 @@ class DryRun(DryRunValues):
         self.env[target.name] = value
 
     def branch(self, branches: Sequence[tuple[Expr, Sequence[Stmt]]], other: Sequence[Stmt]) -> None:
-        """Run the branch that holds, or each branch for the elements for which it holds."""
+        """Run the branch that holds; for an elementwise condition, run each branch on the elements where it holds."""
         if not branches:
             self.block(other)
             return
@@ -157,10 +156,10 @@ class DryRun(DryRunValues):
     # Functions ----------------------------------------------------------------------------------------------------
 
     def call_function(self, node: Call) -> tuple[Thing, ...]:
-        """Return the results of one of the rule's own functions."""
+        """Call one of the rule's functions and return its results."""
         assert isinstance(node.function, Name)
         function = self.rule.functions.get(node.function.name)
-        if function is None:  # several results of a function of the language
+        if function is None:  # a builtin with several results
             raise Abandoned
         named = {a.name: a.value for a in node.arguments if a.name is not None}
         given = [a.value for a in node.arguments if a.name is None]
@@ -180,7 +179,7 @@ class DryRun(DryRunValues):
         return results
 
     def function_block(self, body: Sequence[Stmt]) -> tuple[Thing, ...] | None:
-        """Run statements of a function; conditions on elements are not followed."""
+        """Run the statements of a function; elementwise conditions are not supported."""
         assert self.frame is not None
         for statement in body:
             match statement:

@@ -1,4 +1,4 @@
-"""Expressions of a rule that is being tried out, on small tables of numbers."""
+"""Evaluates expressions in a dry run, on small tables of numbers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from optlang.syntax.tree import (
 )
 from optlang.syntax.walk import body_of
 
-#: How large a matrix a dry run handles.
+#: Maximum size of a matrix in a dry run.
 MAX_ELEMENTS = 64
 
 Thing = Grid | str | None
@@ -49,14 +49,14 @@ ZERO_BY_ZERO, BY_ZERO, NEGATIVE_ROOT, BAD_LOG = "0/0", "x/0", "root", "log"
 
 @dataclass
 class DryRunValues(ABC):
-    """Values of expressions on one table; collects where arithmetic breaks down.
+    """Evaluates expressions on one table and records where arithmetic breaks down.
 
     Attributes:
         rule: The rule.
-        sample: Values of its hyperparameters and the shape of the table.
+        sample: The values of its hyperparameters and the shape of the table.
         p: The parameter.
-        g: The gradient of every step.
-        trouble: What went wrong in the first step, by place: the first thing for each.
+        g: The gradient, the same in every step.
+        trouble: The first problem at each span in the first step.
     """
 
     rule: Rule
@@ -65,43 +65,43 @@ class DryRunValues(ABC):
     g: Grid
     trouble: dict[Span, str] = field(default_factory=dict)
     env: Env = field(default_factory=dict)
-    frame: Env | None = None  # parameters and locals of the function being run
-    masks: list[Grid] = field(default_factory=list)  # which elements count, for each choice around
-    site: Span | None = None  # the call of a function of the language that is being worked out
+    frame: Env | None = None  # parameters and locals of the current function
+    masks: list[Grid] = field(default_factory=list)  # active elements, for each enclosing choice
+    site: Span | None = None  # the call to a builtin being evaluated
     dim: tuple[int, ...] | None = None  # the dimensions it was called with
     step: int = 0
 
     @abstractmethod
     def call_function(self, node: Call) -> tuple[Thing, ...]:
-        """Return the results of one of the rule's own functions."""
+        """Call one of the rule's functions and return its results."""
 
     @abstractmethod
     def function_block(self, body: Sequence[Stmt]) -> tuple[Thing, ...] | None:
-        """Run statements of a function."""
+        """Run the statements of a function."""
 
     def grid(self, name: str) -> Grid:
-        """Return the numbers of a name."""
+        """Return the value of a name as a table."""
         value = self.env.get(name)
         if not isinstance(value, Grid):
             raise Abandoned
         return value
 
     def number(self, expr: Expr) -> Grid:
-        """Return the numbers of an expression."""
+        """Return the value of an expression as a table."""
         value = self.value(expr)
         if not isinstance(value, Grid):
             raise Abandoned
         return value
 
     def holds(self, expr: Expr) -> bool:
-        """Return whether a condition that is one number holds."""
+        """Return whether a scalar condition holds."""
         held = self.truth(expr)
         if not held.is_number:
             raise Abandoned
         return bool(held.data[0])
 
     def truth(self, expr: Expr) -> Grid:
-        """Return where a condition holds."""
+        """Return where a condition holds, as a table of 0 and 1."""
         value = self.value(expr)
         if isinstance(value, Grid):
             return each(lambda x: float(x != 0), value)
@@ -160,7 +160,7 @@ class DryRunValues(ABC):
         raise Abandoned
 
     def junction(self, op: str, left: Expr, right: Expr) -> Grid:
-        """Return where ``and`` / ``or`` holds."""
+        """Return where ``and`` / ``or`` holds, as a table of 0 and 1."""
         held = self.truth(left)
         if held.is_number and bool(held.data[0]) is (op == "or"):
             return held
@@ -171,7 +171,7 @@ class DryRunValues(ABC):
         return each(lambda a, b: float(a or b), held, other)
 
     def choice(self, condition: Expr, then: Expr, other: Expr) -> Thing:
-        """Return ``then if condition else other``; a side counts only where it is chosen."""
+        """Return ``then if condition else other``; each side is active only where it is chosen."""
         held = self.truth(condition)
         if held.is_number:
             return self.value(then if held.data[0] else other)
@@ -180,7 +180,7 @@ class DryRunValues(ABC):
         return each(select, held, a, b)
 
     def compare(self, node: Compare) -> Grid:
-        """Return where a comparison holds."""
+        """Return where a comparison holds, as a table of 0 and 1."""
         values = [self.value(operand) for operand in node.operands]
         result = number(1)
         for op, a, b in zip(node.ops, values, values[1:], strict=False):
@@ -193,7 +193,7 @@ class DryRunValues(ABC):
         return result
 
     def arithmetic(self, node: Binary, right: Thing) -> Grid:
-        """Return the result of an operator, noting where it breaks down."""
+        """Return the result of an operator, recording where it breaks down."""
         left = self.number(node.left)
         if not isinstance(right, Grid) or node.op not in (*ARITHMETIC, "@"):
             raise Abandoned
@@ -211,7 +211,7 @@ class DryRunValues(ABC):
         return each(ARITHMETIC[node.op], left, right)
 
     def note(self, node: Node, what: str, where: Grid) -> None:
-        """Note that something goes wrong where ``where`` is not 0, if those elements are wanted."""
+        """Record a problem where ``where`` is nonzero, if those elements are active."""
         if self.step > 1 or not any(where.data):
             return
         if any(each(lambda *x: float(all(x)), where, *self.masks).data):
@@ -265,7 +265,7 @@ class DryRunValues(ABC):
         return self.elementwise(name, numbers, node)
 
     def in_order(self, name: str, given: list[Expr], named: Mapping[str, Expr]) -> list[Expr]:
-        """Return the arguments of a builtin in the order of its parameters, defaults filled in."""
+        """Return the arguments of a builtin in parameter order, with defaults filled in."""
         ordered = list(given)
         for parameter, _ in BUILTINS[name].parameters[len(given) :]:
             value = named.get(parameter) or definitions.default(BUILTINS[name], parameter)
@@ -275,7 +275,7 @@ class DryRunValues(ABC):
         return ordered
 
     def derived(self, name: str, body: Expr, values: list[Thing], dim: tuple[int, ...] | None, node: Call) -> Thing:
-        """Return the value of a function that is defined in the language."""
+        """Evaluate a builtin that is defined by a formula."""
         names = [parameter for parameter, _ in BUILTINS[name].parameters if parameter != "dim"]
         caller, site = self.frame, self.site
         self.frame = dict(zip(names, values, strict=True))
@@ -287,7 +287,7 @@ class DryRunValues(ABC):
             self.frame, self.site, self.dim = caller, site, outer
 
     def block_function(self, node: Call, given: list[Expr]) -> Thing:
-        """Return the value of a function that is defined in the language by a block of statements."""
+        """Evaluate a builtin that is defined by a block."""
         function = definitions.function(node.function.name) if isinstance(node.function, Name) else None
         assert function is not None
         inner: Env = {p.name.name: self.value(e) for p, e in zip(function.parameters, given, strict=True)}
@@ -304,17 +304,17 @@ class DryRunValues(ABC):
     # Matrices -----------------------------------------------------------------------------------------------
 
     def table(self, expr: Expr) -> Grid:
-        """Return the numbers of a matrix."""
+        """Return the value of a matrix expression as a table."""
         return self.as_table(self.number(expr))
 
     def as_table(self, value: Grid) -> Grid:
-        """Return a value of which the table is the matrix: a vector and a number are not told apart from one."""
+        """Return a value as a matrix table. Vectors and scalars are not distinguished from matrices."""
         if len(self.sample.shape) != 2 or 1 in (value.rows, value.cols):
             raise Abandoned
         return value
 
     def made(self, name: str, sizes: list[Expr]) -> Grid:
-        """Return a matrix of given sizes."""
+        """Create a matrix of given sizes."""
         numbers = [self.number(size).data[0] for size in sizes]
         if name not in MAKERS or not all(n >= 1 and n % 1 == 0 for n in numbers):
             raise Abandoned
@@ -324,7 +324,7 @@ class DryRunValues(ABC):
         return Grid(rows, cols, tuple(_made(name, i, j) for i in range(rows) for j in range(cols)))
 
     def elementwise(self, name: str, values: list[Grid], node: Call) -> Grid:
-        """Return a primitive function of each element."""
+        """Evaluate a primitive elementwise function."""
         if name == "sqrt":
             self.note(node, NEGATIVE_ROOT, each(lambda x: float(x < 0), values[0]))
         elif name == "log":
@@ -337,7 +337,7 @@ class DryRunValues(ABC):
         return each(lambda *x: float(function(*x)), *values)
 
     def reduction(self, name: str, value: Grid, dim: tuple[int, ...] | None) -> Grid:
-        """Return a primitive reduction."""
+        """Evaluate a primitive reduction."""
         shape, function = self.sample.shape, BUILTINS[name].value
         assert function is not None
         rows, cols = grid.size((value, self.p))
@@ -353,7 +353,7 @@ class DryRunValues(ABC):
 
 
 def _made(name: str, row: int, col: int) -> float:
-    """Return one number of ``zeros``, ``ones`` or ``eye``."""
+    """Return one element of ``zeros``, ``ones`` or ``eye``."""
     return float(name == "ones" or (name == "eye" and row == col))
 
 
@@ -361,7 +361,7 @@ T = TypeVar("T")
 
 
 def with_mask(masks: list[Grid], mask: Grid, action: Callable[[], T]) -> T:
-    """Run ``action`` while only the elements of ``mask`` count."""
+    """Run ``action`` with only the elements of ``mask`` active."""
     masks.append(mask)
     try:
         return action()
@@ -374,12 +374,12 @@ def _thing(value: Value) -> Thing:
 
 
 def negation(x: float) -> float:
-    """Return 1 for a condition that does not hold, else 0."""
+    """Return 1 if a condition does not hold, else 0."""
     return float(x == 0)
 
 
 def select(c: float, a: float, b: float) -> float:
-    """Return ``a`` where ``c`` holds, else ``b``."""
+    """Return ``a`` if ``c`` holds, else ``b``."""
     return a if c else b
 
 

@@ -1,4 +1,4 @@
-"""``on eval`` and ``on train``: what stands in them, and that one undoes the other."""
+"""Checks ``on eval`` and ``on train`` blocks, which must undo each other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optlang.syntax.walk import assigned
 
 
 def check_events(events: Sequence[On], resolver: Resolver) -> None:
-    """Check the names of all ``on`` blocks, and that there is one for each event or none."""
+    """Check the names in all ``on`` blocks, and that the events come as a pair."""
     first: dict[str, On] = {}
     for event in events:
         resolver.block(event.body, EVENT, own_names(event, resolver.scope))
@@ -40,12 +40,12 @@ def check_events(events: Sequence[On], resolver: Resolver) -> None:
 
 
 def own_names(event: On, scope: Scope) -> frozenset[str]:
-    """Return the names of its own that a block assigns."""
+    """Return the local names that a block assigns."""
     return frozenset(n.name for n in assigned(event.body)) - {"p", "g", *scope.states, *scope.hypers, *scope.tuples}
 
 
 def event_scope(event: On, scope: Scope) -> Scope:
-    """Return the names as a block sees them: with locals of its own."""
+    """Return the scope of a block, which has its own locals."""
     own = own_names(event, scope)
     places = {n.name: n.span for n in reversed(list(assigned(event.body))) if n.name in own}
     return replace(scope, locals=places, static={})

@@ -1,4 +1,4 @@
-"""The kind and sort of every expression, in one variant of a rule."""
+"""Infers the kind and sort of every expression in one variant of a rule."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ from optlang.syntax.tree import (
     Unary,
 )
 
-#: How many binary digits the exact value of an expression of literals may take.
+#: Maximum number of bits in the exact value of an expression of literals.
 MAX_BITS = 20_000
 
 
 class ExpressionReader(Tensors, ABC):
-    """Reads expressions; the rule's own functions are read by a subclass."""
+    """Infers expressions; calls to the rule's functions are handled by a subclass."""
 
     @abstractmethod
     def call_function(self, node: Call) -> tuple[CheckedValue, ...]:
-        """Return the results of a call of one of the rule's functions."""
+        """Infer the results of a call to one of the rule's functions."""
 
     @abstractmethod
     def written_out(self, node: Call, builtin: Builtin) -> CheckedValue:
-        """Return the result of a function of the language that is a block of statements."""
+        """Infer the result of a builtin that is defined by a block."""
 
     # Expressions --------------------------------------------------------------------------------------------
 
     def value(self, expr: Expr) -> CheckedValue:
-        """Return what is known of the value of an expression."""
-        match expr:  # what is most frequent first
+        """Infer an expression."""
+        match expr:  # most frequent cases first
             case Name():
                 return self.name(expr)
             case Binary():
@@ -93,7 +93,7 @@ class ExpressionReader(Tensors, ABC):
                 return MISTAKE
 
     def number(self, expr: Expr) -> CheckedValue:
-        """Return what is known of an expression that must be a number (a condition counts as 0 or 1)."""
+        """Infer an expression that must be a number (a condition becomes 0 or 1)."""
         value = self.value(expr)
         if value.sort is Sort.NONE and value.optional is not None:
             name = value.optional
@@ -121,7 +121,7 @@ class ExpressionReader(Tensors, ABC):
         return value
 
     def condition(self, expr: Expr) -> CheckedValue:
-        """Return what is known of an expression that must be a condition (a number holds unless it is 0)."""
+        """Infer an expression that must be a condition (a nonzero number holds)."""
         value = self.value(expr)
         if value.sort is Sort.TEXT or (value.sort is Sort.NONE and value.optional is None):
             word = "a string" if value.sort is Sort.TEXT else "none"
@@ -138,14 +138,14 @@ class ExpressionReader(Tensors, ABC):
         return value
 
     def binary(self, node: Binary) -> CheckedValue:
-        """Return what is known of arithmetic, ``and``, ``or`` and ``??``."""
+        """Infer arithmetic, ``and``, ``or`` and ``??``."""
         if node.op in ("and", "or"):
             left = self.condition(node.left)
             answer = self.decide(node.left, left)
             if answer is (node.op == "or"):
                 return CheckedValue(left.kind, Sort.CONDITION, left.uses, answer)
             right = self.condition(node.right)
-            decided = right._replace(uses=right.uses | (left.uses & Uses.FACT))  # as the left side decides it
+            decided = right._replace(uses=right.uses | (left.uses & Uses.FACT))  # decided by the left side
             both = self.combine(node, (left, right), Sort.CONDITION) if answer is None else decided
             return both._replace(sort=_condition_sort(both.sort), optional=None)
         if node.op == "??":
@@ -172,7 +172,7 @@ class ExpressionReader(Tensors, ABC):
         return result if known is UNKNOWN and bits is None else result._replace(known=known, bits=bits)
 
     def bits(self, node: Binary, left: CheckedValue, right: CheckedValue) -> int | None:
-        """Return how many digits exact arithmetic on literals may take; report if they are too many."""
+        """Return how many bits exact arithmetic on literals may take; report it if too many."""
         if left.bits is None or right.bits is None:
             return None
         assert isinstance(left.known, float) and isinstance(right.known, float)
@@ -195,17 +195,17 @@ class ExpressionReader(Tensors, ABC):
         return None
 
     def choice(self, condition: Expr, then: Expr, other: Expr) -> CheckedValue:
-        """Return what is known of ``then if condition else other``."""
+        """Infer ``then if condition else other``."""
         held = self.condition(condition)
         answer = self.decide(condition, held)
         if answer is not None:
             chosen = self.value(then if answer else other)
-            # What is chosen by a tensor's shape differs from tensor to tensor.
+            # A choice by a tensor's shape differs between tensors.
             return chosen._replace(uses=chosen.uses | (held.uses & Uses.FACT))
         return self.merged(condition, (self.number(then), self.number(other)), held)
 
     def merged(self, expr: Expr, values: tuple[CheckedValue, ...], held: CheckedValue) -> CheckedValue:
-        """Return what is known of one of several values, chosen by a condition of the step (``expr``)."""
+        """Infer the join of several values, selected at runtime by the condition ``expr``."""
         try:
             return merge(values, self.sample.shape, held)
         except Mismatch as mismatch:
@@ -214,7 +214,7 @@ class ExpressionReader(Tensors, ABC):
     # Calls --------------------------------------------------------------------------------------------------
 
     def call(self, node: Call) -> CheckedValue:
-        """Return what is known of the result of a call."""
+        """Infer the result of a call."""
         name = node.function.name if isinstance(node.function, Name) else ""
         if name in self.scope.functions:
             results = self.call_function(node)
@@ -268,18 +268,18 @@ class ExpressionReader(Tensors, ABC):
         return result._replace(known=self.known_result(name, values), uses=self.result_uses(name, result))
 
     def known_result(self, name: str, values: list[CheckedValue]) -> Known:
-        """Return the value of a function of known numbers."""
+        """Evaluate a function on known numbers."""
         numbers = [v.known for v in values if isinstance(v.known, (int, float))]
         if name in FUNCTIONS and values and len(numbers) == len(values):
             return FUNCTIONS[name](*map(float, numbers))
         return UNKNOWN
 
     def result_uses(self, name: str, result: CheckedValue) -> int:
-        """Return what a result depends on; only some functions can take part in choosing a variant."""
+        """Return the dependencies of a result; only some functions may select a variant."""
         return result.uses if name in FUNCTIONS else result.uses | Uses.LOCAL
 
     def where(self, node: Call) -> CheckedValue:
-        """Return what is known of ``where(c, a, b)``, which is ``a if c else b``."""
+        """Infer ``where(c, a, b)``, which equals ``a if c else b``."""
         named = {a.name: a.value for a in node.arguments if a.name is not None}
         given = [a.value for a in node.arguments if a.name is None]
         sides = [*given, *(named[n] for n in ("c", "a", "b")[len(given) :] if n in named)]
@@ -290,7 +290,7 @@ class ExpressionReader(Tensors, ABC):
     def reduction(
         self, node: Call, builtin: Builtin, arguments: list[Expr], values: list[CheckedValue]
     ) -> CheckedValue:
-        """Return what is known of a reduction."""
+        """Infer a reduction."""
         required = len(arguments) if builtin.variadic else builtin.required
         for option, value in zip(arguments[required:], values[required:], strict=True):
             if value.sort is Sort.UNKNOWN:
@@ -319,7 +319,7 @@ class ExpressionReader(Tensors, ABC):
         return CheckedValue(kind if kind.on_device else SCALAR, uses=joined.uses | Uses.TENSOR)
 
     def along(self, node: Call, builtin: Builtin) -> CheckedValue:
-        """Return what is known of a function of a tensor, or of its parts along dimensions, that keeps its shape."""
+        """Infer a function of a tensor, or of its slices along dimensions, that preserves the shape."""
         arguments = named(node, builtin)
         dim = arguments.pop("dim", None)
         values = [self.number(argument) for argument in arguments.values()]
@@ -335,7 +335,7 @@ class ExpressionReader(Tensors, ABC):
         return result._replace(uses=result.uses | Uses.TENSOR)
 
     def no_tensor(self, node: Call) -> CheckedValue:
-        """Report a function of a whole tensor that is called with one number."""
+        """Report a whole-tensor function applied to a number."""
         x = self.text(node.arguments[0].value)
         self.report(
             "E310",
@@ -347,10 +347,10 @@ class ExpressionReader(Tensors, ABC):
         return MISTAKE
 
     def dims(self, expr: Expr | None, value: CheckedValue) -> frozenset[int] | None:
-        """Return the dimensions of a value that ``dim=`` names, None for the whole tensor."""
+        """Return the dimensions given by ``dim=``; None for the whole tensor."""
         if expr is None:
             return None
-        if self.site is not None and isinstance(expr, Name):  # as the function was called
+        if self.site is not None and isinstance(expr, Name):  # as passed to the enclosing builtin
             known = self.value(expr).known
             return frozenset((int(known),)) if isinstance(known, float) else None
         values = dim_values(expr, len(self.shape(value)))

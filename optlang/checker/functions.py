@@ -1,4 +1,4 @@
-"""A rule's own functions: parameters, recursion, ``return``, and how large they get when written out."""
+"""Checks a rule's functions: parameters, recursion, ``return``, and the number of results."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from optlang.syntax.walk import blocks, body_of, called, statements
 
 
 def signature(function: Def) -> str:
-    """Return a function's head as a rule would call it: ``f(x, y = ...)``."""
+    """Return the signature of a function as written in a call: ``f(x, y = ...)``."""
     shown = [p.name.text + (" = ..." if p.default is not None else "") for p in function.parameters]
     return f"{function.name.text}({', '.join(shown)})"
 
 
 def declare_function(function: Def, scope: Scope) -> None:
-    """Check the head of a ``def`` and add it to the scope."""
+    """Check the signature of a ``def`` and add it to the scope."""
     name = function.name
     if scope.declare(name.name, name.text, name.span):
         scope.functions[name.name] = function
@@ -53,14 +53,14 @@ def declare_function(function: Def, scope: Scope) -> None:
 
 
 def check_functions(scope: Scope) -> bool:
-    """Check the bodies' shape of all functions; return whether they can be written out."""
+    """Check the structure of all functions; return whether they can be inlined."""
     for function in scope.functions.values():
         _check_returns(function, scope)
     return not _recursion(scope)
 
 
 def _recursion(scope: Scope) -> bool:
-    """Report functions that call themselves, directly or through others."""
+    """Report recursive functions, directly or indirectly."""
     state: dict[str, str] = {}
     found = False
 
@@ -140,7 +140,7 @@ def _check_unreachable(block: Sequence[Stmt], scope: Scope) -> None:
 
 
 def _check_loops(block: Sequence[Stmt], scope: Scope) -> None:
-    """Report a ``return`` in a block that runs several times, or only in some steps."""
+    """Report a ``return`` in a block that is repeated or conditional on the step."""
     words = {Repeat: "repeat", For: "for", Every: "every"}
     for loop in statements(block):
         if type(loop) not in words:
@@ -157,7 +157,7 @@ def _check_loops(block: Sequence[Stmt], scope: Scope) -> None:
 
 
 def always_returns(block: Sequence[Stmt]) -> bool:
-    """Whether every path through a block ends in ``return``."""
+    """Return whether every path through a block ends in ``return``."""
     for statement in block:
         if isinstance(statement, Return):
             return True
@@ -172,7 +172,7 @@ def always_returns(block: Sequence[Stmt]) -> bool:
 
 
 def result_count(function: Def) -> int:
-    """Return how many values a function gives."""
+    """Return the number of results of a function."""
     returns = [s for s in statements(body_of(function)) if isinstance(s, Return)]
     return len(returns[0].values) if returns else 1
 
@@ -186,7 +186,7 @@ def _values(count: int) -> str:
 
 
 def check_result_count(wanted: Sequence[Name], value: Expr, scope: Scope) -> None:
-    """Check that what is assigned to some names gives as many values."""
+    """Check that a value has as many results as there are targets."""
     called = value.function if isinstance(value, Call) and isinstance(value.function, Name) else None
     function = scope.functions.get(called.name) if called is not None else None
     builtin = BUILTINS.get(called.name) if called is not None and function is None else None
@@ -221,7 +221,7 @@ def check_result_count(wanted: Sequence[Name], value: Expr, scope: Scope) -> Non
 
 
 def check_one_result(node: Call, scope: Scope) -> None:
-    """Check that a call in the middle of an expression gives one value."""
+    """Check that a call inside an expression has one result."""
     assert isinstance(node.function, Name)
     function = scope.functions.get(node.function.name)
     if function is None:
@@ -248,5 +248,5 @@ def check_one_result(node: Call, scope: Scope) -> None:
 
 
 def _pick(builtin: Builtin) -> str:
-    """Return how one of a function's several results is picked, as an example."""
+    """Return an example of how to select one of a function's results."""
     return f"`{builtin.name}(...).{builtin.results[0]}` or `{builtin.name}(...)[0]`"

@@ -1,4 +1,4 @@
-"""Small tables of floats with the few operations that trying out a rule takes."""
+"""Small tables of floats with the operations a dry run needs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 
 class Abandoned(Exception):
-    """The rule uses something that a dry run does not know; nothing is said about it."""
+    """The rule uses something that a dry run does not support; nothing is reported."""
 
 
 class Grid(NamedTuple):
-    """A table with ``rows`` x ``cols`` numbers, row by row; sizes of 1 are spread where tables meet."""
+    """A table of ``rows`` x ``cols`` numbers in row-major order; sizes of 1 are broadcast."""
 
     rows: int
     cols: int
@@ -20,11 +20,11 @@ class Grid(NamedTuple):
 
     @property
     def is_number(self) -> bool:
-        """Whether it is one number."""
+        """Whether it is a single number."""
         return len(self.data) == 1
 
     def spread(self, rows: int, cols: int) -> Sequence[float]:
-        """Return the numbers as those of a larger table."""
+        """Return the numbers broadcast to a larger table."""
         if self.rows == rows and self.cols == cols:
             return self.data
         if len(self.data) == 1:
@@ -36,12 +36,12 @@ class Grid(NamedTuple):
 
 
 def number(value: float) -> Grid:
-    """Return one number as a table."""
+    """Return a number as a table."""
     return Grid(1, 1, (float(value),))
 
 
 def size(grids: Iterable[Grid]) -> tuple[int, int]:
-    """Return the size that some tables are spread to when they meet."""
+    """Return the broadcast size of several tables."""
     rows = cols = 0
     for grid in grids:
         rows, cols = max(rows, grid.rows), max(cols, grid.cols)
@@ -49,13 +49,13 @@ def size(grids: Iterable[Grid]) -> tuple[int, int]:
 
 
 def each(function: Callable[..., float], *grids: Grid) -> Grid:
-    """Return ``function`` of each element of some tables."""
+    """Apply ``function`` to tables elementwise."""
     rows, cols = size(grids)
     return Grid(rows, cols, tuple(map(function, *[grid.spread(rows, cols) for grid in grids])))
 
 
 def transposed(grid: Grid) -> Grid:
-    """Return a table with rows and columns exchanged."""
+    """Return the transpose of a table."""
     return Grid(grid.cols, grid.rows, tuple(x for j in range(grid.cols) for x in grid.data[j :: grid.cols]))
 
 
@@ -67,7 +67,7 @@ def product(a: Grid, b: Grid) -> Grid:
 
 
 def reduce(function: Callable[[Sequence[float]], float], grid: Grid, rows: bool, cols: bool) -> Grid:
-    """Return ``function`` of the rows, the columns or the whole of a table."""
+    """Apply ``function`` to the rows, the columns or the whole of a table."""
     if rows and cols:
         return number(function(grid.data))
     table = [grid.data[i * grid.cols : (i + 1) * grid.cols] for i in range(grid.rows)]
@@ -79,5 +79,5 @@ def reduce(function: Callable[[Sequence[float]], float], grid: Grid, rows: bool,
 
 
 def total(values: Sequence[float]) -> float:
-    """Return the sum of some numbers."""
+    """Return the sum of the values."""
     return sum(values)

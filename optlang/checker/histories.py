@@ -1,4 +1,4 @@
-"""Histories: what is pushed to them, and what stands in a ``for`` that goes through one."""
+"""Checks histories: pushes, and the bodies of ``for`` loops over them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from optlang.functions.table import BUILTINS, CLOSURE, COUNT, PUSH, RANDOM, WHOL
 from optlang.syntax.tree import Assign, Call, Every, Expr, For, If, Index, Name, Push, StateScope, Stmt
 from optlang.syntax.walk import blocks, expressions, own_expressions, statements
 
-#: Groups of functions that wait for the whole model, or draw anew, and what to say of them.
+#: Function groups not allowed in such a loop, because they wait for the model or draw numbers, with messages.
 OUTSIDE = {WHOLE: "is the same for every entry", CLOSURE: "calls the closure", RANDOM: "draws random numbers"}
 
 
 def check_histories(scope: Scope, body: tuple[Stmt, ...], others: Iterable[tuple[Stmt, ...]]) -> None:
-    """Check what a rule does with its histories.
+    """Check how a rule uses its histories.
 
     Args:
         scope: The names of the rule.
         body: Its statements.
-        others: Those of its functions and ``on`` blocks, where there are none.
+        others: The statements of functions and ``on`` blocks, where histories are not allowed.
     """
     _Histories(scope).block(body, {})
     for block in others:
@@ -36,13 +36,13 @@ def _add(scope: Scope, message: str, place: Expr | Stmt, label: str, help: str) 
 
 
 class _Histories:
-    """One walk over the statements of a rule, with the histories of the ``for`` loops around by the loops' names."""
+    """Checks the statements of a rule; tracks the histories of enclosing loops by loop variable."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
 
     def block(self, body: Iterable[Stmt], around: Mapping[str, str]) -> None:
-        """Check some statements."""
+        """Check a block."""
         for statement in body:
             self.pushes(statement)
             self.loose_entry(statement, around)
@@ -57,7 +57,7 @@ class _Histories:
                 self.block(inner, inside)
 
     def pushes(self, statement: Stmt) -> None:
-        """Report what is pushed to something that is not a history."""
+        """Report a push to something that is not a history."""
         if isinstance(statement, Push):
             name = next(name for name, _ in statement.items if name.name not in self.scope.histories)
             help = f"declare it: `history {name.text}: size 10`"
@@ -73,7 +73,7 @@ class _Histories:
                     self.scope.excused.add(COUNT)
 
     def loose_entry(self, statement: Stmt, around: Mapping[str, str]) -> None:
-        """Report ``a[i] = x`` where i is not the place in a history."""
+        """Report ``a[i] = x`` where i is not a position in a history."""
         if not isinstance(statement, Assign) or statement.at is None:
             return
         (target,) = statement.targets
@@ -95,7 +95,7 @@ class _Histories:
             )
 
     def conditional(self, node: If) -> None:
-        """Report entries that are filled in under a condition: each is there, or none is."""
+        """Report entries filled in conditionally: either all are filled or none."""
         for statement in statements((node,)):
             if isinstance(statement, Assign) and statement.at is not None:
                 target, at = statement.targets[0].text, statement.at.text
@@ -109,7 +109,7 @@ class _Histories:
                 )
 
     def inside(self, statement: Stmt, around: Mapping[str, str]) -> None:
-        """Check a statement of a loop."""
+        """Check a statement inside a loop."""
         scope = self.scope
         if isinstance(statement, Every):
             message, help = "`every` cannot be used in a `for` over a history", "move the loop into it"
@@ -136,7 +136,7 @@ class _Histories:
                     self.called(node, node.function.name)
 
     def called(self, node: Call, name: str) -> None:
-        """Check a call in a loop."""
+        """Check a call inside a loop."""
         if name == PUSH:
             message, help = (
                 "a history cannot change in a `for` over a history",

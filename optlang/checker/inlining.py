@@ -1,4 +1,4 @@
-"""Calls of a rule's own functions, read with the values they are called with."""
+"""Checks calls to a rule's functions by interpreting them with their arguments."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ Env = dict[str, CheckedValue]
 
 
 class Inliner(ExpressionReader):
-    """Reads functions; the statements of a rule are read by its subclass."""
+    """Interprets functions; the statements of a rule are handled by a subclass."""
 
     def assigned(self, node: Assign) -> CheckedValue:
-        """Return the value that an assignment to one name gives it."""
+        """Infer the value of an assignment to one name."""
         if node.op == "=":
             return self.value(node.value)
         target = node.targets[0]
@@ -52,11 +52,11 @@ class Inliner(ExpressionReader):
         return self.changed(node, before, self.number(node.value))
 
     def changed(self, node: Assign, before: CheckedValue, by: CheckedValue) -> CheckedValue:
-        """Return the new value of a name that is changed by ``+=`` and the like."""
+        """Infer the new value of a name changed by ``+=`` and the like."""
         return self.combine(node.value, (before, by))
 
     def results(self, node: Assign) -> Results:
-        """Return the values that an assignment gives to several names."""
+        """Infer the values of an assignment to several names."""
         call = node.value
         if isinstance(call, Call) and isinstance(call.function, Name):
             results: Results = ()
@@ -71,7 +71,7 @@ class Inliner(ExpressionReader):
     # Blocks ------------------------------------------------------------------------------------------------------
 
     def repeated(self, node: Repeat, run: Callable[[], None]) -> None:
-        """Read the body of a ``repeat`` as often as it runs, as long as something changes."""
+        """Interpret the body of a ``repeat`` as often as it runs, or until nothing changes."""
         for _ in range(self.count(node.count)):
             before = dict(self.env if self.frame is None else self.frame)
             run()
@@ -79,7 +79,7 @@ class Inliner(ExpressionReader):
                 return
 
     def count(self, expr: Expr) -> int:
-        """Return how often a ``repeat`` runs in this sample."""
+        """Return the count of a ``repeat`` in this sample."""
         value = self.number(expr)
         if value.sort is Sort.UNKNOWN and not isinstance(expr, Member):
             return 1
@@ -96,7 +96,7 @@ class Inliner(ExpressionReader):
         return 1
 
     def bad_count(self, expr: Expr, known: float) -> None:
-        """Report a number of repeats that is none."""
+        """Report an invalid ``repeat`` count."""
         if known > MAX_REPEATS:
             self.report(
                 "E511",
@@ -115,7 +115,7 @@ class Inliner(ExpressionReader):
             )
 
     def due(self, node: Every) -> CheckedValue:
-        """Return the condition that an ``every`` stands for; its numbers are checked."""
+        """Return the condition of an ``every``, after checking its numbers."""
         for expr, what in ((node.period, "the period of `every`"), (node.start, "the start of `every`")):
             if expr is None:
                 continue
@@ -136,29 +136,29 @@ class Inliner(ExpressionReader):
         return CheckedValue(HOST, Sort.CONDITION, Uses.TIME)
 
     def facts(self, expr: Expr) -> CheckedValue:
-        """Return what of a tensor's shape a count, or a period, depends on."""
+        """Return the dependency of a count or period on the tensor's shape."""
         return CheckedValue(STATIC, uses=self.number(expr).uses & Uses.FACT)
 
     def turns(self, node: For) -> Iterator[Env]:
-        """Yield what is known of the names of a loop in each turn, but for one over a history."""
+        """Yield the values of the loop variables in each iteration, except for a loop over a history."""
         for part in self.scope.tuples.get(node.over_name, ()):
             yield {node.name.name: self.part(part)}
         for row in node.rows:
             yield {name.name: _bound(value, self.value(value)) for name, value in zip(node.names, row, strict=True)}
 
     def part(self, name: str) -> CheckedValue:
-        """Return what is known of one part of a tuple that a ``for`` goes through."""
+        """Infer one part of a tuple that a ``for`` iterates over."""
         return self.hyper(name) if name in self.scope.hypers else MISTAKE
 
     # Calls -------------------------------------------------------------------------------------------------------
 
     def call_function(self, node: Call) -> Results:
-        """Read a function of the rule with the values it is called with."""
+        """Interpret one of the rule's functions with the arguments of a call."""
         assert isinstance(node.function, Name)
         return self.enter(node, self.scope.functions[node.function.name])
 
     def written_out(self, node: Call, builtin: Builtin) -> CheckedValue:
-        """Return the result of a function of the language that is a block of statements."""
+        """Infer the result of a builtin that is defined by a block."""
         function = definitions.function(builtin.name)
         assert function is not None
         if builtin.shape is not None and node.arguments:
@@ -172,14 +172,14 @@ class Inliner(ExpressionReader):
             if first.sort is not Sort.UNKNOWN and first.kind.level <= Level.SCALAR:
                 return self.no_tensor(node)
             if literal(dim) is None and not isinstance(dim, Nothing):
-                return MISTAKE  # reported where the arguments are checked
+                return MISTAKE  # reported where arguments are checked
         (result, *_) = self.enter(node, function, inside=True)
         if result.sort is not Sort.UNKNOWN:
             self.fine(node)
         return result
 
     def enter(self, node: Call, function: Def, inside: bool = False) -> Results:
-        """Read a function with the arguments of a call; ``inside`` says that it is one of the language's own."""
+        """Interpret a function with the arguments of a call; ``inside`` marks a builtin."""
         given = [a.value for a in node.arguments if a.name is None]
         named = {a.name: a.value for a in node.arguments if a.name is not None}
         inner: Env = {}
@@ -205,7 +205,7 @@ class Inliner(ExpressionReader):
         return results if results is not None else (MISTAKE,)
 
     def function_block(self, body: Sequence[Stmt]) -> Results | None:
-        """Read statements of a function; returns its results if it returns."""
+        """Interpret the statements of a function; return its results if it returns."""
         assert self.frame is not None
         for i, statement in enumerate(body):
             match statement:
@@ -220,7 +220,7 @@ class Inliner(ExpressionReader):
                     around = self.around
                     results = self.function_if(branches, other or (), body[i + 1 :])
                     if not any(isinstance(s, Return) for s in statements((statement,))):
-                        self.around = around  # what follows is not for some tensors alone
+                        self.around = around  # what follows applies to all tensors again
                     if results is not None:
                         return results
                 case Repeat() | For() | Every():
@@ -230,7 +230,7 @@ class Inliner(ExpressionReader):
         return None
 
     def function_loop(self, node: Repeat | For | Every) -> None:
-        """Read a block of a function that runs several times, or only in some steps."""
+        """Interpret a block of a function that is repeated, or runs only in some steps."""
         assert self.frame is not None
         match node:
             case Repeat(count=count, body=body):
@@ -252,15 +252,15 @@ class Inliner(ExpressionReader):
                 self.around = around
 
     def quiet(self, body: Sequence[Stmt]) -> None:
-        """Read statements of a function that do not return."""
+        """Interpret statements of a function that do not return."""
         self.function_block(body)
 
     def returned(self, expr: Expr) -> CheckedValue:
-        """Return the value of one result of a function."""
+        """Infer one result of a function."""
         return self.placed(_bound(expr, self.value(expr)))
 
     def placed(self, value: CheckedValue) -> CheckedValue:
-        """Return a value with what the blocks around it depend on."""
+        """Return a value with the dependencies of the enclosing blocks added."""
         return value._replace(uses=value.uses | self.around)
 
     def function_if(
@@ -269,7 +269,7 @@ class Inliner(ExpressionReader):
         other: tuple[Stmt, ...],
         following: Sequence[Stmt],
     ) -> Results | None:
-        """Read an ``if`` of a function; ``following`` are the statements behind it."""
+        """Interpret an ``if`` of a function; ``following`` are the statements after it."""
         assert self.frame is not None
         if not branches:
             return self.function_block(other)
@@ -298,7 +298,7 @@ class Inliner(ExpressionReader):
         return tuple(self.merged(condition, (a, b), held) for a, b in zip(ours, theirs, strict=True))
 
     def meet(self, a: Env, b: Env, condition: CheckedValue) -> Env:
-        """Return what is known of names after two branches."""
+        """Join the environments after two branches."""
         met: Env = {}
         for name in (*a, *(name for name in b if name not in a)):
             one, two = a.get(name), b.get(name)
@@ -311,7 +311,7 @@ class Inliner(ExpressionReader):
         return met
 
     def either(self, one: CheckedValue, two: CheckedValue, condition: CheckedValue) -> CheckedValue:
-        """Return what is known of a name that has one of two values; if their shapes differ, it cannot be read."""
+        """Join two values of a name; if their shapes differ, the name must not be read."""
         try:
             return merge((one, two), self.sample.shape, condition)
         except Mismatch:
@@ -320,7 +320,7 @@ class Inliner(ExpressionReader):
 
 
 def _own(body: Sequence[Stmt]) -> dict[str, tuple[Span, Span]]:
-    """Return the names that a function assigns, each where it does so first, and that statement."""
+    """Return the names a function assigns, with the span of the first assignment's target and statement."""
     found: dict[str, tuple[Span, Span]] = {}
     for statement in statements(body):
         if isinstance(statement, Assign):
@@ -333,7 +333,7 @@ def _own(body: Sequence[Stmt]) -> dict[str, tuple[Span, Span]]:
 
 
 def _bound(expr: Expr, value: CheckedValue) -> CheckedValue:
-    """Return what is known of a value under a new name: numbers that are computed choose no variant."""
+    """Return a value bound to a new name: computed numbers do not select variants."""
     if value.literal or value.sort is not Sort.NUMBER or isinstance(expr, ATOMS):
         return value
     return value._replace(uses=value.uses | Uses.LOCAL)

@@ -1,4 +1,4 @@
-"""Shapes of values for one sample shape of the parameter, and what does not fit together."""
+"""Shapes of values for one sample shape of the parameter, and shape mismatches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optlang.kinds import ELEMENT, SCALAR, Kind, Level, join, matrix
 
 
 class Some:
-    """A size that is not known while checking, such as one given by a key of the param group."""
+    """A size that is unknown during checks, such as one read from the param group."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -26,7 +26,7 @@ class Some:
 
 
 def shape_of(kind: Kind, p: Shape) -> Shape:
-    """Return the shape of a value of some kind, for a parameter of shape ``p``."""
+    """Return the shape of a value of a given kind, for a parameter of shape ``p``."""
     match kind.level:
         case Level.ELEMENT:
             return p
@@ -39,7 +39,7 @@ def shape_of(kind: Kind, p: Shape) -> Shape:
 
 
 def kind_of(shape: Shape) -> Kind:
-    """Return the kind of a tensor that a function of matrices makes."""
+    """Return the kind of a matrix function's result, given its shape."""
     return matrix(shape) if shape else SCALAR
 
 
@@ -47,7 +47,7 @@ def meet(kinds: Iterable[Kind], p: Shape) -> Kind:
     """Return the kind of an elementwise combination, for a parameter of shape ``p``.
 
     Raises:
-        Mismatch: If the shapes do not meet.
+        Mismatch: If the shapes do not match.
     """
     several = tuple(kinds)
     if Level.MATRIX not in [kind.level for kind in several]:
@@ -55,7 +55,7 @@ def meet(kinds: Iterable[Kind], p: Shape) -> Kind:
     shapes = [shape_of(kind, p) for kind in several]
     elements = any(kind.level is Level.ELEMENT for kind in several)
     if elements and len(p) not in (0, 2):
-        # The matrix of a tensor with more dimensions, or fewer, takes the tensor's shape where it meets it.
+        # A tensor's ``matrix`` reshapes back to the tensor where the two are combined.
         made = as_matrix(p)
         shapes = [p if shape == made else shape for shape in shapes]
     result = meet_shapes(shapes)
@@ -63,7 +63,7 @@ def meet(kinds: Iterable[Kind], p: Shape) -> Kind:
 
 
 def fits(value: Kind, held: Kind, p: Shape) -> bool:
-    """Whether a state of kind ``held`` can take a value, which is spread where it is smaller; p is ELEMENT."""
+    """Return whether a state of kind ``held`` can hold a value, broadcast if smaller; p is ELEMENT."""
     if Level.MATRIX in (value.level, held.level):
         try:
             return shape_of(meet((value, held), p), p) == shape_of(held, p)

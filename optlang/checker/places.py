@@ -1,4 +1,4 @@
-"""Places where expressions stand, and which names may be read there."""
+"""Contexts of expressions, and the names that may be read in each."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ ROLES = frozenset(
 
 @dataclass(frozen=True)
 class Place:
-    """Where an expression stands: which roles it may read, and what to say if it reads another.
+    """The context of an expression: which roles it may read, and the error for others.
 
     Attributes:
-        roles: Roles that may be read.
-        code: Code of the error for other roles.
-        what: Start of the error's message, before "may not depend on `x`".
-        label: What is expected.
-        help: What to do.
+        roles: The roles that may be read.
+        code: The error code for other roles.
+        what: The start of the message, before "may not depend on `x`".
+        label: The label of the error.
+        help: The help of the error.
     """
 
     roles: frozenset[str]

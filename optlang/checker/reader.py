@@ -1,4 +1,4 @@
-"""One reading of a rule in one sample: its names, and where mistakes go."""
+"""Abstract interpretation of a rule for one sample: names and error reporting."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from optlang.syntax.walk import block_above, condition_above, expressions
 
 Places = tuple[tuple[str, Span], ...]
 
-#: Mistakes that only count where a variant can really come to the place.
+#: Errors that are reported only where a variant can get to.
 REACHED = frozenset({"E203", "E211", "E308"})
 
 
 def is_key(value: CheckedValue) -> bool:
-    """Whether a value is, as far as one can tell, a key of the param group that the user has put there."""
+    """Return whether a value may be a key that the user has added to the param group."""
     return value.sort is Sort.UNKNOWN and value.kind == HOST
 
 
 class Reader:
-    """Reads names in one sample; expressions and statements are read by its subclasses."""
+    """Infers names in one sample; subclasses handle expressions and statements."""
 
     body: Sequence[Stmt] = ()  # the statements of the rule
 
@@ -50,15 +50,15 @@ class Reader:
         self.forced = forced
         self.seen = seen
         self.env: dict[str, CheckedValue] = {"g": CheckedValue(ELEMENT, uses=Uses.TENSOR)}
-        self.frame: dict[str, CheckedValue] | None = None  # parameters and locals of the function being read
-        self.own: dict[str, tuple[Span, Span]] = {}  # what it assigns, each where first, and that statement
-        self.declaring = False  # whether a declaration is being read, which sees only locals that are static
-        self.static: dict[str, CheckedValue] = {}  # such locals
-        self.mismatched: Expr | None = None  # the last expression in which shapes do not fit
-        self.spoilt: set[str] = set()  # states that have been given a value of another shape
-        self.site: Expr | None = None  # the call of a function of the language whose statements are being read
-        self.around = Uses.NOTHING  # FACT inside of what a tensor's shape decides: what it assigns depends on it
-        self.entries: dict[str, Size] = {}  # sizes of the histories that loops go through, by the loops' names
+        self.frame: dict[str, CheckedValue] | None = None  # parameters and locals of the current function
+        self.own: dict[str, tuple[Span, Span]] = {}  # its names: first target and statement
+        self.declaring = False  # whether in a declaration, which sees only static locals
+        self.static: dict[str, CheckedValue] = {}  # static locals
+        self.mismatched: Expr | None = None  # the last expression with a shape mismatch
+        self.spoilt: set[str] = set()  # states that were assigned a value of another shape
+        self.site: Expr | None = None  # the call to a builtin whose definition is being interpreted
+        self.around = Uses.NOTHING  # FACT inside blocks that depend on a tensor's shape, as do their assignments
+        self.entries: dict[str, Size] = {}  # sizes of the histories that loops iterate over, by loop variable
         self.exists: dict[str, bool] = {}
         self.kinds: dict[str, Kind] = {}
 
@@ -72,20 +72,20 @@ class Reader:
         help: str | None = None,
         related: tuple[tuple[str, Span], ...] = (),
     ) -> None:
-        """Report a mistake, unless this reading was forced to come where no variant comes."""
+        """Report an error, unless execution was forced into code that no variant reaches."""
         if self.site is None and not (self.forced and code in REACHED):
             self.findings.add(code, message, span, label=label, help=help, related=related)
 
     # Shapes ------------------------------------------------------------------------------------------------------
 
     def mismatch(self, expr: Expr, mismatch: Mismatch, related: Places = ()) -> CheckedValue:
-        """Note that shapes do not fit in an expression; returns what takes the place of its value."""
+        """Record a shape mismatch in an expression; return a placeholder for its value."""
         self.mismatched = expr
         self.shape_error(expr, ShapeError(self.sample, "E313", mismatch.message, mismatch.help, related=related))
         return MISTAKE
 
     def declared(self, expr: Expr) -> Places:
-        """Return where the states in an expression have their shapes from."""
+        """Return the places that determine the shapes of the states in an expression."""
         if self.site is not None or self.frame is not None:
             return ()
         names = dict.fromkeys(node.name for node in expressions(expr) if isinstance(node, Name))
@@ -101,8 +101,8 @@ class Reader:
         return tuple(places)
 
     def shape_error(self, expr: Expr, shape_error: ShapeError) -> None:
-        """Note what does not fit at an expression."""
-        if self.site is not None:  # its own statements are nothing that the user sees
+        """Record a shape error at an expression."""
+        if self.site is not None:  # users do not see the definition of a builtin
             text = self.text(self.site)
             expr, shape_error = (
                 self.site,
@@ -112,16 +112,16 @@ class Reader:
             self.shape_errors.add(expr.span, shape_error)
 
     def fine(self, expr: Expr) -> None:
-        """Note that the shapes in an expression fit."""
+        """Record that the shapes in an expression match."""
         if self.site is None and not self.forced:
             self.shape_errors.fine(expr.span, self.sample.shape)
 
     def combine(self, expr: Expr, values: Iterable[CheckedValue], sort: Sort = Sort.NUMBER) -> CheckedValue:
-        """Return what is known of an elementwise combination of values, ``expr``."""
+        """Infer an elementwise combination of values, the expression ``expr``."""
         several = tuple(values)
         if Level.MATRIX not in [v.kind.level for v in several]:
             return combine(several, self.sample.shape, sort)
-        # A key of the user's own is some number here.
+        # A user key counts as a number here.
         several = tuple(v._replace(sort=Sort.NUMBER) if is_key(v) else v for v in several)
         if any(v.sort is Sort.UNKNOWN for v in several):
             return MISTAKE
@@ -137,7 +137,7 @@ class Reader:
         return self.findings.text(expr)
 
     def decide(self, expr: Expr, value: CheckedValue) -> bool | None:
-        """Return which way a condition goes in this sample, None if only a step can tell."""
+        """Return the truth of a condition in this sample; None if it is known only during a step."""
         if not value.is_static:
             return None
         truth = value.truth
@@ -150,7 +150,7 @@ class Reader:
     # Names -------------------------------------------------------------------------------------------------------
 
     def name(self, node: Name) -> CheckedValue:
-        """Return what is known of a name."""
+        """Infer a name."""
         name, scope = node.name, self.scope
         if self.frame is not None and name in self.frame:
             return self.present(node, self.frame[name])
@@ -173,7 +173,7 @@ class Reader:
         if name in self.static and (self.declaring or self.frame is not None):
             return self.static[name]
         if name in scope.locals and (self.declaring or self.frame is not None):
-            return MISTAKE  # reported where names are resolved
+            return MISTAKE  # reported by name resolution
         if name in self.env:
             return self.present(node, self.env[name])
         if name not in scope.locals or name in scope.excused:
@@ -181,7 +181,7 @@ class Reader:
         return self.absent(node)
 
     def hyper(self, name: str) -> CheckedValue:
-        """Return what is known of a hyperparameter."""
+        """Infer a hyperparameter."""
         hyper = self.scope.hypers[name]
         known = self.sample.values[name]
         match hyper.type:
@@ -199,7 +199,7 @@ class Reader:
                 return CheckedValue(HOST, known=known)
 
     def state(self, node: Name) -> CheckedValue:
-        """Return what is known of a state."""
+        """Infer a state."""
         state = self.scope.states[node.name]
         if not self.exists.get(node.name, True):
             assert state.when is not None
@@ -220,7 +220,7 @@ class Reader:
         return CheckedValue(self.kinds.get(node.name, ELEMENT), uses=STATES[state.scope])
 
     def present(self, node: Name, value: CheckedValue) -> CheckedValue:
-        """Return the value of a local, reporting it if some path to here does not assign it."""
+        """Return the value of a local; report it if some path here does not assign it."""
         if value.missing:
             self.absent(node)
             return value._replace(missing=False, clash=None)
@@ -239,7 +239,7 @@ class Reader:
         return value
 
     def absent(self, node: Name) -> CheckedValue:
-        """Report a local that is read where it may have no value."""
+        """Report a local that is read where it may be unassigned."""
         place, statement = self.scope.locals.get(node.name), None
         if self.frame is not None:
             place, statement = self.own.get(node.name, (None, None))
@@ -266,13 +266,13 @@ class Reader:
         return MISTAKE
 
     def word_above(self, place: Span | None) -> str:
-        """Return the word that begins the block around an assignment."""
+        """Return the keyword of the block around an assignment."""
         words: dict[type, str] = {Repeat: "repeat", For: "for", Every: "every"}
         body = () if self.frame is not None else self.body
         return words.get(type(block_above(body, place)), "if") if place is not None else "if"
 
     def assigned_where(self, place: Span) -> str:
-        """Return how to refer to an assignment: with the condition it stands under, if it stands under one."""
+        """Return a phrase for an assignment, with its enclosing condition, if any."""
         above = block_above(self.body, place)
         if isinstance(above, Every):
             return f"assigned here, every `{self.text(above.period)}` steps"

@@ -1,4 +1,4 @@
-"""Names: every name that is read means something, and may be read where it is."""
+"""Name resolution: every name that is read must be defined, and allowed in its context."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ from optlang.syntax.tree import (
 )
 from optlang.syntax.walk import assigned, body_of, expressions, own_expressions, parts, statements
 
-#: What a call of a function reads, by the function's group, and how to say it.
+#: What calls read, by function group, with a phrase for it.
 ROLES_OF_GROUPS = {TIME: "time", WHOLE: "total", CLOSURE: "total", RANDOM: "random"}
 PHRASES_OF_ROLES = {
     "time": "a function of the step count t",
@@ -58,19 +58,19 @@ PHRASES_OF_ROLES = {
 
 
 class Resolver:
-    """One walk over the names of a rule."""
+    """Resolves the names of a rule."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self.findings = scope.findings
-        self.direct: Expr | None = None  # the whole value of an assignment, which may give several results
-        self.one: Expr | None = None  # a call of which one result is picked
+        self.direct: Expr | None = None  # the value of an assignment, which may have several results
+        self.one: Expr | None = None  # a call of which one result is selected
         self.refused: set[str] = set()
 
     # Statements ---------------------------------------------------------------------------------------------
 
     def block(self, body: Sequence[Stmt], place: Place, own: frozenset[str] = frozenset()) -> None:
-        """Check the names of a block; ``own`` are the parameters and locals of the function it belongs to."""
+        """Resolve the names of a block; ``own`` are the parameters and locals of its function."""
         for statement in statements(body):
             match statement:
                 case Unsupported():
@@ -103,7 +103,7 @@ class Resolver:
                         self.expression(expr, place, own)
 
     def over(self, node: Name, place: Place, own: frozenset[str]) -> None:
-        """Check what a ``for`` goes through."""
+        """Check what a ``for`` iterates over."""
         scope = self.scope
         if node.name in scope.tuples or node.name in scope.histories or node.name in scope.excused:
             return
@@ -127,7 +127,7 @@ class Resolver:
             )
 
     def function(self, function: Def) -> None:
-        """Check the names of a function."""
+        """Resolve the names of a function."""
         parameters = frozenset(p.name.name for p in function.parameters)
         body = body_of(function)
         own = parameters | {n.name for n in assigned(body)}
@@ -180,7 +180,7 @@ class Resolver:
             scope.excused.add(name)
 
     def fixed(self, target: Name) -> None:
-        """Report an assignment to something that a rule cannot change."""
+        """Report an assignment to a predefined name."""
         scope, name = self.scope, target.name
         related: tuple[tuple[str, Span], ...] = ()
         if name in scope.places:
@@ -196,7 +196,7 @@ class Resolver:
     # Expressions --------------------------------------------------------------------------------------------
 
     def expression(self, expr: Expr, place: Place, own: frozenset[str] = frozenset()) -> None:
-        """Check the names and calls of an expression."""
+        """Resolve the names and calls in an expression."""
         pending = [expr]
         while pending:
             node = pending.pop()
@@ -231,7 +231,7 @@ class Resolver:
             pending.extend(reversed(parts(node)))
 
     def name(self, node: Name, place: Place, own: frozenset[str]) -> None:
-        """Check one name that is read as a value."""
+        """Resolve a name that is read as a value."""
         name, scope = node.name, self.scope
         if name in own or name in scope.excused:
             return
@@ -261,7 +261,7 @@ class Resolver:
             self.unknown_name(node, own, place)
 
     def role(self, name: str) -> str | None:
-        """Return the role of a name that stands for a value."""
+        """Return the role of a name that denotes a value."""
         scope = self.scope
         if name == "g":
             return "gradient"
@@ -279,7 +279,7 @@ class Resolver:
         return next((role for table, role in tables if name in table), None)
 
     def misplaced(self, node: Name | Member | Call, role: str, place: Place, phrase: str) -> None:
-        """Report a name that may not be read where it is."""
+        """Report a name that may not be read in its context."""
         text = self.findings.text(node)
         if role in ("local", "static") and place is not FUNCTION:
             if not self.findings.once(place.what, text):
@@ -303,12 +303,12 @@ class Resolver:
             )
 
     def unknown(self, code: str, message: str, node: Name, help: str | None, label: str | None = None) -> None:
-        """Report a name once, and treat it as known afterwards."""
+        """Report an unknown name once, and treat it as known afterwards."""
         self.scope.excused.add(node.name)
         self.findings.add(code, message, node.span, label=label, help=help)
 
     def unknown_name(self, node: Name, own: frozenset[str], place: Place) -> None:
-        """Report a name that nothing declares."""
+        """Report an undeclared name."""
         scope = self.scope
         scope.excused.add(node.name)
         if scope.blind:
@@ -333,7 +333,7 @@ class Resolver:
         )
 
     def picked(self, node: Index) -> None:
-        """Check an index that picks one of several results of a call."""
+        """Check an index that selects one of several results of a call."""
         call = node.value
         names = self.results_of(call)
         if names is None:
@@ -351,7 +351,7 @@ class Resolver:
             )
 
     def results_of(self, call: Expr) -> tuple[str, ...] | None:
-        """Return the results of a call by name, None if it has just one."""
+        """Return the names of a call's results; None if it has just one."""
         if not (isinstance(call, Call) and isinstance(call.function, Name)):
             return None
         name = call.function.name
@@ -361,7 +361,7 @@ class Resolver:
         return (BUILTINS[name].results or None) if name in BUILTINS else None
 
     def member(self, node: Member, place: Place) -> bool:
-        """Check ``group.NAME``, ``x.T`` and ``f(x).NAME``; return whether what is before the dot is a value."""
+        """Check ``group.NAME``, ``x.T`` and ``f(x).NAME``; return whether the part before the dot is a value."""
         scope = self.scope
         if not (isinstance(node.value, Name) and node.value.name == "group"):
             if isinstance(node.value, Name) and node.name not in MEMBERS:
@@ -392,7 +392,7 @@ class Resolver:
         return False
 
     def named_result(self, node: Member) -> None:
-        """Check ``f(x).NAME``: a result of a function that has several; ``x.T`` is a transpose."""
+        """Check ``f(x).NAME``, a named result, or ``x.T``, a transpose."""
         names = self.results_of(node.value) or ()
         if node.name in names:
             self.one = node.value
@@ -413,7 +413,7 @@ class Resolver:
     # Calls --------------------------------------------------------------------------------------------------
 
     def call(self, node: Call, place: Place, own: frozenset[str]) -> bool:
-        """Check what a call calls, and its arguments; return whether to go on with what stands in them."""
+        """Check a callee and its arguments; return whether to resolve the names in them."""
         scope = self.scope
         if not isinstance(node.function, Name):
             self.later("calling anything but a function by its name", node.span)
@@ -452,12 +452,12 @@ class Resolver:
         return True
 
     def is_loss(self, name: str) -> bool:
-        """Whether a name is that of the loss, which is a value and a function of where it is looked at."""
+        """Return whether a name is ``loss``, which is both a value and a function."""
         taken = (self.scope.hypers, self.scope.states, self.scope.locals, self.scope.functions)
         return name == "loss" and not any(name in table for table in taken)
 
     def builtin_role(self, node: Call, builtin: Builtin, place: Place) -> bool:
-        """Check that a function of the language may be called where it is."""
+        """Check that a builtin may be called in its context."""
         role = ROLES_OF_GROUPS.get(builtin.group)
         if role is not None and role not in place.roles:
             self.misplaced(node, role, place, PHRASES_OF_ROLES[role])
@@ -465,7 +465,7 @@ class Resolver:
         return True
 
     def reads_of(self, node: Call, function: Def, place: Place) -> None:
-        """Check that what a function reads by itself may be read where it is called."""
+        """Check that everything a function reads may be read where it is called."""
         if place in (BODY, FUNCTION):
             return
         for name, role in self.free_names(function, frozenset()).items():
@@ -474,7 +474,7 @@ class Resolver:
                 return
 
     def free_names(self, function: Def, visiting: frozenset[str]) -> dict[str, str]:
-        """Return the names of the rule that a function and those it calls read, with their roles."""
+        """Return the free names of a function and of those it calls, with their roles."""
         found: dict[str, str] = {}
         body = body_of(function)
         own = {p.name.name for p in function.parameters} | {n.name for n in assigned(body)}
@@ -496,7 +496,7 @@ class Resolver:
         return found
 
     def unknown_function(self, function: Name) -> None:
-        """Report a call of something that nothing defines."""
+        """Report a call to an undefined function."""
         scope = self.scope
         scope.excused.add(function.name)
         if scope.blind:
@@ -517,11 +517,11 @@ class Resolver:
     # Later parts of the language ----------------------------------------------------------------------------
 
     def unsupported(self, node: Unsupported) -> None:
-        """Report a construct that the parser knows and the compiler does not."""
+        """Report a construct that is parsed but not compiled."""
         self.later(node.what, node.span)
 
     def later(self, what: str, span: Span) -> None:
-        """Report something that a later version will compile, once for each."""
+        """Report something that a later version will compile, once per construct."""
         if what not in self.refused:
             self.refused.add(what)
             self.findings.add(

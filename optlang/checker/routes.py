@@ -1,4 +1,4 @@
-"""Rules that send tensors to other rules: ``route R when COND``, and nothing else."""
+"""Checks rules that consist of routes: ``route R when COND``."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from optlang.syntax.parse import parse
 from optlang.syntax.suggest import did_you_mean
 from optlang.syntax.tree import OptimizerDecl, Route, Stmt, Text, Tree, Unsupported, Use
 
-#: The shape that conditions are tried with, and how many dimensions a tensor may have.
+#: The sample shape for conditions, and the maximum number of dimensions.
 SHAPE = (5, 7)
 MAX_NDIM = 9
 
 
-#: Checks a tree: returns whether it is a rule, and everything found.
+#: Checks a tree; returns the rule, or None if it has errors, and the findings.
 Check = Callable[[Tree], tuple[object | None, list[Diagnostic]]]
 
 
 def check_routes(tree: Tree, resolver: Resolver, check: Check) -> None:
-    """Check a rule that has routes: their order, rules and conditions, and that there is nothing else."""
+    """Check a rule with routes: their order, rules and conditions, and that it contains nothing else."""
     findings = resolver.findings
     routes = [item for item in tree.items if isinstance(item, Route)]
     for item in tree.items:
@@ -61,8 +61,8 @@ def check_routes(tree: Tree, resolver: Resolver, check: Check) -> None:
 
 
 def _check_reached(routes: Sequence[Route], resolver: Resolver) -> None:
-    """Report the first route that no tensor takes, as far as that depends on the number of dimensions alone."""
-    left: dict[int, Route | None] = dict.fromkeys(range(MAX_NDIM))  # and which route has taken the others
+    """Report the first unreachable route, as far as that depends only on the number of dimensions."""
+    left: dict[int, Route | None] = dict.fromkeys(range(MAX_NDIM))  # and the route that takes each number of dimensions
     all_taken: Route | None = None
     for route in routes:
         if all_taken is not None:
@@ -75,7 +75,7 @@ def _check_reached(routes: Sequence[Route], resolver: Resolver) -> None:
             left |= {ndim: route for ndim in mine if left[ndim] is None}
             all_taken = route if len(mine) == MAX_NDIM else None
             if not mine or len(before) < len(mine) or route.when is None:
-                continue  # `otherwise` may be there for safety
+                continue  # `otherwise` may be a fallback
             why, last = "these tensors already have a route", before[0]
         resolver.findings.add(
             "E412",
@@ -89,7 +89,7 @@ def _check_reached(routes: Sequence[Route], resolver: Resolver) -> None:
 
 
 def _dimensions(route: Route) -> list[int] | None:
-    """Return for which numbers of dimensions a route is taken, None if it depends on anything else."""
+    """Return the numbers of dimensions that a route takes; None if it depends on anything else."""
     if route.when is None:
         return list(range(MAX_NDIM))
     try:
@@ -99,7 +99,7 @@ def _dimensions(route: Route) -> list[int] | None:
 
 
 def _check_rule(route: Route, resolver: Resolver, check: Check) -> None:
-    """Check that a route leads to a rule with an update, of the library or in a file."""
+    """Check that a route names a rule with an update, of the library or in a file."""
     if isinstance(route.rule, Text):
         _check_file(route, resolver, check)
         return
@@ -118,7 +118,7 @@ def _check_rule(route: Route, resolver: Resolver, check: Check) -> None:
 
 
 def _check_file(route: Route, resolver: Resolver, check: Check) -> None:
-    """Check that a route leads to a file with a rule that has an update and no mistakes."""
+    """Check that a route names a file that holds a valid rule with an update."""
     findings = resolver.findings
     try:
         parsed = parse(rule_of(route.rule, findings.source))

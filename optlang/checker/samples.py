@@ -1,8 +1,8 @@
-"""Samples: values of what is static, chosen so that every branch of a rule is met.
+"""Sampling of static values, chosen to reach every branch of a rule.
 
-A rule is one formula for each answer to its static questions (is ``amsgrad`` true, is ``momentum`` 0, is ``ndim``
-above 1?). The checker reads a rule once for each of a small set of samples, and so sees exactly what a variant will
-see: no false alarm where two conditions exclude each other.
+A rule has one variant for each set of answers to its static questions (is ``amsgrad`` true, is ``momentum`` 0, is
+``ndim`` above 1?). The checker interprets a rule once for each of a small set of samples. It thus sees exactly what a
+variant sees, and raises no false alarms where conditions exclude each other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from optlang.syntax.walk import expressions
 
 SHAPES: tuple[tuple[int, ...], ...] = ((2, 3), (6,), (), (3, 2), (2, 3, 2), (1, 2, 3, 2), (64, 64), (1, 6), (6, 1))
 
-#: Shapes for a rule of matrices: sizes that no two of them, and no small number in a rule, have in common.
+#: Shapes for matrix rules. Their sizes differ from each other and from small numbers in rules.
 MATRIX_SHAPES: tuple[tuple[int, ...], ...] = (
     *((5, 7), (9, 6), (6,), (6, 5, 7), (5, 6, 3, 7), ()),
     *((64, 64), (6, 6), (1, 6), (6, 1), (3, 2), (2, 3)),
@@ -30,9 +30,9 @@ MATRIX_SHAPES: tuple[tuple[int, ...], ...] = (
 
 @dataclass(frozen=True)
 class Sample:
-    """One set of answers: values of hyperparameters and of the tensor's facts, by name.
+    """Values of the hyperparameters and of the tensor's facts, by name.
 
-    ``defaults`` says that every hyperparameter has its default.
+    ``defaults`` is true if all hyperparameters have their defaults.
     """
 
     values: Mapping[str, Value]
@@ -41,13 +41,13 @@ class Sample:
 
     @property
     def ordinary(self) -> bool:
-        """Whether the tensor is a matrix as most are: neither square nor a single row or column."""
+        """Whether the tensor is a typical matrix: neither square nor a single row or column."""
         return len(self.shape) == 2 and min(self.shape) > 1 and self.shape[0] != self.shape[1]
 
 
 @dataclass(frozen=True)
 class _Hyper:
-    """Another value of a hyperparameter."""
+    """A change of a hyperparameter."""
 
     name: str
     value: Value
@@ -55,7 +55,7 @@ class _Hyper:
 
 @dataclass(frozen=True)
 class _Shape:
-    """Another shape of the tensor."""
+    """A change of the tensor's shape."""
 
     shape: tuple[int, ...]
 
@@ -64,7 +64,7 @@ _Change = _Hyper | _Shape
 
 
 def facts(shape: tuple[int, ...]) -> dict[str, Value]:
-    """Return the facts of a tensor of some shape."""
+    """Return the facts of a tensor of a given shape."""
     rows = shape[-2] if len(shape) > 1 else 1
     cols = shape[-1] if shape else 1
     numbers = {"ndim": len(shape), "numel": math.prod(shape), "rows": rows, "cols": cols}
@@ -72,7 +72,7 @@ def facts(shape: tuple[int, ...]) -> dict[str, Value]:
 
 
 def ordinary_value(hyper: Hyper, nonzero: bool = True) -> float:
-    """Return an ordinary number that a hyperparameter may hold."""
+    """Return a typical number that a hyperparameter allows."""
     default = hyper.default
     if isinstance(default, float) and math.isfinite(default) and (default != 0 or not nonzero):
         return default
@@ -97,15 +97,15 @@ def samples(
     matrices: bool = False,
     whole: Iterable[str] = (),
 ) -> list[Sample]:
-    """Return the samples to look at, the one of all defaults first.
+    """Return the samples to check, starting with all defaults.
 
     Args:
         scope: The rule's names.
         exprs: Every expression of the rule.
-        conditions: Those of them that are conditions by their place, as in ``if momentum:``.
-        limit: How many samples to look at, at most.
-        matrices: Whether the rule is one of matrices.
-        whole: Hyperparameters that are sizes or counts.
+        conditions: The expressions in condition position, as in ``if momentum:``.
+        limit: Maximum number of samples.
+        matrices: Whether it is a matrix rule.
+        whole: The hyperparameters that are sizes or counts.
     """
     compared, asked = _questions(exprs)
     asked |= {condition.name for condition in conditions if isinstance(condition, Name)}
@@ -139,7 +139,7 @@ def _combinations(axes: list[list[_Change]]) -> Iterator[tuple[_Change, ...]]:
 
 
 def _questions(exprs: Iterable[Expr]) -> tuple[dict[str, list[Value]], set[str]]:
-    """Return the constants each name is compared with, and the names whose truth is asked for."""
+    """Return the constants that each name is compared with, and the names used as conditions."""
     compared: dict[str, list[Value]] = {}
     asked: set[str] = set()
     for root in exprs:
@@ -155,7 +155,7 @@ def _questions(exprs: Iterable[Expr]) -> tuple[dict[str, list[Value]], set[str]]
                     asked.update(side.name for side in (left, right) if isinstance(side, Name))
                 case Call(function=Name(name="where"), arguments=(first, *_)) if isinstance(first.value, Name):
                     asked.add(first.value.name)
-                case Slice():  # `dim=1:`, or a part of a tensor, which belongs to a rule of matrices
+                case Slice():  # `dim=1:`, or a part of a tensor in a matrix rule
                     asked.add("ndim")
                 case _:
                     pass
@@ -173,7 +173,7 @@ def _compare(name: Expr, other: Expr, compared: dict[str, list[Value]]) -> None:
 
 
 def _candidates(hyper: Hyper, compared: Iterable[Value], asked: bool) -> list[Value]:
-    """Return the values of a hyperparameter to look at, its default (or an ordinary one) first."""
+    """Return values to try for a hyperparameter, starting with its default (or a typical one)."""
     values: list[Value]
     match hyper.type:
         case HyperType.FLAG:
@@ -192,7 +192,7 @@ def _candidates(hyper: Hyper, compared: Iterable[Value], asked: bool) -> list[Va
 
 
 def _near(hyper: Hyper, compared: Iterable[Value], asked: bool) -> list[Value]:
-    """Return numbers on every side of what a hyperparameter is compared with."""
+    """Return numbers on both sides of the constants a hyperparameter is compared with."""
     numbers = [v for v in compared if isinstance(v, float)]
     if asked:
         numbers.append(0.0)
@@ -206,14 +206,14 @@ def _near(hyper: Hyper, compared: Iterable[Value], asked: bool) -> list[Value]:
 
 
 def _whole(hyper: Hyper, values: list[Value]) -> list[Value]:
-    """Return values of a hyperparameter that is a size or a count: its default, and small whole numbers."""
+    """Return values of a hyperparameter that is a size or count: its default and small integers."""
     found = [v for v in values if isinstance(v, (bool, str)) or v is None or v % 1 == 0 or v == hyper.default]
     small = (v for v in (2.0, 3.0, 0.0) if hyper.domain is None or v in hyper.domain)
     return list(dict.fromkeys((*found, *small))) or values
 
 
 def _shapes(compared: Mapping[str, Iterable[Value]]) -> Iterator[tuple[int, ...]]:
-    """Yield shapes whose facts are on every side of what they are compared with."""
+    """Yield shapes with facts on both sides of the constants they are compared with."""
     numbers = {
         fact: [int(v) for v in compared.get(fact, ()) if isinstance(v, float) and 1 <= v < 1e12] for fact in FACT_NAMES
     }

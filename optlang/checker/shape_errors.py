@@ -1,4 +1,4 @@
-"""Shapes that do not fit, gathered over the sample shapes: a mistake of the rule, or a rule for some shapes only."""
+"""Collects shape errors over the samples, to find out whether the rule is wrong or restricted to some shapes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from optlang.source import Span
 
 @dataclass(frozen=True)
 class ShapeError:
-    """What does not fit at some place, in one sample."""
+    """A shape error at some span, in one sample."""
 
     sample: Sample
     code: str
@@ -25,10 +25,10 @@ class ShapeError:
 
 @dataclass
 class ShapeErrors:
-    """What does not fit, by place.
+    """The shape errors of a rule, by span.
 
-    A place where shapes do not fit for an ordinary matrix, or for no sample that comes there, is a mistake. Where they
-    do not fit for tensors of other dimensions, the rule is one of matrices.
+    A span whose shapes mismatch for an ordinary matrix, or in every sample that reaches it, is an error. If they
+    mismatch for tensors with other numbers of dimensions, the rule is restricted to matrices.
     """
 
     failed: dict[Span, list[ShapeError]] = field(default_factory=dict)
@@ -36,20 +36,20 @@ class ShapeErrors:
     looked_at: set[Shape] = field(default_factory=set)
 
     def add(self, span: Span, error: ShapeError) -> None:
-        """Note that something does not fit."""
+        """Record a shape error."""
         self.failed.setdefault(span, []).append(error)
 
     def fine(self, span: Span, shape: Shape) -> None:
-        """Note that everything fits at a place."""
+        """Record that all shapes match at a span."""
         self.passed.setdefault(span, []).append(shape)
 
     @property
     def samples(self) -> list[Sample]:
-        """The samples in which something does not fit."""
+        """The samples with shape errors."""
         return [error.sample for errors in self.failed.values() for error in errors]
 
     def settle(self, findings: Findings) -> None:
-        """Report the mistakes; else, once, that the rule is for some shapes only."""
+        """Report the errors; without any, report once that the rule is restricted to some shapes."""
         narrow: list[tuple[Span, ShapeError]] = []
         certain = any(error.sample.ordinary for errors in self.failed.values() for error in errors)
         for span, errors in sorted(self.failed.items(), key=itemgetter(0)):
@@ -58,7 +58,7 @@ class ShapeErrors:
                 narrow.append((span, errors[0]))
                 continue
             if sure is None and certain:
-                continue  # no ordinary matrix comes here until the other mistakes are gone
+                continue  # no ordinary matrix gets here until the other errors are fixed
             error = sure or errors[0]
             findings.add(
                 error.code,
@@ -73,11 +73,11 @@ class ShapeErrors:
 
     @staticmethod
     def for_shape(sample: Sample) -> str:
-        """Return which parameter it is that something does not fit for."""
+        """Return a phrase for the parameter whose shape causes the error."""
         return f"for a parameter of shape {shown(sample.shape)}" if sample.shape else "for a parameter of one number"
 
     def restriction(self, span: Span, sample: Sample) -> str:
-        """Return what to say of a place that fits for other shapes."""
+        """Return a phrase for a span whose shapes match for other parameters."""
         fine = self.passed.get(span, ())
         if not fine or not sample.ordinary:
             return ""
@@ -88,11 +88,11 @@ class ShapeErrors:
         return ""
 
     def warn(self, narrow: list[tuple[Span, ShapeError]], findings: Findings) -> None:
-        """Warn that the rule is not for tensors of every number of dimensions."""
+        """Warn that the rule does not accept tensors with every number of dimensions."""
         bad = {len(error.sample.shape) for _, errors in self.failed.items() for error in errors}
         good = sorted({len(shape) for shape in self.looked_at} - bad)
         if not good or 2 in bad:
-            return  # it is the sizes of some tensors that do not fit, which is told for each tensor
+            return  # sizes mismatch only for some tensors, which is reported for each tensor
         several = len(good) > 1 and good == list(range(good[0], max(map(len, self.looked_at)) + 1))
         condition = f"ndim >= {good[0]}" if several else " or ".join(f"ndim == {n}" for n in good)
         span, error = next((pair for pair in narrow if len(pair[1].sample.shape) == 1), next(iter(narrow)))

@@ -1,4 +1,4 @@
-"""A tree or a checked rule as text that people read (``optlang emit --stage tree`` and ``--stage rule``)."""
+"""Readable text of a tree or a checked rule (``optlang emit --stage tree`` and ``--stage rule``)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from optlang.syntax.tree import Iterate, Node, On, StateScope, Stmt, Tree
 
 
 def show_tree(tree: Tree) -> str:
-    """Return a tree, one node a line, with the place of each."""
+    """Return a tree as text, one node per line, with positions."""
     return "\n".join(_node(tree, tree.source, "", ""))
 
 
 def show_rule(rule: Rule) -> str:
-    """Return a checked rule: the role of each name, then its statements."""
+    """Return a checked rule as text: the role of each name, then the statements."""
     return "\n".join(_rule(rule))
 
 
 def _node(node: Node, source: Source, indent: str, label: str) -> Iterator[str]:
-    """Yield the lines of a node: its plain fields on one, its children below."""
+    """Yield the lines of a node: its scalar fields on one line, then its children."""
     plain, children = [], []
     for field in fields(node):
         value = getattr(node, field.name)

@@ -1,4 +1,4 @@
-"""How large and how deep a rule is when its functions are written out, found without writing them out."""
+"""Estimates the size and depth of a rule after inlining, without inlining it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from optlang.rule import Values
 from optlang.syntax.tree import Assign, Call, Def, Every, Expr, For, If, Name, Number, On, Repeat, Return, Stmt, Tree
 from optlang.syntax.walk import blocks, body_of, expressions, own_expressions, parts, statements
 
-#: How many functions a rule may define, and branches an ``if`` may have.
+#: Maximum number of functions in a rule, and of branches in an ``if``.
 MAX_FUNCTIONS = 100
 MAX_BRANCHES = 50
 
-#: How deep operations may be nested, functions written out: every stage that follows recurses so deep.
+#: Maximum nesting depth of operations after inlining: every later stage recurses that deep.
 MAX_NESTING = 120
 
 
 def check_counts(tree: Tree, findings: Findings) -> bool:
-    """Check that a rule has no absurd number of functions or branches."""
+    """Check the number of functions and branches."""
     functions = [item for item in tree.items if isinstance(item, Def)]
     if len(functions) > MAX_FUNCTIONS:
         findings.add(
@@ -52,16 +52,16 @@ def check_counts(tree: Tree, findings: Findings) -> bool:
 
 
 class _Depth:
-    """How deep expressions nest, functions written out."""
+    """The nesting depth of expressions after inlining."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self.functions: dict[str, int] = {}
 
     def of_expression(self, expr: Expr) -> int:
-        """Return the number of operations within operations."""
+        """Return the nesting depth of an expression."""
         levels: dict[int, int] = {}
-        for node in reversed(list(expressions(expr))):  # what is inside comes first
+        for node in reversed(list(expressions(expr))):  # inner expressions first
             inner = max((levels[id(part)] for part in parts(node)), default=0)
             if isinstance(node, Call) and isinstance(node.function, Name):
                 inner += self.of_function(node.function.name)
@@ -69,7 +69,7 @@ class _Depth:
         return levels[id(expr)]
 
     def of_block(self, block: Sequence[Stmt]) -> int:
-        """Return the depth of the deepest expression of a block, the blocks around it counted."""
+        """Return the maximum depth of the expressions in a block, including enclosing blocks."""
         depth = 0
         for statement in block:
             depth = max([depth, *map(self.of_expression, own_expressions(statement))])
@@ -77,7 +77,7 @@ class _Depth:
         return depth
 
     def of_function(self, name: str) -> int:
-        """Return how much deeper a call of a function is than its name."""
+        """Return the depth that a call to a function adds."""
         if name not in self.scope.functions:
             return 0
         if name not in self.functions:
@@ -86,7 +86,7 @@ class _Depth:
 
 
 class Size:
-    """How many nodes a rule has when its functions and loops are written out."""
+    """The number of nodes in a rule after inlining and unrolling."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
@@ -103,13 +103,13 @@ class Size:
         return size
 
     def of_block(self, block: Sequence[Stmt]) -> int:
-        """Return the size of some statements."""
+        """Return the size of a block."""
         size = 0
         for statement in reversed(block):
             if isinstance(statement, If):
                 inner = [b for _, b in statement.branches] + [statement.other or ()]
                 early = any(isinstance(s, Return) for b in inner for s in statements(b))
-                # What follows an `if` that may return is written out behind each of its branches.
+                # The statements after an `if` that may return are inlined into each branch.
                 size = size * (len(inner) if early else 1) + sum(map(self.of_block, inner))
             elif isinstance(statement, Repeat | For | Every):
                 size += self.times(statement) * self.of_block(statement.body)
@@ -119,7 +119,7 @@ class Size:
         return size
 
     def of_function(self, name: str) -> int:
-        """Return the size of the rule's own function, or of one of the language that is a block."""
+        """Return the size of one of the rule's functions, or of a builtin that is defined by a block."""
         if name in self.scope.functions:
             if name not in self.functions:
                 self.functions[name] = self.of_block(body_of(self.scope.functions[name]))
@@ -136,10 +136,10 @@ class Size:
         return self.functions[name]
 
     def times(self, statement: Repeat | For | Every) -> int:
-        """Return how often the body of a loop is written out, with the default of a hyperparameter that says so."""
+        """Return how often the body of a loop is unrolled, using the defaults of hyperparameters."""
         if isinstance(statement, For):
             parts = self.scope.tuples.get(statement.over_name, statement.rows)
-            return len(parts) or 1  # of a history, a loop stays
+            return len(parts) or 1  # a loop over a history is not unrolled
         if isinstance(statement, Every):
             return 1
         try:
@@ -150,7 +150,7 @@ class Size:
 
 
 def check_size(body: Sequence[Stmt], scope: Scope) -> bool:
-    """Check that a rule stays small when its functions are written out, without writing them out."""
+    """Check that a rule stays small after inlining."""
     size = Size(scope)
     depth = _Depth(scope)
     for statement in body:

@@ -1,7 +1,7 @@
-"""What the numbers of states do: a rule is run on random gradients, and its states are changed as rounding would.
+"""Measures how states behave: runs a rule on random gradients and perturbs its states as rounding would.
 
-Whether a state can be negative, how long a step becomes where a state is 0 that should not be, and how much of an
-average is replaced in a step are measured, so that nothing is reported that does not happen.
+It measures whether a state can be negative, how much longer a step becomes if a state is wrongly 0, and how much of an
+average a step replaces. So only what really happens is reported.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from optlang.storage.blocks import Blocks
 from optlang.storage.fp8 import Fp8
 from optlang.syntax.tree import StateScope
 
-#: The shape of the parameter, which is large enough for some of its elements to be treated otherwise than others.
+#: The shape of the parameter: large enough to treat some elements differently from others.
 SHAPE = (2, 3)
-#: How many steps are made, and in which of them the gradient of the first element is 0, as gradients sometimes are.
+#: The number of steps, and the period of steps in which the first element's gradient is 0, as happens in practice.
 STEPS, WITHOUT = 30, 7
-#: A step so late that averages have their final weights, and the change by which these are found.
+#: A step late enough for averages to have their final weights, and the perturbation that measures them.
 LATE, CHANGE = 100_000, 1e-6
-#: Steps that are so many times as long are worth a warning.
+#: How many times longer steps must become for a warning.
 LONG = 3.0
 
 
 class Remark(NamedTuple):
-    """What is to be said of a format that does not suit a state.
+    """A warning about a format that does not suit a state.
 
     Attributes:
-        code: The code of the warning, or of the error.
+        code: The code of the warning or error.
         message: What happens.
-        label: Why.
-        instead: A format that suits it better.
-        reason: Why that does.
+        label: The cause.
+        instead: A better format.
+        reason: Why it is better.
     """
 
     code: str
@@ -54,14 +54,14 @@ class Remark(NamedTuple):
 
 @dataclass(frozen=True)
 class StateBehavior:
-    """What has been seen of a state.
+    """The observed behavior of a state.
 
     Attributes:
         negative: Whether some of its numbers were negative.
-        begun: Whether some were other than 0 before the first step, as those of a state that stays near a parameter.
-        weight: By how much less an old number counts after a step, as 1 - beta of an average; None if that differs.
-        longest: How many times as long the longest step becomes, by itself or beside those of other elements, where the
-            state is 0 and theirs is not.
+        begun: Whether some were nonzero before the first step, as in a state that follows the parameter.
+        weight: The fraction of the old value that a step replaces, 1 - beta for an average; None if it varies.
+        longest: By which factor the longest step grows if the state is 0, absolutely or relative to other elements
+            whose state is not 0.
     """
 
     negative: bool
@@ -70,11 +70,11 @@ class StateBehavior:
     longest: Callable[[], float]
 
     def is_slow_for(self, format: Format) -> bool:
-        """Whether a step changes an average by less than is rounded off, so that it stands still.
+        """Return whether a step changes an average by less than rounding discards, so that it stalls.
 
-        What is never negative comes down by no more than its weight. Codes of a block move against each other with its
-        scale, which takes half of what they lose at most to hold up. A signed average of noise is moved by the noise,
-        which is about sqrt(2/weight) times as large as the average.
+        A nonnegative state decreases by at most its weight. The codes of a block also move relative to its scale, which
+        takes up at most half of that loss. A signed average of noise is moved by the noise itself, which is about
+        sqrt(2/weight) times larger than the average.
         """
         if not self.weight:
             return False
@@ -83,14 +83,14 @@ class StateBehavior:
         return self.weight < (format.half_code / 2 if isinstance(format, Blocks) else format.half_code)
 
     def sign(self, name: str, format: Format) -> Remark | None:
-        """Return what is to be said of signs that a format does not keep, if anything."""
+        """Return a remark if a format drops the sign of a state."""
         if not (self.negative and isinstance(format, Blocks) and not format.signed):
             return None
         message = f"`{name}` can be negative, but {format.name} has no sign"
         return Remark("E415", message, "negative values become 0", "fp8", "stores signs")
 
     def remark(self, name: str, format: Format) -> Remark | None:
-        """Return what is to be said of keeping the state in a format, if anything."""
+        """Return a remark if a format does not suit the state."""
         if (sign := self.sign(name, format)) is not None:
             return sign
         is_slow = self.is_slow_for(format)
@@ -99,7 +99,7 @@ class StateBehavior:
             lost = f"`{name}` is rounded to 0 next to larger elements"
             message = f"steps become up to {_times(longest)} as long where {lost}"
             instead, reason = "bf16" if self.negative else "log8", "keeps small numbers"
-            if self.negative and self.begun:  # what is lost would be as large as what the parameter moves by
+            if self.negative and self.begun:  # the loss would be as large as the parameter's steps
                 instead, reason = "fp32", "loses nothing"
             return Remark("W613", message, f"{format.vanishes} become 0", instead, reason)
         if is_slow:
@@ -114,11 +114,11 @@ class StateBehavior:
 
 
 def behavior_of(rule: Rule, sample: Sample) -> dict[str, StateBehavior]:
-    """Return what is seen of the states that are shaped like the parameter; nothing for a rule that cannot be tried.
+    """Measure the states that are shaped like the parameter; empty if the rule cannot be run.
 
     Args:
         rule: The rule.
-        sample: Values of its hyperparameters.
+        sample: The values of its hyperparameters.
     """
     sample = replace(sample, values={**sample.values, **facts(SHAPE)}, shape=SHAPE)
     try:
@@ -132,43 +132,43 @@ def behavior_of(rule: Rule, sample: Sample) -> dict[str, StateBehavior]:
 
 
 def behavior_with(rule: Rule, values: Values) -> dict[str, StateBehavior]:
-    """Return the same for hyperparameters that are given."""
+    """Measure the states with given values of the hyperparameters."""
     return behavior_of(rule, Sample({name: value for name, value in values.items() if isinstance(name, str)}, SHAPE))
 
 
 @remembering
 def slow_averages(rule: Rule) -> frozenset[str]:
-    """Return the keys of averages that stand still in eight bits with the defaults of the hyperparameters."""
+    """Return the keys of averages that stall in eight bits with default hyperparameters."""
     values: dict[GivenName, Value] = {h.name: ordinary_value(h) if h.required else h.default for h in rule.hypers}
     behavior = behavior_with(rule, values)
     return frozenset(s.key for s in rule.states if s.name in behavior and behavior[s.name].is_slow_for(Fp8()))
 
 
 def _times(factor: float) -> str:
-    """Return how many times something is as long, in words."""
+    """Return a factor in words."""
     if math.isinf(factor):
         return "infinitely many times"
     return f"{factor:,.0f} times" if factor < 10_000 else f"10^{math.log10(factor):.0f} times"
 
 
 def _lengths(steps: Sequence[Sequence[float]]) -> list[tuple[float, float]]:
-    """Return the largest change in each step of every other element, and of those between them.
+    """Return the largest change in each step of the even elements, and of the odd ones.
 
-    The first step is left out: nothing has been rounded before it.
+    The first step is left out, because nothing has been rounded before it.
     """
     return [(max(map(abs, step[::2])), max(map(abs, step[1::2]))) for step in steps[1:]]
 
 
 class _SampledRun:
-    """Some steps of a rule on random gradients.
+    """A run of several steps on random gradients.
 
     Args:
         rule: The rule.
-        sample: Values of its hyperparameters.
+        sample: The values of its hyperparameters.
 
     Attributes:
-        seen: All numbers that states shaped like the parameter had, by name.
-        begun: The names of states with other numbers than 0 before the first step.
+        seen: All values of states shaped like the parameter, by name.
+        begun: The names of states with nonzero values before the first step.
     """
 
     def __init__(self, rule: Rule, sample: Sample) -> None:
@@ -182,7 +182,7 @@ class _SampledRun:
         return Grid(*SHAPE, tuple(source.gauss(0.0, 1.0) for _ in range(self.count)))
 
     def _changes(self, gone: str | None) -> list[tuple[float, ...]]:
-        """Return how far elements have moved in each step; every other number of the state ``gone`` becomes 0."""
+        """Return the change of each element in each step; the even elements of the state ``gone`` are set to 0."""
         source = random.Random(0)
         self.run = run = DryRun(self.rule, self.sample, self._numbers(source), self._numbers(source))
         run.start()
@@ -200,19 +200,19 @@ class _SampledRun:
         return found
 
     def _step(self, g: Grid) -> None:
-        """Make a step with a gradient."""
+        """Run a step with the given gradient."""
         run = self.run
         run.step += 1
         run.g = run.env["g"] = g
         run.block(self.rule.body)
 
     def _data(self, name: str) -> Sequence[float]:
-        """Return the numbers of p or a state."""
+        """Return the values of p or a state."""
         found = self.run.env.get(name)
         return found.spread(*SHAPE) if isinstance(found, Grid) else ()
 
     def _look(self) -> None:
-        """Note the numbers of the states that are shaped like the parameter."""
+        """Record the values of states shaped like the parameter."""
         for name in self.names:
             found = self.run.env.get(name)
             if isinstance(found, Grid) and (found.rows, found.cols) == SHAPE:
@@ -221,7 +221,7 @@ class _SampledRun:
     # Measurements -------------------------------------------------------------------------------------------
 
     def longest(self, name: str) -> float:
-        """Return how many times as long the longest step becomes where a state is 0 after every step."""
+        """Return by which factor the longest step grows if a state is set to 0 after every step."""
         try:
             changed = self._changes(name)
         except (Abandoned, ArithmeticError, ValueError):
@@ -229,7 +229,7 @@ class _SampledRun:
         usual, zeroed = _lengths(self.steps), _lengths(changed)
         if not all(math.isfinite(x) for pair in zeroed for x in pair):
             return math.inf
-        # Where a step is scaled as a whole, it is the other elements that stand still.
+        # If a step is scaled as a whole, the other elements barely move instead.
         found, expected = (
             (max(one for one, _ in pairs), max((one / other for one, other in pairs if other), default=0.0))
             for pairs in (zeroed, usual)
@@ -237,7 +237,7 @@ class _SampledRun:
         return max((x / y for x, y in zip(found, expected, strict=True) if y), default=1.0)
 
     def weight(self, name: str) -> float | None:
-        """Return by how much less an old number counts after a late step; None if that is not the same for all."""
+        """Return the fraction of the old value that a late step replaces; None if it differs between elements."""
         try:
             found = list(self._weights(name))
         except (Abandoned, ArithmeticError, ValueError):
@@ -248,7 +248,7 @@ class _SampledRun:
         return middle if 1e-9 < middle <= 1 else None
 
     def _weights(self, name: str) -> Iterator[float]:
-        """Yield that for each element."""
+        """Yield the fraction for each element."""
         run = self.run
         held, step, g = dict(run.env), run.step, self._numbers(random.Random(1))
         results = []

@@ -1,4 +1,4 @@
-"""What statements assign, in one variant of a rule: kinds that fit, values on every path."""
+"""Infers the effect of statements in one variant of a rule: kinds, and which paths assign a value."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from optlang.syntax.walk import expressions, statements
 WHOLE_MODEL = ("total", "gnorm")
 
 
-#: How often the body of a loop over a history is read at most, until nothing changes any more.
+#: Maximum number of passes over the body of a loop over a history, until a fixed point is reached.
 MAX_TURNS = 8
 
 
 class StatementReader(Inliner):
-    """Reads a whole rule in one sample."""
+    """Interprets a whole rule for one sample."""
 
-    path: tuple[tuple[Expr, CheckedValue], ...] = ()  # conditions of the blocks around, as far as they matter to state
+    path: tuple[tuple[Expr, CheckedValue], ...] = ()  # conditions of the enclosing blocks, as far as they affect states
 
     def rule(self, body: Sequence[Stmt]) -> None:
-        """Read the states and the statements of a rule."""
+        """Interpret the states and the statements of a rule."""
         self.declaring = True
         for name, value in self.scope.static.items():
             self.static[name] = self.value(value)
@@ -42,7 +42,7 @@ class StatementReader(Inliner):
         self.block(body)
 
     def event(self, body: Sequence[Stmt], around: StatementReader) -> None:
-        """Read the statements of an ``on`` block; ``around`` has read the rule."""
+        """Interpret the statements of an ``on`` block; ``around`` has interpreted the rule."""
         self.exists, self.kinds = around.exists, around.kinds
         self.env, self.body = {}, body
         self.block(body)
@@ -79,7 +79,7 @@ class StatementReader(Inliner):
         return self.decide(state.when, held) is not False
 
     def initial_kind(self, state: DeclaredState) -> Kind:
-        """Return the kind of a state, which its initial value gives."""
+        """Infer the kind of a state from its initial value."""
         initial = state.item.initial
         grouped, scalar = state.scope is not StateScope.TENSOR, state.item.type == "scalar"
         if initial is None or not self.exists[state.name]:
@@ -104,7 +104,7 @@ class StatementReader(Inliner):
         return value.kind if value.kind.level >= Level.SCALAR else ELEMENT
 
     def group_initial(self, state: DeclaredState, initial: Expr, value: CheckedValue) -> None:
-        """Check that the initial value of a group state can be computed from hyperparameters alone."""
+        """Check that the initial value of a group state depends only on hyperparameters."""
         if value.sort is not Sort.UNKNOWN and not value.is_static and not self.findings.error_inside(initial.span):
             whole = "parameter group" if state.scope is StateScope.GROUP else "optimizer"
             self.report(
@@ -118,7 +118,7 @@ class StatementReader(Inliner):
     # Statements ---------------------------------------------------------------------------------------------
 
     def block(self, body: Sequence[Stmt]) -> None:
-        """Read statements of the rule."""
+        """Interpret a block."""
         for statement in body:
             match statement:
                 case Assign():
@@ -131,7 +131,7 @@ class StatementReader(Inliner):
                     pass
 
     def loop(self, node: Repeat | For | Every) -> None:
-        """Read a block that runs several times, or only in some steps."""
+        """Interpret a block that is repeated, or runs only in some steps."""
         match node:
             case Repeat(count=count, body=body):
                 outside, around = self.path, self.around
@@ -157,12 +157,12 @@ class StatementReader(Inliner):
                 self.path, self.around = outside, around
 
     def history(self, node: For) -> None:
-        """Read a block that runs for every entry of a history, perhaps for none."""
+        """Interpret a block that runs for every entry of a history, possibly for none."""
         before, none = dict(self.env), CheckedValue(HOST, Sort.CONDITION, Uses.TIME)
         if node.over_name not in self.kinds or node.over_name in self.spoilt:
             return
         size = self.shape(CheckedValue(self.kinds[node.over_name]))[0]
-        for _ in range(MAX_TURNS):  # what one entry leaves may be more than what there was before it
+        for _ in range(MAX_TURNS):  # the kind of a loop-carried value may grow
             found = dict(self.env)
             self.env[node.name.name] = CheckedValue(HOST, uses=Uses.TIME)
             self.entries[node.name.name] = size
@@ -177,7 +177,7 @@ class StatementReader(Inliner):
         self.env = {**self.meet(self.env, before, none), **kept}
 
     def assign(self, node: Assign) -> None:
-        """Read one assignment."""
+        """Interpret an assignment."""
         if len(node.targets) > 1:
             results = self.results(node)
             for target, value in zip(node.targets, results, strict=True):
@@ -185,9 +185,9 @@ class StatementReader(Inliner):
             return
         target = node.targets[0]
         if target.name in self.scope.states:
-            self.state(target)  # reported before what the value reads
+            self.state(target)  # reported before reads in the value
         value = self.assigned(node)
-        if node.at is not None and value.sort is not Sort.UNKNOWN:  # one for each entry of a history
+        if node.at is not None and value.sort is not Sort.UNKNOWN:  # one value per entry of a history
             shape = (self.entries.get(node.at.name, 1), *self.shape(value))
             value = CheckedValue(kind_of(shape), uses=value.uses | Uses.TENSOR)
             before = self.env.get(target.name)
@@ -213,7 +213,7 @@ class StatementReader(Inliner):
             self.store(target, value, node.value)
 
     def store(self, target: Name, value: CheckedValue, expr: Expr) -> None:
-        """Give a local name (or one of several targets) its value."""
+        """Assign a value to a local name (or to one of several targets)."""
         if target.name == "p":
             self.parameter(target, value, expr)
         elif target.name in self.scope.states:
@@ -276,7 +276,7 @@ class StatementReader(Inliner):
     def too_large(
         self, target: Name, state: DeclaredState, kind: Kind, cause: Expr, value: CheckedValue, direct: bool
     ) -> None:
-        """Report a value that has more elements than the state it is assigned to, or another shape."""
+        """Report a value with more elements than its state, or with another shape."""
         given = self.phrase(value)
         held = "one number for each tensor" if kind.level is Level.SCALAR else self.phrase(CheckedValue(kind))
         if direct:
@@ -309,7 +309,7 @@ class StatementReader(Inliner):
         return ", ".join(names.get(size, str(size)) for size in shape)
 
     def changed(self, node: Assign, before: CheckedValue, by: CheckedValue) -> CheckedValue:
-        """Return the new value of a name that is changed by ``+=`` and the like."""
+        """Infer the new value of a name changed by ``+=`` and the like."""
         if Level.MATRIX not in (before.kind.level, by.kind.level):
             return self.combine(node.value, (before, by))
         target = node.targets[0]
@@ -318,11 +318,11 @@ class StatementReader(Inliner):
         state = self.scope.states.get(target.name)
         held = ELEMENT if target.name == "p" else before.kind
         if (state is not None or target.name == "p") and not fits(by.kind, held, self.sample.shape):
-            return by  # what does not fit is reported where it is stored
+            return by  # mismatches are reported at the store
         return self.combine(node.value, (before, by))
 
     def store_number(self, target: Name, state: DeclaredState, value: CheckedValue, expr: Expr) -> None:
-        """Check that a state of the group, or of the whole optimizer, takes no value of a narrower scope."""
+        """Check that a group or shared state is not assigned a value of narrower scope."""
         for cause, given in ((expr, value), *self.path):
             wrong, differs, help = self.narrower(target, state, given)
             if not wrong or (state.when is not None and self.findings.error_inside(state.when.span)):
@@ -342,7 +342,7 @@ class StatementReader(Inliner):
             return
 
     def narrower(self, target: Name, state: DeclaredState, given: CheckedValue) -> tuple[int, tuple[str, str], str]:
-        """Return what a value depends on that a group or shared state may not, what is wrong with it, and a help."""
+        """Return what a value must not depend on in a group or shared state, with a message and a help."""
         grouped = state.scope is StateScope.GROUP
         if given.uses & (Uses.TENSOR | Uses.FACT):
             words = "a single tensor", "differs from tensor to tensor"
@@ -359,7 +359,7 @@ class StatementReader(Inliner):
         return Uses.NOTHING, ("", ""), ""
 
     def culprit(self, expr: Expr, wrong: int) -> Expr:
-        """Return the first name or call in an expression that depends on what it should not, or the expression."""
+        """Return the first name or call in an expression with a forbidden dependency, or the whole expression."""
         for node in expressions(expr):
             if isinstance(node, Call) and isinstance(node.function, Name):
                 called = WHOLE_MODEL if wrong & Uses.TOTAL else RANDOMS if wrong & Uses.TENSOR else ()
@@ -378,7 +378,7 @@ class StatementReader(Inliner):
     # Branches -----------------------------------------------------------------------------------------------
 
     def branch(self, branches: Sequence[tuple[Expr, Sequence[Stmt]]], other: Sequence[Stmt]) -> None:
-        """Read an ``if``: the branch a variant takes, or both sides of a condition that only a step decides."""
+        """Interpret an ``if``: the branch this variant takes, or all branches if the condition is a runtime one."""
         if not branches:
             self.block(other)
             return
@@ -387,7 +387,7 @@ class StatementReader(Inliner):
         answer = self.decide(condition, held)
         outside, around = self.path, self.around
         self.around |= held.uses & Uses.FACT
-        # A static condition gives a state no larger shape, but it may differ from tensor to tensor (`ndim > 1`).
+        # A static condition does not enlarge a state, but may differ between tensors (`ndim > 1`).
         self.path = (*outside, (condition, held if answer is None else held._replace(kind=STATIC)))
         if answer is not None:
             if answer:
@@ -405,5 +405,5 @@ class StatementReader(Inliner):
 
 
 def reads(expr: Expr, name: str) -> bool:
-    """Whether a name stands in an expression."""
+    """Return whether a name occurs in an expression."""
     return any(isinstance(node, Name) and node.name == name for node in expressions(expr))

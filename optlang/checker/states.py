@@ -1,4 +1,4 @@
-"""Declarations of states: names, keys in ``state_dict``, and what their conditions and initial values may read."""
+"""Checks declarations of states: names, keys in ``state_dict``, conditions and initial values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optlang.source import Span
 from optlang.syntax.tree import Expr, Name, StateDecl, StateScope
 from optlang.syntax.walk import expressions
 
-#: Where the initial values of states are, by what the states belong to.
+#: The contexts of initial values, by the scope of the state.
 _INITIALS = {StateScope.TENSOR: INITIAL, StateScope.GROUP: GROUP_INITIAL, StateScope.SHARED: SHARED_INITIAL}
 
 
@@ -26,7 +26,7 @@ def check_states(scope: Scope, resolver: Resolver, reads_t: Span | None) -> None
 
     Args:
         scope: The rule's names.
-        resolver: The walk over names that reports go through.
+        resolver: The name resolver, which reports errors.
         reads_t: Where the rule reads the step count, if it does.
     """
     _check_keys(scope, reads_t)
@@ -51,7 +51,7 @@ def _check_initial(state: DeclaredState, initial: Expr, scope: Scope) -> None:
 
 
 def _check_keys(scope: Scope, reads_t: Span | None) -> None:
-    """Check that keys differ, and that none is a key that something else lives under."""
+    """Check that keys are distinct and not reserved."""
     used: dict[tuple[bool, str], Span] = {}
     for hyper in scope.hypers.values():
         used.setdefault((True, hyper.key), hyper.span)
@@ -81,7 +81,7 @@ def _check_keys(scope: Scope, reads_t: Span | None) -> None:
 
 
 def _check_step(state: DeclaredState, scope: Scope, reads_t: Span | None) -> None:
-    """Check a state kept under ``step``, where the count ``t`` would be kept too."""
+    """Check a state with the key ``step``, under which the count ``t`` would be kept too."""
     if state.item.type != "scalar":
         scope.findings.add(
             "E409",

@@ -1,4 +1,4 @@
-"""``store m: FORMAT``: the states, the formats, and the numbers that a format has to hold."""
+"""Checks ``store m: FORMAT``: the states, the formats, and the values that a format must hold."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from optlang.storage.parameters import KEY, WAYS
 from optlang.syntax.suggest import did_you_mean
 from optlang.syntax.tree import Argument, Name, StateScope, StoreDecl, StoreFormat, Word
 
-#: The shape of a tensor that conditions are tried on.
+#: The sample shape for conditions.
 SHAPE = (5, 7)
-#: With how many values of its hyperparameters a rule is run.
+#: The number of hyperparameter samples to run a rule with.
 MAX_RUNS = 4
 BLOCK = f"the block size is a power of 2 from 16 to {1 << LARGEST_BLOCK:,}"
 
 
 def check_stores(stores: Iterable[StoreDecl], resolver: Resolver, vector: str) -> tuple[Stored, ...]:
-    """Check the ``store`` statements of a rule, as far as that is possible before the shapes of states are known.
+    """Check the ``store`` statements of a rule, except for the shapes of states, which are not known yet.
 
     Args:
         stores: The statements.
-        resolver: The walk over names that reports go through.
-        vector: The word by which the rule says that its states are not those of tensors, ``flat`` or ``sparse``.
+        resolver: The name resolver, which reports errors.
+        vector: The declaration that excludes per-tensor states: ``flat`` or ``sparse``; empty without one.
     """
     checker = _Stores(resolver.scope)
     for statement in stores:
@@ -55,17 +55,17 @@ def check_stores(stores: Iterable[StoreDecl], resolver: Resolver, vector: str) -
 
 
 class _Stores:
-    """The ``store`` statements of one rule, in textual order."""
+    """The ``store`` statements of one rule, in source order."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope, self.findings = scope, scope.findings
         self.found: dict[str, Stored] = {}
 
     def statement(self, node: StoreDecl, resolver: Resolver) -> None:
-        """Check a statement."""
+        """Check a ``store`` statement."""
         if node.when is not None:
             resolver.expression(node.when, STORED)
-            if not self.findings.error_inside(node.when.span):  # what it names has a value
+            if not self.findings.error_inside(node.when.span):  # all its names have values
                 sample = Sample(facts(SHAPE), SHAPE)
                 StatementReader(self.scope, sample, self.findings, {}, {}, ShapeErrors()).condition(node.when)
         for name in node.names:
@@ -75,12 +75,12 @@ class _Stores:
             if format is None or not self.is_first(name):
                 continue
             if isinstance(format, Blocks) and node.when is not None:
-                format = replace(format, least=0)  # the condition says it
+                format = replace(format, least=0)  # the condition takes its place
             key = KEY if name.name == "p" else self.scope.states[name.name].key
             self.found[name.name] = Stored(name.name, key, format, node.when, name.span)
 
     def is_state(self, name: Name) -> bool:
-        """Whether a name is a state of tensors; reports if not."""
+        """Return whether a name is a state of tensors; report it if not."""
         scope = self.scope
         state = scope.states.get(name.name)
         if name.name in scope.excused:
@@ -108,7 +108,7 @@ class _Stores:
         return False
 
     def is_first(self, name: Name) -> bool:
-        """Whether nothing has been said of a name before; reports if something has."""
+        """Return whether a name has no format yet; report it if it has."""
         before = self.found.get(name.name)
         if before is None:
             return True
@@ -125,11 +125,11 @@ class _Stores:
     # Formats ------------------------------------------------------------------------------------------------
 
     def wrong(self, message: str, span: Span, label: str, help: str) -> None:
-        """Report a format that there is not."""
+        """Report an invalid format."""
         self.findings.add("E413", message, span, label=label, help=help)
 
     def format(self, node: StoreFormat) -> Format | None:
-        """Return the format that a state is stored in; reports if there is none."""
+        """Return the format of a state; report it and return None if it is invalid."""
         name = node.name.text
         if name not in CODES and name not in TYPES:
             self.unknown(node.name, node)
@@ -149,13 +149,13 @@ class _Stores:
             return None
         try:
             return format_of(name, {"block": sizes[0]} if sizes else {}, node.rounding is not None)
-        except Wrong as wrong:  # all else has been asked
+        except Wrong as wrong:  # the only error left is the rounding
             assert node.rounding is not None
             self.wrong(str(wrong), node.rounding.span, "not for this format", f"write `{name}`, or `bf16 stochastic`")
             return None
 
     def option(self, format: str, option: Argument) -> int:
-        """Return the size of a block; 0 after saying what is wrong."""
+        """Return the size of a block; report it and return 0 if it is invalid."""
         if format not in CODES or option.name != "block":
             text = f"`{option.name}`" if option.name else "a positional value"
             help = f"write `{format}(block = 128)`" if format in CODES else f"write `{format}`"
@@ -179,7 +179,7 @@ class _Stores:
         return 0
 
     def unknown(self, word: Word, node: StoreFormat) -> None:
-        """Report a format that nothing is called."""
+        """Report an unknown format."""
         known = ", ".join(f"`{name}`" for name in (*TYPES, *CODES))
         if word.text in WAYS:
             self.of_parameters(node, word.text)
@@ -188,12 +188,12 @@ class _Stores:
         self.wrong(f"unknown format `{word.text}`", word.span, "not a format", near or f"there are {known}")
 
     def of_parameters(self, node: StoreFormat, way: str) -> None:
-        """Report a way to round the parameter that is given for a state."""
+        """Report a rounding mode for the parameter that is given for a state."""
         help = "write `bf16 stochastic`" if way == AT_RANDOM else f"for the parameter: `store p: {way}`"
         self.wrong(f"`{way}` is a rounding for the parameter, not a format for states", node.span, "for `p` only", help)
 
     def rounding(self, node: StoreFormat) -> Format | None:
-        """Return the way in which the parameter is rounded; reports if there is none."""
+        """Return the rounding mode of the parameter; report it and return None if it is invalid."""
         bits = "" if node.bits is None else f"+{node.bits.text}"
         way = WAYS.get(f"{node.name.text}{bits}")
         if way is not None and not node.options and node.rounding is None:
@@ -210,7 +210,7 @@ class _Stores:
 
 
 def check_shapes(stored: Sequence[Stored], kinds: Mapping[str, Kind], findings: Findings) -> None:
-    """Report states that are stored in a format and are not shaped like the parameter."""
+    """Report states with a format that are not shaped like the parameter."""
     for each in stored:
         kind = kinds.get(each.name, STATIC)
         if each.name == "p" or kind.level is Level.ELEMENT:
@@ -227,7 +227,7 @@ def check_shapes(stored: Sequence[Stored], kinds: Mapping[str, Kind], findings: 
 
 
 def check_kept(rule: Rule, samples: Sequence[Sample], findings: Findings) -> None:
-    """Check that states can be kept as the rule says: nothing negative without a sign, nothing divided by 0."""
+    """Check the values of states against their formats: no lost signs, no division by values rounded to 0."""
     stored = [each for each in rule.stored if each.name != "p"]
     seen = [behavior_of(rule, sample) for sample in (samples[:MAX_RUNS] if stored else ())]
     for each in stored:
@@ -237,7 +237,7 @@ def check_kept(rule: Rule, samples: Sequence[Sample], findings: Findings) -> Non
 
 
 def _check_numbers(stored: Stored, known: Sequence[StateBehavior], findings: Findings) -> None:
-    """Report what a format does to the numbers of a state."""
+    """Report how a format affects the values of a state."""
     format, name = stored.format, stored.name
     signs = [remark for behavior in known if (remark := behavior.sign(name, format))]
     remark = signs[0] if signs else known[0].remark(name, format)

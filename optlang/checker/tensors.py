@@ -1,4 +1,4 @@
-"""What is known of matrices, of sums over the whole model and of random numbers, in one variant of a rule."""
+"""Infers matrices, sums over the whole model and random numbers, in one variant of a rule."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from optlang.syntax.tree import Binary, Call, Expr, Index, Member, Name, Number,
 
 
 class Tensors(Reader, ABC):
-    """Reads the functions of matrices; other expressions are read by a subclass."""
+    """Infers matrix functions; other expressions are handled by a subclass."""
 
     @abstractmethod
     def value(self, expr: Expr) -> CheckedValue:
-        """Return what is known of the value of an expression."""
+        """Infer an expression."""
 
     @abstractmethod
     def number(self, expr: Expr) -> CheckedValue:
-        """Return what is known of an expression that must be a number."""
+        """Infer an expression that must be a number."""
 
     @abstractmethod
     def call_function(self, node: Call) -> tuple[CheckedValue, ...]:
-        """Return the results of a call of one of the rule's functions."""
+        """Infer the results of a call to one of the rule's functions."""
 
     # Shapes ----------------------------------------------------------------------------------------------------------
 
@@ -39,7 +39,7 @@ class Tensors(Reader, ABC):
         return shape_of(value.kind, self.sample.shape)
 
     def shaped(self, node: Expr, values: Sequence[CheckedValue], shape: Callable[[], Shape]) -> CheckedValue:
-        """Return a tensor that a function of matrices makes of some values; ``shape`` gives its shape."""
+        """Infer a matrix function of ``values``; ``shape`` computes its shape."""
         if any(v.sort is Sort.UNKNOWN for v in values):
             return MISTAKE
         try:
@@ -50,9 +50,9 @@ class Tensors(Reader, ABC):
         return CheckedValue(kind, uses=uses_of(values) | Uses.TENSOR)
 
     def known_size(self, expr: Expr, value: CheckedValue, what: str) -> Size | None:
-        """Return a size that must be known before the first step; None if it is not, which is reported."""
+        """Return a size that must be known before the first step; report it and return None if it is not."""
         if value.sort is Sort.UNKNOWN and isinstance(expr, Member):
-            return Some(self.text(expr))  # a key of the user's own
+            return Some(self.text(expr))  # a user's key
         if value.sort is Sort.UNKNOWN:
             return None
         if not is_known_before(value):
@@ -83,7 +83,7 @@ class Tensors(Reader, ABC):
         )
 
     def phrase(self, value: CheckedValue) -> str:
-        """Return what a value is, as a phrase."""
+        """Return a phrase for the kind of a value."""
         if value.kind.level is Level.ELEMENT:
             return "shaped like p"
         if value.kind.level is Level.MATRIX:
@@ -93,11 +93,11 @@ class Tensors(Reader, ABC):
     # Operators -------------------------------------------------------------------------------------------------------
 
     def product(self, node: Binary, left: CheckedValue, right: CheckedValue) -> CheckedValue:
-        """Return what is known of ``left @ right``."""
+        """Infer ``left @ right``."""
         return self.shaped(node, (left, right), lambda: shapes.product(self.shape(left), self.shape(right)))
 
     def member(self, node: Member) -> CheckedValue:
-        """Return what is known of ``x.T`` or of one of several results of a call."""
+        """Infer ``x.T`` or a named result of a call."""
         if node.name == "T":
             value = self.number(node.value)
             return self.shaped(node, (value,), lambda: shapes.transposed(self.shape(value)))
@@ -110,7 +110,7 @@ class Tensors(Reader, ABC):
         return MISTAKE
 
     def index(self, node: Index) -> CheckedValue:
-        """Return what is known of ``x[...]``."""
+        """Infer ``x[...]``."""
         if (results := self.picked_from(node)) is not None:
             place = literal_index(node)
             return results[place] if place is not None and 0 <= place < len(results) else MISTAKE
@@ -130,11 +130,11 @@ class Tensors(Reader, ABC):
             items.append(self.shape(inner))
         result = self.shaped(node, values, lambda: self.indexed(node, values, items))
         if result is not MISTAKE and items == [()] and self.holds_elements(node.value):
-            return result._replace(kind=ELEMENT)  # of a tensor without dimensions, too
+            return result._replace(kind=ELEMENT)  # also of a 0-dimensional tensor
         return result._replace(order=value.order)
 
     def indexed(self, node: Index, values: Sequence[CheckedValue], items: Sequence[Any]) -> Shape:
-        """Return the shape of ``x[...]``; a place must be there."""
+        """Return the shape of ``x[...]``; indices must be in range."""
         whole = self.shape(values[0])
         for size, item in zip(whole, node.items, strict=False):
             room = self.entries.get(item.name) if isinstance(item, Name) else None
@@ -146,13 +146,13 @@ class Tensors(Reader, ABC):
         return shapes.indexed(whole, items)
 
     def holds_elements(self, node: Expr) -> bool:
-        """Whether a value is a history whose entries are shaped like p."""
+        """Return whether a value is a history with entries shaped like p."""
         state = self.scope.states.get(node.name) if isinstance(node, Name) else None
         initial = state.item.initial if state is not None else None
         return isinstance(initial, Call) and isinstance(initial.function, Name) and initial.function.name == EMPTY
 
     def picked_from(self, node: Index) -> tuple[CheckedValue, ...] | None:
-        """Return the results that ``f(x)[i]`` picks one of, None if it is an index into a tensor."""
+        """Return the results from which ``f(x)[i]`` selects; None if it is an index into a tensor."""
         call = node.value
         if not (isinstance(call, Call) and isinstance(call.function, Name)):
             return None
@@ -163,14 +163,14 @@ class Tensors(Reader, ABC):
         return self.several(call, builtin) if builtin is not None and builtin.results else None
 
     def slice_end(self, end: Expr | None) -> Size | bool | None:
-        """Return one end of a slice; False if it is not known."""
+        """Return one end of a slice; False if it is unknown."""
         if end is None:
             return None
         size = self.known_size(end, self.number(end), "an end of a slice")
         return False if size is None else size
 
     def is_index(self, expr: Expr, value: CheckedValue) -> bool:
-        """Check that a value may stand in an index: a number or an order."""
+        """Check that a value may be used as an index: a number or an order."""
         if value.order or value.kind.level <= Level.HOST:
             return True
         self.report(
@@ -185,7 +185,7 @@ class Tensors(Reader, ABC):
     # Functions -------------------------------------------------------------------------------------------------------
 
     def several(self, node: Call, builtin: Builtin) -> tuple[CheckedValue, ...]:
-        """Return the results of a function that has several."""
+        """Infer the results of a function with several results."""
         arguments = in_order(node, builtin)
         values = [self.number(argument) for argument in arguments]
         nothing = (MISTAKE,) * len(builtin.results)
@@ -197,7 +197,7 @@ class Tensors(Reader, ABC):
                 k = self.known_size(arguments[1], values[1], f"the number that `{builtin.name}` takes")
                 if k is None or (isinstance(k, int) and k < 1 and not self.sample.defaults):
                     return nothing
-                last = x[-1] if x else None  # that there are as many is checked for each tensor
+                last = x[-1] if x else None  # the number is checked for each tensor
                 found = builtin.shapes(x, min(k, last) if isinstance(k, int) and isinstance(last, int) else k)
             elif builtin.numbered:
                 dim = self.axis(builtin, arguments)
@@ -217,7 +217,7 @@ class Tensors(Reader, ABC):
         )
 
     def matrix_function(self, node: Call, builtin: Builtin, values: Sequence[CheckedValue]) -> CheckedValue:
-        """Return what is known of a function of matrices with one result."""
+        """Infer a matrix function with one result."""
         arguments = in_order(node, builtin)
         if builtin.numbered and arguments:
             dim = self.axis(builtin, arguments)
@@ -233,11 +233,11 @@ class Tensors(Reader, ABC):
         return self.shaped(node, ordered, lambda: builtin.shapes(*map(self.shape, ordered)))
 
     def axis(self, builtin: Builtin, arguments: Sequence[Expr]) -> int | None:
-        """Return the whole number, mostly a dimension, that is a function's second argument; None if it is none."""
+        """Return the integer that is a function's second argument, usually a dimension; None if there is none."""
         parameter, default = builtin.parameters[1]
         if len(arguments) < 2:
             return int(default or 0)
-        if self.site is not None:  # the definition of a function of the language, called with a whole number
+        if self.site is not None:  # the definition of a builtin, called with an integer
             known = self.number(arguments[1]).known
             return int(known) if isinstance(known, (int, float)) else None
         if parameter == "dim":
@@ -247,7 +247,7 @@ class Tensors(Reader, ABC):
         return self.whole(arguments[1], f"the diagonal of `{builtin.name}`", help)
 
     def whole(self, expr: Expr, what: str, help: str = "dimensions count from 0, or from -1 at the end") -> int | None:
-        """Return a whole number that must be written as one; None if it is not, which is reported."""
+        """Return a literal integer; report it and return None if it is something else."""
         number = literal(expr)
         if number is None:
             label = "expected for example `0` or `-1`"
@@ -255,7 +255,7 @@ class Tensors(Reader, ABC):
         return number
 
     def made(self, node: Call, name: str, arguments: Sequence[Expr]) -> CheckedValue:
-        """Return what is known of a tensor of given sizes, or of random numbers shaped like p."""
+        """Infer a tensor of given sizes, or random numbers shaped like p."""
         builtin = BUILTINS[name]
         if not arguments and builtin.group == RANDOM:
             return CheckedValue(ELEMENT, uses=Uses.TENSOR)
@@ -272,11 +272,11 @@ class Tensors(Reader, ABC):
         return self.shaped(node, (), lambda: shapes.made(name, sizes)) if sizes else MISTAKE
 
     def drawn(self, node: Call, chance: CheckedValue) -> CheckedValue:
-        """Return what is known of ``bernoulli(chance)``, shaped like p."""
+        """Infer ``bernoulli(chance)``, shaped like p."""
         return self.combine(node, (chance, CheckedValue(ELEMENT, uses=Uses.TENSOR)))
 
     def size_of(self, node: Call, name: str, value: CheckedValue) -> CheckedValue:
-        """Return what is known of ``rows(x)``, ``cols(x)`` or ``size(x, i)``."""
+        """Infer ``rows(x)``, ``cols(x)`` or ``size(x, i)``."""
         dim = None
         if name == "size":
             dim = None if len(node.arguments) < 2 else self.whole(node.arguments[1].value, "the dimension of `size`")
@@ -304,7 +304,7 @@ class Tensors(Reader, ABC):
         return CheckedValue(HOST, uses=Uses.FACT, known=known)
 
     def total(self, node: Call, arguments: Sequence[Expr], values: Sequence[CheckedValue]) -> CheckedValue:
-        """Return what is known of a sum over the whole model."""
+        """Infer a sum over the whole model."""
         assert isinstance(node.function, Name)
         if values and values[0].sort is not Sort.UNKNOWN and not values[0].uses & Uses.TENSOR:
             self.report(
@@ -318,7 +318,7 @@ class Tensors(Reader, ABC):
         return CheckedValue(HOST, uses=Uses.TOTAL | (values[0].uses & Uses.CALLED if values else Uses.NOTHING))
 
     def evaluated(self, node: Call, arguments: Sequence[Expr], values: Sequence[CheckedValue]) -> CheckedValue:
-        """Return what is known of what the closure is called for."""
+        """Infer a closure evaluation."""
         assert isinstance(node.function, Name)
         p = CheckedValue(ELEMENT, uses=Uses.TENSOR)
         name = node.function.name
@@ -347,7 +347,7 @@ class Tensors(Reader, ABC):
         )
 
     def comes_late(self, argument: Expr, value: CheckedValue) -> bool:
-        """Check that ``iterate`` goes by what is known before the closure is called in the step."""
+        """Check that the arguments of ``iterate`` are known before the step evaluates the closure."""
         if not value.uses & Uses.CALLED:
             return False
         self.report(
@@ -360,7 +360,7 @@ class Tensors(Reader, ABC):
         return True
 
     def one_number(self, node: Call, argument: Expr, value: CheckedValue) -> bool:
-        """Check an option of a search: one number for the whole model; in a ``flat`` rule, any number is."""
+        """Check an option of a search, which is one number for the whole model (in a ``flat`` rule, any number)."""
         if value.kind.level <= (Level.SCALAR if self.scope.flat else Level.HOST):
             return True
         halts = isinstance(node.function, Name) and node.function.name == HALT
@@ -376,12 +376,12 @@ class Tensors(Reader, ABC):
 
 
 def is_known_before(value: CheckedValue) -> bool:
-    """Whether a number is known before the first step, under whatever name."""
+    """Return whether a number is known before the first step."""
     return value._replace(uses=value.uses & ~Uses.LOCAL).is_static
 
 
 def literal(expr: Expr) -> int | None:
-    """Return a whole number that is written out, None for anything else."""
+    """Return the value of a literal integer; None for anything else."""
     if isinstance(expr, Unary) and expr.op == "-":
         inner = literal(expr.operand)
         return None if inner is None else -inner
@@ -389,13 +389,13 @@ def literal(expr: Expr) -> int | None:
 
 
 def literal_index(node: Index) -> int | None:
-    """Return the number in an index that picks a result."""
+    """Return the number in an index that selects a result."""
     (item, *more) = node.items
     return None if more or isinstance(item, Slice) else literal(item)
 
 
 def named(node: Call, builtin: Builtin) -> dict[str, Expr]:
-    """Return the arguments of a call by the function's parameters, and ``dim``, in the order of the parameters."""
+    """Return the arguments of a call by parameter name (and ``dim``), in parameter order."""
     given = [a.value for a in node.arguments if a.name is None]
     by_name = {a.name: a.value for a in node.arguments if a.name is not None}
     names = [name for name, _ in builtin.parameters]
@@ -404,5 +404,5 @@ def named(node: Call, builtin: Builtin) -> dict[str, Expr]:
 
 
 def in_order(node: Call, builtin: Builtin) -> list[Expr]:
-    """Return the arguments of a call in the order of the function's parameters, as far as they are given."""
+    """Return the given arguments of a call in parameter order."""
     return list(named(node, builtin).values())

@@ -1,4 +1,4 @@
-"""What the checker knows of a value: its kind, what sort of thing it is, and what it depends on."""
+"""Abstract values of the checker: kind, sort and dependencies."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from optlang.syntax.tree import StateScope
 
 
 class Sort(Enum):
-    """What one can do with a value."""
+    """The sort of a value: what can be done with it."""
 
     NUMBER = "a number"
     CONDITION = "a condition"
     TEXT = "a string"
     NONE = "none"
-    UNKNOWN = "unknown"  # after a mistake that has been reported; fits everywhere
+    UNKNOWN = "unknown"  # after a reported error; compatible with everything
 
 
 class Uses:
-    """What a value depends on besides hyperparameters, as bits of a number.
+    """What a value depends on besides hyperparameters, as a bit set.
 
-    Not a ``Flag``: a rule is read dozens of times, and its operators would take a tenth of that.
+    Not a ``Flag``: a rule is interpreted dozens of times, and the operators of ``Flag`` would take a tenth of the time.
     """
 
     NOTHING = 0
     TIME = 1  # t, first
     TENSOR = 2  # p, g, a state of the tensor
     FACT = 4  # ndim, numel, rows, cols
-    GROUP = 8  # a state of the group
-    SHARED = 16  # a state of the whole optimizer
+    GROUP = 8  # a group state
+    SHARED = 16  # a shared state
     TOTAL = 32  # a sum over all tensors of the optimizer
-    LOCAL = 64  # a number the rule has computed, which no variant is chosen by
-    CALLED = 128  # what the closure is called for in the middle of the step
+    LOCAL = 64  # a computed number, which cannot select a variant
+    CALLED = 128  # a closure evaluation in the middle of the step
 
 
-#: What a state's value depends on, by what the state belongs to.
+#: The dependency on a state, by its scope.
 STATES = {StateScope.TENSOR: Uses.TENSOR, StateScope.GROUP: Uses.GROUP, StateScope.SHARED: Uses.SHARED}
-#: What is not known before a step runs.
+#: Dependencies that are not known before a step.
 STEP = Uses.TIME | Uses.TENSOR | Uses.GROUP | Uses.SHARED | Uses.TOTAL | Uses.LOCAL | Uses.CALLED
 
 
 class Unknown(Enum):
-    """The type of :data:`UNKNOWN`, which stands for a value that is not known while checking."""
+    """The type of :data:`UNKNOWN`, which represents a value that is unknown during checks."""
 
     UNKNOWN = auto()
 
@@ -56,19 +56,19 @@ Known = float | bool | str | None | Unknown
 
 
 class CheckedValue(NamedTuple):
-    """What is known of the value of an expression in one variant of a rule.
+    """The abstract value of an expression in one variant of a rule.
 
     Attributes:
-        kind: Where it lives.
-        sort: What sort of thing it is.
-        uses: What it depends on.
-        known: Its value, where the variant decides it.
-        optional: The hyperparameter that may be none and is this value, if it is one.
-        bits: Digits (binary) that its exact value may take, when it is made of literals alone.
-        literal: Whether it is written as a literal in this variant.
-        missing: Whether some path to here does not assign it.
-        order: Whether it is an order of elements (``argsort(v)``), which may stand in an index.
-        clash: The shapes that it has on the paths to here, as a phrase, where no select can tell between them.
+        kind: Its kind.
+        sort: Its sort.
+        uses: Its dependencies.
+        known: Its value, if the variant determines it.
+        optional: The hyperparameter that it is, if that may be none.
+        bits: The maximum number of bits in its exact value, for an expression of literals.
+        literal: Whether it is a literal in this variant.
+        missing: Whether some path here does not assign it.
+        order: Whether it is an order of elements (``argsort(v)``), which can be an index.
+        clash: A phrase for its shapes on different paths here, if no select can join them.
     """
 
     kind: Kind
@@ -84,12 +84,12 @@ class CheckedValue(NamedTuple):
 
     @property
     def is_static(self) -> bool:
-        """Whether a variant can be chosen by it."""
+        """Whether it can select a variant."""
         return self.kind.level <= Level.HOST and not self.uses & STEP
 
     @property
     def truth(self) -> bool | None:
-        """Whether it holds as a condition, where the variant decides it."""
+        """Its truth as a condition, if the variant determines it."""
         return None if self.known is UNKNOWN or not self.is_static else bool(self.known)
 
 
@@ -97,7 +97,7 @@ MISTAKE = CheckedValue(STATIC, Sort.UNKNOWN)
 
 
 def uses_of(values: Iterable[CheckedValue]) -> int:
-    """Return everything that some values depend on."""
+    """Return the union of the dependencies of values."""
     result = Uses.NOTHING
     for value in values:
         result |= value.uses
@@ -105,15 +105,15 @@ def uses_of(values: Iterable[CheckedValue]) -> int:
 
 
 def combine(values: Iterable[CheckedValue], shape: Shape, sort: Sort = Sort.NUMBER) -> CheckedValue:
-    """Return what is known of an elementwise combination of values.
+    """Return the elementwise combination of values.
 
     Args:
         values: The values.
-        shape: That of the parameter.
-        sort: What sort of thing the result is.
+        shape: The shape of the parameter.
+        sort: The sort of the result.
 
     Raises:
-        Mismatch: If their shapes do not meet.
+        Mismatch: If their shapes do not match.
     """
     kinds, uses = [], Uses.NOTHING
     for value in values:
@@ -125,10 +125,10 @@ def combine(values: Iterable[CheckedValue], shape: Shape, sort: Sort = Sort.NUMB
 
 
 def merge(values: Iterable[CheckedValue], shape: Shape, condition: CheckedValue | None = None) -> CheckedValue:
-    """Return what is known of one of several values, chosen by a condition that is not static.
+    """Return the join of several values, selected by a runtime condition.
 
     Raises:
-        Mismatch: If their shapes do not meet.
+        Mismatch: If their shapes do not match.
     """
     several = tuple(values)
     sorts = {v.sort for v in several}

@@ -1,4 +1,4 @@
-"""Warnings: rules that compile, and are probably not what their author meant."""
+"""Warnings about rules that compile but are probably wrong."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from optlang.syntax.walk import (
     statements,
 )
 
-#: In how many samples a rule is tried out; fewer for a very long one.
+#: The number of samples for dry runs; fewer for a very long rule.
 MAX_TRIALS = 8
 MAX_STEPS = 6_000
 
 
 def warn(rule: Rule, samples: Iterable[Sample], findings: Findings) -> None:
-    """Add everything suspicious about a rule without errors.
+    """Add warnings for a rule without errors.
 
     Args:
         rule: The rule.
-        samples: Sample values of its hyperparameters and facts, the defaults first.
-        findings: Where the warnings go.
+        samples: Samples of its hyperparameters and facts, starting with the defaults.
+        findings: Collects the warnings.
     """
     reads = set(_all_reads(rule))
     _unused_states(rule, reads, findings)
     _unused_hypers(rule, reads, findings)
     _unused_locals(rule, reads, findings)
     _unused_functions(rule, findings)
-    if "g" not in reads and not needs(rule).calls:  # `grad(x)` is a gradient, too
+    if "g" not in reads and not needs(rule).calls:  # `grad(x)` is a gradient too
         findings.add(
             "W610",
             "the rule never uses the gradient `g`",
@@ -89,7 +89,7 @@ def _all_expressions(rule: Rule) -> Iterator[Expr]:
 
 
 def _blocks(rule: Rule) -> Iterator[tuple[Stmt, ...]]:
-    """Yield the statements of a rule, of its events and of its functions."""
+    """Yield the statements of a rule, its events and its functions."""
     yield rule.body
     yield from rule.events.values()
     yield from (body_of(function) for function in rule.functions.values())
@@ -99,13 +99,13 @@ def _all_reads(rule: Rule) -> Iterator[str]:
     """Yield the names that a rule reads; a `for` reads every part of its tuple."""
     yield from (e.name for e in _all_expressions(rule) if isinstance(e, Name))
     for block in _blocks(rule):
-        yield from (name.name for name in names_read(block))  # and the targets of `x += ...`
+        yield from (name.name for name in names_read(block))  # including the targets of `x += ...`
         for loop in statements(block):
             if isinstance(loop, For):
                 yield from (hyper.name for hyper in rule.keys.get(loop.over_name, ()))
 
 
-# Names without a use ----------------------------------------------------------------------------------------
+# Unused names -----------------------------------------------------------------------------------------------
 
 
 def _unused_states(rule: Rule, reads: set[str], findings: Findings) -> None:
@@ -116,7 +116,7 @@ def _unused_states(rule: Rule, reads: set[str], findings: Findings) -> None:
     for state in rule.states:
         name = state.name
         if state.name in written and state.name in named:
-            continue  # who gives it a key may want to read it in checkpoints
+            continue  # a state with a key may be meant for checkpoints
         if name in of_histories:
             continue
         if state.name in written and state.name not in reads:
@@ -142,7 +142,7 @@ def _unused_states(rule: Rule, reads: set[str], findings: Findings) -> None:
 
 
 def _forgotten(rule: Rule, findings: Findings) -> None:
-    """Warn about a rule in which `p` gets a value that does not come from the old one."""
+    """Warn about a rule whose new `p` does not depend on the old one."""
     last = max((s for s in statements(rule.body) if _sets_parameter(s)), key=lambda s: s.span, default=None)
     if last is None:
         return
@@ -299,7 +299,7 @@ TROUBLE = {
 
 
 def _table(sample: Sample, numbers: tuple[float, ...]) -> Grid:
-    """Return numbers in the shape of a sample's tensor."""
+    """Return numbers as a table with the shape of a sample's tensor."""
     shape = sample.shape
     rows = shape[0] if len(shape) == 2 else 1
     cols = shape[-1] if shape else 1
@@ -307,7 +307,7 @@ def _table(sample: Sample, numbers: tuple[float, ...]) -> Grid:
 
 
 def _first_step(rule: Rule, samples: Iterable[Sample], findings: Findings) -> None:
-    """Warn about arithmetic that breaks down on the first step."""
+    """Warn about arithmetic that breaks down in the first step."""
     reported: set[Span] = set()
     for sample in samples:
         for p, g, when in CASES:
@@ -326,7 +326,7 @@ def _first_step(rule: Rule, samples: Iterable[Sample], findings: Findings) -> No
 
 
 def _order_help(rule: Rule, span: Span) -> str | None:
-    """Return a help line for a place that reads a state before its first update."""
+    """Return a help line for a span that reads a state before its first update."""
     starts = {state.name for state in rule.states if state.initial is None}
     written: dict[str, Span] = {}
     for name in assigned(rule.body):
@@ -341,7 +341,7 @@ def _order_help(rule: Rule, span: Span) -> str | None:
 
 
 def _ascent(rule: Rule, samples: Iterable[Sample], findings: Findings) -> None:
-    """Warn about a rule that, with its defaults, goes up."""
+    """Warn about a rule that ascends with its defaults."""
     for sample in samples:
         run = DryRun(rule, sample, _table(sample, (0.0,) * 6), _table(sample, G))
         try:

@@ -1,1 +1,1 @@
-"""Program -> text: one writer for each language, and helpers that the texts call."""
+"""Code generation: one writer per dialect, and the helpers that generated code calls."""

@@ -1,7 +1,7 @@
-"""Loops over the entries of a history as C++: those whose turns add and multiply vectors, and compute numbers.
+"""Generates C++ for loops over the entries of a history whose bodies add and multiply vectors and compute scalars.
 
-A file of such loops takes the place of functions of the same names in the Python of a stage over matrices. Each says
-what it takes, a letter for each argument after the first two (see :data:`LETTERS`).
+The C++ functions replace Python functions with the same names in a matrix stage. Each declares its parameters by a
+letter per argument after the first two (see :data:`LETTERS`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from optlang.ir.program import Value
 from optlang.kinds import Level
 from optlang.syntax.quoting import remark
 
-#: What arguments are, by letter; capitals are what one turn hands on to the next.
+#: The kinds of arguments, by letter; capitals are loop-carried values.
 LETTERS = {
     "h": "a history",
     "x": "a vector",
@@ -35,16 +35,16 @@ LETTERS = {
     "A": "numbers, one for each entry, to be filled in",
     "N": "a number, to be written to",
 }
-#: Pushes that a history in C++ has room for.
+#: Maximum number of pushes to a history in C++.
 MOST_PUSHES = 16
 
 
 class Unsuited(Exception):
-    """A loop does something that is not written in C++."""
+    """A loop contains something that is not generated as C++."""
 
 
 def emit(kernel: Kernel) -> str:
-    """Return the loops of a stage over matrices that can be written in C++; nothing if there are none."""
+    """Return the C++ of the loops in a matrix stage, as far as they are supported; empty if there are none."""
     if not kernel.matrices:
         return ""
     stage = MatrixStage(kernel.program, kernel.tensors, kernel.ndim)
@@ -59,10 +59,10 @@ def emit(kernel: Kernel) -> str:
 
 
 class _Loop:
-    """Writes one loop.
+    """Generates one loop.
 
     Args:
-        function: The loop as Python.
+        function: The Python writer of the loop.
         name: Its name.
     """
 
@@ -86,12 +86,12 @@ class _Loop:
     def lines(self) -> Iterator[str]:
         """Yield the lines of the function."""
         if any(self.matrices.types.values()):
-            raise Unsuited  # number types that are mixed
+            raise Unsuited  # mixed dtypes
         letters = "".join(map(self.letter, self.arguments))
         if not set(letters) & set("xVO"):
-            raise Unsuited  # nothing to be quick with
+            raise Unsuited  # nothing to gain
         turn = [f"{INDENT * 2}{line}" for line in self.values()]
-        handed_on = [f"{INDENT * 2}{line}" for line in self.handed_on()]
+        loop_carried = [f"{INDENT * 2}{line}" for line in self.loop_carried()]
         order = "newest" if self.body.backwards else "oldest"
         turns = "i = last - 1; i >= first; --i" if self.body.backwards else "i = first; i < last; ++i"
         yield f"// A loop over the entries of a history, the {order} first."
@@ -101,12 +101,12 @@ class _Loop:
         yield f"{INDENT * 2}const double* numbers, int threads) {{"
         yield from (f"{INDENT}{line}" for line in self.taken(letters))
         yield f"{INDENT}for (int64_t {turns}) {{"
-        yield from (*turn, *handed_on)
+        yield from (*turn, *loop_carried)
         yield f"{INDENT}}}"
         yield "}"
 
     def letter(self, symbol: sp.Symbol) -> str:
-        """Return what an argument is."""
+        """Return the letter for an argument."""
         kind = self.kinds[symbol]
         carried, rank = symbol in self.carried, self.matrices.rank_of(kind)
         if symbol in {parts[0] for parts in self.histories}:
@@ -127,7 +127,7 @@ class _Loop:
         return found
 
     def taken(self, letters: str) -> Iterator[str]:
-        """Yield the lines that give the arguments their names."""
+        """Yield the lines that bind the arguments to names."""
         own = len(letters)
         for i, (symbol, letter) in enumerate(zip(self.arguments, letters, strict=True)):
             name, there = self.names[symbol], f"static_cast<real*>(at[{i}])"
@@ -166,10 +166,10 @@ class _Loop:
             there = self.names[x] if vectors else f"&{self.names[x]}"
             yield f"{name}.push({there}, {'true' if held == ALWAYS else self.names[held]});"
 
-    # A turn -------------------------------------------------------------------------------------------------
+    # Loop body ----------------------------------------------------------------------------------------------
 
     def values(self) -> Iterator[str]:
-        """Yield the lines of a turn."""
+        """Yield the lines of an iteration."""
         line, products = 0, {product: i for i, (product, _) in enumerate(self.next.values())}
         for value in self.program.tensor:
             if value.line not in (0, line):
@@ -186,7 +186,7 @@ class _Loop:
                 yield f"const {'bool' if value.boolean else 'real'} {name} = {self.number(value.expr)};"
 
     def operation(self, value: Value, name: str) -> str:
-        """Return the line of an entry, or of a number for one."""
+        """Return the line of an entry, or of a scalar."""
         expr = value.expr
         if is_operation(expr, ENTRY) and expr.args[2] == self.place:
             history = f"{self.histories[_history(expr)]}[i]"
@@ -201,7 +201,7 @@ class _Loop:
         raise Unsuited
 
     def product(self, value: Value, products: dict[sp.Symbol, int]) -> str:
-        """Return the sum of the products of two vectors, which the turn before may have computed."""
+        """Return a dot product of two vectors, which the previous iteration may have computed."""
         expr = value.expr
         if algebra.name_of(expr) != "sum" or len(expr.args) > 1 or not self.matrices.is_dot(expr.args[0]):
             raise Unsuited
@@ -212,7 +212,7 @@ class _Loop:
         return text if i is None else f"known_{i} ? ahead_{i} : {text}"
 
     def sum(self, value: Value, name: str) -> Iterator[str]:
-        """Yield the lines of x + c*y, and of its product with what the next turn multiplies it with."""
+        """Yield the lines of x + c*y, and of its dot product with the vector the next iteration multiplies it with."""
         parts = self.matrices.summands(value)
         if parts is None or not (self.is_vector(parts[0]) and self.is_vector(parts[2])):
             raise Unsuited
@@ -229,11 +229,11 @@ class _Loop:
         yield f"const real* const {name} = {own};"
 
     def is_vector(self, symbol: sp.Symbol) -> bool:
-        """Whether a symbol is a vector as long as all others."""
+        """Return whether a symbol is a vector of the common length."""
         return self.matrices.rank_of(self.kinds[symbol]) == 1 and symbol not in self.arrays
 
     def number(self, expr: sp.Expr) -> str:
-        """Return the text of a number that is computed from numbers."""
+        """Return a scalar expression in C++."""
         read = expr.free_symbols
         if self.place in read or any(self.matrices.rank_of(self.kinds[s]) for s in read):
             raise Unsuited
@@ -241,8 +241,8 @@ class _Loop:
             raise Unsuited
         return self.writer.text(expr)
 
-    def handed_on(self) -> Iterator[str]:
-        """Yield the lines that hand on what a turn leaves for the next."""
+    def loop_carried(self) -> Iterator[str]:
+        """Yield the lines that pass on the loop-carried values."""
         made = {v.symbol: v for v in self.program.tensor}
         for symbol, store in zip(self.carried, self.program.stores, strict=True):
             value = made.get(store.expr)
@@ -263,5 +263,5 @@ class _Loop:
 
 
 def _history(entry: sp.Expr) -> tuple[sp.Expr, ...]:
-    """Return the parts of a history that an entry is of."""
+    """Return the history's operands in an ``entry`` operation."""
     return (*entry.args[:2], *entry.args[3:])

@@ -1,4 +1,4 @@
-"""The loops of a nest in C++ (see :mod:`optlang.codegen.cpp_plan`)."""
+"""Generates the loops of a nest in C++ (see :mod:`optlang.codegen.cpp_plan`)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class NestWriter:
     """Writes the loops of a nest.
 
     Args:
-        places: Where values lie.
+        places: The memory locations of values.
         nest: The nest.
-        indent: Where it stands.
-        bounds: Between what the index of the chunked dimension lies.
-        sweep: The sweep that it is part of; None if it is outside of them.
+        indent: The indentation.
+        bounds: The bounds of the index of the chunked dimension.
+        sweep: The enclosing sweep; None for a nest between sweeps.
     """
 
     def __init__(
@@ -32,8 +32,8 @@ class NestWriter:
         self.terms, self.shapes, self.names = places.terms, places.shapes, places.terms.names
         self.lane = places.lane if places.lane in nest.domain else None
         self.outer = sorted(nest.domain - {places.lane})
-        self.before: list[str] = []  # in the innermost loop but the lane's: pointers, and what is the same for a lane
-        self.inside: list[str] = []  # in the lane's
+        self.before: list[str] = []  # in the innermost loop but the lane's: pointers, and lane invariants
+        self.inside: list[str] = []  # in the lane's loop
         self.clauses: list[str] = []
         self.behind: list[str] = []
 
@@ -51,7 +51,7 @@ class NestWriter:
         self._body()
         lines = list(self._looped(self.nest.domain, self._lane()))
         if self.before and not self.outer and not (self.sweep is not None and len(self.sweep.nests) == 1):
-            # Without loops around the lane, pointers of several nests would be in one scope.
+            # Without loops around the lane, pointers of several nests would share a scope.
             lines = [f"{self.indent}{{", *(INDENT + line for line in lines), f"{self.indent}}}"]
         yield from lines
         for v in self.nest.sums:
@@ -65,7 +65,7 @@ class NestWriter:
                 yield from self.places.number(v, f"all_{self.terms.sum(v)}")
 
     def _numbers(self) -> Iterator[str]:
-        """Yield the lines of what is about numbers of a tensor."""
+        """Yield the lines for per-tensor numbers."""
         yield from self.terms.assigned(self.nest.values, self.indent)
         for v in self.nest.values:
             yield f"{self.indent}row.number[{self.places.numbers[v.symbol]}] = {self.names[v.symbol]};"
@@ -76,7 +76,7 @@ class NestWriter:
     # Loops --------------------------------------------------------------------------------------------------
 
     def _looped(self, domain: Dims, body: list[str], lane: bool = False) -> Iterator[str]:
-        """Yield loops over some dimensions, but for the lane unless it is asked for, around a body."""
+        """Yield loops over a domain around a body; the lane's loop is included only on request."""
         indent = self.indent
         dims = sorted(domain - {self.places.lane}) + ([self.places.lane] if lane and self.places.lane in domain else [])
         for d in dims:
@@ -91,7 +91,7 @@ class NestWriter:
         return f"for (int64_t i{d} = {begin}; i{d} < {end}; ++i{d})"
 
     def _lane(self) -> list[str]:
-        """Return the lines in the innermost loop but the lane's."""
+        """Return the body of the innermost loop outside the lane."""
         if self.lane is None:
             return [*self.before, *self.inside, *self.behind]
         return [
@@ -103,10 +103,10 @@ class NestWriter:
             *self.behind,
         ]
 
-    # What is in them ----------------------------------------------------------------------------------------
+    # Loop bodies --------------------------------------------------------------------------------------------
 
     def _body(self) -> None:
-        """Write what is in the loops."""
+        """Write the body of the loops."""
         nest, plan = self.nest, self.places.plan
         values = plan.elements(nest.exprs()) if nest.domain == self.shapes.all else nest.values
         read = {s for e in (*nest.exprs(), *(v.expr for v in values)) for s in e.free_symbols}
@@ -134,13 +134,13 @@ class NestWriter:
             self.before.append(f"{kind}* __restrict const {name} = {base}{'' if at == '0' else f' + {at}'};")
 
     def _place(self, name: str, base: str, strides: dict[int, str], local: bool = False) -> str:
-        """Return a value, by the pointer to a lane or if it is the same for all of a lane."""
+        """Return an access to a value: through the lane's pointer, or directly if it is lane-invariant."""
         if self.lane is not None and self.lane in strides:
             return f"{name}[{self.places.index(strides, {self.lane}, local)}]"
         return f"{base}[{self.places.index(strides, strides.keys(), local)}]"
 
     def _read(self, symbol: sp.Symbol, stored: set[int], pointed: set[int]) -> None:
-        """Read a tensor, or what has been kept."""
+        """Read a tensor or a kept value."""
         dims = self.shapes[symbol]
         if symbol in self.terms.tensors:
             i = self.terms.tensors[symbol]
@@ -157,14 +157,14 @@ class NestWriter:
         (self.before if same else self.inside).append(f"const real {self.names[symbol]} = {text};")
 
     def _keep(self, value: Value) -> None:
-        """Keep a value."""
+        """Store a value that is kept."""
         local, name = self._is_local(value.symbol), self.names[value.symbol]
         strides = self.places.ours(self.shapes[value.symbol], local)
         self._point(f"x_{name}", "real", f"at_{name}", strides, local)
         self.inside.append(f"{self._place(f'x_{name}', f'at_{name}', strides, local)} = {name};")
 
     def _add(self, value: Value) -> None:
-        """Add to a reduction."""
+        """Accumulate into a reduction."""
         dims, total, how = self.shapes[value.symbol], self.terms.sum(value), REDUCTIONS[algebra.name_of(value.expr)]
         text = self.terms.writer.text(value.expr.args[0], PRODUCT)
         if dims and (self.lane is None or self.lane in dims):
@@ -184,21 +184,21 @@ class NestWriter:
             self.behind.append(f"{place} = {how.joined(place, f'all_{total}')};")
 
     def _converted(self, value: Value) -> Iterator[str]:
-        """Yield the lines that keep a reduction whose sums are complete."""
+        """Yield the lines that keep a reduction whose sum is complete."""
         dims, name, total = self.shapes[value.symbol], self.names[value.symbol], self.terms.sum(value)
         ours, local, of_sum = self.places.ours, self._is_local(value.symbol), self._is_local_sum(value)
         place = f"at_{name}[{self.places.index(ours(dims, local), dims, local)}]"
         text = self.places.divided(value, f"{total}[{self.places.index(ours(dims, of_sum), dims, of_sum)}]")
         yield from self._looped(dims, [f"{place} = static_cast<real>({text});"], lane=True)
 
-    # What they are about ------------------------------------------------------------------------------------
+    # Predicates ---------------------------------------------------------------------------------------------
 
     def _is_shared(self, value: Value) -> bool:
-        """Whether the chunks give their parts of a reduction."""
+        """Return whether a reduction combines partial results of the chunks."""
         return self.sweep is not None and value in self.sweep.sums
 
     def _is_local(self, symbol: sp.Symbol) -> bool:
-        """Whether a value is kept only while a part of a chunk is worked on."""
+        """Return whether a value is kept only while part of a chunk is processed."""
         return self.sweep is not None and any(v.symbol == symbol for v in self.sweep.local)
 
     def _is_local_sum(self, value: Value) -> bool:

@@ -1,12 +1,12 @@
-"""In which order a C++ kernel computes the values of a step, and over which loops.
+"""Plans a C++ kernel: in which order it computes the values of a step, and in which loops.
 
-A tensor is viewed with a few dimensions (one, where nothing is about dimensions). It is cut into *chunks* along one of
-them, which threads take. A *sweep* is one pass over all chunks. It ends where a reduction needs all of them: then one
-thread *finishes* what has been summed. Within a chunk everything that concerns one index of the chunked dimension is
-there, so a reduction over other dimensions ends no sweep: it ends a *nest*, a few loops over a part of the chunk that
-is small enough for the cache.
+A tensor is viewed with a few dimensions (one, if dimensions do not matter). It is cut into *chunks* along one of them,
+which are distributed over threads. A *sweep* is one pass over all chunks. It ends where a reduction needs all of them;
+one thread then *finishes* the reduction. A chunk contains everything at one index of the chunked dimension, so a
+reduction over other dimensions does not end the sweep. It ends a *nest*: a few loops over a part of the chunk that fits
+into the cache.
 
-Values of elements are computed again in every nest that reads them, all others are kept.
+Elementwise values are recomputed in every nest that reads them; all others are kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sympy as sp
 from optlang.ir.program import Program, Store, Value
 from optlang.kinds import Kind, Level
 
-#: Which dimensions of the view a value has; the others have been reduced. A number of a tensor has none.
+#: The dimensions of the view that a value has; the others have been reduced. A per-tensor number has none.
 Dims = frozenset[int]
 
 
@@ -29,9 +29,9 @@ class Nest:
 
     Attributes:
         domain: The dimensions.
-        values: The values of that shape that are kept.
-        sums: The reductions of values of that shape.
-        stores: What is stored.
+        values: The values computed and kept; they have these dimensions.
+        sums: The reductions whose operands have these dimensions.
+        stores: The stores.
     """
 
     domain: Dims
@@ -40,7 +40,7 @@ class Nest:
     stores: list[Store] = field(default_factory=list)
 
     def exprs(self) -> list[sp.Expr]:
-        """Return the formulas it computes."""
+        """Return the expressions it computes."""
         return [
             *(v.expr for v in self.values),
             *(v.expr.args[0] for v in self.sums),
@@ -54,8 +54,8 @@ class LoopSweep:
 
     Attributes:
         nests: Its loops, in order.
-        sums: The reductions of which every chunk gives a part.
-        local: The values that are kept while one part of a chunk is worked on.
+        sums: The reductions to which every chunk contributes.
+        local: The values kept only while one part of a chunk is processed.
     """
 
     nests: list[Nest]
@@ -64,12 +64,12 @@ class LoopSweep:
 
 
 class Shapes:
-    """The dimensions of everything that a program knows.
+    """The dimensions of all values of a program.
 
     Args:
         program: The program.
-        rank: Dimensions of the view.
-        present: How many of them, the first, may have a size other than 1.
+        rank: The number of dimensions of the view.
+        present: How many of the leading ones may have a size other than 1.
     """
 
     def __init__(self, program: Program, rank: int, present: int | None = None) -> None:
@@ -78,7 +78,7 @@ class Shapes:
         self.of = {symbol: self.of_kind(kind) for symbol, kind in program.kinds().items()}
 
     def of_kind(self, kind: Kind) -> Dims:
-        """Return the dimensions that a value of a kind has."""
+        """Return the dimensions of a value of the given kind."""
         if kind.level is Level.ELEMENT:
             return self.all
         if kind.level is Level.REDUCED:
@@ -90,29 +90,29 @@ class Shapes:
         return self.of[symbol]
 
     def meet(self, expr: sp.Expr) -> Dims:
-        """Return the dimensions of a formula of elements."""
+        """Return the broadcast dimensions of an elementwise expression."""
         return frozenset().union(*(self.of[s] for s in expr.free_symbols))
 
     def reduced(self, value: Value) -> Dims:
-        """Return the dimensions that a reduction is over."""
+        """Return the dimensions that a reduction reduces."""
         domain = self.meet(value.expr.args[0])
         return domain - self.of[value.symbol]
 
 
 class LoopPlan:
-    """What is computed when, if tensors are cut along one dimension.
+    """A plan for tensors that are cut along one dimension.
 
     Args:
         program: The step.
         stores: Its stores to tensors.
-        shapes: Shapes of its values.
-        chunked: The dimension.
+        shapes: The dimensions of its values.
+        chunked: The dimension to cut.
 
     Attributes:
         sweeps: The sweeps, in order.
-        after: What one thread computes before the first sweep and after each: numbers of the tensor, and nests over the
-            other dimensions. Reductions whose parts the sweep has left come first.
-        kept: The values that are kept for the whole step, those of numbers apart.
+        after: What one thread computes before the first sweep and after each: per-tensor numbers, and nests over the
+            other dimensions. It starts by finishing the reductions of the sweep.
+        kept: The values kept for the whole step, except for numbers.
         last: The stores that wait until everything else is done.
     """
 
@@ -140,29 +140,29 @@ class LoopPlan:
         self.last = grouped_stores(outside, shapes)
 
     def is_shared(self, value: Value) -> bool:
-        """Whether a reduction needs every chunk."""
+        """Return whether a reduction needs every chunk."""
         return value.reduces and self.chunked in self.shapes.reduced(value)
 
     def is_inside(self, symbol: sp.Symbol) -> bool:
-        """Whether a value belongs to chunks without being of elements."""
+        """Return whether a value belongs to chunks but is not elementwise."""
         return symbol in self.values and self.chunked in self.shapes[symbol] and self.shapes[symbol] != self.shapes.all
 
     def is_outside(self, value: Value) -> bool:
-        """Whether one thread computes a value."""
+        """Return whether a value is computed by one thread."""
         return self.chunked not in self.shapes[value.symbol]
 
     def is_element(self, symbol: sp.Symbol) -> bool:
-        """Whether a value is recomputed wherever it is read."""
+        """Return whether a value is recomputed wherever it is read."""
         return symbol in self.values and self.shapes[symbol] == self.shapes.all
 
     def elements(self, exprs: Iterable[sp.Expr]) -> list[Value]:
-        """Return the values of elements that formulas need, in order."""
+        """Return the elementwise values that expressions depend on, in order."""
         return self._sorted(self._reached(exprs, self.is_element))
 
     # Sweeps -------------------------------------------------------------------------------------------------
 
     def _reached(self, exprs: Iterable[sp.Expr], follows: Callable[[sp.Symbol], bool]) -> set[sp.Symbol]:
-        """Return the values behind formulas, as far as they are followed."""
+        """Return the values that expressions depend on, following those that ``follows`` accepts."""
         found: set[sp.Symbol] = set()
         todo = [s for e in exprs for s in e.free_symbols]
         while todo:
@@ -176,7 +176,7 @@ class LoopPlan:
         return [self.values[s] for s in sorted(symbols, key=self.order.__getitem__)]
 
     def _sweep(self, k: int, sums: list[Value], stores: list[Store]) -> LoopSweep:
-        """Return the sweep after ``k`` others; those after it are known, and what they want to be kept."""
+        """Return the sweep after ``k`` others; later ones are already planned, with the values they need kept."""
         kept = [v for v in self.kept if self.level[v.symbol] == k]
         goals = [*(v.expr.args[0] for v in sums), *(s.expr for s in stores), *(v.symbol for v in kept)]
 
@@ -191,7 +191,7 @@ class LoopPlan:
         return LoopSweep(self._nests(needed, sums, stores), sums, [v for v in inside if v not in kept])
 
     def _nests(self, needed: list[Value], sums: list[Value], stores: list[Store]) -> list[Nest]:
-        """Return the loops of a sweep: by turns over elements and over what has been reduced of them."""
+        """Return the loops of a sweep: alternately over elements and over values reduced from them."""
         turn: dict[sp.Symbol, int] = {}
 
         def when(expr: sp.Expr) -> int:
@@ -216,11 +216,11 @@ class LoopPlan:
         return found + grouped_stores([s for s in stores if s not in elements], self.shapes)
 
     def _domain(self, value: Value) -> Dims:
-        """Return the dimensions of the loops that a value is computed in."""
+        """Return the dimensions of the loops that compute a value."""
         return self.shapes.meet(value.expr.args[0]) if value.reduces else self.shapes[value.symbol]
 
     def _grouped(self, values: Iterable[Value]) -> list[Nest]:
-        """Return loops for some values, in order; neighbours over the same dimensions share them."""
+        """Return loops for values, in order; neighbours with the same dimensions share loops."""
         found: list[Nest] = []
         results: set[sp.Symbol] = set()
         for v in values:
@@ -235,13 +235,13 @@ class LoopPlan:
     # Between sweeps -----------------------------------------------------------------------------------------
 
     def _outside(self, level: int) -> list[Nest]:
-        """Return what one thread computes after some sweeps."""
+        """Return what one thread computes after ``level`` sweeps."""
         mine = [v for v in self.program.tensor if self.is_outside(v) and self.level[v.symbol] == level]
         return self._grouped(v for v in mine if not self.is_shared(v))
 
 
 def grouped_stores(stores: Iterable[Store], shapes: Shapes) -> list[Nest]:
-    """Return the loops that store some values, the largest first, as others may be stored from what they read."""
+    """Return loops for stores, the largest first, because smaller ones may overwrite what they read."""
     found: dict[Dims, Nest] = {}
     for store in stores:
         domain = shapes.of_kind(store.kind)

@@ -1,13 +1,12 @@
-"""Kernel -> C++ that updates the tensors of many parameters in one call.
+"""Generates C++ for a kernel, which updates the tensors of many parameters in one call.
 
-:mod:`optlang.codegen.cpp_plan` says what is computed when; here it becomes text. The innermost of the loops of a nest
-runs along the *lane*, one dimension of the view, and the compiler makes vectors of it; the functions that it calls are
-those of ``cpp_kernels.h``. Reductions are summed in float64, in an order that does not depend on the threads.
-``cpp_step.h`` cuts parameters into chunks, has threads take them, and chooses dimension and lane by the sizes.
+:mod:`optlang.codegen.cpp_plan` plans the loops; this module writes them. The innermost loop of a nest runs along the
+*lane*, one dimension of the view, and is vectorised by the compiler; it calls functions of ``cpp_kernels.h``.
+Reductions are summed in float64, in an order that does not depend on the threads. ``cpp_step.h`` cuts parameters into
+chunks, distributes them over threads, and chooses the dimension and the lane by size.
 
-The types of the tensors are no part of the text: it is built for any by the names ``real``, ``type_0`` and so on.
-Arithmetic is done in ``real``, and what is stored is rounded where the narrow form of
-:mod:`optlang.codegen.python_source` rounds it.
+The code is generic in the dtypes of the tensors, through the names ``real``, ``type_0`` and so on. Arithmetic is done
+in ``real``, and stores round where the narrow form of :mod:`optlang.codegen.python_source` does.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from optlang.kinds import Level
 
 
 def emit(kernel: Kernel) -> str:
-    """Return a kernel in C++; empty if it knows matrices, or a function that has no spelling in C++."""
+    """Return the C++ of a kernel; empty if it uses matrices, or a function without a C++ spelling."""
     program, layout = kernel.program, kernel.layout
     exprs = [value.expr for value in program.tensor] + [store.expr for store in program.stores if store.kind.on_device]
     rank = kernel.ndim if layout.exact else layout.front + layout.back + 1
@@ -44,7 +43,7 @@ def emit(kernel: Kernel) -> str:
 
 
 def _suits(program: Program, slots: Sequence[AnySlot], shapes: Shapes) -> bool:
-    """Return whether every value is of elements, reduced, or a number."""
+    """Return whether every value is elementwise, reduced, or a number."""
     levels = {k.level for k in program.kinds().values()} | {store.kind.level for store in program.stores}
     reductions = [v for v in program.tensor if v.reduces]
     return (
@@ -56,13 +55,13 @@ def _suits(program: Program, slots: Sequence[AnySlot], shapes: Shapes) -> bool:
 
 
 def _ways(layout: View, rank: int) -> Iterator[tuple[int, int, int]]:
-    """Yield the dimensions that tensors may be cut along, each with what may be the lane then, and how many there are.
+    """Yield the plans to generate: dimension to cut, lane, and number of dimensions present.
 
-    Vectors run along the last dimension, or where that is short (filters of 3 x 3) along one that is long: the second,
-    or the first where it is several in one. Last ones that are all of size 1 (filters of 1 x 1) are left out.
+    Vectors run along the last dimension, or if that is short (3 x 3 filters) along a long one: the second, or the first
+    if that merges several. Trailing dimensions of size 1 (1 x 1 filters) are dropped.
     """
-    merged = not layout.exact and not layout.front  # the first dimension is several in one
-    leading = not layout.exact and layout.front and not layout.back  # the last one is, and mostly of size 1
+    merged = not layout.exact and not layout.front  # the first dimension merges several
+    leading = not layout.exact and layout.front and not layout.back  # the last one does, and usually has size 1
     second = max(0, min(1, rank - 2))
     lanes = {rank - 1, second, *([0] if merged else [])}
     yield from _laned({second} if leading and rank > 3 else lanes, rank)
@@ -72,11 +71,11 @@ def _ways(layout: View, rank: int) -> Iterator[tuple[int, int, int]]:
         yield 0, 1, 2
     if merged and layout.back > 1:
         yield 0, 0, 1
-        yield from ((1, lane, rank) for lane in range(rank - 1, 0, -1))  # where there are no dimensions to merge
+        yield from ((1, lane, rank) for lane in range(rank - 1, 0, -1))  # for tensors without dimensions to merge
 
 
 def _laned(lanes: set[int], present: int) -> Iterator[tuple[int, int, int]]:
-    """Yield plans that cut tensors along the first dimension, one for each lane, the last one first."""
+    """Yield plans that cut tensors along the first dimension, one per lane, the last lane first."""
     yield from ((0, lane, present) for lane in sorted(lanes, reverse=True))
 
 
@@ -105,7 +104,7 @@ def _lines(program: Program, layout: View, tensors: Sequence[ValueName], grouped
 
 
 def _without_identities(program: Program, shapes: Shapes) -> Program:
-    """Return a program in which no reduction is over dimensions that have been left out, and are of size 1."""
+    """Return a program without reductions over dimensions that were dropped because their size is 1."""
 
     def value(v: Value) -> Value:
         return replace(v, expr=v.expr.args[0]) if v.reduces and not shapes.reduced(v) else v
@@ -114,10 +113,10 @@ def _without_identities(program: Program, shapes: Shapes) -> Program:
 
 
 class _Functions:
-    """Writes the functions of one plan for one lane.
+    """Writes the functions of one plan with one lane.
 
     Args:
-        places: Where their values lie.
+        places: The memory locations of values.
     """
 
     def __init__(self, places: Locations) -> None:
@@ -131,7 +130,7 @@ class _Functions:
             self.parts.append(_Area("parts", self._arrays([], sweep.sums, False)))
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines of all functions, and of the tables that name them."""
+        """Yield the lines of all functions, and of the tables that list them."""
         yield from self._outside("ready(Row& row, const real* c)", self.plan.after[0], first=True)
         for i, sweep in enumerate(self.plan.sweeps):
             yield from self._sweep(i, sweep)
@@ -150,14 +149,14 @@ class _Functions:
             yield from (f"{INDENT}return {text};", "}")
 
     def _arrays(self, values: Iterable[Value], sums: Iterable[Value], local: bool) -> dict[str, _Array]:
-        """Return the memory of our own that some values and some sums take, by its name."""
+        """Return the scratch arrays for values and sums, by name."""
         extent, shapes = self.places.extent, self.places.shapes
         arrays = {f"at_{self.terms.names[v.symbol]}": _Array("real", extent(shapes[v.symbol], local)) for v in values}
         return arrays | {self.terms.sum(v): _Array("double", extent(shapes[v.symbol], local)) for v in sums}
 
     @staticmethod
     def _known_sizes(lines: Sequence[str]) -> Iterator[str]:
-        """Yield the lines that define the sizes that some lines read."""
+        """Yield the lines that define the sizes used in ``lines``."""
         for d in sorted(set(map(int, re.findall(r"\bn(\d+)\b", "\n".join(lines))))):
             yield f"{INDENT}const int64_t n{d} = row.n[{d}];"
 
@@ -166,7 +165,7 @@ class _Functions:
     def _function(
         self, head: str, body: list[str], areas: Sequence[_Area], known: Iterable[sp.Symbol] = ()
     ) -> Iterator[str]:
-        """Yield the lines of a function: the definitions of the names that its body reads, then the body."""
+        """Yield the lines of a function: definitions of the names that its body uses, then the body."""
         words = set(re.findall(r"\w+", "\n".join(body)))
         lines = []
         for i in range(len(self.terms.targets)):
@@ -207,7 +206,7 @@ class _Functions:
         parts: _Area | None = None,
         first: bool = False,
     ) -> Iterator[str]:
-        """Yield the lines of what one thread computes between sweeps."""
+        """Yield the lines of a function that one thread runs between sweeps."""
         body: list[str] = []
         stored = [s for s in self.places.numbers if s in self.terms.tensors] if first else []
         for symbol in stored:
@@ -223,7 +222,7 @@ class _Functions:
         yield from self._function(head, body, [self.kept, *([parts.read_only()] if parts else [])], known)
 
     def _gathered(self, value: Value) -> Iterator[str]:
-        """Yield the lines that join what chunks have left of a reduction, in order."""
+        """Yield the lines that combine the partial results of a reduction, in order."""
         sums, how = self.terms.sum(value), REDUCTIONS[algebra.name_of(value.expr)]
         if not self.places.shapes[value.symbol]:
             yield f"{INDENT}double all_{sums} = {how.start};"
@@ -241,34 +240,34 @@ class _Functions:
 
 
 class _Array(NamedTuple):
-    """The numbers of a value in memory of our own: their type, and how many there are, as C++."""
+    """A scratch array: its element type and its size, as C++."""
 
     type: str
     size: str
 
 
 class _Area:
-    """Memory of our own, for values one behind the other.
+    """A scratch area that holds several arrays.
 
     Args:
         base: Its address.
-        arrays: The values, by name.
-        constant: Whether it is only read.
+        arrays: The arrays, by name.
+        constant: Whether it is read-only.
     """
 
     def __init__(self, base: str, arrays: dict[str, _Array], constant: bool = False) -> None:
         self.base, self.arrays, self.constant = base, arrays, constant
 
     def read_only(self) -> _Area:
-        """Return the same, to be read."""
+        """Return the area as read-only."""
         return _Area(self.base, self.arrays, True)
 
     def size(self) -> str:
-        """Return how many numbers it takes, in float64."""
+        """Return its size in float64 numbers."""
         return " + ".join(array.size for array in self.arrays.values()) or "0"
 
     def defined(self, words: set[str]) -> Iterator[str]:
-        """Yield the definitions of those names that are among some words."""
+        """Yield definitions of the names in ``words``."""
         before: list[str] = []
         for name, array in self.arrays.items():
             if name in words:

@@ -1,4 +1,4 @@
-"""What the values of a step are called in C++, and where they lie."""
+"""Names and memory locations of a step's values in C++."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class ReductionLoop:
     """How a reduction is computed.
 
     Attributes:
-        operator: What OpenMP calls it.
-        type: The type of the variable that a lane is reduced into; in memory there is float64.
-        start: Where it starts.
-        form: How two parts of it become one, in memory.
+        operator: Its name in OpenMP.
+        type: The type of the accumulator in a lane; in memory it is float64.
+        start: Its initial value.
+        form: How to combine two partial results in memory.
     """
 
     operator: str
@@ -34,11 +34,11 @@ class ReductionLoop:
     form: str
 
     def joined(self, a: str, b: str) -> str:
-        """Return two parts, joined, in float64."""
+        """Return two partial results combined, in float64."""
         return self.form.format(a, b)
 
     def added(self, a: str, b: str) -> str:
-        """Return two parts, joined, in the type of the variable."""
+        """Return two partial results combined, in the accumulator type."""
         return self.form.replace("<double>", "").format(a, b)
 
 
@@ -52,21 +52,21 @@ REDUCTIONS = {
 
 
 class Terms:
-    """What the values of a step are called.
+    """The names of the values of a step.
 
     Args:
         program: The step.
-        tensors: Names of the tensors that the kernels take, in order.
-        rank: Dimensions of the view.
-        present: How many of them there are at least.
+        tensors: The names of the kernel's tensors, in order.
+        rank: The number of dimensions of the view.
+        present: The minimum number of dimensions present.
 
     Attributes:
-        targets: The places of the tensors among the arguments, by name.
-        tensors: The same by symbol, of those that are read.
+        targets: The argument positions of the tensors, by name.
+        tensors: The argument positions of the tensors that are read, by symbol.
         sums: The reductions, numbered.
-        numbers: What may be a number of a tensor, numbered.
+        numbers: The possible per-tensor numbers, numbered.
         coefficients: The coefficients, numbered.
-        names: What symbols are called.
+        names: The C++ names of symbols.
     """
 
     def __init__(self, program: Program, tensors: Sequence[ValueName], rank: int, present: int) -> None:
@@ -83,42 +83,42 @@ class Terms:
         self.numbers = {s: i for i, s in enumerate(s for s in symbols if not smallest[s])}
         self.coefficients = {symbol: i for i, symbol in enumerate(self.program.coefficients())}
         self.names = cpp_names([*self.coefficients, *self.program.kinds()])
-        # Conditions that are kept are kept as numbers.
+        # Kept conditions are stored as numbers.
         flags = {v.symbol for v in self.program.values if v.boolean and shapes[v.symbol] != shapes.all}
         flags |= {i.symbol for i in self.program.inputs if i.name == "first"}
         self.writer = CppWriter(self.names.__getitem__, frozenset(flags))
 
     def stored(self, store: Store, place: str) -> str:
-        """Return the line that writes what is stored; what has been rounded need not be once more."""
-        rounded = None if store.expr in self.tensors else self.rounded.get(store.expr)  # what is read is as it was
+        """Return the line of a store; an already rounded value is not rounded again."""
+        rounded = None if store.expr in self.tensors else self.rounded.get(store.expr)  # an input is unchanged
         known = rounded is not None and self.pointers[rounded] == self.targets[store.target]
         return f"store{'_rounded' if known else ''}({place}, {self.writer.text(store.expr)});"
 
     def sum(self, value: Value) -> str:
-        """Return what the memory of a reduction is called."""
+        """Return the name of a reduction's memory."""
         return f"sum_{self.sums[value.symbol]}"
 
     def assigned(self, values: Iterable[Value], indent: str) -> Iterator[str]:
-        """Yield the definitions of some values, with the lines of the rule that they come from."""
+        """Yield definitions of values, with the lines of the rule they come from."""
         line = 0
         for value in values:
             if value.line not in (0, line):
                 line = value.line
                 yield indent + remark(self.program.notes[line], "//")
             text = self.writer.text(value.expr)
-            if value.symbol in self.rounded:  # later formulas see what is stored
+            if value.symbol in self.rounded:  # later expressions see the stored value
                 text = f"rounded<type_{self.pointers[self.rounded[value.symbol]]}>({text})"
             kind = "bool" if value.boolean and value.symbol not in self.writer.flags else "real"
             yield f"{indent}const {kind} {self.names[value.symbol]} = {text};"
 
 
 class Locations:
-    """Where the values of a step lie, if it is computed after a plan.
+    """The memory locations of a step's values under a plan.
 
     Args:
-        terms: What they are called.
+        terms: The names of the values.
         plan: The plan.
-        lane: The dimension that the innermost loops run along.
+        lane: The dimension of the innermost loops.
     """
 
     def __init__(self, terms: Terms, plan: LoopPlan, lane: int) -> None:
@@ -126,23 +126,23 @@ class Locations:
         self.numbers = {s: i for s, i in terms.numbers.items() if not self.shapes[s]}
 
     def extent(self, dims: Dims, local: bool = False) -> str:
-        """Return how many values of some dimensions there are; of the chunked one those that are worked on at once."""
+        """Return the number of values over some dimensions; if ``local``, only the current part of the chunked one."""
         each = ("row.step" if local and d == self.plan.chunked else f"n{d}" for d in sorted(dims))
         return "*".join(each) or "1"
 
     def ours(self, dims: Dims, local: bool = False) -> dict[int, str]:
-        """Return the steps from value to value in memory of our own, by dimension: lanes lie side by side."""
+        """Return the strides in scratch memory by dimension; lanes are contiguous."""
         return self._strides([*sorted(dims - {self.lane}), *({self.lane} & dims)], local)
 
     def theirs(self, dims: Dims) -> dict[int, str]:
-        """Return the steps from element to element of a tensor."""
+        """Return the strides of a tensor by dimension."""
         return self._strides(sorted(dims), False)
 
     def _strides(self, order: list[int], local: bool) -> dict[int, str]:
         return {d: self.extent(frozenset(order[i + 1 :]), local) if order[i + 1 :] else "" for i, d in enumerate(order)}
 
     def index(self, strides: dict[int, str], dims: Iterable[int], local: bool = False) -> str:
-        """Return where a value lies along some of its dimensions."""
+        """Return the offset of a value along some of its dimensions."""
         terms = []
         for d in sorted(set(dims) & strides.keys()):
             at = f"(i{d} - from)" if local and d == self.plan.chunked else f"i{d}"
@@ -152,24 +152,24 @@ class Locations:
     # Reductions ---------------------------------------------------------------------------------------------
 
     def started(self, value: Value, local: bool = False) -> str:
-        """Return the line that clears the memory of a reduction."""
+        """Return the line that initialises the memory of a reduction."""
         size, start = self.extent(self.shapes[value.symbol], local), REDUCTIONS[algebra.name_of(value.expr)].start
         return f"{INDENT}std::fill_n({self.terms.sum(value)}, {size}, {start});"
 
     def divided(self, value: Value, total: str) -> str:
-        """Return a reduction, by what has been summed."""
+        """Return the result of a reduction, given its sum."""
         if algebra.name_of(value.expr) != "mean":
             return total
         return f"{total}/static_cast<double>({self.extent(self.shapes.reduced(value))})"
 
     def number(self, value: Value, total: str) -> Iterator[str]:
-        """Yield the lines that keep a reduction that is one number."""
+        """Yield the lines that store a reduction to a number."""
         yield f"{INDENT}const real {self.terms.names[value.symbol]} = static_cast<real>({self.divided(value, total)});"
         yield f"{INDENT}row.number[{self.numbers[value.symbol]}] = {self.terms.names[value.symbol]};"
 
 
 def cpp_names(symbols: Iterable[sp.Symbol]) -> dict[sp.Symbol, str]:
-    """Return what symbols are called in C++, which knows no letters but those of ASCII everywhere."""
+    """Return C++ names for symbols; only ASCII letters are portable."""
     names: dict[sp.Symbol, str] = {}
     taken: set[str] = set()
     for symbol in symbols:

@@ -1,7 +1,7 @@
-"""The dimensions that a C++ kernel knows: neighbours that are always reduced together are one.
+"""The dimensions of a C++ kernel: neighbours that are always reduced together are merged.
 
-A rule with a norm for each neuron reduces a convolution over three dimensions, which are one to its kernel: vectors run
-along all of them.
+A rule with a norm per neuron reduces a convolution over three dimensions, which the kernel merges into one, so that
+vectors run along all of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from optlang.kinds import Kind, Level, reduced
 
 
 def groups(program: Program, rank: int) -> list[int]:
-    """Return for each of the ``rank`` dimensions of the view the one that it belongs to in the kernel."""
+    """Return for each of the ``rank`` dimensions of the view the kernel dimension it belongs to."""
     kinds = [*program.kinds().values(), *(store.kind for store in program.stores)]
     reductions = {_dims(kind, rank) for kind in kinds if kind.level is Level.REDUCED}
     found = [0]
@@ -26,7 +26,7 @@ def groups(program: Program, rank: int) -> list[int]:
 
 
 def merged(program: Program, layout: View, grouped: Sequence[int]) -> tuple[Program, View]:
-    """Return a program, and how tensors are viewed, by the dimensions that the kernel knows."""
+    """Return a program and its view with merged dimensions."""
     rank = len(grouped)
 
     def kind(k: Kind) -> Kind:
@@ -45,5 +45,5 @@ def merged(program: Program, layout: View, grouped: Sequence[int]) -> tuple[Prog
 
 
 def _dims(kind: Kind, rank: int) -> frozenset[int]:
-    """Return the dimensions of the view that a value is reduced over, counted from the first."""
+    """Return the dimensions of the view that a value is reduced over, counted from 0."""
     return frozenset(d % rank for d in kind.dims)

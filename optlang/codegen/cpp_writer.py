@@ -1,4 +1,4 @@
-"""Expressions as C++: numbers of the type ``real``, with the functions of ``cpp_kernels.h`` and of the C library."""
+"""Writes expressions as C++, in the type ``real``, with functions of ``cpp_kernels.h`` and the C library."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optlang.codegen.spelling import ATOM, OR, PRODUCT, SIGN, Piece, Writer, dec
 from optlang.functions.table import BUILTINS
 from optlang.ir import algebra
 
-#: What the writer spells itself.
+#: Functions that the writer spells itself.
 OWN = frozenset({"select", "where", "and", "or", "not", "number", "pow", "mod"})
 
 
@@ -18,8 +18,8 @@ class CppWriter(Writer):
     """Writes values of a C++ kernel.
 
     Args:
-        spelled: What a symbol is called.
-        flags: Symbols of conditions that are kept as a number (0 or 1).
+        spelled: The names of symbols.
+        flags: Symbols of conditions that are kept as numbers (0 or 1).
     """
 
     def __init__(self, spelled: Callable[[sp.Symbol], str], flags: frozenset[sp.Symbol]) -> None:
@@ -27,24 +27,24 @@ class CppWriter(Writer):
         self.spelled, self.flags = spelled, flags
 
     def symbol(self, expr: sp.Symbol) -> Piece:
-        """Return a name; a condition that is kept as a number is compared with 0."""
+        """Return a name; a condition kept as a number is compared with 0."""
         name = self.spelled(expr)
         return (f"({name} != 0)" if expr in self.flags else name), ATOM
 
     def piece(self, expr: sp.Expr) -> Piece:
-        """Return an expression; literals have the type of everything else."""
+        """Return an expression; literals get the type ``real``."""
         if expr.is_Rational or expr.is_Float or expr.is_NumberSymbol:
             return self.literal(expr), ATOM
         return super().piece(expr)
 
     @staticmethod
     def literal(value: sp.Expr) -> str:
-        """Return a number."""
+        """Return a literal."""
         text = decimal(value)
         return f"real({'-' * text.startswith('-')}infinite)" if "inf" in text else f"real({text})"
 
     def product(self, expr: sp.Expr) -> Piece:
-        """Return a product as a fraction: numbers and names, then what it is divided by."""
+        """Return a product as a fraction: numbers and names, then the divisors."""
         above: list[sp.Expr] = []
         below: list[sp.Expr] = []
         negative = False
@@ -70,7 +70,7 @@ class CppWriter(Writer):
         return super().power(base, exponent)
 
     def general_power(self, base: sp.Expr, exponent: sp.Expr) -> Piece:
-        """Return products for small powers."""
+        """Return a small power as products."""
         if exponent == 2 and base.is_Symbol and base not in self.flags:
             return f"{self.spelled(base)}*{self.spelled(base)}", PRODUCT
         if exponent.is_Integer and 0 < exponent <= 8:
@@ -94,7 +94,7 @@ class CppWriter(Writer):
             case "not":
                 return f"!({self.text(args[0])})", SIGN
             case "number":
-                # A choice, as not every compiler makes vectors of conditions that become numbers by a cast.
+                # A select: not every compiler vectorises conditions that are cast to numbers.
                 chosen = f"choose({self.text(args[0])}, real(1), real(0))"
                 return (self.spelled(args[0]) if args[0] in self.flags else chosen), ATOM
             case "pow" | "mod":
@@ -103,6 +103,6 @@ class CppWriter(Writer):
 
 
 def knows(expr: sp.Expr) -> bool:
-    """Return whether every function of an expression has a spelling in C++."""
+    """Return whether every function in an expression has a C++ spelling."""
     names = (algebra.name_of(e) for e in expr.atoms(sp.Function) if not isinstance(e, algebra.Reduction))
     return all(name in OWN or name not in BUILTINS or BUILTINS[name].cpp is not None for name in names)

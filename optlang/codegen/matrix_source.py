@@ -1,7 +1,7 @@
-"""Stages over whole matrices as Python: torch's own operations on stacks of matrices that are treated alike.
+"""Generates Python for matrix stages: torch operations on stacks of matrices that are updated alike.
 
-Every tensor has one dimension more in front than the rule says. One number per tensor is then a vector, and is given as
-many dimensions as what it meets. Coefficients are Python numbers. Results are returned, and written by the caller.
+Every tensor has a leading batch dimension. A per-tensor number is thus a vector, and is expanded to the dimensions of
+its other operands. Coefficients are Python numbers. Results are returned, and stored by the caller.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from optlang.ir import algebra
 from optlang.ir.program import Program, Value
 from optlang.kinds import Kind, Level
 
-#: The mark of values that are orders (see :meth:`MatrixWriter.is_order`).
+#: Marks values that are orders (see :meth:`MatrixWriter.is_order`).
 ORDER = "order"
 
-#: What the names of the functions of loops begin with.
+#: Prefix of the names of loop functions.
 LOOP = "for_each_"
 
 
 class MatrixWriter(TorchWriter):
-    """Writes stacks of tensors.
+    """Writes expressions on stacks of tensors.
 
     Args:
-        program: What is written.
-        ndim: Dimensions of the parameter.
-        like: Name of a tensor of the number type that arithmetic is done in.
-        whole: Name of a tensor of the parameter's shape, if there is one.
+        program: The program to write.
+        ndim: The number of dimensions of the parameter.
+        like: The name of a tensor with the compute dtype.
+        whole: The name of a tensor with the parameter's shape, if there is one.
     """
 
     def __init__(self, program: Program, ndim: int, like: str, whole: str | None) -> None:
@@ -44,22 +44,22 @@ class MatrixWriter(TorchWriter):
         super().__init__(f"{like}.dtype", frozenset(flags), plain)
         self.ndim, self.like, self.whole = ndim, like, whole
         self.conditions = {v.symbol for v in program.values if v.boolean}
-        self.loops: dict[type[algebra.Loop], str] = {}  # names of the functions that are loops
-        self.histories: dict[tuple[sp.Expr, ...], str] = {}  # names of their entries
-        self.following: dict[sp.Symbol, str] = {}  # names of what they are then multiplied with, in the next turn
-        self.over: dict[sp.Symbol, str] = {}  # names of memory that values may be written to
-        self.found: list[str] = []  # lines that give these names, to be written before they are read
-        self.given: dict[type[algebra.Loop], list[int]] = {}  # which of what loops hand on begins in memory of theirs
+        self.loops: dict[type[algebra.Loop], str] = {}  # names of loop functions
+        self.histories: dict[tuple[sp.Expr, ...], str] = {}  # names of histories' entries
+        self.following: dict[sp.Symbol, str] = {}  # the vectors that the next iteration multiplies them with
+        self.over: dict[sp.Symbol, str] = {}  # buffers that values may be written to
+        self.found: list[str] = []  # lines that define these names, not yet written
+        self.given: dict[type[algebra.Loop], list[int]] = {}  # carried values whose initial buffer is reusable
         self.rank: int | None = None
-        self.there = [i.symbol for i in program.inputs if i.kind.on_device]  # tensors that have been computed
+        self.there = [i.symbol for i in program.inputs if i.kind.on_device]  # tensors available so far
         self.types: dict[sp.Symbol, str] = {}
-        #: Names of the functions with several results, by what these are called.
+        #: Names of functions with several results, by the symbols of their values.
         self.several = {v.symbol: algebra.name_of(v.expr) for v in program.tensor if v.matrices}
         for value in program.tensor:
             self.types[value.symbol] = self.type_of(value.expr)
 
     def type_of(self, expr: sp.Expr) -> str:
-        """Return a mark that differs where number types may: what was rounded to one goes on in it."""
+        """Return a tag for the dtype of an expression, which ``bf16(x)`` and ``f32(x)`` set for later operations."""
         if expr.is_Function and algebra.name_of(expr) in ("bf16", "f32"):
             return algebra.name_of(expr)
         if self.is_order(expr):
@@ -71,7 +71,7 @@ class MatrixWriter(TorchWriter):
         return found.pop() if len(found) == 1 else ""
 
     def is_order(self, expr: sp.Expr) -> bool:
-        """Whether a value is an order: whole numbers to torch, which arithmetic takes as numbers like any others."""
+        """Return whether a value is an order: integers in torch, which arithmetic treats as numbers."""
         if not isinstance(expr, algebra.MatrixOperation):
             return False
         name, args = algebra.name_of(expr), expr.args
@@ -84,23 +84,23 @@ class MatrixWriter(TorchWriter):
 
     @staticmethod
     def is_linear(name: str) -> bool:
-        """Whether a function is of those that torch does not have in 16 bits."""
+        """Return whether torch lacks a function in 16 bits."""
         return name in BUILTINS and BUILTINS[name].group == LINEAR
 
     def rank_of(self, kind: Kind) -> int:
-        """Return the number of dimensions of a value of a kind, without the one in front."""
+        """Return the number of dimensions of a value of a kind, without the batch dimension."""
         if kind.level is Level.MATRIX:
             return len(kind.shape)
         return self.ndim if kind.level in (Level.REDUCED, Level.ELEMENT) else 0
 
     def value(self, value: Value) -> str:
-        """Return the text of a value."""
+        """Return a value as text."""
         self.rank = self.rank_of(value.kind)
         if value.matrices:
             return self.operation(value.expr)
         if value.kind.on_device and (text := self.multiply_add(value)):
             return text
-        if value.kind.on_device and self.is_plain(value.expr):  # a number that stands for a tensor
+        if value.kind.on_device and self.is_plain(value.expr):  # a number in place of a tensor
             alike = next((s for s in self.there if self.kinds[s] == value.kind), None)
             if alike is None and value.kind.level is Level.ELEMENT:
                 alike = self.whole
@@ -110,7 +110,7 @@ class MatrixWriter(TorchWriter):
         return self.text(value.expr)
 
     def symbol(self, expr: sp.Symbol) -> Piece:
-        """Return a name; one number per tensor with as many dimensions as what it meets."""
+        """Return a name; per-tensor numbers are expanded to the dimensions of the other operands."""
         kind = self.kinds[expr]
         if expr in self.flags:
             return super().symbol(expr)
@@ -120,7 +120,7 @@ class MatrixWriter(TorchWriter):
         return name, ATOM
 
     def reduction(self, expr: algebra.Reduction) -> Piece:
-        """Return a reduction; sums and means are accumulated in float64 and keep their number type."""
+        """Return a reduction; sums and means are accumulated in float64 and keep their dtype."""
         name = algebra.name_of(expr)
         inner, *dims = expr.args
         outer, ranks = self.rank, [self.rank_of(self.kinds[s]) for s in inner.free_symbols]
@@ -133,7 +133,7 @@ class MatrixWriter(TorchWriter):
         squares = name == "sum" and inner.is_Pow and inner.exp == 2
         text = self.text(inner.base if squares else inner, OR)
         places = [int(d) + 1 if d >= 0 else int(d) for d in dims] or list(range(1, self.rank + 1))
-        if not places:  # of tensors without dimensions
+        if not places:  # of 0-dimensional tensors
             self.rank = outer
             return f"torch.square({text})" if squares else f"({text})", ATOM
         keep = ", keepdim=True" if dims else ""
@@ -145,12 +145,12 @@ class MatrixWriter(TorchWriter):
             helper = "stack_squares" if squares else f"stack_{name}"
             self.helpers.add(helper)
             result = f"{helper}({text}, {dim}{keep})"
-        if self.rank and not dims:  # in the middle of a formula over matrices
+        if self.rank and not dims:  # inside a formula over matrices
             result += f"[:{', None' * self.rank}]"
         return result, ATOM
 
     def is_dot(self, expr: sp.Expr) -> bool:
-        """Whether an expression is the product of two vectors, element by element."""
+        """Return whether an expression is the elementwise product of two vectors."""
         return (
             expr.is_Mul
             and len(expr.args) == 2
@@ -159,14 +159,14 @@ class MatrixWriter(TorchWriter):
         )
 
     def multiply_add(self, value: Value) -> str | None:
-        """Return x + c*y of vectors as one call of torch; None if a value is not that."""
+        """Return x + c*y for vectors as one torch call; None for other values."""
         parts = self.summands(value)
         if parts is None:
             return None
         x, factor, y = parts
         if value.symbol in self.following:
             self.helpers |= {"multiply_add_dot", "stack_dots", "stack_sum"}
-            self.rank = 0  # one number: in a loop, each tensor is alone
+            self.rank = 0  # a scalar: in a loop, each tensor is processed alone
             others = f"{y}, {self.over[value.symbol]}, {self.following[value.symbol]}"
             return f"multiply_add_dot({x}, {self.text(factor)}, {others})"
         into = f", out={self.over[value.symbol]}" if value.symbol in self.over else ""
@@ -178,7 +178,7 @@ class MatrixWriter(TorchWriter):
         return f"torch.addcmul({x}, {text}, {y}{', value=-1' if negative else ''}{into})"
 
     def summands(self, value: Value) -> tuple[sp.Symbol, sp.Expr, sp.Symbol] | None:
-        """Return the x, c and y of a value that is x + c*y of vectors; None if it is not that."""
+        """Return x, c and y of a value x + c*y of vectors; None for other values."""
         if value.matrices or not value.expr.is_Add or len(value.expr.args) != 2:
             return None
         first, second = value.expr.args
@@ -197,12 +197,12 @@ class MatrixWriter(TorchWriter):
         return None
 
     def added_to(self, value: Value) -> sp.Symbol | None:
-        """Return the x of a value that is x + c*y of vectors."""
+        """Return the x of a value x + c*y of vectors; None for other values."""
         parts = self.summands(value)
         return parts[0] if parts else None
 
     def named(self, name: str, args: tuple[sp.Expr, ...]) -> Piece:
-        """Return a function on stacks; rounding to a number type means to go on in it."""
+        """Return a function on stacks; rounding to a dtype means that later operations run in it."""
         if name in ("f32", "bf16"):
             return self.fill(BUILTINS[name].torch or "", args)
         if name == "not" and self.is_plain(args[0]):
@@ -210,7 +210,7 @@ class MatrixWriter(TorchWriter):
         return super().named(name, args)
 
     def select(self, condition: sp.Expr, then: sp.Expr, other: sp.Expr) -> Piece:
-        """Return a choice; a number that is chosen instead of a tensor becomes one."""
+        """Return a select; a number chosen instead of a tensor is expanded to one."""
         sides = [self.text(side) for side in (then, other)]
         if self.is_plain(condition):
             if self.is_plain(then) != self.is_plain(other):
@@ -219,7 +219,7 @@ class MatrixWriter(TorchWriter):
             return f"({sides[0]} if {self.text(condition)} else {sides[1]})", ATOM
         numbers = self.is_plain(then) and self.is_plain(other)
         if numbers and then not in self.conditions and not algebra.is_condition(then):
-            # Of two numbers torch would make one of its default type.
+            # From two numbers torch would make a tensor of the default dtype.
             one = f"torch.full((), {sides[0]}, dtype={self.dtype}, device={self.like}.device)"
             return f"torch.where({self.text(condition)}, {one}, {sides[1]})", ATOM
         return super().select(condition, then, other)
@@ -227,7 +227,7 @@ class MatrixWriter(TorchWriter):
     # Operations ---------------------------------------------------------------------------------------------
 
     def operation(self, expr: sp.Expr) -> str:
-        """Return an operation on matrices."""
+        """Return a matrix operation."""
         self.rank = None
         name, args = algebra.name_of(expr), expr.args
         if isinstance(expr, algebra.Loop):
@@ -278,7 +278,7 @@ class MatrixWriter(TorchWriter):
         return row.torch.format(*texts)
 
     def rows(self, history: tuple[sp.Expr, ...]) -> str:
-        """Return the name of the entries of a history, which are found once in a function."""
+        """Return the name of a history's entries, which are computed once per function."""
         if history not in self.histories:
             self.helpers.add("entries_of")
             name = python_name(f"{history[0]}_rows", {*map(str, self.kinds), *self.histories.values()})
@@ -287,7 +287,7 @@ class MatrixWriter(TorchWriter):
         return self.histories[history]
 
     def size(self, expr: sp.Expr) -> str:
-        """Return a size, which arrives as a number like any other."""
+        """Return a size, which is passed as a number like any other."""
         return str(int(expr)) if expr.is_Integer else f"int({self.text(expr)})"
 
     def matrix_product(self, a: sp.Symbol, b: sp.Symbol) -> str:
@@ -313,7 +313,7 @@ class MatrixWriter(TorchWriter):
                 return f"({a} * {b}).sum(-1)"
 
     def index(self, whole: sp.Symbol, items: Sequence[sp.Expr]) -> str:
-        """Return a part of a tensor: slices and numbers at once, then what orders a dimension."""
+        """Return a part of a tensor: numbers and slices in one index, then orders."""
         parts, orders, dim = [":"], list[tuple[str, int]](), 1
         for item in items:
             if _is_slice(item):
@@ -344,19 +344,19 @@ def _is_slice(expr: sp.Expr) -> bool:
 def start_lines(
     program: Program, ndim: int, wide: str | None
 ) -> tuple[list[str], dict[ValueName, str], MatrixWriter, Program]:
-    """Return the lines that compute initial values of a rule with matrices, and what is needed to name them.
+    """Return the lines that compute the initial values of a matrix rule, and what is needed to name them.
 
     Args:
         program: The start of the states.
-        ndim: Dimensions of the parameter.
-        wide: Text of the type that values are computed in, over ``p``, where tensors may be stored in 16 bits.
+        ndim: The number of dimensions of the parameter.
+        wide: The text of the compute dtype, in terms of ``p``, if tensors may be stored in 16 bits.
 
     Returns:
-        The lines; the arguments by the runtime's names; the writer; the program with names as they are written.
+        The lines; the arguments by runtime name; the writer; the program with its names as written.
     """
     written, arguments = spelled(program, ("p", "g"))
     writer = MatrixWriter(written, ndim, arguments["p"], arguments["p"])
-    names = ("g", "p") if wide else ("p", "g")  # the type may be read off p
+    names = ("g", "p") if wide else ("p", "g")  # the dtype may be that of p
     casts = {name: f".to({wide.replace('p.', arguments['p'] + '.', 1)})" if wide else "" for name in names}
     lines = [f"{INDENT}{arguments[name]} = {arguments[name]}.unsqueeze(0){casts[name]}" for name in names]
     lines += [f"{INDENT}{v.symbol} = {writer.value(v)}" for v in written.tensor]

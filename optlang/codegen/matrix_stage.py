@@ -1,4 +1,4 @@
-"""Stages over matrices: ``update`` with its values in order, and the functions of the loops in it."""
+"""Generates matrix stages: ``update``, and the functions of its loops."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from optlang.syntax.quoting import remark
 
 
 class MatrixStage:
-    """Writes ``update`` of a stage over matrices.
+    """Writes ``update`` of a matrix stage.
 
     Args:
-        program: The stage, optimised.
-        tensors: Runtime's names of the tensors it takes, in order.
-        ndim: Dimensions of the parameter.
+        program: The optimised stage.
+        tensors: The runtime names of its tensors, in order.
+        ndim: The number of dimensions of the parameter.
     """
 
     def __init__(self, program: Program, tensors: Sequence[ValueName], ndim: int) -> None:
@@ -36,11 +36,11 @@ class MatrixStage:
             whole = self.arguments["p"]
         first = (*kinds, *self.tensors)[0]
         self.writer = MatrixWriter(self.program, ndim, first, whole)
-        self.known: dict[sp.Symbol, str] = {}  # names under which the turn of a loop before may have left a value
-        self.ahead: dict[sp.Symbol, str] = {}  # names under which what is computed with a value is left for the next
+        self.known: dict[sp.Symbol, str] = {}  # names of values that the previous iteration may have computed
+        self.ahead: dict[sp.Symbol, str] = {}  # names of values computed for the next iteration
 
     def functions(self) -> list[list[str]]:
-        """Return the lines of ``update``, after those of the functions that it calls."""
+        """Return the lines of ``update``, preceded by the functions it calls."""
         numbers = [str(s) for s in self.program.coefficients()]
         lines = [f"def update({', '.join([*self.tensors, *numbers])}):"]
         lines.append(f'{INDENT}"""What one step makes of some tensors; each has a dimension more, in front."""')
@@ -50,12 +50,12 @@ class MatrixStage:
         return [*loop_functions(self.writer), lines]
 
     def result(self, expr: sp.Expr) -> str:
-        """Return what is written: a value, or what is pushed to a history."""
+        """Return the text of a result: a value, or the pushes to a history."""
         is_pushed = isinstance(expr, algebra.MatrixOperation)
         return self.writer.operation(expr) if is_pushed else self.writer.text(expr)
 
     def give(self, last: Mapping[sp.Symbol, Sequence[sp.Symbol]]) -> None:
-        """Let loops write to what has been computed for them alone, given what is read last in the making of what."""
+        """Let loops overwrite initial values that were computed only for them, given the last readers of values."""
         values, kinds = {v.symbol: v for v in self.program.tensor}, self.writer.kinds
         fresh = {
             v.symbol for v in values.values() if not may_be_view(v) and v.kind in map(kinds.get, v.expr.free_symbols)
@@ -69,7 +69,7 @@ class MatrixStage:
                 ]
 
     def new_rows(self) -> Iterator[str]:
-        """Yield the lines that find the entries of histories which are about to be read for the first time."""
+        """Yield the lines that compute entries of histories about to be read for the first time."""
         while self.writer.found:
             yield INDENT + self.writer.found.pop(0)
 
@@ -77,7 +77,7 @@ class MatrixStage:
         """Yield the assignments, with the lines of the rule they come from as comments.
 
         Args:
-            turns: Whether they are made again and again, in a loop, before which the entries of histories are found.
+            turns: Whether they are the body of a loop; entries of histories are then computed before the loop.
         """
         line = 0
         added = self.sums_of_products()
@@ -93,7 +93,7 @@ class MatrixStage:
             text = added[value.symbol][1] if value.symbol in added else self.writer.value(value)
             if not turns:
                 yield from self.new_rows()
-            if value.symbol in self.known:  # the turn before may have computed it
+            if value.symbol in self.known:  # the previous iteration may have computed it
                 text = f"{self.known[value.symbol]} if {self.known[value.symbol]} is not None else {text}"
             also = f", {self.ahead[value.symbol]}" if value.symbol in self.ahead else ""
             yield f"{INDENT}{value.symbol}{also} = {text}"
@@ -103,7 +103,7 @@ class MatrixStage:
                 yield f"{INDENT}del {', '.join(map(str, gone))}"
 
     def last_reads(self, added: Mapping[sp.Symbol, tuple[sp.Symbol, str]]) -> dict[sp.Symbol, list[sp.Symbol]]:
-        """Return the values that are read last in the making of another: they are as large as a stack."""
+        """Return the values last read by each value, to be freed: they are as large as a stack."""
         made = {v.symbol: v.expr.free_symbols for v in self.program.tensor}
         kept = {s for store in self.program.stores for s in store.expr.free_symbols}
         last: dict[sp.Symbol, sp.Symbol] = {}
@@ -122,7 +122,7 @@ class MatrixStage:
         return {reader: sorted(symbols, key=str) for reader, symbols in found.items()}
 
     def sums_of_products(self) -> dict[sp.Symbol, tuple[sp.Symbol, str]]:
-        """Return the values that are a*X + b*(A @ B), as one call of torch each, with the products they take in."""
+        """Return the values a*X + b*(A @ B) as one torch call each, with the products they absorb."""
         tensor = {v.symbol: v for v in self.program.tensor}
         uses = Counter(s for v in self.program.tensor for s in v.expr.free_symbols)
         uses.update(s for store in self.program.stores for s in store.expr.free_symbols)
@@ -136,7 +136,7 @@ class MatrixStage:
                 if x is None or y is None or not _is_product(tensor.get(y)) or uses[y] > 1 or y not in tensor:
                     continue
                 left, right = tensor[y].expr.args
-                if {left, right} & alike:  # torch spreads what is added, but no factor
+                if {left, right} & alike:  # torch broadcasts the addend, but not a factor
                     continue
                 kinds = [self.writer.rank_of(self.writer.kinds[s]) for s in (x, left, right)]
                 same = {types.get(s, "") for s in (x, left, right)}
@@ -153,7 +153,7 @@ class MatrixStage:
         return found
 
     def scaled(self, term: sp.Expr) -> tuple[sp.Expr, sp.Symbol | None]:
-        """Return a term as a number times a tensor; None if it is not."""
+        """Return a term as a number times a tensor; None instead of the tensor if it has another form."""
         tensors = [s for s in sp.Mul.make_args(term) if s.is_Symbol and self.writer.kinds[s].on_device]
         if len(tensors) != 1:
             return term, None
@@ -161,7 +161,7 @@ class MatrixStage:
         return (rest, tensors[0]) if self.writer.is_plain(rest) else (term, None)
 
     def alike(self) -> set[sp.Symbol]:
-        """Return the values that are made of sizes alone, and so are one for the whole stack."""
+        """Return the values that depend only on sizes, and are thus the same for the whole stack."""
         found: set[sp.Symbol] = set()
         for value in self.program.tensor:
             if all(s in found for s in value.expr.free_symbols if self.writer.kinds[s].on_device):
@@ -170,7 +170,7 @@ class MatrixStage:
 
 
 def loop_functions(writer: MatrixWriter) -> list[list[str]]:
-    """Return the lines of the functions of the loops that a writer has met, and of those within them."""
+    """Return the lines of the functions of all loops a writer has met, including nested ones."""
     functions: list[list[str]] = []
     while len(functions) < len(writer.loops):
         loop, name = list(writer.loops.items())[len(functions)]
@@ -181,11 +181,11 @@ def loop_functions(writer: MatrixWriter) -> list[list[str]]:
 class LoopFunction:
     """Writes the function of a loop over the entries of a history.
 
-    It takes how many entries are filled and how many there is room for, what the first turn gets from before it, and
-    what else is read.
+    Its parameters are the number of filled entries, the capacity, the initial loop-carried values, and everything else
+    it reads.
 
     Args:
-        writer: What writes the stage that the loop is in.
+        writer: The writer of the enclosing stage.
         loop: The loop.
     """
 
@@ -202,7 +202,7 @@ class LoopFunction:
         self.given = {sp.Symbol(self.carried[i]) for i in writer.given.get(loop, ())}
 
     def name(self, wanted: str) -> str:
-        """Return a name that is not in use yet."""
+        """Return an unused name."""
         chosen = python_name(wanted, self.taken)
         self.taken.add(chosen)
         return chosen
@@ -211,7 +211,7 @@ class LoopFunction:
         """Yield the lines of the function."""
         body, turn, names = self.body, self.turn, self.names
         count, size, first, last = map(self.name, ("count", "size", "first", "last"))
-        # Memory of the loop's own, once it has some: what comes from outside is written to if nobody else reads it.
+        # Buffers of the loop, once it has some: initial values are overwritten only if nobody else reads them.
         own = turn.writer.over = {value: self.name(f"{before}_own") for value, before in self.over.items()}
         self.do_ahead(first, last)
         values, turns = list(turn.values(turns=True)), f"range({first}, {last})"
@@ -232,7 +232,7 @@ class LoopFunction:
         yield f"{INDENT}return ({', '.join(self.carried)}{',' if len(results) == 1 else ''})"
 
     def do_ahead(self, first: str, last: str) -> None:
-        """Let a turn multiply what it hands on with the entry that the next one reads, between two places."""
+        """Let an iteration multiply a loop-carried value with the entry that the next one reads."""
         turn, place = self.turn, sp.Symbol(self.names[self.body.place])
         following, is_there = (f"{place} + 1", f"{place} + 1 < {last}")
         if self.body.backwards:
@@ -242,7 +242,7 @@ class LoopFunction:
             turn.writer.following[value] = f"{turn.writer.rows(history)}[{following}] if {is_there} else None"
 
     def filled_in(self) -> list[str]:
-        """Return the names of what gets a value for each entry."""
+        """Return the names of the tensors filled with one value per entry."""
         operations = [v.expr for v in self.body.program.tensor if v.matrices]
         filled = {e.args[0] for e in operations if algebra.name_of(e) == "collected"}
         return [self.names[s] for s in self.body.carried if s in filled]

@@ -1,7 +1,7 @@
-"""Tensors as they are stored, in generated Python: how a function reads and writes them.
+"""Tensor storage in generated Python: how a function reads and writes tensors.
 
-In the narrow form of a module (see :mod:`optlang.codegen.python_source`) a tensor is stored in 16 bits under a name of
-its own (``m_mem``), apart from its value in float32 (``m``).
+In the narrow form of a module (see :mod:`optlang.codegen.python_source`) a tensor stored in 16 bits has its own name
+(``m_mem``), separate from its float32 value (``m``).
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ INDENT = "    "
 
 
 class Memory:
-    """The tensors that a function takes, and its program with names that Python can spell.
+    """The tensors of a function, and its program with names that are valid in Python.
 
     Args:
         program: The program.
-        tensors: Runtime's names of the tensors, in order.
+        tensors: The runtime names of the tensors, in order.
         narrow: Whether they may be stored in 16 bits.
-        wide: Text of the type that arithmetic is done in where they may; by default that of the packed coefficients.
+        wide: The text of the compute dtype in that case; by default the dtype of the packed coefficients.
 
     Attributes:
-        program: The program, its symbols spelled.
-        arguments: Names of the program's inputs, by the runtime's names.
-        stored: Names of the tensors, by the runtime's names.
-        numbers: Name of the packed coefficients.
+        program: The program with valid Python names.
+        arguments: The names of the program's inputs, by runtime name.
+        stored: The names of the tensors, by runtime name.
+        numbers: The name of the packed coefficients.
     """
 
     def __init__(
@@ -51,20 +51,20 @@ class Memory:
         self.targets = {s.expr: self.stored[s.target] for s in self.stores}
 
     def name(self, wanted: str) -> str:
-        """Return a name that is not in use yet."""
+        """Return an unused name."""
         chosen = python_name(wanted, self.taken)
         self.taken.add(chosen)
         return chosen
 
     def widened(self) -> Iterator[str]:
-        """Yield the lines that widen what the program reads to the type of the arithmetic."""
+        """Yield the lines that convert the tensors read to the compute dtype."""
         read = {i.name for i in self.program.inputs} if self.narrow else set()
         for name, stored in self.stored.items():
             if name in read:
                 yield f"{INDENT}{self.arguments[name]} = {stored}.to({self.wide})"
 
     def spread(self, value: Value, text: str) -> str:
-        """Return the text of a value, spread over the tensor if what it is computed from is smaller."""
+        """Return the text of a value, expanded to the tensor's shape if its operands are smaller."""
         if value.reduces or value.kind.level <= Level.SCALAR:
             return text
         if join(self.kinds[s] for s in value.expr.free_symbols) == value.kind:
@@ -75,23 +75,23 @@ class Memory:
         return f"{text if value.expr.is_Symbol else f'({text})'}.expand_as({like})"
 
     def rounded(self) -> dict[sp.Symbol, str]:
-        """Return the stored values that later formulas read, with the tensor they are stored in (narrow only)."""
+        """Return the stored values that later formulas read, with the tensors they are stored in (narrow only)."""
         if not self.narrow:
             return {}
         read = set().union(*(v.expr.free_symbols for v in self.program.tensor))
         return {s: stored for s, stored in self.targets.items() if s in read}
 
     def results(self, writer: Writer) -> Iterator[str]:
-        """Yield the texts of the values that are stored, in the order of the stores."""
+        """Yield the stored values as text, in the order of the stores."""
         for store in self.stores:
             text, stored = writer.text(store.expr), self.stored[store.target]
             yield f"torch.full_like({stored}, {text})" if algebra.is_literal(store.expr) else text
 
     def written(self, writer: Writer) -> Iterator[str]:
-        """Yield the stores; a state that takes another's old value takes a copy, since that is overwritten too."""
+        """Yield the stores; a state that takes another's old value takes a copy, as that one is overwritten too."""
         origins = {i.symbol: i.name for i in self.program.inputs}
         for value in self.program.tensor:
-            if value.expr in origins:  # another name for an input
+            if value.expr in origins:  # a copy of an input
                 origins[value.symbol] = origins[value.expr]
         targets = {s.target for s in self.stores}
         copies: dict[sp.Expr, str] = {}
@@ -99,7 +99,7 @@ class Memory:
             origin = origins.get(store.expr)
             if origin in targets and origin != store.target and store.expr not in copies:
                 copies[store.expr] = self.name(f"{store.expr}_old")
-                x = store.expr  # Inductor drops a plain copy of what is overwritten afterwards
+                x = store.expr  # Inductor drops a plain copy of something overwritten later
                 yield f"{INDENT}{copies[x]} = torch.where({x} == {x}, {x}, {x})"
         for store in sorted(self.stores, key=lambda s: s.target == "p"):
             text = copies.get(store.expr) or writer.text(store.expr)
@@ -108,7 +108,7 @@ class Memory:
 
 
 def renamed(program: Program) -> Program:
-    """Return a program without values that are other names for values of their kind; nothing rounds between them."""
+    """Return a program without copies of values of the same kind; nothing rounds between them."""
     kinds = program.kinds()
     names: dict[sp.Symbol, sp.Symbol] = {}
     for value in program.tensor:

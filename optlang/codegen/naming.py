@@ -1,4 +1,4 @@
-"""What the symbols of a program are called in generated Python."""
+"""Names of a program's symbols in generated Python."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from optlang.codegen.helpers import HELPERS
 from optlang.inputs import ValueName, text
 from optlang.ir.program import Program
 
-#: Names that generated functions use for something else, or may: Python's own.
+#: Names that generated functions use or may use for something else: Python's own.
 RESERVED = frozenset({"math", "torch", "shape", *dir(builtins), *HELPERS})
 
 
 def python_name(name: ValueName, taken: Container[str] = ()) -> str:
-    """Return a name as Python can spell it (``lambda`` as ``lambda_``), different from those that are taken."""
+    """Return a valid Python name (``lambda_`` for ``lambda``) that is not taken."""
     chosen = re.sub(r"\W", "_", text(name))
     while keyword.iskeyword(chosen) or chosen in RESERVED or chosen in taken:
         chosen += "_"
@@ -27,11 +27,11 @@ def python_name(name: ValueName, taken: Container[str] = ()) -> str:
 
 
 def spelled(program: Program, others: Iterable[ValueName] = ()) -> tuple[Program, dict[ValueName, str]]:
-    """Return a program whose symbols Python can spell, and what its inputs are called.
+    """Return a program whose symbols are valid in Python, and the names of its inputs.
 
     Args:
         program: The program.
-        others: Names of further arguments, which the program does not read.
+        others: Further arguments, which the program does not read.
 
     Returns:
         The program, and the Python name of each input and of each of ``others``.
@@ -44,7 +44,7 @@ def spelled(program: Program, others: Iterable[ValueName] = ()) -> tuple[Program
         return chosen
 
     def next_version(wanted: str) -> str:
-        """Return a name like ``m_3`` with the first number that is free: passes have left gaps."""
+        """Return a name like ``m_3`` with the first free number: passes leave gaps."""
         stem, _, number = wanted.rpartition("_")
         if stem and number.isdigit():
             wanted = next(f"{stem}_{n}" for n in count(1) if f"{stem}_{n}" not in taken)
@@ -58,5 +58,5 @@ def spelled(program: Program, others: Iterable[ValueName] = ()) -> tuple[Program
 
 
 def all_names(program: Program, arguments: Iterable[str]) -> set[str]:
-    """Return every name that a spelled program and the arguments of its function use."""
+    """Return every name used by a program and by the arguments of its function."""
     return {s.name for s in program.kinds()} | set(arguments)

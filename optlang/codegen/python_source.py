@@ -1,8 +1,8 @@
-"""Programs of a variant -> one readable Python module, which every backend loads.
+"""Generates a readable Python module for a variant, which every backend can load.
 
-The module imports ``math`` and ``torch`` only and holds ``start``, ``group``, ``host`` and ``update`` (see
-:mod:`optlang.artifact`). It comes in two forms: plain, for tensors stored in the type arithmetic is done in, and
-narrow, for 16-bit storage, where values are widened to float32 as they are read and rounded as they are stored.
+The module imports only ``math`` and ``torch`` and defines ``start``, ``group``, ``host`` and ``update`` (see
+:mod:`optlang.artifact`). It has two forms: plain, for tensors stored in the compute dtype, and narrow, for 16-bit
+storage, where values are converted to float32 on reads and rounded on stores.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from optlang.syntax.quoting import docstring, remark
 
 
 class Width(Enum):
-    """The tensors that generated functions are for."""
+    """The width of the tensors that generated functions take."""
 
     PLAIN = "stored in the type of the arithmetic"
     NARROW = "stored in 16 bits"
@@ -38,22 +38,22 @@ def emit(lowered: Lowered, slots: Sequence[AnySlot], tensors: Sequence[ValueName
     """Return the module of a variant.
 
     Args:
-        lowered: Its programs, after the passes.
+        lowered: Its optimised programs.
         slots: The states that exist.
-        tensors: Names of the tensors ``update`` takes, in order.
-        title: First line of the module's docstring.
-        width: The tensors it is for.
+        tensors: The names of the tensors that ``update`` takes, in order.
+        title: The first line of the module's docstring.
+        width: The width of the tensors.
     """
     return PythonModule(lowered, slots, tensors, width).text(title)
 
 
 def host_names(program: Program) -> tuple[ValueName, ...]:
-    """Return the names of the host values a program takes, in order."""
+    """Return the names of the host values that a program takes, in order."""
     return tuple(i.name for i in program.inputs if i.kind.level <= Level.HOST)
 
 
 def host_arguments(program: Program, slots: Sequence[AnySlot]) -> tuple[ValueName, ...]:
-    """Return the names of the values ``host`` takes: what it reads, and host states it only passes on."""
+    """Return the names of the values that ``host`` takes: those it reads, and host states it only passes on."""
     names = host_names(program)
     stored = {s.target for s in program.stores}
     passed = (s.name for s in slots if s.storage is Storage.HOST and s.name not in stored and s.name not in names)
@@ -63,14 +63,14 @@ def host_arguments(program: Program, slots: Sequence[AnySlot]) -> tuple[ValueNam
 def emit_stage(
     program: Program, slots: Sequence[AnySlot], tensors: Sequence[ValueName], title: str, width: Width
 ) -> str:
-    """Return the module of a stage over elements: ``host`` and ``update``.
+    """Return the module of an elementwise stage: ``host`` and ``update``.
 
     Args:
-        program: The stage, after the passes of the compiler.
-        slots: The states and carried tensors that it knows.
-        tensors: Names of the tensors ``update`` takes, in order.
-        title: First line of the module's docstring.
-        width: The tensors it is for.
+        program: The optimised stage.
+        slots: The states and carried tensors it uses.
+        tensors: The names of the tensors that ``update`` takes, in order.
+        title: The first line of the module's docstring.
+        width: The width of the tensors.
     """
     module = PythonModule(None, slots, tensors, width)
     return module.assembled(title, [module.host(program), module.update(program)])
@@ -80,11 +80,11 @@ class PythonModule:
     """Writes one module.
 
     Args:
-        lowered: The programs of a variant, for a module that holds them all.
+        lowered: The programs of a variant, for a module that contains them all.
         slots: The states that exist.
-        tensors: Names of the tensors ``update`` takes, in order.
-        width: The tensors it is for.
-        writer: Makes the writer of host arithmetic.
+        tensors: The names of the tensors that ``update`` takes, in order.
+        width: The width of the tensors.
+        writer: Creates the writer of host arithmetic.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class PythonModule:
         return self.assembled(title, functions)
 
     def assembled(self, title: str, functions: Sequence[Sequence[str]]) -> str:
-        """Return the module of some functions and of the helpers that they call."""
+        """Return the module with the given functions and the helpers they call."""
         head = f"{docstring(title)}\n\nimport math\n\nimport torch\n"
         helpers = [HELPERS[name] for name in HELPERS if name in self.helpers]
         return "\n\n".join([head, *helpers, *(("\n".join(lines) + "\n") for lines in functions)])
@@ -118,7 +118,7 @@ class PythonModule:
     # Functions ----------------------------------------------------------------------------------------------
 
     def start(self, program: Program) -> list[str]:
-        """Return ``start``: initial values of the states by name."""
+        """Return ``start``: the initial values of the states by name."""
         memory = Memory(program, ("p", "g"), self.narrow, "wide" if self.any_width else "torch.float32")
         program = memory.program
         writer = HostWriter()
@@ -149,7 +149,7 @@ class PythonModule:
         return [f"def start({', '.join(names)}):", *body]
 
     def started(self, values: Iterable[Value], writer: StartWriter) -> Iterator[str]:
-        """Yield the assignments of values of a tensor; a number that stands for one takes its shape."""
+        """Yield assignments of tensor values; a number in place of a tensor is expanded to its shape."""
         for value in values:
             text = writer.text(value.expr)
             if writer.is_plain(value.expr) and not value.boolean:
@@ -167,14 +167,14 @@ class PythonModule:
         if not kind.on_device:
             return self.filled(writer.text(store.expr), store.kind, like, f", dtype={typed}" if typed else "")
         text = f"{store.expr}"
-        if kind.level < store.kind.level:  # a scalar spread over the tensor
+        if kind.level < store.kind.level:  # a scalar expanded to the tensor
             text = f"{text}.expand_as({like})"
         text += f".to({typed})" if typed else ""
         return f"{text}.clone(memory_format=torch.preserve_format)"
 
     @staticmethod
     def filled(number: str, kind: Kind, like: str, dtype: str) -> str:
-        """Return a tensor of one number, shaped as a kind says; ``dtype`` is an argument that names its type."""
+        """Return a tensor filled with a number, shaped by a kind; ``dtype`` is the text of a dtype argument."""
         if kind == SCALAR:
             return f"{like}.new_full((), {number}{dtype})"
         if kind != ELEMENT:
@@ -231,11 +231,11 @@ class PythonModule:
         return [f"def updated({', '.join([*memory.stored.values(), memory.numbers])}):", *body]
 
     def memory(self, program: Program) -> Memory:
-        """Return the tensors of a step."""
+        """Return the memory of a step."""
         return Memory(program, self.tensors, self.narrow, None)
 
     def computed(self, memory: Memory, what: str) -> tuple[Writer, list[str]]:
-        """Return the lines that compute the new values, and the writer for what is done with them."""
+        """Return the lines that compute the new values, and the writer that refers to them."""
         numbers = memory.numbers
         body = [f'{INDENT}"""{what}; {numbers} holds what host returned."""']
         packed = [str(s) for s in memory.program.coefficients()]
@@ -251,7 +251,7 @@ class PythonModule:
     # Statements ---------------------------------------------------------------------------------------------
 
     def assignments(self, values: Iterable[Value], writer: Writer) -> Iterator[str]:
-        """Yield the assignments of some values."""
+        """Yield assignments of values."""
         for value in values:
             yield f"{INDENT}{value.symbol} = {writer.text(value.expr)}"
 
@@ -269,13 +269,13 @@ class PythonModule:
                     line = value.line
                     yield INDENT + remark(program.notes[line])
                 yield f"{INDENT}{value.symbol} = {memory.spread(value, writer.text(value.expr))}"
-                if value.symbol in rounded:  # later formulas see what is stored
+                if value.symbol in rounded:  # later formulas see the stored value
                     stored = rounded[value.symbol]
                     yield f"{INDENT}{value.symbol} = {value.symbol}.to({stored}.dtype).to({memory.wide})"
 
 
 def _sweeps(phase: Sequence[Value], kinds: Mapping[sp.Symbol, Kind]) -> bool:
-    """Return whether some value of a phase is computed element by element."""
+    """Return whether any value of a phase is elementwise."""
     symbols = {s for value in phase for s in (value.symbol, *value.expr.free_symbols)}
     return any(kinds[s] == ELEMENT for s in symbols)
 
@@ -288,12 +288,12 @@ def _flags(program: Program) -> frozenset[sp.Symbol]:
 
 @dataclass(frozen=True)
 class StoredTypes:
-    """The types that states are kept in, as text.
+    """The dtypes of states, as text.
 
     Attributes:
-        narrow: Whether they may be other types than the parameter's.
-        wide: The type of the arithmetic.
-        kept: Name of the type of states that are as large as the parameter.
+        narrow: Whether they may differ from the parameter's dtype.
+        wide: The compute dtype.
+        kept: The name of the dtype of states as large as the parameter.
     """
 
     narrow: bool
@@ -301,13 +301,13 @@ class StoredTypes:
     kept: str
 
     def of(self, slot: AnySlot) -> str | None:
-        """Return the type of a state; None where nothing has to be said."""
+        """Return the dtype of a state; None if it is the default."""
         assert isinstance(slot, Slot)
         said = self.narrow or isinstance(slot.format, Fixed)
         return slot.format.text(self.kept, self.wide) if said else None
 
     def lines(self, like: str, entries: Sequence[str]) -> list[str]:
-        """Return the line that gives ``kept`` its meaning, if initial values name it."""
+        """Return the line that defines ``kept``, if initial values use it."""
         if not any(f"{self.kept})" in entry for entry in entries):
             return []
         text = f"torch.float32 if {like}.dtype == torch.float16 else {like}.dtype"
@@ -319,7 +319,7 @@ def _tuple(items: Sequence[str]) -> str:
 
 
 def _braced(opening: str, entries: Sequence[str], closing: str) -> list[str]:
-    """Return a bracketed list, one entry a line if there are any."""
+    """Return a bracketed list with one entry per line."""
     if not entries:
         return [opening + closing]
     return [opening, *(f"{INDENT}{INDENT}{entry}," for entry in entries), INDENT + closing]

@@ -1,4 +1,4 @@
-"""What a turn of a loop may do with the memory of what the turn before has handed on, and may do ahead of the next."""
+"""Buffer reuse in loops, and work an iteration can do ahead for the next."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from optlang.ir.program import Program, Value
 def written_over(
     turn: Program, carried: Sequence[sp.Symbol], added_to: Callable[[Value], sp.Symbol | None]
 ) -> dict[sp.Symbol, sp.Symbol]:
-    """Return values that may lie where what they are the sum of lies, by their names.
+    """Return values that may be computed in place of one of their operands, with that operand.
 
-    Such a value is x + c*y, takes the place of x in the next turn, and nothing else may show x or it at another time.
+    Such a value is x + c*y and replaces x in the next iteration; nothing else may observe x or the value at another
+    time.
 
     Args:
-        turn: The program of a turn; its stores are what it hands on.
-        carried: What it calls what the turn before has handed on, in the order of the stores.
-        added_to: Returns the x of a value that is x + c*y; None for other values.
+        turn: The program of an iteration; its stores are the loop-carried values.
+        carried: Its symbols of the values carried over from the previous iteration, in the order of the stores.
+        added_to: Returns the x of a value x + c*y; None for other values.
     """
     values = {v.symbol: v for v in turn.tensor}
-    handed_on = Counter(store.expr for store in turn.stores)
+    stored = Counter(store.expr for store in turn.stores)
     found: dict[sp.Symbol, sp.Symbol] = {}
     for before, store in zip(carried, turn.stores, strict=True):
         value = values.get(store.expr)
-        if value is None or added_to(value) != before or handed_on[value.symbol] > 1 or before in handed_on:
+        if value is None or added_to(value) != before or stored[value.symbol] > 1 or before in stored:
             continue
         readers = [v for v in turn.tensor if before in v.expr.free_symbols]
         later = [v for v in turn.tensor if value.symbol in v.expr.free_symbols]
@@ -41,16 +42,16 @@ def written_over(
 def multiplied_next(
     turn: Program, place: sp.Symbol, over: Mapping[sp.Symbol, sp.Symbol], is_dot: Callable[[sp.Expr], bool]
 ) -> dict[sp.Symbol, tuple[sp.Symbol, tuple[sp.Expr, ...]]]:
-    """Return values that the next turn multiplies with an entry of a history, which may be done while they are made.
+    """Return values that can be multiplied, as they are computed, with the entry the next iteration reads.
 
     Args:
-        turn: The program of a turn.
-        place: What it calls the place in the history.
-        over: Values that are handed on, with what they are written over.
-        is_dot: Whether an expression is the product of two vectors.
+        turn: The program of an iteration.
+        place: Its symbol of the position in the history.
+        over: Loop-carried values, with the operands they replace.
+        is_dot: Returns whether an expression is the elementwise product of two vectors.
 
     Returns:
-        For each such value that of the turn which is the sum of the products, and the parts of the history.
+        For each such value the symbol of the dot product, and the operands of the history.
     """
     entries = {v.symbol: v.expr.args for v in turn.tensor if is_operation(v.expr, ENTRY) and v.expr.args[2] == place}
     found: dict[sp.Symbol, tuple[sp.Symbol, tuple[sp.Expr, ...]]] = {}
@@ -66,7 +67,7 @@ def multiplied_next(
 
 
 def may_be_view(value: Value) -> bool:
-    """Whether a value may lie in the memory of what it is computed from."""
+    """Return whether a value may share memory with its operands."""
     return not (
         value.expr.is_Add or value.expr.is_Mul or value.expr.is_Pow or isinstance(value.expr, algebra.Reduction)
     )

@@ -1,4 +1,4 @@
-"""The module of a variant with a schedule, which ties its stages together, and those of stages over matrices."""
+"""Generates the module of a variant with a schedule, which connects its stages, and the modules of matrix stages."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from optlang.kinds import HOST, Level
 def emit(
     lowered: Lowered, numbers: Sequence[Program], slots: Sequence[AnySlot], ndim: int, title: str, width: Width
 ) -> str:
-    """Return the module that holds a schedule together.
+    """Return the module of a schedule.
 
     Args:
-        lowered: The programs of the variant; start, group and shared after the passes.
-        numbers: What the host states become, for each path.
+        lowered: The programs of the variant; start, group and shared are optimised.
+        numbers: The programs of the new host states, by path.
         slots: The states that exist.
-        ndim: Dimensions of the parameter.
-        title: First line of the module's docstring.
-        width: The tensors it is for.
+        ndim: The number of dimensions of the parameter.
+        title: The first line of the module's docstring.
+        width: The width of the tensors.
     """
     module = python_source.PythonModule(lowered, slots, (), width)
     matrices = any(v.matrices for v in lowered.start.tensor)
@@ -50,7 +50,7 @@ def emit(
 def matrix_stage(
     program: Program, slots: Sequence[AnySlot], tensors: Sequence[ValueName], ndim: int, title: str
 ) -> str:
-    """Return the module of a stage over matrices, which are given to it in the number type of the arithmetic."""
+    """Return the module of a matrix stage, whose tensors are passed in the compute dtype."""
     module = python_source.PythonModule(None, slots, tensors)
     written = MatrixStage(program, tensors, ndim)
     functions = written.functions()
@@ -59,7 +59,7 @@ def matrix_stage(
 
 
 def path_inputs(paths: Sequence[Path]) -> tuple[Input, ...]:
-    """Return what the questions of a step read."""
+    """Return the inputs that the questions of a step read."""
     found: dict[sp.Symbol, Input] = {}
     for path in paths:
         asked = {s for question in path.questions for s in question.free_symbols}
@@ -78,14 +78,14 @@ def sized_draws(paths: Sequence[Path]) -> dict[Random, tuple[sp.Expr, ...]]:
 
 
 def size_inputs(paths: Sequence[Path]) -> tuple[Input, ...]:
-    """Return what those sizes are computed from."""
+    """Return the inputs of those sizes."""
     wanted = {s for sizes in sized_draws(paths).values() for size in sizes for s in size.free_symbols}
     found = {i.symbol: i for path in paths for i in path.program.inputs if i.symbol in wanted}
     return tuple(found.values())
 
 
 def shared_program(program: Program, name: ValueName) -> Program:
-    """Return what computes one of the shared states alone."""
+    """Return the program of a single shared state."""
     (store,) = (s for s in program.stores if s.target == name)
     needed = set(store.expr.free_symbols)
     for value in reversed(program.host):
@@ -112,7 +112,7 @@ def shared(module: python_source.PythonModule, program: Program | None, name: Va
 
 
 def _numbers(module: python_source.PythonModule, program: Program, index: int) -> list[str]:
-    """Return ``numbers_I``: what the host states become on a path."""
+    """Return ``numbers_I``: the new host states on a path."""
     wanted = python_source.host_arguments(program, module.slots)
     written, arguments = spelled(program, wanted)
     writer = HostWriter()
@@ -125,7 +125,7 @@ def _numbers(module: python_source.PythonModule, program: Program, index: int) -
 
 
 def _sizes(module: python_source.PythonModule, paths: Sequence[Path]) -> list[str]:
-    """Return ``sizes``: those of random numbers that are not shaped like p, by name."""
+    """Return ``sizes``: the sizes of random numbers that are not shaped like p, by name."""
     program = Program("", size_inputs(paths), (), (), ())
     written, arguments = spelled(program)
     names = {old.symbol: new.symbol for old, new in zip(program.inputs, written.inputs, strict=True)}
@@ -140,7 +140,7 @@ def _sizes(module: python_source.PythonModule, paths: Sequence[Path]) -> list[st
 
 
 def _path(module: python_source.PythonModule, paths: Sequence[Path]) -> list[str]:
-    """Return ``path``: which way a step goes."""
+    """Return ``path``: which path a step takes."""
     program = Program("", path_inputs(paths), (), (), ())
     written, arguments = spelled(program)
     names = {old.symbol: new.symbol for old, new in zip(program.inputs, written.inputs, strict=True)}
@@ -166,7 +166,7 @@ def _path(module: python_source.PythonModule, paths: Sequence[Path]) -> list[str
 
 
 def _start(module: python_source.PythonModule, lowered: Lowered, ndim: int) -> list[str]:
-    """Return ``start`` of a rule with matrices."""
+    """Return ``start`` of a matrix rule."""
     program = lowered.start
     wide = "torch.promote_types(p.dtype, torch.float32)" if module.any_width else "torch.float32"
     lines, arguments, writer, program = start_lines(program, ndim, wide if module.narrow else None)
@@ -176,7 +176,7 @@ def _start(module: python_source.PythonModule, lowered: Lowered, ndim: int) -> l
     body += lines
     like = f"{arguments['p']}[0]"
     names = [arguments["p"], arguments["g"], *(arguments[n] for n in python_source.host_names(program))]
-    wide = f"{arguments['p']}.dtype"  # inside, where p has been widened
+    wide = f"{arguments['p']}.dtype"  # inside, where p has been converted
     kept = python_name("kept", {*names, *(str(v.symbol) for v in program.values)}) if module.narrow else wide
     types = python_source.StoredTypes(module.narrow, wide, kept)
     slots: dict[ValueName, AnySlot] = {s.name: s for s in module.slots}

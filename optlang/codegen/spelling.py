@@ -1,7 +1,7 @@
-"""Expressions as Python text: one writer for float64 on the host, one for torch tensors.
+"""Writes expressions as Python: one writer for float64 on the host, one for torch tensors.
 
-Both share the layout of sums, products and powers (signs, fractions, parentheses); they differ in what functions,
-powers and choices are called. The names of functions come from the builtins table.
+Both share the layout of sums, products and powers (signs, fractions, parentheses). They differ in the spelling of
+functions, powers and selects. Function names come from the builtins table.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ OR, AND, COMPARE, SUM, PRODUCT, SIGN, POWER, ATOM = range(8)
 SYMBOLS = {"lt": "<", "le": "<=", "eq": "==", "ne": "!="}
 CONSTANTS = {"inf": "math.inf", "nan": "math.nan", "true": "True", "false": "False"}
 
-#: Text and how tightly its outermost operator binds.
+#: A text and the precedence of its outermost operator.
 Piece = tuple[str, int]
 
 
@@ -31,7 +31,7 @@ def wrap(piece: Piece, level: int) -> str:
 
 
 def decimal(value: sp.Expr) -> str:
-    """Return a literal as the shortest text that Python reads as the same float."""
+    """Return the shortest literal that Python reads as the same float."""
     if value.is_Integer and abs(value) < 10**15:
         return str(int(value))
     number = algebra.to_float(value)
@@ -39,7 +39,7 @@ def decimal(value: sp.Expr) -> str:
 
 
 def filled(template: str, texts: Iterable[str], **names: str) -> str:
-    """Return a spelling for one or two values with all of some values in place."""
+    """Fill a spelling for one or two values with any number of values."""
     first, *others = texts
     if "{1}" not in template:
         return template.format(first, **names)
@@ -47,24 +47,24 @@ def filled(template: str, texts: Iterable[str], **names: str) -> str:
 
 
 class Writer:
-    """Writes expressions; :class:`HostWriter` and :class:`TorchWriter` say how.
+    """Writes expressions; :class:`HostWriter` and :class:`TorchWriter` define the spelling.
 
     Attributes:
-        helpers: Names of the helper functions that what was written calls.
+        helpers: The helper functions called so far.
     """
 
-    #: Whether functions take tensors, and so no numbers.
+    #: Whether functions take tensors, and therefore no numbers.
     of_tensors = True
 
     def __init__(self) -> None:
         self.helpers: set[str] = set()
 
     def text(self, expr: sp.Expr, level: int = OR) -> str:
-        """Return an expression as text that can stand where operators of ``level`` are."""
+        """Return an expression as an operand of operators with precedence ``level``."""
         return wrap(self.piece(expr), level)
 
     def piece(self, expr: sp.Expr) -> Piece:
-        """Return an expression and how tightly it binds."""
+        """Return an expression and its precedence."""
         if expr.is_Symbol:
             return self.symbol(expr)
         if expr.is_Rational:
@@ -86,7 +86,7 @@ class Writer:
         return expr.name, ATOM
 
     def sum(self, expr: sp.Expr) -> Piece:
-        """Return a sum, what is subtracted last."""
+        """Return a sum, with subtracted terms last."""
         terms = sorted(expr.args, key=lambda a: (a.could_extract_minus_sign(), not a.is_Symbol, str(a)))
         text = self.text(terms[0], SUM)
         for term in terms[1:]:
@@ -97,7 +97,7 @@ class Writer:
         return text, SUM
 
     def product(self, expr: sp.Expr) -> Piece:
-        """Return a product as a fraction: sign, numbers and names, then what it is divided by."""
+        """Return a product as a fraction: sign, numbers and names, then the divisors."""
         above: list[sp.Expr] = []
         below: list[sp.Expr] = []
         for factor in sp.Mul.make_args(expr):
@@ -126,7 +126,7 @@ class Writer:
         return self.general_power(base, exponent)
 
     def general_power(self, base: sp.Expr, exponent: sp.Expr) -> Piece:
-        """Return a power that is neither a root nor one over something."""
+        """Return a power that is neither a root nor a reciprocal."""
         raise NotImplementedError
 
     def reduction(self, expr: algebra.Reduction) -> Piece:
@@ -148,7 +148,7 @@ class Writer:
         raise NotImplementedError
 
     def fill(self, template: str, args: tuple[sp.Expr, ...]) -> Piece:
-        """Return a spelling of the builtins table with its arguments in place."""
+        """Fill a spelling of the builtins table with arguments."""
         self.helpers |= called(template)
         pieces = [self.piece(a) for a in args]
         if "{*}" in template:
@@ -159,12 +159,12 @@ class Writer:
 
 
 class HostWriter(Writer):
-    """Writes Python floats with ``math``."""
+    """Writes arithmetic on Python floats, with ``math``."""
 
     of_tensors = False
 
     def general_power(self, base: sp.Expr, exponent: sp.Expr) -> Piece:
-        """Return ``**`` for a whole exponent, else ``math.pow``, which never turns complex."""
+        """Return ``**`` for an integer exponent, else ``math.pow``, which never returns complex numbers."""
         if _whole(exponent):
             return f"{self.text(base, ATOM)}**{self.text(exponent, ATOM)}", POWER
         return f"math.pow({self.text(base)}, {self.text(exponent)})", ATOM
@@ -192,7 +192,7 @@ class HostWriter(Writer):
 
 
 def _number(name: str, args: tuple[sp.Expr, ...]) -> float | None:
-    """Return the value of a function of literals, as later passes may leave one; None if it is none."""
+    """Return the value of a function of literals, which later passes may produce; None for other arguments."""
     if not args or name not in BUILTINS or BUILTINS[name].host is None or not all(a.is_Rational for a in args):
         return None
     writer = HostWriter()
@@ -202,19 +202,19 @@ def _number(name: str, args: tuple[sp.Expr, ...]) -> float | None:
 
 
 def _whole(expr: sp.Expr) -> bool:
-    """Return whether an expression can only be a whole number: made of step counts and integers."""
+    """Return whether an expression is always an integer: made of step counts and integers."""
     if expr.is_Add or expr.is_Mul:
         return all(_whole(a) for a in expr.args)
     return bool(expr.is_Integer) or (expr.is_Symbol and expr.name in ("t", "group_t"))
 
 
 class TorchWriter(Writer):
-    """Writes tensors.
+    """Writes arithmetic on tensors.
 
     Args:
-        dtype: Text of the type that arithmetic is done in.
-        flags: Symbols of conditions that arrive as a number (0 or 1) in the coefficients.
-        plain: Symbols that are Python values rather than tensors (in ``start``).
+        dtype: The text of the compute dtype.
+        flags: Conditions passed as numbers (0 or 1) among the coefficients.
+        plain: Symbols that are Python values, not tensors (in ``start``).
     """
 
     def __init__(self, dtype: str, flags: frozenset[sp.Symbol], plain: frozenset[sp.Symbol]) -> None:
@@ -222,7 +222,7 @@ class TorchWriter(Writer):
         self.dtype, self.flags, self.plain = dtype, flags, plain
 
     def symbol(self, expr: sp.Symbol) -> Piece:
-        """Return a name; a flag is compared with 0 where a condition is wanted."""
+        """Return a name; a flag is compared with 0 where a condition is needed."""
         return (f"{expr.name} != 0", COMPARE) if expr in self.flags else (expr.name, ATOM)
 
     def is_plain(self, expr: sp.Expr) -> bool:
@@ -230,7 +230,7 @@ class TorchWriter(Writer):
         return bool(expr.free_symbols <= self.plain)
 
     def general_power(self, base: sp.Expr, exponent: sp.Expr) -> Piece:
-        """Return products for squares of names, ``**`` for small powers, else ``torch.pow``."""
+        """Return products for squares of names, ``**`` for small powers, otherwise ``torch.pow``."""
         if exponent == 2:
             if base.is_Symbol:
                 return f"{base.name}*{base.name}", PRODUCT
@@ -256,7 +256,7 @@ class TorchWriter(Writer):
                 return self.select(*args)
             case "and" | "or":
                 sign = " & " if name == "and" else " | "
-                tensors_first = sorted(args, key=self.is_plain)  # TorchScript knows no other order
+                tensors_first = sorted(args, key=self.is_plain)  # TorchScript accepts no other order
                 return sign.join(self.text(a, ATOM) for a in tensors_first), SUM
             case "not":
                 return f"~{self.text(args[0], ATOM)}", SIGN
@@ -278,13 +278,13 @@ class TorchWriter(Writer):
         return self.fill(row.torch, args)
 
     def select(self, condition: sp.Expr, then: sp.Expr, other: sp.Expr) -> Piece:
-        """Return a choice: Python's where the condition is a Python value, else ``torch.where``."""
+        """Return a select: a Python conditional for a Python condition, otherwise ``torch.where``."""
         if self.is_plain(condition):
             return f"({self.text(then)} if {self.text(condition)} else {self.text(other)})", ATOM
         return f"torch.where({self.text(condition)}, {self.text(then)}, {self.text(other)})", ATOM
 
     def extreme(self, name: str, args: tuple[sp.Expr, ...]) -> Piece:
-        """Return a maximum or minimum; against a Python value it is a clamp, which passes NaN on too."""
+        """Return a maximum or minimum; with a Python value it is a clamp, which propagates NaN too."""
         plain = [a for a in args if self.is_plain(a)]
         tensors = [a for a in args if not self.is_plain(a)]
         text = self.text(tensors[0])
@@ -297,13 +297,13 @@ class TorchWriter(Writer):
 
 
 class NumberWriter(TorchWriter):
-    """Writes host arithmetic on 0-d float64 tensors: nothing is read back, and every number follows IEEE 754."""
+    """Writes host arithmetic on 0-d float64 tensors: nothing is read back, and all numbers follow IEEE 754."""
 
     def __init__(self) -> None:
         super().__init__("torch.float64", frozenset(), frozenset())
 
     def piece(self, expr: sp.Expr) -> Piece:
-        """Return an expression; one of literals alone is computed in Python, as torch has no functions of floats."""
+        """Return an expression. Literals alone are computed in Python, because torch has no functions of floats."""
         if expr.free_symbols:
             return super().piece(expr)
         constant = HostWriter()
@@ -312,7 +312,7 @@ class NumberWriter(TorchWriter):
         return written
 
     def select(self, condition: sp.Expr, then: sp.Expr, other: sp.Expr) -> Piece:
-        """Return ``torch.where``; of two literals it would be in float32."""
+        """Return ``torch.where``; with two literals it would be float32."""
         if not self.is_plain(condition) and self.is_plain(then):
             filled = f"torch.full_like({self.text(condition)}, {self.text(then)}, dtype={self.dtype})"
             return f"torch.where({self.text(condition)}, {filled}, {self.text(other)})", ATOM
@@ -320,11 +320,11 @@ class NumberWriter(TorchWriter):
 
 
 class StartWriter(TorchWriter):
-    """Writes initial values: tensors in the type of the arithmetic, beside numbers that are Python's.
+    """Writes initial values: tensors in the compute dtype, along with Python numbers.
 
     Args:
-        dtype: Text of the type that arithmetic is done in.
-        like: Name of a tensor on the device.
+        dtype: The text of the compute dtype.
+        like: The name of a tensor on the device.
         plain: Symbols that are Python values.
         conditions: Symbols that are conditions.
     """
@@ -335,7 +335,7 @@ class StartWriter(TorchWriter):
         self.numbers = HostWriter()
 
     def piece(self, expr: sp.Expr) -> Piece:
-        """Return an expression; one of Python values alone is computed in Python."""
+        """Return an expression. Python values alone are computed in Python."""
         if not self.is_plain(expr) or expr.is_Symbol:
             return super().piece(expr)
         written = self.numbers.piece(expr)
@@ -343,10 +343,10 @@ class StartWriter(TorchWriter):
         return written
 
     def select(self, condition: sp.Expr, then: sp.Expr, other: sp.Expr) -> Piece:
-        """Return a choice; of two numbers torch would make one of its default type, or a whole one."""
+        """Return a select; from two numbers torch would make a tensor of the default dtype, or an integer one."""
         sides = [self.text(side) for side in (then, other)]
         numbers = [self.is_plain(side) for side in (then, other)]
-        if self.is_plain(condition):  # one of the sides is a tensor, and so is the choice
+        if self.is_plain(condition):  # if one side is a tensor, so is the result
             if numbers[0] != numbers[1]:
                 i = numbers.index(True)
                 sides[i] = f"torch.full_like({sides[1 - i]}, {sides[i]})"
@@ -356,5 +356,5 @@ class StartWriter(TorchWriter):
         return f"torch.where({self.text(condition)}, {', '.join(sides)})", ATOM
 
     def is_condition(self, expr: sp.Expr) -> bool:
-        """Whether an expression is a condition."""
+        """Return whether an expression is a condition."""
         return expr in self.conditions or algebra.is_condition(expr)

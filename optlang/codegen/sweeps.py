@@ -1,7 +1,7 @@
-"""Which steps can be made in sweeps over the chunks of many tensors, and in which.
+"""Decides which steps can run as sweeps over the chunks of many tensors, and in which sweeps.
 
-Such a step reads and writes elements and numbers of each tensor, and reduces over whole tensors only. Elements are
-written by the last sweep alone, so that those before it may read them, and it may compute anew what they have computed.
+Such a step reads and writes elements and per-tensor numbers, and reduces over whole tensors only. Only the last sweep
+writes elements, so that earlier ones may read them, and it may recompute what they have computed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from optlang.kinds import ELEMENT, Level, join
 
 
 def suits(program: Program, slots: Sequence[AnySlot]) -> bool:
-    """Return whether a step can be made in sweeps."""
+    """Return whether a step can run as sweeps."""
     kinds = program.kinds()
     levels = {k.level for k in kinds.values()} | {store.kind.level for store in program.stores}
     return (
@@ -34,18 +34,18 @@ def suits(program: Program, slots: Sequence[AnySlot]) -> bool:
 
 @dataclass(frozen=True)
 class Sweep:
-    """One sweep over the chunks of all tensors: which reductions it does, and which elements it stores."""
+    """One sweep over the chunks of all tensors: its reductions and its element stores."""
 
     sums: tuple[Value, ...]
     stores: tuple[Store, ...]
 
 
 def sweeps(program: Program, stores: Sequence[Store]) -> list[Sweep]:
-    """Return the sweeps of a step: one for each phase that reduces, and one more if what is stored waits for the last.
+    """Return the sweeps of a step: one per phase with a reduction, and one more if a store waits for the last of them.
 
     Args:
         program: The step.
-        stores: Those of its stores that are of elements.
+        stores: Its stores of elements.
     """
     found = [Sweep(tuple(v for v in phase if v.reduces), ()) for phase in program.phases]
     found = [sweep for sweep in found if sweep.sums]
@@ -59,7 +59,7 @@ def sweeps(program: Program, stores: Sequence[Store]) -> list[Sweep]:
 
 
 def needed(program: Program, exprs: Iterable[sp.Expr]) -> set[sp.Symbol]:
-    """Return the symbols that formulas are computed from, but not those that reductions are."""
+    """Return the symbols that formulas depend on, without going through reductions."""
     wanted = {symbol for expr in exprs for symbol in expr.free_symbols}
     for value in reversed(program.tensor):
         if value.symbol in wanted and not value.reduces:

@@ -1,6 +1,6 @@
-"""Programs -> Python on tensors alone: for sums that stay on a device, for CUDA graphs and for autograd.
+"""Generates Python on tensors alone: for sums that stay on a device, for CUDA graphs and for autograd.
 
-Numbers of the host are 0-d float64 tensors on any device.
+Host numbers are 0-d float64 tensors on any device.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from optlang.ir.lower import Lowered
 
 
 def emit(kernel: Kernel) -> str:
-    """Return ``host`` of a kernel, and ``updated``, which returns what ``update`` writes, as a tuple.
+    """Return ``host`` of a kernel, and ``updated``, which returns as a tuple what ``update`` writes.
 
-    A kernel over matrices has no ``updated``.
+    A matrix kernel has no ``updated``.
     """
     module = PythonModule(None, kernel.slots, kernel.tensors, writer=NumberWriter)
     functions = [module.host(kernel.program)]
@@ -27,12 +27,12 @@ def emit(kernel: Kernel) -> str:
 
 
 def common(lowered: Lowered, slots: Sequence[AnySlot], title: str) -> str:
-    """Return ``group`` and ``shared_NAME``: what states of param groups and of the whole optimizer become.
+    """Return ``group`` and ``shared_NAME``: the new values of group and shared states.
 
     Args:
-        lowered: The programs of the variant, after the passes.
+        lowered: The optimised programs of the variant.
         slots: The states that exist.
-        title: First line of the module's docstring.
+        title: The first line of the module's docstring.
     """
     module, shared = PythonModule(lowered, slots, (), writer=NumberWriter), lowered.shared
     functions = [module.group(lowered.group)] if lowered.group is not None else []

@@ -1,10 +1,9 @@
-"""What Triton kernels do with tensors that are kept in codes: numbers when they are read, codes when they are stored.
+"""Quantised tensors in Triton kernels: decodes them on reads, encodes them on stores.
 
-A row of the table (see :mod:`optlang.codegen.triton_source`) holds for these, behind the addresses of the tensors,
-those of what belongs to the codes, and then, if a format has blocks, how long a row of the tensor is and how many
-elements there are with all rows filled up to whole blocks. If a format draws, the place of its first element in the
-whole tensor follows, of which it may be a part, and a key for each such format; ``draw`` holds what differs from step
-to step.
+A row of the table (see :mod:`optlang.codegen.triton_source`) has further columns for them after the addresses of the
+tensors: the addresses of scales and the like; if a format has blocks, the length of a row of the tensor and the number
+of elements with all rows padded to whole blocks; if a format draws random numbers, the offset of its first element in
+the whole tensor (it may be a shard), and a key per such format. ``draw`` holds what differs from step to step.
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from optlang.storage.coded import Coded
 
 
 class Codes:
-    """The tensors of a kernel that are kept in codes.
+    """The quantised tensors of a kernel.
 
     Args:
-        formats: How they are kept.
+        formats: Their formats.
         stored: The names of the pointers to the codes.
-        names: Names that kernels give to what is no value of the rule.
-        fixed: How many addresses of tensors stand in a row.
+        names: The names of everything in the kernels that is not a value of the rule.
+        fixed: The number of tensor addresses in a row.
 
     Attributes:
         unit: The largest block; 0 if there are none.
-        width: How much longer a row is.
-        drawing: Those whose format draws.
-        paired: The pointers to second numbers of which there is one for each element.
+        width: The number of columns added to a row.
+        drawing: The tensors whose formats draw random numbers.
+        paired: The pointers to second tensors with one number per element.
     """
 
     def __init__(
@@ -50,13 +49,13 @@ class Codes:
         self.keys = {name: names[f"{stored[name]}_key"] for name in self.drawing}
 
     def functions(self) -> Iterator[str]:
-        """Yield the functions of the formats, each once."""
+        """Yield the functions of the formats, without repeats."""
         yield from dict.fromkeys(text for each in self.formats.values() for text in each.triton.strip().split("\n\n"))
 
     # A block of elements ------------------------------------------------------------------------------------
 
     def arguments(self, read: Sequence[ValueName], written: Sequence[ValueName]) -> list[str]:
-        """Return what a block's function takes besides, where these are read and written."""
+        """Return the additional arguments of a block's function that reads and writes the given tensors."""
         n, mine = self.names, [name for name in self.formats if name in read or name in written]
         found = [self.seconds[name] for name in mine if name in self.seconds]
         drawn = [self.keys[name] for name in self.drawing if name in written]
@@ -65,14 +64,14 @@ class Codes:
         return found + ([n["start"], n["columns"], n["size"]] if sizes else [])
 
     def places(self, read: Sequence[ValueName], written: Sequence[ValueName]) -> Iterator[str]:
-        """Yield the lines that find the scales."""
+        """Yield the lines that locate the scales."""
         n = self.names
         for each in self._blocks([*read, *written]):
             arguments = f"{n['start']}, {n['columns']}, {n['size']}, {n['inside']}, {self.unit}, {each}, block"
             yield f"{INDENT}{self._scales(each)} = triton_scales({arguments})"
 
     def read(self, name: ValueName) -> str:
-        """Return the numbers of a tensor."""
+        """Return the decoded values of a tensor."""
         format, pointer, n = self.formats[name], self.stored[name], self.names
         if isinstance(format, Blocks):
             where = f"{n['at']}, {n['inside']}, {self._scales(format.block)}, {format.block}, block"
@@ -81,7 +80,7 @@ class Codes:
         return f"{format.name}_decoded({', '.join(loaded if len(loaded) > 1 else [*loaded, 'None'])})"
 
     def write(self, name: ValueName, text: str) -> Iterator[str]:
-        """Yield the lines that store a number for each element."""
+        """Yield the lines that encode and store a value for each element."""
         format, pointer, n = self.formats[name], self.stored[name], self.names
         random = f"triton_random({n['offset']} + {n['at']}, {self.keys[name]})" if format.draws else "None"
         if isinstance(format, Blocks):
@@ -98,38 +97,38 @@ class Codes:
         return [self.seconds[name]] if name in self.seconds else []
 
     def _blocks(self, names: Iterable[ValueName]) -> list[int]:
-        """Return the sizes of the blocks of some tensors."""
+        """Return the block sizes of the given tensors."""
         formats = (self.formats[name] for name in names)
         return sorted({each.block for each in formats if isinstance(each, Blocks)})
 
     def _scales(self, each: int) -> str:
-        """Return the names of the places of scales, and of which are there."""
+        """Return the names of the scale positions, and of their mask."""
         return f"{self.names[f'scales_{each}']}, {self.names[f'within_{each}']}"
 
     # A tensor -----------------------------------------------------------------------------------------------
 
     def types(self) -> list[str]:
-        """Return the names that the types of what belongs to codes are passed by."""
+        """Return the parameter names of the types of scales and the like."""
         return [f"more_{i}" for i, name in enumerate(self.formats) if name in self.seconds]
 
     def sizes(self) -> Iterator[str]:
-        """Yield the lines that say how long rows are, and how many elements there are with all of them filled up."""
+        """Yield the lines that load the row length and the padded number of elements."""
         if self.unit:
-            for i, name in enumerate(("columns", "extent"), self._behind + len(self.formats)):
+            for i, name in enumerate(("columns", "extent"), self._first_column + len(self.formats)):
                 yield f"{INDENT}{self.names[name]} = tl.load({self.names['row']} + {i})"
 
     @property
     def extent(self) -> str:
-        """Name of how many elements there are with all rows filled up."""
+        """The name of the padded number of elements."""
         return self.names["extent" if self.unit else "size"]
 
     def pointers(self, wanted: Collection[str]) -> Iterator[str]:
-        """Yield the lines that find what belongs to codes, and what random numbers are drawn by."""
+        """Yield the lines that define the pointers to scales and the like, and the random keys."""
         n = self.names
         for i, name in enumerate(self.formats):
             second = self.seconds.get(name)
             if second is not None and second in wanted:
-                address = f"tl.load({n['row']} + {self._behind + i})"
+                address = f"tl.load({n['row']} + {self._first_column + i})"
                 yield f"{INDENT}{second} = {address}.to(tl.pointer_type(more_{i}))"
         for i, key in enumerate(self.keys.values(), self.fixed + 1 + self.width - len(self.drawing) + 1):
             if key in wanted:
@@ -138,6 +137,6 @@ class Codes:
             yield f"{INDENT}{n['offset']} = tl.load({n['row']} + {self.fixed + 1 + self.width - len(self.drawing)})"
 
     @property
-    def _behind(self) -> int:
-        """Where in a row the addresses of tensors end."""
+    def _first_column(self) -> int:
+        """The column after the addresses of tensors."""
         return self.fixed + 2

@@ -1,21 +1,21 @@
-"""Kernel -> Triton kernels that update the tensors of many parameters in few launches.
+"""Generates Triton kernels that update the tensors of many parameters in few launches.
 
-The generated module imports ``triton`` and holds one or more kernels; ``LAUNCHES`` says in which order they run, and
-``SUMS`` how many reductions there are. What can go this way, and in which sweeps, is in
-:mod:`optlang.codegen.sweeps`.
+The generated module imports ``triton`` and defines one or more kernels; ``LAUNCHES`` lists them in launch order, and
+``SUMS`` is the number of reductions. :mod:`optlang.codegen.sweeps` decides which steps are supported, and in which
+sweeps.
 
-A *sweep* runs one program instance for each chunk of each tensor: ``places`` says which, ``rows`` (sizes, first chunks,
-addresses of the parameter and its states) and ``gradients`` (their addresses, which may change from step to step) say
-where that tensor lies. What is a whole block of an aligned tensor is read and written in vectors; the rest goes through
-a mask, element by element.
+A *sweep* runs one program instance per chunk of each tensor. ``places`` gives its chunk; ``rows`` (sizes, first chunks,
+addresses of the parameter and its states) and ``gradients`` (their addresses, which may change from step to step) give
+the location of the tensor. Whole blocks of an aligned tensor are accessed as vectors; the rest is masked, element by
+element.
 
-A sweep leaves its part of each reduction in ``partials``. Then a kernel with one program instance for each tensor
-*finishes* it: it adds up the parts of its chunks in order, so that a result depends on the tensor alone, and leaves it
-in ``sums``. Formulas over numbers of a tensor are so few that whoever reads one computes it; the last of these kernels
-stores them.
+A sweep stores its partial results of each reduction in ``partials``. A kernel with one program instance per tensor then
+*finishes* the reduction: it combines the partial results of the chunks in order, so that the result depends on the
+tensor alone, and stores it in ``sums``. Formulas over per-tensor numbers are cheap enough to be recomputed by every
+reader; the last of these kernels stores them.
 
-Storage types are parameters of the kernels. Arithmetic is done in the type of the coefficients, reductions in float64,
-and what is stored is rounded where the narrow form of :mod:`optlang.codegen.python_source` rounds it.
+Storage dtypes are parameters of the kernels. Arithmetic is done in the dtype of the coefficients, reductions in
+float64, and stores round where the narrow form of :mod:`optlang.codegen.python_source` does.
 """
 
 from __future__ import annotations
@@ -39,23 +39,23 @@ from optlang.kinds import ELEMENT
 from optlang.storage.coded import Coded
 from optlang.syntax.quoting import docstring, remark
 
-#: Names of functions and arguments that are numbered.
+#: Names of functions and arguments that get a number.
 NUMBERED = re.compile(r"(type|more|element|sweep|finish)_\d+|element|update")
-#: Where a reduction starts, and how two parts of it become one.
+#: The initial value of a reduction, and how to combine two partial results.
 REDUCTIONS = {name: row.parts for name, row in BUILTINS.items() if row.parts is not None}
-#: The functions of the module that is written; those of codes come after those that they may call.
+#: Functions of the generated module; those of formats come after those they may call.
 HELPERS = texts("triton_blocks")
 CODES = texts("triton_codes")
-#: What else it gives a name to.
+#: Other names that the module defines.
 OWN = frozenset({"triton", "tl", "libdevice", "chunk", "block", "LAUNCHES", "SUMS", *HELPERS, *CODES})
 
 
 def emit(kernel: Kernel, coded: Sequence[tuple[int, Coded]] = ()) -> str:
-    """Return the Triton module of a kernel; empty if it reduces along dimensions or knows matrices.
+    """Return the Triton module of a kernel; empty if it reduces along dimensions or uses matrices.
 
     Args:
         kernel: The kernel.
-        coded: The tensors that are kept in codes, by their places among ``kernel.tensors``.
+        coded: The quantised tensors, by their position in ``kernel.tensors``.
     """
     if kernel.locality not in (Locality.ELEMENTS, Locality.SWEEPS):
         return ""
@@ -77,7 +77,7 @@ def emit(kernel: Kernel, coded: Sequence[tuple[int, Coded]] = ()) -> str:
 
 
 def _renamed(program: Program, formats: Iterable[Coded]) -> Program:
-    """Return a program that calls nothing by a name of the module's own."""
+    """Return a program without names that the module defines."""
     taken = {s.name for s in program.kinds()}
     own = OWN | {name for each in formats for name in re.findall(r"^def (\w+)", each.triton, re.MULTILINE)}
     names = {}
@@ -90,7 +90,7 @@ def _renamed(program: Program, formats: Iterable[Coded]) -> Program:
 
 
 class _Names(dict[str, str]):
-    """Names that the kernels give to what is no value of the rule, each chosen when it is first asked for."""
+    """Names of everything in the kernels that is not a value of the rule, chosen on first use."""
 
     def __init__(self, memory: Memory, real: str) -> None:
         super().__init__(real=real)
@@ -106,9 +106,9 @@ class _Module:
 
     Args:
         program: The step.
-        tensors: Names of the tensors that the kernels take, in order.
-        scalars: Names of those that are one number.
-        formats: Formats of those that are kept in codes.
+        tensors: The names of the kernels' tensors, in order.
+        scalars: The names of those that are per-tensor numbers.
+        formats: The formats of the quantised ones.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class _Module:
         self.codes = Codes(formats, self.stored, self.names, len(self.stored) - ("g" in self.stored))
         self.scalars = {name: self.stored[name] for name in scalars if name in self.stored}
         self.inputs = {i.symbol: i.name for i in self.program.inputs}
-        # What is kept in codes is rounded when it is stored, after everything that reads it.
+        # Quantised values are rounded on store, after everything that reads them.
         coded = {self.stored[name] for name in formats}
         self.rounded = {s: pointer for s, pointer in memory.rounded().items() if pointer not in coded}
         self.sums = [value for value in self.program.tensor if value.reduces]
@@ -136,7 +136,7 @@ class _Module:
         self.sweeps = sweeps(self.program, [s for s in stores if s.kind == ELEMENT])
 
     def needed(self, exprs: Iterable[sp.Expr]) -> set[sp.Symbol]:
-        """Return the symbols that formulas are computed from, but not those that reductions are."""
+        """Return the symbols that formulas depend on, without going through reductions."""
         return needed(self.program, exprs)
 
     def lines(self) -> Iterator[str]:
@@ -163,7 +163,7 @@ class _Module:
     # One block ----------------------------------------------------------------------------------------------
 
     def element(self, sweep: Sweep, name: str) -> Iterator[str]:
-        """Yield the lines of what a sweep does with one block of one tensor."""
+        """Yield the lines of a sweep's function for one block of one tensor."""
         at, inside, real = (self.names[n] for n in ("at", "inside", "real"))
         needed = self._read(sweep)
         yield "@triton.jit"
@@ -192,23 +192,23 @@ class _Module:
             yield f"{INDENT}return {', '.join(terms)}"
 
     def values(self, values: Iterable[Value]) -> Iterator[str]:
-        """Yield the assignments of some values, with the lines of the rule that they come from."""
+        """Yield assignments of values, with the lines of the rule they come from."""
         line = 0
         for value in values:
             if value.line not in (0, line):
                 line = value.line
                 yield INDENT + remark(self.program.notes[line])
             yield f"{INDENT}{value.symbol} = {self.writer.typed(value.expr)}"
-            if value.symbol in self.rounded:  # later formulas see what is stored
+            if value.symbol in self.rounded:  # later formulas see the stored value
                 stored, real = self.rounded[value.symbol], self.names["real"]
                 yield f"{INDENT}{value.symbol} = {value.symbol}.to({stored}.dtype.element_ty).to({real})"
 
     def _read(self, sweep: Sweep) -> set[sp.Symbol]:
-        """Return the symbols that a sweep's formulas are computed from."""
+        """Return the symbols that a sweep's formulas depend on."""
         return self.needed([*(v.expr for v in sweep.sums), *(s.expr for s in sweep.stores)])
 
     def _coded(self, sweep: Sweep) -> tuple[list[ValueName], list[ValueName]]:
-        """Return the tensors in codes that a sweep reads, and those that it writes."""
+        """Return the quantised tensors that a sweep reads, and those it writes."""
         needed, formats = self._read(sweep), self.codes.formats
         read = [name for symbol, name in self.inputs.items() if symbol in needed and name in formats]
         return read, [store.target for store in sweep.stores if store.target in formats]
@@ -227,14 +227,14 @@ class _Module:
         return [*tensors, *self.codes.arguments(*self._coded(sweep)), *(str(s) for s in numbers if s in direct)]
 
     def _scalar_symbols(self) -> list[sp.Symbol]:
-        """Return the symbols of numbers of a tensor: states, reductions and what is computed from them."""
+        """Return the symbols of per-tensor numbers: states, reductions and values computed from them."""
         inputs = [symbol for symbol, name in self.inputs.items() if name in self.scalars]
         return [*inputs, *(v.symbol for v in self.program.tensor if v.kind != ELEMENT)]
 
     # Kernels ------------------------------------------------------------------------------------------------
 
     def sweep(self, sweep: Sweep, element: str, name: str) -> Iterator[str]:
-        """Yield the lines of a sweep: what it does with one chunk of one of the tensors."""
+        """Yield the lines of a sweep's kernel, which processes one chunk of one tensor."""
         n = self.names
         needed = self._read(sweep)
         yield from self._head(name)
@@ -284,7 +284,7 @@ class _Module:
             yield f"{INDENT}tl.store({at_}, {self._reduced(value)})"
 
     def finish(self, name: str, sums: Sequence[Value], stores: Sequence[Store]) -> Iterator[str]:
-        """Yield the lines of what is done once for each tensor: the ends of some reductions, what is one number."""
+        """Yield the lines of a per-tensor kernel, which finishes reductions and stores per-tensor numbers."""
         n = self.names
         tensor, at, last = n["tensor"], n["at"], n["end"]
         needed = self.needed(s.expr for s in stores)
@@ -317,14 +317,14 @@ class _Module:
         for store in stores:
             yield f"{INDENT}tl.store({self.stored[store.target]}, {self.writer.text(store.expr)})"
 
-    # Their parts --------------------------------------------------------------------------------------------
+    # Parts of kernels ---------------------------------------------------------------------------------------
 
     def _head(self, name: str) -> Iterator[str]:
-        """Yield the head of a kernel; all of them take the same."""
+        """Yield the head of a kernel; all kernels have the same parameters."""
         tables = [self.names[n] for n in ("places", "rows", "gradients", "coefficients")]
         tables += [self.names[n] for n in ("partials", "sums")] if self.sums else []
         tables += [self.names["draw"]] if self.codes.drawing else []
-        types = [f"type_{i}" for i, _ in enumerate(self.stored)] + self.codes.types()  # by these names they are passed
+        types = [f"type_{i}" for i, _ in enumerate(self.stored)] + self.codes.types()  # passed by keyword
         options = [f"{option}: tl.constexpr" for option in (*types, "chunk", "block")]
         yield "@triton.jit"
         yield from call_lines(f"def {name}", [*tables, *options], "", ":")
@@ -340,13 +340,13 @@ class _Module:
         yield f"{INDENT}{size} = tl.load({row})"
 
     def _scalar_pointers(self, needed: set[sp.Symbol]) -> set[str]:
-        """Return the pointers of numbers of a tensor that some symbols are read from or rounded like."""
+        """Return the pointers of per-tensor numbers that symbols are read from, or rounded to the dtype of."""
         found = {pointer for symbol, pointer in self.rounded.items() if symbol in needed}
         found |= {self.stored[name] for symbol, name in self.inputs.items() if symbol in needed and name in self.stored}
         return found & set(self.scalars.values())
 
     def _pointers(self, wanted: set[str]) -> Iterator[str]:
-        """Yield what finds some tensors, by the names of their pointers."""
+        """Yield the lines that define the wanted pointers."""
         fixed = [name for name in self.stored if name != "g"]
         for i, (name, pointer) in enumerate(self.stored.items()):
             gradient = f"{self.names['gradients']} + 2*{self.names['tensor']} + 1"
@@ -356,7 +356,7 @@ class _Module:
         yield from self.codes.pointers(wanted)
 
     def _numbers(self, needed: set[sp.Symbol], finished: set[sp.Symbol]) -> Iterator[str]:
-        """Yield the numbers of a tensor that are needed, those of reductions that are ``finished`` from memory."""
+        """Yield the per-tensor numbers needed; reductions in ``finished`` are loaded from memory."""
         real = self._real()
         for symbol, name in self.inputs.items():
             if symbol in needed and name in self.scalars:
@@ -370,12 +370,12 @@ class _Module:
             yield from self.values(formulas)
 
     def _reduced(self, value: Value) -> str:
-        """Return the reduction of a block of parts to one."""
+        """Return the reduction of a block of partial results."""
         all_, name = self.accumulators[value.symbol], algebra.name_of(value.expr)
         return f"tl.reduce({all_}, 0, triton_{name})" if name in ("max", "min") else f"tl.sum({all_})"
 
     def _place_of(self, value: Value) -> str:
-        """Return where the result of a reduction lies."""
+        """Return the location of a reduction's result."""
         return f"{self.names['sums']} + {len(self.sums)}*{self.names['tensor']} + {self.sums.index(value)}"
 
     def _real(self) -> str:

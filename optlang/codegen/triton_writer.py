@@ -1,4 +1,4 @@
-"""Expressions as Triton: what its functions are called, and helpers for what it lacks or computes otherwise."""
+"""Writes expressions for Triton, with helpers for functions it lacks or computes differently."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ CONSTANTS = {"inf": 'float("inf")', "nan": 'float("nan")', "true": "True", "fals
 
 
 class TritonWriter(Writer):
-    """Writes values of a Triton kernel.
+    """Writes the values of a Triton kernel.
 
     Attributes:
-        real: Name of the type that arithmetic is done in.
+        real: The name of the compute dtype.
     """
 
     def __init__(self, memory: Memory) -> None:
@@ -29,16 +29,16 @@ class TritonWriter(Writer):
         self.flags = conditions | {i.symbol for i in program.inputs if i.name == "first"}
 
     def symbol(self, expr: sp.Symbol) -> Piece:
-        """Return a name; a condition of the host arrives as a number, which is compared with 0."""
+        """Return a name; a host condition is passed as a number and compared with 0."""
         return (f"({expr.name} != 0)", ATOM) if expr in self.flags else (expr.name, ATOM)
 
     def typed(self, expr: sp.Expr) -> str:
-        """Return an expression as a value that has a type: a bare literal of Triton's would be a float32 or whole."""
+        """Return an expression with a dtype: a bare literal in Triton would be float32 or an integer."""
         text = self.text(expr)
         return text if expr.free_symbols else f"tl.full((), {text}, {self.real})"
 
     def product(self, expr: sp.Expr) -> Piece:
-        """Return a product; a fraction is a call, as ``/`` is approximate."""
+        """Return a product; a fraction is a call, because ``/`` is approximate."""
         factors = sp.Mul.make_args(expr)
         below = [f for f in factors if f.is_Pow and f.exp.is_number and f.exp.is_negative]
         rest = [f for f in factors if f not in below]
@@ -50,13 +50,13 @@ class TritonWriter(Writer):
         return f"triton_divide({self.text(above)}, {self.text(divisor)})", ATOM
 
     def power(self, base: sp.Expr, exponent: sp.Expr) -> Piece:
-        """Return a power; one over something is a call."""
+        """Return a power; a reciprocal is a call."""
         if exponent.is_number and exponent.is_negative:
             return f"triton_divide(1.0, {self.text(sp.Pow(base, -exponent))})", ATOM
         return super().power(base, exponent)
 
     def general_power(self, base: sp.Expr, exponent: sp.Expr) -> Piece:
-        """Return products for small powers."""
+        """Return a small power as products."""
         if exponent.is_Integer and exponent <= 8:
             return f"triton_power({self.text(base)}, {int(exponent)})", ATOM
         return f"triton_pow({self.typed(base)}, {self.typed(exponent)})", ATOM
@@ -94,7 +94,7 @@ def _condition(piece: Piece) -> str:
 
 
 def call_lines(name: str, arguments: Sequence[str], indent: str, end: str = "") -> Iterator[str]:
-    """Yield the lines of a call (or the head of a function), in several lines if it is long."""
+    """Yield the lines of a call (or of a function's head), split if it is long."""
     inside = ", ".join(arguments)
     if len(inside) + len(name) + len(indent) < 110:
         yield f"{indent}{name}({inside}){end}"

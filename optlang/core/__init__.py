@@ -1,1 +1,1 @@
-"""The statements of one variant: expressions that are known before a step are replaced by their values."""
+"""Specialisation: a checked rule and the values known before a step -> the statements of one variant."""

@@ -1,4 +1,4 @@
-"""Calls: functions of the rule and those that are defined in the language are inlined, primitives stay."""
+"""Calls: user functions and derived builtins are inlined; primitives are kept."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class CallReducer(Reducer):
     """Reduces calls."""
 
     def within(self, node: ast.Node, work: Callable[[], Made], turn: int | None = None) -> Made:
-        """Return what ``work`` does, done inside of a call, or in a turn of a loop."""
+        """Run ``work`` inside a call or a loop iteration and return its result."""
         self.trace.append((node, turn))
         try:
             return work()
@@ -52,7 +52,7 @@ class CallReducer(Reducer):
             self.trace.pop()
 
     def times(self, count: ast.Expr, scope: Scope) -> int:
-        """Return how often a ``repeat`` runs; the number belongs to the variant."""
+        """Return how often a ``repeat`` runs. The count becomes part of the variant's key."""
         node = self.reduce(count, scope)
         number = self.number(node)
         assert number is not None, "the checker let a count through that is not static"
@@ -64,14 +64,14 @@ class CallReducer(Reducer):
         return int(number)
 
     def turns(self, node: ast.For) -> Sequence[tuple[ast.Expr, ...]]:
-        """Return what the names of a loop are in each turn: rows as written, or the hyperparameters of a tuple."""
+        """Return the values of the loop variables per iteration: the given rows, or the hyperparameters of a tuple."""
         if not isinstance(node.over, ast.Name):
             return node.rows
         parts = [(replace(node.over, name=h.name, text=h.name),) for h in self.rule.keys[node.over.name]]
         return parts[:: -1 if node.backwards else 1]
 
     def call(self, node: ast.Call, scope: Scope) -> ast.Expr:
-        """Return what is left of a call: a primitive with its arguments in order, or an inlined body."""
+        """Reduce a call to a primitive with its arguments in order, or to the inlined body."""
         assert isinstance(node.function, ast.Name)
         name = node.function.name
         if name in self.rule.functions:
@@ -110,7 +110,7 @@ class CallReducer(Reducer):
         return self.inside(node, lambda: self.reduce(body, inner))
 
     def evaluated(self, name: str, node: ast.Call, scope: Scope) -> ast.Expr:
-        """Return what the closure is called for."""
+        """Reduce a call that evaluates the closure."""
         if name in SEARCHES:
             arguments = self.arguments(BUILTINS[name], node, scope, lambda argument: self.reduce(argument, scope))
         else:
@@ -118,11 +118,11 @@ class CallReducer(Reducer):
         site: Site | NamedPoint = self.site(name, node)
         point = node.arguments[0].value
         if name not in SEARCHES and isinstance(point, ast.Name) and not self.trace and point.name in self.once:
-            site = NamedPoint(point.name)  # one point, whatever is asked for there
+            site = NamedPoint(point.name)  # a named point is evaluated once, whatever is requested there
         return Evaluated(node.span, name, site, tuple(arguments))
 
     def drawn(self, name: str, node: ast.Call, scope: Scope) -> ast.Expr:
-        """Return random numbers: two functions are primitive, the others made of them."""
+        """Reduce a random call: ``randn`` and ``rand`` are primitive, the others are derived from them."""
         arguments = [self.reduce(a.value, scope) for a in node.arguments]
         sizes = () if name == "bernoulli" else tuple(arguments)
         numbers = Drawn(node.span, "randn" if name == "randn" else "rand", self.site(name, node), sizes)
@@ -136,35 +136,35 @@ class CallReducer(Reducer):
         return ast.Ternary(node.span, half, ast.Unary(node.span, "-", one), one)
 
     def site(self, name: str, node: ast.Call) -> Site:
-        """Return what tells a call apart: which of the rule's it is, and in which calls and turns around it.
+        """Return the identity of a call: its ordinal in the rule, and those of the enclosing calls and iterations.
 
-        Calls are numbered in the rule as it is written, so that variants that leave out others mean the same one by it,
-        and neither comments nor line breaks matter.
+        Ordinals count calls in the source rule, so they are the same in every variant, and comments and line breaks do
+        not change them.
         """
         numbered = self.ordinals.around(name)
         places = [(numbered.get(id(at)), turn) for at, turn in (*self.trace, (node, None))]
         return Site(tuple(part for place in places for part in place if part is not None))
 
     def result(self, node: ast.Call, index: int, scope: Scope) -> ast.Expr:
-        """Return one result of a builtin that has several."""
+        """Return one result of a builtin with several results."""
         return self._results(node, scope)[index]
 
     def several(self, node: ast.Call, scope: Scope) -> tuple[ast.Expr, ...]:
-        """Return the results of a call that gives several."""
+        """Return the results of a call with several results."""
         assert isinstance(node.function, ast.Name)
         if node.function.name in self.rule.functions:
             return self.call_user(node, scope)
         return self._results(node, scope)
 
     def _results(self, node: ast.Call, scope: Scope) -> tuple[ast.Expr, ...]:
-        """Return the results of a builtin that has several."""
+        """Return the results of a builtin with several results."""
         row = row_of(node)
         operation = self.primitive(node, row, scope)
         assert isinstance(operation, Operation)
         return tuple(Result(node.span, operation, i) for i in range(len(row.results)))
 
     def call_block(self, builtin: Builtin, node: ast.Call, scope: Scope) -> tuple[ast.Expr, ...]:
-        """Inline a derived function that is defined by a block."""
+        """Inline a derived function whose definition is a block."""
         inner = self.bound(builtin, node, scope)
         body = definitions.body(builtin.name)
         assert body is not None
@@ -173,7 +173,7 @@ class CallReducer(Reducer):
         return results
 
     def inside(self, node: ast.Call, work: Callable[[], Made]) -> Made:
-        """Return what ``work`` does inside of a builtin; shapes that do not fit there are the call's mistake."""
+        """Run ``work`` inside a builtin and return its result. Shape errors there are reported at the call."""
         try:
             return self.within(node, work)
         except Unfit as unfit:
@@ -181,7 +181,7 @@ class CallReducer(Reducer):
             raise Unfit(node.span, f"in `{node.function.name}`: {unfit.message}", unfit.help) from None
 
     def primitive(self, node: ast.Call, builtin: Builtin, scope: Scope) -> ast.Expr:
-        """Return a primitive with what is left of its arguments: an operation, but for a sum over no dimensions."""
+        """Return the operation for a primitive call; a sum over no dimensions reduces to its argument."""
         kept: list[ast.Expr] = []
         dims: tuple[int, ...] | None = None
         for argument in node.arguments:
@@ -189,7 +189,7 @@ class CallReducer(Reducer):
                 dim = scope.get("dim") if isinstance(argument.value, ast.Name) else argument.value
                 if isinstance(dim, ast.Slice):
                     dims = self.counted(dim, kept[0])
-                    if not dims:  # nothing to add up
+                    if not dims:  # nothing to sum
                         return _number(kept[0])
                 elif dim is not None and not isinstance(dim, ast.Nothing):
                     dims = dims_of(dim)
@@ -199,7 +199,7 @@ class CallReducer(Reducer):
                     self.dims.update(dims)
             else:
                 value = self.reduce(argument.value, scope)
-                # A function of whole matrices is applied to values that have names.
+                # Matrix functions take named values.
                 kept.append(self.atom("matrix", value) if builtin.matrix and builtin.name not in MAKERS else value)
         for parameter, default in builtin.parameters[len(kept) :] if builtin.matrix else ():
             if default is not None:  # `flip(x)`
@@ -209,14 +209,14 @@ class CallReducer(Reducer):
         return Operation(node.span, builtin.name, tuple(kept), dims)
 
     def counted(self, dims: ast.Slice, value: ast.Expr) -> tuple[int, ...]:
-        """Return the dimensions of a value that ``dim=1:`` stands for."""
+        """Return the dimensions of a value that the slice in ``dim=1:`` selects."""
         self.fix_ndim(dims)
         rank = len(self.shape) if self.sizes is None else len(self.sizes.of(value))
         ends = (None if end is None else int(self.number(end) or 0) for end in (dims.start, dims.stop))
         return tuple(range(rank)[slice(*ends)])
 
     def fix_ndim(self, at: ast.Expr) -> None:
-        """Make the variant one for tensors with just as many dimensions as this one has."""
+        """Restrict the variant to tensors with as many dimensions as this one."""
         if not self.fixed_ndim:
             self.fixed_ndim = True
             self.answer(ast.Name(at.span, "ndim", "ndim"), len(self.shape), numbers=True)
@@ -224,7 +224,7 @@ class CallReducer(Reducer):
     def arguments(
         self, builtin: Builtin, node: ast.Call, scope: Scope, value: Callable[[ast.Expr], ast.Expr]
     ) -> list[ast.Expr]:
-        """Return the arguments of a builtin in the order of its parameters, defaults filled in."""
+        """Return the arguments of a builtin in parameter order, with defaults filled in."""
         given = [a.value for a in node.arguments if a.name is None]
         named = {a.name: a.value for a in node.arguments if a.name is not None}
         values = []
@@ -237,13 +237,13 @@ class CallReducer(Reducer):
         return values
 
     def bound(self, builtin: Builtin, node: ast.Call, scope: Scope) -> Scope:
-        """Return what the parameters of a derived function stand for; dimensions stay as they are written."""
+        """Bind the parameters of a derived function. A ``dim`` is passed on unevaluated."""
         values = self.arguments(builtin, node, scope, lambda argument: self.reduce(argument, scope))
         names = [parameter for parameter, _ in builtin.parameters]
         return {n: v if n == "dim" else self.atom(n, v) for n, v in zip(names, values, strict=True)}
 
     def call_user(self, node: ast.Call, scope: Scope) -> tuple[ast.Expr, ...]:
-        """Inline a call of a ``def`` and return its results."""
+        """Inline a call to a ``def`` and return its results."""
         assert isinstance(node.function, ast.Name)
         function = self.rule.functions[node.function.name]
         given = [a.value for a in node.arguments if a.name is None]
@@ -266,10 +266,10 @@ class CallReducer(Reducer):
         return results
 
     def run(self, body: Sequence[ast.Stmt], scope: Scope) -> tuple[ast.Expr, ...] | None:
-        """Inline the statements of a ``def``; ``scope`` gains its locals; returns its results, if it returns.
+        """Inline the statements of a ``def``, adding its locals to ``scope``; return its results, if it returns.
 
-        A def is pure, so both sides of an ``if`` on a value of the step can run, and each name takes the side that
-        holds.
+        A def is pure, so both sides of an ``if`` on a runtime value can run, and each name selects the value of the
+        side taken.
         """
         for i, statement in enumerate(body):
             match statement:
@@ -301,7 +301,7 @@ class CallReducer(Reducer):
         return None
 
     def run_if(self, node: ast.If, rest: tuple[ast.Stmt, ...], scope: Scope) -> tuple[ast.Expr, ...] | None:
-        """Inline an ``if`` of a ``def``; ``rest`` follows it and belongs to each side if one of them returns."""
+        """Inline an ``if`` of a ``def``. If a side returns, ``rest`` (the statements after it) is inlined into both."""
         condition, body = node.branches[0]
         other: tuple[ast.Stmt, ...] = node.other or ()
         if len(node.branches) > 1:
@@ -337,9 +337,9 @@ class CallReducer(Reducer):
         rest: tuple[ast.Stmt, ...] | None,
         scope: Scope,
     ) -> tuple[ast.Expr, ...] | None:
-        """Inline both sides of an ``if`` of a ``def``, each on its side of an ``if`` of the rule.
+        """Inline both sides of an ``if`` of a ``def`` into the two branches of an ``if`` statement.
 
-        ``rest`` follows each side, if one of them returns.
+        If a side returns, ``rest`` is inlined after each.
         """
         scopes = (dict(scope), dict(scope))
         if rest is not None:
@@ -362,7 +362,7 @@ class CallReducer(Reducer):
 
 
 def _number(node: ast.Expr) -> ast.Expr:
-    """Return a value as a number: a condition counts as 0 or 1."""
+    """Return a value as a number: a condition becomes 0 or 1."""
     if isinstance(node, (ast.Name, ast.Number)):
         return node
     return ast.Binary(node.span, "*", ast.Number(node.span, "1", Fraction(1)), node)
@@ -376,5 +376,5 @@ def dims_of(node: ast.Expr) -> tuple[int, ...]:
 
 
 def _returns(body: Sequence[ast.Stmt]) -> bool:
-    """Return whether statements hold a ``return``."""
+    """Return whether any of the statements is a ``return``."""
     return any(isinstance(statement, ast.Return) for statement in statements(body))

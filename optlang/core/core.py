@@ -1,9 +1,9 @@
-"""Core: what a rule is for one set of answers to its static questions.
+"""Core: a rule specialised to one set of answers to its static questions.
 
-No functions of the rule, no branches that are known, no loops over numbers, no derived functions are left. What is left
-is a closed set of nodes, which :func:`verify` checks: of the syntax tree numbers, names, arithmetic, comparisons,
-choices, assignments to one name, ``if`` and ``every`` on values of a step and ``for`` over a history; and in the place
-of calls, members and indices the nodes here, each of which says what it is.
+Core has no user functions, derived functions, static branches or counted loops. It is a closed set of nodes, which
+:func:`verify` checks. From the syntax tree come numbers, names, arithmetic, comparisons, choices, single assignments,
+``if`` and ``every`` on runtime values, and ``for`` over a history. Calls, members and indices are replaced by the typed
+nodes below.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from optlang.rule import Answer, Rule, State, Value
 from optlang.syntax import tree as ast
 from optlang.syntax.walk import expressions, own_expressions, statements, subscripted
 
-#: Whether what is made is checked where it is made, as in all tests: ``OPTLANG_VERIFY=1`` in the environment.
+#: Whether every Core is verified when it is built, as in all tests: ``OPTLANG_VERIFY=1`` in the environment.
 VERIFYING = os.environ.get("OPTLANG_VERIFY", "0") not in ("", "0")
 
 
@@ -32,7 +32,7 @@ class Key(ast.Later):
 
 @dataclass(frozen=True)
 class KnownSize(ast.Later):
-    """A size of a value, ``rows(x)``, for a tensor of known shape; ``factors`` are its formula, if that is known."""
+    """A size of a value, ``rows(x)``, for a tensor of known shape; ``factors`` is its formula, if known."""
 
     value: int
     factors: tuple[GivenName | int, ...] | None = None
@@ -54,12 +54,12 @@ class SizeOf(ast.Later):
 
 @dataclass(frozen=True)
 class Operation(ast.Later):
-    """A primitive function of values.
+    """A primitive function applied to values.
 
     Attributes:
-        function: Its name in the table of functions.
-        arguments: All its arguments, defaults filled in.
-        dims: The dimensions that ``dim=`` names, counted from 0 or from -1; None for a function of whole tensors.
+        function: The name of its row in the function table.
+        arguments: All arguments, with defaults filled in.
+        dims: The dimensions given by ``dim=``, counted from 0 or from -1; None for a function of whole tensors.
     """
 
     function: str
@@ -74,7 +74,7 @@ class Operation(ast.Later):
 
 @dataclass(frozen=True)
 class Result(ast.Later):
-    """One result of a function that has several."""
+    """One result of a function with several results."""
 
     operation: Operation
     index: int
@@ -99,38 +99,38 @@ class Transposed(ast.Later):
 
 @dataclass(frozen=True)
 class Part(ast.Later):
-    """``x[i, :r]``: one item for each of the first dimensions."""
+    """``x[i, :r]``: one index or slice for each of the leading dimensions."""
 
     value: ast.Expr
     items: tuple[ast.Expr | ast.Slice, ...]
 
     @property
     def inside(self) -> tuple[ast.Expr, ...]:
-        """The value and what is in the brackets."""
+        """The value and the expressions in the brackets."""
         return (self.value, *subscripted(self.items))
 
 
 @dataclass(frozen=True)
 class ModelSum(ast.Later):
-    """``total(x)``: a sum over all tensors of the optimizer, which arrives in the middle of a step."""
+    """``total(x)``: a sum over all tensors of the optimizer, available only in the middle of a step."""
 
     site: Site
     value: ast.Expr
 
     @property
     def inside(self) -> tuple[ast.Expr, ...]:
-        """What is summed."""
+        """The summand."""
         return (self.value,)
 
 
 @dataclass(frozen=True)
 class Evaluated(ast.Later):
-    """What the closure is called for in the middle of a step: ``loss(x)``, ``grad(x)``, ``hvp(v)``, a line search.
+    """A closure evaluation in the middle of a step: ``loss(x)``, ``grad(x)``, ``hvp(v)`` or a line search.
 
     Attributes:
-        function: The function.
-        site: Which call it is; calls at one point that has a name are one evaluation.
-        arguments: The point or the direction, and options of a search.
+        function: The name of the function.
+        site: The identity of the call; calls at the same named point share one evaluation.
+        arguments: The point or direction, followed by the options of a search.
     """
 
     function: str
@@ -145,7 +145,7 @@ class Evaluated(ast.Later):
 
 @dataclass(frozen=True)
 class Drawn(ast.Later):
-    """Random numbers: ``randn`` or ``rand``, shaped like the parameter where no sizes are given."""
+    """Random numbers: ``randn`` or ``rand``, shaped like the parameter unless sizes are given."""
 
     function: str
     site: Site
@@ -157,7 +157,7 @@ class Drawn(ast.Later):
         return self.sizes
 
 
-#: The expressions of Core. Those of the syntax tree come first.
+#: The expressions of Core; nodes of the syntax tree come first.
 CoreExpr: TypeAlias = (
     ast.Number
     | ast.Infinity
@@ -182,23 +182,22 @@ CoreExpr: TypeAlias = (
 
 @dataclass(frozen=True)
 class Core:
-    """What a rule is for one set of answers.
+    """A rule specialised to one set of answers.
 
     Attributes:
-        key: The answers, in the order in which the questions came up.
-        states: The states that exist.
-        start: Statements that give states their initial values (a state without one starts at zero).
-        body: The statements of a step: assignments to one name, ``if`` and ``every`` on values of the step.
-        dims: Dimensions that some reduction names.
-        matrices: Whether the rule works on matrices.
-        ndim: Dimensions of the tensor; 2 where nobody said.
-        event: The event whose statements these are, None for a step.
-        questions: What was asked, in the order of the answers: an expression whose truth or number is the answer (of
-            a hyperparameter that may be none, whether it is; of an option, its value).
-        asked: The questions that are about numbers, with their answers. Sizes of values have formulas there, if the
-            shape was given with formulas.
-        known: Locals that these questions name, and what they are.
-        fixed_ndim: Whether the statements are for tensors with ``ndim`` dimensions only.
+        key: The answers, in the order in which the questions were asked.
+        states: The states that exist in this variant.
+        start: Statements that initialise the states (a state without one starts at zero).
+        body: The statements of a step: single assignments, ``if`` and ``every`` on runtime values.
+        dims: The dimensions named by any reduction.
+        matrices: Whether the rule uses matrices.
+        ndim: The number of dimensions of the tensor; 2 if unknown.
+        event: The event that runs the statements; None for a step.
+        questions: The questions, in the order of the answers. Each is an expression whose truth value or number is the
+            answer. For an optional hyperparameter the question is whether it is none; for an option it is its value.
+        asked: The numeric questions with their answers. Sizes are symbolic here if the shape was given symbolically.
+        known: The values of locals that these questions name.
+        fixed_ndim: Whether the statements are valid only for tensors with ``ndim`` dimensions.
     """
 
     key: tuple[Answer, ...]
@@ -216,10 +215,10 @@ class Core:
 
 
 def verify(core: Core, rule: Rule) -> None:
-    """Check that nothing is in a rule's core but what belongs there.
+    """Check that a specialised rule is valid Core.
 
     Raises:
-        AssertionError: With what does not belong there.
+        AssertionError: If a node or name is not allowed in Core.
     """
     given = {"p", "g", "t", "first", "loss", *FACT_NAMES, *(h.name for h in rule.hypers)}
     names = given | {state.name for state in core.states}
@@ -228,7 +227,7 @@ def verify(core: Core, rule: Rule) -> None:
 
 
 def _verify_block(block: Sequence[ast.Stmt], names: set[str]) -> None:
-    """Check statements in order; ``names`` gains what they assign."""
+    """Check statements in order, adding the names they assign to ``names``."""
     for statement in block:
         for node in own_expressions(statement):
             _verify_expression(node, names)
@@ -241,7 +240,7 @@ def _verify_block(block: Sequence[ast.Stmt], names: set[str]) -> None:
                 for inner in sides:
                     found.append(set(names))
                     _verify_block(inner, found[-1])
-                names |= set().union(*found)  # the checker has seen to it that no path reads what it lacks
+                names |= set().union(*found)  # the checker guarantees that no path reads an unassigned name
             case ast.Every(body=inner):
                 _verify_block(inner, names)
             case ast.For(names=turn, body=inner, rows=()):
@@ -253,7 +252,7 @@ def _verify_block(block: Sequence[ast.Stmt], names: set[str]) -> None:
 
 
 def _verify_expression(top: ast.Expr, names: set[str]) -> None:
-    """Check an expression and all in it."""
+    """Check an expression and its subexpressions."""
     for node in expressions(top):
         assert isinstance(node, CoreExpr | ast.Slice), f"{type(node).__name__} is no expression of Core"
         match node:
@@ -273,7 +272,7 @@ def _verify_expression(top: ast.Expr, names: set[str]) -> None:
 
 
 def operations(block: Sequence[ast.Stmt]) -> Iterator[ast.Expr]:
-    """Yield every expression in some statements."""
+    """Yield every expression in a block, with all subexpressions."""
     for statement in statements(block):
         for top in own_expressions(statement):
             yield from expressions(top)

@@ -1,4 +1,4 @@
-"""Derived functions as trees: the definitions of the builtins table, parsed once."""
+"""Derived functions as syntax trees: the definitions in the builtins table, parsed once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optlang.syntax.walk import body_of
 
 
 def _expression(text: str, name: str) -> ast.Expr:
-    """Return an expression of the builtins table as a tree."""
+    """Parse an expression of the builtins table."""
     (statement,) = parse(Source(f"x = {text}", f"<builtin {name}>")).items
     assert isinstance(statement, ast.Assign)
     return statement.value
@@ -20,14 +20,14 @@ def _expression(text: str, name: str) -> ast.Expr:
 
 @cache
 def definition(name: str) -> ast.Expr | None:
-    """Return the formula of a derived function, or None if it is a primitive or a block of statements."""
+    """Return the formula of a derived function; None for primitives and functions defined by a block."""
     builtin = BUILTINS[name]
     return None if builtin.definition is None or builtin.block else _expression(builtin.definition, name)
 
 
 @cache
 def function(name: str) -> ast.Def | None:
-    """Return a function whose definition is a block of statements as the language defines it, or None for others."""
+    """Return a function that is defined by a block of statements as a ``def``; None for other functions."""
     builtin = BUILTINS[name]
     if builtin.definition is None or not builtin.block:
         return None
@@ -38,13 +38,13 @@ def function(name: str) -> ast.Def | None:
 
 
 def body(name: str) -> tuple[ast.Stmt, ...] | None:
-    """Return the statements of such a function, which end in ``return``, or None for others."""
+    """Return the block that defines a function, ending in ``return``; None for other functions."""
     defined = function(name)
     return None if defined is None else body_of(defined)
 
 
 @cache
 def default(builtin: Builtin, parameter: str) -> ast.Expr | None:
-    """Return the default of a parameter of a builtin, or None if it must be given."""
+    """Return the default of a builtin's parameter; None if the parameter is required."""
     text = dict(builtin.parameters)[parameter]
     return None if text is None else _expression(text, builtin.name)

@@ -1,7 +1,7 @@
-"""The value of an expression whose names all have plain Python values.
+"""Evaluation of expressions over Python values.
 
-Used for defaults, ranges, requirements and static conditions. Arithmetic follows IEEE float64 (1/0 is inf, the root
-of a negative number NaN); an expression that reads anything without a value raises :class:`NotStatic`.
+Used for defaults, ranges, requirements and static conditions. Arithmetic follows IEEE float64 (1/0 is inf, the root of
+a negative number is NaN). An expression that reads a name without a value raises :class:`NotStatic`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from optlang.syntax import tree as ast
 
 
 class NotStatic(Exception):
-    """The expression reads something that has no value here; ``node`` is the reader."""
+    """The expression reads something that has no value here; ``node`` is the subexpression that does."""
 
     def __init__(self, node: ast.Node) -> None:
         super().__init__(node)
@@ -74,7 +74,7 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 
 
 def member_name(node: ast.Member) -> GroupKey | Count | None:
-    """Return what ``group.x`` is called, or None for a member of anything else."""
+    """Return the identity of ``group.x``; None for a member of anything else."""
     if not (isinstance(node.value, ast.Name) and node.value.name == "group"):
         return None
     return Count.GROUP if node.name == "t" else GroupKey(node.name)
@@ -86,7 +86,7 @@ def truth(value: Value) -> bool:
 
 
 def equal(a: Value, b: Value) -> bool:
-    """Return whether two values are the same; values of different types never are, but 1 equals true."""
+    """Return whether two values are equal. Values of different types are not, except that 1 equals true."""
     return a == b
 
 
@@ -97,14 +97,14 @@ def _number(value: Value, node: ast.Node) -> float:
 
 
 def evaluate(node: ast.Expr, names: Values) -> Value:
-    """Return the value of an expression.
+    """Evaluate an expression.
 
     Args:
         node: The expression.
         names: Values by name.
 
     Raises:
-        NotStatic: If it reads a name that is not in ``names``, or needs something no plain value has.
+        NotStatic: If it reads a name that is not in ``names``, or is not an expression over Python values.
     """
     match node:
         case ast.Number(value=exact):

@@ -1,4 +1,4 @@
-"""What is known of a rule before its first step: which of its locals, and which expressions."""
+"""Finds the locals and expressions of a rule whose values are known before its first step."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from optlang.rule import Rule, remembering
 from optlang.syntax import tree as ast
 from optlang.syntax.walk import assigned, body_of, expressions, own_expressions, parts, statements
 
-#: Functions whose results have sizes given by an argument.
+#: Functions whose arguments include sizes of the result.
 SIZED = MAKERS | {*RANDOMS, "flip", EMPTY, *(name for name, row in BUILTINS.items() if row.sized)}
 
 
 def known_before(
     body: Sequence[ast.Stmt], hypers: Collection[str], states: Collection[str], functions: Mapping[str, ast.Def]
 ) -> dict[str, ast.Expr]:
-    """Return the locals of a rule that are known before its first step, and what they are, in textual order.
+    """Return the locals of a rule that are known before its first step, with their expressions, in source order.
 
-    Such a local is assigned once, outside of any block, a value that depends only on hyperparameters, facts of the
+    Such a local is assigned exactly once, outside any block. Its value depends only on hyperparameters, facts of the
     tensor, keys of the param group and other such locals.
     """
     times = Counter(name.name for name in assigned(body))
@@ -57,7 +57,7 @@ def known_locals(rule: Rule) -> Mapping[str, ast.Expr]:
 
 
 class _QuestionFinder:
-    """Finds out what has to be known before the first step for an expression to be known.
+    """Finds the names that must be known before the first step for an expression to be known.
 
     Args:
         functions: The functions of the rule.
@@ -68,7 +68,7 @@ class _QuestionFinder:
         self._of_functions: dict[str, set[str] | None] = {}
 
     def needs(self, node: ast.Expr) -> set[str] | None:
-        """Return the names of what an expression is known from; None if it is known in no case."""
+        """Return the names an expression depends on; None if it can never be known before the first step."""
         found = set[str]()
         match node:
             case ast.Name(name=name):
@@ -83,7 +83,7 @@ class _QuestionFinder:
                 found |= inside
             case ast.Call(function=ast.Name(name=name), arguments=arguments) if name in SIZES:
                 names = {n.name for a in arguments for n in expressions(a.value) if isinstance(n, ast.Name)}
-                return names - {"p", "g"}  # of the values, only their sizes are known
+                return names - {"p", "g"}  # only the sizes of the values are read
             case ast.Call(function=ast.Name(name=name), arguments=arguments):
                 plain = name in BUILTINS and BUILTINS[name].group == ELEMENTWISE
                 if not plain or any(a.name == "dim" for a in arguments):
@@ -101,9 +101,9 @@ class _QuestionFinder:
         return found
 
     def _needs_of(self, name: str) -> set[str] | None:
-        """Return what the body of a function reads from outside; None if its value is known in no case."""
+        """Return the outer names that a function's body depends on; None if its value can never be known."""
         if name not in self._of_functions:
-            self._of_functions[name] = None  # for one that calls itself
+            self._of_functions[name] = None  # breaks recursion
             block = body_of(self.functions[name])
             own = {p.name.name for p in self.functions[name].parameters} | {n.name for n in assigned(block)}
             inside = [self.needs(expr) for statement in statements(block) for expr in own_expressions(statement)]
@@ -113,13 +113,13 @@ class _QuestionFinder:
 
 
 def is_known(node: ast.Expr, free: Collection[str], functions: Mapping[str, ast.Def]) -> bool:
-    """Whether the value of an expression is known before the first step, if those of ``free`` are."""
+    """Return whether an expression is known before the first step, given that the names in ``free`` are."""
     needs = _QuestionFinder(functions).needs(node)
     return needs is not None and needs <= {*free}
 
 
 def all_statements(rule: Rule) -> Iterator[ast.Stmt]:
-    """Yield the statements of a rule, of its events and of its functions."""
+    """Yield the statements of a rule, its events and its functions."""
     yield from rule.body
     for event in rule.events.values():
         yield from event
@@ -128,7 +128,7 @@ def all_statements(rule: Rule) -> Iterator[ast.Stmt]:
 
 
 def tops(rule: Rule) -> Iterator[ast.Expr]:
-    """Yield every expression of a rule that is not inside another."""
+    """Yield every top-level expression of a rule."""
     for statement in statements(all_statements(rule)):
         yield from own_expressions(statement)
     for state in rule.states:

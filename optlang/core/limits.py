@@ -1,4 +1,4 @@
-"""How large the statements of a variant may grow, and what is said of a rule that grows beyond."""
+"""Limits on the size of a variant, and the diagnostics for rules that exceed them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from optlang.diagnostics import Diagnostic
 from optlang.rule import Rule
 from optlang.source import Span
 
-#: How many nodes the statements of one variant may have: far above any optimizer, far below what takes seconds.
+#: Maximum number of nodes in one variant: far above any real optimizer, far below what takes seconds to process.
 MAX_NODES = 20_000
 
-#: How often a ``repeat`` may run: each time is written out.
+#: Maximum count of a ``repeat``, which is unrolled.
 MAX_REPEATS = 100
 
 
 def too_large(rule: Rule) -> Diagnostic:
-    """Return the error of a rule that grows too large when its functions are written out."""
+    """Return the error for a rule that grows too large when its functions are inlined."""
     return Diagnostic(
         "E511",
         f"the rule grows beyond {MAX_NODES:,} operations when its functions are inlined",
@@ -25,7 +25,7 @@ def too_large(rule: Rule) -> Diagnostic:
 
 
 def too_many_paths(rule: Rule) -> Diagnostic:
-    """Return the error of a rule whose steps can go too many ways."""
+    """Return the error for a rule whose steps have too many possible paths."""
     return Diagnostic(
         "E511",
         "a step of this rule has more than 32 possible paths: too many `every` blocks and conditions around matrices",
@@ -36,7 +36,7 @@ def too_many_paths(rule: Rule) -> Diagnostic:
 
 
 def constant_sum(rule: Rule, span: Span | None) -> Diagnostic:
-    """Return the error of a rule that sums what is one number after all over dimensions of unknown sizes."""
+    """Return the error for a sum of a constant over dimensions whose sizes are unknown."""
     return Diagnostic(
         "E310",
         "this sum over inner dimensions does not depend on the tensor",

@@ -1,4 +1,4 @@
-"""What a rule needs of a step, found once for each rule: what chooses its variants, what it reads, what it calls."""
+"""Static analysis of a rule, done once per rule: what selects its variants, what it reads and what it calls."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from optlang.syntax.walk import (
     statements,
 )
 
-#: Functions whose results have sizes given by an argument.
+#: Functions whose arguments include sizes of the result.
 SIZED = MAKERS | {*RANDOMS, "flip", EMPTY, *(name for name, row in BUILTINS.items() if row.sized)}
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a rule needs.
+    """The inputs and capabilities that a rule needs.
 
     Attributes:
-        choosing: The hyperparameters and keys of the parameter group that some static question may read. A few too
-            many do no harm: the key of the variant is then computed again and found unchanged.
-        group_keys: The user's keys that it reads from the parameter group (``group.NAME``).
-        facts: The facts of a tensor that it names.
-        time: Whether it needs the count of a tensor's updates (``first`` alone needs none).
-        group_time: Whether it names ``group.t``, the count of a group's steps.
-        calls: What it asks of the closure: ``loss`` and functions of a point or a direction.
-        draws: Whether it draws random numbers.
-        matrices: Whether some formula is about more than elements and their sums.
-        repeats: Whether some part is repeated, as often as must be known before the step.
-        requires: Whether it has requirements on tensors.
+        choosing: The hyperparameters and keys of the param group that static questions may read. This may be too many:
+            then the variant's key is recomputed and found unchanged.
+        group_keys: The user's keys that the rule reads from the param group (``group.NAME``).
+        facts: The facts of a tensor that the rule names.
+        time: Whether the rule needs the update count of a tensor (``first`` alone does not).
+        group_time: Whether the rule reads ``group.t``, the step count of a group.
+        calls: The functions that evaluate the closure: ``loss`` and functions of a point or a direction.
+        draws: Whether the rule draws random numbers.
+        matrices: Whether any formula goes beyond elements and their sums.
+        repeats: Whether there is a ``repeat``, whose count must be known before the step.
+        requires: Whether the rule has requirements on tensors.
     """
 
     choosing: frozenset[GivenName]
@@ -57,13 +57,13 @@ class Needs:
 
     @property
     def shape(self) -> bool:
-        """Whether any size of a tensor may choose between variants, not only the facts that are named."""
+        """Whether any size of a tensor may select the variant, not only the named facts."""
         return self.matrices or self.repeats or self.requires
 
 
 @remembering
 def needs(rule: Rule) -> Needs:
-    """Return what a checked rule needs."""
+    """Return the needs of a checked rule."""
     nodes = [node for top in tops(rule) for node in expressions(top)]
     every = [*nodes, *(node for r in rule.requirements for node in expressions(r.condition))]
     keys = tuple(dict.fromkeys(n.name for n in every if isinstance(n, ast.Member) and _is_key(n)))
@@ -90,7 +90,7 @@ def _is_key(node: ast.Member) -> bool:
 
 
 def _reads_time(nodes: Iterable[ast.Expr]) -> bool:
-    """Whether some expression reads the count of updates, or is of a function that does."""
+    """Return whether any expression reads the update count, directly or through a function."""
     for node in nodes:
         if isinstance(node, ast.Name) and node.name == "t":
             return True
@@ -98,13 +98,13 @@ def _reads_time(nodes: Iterable[ast.Expr]) -> bool:
             name = node.function.name
             formula, block = definition(name), body(name)
             inner = expressions(formula) if formula is not None else block_expressions(block or ())
-            if name in RANDOMS or _reads_time(inner):  # each update draws its own
+            if name in RANDOMS or _reads_time(inner):  # each update draws new numbers
                 return True
     return False
 
 
 def _choosing(rule: Rule, nodes: Iterable[ast.Expr]) -> frozenset[str]:
-    """Return the hyperparameters that some static question may read."""
+    """Return the hyperparameters that static questions may read."""
     hypers = {h.name for h in rule.hypers}
     known = known_locals(rule)
     questions = [question for node in nodes for question in _questions(node, rule)]
@@ -134,7 +134,7 @@ def _choosing(rule: Rule, nodes: Iterable[ast.Expr]) -> frozenset[str]:
 
 
 def _questions(node: ast.Expr, rule: Rule) -> tuple[ast.Expr, ...]:
-    """Return the parts of an expression that may be decided statically."""
+    """Return the subexpressions that may be decided statically."""
     match node:
         case ast.Ternary(condition=condition):
             return (condition,)
@@ -143,7 +143,7 @@ def _questions(node: ast.Expr, rule: Rule) -> tuple[ast.Expr, ...]:
         case ast.Binary(op="??", left=left):
             return (left,)
         case ast.Index():
-            return parts(node)[1:]  # what it is an index of is no number
+            return parts(node)[1:]  # the indexed value is not a number
         case ast.Call(function=ast.Name(name=name)) if name == "where" or name in rule.functions:
             return parts(node)
         case ast.Call(function=ast.Name(name=name)) if name in SIZED or (name in BUILTINS and BUILTINS[name].block):

@@ -1,6 +1,7 @@
-"""What tells calls of a rule apart that must not be taken for one: random numbers, sums over the model, evaluations.
+"""Ordinals that identify the calls of a rule that must stay distinct.
 
-They are numbered as they follow each other in the rule, whatever its text looks like.
+These are random draws, sums over the model and evaluations of the closure. Calls are numbered in source order,
+independently of formatting.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from optlang.rule import Rule
 from optlang.syntax import tree as ast
 from optlang.syntax.walk import block_expressions, body_of, expressions, own_expressions, statements
 
-#: Functions that make sums over the whole model.
+#: Functions that sum over the whole model.
 SUMS: tuple[str, ...] = ("total", "gnorm")
 
-#: The functions by group, each with ordinals of its own: what is drawn does not depend on where there are sums.
+#: Functions by group. Each group is numbered separately, so that adding a sum does not change what is drawn.
 GROUPS: tuple[Collection[str], ...] = (RANDOMS, SUMS, EVALUATIONS)
 
 
@@ -31,14 +32,14 @@ class Ordinals:
         self._known: dict[Collection[str], dict[int, int]] = {}
 
     def around(self, name: str) -> dict[int, int]:
-        """Return the ordinals, by identity, of the calls of a function and of the calls and loops they are made in."""
+        """Return the ordinals, by ``id``, of the calls of a function and of the calls and loops that enclose them."""
         group = next(names for names in GROUPS if name in names)
         if group not in self._known:
             self._known[group] = self._numbered(self._leading_to(group))
         return self._known[group]
 
     def _leading_to(self, names: Collection[str]) -> set[str]:
-        """Return these functions and those of the rule's own that call them."""
+        """Return the given functions and the rule's functions that call them, directly or not."""
         leading, before = {*names}, 0
         while len(leading) > before:
             before = len(leading)
@@ -49,7 +50,7 @@ class Ordinals:
         return leading
 
     def _numbered(self, names: Collection[str]) -> dict[int, int]:
-        """Return the ordinals of the calls of some functions, and of the loops around them."""
+        """Return the ordinals of the calls of the given functions, and of the loops around them."""
         rule, found = self.rule, dict[int, int]()
         for block in (rule.body, *rule.events.values(), *map(body_of, rule.functions.values())):
             for statement in statements(block):
@@ -63,7 +64,7 @@ class Ordinals:
 
 
 def _calls(nodes: Iterable[ast.Expr], names: Collection[str]) -> Iterator[ast.Call]:
-    """Yield the calls of some functions."""
+    """Yield the calls of the given functions."""
     for node in nodes:
         if isinstance(node, ast.Call) and isinstance(node.function, ast.Name) and node.function.name in names:
             yield node

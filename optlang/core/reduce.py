@@ -1,4 +1,4 @@
-"""What is left of expressions once what is static in them has been decided, and the statements that this takes."""
+"""Partial evaluation of expressions: decides what is static and emits the statements that remain."""
 
 from __future__ import annotations
 
@@ -48,17 +48,17 @@ _NONE = Builtin("", "", "", "")
 
 
 class Reducer(ABC):
-    """Reduces expressions; calls are reduced by its subclass.
+    """Partially evaluates expressions; a subclass handles calls.
 
     Args:
         rule: The rule.
-        values: Hyperparameters, keys of the parameter group and facts of the tensor.
-        shape: The tensor's shape; by default that of a matrix with the facts among ``values``.
+        values: Hyperparameters, keys of the param group and facts of the tensor.
+        shape: The tensor's shape; by default a matrix with the sizes given in ``values``.
     """
 
     def __init__(self, rule: Rule, values: Values, shape: tuple[int, ...] | None) -> None:
         self.rule = rule
-        self.values = dict(values)  # and those of static locals
+        self.values = dict(values)  # and the values of static locals
         if shape is None:
             shape = tuple(int(values[name] or 0) for name in ("rows", "cols") if name in values)
         self.shape = shape
@@ -73,35 +73,35 @@ class Reducer(ABC):
         self.told: dict[str, ast.Expr] = {}
         self.dims: set[int] = set()
         self.fixed_ndim = False
-        self.known: Scope = {}  # locals that are literals at this point
+        self.known: Scope = {}  # locals that hold a literal at this point
         self.out: list[ast.Stmt] = []
         self.fresh_count = 0
-        self.at = Span(0, 0)  # the statement of the rule that is being worked on
+        self.at = Span(0, 0)  # the statement of the rule being processed
         self.budget = MAX_NODES
-        self.numbers: dict[GivenName, float] = {}  # values of locals of our own, for sizes and counts
-        self.entries: dict[str, Any] = {}  # sizes of the histories that loops go through, by the loops' names
-        #: Where we are: the calls that are being written out, and the loops with their turns.
+        self.numbers: dict[GivenName, float] = {}  # values of generated locals, for sizes and counts
+        self.entries: dict[str, Any] = {}  # sizes of the histories that loops iterate over, by loop variable
+        #: The current position: the calls being inlined and the loops with their iterations.
         self.trace: list[tuple[ast.Node, int | None]] = []
         self.ordinals = _ordinals(rule)
 
     @abstractmethod
     def call(self, node: ast.Call, scope: Scope) -> ast.Expr:
-        """Return what is left of a call."""
+        """Reduce a call."""
 
     @abstractmethod
     def result(self, node: ast.Call, index: int, scope: Scope) -> ast.Expr:
-        """Return one result of a builtin that has several."""
+        """Return one result of a builtin with several results."""
 
     # Statements ---------------------------------------------------------------------------------------------
 
     def take(self) -> tuple[ast.Stmt, ...]:
-        """Return the statements gathered so far and start afresh."""
+        """Return the statements emitted so far and clear them."""
         taken, self.out = tuple(self.out), []
         return taken
 
     def assign(self, target: ast.Name, op: str, value: ast.Expr, span: Span) -> None:
-        """Add an assignment; remember a local that is a literal."""
-        if not isinstance(value, (ast.Text, ast.Nothing)):  # nothing but static questions can read these
+        """Emit an assignment and record a local that holds a literal."""
+        if not isinstance(value, (ast.Text, ast.Nothing)):  # only static questions can read these
             self.out.append(ast.Assign(span, (target,), op, value))
             if self.sizes is not None:
                 self.follow(self.sizes, target, op, value)
@@ -110,7 +110,7 @@ class Reducer(ABC):
             self.known[target.name] = value
 
     def follow(self, sizes: Sizes, target: ast.Name, op: str, value: ast.Expr) -> None:
-        """Note the shape of what a name is given, and check that it can take it."""
+        """Record the shape of an assigned name; check that ``p`` or a state can hold the value."""
         shape = sizes.of(value)
         if op != "=":
             shape = sizes.of(ast.Binary(value.span, op[:-1], target, value))
@@ -121,7 +121,7 @@ class Reducer(ABC):
             sizes.names[target.name] = shape
 
     def fresh(self, stem: str, value: ast.Expr) -> ast.Name:
-        """Bind ``value`` to a new local and return its name (a dot keeps it apart from the user's names)."""
+        """Bind ``value`` to a new local and return its name (a dot in it avoids clashes with user names)."""
         self.fresh_count += 1
         name = ast.Name(value.span, f"{stem}.{self.fresh_count}", stem)
         self.assign(name, "=", value, self.at)
@@ -131,7 +131,7 @@ class Reducer(ABC):
         return name
 
     def atom(self, stem: str, value: ast.Expr) -> ast.Expr:
-        """Return ``value`` if it is a name or literal, else a new local that holds it."""
+        """Return ``value`` if it is a name or literal, else bind it to a new local."""
         if isinstance(value, ATOMS):
             return value
         return self.fresh(stem, value)
@@ -145,30 +145,30 @@ class Reducer(ABC):
         return held.value
 
     def condition(self, node: ast.Expr, scope: Scope) -> ast.Expr:
-        """Return what is left of a condition: a Bool if it is static."""
+        """Reduce a condition; the result is a Bool if it is static."""
         held = self.reduce(node, scope)
         return held if isinstance(held, ast.Bool) else self.ask(held)
 
     def ask(self, node: ast.Expr) -> ast.Expr:
-        """Return the truth of an expression as a literal if it is static, else the expression."""
+        """Return the truth value of an expression as a literal if it is static, else the expression."""
         question = self.sized(node)
         try:
             answer = truth(evaluate(question, self.values))
         except NotStatic:
             return node
-        if any(isinstance(part, (ast.Name, Key)) for part in expressions(node)):  # `2 == 2` is no question
+        if any(isinstance(part, (ast.Name, Key)) for part in expressions(node)):  # `2 == 2` is not a question
             self.answer(question, answer, numbers=True)
         return ast.Bool(node.span, answer)
 
     def answer(self, question: ast.Expr, answer: Answer, numbers: bool = False) -> None:
-        """Note an answer, which belongs to the key, and what was asked; ``numbers`` says that it was about numbers."""
+        """Record a question and its answer, which joins the key. ``numbers`` marks a question about numbers."""
         self.questions.append(question)
         self.answers.append(answer)
         if numbers and not isinstance(answer, Unasked):
             self.asked.append((question, answer))
 
     def number(self, node: ast.Expr) -> float | None:
-        """Return the value of an expression that is left, if it is a number known before the step."""
+        """Return the value of a reduced expression if it is a number known before the step, else None."""
         try:
             value = evaluate(self.sized(node), {**self.values, **self.numbers})
         except NotStatic:
@@ -176,12 +176,12 @@ class Reducer(ABC):
         return float(value) if isinstance(value, (bool, int, float)) else None
 
     def sized(self, node: ast.Expr) -> ast.Expr:
-        """Return an expression with what is known in place of the sizes ``rows(x)``, ``cols(x)`` and ``size(x, i)``."""
+        """Replace the sizes ``rows(x)``, ``cols(x)`` and ``size(x, i)`` in an expression by their values."""
         if self.sizes is None:
             return node
         match node:
             case SizeOf(function=name, value=value, dim=dim):
-                self.sizes.of(node)  # which refuses dimensions that are not there
+                self.sizes.of(node)  # raises on dimensions out of range
                 place = () if dim is None else (int(self.number(dim) or 0),)
                 size = size_of(name, self.sizes.of(value), *place)
                 return KnownSize(node.span, int(size), factors_of(size))
@@ -203,7 +203,7 @@ class Reducer(ABC):
                 return node
 
     def reduce(self, node: ast.Expr, scope: Scope) -> ast.Expr:
-        """Return what is left of an expression; ``scope`` gives the meaning of parameters and locals of a def."""
+        """Reduce an expression; ``scope`` maps parameters and locals of a def to their values."""
         self.budget -= 1
         if self.budget < 0:
             raise OptlangError([too_large(self.rule)])
@@ -247,14 +247,14 @@ class Reducer(ABC):
                 return node
 
     def subscript(self, item: ast.Expr | ast.Slice, scope: Scope) -> ast.Expr | ast.Slice:
-        """Return what is left of one item of an index."""
+        """Reduce one item of an index."""
         if not isinstance(item, ast.Slice):
             return self.reduce(item, scope)
         ends = (None if end is None else self.reduce(end, scope) for end in (item.start, item.stop))
         return ast.Slice(item.span, *ends)
 
     def name(self, at: ast.Name, node: ast.Expr) -> ast.Expr:
-        """Return a literal for an option or a local that is one, else the name."""
+        """Return a literal for an option or a local that holds one, else the name."""
         if not isinstance(node, ast.Name):
             return node
         if node.name in self.known:
@@ -264,7 +264,7 @@ class Reducer(ABC):
             return node
         value = self.values[node.name]
         if hyper.type is HyperType.OPTIONAL:
-            # Another question than whether it is true, which may be asked as well.
+            # This is a separate question from its truth value, which may be asked too.
             self.answer(ast.Compare(node.span, ("==",), (node, ast.Nothing(node.span))), value is None)
             return ast.Nothing(at.span) if value is None else node
         if value is None:
@@ -273,19 +273,19 @@ class Reducer(ABC):
         return self.literal(node, value)
 
     def literal(self, node: ast.Name | Key, value: Value) -> ast.Expr:
-        """Return an option's value as a literal; a number stays a name, so that it may change."""
+        """Return an option's value as a literal. A number stays a name, because its value may change."""
         if isinstance(value, bool):
             self.answer(node, value)
             return ast.Bool(node.span, value)
         if isinstance(value, str):
             self.answer(node, value)
             return ast.Text(node.span, value)
-        if isinstance(node, Key):  # another group may have a truth value under this key
+        if isinstance(node, Key):  # another group may have a flag under this key
             self.answer(node, Unasked.NUMBER)
         return node
 
     def junction(self, node: ast.Binary, scope: Scope) -> ast.Expr:
-        """Return what is left of ``and`` / ``or``."""
+        """Reduce ``and`` / ``or``."""
         decisive = node.op == "or"
         left = self.condition(node.left, scope)
         if isinstance(left, ast.Bool):
@@ -296,7 +296,7 @@ class Reducer(ABC):
         return replace(node, left=left, right=right)
 
     def compare(self, node: ast.Compare, scope: Scope) -> ast.Expr:
-        """Return what is left of a comparison; chains are split, nothing but none equals none."""
+        """Reduce a comparison. Chains are split; only none equals none."""
         operands = [self.reduce(operand, scope) for operand in node.operands]
         if len(node.ops) > 1:
             operands = [self.atom("operand", operand) for operand in operands]
@@ -315,7 +315,7 @@ class Reducer(ABC):
         return self.ask(left)
 
     def choose(self, span: Span, c: ast.Expr, then: ast.Expr, other: ast.Expr, scope: Scope) -> ast.Expr:
-        """Return the chosen side of a static choice, or a choice between what is left of both sides."""
+        """Return the chosen side of a static choice, or a choice between the reduced sides."""
         held = self.condition(c, scope)
         if isinstance(held, ast.Bool):
             return self.reduce(then if held.value else other, scope)
@@ -325,7 +325,7 @@ class Reducer(ABC):
         return ast.Ternary(span, held, self.reduce(then, scope), self.reduce(other, scope))
 
     def runs_only_when_due(self, node: ast.Expr) -> bool:
-        """Whether an expression is computed only where it is due: with matrices, or sums over the model, in it."""
+        """Return whether an expression must be computed only when needed: it has matrices or sums over the model."""
         return bool(self.due_names) and any(is_matrix_call(inner, self.due_names) for inner in expressions(node))
 
     def either(
@@ -335,7 +335,7 @@ class Reducer(ABC):
         ours: Callable[[], Sequence[ast.Expr]],
         theirs: Callable[[], Sequence[ast.Expr]],
     ) -> list[ast.Expr]:
-        """Return the values of one of two pieces of work, each done on its side of an ``if``: only one is computed."""
+        """Emit an ``if`` that computes one of two alternatives and return the names of its results."""
         before, known = self.take(), dict(self.known)
         sides = []
         for work in (ours, theirs):
@@ -362,7 +362,7 @@ class Reducer(ABC):
 
 @remembering
 def _once(rule: Rule) -> frozenset[str]:
-    """Return the names of a rule's own that mean the same wherever they are read."""
+    """Return the locals that are assigned only once, so that every read yields the same value."""
     times = Counter(name.name for name in assigned(rule.body))
     return frozenset(n for n, count in times.items() if count == 1) - {"p", "g", *(s.name for s in rule.states)}
 
@@ -372,7 +372,7 @@ _ordinals = remembering(Ordinals)
 
 @remembering
 def _due_names(rule: Rule) -> frozenset[str]:
-    """Return the names of the functions with matrices or sums over the model in them; empty for a rule without."""
+    """Return the functions that use matrices or sums over the model; empty if the rule has neither."""
     matrices = needs(rule).matrices
     sums = {*SUMS, *EVALUATIONS}
     names = {*sums, *(MATRIX_FUNCTIONS if matrices else ())}
@@ -392,7 +392,7 @@ def _due_names(rule: Rule) -> frozenset[str]:
 
 
 def _same(a: ast.Expr, b: ast.Expr) -> bool:
-    """Whether two options are the same, wherever they are written."""
+    """Return whether two options are equal, ignoring their positions in the source."""
     return type(a) is type(b) and replace(a, span=b.span) == b
 
 

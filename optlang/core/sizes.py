@@ -1,4 +1,4 @@
-"""The shapes that the values of a rule have for one tensor, found by walking what is left of its statements."""
+"""Shape inference: the shapes of the values of a rule for one tensor."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from optlang.syntax import tree as ast
 
 
 class SymbolicSize(int):
-    """The size of a dimension, with the formula that it is, a product: products of sizes are sizes.
+    """The size of a dimension together with its symbolic form, a product. Products of sizes are symbolic too.
 
     Args:
-        value: The size of an example.
-        factors: Its formula.
+        value: The concrete size, of an example.
+        factors: The factors of the symbolic form.
     """
 
     factors: tuple[GivenName | int, ...]
 
     def __new__(cls, value: int, *factors: GivenName | int) -> SymbolicSize:
-        """Return a size with a formula."""
+        """Return a size with its symbolic form."""
         size = super().__new__(cls, value)
         size.factors = factors
         return size
@@ -37,12 +37,12 @@ class SymbolicSize(int):
 
 
 def factors_of(size: int) -> tuple[GivenName | int, ...] | None:
-    """Return the formula of a size; None if it is just a number."""
+    """Return the factors of a symbolic size; None for a plain number."""
     return size.factors if isinstance(size, SymbolicSize) else None
 
 
 class Unfit(Exception):
-    """A tensor's shape does not suit the rule: where, what was expected, what to do."""
+    """A tensor's shape does not suit the rule: where, what was expected, and how to fix it."""
 
     def __init__(self, span: Span, message: str, help: str) -> None:
         super().__init__(message)
@@ -50,14 +50,14 @@ class Unfit(Exception):
 
 
 class Sizes:
-    """Shapes of values for one tensor.
+    """The shapes of values for one tensor.
 
     Args:
         shape: The tensor's shape.
-        number: Gives the value of an expression that is known before the step, None for others.
+        number: Returns the value of an expression that is known before the step, None for others.
 
     Attributes:
-        names: Shapes of states and locals; whatever is not there is one number.
+        names: Shapes of states and locals; a missing name is a scalar.
     """
 
     def __init__(self, shape: Shape, number: Callable[[ast.Expr], float | None]) -> None:
@@ -65,14 +65,14 @@ class Sizes:
         self.names: dict[str, Shape] = {}
 
     def of(self, node: ast.Expr) -> Shape:
-        """Return the shape of an expression; raises :class:`Unfit` where shapes do not fit."""
+        """Return the shape of an expression; raises :class:`Unfit` if shapes do not match."""
         try:
             return self._of(node)
         except Mismatch as mismatch:
             raise Unfit(node.span, mismatch.message, mismatch.help) from None
 
     def size(self, node: ast.Expr) -> int | None:
-        """Return a size given by an expression, None if it is not known before the step."""
+        """Return the size an expression evaluates to; None if it is not known before the step."""
         value = self.number(node)
         if value is None or value != value:
             return None
@@ -81,7 +81,7 @@ class Sizes:
         return int(value)
 
     def met(self, shapes_of: Sequence[Shape]) -> Shape:
-        """Return the shape of an elementwise combination; a matrix made of p meets p in p's shape."""
+        """Return the shape of an elementwise combination. Combining p with a matrix made of p gives p's shape."""
         p = self.shape
         if len(p) != 2 and len(p) > 0 and p in shapes_of:
             made = shapes.matrix(p)
@@ -89,7 +89,7 @@ class Sizes:
         return shapes.meet(shapes_of)
 
     def stored(self, name: str, value: Shape, span: Span) -> None:
-        """Check that ``p`` or a state can take a value of some shape."""
+        """Check that ``p`` or a state can hold a value of the given shape."""
         held = self.shape if name == "p" else self.names[name]
         try:
             fits = self.met((held, value)) == held
@@ -103,7 +103,7 @@ class Sizes:
             )
 
     def result(self, name: str, arguments: Sequence[ast.Expr]) -> Any:
-        """Return the shape, or the shapes, of what a function of matrices returns."""
+        """Return the shape, or the shapes, of the results of a matrix function."""
         row = BUILTINS[name]
         if row.numbered or row.sized:
             number = self.size(arguments[1])
@@ -135,7 +135,7 @@ class Sizes:
                 return self._part(node)
             case SizeOf(function=name, value=value, dim=dim):
                 shape = self.of(value)
-                if dim is not None:  # it has to be there
+                if dim is not None:  # the dimension must exist
                     shapes.size_of(name, shape, self.size(dim))
                 return ()
             case ModelSum(value=value):
@@ -152,7 +152,7 @@ class Sizes:
                 return ()
 
     def _made(self, name: str, sizes: Sequence[ast.Expr]) -> Shape:
-        """Return the shape of a tensor of some sizes; without sizes, the parameter's."""
+        """Return the shape of a new tensor with the given sizes; without sizes, the parameter's shape."""
         known = [self.size(size) or 0 for size in sizes]
         return shapes.made(name, known) if sizes else self.shape
 

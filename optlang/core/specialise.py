@@ -1,12 +1,12 @@
-"""A checked rule, with its static questions answered -> straight statements.
+"""Specialisation: a checked rule with its static questions answered -> straight-line statements.
 
-Given the values of the hyperparameters and the facts of a tensor, what is static is decided: branches not taken
-disappear, functions (the user's, and derived builtins) are inlined, loops are written out, options become literals.
-What is left are assignments, and ``if`` and ``every`` on values only known in a step. In a rule with matrices, the
-shapes of all values are followed, so that one that does not fit is found before anything is computed.
+Given the values of the hyperparameters and the facts of a tensor, everything static is decided: branches not taken are
+removed, functions (the user's and derived builtins) are inlined, loops are unrolled, and options become literals.
+Assignments remain, and ``if`` and ``every`` on values known only during a step. In a rule with matrices, shapes are
+inferred too, so that a mismatch is found before anything is computed.
 
-The answers given on the way are the *key* of the variant: two sets of values with equal keys leave the same
-statements, so one compiled kernel serves both.
+The answers form the *key* of the variant: value sets with equal keys specialise to the same statements, so one compiled
+kernel serves them all.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from optlang.syntax.walk import (
 
 
 def specialise(rule: Rule, values: Values, shape: tuple[int, ...] | None = None, event: str | None = None) -> Core:
-    """Decide what is static in a rule.
+    """Specialise a rule.
 
     Args:
         rule: The checked rule.
         values: Hyperparameters, keys of the param group and facts of the tensor.
-        shape: The tensor's shape; by default that of a matrix with the facts among ``values``.
-        event: ``eval`` or ``train`` for the statements of ``on eval`` and ``on train`` instead of those of a step.
+        shape: The tensor's shape; by default a matrix with the sizes given in ``values``.
+        event: ``eval`` or ``train`` to specialise ``on eval`` or ``on train`` instead of the step.
 
     Returns:
-        The statements that are left and the key of the variant.
+        The specialised statements and the key of the variant.
 
     Raises:
         Unfit: If the tensor's shape does not suit the rule.
@@ -72,10 +72,10 @@ def specialise(rule: Rule, values: Values, shape: tuple[int, ...] | None = None,
 
 
 class _Specialiser(CallReducer):
-    """One walk over a rule; see the module docstring."""
+    """One specialisation of a rule; see the module docstring."""
 
     def before_states(self) -> None:
-        """Work out the locals that are known before the step, which states and functions may read wherever they are."""
+        """Compute the locals that are known before the step, which states and functions may read anywhere."""
         rule = self.rule
         names = known_locals(rule)
         for statement in rule.body:
@@ -90,24 +90,24 @@ class _Specialiser(CallReducer):
                     self.told[target.name] = self.sized(value)
 
     def initial(self, states: Sequence[State]) -> tuple[ast.Stmt, ...]:
-        """Return the statements that give the initial values."""
+        """Return the statements that initialise the states."""
         for state in states:
             if state.initial is not None:
                 self.at = state.span
                 value = self.reduce(state.initial, {})
                 self.assign(ast.Name(state.span, state.name, state.name), "=", value, state.span)
-            if self.sizes is not None and not self.sizes.names.get(state.name):  # a number is spread
+            if self.sizes is not None and not self.sizes.names.get(state.name):  # a number is broadcast
                 whole = state.scope is StateScope.TENSOR and state.kind.level > Level.SCALAR
                 self.sizes.names[state.name] = self.shape if whole else ()
         return self.take()
 
     def statements(self, body: Sequence[ast.Stmt]) -> tuple[ast.Stmt, ...]:
-        """Return what is left of statements of the rule."""
+        """Specialise a block and return its statements."""
         self.block(body)
         return self.take()
 
     def statement(self, node: ast.Stmt) -> None:
-        """Add what is left of one statement."""
+        """Specialise one statement."""
         self.at = node.span
         match node:
             case ast.Assign(targets=(target,), op=op, value=value, at=None):
@@ -116,7 +116,7 @@ class _Specialiser(CallReducer):
                 self.entry(node)
             case ast.Assign(targets=targets, value=ast.Call() as call):
                 results = self.several(call, {})
-                # Results are bound before any target is written: `x, y = swap(x, y)`.
+                # Results are bound before any target is assigned: `x, y = swap(x, y)`.
                 held = [self.fresh(t.name, r) for t, r in zip(targets, results, strict=True)]
                 for target, value in zip(targets, held, strict=True):
                     self.assign(target, "=", value, node.span)
@@ -147,7 +147,7 @@ class _Specialiser(CallReducer):
                 raise AssertionError(f"the checker let {type(node).__name__} through")
 
     def history(self, node: ast.For) -> None:
-        """Add what is left of a ``for`` over a history, which stays a loop."""
+        """Specialise a ``for`` over a history, which remains a loop."""
         assert self.sizes is not None
         for target in assigned((node,)):
             self.known.pop(target.name, None)
@@ -158,7 +158,7 @@ class _Specialiser(CallReducer):
         self.out = [*before, replace(node, body=block)]
 
     def entry(self, node: ast.Assign) -> None:
-        """Add ``a[i] = x``: one value for each entry of a history."""
+        """Specialise ``a[i] = x``, which sets one value per entry of a history."""
         assert self.sizes is not None and node.at is not None
         value = self.atom("entry", self.reduce(node.value, {}))
         (target,) = node.targets
@@ -166,12 +166,12 @@ class _Specialiser(CallReducer):
         self.out.append(replace(node, value=value))
 
     def block(self, body: Sequence[ast.Stmt]) -> None:
-        """Add what is left of some statements."""
+        """Specialise statements in order."""
         for statement in body:
             self.statement(statement)
 
     def branches(self, node: ast.If) -> None:
-        """Add the taken branch of an ``if`` that is static, or an ``if`` with what is left of its branches."""
+        """Inline the taken branch of a static ``if``, or emit an ``if`` with the branches that remain."""
         left: list[tuple[ast.Expr, tuple[ast.Stmt, ...]]] = []
         other = node.other
         for condition, body in node.branches:
@@ -186,7 +186,7 @@ class _Specialiser(CallReducer):
             for statement in other or ():
                 self.statement(statement)
             return
-        for target in assigned((node,)):  # not a literal on every path any more
+        for target in assigned((node,)):  # no longer a literal on every path
             self.known.pop(target.name, None)
         before = self.take()
         known = dict(self.known)

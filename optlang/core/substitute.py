@@ -1,4 +1,4 @@
-"""Copies of pieces of a tree: with other names, without what is decided, with results in the place of returns."""
+"""Tree rewrites: renaming, replacing spans, removing decided branches, replacing returns by assignments."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from optlang.syntax.walk import assigned, mapped, nodes_in, statements
 
 Piece = TypeVar("Piece", bound=Any)
 
-#: What stands for a name: another name, or an expression.
+#: Replacements for names: another name or an expression.
 Names = Mapping[str, str | tree.Expr]
 LITERALS = (tree.Number, tree.Infinity, tree.Text, tree.Bool, tree.Nothing)
 
 
 def is_literal(node: tree.Expr | None) -> bool:
-    """Whether an expression is a number, with or without a sign, a string, a flag or none."""
+    """Return whether an expression is a number with or without a sign, a string, a flag or none."""
     if isinstance(node, tree.Unary) and node.op == "-":
         return isinstance(node.operand, tree.Number | tree.Infinity)
     return isinstance(node, LITERALS)
 
 
 def renamed(node: Piece, names: Names) -> Piece:
-    """Return a node, or a tuple of them, with other names; names after a dot and of arguments are left alone."""
+    """Return a node, or a tuple of nodes, with names replaced. Member names and argument names are left alone."""
     match node:
         case tuple():
             return tuple(renamed(item, names) for item in node)  # type: ignore[return-value]
@@ -46,7 +46,7 @@ def renamed(node: Piece, names: Names) -> Piece:
 
 
 def placed(node: Piece, place: Callable[[Span], Span]) -> Piece:
-    """Return a copy of a node, or of a tuple of them, with what ``place`` makes of every span."""
+    """Return a copy of a node, or of a tuple of nodes, with ``place`` applied to every span."""
     if isinstance(node, tuple):
         return tuple(placed(item, place) for item in node)  # type: ignore[return-value]
     if not isinstance(node, tree.Node):
@@ -55,12 +55,12 @@ def placed(node: Piece, place: Callable[[Span], Span]) -> Piece:
 
 
 def located(node: Piece, origin: Origin) -> Piece:
-    """Return a copy of a node, or of a tuple of them, that has not been composed yet, and comes from somewhere."""
+    """Return a copy of a node, or of a tuple of nodes, that is not composed yet, with an origin set on every span."""
     return placed(node, lambda span: Span(span.start, span.end, origin))
 
 
 def decided(node: Piece) -> Piece:
-    """Return a node, or a tuple of statements, without the branches that its literals rule out."""
+    """Return a node, or a tuple of statements, without the branches that are decided by literals."""
     match node:
         case tuple():
             found: list[Any] = []
@@ -80,7 +80,7 @@ def decided(node: Piece) -> Piece:
 
 
 def _decided_if(node: tree.If) -> tree.If | tuple[tree.Stmt, ...]:
-    """Return an ``if`` without its decided branches; the statements alone if one of them is always taken."""
+    """Return an ``if`` without its decided branches, or just the statements of a branch that is always taken."""
     branches: list[tuple[tree.Expr, tuple[tree.Stmt, ...]]] = []
     other = node.other
     for condition, body in node.branches:
@@ -97,7 +97,7 @@ def _decided_if(node: tree.If) -> tree.If | tuple[tree.Stmt, ...]:
 
 
 def _answer(condition: tree.Expr) -> bool | None:
-    """Return whether a condition of literals holds, None if it is of anything else."""
+    """Return whether a condition on literals holds; None for any other condition."""
     try:
         return truth(evaluate(condition, {}))
     except (NotStatic, TypeError, ArithmeticError):
@@ -105,14 +105,14 @@ def _answer(condition: tree.Expr) -> bool | None:
 
 
 def exists(when: tree.Expr | None) -> bool:
-    """Whether something declared ``when`` may exist."""
+    """Return whether a declaration with the condition ``when`` can exist."""
     return when is None or _answer(when) is not False
 
 
 def returning(body: Sequence[tree.Stmt], result: str) -> tuple[tree.Stmt, ...]:
-    """Return the statements of a function with ``result = VALUE`` in the place of ``return VALUE``.
+    """Return a function's statements with ``return VALUE`` replaced by ``result = VALUE``.
 
-    What follows an ``if`` of which one branch returns goes into the branches that do not.
+    Statements after an ``if`` with a returning branch move into the branches that do not return.
     """
     done: list[tree.Stmt] = []
     for i, statement in enumerate(body):
@@ -129,7 +129,7 @@ def returning(body: Sequence[tree.Stmt], result: str) -> tuple[tree.Stmt, ...]:
 
 
 def always_returns(body: Sequence[tree.Stmt]) -> bool:
-    """Whether every way through some statements ends with ``return``."""
+    """Return whether every path through the statements ends in ``return``."""
     for statement in body:
         if isinstance(statement, tree.Return):
             return True
@@ -141,13 +141,13 @@ def always_returns(body: Sequence[tree.Stmt]) -> bool:
 
 
 def calls_in(node: Any) -> set[str]:
-    """Return the names of everything that is called in a node or tuple."""
+    """Return the names of all functions called in a node or tuple."""
     calls = (found.function for found in nodes_in(node) if isinstance(found, tree.Call))
     return {function.name for function in calls if isinstance(function, tree.Name)}
 
 
 def names_in(node: Any) -> set[str]:
-    """Return every name in a node or tuple that is not just called."""
+    """Return every name in a node or tuple, except called functions."""
     if isinstance(node, tree.Name):
         return {node.name}
     if isinstance(node, tuple):
@@ -156,7 +156,7 @@ def names_in(node: Any) -> set[str]:
         return names_in(node.arguments)
     if isinstance(node, tree.Pipe) and isinstance(node.stage, tree.Name):
         return names_in(node.value)
-    if isinstance(node, tree.TransformDecl):  # its names are its own
+    if isinstance(node, tree.TransformDecl):  # a transform's names are local to it
         return set()
     if isinstance(node, tree.Node):
         return set().union(*(names_in(getattr(node, f.name)) for f in fields(node)))
@@ -164,5 +164,5 @@ def names_in(node: Any) -> set[str]:
 
 
 def all_names(node: Any) -> set[str]:
-    """Return every name in a node or tuple, those of functions that are called included."""
+    """Return every name in a node or tuple, including called functions."""
     return {found.name for found in nodes_in(node) if isinstance(found, tree.Name)}

@@ -1,4 +1,4 @@
-"""The text of a checked rule and of its pieces: as its author wrote them, or printed where a rule is composed."""
+"""The text of a checked rule and its parts: as written by the author, or printed for a composed rule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from optlang.syntax.unparse_formulas import Formulas
 
 @remembering
 def rule_text(rule: Rule) -> str:
-    """Return the text of a rule: that of its author, or that of the plain rule which a composed one stands for."""
+    """Return the text of a rule: the author's, or for a composed rule that of the plain rule it expands to."""
     parsed = rule.tree
     if parsed.span.origin is None:
         return parsed.source.text
@@ -25,14 +25,14 @@ def rule_text(rule: Rule) -> str:
 
 
 def text_of(parsed: tree.Tree, node: tree.Expr | tree.Decl | tree.Stmt) -> str:
-    """Return the text of a piece of a rule, the lines of a statement without the indentation of the first."""
+    """Return the text of a node; lines of a statement are dedented by the first line's indentation."""
     if parsed.span.origin is None:
         return parsed.source.excerpt(node.span)
     return Formulas().expression(node) if isinstance(node, tree.Expr) else "\n".join(_lines((node,), 0))
 
 
 def _head(parsed: tree.Tree) -> list[str]:
-    """Return the lines of the docstring of a rule, in which nothing can be escaped."""
+    """Return the lines of a rule's docstring, in which nothing can be escaped."""
     if parsed.doc is None:
         return []
     text = parsed.doc.value.replace('"""', "'''")
@@ -60,15 +60,15 @@ def _lines(items: Sequence[tree.Decl | tree.Stmt], depth: int) -> Iterator[str]:
 
 
 def numbered(parsed: tree.Tree) -> tree.Tree:
-    """Return a composed rule in which every place knows the line that it has come to, as :func:`rule_text` prints it.
+    """Return a composed rule in which every span points to its line in the text printed by :func:`rule_text`.
 
-    No node stands in two places then, not even the same piece of one formula.
+    Every node in the result is distinct, even where a formula was copied.
     """
     return replace(parsed, items=_numbered(parsed.items, count(len(_head(parsed)) + 1)))
 
 
 def _numbered(items: Any, lines: Iterator[int]) -> Any:
-    """Return statements and declarations, each on the next line, and their blocks on those that follow."""
+    """Return statements and declarations with line numbers assigned, including nested blocks."""
     return tuple(_at_line(item, next(lines), lines) for item in items)
 
 
@@ -81,7 +81,7 @@ def _at_line(item: Any, line: int, lines: Iterator[int]) -> Any:
                 for i, (condition, body) in enumerate(item.branches)
             )
             if item.other is not None:
-                next(lines)  # of `else`
+                next(lines)  # for `else`
                 blocks["other"] = _numbered(item.other, lines)
         case tree.Repeat() | tree.For() | tree.Every() | tree.On() | tree.Def(body=tuple()):
             blocks["body"] = _numbered(item.body, lines)

@@ -1,1 +1,1 @@
-"""What a rule declares: its names, their roles, hyperparameters, constants; and the findings that checks collect."""
+"""Declarations: the names of a rule, hyperparameters and constants; and the collector of findings."""

@@ -1,4 +1,4 @@
-"""Constant expressions: defaults and the ends of ranges are numbers, or arithmetic on numbers."""
+"""Constant folding for defaults and ends of ranges: numbers, or arithmetic on numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optlang.syntax.tree import Binary, Bool, Expr, Infinity, Name, Nothing, Num
 
 
 class NotConstant(Exception):
-    """An expression has no constant value: where, and why (a phrase that follows "because")."""
+    """An expression has no constant value: its span, and the reason (a phrase that follows "because")."""
 
     def __init__(self, span: Span, reason: str) -> None:
         super().__init__(reason)
@@ -56,7 +56,7 @@ def fold(expr: Expr) -> Value:
 
 
 def is_whole(expr: Expr) -> bool:
-    """Whether a constant is written as a whole number: no point, no exponent, no division."""
+    """Return whether a constant is written as an integer: no decimal point, exponent or division."""
     match expr:
         case Number(text=text):
             return text.replace("_", "").isdecimal()
@@ -76,7 +76,7 @@ def _number(expr: Expr) -> float:
 
 
 def apply(op: str, a: float, b: float) -> float:
-    """Return ``a op b``; raises ArithmeticError or ValueError where there is no finite real result."""
+    """Return ``a op b``; raises ArithmeticError or ValueError if there is no finite real result."""
     match op:
         case "+":
             return a + b

@@ -1,4 +1,4 @@
-"""Collecting diagnostics while a rule is checked: each mistake once."""
+"""Collects diagnostics while a rule is checked, without duplicates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from optlang.syntax.tree import Expr, Tree
 
 
 class Findings:
-    """The diagnostics found so far in a rule; the same code at the same place is kept once."""
+    """The diagnostics found so far in a rule; a code is kept only once per span."""
 
     def __init__(self, tree: Tree) -> None:
         self.tree, self.source = tree, tree.source
@@ -31,14 +31,14 @@ class Findings:
             self._found[code, span] = Diagnostic(code, message, self.source, span, label, help, related)
 
     def once(self, *key: object) -> bool:
-        """Return True the first time it is asked about ``key``: for mistakes that show in many places."""
+        """Return True on the first call with ``key``: for mistakes that would be reported many times."""
         if key in self._told:
             return False
         self._told.add(key)
         return True
 
     def error_inside(self, span: Span) -> bool:
-        """Whether an error has been found in these characters."""
+        """Return whether an error has been found inside a span."""
         return any(d.is_error and d.span is not None and span.holds(d.span) for d in self._found.values())
 
     def text(self, expr: Expr) -> str:
@@ -47,10 +47,10 @@ class Findings:
 
     @property
     def diagnostics(self) -> list[Diagnostic]:
-        """Everything found, in the order of the text."""
+        """Return all diagnostics, in source order."""
         return sorted(self._found.values(), key=lambda d: d.order)
 
     @property
     def has_errors(self) -> bool:
-        """Whether the rule cannot be compiled."""
+        """Return whether any of the findings is an error."""
         return any(d.is_error for d in self._found.values())

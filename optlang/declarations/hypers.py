@@ -14,7 +14,7 @@ from optlang.syntax.suggest import listing, nearest
 from optlang.syntax.tree import Choices, Domain, Expr, HyperDecl, HyperItem, Interval, Name
 from optlang.syntax.walk import expressions
 
-#: Keyword arguments and param-group keys that torch.optim or the generated class already uses.
+#: Keyword arguments and param-group keys that torch.optim or the generated class uses itself.
 RESERVED_KEYS: dict[str, str] = {
     "params": "the parameters themselves",
     "param_names": "the names of named parameters",
@@ -36,7 +36,7 @@ SHOWN_TYPES = {
 
 
 def python_name(name: str) -> str:
-    """Return the keyword argument that a name arrives as in Python (``lambda`` as ``lambda_``)."""
+    """Return the Python keyword argument for a name (``lambda_`` for ``lambda``)."""
     return f"{name}_" if iskeyword(name) else name
 
 
@@ -72,7 +72,7 @@ def _declare_tuple(item: HyperItem, parts: tuple[HyperItem, ...], doc: str | Non
 
 
 def _key_is_free(item: HyperItem, scope: Scope) -> bool:
-    """Whether an item's name can be a keyword argument of the optimizer; reports if not."""
+    """Return whether an item's name can be a keyword argument of the optimizer; report it if not."""
     key = item.name.name
     same = next((h.key for h in scope.hypers.values() if python_name(h.key) == python_name(key)), key)
     if key in RESERVED_KEYS:
@@ -89,7 +89,7 @@ def _key_is_free(item: HyperItem, scope: Scope) -> bool:
 
 
 def _add(item: HyperItem, key: str, part: int | None, domain: Domain | None, doc: str | None, scope: Scope) -> None:
-    """Add one hyperparameter, its default and range checked as far as each is sound."""
+    """Add one hyperparameter, checking its default and its range."""
     name = item.name
     derived = _derived(item, scope) if part is None else None
     default, sound = (derived, True) if derived is not None else _default(item, scope)
@@ -134,7 +134,7 @@ def _add(item: HyperItem, key: str, part: int | None, domain: Domain | None, doc
 
 
 def _derived(item: HyperItem, scope: Scope) -> Value:
-    """Return a default that follows from numbers declared before, for their defaults; None for any other."""
+    """Return the value of a default computed from earlier numbers, using their defaults; None for any other default."""
     if item.default is None:
         return None
     names = {node.name for node in expressions(item.default) if isinstance(node, Name)}
@@ -150,7 +150,7 @@ def _derived(item: HyperItem, scope: Scope) -> Value:
 
 
 def _default(item: HyperItem, scope: Scope) -> tuple[Value, bool]:
-    """Return the value of a default, and whether it has one."""
+    """Return the value of a default, and whether it is valid."""
     if item.default is None:
         return None, True
     try:
@@ -178,14 +178,14 @@ def _type(default: Value, bounds: Range | OneOf | None) -> HyperType:
 
 
 def _required_type(bounds: Range | OneOf | None) -> HyperType:
-    """Return the type of a hyperparameter without a default: its range tells."""
+    """Return the type of a hyperparameter without a default, inferred from its range."""
     if isinstance(bounds, OneOf):
         return _type(bounds.values[0], bounds)
     return HyperType.NUMBER
 
 
 def _suits(kind: HyperType, bounds: Range | OneOf) -> bool:
-    """Whether a range of this sort can hold values of this type."""
+    """Return whether this kind of range applies to values of this type."""
     if isinstance(bounds, Range):
         return kind in (HyperType.NUMBER, HyperType.OPTIONAL)
     listed = _type(bounds.values[0], bounds)
@@ -193,7 +193,7 @@ def _suits(kind: HyperType, bounds: Range | OneOf) -> bool:
 
 
 def _inside(value: Value, bounds: Range | OneOf) -> bool:
-    """Whether a range holds a value of the type it suits."""
+    """Return whether a range contains a value of a type it applies to."""
     if isinstance(bounds, Range):
         return isinstance(value, float) and value in bounds
     return value in bounds
@@ -215,7 +215,7 @@ def _outside(item: HyperItem, default: Value, bounds: Range | OneOf, scope: Scop
 
 
 def domain_of(domain: Domain | None, findings: Findings) -> Range | OneOf | None:
-    """Return a range as values; None if there is none or it makes no sense (which is reported)."""
+    """Return the value of a range; None without one, or if it is invalid (which is reported)."""
     if domain is None:
         return None
     if isinstance(domain, Interval):

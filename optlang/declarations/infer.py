@@ -1,4 +1,4 @@
-"""Roles of names in a rule that declares nothing, and how the roles of a rule are told to its author."""
+"""Role inference for rules without declarations, and the description of roles that ``optlang check`` prints."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ from optlang.syntax.walk import assigned, body_of, called, expressions, names_re
 
 @dataclass(frozen=True)
 class Roles:
-    """What an undeclared rule's names are, each at its first use, in that order."""
+    """The roles of the names in an undeclared rule, each at its first use, in that order."""
 
     states: tuple[Name, ...]
     hypers: tuple[Name, ...]
 
 
 def declares(tree: Tree) -> bool:
-    """Whether a rule declares anything, so that everything must be declared."""
+    """Return whether a rule declares anything, in which case it must declare everything."""
     return any(
         isinstance(item, (OptimizerDecl, HyperDecl, StateDecl, History, Flat, Sparse, Iterate, On, Route))
         for item in tree.items
@@ -53,10 +53,10 @@ def declares(tree: Tree) -> bool:
 
 
 def infer(functions: dict[str, Def], body: Sequence[Stmt]) -> Roles:
-    """Return the roles of the names of a rule that declares nothing.
+    """Infer the roles of the names in a rule without declarations.
 
-    A name is state if some path reads it before any assignment to it, and it is assigned somewhere; a name that is
-    never assigned is a hyperparameter.
+    A name that is assigned somewhere is a state if some path reads it before assigning it. A name that is never
+    assigned is a hyperparameter.
     """
     taken = {*FIXED, *BUILTINS, *functions}
     targets = {name.name for name in assigned(body)} - taken
@@ -71,7 +71,7 @@ def infer(functions: dict[str, Def], body: Sequence[Stmt]) -> Roles:
 
 
 class _Reads:
-    """The names of the rule that an expression reads, those read inside called functions included."""
+    """The names that an expression reads, including reads inside called functions."""
 
     def __init__(self, functions: dict[str, Def]) -> None:
         self.functions = functions
@@ -88,7 +88,7 @@ class _Reads:
         if name not in self.functions:
             return ()
         if name not in self.inside:
-            self.inside[name] = ()  # a function that calls itself adds nothing (and is reported elsewhere)
+            self.inside[name] = ()  # breaks recursion (which is reported elsewhere)
             function = self.functions[name]
             inner = [n for callee in called(body_of(function)) for n in self.of_function(callee.name)]
             self.inside[name] = (*_free(function), *inner)
@@ -96,7 +96,7 @@ class _Reads:
 
 
 def _free(function: Def) -> tuple[Name, ...]:
-    """Return the names of the rule that a function reads itself."""
+    """Return the rule's names that a function reads directly."""
     body = body_of(function)
     own = {p.name.name for p in function.parameters} | {n.name for n in assigned(body)}
     return tuple(name for name in names_read(body) if name.name not in own)
@@ -109,7 +109,7 @@ def _all_reads(functions: dict[str, Def], body: Sequence[Stmt]) -> Iterable[Name
 
 
 def _flow(block: Sequence[Stmt], seen: set[str], targets: set[str], states: dict[str, Name], reads: _Reads) -> set[str]:
-    """Walk a block; ``seen`` are the names that some path to here assigns; returns those after the block."""
+    """Walk a block given the names assigned on some path to it (``seen``); return the names assigned after it."""
 
     def read(name: Name) -> None:
         if name.name in targets and name.name not in seen:
@@ -133,11 +133,11 @@ def _flow(block: Sequence[Stmt], seen: set[str], targets: set[str], states: dict
     return seen
 
 
-# Telling ----------------------------------------------------------------------------------------------------
+# Descriptions -----------------------------------------------------------------------------------------------
 
 
 def describe(rule: Rule) -> list[str]:
-    """Return what each name of a rule is, a sentence each, as ``optlang check`` prints it."""
+    """Return a sentence for each name of a rule, as ``optlang check`` prints it."""
     return [*_describe_states(rule), *_describe_hypers(rule)]
 
 

@@ -1,4 +1,4 @@
-"""What to write instead of things that the language does not have, or not yet."""
+"""Alternatives to constructs that the language does not have, or not yet."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ MANUAL = "see the language guide for what this version supports"
 
 NOT_YET = "not supported by this version"
 
-#: What to write, in the meantime, instead of some constructs of later versions.
+#: Alternatives to constructs of later versions.
 INSTEAD: dict[str, str] = {
     "for": "`for b in betas:` loops over the parts of a hyperparameter; `repeat n:` runs its block n times",
     "use": "copy the other rule's text into this file",
@@ -17,7 +17,7 @@ INSTEAD: dict[str, str] = {
     "grad": "the gradient of the step is `g`",
 }
 
-#: What the language has instead of some functions and constants that one might look for.
+#: Alternatives to functions and constants that users may expect.
 BUILTINS_OF_MATH: dict[str, str] = {
     **dict.fromkeys(("pow", "power"), "write a power as `x^y`"),
     **dict.fromkeys(("log2", "log10"), "write `log(x) / log(2)`, with the base you need"),
@@ -48,5 +48,5 @@ BUILTINS_OF_MATH: dict[str, str] = {
 
 
 def instead_of(what: str) -> str:
-    """Return what to write instead of a construct of a later version."""
+    """Return the alternative to a construct of a later version."""
     return next((hint for word, hint in INSTEAD.items() if f"`{word}`" in what), MANUAL)

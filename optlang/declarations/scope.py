@@ -1,4 +1,4 @@
-"""The names of a rule: what each stands for, and where it was declared."""
+"""The names of a rule: what each denotes, and where it is declared."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from optlang.rule import Hyper
 from optlang.source import Span
 from optlang.syntax.tree import Def, Expr, StateItem, StateScope
 
-#: Functions whose names a rule may give to its own values: they are natural names of hyperparameters.
+#: Functions whose names a rule may reuse for values, because they are natural names of hyperparameters.
 FREE_FUNCTIONS = frozenset(row.name for row in BUILTINS.values() if row.free or row.group in (TIME, PROXIMAL, HISTORY))
 
-#: Names with a meaning of their own, and that meaning.
+#: Predefined names, with their meaning.
 FIXED: dict[str, str] = {
     **dict.fromkeys(TENSOR_NAMES, "a tensor"),
     **dict.fromkeys(FACT_NAMES, "part of the tensor's shape"),
@@ -29,7 +29,7 @@ FIXED: dict[str, str] = {
 
 @dataclass(frozen=True)
 class DeclaredState:
-    """A state as it is declared: its item, its scope, and when it exists."""
+    """A declared state: its item, its scope, and the condition under which it exists."""
 
     item: StateItem
     scope: StateScope
@@ -48,21 +48,21 @@ class DeclaredState:
 
 @dataclass
 class Scope:
-    """Every name of a rule; filled in by the checks of its declarations.
+    """All names of a rule, filled in while its declarations are checked.
 
     Attributes:
-        findings: Where mistakes go.
+        findings: Collects mistakes.
         hypers: Hyperparameters by canonical name.
         tuples: Parts of the hyperparameters that are tuples, by the tuple's name.
         states: States by canonical name.
-        histories: Which of the states are histories.
+        histories: The states that are histories.
         functions: The rule's own functions by canonical name.
-        locals: First assignment of each name that is neither of these.
+        locals: First assignment of every other name.
         static: Values of the locals that are known before the first step, in an order in which they can be computed.
-        places: Where each declared name is declared.
-        excused: Names that need no report: they belong to a construct that has been refused, or were reported.
-        flat: Whether p is all parameters of a param group as one vector.
-        blind: Whether a refused construct may define any name at all (``use``), so that unknown names mean nothing.
+        places: The span of each declaration, by name.
+        excused: Names that are not reported, because they belong to a rejected construct or have been reported already.
+        flat: Whether p is the flattened vector of a param group.
+        blind: Whether a rejected construct (``use``) may define any name, so that unknown names are not reported.
     """
 
     findings: Findings
@@ -79,7 +79,7 @@ class Scope:
     flat: bool = False
 
     def values(self) -> list[str]:
-        """Return the names that stand for a value anywhere in the rule, the rule's own first."""
+        """Return the names of all values in the rule, with the rule's own first."""
         return [*self.hypers, *self.states, *self.locals, *TENSOR_NAMES, *TIME_NAMES, *FACT_NAMES]
 
     def callables(self) -> list[str]:
@@ -87,7 +87,7 @@ class Scope:
         return [*self.functions, *BUILTINS]
 
     def role(self, name: str) -> str | None:
-        """Return what a name is, as a phrase with its article, or None if nothing declares it."""
+        """Return a noun phrase for what a name is, or None if it is unknown."""
         roles: tuple[tuple[Mapping[str, object], str], ...] = (
             (self.hypers, "a hyperparameter"),
             (self.tuples, "a tuple of hyperparameters"),
@@ -103,7 +103,7 @@ class Scope:
         return "a function" if name in BUILTINS else None
 
     def declare(self, name: str, text: str, span: Span) -> bool:
-        """Note that a declaration defines ``name``; report and return False if it cannot."""
+        """Record that a declaration defines ``name``; report and return False if it may not."""
         if name in self.places:
             self.findings.add(
                 "E205",
@@ -121,7 +121,7 @@ class Scope:
         return True
 
     def free(self, name: str, text: str, span: Span) -> bool:
-        """Whether a rule may use ``name`` for something of its own; reports if not."""
+        """Return whether a rule may define ``name``; report it if not."""
         if name in FIXED:
             meaning = FIXED[name]
             what = f"`{text}` already means something: {meaning}"

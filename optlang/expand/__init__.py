@@ -1,1 +1,1 @@
-"""Rules made of pieces -> rules without: transforms, pipelines, `use`, `inner`, histories, `iterate`."""
+"""Expansion to plain rules: removes transforms, pipelines, `use`, `inner`, histories and `iterate`."""

@@ -1,7 +1,7 @@
-"""The time of an inner rule: markers in its text until it is known whether it needs a count of its own.
+"""Time in inner rules: placeholders in their text, until it is known whether they need their own step count.
 
-Whether an inner rule keeps time with the tensor, or counts its own steps, depends on where it is called, which is known
-when everything has been written out. Until then ``t``, ``first``, ``every`` and schedules stand as markers.
+Whether an inner rule shares the tensor's time or counts its own steps depends on where it is called, which is known
+only after expansion. Until then, placeholders replace ``t``, ``first``, ``every`` and schedules.
 """
 
 from __future__ import annotations
@@ -24,18 +24,19 @@ TIMED = tuple(row.name for row in BUILTINS.values() if row.group == TIME)
 
 @dataclass(frozen=True)
 class Clock:
-    """The markers of one inner rule.
+    """The time placeholders of one inner rule.
 
     Attributes:
-        step: The count of its steps, which a call adds 1 to.
-        key: The key that the count is kept under.
-        first: Stands for whether this is its first step.
-        due: Is called in the place of ``every``: with the period, the start, and whether the first step counts.
-        reached: Is called around what only concerns tensors that the rule is called for.
-        timed: Functions in the place of schedules, by the name of the schedule.
-        place: Where the rule is declared.
+        step: The state that counts its steps; each call increments it.
+        key: The ``state_dict`` key of the count.
+        first: Placeholder for whether this is its first step.
+        due: Function that replaces ``every``; its arguments are the period, the start, and whether the first step
+            counts.
+        reached: Function around things that concern only tensors for which the rule is called.
+        timed: Functions that replace schedules, by the name of the schedule.
+        place: The span of its declaration.
         piece: The name of the rule.
-        common: Whose numbers it keeps that tensors have in common: ``group`` or ``optimizer``; None if it has none.
+        common: The widest scope of its non-tensor states, ``group`` or ``optimizer``; None if it has none.
     """
 
     step: str
@@ -50,7 +51,7 @@ class Clock:
 
     @classmethod
     def of(cls, work: Work, node: tree.Inner, prefix: str, rule: tree.Tree) -> Clock:
-        """Return the clock of an inner rule; what nothing is left of later has a name that no text could hold."""
+        """Return the clock of an inner rule. Placeholders that do not survive have names that no rule can write."""
         states = [item for item in rule.items if isinstance(item, tree.StateDecl)]
         keys = {item.key or item.name.name for state in states for item in state.items}
         scopes = {state.scope for state in states}
@@ -68,11 +69,11 @@ class Clock:
 
     @property
     def functions(self) -> set[str]:
-        """The names that are called as functions."""
+        """The placeholders that are functions."""
         return {self.due, self.reached, *self.timed.values()}
 
     def wound(self, items: Sequence[tree.Decl | tree.Stmt]) -> tuple[tree.Decl | tree.Stmt, ...]:
-        """Return a rule with markers in the place of time."""
+        """Return a rule with time replaced by placeholders."""
         own = {item.name.name for item in items if isinstance(item, tree.Def)}
 
         def change(new: tree.Node, old: tree.Node) -> tree.Node:
@@ -94,11 +95,11 @@ class Clock:
         return rebuilt(tuple(items), change)
 
     def if_reached(self, place: Span, *value: tree.Expr) -> tree.Call:
-        """Return a mark around a value, or in the place of a condition."""
+        """Return the ``reached`` placeholder around a value, or instead of a condition."""
         return tree.Call(place, _name(place, self.reached), tuple(tree.Argument(v.span, None, v) for v in value))
 
     def tick(self, place: Span) -> tree.Assign:
-        """Return the statement that counts a step."""
+        """Return the statement that increments the count."""
         return tree.Assign(place, (_name(place, self.step),), "+=", _number(place, 1))
 
     def state(self) -> tree.StateDecl:
@@ -107,10 +108,10 @@ class Clock:
         item = tree.StateItem(place, _name(place, self.step), "scalar", _number(place, 0), self.key)
         return tree.StateDecl(place, tree.StateScope.TENSOR, (item,), None)
 
-    # With the tensor, or alone ------------------------------------------------------------------------------
+    # Resolving placeholders ---------------------------------------------------------------------------------
 
     def with_tensor(self, node: tree.Node) -> tree.Node:
-        """Return what a node is where the rule keeps time with the tensor."""
+        """Resolve a placeholder for a rule that shares the tensor's time."""
         names = {self.step: "t", self.first: "first"}
         match node:
             case tree.Name(name=name) if name in names:
@@ -124,7 +125,7 @@ class Clock:
         return node
 
     def alone(self, node: tree.Node) -> tree.Node:
-        """Return what a node is where the rule counts its own steps."""
+        """Resolve a placeholder for a rule that counts its own steps."""
         match node:
             case tree.Name(name=self.first):
                 return self._is_first(node.span)
@@ -133,7 +134,7 @@ class Clock:
         return node
 
     def schedules(self, used: Collection[str]) -> list[tree.Def]:
-        """Return the schedules that a rule uses, which go by its own count."""
+        """Return definitions of the schedules that a rule uses, based on its own count."""
         made, place = list[tree.Def](), self.place
         for name in TIMED:
             formula, builtin = definition(name), BUILTINS[name]
@@ -149,7 +150,7 @@ class Clock:
         return tree.Compare(place, ("==",), (_name(place, self.step), _number(place, 1)))
 
     def _is_due(self, call: tree.Call) -> tree.Expr:
-        """Return the condition under which an ``every`` block runs."""
+        """Return the condition for running an ``every`` block."""
         period, start, first = _due(call)
         place, t = call.span, _name(call.span, self.step)
         since = t if start is None else tree.Binary(place, "-", t, start)

@@ -1,9 +1,9 @@
-"""A rule made of transforms, pipelines, ``use`` and ``inner`` -> the plain rule that it stands for.
+"""Expands a rule with transforms, pipelines, ``use`` and ``inner`` into a plain rule.
 
-Each use of a transform becomes statements before the one that it stands in, under names of its own; what an inner
-rule does is written where it is called. The result is an ordinary rule, so that all that follows (checks, passes,
-kernels, checkpoints) is as for one written by hand. Every place in it knows its origin: the text that it was written
-in, and the uses that brought it into the rule.
+Each use of a transform becomes statements, with unique names, before the statement that contains it; an inner rule is
+inlined at its calls. The result is an ordinary rule, so that checks, passes, kernels and checkpoints need not know
+about composition. Every span in it records its origin: the text it was written in, and the uses that brought it into
+the rule.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COMPOSED = (tree.TransformDecl, tree.Use, tree.Inner, tree.Apply, tree.Pipe)
 
 
 def is_composed(parsed: tree.Tree) -> bool:
-    """Whether a rule is made of pieces that are to be written out."""
+    """Return whether a rule contains anything that must be expanded."""
     for found in nodes_in(parsed.items):
         match found:
             case tree.Call(function=tree.Name(name=name)) if name in transform_files():
@@ -49,13 +49,13 @@ def is_composed(parsed: tree.Tree) -> bool:
 
 
 def compose(parsed: tree.Tree) -> tuple[tree.Tree, Names]:
-    """Return the plain rule, and what its names are called in the texts that it comes from.
+    """Return the expanded rule, and the original names of its renamed names.
 
     Args:
-        parsed: The tree of the author's text.
+        parsed: The syntax tree of the author's text.
 
     Raises:
-        OptlangError: If the pieces do not fit; with every such mistake.
+        OptlangError: If the expansion fails; lists every error.
     """
     composer = _Composer(located(parsed, Origin(parsed.source)), 0)
     plain = composer.whole()
@@ -66,7 +66,7 @@ def compose(parsed: tree.Tree) -> tuple[tree.Tree, Names]:
 
 
 def _not_compiled(plain: tree.Tree) -> Iterator[Diagnostic]:
-    """Yield an error for each construct of a later version, which could not be written out."""
+    """Yield an error for each construct of a later version, which cannot be expanded."""
     for node in nodes_in(plain.items):
         what = node.what if isinstance(node, tree.Unsupported) else None
         if isinstance(node, tree.Member) and _of_rule(node):
@@ -77,33 +77,33 @@ def _not_compiled(plain: tree.Tree) -> Iterator[Diagnostic]:
 
 
 class _Composer:
-    """The writing out of one rule.
+    """The expansion of one rule.
 
     Args:
-        parsed: The tree of the author's text.
-        depth: How many rules this one is a part of.
-        taken_over: Where rules have been taken over so far, in all texts together.
+        parsed: The syntax tree of the author's text.
+        depth: How many rules enclose this one.
+        included: The spans of all rules included so far, across all texts.
     """
 
-    def __init__(self, parsed: tree.Tree, depth: int, taken_over: list[Span] | None = None) -> None:
+    def __init__(self, parsed: tree.Tree, depth: int, included: list[Span] | None = None) -> None:
         self.tree, self.depth = parsed, depth
-        self.taken_over = [] if taken_over is None else taken_over
+        self.included = [] if included is None else included
         self.work = Work(parsed)
         self.transforms = Transforms(self.work)
         self.inner: dict[str, rules.InnerRule] = {}
         self.functions = {d.name.name for d in parsed.items if isinstance(d, tree.Def)}
         self.declares = infer.declares(parsed)
-        self.using: list[str] = []  # transforms that are being written out
+        self.using: list[str] = []  # transforms being expanded
         self.count = 0
 
     def whole(self) -> tree.Tree:
-        """Return the plain rule; raises an error with all mistakes if there are any."""
+        """Return the expanded rule; raises an error that lists all mistakes."""
         items = self.run()
         raise_errors(self.work.found)
         return replace(self.tree, items=tuple(items), comments=())
 
     def run(self) -> list[tree.Decl | tree.Stmt]:
-        """Return the items of the plain rule."""
+        """Return the items of the expanded rule."""
         own = list(self.tree.items)
         for item in own:
             if isinstance(item, tree.TransformDecl):
@@ -114,8 +114,8 @@ class _Composer:
         items: list[tree.Decl | tree.Stmt] = []
         for item in self._with_trial(own):
             if isinstance(item, tree.Use | tree.Inner):
-                self.taken_over.append(item.span)
-                if len(self.taken_over) > MAX_RULES:
+                self.included.append(item.span)
+                if len(self.included) > MAX_RULES:
                     message = f"a rule may contain at most {MAX_RULES} others"
                     raise OptlangError([replace(self._too_much(message), span=item.span)])
             match item:
@@ -140,7 +140,7 @@ class _Composer:
                         self.functions |= made[1].clock.functions
                 case _:
                     items.append(item)
-        self.functions |= {item.name.name for item in items if isinstance(item, tree.Def)}  # those of used rules, too
+        self.functions |= {item.name.name for item in items if isinstance(item, tree.Def)}  # also of used rules
         done: list[tree.Decl | tree.Stmt] = []
         for item in items:
             if isinstance(item, rules.STATEMENTS):
@@ -155,7 +155,7 @@ class _Composer:
         return self.ordered(settled(self.work, self._needed(done), clocks))
 
     def without_rounding(self, items: rules.Items, others: Sequence[tree.Decl | tree.Stmt]) -> rules.Items:
-        """Return what an inner rule brings in without its ``store p``, if another rule has said how p is rounded."""
+        """Return the items of an inner rule without its ``store p``, if another rule already says how p is rounded."""
         said = any(isinstance(other, tree.StoreDecl) and any(n.name == "p" for n in other.names) for other in others)
         found: rules.Items = []
         for item in items:
@@ -163,7 +163,7 @@ class _Composer:
         return found
 
     def _needed(self, items: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
-        """Return the items without functions of other files that nothing calls: a file may be a collection of them."""
+        """Return the items without uncalled functions of other files: a file may be a collection of functions."""
         left = {d.name.name: d for d in items if isinstance(d, tree.Def) and d.span.origin != self.tree.span.origin}
         pending = [calls_in(item) for item in (*items, *self.work.declared) if item not in left.values()]
         while pending:
@@ -171,15 +171,15 @@ class _Composer:
         return [item for item in items if item not in left.values()]
 
     def write_out(self, parsed: tree.Tree) -> tree.Tree:
-        """Return another rule with its own pieces expanded."""
+        """Expand another rule."""
         if not is_composed(parsed):
             return parsed
         if self.depth >= MAX_PIECES:
             raise OptlangError([self._too_much("rules are nested too deeply")])
-        return _Composer(parsed, self.depth + 1, self.taken_over).whole()
+        return _Composer(parsed, self.depth + 1, self.included).whole()
 
     def _with_trial(self, own: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
-        """Return the items; a file of nothing but transforms is checked by using each of them once."""
+        """Return the items; for a file that contains only transforms, add one use of each, to check them."""
         transforms = [item for item in own if isinstance(item, tree.TransformDecl)]
         if self.depth or not transforms or any(not isinstance(item, (tree.TransformDecl, tree.Def)) for item in own):
             return own
@@ -190,7 +190,7 @@ class _Composer:
         tried: list[tree.Decl | tree.Stmt] = [tree.HyperDecl(place, hypers, None)]
         self.declares = True
         for transform in transforms:
-            place = replace(transform.name.span, origin=None)  # nothing uses it
+            place = replace(transform.name.span, origin=None)  # without an origin: not a use by the author
             names = [tree.Name(place, x, x) for x in ("g", *(p.name.name for p in transform.parameters[1:]))]
             call = tree.Call(place, transform.name, tuple(tree.Argument(place, None, name) for name in names))
             step = tree.Binary(place, "*", rate, call)
@@ -198,7 +198,7 @@ class _Composer:
         return [*own, *tried]
 
     def ordered(self, done: list[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
-        """Return the items with what pieces declare before the first statement, each event once."""
+        """Return the items with generated declarations placed before the first statement, and merged event blocks."""
         declared = self.work.declared
         if not self.declares and any(not isinstance(d, tree.Def) for d in declared):
             declared = [*self._inferred(done), *declared]
@@ -215,7 +215,7 @@ class _Composer:
         return [*result, *events.values()]
 
     def _inferred(self, done: Sequence[tree.Decl | tree.Stmt]) -> list[tree.Decl | tree.Stmt]:
-        """Return declarations of what an undeclared rule implies, since its transforms declare states."""
+        """Return declarations for the names of an undeclared rule, needed once its transforms declare states."""
         functions = {d.name.name: d for d in (*done, *self.work.declared) if isinstance(d, tree.Def)}
         body = [item for item in done if isinstance(item, rules.STATEMENTS)]
         decls = [d for d in (*done, *self.work.declared) if isinstance(d, (tree.StateDecl, tree.HyperDecl))]
@@ -231,11 +231,11 @@ class _Composer:
     # Statements ---------------------------------------------------------------------------------------------
 
     def block(self, body: Sequence[tree.Stmt], path: tuple[str, ...]) -> tuple[tree.Stmt, ...]:
-        """Return statements with what they use written out before each of them.
+        """Expand statements; whatever they use is expanded before each of them.
 
         Args:
             body: The statements.
-            path: The keys of the uses that they are a part of.
+            path: The keys of the enclosing uses.
         """
         done: list[tree.Stmt] = []
         for statement in body:
@@ -249,7 +249,7 @@ class _Composer:
         return tuple(done)
 
     def statement(self, node: tree.Stmt, before: list[tree.Stmt], path: tuple[str, ...]) -> tree.Stmt | None:
-        """Return a statement without pieces; what has to be done first is added to ``before``."""
+        """Expand a statement; statements that must run first are appended to ``before``."""
         match node:
             case tree.Apply():
                 assert isinstance(node.call.function, tree.Name)
@@ -259,8 +259,8 @@ class _Composer:
                 if transform is not None:
                     result = self.use(transform, node.call, before, path)
                     if before and _renames(before[-1], result):
-                        before.pop()  # only another name for a state
-                elif inner is not None:  # else its declaration has been found wrong
+                        before.pop()  # a mere copy of a state
+                elif inner is not None:  # otherwise its declaration was rejected
                     self.apply(inner, self.arguments(node.call, before, path), before, path)
                 return None
             case tree.Assign() | tree.Push() | tree.Return():
@@ -268,7 +268,7 @@ class _Composer:
             case tree.If():
                 branches = []
                 for i, (condition, body) in enumerate(node.branches):
-                    held = None if i else before  # an `elif` is not always reached
+                    held = None if i else before  # an `elif` may not be reached
                     branches.append((self.expression(condition, held, path), self.block(body, path)))
                 other = None if node.other is None else self.block(node.other, path)
                 return replace(node, branches=tuple(branches), other=other)
@@ -279,12 +279,12 @@ class _Composer:
     # Expressions --------------------------------------------------------------------------------------------
 
     def expression(self, node: Any, before: list[tree.Stmt] | None, path: tuple[str, ...]) -> Any:
-        """Return an expression without pieces.
+        """Expand an expression.
 
         Args:
-            node: The expression, or anything in one.
-            before: Takes what has to be done first; None where that may not happen at all.
-            path: The keys of the uses that it is a part of.
+            node: The expression, or any part of one.
+            before: Receives statements that must run first; None where that is not allowed.
+            path: The keys of the enclosing uses.
         """
         match node:
             case tuple():
@@ -324,24 +324,24 @@ class _Composer:
         return self.parts(node, before, path)
 
     def parts(self, node: Any, before: list[tree.Stmt] | None, path: tuple[str, ...]) -> Any:
-        """Return a node with its parts written out."""
+        """Expand the children of a node."""
         return mapped(node, lambda held: self.expression(held, before, path)) if isinstance(node, tree.Node) else node
 
     def unpiped(self, node: tree.Pipe) -> tree.Call:
-        """Return a stage as the call that it stands for."""
+        """Return a pipeline stage as a call."""
         first = tree.Argument(node.value.span, None, node.value)
         if isinstance(node.stage, tree.Call):
             return replace(node.stage, span=node.span, arguments=(first, *node.stage.arguments))
         return tree.Call(node.span, node.stage, (first,))
 
     def arguments(self, call: tree.Call, before: list[tree.Stmt] | None, path: tuple[str, ...]) -> tree.Call:
-        """Return a call whose arguments are written out."""
+        """Expand the arguments of a call."""
         return replace(call, arguments=self.expression(call.arguments, before, path))
 
     def use(
         self, transform: tree.TransformDecl, call: tree.Call, before: list[tree.Stmt] | None, path: tuple[str, ...]
     ) -> tree.Expr:
-        """Return the result of a use of a transform."""
+        """Expand a use of a transform and return its result."""
         name = transform.name.name
         if before is None:
             self.misplaced(call, f"`{transform.name.text}`")
@@ -357,7 +357,7 @@ class _Composer:
                 "transforms are inlined, so they cannot recurse; write the steps one after another",
             )
             return tree.Name(call.span, "g", "g")
-        call = self.arguments(call, before, path)  # in the order in which things are done
+        call = self.arguments(call, before, path)  # first, to keep the order of evaluation
         key = self.work.key(".".join((*path, name)))
         made = self.transforms.use(transform, call, key)
         if made is None:
@@ -370,7 +370,7 @@ class _Composer:
         return tree.Name(call.span, result, result)
 
     def use_inner(self, call: tree.Call, before: list[tree.Stmt] | None, path: tuple[str, ...]) -> tree.Expr:
-        """Return the step of an inner rule, which is not made."""
+        """Expand ``direction`` of an inner rule: its step, without applying it."""
         assert isinstance(call.function, tree.Member) and isinstance(call.function.value, tree.Name)
         if before is None:
             self.misplaced(call, f"`{call.function.value.text}`")
@@ -387,7 +387,7 @@ class _Composer:
         path: tuple[str, ...],
         direction: bool = False,
     ) -> str | None:
-        """Write out a call of an inner rule; return the name of its result."""
+        """Expand a call of an inner rule; return the name of its result."""
         made = rules.applied(self.work, inner, call, direction)
         if made is None:
             return None
@@ -395,7 +395,7 @@ class _Composer:
         return made[1]
 
     def member(self, node: tree.Member, inner: rules.InnerRule) -> tree.Expr:
-        """Return a hyperparameter or a state of an inner rule, as it is at this point of the step."""
+        """Return the current value of a hyperparameter or a state of an inner rule."""
         found = inner.members.get(node.name)
         if isinstance(found, str):
             return tree.Name(node.span, found, found)
@@ -411,10 +411,10 @@ class _Composer:
         self.work.error("E201", message, node.span, "unknown", help)
         return node
 
-    # Mistakes -----------------------------------------------------------------------------------------------
+    # Errors -------------------------------------------------------------------------------------------------
 
     def known_inner(self, node: tree.Call | tree.Member, name: str, text: str) -> None:
-        """Report the direction, or a member, of an inner rule that there is not."""
+        """Report the use of an inner rule that does not exist."""
         member = node.function if isinstance(node, tree.Call) else node
         assert isinstance(member, tree.Member)
         if name not in self.inner:
@@ -423,7 +423,7 @@ class _Composer:
             self.work.error("E201", f"there is no inner rule `{text}`", member.value.span, "unknown", known)
 
     def unknown(self, call: tree.Call) -> None:
-        """Report a call of nothing if its name is near that of a transform of the author's."""
+        """Report a call of an unknown function if its name resembles that of one of the author's transforms."""
         assert isinstance(call.function, tree.Name)
         name = call.function
         known = [*BUILTINS, *self.functions, *transform_files(), *self.transforms.own]
@@ -434,7 +434,7 @@ class _Composer:
             )
 
     def misplaced(self, call: tree.Call, what: str) -> None:
-        """Report a piece where it would not be run in every step."""
+        """Report a transform or inner rule in a place that may not be evaluated in every step."""
         self.work.error(
             "E216",
             f"{what} cannot be used here",
@@ -444,13 +444,13 @@ class _Composer:
         )
 
     def refuse(self, item: Any) -> Any:
-        """Return a declaration, or what a loop counts, in which no piece may be used."""
+        """Expand a declaration or the head of a loop, where transforms and inner rules are not allowed."""
         if isinstance(item, tree.Def) and item.name.name not in self.functions:
             return item
         return self.parts(item, None, ())
 
     def check_size(self, items: Sequence[tree.Decl | tree.Stmt]) -> None:
-        """Raise an error if the plain rule is too large, or nested too deeply."""
+        """Raise an error if the expanded rule is too large or too deeply nested."""
         if sum(1 for _ in nodes_in(tuple(items))) > MAX_TOKENS:
             raise OptlangError([self._too_much(f"the rule grows beyond {MAX_TOKENS:,} names, numbers and operations")])
         try:
@@ -466,18 +466,18 @@ class _Composer:
 
 
 def _renames(statement: tree.Stmt, result: tree.Expr) -> bool:
-    """Whether a statement does nothing but give a result another name."""
+    """Return whether a statement only copies a result to another name."""
     if not (isinstance(statement, tree.Assign) and isinstance(result, tree.Name)):
         return False
     return isinstance(statement.value, tree.Name) and statement.targets[0].name == result.name
 
 
 def _of_rule(node: tree.Member) -> bool:
-    """Whether what stands before a dot can only be an inner rule."""
+    """Return whether the value before a dot can only be an inner rule."""
     return isinstance(node.value, tree.Name) and node.value.name != "group" and node.name not in MEMBERS
 
 
 def _tuples(items: Sequence[tree.Decl | tree.Stmt]) -> dict[str, tree.HyperItem]:
-    """Return the tuples of hyperparameters among some items, by name."""
+    """Return the hyperparameters that are tuples, by name."""
     found = (item for decl in items if isinstance(decl, tree.HyperDecl) for item in decl.items)
     return {item.name.name: item for item in found if item.parts is not None}

@@ -1,4 +1,4 @@
-"""What the writing out of one rule shares: names that are taken, where things come from, what is wrong."""
+"""Shared state of an expansion: names in use, origins, errors."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from optlang.syntax.parse import parse
 from optlang.syntax.suggest import did_you_mean
 from optlang.syntax.walk import nodes_in
 
-#: How deep rules may be made of rules, of how many, and how many statements that may come to.
+#: Limits on the nesting of rules, the number of rules, and the number of statements they expand to.
 MAX_PIECES = 12
 MAX_RULES = 50
 MAX_STATEMENTS = 4_000
 
 
 class Work:
-    """The state of writing out one rule.
+    """The state of expanding one rule.
 
     Attributes:
-        author: The tree as its author wrote it.
-        taken: Names that mean something already.
-        wanted: Those that the author reads and does not define, which another rule may.
-        shown: What the names that were made unique are called where they come from.
-        declared: Declarations that pieces bring in.
-        found: What is wrong.
+        author: The syntax tree of the author's text.
+        taken: Names in use.
+        wanted: Names that the author reads but does not define, which another rule may define.
+        shown: The original names of renamed names.
+        declared: Generated declarations.
+        found: The errors.
     """
 
     def __init__(self, author: tree.Tree) -> None:
@@ -44,21 +44,21 @@ class Work:
         self.found: list[Diagnostic] = []
 
     def error(self, code: str, message: str, span: Span, label: str | None = None, help: str | None = None) -> None:
-        """Note a mistake."""
+        """Record an error."""
         self.found.append(Diagnostic(code, message, self.author.source, span, label, help))
 
     def fresh(self, wish: str, shown: str) -> str:
-        """Return a name that nothing else has."""
+        """Return an unused name."""
         name = self._free(wish, self.taken)
         self.shown[name] = shown
         return name
 
     def key(self, wish: str) -> str:
-        """Return a key that no other piece has: ``momentum``, then ``momentum_2``."""
+        """Return an unused key: ``momentum``, then ``momentum_2``."""
         return self._free(wish, self.keys)
 
     def _free(self, wish: str, taken: set[str]) -> str:
-        """Return a wish that is not taken yet, with the next number behind it if it is; it is taken then."""
+        """Return ``wish``, with the next number appended if it is taken, and mark it as taken."""
         found, number = wish, self._numbers.get((id(taken), wish), 2)
         while found in taken:
             found, number = f"{wish}_{number}", number + 1
@@ -67,17 +67,17 @@ class Work:
         return found
 
     def take(self, items: Iterable[tree.Decl | tree.Stmt]) -> None:
-        """Note the names and keys of a rule that is taken over."""
+        """Record the names and keys of an included rule."""
         for item in items:
             self.taken |= names_in(item)
             self.wanted -= _defined((item,))
             if isinstance(item, tree.StateDecl):
                 self.keys |= {state.key.rpartition(".")[0] for state in item.items if state.key}
 
-    # Other texts --------------------------------------------------------------------------------------------
+    # Other rules --------------------------------------------------------------------------------------------
 
     def rule(self, node: tree.Use | tree.Inner) -> tree.Tree | None:
-        """Return the tree of the rule that another one uses, or None after saying why there is none."""
+        """Return the tree of a rule used by another; report why and return None if there is none."""
         parsed = self._rule(node.rule)
         return parsed and located(parsed, Origin(parsed.source, title(node.rule), node.span))
 
@@ -98,7 +98,7 @@ class Work:
         return parse(rule_of(name, self.author.source))
 
     def file(self, path: Path, span: Span) -> tree.Tree | None:
-        """Return the tree of a file, or None after saying why there is none."""
+        """Return the tree of a file; report why and return None if it cannot be read."""
         try:
             return parse(Source(read_text(path), str(path)))
         except (OSError, ValueError) as error:
@@ -118,12 +118,12 @@ class Work:
 
 
 def title(rule: tree.Name | tree.Text) -> str:
-    """Return the name of another rule, or of its file, as its author wrote it."""
+    """Return the name of another rule or file as written."""
     return rule.text if isinstance(rule, tree.Name) else rule.value
 
 
 def _defined(items: Iterable[tree.Node]) -> set[str]:
-    """Return the names that declarations and statements define, those of parameters included."""
+    """Return the names that declarations and statements define, including parameters."""
     found: set[str] = set()
     for node in nodes_in(tuple(items)):
         match node:
@@ -141,14 +141,14 @@ def _defined(items: Iterable[tree.Node]) -> set[str]:
 def matched(
     work: Work, call: tree.Node, what: str, given: Sequence[tree.Argument], parameters: Mapping[str, bool]
 ) -> dict[str, tree.Expr] | None:
-    """Return the arguments of a call by parameter, or None after saying what is wrong.
+    """Match the arguments of a call to parameters; report why and return None if they do not fit.
 
     Args:
-        work: Takes mistakes.
+        work: Collects errors.
         call: The call.
-        what: What is called, as messages name it.
+        what: The name of the callee in messages.
         given: The arguments.
-        parameters: Names, and whether each may be left out.
+        parameters: The parameter names, and whether each is optional.
     """
     names, found = list(parameters), dict[str, tree.Expr]()
     head = f"the call is `{what}({', '.join(f'{n} = ...' if optional else n for n, optional in parameters.items())})`"

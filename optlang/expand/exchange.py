@@ -1,4 +1,4 @@
-"""Other rules in the place of those that a rule has inside."""
+"""Replaces the inner rules of a rule."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from optlang.syntax.unparse_formulas import quoted
 
 
 def exchanged(source: Source, inner: str | Path | Mapping[str, str | Path]) -> Source:
-    """Return a rule with other inner rules, which have their own defaults.
+    """Return a rule with some inner rules replaced; the new ones use their own defaults.
 
     Args:
         source: The rule.
-        inner: A rule for each name of an inner rule: a name of the library, or a path (or a string that ends in
-            ``.opt``). For a rule with one inner rule, just that.
+        inner: The replacements by the names of the inner rules: each a name of the library or a path (also a string
+            ending in ``.opt``). For a rule with one inner rule, just the replacement.
 
     Raises:
-        OptlangError: If the rule has mistakes of syntax.
+        OptlangError: If the rule has syntax errors.
         ValueError: If there is no such inner rule, or no such rule.
     """
     found = {item.name.text: item for item in parse(source).items if isinstance(item, tree.Inner)}
@@ -46,7 +46,7 @@ def exchanged(source: Source, inner: str | Path | Mapping[str, str | Path]) -> S
 
 
 def _reference(rule: str | Path) -> str:
-    """Return what stands for a rule in the text of another."""
+    """Return the text that refers to a rule from another one."""
     if isinstance(rule, Path) or rule.endswith(".opt"):
         path = str(Path(rule).absolute())
         if "\n" in path or ('"' in path and "'" in path):

@@ -1,9 +1,9 @@
-"""Histories written as what they are made of: a state of one more dimension, a count, and where the oldest entry lies.
+"""Expands histories into states: the entries, their count, and the position of the oldest entry.
 
-``history s: size k`` becomes the states ``s`` (k entries), ``s.count`` (how many are filled: the last ones) and
-``s.start`` (the row of the oldest), ``push s <- x`` an assignment to each, ``count(s)`` the name of the second. A
-``for`` over a history stays. To a rule the entries of ``s`` stand in order, the oldest first; in memory they are a
-ring, so that a push writes one row (:mod:`optlang.ir.histories`).
+``history s: size k`` becomes the states ``s`` (k entries), ``s.count`` (the number of filled entries, which are the
+last ones) and ``s.start`` (the row of the oldest entry). ``push s <- x`` becomes an assignment to each of them,
+``count(s)`` a read of the second. A ``for`` over a history is kept. In a rule the entries of ``s`` are ordered, oldest
+first; in memory they are a ring buffer, so that a push writes one row (:mod:`optlang.ir.histories`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from optlang.syntax.walk import rebuilt
 
 
 def counter(name: str) -> str:
-    """Return the name of the state that counts the entries of a history; no name that a rule could write."""
+    """Return the name of the state that counts the entries of a history, which no rule can write."""
     return f"{name}.count"
 
 
 def starter(name: str) -> str:
-    """Return the name of the state that says which row of a history holds its oldest entry."""
+    """Return the name of the state that holds the row of a history's oldest entry."""
     return f"{name}.start"
 
 
@@ -37,20 +37,20 @@ def sizes_of(parsed: tree.Tree) -> dict[str, tree.Expr]:
 
 
 def initial_text(state: State, parsed: tree.Tree) -> str:
-    """Return what a state starts as, for people."""
+    """Return a readable initial value of a state."""
     if state.name in sizes_of(parsed):
         return f"no entries, room for {text_of(parsed, sizes_of(parsed)[state.name])}"
     return "0" if state.initial is None else text_of(parsed, state.initial)
 
 
 def without_histories(parsed: tree.Tree) -> tree.Tree:
-    """Return a rule with its histories as states; what is pushed to no history stays, for the checker to find."""
+    """Return a rule with its histories as states. A push to something else is kept, for the checker to report."""
     sizes = sizes_of(parsed)
-    return replace(parsed, items=rebuilt(parsed.items, lambda new, old: _written_out(new, sizes))) if sizes else parsed
+    return replace(parsed, items=rebuilt(parsed.items, lambda new, old: _expanded(new, sizes))) if sizes else parsed
 
 
-def _written_out(node: tree.Node, sizes: Mapping[str, tree.Expr]) -> tree.Node | tuple[tree.Node, ...]:
-    """Return what takes the place of a declaration, a ``push`` or a ``count(s)``."""
+def _expanded(node: tree.Node, sizes: Mapping[str, tree.Expr]) -> tree.Node | tuple[tree.Node, ...]:
+    """Return the expansion of a declaration, a ``push`` or a ``count(s)``."""
     match node:
         case tree.Call(function=tree.Name(name=name), arguments=(tree.Argument(name=None, value=tree.Name() as over),)):
             return _name(node.span, over, counter(over.name)) if name == COUNT and over.name in sizes else node
@@ -63,7 +63,7 @@ def _written_out(node: tree.Node, sizes: Mapping[str, tree.Expr]) -> tree.Node |
 
 
 def _declared(node: tree.History) -> tree.StateDecl:
-    """Return the states of a declaration."""
+    """Return the states of a history declaration."""
     items = []
     for name in node.names:
         maker = EMPTY if node.type is None else "zeros"
@@ -77,11 +77,11 @@ def _declared(node: tree.History) -> tree.StateDecl:
 
 
 def _pushed(span: Span, name: tree.Name, value: tree.Expr, size: tree.Expr) -> tuple[tree.Assign, ...]:
-    """Return the assignments that push a value."""
+    """Return the assignments for a push."""
     count, start = (_name(name.span, name, of(name.name)) for of in (counter, starter))
     one = tree.Number(name.span, "1", Fraction(1))
     more = _call(name.span, "min", tree.Binary(name.span, "+", count, one), size)
-    # The value's own place: what is wrong with it is found where it is stored.
+    # Uses the span of the value, so that errors in it are reported where it is stored.
     pushed = tree.Assign(span, (name,), "=", _call(value.span, PUSH, name, value))
     following = tree.Binary(name.span, "%", tree.Binary(name.span, "+", start, one), size)
     return pushed, tree.Assign(span, (count,), "=", more), tree.Assign(span, (start,), "=", following)

@@ -1,4 +1,4 @@
-"""``iterate n until c`` written as what it is made of: a call that may end the step, in a name that nothing reads."""
+"""Expands ``iterate n until c`` into a call that may end the step, assigned to a name that nothing reads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from optlang.functions.table import HALT
 from optlang.syntax import tree
 
-#: The name that the call is given to; none that a rule could write.
+#: The target of the call; no rule can write this name.
 UNREAD = "no name"
 
 

@@ -1,4 +1,4 @@
-"""Findings about a composed rule, said with the names that its authors gave."""
+"""Restores the author's names in diagnostics about a composed rule."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ WORD = re.compile(r"[^\W\d]\w*")
 
 @dataclass(frozen=True)
 class Names:
-    """The names that were made unique.
+    """The names changed by expansion.
 
     Attributes:
-        before: What they were called before.
-        steps: The inner rules, by the names of their counts.
+        before: The original names.
+        steps: The inner rules, by the names of their step counts.
     """
 
     before: Mapping[str, str]
     steps: Mapping[str, str]
 
     def restored(self, findings: Iterable[Diagnostic]) -> list[Diagnostic]:
-        """Return findings in the order of the rule's own text, each mistake once however often its piece is used."""
+        """Return findings in source order with the original names, without repeats from pieces used several times."""
         found: dict[object, Diagnostic] = {}
         for one in sorted(map(self._restored, findings), key=lambda d: d.order):
             found.setdefault((one.code, one.message, one.source.name, one.position), one)
@@ -32,7 +32,7 @@ class Names:
 
     def _restored(self, found: Diagnostic) -> Diagnostic:
         inner = next((self.steps[word] for word in WORD.findall(found.message) if word in self.steps), None)
-        if found.code == "E301" and inner is not None:  # the count is not the author's to reduce
+        if found.code == "E301" and inner is not None:  # the author does not know of this count
             return replace(
                 found,
                 message=f"`{inner}` makes steps for whole tensors, but is called where a condition is shaped like p",

@@ -1,4 +1,4 @@
-"""Which values the parameters of a transform may have."""
+"""The types and ranges of transform parameters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from optlang.syntax import tree
 
 
 def default_of(parameter: tree.Parameter) -> Value:
-    """Return the default of a parameter that has one; a number where it is none of the plain values."""
+    """Return the default of a parameter that has one; 1.0 if it is not a literal."""
     assert parameter.default is not None
     try:
         return evaluate(parameter.default, {})
@@ -17,7 +17,7 @@ def default_of(parameter: tree.Parameter) -> Value:
 
 
 def type_of(parameter: tree.Parameter) -> HyperType:
-    """Return what a parameter may hold, which its default tells, or else its choices."""
+    """Return the type of a parameter, inferred from its default or its choices."""
     listed = parameter.domain.items if isinstance(parameter.domain, tree.Choices) else ()
     texts = any(isinstance(item, tree.Text) for item in listed)
     if texts and any(isinstance(item, tree.Nothing) for item in listed):
@@ -35,7 +35,7 @@ def type_of(parameter: tree.Parameter) -> HyperType:
 
 
 def allows(parameter: tree.Parameter, value: Value) -> bool:
-    """Whether a value is in the range of a parameter, or is none of those that ranges are about."""
+    """Return whether a value is in the range of a parameter, or is not subject to it."""
     domain = parameter.domain
     try:
         if isinstance(domain, tree.Choices):

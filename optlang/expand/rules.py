@@ -1,4 +1,4 @@
-"""Rules inside of rules: ``use`` takes another over, ``inner`` gives one a name and its own states."""
+"""Composition of rules: ``use`` includes another rule, ``inner`` declares one with its own name and states."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from optlang.syntax.walk import assigned
 
 STATEMENTS = (tree.Assign, tree.If, tree.Apply, tree.Push, tree.Repeat, tree.For, tree.Every)
 Items = list[tree.Decl | tree.Stmt]
-#: Writes out the pieces of another rule.
+#: Expands another rule.
 WriteOut = Callable[[tree.Tree], tree.Tree]
-#: Takes the transforms of a file.
+#: Imports the transforms of a file.
 Adopt = Callable[[Sequence[tree.Decl | tree.Stmt]], None]
 
 
 @dataclass(frozen=True)
 class InnerRule:
-    """An inner rule that has been declared.
+    """A declared inner rule.
 
     Attributes:
         name: Its name in the outer rule.
-        prefix: What the names that its calls need begin with.
-        like: What its states are shaped like, if not like ``p``.
-        body: The statements of a step, under names of the outer rule; ``p`` and ``g`` are left to the call.
-        origin: Where the rule comes from.
-        clock: Its time.
-        starts: Statements that give its states their initial values in its first step.
-        members: What its hyperparameters and states are called in the outer rule.
-        events: Whether it has blocks for evaluation, which are about ``p``.
+        prefix: The prefix of generated names.
+        like: The value whose shape its states have, if not ``p``.
+        body: The statements of a step, with names of the outer rule; calls supply ``p`` and ``g``.
+        origin: The origin of the rule.
+        clock: Its time placeholders.
+        starts: Statements that initialise its states in its first step.
+        members: The outer names of its hyperparameters and states.
+        events: Whether it has event blocks, which concern ``p``.
     """
 
     name: str
@@ -51,16 +51,16 @@ class InnerRule:
 
 
 def used(work: Work, node: tree.Use, write_out: WriteOut, own: Sequence[tree.Decl | tree.Stmt], adopt: Adopt) -> Items:
-    """Return what ``use`` stands for: declarations and statements of the other rule, as far as they are not replaced.
+    """Expand ``use``: return the items of the other rule that the author does not override.
 
     Args:
-        work: Takes mistakes.
+        work: Collects errors.
         node: The ``use``.
-        write_out: Writes out the pieces of the other rule.
-        own: What the author wrote; its hyperparameters and functions replace those of the other rule.
-        adopt: Takes the transforms of the other file.
+        write_out: Expands the other rule.
+        own: The author's items; their hyperparameters and functions override those of the other rule.
+        adopt: Imports the transforms of the other file.
     """
-    parsed = _written_out(work, node, write_out, adopt)
+    parsed = _expanded(work, node, write_out, adopt)
     if parsed is None:
         return []
     mine = {i.name.name for d in own if isinstance(d, tree.HyperDecl) for i in d.items}
@@ -90,7 +90,7 @@ def used(work: Work, node: tree.Use, write_out: WriteOut, own: Sequence[tree.Dec
 
 
 def stored_by(item: tree.StoreDecl, chosen: Collection[str]) -> Iterator[tree.StoreDecl]:
-    """Yield a statement without the names that another one is about, if any are left."""
+    """Yield a ``store`` statement without the names that another one covers, if any remain."""
     left = tuple(name for name in item.names if name.name not in chosen)
     if left:
         yield replace(item, names=left)
@@ -99,15 +99,15 @@ def stored_by(item: tree.StoreDecl, chosen: Collection[str]) -> Iterator[tree.St
 def declared(
     work: Work, node: tree.Inner, write_out: WriteOut, tuples: Mapping[str, tree.HyperItem]
 ) -> tuple[Items, InnerRule] | None:
-    """Return the declarations that an inner rule brings in, and the rule; None after saying what is wrong.
+    """Expand ``inner``: return its declarations and the rule; report why and return None if that fails.
 
     Args:
-        work: Takes mistakes.
+        work: Collects errors.
         node: The ``inner``.
-        write_out: Writes out the pieces of the other rule.
-        tuples: The tuples of hyperparameters that have been declared, by name.
+        write_out: Expands the other rule.
+        tuples: The declared tuples of hyperparameters, by name.
     """
-    parsed = _written_out(work, node, write_out)
+    parsed = _expanded(work, node, write_out)
     if parsed is None or not _fits_inside(work, parsed, node):
         return None
     origin = parsed.span.origin
@@ -173,7 +173,7 @@ def declared(
                 items.append(replace(other, body=(event,)))
             case tree.Def() | tree.History():
                 items.append(renamed(other, names))
-            case tree.StoreDecl() if node.like is None:  # of other shapes, they are kept as they are
+            case tree.StoreDecl() if node.like is None:  # states of another shape are stored unchanged
                 items.append(renamed(other, names))
             case _:
                 pass
@@ -195,7 +195,7 @@ def declared(
 
 
 def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> tuple[list[tree.Stmt], str] | None:
-    """Return the statements of a call of an inner rule and the name of its result; None after saying what is wrong."""
+    """Return the statements of an inner rule's call and its result's name; report why and return None if that fails."""
     what = f"{inner.name}.direction" if direction else inner.name
     given = matched(work, call, what, call.arguments, {"g": False} if direction else {"p": False, "g": False})
     if given is None:
@@ -253,10 +253,10 @@ def applied(work: Work, inner: InnerRule, call: tree.Call, direction: bool) -> t
     return done, result
 
 
-def _written_out(
+def _expanded(
     work: Work, node: tree.Use | tree.Inner, write_out: WriteOut, adopt: Adopt = lambda items: None
 ) -> tree.Tree | None:
-    """Return the used rule with its own pieces expanded, or None after reporting why there is none."""
+    """Return the used rule, expanded; report why and return None if that fails."""
     parsed = work.rule(node)
     if parsed is None:
         return None
@@ -271,7 +271,7 @@ def _written_out(
 
 
 def _fits_inside(work: Work, parsed: tree.Tree, node: tree.Inner) -> bool:
-    """Report an inner rule that has to see p as it is."""
+    """Return whether a rule can be an inner rule; report it if not."""
     reason = None
     if any(isinstance(item, tree.Flat) for item in parsed.items):
         reason = "sees all parameters as one vector (`flat`)", "cannot be used in a rule that sees single tensors"
@@ -291,11 +291,11 @@ def _is_constant(value: tree.Expr) -> bool:
 
 
 def _defaulted(work: Work, item: tree.HyperItem, given: dict[str, tree.Expr]) -> tree.HyperItem:
-    """Return a hyperparameter with the default that is given for it, if one is."""
+    """Return a hyperparameter with its default replaced by the given value, if any."""
     value = given.get(item.name.name)
     if value is None:
         return item
-    if item.parts is None:  # a number that may be none stays one
+    if item.parts is None:  # a number that may be none remains optional
         optional = item.optional or (isinstance(item.default, tree.Nothing) and isinstance(value, tree.Number))
         return replace(item, default=value, optional=optional and not isinstance(value, tree.Nothing))
     parts = value.items if isinstance(value, tree.Tuple) else ()
@@ -312,7 +312,7 @@ def _defaulted(work: Work, item: tree.HyperItem, given: dict[str, tree.Expr]) ->
 
 
 def _exposed(work: Work, item: tree.HyperItem, names: dict[str, str | tree.Expr], prefix: str) -> tree.HyperItem:
-    """Return a hyperparameter of an inner rule as one of the outer rule; its name is kept unless that is taken."""
+    """Return an inner rule's hyperparameter for the outer rule; it keeps its name unless that is taken."""
 
     def named(name: tree.Name) -> tree.Name:
         free = name.name not in work.taken or name.name in work.wanted
@@ -334,7 +334,7 @@ def _bind_parts(
     names: dict[str, str | tree.Expr],
     tuples: Mapping[str, tree.HyperItem],
 ) -> None:
-    """Let the parts of a tuple be the values that are given for them, or those of another tuple."""
+    """Bind the parts of a tuple to the given values, or to the parts of another tuple."""
     if isinstance(value, tree.Name) and value.name in tuples and item.parts is not None:
         parts = tuples[value.name].parts or ()
         if len(parts) == len(item.parts):
@@ -373,29 +373,29 @@ def _stated(
                 made = replace(made, initial=renamed(made.initial, {"p": like, "g": like}))
         items.append(made)
     when = None if decl.when is None else renamed(decl.when, names)
-    if decl.scope is StateScope.TENSOR:  # what tensors have in common does not depend on where one of them goes
+    if decl.scope is StateScope.TENSOR:  # states shared by tensors do not depend on where one tensor goes
         when = clock.if_reached(decl.span, *(() if when is None else (when,)))
     return replace(decl, items=tuple(items), when=when)
 
 
 def _starting(items: Sequence[tree.Decl | tree.Stmt]) -> dict[str, str | tree.Expr]:
-    """Return what the states of a rule start from, whose shape they keep."""
+    """Return the initial values of a rule's states, which determine their shapes."""
     states = (item for decl in items if isinstance(decl, tree.StateDecl) for item in decl.items)
     return {item.name.name: item.initial or "p" for item in states if item.type is None}
 
 
 def _zeros_like(like: tree.Expr) -> tree.Expr:
-    """Return zeros of the shape of a value."""
+    """Return zeros with the shape of a value."""
     if isinstance(like, tree.Call) and isinstance(like.function, tree.Name) and like.function.name == "zeros":
         return like
     return tree.Binary(like.span, "*", tree.Number(like.span, "0", Fraction(0)), like)
 
 
 def _starts(state: tree.StateDecl, clock: Clock) -> Iterator[tree.Stmt]:
-    """Yield statements that give states their initial values in the first step of the rule.
+    """Yield statements that initialise states in the first step of an inner rule.
 
-    That of a call need not be the tensor's first, nor is its gradient that of the tensor. What starts at the same value
-    whenever it does is left out.
+    The first call need not be in the tensor's first step, and its gradient need not be the tensor's. States whose
+    initial value never changes are omitted.
     """
     if state.scope is not StateScope.TENSOR:
         return
@@ -409,7 +409,7 @@ def _starts(state: tree.StateDecl, clock: Clock) -> Iterator[tree.Stmt]:
 
 
 def _is_nothing(initial: tree.Expr) -> bool:
-    """Whether an initial value is a number, whatever the tensor is: ``0*mean(g, dim=-1)``, ``zeros(rows, 1)``."""
+    """Return whether an initial value is a constant for any tensor: ``0*mean(g, dim=-1)``, ``zeros(rows, 1)``."""
     match initial:
         case tree.Binary(op="*", left=tree.Number(value=0)):
             return True
@@ -421,5 +421,5 @@ def _is_nothing(initial: tree.Expr) -> bool:
 
 
 def _named(item: tree.HyperItem) -> Iterator[str]:
-    """Yield the names that a hyperparameter can be read by."""
+    """Yield the names by which a hyperparameter can be read."""
     yield from (part.name.name for part in item.parts) if item.parts is not None else (item.name.name,)

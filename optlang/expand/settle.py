@@ -1,4 +1,4 @@
-"""Which tensors an inner rule is called for, and how often: its count, and what is confined to its branch."""
+"""Resolves where and how often inner rules are called: whether they need a count, and for which tensors they exist."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from optlang.syntax import tree
 from optlang.syntax.unparse_formulas import Formulas
 from optlang.syntax.walk import assigned, body_of, expressions, rebuilt
 
-#: How many nodes the condition may have under which a rule is called, with what its names stand for.
+#: Maximum number of nodes in the expanded condition under which a rule is called.
 MAX_CONDITION = 500
-#: How often names and functions in it are looked up.
+#: Maximum depth of expanding names and functions in it.
 MAX_DEPTH = 50
 
-#: How many different conditions lead to calls of a rule, at most, for it to be confined to them.
+#: Maximum number of distinct conditions for which a rule is confined to them.
 MAX_WAYS = 16
 
 Way = tuple[tree.Expr, ...]
 
 
 def settled(work: Work, items: Items, clocks: Sequence[Clock]) -> Items:
-    """Return a rule without the markers of its inner rules.
+    """Return a rule with the placeholders of its inner rules resolved.
 
     Args:
-        work: Takes mistakes.
-        items: The rule, written out.
-        clocks: The markers of its inner rules.
+        work: Collects errors.
+        items: The expanded rule.
+        clocks: The placeholders of its inner rules.
     """
     for clock in clocks:
         items = _Calls(work, items, clock).settled()
@@ -43,17 +43,17 @@ def settled(work: Work, items: Items, clocks: Sequence[Clock]) -> Items:
 
 @dataclass
 class _Calls:
-    """Where one inner rule is called.
+    """The calls of one inner rule.
 
     Attributes:
-        work: Takes mistakes.
-        items: The rule, written out.
-        clock: The markers of the inner rule.
-        ways: For each call, the conditions around it that are known before the step.
-        regular: Whether it is called at most once in a step, and that only the shape of a tensor decides.
-        before: What has been assigned before the place that is looked at.
-        needless: Statements that give a state the value that it has.
-        unclear: Whether it has been reported that nobody can tell which tensors it is called for.
+        work: Collects errors.
+        items: The expanded rule.
+        clock: The placeholders of the inner rule.
+        ways: For each call, the enclosing conditions that are known before the step.
+        regular: Whether it is called at most once per step, depending only on the tensor's shape.
+        before: The names assigned before the current position.
+        needless: Statements that set a state to the value it already has.
+        unclear: Whether an undecidable condition has been reported.
     """
 
     work: Work
@@ -66,7 +66,7 @@ class _Calls:
     unclear: bool = False
 
     def settled(self) -> Items:
-        """Return the rule without the markers of this inner rule."""
+        """Return the rule with the placeholders of this inner rule resolved."""
         body = [item for item in self.items if isinstance(item, STATEMENTS)]
         self.functions = {item.name.name: item for item in self.items if isinstance(item, tree.Def)}
         hypers = [i for d in self.items if isinstance(d, tree.HyperDecl) for i in d.items]
@@ -79,15 +79,15 @@ class _Calls:
         self.regular = self.regular and once
         return self.without_marks(_some(self.ways))
 
-    # What is there ------------------------------------------------------------------------------------------
+    # Analysis -----------------------------------------------------------------------------------------------
 
     def look(self, body: Sequence[tree.Stmt], around: Way, regular: bool) -> int:
-        """Note the calls in a block; return how many of them one step makes at most.
+        """Record the calls in a block; return the maximum number of calls per step.
 
         Args:
             body: The statements.
-            around: The conditions around them that are known before the step.
-            regular: Whether nothing but the shape of a tensor decides that the block runs, and it runs once.
+            around: The enclosing conditions that are known before the step.
+            regular: Whether the block runs once per step at most, depending only on the tensor's shape.
         """
         count = 0
         for statement in body:
@@ -104,10 +104,10 @@ class _Calls:
         return count
 
     def branches(self, node: tree.If, around: Way, regular: bool) -> int:
-        """Note the calls in the branches of an ``if``; return how many of them one step makes at most."""
+        """Record the calls in the branches of an ``if``; return the maximum number of calls per step."""
         counts = []
         for condition, body in node.branches:
-            if self.starts_anew(condition, body, node):
+            if self.is_redundant_start(condition, body, node):
                 self.needless.add(node)
             static = is_known(condition, self.free, self.functions)
             regular &= static and self.about_shapes(condition)
@@ -116,8 +116,8 @@ class _Calls:
         counts.append(self.look(node.other or (), around, regular))
         return max(counts)
 
-    def starts_anew(self, condition: tree.Expr, body: Sequence[tree.Stmt], node: tree.If) -> bool:
-        """Whether a statement gives a state at the first step the initial value that it has anyway."""
+    def is_redundant_start(self, condition: tree.Expr, body: Sequence[tree.Stmt], node: tree.If) -> bool:
+        """Return whether a statement sets a state in the first step to the initial value it already has."""
         match body:
             case (tree.Assign(targets=(tree.Name(name=name),), op="=", value=value),) if node.other is None:
                 start = self.starts.get(name)
@@ -128,24 +128,24 @@ class _Calls:
         return False
 
     def about_shapes(self, condition: tree.Expr) -> bool:
-        """Whether a condition is about the shape of a tensor, which never changes."""
+        """Return whether a condition depends only on the shape of a tensor, which never changes."""
         whole = self.expanded(condition)
         keys = any(isinstance(node, tree.Member) for node in expressions(whole))
         return not keys and is_known(whole, FACT_NAMES, self.functions)
 
     def expanded(self, condition: tree.Expr) -> tree.Expr:
-        """Return a condition with names and functions of the rule's own written out, unless it becomes too long."""
+        """Return a condition with the rule's names and functions inlined, unless it becomes too long."""
         for _ in range(MAX_DEPTH):
             before = condition
             names = names_in(condition) & self.known.keys()
             condition = renamed(condition, {name: self.known[name] for name in names})
-            condition = rebuilt(condition, lambda new, old: self.written_out(new))
+            condition = rebuilt(condition, lambda new, old: self.inlined(new))
             if condition == before or any(count > MAX_CONDITION for count, _ in enumerate(expressions(condition))):
                 break
         return condition
 
-    def written_out(self, node: tree.Node) -> tree.Node:
-        """Return the formula that a call of a function stands for; the node as it is if there is no such formula."""
+    def inlined(self, node: tree.Node) -> tree.Node:
+        """Inline a function call if the function is a single formula; return any other node unchanged."""
         match node:
             case tree.Call(function=tree.Name(name=name), arguments=given) if name in self.functions:
                 function = self.functions[name]
@@ -155,7 +155,7 @@ class _Calls:
         scope = {p.name.name: p.default for p in function.parameters if p.default is not None}
         scope |= dict(zip(names, (a.value for a in given if a.name is None), strict=False))
         scope |= {a.name: a.value for a in given if a.name is not None}
-        if scope.keys() != {*names}:  # a mistake that is reported elsewhere
+        if scope.keys() != {*names}:  # an error reported elsewhere
             return node
         for statement in body_of(function):
             match statement:
@@ -167,10 +167,10 @@ class _Calls:
                     break
         return node
 
-    # What is made of it -------------------------------------------------------------------------------------
+    # Rewriting ----------------------------------------------------------------------------------------------
 
     def without_marks(self, reach: tree.Expr | None) -> Items:
-        """Return the rule with its count, if it needs one, and with what is confined confined."""
+        """Return the rule with its count, if needed, and with the ``reached`` placeholders resolved."""
         clock = self.clock
         items: tuple[Any, ...] = tuple(self.items)
         if self.regular:
@@ -201,7 +201,7 @@ class _Calls:
         return [*made[:at], *declared, *made[at:]]
 
     def check_common(self, reach: tree.Expr | None, counted: bool) -> None:
-        """Report a rule with numbers that tensors have in common, where it is not called for all of them alike."""
+        """Report a rule with group or shared states that is not called for all tensors alike."""
         clock = self.clock
         if clock.common is None:
             return
@@ -216,11 +216,11 @@ class _Calls:
             )
 
     def ticks(self, node: tree.Node) -> bool:
-        """Whether a node is the statement that counts a step."""
+        """Return whether a node is the statement that increments the count."""
         return isinstance(node, tree.Assign) and node.targets[0].name == self.clock.step
 
     def required(self, condition: tree.Expr, reach: tree.Expr | None) -> tree.Expr:
-        """Return a requirement of the inner rule as one for the tensors that it is called for."""
+        """Restrict a requirement of the inner rule to the tensors it is called for."""
         if reach is None:
             return condition
         whole = self.expanded(reach)
@@ -239,7 +239,7 @@ class _Calls:
         return tree.Binary(condition.span, "or", condition, tree.Unary(condition.span, "not", whole))
 
     def computed(self, value: tree.Expr, reach: tree.Expr | None) -> tree.Expr:
-        """Return what is known before the step, computed only where it is needed: sizes may be those of no matrix."""
+        """Guard a value known before the step, so that it is computed only if needed: it may need a matrix."""
         whole = None if reach is None else self.expanded(reach)
         if whole is None or all_names(whole) & self.known.keys():
             return value
@@ -249,7 +249,7 @@ class _Calls:
 
 
 def _some(ways: Sequence[Way]) -> tree.Expr | None:
-    """Return the condition that is met on some of the ways; None if that is not known, or too long."""
+    """Return the disjunction of the ways; None if some call is unconditional or there are too many."""
     found: dict[str, tree.Expr] = {}
     for way in ways:
         if not way:
@@ -267,7 +267,7 @@ def _some(ways: Sequence[Way]) -> tree.Expr | None:
 
 
 def _existing(state: tree.StateDecl, reach: tree.Expr | None) -> tree.StateDecl:
-    """Return a state that exists for the tensors that the inner rule is called for."""
+    """Restrict a state to the tensors for which the inner rule is called."""
     if reach is None:
         return state
     when = reach if state.when is None else tree.Binary(reach.span, "and", reach, state.when)

@@ -1,7 +1,7 @@
-"""Several names that get a value each, written as assignments to one name.
+"""Expands tuple assignments into assignments to single names.
 
-In ``a, b = b, a`` every right side is read before a name is written. So all values but the last get names of their own
-first; the last one may be written at once.
+``a, b = b, a`` reads all right-hand sides before it writes a name. So all values but the last are first bound to new
+names; the last can be assigned directly.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Piece = TypeVar("Piece", bound=Any)
 
 
 def one_by_one(node: Piece) -> Piece:
-    """Return a tree, or a piece of one, in which every assignment is to one name, or of one call."""
+    """Return a tree, or part of one, in which every assignment has a single target or a call on the right."""
     if isinstance(node, tuple):
         found: list[Any] = []
         for item in node:
@@ -24,13 +24,13 @@ def one_by_one(node: Piece) -> Piece:
             found += new if isinstance(item, tree.Assign) and isinstance(new, tuple) else [new]
         return tuple(found)  # type: ignore[return-value]
     if isinstance(node, tree.Assign) and isinstance(node.value, tree.Tuple):
-        return _written_out(node, node.value.items)  # type: ignore[return-value]
+        return _separated(node, node.value.items)  # type: ignore[return-value]
     if not isinstance(node, tree.Node) or isinstance(node, tree.Expr):
         return node
     return mapped(node, one_by_one)  # type: ignore[no-any-return]
 
 
-def _written_out(node: tree.Assign, values: tuple[tree.Expr, ...]) -> tuple[tree.Assign, ...]:
+def _separated(node: tree.Assign, values: tuple[tree.Expr, ...]) -> tuple[tree.Assign, ...]:
     *targets, last = node.targets
     *others, final = values
     held = [replace(target, name=f"{target.name}.new", text=target.text) for target in targets]

@@ -1,4 +1,4 @@
-"""A use of a transform -> its states and statements, under names of their own."""
+"""Expands the use of a transform into states and statements with unique names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from optlang.syntax.parse import parse
 from optlang.syntax.suggest import nearest
 from optlang.syntax.walk import assigned, statements
 
-#: What the body of a transform declares, beside its statements.
+#: The declarations allowed in the body of a transform.
 DECLARATIONS = (tree.StateDecl, tree.History, tree.StoreDecl)
 
 
@@ -28,13 +28,13 @@ class Transforms:
     """The transforms that a rule may use: its own and the library's.
 
     Args:
-        work: What the writing out of the rule shares.
+        work: The shared state of the expansion.
     """
 
     def __init__(self, work: Work) -> None:
         self.work = work
         self._known: dict[str, tree.TransformDecl] = {}
-        self._defs: dict[str, dict[str, str]] = {}  # new names of the functions in the file of a transform
+        self._defs: dict[str, dict[str, str]] = {}  # new names of the functions in a transform's file
 
     @property
     def own(self) -> list[str]:
@@ -42,7 +42,7 @@ class Transforms:
         return [name for name, known in self._known.items() if known.span.origin == self.work.author.span.origin]
 
     def declare(self, transform: tree.TransformDecl) -> None:
-        """Make a transform of the author's known."""
+        """Add a transform of the author's."""
         work, name = self.work, transform.name
         if name.name in self._known:
             work.error(
@@ -109,18 +109,18 @@ class Transforms:
             )
 
     def _taken(self, name: tree.Name) -> None:
-        """Report a name that means something else."""
+        """Report a name that is already taken."""
         self.work.error("E206", f"`{name.text}` is already taken", name.span, "name in use", "choose another name")
 
     def adopt(self, items: Iterable[tree.Decl | tree.Stmt]) -> None:
-        """Make the transforms of a used file known, but for those that the rule has under the same name."""
+        """Add the transforms of a used file, except those that the rule defines itself."""
         for item in items:
             if isinstance(item, tree.TransformDecl) and item.name.name not in self._known:
                 self._known[item.name.name] = item
-                self._defs[item.name.name] = {}  # the file's functions come under their own names
+                self._defs[item.name.name] = {}  # functions of the file keep their names
 
     def find(self, name: tree.Name) -> tree.TransformDecl | None:
-        """Return the transform that is called, None if there is none of this name."""
+        """Return the transform with the given name; None if there is none."""
         if name.name not in self._known:
             file = transform_files().get(name.name)
             if file is None:
@@ -139,19 +139,19 @@ class Transforms:
     def use(
         self, transform: tree.TransformDecl, call: tree.Call, key: str
     ) -> tuple[list[tree.Stmt], tuple[tree.Stmt, ...], str] | None:
-        """Return a use of a transform, or None after saying what is wrong with it.
+        """Expand a use of a transform; report why and return None if that fails.
 
         Args:
             transform: The transform.
-            call: The call, its arguments already free of transforms.
-            key: What its states' keys begin with.
+            call: The call; its arguments are already expanded.
+            key: The prefix of its state keys.
 
         Returns:
-            Assignments of the arguments that need names, the body, and the name that it gives its result.
+            Assignments of arguments that need names, the body, and the name of the result.
         """
         work, name = self.work, transform.name.text
         assert transform.span.source is not None
-        if call.span.origin is not None:  # else nobody uses it: it is only tried
+        if call.span.origin is not None:  # otherwise it is only being checked
             transform = located(transform, Origin(transform.span.source, name, call.span))
         given = matched(
             work, call, name, call.arguments, {p.name.name: p.default is not None for p in transform.parameters}
@@ -193,7 +193,7 @@ class Transforms:
         return bound, made, result
 
     def _outside(self, transform: tree.TransformDecl, parameter: tree.Parameter, value: tree.Expr) -> None:
-        """Report an argument that is not in the range of its parameter."""
+        """Report an argument outside the range of its parameter."""
         assert parameter.domain is not None
         name, near = parameter.name.text, None
         if isinstance(parameter.domain, tree.Choices) and isinstance(value, tree.Text):
@@ -208,12 +208,12 @@ class Transforms:
         )
 
     def _state(self, state: tree.StateDecl, names: Mapping[str, str | tree.Expr], key: str) -> None:
-        """Declare the states of a use, unless a literal rules them out."""
+        """Declare the states of a use, unless a literal argument excludes them."""
         when = None if state.when is None else decided(renamed(state.when, names))
         if not exists(when):
             return
         if when is not None and exists(tree.Unary(when.span, "not", when)) is False:
-            when = None  # it holds always
+            when = None  # the condition always holds
         items = tuple(
             replace(
                 renamed(item, names),
@@ -225,7 +225,7 @@ class Transforms:
         self.work.declared.append(replace(state, items=items, when=when))
 
     def _store(self, store: tree.StoreDecl, names: Mapping[str, str | tree.Expr], of: tree.TransformDecl) -> None:
-        """Say how the states of a use are stored, as far as they exist; what is no state of it is reported later."""
+        """Declare how the states of a use are stored, if they exist; names that are not states are reported later."""
         known = {item.name.name for d in self.work.declared if isinstance(d, tree.StateDecl) for item in d.items}
         own = {item.name.name for d in of.body if isinstance(d, tree.StateDecl) for item in d.items}
         left = tuple(renamed(name, names) for name in store.names if name.name not in own or names[name.name] in known)
@@ -234,12 +234,12 @@ class Transforms:
 
 
 def _has_meaning(name: str) -> bool:
-    """Whether a name means something in every rule."""
+    """Return whether a name is predefined."""
     return name in FIXED or (name in BUILTINS and name not in FREE_FUNCTIONS)
 
 
 def free_parameters(transforms: Sequence[tree.TransformDecl]) -> list[tree.HyperItem]:
-    """Return a hyperparameter for every parameter of some transforms that has no default but the first of each."""
+    """Return hyperparameters for all parameters of the transforms without defaults, except the first of each."""
     found: dict[str, tree.HyperItem] = {}
     for transform in transforms:
         for parameter in transform.parameters[1:]:

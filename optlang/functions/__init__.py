@@ -1,1 +1,1 @@
-"""The functions of the language, a row each; :mod:`optlang.functions.table` puts them together."""
+"""The functions of the language, one row each; :mod:`optlang.functions.table` collects them."""

@@ -1,4 +1,4 @@
-"""Functions of each element."""
+"""Elementwise functions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optlang.functions.row import ELEMENTWISE, TYPES, Builtin
 
 
 def _unary(name: str, summary: str, **others: Any) -> Builtin:
-    """Return the row of a function of one number that goes by its name everywhere, but for what ``others`` say."""
+    """Return the row of a unary function that has the same name in every dialect, except as given in ``others``."""
     spelled = {"torch": f"torch.{name}({{0}})", "host": f"math.{name}({{0}})", "cpp": f"std::{name}({{0}})"}
     own = {**spelled, "triton": f"libdevice.{name}({{0}})", "value": getattr(math, name, None), **others}
     return Builtin(name, "x", ELEMENTWISE, summary, **{**own, "value": values.guarded(own["value"])})
@@ -68,7 +68,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         value=values.sign,
         static=False,
     ),
-    Builtin("sgn", "x", ELEMENTWISE, "The same as sign.", definition="sign(x)"),
+    Builtin("sgn", "x", ELEMENTWISE, "Alias of sign.", definition="sign(x)"),
     Builtin("square", "x", ELEMENTWISE, "x^2.", definition="x^2", of_conditions=True),
     _unary(
         "floor",
@@ -81,7 +81,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
     ),
     _unary(
         "round",
-        "Nearest integer, halves to the even one.",
+        "Nearest integer; halves round to even.",
         host="float(round({0}))",
         cpp="std::nearbyint({0})",
         triton="libdevice.rint({0})",
@@ -102,7 +102,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
     ),
     _unary(
         "nan_to_num",
-        "0 for NaN, the largest finite number for an infinity.",
+        "x with NaN replaced by 0, and infinities by the largest finite numbers.",
         host="host_nan_to_num({0})",
         cpp="nan_to_num_({0})",
         triton="triton_nan_to_num({0})",
@@ -110,13 +110,17 @@ FUNCTIONS: tuple[Builtin, ...] = (
         static=False,
     ),
     Builtin(
-        "lerp", "a, b, w", ELEMENTWISE, "From a to b by the fraction w: (1 - w)*a + w*b.", definition="(1 - w)*a + w*b"
+        "lerp",
+        "a, b, w",
+        ELEMENTWISE,
+        "Linear interpolation from a to b: (1 - w)*a + w*b.",
+        definition="(1 - w)*a + w*b",
     ),
     Builtin(
         "clamp",
         "x, low, high",
         ELEMENTWISE,
-        "x limited to [low, high]; NaN stays NaN.",
+        "x clipped to [low, high]; NaN stays NaN.",
         definition="min(max(x, low), high)",
     ),
     Builtin(
@@ -185,5 +189,5 @@ ROUNDING: tuple[Builtin, ...] = (
         value=float,
         static=False,
     ),
-    Builtin("eps_of", "x", TYPES, "The machine epsilon of the type that p is stored in."),
+    Builtin("eps_of", "x", TYPES, "The machine epsilon of the dtype of p."),
 )

@@ -1,4 +1,4 @@
-"""Functions of whole matrices."""
+"""Matrix functions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "eye",
         "n",
         MATRIX,
-        "The identity matrix of n rows.",
+        "The identity matrix with n rows.",
         matrix=True,
         one="torch.eye({0}, dtype=p.dtype, device=p.device)",
     ),
@@ -40,7 +40,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "diag",
         "x",
         MATRIX,
-        "The diagonal of a matrix, or the matrix with a diagonal.",
+        "The diagonal of a matrix, or the diagonal matrix of a vector.",
         "diag({0})",
         matrix=True,
         one="torch.diag({0})",
@@ -50,7 +50,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "triu",
         "x, diagonal = 0",
         MATRIX,
-        "The upper triangle of a matrix, from a diagonal that is counted upwards from the main one.",
+        "The upper triangle of a matrix, from the given diagonal: 0 is the main one, 1 the one above it.",
         "torch.triu({0}, {1})",
         matrix=True,
         shape=shapes.of_matrix,
@@ -60,7 +60,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "tril",
         "x, diagonal = 0",
         MATRIX,
-        "The lower triangle of a matrix, up to a diagonal that is counted upwards from the main one.",
+        "The lower triangle of a matrix, up to the given diagonal: 0 is the main one, 1 the one above it.",
         "torch.tril({0}, {1})",
         matrix=True,
         shape=shapes.of_matrix,
@@ -121,7 +121,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "qr",
         "x",
         LINEAR,
-        "QR decomposition: orthonormal columns and an upper triangle whose product is x; `qr(x)` alone is the first.",
+        "QR decomposition: x = Q @ R, with orthonormal columns of Q and upper triangular R; `qr(x)` alone is Q.",
         "torch.linalg.qr({0})",
         results=("Q", "R"),
         bare=0,
@@ -153,7 +153,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "solve",
         "a, b",
         LINEAR,
-        "The x with a @ x = b.",
+        "The solution x of a @ x = b.",
         "solve({0}, {1})",
         matrix=True,
         one="torch.linalg.solve({0}, {1})",
@@ -163,7 +163,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "cholesky",
         "x",
         LINEAR,
-        "Lower triangle L with L @ L.T = x.",
+        "Cholesky decomposition: the lower triangular L with L @ L.T = x.",
         "regular(*torch.linalg.cholesky_ex({0}))",
         matrix=True,
         one="torch.linalg.cholesky({0})",
@@ -173,8 +173,8 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "inv_root",
         "x, k",
         LINEAR,
-        "x^(-1/k) of a symmetric positive matrix; eigenvalues that rounding cannot tell from 0 beside the largest are "
-        "taken to be as large as rounding makes them.",
+        "x^(-1/k) of a symmetric positive semidefinite matrix; eigenvalues below the rounding error of the largest one "
+        "are raised to it.",
         definition=(
             "w, Q = eigh(x)\n"
             "least = min(eps_of(x), 1.1920928955078125e-7) * max(w)\n"
@@ -187,8 +187,8 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "newton_schulz",
         "x, steps = 5, a = 3.4445, b = -4.775, c = 2.0315, eps = 1e-7",
         LINEAR,
-        "The nearly orthogonal matrix that Muon steps along: `steps` times X = a*X + (b*A + c*A @ A) @ X with "
-        "A = X @ X.T, from x/norm(x); in the number type of x (`newton_schulz(bf16(x))` is the usual one).",
+        "Approximate orthogonalization, as in Muon: `steps` iterations of X = a*X + (b*A + c*A @ A) @ X with "
+        "A = X @ X.T, from x/norm(x), in the dtype of x (usually `newton_schulz(bf16(x))`).",
         definition=(
             "X = x\n"
             "if rows(x) > cols(x): X = X.T\n"
@@ -207,7 +207,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "sort",
         "x, dim = -1",
         ORDER,
-        "x sorted along a dimension, smallest first, and the order that sorts it.",
+        "x sorted along a dimension in ascending order, and the order that sorts it.",
         "torch.sort({0}, dim={1})",
         results=("sorted", "order"),
         bare=0,

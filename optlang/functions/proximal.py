@@ -1,4 +1,4 @@
-"""Projections and proximal maps."""
+"""Projections and proximal operators."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from optlang.functions.row import PROXIMAL, Builtin
 
 
 def _simplex(x: str, total: str) -> str:
-    """Return the statements that find what elements lose when they are projected to a simplex.
+    """Return the statements that compute the threshold of the projection onto a simplex.
 
-    ``theta`` is what makes sum(max(y - theta, 0)) the total. For any number of the largest y that sum is at least
-    their own minus as many theta, and for the right number it is just that: so theta is the largest quotient (Held,
-    Wolfe & Crowder, 1974, https://doi.org/10.1007/BF01580223). From y the largest element has been taken, so that what
-    counts is small and sums of it are exact enough.
+    ``theta`` solves sum(max(y - theta, 0)) = total. For the k largest elements of y, that sum is at least their sum
+    minus k*theta, with equality for the right k, so theta is the largest of the quotients (Held, Wolfe & Crowder, 1974,
+    https://doi.org/10.1007/BF01580223). Subtracting the largest element from y first keeps the relevant numbers small,
+    and their sums accurate.
     """
     return (
         f"y = {x} - max({x}, dim=dim)\n"
@@ -30,7 +30,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "Nearest point in the box [low, high].",
         definition="min(max(x, low), high)",
     ),
-    Builtin("project_nonnegative", "x", PROXIMAL, "Nearest point without negative elements.", definition="max(x, 0)"),
+    Builtin("project_nonnegative", "x", PROXIMAL, "Nearest point with nonnegative elements.", definition="max(x, 0)"),
     Builtin(
         "project_l2_ball",
         "x, radius = 1, dim = none",
@@ -42,15 +42,15 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "project_unit_norm",
         "x, dim = none",
         PROXIMAL,
-        "Nearest point with Euclidean norm 1; zero, to which all of them are equally near, stays zero.",
+        "Nearest point with Euclidean norm 1; zero, which has no unique nearest point, stays zero.",
         definition="x / (1 if norm(x, dim=dim) == 0 else norm(x, dim=dim))",
     ),
     Builtin(
         "project_simplex",
         "x, total = 1, dim = none",
         PROXIMAL,
-        "Nearest point without negative elements that add up to `total` (at least 0): elements lose the same amount, "
-        "down to 0.",
+        "Nearest point with nonnegative elements that sum to `total` (at least 0): elements are reduced by the same "
+        "amount, down to 0.",
         definition=f"{_simplex('x', 'total')}return max(y - theta, 0)",
         matrix=True,
     ),
@@ -58,7 +58,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "project_l1_ball",
         "x, radius = 1, dim = none",
         PROXIMAL,
-        "Nearest point whose absolute values add up to at most `radius`.",
+        "Nearest point whose absolute values sum to at most `radius`.",
         definition=(
             f"{_simplex('abs(x)', 'radius')}return x if sum(abs(x), dim=dim) <= radius else sign(x)*max(y - theta, 0)"
         ),
@@ -84,7 +84,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "prox_l0",
         "x, k",
         PROXIMAL,
-        "0 for what is at most sqrt(2*k) in size: the proximal map of k times the number of elements that are not 0.",
+        "Sets elements of magnitude up to sqrt(2*k) to 0: the proximal map of k times the number of nonzero elements.",
         definition="0 if x^2 <= 2*k else x",
     ),
     Builtin(

@@ -1,18 +1,18 @@
-"""Functions that make one number of many, of a whole tensor or along dimensions, and their like."""
+"""Reductions over a whole tensor or along dimensions, and related functions."""
 
 from __future__ import annotations
 
 from optlang.functions import values
 from optlang.functions.row import REDUCTION, Builtin
 
-#: Of the elements, or of parts along dimensions.
+#: Over the whole tensor or along ``dim``.
 VARIANCE = (
     "(mean((x - mean(x, dim=dim))^2, dim=dim) if correction == 0 else "
     "sum((x - mean(x, dim=dim))^2, dim=dim) / (sum(x^0, dim=dim) - correction))"
 )
-#: The largest element, by which all are made smaller before they are exponents; an infinite one is not taken off.
+#: The largest element, subtracted before exponentiation; an infinite one is not subtracted.
 TOP = "(max(x, dim=dim) if isfinite(max(x, dim=dim)) else 0)"
-#: Where a reduction by addition starts in a Triton kernel, and how two parts of it become one.
+#: The initial value of a sum in a Triton kernel, and how to combine two partial sums.
 ADDED = ("0.0", "{} + {}")
 
 
@@ -41,8 +41,8 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "norm",
         "x, ord = 2",
         REDUCTION,
-        "Euclidean norm, or that of another order, of the elements: 1, inf, -inf (the smallest), 0 (how many are not "
-        "0) or any number.",
+        "Vector norm of the elements: Euclidean, or of order 1, inf, -inf (the smallest magnitude), 0 (the number of "
+        "nonzero elements) or any other number.",
         definition=(
             "sqrt(sum(x^2, dim=dim)) if ord == 2 else sum(abs(x), dim=dim) if ord == 1 else "
             "max(abs(x), dim=dim) if ord == inf else min(abs(x), dim=dim) if ord == -inf else "
@@ -57,7 +57,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "var",
         "x, correction = 0",
         REDUCTION,
-        "Variance: squares of distances from the mean, added up and divided by n - correction.",
+        "Variance: the sum of squared deviations from the mean, divided by n - correction.",
         definition=VARIANCE,
         reduction=True,
     ),
@@ -82,7 +82,7 @@ FUNCTIONS: tuple[Builtin, ...] = (
         "softmax",
         "x, dim = none",
         REDUCTION,
-        "exp(x) / sum(exp(x)): fractions that add up to 1, over the whole tensor or along `dim`.",
+        "exp(x) / sum(exp(x)): weights that sum to 1, over the whole tensor or along `dim`.",
         definition="powers = exp(x - max(x, dim=dim))\nreturn powers / sum(powers, dim=dim)",
         free=True,
     ),

@@ -1,4 +1,4 @@
-"""What is known of one function: all that the checker, the compiler, its backends, the targets and the docs need."""
+"""The description of one function, used by the checker, the compiler, the backends, the targets and the docs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ CLOSURE = "Loss and curvature (from the closure that `step` is given)"
 TIME, TYPES = "Time and schedules", "Number types"
 PROXIMAL = "Projections and proximal maps (whole tensor, or dim= for each part along these dimensions)"
 
-#: What histories are made of (see :mod:`optlang.expand.histories`), under names that no rule could write.
+#: Functions that implement histories (see :mod:`optlang.expand.histories`); no rule can write these names.
 EMPTY, PUSH, COUNT = "empty history", "push onto", "count"
-#: What `iterate` is made of (see :mod:`optlang.expand.iterations`).
+#: The function that implements `iterate` (see :mod:`optlang.expand.iterations`).
 HALT = "iterate until"
 
 
@@ -25,40 +25,39 @@ HALT = "iterate until"
 class Builtin:
     """One function of the language.
 
-    A *derived* function is written in the language itself (``definition``) and expanded when a rule is lowered. A
-    *primitive* has spellings instead: ``{0}`` stands for the first argument, and so on, ``{*}`` for all of them. A
-    spelling of generated Python may call functions of :mod:`optlang.codegen.helpers`. A primitive of any number of
-    values is spelled for two.
+    A *derived* function is defined in the language itself (``definition``) and inlined when a rule is lowered. A
+    *primitive* has spellings instead, in which ``{0}`` is the first argument, and so on, and ``{*}`` all of them.
+    Spellings in generated Python may call functions of :mod:`optlang.codegen.helpers`. A variadic primitive is spelled
+    for two arguments.
 
     Attributes:
-        name: What a rule calls it.
-        signature: Parameters as a rule may name them, with defaults, in the language's notation.
-        group: The heading it is documented under.
-        summary: One sentence.
-        torch: Spelling on tensors; on stacks of matrices for one of whole matrices, which then have one dimension more
-            in front.
+        name: The name in rules.
+        signature: The parameters with defaults, in the language's notation.
+        group: The heading in the documentation.
+        summary: A one-sentence description.
+        torch: Spelling on tensors; for matrix functions, on stacks of matrices, which have a leading batch dimension.
         host: Spelling on Python floats.
-        cpp: Spelling on numbers of a C++ kernel, with the functions of ``cpp_kernels.h`` and of the C library.
-        triton: Spelling on blocks of a Triton kernel; ``{real}`` is the type of the arithmetic.
-        one: Spelling on one matrix, where it is not that on stacks.
-        latex: What it is called in LaTeX, or how it is written around its argument, ``{0}``.
-        definition: The body in the language, for a derived function.
-        value: The function on Python floats, under the rules of IEEE 754: what checks and questions go by.
-        static: Whether questions that are answered before the first step may call it.
-        cost: About what it costs on an element, beside an addition.
-        parts: How a Triton kernel reduces: where it starts, and how two parts become one.
-        reduction: Whether it reduces (takes ``dim=``).
+        cpp: Spelling on numbers in a C++ kernel, using ``cpp_kernels.h`` and the C library.
+        triton: Spelling on blocks in a Triton kernel; ``{real}`` is the compute dtype.
+        one: Spelling on a single matrix, if it differs from that on stacks.
+        latex: The LaTeX name, or a template around its argument, ``{0}``.
+        definition: The body of a derived function.
+        value: The function on Python floats with IEEE 754 semantics, used by checks and static questions.
+        static: Whether static questions may call it.
+        cost: The approximate cost per element, relative to an addition.
+        parts: The initial value of a reduction in a Triton kernel, and how to combine two partial results.
+        reduction: Whether it is a reduction (takes ``dim=``).
         boolean: Whether its result is a condition.
-        of_conditions: Whether a condition is no mistake where it takes one number.
-        results: Names of its results, for a function with several: ``U, S, Vh = svd(x)``, ``svd(x).S``, ``svd(x)[1]``.
-        bare: Which of several results stands for the function in a formula; None if it must be said.
-        orders: Names of those results that are orders of elements, its own name if its only result is one.
-        matrix: Whether it works on whole matrices.
-        shape: The shape of its result, or the shapes of several, given its name and the shapes of its arguments; in the
-            place of the second one stands a number, if it is one (``numbered``, ``sized``). Of a derived function: what
-            it takes.
+        of_conditions: Whether its argument may be a condition, where it takes one number.
+        results: Names of its results, if it has several: ``U, S, Vh = svd(x)``, ``svd(x).S``, ``svd(x)[1]``.
+        bare: Index of the result that the function denotes in a formula; None if the result must be named.
+        orders: Names of the results that are orders of elements; the function's name if its only result is one.
+        matrix: Whether it operates on whole matrices.
+        shape: Returns the shape of its result, or the shapes of several, given its name and the shapes of its
+            arguments. If the second argument is a number (``numbered``, ``sized``), it is passed instead of a shape.
+            For a derived function it only checks the argument.
         sized: Whether its second argument is a size, known before the first step.
-        free: Whether a rule may define a value with this name.
+        free: Whether a rule may reuse the name for a value.
     """
 
     name: str
@@ -89,12 +88,12 @@ class Builtin:
 
     @cached_property
     def block(self) -> bool:
-        """Whether its definition is a block of statements that returns."""
+        """Whether its definition is a block of statements ending in ``return``."""
         return self.definition is not None and "\n" in self.definition
 
     @property
     def variadic(self) -> bool:
-        """Whether it takes any number of values."""
+        """Whether it is variadic."""
         return self.signature.startswith("*")
 
     @cached_property
@@ -113,15 +112,15 @@ class Builtin:
 
     @cached_property
     def required(self) -> int:
-        """How many of its parameters have no default."""
+        """The number of parameters without a default."""
         return sum(default is None for _, default in self.parameters)
 
     @property
     def numbered(self) -> bool:
-        """Whether its second argument is a whole number that is written as one: a dimension, mostly."""
+        """Whether its second argument is a literal integer, usually a dimension."""
         return self.shape is not None and self.definition is None and self.required == 1 < len(self.parameters)
 
     def shapes(self, *arguments: Any) -> Any:
-        """Return the shape of the result of a function of whole matrices, or the shapes of its results."""
+        """Return the shape of the result of a matrix function, or the shapes of its results."""
         assert self.shape is not None, f"{self.name} has no rule of shapes"
         return self.shape(self.name, *arguments)

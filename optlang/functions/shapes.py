@@ -1,7 +1,7 @@
-"""Shapes of matrices: what each function makes of the shapes it is given.
+"""Shape rules of the matrix functions.
 
-A size is a number, where a tensor is at hand, or a formula, where a program serves tensors of every size. Sizes are
-compared only where both are numbers: then a mismatch is a mistake of the rule, for this tensor.
+A size is a number if a tensor is given, or symbolic if a program serves tensors of every size. Only numbers are
+compared: a mismatch is then an error of the rule for this tensor.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 
 from optlang.functions.row import EMPTY
 
-Size = Any  # an int, or a formula over sizes
+Size = Any  # an int, or a symbolic size
 Shape = tuple[Size, ...]
 
 
 class Mismatch(Exception):
-    """Shapes that a function cannot take; the message says what was expected, the help what to do."""
+    """Shapes that a function does not accept; the message says what was expected, the help what to do."""
 
     def __init__(self, message: str, help: str) -> None:
         super().__init__(message)
@@ -24,7 +24,7 @@ class Mismatch(Exception):
 
 
 def shown(shape: Shape) -> str:
-    """Return a shape as people write it: ``3 x 4``."""
+    """Return a shape in readable form: ``3 x 4``."""
     return " x ".join(map(str, shape)) if shape else "one number"
 
 
@@ -35,12 +35,12 @@ def described(shape: Shape) -> str:
 
 
 def differ(a: Size, b: Size) -> bool:
-    """Whether two sizes are known to be different."""
+    """Return whether two sizes are known to be different."""
     return isinstance(a, int) and isinstance(b, int) and a != b
 
 
 def meet(shapes: Sequence[Shape]) -> Shape:
-    """Return the shape of an elementwise combination; numbers and sizes of 1 are spread."""
+    """Return the broadcast shape of an elementwise combination; numbers and sizes of 1 are expanded."""
     result: Shape = ()
     for shape in shapes:
         if not shape:
@@ -63,7 +63,7 @@ def meet(shapes: Sequence[Shape]) -> Shape:
 
 
 def reduced(shape: Shape, dims: Sequence[int] | None) -> Shape:
-    """Return the shape after a reduction over ``dims``, which stay with size 1; None is the whole tensor."""
+    """Return the shape after a reduction over ``dims``, which are kept with size 1; None is the whole tensor."""
     if dims is None:
         return ()
     for dim in dims:
@@ -94,7 +94,7 @@ def product(a: Shape, b: Shape) -> Shape:
 
 
 def _meet(columns: Size, rows: Size) -> str:
-    """Return which sizes of a product differ, as a phrase."""
+    """Return a phrase for the sizes of a product that differ."""
     meet = "1 column against" if columns == 1 else f"{columns} columns against"
     return f"{meet} {rows} row{'' if rows == 1 else 's'}"
 
@@ -124,7 +124,7 @@ def matrix(x: Shape) -> Shape:
 
 
 def size_of(name: str, x: Shape, dim: int | None = None) -> Size:
-    """Return ``rows(x)``, ``cols(x)``, 1 where there are fewer dimensions, or ``size(x, dim)``."""
+    """Return ``rows(x)`` or ``cols(x)``, 1 if there are fewer dimensions, or ``size(x, dim)``."""
     if name == "size":
         assert dim is not None
         reduced(x, (dim,))
@@ -133,12 +133,12 @@ def size_of(name: str, x: Shape, dim: int | None = None) -> Size:
 
 
 def smaller(a: Size, b: Size) -> Size:
-    """Return the smaller of two sizes, where it is known."""
+    """Return the smaller of two sizes, if that is known."""
     return min(a, b) if isinstance(a, int) and isinstance(b, int) else a
 
 
 def made(name: str, sizes: Sequence[Size]) -> Shape:
-    """Return the shape of ``zeros``, ``ones``, ``eye``, ``randn`` and ``rand`` of some sizes."""
+    """Return the shape of ``zeros``, ``ones``, ``eye``, ``randn`` and ``rand`` with the given sizes."""
     for size in sizes:
         if isinstance(size, int) and size < 0:
             what = "a history" if name == EMPTY else f"`{name}`"
@@ -150,9 +150,9 @@ def indexed(x: Shape, items: Sequence[tuple[Size | None, Size | None] | Shape]) 
     """Return the shape of ``x[...]``.
 
     Args:
-        x: Shape of the value.
-        items: One entry for each subscript: the ends of a slice, each None where it is left out, as a tuple of two in a
-            list, or the shape of an order (a vector) or a number.
+        x: The shape of the value.
+        items: One entry per subscript: the shape of an order (a vector) or of a number; for a slice, a list of its two
+            ends, each None if omitted.
     """
     if len(items) > len(x):
         raise Mismatch(f"{described(x)} has no dimension {len(items) - 1}", "an index has one part for each dimension")
@@ -178,7 +178,7 @@ def _sliced(size: Size, start: Size | None, stop: Size | None) -> Size:
 
 
 def of_matrix(what: str, x: Shape, *_: Any) -> Shape:
-    """Return the shape of a matrix."""
+    """Return the shape of an argument that must be a matrix."""
     if len(x) != 2:
         raise Mismatch(
             f"`{what}` takes a matrix, not {described(x)}", "`matrix(x)` reshapes to a matrix: dim 0 by the rest"
@@ -187,14 +187,14 @@ def of_matrix(what: str, x: Shape, *_: Any) -> Shape:
 
 
 def of_square(what: str, x: Shape, *_: Any) -> Shape:
-    """Return the shape of a square matrix."""
+    """Return the shape of an argument that must be a square matrix."""
     if len(x) != 2 or differ(*x):
         raise Mismatch(f"`{what}` takes a square matrix, not {described(x)}", "`x @ x.T` and `x.T @ x` are square")
     return x
 
 
 def along(what: str, x: Shape, dim: int) -> Shape:
-    """Return the shape of a tensor that has a dimension."""
+    """Return the shape of a tensor that must have the dimension ``dim``."""
     if not x:
         raise Mismatch(f"`{what}` of one number", "give it a vector, a matrix, or a tensor with more dimensions")
     reduced(x, (dim,))
@@ -207,12 +207,12 @@ def as_matrix(what: str, x: Shape) -> Shape:
 
 
 def flat(what: str, x: Shape) -> Shape:
-    """Return the shape of the vector of all elements."""
+    """Return the shape of the flattened tensor."""
     return (prod(x),)
 
 
 def diagonal(what: str, x: Shape) -> Shape:
-    """Return the shape of the diagonal of a matrix, or of the matrix with a diagonal."""
+    """Return the shape of the diagonal of a matrix, or of the diagonal matrix of a vector."""
     if len(x) == 1:
         return (x[0], x[0])
     rows, cols = of_matrix(what, x)
@@ -220,12 +220,12 @@ def diagonal(what: str, x: Shape) -> Shape:
 
 
 def trace(what: str, x: Shape) -> Shape:
-    """Return that of one number."""
+    """Return the shape of the trace, a number."""
     return of_square(what, x)[:0]
 
 
 def outer(what: str, a: Shape, b: Shape) -> Shape:
-    """Return the shape of the products of two vectors' elements."""
+    """Return the shape of the outer product of two vectors."""
     for x in (a, b):
         if len(x) != 1:
             raise Mismatch(f"`{what}` takes vectors, not {described(x)}", "`diag(x)` is the diagonal of a matrix")
@@ -239,14 +239,14 @@ def solve(what: str, a: Shape, b: Shape) -> Shape:
 
 
 def svd(what: str, x: Shape) -> tuple[Shape, ...]:
-    """Return the shapes of a singular value decomposition."""
+    """Return the shapes of U, S and Vh."""
     rows, cols = of_matrix(what, x)
     rank = smaller(rows, cols)
     return ((rows, rank), (rank,), (rank, cols))
 
 
 def qr(what: str, x: Shape) -> tuple[Shape, ...]:
-    """Return the shapes of orthonormal columns and a triangle."""
+    """Return the shapes of Q and R."""
     rows, cols = of_matrix(what, x)
     rank = smaller(rows, cols)
     return ((rows, rank), (rank, cols))
@@ -259,12 +259,12 @@ def eigh(what: str, x: Shape) -> tuple[Shape, ...]:
 
 
 def sort(what: str, x: Shape, dim: int) -> tuple[Shape, ...]:
-    """Return the shapes of what is sorted and of its order."""
+    """Return the shapes of the sorted tensor and its order."""
     return (along(what, x, dim), x)
 
 
 def topk(what: str, x: Shape, k: Size) -> tuple[Shape, ...]:
-    """Return the shapes of the ``k`` largest in the last dimension and of their places."""
+    """Return the shapes of the ``k`` largest elements in the last dimension and their indices."""
     shape = along(what, x, -1)
     if isinstance(k, int) and isinstance(shape[-1], int) and not 1 <= k <= shape[-1]:
         raise Mismatch(f"the {k} largest of {shape[-1]}", "take at most as many as there are: `min(k, cols)`")
@@ -272,7 +272,7 @@ def topk(what: str, x: Shape, k: Size) -> tuple[Shape, ...]:
 
 
 def pushed(what: str, s: Shape, x: Shape) -> Shape:
-    """Return the shape of a history with one more entry."""
+    """Return the shape of a history after a push."""
     if not s:
         raise Mismatch("`push` needs a history", "declare it: `history s: size 10`")
     entry = s[1:]

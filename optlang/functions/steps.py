@@ -1,4 +1,4 @@
-"""What a step knows and asks besides its own tensor: time, the whole model, the closure, histories, chance."""
+"""Functions that reach beyond the tensor: time, the whole model, the closure, histories, random numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SCHEDULES: tuple[Builtin, ...] = (
         "debias",
         "x, beta",
         TIME,
-        "x / (1 - beta^t): an exponential average that started at 0, made unbiased.",
+        "x / (1 - beta^t): bias correction of an exponential moving average that started at 0.",
         definition="x / (1 - beta^t)",
     ),
     Builtin("warmup", "n", TIME, "Rises from 1/n at t = 1 to 1 at t = n.", definition="min(1, t / max(n, 1))"),
@@ -25,14 +25,14 @@ SCHEDULES: tuple[Builtin, ...] = (
         "linear",
         "n, floor = 0",
         TIME,
-        "Falls from 1 at t = 1 to `floor` at t = n + 1 on a straight line.",
+        "Falls linearly from 1 at t = 1 to `floor` at t = n + 1.",
         definition="1 - (1 - floor)*min(1, (t - 1)/n)",
     ),
     Builtin(
         "wsd",
         "n, warmup, decay, floor = 0",
         TIME,
-        "Warm up for `warmup` steps, stay at 1, and fall to `floor` over the last `decay` of n steps.",
+        "Rises to 1 over `warmup` steps, stays at 1, and falls to `floor` over the last `decay` of n steps.",
         definition="min(1, t/max(warmup, 1)) * (1 - (1 - floor)*clamp((t - 1 - (n - decay))/max(decay, 1), 0, 1))",
     ),
 )
@@ -71,7 +71,7 @@ DRAWS: tuple[Builtin, ...] = (
     Builtin("bernoulli", "q", RANDOM, "1 with probability q, else 0, shaped like p."),
 )
 
-#: What a rule cannot call by these names.
+#: Functions that rules cannot call by name.
 INTERNAL: tuple[Builtin, ...] = (
     Builtin(EMPTY, "size", HISTORY, "Room for values shaped like p.", matrix=True),
     Builtin(HALT, "n, c", CLOSURE, "Ends the steps of `iterate` before this one."),

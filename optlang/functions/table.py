@@ -1,6 +1,6 @@
-"""THE table of functions, and the names that rules may read without declaring them.
+"""The table of functions, and the names that rules may read without declaring them.
 
-The rows stand in :mod:`optlang.functions`, a file for each kind; :class:`Builtin` says what a row holds.
+The rows are in the modules of :mod:`optlang.functions`, one per kind; :class:`Builtin` documents the columns.
 """
 
 from __future__ import annotations
@@ -56,31 +56,31 @@ TIME_NAMES: dict[str, str] = {
     "first": "whether this is the tensor's first update (t == 1)",
 }
 
-#: Members of values: the transpose, and the results of functions that have several.
+#: Members of values: the transpose, and the results of functions with several results.
 MEMBERS = frozenset(("T", *(result for row in BUILTINS.values() for result in row.results)))
 
-#: Functions that have the closure called; the first is also the name of the loss where the step starts.
+#: Functions that evaluate the closure; the first is also the name of the loss at the start of the step.
 EVALUATIONS: frozenset[str] = frozenset(
     ("loss", "grad", "hvp", "strong_wolfe", "backtracking", "iteration", "evaluations", HALT)
 )
 
-#: Those that are numbers of the step itself.
+#: Functions that return counters of the step.
 PROGRESS: tuple[str, ...] = ("iteration", "evaluations")
 
-#: Those that search along a direction.
+#: Functions that search along a direction.
 SEARCHES: tuple[str, ...] = ("strong_wolfe", "backtracking")
 
-#: Functions that have the closure called in the middle of a step.
+#: Functions that evaluate the closure in the middle of a step.
 ASKING: tuple[str, ...] = ("loss", "grad", "hvp", *SEARCHES)
 
-#: Functions of a value's own sizes; the first two under the names of the facts of p.
+#: Functions that return sizes; the first two have the same names as the facts of p.
 SIZES: tuple[str, ...] = ("rows", "cols", "size")
 
-#: Functions that make tensors of given sizes.
+#: Functions that create tensors of given sizes.
 MAKERS: frozenset[str] = frozenset(("zeros", "ones", "eye"))
 
 #: Functions that draw random numbers; the first two are primitive.
 RANDOMS: tuple[str, ...] = ("randn", "rand", "rademacher", "bernoulli")
 
-#: Functions that make a rule one of matrices.
+#: Functions whose use makes a rule a matrix rule.
 MATRIX_FUNCTIONS: frozenset[str] = frozenset(row.name for row in BUILTINS.values() if row.matrix)

@@ -1,4 +1,4 @@
-"""Functions of Python floats under the rules of IEEE 754: nothing raises, and NaN goes on."""
+"""Functions on Python floats with IEEE 754 semantics: nothing raises, and NaN propagates."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 def guarded(function: Callable[[float], float]) -> Callable[[float], float]:
-    """Return ``function`` with NaN outside its domain and infinity where its result is too large."""
+    """Return ``function`` extended by NaN outside its domain and infinity on overflow."""
 
     def safe(x: float) -> float:
         try:
@@ -22,7 +22,7 @@ def guarded(function: Callable[[float], float]) -> Callable[[float], float]:
 
 
 def extreme(choose: Callable[..., float]) -> Callable[..., float]:
-    """Return ``min`` or ``max`` that gives NaN if one of the values is."""
+    """Return ``min`` or ``max`` with NaN propagation."""
 
     def safe(*values: float) -> float:
         return math.nan if any(map(math.isnan, values)) else choose(values)
@@ -41,12 +41,12 @@ def log1p(x: float) -> float:
 
 
 def floor(x: float) -> float:
-    """Return the largest whole number not above x."""
+    """Return the largest integer not above x."""
     return x if math.isinf(x) else float(math.floor(x))
 
 
 def nearest(x: float) -> float:
-    """Return the nearest whole number."""
+    """Return the nearest integer."""
     return x if math.isinf(x) else float(round(x))
 
 
@@ -56,15 +56,15 @@ def sign(x: float) -> float:
 
 
 def nan_to_num(x: float) -> float:
-    """Return 0 for NaN, and for an infinity the largest number."""
+    """Return 0 for NaN, and the largest finite number for an infinity."""
     return 0.0 if math.isnan(x) else max(-sys.float_info.max, min(sys.float_info.max, x))
 
 
 def total(*values: float) -> float:
-    """Return the sum of some numbers."""
+    """Return the sum of the arguments."""
     return sum(values)
 
 
 def mean(*values: float) -> float:
-    """Return the mean of some numbers."""
+    """Return the mean of the arguments."""
     return sum(values) / len(values)

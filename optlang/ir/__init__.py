@@ -1,1 +1,1 @@
-"""Checked rule -> program, and the passes over it."""
+"""The intermediate representation: lowering of a specialised rule to a program, and the passes over it."""

@@ -1,7 +1,7 @@
-"""Expressions: which SymPy nodes the IR uses, how they are built, counted and shown.
+"""IR expressions: which SymPy nodes are used, and how to build, measure and print them.
 
-Sums, products and powers are SymPy's own, and their automatic rewriting is wanted. Everything else is an opaque
-function, so that SymPy never rewrites it (its ``exp(log(x))`` or ``max`` know only well-behaved numbers).
+Sums, products and powers are SymPy's, and its automatic rewriting of them is welcome. Everything else is an opaque
+function that SymPy never rewrites, because its rules for ``exp(log(x))`` or ``max`` hold only for well-behaved numbers.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from sympy.printing.str import StrPrinter
 from optlang.functions.table import BUILTINS
 
 COMPARISONS = ("lt", "le", "eq", "ne", "and", "or")
-#: Weights of one operation on an element, about what they cost beside an addition.
+#: Costs of elementwise operations, relative to an addition.
 WEIGHTS = {name: row.cost for name, row in BUILTINS.items()}
 WEIGHTS |= {"select": 1, "number": 1, "not": 0, **dict.fromkeys(COMPARISONS, 1)}
 DIVISION, ROOT, FUNCTION = 4, 6, 12
-#: Functions whose result is a condition.
+#: Functions that return a condition.
 CONDITIONS = {*COMPARISONS, "not", "true", "false", *(name for name, row in BUILTINS.items() if row.boolean)}
 
-#: Exact numbers are kept up to this size (float64 needs 2,200 bits at most); SymPy's time grows with it.
+#: Size limit for exact numbers (float64 needs at most 2,200 bits); SymPy's time grows with their size.
 MAX_BITS = 4096
 
 
 class Reduction(sp.Function):  # type: ignore[misc]
-    """``sum(x, *dims)``, ``mean``, ``max``, ``min``: over the whole tensor, or over ``dims``, which stay."""
+    """``sum(x, *dims)``, ``mean``, ``max``, ``min``: over the whole tensor, or over ``dims``, which are kept."""
 
     @classmethod
     def eval(cls, *args: Any) -> None:
@@ -50,31 +50,31 @@ class MatrixOperation(sp.Function):  # type: ignore[misc]
 
 
 class Loop(MatrixOperation):
-    """A loop over the entries of a history; each is a class of its own, whose ``body`` says what it does."""
+    """A loop over the entries of a history. Each loop is a subclass whose ``body`` holds its program."""
 
     body: Any
 
 
 def loop(body: Any) -> type[Loop]:
-    """Return the operation of a loop: a function of how many entries are filled, and of what the body reads."""
+    """Return the operation for a loop: a function of the number of filled entries and of the values the body reads."""
     return type("loop", (Loop,), {"body": body})
 
 
 @cache
 def matrix_operation(name: str) -> type[MatrixOperation]:
-    """Return the matrix operation of a name."""
+    """Return the matrix operation with the given name."""
     return type(name, (MatrixOperation,), {})
 
 
 @cache
 def reduction(name: str) -> type[Reduction]:
-    """Return the reduction of a name."""
+    """Return the reduction with the given name."""
     return type(name, (Reduction,), {})
 
 
 @cache
 def function(name: str) -> UndefinedFunction:
-    """Return the opaque function of a name (a builtin, a comparison, ``select``, ``number``)."""
+    """Return the opaque function with the given name (a builtin, a comparison, ``select``, ``number``)."""
     return UndefinedFunction(name)
 
 
@@ -84,7 +84,7 @@ def call(name: str, *args: sp.Expr) -> sp.Expr:
 
 
 def name_of(expr: sp.Expr) -> str:
-    """Return the name of an opaque function's application."""
+    """Return the name of the function in an application."""
     return str(expr.func.__name__)
 
 
@@ -95,8 +95,8 @@ def number(value: Fraction | int) -> sp.Rational:
 
 
 def power(base: sp.Expr, exponent: sp.Expr) -> sp.Expr:
-    """Return ``base ** exponent``; numbers in it stay small, beyond that it is opaque or a float."""
-    if base.is_Rational and base == 0:  # to SymPy 0**-1 is a point of the complex plane, to IEEE 754 infinity
+    """Return ``base ** exponent``. If exact numbers would grow too large, the power is opaque or a float."""
+    if base.is_Rational and base == 0:  # SymPy's 0**-1 is complex infinity, in IEEE 754 it is infinity
         return _float_power(base, exponent) if exponent.is_Rational else call("pow", base, exponent)
     if exponent.is_Rational and bits(base) * max(1, abs(exponent)) > MAX_BITS:
         if base.is_Rational:
@@ -114,9 +114,9 @@ def bits(expr: sp.Expr) -> int:
 
 
 def content_bits(expr: sp.Expr) -> int:
-    """Return how large a number may get when common factors are taken out of an expression.
+    """Return an upper bound on the bits of a number that factoring an expression can produce.
 
-    A factor taken out of ``(x/10 + 1)**2`` is squared, out of a power of that squared again.
+    A factor taken out of ``(x/10 + 1)**2`` is squared; taken out of a power of that, it is raised again.
     """
     if expr.is_Rational:
         return bits(expr)
@@ -128,12 +128,12 @@ def content_bits(expr: sp.Expr) -> int:
 
 
 def depth(expr: sp.Expr) -> int:
-    """Return how deep operations are nested in an expression."""
+    """Return the nesting depth of the operations in an expression."""
     return 1 + max(map(depth, expr.args), default=-1)
 
 
 def bounded(expr: sp.Expr) -> sp.Expr:
-    """Return a number as a float's exact value if it has grown beyond :data:`MAX_BITS`, anything else as it is."""
+    """Round a number larger than :data:`MAX_BITS` to a float's exact value; return anything else unchanged."""
     return literal(to_float(expr)) if expr.is_Rational and bits(expr) > MAX_BITS else expr
 
 
@@ -157,7 +157,7 @@ def _float_power(exact: sp.Expr, exponent: sp.Expr) -> sp.Expr:
 
 
 def literal(value: float) -> sp.Expr:
-    """Return a float as an expression: exact, or SymPy's infinities and NaN."""
+    """Return a float as an expression: exact, or a constant for infinities and NaN."""
     if math.isnan(value):
         return call("nan")
     if math.isinf(value):
@@ -165,12 +165,12 @@ def literal(value: float) -> sp.Expr:
     return number(Fraction(value))
 
 
-#: Literals that are not numbers to SymPy, as functions without arguments.
+#: Literals that are not SymPy numbers, represented as functions without arguments.
 CONSTANTS = ("inf", "nan", "true", "false", "end")
 
 
 def is_literal(expr: sp.Expr) -> bool:
-    """Return whether an expression is a number or a constant, with at most a sign."""
+    """Return whether an expression is a number or a constant, possibly negated."""
     if expr.is_Mul and len(expr.args) == 2 and expr.args[0] == -1:
         return is_literal(expr.args[1])
     return bool(expr.is_Rational) or (bool(expr.is_Function) and name_of(expr) in CONSTANTS)
@@ -185,12 +185,12 @@ def value_of(expr: sp.Expr) -> float:
     return {"inf": math.inf, "nan": math.nan, "true": 1.0, "false": 0.0}[name_of(expr)]
 
 
-#: What SymPy makes of a division by zero, and what it is to IEEE 754.
+#: SymPy's results of dividing by zero, and their IEEE 754 counterparts.
 SINGULAR = {sp.zoo: "inf", sp.oo: "inf", sp.nan: "nan"}
 
 
 def sound(expr: sp.Expr) -> sp.Expr:
-    """Return an expression in which a piece has become 0, as in ``1/(x - x)``, without SymPy's own infinities."""
+    """Return an expression with SymPy's infinities replaced, for when a subexpression became 0 as in ``1/(x - x)``."""
     if not any(atom in SINGULAR or atom is sp.S.NegativeInfinity for atom in expr.atoms(sp.Number, sp.zoo.func)):
         return expr
     constants = {singular: call(name) for singular, name in SINGULAR.items()}
@@ -206,13 +206,13 @@ def is_condition(expr: sp.Expr) -> bool:
 
 
 def fresh(stem: str, taken: Iterable[sp.Symbol]) -> sp.Symbol:
-    """Return the first of ``stem1, stem2, ...`` that is not taken."""
+    """Return the first of ``stem1, stem2, ...`` that is not in ``taken``."""
     names = {s.name for s in taken}
     return sp.Symbol(next(f"{stem}{n}" for n in count(1) if f"{stem}{n}" not in names))
 
 
 def select(condition: sp.Expr, then: sp.Expr, other: sp.Expr) -> sp.Expr:
-    """Return the choice of ``then`` where ``condition`` holds, else ``other``."""
+    """Return ``then`` where ``condition`` holds, else ``other``."""
     return then if then == other else call("select", condition, then, other)
 
 
@@ -244,7 +244,7 @@ def _power_cost(exponent: sp.Expr) -> int:
     return 2 * FUNCTION
 
 
-#: How functions that stand for operators are shown.
+#: How functions that represent operators are printed.
 OPERATORS = {"lt": "<", "le": "<=", "eq": "==", "ne": "!=", "and": "and", "or": "or", "mod": "%"}
 
 
@@ -273,5 +273,5 @@ class _Shown(StrPrinter):  # type: ignore[misc]
 
 
 def show(expr: sp.Expr) -> str:
-    """Return an expression as text, for people."""
+    """Return an expression as readable text."""
     return str(_Shown({"order": "none"}).doprint(expr)).replace("**", "^")

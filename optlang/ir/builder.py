@@ -1,4 +1,4 @@
-"""What a program is put together from while a rule is lowered: its inputs, its values, and names for both."""
+"""Builder of programs: collects inputs and values during lowering and gives them unique names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from optlang.kinds import HOST, Kind
 
 @dataclass(frozen=True)
 class Ref:
-    """What a name or expression stands for at a point of the program."""
+    """The value of a name or expression at one point of the program."""
 
     expr: sp.Expr
     kind: Kind
@@ -25,17 +25,17 @@ class Ref:
 
 
 class ProgramBuilder:
-    """Gathers the inputs and values of a program, each under a name of its own.
+    """Collects the inputs and values of a program under unique names.
 
     Args:
-        taken: Names of the rule, which no other value may be called.
-        sizes: What the symbols stand for that sizes of states are made of.
+        taken: Names of the rule, which no generated value may use.
+        sizes: The size inputs that symbols in shapes of states denote.
 
     Attributes:
-        inputs: What is read, by the runtime's names.
+        inputs: The inputs, by their runtime names.
         host: Values computed on the host, in order.
         tensor: Values computed on the device, in order.
-        line: Line of the rule that is being lowered.
+        line: The line of the rule being lowered.
     """
 
     def __init__(self, taken: Iterable[str], sizes: Mapping[sp.Symbol, ValueName] = MappingProxyType({})) -> None:
@@ -48,7 +48,7 @@ class ProgramBuilder:
         self.line = 0
 
     def symbol(self, stem: str) -> sp.Symbol:
-        """Return a symbol that is not in use: the stem itself or the next version of it."""
+        """Return an unused symbol: the stem itself, or the stem with a version number."""
         stem = stem.replace(".", "_").replace("'", "_new")
         if stem.rpartition("_")[2].isdigit() and "_" in stem:
             stem = stem.rpartition("_")[0]
@@ -60,7 +60,7 @@ class ProgramBuilder:
         return sp.Symbol(name)
 
     def input(self, name: ValueName, kind: Kind) -> Ref:
-        """Return a value that exists before the step, adding it to the inputs on first use."""
+        """Return an input, adding it to the program on first use."""
         if name not in self.inputs:
             written = text(name)
             spelled = written.replace("'", "_new").replace(" ", "_").replace(".", "_")
@@ -72,14 +72,14 @@ class ProgramBuilder:
         return Ref(known.symbol, known.kind, boolean=name == "first")
 
     def read_sizes(self, sizes: Iterable[Any]) -> None:
-        """Add the inputs that sizes are made of, which only the start of a state may have read."""
+        """Add the inputs that the given sizes depend on; otherwise only the start of a state might read them."""
         there = {i.symbol for i in self.inputs.values()}
         symbols = {symbol for size in sizes for symbol in sp.sympify(size).free_symbols}
         for symbol in sorted(symbols - there, key=str):
             self.input(self.sizes[symbol], HOST)
 
     def kinds(self) -> dict[sp.Symbol, Kind]:
-        """Return the kinds of everything gathered so far."""
+        """Return the kinds of all symbols collected so far."""
         values = (*self.host, *self.tensor)
         return {i.symbol: i.kind for i in self.inputs.values()} | {v.symbol: v.kind for v in values}
 

@@ -1,7 +1,7 @@
-"""Lowering of expressions: each becomes a value over SymPy, with its kind.
+"""Lowering of expressions to SymPy values with kinds.
 
-What depends on other tensors or on the closure (a sum over the whole model, the loss at another point) is an input that
-arrives late; what this tensor gives to it is noted, and stored by the program.
+A value that depends on other tensors or on the closure (a sum over the whole model, the loss at another point) is a
+late input. This tensor's contribution to it is recorded and stored by the program.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ REDUCTIONS = frozenset(name for name, row in BUILTINS.items() if row.reduction a
 
 
 def asked(function: str, site: Site | NamedPoint) -> tuple[Asked, Late, Kind]:
-    """Return what a function has the closure called for, what comes of it, and of what kind that is."""
+    """Return what a function requests from the closure, the late input that results, and its kind."""
     if function in SEARCHES:
         search = LineSearch(function, site)
         return SearchDirection(search), SearchLength(search), HOST
@@ -65,11 +65,11 @@ class ExpressionLowering(Loops):
     """Lowers expressions; names and statements are lowered by a subclass.
 
     Attributes:
-        stepping: Whether they are of the step, which alone gives something to what arrives late.
-        draws: The random numbers that are read.
-        parts_of_totals: What this tensor gives to sums over the whole model, and to what else arrives late.
-        points: Where the closure is called, and along what there are products.
-        at: The statement that is being lowered.
+        stepping: Whether this is the step; only a step contributes to late inputs.
+        draws: The random numbers read.
+        parts_of_totals: This tensor's contributions to sums over the model and to other late inputs.
+        points: Where the closure is evaluated, and the directions of Hessian products.
+        at: The statement being lowered.
     """
 
     rule: Rule
@@ -81,18 +81,18 @@ class ExpressionLowering(Loops):
 
     @abstractmethod
     def branches(self, sides: Sequence[Sequence[ast.Stmt] | ast.Expr]) -> bool:
-        """Return whether a choice between these is made before the step."""
+        """Return whether the choice between these is made before the step."""
 
     @abstractmethod
     def answer(self, condition: Ref) -> bool | None:
-        """Return the answer to such a question; None if it is a choice after all."""
+        """Return the answer to a question asked before the step; None if it becomes a runtime choice."""
 
     def bind(self, stem: str, ref: Ref, rounds: bool = False) -> Ref:
         """Bind a value to a new name and return a reference to it."""
         return self.out.bind(stem, ref, rounds)
 
     def plain(self, ref: Ref) -> sp.Expr:
-        """Return a value as something a store can name: a symbol or a number."""
+        """Return a value as a symbol or number, which a store can refer to."""
         expr = self.number(ref)
         if expr.is_Symbol or not expr.free_symbols:
             return expr
@@ -100,13 +100,13 @@ class ExpressionLowering(Loops):
 
     @staticmethod
     def number(ref: Ref) -> sp.Expr:
-        """Return a value for use in arithmetic: a condition counts as 0 or 1."""
+        """Return a value for use in arithmetic: a condition becomes 0 or 1."""
         if ref.boolean and algebra.is_literal(ref.expr):
             return sp.Integer(algebra.name_of(ref.expr) == "true")
         return algebra.call("number", ref.expr) if ref.boolean else ref.expr
 
     def condition(self, node: ast.Expr) -> Ref:
-        """Lower a condition; a number counts as true unless it is 0."""
+        """Lower a condition; a nonzero number is true."""
         ref = self.expr(node)
         return ref if ref.boolean else Ref(algebra.call("ne", ref.expr, sp.Integer(0)), ref.kind, True)
 
@@ -195,7 +195,7 @@ class ExpressionLowering(Loops):
         return Ref(algebra.bounded(result), kind)
 
     def compare(self, op: str, left: Ref, right: Ref) -> Ref:
-        """Return the result of a comparison; ``>`` and ``>=`` are turned round."""
+        """Return the result of a comparison; ``>`` and ``>=`` are mirrored."""
         (left, right), kind = self.together(left, right)
         a, b = self.number(left), self.number(right)
         if op in (">", ">="):
@@ -225,16 +225,16 @@ class ExpressionLowering(Loops):
         return Ref(algebra.call(name, *(self.number(a) for a in refs)), kind, BUILTINS[name].boolean)
 
     def total(self, node: ModelSum) -> Ref:
-        """Return a sum over the whole model, an input that arrives late; this tensor's part of it is stored."""
+        """Lower a sum over the model: a late input. This tensor's contribution is stored."""
         name = Total(node.site)
         if self.stepping:
             part = self.expr(node.value)
-            one = part.kind.level <= Level.SCALAR  # a number of the tensor counts once
+            one = part.kind.level <= Level.SCALAR  # a per-tensor number counts once
             self.parts_of_totals[name] = Ref(self.number(part), part.kind) if one else self.reduction("sum", part, None)
         return self.input(name, HOST)
 
     def halting(self, node: Operation) -> Ref:
-        """Note the numbers that `iterate` goes by; the value of the call is read by nothing."""
+        """Record the numbers that control `iterate`; nothing reads the value of the call."""
         for target, argument in zip(IterationControl, node.arguments, strict=False):
             if self.stepping:
                 ref = self.expr(argument)
@@ -242,9 +242,9 @@ class ExpressionLowering(Loops):
         return Ref(sp.Integer(0), HOST)
 
     def evaluated(self, node: Evaluated) -> Ref:
-        """Return what the closure is called for at a point, or along a direction: an input that arrives late.
+        """Lower a closure evaluation at a point or along a direction: a late input.
 
-        What is asked for at one point is one evaluation, if the point has a name (``specialise`` marks it so).
+        All requests at a named point share one evaluation (``specialise`` marks named points).
         """
         value, *options = node.arguments
         target, late, kind = asked(node.function, node.site)
@@ -259,7 +259,7 @@ class ExpressionLowering(Loops):
         return self.input(late, kind)
 
     def draw(self, node: Drawn) -> Ref:
-        """Return random numbers, an input of the pass that reads them."""
+        """Lower a random draw: an input of the stage that reads it."""
         kind = ELEMENT
         if node.sizes:
             kind = self.kind_of_shape(shapes.made(node.function, list(map(self.size, node.sizes))))
@@ -269,7 +269,7 @@ class ExpressionLowering(Loops):
         return self.input(drawn.name, kind)
 
     def extent(self, kind: Kind, dims: frozenset[int] | None) -> sp.Expr:
-        """Return how many elements a reduction takes together."""
+        """Return the number of elements that a reduction combines."""
         if kind == ELEMENT and dims is None:
             return self.input("numel", HOST).expr
         if self.core.fixed_ndim:
@@ -277,15 +277,15 @@ class ExpressionLowering(Loops):
             return sp.Mul(*(shape[d] for d in (range(len(shape)) if dims is None else dims)))
         facts: dict[int, ValueName] = {-1: "cols", -2: "rows", **{size.dim: size for size in DIMENSION_SIZES}}
         known = kind.dims | (dims or frozenset())
-        # Counted from both ends, dimensions may be the same one.
+        # With dimensions counted from both ends, two of them may coincide.
         if dims is None or not known <= {*facts} or len({d < 0 for d in known}) > 1:
             raise OptlangError([constant_sum(self.rule, self.at)])
         return sp.Mul(*(self.input(facts[d], HOST).expr for d in dims - kind.dims))
 
     def reduction(self, name: str, inner: Ref, dims: frozenset[int] | None) -> Ref:
-        """Return a reduction, bound to a new name; a number is returned as it is (for a sum, times n)."""
+        """Return a reduction bound to a new name. A number is returned unreduced (times n for a sum)."""
         expr = self.number(inner)
-        if inner.kind.level > Level.SCALAR and not self.is_tensor(expr):  # algebra has found a number: sum(0*x + 1)
+        if inner.kind.level > Level.SCALAR and not self.is_tensor(expr):  # simplified to a number: sum(0*x + 1)
             return Ref(expr if name != "sum" else expr * self.extent(inner.kind, dims), SCALAR)
         if inner.kind.level <= Level.SCALAR:
             if name != "sum" or inner.kind == SCALAR:
@@ -299,6 +299,6 @@ class ExpressionLowering(Loops):
 
 
 def _stem(expr: sp.Expr) -> str:
-    """Return a short name for what is reduced: its only symbol, or ``x``."""
+    """Return a short name for a reduced expression: its only symbol, or ``x``."""
     names = sorted({s.name.rpartition("_")[0] or s.name for s in expr.free_symbols})
     return names[0] if len(names) == 1 else "x"

@@ -1,7 +1,7 @@
-"""Lowering of loops over the entries of a history: one operation each, with a program of its own for the body.
+"""Lowering of loops over the entries of a history: each is one operation that holds a program for its body.
 
-The body is lowered into a program whose inputs are the place in the history, what one turn hands on to the next, and
-whatever else it reads. What the rule's formulas see of it are the results of the operation.
+The inputs of the body's program are the position in the history, the loop-carried values and everything else it reads.
+Formulas outside the loop see the results of the operation.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from optlang.syntax.walk import assigned
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """What a loop does with each entry.
+    """The body of a loop.
 
     Attributes:
-        program: One turn; its stores are what it hands on, in the order of ``carried``.
-        place: What it calls the place in the history.
-        carried: What it calls what the turn before has handed on.
-        read: What else it reads, by the names it has outside.
-        backwards: Whether it begins with the newest entry.
+        program: One iteration; its stores are the loop-carried values, in the order of ``carried``.
+        place: The symbol of the position in the history.
+        carried: The symbols of the values carried over from the previous iteration.
+        read: The other values read, as symbols of the enclosing program.
+        backwards: Whether the loop starts at the newest entry.
     """
 
     program: Program
@@ -46,20 +46,20 @@ class Body:
 
 
 class _Turn(ProgramBuilder):
-    """Gathers the values of a body; what does not change from turn to turn is gathered outside."""
+    """Collects the values of a body; loop invariants on the host go to the enclosing program."""
 
     def __init__(self, outside: ProgramBuilder) -> None:
         super().__init__(outside.taken, outside.sizes)
         self.outside, self.inputs, self.used = outside, outside.inputs, outside.used
         self.line = outside.line
-        self.own: dict[sp.Symbol, Kind] = {}  # the place, and what one turn hands on to the next
+        self.own: dict[sp.Symbol, Kind] = {}  # the position and the loop-carried values
 
     def kinds(self) -> dict[sp.Symbol, Kind]:
-        """Return the kinds of everything there is, outside too."""
+        """Return the kinds of all symbols, including those outside."""
         return {**self.outside.kinds(), **self.own, **super().kinds()}
 
     def bind(self, stem: str, ref: Ref, rounds: bool = False) -> Ref:
-        """Give a value a name of its own; numbers of the host are computed once."""
+        """Bind a value to a new name; host numbers are computed once, outside the loop."""
         return super().bind(stem, ref, rounds) if ref.kind.on_device else self.outside.bind(stem, ref, rounds)
 
 
@@ -67,14 +67,14 @@ class Loops(Histories):
     """Lowers loops; statements in general are lowered by a subclass."""
 
     env: dict[str, Ref]
-    #: What stands for names like the ``a`` of ``a[i] = x`` in the loop at hand, and the kinds of their values.
+    #: The tensors that ``a[i] = x`` fills in the current loop, and their kinds.
     entries: dict[str, tuple[sp.Symbol, Kind]]
-    places: dict[str, Size]  # how many entries the histories have room for that loops go through, by the loops' names
+    places: dict[str, Size]  # capacities of the histories looped over, by loop variable
     source: Source
 
     @abstractmethod
     def line_of(self, span: Span) -> int:
-        """Return the line of a place in the rule."""
+        """Return the line of a span in the rule."""
 
     @abstractmethod
     def block(self, statements: Sequence[ast.Stmt]) -> None:
@@ -82,11 +82,11 @@ class Loops(Histories):
 
     @abstractmethod
     def write(self, name: str, ref: Ref) -> None:
-        """Make ``name`` stand for a value from here on."""
+        """Set the current value of ``name``."""
 
     @abstractmethod
     def plain(self, ref: Ref) -> sp.Expr:
-        """Return a value as something a store can name."""
+        """Return a value as a symbol or number, which a store can refer to."""
 
     @abstractmethod
     def number(self, ref: Ref) -> sp.Expr:
@@ -101,7 +101,7 @@ class Loops(Histories):
         names = [n for n in dict.fromkeys(t.name for t in assigned(node.body)) if self.stands(n)]
         first = {name: self.name(name) for name in names if name != node.name.name}
         kinds = {name: ref.kind if ref.kind.on_device else SCALAR for name, ref in first.items()}
-        while True:  # what a turn hands on may be more than what there was before the first
+        while True:  # the kind of a loop-carried value may grow beyond that of its initial value
             self.env, self.done, self.out, self.entries = dict(before), dict(done), _Turn(outside), {}
             place = self.out.symbol(node.name.name)
             carried = {name: self.out.symbol(name) for name in kinds}
@@ -128,17 +128,17 @@ class Loops(Histories):
             self.write(name, self.out.bind(name, Ref(item, kinds[name])))
 
     def stands(self, name: str) -> bool:
-        """Whether a name has a value before a loop assigns it."""
+        """Return whether a name has a value before the loop."""
         return name in self.env or name in ("p", "g") or name in {s.name for s in self.core.states}
 
     def spread(self, ref: Ref, kind: Kind) -> Ref:
-        """Return a value with the shape of a kind."""
+        """Return a value broadcast to the shape of a kind."""
         if ref.kind == kind or not self.number(ref).free_symbols:
             return Ref(self.number(ref), kind)
         return self.filled(ref, kind)
 
     def entry(self, node: ast.Assign) -> None:
-        """Lower ``a[i] = x``: of what stands for a, one entry is filled in."""
+        """Lower ``a[i] = x``, which fills one entry of a."""
         (target,) = node.targets
         assert node.at is not None
         x = self.expr(node.value)
@@ -155,7 +155,7 @@ class Loops(Histories):
         place = self.name(node.at.name).expr
         filled = self.operation("collected", entries.kind, entries.expr, place, value.expr)
         self.env[target.name] = filled
-        # What has just been filled in need not be looked up.
+        # Reading back the entry just filled yields the value itself.
         self.done[algebra.matrix_operation("index")(filled.expr, place)] = value
 
     def body(
@@ -166,7 +166,7 @@ class Loops(Histories):
         kinds: Mapping[str, Kind],
         results: Mapping[str, sp.Expr],
     ) -> Body:
-        """Return the body of a loop that has been lowered."""
+        """Return the body of a lowered loop."""
         values = tuple(self.out.tensor)
         made = {place, *carried.values(), *(v.symbol for v in values)}
         exprs = (*(v.expr for v in values), *results.values())
@@ -179,7 +179,7 @@ class Loops(Histories):
         stores = tuple(Store(name, expr, kinds[name]) for name, expr in results.items())
         notes = {v.line: self.source.line(v.line).strip() for v in values if v.line}
         program = prune.run(Program("", tuple(inputs), (), (values,), stores, notes))
-        handed_on = inputs[: 1 + len(carried)]  # they are there whether a turn reads them or not
-        left = tuple(i for i in program.inputs if i not in handed_on)
-        program = replace(program, inputs=(*handed_on, *left))
+        always = inputs[: 1 + len(carried)]  # these stay even if the body does not read them
+        left = tuple(i for i in program.inputs if i not in always)
+        program = replace(program, inputs=(*always, *left))
         return Body(program, place, tuple(carried.values()), tuple(i.symbol for i in left), node.backwards)

@@ -1,12 +1,13 @@
-"""Statements of a variant -> program.
+"""Lower: translate the statements of a variant to a program.
 
-Each assignment becomes a value in single assignment; an ``if`` on values of the step becomes a choice per name that it
-assigns. Kinds follow from the inputs. A ``: scalar`` state lives on the host unless something of a tensor reaches it.
+Assignments are in single assignment form; an ``if`` on runtime values becomes a select per assigned name. Kinds follow
+from the inputs. A ``: scalar`` state is kept on the host unless it depends on a tensor.
 
-What is not always due (``every``, and an ``if`` on host values around matrices) is no choice between values that are
-both computed: each way through such questions is a program of its own, a *path*, and the step asks before it starts.
+Conditional work (``every``, and an ``if`` on host values around matrices) does not become a select that computes both
+sides. Each combination of answers to such questions is a separate program, a *path*, and the step chooses its path
+before it starts.
 
-A sum over the whole model is an input of kind host that arrives late, once every tensor has given its part of it.
+A sum over the whole model is a late host input, available once every tensor has contributed to it.
 """
 
 from __future__ import annotations
@@ -40,20 +41,20 @@ from optlang.syntax import tree as ast
 from optlang.syntax.tree import StateScope
 from optlang.syntax.walk import assigned
 
-#: The values of group states after the statements that assign them: by the state's name, and by what tells a statement
-#: from all others (a place in the text does not, where a loop has been written out).
+#: The values of group states after the statements that assign them, by the identity of the statement and the state's
+#: name. (A source position does not identify a statement of an unrolled loop.)
 Trail = dict[tuple[Any, str], Ref]
 
 
 @dataclass(frozen=True)
 class Path:
-    """One way through the questions that a step asks before it starts.
+    """One combination of answers to the questions that a step asks before it starts.
 
     Attributes:
-        answers: The answers that lead here.
-        questions: The conditions they are answers to, over inputs, in the order in which they are asked.
-        program: What the step is.
-        draws: The random numbers it reads.
+        answers: The answers that select this path.
+        questions: The conditions they answer, over inputs, in the order in which they are asked.
+        program: The step.
+        draws: The random numbers read.
     """
 
     answers: tuple[bool, ...]
@@ -66,10 +67,10 @@ class Path:
 class Lowered:
     """The programs of a variant.
 
-    ``step`` is that of the first of the ``paths``, and of the only one where nothing is asked. ``on_host`` names the
-    tensors' scalar states that are kept on the host. ``group`` and ``shared`` are None without such states. ``kinds``
-    are those of the states. ``evaluates`` says that some step of the rule has the closure called again, so that no
-    tensor may move before.
+    ``step`` is the program of the first of the ``paths``; without questions it is the only one. ``on_host`` names the
+    per-tensor scalar states kept on the host. ``group`` and ``shared`` are None if the rule has no such states.
+    ``kinds`` are the kinds of the states. ``evaluates`` says that a step evaluates the closure again, so that no tensor
+    may change before that.
     """
 
     paths: tuple[Path, ...]
@@ -87,7 +88,7 @@ class Lowered:
 
     @property
     def staged(self) -> bool:
-        """Whether a step is more than one pass over the elements that is always the same."""
+        """Whether a step needs more than one kernel over the elements that is always the same."""
         return (
             len(self.paths) > 1
             or self.shared is not None
@@ -100,18 +101,18 @@ class Lowered:
         )
 
 
-#: How many paths a step may have; each is compiled.
+#: Maximum number of paths of a step; each is compiled.
 MAX_PATHS = 32
 
 
 def lower(rule: Rule, core: Core) -> Lowered:
-    """Return the programs of a variant: its steps, the start of its states, and its group and shared states' updates.
+    """Return the programs of a variant: its steps, the start of its states, and the updates of group and shared states.
 
     Raises:
-        TooManyPaths: If the step asks too many questions that have nothing to do with each other.
+        TooManyPaths: If the step asks too many independent questions.
     """
     on_host = frozenset(s.name for s in core.states if s.scope is StateScope.TENSOR and s.kind == SCALAR)
-    while True:  # a state that turns out to depend on a tensor moves to the device, perhaps taking others along
+    while True:  # a state that depends on a tensor moves to the device, possibly taking others with it
         start = _Lowering(rule, core, on_host, Section.START)
         start_program = start.run()
         started = start.started()
@@ -123,7 +124,7 @@ def lower(rule: Rule, core: Core) -> Lowered:
         if not moved:
             break
         on_host -= moved
-    if core.event is not None:  # evaluation is about some of the states; the others are there already
+    if core.event is not None:  # an event concerns only some states; the others exist already
         named = {n for path in paths for n in path.program.names()}
         start_program = prune.run(start_program.storing(named))
     others: dict[Section, Program | None] = {Section.GROUP: None, Section.SHARED: None}
@@ -137,13 +138,13 @@ def lower(rule: Rule, core: Core) -> Lowered:
 
 
 class TooManyPaths(Exception):
-    """A step asks too many questions that have nothing to do with each other."""
+    """A step asks too many independent questions."""
 
 
 def _paths(
     rule: Rule, core: Core, on_host: frozenset[str], started: Started, select_both_sides: bool = False
 ) -> tuple[list[Path], set[str]]:
-    """Return every way through the questions of a step, and the states found not to be host values."""
+    """Return the paths of a step, and the states found not to be host values."""
     paths: list[Path] = []
     moved: set[str] = set()
     pending: list[tuple[bool, ...]] = [()]
@@ -162,11 +163,11 @@ def _paths(
 
 @dataclass(frozen=True)
 class Started:
-    """What the start of the states has found.
+    """The states' initial values, as found by lowering the start.
 
     Attributes:
-        kinds: Kinds of the states.
-        names: What the symbols stand for that sizes of states are made of.
+        kinds: The kinds of the states.
+        names: The size inputs that symbols in shapes of states denote.
     """
 
     kinds: dict[str, Kind] = field(default_factory=dict)
@@ -174,7 +175,7 @@ class Started:
 
 
 class Section(Enum):
-    """A part of a variant."""
+    """The sections of a variant, each lowered to its own program."""
 
     STEP = auto()
     START = auto()
@@ -183,7 +184,7 @@ class Section(Enum):
 
     @property
     def scope(self) -> StateScope:
-        """What the states belong to that it gives values to."""
+        """The scope of the states that this section assigns."""
         return {Section.GROUP: StateScope.GROUP, Section.SHARED: StateScope.SHARED}.get(self, StateScope.TENSOR)
 
 
@@ -191,16 +192,16 @@ NOTHING_STARTED = Started()
 
 
 class _Lowering(ExpressionLowering):
-    """Lowers one part of a variant.
+    """Lowers one section of a variant.
 
     Args:
         rule: The rule.
-        core: What is left of it.
-        on_host: The scalar states that are taken to live on the host.
-        part: The part.
-        started: What the start of the states has found, for any other part.
-        given: Answers to the first questions; those beyond are answered by yes.
-        select_both_sides: Whether both sides of conditions around matrices are computed, not chosen between.
+        core: The specialised rule.
+        on_host: The scalar states assumed to be on the host.
+        part: The section.
+        started: The result of lowering the start; needed for every other section.
+        given: Answers to the first questions; the rest are answered by yes.
+        select_both_sides: Whether both sides of conditions around matrices are computed instead of branching.
     """
 
     def __init__(
@@ -218,10 +219,10 @@ class _Lowering(ExpressionLowering):
         self.asked: list[tuple[sp.Expr, bool]] = []
         self.draws: list[Draw] = []
         self.parts_of_totals: dict[NumberContribution, Ref] = {}
-        self.points: dict[Asked, Store] = {}  # where the closure is called, and along what there are products
+        self.points: dict[Asked, Store] = {}  # where the closure is evaluated, and the directions of Hessian products
         self.done: dict[sp.Expr, Ref] = {}
         self.entries, self.places = {}, {}
-        self.at: Span | None = None  # the statement that is being lowered
+        self.at: Span | None = None  # the statement being lowered
         self.rule, self.core, self.part, self.stepping = rule, core, part, part is Section.STEP
         self.source = Source(rule_text(rule))
         self.states = {s.name: s for s in core.states}
@@ -229,13 +230,13 @@ class _Lowering(ExpressionLowering):
         self.out = ProgramBuilder((*self.hypers, *self.states), started.names)
         self.env: dict[str, Ref] = {}
         self.on_host = on_host
-        self.on_device: set[str] = set()  # states found not to be host values after all
+        self.on_device: set[str] = set()  # states found to depend on a tensor
         self.assigned: dict[str, None] = {}
         self.trail: Trail = {}
-        self.guards: list[tuple[Ref, bool, dict[str, Ref]]] = []  # conditions around, the side, and names before
+        self.guards: list[tuple[Ref, bool, dict[str, Ref]]] = []  # enclosing conditions, side taken, names before
 
     def run(self) -> Program:
-        """Return the program of this part."""
+        """Return the program of this section."""
         if self.part is Section.STEP:
             self.trail = self.group_trail()
         self.block(self.core.start if self.part is Section.START else self.core.body)
@@ -252,10 +253,10 @@ class _Lowering(ExpressionLowering):
         )
 
     def group_trail(self) -> Trail:
-        """Return what group states are after each statement that assigns them.
+        """Return the values of group states after each statement that assigns them.
 
-        The group's own update runs before the step, which takes its results. What a state is between two assignments
-        is computed again, on the host, as the group's update computed it.
+        The group's update runs before the step, which reads its results. Intermediate values of a group state are
+        recomputed on the host, with the same formulas.
         """
         states = [s.name for s in self.core.states if s.scope is not StateScope.TENSOR]
         if not states:
@@ -274,11 +275,11 @@ class _Lowering(ExpressionLowering):
         }
 
     def input(self, name: ValueName, kind: Kind) -> Ref:
-        """Return a value that exists before the step."""
+        """Return an input, adding it on first use."""
         return self.out.input(name, kind)
 
     def stores(self) -> list[Store]:
-        """Return what is written at the end: initial values, group states, or the parameter and states."""
+        """Return the stores at the end: initial values, group states, or the parameter and the tensor's states."""
         stores = []
         for state in self.core.states:
             if state.scope is not self.part.scope:
@@ -309,11 +310,11 @@ class _Lowering(ExpressionLowering):
         return stores
 
     def started(self) -> Started:
-        """Return what the other parts have to know, for a part that starts the states."""
+        """Return what lowering the other sections needs, from a section that starts the states."""
         return Started(self.state_kinds(), {i.symbol: i.name for i in self.out.inputs.values()})
 
     def state_kinds(self) -> dict[str, Kind]:
-        """Return the kinds that initial values give the states on the device, for a part that starts them."""
+        """Return the kinds of the initial values of device states, in a section that starts the states."""
         kinds = {}
         for state in self.core.states:
             ref = self.env.get(state.name)
@@ -325,7 +326,7 @@ class _Lowering(ExpressionLowering):
     # Names --------------------------------------------------------------------------------------------------
 
     def name(self, name: str) -> Ref:
-        """Return what a name stands for now."""
+        """Return the current value of a name."""
         if name in self.env:
             return self.env[name]
         if name in ("p", "g"):
@@ -341,7 +342,7 @@ class _Lowering(ExpressionLowering):
         return self.history(name, self.input(name, self.kind_of(self.states[name])))
 
     def kind_of(self, state: State) -> Kind:
-        """Return where a state lives in this lowering."""
+        """Return the kind of a state in this lowering."""
         if state.name in self.on_host or state.scope is not StateScope.TENSOR:
             return HOST
         return self.before.kinds.get(state.name, state.kind)
@@ -366,7 +367,7 @@ class _Lowering(ExpressionLowering):
                 case ast.Every(body=body):
                     due = self.due(statement)
                     answer = self.answer(due)
-                    if answer is None:  # where group states are updated: a choice on the host costs nothing
+                    if answer is None:  # in a group update: a select on the host costs nothing
                         self.choose(due, body, (), statement)
                     elif answer:
                         self.block(body)
@@ -375,7 +376,7 @@ class _Lowering(ExpressionLowering):
                     raise AssertionError(f"{type(statement).__name__} is not left by specialise")
 
     def settle(self, node: ast.If | ast.Every) -> None:
-        """Let states that are not the tensor's stand for what they are after a statement, whichever way it went."""
+        """Set group and shared states to their values after a statement, whichever branch was taken."""
         for target in assigned((node,)):
             if self.part is Section.STEP and self.is_group(target.name):
                 self.env[target.name] = self.trail.get((_place(node), target.name), self.name(target.name))
@@ -394,11 +395,11 @@ class _Lowering(ExpressionLowering):
         return Ref(due, HOST, True)
 
     def branches(self, sides: Sequence[Sequence[ast.Stmt] | ast.Expr]) -> bool:
-        """Whether a condition that is known before the step decides what is computed, not what is chosen."""
+        """Return whether a condition known before the step selects a path, instead of becoming a select."""
         return any(runs_only_when_due(side, matrices=not self.select_both_sides) for side in sides)
 
     def answer(self, condition: Ref) -> bool | None:
-        """Return the answer to a question of this path; None for one that cannot be asked before the step starts."""
+        """Return this path's answer to a question; None for one that cannot be asked before the step starts."""
         if not self.stepping or condition.kind.level > Level.HOST:
             return None
         question, turned = self.unfolded(condition.expr), False
@@ -415,12 +416,12 @@ class _Lowering(ExpressionLowering):
         return known[question] is not turned
 
     def is_late(self, name: ValueName) -> bool:
-        """Whether an input is known only in the middle of a step."""
+        """Return whether an input becomes available only in the middle of a step."""
         shared = isinstance(name, New) and self.states[name.state].scope is StateScope.SHARED
         return shared or isinstance(name, LateNumber)
 
     def line_of(self, span: Span) -> int:
-        """Return the line of a place in the rule (0 for a place in a builtin's definition)."""
+        """Return the line of a span in the rule (0 for a span in a builtin's definition)."""
         if span.line or self.rule.tree.span.origin is not None:
             return span.line
         return self.source.position(span.start)[0] if span.end <= len(self.source.text) else 0
@@ -429,8 +430,8 @@ class _Lowering(ExpressionLowering):
         """Lower one assignment."""
         if self.is_group(name) and self.part is Section.STEP:
             if self.states[name].scope is StateScope.SHARED:
-                self.expr(value)  # for this tensor's part of the sums in it
-            self.env[name] = self.trail[place, name]  # that update has a program of its own
+                self.expr(value)  # for this tensor's contributions to sums in it
+            self.env[name] = self.trail[place, name]  # the group update has its own program
             return
         ref = self.expr(value)
         if op != "=":
@@ -440,9 +441,9 @@ class _Lowering(ExpressionLowering):
             self.trail[place, name] = self.guarded(name)
 
     def guarded(self, name: str) -> Ref:
-        """Return what a state is inside of conditions: what it was before where the group does not take that way.
+        """Return a group state inside conditions: its value before, where the group does not take that branch.
 
-        A tensor may, for it counts its own steps.
+        A tensor may take it, because it counts its own steps.
         """
         ref = self.env[name]
         for held, side, before in reversed(self.guards):
@@ -455,8 +456,8 @@ class _Lowering(ExpressionLowering):
         return name in self.states and self.states[name].scope is not StateScope.TENSOR
 
     def write(self, name: str, ref: Ref) -> None:
-        """Make ``name`` stand for a value from here on."""
-        if is_history(ref):  # its parts have names
+        """Set the current value of ``name``."""
+        if is_history(ref):  # its parts are already named
             self.assigned.setdefault(name)
             self.env[name] = ref
             return
@@ -467,15 +468,15 @@ class _Lowering(ExpressionLowering):
             kind = ref.kind if ref.kind.on_device else ELEMENT
         if kept and kind == ELEMENT:
             ref = self.like_parameter(ref)
-        if kept and ref.boolean:  # what is kept is a number
+        if kept and ref.boolean:  # states hold numbers
             ref = Ref(self.number(ref), ref.kind)
         if kept and kind.level is Level.MATRIX:
             ref = self.materialised(Ref(ref.expr, kind))
         if kept and kind.on_device and ref.kind != kind:
-            ref = Ref(ref.expr, kind)  # spread over the tensor
+            ref = Ref(ref.expr, kind)  # broadcast over the tensor
         if kept and self.part is not Section.START:
             self.assigned.setdefault(name)
-            # A symbol of its own, which algebra does not see through.
+            # A separate symbol that algebraic rewriting does not see through.
             if kind.on_device or not ref.expr.is_Symbol:
                 ref = self.bind(name, ref, rounds=True)
         elif not (ref.expr.is_Atom or algebra.is_literal(ref.expr)):
@@ -483,7 +484,7 @@ class _Lowering(ExpressionLowering):
         self.env[name] = ref
 
     def branch(self, node: ast.If) -> None:
-        """Lower an ``if``: run each side on its own names, then choose per name."""
+        """Lower an ``if``: run each branch on its own names, then select per name."""
         condition, body = node.branches[0]
         held = self.condition(condition)
         other: tuple[ast.Stmt, ...] = node.other or ()
@@ -498,7 +499,7 @@ class _Lowering(ExpressionLowering):
         self.choose(held, body, other, node)
 
     def choose(self, held: Ref, body: Sequence[ast.Stmt], other: Sequence[ast.Stmt], node: ast.If | ast.Every) -> None:
-        """Run both sides of a condition on names of their own, then choose per name."""
+        """Run both branches of a condition on their own names, then select per name."""
         before = dict(self.env)
         self.guards.append((held, True, before))
         self.block(body)
@@ -519,7 +520,7 @@ class _Lowering(ExpressionLowering):
                 self.trail[_place(node), name] = self.guarded(name)
 
     def merge(self, name: str, condition: Ref, a: Ref | None, b: Ref | None) -> None:
-        """Choose what a name stands for after an ``if``."""
+        """Select the value of a name after an ``if``."""
         kept = name == "p" or name in self.states
         if kept or name == "g":
             a, b = a or self.name(name), b or self.name(name)
@@ -534,7 +535,7 @@ class _Lowering(ExpressionLowering):
 
 
 def _place(node: ast.If | ast.Every) -> Any:
-    """Return what tells a condition from others, also where the rest of an ``elif`` has become one of its own."""
+    """Return a key that identifies a condition, even where the rest of an ``elif`` has become a separate ``if``."""
     if isinstance(node, ast.Every):
         return id(node)
     return (*(part for condition, body in node.branches for part in (id(condition), id(body))), id(node.other))

@@ -1,4 +1,4 @@
-"""Lowering of what is about whole tensors: shapes as formulas over sizes, and the operations on matrices."""
+"""Lowering of whole-tensor operations, with symbolic shapes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from optlang.kinds import ELEMENT, HOST, SCALAR, Kind, Level, join, matrix
 from optlang.syntax import tree as ast
 from optlang.syntax.walk import expressions, own_expressions, statements
 
-#: The kind of the several results of one function, of which ``item`` takes one.
+#: The kind of an operation with several results, from which ``item`` selects one.
 SEVERAL = matrix(("several",))
 
 
@@ -30,7 +30,7 @@ class Matrices(ABC):
 
     core: Core
     out: ProgramBuilder
-    done: dict[sp.Expr, Ref]  # operations that have been lowered, so that none runs twice
+    done: dict[sp.Expr, Ref]  # operations lowered so far, for common subexpression elimination
 
     @abstractmethod
     def expr(self, node: ast.Expr) -> Ref:
@@ -38,10 +38,10 @@ class Matrices(ABC):
 
     @abstractmethod
     def input(self, name: ValueName, kind: Kind) -> Ref:
-        """Return a value that exists before the step."""
+        """Return an input, adding it on first use."""
 
     def is_tensor(self, expr: sp.Expr) -> bool:
-        """Whether an expression reads a value on the device."""
+        """Return whether an expression reads a value on the device."""
         if not expr.free_symbols:
             return False
         kinds = self.out.kinds()
@@ -65,11 +65,11 @@ class Matrices(ABC):
         return {Level.ELEMENT: self.whole, Level.MATRIX: kind.shape}.get(kind.level, ())
 
     def kind_of_shape(self, shape: Shape) -> Kind:
-        """Return the kind of values of a shape."""
+        """Return the kind of values with a given shape."""
         return SCALAR if not shape else ELEMENT if shape == self.whole else matrix(shape)
 
     def together(self, *refs: Ref) -> tuple[tuple[Ref, ...], Kind]:
-        """Return values as they meet element by element, and the kind of what comes of it."""
+        """Broadcast values against each other; return them with the kind of the result."""
         kinds = [ref.kind for ref in refs]
         if not any(kind.level is Level.MATRIX for kind in kinds):
             return refs, join(kinds)
@@ -79,42 +79,42 @@ class Matrices(ABC):
         return refs, self.kind_of_shape(shape)
 
     def like_parameter(self, ref: Ref) -> Ref:
-        """Return a value of the shape of ``matrix(p)`` in the shape of p, any other as it is."""
+        """Return a value with the shape of ``matrix(p)`` reshaped to p; any other unchanged."""
         is_matrix = ref.kind.level is Level.MATRIX and self.core.ndim != 2 and bool(self.whole)
         if is_matrix and ref.kind.shape == shapes.matrix(self.whole):
             return self.operation("shaped", ELEMENT, self.named(ref).expr)
         return ref
 
     def unfolded(self, expr: sp.Expr) -> sp.Expr:
-        """Return a host formula over inputs only."""
+        """Return a host formula expanded over inputs."""
         known = {v.symbol: v.expr for v in self.out.host}
         while names := {s: known[s] for s in expr.free_symbols if s in known}:
             expr = expr.xreplace(names)
         return expr
 
     def size(self, node: ast.Expr) -> Size:
-        """Return a size that an expression gives, as a formula over inputs."""
+        """Return the size that an expression evaluates to, as a formula over inputs."""
         expr = self.unfolded(self.expr(node).expr)
         return int(expr) if expr.is_Integer else expr
 
     # Operations ---------------------------------------------------------------------------------------------
 
     def operation(self, name: str, kind: Kind, *args: sp.Expr) -> Ref:
-        """Return the result of an operation, a value of its own."""
+        """Bind the result of an operation to a name."""
         expr = algebra.matrix_operation(name)(*args)
         if expr not in self.done:
             self.done[expr] = self.out.bind(name, Ref(expr, kind))
         return self.done[expr]
 
     def named(self, ref: Ref) -> Ref:
-        """Return a value under a name of its own."""
-        if ref.boolean:  # a condition counts as 0 or 1
+        """Bind a value to a name."""
+        if ref.boolean:  # a condition becomes 0 or 1
             ref = Ref(algebra.call("number", ref.expr), ref.kind)
         ref = self.materialised(ref)
         return ref if ref.expr.is_Symbol else self.out.bind("x", ref)
 
     def materialised(self, ref: Ref) -> Ref:
-        """Return a tensor that algebra has found to be one number (``0*x``) with its shape again."""
+        """Return a tensor that simplified to a number (``0*x``) with its shape restored."""
         if not ref.kind.on_device or self.is_tensor(ref.expr):
             return ref
         shape = self.shape_of(ref.kind)
@@ -125,14 +125,14 @@ class Matrices(ABC):
         return Ref(ref.expr * self.operation("ones", ref.kind, *sizes).expr, ref.kind)
 
     def product(self, node: ast.Binary) -> Ref:
-        """Lower ``a @ b``; numbers that a factor is multiplied with come outside, where they cost least."""
+        """Lower ``a @ b``; scalar factors move to where multiplying by them is cheapest."""
         (c, a), (d, b) = self.factored(self.expr(node.left)), self.factored(self.expr(node.right))
         shape = shapes.product(self.shape_of(a.kind), self.shape_of(b.kind))
         product = self.operation("matmul", self.kind_of_shape(shape), a.expr, b.expr)
         return Ref(c * d * product.expr, product.kind)
 
     def factored(self, ref: Ref) -> tuple[sp.Expr, Ref]:
-        """Return a value as a host number times a name."""
+        """Split a value into a host factor and a name."""
         kinds = {i.symbol: i.kind for i in self.out.inputs.values()} | {v.symbol: v.kind for v in self.out.host}
         factors = sp.Mul.make_args(ref.expr)
         low = [f for f in factors if all(s in kinds and not kinds[s].on_device for s in f.free_symbols)]
@@ -140,7 +140,7 @@ class Matrices(ABC):
         return sp.Mul(*low), self.named(Ref(rest, ref.kind, ref.boolean and not low))
 
     def rounded(self, node: Operation) -> Ref:
-        """Lower ``bf16(x)`` and ``f32(x)``: what comes of it goes on in that number type."""
+        """Lower ``bf16(x)`` and ``f32(x)``: operations on the result run in that dtype."""
         ref = self.expr(node.arguments[0])
         if not ref.kind.on_device:
             return Ref(algebra.call(node.function, ref.expr), ref.kind)
@@ -156,7 +156,7 @@ class Matrices(ABC):
         return self.placed(self.named(self.expr(node.value)), node.items)
 
     def placed(self, x: Ref, places: Sequence[ast.Expr | ast.Slice]) -> Ref:
-        """Return the part of a named value that lies at some places, one for each of its first dimensions."""
+        """Return part of a named value, given one index per leading dimension."""
         items: list[shapes.Shape | list[Size | None]] = []
         args: list[sp.Expr] = []
         for item in places:
@@ -175,7 +175,7 @@ class Matrices(ABC):
         return self.operation("index", self.kind_of_shape(shape), x.expr, *args)
 
     def result_of(self, node: Result) -> Ref:
-        """Lower one result of a function that has several."""
+        """Lower one result of a function with several results."""
         name, arguments = node.operation.function, node.operation.arguments
         args = [self.named(ref) if ref.kind.on_device else ref for ref in map(self.expr, arguments)]
         if BUILTINS[name].sized:
@@ -186,7 +186,7 @@ class Matrices(ABC):
         return self.operation("item", self.kind_of_shape(results[node.index]), whole.expr, sp.Integer(node.index))
 
     def matrix_call(self, node: Operation) -> Ref:
-        """Lower a call of a function of whole matrices that has one result."""
+        """Lower a call to a matrix function with one result."""
         name, nodes = node.function, node.arguments
         if name in MAKERS:
             shape = shapes.made(name, [self.size(n) for n in nodes])
@@ -205,14 +205,14 @@ class Matrices(ABC):
         return self.operation(name, self.kind_of_shape(self.result(name, args)), *(ref.expr for ref in args))
 
     def filled(self, ref: Ref, kind: Kind) -> Ref:
-        """Return a tensor of a kind that holds a number, or what is smaller, at every place."""
+        """Return a tensor of a kind, filled by broadcasting a smaller value."""
         expr = algebra.call("number", ref.expr) if ref.boolean else ref.expr
         sizes = [sp.sympify(size) for size in self.shape_of(kind)]
         self.out.read_sizes(sizes)
         return self.out.bind("filled", Ref(expr * self.operation("ones", kind, *sizes).expr, kind))
 
     def result(self, name: str, args: Sequence[Ref]) -> Any:
-        """Return the shape, or the shapes, of what a function of matrices returns."""
+        """Return the shape, or the shapes, of the results of a matrix function."""
         inner = [self.shape_of(ref.kind) for ref in args]
         return BUILTINS[name].shapes(*(inner[0], int(args[1].expr)) if BUILTINS[name].numbered else inner)
 
@@ -225,12 +225,12 @@ class Matrices(ABC):
 
 
 def is_matrix_function(name: str) -> bool:
-    """Whether a builtin is an operation on whole matrices."""
+    """Return whether a builtin operates on whole matrices."""
     return name in BUILTINS and BUILTINS[name].matrix and BUILTINS[name].definition is None
 
 
 def runs_only_when_due(block: Sequence[ast.Stmt] | ast.Expr, matrices: bool = True) -> bool:
-    """Whether a block or an expression is computed only where it is due: what has sums over the model, or matrices."""
+    """Return whether code is conditional work, run only when needed: it has matrices or sums over the model."""
     tops: Sequence[ast.Expr]
     tops = [e for s in statements(block) for e in own_expressions(s)] if isinstance(block, tuple) else [block]  # type: ignore[list-item]
     nodes = [node for top in tops for node in expressions(top)]
@@ -239,12 +239,12 @@ def runs_only_when_due(block: Sequence[ast.Stmt] | ast.Expr, matrices: bool = Tr
 
 
 def _is_asking(node: ast.Expr) -> bool:
-    """Whether a name or an operation is of a step that calls the closure."""
+    """Return whether a name or an operation belongs to a step that evaluates the closure."""
     return isinstance(node, Operation) and node.function in EVALUATIONS
 
 
 def _is_about_matrices(node: ast.Expr) -> bool:
-    """Whether an expression is, by itself, more than arithmetic on elements."""
+    """Return whether an expression is itself more than elementwise arithmetic."""
     if isinstance(node, Operation):
         return node.function in MATRIX_FUNCTIONS
     return isinstance(node, Transposed | Part | Result) or (isinstance(node, ast.Binary) and node.op == "@")

@@ -1,8 +1,8 @@
 """The program: a variant's step (or its start) in single assignment, over SymPy expressions.
 
-``host`` is computed once per step and group in float64; ``phases`` are blocks of tensor values, each one pass over
-memory: a phase ends where a reduction must be complete. Stores say which value each state and the parameter get;
-they are carried out at the end of the phase that holds their value.
+``host`` is computed once per step and group in float64. ``phases`` are blocks of tensor values, each one pass over
+memory; a phase ends where a reduction must be complete. Stores say which values the states and the parameter get. They
+run at the end of the phase that computes their value.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from optlang.kinds import ELEMENT, HOST, Kind, Level, join
 
 
 class InvalidProgram(Exception):
-    """A pass (or the lowering) made a program that breaks the rules of :func:`Program.verify`."""
+    """A pass, or the lowering, produced a program that violates :func:`Program.verify`."""
 
 
 @dataclass(frozen=True)
 class Input:
     """A value that exists before the step.
 
-    ``name`` is what the runtime calls it (see :mod:`optlang.inputs`), ``symbol`` what expressions call it.
+    ``name`` is its runtime name (see :mod:`optlang.inputs`), ``symbol`` its name in expressions.
     """
 
     symbol: sp.Symbol
@@ -38,12 +38,13 @@ class Value:
     """One assignment.
 
     Attributes:
-        symbol: The name it defines.
-        expr: Its expression, over symbols defined before.
-        kind: Where it lives.
+        symbol: The symbol it defines.
+        expr: Its expression, over earlier symbols.
+        kind: Its kind.
         boolean: Whether it is a condition.
-        rounds: Whether it is the value of a state or the parameter, which algebra does not cross.
-        line: Line of the rule it comes from, 0 if it comes from none.
+        rounds: Whether it is the value of a state or the parameter, a rounding point that simplification does not
+            cross.
+        line: The line of the rule it comes from, 0 if there is none.
     """
 
     symbol: sp.Symbol
@@ -55,18 +56,18 @@ class Value:
 
     @property
     def matrices(self) -> bool:
-        """Whether it is a function of whole matrices."""
+        """Whether it is a matrix operation."""
         return isinstance(self.expr, algebra.MatrixOperation)
 
     @property
     def reduces(self) -> bool:
-        """Whether it is a reduction (which other values may use only in a later phase)."""
+        """Whether it is a reduction, whose result other values may use only in a later phase."""
         return isinstance(self.expr, algebra.Reduction)
 
 
 @dataclass(frozen=True)
 class Store:
-    """``target`` (``p``, a state, what is left for others) gets ``expr``, a symbol or (in a start program) a number."""
+    """A store of ``expr`` (a symbol, or a number in a start program) to ``target``: ``p``, a state, a contribution."""
 
     target: ValueName
     expr: sp.Expr
@@ -79,11 +80,11 @@ class Program:
 
     Attributes:
         name: The rule's name.
-        inputs: Hyperparameters, time, facts, ``p``, ``g``, states: all that is read.
-        host: Host values in order.
+        inputs: All values read: hyperparameters, time, facts, ``p``, ``g``, states.
+        host: Host values, in order.
         phases: Tensor values, one tuple per pass over memory, in order.
-        stores: What is written, host states included.
-        notes: Source text of the rule by line, for comments in the generated code.
+        stores: All values written, including host states.
+        notes: Source lines of the rule by number, for comments in the generated code.
     """
 
     name: str
@@ -104,11 +105,11 @@ class Program:
         return (*self.host, *self.tensor)
 
     def names(self) -> set[ValueName]:
-        """Return the names of what is read and written."""
+        """Return the names of all inputs and store targets."""
         return {i.name for i in self.inputs} | {s.target for s in self.stores}
 
     def storing(self, targets: Collection[ValueName]) -> Program:
-        """Return the program with those of its stores that are to some targets."""
+        """Return the program with only its stores to the given targets."""
         return replace(self, stores=tuple(s for s in self.stores if s.target in targets))
 
     def kinds(self) -> dict[sp.Symbol, Kind]:
@@ -118,7 +119,7 @@ class Program:
         return table
 
     def renamed(self, names: Mapping[sp.Symbol, sp.Symbol]) -> Program:
-        """Return the program with some of its symbols called otherwise."""
+        """Return the program with some of its symbols renamed."""
 
         def rename(v: Value) -> Value:
             return replace(v, symbol=names.get(v.symbol, v.symbol))
@@ -131,7 +132,7 @@ class Program:
         ).substituted(names)
 
     def substituted(self, names: Mapping[sp.Symbol, sp.Symbol]) -> Program:
-        """Return the program with symbols replaced wherever they are read."""
+        """Return the program with symbols replaced in every expression."""
         if not names:
             return self
 
@@ -146,7 +147,7 @@ class Program:
         )
 
     def coefficients(self) -> tuple[sp.Symbol, ...]:
-        """Return the host symbols that tensor values and tensor stores read: what is packed for the kernel."""
+        """Return the host symbols read by tensor values and tensor stores, which are packed for the kernel."""
         kinds = self.kinds()
         seen: dict[sp.Symbol, None] = {}
         exprs = [v.expr for v in self.tensor] + [s.expr for s in self.stores if s.kind.on_device]
@@ -158,7 +159,7 @@ class Program:
         return tuple(sorted(seen, key=order.index))
 
     def cost(self) -> int:
-        """Return the operations per element (host and per-tensor work is free beside them)."""
+        """Return the operations per element (host and per-tensor work is negligible beside them)."""
         return sum(algebra.cost(v.expr) for v in self.tensor if v.kind == ELEMENT or v.reduces)
 
     def traffic(self) -> tuple[int, int]:
@@ -176,12 +177,12 @@ class Program:
         return reads, writes
 
     def verify(self) -> None:
-        """Check the rules every program keeps.
+        """Check the invariants of every program.
 
         Raises:
-            InvalidProgram: If a symbol is read before it is defined or defined twice, a host value reads a tensor,
-                a reduction hides inside another expression, a phase reads a reduction of its own, or a recorded kind
-                is not the kind of the expression.
+            InvalidProgram: If a symbol is read before it is defined or defined twice, a host value reads a tensor, a
+                reduction is nested in another expression, a phase reads one of its own reductions, or a recorded kind
+                differs from the kind of the expression.
         """
         kinds: dict[sp.Symbol, Kind] = {}
         for known in self.inputs:
@@ -204,7 +205,7 @@ class Program:
         _require(len(targets) == len(set(targets)), "a target is stored twice")
 
     def text(self) -> str:
-        """Return the program in a form people read."""
+        """Return the program as readable text."""
         return "\n".join(_lines(self))
 
 

@@ -1,7 +1,7 @@
-"""Which states are never negative, which something is divided by, and which start as 0: found in programs.
+"""Sign analysis: finds states that are never negative, states used as divisors, and states that start as 0.
 
-Every value gets an interval that holds it whatever the gradients are. That a state is never negative is assumed of all
-states that start so, and given up for those whose update does not keep it, until no more are.
+Every value gets an interval that holds for all gradients. States that start nonnegative are assumed to stay so; the
+assumption is dropped for states whose update does not preserve it, until a fixed point is reached.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from optlang.ir.program import Program
 
 
 class Traits(NamedTuple):
-    """What is known of the numbers of a state, as a slot has it."""
+    """Properties of the numbers in a state, as recorded in its slot."""
 
     signed: bool = True
     divides: bool = True
@@ -30,18 +30,18 @@ class Traits(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """Numbers from ``low`` to ``high``."""
+    """The interval from ``low`` to ``high``."""
 
     low: float
     high: float
 
     def joined(self, other: Bounds) -> Bounds:
-        """Return the least interval that has the numbers of both."""
+        """Return the smallest interval that contains both."""
         return Bounds(min(self.low, other.low), max(self.high, other.high))
 
 
 def multiplied(one: Bounds, other: Bounds) -> Bounds:
-    """Return the interval of products; any number of zeros is 0, as no value is infinite."""
+    """Return the interval of the product; zero times any bound is 0, because no value is infinite."""
     ends = [0.0 if 0.0 in (a, b) else a * b for a in one for b in other]
     return Bounds(min(ends), max(ends))
 
@@ -49,28 +49,28 @@ def multiplied(one: Bounds, other: Bounds) -> Bounds:
 ANY, POSITIVE, UNIT = Bounds(-math.inf, math.inf), Bounds(0.0, math.inf), Bounds(0.0, 1.0)
 NOTHING = Bounds(0.0, 0.0)
 
-#: What functions return whatever they are given.
+#: Ranges of functions, for any argument.
 KNOWN = {
     **dict.fromkeys(("abs", "exp", "norm", "norm1", "sumsq", "count", "numel", "rows", "cols"), POSITIVE),
     **dict.fromkeys(("sigmoid", "rand"), UNIT),
     **dict.fromkeys(("sign", "tanh", "sin", "cos", "erf"), Bounds(-1.0, 1.0)),
 }
-#: Functions of the numbers of a tensor that lie between the least and the largest of them.
+#: Functions of a tensor's numbers whose result lies between their minimum and maximum.
 BETWEEN = ("max", "min", "mean", "rms", "sqrt", "amax", "amin", "cbrt", "nan_to_num", "relu")
 
-#: Operations on matrices whose results have the numbers of their first argument, at other places.
+#: Matrix operations that only move the numbers of their first argument.
 MOVING = ("index", "shaped", "transpose", "flip")
 
 
 def of_states(
     programs: Sequence[Program], start: Program, ranges: Mapping[ValueName, tuple[float, float]]
 ) -> dict[ValueName, Traits]:
-    """Return what is known of the numbers of each state.
+    """Return the properties of each state.
 
     Args:
-        programs: The steps that the rule may make.
+        programs: The possible steps of the rule.
         start: The initial values.
-        ranges: Between which numbers the hyperparameters lie.
+        ranges: The ranges of the hyperparameters.
     """
     initial = {store.target: store.expr for store in start.stores}
     starting = _Intervals(start, ranges, set())
@@ -96,7 +96,7 @@ def of_states(
 def _keeps(
     program: Program, ranges: Mapping[ValueName, tuple[float, float]], hopeful: set[ValueName], name: ValueName
 ) -> bool:
-    """Whether a step leaves a state that is not negative so."""
+    """Return whether a step keeps a nonnegative state nonnegative."""
     intervals = _Intervals(program, ranges, hopeful)
     return all(intervals.of(store.expr).low >= 0 for store in program.stores if store.target == name)
 
@@ -104,7 +104,7 @@ def _keeps(
 def _fades(
     program: Program, ranges: Mapping[ValueName, tuple[float, float]], hopeful: set[ValueName], name: ValueName
 ) -> bool:
-    """Whether what a state was has less weight in what it becomes than it had, so that errors fade as well."""
+    """Return whether a state's old value enters its new value with a smaller weight, so that errors decay."""
     intervals = _Intervals(program, ranges, hopeful)
     if _follows_parameter(program, name, _Slopes(intervals, program, "p")):
         return False
@@ -114,7 +114,7 @@ def _fades(
 
 
 def _follows_parameter(program: Program, name: ValueName, slopes: _Slopes) -> bool:
-    """Whether a state is made of parameters, without gradients but those that have moved them."""
+    """Return whether a state depends on the parameter, and on gradients only through its update."""
     exprs = {value.symbol: value.expr for value in program.values}
     moved = {symbol for symbol, slope in slopes.known.items() if slope == Bounds(1.0, 1.0)}
     known = {i.symbol: i.name for i in program.inputs}
@@ -130,9 +130,9 @@ def _follows_parameter(program: Program, name: ValueName, slopes: _Slopes) -> bo
 
 
 def _divisors(program: Program) -> Iterable[ValueName]:
-    """Yield the names of the inputs that something is divided by, through whatever values.
+    """Yield the names of the inputs that reach a divisor, through any values.
 
-    A reduction is not 0 because an element is, and neither is the square of a difference because a part of it is.
+    A reduction does not become 0 because one element is 0, nor the square of a difference because one operand is.
     """
     exprs = {value.symbol: value.expr for value in program.values}
     found: set[sp.Symbol] = set()
@@ -146,9 +146,9 @@ def _divisors(program: Program) -> Iterable[ValueName]:
 
 
 def _cancelling(program: Program, intervals: _Intervals) -> Iterable[ValueName]:
-    """Yield the names of the inputs in differences that something is divided by, or that a root is taken of.
+    """Yield the names of the inputs in differences that are a divisor or the argument of a root.
 
-    Where the parts are nearly equal, an error of one of them is as large as what is left.
+    If the operands are nearly equal, an error in one of them is as large as the difference.
     """
     exprs = {value.symbol: value.expr for value in program.values}
     powers = (power for value in program.values for power in value.expr.atoms(sp.Pow))
@@ -178,7 +178,7 @@ def _cancelling(program: Program, intervals: _Intervals) -> Iterable[ValueName]:
 
 
 def _mixed(program: Program) -> Iterable[ValueName]:
-    """Yield the names of the inputs that operations on matrices are given, which make new numbers of them."""
+    """Yield the names of the inputs of matrix operations, which mix their numbers."""
     exprs = {value.symbol: value.expr for value in program.values}
     found: set[sp.Symbol] = set()
     operations = (o for value in program.values for o in value.expr.atoms(algebra.MatrixOperation))
@@ -198,7 +198,7 @@ def _is_even(expr: sp.Expr) -> bool:
 
 
 def _reaching(expr: sp.Expr) -> set[sp.Symbol]:
-    """Return the symbols of a divisor that could make it 0."""
+    """Return the symbols of a divisor that can make it 0."""
     if isinstance(expr, algebra.Reduction | algebra.MatrixOperation):
         return set()
     if _is_even(expr):
@@ -284,7 +284,7 @@ class _Intervals:
 
 
 class _Slopes:
-    """By how much values of a program change with a state, as intervals."""
+    """The derivatives of a program's values with respect to a state, as intervals."""
 
     def __init__(self, intervals: _Intervals, program: Program, name: ValueName) -> None:
         self.intervals = intervals
@@ -294,7 +294,7 @@ class _Slopes:
                 self.known[value.symbol] = self.of(value.expr)
 
     def of(self, expr: sp.Expr) -> Bounds:
-        """Return the interval of the slope of an expression."""
+        """Return the interval of the derivative of an expression."""
         if not expr.free_symbols & self.known.keys():
             return NOTHING
         if expr.is_Symbol:

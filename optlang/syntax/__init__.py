@@ -1,1 +1,1 @@
-"""Text -> tree and tree -> text."""
+"""Parsing and formatting: text to syntax tree and back."""

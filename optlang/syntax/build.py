@@ -1,8 +1,8 @@
-"""From grammar to tree: whole rules and declarations.
+"""Builds the syntax tree of rules and declarations.
 
-The parser calls a method as soon as it has recognised the grammar rule of that name; the method gets the rule's
-pieces in textual order, signs and keywords included, and returns a node. Since nodes are built from the bottom up,
-no depth of nesting can exhaust Python's stack here.
+The parser calls a method as soon as it has recognised the grammar rule with that name. The method gets the pieces of
+the rule in source order, including signs and keywords, and returns a node. Since nodes are built bottom-up, no nesting
+depth can exhaust Python's stack here.
 """
 
 # ruff: noqa: D102
@@ -19,7 +19,7 @@ from optlang.syntax.pieces import Pieces, after, is_token, later, names_of, node
 
 
 class Builder(Statements):
-    """Builds whole rules: the parser calls its methods by the grammar's rule names."""
+    """Builds rules and declarations; methods have the names of grammar rules."""
 
     def start(self, pieces: Pieces) -> tuple[tree.Text | None, tuple[Any, ...]]:
         doc = next(iter(nodes(pieces, tree.Text)), None)
@@ -98,7 +98,7 @@ class Builder(Statements):
                 label="expected `scalar`",
                 help="write `: scalar` for one number per tensor; without a type, the initial value decides the shape",
             )
-        if key is not None:  # `momentum.b` are two names
+        if key is not None:  # `momentum.b` is two names
             at = next(i for i, piece in enumerate(pieces) if is_token(piece, "AS"))
             key = ".".join(names_of(pieces[at:]))
         return tree.StateItem(span(pieces), pieces[0], kind and kind.name, initial, key)
@@ -110,7 +110,7 @@ class Builder(Statements):
         return tree.Inner(span(pieces), pieces[1], self.rule_of(pieces[3]), arguments_of(pieces), after(pieces, "LIKE"))
 
     def rule_of(self, piece: Any) -> tree.Name | tree.Text:
-        """Return the name of a rule, or of its file."""
+        """Return the name of a rule or of its file."""
         return self.text([piece]) if is_token(piece, "STRING") else piece
 
     def route(self, pieces: Pieces) -> tree.Route:
@@ -187,7 +187,7 @@ class Builder(Statements):
 
 
 def _ranged(parameter: tree.Parameter) -> tree.Parameter:
-    """Return a parameter of a transform, in whose head `x = 1 >= 0` has been read as a comparison."""
+    """Return a parameter of a transform; in its head, `x = 1 >= 0` was parsed as a comparison."""
     default = parameter.default
     if parameter.domain is not None or not isinstance(default, tree.Compare) or len(default.ops) > 1:
         return parameter

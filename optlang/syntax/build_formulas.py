@@ -1,6 +1,6 @@
-"""From grammar to tree: expressions and statements.
+"""Builds the syntax tree of expressions and statements.
 
-Each method is named after the grammar rule it builds, which is its documentation.
+Each method is documented by the grammar rule it is named after.
 """
 
 # ruff: noqa: D102
@@ -25,13 +25,13 @@ from optlang.syntax.walk import assigned
 STATEMENTS = (tree.Assign, tree.If, tree.Push, tree.Return, tree.Repeat, tree.For, tree.Every, tree.Unsupported)
 
 
-#: The circle's number, as exact as any float64 of it.
+#: The value of pi, exact to float64 and beyond.
 PI = Fraction("3.14159265358979323846264338327950288")
 
 
 @dataclass(frozen=True)
 class Alone(tree.Node):
-    """A value that stands alone on a line; only applying an inner rule may."""
+    """A line that is just a value; only applying an inner rule is allowed."""
 
     value: tree.Expr
 
@@ -260,7 +260,7 @@ class Statements(FormulaBuilder):
     def _rows(
         place: Span, names: tuple[tree.Name, ...], over: tree.Tuple, body: tuple[tree.Stmt, ...], backwards: bool
     ) -> tree.For:
-        """Return a loop over rows that are written out; there must be a value for each name."""
+        """Return a loop over literal rows; each row must have a value for every name."""
         if len(names) > 1 and not any(isinstance(item, tree.Tuple) for item in over.items):
             over = tree.Tuple(over.span, (over,))  # `((1, 2))` is one row
         loop = tree.For(place, names[0], over, body, backwards, names[1:])
@@ -319,7 +319,7 @@ class Statements(FormulaBuilder):
     def every(self, pieces: Pieces) -> tree.Every:
         period, start, first = pieces[1], after(pieces, "FROM"), False
         last = period if start is None else start
-        # `k or first` has been read as one condition.
+        # `k or first` was parsed as one condition.
         if isinstance(last, tree.Binary) and last.op == "or" and _is_first(last.right):
             first = True
             period, start = (last.left, None) if start is None else (period, last.left)
@@ -350,7 +350,7 @@ def _slice(pieces: Pieces) -> tree.Slice:
 
 
 def _between_commas(pieces: Pieces) -> list[list[Any]]:
-    """Return the pieces between commas."""
+    """Split pieces at commas."""
     parts: list[list[Any]] = [[]]
     for piece in pieces:
         if is_token(piece, "COMMA"):
@@ -361,7 +361,7 @@ def _between_commas(pieces: Pieces) -> list[list[Any]]:
 
 
 def _without_sign(node: tree.Expr, start: int) -> tree.Expr | None:
-    """Return an expression without the sign it begins with, which belongs to an arrow; None if there is none."""
+    """Return an expression without its leading minus sign, which belongs to an arrow; None without one."""
     match node:
         case tree.Unary(op="-", operand=operand) if node.span.start == start:
             return operand
@@ -379,7 +379,7 @@ def _without_sign(node: tree.Expr, start: int) -> tree.Expr | None:
 
 
 def _entry(target: tree.Node) -> tuple[tree.Name, tree.Name] | None:
-    """Return the names in ``a[i]``, None for anything else."""
+    """Return the names in ``a[i]``; None for any other target."""
     if isinstance(target, tree.Index) and isinstance(target.value, tree.Name) and len(target.items) == 1:
         (item,) = target.items
         return (target.value, item) if isinstance(item, tree.Name) else None
@@ -409,12 +409,12 @@ def _not_assignable(target: tree.Node) -> Refused:
 
 
 def arguments_of(pieces: Pieces) -> tuple[tree.Argument, ...]:
-    """Return the arguments behind the name of a rule, if there are any."""
+    """Return the arguments after the name of a rule, if any."""
     return next((tuple(x) for x in pieces if isinstance(x, tuple)), ())
 
 
 def statements(body: tuple[Any, ...], help: str | None = None) -> tuple[tree.Stmt, ...]:
-    """Return the statements of a block; a declaration among them is a mistake, with ``help`` on where it belongs."""
+    """Return the statements of a block. A declaration among them is an error; ``help`` says where it belongs."""
     for item in body:
         if not isinstance(item, (*STATEMENTS, Alone)):
             raise Refused(

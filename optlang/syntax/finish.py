@@ -1,4 +1,4 @@
-"""The last step of reading: what can only be said of a statement once the whole text has been recognised."""
+"""The last step of parsing: checks that need the whole text."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def finish(source: Source, doc: tree.Text | None, items: tuple[Any, ...]) -> tre
     """Return the tree of a text, given its docstring and items.
 
     Raises:
-        OptlangError: If values stand alone, ``return`` stands outside of functions, or operations nest too deeply.
+        OptlangError: If a line is just a value, ``return`` is outside a function, or operations nest too deeply.
     """
     comments = comments_of(source)
-    # Inner rules and transforms are used for what they change, too, not only for a value.
+    # Applying an inner rule or a transform has side effects, so its value may be unused.
     inner = {x.name.name for x in items if isinstance(x, (tree.Inner, tree.TransformDecl))} | set(transform_files())
     done, refused = list[Any](), list[Refused]()
     for item in items:
@@ -55,7 +55,7 @@ def comments_of(source: Source) -> tuple[tree.Comment, ...]:
 
 
 def check_depth(item: tree.Node) -> None:
-    """Raise a mistake if operations are nested so deeply that walking the tree would exhaust the stack."""
+    """Raise an error if operations are nested so deeply that walking the tree would exhaust the stack."""
     pending = [(item, 0)]
     while pending:
         node, depth = pending.pop()
@@ -71,7 +71,7 @@ def check_depth(item: tree.Node) -> None:
 
 
 def _declaration(source: Source, item: Any, comments: Iterable[tree.Comment]) -> Any:
-    """Return an item with what it quotes from the text, if it is a declaration that does."""
+    """Return an item; declarations that quote the source get the quoted text."""
     match item:
         case tree.OptimizerDecl():
             return replace(item, reference=_reference(source, item, comments))
@@ -83,7 +83,7 @@ def _declaration(source: Source, item: Any, comments: Iterable[tree.Comment]) ->
 
 
 def _reference(source: Source, item: tree.Node, comments: Iterable[tree.Comment]) -> str | None:
-    """Return what the comment ``# reference: ...`` on the line of an item refers to."""
+    """Return the reference in a comment ``# reference: ...`` on the line of an item."""
     line = source.position(item.span.start)[0]
     for comment in comments:
         if source.position(comment.span.start)[0] == line and (match := REFERENCE.match(comment.text)):
@@ -98,7 +98,7 @@ def _quote(source: Source, item: tree.HyperItem) -> tree.HyperItem:
 
 
 def _quote_range(source: Source, item: tree.Parameter) -> tree.Parameter:
-    """Return a parameter with its range as written, of which a bound's sign is known already."""
+    """Return a parameter with its range as written; the sign of a bound has already been parsed."""
     if item.domain is None:
         return item
     text = f"{item.domain.text} {source.excerpt(item.domain.span)}".strip()
@@ -106,7 +106,7 @@ def _quote_range(source: Source, item: tree.Parameter) -> tree.Parameter:
 
 
 def _statement(item: Any, inner: set[str], function: bool = False) -> Any:
-    """Return a statement with values that stand alone decided; ``inner`` names inner rules and transforms."""
+    """Return a statement with bare values resolved; ``inner`` holds the names of inner rules and transforms."""
     match item:
         case Alone(value=tree.Call(function=tree.Name(name=name)) as call) if name in inner:
             return tree.Apply(item.span, call)

@@ -1,7 +1,7 @@
-"""Line ends and indentation: where logical lines and blocks begin and end.
+"""Line ends and indentation: splits tokens into logical lines and blocks.
 
-The grammar sees one ``_NL`` at the end of each logical line and ``_INDENT`` and ``_DEDENT`` around a block.
-Inside brackets a line end means nothing. Limits on size are kept here, because every token passes through.
+The grammar sees one ``_NL`` at the end of each logical line, and ``_INDENT`` and ``_DEDENT`` around a block. Line ends
+inside brackets are ignored. Size limits are enforced here, because every token passes through.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ LAYOUT = frozenset(("_NL", "_INDENT", "_DEDENT"))
 
 
 class Lexeme(Protocol):
-    """A token of the parser: a kind, its text, and its place."""
+    """A parser token: kind, text and position."""
 
     @property
     def type(self) -> str:
-        """The kind of token."""
+        """The kind of the token."""
 
     @property
     def value(self) -> str:
-        """Its characters."""
+        """Its text."""
 
     @property
     def start_pos(self) -> int | None:
@@ -38,7 +38,7 @@ class Lexeme(Protocol):
 
 
 class Movable(Lexeme, Protocol):
-    """A token that can be copied with another kind and text, at the same place."""
+    """A token that can be copied with another kind and text at the same position."""
 
     def update(self: AnyToken, type: str | None = None, value: str | None = None) -> AnyToken:
         """Return the copy."""
@@ -48,16 +48,16 @@ AnyToken = TypeVar("AnyToken", bound=Movable)
 
 
 def span_of(token: Lexeme) -> Span:
-    """Return the characters of a token (for a line end: the empty range where the line ends)."""
+    """Return the span of a token (for a line end: the empty range where the line ends)."""
     start, end = token.start_pos or 0, token.end_pos or 0
     return Span(start, start if token.type == "_NL" else end)
 
 
 class Layout:
-    """Turns a stream of raw tokens into one with logical lines and blocks; for one text, used once.
+    """Turns raw tokens into tokens with logical lines and blocks; an instance is used for one text only.
 
     Attributes:
-        opened: The brackets that are open, outermost first.
+        opened: The open brackets, outermost first.
         blocks: The indentation of each enclosing block, outermost first.
     """
 
@@ -67,7 +67,7 @@ class Layout:
         self.blocks: list[str] = []
 
     def __call__(self, tokens: Iterable[AnyToken]) -> Iterator[AnyToken]:
-        """Yield the tokens the grammar wants; raises :class:`Refused` for indentation and for excess."""
+        """Yield the tokens the grammar expects; raises :class:`Refused` for wrong indentation and exceeded limits."""
         last: AnyToken | None = None
         for count, token in enumerate(tokens):
             if count >= MAX_TOKENS:
@@ -90,12 +90,12 @@ class Layout:
             yield from self._end(last)
 
     def _indentation(self, start: int) -> str:
-        """Return the blanks between the beginning of the line and the character at ``start``."""
+        """Return the whitespace between the start of the line and the character at ``start``."""
         before = self.text[self.text.rfind("\n", 0, start) + 1 : start]
         return before.translate({ord("\f"): None, ord("\ufeff"): None, ord("\r"): None})
 
     def _line_end(self, token: AnyToken) -> Iterator[AnyToken]:
-        """Yield the line end, and the blocks that the next line's indentation opens or closes."""
+        """Yield the line end, and the block starts and ends that follow from the next line's indentation."""
         end = token.end_pos or 0
         found = self._indentation(end)
         yield token
@@ -134,7 +134,7 @@ class Layout:
             self.opened.pop()
 
     def _end(self, last: AnyToken) -> Iterator[AnyToken]:
-        """Yield what closes the last line and the open blocks."""
+        """Yield the tokens that close the last line and the open blocks."""
         if self.opened:
             bracket = self.opened[-1]
             raise Refused(
@@ -150,7 +150,7 @@ class Layout:
 
 
 def _ragged(place: Span, mixed: bool) -> Refused:
-    """Return what to say about a line whose indentation is none of those that are open."""
+    """Return the error for a line whose indentation matches no open block."""
     return Refused(
         "E109",
         "the indentation of this line matches no block around it",

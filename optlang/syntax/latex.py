@@ -1,7 +1,7 @@
 r"""A rule's formulas as LaTeX, for documentation.
 
-Names are kept as the rule has them, typeset: ``beta1`` is $\beta_1$, ``weight_decay`` upright. A statement is
-one line of an ``aligned`` block; conditions become words, or braces where they choose a value.
+Names are typeset but not changed: ``beta1`` is $\beta_1$, ``weight_decay`` is upright. A statement is one line of an
+``aligned`` block. Conditions become words, or braces where they choose a value.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ GREEK = frozenset(
         *("Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi", "Omega"),
     )
 )
-#: Names that papers write as a letter.
+#: Names that papers write as a single letter.
 LETTERS: Mapping[str, str] = {"eps": r"\epsilon"}
 COMPARISONS: Mapping[str, str] = {
     "<": "<",
@@ -69,7 +69,7 @@ WORDS: Mapping[str, str] = {"and": r"\land", "or": r"\lor", "??": r"\mathbin{??}
 
 
 class Tight(IntEnum):
-    """How tightly a piece of LaTeX binds; a looser one is put into parentheses."""
+    """How tightly a LaTeX expression binds; looser ones are put in parentheses."""
 
     CHOICE = 0
     LOGIC = 1
@@ -101,7 +101,7 @@ def rule_latex(tree: Tree) -> str:
 
 
 def name_latex(name: str) -> str:
-    r"""Return a name typeset: a letter or Greek in italics, a word upright, final digits as a subscript."""
+    r"""Return a name typeset: a letter or Greek name in italics, a word upright, trailing digits as a subscript."""
     stem, digits = re.fullmatch(r"(.*?)_?(\d*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
     head, underscore, tail = stem.partition("_")
     if stem in LETTERS:
@@ -163,14 +163,14 @@ def _statement(statement: Stmt, depth: int) -> list[str]:
 
 
 def _due(node: Every) -> str:
-    """Return in which steps a block runs, in words."""
+    """Return a phrase for the steps in which a block runs."""
     start = "" if node.start is None else rf" \textbf{{ from }} {expression_latex(node.start)}"
     first = r" \textbf{ or first}" if node.first else ""
     return rf"\textbf{{every }} {expression_latex(node.period)}{start}{first}"
 
 
 def _route(route: Route) -> str:
-    """Return which tensors go to another rule."""
+    """Return a phrase for the tensors that go to another rule."""
     when = r"\text{ otherwise}" if route.when is None else rf"\text{{ if }} {expression_latex(route.when)}"
     return rf"p \rightarrow {_word(route.title)}{when}"
 
@@ -181,7 +181,7 @@ def _assignment(statement: Assign) -> str:
         targets = rf"{targets}_{{{name_latex(statement.at.name)}}}"
     value = statement.value
     if statement.op != "=":
-        # p -= x is written out, because an update is what the reader looks for.
+        # p -= x is written as p = p - x, because readers look for the update.
         value = Binary(statement.span, statement.op.removesuffix("="), statement.targets[0], value)
     values = value.items if isinstance(value, Tuple) else (value,)
     return rf"{targets} \leftarrow " + ",\\; ".join(map(expression_latex, values))
@@ -216,7 +216,7 @@ def _definition(function: Def) -> list[str]:
 
 
 def _render(expr: Expr) -> tuple[str, Tight]:
-    """Return an expression and how tightly its outermost operator binds."""
+    """Return an expression and the precedence of its outermost operator."""
     match expr:
         case Number():
             return _number(expr.text)
@@ -265,7 +265,7 @@ def _render(expr: Expr) -> tuple[str, Tight]:
 
 
 def _subscript(item: Expr | Slice) -> str:
-    """Return one part of an index: ``:r`` is written as it stands, a slice from i to j."""
+    """Return one item of an index: ``:r`` is kept, a slice from i to j is written with a colon."""
     if not isinstance(item, Slice):
         return expression_latex(item)
     ends = ("" if end is None else expression_latex(end) for end in (item.start, item.stop))
@@ -312,14 +312,14 @@ def _binary(expr: Binary) -> tuple[str, Tight]:
 
 
 def _base(expr: Expr) -> str:
-    """Return the base of a power; calls get parentheses, so that the power is not read as the argument's."""
+    """Return the base of a power; calls get parentheses, so that the power does not seem to apply to the argument."""
     text, tight = _render(expr)
     plain = tight is Tight.ATOM and not isinstance(expr, Call)
     return text if plain else rf"\left({text}\right)"
 
 
 def _choice(expr: Ternary) -> tuple[str, Tight]:
-    """Return ``a if c else b if d else e`` as one brace with a row for each case."""
+    """Return ``a if c else b if d else e`` as one brace with a row per case."""
     rows = []
     rest: Expr = expr
     while isinstance(rest, Ternary):

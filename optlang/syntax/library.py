@@ -1,4 +1,4 @@
-"""The library's rules by name, read from their files: a route leads to one of them."""
+"""The rules of the library by name, read from their files, for routes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parents[1] / "rules"
 
 @cache
 def rule_files() -> dict[str, Path]:
-    """Return the library's files by the names of their rules, in alphabetical order (capitals do not count)."""
+    """Return the files of the library's rules by rule name, in alphabetical order (ignoring case)."""
     found = {}
     for file in FOLDER.glob("*.opt"):
         declared = re.search(r"^optimizer\s+(\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
@@ -30,10 +30,10 @@ def rule_names() -> dict[str, bool]:
 
 
 def rule_of(rule: Name | Text, beside: Source) -> Source:
-    """Return the text of a rule of the library, or of a file.
+    """Return the source of a rule of the library or of a file.
 
     Args:
-        rule: Its name, or the file's, which is looked for beside the rule that names it.
+        rule: The name of the rule or of its file; a file is looked up next to the rule that names it.
         beside: The rule that names it.
 
     Raises:
@@ -52,5 +52,5 @@ TRANSFORMS = Path(__file__).parents[1] / "transforms"
 
 @cache
 def transform_files() -> dict[str, Path]:
-    """Return the library's transforms: their names, which are those of their files, in alphabetical order."""
+    """Return the files of the library's transforms by name, in alphabetical order."""
     return {file.stem: file for file in sorted(TRANSFORMS.glob("*.opt"))}

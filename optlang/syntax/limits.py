@@ -1,32 +1,32 @@
-"""How large a rule may be.
+"""Limits on the size of a rule.
 
-Rules come from people, papers and programs; a limit turns what would be a hang or an overflow into an error
-that names the place. Each is far above what a published optimizer needs.
+Rules come from people, papers and programs. A limit turns a hang or an overflow into an error with a location. Each
+limit is far above what published optimizers need.
 """
 
 from __future__ import annotations
 
-#: Characters of a rule's text.
+#: Characters in a rule.
 MAX_CHARACTERS = 100_000
 
-#: Names, numbers, signs and line ends of a rule.
+#: Names, numbers, signs and line ends in a rule.
 MAX_TOKENS = 20_000
 
-#: Brackets that are open at the same time.
+#: Nesting of brackets.
 MAX_BRACKETS = 50
 
-#: Blocks within blocks.
+#: Nesting of blocks.
 MAX_BLOCKS = 20
 
-#: Operations within operations: a sum of n terms has depth n. Whatever walks a tree recursively spends a few of
-#: Python's thousand stack frames on each level.
+#: Nesting of operations: a sum of n terms has depth n. A recursive tree walk uses a few of Python's thousand stack
+#: frames per level.
 MAX_DEPTH = 100
 
-#: Largest magnitude of the exponent of a number: float64 ends at 308.
+#: Magnitude of the exponent of a number: float64 ends at 308.
 MAX_EXPONENT = 400
 
-#: Digits of a number.
+#: Digits in a number.
 MAX_DIGITS = 400
 
-#: Characters of a name.
+#: Characters in a name.
 MAX_NAME = 200

@@ -1,7 +1,7 @@
-"""Names: which spellings are the same name, and which are refused.
+"""Names: which spellings denote the same name, and which are rejected.
 
-Unicode spellings meet in one canonical name: compatibility forms are folded (``β₁`` to ``β1``, bold and italic
-letters to plain ones) and Greek letters are spelt out, so that a paper's ``β₁`` and Python's ``beta1=`` agree.
+Unicode spellings map to one canonical name. Compatibility forms are folded (``β₁`` to ``β1``, bold and italic letters
+to plain ones) and Greek letters are spelt out, so that a paper's ``β₁`` and Python's ``beta1=`` agree.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ RESERVED = frozenset(
     )
 )
 
-#: Unicode's own names for letters that everybody else spells otherwise.
+#: Letters whose Unicode names differ from the usual spelling.
 SPELLINGS = {"lamda": "lambda", "final sigma": "sigma"}
 
 
 @cache
 def _greek(letter: str) -> str:
-    """Return a letter spelt out if it is a plain Greek one (capital as ``Delta``), else unchanged."""
+    """Return the name of a plain Greek letter (capitals as ``Delta``); other characters are unchanged."""
     words = unicodedata.name(letter, "").lower()
     for size in ("small", "capital"):
         prefix = f"greek {size} letter "
@@ -57,6 +57,6 @@ def canonical_name(text: str) -> str:
 
 
 def superscript(text: str) -> str | None:
-    """Return the digits that are written raised in ``text`` (``2`` for ``g²``), or None if none are."""
+    """Return the superscript digits in ``text`` (``2`` for ``g²``), or None."""
     raised = [c for c in text if unicodedata.decomposition(c).startswith("<super>")]
     return unicodedata.normalize("NFKC", "".join(raised)) if raised else None

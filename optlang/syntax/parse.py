@@ -33,7 +33,7 @@ from optlang.syntax.recover import without_statement
 
 
 def grammar() -> str:
-    """Return the grammar's text: from the installed package, or from the top of a checkout."""
+    """Return the text of the grammar, from the installed package or a checkout."""
     packaged = files("optlang") / "grammars" / "optlang.lark"
     if packaged.is_file():
         return packaged.read_text(encoding="utf-8")
@@ -41,24 +41,24 @@ def grammar() -> str:
 
 
 class LineEnds(PostLex):
-    """Lets line ends through wherever they stand; :class:`Layout` decides which of them mean something."""
+    """Accepts line ends everywhere; :class:`Layout` decides which of them are significant."""
 
     always_accept = ("_NL",)
 
     def process(self, stream: Iterator[Token]) -> Iterator[Token]:
-        """Return the tokens as they are."""
+        """Return the tokens unchanged."""
         return stream
 
 
 @cache
 def parser() -> Lark:
-    """Return the parser, made on first use; its tables take a while to compute, so that they are kept on disk."""
+    """Return the parser, built on first use. Its tables take a while to compute, so they are cached on disk."""
     if not folders.usable():
         return _made()
     name = sealed.file_name("grammar", sealed.key(grammar(), lark.__version__, sys.version), ".tables")
     content = sealed.read(name)
     if content is not None:
-        with suppress(Exception):  # only we write there, as for the kernels beside it
+        with suppress(Exception):  # the cache folder is only written by us, as for compiled kernels
             return Lark.load(BytesIO(content))
     made, tables = _made(), BytesIO()
     made.save(tables)
@@ -67,7 +67,7 @@ def parser() -> Lark:
 
 
 def _made() -> Lark:
-    """Return the parser, its tables computed."""
+    """Build the parser and its tables."""
     return Lark(
         grammar(),
         parser="lalr",
@@ -83,8 +83,7 @@ def parse(source: Source) -> tree.Tree:
     """Return the syntax tree of a rule.
 
     Raises:
-        OptlangError: If the text is not a rule; carries what is wrong and where, mistakes in several
-            statements if there are any.
+        OptlangError: If the text is not a rule. Its diagnostics cover several statements if several are wrong.
     """
     text, refused = source.text, list[Refused]()
     for tries in count(1):
@@ -104,9 +103,9 @@ def parse(source: Source) -> tree.Tree:
     return finish(source, doc, items)
 
 
-#: After these the rest of the text cannot be trusted: brackets, quotes, indentation.
+#: Errors after which the rest of the text cannot be trusted: brackets, quotes, indentation.
 FINAL = frozenset(("E104", "E105", "E109", "E501"))
-#: How often a text is read again without the statement that was wrong.
+#: How often a text is reparsed without a faulty statement.
 MAX_MISTAKES = 10
 
 
@@ -115,8 +114,8 @@ class _ParserRun:
 
     Attributes:
         text: The text.
-        parser: The parser, in the middle of its work.
-        seen: The tokens taken so far.
+        parser: The interactive parser.
+        seen: The tokens accepted so far.
     """
 
     def __init__(self, text: str) -> None:
@@ -125,7 +124,7 @@ class _ParserRun:
         self.seen: list[Token] = []
 
     def run(self) -> tuple[tree.Text | None, tuple[Any, ...]]:
-        """Return the docstring and the items; raises :class:`Refused` for the first mistake."""
+        """Return the docstring and the items; raises :class:`Refused` at the first error."""
         if len(self.text) > MAX_CHARACTERS:
             raise Refused(
                 "E501",
@@ -144,7 +143,7 @@ class _ParserRun:
             raise refuse_character(self.text, e.pos_in_stream or 0) from None
 
     def feed(self) -> tuple[tree.Text | None, tuple[Any, ...]]:
-        """Give the parser all tokens and return what it makes of them; raises the parser's own errors."""
+        """Feed all tokens to the parser and return its result; raises the parser's own errors."""
         raw = self.parser.lexer_thread.lex(self.parser.parser_state)  # type: ignore[no-untyped-call]
         for token in Layout(self.text)(raw):
             self.parser.feed_token(token)
@@ -154,7 +153,7 @@ class _ParserRun:
         return result
 
     def without(self, place: Span) -> str | None:
-        """Return the text without the statement that holds ``place``, or None if nothing sensible is left."""
+        """Return the text without the statement at ``place``, or None if that is not possible."""
         start, ended = place.start, True
         for token in self.seen:
             at = token.start_pos or 0
@@ -168,12 +167,12 @@ class _ParserRun:
 
 @cache
 def _examples() -> Table:
-    """Return the table of example mistakes, made on the first syntax error."""
+    """Return the table of example mistakes, built on the first syntax error."""
     return table(_failure)
 
 
 def _failure(text: str) -> tuple[int, str]:
-    """Return where the parser stops on a text that is wrong."""
+    """Return where the parser stops on an invalid text."""
     try:
         _ParserRun(text).feed()
     except UnexpectedToken as e:

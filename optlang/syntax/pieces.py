@@ -1,4 +1,4 @@
-"""The pieces a grammar rule is made of: tokens and the nodes built so far."""
+"""Helpers for the pieces of a grammar rule: tokens and finished nodes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Pieces = Sequence[Any]
 
 
 def is_token(piece: Any, *types: str) -> bool:
-    """Whether a piece is a token (of one of ``types``, if any are given)."""
+    """Return whether a piece is a token (of one of ``types``, if any are given)."""
     kind = getattr(piece, "type", None)
     return isinstance(piece, str) and isinstance(kind, str) and (not types or kind in types)
 
@@ -25,13 +25,13 @@ def place_of(piece: Any) -> Span:
 
 
 def span(pieces: Iterable[Any]) -> Span:
-    """Return the characters from the first to the last of some pieces."""
+    """Return the span from the first to the last of the pieces."""
     places = [place_of(x) for x in flatten(pieces) if not is_token(x, *LAYOUT)]
     return Span(min(x.start for x in places), max(x.end for x in places)) if places else Span(0, 0)
 
 
 def flatten(pieces: Iterable[Any]) -> Iterator[Any]:
-    """Yield the pieces, those of nested tuples too."""
+    """Yield the pieces, including those of nested tuples."""
     for piece in pieces:
         if isinstance(piece, tuple):
             yield from flatten(piece)
@@ -40,12 +40,12 @@ def flatten(pieces: Iterable[Any]) -> Iterator[Any]:
 
 
 def nodes(pieces: Iterable[Any], *kinds: type) -> tuple[Any, ...]:
-    """Return the pieces that are nodes (of the given kinds), leaving out signs and keywords."""
+    """Return the pieces that are nodes (of the given kinds), without signs and keywords."""
     return tuple(x for x in pieces if isinstance(x, kinds or tree.Node) and not is_token(x))
 
 
 def after(pieces: Pieces, *types: str) -> Any:
-    """Return the piece that follows the first token of one of ``types``, or None without such a token."""
+    """Return the piece after the first token of one of ``types``, or None without such a token."""
     for piece, following in pairwise(pieces):
         if is_token(piece, *types):
             return following

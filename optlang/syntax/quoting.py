@@ -1,8 +1,8 @@
-"""A rule's texts in files of other languages: what is written between quotes, and cannot get out of them.
+"""Quoting of a rule's strings in generated files.
 
-Help texts, docstrings, choices, messages and file names are anything that a person, or somebody else, wrote. Whatever
-generates Python writes them with these functions, so that a text stays a text: no quote or backslash ends it early, no
-line separator splits it, and nothing invisible hides what a file says.
+Help texts, docstrings, choices, messages and file names may contain anything. Code that generates Python quotes them
+with these functions, so that no quote or backslash ends a string early, no line separator splits it, and no invisible
+character hides what a file says.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ import math
 import re
 from typing import Any
 
-#: Quotes that would end a docstring, alone or together with those that do.
+#: Quotes that would end a docstring, alone or together with its closing quotes.
 _ENDING = re.compile(r'"{3,}|"+(?=\s*\Z)')
 
 
 def visible(text: str, kept: str = "") -> str:
-    """Return a text whose characters can all be seen: others as the escapes that Python's strings have for them.
+    """Return a text with nonprintable characters replaced by Python escapes.
 
     Args:
         text: The text.
-        kept: Characters that stay as they are though they cannot be seen, such as line ends.
+        kept: Nonprintable characters to keep, such as line ends.
     """
     if text.isprintable():
         return text
@@ -35,7 +35,7 @@ def _escape(character: str) -> str:
 
 
 def literal(value: Any) -> str:
-    """Return a value of a rule as Python, strings in double quotes."""
+    """Return a value of a rule as a Python literal; strings get double quotes."""
     if isinstance(value, str):
         return '"' + visible(value.replace("\\", "\\\\").replace('"', '\\"')) + '"'
     if isinstance(value, float) and math.isinf(value):
@@ -44,12 +44,12 @@ def literal(value: Any) -> str:
 
 
 def docstring(text: str, indent: str = "", apart: bool = False) -> str:
-    """Return a text between triple quotes, laid out as it is.
+    """Return a text in triple quotes, with its layout preserved.
 
     Args:
-        text: The text, in lines.
-        indent: What stands before every line but the first.
-        apart: Whether the closing quotes have a line of their own.
+        text: The text.
+        indent: Indentation of every line but the first.
+        apart: Whether the closing quotes go on a separate line.
     """
     quoted = visible(_ENDING.sub(lambda found: '\\"' * len(found[0]), text.replace("\\", "\\\\")), kept="\n\t")
     lines = "\n".join(f"{indent}{line}".rstrip() for line in quoted.split("\n")).removeprefix(indent)
@@ -57,6 +57,6 @@ def docstring(text: str, indent: str = "", apart: bool = False) -> str:
 
 
 def remark(text: str, mark: str = "#") -> str:
-    """Return a text as a comment of one line; in C++ a backslash at its end would make two lines of it."""
+    """Return a text as a one-line comment; in C++ a trailing backslash would continue the comment on the next line."""
     line = f"{mark} {visible(' '.join(text.splitlines()))}"
     return f"{line}." if line.endswith("\\") else line

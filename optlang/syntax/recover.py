@@ -1,4 +1,4 @@
-"""Reading on after a mistake: the faulty statement is replaced by a harmless one of the same length."""
+"""Error recovery: replaces a faulty statement by a harmless one of the same length."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ CONTINUES = re.compile(r"(?:elif|else)(?!\w)")
 
 
 def without_statement(text: str, start: int) -> str | None:
-    """Return ``text`` without the statement that begins at ``start`` and its block, every offset unchanged.
+    """Return ``text`` without the statement (and its block) that begins at ``start``, with all offsets unchanged.
 
-    Returns None if the statement's end cannot be told, or if it is too short to be replaced.
+    Returns None if the end of the statement is unclear, or if it is too short to be replaced.
     """
     end = _logical_end(text, start)
     if end is None:
@@ -35,7 +35,7 @@ def without_statement(text: str, start: int) -> str | None:
 
 
 def _logical_end(text: str, start: int) -> int | None:
-    """Return where the line that begins at ``start`` ends, counting brackets."""
+    """Return where the line that begins at ``start`` ends; inside brackets it continues."""
     depth = 0
     for match in PIECES.finditer(text, start):
         piece = match[0]

@@ -1,11 +1,11 @@
-"""What a mistyped name was probably meant to be."""
+"""Suggestions for misspelt names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher
 
-#: What other notations call things that the language has under its own name.
+#: Names from other notations for things the language calls differently.
 SYNONYMS: dict[str, str] = {
     **dict.fromkeys(("grad", "gradient", "grads", "dp", "dw"), "g"),
     **dict.fromkeys(("param", "parameter", "theta", "w", "weight", "weights", "params"), "p"),
@@ -30,9 +30,9 @@ SYNONYMS: dict[str, str] = {
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the name among ``known`` that ``name`` was most likely meant to be, or None.
+    """Return the name in ``known`` that ``name`` was most likely meant to be, or None.
 
-    Upper and lower case count as equal; one-letter names are too short for any other resemblance to mean something.
+    Case is ignored. One-letter names are too short for any other resemblance to be meaningful.
     """
     candidates = list(dict.fromkeys(known))
     for candidate in candidates:
@@ -52,7 +52,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """Return the help line for a mistyped name, or None if nothing is near."""
+    """Return the help line for a misspelt name, or None if no known name is similar."""
     near = nearest(name, known)
     return f"did you mean `{near}`?" if near else None
 

@@ -1,7 +1,7 @@
-"""The syntax tree: what a rule file says, before anything is checked.
+"""The syntax tree of a rule file, before any checks.
 
-Nodes are frozen; every node has the span of its characters. Names are stored twice: ``name`` is canonical
-(Greek letters spelt out, Unicode normalised: ``β₁`` is ``beta1``), ``text`` is what the file says.
+Nodes are frozen, and every node has a span. Names are stored twice: ``name`` is canonical (Greek letters spelt out,
+Unicode normalised: ``β₁`` is ``beta1``), ``text`` is the spelling in the file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from optlang.source import Source, Span
 
 @dataclass(frozen=True)
 class Node:
-    """Any piece of a rule."""
+    """Base class of all nodes."""
 
     span: Span
 
@@ -73,7 +73,7 @@ class Member(Node):
 
 @dataclass(frozen=True)
 class Unary(Node):
-    """``-x``, ``+x``, ``not x``; ``op`` is the word or sign."""
+    """``-x``, ``+x``, ``not x``; ``op`` is the operator."""
 
     op: str
     operand: Expr
@@ -123,7 +123,7 @@ class Call(Node):
 
 @dataclass(frozen=True)
 class Pipe(Node):
-    """``value |> stage``: the stage is a function's name or a call of it, which takes the value first."""
+    """``value |> stage``: the stage is a function name or a call, which takes the value as first argument."""
 
     value: Expr
     stage: Expr
@@ -146,9 +146,9 @@ class Slice(Node):
 
 @dataclass(frozen=True)
 class Index(Node):
-    """``x[i, :r]``: one item for each dimension from the first, a number, an order (``x[order, :]``) or a slice.
+    """``x[i, :r]``: one item per leading dimension, a number, an order (``x[order, :]``) or a slice.
 
-    Of a function with several results, ``f(x)[i]`` is result ``i``.
+    For a function with several results, ``f(x)[i]`` is result ``i``.
     """
 
     value: Expr
@@ -157,10 +157,10 @@ class Index(Node):
 
 @dataclass(frozen=True)
 class Unsupported(Node):
-    """A construct that the grammar knows and this version does not compile; ``what`` names it.
+    """A construct that the grammar accepts but this version does not compile; ``what`` names it.
 
-    It may stand for an expression, a statement or a declaration, and holds the names it would define so that
-    their later uses are not reported as unknown.
+    It may be an expression, a statement or a declaration. It records the names it would define, so that later uses of
+    them are not reported as unknown.
     """
 
     what: str
@@ -169,7 +169,7 @@ class Unsupported(Node):
 
 @dataclass(frozen=True)
 class Later(Node):
-    """An expression that no rule says: a later stage has put it in the place of one (:mod:`optlang.core.core`)."""
+    """An expression without syntax, inserted by a later stage in place of another (:mod:`optlang.core.core`)."""
 
     @property
     def inside(self) -> tuple[Expr, ...]:
@@ -206,7 +206,7 @@ Expr = (
 class Assign(Node):
     """``targets op value``; op is ``=`` or one of ``+= -= *= /= ^=``; several targets take several results.
 
-    ``at`` is the ``i`` of ``a[i] = value`` in a ``for`` over a history, which makes ``a`` a value for each entry.
+    ``at`` is the ``i`` of ``a[i] = value`` in a ``for`` over a history, which gives ``a`` one value per entry.
     """
 
     targets: tuple[Name, ...]
@@ -225,7 +225,7 @@ class If(Node):
 
 @dataclass(frozen=True)
 class Apply(Node):
-    """``B(p, g)``: an inner rule makes its step, or a transform is used for the state that it keeps."""
+    """``B(p, g)``: applies an inner rule, or a transform for its effect on the state it keeps."""
 
     call: Call
 
@@ -247,11 +247,11 @@ class Repeat(Node):
 
 @dataclass(frozen=True)
 class For(Node):
-    """``for b in betas:``, once for each part of a hyperparameter that is a tuple.
+    """``for b in betas:``, an iteration for each part of a hyperparameter that is a tuple.
 
-    ``for i in s:`` is once for each place in the history ``s`` that holds something, from the oldest or, with
-    ``for i in reversed(s):``, ``backwards`` from the newest. ``for a, b in ((1, 2), (3, 4)):`` is once for each row of
-    what is written there; ``others`` are the names behind the first one.
+    ``for i in s:`` iterates over the filled positions of the history ``s``, from the oldest or, with ``for i in
+    reversed(s):``, ``backwards`` from the newest. ``for a, b in ((1, 2), (3, 4)):`` iterates over literal rows;
+    ``others`` are the loop variables after the first.
     """
 
     name: Name
@@ -262,17 +262,17 @@ class For(Node):
 
     @property
     def names(self) -> tuple[Name, ...]:
-        """The names that have a value in each turn."""
+        """The loop variables."""
         return (self.name, *self.others)
 
     @property
     def over_name(self) -> str:
-        """The name of what it goes through; empty for rows that are written out."""
+        """The name of what it iterates over; empty for literal rows."""
         return self.over.name if isinstance(self.over, Name) else ""
 
     @property
     def rows(self) -> tuple[tuple[Expr, ...], ...]:
-        """The values of the names in each turn, where they are written out."""
+        """The values of the loop variables in each iteration, for literal rows."""
         items = self.over.items if isinstance(self.over, Tuple) else ()
         rows = tuple(item.items if isinstance(item, Tuple) else (item,) for item in items)
         return rows[::-1] if self.backwards else rows
@@ -280,16 +280,16 @@ class For(Node):
 
 @dataclass(frozen=True)
 class Push(Node):
-    """``push s <- x, y <- z``: histories get a newest entry each, and lose their oldest one if they are full."""
+    """``push s <- x, y <- z``: appends a newest entry to each history; a full history loses its oldest one."""
 
     items: tuple[tuple[Name, Expr], ...]
 
 
 @dataclass(frozen=True)
 class Every(Node):
-    """``every period from start or first:``; ``start`` is None without ``from``, ``first`` says ``or first``.
+    """``every period from start or first:``; ``start`` is None without ``from``, ``first`` records ``or first``.
 
-    It holds in the updates t with t % period == 0, or (t - start) % period == 0 from ``start`` on.
+    The block runs in updates t with t % period == 0, or (t - start) % period == 0 from ``start`` on.
     """
 
     period: Expr
@@ -306,7 +306,7 @@ Stmt = Assign | If | Apply | Push | Return | Repeat | For | Every | Unsupported
 
 @dataclass(frozen=True)
 class OptimizerDecl(Node):
-    """``optimizer NAME``; ``reference`` is the text of the comment ``# reference: ...`` on its line, if any."""
+    """``optimizer NAME``; ``reference`` is the text of a comment ``# reference: ...`` on its line, if any."""
 
     name: Name
     reference: str | None = None
@@ -314,7 +314,7 @@ class OptimizerDecl(Node):
 
 @dataclass(frozen=True)
 class Interval(Node):
-    """``in [low, high)``; a bound on one side (``>= 0``) is an interval with an infinite other end."""
+    """``in [low, high)``; a one-sided bound (``>= 0``) is an interval that is infinite on the other side."""
 
     low: Expr
     high: Expr
@@ -338,7 +338,7 @@ Domain = Interval | Choices
 class HyperItem(Node):
     """One hyperparameter, or a tuple of them when ``parts`` is given (then ``default`` is None).
 
-    The domain of a tuple holds for each part. ``optional`` says that it may be none although its default is not.
+    The domain of a tuple applies to each part. ``optional`` means that it may be none although its default is not.
     """
 
     name: Name
@@ -375,7 +375,7 @@ class StateItem(Node):
 
 
 class StateScope(Enum):
-    """What a state belongs to; for the last two, values are the words they are declared with."""
+    """The scope of a state; the values of the last two are the keywords that declare them."""
 
     TENSOR = "tensor"
     GROUP = "group"
@@ -384,7 +384,7 @@ class StateScope(Enum):
 
 @dataclass(frozen=True)
 class StateDecl(Node):
-    """``state ...``, ``group state ...``, ``shared state ...``; ``when`` holds for every item."""
+    """``state ...``, ``group state ...``, ``shared state ...``; ``when`` applies to every item."""
 
     scope: StateScope
     items: tuple[StateItem, ...]
@@ -393,14 +393,14 @@ class StateDecl(Node):
 
 @dataclass(frozen=True)
 class Word(Node):
-    """A word of the language that is no name of a rule's own: ``fp8``."""
+    """A word of the language that is not a name of the rule: ``fp8``."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class StoreFormat(Node):
-    """``int8(block = 256)``, ``bf16 stochastic`` or ``bf16+8``: a name, and what stands behind it."""
+    """``int8(block = 256)``, ``bf16 stochastic`` or ``bf16+8``: a name with its options."""
 
     name: Word
     options: tuple[Argument, ...] = ()
@@ -410,7 +410,7 @@ class StoreFormat(Node):
 
 @dataclass(frozen=True)
 class StoreDecl(Node):
-    """``store m, v: FORMAT when CONDITION``: how states are kept, or how the parameter ``p`` is rounded."""
+    """``store m, v: FORMAT when CONDITION``: how states are stored, or how the parameter ``p`` is rounded."""
 
     names: tuple[Name, ...]
     format: StoreFormat
@@ -419,7 +419,7 @@ class StoreDecl(Node):
 
 @dataclass(frozen=True)
 class History(Node):
-    """``history s, y: size k``: the last k values that were pushed; ``type`` is None or ``scalar``, for numbers."""
+    """``history s, y: size k``: the last k pushed values; ``type`` is None or ``scalar``, for numbers."""
 
     names: tuple[Name, ...]
     type: str | None
@@ -428,17 +428,17 @@ class History(Node):
 
 @dataclass(frozen=True)
 class Flat(Node):
-    """``flat``: all parameters of a param group are one vector ``p``, their gradients one vector ``g``."""
+    """``flat``: the parameters of a param group form one vector ``p``, their gradients one vector ``g``."""
 
 
 @dataclass(frozen=True)
 class Sparse(Node):
-    """``sparse``: gradients are sparse, and a step updates the rows that they touch."""
+    """``sparse``: gradients are sparse, and a step updates the rows they touch."""
 
 
 @dataclass(frozen=True)
 class Iterate(Node):
-    """``iterate n until c``: ``step()`` makes up to n of the rule's steps; ``until`` is None if nothing ends them."""
+    """``iterate n until c``: ``step()`` runs up to n steps of the rule; ``until`` is None without a condition."""
 
     count: Expr
     until: Expr | None
@@ -446,7 +446,7 @@ class Iterate(Node):
 
 @dataclass(frozen=True)
 class Parameter(Node):
-    """A parameter of a ``def`` or a ``transform``; only the latter's may have a range."""
+    """A parameter of a ``def`` or a ``transform``; only those of transforms may have a range."""
 
     name: Name
     default: Expr | None
@@ -464,7 +464,7 @@ class Def(Node):
 
 @dataclass(frozen=True)
 class TransformDecl(Node):
-    """``transform f(u, beta = 0.9 in [0, 1)):`` and a block that may declare states and returns one value."""
+    """``transform f(u, beta = 0.9 in [0, 1)):`` with a block that may declare states and returns one value."""
 
     name: Name
     parameters: tuple[Parameter, ...]
@@ -473,7 +473,7 @@ class TransformDecl(Node):
 
 @dataclass(frozen=True)
 class Use(Node):
-    """``use AdamW(lr = 3e-4)``: everything in another rule, with other defaults; ``rule`` may be a file's name."""
+    """``use AdamW(lr = 3e-4)``: another rule with other defaults; ``rule`` may be a file name."""
 
     rule: Name | Text
     arguments: tuple[Argument, ...]
@@ -481,7 +481,7 @@ class Use(Node):
 
 @dataclass(frozen=True)
 class Inner(Node):
-    """``inner B = SGD(lr = 0.1) like EXPR``: another rule under a name, its states shaped like ``like`` (or ``p``)."""
+    """``inner B = SGD(lr = 0.1) like EXPR``: a named rule whose states have the shape of ``like`` (or ``p``)."""
 
     name: Name
     rule: Name | Text
@@ -499,14 +499,14 @@ class On(Node):
 
 @dataclass(frozen=True)
 class Route(Node):
-    """``route RULE when CONDITION`` or ``route RULE otherwise`` (``when`` is None); ``rule`` may be a file's name."""
+    """``route RULE when CONDITION`` or ``route RULE otherwise`` (``when`` is None); ``rule`` may be a file name."""
 
     rule: Name | Text
     when: Expr | None
 
     @property
     def title(self) -> str:
-        """The rule as the author wrote it, without quotes."""
+        """The name of the rule as written, without quotes."""
         return self.rule.text if isinstance(self.rule, Name) else self.rule.value
 
 
@@ -533,7 +533,7 @@ Decl = (
 
 @dataclass(frozen=True)
 class Comment(Node):
-    """A comment, ``#`` included; ``own_line`` is whether nothing stands before it on its line."""
+    """A comment, ``#`` included; ``own_line`` says whether it is alone on its line."""
 
     text: str
     own_line: bool
@@ -541,7 +541,7 @@ class Comment(Node):
 
 @dataclass(frozen=True)
 class Tree(Node):
-    """A whole rule file, its items in textual order."""
+    """A whole rule file, with its items in source order."""
 
     source: Source
     doc: Text | None

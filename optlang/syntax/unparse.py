@@ -1,8 +1,8 @@
-"""The formatter: a tree as canonical text.
+"""The formatter: prints a tree as canonical text.
 
-Spacing, indentation and brackets follow from the tree; comments, blank lines (one at a time), spelling of names and
-numbers, and ``head: statement`` on one line stay as they were. A statement that goes over several lines stays as
-written if it holds a comment or would not fit on one. So does everything that this version only recognises.
+Spacing, indentation and brackets follow from the tree. Comments, single blank lines, the spelling of names and numbers,
+and ``head: statement`` on one line are kept. A statement over several lines is kept as written if it contains a comment
+or would not fit on one line, and so is everything that this version does not compile.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WIDTH = 100
 
 @dataclass
 class Line:
-    """A line of output (several for a statement that stays as written), and the comment behind it."""
+    """A line of output (several for a statement kept as written) and its trailing comment."""
 
     code: str
     comment: str = ""
@@ -33,7 +33,7 @@ class Line:
 
 
 def format_tree(parsed: tree.Tree) -> str:
-    """Return the rule as canonical text; formatting that again changes nothing."""
+    """Return the rule as canonical text. Formatting is idempotent."""
     return _Formatter(parsed).text()
 
 
@@ -42,12 +42,12 @@ class _Formatter:
         self.tree = parsed
         self.source = parsed.source
         self.formulas = Formulas(parsed.source)
-        self.comments = list(reversed(parsed.comments))  # the next one last
+        self.comments = list(reversed(parsed.comments))  # in reverse, so that pop() yields the next one
         self.lines: list[Line] = []
-        self.row = 0  # the source's line that was written last
+        self.row = 0  # the last source line written
 
     def text(self) -> str:
-        """Return the whole rule."""
+        """Return the formatted rule."""
         end = len(self.source.text) + 1
         if self.tree.doc is not None:
             self.simple(self.tree.doc, 0, self.tree.items[0].span.start if self.tree.items else end)
@@ -56,7 +56,7 @@ class _Formatter:
         return "".join(f"{line}\n" for line in self.aligned())
 
     def aligned(self) -> list[str]:
-        """Return the lines with comments in one column wherever lines with comments follow each other."""
+        """Return the lines, with the comments of consecutive lines aligned."""
         result: list[str] = []
         for commented, run in groupby(self.lines, lambda line: bool(line.comment and line.code)):
             lines = list(run)
@@ -78,7 +78,7 @@ class _Formatter:
             self.lines.append(Line(""))
 
     def own_line_comments(self, until: int, depth: int, column: int = 0) -> None:
-        """Write the comments before ``until``, as far as they stand at ``column`` or further right."""
+        """Write the comments before ``until`` that start at ``column`` or further right."""
         while self.comments and self.comments[-1].span.start < until:
             start = self.comments[-1].span.start
             if self.source.position(start)[1] < column:
@@ -88,7 +88,7 @@ class _Formatter:
             self.row = self.row_of(start)
 
     def write(self, code: str, span: Span, depth: int, until: int) -> None:
-        """Write code that stands for ``span``, with the comments on its lines that stand before ``until``."""
+        """Write the code for ``span``, with the comments on its lines that come before ``until``."""
         self.own_line_comments(span.start, depth)
         self.begin(span.start)
         last, found = self.row_of(max(span.start, span.end - 1)), list[str]()
@@ -103,7 +103,7 @@ class _Formatter:
     # Statements
 
     def block(self, items: tuple[tree.Decl | tree.Stmt, ...], depth: int, until: int) -> None:
-        """Write the statements of a block; ``until`` is where the next thing after it begins."""
+        """Write the statements of a block; ``until`` is the start of whatever follows it."""
         for i, item in enumerate(items):
             self.item(item, depth, items[i + 1].span.start if i + 1 < len(items) else until)
 
@@ -135,7 +135,7 @@ class _Formatter:
             self.headed(head, start, body, depth, following)
 
     def find(self, word: str, start: int, end: int) -> int:
-        """Return where a keyword stands between two offsets, comments left out."""
+        """Return the position of a keyword between two offsets, ignoring comments."""
         at = self.source.text.find(word, start, end)
         while any(x.span.start <= at < x.span.end for x in self.tree.comments):
             at = self.source.text.find(word, at + 1, end)
@@ -148,14 +148,14 @@ class _Formatter:
         return self.formulas.expression(node)
 
     def head(self, item: tree.Repeat | tree.For | tree.Every | tree.On) -> str:
-        """Return what stands before the colon of a block."""
+        """Return the head of a block, without the colon."""
         own = () if isinstance(item, tree.On) else own_expressions(item)
         if any(map(has_unsupported, own)):
             return self.source.excerpt(Span(item.span.start, item.body[0].span.start)).rpartition(":")[0]
         return self.formulas.simple(item)
 
     def headed(self, head: str, start: int, body: tuple[tree.Decl | tree.Stmt, ...], depth: int, until: int) -> None:
-        """Write a line that ends with ``:`` and its block, on the same line if it stood there."""
+        """Write a head that ends with ``:`` and its block, on one line if the source has it so."""
         first = body[0].span.start
         if self.source.text[self.source.text.rfind("\n", 0, first) + 1 : first].strip():
             parts = "; ".join(self.statement(x, depth) for x in body)
@@ -167,7 +167,7 @@ class _Formatter:
         self.own_line_comments(until, depth + 1, column)
 
     def head_end(self, start: int, first: int) -> int:
-        """Return where the head that begins at ``start`` ends, given where its block begins."""
+        """Return the end of the head that begins at ``start``, given where its block begins."""
         comments = [x.span for x in self.tree.comments if start < x.span.start < first]
         end = first
         while end > start:
@@ -184,7 +184,7 @@ class _Formatter:
         if "\n" in code:
             self.own_line_comments(item.span.start, depth)
             while self.comments and self.comments[-1].span.start < item.span.end:
-                self.comments.pop()  # it is in the code
+                self.comments.pop()  # it is part of the code
         self.write(code, item.span, depth, until)
 
     def statement(self, item: tree.Text | tree.Decl | tree.Stmt, depth: int) -> str:
@@ -201,7 +201,7 @@ class _Formatter:
         return self.moved(item.span, depth)
 
     def moved(self, span: Span, depth: int) -> str:
-        """Return characters as written, over several lines, with the indentation changed to ``depth``."""
+        """Return a multi-line span as written, reindented to ``depth``."""
         line = self.source.text[self.source.text.rfind("\n", 0, span.start) + 1 : span.start]
         old = line[: len(line) - len(line.lstrip())]
         first, *rest = self.source.excerpt(span).split("\n")

@@ -19,28 +19,28 @@ LAST_WORD = re.compile(rf"({WORD})\W*\Z")
 
 
 def has_unsupported(node: tree.Node) -> bool:
-    """Whether a node holds anything that has no parts to be written from."""
+    """Return whether a node contains a construct that has no parts to print."""
     return any(isinstance(found, tree.Unsupported) for found in nodes_in(node))
 
 
 def quoted(text: str) -> str:
-    """Return a text in the quotes that it does not contain itself."""
+    """Return a string in whichever quotes it does not contain."""
     return f"'{text}'" if '"' in text else f'"{text}"'
 
 
 class Formulas:
-    """Writes the pieces of a rule; ``source`` supplies names as they were spelt, without it they are canonical."""
+    """Prints the parts of a rule. ``source`` supplies the spelling of names; without it they are canonical."""
 
     def __init__(self, source: Source | None = None) -> None:
         self.source = source or Source("")
 
     def expression(self, node: tree.Expr, level: int = PIPE, tight: bool = False) -> str:
-        """Return an expression, in brackets if it binds more loosely than ``level``.
+        """Return an expression, in parentheses if it binds more loosely than ``level``.
 
         Args:
             node: The expression.
-            level: The loosest binding that needs no brackets here.
-            tight: Whether products go without blanks, because they are terms of a sum.
+            level: The loosest binding that needs no parentheses here.
+            tight: Whether products are printed without spaces, because they are terms of a sum.
         """
         own, text = self._written(node, tight)
         if own >= level:
@@ -48,7 +48,7 @@ class Formulas:
         return f"({self._written(node, False)[1]})"
 
     def _written(self, node: tree.Expr, tight: bool) -> tuple[int, str]:
-        """Return how tightly an expression binds, and its text."""
+        """Return the precedence and the text of an expression."""
         match node:
             case tree.Binary():
                 return LEVELS[node.op], self._binary(node, tight)
@@ -120,12 +120,12 @@ class Formulas:
         return self.source.excerpt(Span(node.span.start, node.value.span.start)).partition("=")[0].strip() or name
 
     def word(self, node: tree.Node, name: str) -> str:
-        """Return the name that a piece of the text ends with, as written."""
+        """Return the name at the end of a node, as written."""
         found = LAST_WORD.search(self.source.excerpt(node.span))
         return found[1] if found else name
 
     def format(self, node: tree.StoreFormat) -> str:
-        """Return the format that states are stored in."""
+        """Return the storage format of states."""
         options = (
             self.expression(option.value)
             if option.name is None
@@ -204,13 +204,13 @@ class Formulas:
         return self.source.excerpt(node.span)
 
     def rule_of(self, node: tree.Use | tree.Inner | tree.Route) -> str:
-        """Return another rule and the arguments that are given for it."""
+        """Return another rule with its arguments."""
         name = quoted(node.rule.value) if isinstance(node.rule, tree.Text) else node.rule.text
         given = () if isinstance(node, tree.Route) else node.arguments
         return name + (f"({', '.join(map(self.argument, given))})" if given else "")
 
     def signature(self, node: tree.Def | tree.TransformDecl, word: str = "def") -> str:
-        """Return a function's name and parameters."""
+        """Return the name and parameters of a function."""
         return f"{word} {node.name.text}({', '.join(map(self.parameter, node.parameters))})"
 
     def parameter(self, node: tree.Parameter) -> str:

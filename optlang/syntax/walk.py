@@ -1,4 +1,4 @@
-"""Walking a tree: the expressions in a node, the statements in a block, the names they assign."""
+"""Tree traversal: the expressions in a node, the statements in a block, the names they assign."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ Piece = TypeVar("Piece", bound=Any)
 
 
 def parts(expr: Expr) -> tuple[Expr, ...]:
-    """Return the expressions directly inside an expression (the function of a call is left out)."""
-    if isinstance(expr, Name | Number):  # most expressions
+    """Return the direct subexpressions of an expression (without the function of a call)."""
+    if isinstance(expr, Name | Number):  # the most common case
         return ()
     match expr:
         case Member(value=value):
@@ -79,19 +79,19 @@ def subscripted(items: Iterable[Expr | Slice]) -> Iterator[Expr]:
 
 
 def mapped(node: Kind, change: Callable[[Any], Any]) -> Kind:
-    """Return a node with what ``change`` makes of the nodes and tuples in it; the node itself if nothing changes."""
+    """Apply ``change`` to the direct children of a node; return the node itself if nothing changes."""
     held = {f.name: getattr(node, f.name) for f in fields(node)}
     made = {name: change(value) for name, value in held.items() if isinstance(value, (tuple, Node))}
     return replace(node, **made) if any(made[name] is not held[name] for name in made) else node
 
 
 def rebuilt(node: Piece, change: Callable[[Any, Any], Any]) -> Piece:
-    """Return a node, or a tuple of them, in which every node has been changed, from the inside out.
+    """Rebuild a node, or a tuple of nodes, bottom-up.
 
     Args:
         node: The node or tuple.
-        change: Is given a node whose parts have been changed, and the node as it was; returns what is to stand in its
-            place. In a tuple that may be several nodes or none.
+        change: Takes a node with rebuilt children and the original node, and returns its replacement. In a tuple, the
+            replacement may be a tuple of any number of nodes.
     """
     if isinstance(node, tuple):
         found: list[Any] = []
@@ -106,7 +106,7 @@ def rebuilt(node: Piece, change: Callable[[Any, Any], Any]) -> Piece:
 
 
 def nodes_in(node: Any) -> Iterator[Node]:
-    """Yield a node and all its descendants, or those of each node of a tuple."""
+    """Yield a node, or every node of a tuple, with all descendants."""
     pending = [node]
     while pending:
         found = pending.pop()
@@ -118,7 +118,7 @@ def nodes_in(node: Any) -> Iterator[Node]:
 
 
 def blocks(statement: Stmt) -> tuple[tuple[Stmt, ...], ...]:
-    """Return the blocks directly inside a statement, in textual order."""
+    """Return the blocks directly inside a statement, in source order."""
     match statement:
         case If(branches=branches, other=other):
             return (*(body for _, body in branches), *((other,) if other is not None else ()))
@@ -129,7 +129,7 @@ def blocks(statement: Stmt) -> tuple[tuple[Stmt, ...], ...]:
 
 
 def expressions(expr: Expr) -> Iterator[Expr]:
-    """Yield an expression and everything in it, in textual order of their starts as far as nesting allows."""
+    """Yield an expression and its subexpressions in preorder."""
     pending = [expr]
     while pending:
         node = pending.pop()
@@ -138,7 +138,7 @@ def expressions(expr: Expr) -> Iterator[Expr]:
 
 
 def statements(block: Iterable[Stmt]) -> Iterator[Stmt]:
-    """Yield the statements of a block and of the blocks inside it, in textual order."""
+    """Yield the statements of a block and of nested blocks, in source order."""
     for statement in block:
         yield statement
         for body in blocks(statement):
@@ -146,7 +146,7 @@ def statements(block: Iterable[Stmt]) -> Iterator[Stmt]:
 
 
 def own_expressions(statement: Stmt) -> tuple[Expr, ...]:
-    """Return the expressions that stand in a statement itself, not in the blocks inside it."""
+    """Return the expressions of a statement itself, without nested blocks."""
     match statement:
         case Assign(value=value):
             return (value,)
@@ -174,7 +174,7 @@ def block_expressions(block: Iterable[Stmt]) -> Iterator[Expr]:
 
 
 def assigned(block: Iterable[Stmt]) -> Iterator[Name]:
-    """Yield the targets of the assignments in a block, and what its ``for`` loops name, in textual order."""
+    """Yield the assignment targets and loop variables in a block, in source order."""
     for statement in statements(block):
         if isinstance(statement, Assign):
             yield from statement.targets
@@ -183,7 +183,7 @@ def assigned(block: Iterable[Stmt]) -> Iterator[Name]:
 
 
 def names_read(block: Iterable[Stmt]) -> Iterator[Name]:
-    """Yield the names that a block reads, those of ``x += ...`` included, in textual order."""
+    """Yield the names that a block reads, including targets of ``x += ...``, in source order."""
     for statement in statements(block):
         if isinstance(statement, Assign) and statement.op != "=":
             yield from statement.targets
@@ -199,14 +199,14 @@ def body_of(function: Def) -> tuple[Stmt, ...]:
 
 
 def called(block: Iterable[Stmt]) -> Iterator[Name]:
-    """Yield the names that a block calls as functions."""
+    """Yield the names of the functions that a block calls."""
     for expr in block_expressions(block):
         if isinstance(expr, Call) and isinstance(expr.function, Name):
             yield expr.function
 
 
 def condition_above(block: Iterable[Stmt], place: Span) -> Expr | None:
-    """Return the condition of the innermost ``if`` or ``elif`` whose body holds a place, if there is one."""
+    """Return the condition of the innermost ``if`` or ``elif`` branch that contains a span, if any."""
     found = None
     for statement in statements(block):
         if isinstance(statement, If):
@@ -217,7 +217,7 @@ def condition_above(block: Iterable[Stmt], place: Span) -> Expr | None:
 
 
 def block_above(block: Iterable[Stmt], place: Span) -> Stmt | None:
-    """Return the innermost statement with blocks of which one holds a place (a name that ``for`` gives included)."""
+    """Return the innermost compound statement that contains a span (loop variables included)."""
     found = None
     for statement in statements(block):
         inside = isinstance(statement, For) and any(name.span == place for name in statement.names)
@@ -227,7 +227,7 @@ def block_above(block: Iterable[Stmt], place: Span) -> Stmt | None:
 
 
 def is_matrix_call(node: Expr, functions: frozenset[str]) -> bool:
-    """Whether an expression is, by itself, more than arithmetic on elements."""
+    """Return whether an expression is itself more than elementwise arithmetic."""
     match node:
         case Binary(op="@") | Index():
             return True

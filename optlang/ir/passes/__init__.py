@@ -1,6 +1,6 @@
 """The pipeline: which passes run, and in which order.
 
-A pass is a file with one function ``run(program) -> program``; adding one is that file and a word in this list.
+A pass is a module with one function ``run(program) -> program``. To add one, add the module and its name to this list.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from optlang.ir.program import Program
 
 Pass = Callable[[Program], Program]
 
-#: In order. Inlining first lets the algebra see whole formulas; hoisting after it finds whole coefficients; sharing
-#: must not see what hoisting will move away; forwarding and phases only tidy what is left.
+#: In order. Inlining comes first, so that simplification sees whole formulas; hoisting comes next and finds whole
+#: coefficients; sharing must not see what hoisting will move; forwarding and phases only tidy up.
 PIPELINE: tuple[tuple[str, Pass], ...] = (
     ("prune", prune.run),
     ("inline", inline.run),
@@ -27,7 +27,7 @@ PIPELINE: tuple[tuple[str, Pass], ...] = (
 
 
 def optimise(program: Program, watch: Callable[[str, Program], None] | None = None) -> Program:
-    """Return the program after every pass; ``watch`` is told each pass and its result."""
+    """Return the program after every pass; ``watch`` is called with each pass and its result."""
     if VERIFYING:
         program.verify()
     for name, run in PIPELINE:

@@ -1,6 +1,6 @@
-"""Forward: a store takes the input or literal that its value only renames, if no formula reads the new name.
+"""Forward: a store of a mere copy of an input or literal stores the original, unless a formula reads the copy.
 
-Another name for a computed value stays: the two may be stored, and so rounded, in different types.
+A copy of a computed value is kept, because both may be stored, and thus rounded, in different dtypes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from optlang.ir.program import Program
 
 
 def run(program: Program) -> Program:
-    """Return the program without values that are other names for an input or a literal and are only stored."""
+    """Return the program without values that only copy an input or literal to a store."""
     read = set().union(*(v.expr.free_symbols for v in program.values))
     computed = {v.symbol for v in program.tensor}
     names: dict[sp.Symbol, sp.Expr] = {

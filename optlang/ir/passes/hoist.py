@@ -1,7 +1,7 @@
-"""Hoist: whatever does not depend on an element is computed where it is cheapest.
+"""Hoist: compute element-independent subexpressions where that is cheapest.
 
-In a formula over elements, the largest pieces made of host values only become coefficients, computed once per step in
-float64 and rounded once; the largest pieces made of host values and scalars become scalars of the tensor.
+In an elementwise formula, maximal subexpressions of host values become coefficients, computed once per step in float64
+and rounded once. Maximal subexpressions of host values and scalars become per-tensor scalars.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from optlang.kinds import HOST, SCALAR, Kind, Level
 
 
 def run(program: Program) -> Program:
-    """Return the program with host and scalar pieces pulled out of its tensor formulas."""
+    """Return the program with host and scalar subexpressions hoisted out of its tensor formulas."""
     work = _Hoist(program)
     phases = tuple(work.phase(phase) for phase in program.phases)
     return replace(program, host=tuple(work.host), phases=phases)
 
 
 class _Hoist:
-    """Gathers the pieces that are pulled out."""
+    """Collects the hoisted subexpressions."""
 
     def __init__(self, program: Program) -> None:
         self.kinds = program.kinds()
@@ -35,7 +35,7 @@ class _Hoist:
         self.line = 0
 
     def phase(self, values: tuple[Value, ...]) -> tuple[Value, ...]:
-        """Return the tensor values, each after the scalars pulled out of it."""
+        """Return the tensor values, each preceded by the scalars hoisted out of it."""
         self.values = []
         for value in values:
             self.line = value.line
@@ -50,13 +50,13 @@ class _Hoist:
         return tuple(self.values)
 
     def argument(self, expr: sp.Expr) -> sp.Expr:
-        """Return an argument of an operation on matrices, sizes in it as coefficients."""
+        """Return an argument of a matrix operation with the sizes in it replaced by coefficients."""
         if expr.is_Function and algebra.name_of(expr) == "slice":
             return expr.func(*map(self.argument, expr.args))
         return expr if algebra.is_literal(expr) else _pull(expr, HOST, self.kinds, self.coefficient)
 
     def coefficient(self, piece: sp.Expr) -> sp.Symbol:
-        """Return the name of a host piece."""
+        """Return the coefficient for a host subexpression."""
         if piece not in self.coefficients:
             symbol = algebra.fresh("c", self.kinds)
             self.kinds[symbol] = HOST
@@ -65,7 +65,7 @@ class _Hoist:
         return self.coefficients[piece]
 
     def scalar(self, piece: sp.Expr) -> sp.Symbol:
-        """Return the name of a piece that is one number per tensor."""
+        """Return the scalar for a subexpression that is one number per tensor."""
         if piece not in self.scalars:
             symbol = algebra.fresh("s", self.kinds)
             self.kinds[symbol] = SCALAR
@@ -75,13 +75,13 @@ class _Hoist:
 
 
 def _pull(expr: sp.Expr, kind: Kind, kinds: dict[sp.Symbol, Kind], name: Callable[[sp.Expr], sp.Symbol]) -> sp.Expr:
-    """Replace the largest pieces of ``expr`` that live at most at ``kind`` by names."""
+    """Replace the maximal subexpressions of ``expr`` whose level is at most that of ``kind`` by names."""
 
     def low(e: sp.Expr) -> bool:
         return all(kinds[s].level <= kind.level for s in e.free_symbols)
 
     def named(e: sp.Expr) -> sp.Expr:
-        """Return a name for a low expression, its sign outside; a literal or a name stays what it is."""
+        """Return a name for a low expression, without its sign; literals and names are returned unchanged."""
         if e.is_Symbol or algebra.is_literal(e) or (kind == SCALAR and not _has_scalar(e, kinds)):
             return e
         if e.could_extract_minus_sign() and not e.is_Add:
@@ -89,18 +89,18 @@ def _pull(expr: sp.Expr, kind: Kind, kinds: dict[sp.Symbol, Kind], name: Callabl
         return name(e)
 
     def walk(e: sp.Expr) -> sp.Expr:
-        if low(e):  # also tanh(2): functions of tensors do not take numbers
+        if low(e):  # includes tanh(2): tensor functions do not take numbers
             return named(e)
         if e.is_Atom:
             return e
         if e.is_Mul or e.is_Add:
             return _split(e, low, named, walk)
         if e.is_Function and algebra.name_of(e) == "select" and not (e.args[1].free_symbols or e.args[2].free_symbols):
-            # A choice between two literals has no tensor to take its type from: make one of them a coefficient.
+            # A choice between two literals has no tensor to take its dtype from, so make one of them a coefficient.
             return e.func(walk(e.args[0]), name(e.args[1]) if kind == HOST else e.args[1], e.args[2])
         return e.func(*(walk(a) for a in e.args))
 
-    if kind == SCALAR and low(expr):  # the whole value is a scalar with a name already
+    if kind == SCALAR and low(expr):  # the whole value is already a named scalar
         return expr
     return walk(expr)
 
@@ -115,7 +115,7 @@ def _split(
     named: Callable[[sp.Expr], sp.Expr],
     walk: Callable[[sp.Expr], sp.Expr],
 ) -> sp.Expr:
-    """Rebuild a sum or product with its low terms gathered into one piece."""
+    """Rebuild a sum or product with its low terms combined into one."""
     below: Sequence[sp.Expr] = [a for a in expr.args if low(a)]
     rest = [walk(a) for a in expr.args if not low(a)]
     gathered = expr.func(*below)

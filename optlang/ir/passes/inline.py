@@ -1,8 +1,9 @@
-"""Inline: a local takes its place in the formula that uses it, so that algebra sees the formula whole.
+"""Inline: substitute locals into the formulas that use them, so that simplification sees whole formulas.
 
-The value of a state or the parameter stays a name (algebra does not cross a rounding point), and so do reductions. A
-tensor value moves if it is used once, and only to a place of its own kind, where it costs the same. A small host value
-moves to all its places: hoisting takes it back together with its surroundings, sharing keeps it single.
+Values of states and of the parameter keep their names (simplification does not cross a rounding point), and so do
+reductions. A tensor value is inlined if it is used once, and only into a value of its own kind, where it costs the
+same. A small host value is inlined everywhere: hoisting moves it back together with its context, and sharing computes
+it once.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from optlang.ir import algebra
 from optlang.ir.program import Program, Value
 from optlang.kinds import Level
 
-#: Formulas above this cost are not grown further: SymPy's time and a reader's patience both end somewhere.
+#: Formulas are not grown above this cost, which bounds SymPy's time and keeps them readable.
 MAX_COST = 600
 
-#: Nor are formulas nested deeper than this: SymPy works by recursion, and Python limits that.
+#: Nor are formulas nested deeper than this: SymPy is recursive, and Python limits recursion.
 MAX_DEPTH = 16
 
-#: A host value of at most this cost is written out wherever it is used.
+#: A host value of at most this cost is inlined into all its uses.
 SMALL = 8
 
 
@@ -44,13 +45,13 @@ def run(program: Program) -> Program:
             if mine:
                 value = replace(value, expr=algebra.sound(value.expr.xreplace(mine)))
             user = users.get(value.symbol)
-            # What is made of matrices' results can be computed beside them, if nothing else is mixed in.
+            # An expression of matrix results can be computed in the matrix stage if nothing else is mixed in.
             once = user is not None and _may_move(value, user) and not value.expr.free_symbols & results
             small = value.kind.level <= Level.HOST and not value.rounds and algebra.cost(value.expr) <= SMALL
             flat = algebra.depth(value.expr) <= MAX_DEPTH
             tame = (
                 flat and algebra.bits(value.expr) * exponent <= algebra.MAX_BITS
-            )  # literals multiply, and powers of them
+            )  # literals multiply, and so do their powers
             if value.symbol not in stored and tame and (once or small):
                 inlined[value.symbol] = value.expr
             else:
@@ -62,13 +63,13 @@ def run(program: Program) -> Program:
 
 
 def _largest_exponent(program: Program) -> sp.Expr:
-    """Return the largest literal exponent in a program (at least 1): what a number in a base may be raised to."""
+    """Return the largest literal exponent in a program (at least 1), to which a number in a base may be raised."""
     powers = (e for v in program.values for e in v.expr.atoms(sp.Pow))
     return max((abs(e.exp) for e in powers if e.exp.is_Rational), default=sp.Integer(1))
 
 
 def _occurrences(expr: sp.Expr) -> Counter[sp.Symbol]:
-    """Return how often each symbol stands in an expression."""
+    """Return how often each symbol occurs in an expression."""
     counts: Counter[sp.Symbol] = Counter()
     for node in sp.preorder_traversal(expr):
         if node.is_Symbol:
@@ -79,7 +80,7 @@ def _occurrences(expr: sp.Expr) -> Counter[sp.Symbol]:
 def _may_move(value: Value, user: Value) -> bool:
     if value.rounds or value.reduces or value.matrices or algebra.cost(value.expr) > MAX_COST:
         return False
-    if user.matrices:  # it works on values in memory
+    if user.matrices:  # it operates on values in memory
         return False
     if algebra.cost(user.expr) > MAX_COST:
         return False

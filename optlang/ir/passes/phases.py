@@ -1,7 +1,7 @@
-"""Phases: the tensor values sorted into passes over memory.
+"""Phases: partition the tensor values into passes over memory.
 
-A value that needs a finished reduction waits for the next phase; everything else happens as early as it can, so there
-are as few phases as the chain of reductions allows.
+A value that reads a finished reduction goes to the next phase; everything else is placed as early as possible. The
+number of phases is thus the minimum that the chain of reductions allows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from optlang.ir.program import Program, Value
 
 
 def run(program: Program) -> Program:
-    """Return the program with its tensor values in phases."""
+    """Return the program with its tensor values partitioned into phases."""
     ready: dict[sp.Symbol, int] = {}  # first phase in which a symbol can be read
     phases: list[list[Value]] = [[]]
     for value in program.tensor:

@@ -1,4 +1,4 @@
-"""Prune: what no store needs is not computed, and inputs that nothing reads are not asked for."""
+"""Prune: remove values that no store needs, and inputs that nothing reads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from optlang.ir.program import Program
 
 
 def run(program: Program) -> Program:
-    """Return the program without values and inputs that reach no store."""
+    """Return the program without values and inputs that do not reach a store."""
     needed = set().union(*(s.expr.free_symbols for s in program.stores))
     for value in reversed(program.values):
         if value.symbol in needed:

@@ -1,4 +1,4 @@
-"""Share: a piece that stands in several places is computed once."""
+"""Share: compute repeated subexpressions once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from optlang.kinds import Kind, Level, join
 
 
 def run(program: Program) -> Program:
-    """Return the program with repeated pieces of its host block and of its tensor formulas given a name."""
+    """Return the program with repeated subexpressions of its host block and its tensor formulas named."""
     kinds = program.kinds()
     host, same = _share(program.host, kinds)
     program = replace(program, host=host).substituted(same)
@@ -30,7 +30,7 @@ def run(program: Program) -> Program:
 def _share(
     values: tuple[Value, ...], kinds: dict[sp.Symbol, Kind]
 ) -> tuple[tuple[Value, ...], dict[sp.Symbol, sp.Symbol]]:
-    """Return the values with repeated pieces named, each before its first use, and which values fell together."""
+    """Return the values with repeated subexpressions named before their first use, and a map of duplicate values."""
     counts: Counter[sp.Expr] = Counter()
     for value in values:
         if value.matrices:
@@ -43,7 +43,7 @@ def _share(
     shared: list[Value] = []
 
     def walk(expr: sp.Expr, value: Value, top: bool = False) -> sp.Expr:
-        """Return an expression with its repeated pieces named."""
+        """Return an expression with its repeated subexpressions named."""
         if expr.is_Atom:
             return same.get(expr, expr)
         if expr in names and not top:
@@ -68,24 +68,24 @@ def _share(
             continue
         shared.append(replace(value, expr=walk(value.expr, value, top=True)))
         if value.expr in repeated and not value.rounds:
-            names[value.expr] = value.symbol  # the value is the piece: later places use its name
+            names[value.expr] = value.symbol  # the value is the subexpression: later uses refer to it
     return tuple(shared), same
 
 
 def _is_lazy(expr: sp.Expr, kind: Kind) -> bool:
-    """Return whether only one side of a choice is computed: on the host, where ``1/n`` may rely on ``n != 0``."""
+    """Return whether a select computes only the chosen side: on the host, where ``1/n`` may rely on ``n != 0``."""
     return kind.level <= Level.HOST and expr.is_Function and algebra.name_of(expr) == "select"
 
 
 def _always(expr: sp.Expr, kind: Kind) -> Iterator[sp.Expr]:
-    """Yield the pieces of an expression that are computed whatever its choices are."""
+    """Yield the subexpressions that are computed regardless of any select."""
     yield expr
     for argument in expr.args[:1] if _is_lazy(expr, kind) else expr.args:
         yield from _always(argument, kind)
 
 
 def _worth(expr: sp.Expr) -> bool:
-    """Return whether naming a piece saves anything."""
+    """Return whether naming a subexpression saves anything."""
     if expr.is_Atom or not expr.free_symbols or (expr.is_Mul and expr.could_extract_minus_sign()):
-        return False  # a sign is free where the piece is used
+        return False  # a sign is free at the use
     return algebra.cost(expr) > 0

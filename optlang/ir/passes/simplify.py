@@ -1,4 +1,4 @@
-"""Simplify: a cheaper form of each formula, if algebra has one; never a dearer one."""
+"""Simplify: replace each formula by a cheaper algebraic form, if there is one; never by a costlier one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sympy as sp
 from optlang.ir import algebra
 from optlang.ir.program import Program, Value
 
-#: Above this cost a formula is left as it is: factoring takes time that grows faster than the formula.
+#: Formulas above this cost are left as they are: factoring time grows faster than the formula.
 MAX_COST = 150
 
 
@@ -24,7 +24,7 @@ def run(program: Program) -> Program:
 
 
 def _cheapest(value: Value) -> Value:
-    """Return a value in the cheaper of two forms: as written, or with common factors taken out of its sums."""
+    """Return a value in the cheaper of two forms: unchanged, or with common factors taken out of sums."""
     before = algebra.cost(value.expr)
     if value.matrices or before > MAX_COST or algebra.content_bits(value.expr) > algebra.MAX_BITS:
         return value
@@ -34,7 +34,7 @@ def _cheapest(value: Value) -> Value:
     return replace(value, expr=form) if algebra.cost(form) < before else value
 
 
-@lru_cache(maxsize=4096)  # the variants of a rule have most of their formulas in common
+@lru_cache(maxsize=4096)  # the variants of a rule share most formulas
 def _factored(expr: sp.Expr) -> sp.Expr:
-    """Return an expression with common factors taken out of its sums."""
+    """Return an expression with common factors taken out of sums."""
     return sp.factor_terms(expr, sign=False)

@@ -1,1 +1,1 @@
-"""What a syntax error says: what was found, what was expected, and what to write instead."""
+"""Syntax errors: what was found, what was expected, and what to write instead."""

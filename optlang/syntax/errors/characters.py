@@ -1,4 +1,4 @@
-"""Characters that mean nothing in a rule, and what was probably meant."""
+"""Characters that are not part of the language, and what was probably meant."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import unicodedata
 from optlang.source import Span
 from optlang.syntax.errors.refused import Refused
 
-#: A command of LaTeX.
+#: A LaTeX command.
 TEX = re.compile(r"\\[A-Za-z]+")
 
-#: Operators of other languages, longest first: the spelling, and what to write.
+#: Operators of other languages, longest first, with what to write instead.
 FOREIGN = {
     "&&": "write `and`",
     "||": "write `or`; the norm of x is `norm(x)`",
@@ -25,7 +25,7 @@ FOREIGN = {
     "?": "a choice is written `a if condition else b`",
 }
 
-#: Signs from papers and word processors, and how they are spelt here.
+#: Symbols from papers and word processors, with what to write instead.
 TYPESET = {
     **dict.fromkeys("−–—‐‑", "-"),
     **dict.fromkeys("×·⋅∗⊙∘•", "*"),
@@ -61,7 +61,7 @@ TYPESET = {
 
 
 def refuse_character(text: str, at: int) -> Refused:
-    """Return what to say about the character at offset ``at``, which begins no token."""
+    """Return the error for the character at offset ``at``, which begins no token."""
     if text[at] in "\"'":
         return _unclosed(text, at)
     tex = TEX.match(text, at)
@@ -104,7 +104,7 @@ def _describe(character: str) -> str:
 
 
 def _unclosed(text: str, at: int) -> Refused:
-    """Return what to say about a quote that opens a text and has no partner."""
+    """Return the error for an opening quote that is never closed."""
     end = text.find("\n", at)
     end = len(text) if end < 0 else end
     if text.startswith('"""', at):

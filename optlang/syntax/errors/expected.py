@@ -1,4 +1,4 @@
-"""What could have stood at a place, in the language's own words."""
+"""Descriptions of the tokens that were expected at a position."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from optlang.syntax.errors.stop import Stop
 from optlang.syntax.indentation import LAYOUT
 
-#: How a kind of token is called, in the order in which expectations are listed.
+#: Names of token kinds, in the order in which expectations are listed.
 CALLED = {
     "NUMBER": "a value",
     "NAME": "a name",
@@ -35,7 +35,7 @@ CALLED = {
     "_NL": "the end of the line",
 }
 
-#: What need not be listed beside something wider.
+#: Token kinds that need not be listed next to a more general one.
 COVERED = {
     "NUMBER": {"NAME", "STRING", "LPAR"},
     "TIMES": {"COMPARE", "LPAR", "LSQB"},
@@ -43,7 +43,7 @@ COVERED = {
     "OPTIMIZER": {"NAME", "STRING", "STATE"},
 }
 
-#: How statements read, by the kind of their first token.
+#: Forms of statements, by the kind of their first token.
 SHAPES = {
     "OPTIMIZER": "for example: `optimizer AdamW`",
     "HYPER": "for example: `hyper lr = 1e-3 >= 0, betas = (beta1 = 0.9, beta2 = 0.999) in [0, 1)`",
@@ -66,7 +66,7 @@ SHAPES = {
 
 
 def found(stop: Stop) -> str:
-    """Return the words for the token that could not be taken."""
+    """Return a description of the token that was not accepted."""
     match stop.type:
         case "_NL" | "_DEDENT":
             return "end of the line"

@@ -1,4 +1,4 @@
-"""Notation of other languages, Python's above all, and what a rule has instead."""
+"""Notation of other languages, above all Python, and the equivalents in a rule."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optlang.syntax.indentation import LAYOUT, span_of
 
 SIGNS = re.compile(r"[-+*/%^=<>!:@]+")
 
-#: Words that begin a statement in Python, and what a rule has instead.
+#: Words that begin a statement in Python, and their equivalents in a rule.
 PYTHON = {
     "import": "a rule needs no imports: its functions are built in, and it cannot run Python",
     "from": "a rule needs no imports: its functions are built in, and it cannot run Python",
@@ -34,7 +34,7 @@ PYTHON = {
     "function": "write `def f(x) = EXPRESSION`",
 }
 
-#: Operators of other languages, and what to write.
+#: Operators of other languages, with what to write instead.
 FOREIGN = {
     "**=": "write `{name} = {name}^...`",
     "//=": "write `{name} = floor({name} / ...)`",
@@ -55,9 +55,9 @@ FOREIGN = {
 
 
 def foreign_operator(stop: Stop) -> Refused | None:
-    """Operators of other languages, which the lexer takes for two."""
+    """Diagnose operators of other languages that the lexer splits into two tokens."""
     start = stop.token.start_pos or 0
-    if stop.type in LAYOUT | {"SEMICOLON"} and len(stop.line) > 1:  # `x = y++` stops where the line ends
+    if stop.type in LAYOUT | {"SEMICOLON"} and len(stop.line) > 1:  # `x = y++` stops at the end of the line
         start = stop.line[-1].start_pos or 0
     run = next((m for m in SIGNS.finditer(stop.text) if m.start() <= start < m.end()), None)
     if run is None or run[0] not in FOREIGN:
@@ -73,7 +73,7 @@ def foreign_operator(stop: Stop) -> Refused | None:
 
 
 def other_if(stop: Stop) -> Refused | None:
-    """``else if``, ``elseif``, ``then`` and an ``else`` that belongs to no ``if``."""
+    """Diagnose ``else if``, ``elseif``, ``then`` and an ``else`` without an ``if``."""
     if stop.type == "IF" and stop.before_type == "ELSE" and len(stop.line) == 1:
         return Refused("E112", "`else if` is a single word here", stop.pair, help="write `elif CONDITION:`")
     if len(stop.line) == 1 and stop.line[0].value in ("elseif", "elsif", "elsif"):
@@ -91,7 +91,7 @@ def other_if(stop: Stop) -> Refused | None:
 
 
 def python_word(stop: Stop) -> Refused | None:
-    """Statements of Python."""
+    """Diagnose Python statements."""
     first = stop.line[0] if stop.line else stop.token
     if first.type == "NAME" and first.value in PYTHON and stop.type in VALUES | LAYOUT | {"COLON"}:
         return python_statement(str(first.value), span_of(first))
@@ -112,5 +112,5 @@ def python_word(stop: Stop) -> Refused | None:
 
 
 def python_statement(word: str, place: Span) -> Refused:
-    """Return what to say about a statement that begins with a word of Python."""
+    """Return the error for a statement that begins with a Python keyword."""
     return Refused("E112", f"`{word}` is not a statement of this language", place, help=PYTHON[word])

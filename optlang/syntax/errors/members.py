@@ -1,4 +1,4 @@
-"""``np.sqrt(v)``, ``g.norm()``, ``self.lr``, ``p.grad``: attributes of Python, and what a rule has instead."""
+"""Python attributes such as ``np.sqrt(v)``, ``g.norm()``, ``self.lr``, ``p.grad``, and their equivalents in a rule."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optlang.syntax.suggest import SYNONYMS
 MODULES = frozenset(("np", "numpy", "torch", "math", "F", "nn", "jnp", "jax", "tf", "cp", "sp", "sympy", "cmath"))
 OBJECTS = frozenset(("self", "cls", "this", "opt", "optim", "args", "cfg", "config", "hparams", "defaults"))
 
-#: Attributes and methods of tensors that have no function of the same name.
+#: Attributes and methods of tensors that have no function with the same name.
 OF_TENSORS: dict[str, str] = {
     "grad": "the gradient is `g`",
     "data": "a rule changes the parameter itself: `p -= lr*g`",
@@ -30,12 +30,12 @@ OF_TENSORS: dict[str, str] = {
 
 
 def foreign_member(base: str | None, name: str, place: Span) -> Refused | None:
-    """Return what to say about ``base.name``, or None if it is not known from Python.
+    """Return the error for ``base.name``, or None if it is not known from Python.
 
     Args:
-        base: The name before the point, None for an expression.
-        name: The name behind it.
-        place: Where it stands.
+        base: The name before the dot, None for an expression.
+        name: The name after the dot.
+        place: Its span.
     """
     function = name if name in BUILTINS else SYNONYMS.get(name.rstrip("_"), name.rstrip("_"))
     canonical = canonical_name(base) if base else None

@@ -1,4 +1,4 @@
-"""A mistake met while a text is read, before there is a source to point into."""
+"""An error raised during parsing, before there is a source to point into."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from optlang.source import Source, Span
 
 
 class Refused(Exception):
-    """Why the text cannot be read on; has the parts of a :class:`Diagnostic` except its source.
+    """A syntax error: the parts of a :class:`Diagnostic` except its source.
 
-    Whoever refuses a text says what to do instead: ``help`` is required.
+    Every syntax error says what to do instead: ``help`` is required.
     """
 
     def __init__(

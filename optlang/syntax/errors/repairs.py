@@ -1,7 +1,7 @@
-"""Mistakes that are recognised by what stands where, most of them slips of the keyboard.
+"""Mistakes recognised from the tokens around the error, most of them typos.
 
-Each function looks at a :class:`Stop` and returns what to say about it, or None if this is not its mistake. They are
-asked in the order of :data:`HABITS`.
+Each function inspects a :class:`Stop` and returns the error, or None if it does not recognise the mistake. They are
+tried in the order of :data:`HABITS`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WORDS = frozenset(
 
 
 def indented(stop: Stop) -> Refused | None:
-    """A line that is indented without a reason."""
+    """Diagnose a line that is indented without a reason."""
     if stop.type != "_INDENT":
         return None
     return Refused(
@@ -40,7 +40,7 @@ def indented(stop: Stop) -> Refused | None:
 
 
 def misspelt(stop: Stop) -> Refused | None:
-    """A statement that begins with a slip of the keyboard: ``hypr lr = 1``."""
+    """Diagnose a misspelt keyword at the start of a statement: ``hypr lr = 1``."""
     if len(stop.line) != 1 or stop.head != "NAME" or stop.type not in VALUES:
         return None
     word = stop.line[0].value
@@ -57,7 +57,7 @@ def misspelt(stop: Stop) -> Refused | None:
 
 
 def not_closed(stop: Stop) -> Refused | None:
-    """A line that goes on because a bracket of an earlier line is still open."""
+    """Diagnose an unclosed bracket on an earlier line."""
     if not stop.opened or stop.before is None or stop.type in LAYOUT:
         return None
     bracket = stop.opened[-1]
@@ -80,7 +80,7 @@ def not_closed(stop: Stop) -> Refused | None:
 
 
 def wrong_bracket(stop: Stop) -> Refused | None:
-    """A closing bracket without its partner."""
+    """Diagnose an unmatched closing bracket."""
     if stop.token.value not in CLOSING or stop.type in LAYOUT:
         return None
     if not stop.opened:
@@ -108,7 +108,7 @@ def wrong_bracket(stop: Stop) -> Refused | None:
 
 
 def equals_in_expression(stop: Stop) -> Refused | None:
-    """``=`` where only a comparison makes sense, and assignments within expressions."""
+    """Diagnose ``=`` where only a comparison makes sense, and assignments within expressions."""
     if stop.type == "CHANGE":
         return Refused(
             "E112",
@@ -149,7 +149,7 @@ def equals_in_expression(stop: Stop) -> Refused | None:
 
 
 def nameless_part(stop: Stop) -> Refused | None:
-    """``betas = (0.9, 0.999)``: a tuple whose parts have no names."""
+    """Diagnose ``betas = (0.9, 0.999)``, a tuple whose parts have no names."""
     if stop.head != "HYPER" or stop.type != "COMMA" or not stop.opened:
         return None
     at = stop.line.index(stop.opened[-1])
@@ -167,13 +167,13 @@ def nameless_part(stop: Stop) -> Refused | None:
 
 
 def reserved_word(stop: Stop) -> Refused | None:
-    """A word of the language where a name is wanted."""
+    """Diagnose a keyword where a name is expected."""
     if stop.type not in WORDS or "NAME" not in stop.accepts or stop.before_type in OPERATORS:
         return None
     if stop.wants_value and stop.type not in ("DEF", "RETURN"):
         return None
     if stop.line and "REQUIRE" in stop.accepts and stop.type in ("IF", "ELIF", "ELSE", "DEF"):
-        return None  # a block behind another statement on its line
+        return None  # a block after another statement on its line
     return Refused(
         "E113",
         f"`{stop.token.value}` is a keyword and cannot be a name",
@@ -184,7 +184,7 @@ def reserved_word(stop: Stop) -> Refused | None:
 
 
 def missing_colon(stop: Stop) -> Refused | None:
-    """A block's head without its ``:``."""
+    """Diagnose a block without a ``:``."""
     if "COLON" not in stop.accepts or stop.opened or stop.type == "EQUAL":
         return None
     if stop.head not in ("IF", "ELIF", "ELSE", "FOR", "EVERY", "REPEAT", "ON", "TRANSFORM"):
@@ -201,7 +201,7 @@ def missing_colon(stop: Stop) -> Refused | None:
 
 
 def alone(stop: Stop) -> Refused | None:
-    """A line that is a value, or begins with one that is not a name."""
+    """Diagnose a line that is just a value, or assigns to something that is not a name."""
     if "EQUAL" in stop.accepts and "CHANGE" in stop.accepts and stop.type == "COMPARE":
         return Refused(
             "E111",
@@ -233,7 +233,7 @@ def alone(stop: Stop) -> Refused | None:
 
 
 def no_equals(stop: Stop) -> Refused | None:
-    """A name and a value with nothing between them."""
+    """Diagnose a name and a value with nothing between them."""
     if not {"EQUAL", "CHANGE"} <= stop.accepts or stop.type not in VALUES:
         return None
     return Refused(
@@ -246,7 +246,7 @@ def no_equals(stop: Stop) -> Refused | None:
 
 
 def late_docstring(stop: Stop) -> Refused | None:
-    """A text in triple quotes that is not the first thing in the file."""
+    """Diagnose a triple-quoted string that is not the first thing in the file."""
     if stop.type != "DOCSTRING":
         return None
     return Refused(
@@ -258,7 +258,7 @@ def late_docstring(stop: Stop) -> Refused | None:
 
 
 def missing_value(stop: Stop) -> Refused | None:
-    """An operator, bracket or comma that waits for a value."""
+    """Diagnose an operator, bracket or comma without a value after it."""
     before = stop.before
     if not stop.wants_value or before is None or stop.type == "_INDENT":
         return None
@@ -285,7 +285,7 @@ def missing_value(stop: Stop) -> Refused | None:
 
 
 def missing_operator(stop: Stop) -> Refused | None:
-    """Two values side by side."""
+    """Diagnose two adjacent values."""
     if not stop.after_value or stop.type not in VALUES | {"LBRACE"} or stop.before is None:
         return None
     if "STRING" in stop.accepts and stop.type == "STRING":
@@ -318,7 +318,7 @@ def missing_operator(stop: Stop) -> Refused | None:
 
 
 def _brace(stop: Stop) -> Refused:
-    """Return what to say about ``{`` behind a value: a block of C, or a subscript of TeX."""
+    """Return the error for ``{`` after a value: a block in C, or a subscript in TeX."""
     if stop.head in ("IF", "ELIF", "ELSE", "DEF"):
         help_text = "a block begins with `:` and is indented: `if CONDITION:`"
     else:
@@ -347,5 +347,5 @@ HABITS: tuple[Callable[[Stop], Refused | None], ...] = (
     alone,
 )
 
-#: Asked after the table of example mistakes, which knows the declarations better.
+#: Tried after the table of example mistakes, which is more specific for declarations.
 GENERAL: tuple[Callable[[Stop], Refused | None], ...] = (missing_value, missing_operator)

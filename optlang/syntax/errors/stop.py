@@ -1,4 +1,4 @@
-"""The place where the parser could not go on."""
+"""The position where parsing stopped."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ VALUES = frozenset(("NAME", "NUMBER", "STRING", "DOCSTRING", "INF", "PI", "TRUE"
 
 @dataclass(frozen=True)
 class Stop:
-    """Where and why the parser could not go on.
+    """Where and why parsing stopped.
 
     Attributes:
         text: The rule.
-        seen: The tokens it had taken.
-        token: The token it could not take.
+        seen: The tokens accepted so far.
+        token: The token that was not accepted.
         position: The parser's state.
-        accepts: The kinds of token it could have taken.
+        accepts: The token kinds that would have been accepted.
     """
 
     text: str
@@ -33,12 +33,12 @@ class Stop:
 
     @property
     def type(self) -> str:
-        """The kind of the token that could not be taken."""
+        """The kind of the token that was not accepted."""
         return self.token.type
 
     @cached_property
     def span(self) -> Span:
-        """Its characters; one column where the line ends if it has none."""
+        """Its span; one column at the end of the line if it is empty."""
         if self.type == "_INDENT":
             end = self.token.end_pos or 0
             return Span(self.text.rfind("\n", 0, end) + 1, end)
@@ -50,28 +50,28 @@ class Stop:
 
     @cached_property
     def line(self) -> tuple[Lexeme, ...]:
-        """The tokens of this logical line that were taken."""
+        """The accepted tokens of this logical line."""
         start = next((i for i in range(len(self.seen), 0, -1) if self.seen[i - 1].type in LAYOUT), 0)
         return tuple(self.seen[start:])
 
     @property
     def before(self) -> Lexeme | None:
-        """The token before, on the same logical line."""
+        """The previous token on the same logical line."""
         return self.line[-1] if self.line else None
 
     @property
     def before_type(self) -> str:
-        """Its kind, or an empty string."""
+        """The kind of the previous token, or an empty string."""
         return self.before.type if self.before else ""
 
     @property
     def head(self) -> str:
-        """The kind of the line's first token, or an empty string."""
+        """The kind of the first token of the line, or an empty string."""
         return self.line[0].type if self.line else ""
 
     @property
     def pair(self) -> Span:
-        """The characters of the token before and of this one."""
+        """The span of the previous token and this one."""
         return span_of(self.before).to(self.span) if self.before else self.span
 
     @property
@@ -86,7 +86,7 @@ class Stop:
 
     @cached_property
     def opened(self) -> tuple[Lexeme, ...]:
-        """The brackets that are open, outermost first."""
+        """The open brackets, outermost first."""
         found: list[Lexeme] = []
         for token in self.line:
             if token.value in OPENING:

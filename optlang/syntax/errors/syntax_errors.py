@@ -1,9 +1,9 @@
-"""What a syntax error says: examples of mistakes, each with the words for it.
+"""Syntax error messages, given by example.
 
-An example is parsed once, on the first syntax error of a process; where the parser stops on it, in which state
-and at which kind of token, is where its words apply. So the words follow the grammar when that changes. Mistakes
-that are told by their surroundings rather than by a state are in :mod:`optlang.syntax.errors.repairs`; what neither
-knows gets a list of what could have stood there.
+An example is parsed once, on the first syntax error of a process. Its message applies wherever the parser stops in the
+same state at the same kind of token, so messages keep up with changes of the grammar. Mistakes that are recognised by
+context rather than by parser state are in :mod:`optlang.syntax.errors.repairs`. For anything else, the error lists the
+expected tokens.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from optlang.syntax.errors.stop import Stop
 
 @dataclass(frozen=True)
 class Example:
-    """Words for a mistake, and texts that make it.
+    """A message for a mistake, and texts that contain it.
 
     Attributes:
         code: Its diagnostic code.
         message: What is wrong.
         label: What was expected.
         help: What to do.
-        texts: Rules that make the mistake; each must stop the parser in the place that is meant.
-        exact: Whether the words hold for that kind of token only, not for others in the same place.
+        texts: Rules with the mistake; each must stop the parser at the intended position.
+        exact: Whether the message applies only to that kind of token, not to others at the same position.
     """
 
     code: str
@@ -298,10 +298,10 @@ Table = Mapping[tuple[int, str], Example]
 
 
 def table(failure: Callable[[str], tuple[int, str]]) -> Table:
-    """Return the examples by where they stop the parser: state and kind of token ("" for any kind).
+    """Return the examples by the state and kind of token they stop at ("" for any kind).
 
     Args:
-        failure: Parses a text that is wrong and returns the state and the kind of token it stops at.
+        failure: Parses an invalid text and returns the state and kind of token where it stops.
     """
     result: dict[tuple[int, str], Example] = {}
     for example in EXAMPLES:
@@ -314,7 +314,7 @@ def table(failure: Callable[[str], tuple[int, str]]) -> Table:
 
 
 def explain(stop: Stop, examples: Table) -> Refused:
-    """Return what to say about the place where the parser could not go on."""
+    """Return the error for the position where parsing stopped."""
     for habit in HABITS:
         if refused := habit(stop):
             return refused
