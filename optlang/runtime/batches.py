@@ -33,7 +33,7 @@ class ParameterBatch:
         counts: Whether their updates are counted.
         count: Their updates so far.
         numbers: Values of their host states.
-        created: Whether their states were started in this step.
+        is_new: Whether their states were started in this step.
         mirror: Memory of the tensors that show count and numbers in ``optimizer.state``, or None if there are none.
         version: Version of that memory after our last write; another version means that somebody wrote to it.
         volatile: Whether some records have to be bound in every step.
@@ -52,9 +52,9 @@ class ParameterBatch:
         "committed",
         "count",
         "counts",
-        "created",
         "device",
         "gradients",
+        "is_new",
         "kept",
         "mirror",
         "numbers",
@@ -73,7 +73,7 @@ class ParameterBatch:
         self.gradients: Sequence[Any] = ()
         first = self.records[0]
         self.prepared, self.count, self.numbers = first.prepared, first.count, first.numbers
-        self.created, self.counts = first.created, first.counts
+        self.is_new, self.counts = first.is_new, first.counts
         self.device = first.parameter.device
         self._facts = as_values(first.facts.named())
         self.volatile = any(record.volatile for record in self.records)
@@ -95,12 +95,12 @@ class ParameterBatch:
         """Return what records of one batch have in common."""
         # What does not count its updates need not have had as many.
         count = record.count if record.counts else 0.0
-        return (*_fixed(record), count, record.numbers, record.created)
+        return (*_fixed(record), count, record.numbers, record.is_new)
 
     def likeness(self) -> tuple[Any, ...]:
         """Return what batches that could be one have in common."""
         count = self.count if self.counts else 0.0
-        return (*_fixed(self.records[0]), count, self.numbers, self.created)
+        return (*_fixed(self.records[0]), count, self.numbers, self.is_new)
 
     def usual(self, state: Mapping[Any, Any] | None) -> list[torch.Tensor] | None:
         """Return the gradients if every record has one and nothing has changed since the last step.
@@ -138,7 +138,7 @@ class ParameterBatch:
             elif what == "t":
                 arguments[place] = self.count + 1.0
             else:
-                arguments[place] = self.count == 0.0 if prepared.counts else self.created
+                arguments[place] = self.count == 0.0 if prepared.counts else self.is_new
         return arguments
 
     def values(self, known: Mapping[ValueName, Any]) -> dict[ValueName, Any]:
@@ -148,7 +148,7 @@ class ParameterBatch:
             **self._facts,
             **known,
             "t": self.count + 1.0,
-            "first": self.count == 0.0 if prepared.counts else self.created,
+            "first": self.count == 0.0 if prepared.counts else self.is_new,
             **{slot.name: number for slot, number in zip(prepared.hosted, self.numbers, strict=True)},
         }
 
@@ -221,7 +221,7 @@ class ParameterBatch:
     def advance(self, numbers: tuple[float, ...]) -> None:
         """Count a step and take the new values of the host states."""
         self.count += 1.0
-        self.numbers, self.created = numbers, False
+        self.numbers, self.is_new = numbers, False
         if self.mirror is not None:
             rows = (self.count, *numbers) if self.counts else numbers
             if len(rows) == 1:
@@ -266,7 +266,7 @@ class ParameterBatch:
         parts: list[ParameterBatch] = []
         for records in (list(chosen), others):
             part = type(self)(records)
-            part.count, part.numbers, part.created, part.seed = self.count, self.numbers, self.created, self.seed
+            part.count, part.numbers, part.is_new, part.seed = self.count, self.numbers, self.is_new, self.seed
             if part.call is not None and self.call is not None:
                 part.call.loaded, part.call.signature = self.call.loaded, self.call.signature
             part.reflect()

@@ -111,7 +111,7 @@ class DeviceBatch(ParameterBatch):
         assert prepared.direct is not None
         device = record.parameter.device
         count, hosted = self._rows()
-        first = count == 0 if prepared.counts else as_number(self.created, device)
+        first = count == 0 if prepared.counts else as_number(self.is_new, device)
         own: dict[ValueName, Any] = {"t": count + 1, "first": first}
         own |= {slot.name: value for slot, value in zip(prepared.hosted, hosted, strict=True)}
         own |= {name: as_number(record.facts.number(name), device) for name in prepared.facts}
@@ -131,7 +131,7 @@ class DeviceBatch(ParameterBatch):
 
     def advance(self, numbers: tuple[Any, ...]) -> None:
         """Count a step and write the new values of the host states, in place."""
-        self.created, counts, call = False, self.counts, self.call
+        self.is_new, counts, call = False, self.counts, self.call
         assert call is not None
         if self.mirror is None:
             call.moved = 0

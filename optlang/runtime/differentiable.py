@@ -107,7 +107,7 @@ class DifferentiablePlan(GroupPlan):
         count = as_number(held[STEP], p.device) if STEP in held else as_number(float(bool(held)), p.device)
         kernel = prepared.variant.kernel
         assert kernel is not None  # what has a schedule has been refused
-        numbers = self._numbers(p, prepared, states, known, count, created=not held)
+        numbers = self._numbers(p, prepared, states, known, count, is_new=not held)
         coefficients, hosted = traced_functions(kernel)["host"](*numbers)
         arithmetic = torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32
         packed = torch.stack([as_number(c, p.device) for c in coefficients or (0.0,)]).to(arithmetic)
@@ -156,10 +156,10 @@ class DifferentiablePlan(GroupPlan):
         states: Mapping[str, torch.Tensor],
         known: Mapping[ValueName, Any],
         count: torch.Tensor,
-        created: bool,
+        is_new: bool,
     ) -> list[torch.Tensor]:
         """Return the arguments of ``host`` as numbers on the device."""
-        first = count == 0 if prepared.counts else torch.full((), created, device=p.device)
+        first = count == 0 if prepared.counts else torch.full((), is_new, device=p.device)
         hosted = {slot.name: states[slot.name] for slot in prepared.hosted}
         assert prepared.direct is not None
         own = as_values(facts_of(p).named()) | {"t": count + 1, "first": first, **hosted}

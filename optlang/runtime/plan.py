@@ -221,7 +221,7 @@ class GroupPlan:
                 or not record.is_current(record.state if state is None else state.get(p))
             ):
                 return None
-            if record.careful or not g.is_contiguous() or g.is_neg():
+            if record.gradient_needs_check or not g.is_contiguous() or g.is_neg():
                 self._check_gradient(p, g)
                 g = record.fitting(g)
             gradients.append(g)

@@ -66,11 +66,11 @@ class ParameterState:
         forms: How their elements were read from there.
         count: Updates so far.
         numbers: Values of the host states.
-        created: Whether none of its states existed before.
+        is_new: Whether none of its states existed before.
         tensors: The state tensors, by name.
         coded: Of those that are kept in codes, and of a parameter, the format and what belongs to the codes, by name.
         shown: How many of its keys show numbers of the host.
-        careful: Whether each gradient has to be looked at (complex numbers, orders of memory other than C's).
+        gradient_needs_check: Whether each gradient must be inspected (complex numbers, memory orders other than C's).
         copied: Whether the parameter itself cannot be viewed, so that it is copied in and out.
         ordinary: Whether all tensors lie at addresses, which a kernel can be given; others take torch's own operations.
         whole: Whether nothing is viewed, as torch's own operations on elements take tensors of any shape.
@@ -78,17 +78,17 @@ class ParameterState:
     """
 
     __slots__ = (
-        "careful",
         "coded",
         "copied",
         "count",
-        "created",
         "draws",
         "dtype",
         "facts",
         "form",
         "forms",
         "gradient_dtype",
+        "gradient_needs_check",
+        "is_new",
         "keys",
         "numbers",
         "ordinary",
@@ -125,7 +125,7 @@ class ParameterState:
         self.coded: dict[ValueName, tuple[Coded, torch.Tensor]] = {}
         self.shown, self.place, self.places, self.draws = 0, 0, WHOLE, False
         self.numbers: tuple[float, ...] = ()
-        self.count, self.created, self.careful, self.copied = 0.0, False, False, False
+        self.count, self.is_new, self.gradient_needs_check, self.copied = 0.0, False, False, False
         self.gradient_dtype = parameter.dtype
 
     @property
@@ -175,7 +175,7 @@ class ParameterState:
         self.volatile |= p.is_inference() or not (self.ordinary or is_fake(p) or p.is_meta)
         self.whole = not self.ordinary and layout.flat and self.prepared.variant.elementwise and not p.is_complex()
         self.copied &= not self.whole
-        self.careful = self.copied or p.is_complex() or not p.is_contiguous() or not self.ordinary
+        self.gradient_needs_check = self.copied or p.is_complex() or not p.is_contiguous() or not self.ordinary
 
     def _states(self, g: torch.Tensor, values: Values, formats: Mapping[str, Format]) -> dict[ValueName, torch.Tensor]:
         """Return the state tensors by name, each as its kernel wants it, and set the host's numbers."""
@@ -183,7 +183,7 @@ class ParameterState:
         slots = prepared.variant.slots
         missing = [slot for slot in slots if held.get(slot.key) is None]
         present = len(missing) < len(slots)
-        self.created = bool(slots) and not present
+        self.is_new = bool(slots) and not present
         step = held.get(STEP)
         # Without a count, but with state: there has been a step, so this is not the first.
         self.count = _number(step) if step is not None else float(present)

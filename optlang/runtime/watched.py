@@ -42,7 +42,7 @@ class Watched:
         flat = first.prepared.variant.layout.flat
         self.size = torch.Tensor.numel if flat else _shape
         self.sizes = [record.facts.numel if flat else record.shape for record in records]
-        self.simple = not any(record.careful for record in records)
+        self.simple = not any(record.gradient_needs_check for record in records)
         # One key alone is got bare, so it is asked for twice.
         self.get = itemgetter(*(keys if len(keys) > 1 else keys * 2)) if keys else None
         self.held = self.values

@@ -44,7 +44,7 @@ class ScheduledWork:
         assert batch.schedule is not None
         self.batch, self.rule, self.schedule = batch, kernels, batch.schedule
         self.values = batch.values(known)  # what host functions read, by name; what arrives late is added
-        self.count, self._numbers, self._created = batch.count, batch.numbers, batch.created
+        self.count, self._numbers, self._is_new = batch.count, batch.numbers, batch.is_new
         self._counted = False
         own, plain = self.schedule.own, batch.prepared.plain
         self.chosen = 0
@@ -106,7 +106,7 @@ class ScheduledWork:
     def advance(self, late: Mapping[ValueName, Any]) -> None:
         """Count the step, from where it started: one that was interrupted may have been counted already."""
         batch = self.batch
-        batch.count, batch.numbers, batch.created = self.count, self._numbers, self._created
+        batch.count, batch.numbers, batch.is_new = self.count, self._numbers, self._is_new
         batch.advance(self.numbers(late))
         self.batch.gradients, self._counted = [], True
 
