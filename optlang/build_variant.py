@@ -82,7 +82,7 @@ def assembled(
     kernels = _Kernels(name, special, slots, ndim, widths)
     layout = View.of(special.dims, ndim)
     if lowered.staged:
-        lowered = _optimised(lowered)
+        lowered = optimised(lowered)
         layout = View(exact=True) if special.matrices else layout
         paths, numbers = zip(*(cut(path, lowered.shared) for path in lowered.paths), strict=True)
         stages = tuple(
@@ -136,7 +136,7 @@ def _counts_steps(rule: Rule, schedule: Schedule, slots: Sequence[Slot]) -> bool
 # Steps of several stages --------------------------------------------------------------------------------------
 
 
-def _optimised(lowered: Lowered) -> Lowered:
+def optimised(lowered: Lowered) -> Lowered:
     """Return the programs of a variant with all but those of its paths after the passes: these are cut first."""
     return replace(
         lowered,

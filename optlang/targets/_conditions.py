@@ -11,7 +11,7 @@ from optlang.language.builtins import BUILTINS
 from optlang.language.evaluate import NotStatic, evaluate, member_name, nearest_float
 from optlang.language.identity import GivenName
 from optlang.language.rule import Values
-from optlang.targets._dialect import number
+from optlang.targets.torchscript.dialect import number
 
 #: Functions of such formulas, as TorchScript on floats.
 FUNCTIONS = {name: row for name, row in BUILTINS.items() if row.static and row.value and not row.variadic}
