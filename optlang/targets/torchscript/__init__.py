@@ -70,8 +70,8 @@ def scripted(source: str, name: str) -> Any:
     exec(compile(source, filename, "exec", dont_inherit=True), names)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        rule = names["Rule"]
-        rule.__name__ = rule.__qualname__ = name if name.isascii() and name.isidentifier() else "Rule"
+        rule = names["ScriptedRule"]
+        rule.__name__ = rule.__qualname__ = name if name.isascii() and name.isidentifier() else "ScriptedRule"
         return torch.jit.script(rule())
 
 

@@ -217,7 +217,7 @@ class Update:
     def __init__(self, kernel: Kernel) -> None:
         self.kernel = kernel
         self.memory = Memory(kernel.program, kernel.tensors, True, None)
-        self.memory.taken |= {"_i", "_n", "_size", "_x"}
+        self.memory.taken |= {"_i", "_n", "_size", "_x", "_b"}
         self.program, self.kinds = self.memory.program, self.memory.kinds
         self.writer = ChunkWriter(self.memory)
         self.inputs = {i.symbol: self.memory.stored[i.name] for i in self.program.inputs if i.kind.on_device}
@@ -238,6 +238,11 @@ class Update:
             begin.append(f"{', '.join(numbers)} = {self.memory.numbers}.unbind()")
         elif numbers:
             begin.append(f"{numbers[0]} = {self.memory.numbers}[0]")
+        if body and any("_size" in line for line in body):
+            begin.append(f"_size = _rows({self.whole[self.large[0]]})")
+        if self.writer.buffers:
+            count = len(self.writer.buffers)
+            begin.append(f"_b = _memory({self.whole[self.large[0]]}, _size, {self.writer.dtype}, {count})")
         like = f"dtype={self.writer.dtype}, device={self.memory.numbers}.device"
         begin += [f"{name} = torch.full([], {text}, {like})" for text, name in self.writer.constants.items()]
         return [
@@ -288,22 +293,19 @@ class Update:
         writer, whole = self.writer, self.whole[self.large[0]]
         for value in sweep.sums:
             yield from self.begun(value)
-        before = len(writer.buffers)
         writer.lines, writer.free, writer.parts, writer.inside = [], list(writer.buffers), {}, True
-        chunk = Chunk(self, sweep)
+        chunk = SweptChunk(self, sweep)
         chunk.write()
         writer.inside = False
-        yield f"_size = _rows({whole})"
-        for buffer in writer.buffers[before:]:
-            yield f"{buffer}_all = _memory({whole}, _size, {writer.dtype})"
         yield f"for _i in range(0, {whole}.size(0), _size):"
         yield f"{INDENT}_n = min(_size, {whole}.size(0) - _i)"
-        used = [b for b in writer.buffers if mentioned(b, writer.lines)]
-        yield from (f"{INDENT}{b} = {b}_all.narrow(0, 0, _n)" for b in used)
+        for i, buffer in enumerate(writer.buffers):
+            if mentioned(buffer, writer.lines):
+                yield f"{INDENT}{buffer} = _part(_b[{i}], 0, _n)"
         yield from (f"{INDENT}{part} = _part({name}, _i, _n)" for name, part in writer.parts.items())
         for name in self.large:
             if mentioned(name, writer.lines):
-                yield f"{INDENT}{name} = {self.whole[name]}.narrow(0, _i, _n)"
+                yield f"{INDENT}{name} = _part({self.whole[name]}, _i, _n)"
         yield from (INDENT + line for line in writer.lines)
         for value in sweep.sums:
             self.known.add(value.symbol)
@@ -315,7 +317,8 @@ class Update:
         dims = [int(d) for d in value.expr.args[1:]]
         shape = f"_reduced({whole}, {dims})" if dims else "[]"
         dtype = self.writer.dtype if name in EXTREMES else "torch.float64"
-        yield f"{value.symbol} = torch.full({shape}, {EXTREMES.get(name, '0.0')}, dtype={dtype}, device={whole}.device)"
+        made = f"torch.full({shape}, {EXTREMES[name]}, " if name in EXTREMES else f"torch.zeros({shape}, "
+        yield f"{value.symbol} = {made}dtype={dtype}, device={whole}.device)"
 
     def ended(self, value: Value) -> str:
         """Return the statement that makes a reduction of what the chunks have given."""
@@ -325,7 +328,7 @@ class Update:
         return f"{x} = {x}.to({self.writer.dtype})"
 
 
-class Chunk:
+class SweptChunk:
     """Writes what is done to a chunk.
 
     Args:

@@ -217,16 +217,14 @@ def _lifted(x: list[Tensor]) -> list[Tensor]:
     return x if x[0].dim() > 0 else [t.reshape([1]) for t in x]
 
 
-def _memory(x: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
-    """Memory for a chunk of a tensor."""
-    sizes = _reduced(x, [0])
-    sizes[0] = rows
-    return torch.empty(sizes, dtype=dtype, device=x.device)
+def _memory(x: Tensor, rows: int, dtype: torch.dtype, count: int) -> list[Tensor]:
+    """Memory for some chunks of a tensor."""
+    return torch.empty([count, rows] + x.shape[1:], dtype=dtype, device=x.device).unbind(0)
 
 
 def _part(x: Tensor, i: int, n: int) -> Tensor:
     """What belongs to n rows from i of a tensor that may be reduced along them."""
-    return x if x.dim() == 0 or x.size(0) == 1 else x.narrow(0, i, n)
+    return x if x.dim() == 0 or x.size(0) == 1 or x.size(0) == n else x.narrow(0, i, n)
 
 
 def _add(whole: Tensor, part: Tensor, i: int) -> None:
@@ -269,7 +267,7 @@ def _dense(p: Tensor, s: list[Tensor]) -> bool:
     return dense
 
 
-class Rule(torch.nn.Module):
+class ScriptedRule(torch.nn.Module):
     """An optimizer: ``step(params, grads)`` updates the parameters of all groups, which follow one another in the lists.
 
     Parameters of which the same is known go by the same coefficients: they are a cohort. The small ones in it lie one
