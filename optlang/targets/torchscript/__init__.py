@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import ast
 import io
+import itertools
 import linecache
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,19 @@ from optlang.artifact import DIMENSION_SIZES, FACTS, Storage, Variant
 from optlang.diagnostics import Diagnostic, OptlangError
 from optlang.inputs import New, Total, ValueName
 from optlang.language.identity import Count, DimensionSize, GivenName, GroupKey
-from optlang.language.quoting import docstring, literal, visible
+from optlang.language.quoting import literal, visible
 from optlang.language.rule import Hyper, HyperType, OneOf, Range
 from optlang.language.tree import StateScope
 from optlang.targets import Order, _refusals, refusal
 from optlang.targets._conditions import Conditions
 from optlang.targets._variants import Carried, carried, chosen
 from optlang.targets.torchscript.dialect import helper_texts, number
-from optlang.targets.torchscript.steps import Functions, States, leveled, test_of
+from optlang.targets.torchscript.steps import Functions, ScriptedWay, States, leveled, test_of
 
 SUFFIX = ".pt"
 NAME = "torchscript"
 
 _RUNTIME = Path(__file__).with_name("runtime.py")
-#: Its methods of rules with other parameters for evaluation than for training.
-_OF_EVENTS = ("eval_params", "train_params", "_event")
 
 #: The facts of a tensor, as TorchScript.
 FACT_TEXTS: dict[str | DimensionSize, str] = {
@@ -173,39 +172,56 @@ class _Script:
     def text(self) -> str:
         """Return the whole text."""
         functions = self.functions
-        self._variant()
-        self._starting()
-        self._elementwise()
-        self._paths()
-        self._running()
-        self._advancing()
-        self._grouped()
-        self._late()
-        functions.texts += [self._problem(), self._unmet(), self._unsuited(), self._fill()]
+        numbers, runs = self._stages()
+        advances = {f"way == {i}": functions.advance(way) for i, way in enumerate(self._ways())}
+        bodies = {
+            "_variant": self._variant(),
+            "_start": self._by_variant(functions.start, "return"),
+            "_path": self._paths(),
+            "_numbers": _choice(numbers, "return [[0.0] for _ in range(0)]"),
+            "_run": _choice(runs, "return"),
+            "_advance": _choice(advances, "return"),
+            "_group": self._by_variant(self._group, "return [0.0]"),
+            "_start_group": self._initial(StateScope.GROUP),
+            "_start_shared": self._initial(StateScope.SHARED),
+            "_late": self._late(),
+            "_problem": self._problem(),
+            "_unmet": self._required(False),
+            "_unsuited": self._required(True),
+            "_fill": self._fill(),
+        }
         helpers = helper_texts(functions.helpers | self.conditions.helpers | {"host_max", "host_min", "_power"})
-        return "\n\n".join(_runtime(self._constants(), [*helpers, *functions.texts], len(self.events) > 1))
+        written = [*helpers, *functions.texts]
+        return "\n\n".join(_runtime(self._constants(), bodies, written, len(self.events) > 1))
 
     def _constants(self) -> dict[str, str]:
         """Return what stands for the constants of the runtime."""
-        states, rule = self.states, self.rule
+        states, rule, variants = self.states, self.rule, self.variants
         defaults = [float("nan") if self._is_required(name) else self._value(name) for name in self.hypers]
-        parts = {
-            key: ", ".join(h.name for h in hypers) for key, hypers in rule.keys.items() if hypers[0].part is not None
-        }
+        of_variants = [[s for s in v.slots if s.storage is not Storage.HOST] for v in variants]
+        hosted = [[s for s in v.slots if s.storage is Storage.HOST] for v in variants]
         return {
             "NAME": _literal(self.compiled.name),
             "HYPERS": _listed(map(_literal, map(str, self.hypers))),
             "DEFAULTS": _listed(map(number, defaults)),
-            "ASKED": _listed(str(name in self.conditions.read) for name in self.hypers),
+            "ASKED": str([name in self.conditions.read for name in self.hypers]),
             "FIXED": _table(self._fixed()),
-            "PARTS": _table(parts),
+            "PARTS": _table({k: ", ".join(h.name for h in of) for k, of in rule.keys.items() if of[0].part is not None}),
             "TENSORS": _listed(_literal(states.keys[n]) for n in states.tensors),
             "NUMBERS": _listed(_literal(states.keys[n]) for n in states.numbers),
+            "TENSORS_OF": str([[states.tensors.index(s.name) for s in of] for of in of_variants]),
+            "NUMBERS_OF": str([[states.numbers.index(s.name) for s in of] for of in hosted]),
+            "ELEMENTWISE": str(
+                [
+                    variant.elementwise and all(s.storage is Storage.ELEMENT for s in of)
+                    for variant, of in zip(variants, of_variants, strict=True)
+                ]
+            ),
+            "ALONE": str([any(one.kernel.matrices for of in way.levels for one in of) for way in self._ways()]),
             "KNOWN": str(len(self.places)),
             "GROUP": str(len(self.hypers)),
             "SHARED": str(len(self.hypers) + 2 * len(states.group)),
             "TOTALS": str(self.places[Count.GROUP] - len(self.totals)),
-            "GROUP_TIME": str(self.places[Count.GROUP]),
             "TIME": str(self.places["t"]),
             "HOSTED": str(len(self.places) - len(states.numbers)),
             "GROUPS": str(len(states.group)),
@@ -225,220 +241,107 @@ class _Script:
 
     # Functions ----------------------------------------------------------------------------------------------
 
-    def _variant(self) -> None:
-        """Write ``_variant``: which variant is for a tensor."""
+    def _ways(self) -> list[ScriptedWay]:
+        """Return the ways of all variants; a way's number is its place."""
+        return [way for each in self.ways for way in each]
+
+    def _by_variant(self, body: Callable[[Carried], Sequence[str]], default: str) -> list[str]:
+        """Return the body of a function that does something for each variant."""
+        return _choice({f"variant == {i}": body(one) for i, one in enumerate(self.carried)}, default)
+
+    def _variant(self) -> list[str]:
+        """Return the body of ``_variant``."""
         choices: dict[str, list[str]] = {}
-        index = 0
-        for event, each in self.events.items():
-            number_of = {None: 0, "eval": 1, "train": 2}[event]
+        for number_of, each in enumerate(self.events.get(event, []) for event in (None, "eval", "train")):
             for one in each:
                 self.conditions.known = one.known
-                test = test_of(one, self.conditions)
-                choices[f"event == {number_of} and {test}"] = [f"return {index}"]
-                index += 1
+                choices[f"event == {number_of} and {test_of(one, self.conditions)}"] = [f"return {len(choices)}"]
         if len(self.events) == 2:  # an event without statements
             choices["event != 0"] = ["return -2"]
-        choices[""] = ["return -1"]
         self.conditions.known = {}
         lost = [h for h in self.rule.hypers if h.name in self.conditions.lost and h.name in self.hypers]
         if lost:
             construct, help = f"a choice between formulas by `{lost[0].name}`", "make it a flag or a text"
             raise OptlangError([refusal(self.compiled, NAME, construct, lost[0].span, help)])
-        self.functions.dispatch(
-            "_variant",
-            "event: int, dim: int, _known: List[float]",
-            "int",
-            choices,
-            "Which formulas are for a tensor; -1 if there are none.",
-        )
+        return _choice(choices, "return -1")
 
-    def _by_variant(self, name: str, arguments: str, result: str, bodies: Sequence[Sequence[str]], doc: str) -> None:
-        """Write a function that does something for each variant."""
-        default = {"int": "return 0", "None": "pass", "List[int]": "return _none"}.get(result, "return [0.0]")
-        choices: dict[str, Sequence[str]] = {}
-        for i, body in enumerate(bodies):
-            if body:
-                choices[f"variant == {i}"] = body
-        last = ["_none: List[int] = []", default] if result == "List[int]" else [default]
-        choices[""] = last
-        self.functions.dispatch(name, arguments, result, choices, doc)
+    def _paths(self) -> list[str]:
+        """Return the body of ``_path``."""
+        first = list(itertools.accumulate(map(len, self.ways), initial=0))
+        return self._by_variant(lambda one: self.functions.path(one, first[self.carried.index(one)]), "return 0")
 
-    def _starting(self) -> None:
-        bodies = [self.functions.start(one) for one in self.carried]
-        arguments = "variant: int, p: Tensor, g: Tensor, known: List[float], s: List[Tensor], n: List[float]"
-        self._by_variant("_start", arguments, "None", bodies, "Put initial values where a tensor has no states yet.")
-        states = self.states
-        for name, held, hosted in (("_tensors_of", states.tensors, False), ("_numbers_of", states.numbers, True)):
-            of = [
-                [held.index(s.name) for s in variant.slots if (s.storage is Storage.HOST) is hosted]
-                for variant in self.variants
-            ]
-            lists = [[f"return {places}"] if places else [] for places in of]
-            self._by_variant(name, "variant: int", "List[int]", lists, "Places of the states of a variant.")
-
-    def _elementwise(self) -> None:
-        """Write ``_elementwise``: which variants update every element from itself alone."""
-        alone = {
-            f"variant == {i}": ["return True"]
-            for i, variant in enumerate(self.variants)
-            if variant.elementwise and all(s.storage is Storage.ELEMENT for s in variant.slots if s.storage is not Storage.HOST)
-        }
-        said = "Whether a step updates every element from itself alone."
-        self.functions.dispatch("_elementwise", "variant: int", "bool", {**alone, "": ["return False"]}, said)
-
-    def _codes(self) -> list[tuple[int, int, Any]]:
-        """Return every way with its number and that of its variant."""
-        found: list[tuple[int, int, Any]] = []
-        for variant, ways in enumerate(self.ways):
-            found += [(len(found) + i, variant, way) for i, way in enumerate(ways)]
-        return found
-
-    def _paths(self) -> None:
-        first, bodies = 0, []
-        for one, ways in zip(self.carried, self.ways, strict=True):
-            bodies.append(self.functions.path(one, first))
-            first += len(ways)
-        self._by_variant("_path", "variant: int, known: List[float]", "int", bodies, "Number of the way of a step.")
-
-    def _running(self) -> None:
-        """Write ``_numbers`` and ``_run``, by level and way."""
-        numbers: dict[str, Sequence[str]] = {}
-        runs: dict[str, Sequence[str]] = {}
-        for code, _, way in self._codes():
+    def _stages(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+        """Return what ``_numbers`` and ``_run`` do, by level and way."""
+        numbers, runs = dict[str, list[str]](), dict[str, list[str]]()
+        for i, way in enumerate(self._ways()):
             for level in range(len(way.levels)):
-                some, lines = self.functions.run(way, level)
-                condition = f"level == {level} and way == {code}"
-                if some:
-                    numbers[condition] = some
-                if lines:
-                    runs[condition] = [*lines, "return"]
-        numbers[""] = ["_none: List[List[float]] = []", "return _none"]
-        runs[""] = ["return"]
-        self.functions.dispatch(
-            "_numbers",
-            "level: int, way: int, known: List[float]",
-            "List[List[float]]",
-            numbers,
-            "Coefficients of the passes of a level.",
-        )
-        arguments = (
-            "level: int, way: int, p: Tensor, g: Tensor, s: List[Tensor], carry: List[Tensor], sums: List[float], "
-            "v: List[List[float]], c: List[Tensor]"
-        )
-        self.functions.dispatch("_run", arguments, "None", runs, "Run the stages of a level on one tensor.")
-        matrices = {
-            f"level == {level} and way == {code}": ["return True"]
-            for code, _, way in self._codes()
-            for level, stages in enumerate(way.levels)
-            if any(one.kernel.matrices for one in stages)
-        }
-        said = "Whether the stages of a level use all threads for one tensor."
-        self.functions.dispatch("_alone", "level: int, way: int", "bool", {**matrices, "": ["return False"]}, said)
+                condition = f"level == {level} and way == {i}"
+                numbers[condition], runs[condition] = self.functions.run(way, level)
+        return numbers, runs
 
-    def _advancing(self) -> None:
-        choices: dict[str, Sequence[str]] = {}
-        for code, _, way in self._codes():
-            body = self.functions.advance(way)
-            if body:
-                choices[f"way == {code}"] = [*body, "return"]
-        choices[""] = ["return"]
-        arguments = "way: int, known: List[float], n: List[float]"
-        self.functions.dispatch("_advance", arguments, "None", choices, "Compute what states on the host become.")
+    def _group(self, one: Carried) -> list[str]:
+        """Return the lines that compute the states of a group, for a variant."""
+        order = [s.name for s in one.variant.group_slots]
+        if not order:
+            return []
+        kept = [f"x[{order.index(g)}]" if g in order else f"known[{self.places[g]}]" for g in self.states.group]
+        return [f"x = {self.functions.group(one)}(known)", f"return [{', '.join(kept)}]"]
 
-    def _grouped(self) -> None:
-        """Write ``_group``, and the initial values of what does not belong to a tensor."""
-        bodies = []
-        for one in self.carried:
-            body: list[str] = []
-            if one.variant.group_slots:
-                order = [s.name for s in one.variant.group_slots]
-                body = [f"x = {self.functions.group(one)}(known)"]
-                kept = {g: f"known[{self.places[g]}]" for g in self.states.group}
-                kept |= {g: f"x[{order.index(g)}]" for g in self.states.group if g in order}
-                body.append(f"return [{', '.join(kept[g] for g in self.states.group)}]")
-            bodies.append(body)
-        arguments = "variant: int, known: List[float]"
-        self._by_variant("_group", arguments, "List[float]", bodies, "New values of the states of a group.")
-        for scope in (StateScope.GROUP, StateScope.SHARED):
-            texts = []
-            for state in (s for s in self.rule.states if s.scope is scope):
-                texts.append("0.0" if state.initial is None else self.conditions.number(state.initial))
-            none = "torch.jit.annotate(List[float], [])"
-            self.functions.dispatch(
-                f"_start_{scope.value}",
-                "_known: List[float]",
-                "List[float]",
-                {"": [f"return [{', '.join(texts)}]" if texts else f"return {none}"]},
-                "Initial values.",
-            )
+    def _initial(self, scope: StateScope) -> list[str]:
+        """Return the body of a function that starts the states of a group, or of the whole optimizer."""
+        states = [s for s in self.rule.states if s.scope is scope]
+        texts = ("0.0" if s.initial is None else self.conditions.number(s.initial) for s in states)
+        return [f"initial: list[float] = [{', '.join(texts)}]", "return initial"]
 
-    def _late(self) -> None:
-        """Write ``_late``: sums that are complete, and states of the whole optimizer."""
-        choices: dict[str, Sequence[str]] = {}
+    def _late(self) -> list[str]:
+        """Return the body of ``_late``."""
+        choices: dict[str, list[str]] = {}
         for level in range(self.levels + 1):
-            lines = [
+            choices[f"level == {level}"] = lines = [
                 f"known[{self.places[total]}] = sums[{i}]"
                 for i, total in enumerate(self.totals)
                 if self.there.get(total, 0) == level
             ]
             for i, one in enumerate(self.carried):
-                lines += self._shared(i, one, level)
-            if lines:
-                choices[f"level == {level}"] = lines
-        choices[""] = ["return"]
-        arguments = "level: int, variant: int, known: List[float], sums: List[float]"
-        self.functions.dispatch("_late", arguments, "None", choices, "Compute what there is once a level is done.")
-
-    def _shared(self, index: int, one: Carried, level: int) -> list[str]:
-        """Return the lines that compute the shared states of a variant at a level."""
-        lines = []
-        for slot, _ in one.variant.schedule.shared:
-            if self.there.get(slot.new, 0) == level:
-                name = self.functions.shared(one, slot.name)
-                lines.append(f"    known[{self.places[slot.new]}] = {name}(known)[0]")
-        return [f"if variant == {index}:", *lines] if lines else []
+                slots = [s for s, _ in one.variant.schedule.shared if self.there.get(s.new, 0) == level]
+                lines += [f"if variant == {i}:"] * bool(slots)
+                for slot in slots:
+                    lines.append(f"    known[{self.places[slot.new]}] = {self.functions.shared(one, slot.name)}(known)[0]")
+        return _choice(choices, "return")
 
     # Checks -------------------------------------------------------------------------------------------------
 
-    def _problem(self) -> str:
-        """Return ``_problem``: what is wrong with the value of a hyperparameter."""
-        lines = ["def _problem(place: int, x: float) -> str:", f"    {docstring('What is wrong with a value.')}"]
-        hypers = {h.name: h for h in self.rule.hypers}
+    def _problem(self) -> list[str]:
+        """Return the body of ``_problem``."""
+        choices: dict[str, list[str]] = {}
+        hypers = {h.name: h for h in self.rule.hypers}  # a key of the param group may hold any number
         for i, name in enumerate(self.hypers):
-            if not isinstance(name, str):
-                continue  # a key of the param group may hold any number
             if name in hypers and self._gives_sizes(hypers[name]):
                 told = f"{name} is fixed in this file; emit the rule anew with --set {name}=VALUE"
-                lines += [f"    if place == {i}:", f"        return {_literal(told)}"]
+                choices[f"place == {i}"] = [f"return {_literal(told)}"]
             elif name in hypers:
-                lines += [f"    if place == {i}:", *(f"        {line}" for line in _tests(hypers[name]))]
-        return "\n".join([*lines, '    return ""']) + "\n"
+                choices[f"place == {i}"] = _tests(hypers[name])
+        return _choice(choices, 'return ""')
 
-    def _unmet(self) -> str:
-        """Return ``_unmet``: the first requirement that hyperparameters do not meet."""
-        return self._required("_unmet", False)
+    def _required(self, of_tensors: bool) -> list[str]:
+        """Return the body of ``_unmet`` or ``_unsuited``."""
+        required = [r for r in self.rule.requirements if r.of_tensors is of_tensors]
+        tests = {f"not {self.conditions.truth(r.condition)}": [f"return {_literal(r.message)}"] for r in required[::-1]}
+        return _choice(dict(reversed(tests.items())), 'return ""')
 
-    def _unsuited(self) -> str:
-        """Return ``_unsuited``: the first requirement that a tensor does not meet."""
-        return self._required("_unsuited", True)
-
-    def _required(self, name: str, of_tensors: bool) -> str:
-        lines = [f"def {name}(_known: List[float]) -> str:", f"    {docstring('What is required and does not hold.')}"]
-        for requirement in self.rule.requirements:
-            if requirement.of_tensors is of_tensors:
-                test = self.conditions.truth(requirement.condition)
-                lines += [f"    if not {test}:", f"        return {_literal(requirement.message)}"]
-        return "\n".join([*lines, '    return ""']) + "\n"
-
-    def _fill(self) -> str:
-        """Return ``_fill``: the facts of a tensor."""
+    def _fill(self) -> list[str]:
+        """Return the body of ``_fill``."""
         read = {name for variant in self.variants for name in _asked(variant)} | self.conditions.read
-        lines = [
-            "def _fill(known: List[float], p: Tensor) -> None:",
-            f"    {docstring('Put down the facts of a tensor that are asked for.')}",
-        ]
-        lines += [f"    known[{self.places[name]}] = {FACT_TEXTS[name]}" for name in FACTS if name in read]
-        return "\n".join([*lines, "    return"]) + "\n"
+        return [*(f"known[{self.places[name]}] = {FACT_TEXTS[name]}" for name in FACTS if name in read), "return"]
+
+
+def _choice(choices: Mapping[str, Sequence[str]], default: str) -> list[str]:
+    """Return the lines that do what belongs to the first condition that holds; each may go on to what follows."""
+    return [
+        line
+        for condition, body in choices.items()
+        for line in ([f"if {condition}:", *(f"    {line}" for line in body)] if body else [])
+    ] + [default]
 
 
 def _asked(variant: Variant) -> set[ValueName]:
@@ -476,32 +379,32 @@ def _table(entries: Mapping[str, str]) -> str:
     return "{" + ", ".join(f"{_literal(key)}: {_literal(value)}" for key, value in entries.items()) + "}"
 
 
-def _runtime(constants: Mapping[str, str], functions: Sequence[str], events: bool) -> Iterator[str]:
-    """Yield the parts of the runtime, with constants and functions of a rule in their places.
+def _runtime(
+    constants: Mapping[str, str], bodies: Mapping[str, Sequence[str]], functions: Sequence[str], events: bool
+) -> Iterator[str]:
+    """Yield the parts of the runtime as they are for a rule.
 
     Args:
         constants: What stands for its constants.
-        functions: The functions of the rule; those that stand in the runtime are left out.
+        bodies: What stands for the bodies of its functions, by their names.
+        functions: What these call.
         events: Whether the rule has other parameters for evaluation.
     """
-    source = _RUNTIME.read_text(encoding="utf-8")
-    lines = source.splitlines(keepends=True)
-    written = {text.partition("(")[0].removeprefix("def ") for text in functions}
-    yield "from typing import Dict, List, Tuple\n"
-    for node in ast.parse(source).body:
-        text = "".join(lines[node.lineno - 1 : node.end_lineno])
+    for node in ast.parse(source := _RUNTIME.read_text(encoding="utf-8")).body:
+        lines = source.splitlines()[: node.end_lineno]
         match node:
             case ast.AnnAssign(target=ast.Name(id=name)):
                 yield f"{name} = {constants[name]}\n"
-            case ast.FunctionDef(name=name) if name in written:
-                pass
-            case ast.ClassDef(body=body):
+            case ast.FunctionDef(name=name) if name in bodies:
+                yield "\n".join([*lines[node.lineno - 1 : node.body[0].end_lineno], *(f"    {x}" for x in bodies[name]), ""])
+            case ast.ClassDef():
                 yield from functions
-                left = [m for m in body if not events and isinstance(m, ast.FunctionDef) and m.name in _OF_EVENTS]
-                gone = {i for m in left for i in range(m.decorator_list[0].lineno - 1 if m.decorator_list else m.lineno - 1, m.end_lineno or 0)}
-                yield "".join(lines[i] for i in range(node.lineno - 1, node.end_lineno or 0) if i not in gone)
+                last = next((i for i, line in enumerate(lines) if line.startswith("    # Events ---")), None)
+                yield "\n".join(lines[node.lineno - 1 : None if events else last]) + "\n"
+            case ast.ImportFrom(module="torch"):
+                yield "from typing import List, Tuple\n\nfrom torch import Tensor\n"
             case _:
-                yield text
+                yield "\n".join(lines[node.lineno - 1 :]) + "\n"
 
 
 __all__ = ["SUFFIX", "emit", "refused", "saved", "scripted", "text"]

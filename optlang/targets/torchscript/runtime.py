@@ -5,6 +5,7 @@ A module has all of it. What stands in capitals, and the functions of the first 
 """
 
 import math
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -23,13 +24,18 @@ PARTS: dict[str, str] = {}
 #: The states of a parameter: tensors, and numbers.
 TENSORS: list[str] = []
 NUMBERS: list[str] = []
+#: The places of those of each variant among them, and whether its steps update every element from itself alone.
+TENSORS_OF: list[list[int]] = [[]]
+NUMBERS_OF: list[list[int]] = [[]]
+ELEMENTWISE: list[bool] = [True]
+#: Whether the stages of each way use all threads for one tensor.
+ALONE: list[bool] = [False]
 #: How many values are known of a tensor, and where some begin: states of its group, of the whole optimizer, sums over
-#: the model, the steps of the group, those of the tensor, and its states that are numbers.
+#: the model, the steps of the tensor (before them, those of the group), and its states that are numbers.
 KNOWN: int = 12
 GROUP: int = 1
 SHARED: int = 1
 TOTALS: int = 1
-GROUP_TIME: int = 1
 TIME: int = 2
 HOSTED: int = 12
 #: How many states groups have, and the whole optimizer; how many sums there are, and how many levels of stages.
@@ -64,26 +70,9 @@ def _variant(event: int, dim: int, _known: list[float]) -> int:
     return 0
 
 
-def _elementwise(variant: int) -> bool:
-    """Whether a step updates every element from itself alone."""
-    return True
-
-
 def _start(variant: int, p: Tensor, g: Tensor, known: list[float], s: list[Tensor], n: list[float]) -> None:
     """Put initial values where a tensor has no states yet."""
     return
-
-
-def _tensors_of(variant: int) -> list[int]:
-    """Places of the states of a variant that are tensors."""
-    none: list[int] = []
-    return none
-
-
-def _numbers_of(variant: int) -> list[int]:
-    """Places of the states of a variant that are numbers."""
-    none: list[int] = []
-    return none
 
 
 def _path(variant: int, known: list[float]) -> int:
@@ -109,11 +98,6 @@ def _run(
 ) -> None:
     """Run the stages of a level on one tensor."""
     p.sub_(c[0][0] * g)
-
-
-def _alone(level: int, way: int) -> bool:
-    """Whether the stages of a level use all threads for one tensor."""
-    return False
 
 
 def _advance(way: int, known: list[float], n: list[float]) -> None:
@@ -282,6 +266,10 @@ class ScriptedRule(torch.nn.Module):
     parts: dict[str, str]
     tensor_names: list[str]
     number_names: list[str]
+    tensors_of: list[list[int]]
+    numbers_of: list[list[int]]
+    elementwise: list[bool]
+    alone: list[bool]
     hypers: list[list[float]]
     sizes: list[int]
     group_states: list[list[float]]
@@ -304,17 +292,16 @@ class ScriptedRule(torch.nn.Module):
     views: list[list[Tensor]]
     stale: bool
     training_mode: bool
-    known_count: torch.jit.Final[int]
-    group_place: torch.jit.Final[int]
-    shared_place: torch.jit.Final[int]
-    totals_place: torch.jit.Final[int]
-    group_time: torch.jit.Final[int]
-    time: torch.jit.Final[int]
-    hosted: torch.jit.Final[int]
-    groups_count: torch.jit.Final[int]
-    shares: torch.jit.Final[int]
-    sums: torch.jit.Final[int]
-    levels: torch.jit.Final[int]
+    known_count: Final[int]
+    group_place: Final[int]
+    shared_place: Final[int]
+    totals_place: Final[int]
+    time: Final[int]
+    hosted: Final[int]
+    groups_count: Final[int]
+    shares: Final[int]
+    sums: Final[int]
+    levels: Final[int]
 
     def __init__(self) -> None:
         super().__init__()
@@ -322,6 +309,7 @@ class ScriptedRule(torch.nn.Module):
         self.names, self.defaults, self.asked = HYPERS, DEFAULTS, ASKED
         self.fixed, self.parts = FIXED, PARTS
         self.tensor_names, self.number_names = TENSORS, NUMBERS
+        self.tensors_of, self.numbers_of, self.elementwise, self.alone = TENSORS_OF, NUMBERS_OF, ELEMENTWISE, ALONE
         self.hypers = [DEFAULTS.copy()]
         self.sizes = [-1]
         self.group_states = [[]]
@@ -336,7 +324,7 @@ class ScriptedRule(torch.nn.Module):
         self.known_count, self.levels, self.sums = KNOWN, LEVELS, SUMS
         self.group_place, self.groups_count = GROUP, GROUPS
         self.shared_place, self.shares = SHARED, SHARES
-        self.totals_place, self.group_time, self.time, self.hosted = TOTALS, GROUP_TIME, TIME, HOSTED
+        self.totals_place, self.time, self.hosted = TOTALS, TIME, HOSTED
 
     # Hyperparameters and groups -----------------------------------------------------------------------------
 
@@ -549,7 +537,7 @@ class ScriptedRule(torch.nn.Module):
             for j in range(len(self.shared_states)):
                 known[self.shared_place + j] = self.shared_states[j]
                 known[self.shared_place + self.shares + j] = self.shared_states[j]
-            known[self.group_time] = self.group_steps[i]
+            known[self.time - 1] = self.group_steps[i]
             bases.append(known)
         return bases
 
@@ -597,10 +585,10 @@ class ScriptedRule(torch.nn.Module):
         """Whether a parameter has every state of its variant."""
         if self.counts[i] == 0.0:
             return False
-        for j in _tensors_of(self.variants[i]):
+        for j in self.tensors_of[self.variants[i]]:
             if self.tensors[i][j].numel() == 0:
                 return False
-        for j in _numbers_of(self.variants[i]):
+        for j in self.numbers_of[self.variants[i]]:
             if math.isnan(self.numbers[i][j]):
                 return False
         return True
@@ -643,7 +631,7 @@ class ScriptedRule(torch.nn.Module):
         total = 0
         for i in members:
             p, s = params[i], self.tensors[i]
-            if not _elementwise(self.variants[i]) or p.numel() > 8192 or not _dense(p, s):
+            if not self.elementwise[self.variants[i]] or p.numel() > 8192 or not _dense(p, s):
                 single.append(i)
             elif total + p.numel() > 32768:
                 packed.append(self._close(params, pack))
@@ -710,7 +698,7 @@ class ScriptedRule(torch.nn.Module):
             if self.active[i] and self.owner[i] != last:
                 last = self.owner[i]
                 self.group_steps[last] += 1.0
-                bases[last][self.group_time] = self.group_steps[last]
+                bases[last][self.time - 1] = self.group_steps[last]
                 if self.groups_count > 0:
                     self.group_states[last] = _group(self.variants[i], bases[last])
                     for j in range(self.groups_count):
@@ -720,7 +708,7 @@ class ScriptedRule(torch.nn.Module):
         """Run the stages of all levels, and advance what is counted."""
         first = bases[0].copy()
         for base in bases:
-            first[self.group_time] = max(first[self.group_time], base[self.group_time])
+            first[self.time - 1] = max(first[self.time - 1], base[self.time - 1])
         sums = [0.0 for _ in range(self.sums)]
         carries: list[list[Tensor]] = []
         for _ in params:
@@ -787,9 +775,9 @@ class ScriptedRule(torch.nn.Module):
             p, g, s = params[i].detach(), grads[i], self.tensors[i]
             sums = [0.0 for _ in range(self.sums)]
             parts.append(sums)
-            if p.numel() <= 32768 or p.device.type != "cpu" or _alone(level, way):
+            if p.numel() <= 32768 or p.device.type != "cpu" or self.alone[way]:
                 _run(level, way, p, g, s, carries[i], sums, v, c)
-            elif _elementwise(self.variants[i]) and _dense(p, s) and g.is_contiguous():
+            elif self.elementwise[self.variants[i]] and _dense(p, s) and g.is_contiguous():
                 tasks.extend(_run_pieces(level, way, p, g, s, v, c))
             else:
                 tasks.append(torch.jit.fork(_run, level, way, p, g, s, carries[i], sums, v, c))

@@ -138,16 +138,6 @@ class Functions:
             self.texts.append(ascii_text("\n".join(lines).replace("NAME", name, 1)) + "\n")
         return self._names[key]
 
-    def dispatch(self, name: str, arguments: str, result: str, choices: Mapping[str, Sequence[str]], doc: str) -> None:
-        """Add a function that does what belongs to the first condition that holds."""
-        lines = [f"def {name}({arguments}) -> {result}:", INDENT + docstring(doc)]
-        for condition, body in choices.items():
-            if condition:
-                lines += [f"{INDENT}if {condition}:", *(f"{INDENT * 2}{line}" for line in body)]
-            else:
-                lines += [f"{INDENT}{line}" for line in body]
-        self.texts.append("\n".join(lines) + "\n")
-
     # One variant --------------------------------------------------------------------------------------------
 
     def start(self, one: Carried) -> list[str]:
