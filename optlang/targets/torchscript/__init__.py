@@ -33,7 +33,9 @@ from optlang.targets.torchscript.steps import Functions, ScriptedWay, States, le
 SUFFIX = ".pt"
 NAME = "torchscript"
 
-_RUNTIME = Path(__file__).with_name("runtime.py")
+#: The files that a module is made of, in order: what is the rule's, and what is the same for all.
+_FILES = ("descent", "tensors", "runtime")
+_HEAD = "import math\nfrom typing import Final, List, Tuple\n\nimport torch\nfrom torch import Tensor\n"
 
 #: The facts of a tensor, as TorchScript.
 FACT_TEXTS: dict[str | DimensionSize, str] = {
@@ -206,7 +208,9 @@ class _Script:
             "DEFAULTS": _listed(map(number, defaults)),
             "ASKED": str([name in self.conditions.read for name in self.hypers]),
             "FIXED": _table(self._fixed()),
-            "PARTS": _table({k: ", ".join(h.name for h in of) for k, of in rule.keys.items() if of[0].part is not None}),
+            "PARTS": _table(
+                {k: ", ".join(h.name for h in of) for k, of in rule.keys.items() if of[0].part is not None}
+            ),
             "TENSORS": _listed(_literal(states.keys[n]) for n in states.tensors),
             "NUMBERS": _listed(_literal(states.keys[n]) for n in states.numbers),
             "TENSORS_OF": str([[states.tensors.index(s.name) for s in of] for of in of_variants]),
@@ -219,11 +223,6 @@ class _Script:
             ),
             "ALONE": str([any(one.kernel.matrices for of in way.levels for one in of) for way in self._ways()]),
             "KNOWN": str(len(self.places)),
-            "GROUP": str(len(self.hypers)),
-            "SHARED": str(len(self.hypers) + 2 * len(states.group)),
-            "TOTALS": str(self.places[Count.GROUP] - len(self.totals)),
-            "TIME": str(self.places["t"]),
-            "HOSTED": str(len(self.places) - len(states.numbers)),
             "GROUPS": str(len(states.group)),
             "SHARES": str(len(states.shared)),
             "SUMS": str(len(self.totals)),
@@ -306,7 +305,9 @@ class _Script:
                 slots = [s for s, _ in one.variant.schedule.shared if self.there.get(s.new, 0) == level]
                 lines += [f"if variant == {i}:"] * bool(slots)
                 for slot in slots:
-                    lines.append(f"    known[{self.places[slot.new]}] = {self.functions.shared(one, slot.name)}(known)[0]")
+                    lines.append(
+                        f"    known[{self.places[slot.new]}] = {self.functions.shared(one, slot.name)}(known)[0]"
+                    )
         return _choice(choices, "return")
 
     # Checks -------------------------------------------------------------------------------------------------
@@ -390,19 +391,23 @@ def _runtime(
         functions: What these call.
         events: Whether the rule has other parameters for evaluation.
     """
-    for node in ast.parse(source := _RUNTIME.read_text(encoding="utf-8")).body:
+    yield _HEAD
+    sources = [Path(__file__).with_name(f"{file}.py").read_text(encoding="utf-8") for file in _FILES]
+    for source, node in ((text, node) for text in sources for node in ast.parse(text).body):
         lines = source.splitlines()[: node.end_lineno]
         match node:
+            case ast.Import() | ast.ImportFrom() | ast.Expr():
+                pass
             case ast.AnnAssign(target=ast.Name(id=name)):
                 yield f"{name} = {constants[name]}\n"
             case ast.FunctionDef(name=name) if name in bodies:
-                yield "\n".join([*lines[node.lineno - 1 : node.body[0].end_lineno], *(f"    {x}" for x in bodies[name]), ""])
+                head = lines[node.lineno - 1 : node.body[0].end_lineno]
+                yield "\n".join([*head, *(f"    {line}" for line in bodies[name]), ""])
             case ast.ClassDef():
                 yield from functions
                 last = next((i for i, line in enumerate(lines) if line.startswith("    # Events ---")), None)
-                yield "\n".join(lines[node.lineno - 1 : None if events else last]) + "\n"
-            case ast.ImportFrom(module="torch"):
-                yield "from typing import List, Tuple\n\nfrom torch import Tensor\n"
+                own = lines[node.lineno - 1 : None if events else last]
+                yield "\n".join(own).replace("descent.", "") + "\n"
             case _:
                 yield "\n".join(lines[node.lineno - 1 :]) + "\n"
 

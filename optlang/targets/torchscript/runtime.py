@@ -1,7 +1,6 @@
-"""What is around the formulas of a rule in a TorchScript module, as Python that runs and that ``torch.jit.script`` takes.
+"""What is around the formulas of a rule in a TorchScript module, as Python that ``torch.jit.script`` takes.
 
-A module has all of it. What stands in capitals, and the functions of the first part, are written for each rule (see
-:mod:`optlang.targets.torchscript`); the rule that stands here for others is gradient descent.
+A module has all of it, but for the part about events. The rule is another (see :mod:`optlang.targets.torchscript`).
 """
 
 import math
@@ -10,221 +9,24 @@ from typing import Final
 import torch
 from torch import Tensor
 
-# The rule ---------------------------------------------------------------------------------------------------------
-
-#: Its name.
-NAME: str = "Descent"
-#: The hyperparameters that may be set, their defaults, and which of them choose between formulas.
-HYPERS: list[str] = ["lr"]
-DEFAULTS: list[float] = [0.1]
-ASKED: list[bool] = [False]
-#: The hyperparameters that are chosen for good, with their values, and the parts of those that have parts.
-FIXED: dict[str, str] = {}
-PARTS: dict[str, str] = {}
-#: The states of a parameter: tensors, and numbers.
-TENSORS: list[str] = []
-NUMBERS: list[str] = []
-#: The places of those of each variant among them, and whether its steps update every element from itself alone.
-TENSORS_OF: list[list[int]] = [[]]
-NUMBERS_OF: list[list[int]] = [[]]
-ELEMENTWISE: list[bool] = [True]
-#: Whether the stages of each way use all threads for one tensor.
-ALONE: list[bool] = [False]
-#: How many values are known of a tensor, and where some begin: states of its group, of the whole optimizer, sums over
-#: the model, the steps of the tensor (before them, those of the group), and its states that are numbers.
-KNOWN: int = 12
-GROUP: int = 1
-SHARED: int = 1
-TOTALS: int = 1
-TIME: int = 2
-HOSTED: int = 12
-#: How many states groups have, and the whole optimizer; how many sums there are, and how many levels of stages.
-GROUPS: int = 0
-SHARES: int = 0
-SUMS: int = 0
-LEVELS: int = 1
-
-
-def _problem(place: int, x: float) -> str:
-    """What is wrong with the value of a hyperparameter."""
-    return "lr must not be NaN" if math.isnan(x) else ""
-
-
-def _unmet(_known: list[float]) -> str:
-    """What is required of hyperparameters and does not hold."""
-    return ""
-
-
-def _unsuited(_known: list[float]) -> str:
-    """What is required of a tensor and does not hold."""
-    return ""
-
-
-def _fill(known: list[float], p: Tensor) -> None:
-    """Put down the facts of a tensor that are asked for."""
-    known[4] = float(p.dim())
-
-
-def _variant(event: int, dim: int, _known: list[float]) -> int:
-    """Which formulas are for a tensor; -1 if there are none, -2 if an event has none."""
-    return 0
-
-
-def _start(variant: int, p: Tensor, g: Tensor, known: list[float], s: list[Tensor], n: list[float]) -> None:
-    """Put initial values where a tensor has no states yet."""
-    return
-
-
-def _path(variant: int, known: list[float]) -> int:
-    """Number of the way of a step."""
-    return 0
-
-
-def _numbers(level: int, way: int, known: list[float]) -> list[list[float]]:
-    """Coefficients of the stages of a level."""
-    return [[known[0]]]
-
-
-def _run(
-    level: int,
-    way: int,
-    p: Tensor,
-    g: Tensor,
-    s: list[Tensor],
-    carry: list[Tensor],
-    sums: list[float],
-    v: list[list[float]],
-    c: list[Tensor],
-) -> None:
-    """Run the stages of a level on one tensor."""
-    p.sub_(c[0][0] * g)
-
-
-def _advance(way: int, known: list[float], n: list[float]) -> None:
-    """Compute what states that are numbers become."""
-    return
-
-
-def _group(variant: int, known: list[float]) -> list[float]:
-    """New values of the states of a group."""
-    return [0.0]
-
-
-def _start_group(_known: list[float]) -> list[float]:
-    """Initial values of the states of a group."""
-    none: list[float] = []
-    return none
-
-
-def _start_shared(_known: list[float]) -> list[float]:
-    """Initial values of the states of the whole optimizer."""
-    none: list[float] = []
-    return none
-
-
-def _late(level: int, variant: int, known: list[float], sums: list[float]) -> None:
-    """Put down sums over the model and states of the whole optimizer that are known once a level is done."""
-    return
-
-
-# What functions of rules call -------------------------------------------------------------------------------------
-
-
-def _arithmetic(p: Tensor) -> torch.dtype:
-    """The number type in which a parameter is updated."""
-    return torch.float64 if p.dtype == torch.float64 else torch.float32
-
-
-def _packed(numbers: list[float], p: Tensor) -> Tensor:
-    """Numbers as a tensor; `torch.tensor` of a list rounds to 32 bits on the way."""
-    if p.dtype == torch.float64:
-        return torch.cat([torch.full([1], x, dtype=torch.float64, device=p.device) for x in numbers])
-    return torch.tensor(numbers, dtype=torch.float32, device=p.device)
-
-
-def _eps_of(p: Tensor) -> float:
-    """Machine epsilon of the type that a parameter is stored in."""
-    if p.dtype == torch.float64:
-        return 2.220446049250313e-16
-    if p.dtype == torch.bfloat16:
-        return 0.0078125
-    if p.dtype == torch.float16:
-        return 0.0009765625
-    return 1.1920928955078125e-07
-
-
-def _size(p: Tensor, place: int) -> float:
-    """Size of a dimension; 1 where there is none."""
-    if place < 0:
-        place = place + p.dim()
-    return float(p.size(place)) if 0 <= place and place < p.dim() else 1.0
-
-
-def _reduced(p: Tensor, dims: list[int]) -> list[int]:
-    """Shape of a tensor with some of its sizes 1."""
-    sizes: list[int] = []
-    for i in range(p.dim()):
-        sizes.append(p.size(i))
-    for dim in dims:
-        sizes[dim] = 1
-    return sizes
-
-
-def _shaped(x: Tensor, sizes: list[int]) -> Tensor:
-    """A result in a shape: of as many numbers, or of one number that is spread."""
-    count = 1
-    for size in sizes:
-        count = count * size
-    return x.reshape(sizes) if x.numel() == count else x.expand(sizes)
-
-
-def _put(target: Tensor, result: Tensor) -> None:
-    """Write a result that has one dimension more in front."""
-    target.copy_(_shaped(result[0], target.shape))
-
-
-# Chunks -----------------------------------------------------------------------------------------------------------
-
-
-def _rows(x: Tensor) -> int:
-    """How many rows of a tensor are worked on at a time: on a processor, as much as stays in a core's cache.
-
-    So much is also what torch gives to one thread.
-    """
-    if x.device.type != "cpu":
-        return x.size(0)
-    return max(1, 32768 * x.size(0) // x.numel())
-
-
-def _lifted(x: list[Tensor]) -> list[Tensor]:
-    """Tensors with a dimension at least, so that there are rows."""
-    return x if x[0].dim() > 0 else [t.reshape([1]) for t in x]
-
-
-def _memory(x: Tensor, rows: int, dtype: torch.dtype, count: int) -> list[Tensor]:
-    """Memory for some chunks of a tensor."""
-    return torch.empty([count, rows] + x.shape[1:], dtype=dtype, device=x.device).unbind(0)
-
-
-def _part(x: Tensor, i: int, n: int) -> Tensor:
-    """What belongs to n rows from i of a tensor that may be reduced along them."""
-    return x if x.dim() == 0 or x.size(0) == 1 or x.size(0) == n else x.narrow(0, i, n)
-
-
-def _add(whole: Tensor, part: Tensor, i: int) -> None:
-    """Add what the rows from i give to sums, or put it where these are of each row."""
-    if part.dim() == 0 or whole.size(0) == 1:
-        whole.add_(part)
-    else:
-        whole.narrow(0, i, part.size(0)).copy_(part)
-
-
-def _extend(whole: Tensor, part: Tensor, i: int, largest: bool) -> None:
-    """Do so for the largest or the smallest numbers."""
-    if part.dim() == 0 or whole.size(0) == 1:
-        whole.copy_(torch.maximum(whole, part) if largest else torch.minimum(whole, part))
-    else:
-        whole.narrow(0, i, part.size(0)).copy_(part)
+from optlang.targets.torchscript import descent
+from optlang.targets.torchscript.descent import (
+    _advance,
+    _fill,
+    _group,
+    _late,
+    _numbers,
+    _path,
+    _problem,
+    _run,
+    _start,
+    _start_group,
+    _start_shared,
+    _unmet,
+    _unsuited,
+    _variant,
+)
+from optlang.targets.torchscript.tensors import _dense, _packed
 
 
 def _run_pieces(
@@ -243,16 +45,8 @@ def _run_pieces(
     return tasks
 
 
-def _dense(p: Tensor, s: list[Tensor]) -> bool:
-    """Whether all tensors lie in memory in the order of their elements."""
-    dense = p.is_contiguous()
-    for t in s:
-        dense = dense and t.is_contiguous()
-    return dense
-
-
 class ScriptedRule(torch.nn.Module):
-    """An optimizer: ``step(params, grads)`` updates the parameters of all groups, which follow one another in the lists.
+    """An optimizer: ``step(params, grads)`` updates the parameters of all groups, which follow one another.
 
     Parameters of which the same is known go by the same coefficients: they are a cohort. The small ones in it lie one
     after the other in packs if a step updates every element from itself alone; what their states are is in ``flats``.
@@ -305,12 +99,17 @@ class ScriptedRule(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rule = NAME + ": "
-        self.names, self.defaults, self.asked = HYPERS, DEFAULTS, ASKED
-        self.fixed, self.parts = FIXED, PARTS
-        self.tensor_names, self.number_names = TENSORS, NUMBERS
-        self.tensors_of, self.numbers_of, self.elementwise, self.alone = TENSORS_OF, NUMBERS_OF, ELEMENTWISE, ALONE
-        self.hypers = [DEFAULTS.copy()]
+        self.rule = descent.NAME + ": "
+        self.names, self.defaults, self.asked = descent.HYPERS, descent.DEFAULTS, descent.ASKED
+        self.fixed, self.parts = descent.FIXED, descent.PARTS
+        self.tensor_names, self.number_names = descent.TENSORS, descent.NUMBERS
+        self.tensors_of, self.numbers_of, self.elementwise, self.alone = (
+            descent.TENSORS_OF,
+            descent.NUMBERS_OF,
+            descent.ELEMENTWISE,
+            descent.ALONE,
+        )
+        self.hypers = [descent.DEFAULTS.copy()]
         self.sizes = [-1]
         self.group_states = [[]]
         self.group_steps = [0.0]
@@ -321,10 +120,13 @@ class ScriptedRule(torch.nn.Module):
         self.packs, self.lengths, self.flats, self.views = [], [], [], []
         self.stale = False
         self.training_mode = True
-        self.known_count, self.levels, self.sums = KNOWN, LEVELS, SUMS
-        self.group_place, self.groups_count = GROUP, GROUPS
-        self.shared_place, self.shares = SHARED, SHARES
-        self.totals_place, self.time, self.hosted = TOTALS, TIME, HOSTED
+        self.known_count, self.levels = descent.KNOWN, descent.LEVELS
+        self.groups_count, self.shares, self.sums = descent.GROUPS, descent.SHARES, descent.SUMS
+        self.group_place = len(descent.HYPERS)
+        self.shared_place = self.group_place + 2 * descent.GROUPS
+        self.totals_place = self.shared_place + 2 * descent.SHARES
+        self.time = self.totals_place + descent.SUMS + 1  # after the steps of the group
+        self.hosted = descent.KNOWN - len(descent.NUMBERS)
 
     # Hyperparameters and groups -----------------------------------------------------------------------------
 
@@ -375,12 +177,11 @@ class ScriptedRule(torch.nn.Module):
             if size < 0:
                 raise ValueError(self.rule + "a group cannot have " + str(size) + " parameters")
         if held > 0:
-            before = 0
+            same = len(sizes) >= len(self.sizes)
             for i in range(len(self.sizes)):
-                if i >= len(sizes) or (self.sizes[i] >= 0 and sizes[i] != self.sizes[i]):
-                    raise ValueError(self.rule + "groups that have made steps cannot change their sizes")
-                before += sizes[i]
-            if before != held:
+                same = same and (self.sizes[i] < 0 or sizes[i] == self.sizes[i])
+                held -= sizes[i] if same else 0
+            if not same or held != 0:
                 raise ValueError(self.rule + "groups that have made steps cannot change their sizes")
         if len(sizes) == 0:
             raise ValueError(self.rule + "there must be a group")
@@ -451,7 +252,7 @@ class ScriptedRule(torch.nn.Module):
             told = "the groups have " + str(len(owner)) + " parameters, but " + str(count) + " were given"
             raise ValueError(self.rule + told)
         held = len(self.counts)
-        if count < held or (self.sizes[0] < 0 and 0 < held and count != held):
+        if count < held or (self.sizes[0] < 0 and held > 0 and count != held):
             told = str(held) + " parameters have made steps, but " + str(count) + " were given"
             raise ValueError(self.rule + told)
         return owner
@@ -462,7 +263,7 @@ class ScriptedRule(torch.nn.Module):
         if not p.is_floating_point():
             raise ValueError(who + " is neither of real numbers nor of a type with fractions")
         if i < len(self.counts):
-            if self.shapes[i] != p.shape:
+            if self.shapes[i] != list(p.shape):
                 raise ValueError(who + " had the shape " + str(self.shapes[i]) + " before")
             if self.types[i] != p.dtype:
                 raise ValueError(who + " had another number type before")
@@ -479,7 +280,7 @@ class ScriptedRule(torch.nn.Module):
         usual = not self.stale and len(self.active) == len(params)
         for i in range(len(params)):
             p, g = params[i], grads[i]
-            if not usual or self.shapes[i] != p.shape or self.types[i] != p.dtype:
+            if not usual or self.shapes[i] != list(p.shape) or self.types[i] != p.dtype:
                 self._refuse(i, p, g)
             if g.numel() > 0:
                 if not g.is_same_size(p) or g.dtype != p.dtype or g.device != p.device:
@@ -574,7 +375,7 @@ class ScriptedRule(torch.nn.Module):
             else:
                 self.variants.append(chosen[i])
                 self.counts.append(0.0)
-                self.shapes.append(params[i].shape)
+                self.shapes.append(list(params[i].shape))
                 self.types.append(params[i].dtype)
                 none = torch.empty([0], dtype=params[i].dtype, device=params[i].device)
                 self.tensors.append([none for _ in self.tensor_names])
@@ -583,15 +384,9 @@ class ScriptedRule(torch.nn.Module):
 
     def _begun(self, i: int) -> bool:
         """Whether a parameter has every state of its variant."""
-        if self.counts[i] == 0.0:
-            return False
-        for j in self.tensors_of[self.variants[i]]:
-            if self.tensors[i][j].numel() == 0:
-                return False
-        for j in self.numbers_of[self.variants[i]]:
-            if math.isnan(self.numbers[i][j]):
-                return False
-        return True
+        tensors = [self.tensors[i][j].numel() > 0 for j in self.tensors_of[self.variants[i]]]
+        numbers = [not math.isnan(self.numbers[i][j]) for j in self.numbers_of[self.variants[i]]]
+        return self.counts[i] > 0.0 and all(tensors) and all(numbers)
 
     def _gather(self, bases: list[list[float]], params: list[Tensor], grads: list[Tensor]) -> None:
         """Sort the parameters that have gradients into cohorts, and start the states of new ones."""
@@ -631,7 +426,9 @@ class ScriptedRule(torch.nn.Module):
         total = 0
         for i in members:
             p, s = params[i], self.tensors[i]
-            if not self.elementwise[self.variants[i]] or p.numel() > 8192 or not _dense(p, s):
+            held = sum([t.numel() for t in s])  # not of another variant
+            packable = held == p.numel() * len(self.tensors_of[self.variants[i]]) and _dense(p, s)
+            if not packable or not self.elementwise[self.variants[i]] or p.numel() > 8192:
                 single.append(i)
             elif total + p.numel() > 32768:
                 packed.append(self._close(params, pack))
@@ -764,7 +561,8 @@ class ScriptedRule(torch.nn.Module):
         c = [_packed(x, first) for x in v]
         for k in self.packed[cohort]:
             views = self.views[k]
-            if len(views) == 0:  # the last one is what the parameters become
+            if level == 0:  # the last one is what the parameters become
+                views.clear()
                 for i in self.packs[k]:
                     views.append(params[i].detach().view(-1))
                 views.append(torch.cat(views))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from optlang.artifact import AnySlot, Kernel, Stage, Storage, Variant
 from optlang.backends import schedule_source
 from optlang.inputs import Handed, LateNumber, NumberContribution, Total, ValueName, text
-from optlang.language.quoting import docstring
 from optlang.language.rule import Rule
 from optlang.language.tree import Name, StateScope
 from optlang.language.walk import expressions
@@ -266,7 +265,9 @@ class _Run:
                     f"{_local(name)} = {made if slot.storage is Storage.ELEMENT else f'torch.empty({shape}, {like})'}"
                 )
                 self.there.add(name)
-        lines.append(f"{self.functions.update(one.kernel)}([{', '.join(map(self.name, one.kernel.tensors))}], c[{index}])")
+        lines.append(
+            f"{self.functions.update(one.kernel)}([{', '.join(map(self.name, one.kernel.tensors))}], c[{index}])"
+        )
         lines += [self.total(name, _local(name)) for name in one.totals]
         return lines
 
