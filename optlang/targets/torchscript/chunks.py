@@ -38,6 +38,7 @@ class ChunkWriter(TorchWriter):
     Attributes:
         lines: The operations so far.
         constants: Names of 0-d tensors, by the numbers that they hold.
+        asked: Names of conditions that are the same for all elements, by their texts.
         buffers: Names of the memory that the operations of a chunk share.
     """
 
@@ -46,6 +47,7 @@ class ChunkWriter(TorchWriter):
         self.memory = memory
         self.lines: list[str] = []
         self.constants: dict[str, str] = {}
+        self.asked: dict[str, str] = {}
         self.buffers: list[str] = []
         self.free: list[str] = []  # buffers that hold nothing
         self.open: list[str] = []  # buffers that hold what an operation is about to read, and names of other tensors
@@ -245,6 +247,7 @@ class Update:
             begin.append(f"_b = _memory({self.whole[self.large[0]]}, _size, {self.writer.dtype}, {count})")
         like = f"dtype={self.writer.dtype}, device={self.memory.numbers}.device"
         begin += [f"{name} = torch.full([], {text}, {like})" for text, name in self.writer.constants.items()]
+        begin += [f"{name} = bool({text})" for text, name in self.writer.asked.items()]
         return [
             f"def NAME(_x: List[Tensor], {self.memory.numbers}: Tensor) -> None:",
             INDENT + docstring("One step of a tensor, in place."),
@@ -317,6 +320,9 @@ class Update:
         dims = [int(d) for d in value.expr.args[1:]]
         shape = f"_reduced({whole}, {dims})" if dims else "[]"
         dtype = self.writer.dtype if name in EXTREMES else "torch.float64"
+        if not dims and name not in EXTREMES:
+            yield f"{value.symbol} = {self.memory.numbers}  # until there is a sum"
+            return
         made = f"torch.full({shape}, {EXTREMES[name]}, " if name in EXTREMES else f"torch.zeros({shape}, "
         yield f"{value.symbol} = {made}dtype={dtype}, device={whole}.device)"
 
@@ -383,7 +389,8 @@ class SweptChunk:
             self.writer.lines.append(f"_extend({value.symbol}, {part}, _i, {name == 'max'})")
         else:
             part = f"{text}.sum({', '.join([*options, 'dtype=torch.float64'])})"
-            self.writer.lines.append(f"_add({value.symbol}, {part}, _i)")
+            add = "_add" if dims else f"{value.symbol} = _sum"
+            self.writer.lines.append(f"{add}({value.symbol}, {part}, _i)")
         self.writer.free += [b for b in self.writer.open[mark:] if b in self.writer.buffers]
         del self.writer.open[mark:]
 
@@ -392,35 +399,51 @@ class SweptChunk:
         writer, symbol = self.writer, value.symbol
         stores = [s for s in self.sweep.stores if s.expr == symbol]
         mark = len(writer.open)
-        text = writer.text(value.expr)
+        condition, then, expr = self.chosen(value.expr)
+        text = writer.text(expr)
         computed = text in writer.open[mark:]
         del writer.open[mark:]
         if not computed:
             text = self.memory.spread(value, text) if not value.expr.is_Symbol else f"{text}.clone()"
             writer.lines.append(f"{symbol} = {text}")
-        elif writer.last and (store := next((s for s in stores if self.is_free(s, place)), None)):
+        elif writer.last and (store := next((s for s in stores if self.is_free(s, place, then)), None)):
             target = self.memory.stored[store.target]
             if text in writer.buffers:
                 writer.free.append(text)
             writer.lines[-1] = f"{writer.last[:-1]}, out={target})"
             self.stored.add(store.target)
+            writer.lines += [f"if {condition}:", f"{INDENT}{target}.copy_({then})"] if condition else []
             if any(symbol in v.expr.free_symbols for v in self.values[place + 1 :]) or len(stores) > 1:
                 writer.lines.append(f"{symbol} = {target}.to({writer.dtype})")
             return
         else:
             writer.lines.append(f"{symbol} = {text}")
+            writer.lines += [f"if {condition}:", f"{INDENT}{symbol}.copy_({then})"] if condition else []
             if text in writer.buffers:
                 self.held[symbol] = text
         if symbol in self.rounded and any(symbol in v.expr.free_symbols for v in self.values[place + 1 :]):
             kept = self.rounded[symbol]
             writer.lines.append(f"{symbol} = {symbol}.to({kept}.dtype).to({writer.dtype})")
 
-    def is_free(self, store: Store, place: int) -> bool:
+    def chosen(self, expr: sp.Expr) -> tuple[str, sp.Symbol | None, sp.Expr]:
+        """Return a choice as what is computed, and what is put in its place under a condition that is the same for all.
+
+        The condition is no text, and there is nothing to be put, where an expression is not such a choice.
+        """
+        if algebra.name_of(expr) == "select":
+            condition, then, other = expr.args
+            alike = not any(self.update.kinds[s].on_device for s in condition.free_symbols)
+            if alike and then.is_Symbol and not other.is_Symbol and all(map(self.writer.is_large, (then, other))):
+                asked = self.writer.text(condition)
+                return self.writer.asked.setdefault(asked, f"_if{len(self.writer.asked)}"), then, other
+        return "", None, expr
+
+    def is_free(self, store: Store, place: int, then: sp.Symbol | None) -> bool:
         """Whether what is in memory is read no more, so that a value may be put there."""
         old = next((s for s, stored in self.update.inputs.items() if stored == self.memory.stored[store.target]), None)
         later = {s for v in self.values[place + 1 :] for s in v.expr.free_symbols}
         later |= {s for other in self.sweep.stores for s in other.expr.free_symbols}
-        return old is None or old not in later
+        return old is None or old not in {*later, then}
 
     def let_go(self, place: int) -> None:
         """Give back the memory of values that are read no more."""

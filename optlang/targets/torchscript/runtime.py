@@ -34,7 +34,7 @@ def _run_pieces(
 ) -> list[torch.jit.Future[None]]:
     """Run the stages of a level on pieces of a large tensor, each in a task."""
     tasks: list[torch.jit.Future[None]] = []
-    piece = 262144  # eight chunks: a task takes a small part of their time
+    piece = 1048576  # 32 chunks: a task takes a small part of their time
     for i in range(0, p.numel(), piece):
         n = min(piece, p.numel() - i)
         pieces = [t if t.numel() == 0 else t.view(-1).narrow(0, i, n) for t in s]

@@ -87,6 +87,11 @@ def _part(x: Tensor, i: int, n: int) -> Tensor:
     return x if x.dim() == 0 or x.size(0) == 1 or x.size(0) == n else x.narrow(0, i, n)
 
 
+def _sum(before: Tensor, part: Tensor, i: int) -> Tensor:
+    """What the rows up to some from i give to a sum over a whole tensor."""
+    return part if i == 0 else before + part
+
+
 def _add(whole: Tensor, part: Tensor, i: int) -> None:
     """Add what the rows from i give to sums, or put it where these are of each row."""
     if part.dim() == 0 or whole.size(0) == 1:
