@@ -71,7 +71,7 @@ def test_a_tensor_of_several_pieces() -> None:
     assert compared("AdamW", drawn([(2_200_000,), (1500, 800)], 9)) < 2e-6
 
 
-SMALL = [*[(5,), (), (3, 4), (7, 2, 2)] * 5, (9000,), *[(1000,)] * 40]
+SMALL = [*[(5,), (), (3, 4), (7, 2, 2)] * 5, (9000,), *[(4000,)] * 40]
 
 
 def stepped(module: Any, ours: list[torch.Tensor], optimizer: Any, theirs: list[torch.Tensor], i: int) -> None:
@@ -134,6 +134,22 @@ def test_states_of_other_formulas_stay_out_of_packs() -> None:
         optimizer.step()
         module.step(ours, grads)
     assert apart(ours, theirs) == 0
+
+
+def test_a_parameter_may_get_another_layout() -> None:
+    begin = drawn([(30, 20)] * 6, 8)
+    ours, theirs = ([torch.nn.Parameter(p.clone()) for p in begin] for _ in range(2))
+    optimizer, module = library_class("AdamW")(theirs), module_of("AdamW")
+    for i in range(5):
+        if i in (2, 4):
+            ours[1].data = ours[1].data.t().contiguous().t() if i == 2 else ours[1].data.contiguous()
+        grads = drawn([(30, 20)] * 6, i)
+        for p, g in zip(theirs, grads, strict=True):
+            p.grad = g
+        optimizer.step()
+        module.step(ours, grads)
+        assert ours[1].is_contiguous() == (i not in (2, 3))
+    assert apart(ours, theirs) < 1e-6
 
 
 def test_a_copy_goes_on_by_itself() -> None:

@@ -26,23 +26,7 @@ from optlang.targets.torchscript.descent import (
     _unsuited,
     _variant,
 )
-from optlang.targets.torchscript.tensors import _dense, _packed
-
-
-def _run_pieces(
-    level: int, way: int, p: Tensor, g: Tensor, s: list[Tensor], v: list[list[float]], c: list[Tensor]
-) -> list[torch.jit.Future[None]]:
-    """Run the stages of a level on pieces of a large tensor, each in a task."""
-    tasks: list[torch.jit.Future[None]] = []
-    piece = 1048576  # 32 chunks: a task takes a small part of their time
-    for i in range(0, p.numel(), piece):
-        n = min(piece, p.numel() - i)
-        pieces = [t if t.numel() == 0 else t.view(-1).narrow(0, i, n) for t in s]
-        carry: list[Tensor] = []
-        sums: list[float] = []
-        part = p.view(-1).narrow(0, i, n)
-        tasks.append(torch.jit.fork(_run, level, way, part, g.view(-1).narrow(0, i, n), pieces, carry, sums, v, c))
-    return tasks
+from optlang.targets.torchscript.tensors import _dense, _packed, _run_pieces
 
 
 class ScriptedRule(torch.nn.Module):
@@ -76,6 +60,7 @@ class ScriptedRule(torch.nn.Module):
     shapes: list[list[int]]
     types: list[torch.dtype]
     active: list[bool]
+    contiguous: list[bool]
     owner: list[int]
     cohorts: list[list[int]]
     single: list[list[int]]
@@ -103,12 +88,8 @@ class ScriptedRule(torch.nn.Module):
         self.names, self.defaults, self.asked = descent.HYPERS, descent.DEFAULTS, descent.ASKED
         self.fixed, self.parts = descent.FIXED, descent.PARTS
         self.tensor_names, self.number_names = descent.TENSORS, descent.NUMBERS
-        self.tensors_of, self.numbers_of, self.elementwise, self.alone = (
-            descent.TENSORS_OF,
-            descent.NUMBERS_OF,
-            descent.ELEMENTWISE,
-            descent.ALONE,
-        )
+        self.tensors_of, self.numbers_of = descent.TENSORS_OF, descent.NUMBERS_OF
+        self.elementwise, self.alone = descent.ELEMENTWISE, descent.ALONE
         self.hypers = [descent.DEFAULTS.copy()]
         self.sizes = [-1]
         self.group_states = [[]]
@@ -116,7 +97,8 @@ class ScriptedRule(torch.nn.Module):
         self.shared_states = []
         self.tensors, self.numbers = [], []
         self.counts, self.variants, self.shapes, self.types = [], [], [], []
-        self.active, self.owner, self.cohorts, self.single, self.packed = [], [], [], [], []
+        self.active, self.contiguous, self.owner = [], [], []
+        self.cohorts, self.single, self.packed = [], [], []
         self.packs, self.lengths, self.flats, self.views = [], [], [], []
         self.stale = False
         self.training_mode = True
@@ -139,8 +121,7 @@ class ScriptedRule(torch.nn.Module):
     def hyper(self, name: str, group: int = 0) -> float:
         """Value of a hyperparameter in a group."""
         place = self._place(name)
-        if group < 0 or group >= len(self.hypers):
-            raise ValueError(self.rule + "there is no group " + str(group))
+        self._check_group(group, 0)
         return self.hypers[group][place]
 
     @torch.jit.export
@@ -150,12 +131,15 @@ class ScriptedRule(torch.nn.Module):
         problem = _problem(place, value)
         if problem != "":
             raise ValueError(self.rule + problem)
-        if group < -1 or group >= len(self.hypers):
-            raise ValueError(self.rule + "there is no group " + str(group))
+        self._check_group(group, -1)
         for i in range(len(self.hypers)):
             if group == -1 or group == i:
                 self.hypers[i][place] = value
         self.stale = self.stale or self.asked[place]
+
+    def _check_group(self, group: int, least: int) -> None:
+        if group < least or group >= len(self.hypers):
+            raise ValueError(self.rule + "there is no group " + str(group))
 
     def _place(self, name: str) -> int:
         for i in range(len(self.names)):
@@ -285,9 +269,9 @@ class ScriptedRule(torch.nn.Module):
             if g.numel() > 0:
                 if not g.is_same_size(p) or g.dtype != p.dtype or g.device != p.device:
                     self._refuse(i, p, g)
-                usual = usual and self.active[i]
-            elif usual and self.active[i]:
-                usual = False
+                usual = usual and self.active[i] and self.contiguous[i] == p.is_contiguous()
+            else:
+                usual = usual and not self.active[i]
         for i in range(len(self.hypers)):
             for j in range(len(self.names)):
                 if math.isnan(self.hypers[i][j]):
@@ -409,6 +393,7 @@ class ScriptedRule(torch.nn.Module):
                         and knowns[k] == known
                     ):
                         found = k
+                        break
                 if found < 0:
                     found = len(self.cohorts)
                     knowns.append(known)
@@ -430,7 +415,7 @@ class ScriptedRule(torch.nn.Module):
             packable = held == p.numel() * len(self.tensors_of[self.variants[i]]) and _dense(p, s)
             if not packable or not self.elementwise[self.variants[i]] or p.numel() > 8192:
                 single.append(i)
-            elif total + p.numel() > 32768:
+            elif total + p.numel() > 131072:
                 packed.append(self._close(params, pack))
                 pack = [i]
                 total = p.numel()
@@ -480,6 +465,7 @@ class ScriptedRule(torch.nn.Module):
             self._begin(params, chosen)
             self.owner = owner
             self.active = [g.numel() > 0 for g in grads]
+            self.contiguous = [p.is_contiguous() for p in params]
         if not any(self.active):
             return
         bases = self._bases()

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from optlang.targets.torchscript.descent import _run
+
 
 def _arithmetic(p: Tensor) -> torch.dtype:
     """The number type in which a parameter is updated."""
@@ -114,3 +116,19 @@ def _dense(p: Tensor, s: list[Tensor]) -> bool:
     for t in s:
         dense = dense and t.is_contiguous()
     return dense
+
+
+def _run_pieces(
+    level: int, way: int, p: Tensor, g: Tensor, s: list[Tensor], v: list[list[float]], c: list[Tensor]
+) -> list[torch.jit.Future[None]]:
+    """Run the stages of a level on pieces of a large tensor, each in a task."""
+    tasks: list[torch.jit.Future[None]] = []
+    piece = 1048576  # 32 chunks: a task takes a small part of their time
+    for i in range(0, p.numel(), piece):
+        n = min(piece, p.numel() - i)
+        pieces = [t if t.numel() == 0 else t.view(-1).narrow(0, i, n) for t in s]
+        carry: list[Tensor] = []
+        sums: list[float] = []
+        part = p.view(-1).narrow(0, i, n)
+        tasks.append(torch.jit.fork(_run, level, way, part, g.view(-1).narrow(0, i, n), pieces, carry, sums, v, c))
+    return tasks
