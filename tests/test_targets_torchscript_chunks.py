@@ -12,6 +12,7 @@ import torch
 from scripted import module_of, reloaded
 from trajectories import library_class
 
+import optlang
 from optlang.api import load
 from optlang.compiler import compile_source
 from optlang.targets import Order, torchscript
@@ -69,6 +70,42 @@ def test_layouts_of_large_tensors(name: str) -> None:
 
 def test_a_tensor_of_several_pieces() -> None:
     assert compared("AdamW", drawn([(2_200_000,), (1500, 800)], 9)) < 2e-6
+
+
+#: What is in the way of putting results where they are stored, or in memory that is free again.
+CORNERS = """optimizer Corners
+hyper lr = 0.1, cut = 0.5
+state m
+state s
+state a = 1
+u = f32(m*g)
+w = m*m + g
+x = g if first else u*w + 1/w
+old = m
+m = s
+s = 0.9*old + g
+a = x if t > 2 else 0.5*a - x
+v = max(w, u, 0.25) if g > cut else 2/(1 + w^2)
+y = -(g - p)*2 - exp(-abs(x))/sqrt(1 + norm(g)^2)
+p -= lr*(v + bf16(w)*u + 0.01*y*sign(w) + 3 - w**3/7 + abs(w)**0.5 + mean(v)*max(abs(x)))
+"""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_corners_of_expressions(dtype: torch.dtype) -> None:
+    begin = [p.abs() for p in drawn([(5,), (70_000,), (300, 200)], 8, dtype)]
+    ours, theirs = ([torch.nn.Parameter(p.clone()) for p in begin] for _ in range(2))
+    optimizer, module = optlang.compile(CORNERS, backend="eager")(theirs), module_of(CORNERS)
+    for i in range(4):
+        grads = [0.1 * g.abs() for g in drawn([tuple(p.shape) for p in begin], i, dtype)]
+        for p, g in zip(theirs, grads, strict=True):
+            p.grad = g
+        optimizer.step()
+        module.step(ours, grads)
+    for state in ("m", "s", "a"):
+        found = [module.state(state, j) for j in range(3)]
+        assert apart(found, [optimizer.state[p][state] for p in theirs]) < (1e-7 if dtype is torch.float32 else 3e-15)
+    assert apart(ours, theirs) < (1e-7 if dtype is torch.float32 else 3e-15)
 
 
 SMALL = [*[(5,), (), (3, 4), (7, 2, 2)] * 5, (9000,), *[(4000,)] * 40]

@@ -186,6 +186,8 @@ class ChunkWriter(TorchWriter):
 
     def named(self, name: str, args: tuple[sp.Expr, ...]) -> Piece:
         """Return a function on tensors."""
+        if name in ("f32", "bf16") and self.is_large(args[0]):  # a tensor of that type would be what it is made of
+            return f"{super().named(name, args)[0]}.clone()", ATOM
         if name != "sign" or not self.is_large(args[0]):
             return super().named(name, args)
         x, mark = self.text(args[0]), len(self.open)
@@ -433,7 +435,8 @@ class SweptChunk:
         if algebra.name_of(expr) == "select":
             condition, then, other = expr.args
             alike = not any(self.update.kinds[s].on_device for s in condition.free_symbols)
-            if alike and then.is_Symbol and not other.is_Symbol and all(map(self.writer.is_large, (then, other))):
+            computed = other.is_Add or other.is_Mul  # in memory that may be written to
+            if alike and then.is_Symbol and computed and all(map(self.writer.is_large, (then, other))):
                 asked = self.writer.text(condition)
                 return self.writer.asked.setdefault(asked, f"_if{len(self.writer.asked)}"), then, other
         return "", None, expr
