@@ -53,6 +53,7 @@ class ChunkWriter(TorchWriter):
         self.open: list[str] = []  # buffers that hold what an operation is about to read, and names of other tensors
         self.fresh = 0  # how many other tensors have a name
         self.inside = False  # whether what is written is of a chunk
+        self.at_once = False  # whether the chunk is the whole tensor
         self.parts: dict[str, str] = {}  # in a chunk, what stands for tensors that are not of elements
         self.last = ""  # the call in the last line, if its result may be put elsewhere
 
@@ -67,7 +68,7 @@ class ChunkWriter(TorchWriter):
     def symbol(self, expr: sp.Symbol) -> Piece:
         """Return a name."""
         text, binds = super().symbol(expr)
-        if self.inside and self.memory.kinds[expr].level is Level.REDUCED:
+        if self.inside and not self.at_once and self.memory.kinds[expr].level is Level.REDUCED:
             text = self.parts.setdefault(text, self.memory.name(f"{text}_part"))
         return text, binds
 
@@ -263,6 +264,8 @@ class Update:
         for symbol, stored in self.inputs.items():
             if self.kinds[symbol] != ELEMENT:
                 yield f"{symbol} = {stored}.to({self.writer.dtype})"
+        if any(map(self.is_sum, self.program.tensor)):
+            yield from self.at_once()
         found = [Sweep(tuple(filter(self.is_sum, s.sums)), s.stores) for s in sweeps(self.program, self.stores)]
         for sweep in found:
             if sweep.sums or sweep.stores:
@@ -291,6 +294,18 @@ class Update:
         yield from (line.strip() for line in memory.written(self.writer))
         memory.stores = kept
 
+    def at_once(self) -> Iterator[str]:
+        """Yield what is done to a tensor that is one chunk: nothing is computed twice."""
+        writer, whole = self.writer, self.whole[self.large[0]]
+        writer.inside = writer.at_once = True
+        SweptChunk(self, Sweep((), tuple(self.stores)), self.program.tensor).write()
+        writer.lines += self.small_stores()
+        writer.inside = writer.at_once = False
+        yield f"if {whole}.size(0) == _size:"
+        yield from (f"{INDENT}{name} = {self.whole[name]}" for name in self.large if mentioned(name, writer.lines))
+        yield from (f"{INDENT}{b} = _b[{i}]" for i, b in enumerate(writer.buffers) if mentioned(b, writer.lines))
+        yield from (INDENT + line for line in (*writer.lines, "return"))
+
     # One sweep ----------------------------------------------------------------------------------------------
 
     def sweep(self, sweep: Sweep) -> Iterator[str]:
@@ -299,8 +314,14 @@ class Update:
         for value in sweep.sums:
             yield from self.begun(value)
         writer.lines, writer.free, writer.parts, writer.inside = [], list(writer.buffers), {}, True
-        chunk = SweptChunk(self, sweep)
-        chunk.write()
+        wanted = [*(v.expr for v in sweep.sums), *(s.expr for s in sweep.stores)]
+        read = needed(self.program, wanted)
+        values = [
+            v
+            for v in self.program.tensor
+            if v in sweep.sums or (v.symbol in read and v.kind == ELEMENT and not v.reduces)
+        ]
+        SweptChunk(self, sweep, values).write()
         writer.inside = False
         yield f"for _i in range(0, {whole}.size(0), _size):"
         yield f"{INDENT}_n = min(_size, {whole}.size(0) - _i)"
@@ -342,16 +363,12 @@ class SweptChunk:
     Args:
         update: What writes the function.
         sweep: What is reduced and stored.
+        values: What is computed.
     """
 
-    def __init__(self, update: Update, sweep: Sweep) -> None:
+    def __init__(self, update: Update, sweep: Sweep, values: Sequence[Value]) -> None:
         self.update, self.writer, self.memory, self.sweep = update, update.writer, update.memory, sweep
-        wanted = [*(v.expr for v in sweep.sums), *(s.expr for s in sweep.stores)]
-        read = needed(update.program, wanted)
-        self.values = [v for v in update.program.tensor if v.kind == ELEMENT and v.symbol in read and not v.reduces]
-        self.values += sweep.sums
-        order = list(update.program.tensor)
-        self.values.sort(key=order.index)
+        self.values = values
         self.held: dict[sp.Symbol, str] = {}  # buffers of values
         self.stored: set[ValueName] = set()
         self.rounded = update.memory.rounded()
@@ -364,8 +381,11 @@ class SweptChunk:
             if value.line not in (0, line):
                 line = value.line
                 self.writer.lines.append(remark(self.update.program.notes[line]))
-            if value.reduces:
+            if self.update.is_sum(value):
                 self.reduce(value)
+            elif value.kind != ELEMENT:
+                text = self.memory.spread(value, self.writer.text(value.expr))
+                self.writer.lines.append(f"{value.symbol} = {text}")
             else:
                 self.compute(value, place)
             self.let_go(place)
@@ -384,6 +404,11 @@ class SweptChunk:
         """Write a reduction of a chunk."""
         mark = len(self.writer.open)
         name, (inner, *dims) = algebra.name_of(value.expr), value.expr.args
+        if self.writer.at_once:
+            text, _ = self.writer.reduction(value.expr)
+            self.writer.lines.append(f"{value.symbol} = {text}")
+            self.let_go_of(mark)
+            return
         text = self.writer.text(inner, ATOM)
         options = [f"dim=[{', '.join(map(str, dims))}]", "keepdim=True"] if dims else []
         if name in EXTREMES:
@@ -393,6 +418,10 @@ class SweptChunk:
             part = f"{text}.sum({', '.join([*options, 'dtype=torch.float64'])})"
             add = "_add" if dims else f"{value.symbol} = _sum"
             self.writer.lines.append(f"{add}({value.symbol}, {part}, _i)")
+        self.let_go_of(mark)
+
+    def let_go_of(self, mark: int) -> None:
+        """Give back the memory of what has been computed since a mark."""
         self.writer.free += [b for b in self.writer.open[mark:] if b in self.writer.buffers]
         del self.writer.open[mark:]
 

@@ -69,7 +69,7 @@ def _rows(x: Tensor) -> int:
     """
     if x.device.type != "cpu":
         return x.size(0)
-    return max(1, 32768 * x.size(0) // x.numel())
+    return min(x.size(0), max(1, 32768 * x.size(0) // x.numel()))
 
 
 def _lifted(x: list[Tensor]) -> list[Tensor]:
