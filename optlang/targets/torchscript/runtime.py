@@ -49,6 +49,7 @@ class ScriptedRule(torch.nn.Module):
     elementwise: list[bool]
     alone: list[bool]
     hypers: list[list[float]]
+    later: list[float]
     sizes: list[int]
     group_states: list[list[float]]
     group_steps: list[float]
@@ -71,7 +72,6 @@ class ScriptedRule(torch.nn.Module):
     views: list[list[Tensor]]
     stale: bool
     training_mode: bool
-    known_count: Final[int]
     group_place: Final[int]
     shared_place: Final[int]
     totals_place: Final[int]
@@ -100,9 +100,9 @@ class ScriptedRule(torch.nn.Module):
         self.active, self.contiguous, self.owner = [], [], []
         self.cohorts, self.single, self.packed = [], [], []
         self.packs, self.lengths, self.flats, self.views = [], [], [], []
-        self.stale = False
-        self.training_mode = True
-        self.known_count, self.levels = descent.KNOWN, descent.LEVELS
+        self.stale, self.training_mode = False, True
+        self.later = [0.0] * (descent.KNOWN - len(descent.HYPERS))
+        self.levels = descent.LEVELS
         self.groups_count, self.shares, self.sums = descent.GROUPS, descent.SHARES, descent.SUMS
         self.group_place = len(descent.HYPERS)
         self.shared_place = self.group_place + 2 * descent.GROUPS
@@ -283,10 +283,7 @@ class ScriptedRule(torch.nn.Module):
 
     def _known(self, group: int) -> list[float]:
         """Return values by place: those of a group, and zeros for what belongs to a tensor or comes later."""
-        known = self.hypers[group].copy()
-        for _ in range(self.known_count - len(known)):
-            known.append(0.0)
-        return known
+        return self.hypers[group] + self.later
 
     def _choose(self, event: int, params: list[Tensor], owner: list[int]) -> list[int]:
         """Return the variant of each parameter; raise if one has none."""
@@ -343,13 +340,10 @@ class ScriptedRule(torch.nn.Module):
         for k in range(len(self.packs)):
             for place in range(len(self.packs[k])):
                 self.tensors[self.packs[k][place]] = [t.clone() for t in self._unpacked(k, place)]
-        self.cohorts.clear()
-        self.single.clear()
-        self.packed.clear()
-        self.packs.clear()
-        self.lengths.clear()
-        self.flats.clear()
-        self.views.clear()
+        for places in [self.cohorts, self.single, self.packed, self.packs, self.lengths]:
+            places.clear()
+        for tensors in [self.flats, self.views]:
+            tensors.clear()
 
     def _begin(self, params: list[Tensor], chosen: list[int]) -> None:
         """Take note of the parameters and of their variants."""
@@ -431,9 +425,8 @@ class ScriptedRule(torch.nn.Module):
 
     def _close(self, params: list[Tensor], pack: list[int]) -> int:
         """Make a pack of some parameters, and return its number."""
-        flats: list[Tensor] = []
-        for j in range(len(self.tensor_names)):
-            flats.append(torch.cat([self.tensors[i][j].reshape(-1) for i in pack]))
+        places = range(len(self.tensor_names))
+        flats = [torch.cat([self.tensors[i][j].reshape(-1) for i in pack]) for j in places]
         none: list[Tensor] = []
         for i in pack:
             self.tensors[i] = none
@@ -493,10 +486,8 @@ class ScriptedRule(torch.nn.Module):
         for base in bases:
             first[self.time - 1] = max(first[self.time - 1], base[self.time - 1])
         sums = [0.0 for _ in range(self.sums)]
-        carries: list[list[Tensor]] = []
-        for _ in params:
-            none: list[Tensor] = []
-            carries.append(none)
+        none: list[Tensor] = []
+        carries = [none.copy() for _ in params]
         ways: list[int] = []
         for level in range(self.levels + 1):
             if self.sums + self.shares > 0:
@@ -542,9 +533,8 @@ class ScriptedRule(torch.nn.Module):
         tasks: list[torch.jit.Future[None]],
     ) -> None:
         """Run the stages of a level on the parameters of a cohort; large ones are left to tasks."""
-        first = params[self.cohorts[cohort][0]]
         v = _numbers(level, way, known)
-        c = [_packed(x, first) for x in v]
+        c = [_packed(x, params[self.cohorts[cohort][0]]) for x in v]
         for k in self.packed[cohort]:
             views = self.views[k]
             if level == 0:  # the last one is what the parameters become
