@@ -201,6 +201,19 @@ def test_a_copy_goes_on_by_itself() -> None:
     assert not torch.equal(module.state("exp_avg", 4), other.state("exp_avg", 4))
 
 
+def test_autograd_is_as_it_was_after_a_step() -> None:
+    """A method that waits for its tasks goes on in another thread: what it sets for its own thread would stay set."""
+    module = module_of("AdamW")
+    params = [torch.nn.Parameter(p) for p in drawn([(5,), (6,), (40_000,), (2_000_000,)], 8)]
+    for enabled in (True, False):
+        with torch.set_grad_enabled(enabled):
+            for _ in range(3):
+                grads = [g.requires_grad_() for g in drawn([tuple(p.shape) for p in params], 1)]
+                module.step(params, grads)
+                assert torch.is_grad_enabled() is enabled
+    assert all(p.is_leaf and p.grad_fn is None and p.requires_grad for p in params)
+
+
 def test_nothing_of_parameters_is_kept_between_steps() -> None:
     module, ours = module_of("AdamW"), drawn([(1000,)] * 8, 8)
     module.step(ours, drawn([(1000,)] * 8, 1))

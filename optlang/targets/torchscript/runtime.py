@@ -441,8 +441,8 @@ class ScriptedRule(torch.nn.Module):
     @torch.jit.export
     def step(self, params: list[Tensor], grads: list[Tensor]) -> None:
         """Update the parameters that have gradients; nothing is changed if something is wrong."""
-        with torch.no_grad():
-            self._step(params, grads)
+        # Under `no_grad`, autograd would stay off: a method that has waited for tasks goes on in another thread.
+        self._step([p.detach() for p in params], [g.detach() for g in grads])
 
     def _step(self, params: list[Tensor], grads: list[Tensor]) -> None:
         if not self.training_mode:
@@ -540,13 +540,13 @@ class ScriptedRule(torch.nn.Module):
             if level == 0:  # the last one is what the parameters become
                 views.clear()
                 for i in self.packs[k]:
-                    views.append(params[i].detach().view(-1))
+                    views.append(params[i].view(-1))
                 views.append(torch.cat(views))
             g = torch.cat([grads[i].reshape(-1) for i in self.packs[k]])
             carry, none = carries[self.packs[k][0]], [0.0]
             tasks.append(torch.jit.fork(_run, level, way, views[-1], g, self.flats[k], carry, none, v, c))
         for i in self.single[cohort]:
-            p, g, s = params[i].detach(), grads[i], self.tensors[i]
+            p, g, s = params[i], grads[i], self.tensors[i]
             sums = [0.0 for _ in range(self.sums)]
             parts.append(sums)
             if p.numel() <= 32768 or p.device.type != "cpu" or self.alone[way]:
