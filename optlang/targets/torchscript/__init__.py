@@ -25,9 +25,9 @@ from optlang.language.quoting import literal, visible
 from optlang.language.rule import Hyper, HyperType, OneOf, Range
 from optlang.language.tree import StateScope
 from optlang.targets import Order, _refusals, refusal
-from optlang.targets._conditions import Conditions
+from optlang.targets._conditions import Conditions, number
 from optlang.targets._variants import Carried, carried, chosen
-from optlang.targets.torchscript.dialect import helper_texts, number
+from optlang.targets.torchscript.dialect import helper_texts
 from optlang.targets.torchscript.steps import Functions, ScriptedWay, States, leveled, test_of
 
 SUFFIX = ".pt"

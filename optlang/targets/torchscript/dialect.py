@@ -6,7 +6,6 @@ whole numbers with others. Values of the host arrive as one list, in which each 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import sympy as sp
@@ -22,6 +21,7 @@ from optlang.inputs import ValueName
 from optlang.ir import algebra
 from optlang.ir.lower import Lowered
 from optlang.language.quoting import docstring
+from optlang.targets._conditions import number
 
 #: Helper functions of generated code that TorchScript needs in other words.
 SCRIPTED = texts("torchscript")
@@ -34,15 +34,6 @@ RESULTS = {"host": "Tuple[List[float], List[float]]", "start": "Tuple[List[Tenso
 def ascii_text(text: str) -> str:
     """Return code for a parser without Unicode."""
     return "".join(c if c.isascii() else f"u{ord(c):x}" for c in text)
-
-
-def number(value: float) -> str:
-    """Return a number as text that TorchScript reads as the same float."""
-    if math.isnan(value):
-        return "math.nan"
-    if math.isinf(value):
-        return "math.inf" if value > 0 else "-math.inf"
-    return repr(float(value))
 
 
 def helper_texts(names: set[str]) -> list[str]:

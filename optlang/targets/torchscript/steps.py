@@ -12,10 +12,10 @@ from optlang.inputs import Handed, LateNumber, NumberContribution, Total, ValueN
 from optlang.language.rule import Rule
 from optlang.language.tree import Name, StateScope
 from optlang.language.walk import expressions
-from optlang.targets._conditions import Conditions, Untranslatable
+from optlang.targets._conditions import Conditions, Untranslatable, number
 from optlang.targets._variants import Carried
 from optlang.targets.torchscript.chunks import element_update
-from optlang.targets.torchscript.dialect import ScriptMatrices, ScriptModule, ascii_text, matrix_update, number
+from optlang.targets.torchscript.dialect import ScriptMatrices, ScriptModule, ascii_text, matrix_update
 
 INDENT = "    "
 
