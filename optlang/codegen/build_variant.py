@@ -82,7 +82,7 @@ def assembled(
     kernels = _Kernels(name, core, slots, ndim, widths)
     layout = View.of(core.dims, ndim)
     if lowered.staged:
-        lowered = _optimised(lowered)
+        lowered = optimised(lowered)
         layout = View(exact=True) if core.matrices else layout
         paths, numbers = zip(*(cut(path, lowered.shared) for path in lowered.paths), strict=True)
         stages = tuple(
@@ -136,8 +136,8 @@ def _counts_steps(rule: Rule, schedule: Schedule, slots: Sequence[Slot]) -> bool
 # Staged steps -------------------------------------------------------------------------------------------------
 
 
-def _optimised(lowered: Lowered) -> Lowered:
-    """Return the programs with all but the paths optimised: paths are split into stages first."""
+def optimised(lowered: Lowered) -> Lowered:
+    """Return the programs with all but the paths optimized: paths are split into stages first."""
     return replace(
         lowered,
         start=optimise(lowered.start),

@@ -204,7 +204,7 @@ class MatrixWriter(TorchWriter):
     def named(self, name: str, args: tuple[sp.Expr, ...]) -> Piece:
         """Return a function on stacks; rounding to a dtype means that later operations run in it."""
         if name in ("f32", "bf16"):
-            return self.fill(BUILTINS[name].torch or "", args)
+            return self.fill(self.spelling(name), args)
         if name == "not" and self.is_plain(args[0]):
             return f"(not {self.text(args[0])})", ATOM
         return super().named(name, args)
@@ -263,9 +263,8 @@ class MatrixWriter(TorchWriter):
             case "pushed" | "collected":
                 self.helpers.add(name)
                 return f"{name}({', '.join(texts)})"
-        row = BUILTINS[name]
-        assert row.torch is not None, f"{name} has no spelling on matrices"
-        self.helpers |= called(row.torch)
+        row, spelled = BUILTINS[name], self.spelling(name)
+        self.helpers |= called(spelled)
         if self.is_order(expr) and name == "flip":
             texts[0] = str(args[0])
         if row.sized:
@@ -275,7 +274,7 @@ class MatrixWriter(TorchWriter):
             texts[1] = str(number + 1 if row.takes_dim and number >= 0 else number)
         if self.is_linear(name) and any(self.types.get(a) == "bf16" for a in args):
             texts = [f"{text}.to(torch.float32)" for text in texts]
-        return row.torch.format(*texts)
+        return spelled.format(*texts)
 
     def rows(self, history: tuple[sp.Expr, ...]) -> str:
         """Return the name of a history's entries, which are computed once per function."""
@@ -342,7 +341,7 @@ def _is_slice(expr: sp.Expr) -> bool:
 
 
 def start_lines(
-    program: Program, ndim: int, wide: str | None
+    program: Program, ndim: int, wide: str | None, writes: type[MatrixWriter] = MatrixWriter
 ) -> tuple[list[str], dict[ValueName, str], MatrixWriter, Program]:
     """Return the lines that compute the initial values of a matrix rule, and what is needed to name them.
 
@@ -350,12 +349,13 @@ def start_lines(
         program: The start of the states.
         ndim: The number of dimensions of the parameter.
         wide: The text of the compute dtype, in terms of ``p``, if tensors may be stored in 16 bits.
+        writes: The class of the writer.
 
     Returns:
         The lines; the arguments by runtime name; the writer; the program with its names as written.
     """
     written, arguments = spelled(program, ("p", "g"))
-    writer = MatrixWriter(written, ndim, arguments["p"], arguments["p"])
+    writer = writes(written, ndim, arguments["p"], arguments["p"])
     names = ("g", "p") if wide else ("p", "g")  # the dtype may be that of p
     casts = {name: f".to({wide.replace('p.', arguments['p'] + '.', 1)})" if wide else "" for name in names}
     lines = [f"{INDENT}{arguments[name]} = {arguments[name]}.unsqueeze(0){casts[name]}" for name in names]

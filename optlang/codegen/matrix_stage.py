@@ -27,6 +27,9 @@ class MatrixStage:
         ndim: The number of dimensions of the parameter.
     """
 
+    #: What writes the values.
+    writes = MatrixWriter
+
     def __init__(self, program: Program, tensors: Sequence[ValueName], ndim: int) -> None:
         self.program, self.arguments = spelled(renamed(program), tensors)
         self.tensors = [self.arguments[name] for name in tensors]
@@ -35,7 +38,7 @@ class MatrixStage:
         if whole is None and "p" in tensors:
             whole = self.arguments["p"]
         first = (*kinds, *self.tensors)[0]
-        self.writer = MatrixWriter(self.program, ndim, first, whole)
+        self.writer = self.writes(self.program, ndim, first, whole)
         self.known: dict[sp.Symbol, str] = {}  # names of values that the previous iteration may have computed
         self.ahead: dict[sp.Symbol, str] = {}  # names of values computed for the next iteration
 

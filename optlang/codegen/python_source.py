@@ -115,38 +115,62 @@ class PythonModule:
         helpers = [HELPERS[name] for name in HELPERS if name in self.helpers]
         return "\n\n".join([head, *helpers, *(("\n".join(lines) + "\n") for lines in functions)])
 
+    # What functions begin and end with ----------------------------------------------------------------------
+
+    def begun(self, name: str, said: str, tensors: Sequence[str], numbers: Mapping[ValueName, str]) -> list[str]:
+        """Return the first lines of a function.
+
+        Args:
+            name: Its name.
+            said: What its docstring says.
+            tensors: The tensors that it takes.
+            numbers: The numbers that it takes, by the runtime's names.
+        """
+        return [f"def {name}({', '.join([*tensors, *numbers.values()])}):", f'{INDENT}"""{said}"""']
+
+    def returned(self, *results: Sequence[str]) -> list[str]:
+        """Return the line that returns some numbers, or several times some."""
+        return [f"{INDENT}return {', '.join(map(_tuple, results))}"]
+
+    def chosen(self, path: int) -> str:
+        """Return the statement that returns the path of a step."""
+        return f"return ({path},)"
+
+    def returned_states(self, initial: Mapping[ValueName, str]) -> list[str]:
+        """Return the lines that return the initial values of states, by name."""
+        return _braced(f"{INDENT}return {{", [f'"{name}": {text}' for name, text in initial.items()], "}")
+
     # Functions ----------------------------------------------------------------------------------------------
 
     def start(self, program: Program) -> list[str]:
         """Return ``start``: the initial values of the states by name."""
         memory = Memory(program, ("p", "g"), self.narrow, "wide" if self.any_width else "torch.float32")
         program = memory.program
-        writer = HostWriter()
-        body = [f'{INDENT}"""Initial values of the states of one tensor."""']
-        widening = len(body)
-        body += memory.widened()
+        writer = self.host_writer()
+        body = list(memory.widened())
         body += self.assignments(program.host, writer)
         plain = frozenset(s for s, k in memory.kinds.items() if k.level <= Level.HOST)
         like = memory.stored["p"]
         dtype = memory.wide if self.narrow else f"{like}.dtype"
         conditions = frozenset(v.symbol for v in program.values if v.boolean)
         tensor = StartWriter(dtype, like, plain, conditions)
+        tensor.numbers = self.host_writer()
         body += self.started(program.tensor, tensor)
         slots: dict[ValueName, AnySlot] = {s.name: s for s in self.slots}
         types = StoredTypes(self.narrow, memory.wide, memory.name("kept") if self.narrow else f"{like}.dtype")
-        entries = [
-            f'"{store.target}": {self.initial(store, slots[store.target], program, writer, like, types)}'
+        entries = {
+            store.target: self.initial(store, slots[store.target], program, writer, like, types)
             for store in program.stores
             if store.target in slots
-        ]
+        }
         if self.narrow:
-            body[widening:widening] = types.lines(like, entries)
+            body[:0] = types.lines(like, [*entries.values()])
         self.helpers |= writer.helpers | tensor.helpers
-        body += _braced(f"{INDENT}return {{", entries, "}")
-        if self.any_width and any(memory.wide in line for line in (*body, *entries)):
-            body.insert(widening, f"{INDENT}{memory.wide} = torch.promote_types({like}.dtype, torch.float32)")
-        names = [*memory.stored.values(), *(memory.arguments[n] for n in host_names(program))]
-        return [f"def start({', '.join(names)}):", *body]
+        if self.any_width and any(memory.wide in line for line in (*body, *entries.values())):
+            body.insert(0, f"{INDENT}{memory.wide} = torch.promote_types({like}.dtype, torch.float32)")
+        numbers = {n: memory.arguments[n] for n in host_names(program)}
+        begun = self.begun("start", "Initial values of the states of one tensor.", [*memory.stored.values()], numbers)
+        return [*begun, *body, *self.returned_states(entries)]
 
     def started(self, values: Iterable[Value], writer: StartWriter) -> Iterator[str]:
         """Yield assignments of tensor values; a number in place of a tensor is expanded to its shape."""
@@ -188,33 +212,29 @@ class PythonModule:
         """Return ``group``: the new values of the group states."""
         program, arguments = spelled(program)
         writer = self.host_writer()
-        names = [arguments[n] for n in host_names(program)]
-        body = [f'{INDENT}"""New values of the states of a param group, in float64."""']
+        numbers = {n: arguments[n] for n in host_names(program)}
+        body = self.begun("group", "New values of the states of a param group, in float64.", (), numbers)
         body += self.assignments(program.host, writer)
         on_tensors = isinstance(writer, TorchWriter)
         results = [writer.text(s.expr) if on_tensors else f"float({writer.text(s.expr)})" for s in program.stores]
         self.helpers |= writer.helpers
-        return [f"def group({', '.join(names)}):", *body, f"{INDENT}return {_tuple(results)}"]
+        return [*body, *self.returned(results)]
 
     def host(self, program: Program) -> list[str]:
         """Return ``host``: coefficients and host states."""
         wanted = host_arguments(program, self.slots)
         program, arguments = spelled(program, wanted)
         writer = self.host_writer()
-        names = [arguments[n] for n in wanted]
-        body = [f'{INDENT}"""Coefficients of one step, and what states kept on the host become, in float64."""']
+        said = "Coefficients of one step, and what states kept on the host become, in float64."
+        body = self.begun("host", said, (), {n: arguments[n] for n in wanted})
         body += self.assignments(program.host, writer)
-        flags = _flags(program)
+        flags = host_flags(program)
         number = "{}.to(torch.float64)" if isinstance(writer, TorchWriter) else "float({})"
         packed = [number.format(s) if s in flags else str(s) for s in program.coefficients()]
         states = {s.target: writer.text(s.expr) for s in program.stores if not s.kind.on_device}
         kept = [states.get(s.name) or arguments[s.name] for s in self.slots if s.storage is Storage.HOST]
         self.helpers |= writer.helpers
-        return [
-            f"def host({', '.join(names)}):",
-            *body,
-            f"{INDENT}return {_tuple(packed or ['0.0'])}, {_tuple(kept)}",
-        ]
+        return [*body, *self.returned(packed or ["0.0"], kept)]
 
     def update(self, program: Program) -> list[str]:
         """Return ``update``: one tensor, in place."""
@@ -242,7 +262,7 @@ class PythonModule:
         if packed:
             comma = "," if len(packed) == 1 else ""
             body.append(f"{INDENT}{', '.join(packed)}{comma} = {numbers}.unbind()")
-        writer = TorchWriter(f"{numbers}.dtype", _flags(memory.program), frozenset())
+        writer = TorchWriter(f"{numbers}.dtype", host_flags(memory.program), frozenset())
         body += memory.widened()
         body += self.passes(memory, writer)
         self.helpers |= writer.helpers
@@ -280,7 +300,7 @@ def _sweeps(phase: Sequence[Value], kinds: Mapping[sp.Symbol, Kind]) -> bool:
     return any(kinds[s] == ELEMENT for s in symbols)
 
 
-def _flags(program: Program) -> frozenset[sp.Symbol]:
+def host_flags(program: Program) -> frozenset[sp.Symbol]:
     """Return the symbols of host conditions."""
     found = {v.symbol for v in program.host if v.boolean}
     return frozenset(found | {i.symbol for i in program.inputs if i.name == "first"})

@@ -8,7 +8,7 @@ import sympy as sp
 
 from optlang.artifact import AnySlot, Storage
 from optlang.codegen import python_source
-from optlang.codegen.matrix_source import start_lines
+from optlang.codegen.matrix_source import MatrixWriter, start_lines
 from optlang.codegen.matrix_stage import MatrixStage
 from optlang.codegen.memory import INDENT
 from optlang.codegen.naming import python_name, spelled
@@ -35,15 +35,15 @@ def emit(
     """
     module = python_source.PythonModule(lowered, slots, (), width)
     matrices = any(v.matrices for v in lowered.start.tensor)
-    functions = [_start(module, lowered, ndim) if matrices else module.start(lowered.start)]
+    functions = [start(module, lowered, ndim) if matrices else module.start(lowered.start)]
     if lowered.group is not None:
         functions.append(module.group(lowered.group))
     functions += [shared(module, lowered.shared, s.target) for s in (lowered.shared.stores if lowered.shared else ())]
     if len(lowered.paths) > 1:
-        functions.append(_path(module, lowered.paths))
+        functions.append(path(module, lowered.paths))
     if sized_draws(lowered.paths):
         functions.append(_sizes(module, lowered.paths))
-    functions += [_numbers(module, program, i) for i, program in enumerate(numbers)]
+    functions += [numbers_of_path(module, program, i) for i, program in enumerate(numbers)]
     return module.assembled(title, functions)
 
 
@@ -101,27 +101,27 @@ def shared(module: python_source.PythonModule, program: Program | None, name: Va
     assert program is not None
     written, arguments = spelled(shared_program(program, name))
     writer = module.host_writer()
-    body = [f'{INDENT}"""New value of a state of the whole optimizer, in float64."""']
+    numbers = {n: arguments[n] for n in python_source.host_names(written)}
+    body = module.begun(f"shared_{name}", "New value of a state of the whole optimizer, in float64.", (), numbers)
     body += module.assignments(written.host, writer)
     (store,) = written.stores
-    names = [arguments[n] for n in python_source.host_names(written)]
     result = writer.text(store.expr)
-    body.append(f"{INDENT}return ({result if isinstance(writer, NumberWriter) else f'float({result})'},)")
     module.helpers |= writer.helpers
-    return [f"def shared_{name}({', '.join(names)}):", *body]
+    return [*body, *module.returned([result if isinstance(writer, NumberWriter) else f"float({result})"])]
 
 
-def _numbers(module: python_source.PythonModule, program: Program, index: int) -> list[str]:
+def numbers_of_path(module: python_source.PythonModule, program: Program, index: int) -> list[str]:
     """Return ``numbers_I``: the new host states on a path."""
     wanted = python_source.host_arguments(program, module.slots)
     written, arguments = spelled(program, wanted)
-    writer = HostWriter()
-    body = [f'{INDENT}"""What states kept on the host become."""', *module.assignments(written.host, writer)]
+    writer = module.host_writer()
+    taken = {n: arguments[n] for n in wanted}
+    body = module.begun(f"numbers_{index}", "What states kept on the host become.", (), taken)
+    body += module.assignments(written.host, writer)
     states = {s.target: writer.text(s.expr) for s in written.stores}
     kept = [f"float({states.get(s.name) or arguments[s.name]})" for s in module.slots if s.storage is Storage.HOST]
     module.helpers |= writer.helpers
-    body.append(f"{INDENT}return ({', '.join(kept)}{',' if len(kept) == 1 else ''})")
-    return [f"def numbers_{index}({', '.join(arguments[n] for n in wanted)}):", *body]
+    return [*body, *module.returned(kept)]
 
 
 def _sizes(module: python_source.PythonModule, paths: Sequence[Path]) -> list[str]:
@@ -139,16 +139,16 @@ def _sizes(module: python_source.PythonModule, paths: Sequence[Path]) -> list[st
     return [f"def sizes({names_of}):", *body, f"{INDENT}}}"]
 
 
-def _path(module: python_source.PythonModule, paths: Sequence[Path]) -> list[str]:
+def path(module: python_source.PythonModule, paths: Sequence[Path]) -> list[str]:
     """Return ``path``: which path a step takes."""
     program = Program("", path_inputs(paths), (), (), ())
     written, arguments = spelled(program)
     names = {old.symbol: new.symbol for old, new in zip(program.inputs, written.inputs, strict=True)}
-    writer = HostWriter()
+    writer = module.host_writer()
 
     def ask(left: list[int], place: int, depth: int) -> list[str]:
         if len(left) == 1 or all(len(paths[i].answers) <= place for i in left):
-            return [f"{INDENT * depth}return ({left[0]},)"]
+            return [INDENT * depth + module.chosen(left[0])]
         question = paths[left[0]].questions[place].xreplace(names)
         yes = [i for i in left if paths[i].answers[place]]
         no = [i for i in left if not paths[i].answers[place]]
@@ -160,27 +160,29 @@ def _path(module: python_source.PythonModule, paths: Sequence[Path]) -> list[str
             *ask(no, place + 1, depth),
         ]
 
-    body = [f'{INDENT}"""Which way this step goes."""', *ask(list(range(len(paths))), 0, 1)]
+    numbers = {i.name: arguments[i.name] for i in program.inputs}
+    body = [*module.begun("path", "Which way this step goes.", (), numbers), *ask(list(range(len(paths))), 0, 1)]
     module.helpers |= writer.helpers
-    return [f"def path({', '.join(arguments[i.name] for i in program.inputs)}):", *body]
+    return body
 
 
-def _start(module: python_source.PythonModule, lowered: Lowered, ndim: int) -> list[str]:
+def start(
+    module: python_source.PythonModule, lowered: Lowered, ndim: int, writes: type[MatrixWriter] = MatrixWriter
+) -> list[str]:
     """Return ``start`` of a matrix rule."""
     program = lowered.start
     wide = "torch.promote_types(p.dtype, torch.float32)" if module.any_width else "torch.float32"
-    lines, arguments, writer, program = start_lines(program, ndim, wide if module.narrow else None)
-    host = HostWriter()
-    body = [f'{INDENT}"""Initial values of the states of one tensor; inside, tensors have one more dimension."""']
-    body += module.assignments(program.host, host)
-    body += lines
+    lines, arguments, writer, program = start_lines(program, ndim, wide if module.narrow else None, writes)
+    host = module.host_writer()
+    body = [*module.assignments(program.host, host), *lines]
     like = f"{arguments['p']}[0]"
-    names = [arguments["p"], arguments["g"], *(arguments[n] for n in python_source.host_names(program))]
+    numbers = {n: arguments[n] for n in python_source.host_names(program)}
+    names = [arguments["p"], arguments["g"], *numbers.values()]
     wide = f"{arguments['p']}.dtype"  # inside, where p has been converted
     kept = python_name("kept", {*names, *(str(v.symbol) for v in program.values)}) if module.narrow else wide
     types = python_source.StoredTypes(module.narrow, wide, kept)
     slots: dict[ValueName, AnySlot] = {s.name: s for s in module.slots}
-    entries = []
+    entries: dict[ValueName, str] = {}
     for store in program.stores:
         if store.target not in slots:
             continue
@@ -196,14 +198,10 @@ def _start(module: python_source.PythonModule, lowered: Lowered, ndim: int) -> l
             text = f"{writer.text(store.expr)}[0].contiguous().clone()"
         if slots[store.target].storage is not Storage.HOST and (typed or writer.types.get(store.expr)):
             text += f".to({typed or types.kept})"
-        entries.append(f'"{store.target}": {text}')
+        entries[store.target] = text
     module.helpers |= writer.helpers | host.helpers
     if module.narrow:
-        body[1:1] = types.lines(arguments["p"], entries)
-    return [
-        f"def start({', '.join(names)}):",
-        *body,
-        f"{INDENT}return {{",
-        *(f"{INDENT * 2}{entry}," for entry in entries),
-        f"{INDENT}}}",
-    ]
+        body[:0] = types.lines(arguments["p"], [*entries.values()])
+    said = "Initial values of the states of one tensor; inside, tensors have one more dimension."
+    begun = module.begun("start", said, names[:2], numbers)
+    return [*begun, *body, *module.returned_states(entries)]

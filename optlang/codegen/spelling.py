@@ -46,6 +46,30 @@ def filled(template: str, texts: Iterable[str], **names: str) -> str:
     return reduce(lambda a, b: template.format(a, b, **names), others, first)
 
 
+def summands(expr: sp.Expr) -> list[tuple[bool, sp.Expr]]:
+    """Return the terms of a sum in order, without their sign, each with whether it is subtracted; not the first one."""
+    terms = sorted(expr.args, key=lambda a: (a.could_extract_minus_sign(), not a.is_Symbol, str(a)))
+    signs = [False, *(term.could_extract_minus_sign() for term in terms[1:])]
+    return [(negative, -term if negative else term) for negative, term in zip(signs, terms, strict=True)]
+
+
+def fraction(expr: sp.Expr) -> tuple[bool, list[sp.Expr], list[sp.Expr]]:
+    """Return a product as a fraction: whether it is negative, numbers and names, and what it is divided by."""
+    above: list[sp.Expr] = []
+    below: list[sp.Expr] = []
+    for factor in sp.Mul.make_args(expr):
+        if factor.is_Pow and factor.exp.is_number and factor.exp.is_negative:
+            below.append(sp.Pow(factor.base, -factor.exp))
+        else:
+            above.append(factor)
+    negative = bool(above and above[0].is_Rational and above[0] < 0)
+    if negative:
+        above[0] = -above[0]
+    above = [a for a in above if a != 1]
+    above.sort(key=lambda a: (not a.is_number, not a.is_Symbol, str(a)))
+    return negative, above, below
+
+
 class Writer:
     """Writes expressions; :class:`HostWriter` and :class:`TorchWriter` define the spelling.
 
@@ -87,35 +111,21 @@ class Writer:
 
     def sum(self, expr: sp.Expr) -> Piece:
         """Return a sum, with subtracted terms last."""
-        terms = sorted(expr.args, key=lambda a: (a.could_extract_minus_sign(), not a.is_Symbol, str(a)))
-        text = self.text(terms[0], SUM)
-        for term in terms[1:]:
-            if term.could_extract_minus_sign():
-                text += f" - {self.text(-term, PRODUCT)}"
-            else:
-                text += f" + {self.text(term, SUM)}"
+        (_, first), *others = summands(expr)
+        text = self.text(first, SUM)
+        for subtracted, term in others:
+            text += f" - {self.text(term, PRODUCT)}" if subtracted else f" + {self.text(term, SUM)}"
         return text, SUM
 
     def product(self, expr: sp.Expr) -> Piece:
         """Return a product as a fraction: sign, numbers and names, then the divisors."""
-        above: list[sp.Expr] = []
-        below: list[sp.Expr] = []
-        for factor in sp.Mul.make_args(expr):
-            if factor.is_Pow and factor.exp.is_number and factor.exp.is_negative:
-                below.append(sp.Pow(factor.base, -factor.exp))
-            else:
-                above.append(factor)
-        sign = ""
-        if above and above[0].is_Rational and above[0] < 0:
-            sign, above[0] = "-", -above[0]
-        above = [a for a in above if a != 1]
-        above.sort(key=lambda a: (not a.is_number, not a.is_Symbol, str(a)))
+        negative, above, below = fraction(expr)
         text = "*".join(self.text(a, SIGN) for a in above) or "1"
         if len(below) > 1:
             text += f" / ({'*'.join(self.text(b, SIGN) for b in below)})"
         elif below:
             text += f"/{self.text(below[0], POWER)}"
-        return sign + text, SIGN if sign and not (len(above) > 1 or below) else PRODUCT
+        return ("-" if negative else "") + text, SIGN if negative and not (len(above) > 1 or below) else PRODUCT
 
     def power(self, base: sp.Expr, exponent: sp.Expr) -> Piece:
         """Return a power."""
@@ -271,11 +281,15 @@ class TorchWriter(Writer):
             case "max" | "min":
                 return self.extreme(name, args)
             case "f32" | "bf16":
-                text, binds = self.fill(BUILTINS[name].torch or "", args)
+                text, binds = self.fill(self.spelling(name), args)
                 return f"{text}.to({self.dtype})", binds
-        row = BUILTINS[name]
-        assert row.torch is not None, f"{name} has no spelling on tensors"
-        return self.fill(row.torch, args)
+        return self.fill(self.spelling(name), args)
+
+    def spelling(self, name: str) -> str:
+        """Return how a function of the builtins table is called."""
+        spelled = BUILTINS[name].torch
+        assert spelled is not None, f"{name} has no spelling on tensors"
+        return spelled
 
     def select(self, condition: sp.Expr, then: sp.Expr, other: sp.Expr) -> Piece:
         """Return a select: a Python conditional for a Python condition, otherwise ``torch.where``."""
@@ -332,7 +346,7 @@ class StartWriter(TorchWriter):
     def __init__(self, dtype: str, like: str, plain: frozenset[sp.Symbol], conditions: frozenset[sp.Symbol]) -> None:
         super().__init__(dtype, frozenset(), plain)
         self.like, self.conditions = like, conditions
-        self.numbers = HostWriter()
+        self.numbers: Writer = HostWriter()
 
     def piece(self, expr: sp.Expr) -> Piece:
         """Return an expression. Python values alone are computed in Python."""

@@ -8,34 +8,15 @@ from fractions import Fraction
 from typing import TypeVar
 
 from optlang.core import definitions
-from optlang.core.core import (
-    Drawn,
-    Evaluated,
-    ModelSum,
-    Operation,
-    Result,
-    SizeOf,
-)
+from optlang.core.core import Drawn, Evaluated, ModelSum, Operation, Result, SizeOf
 from optlang.core.evaluate import evaluate
 from optlang.core.limits import MAX_REPEATS
 from optlang.core.reduce import LITERALS, Reducer, Scope, row_of
 from optlang.core.sizes import Unfit
-from optlang.functions.table import (
-    ASKING,
-    BUILTINS,
-    HALT,
-    MAKERS,
-    RANDOMS,
-    SEARCHES,
-    SIZES,
-    Builtin,
-)
+from optlang.functions.table import ASKING, BUILTINS, HALT, MAKERS, RANDOMS, SEARCHES, SIZES, Builtin
 from optlang.identity import NamedPoint, Site
 from optlang.syntax import tree as ast
-from optlang.syntax.walk import (
-    assigned,
-    statements,
-)
+from optlang.syntax.walk import assigned, statements
 
 Made = TypeVar("Made")
 

@@ -12,15 +12,7 @@ from optlang.functions.table import BUILTINS, EMPTY, EVALUATIONS, FACT_NAMES, MA
 from optlang.identity import Count, GivenName, GroupKey
 from optlang.rule import HyperType, Rule, remembering
 from optlang.syntax import tree as ast
-from optlang.syntax.walk import (
-    assigned,
-    block_expressions,
-    body_of,
-    expressions,
-    is_matrix_call,
-    parts,
-    statements,
-)
+from optlang.syntax.walk import assigned, block_expressions, body_of, expressions, is_matrix_call, parts, statements
 
 #: Functions whose arguments include sizes of the result.
 SIZED = MAKERS | {*RANDOMS, "flip", EMPTY, *(name for name, row in BUILTINS.items() if row.sized)}

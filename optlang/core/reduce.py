@@ -8,14 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from optlang.core.core import (
-    Key,
-    KnownSize,
-    Operation,
-    Part,
-    SizeOf,
-    Transposed,
-)
+from optlang.core.core import Key, KnownSize, Operation, Part, SizeOf, Transposed
 from optlang.core.evaluate import NotStatic, evaluate, member_name, truth
 from optlang.core.limits import MAX_NODES, too_large
 from optlang.core.needs import needs
@@ -23,23 +16,12 @@ from optlang.core.ordinals import SUMS, Ordinals
 from optlang.core.sizes import Sizes, factors_of
 from optlang.diagnostics import OptlangError
 from optlang.functions.shapes import size_of
-from optlang.functions.table import (
-    BUILTINS,
-    EVALUATIONS,
-    MATRIX_FUNCTIONS,
-    Builtin,
-)
+from optlang.functions.table import BUILTINS, EVALUATIONS, MATRIX_FUNCTIONS, Builtin
 from optlang.identity import GivenName
 from optlang.rule import Answer, HyperType, Rule, Unasked, Value, Values, remembering
 from optlang.source import Span
 from optlang.syntax import tree as ast
-from optlang.syntax.walk import (
-    assigned,
-    block_expressions,
-    body_of,
-    expressions,
-    is_matrix_call,
-)
+from optlang.syntax.walk import assigned, block_expressions, body_of, expressions, is_matrix_call
 
 Scope = dict[str, ast.Expr]
 LITERALS = (ast.Number, ast.Infinity, ast.Text, ast.Bool, ast.Nothing)

@@ -15,19 +15,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from optlang.core.calls import CallReducer
-from optlang.core.core import (
-    VERIFYING,
-    Core,
-    verify,
-)
+from optlang.core.core import VERIFYING, Core, verify
 from optlang.core.known import known_locals
 from optlang.kinds import Level
 from optlang.rule import Rule, State, Values
 from optlang.syntax import tree as ast
 from optlang.syntax.tree import StateScope
-from optlang.syntax.walk import (
-    assigned,
-)
+from optlang.syntax.walk import assigned
 
 
 def specialise(rule: Rule, values: Values, shape: tuple[int, ...] | None = None, event: str | None = None) -> Core:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from optlang.codegen.helpers import called
@@ -12,10 +13,18 @@ from optlang.identity import GivenName
 from optlang.inputs import ValueName
 from optlang.rule import Values
 from optlang.syntax import tree as ast
-from optlang.targets._dialect import number
 
 #: Functions of such formulas, as TorchScript on floats.
 FUNCTIONS = {name: row for name, row in BUILTINS.items() if row.static and row.value and not row.variadic}
+
+
+def number(value: float) -> str:
+    """Return a number as text that TorchScript reads as the same float."""
+    if math.isnan(value):
+        return "math.nan"
+    if math.isinf(value):
+        return "math.inf" if value > 0 else "-math.inf"
+    return repr(float(value))
 
 
 class Untranslatable(Exception):

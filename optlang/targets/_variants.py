@@ -6,13 +6,18 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from optlang.artifact import ShapeInfo, Variant, VariantKey
+from optlang.codegen.build_variant import cut, optimised
 from optlang.compiler import CompiledRule
+from optlang.core.core import Core
 from optlang.core.evaluate import evaluate, truth
 from optlang.core.sizes import SymbolicSize, Unfit
 from optlang.core.specialise import specialise
 from optlang.identity import DimensionSize, GivenName, GroupKey
+from optlang.ir.lower import Lowered
+from optlang.ir.program import Program
 from optlang.rule import HyperType, Range, Value, Values
 from optlang.syntax import tree as ast
 from optlang.syntax.walk import expressions
@@ -37,12 +42,26 @@ class Carried:
         ndim: Number of dimensions that it is for; None for any.
         asked: Questions about hyperparameters and sizes, with the answers that it is for.
         known: Locals that the questions name.
+        lowered: Its programs before the passes.
+        dimensions: Of the tensor that it was made for.
     """
 
     variant: Variant
     ndim: int | None
     asked: tuple[tuple[ast.Expr, Value], ...]
     known: Mapping[str, ast.Expr]
+    lowered: Lowered
+    dimensions: int
+
+    @cached_property
+    def programs(self) -> Lowered:
+        """Its programs, those after the passes that are not cut into stages."""
+        return optimised(self.lowered) if self.lowered.staged else self.lowered
+
+    @cached_property
+    def numbers(self) -> tuple[Program, ...]:
+        """What the host states become, by path."""
+        return tuple(cut(path, self.programs.shared)[1] for path in self.lowered.paths)
 
 
 def facts_of(shape: Sequence[int]) -> ShapeInfo:
@@ -74,16 +93,17 @@ def carried(order: Order, event: str | None = None, shapes: Sequence[tuple[int, 
             key_and_more = _questions(order.compiled, values, shape, event)
             if key_and_more is None:
                 continue
-            key, asked, known = key_and_more
+            key, core = key_and_more
             if key not in found:
-                found[key] = Carried(order.compiled.variant(values, facts, event), key.ndim, asked, known)
+                variant, lowered = order.compiled.variant(values, facts, event), order.compiled.lowered(core)
+                found[key] = Carried(variant, key.ndim, core.asked, core.known, lowered, len(shape))
     return list(found.values())
 
 
 def _questions(
     compiled: CompiledRule, values: Values, shape: Sequence[int], event: str | None
-) -> tuple[VariantKey, tuple[tuple[ast.Expr, Value], ...], Mapping[str, ast.Expr]] | None:
-    """Return the key of the variant for a shape, its questions and their locals; None if the shape does not suit."""
+) -> tuple[VariantKey, Core] | None:
+    """Return the key of the variant for a shape, and its statements; None if the shape does not suit."""
     facts = facts_of(shape)
     named = {**values, **facts.named()}
     for requirement in compiled.rule.requirements:
@@ -93,7 +113,7 @@ def _questions(
         core = specialise(compiled.rule, named, with_formulas(shape), event)
     except Unfit:
         return None
-    return compiled.variant_key(values, facts, event), core.asked, core.known
+    return compiled.variant_key(values, facts, event), core
 
 
 def _bordering(order: Order, values: Values, shapes: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
@@ -101,7 +121,7 @@ def _bordering(order: Order, values: Values, shapes: Sequence[tuple[int, ...]]) 
     bounds: dict[int, None] = {}
     for shape in shapes:
         more = _questions(order.compiled, values, shape, None)
-        for question, _ in more[1] if more else ():
+        for question, _ in more[1].asked if more else ():
             named = [n.name for n in expressions(question) if isinstance(n, ast.Name)]
             if isinstance(question, ast.Compare) and {"rows", "cols", "numel"} & set(named):
                 numbers = (values[name] for name in named if name in values)
@@ -130,7 +150,7 @@ def _switches(order: Order, values: Values, shapes: Sequence[tuple[int, ...]]) -
     asked: dict[str, None] = {}
     for shape in shapes:
         more = _questions(order.compiled, values, shape, None)
-        for question, answer in more[1] if more else ():
+        for question, answer in more[1].asked if more else ():
             if isinstance(question, ast.Name) and isinstance(answer, bool):
                 asked.setdefault(question.name)
     found: dict[str, Value] = {}

@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optlang.artifact import AnySlot, Kernel, Stage, Storage, Variant
+from optlang.codegen import schedule_source
 from optlang.inputs import Handed, LateNumber, NumberContribution, Total, ValueName, text
 from optlang.rule import Rule
-from optlang.syntax.quoting import docstring
 from optlang.syntax.tree import Name, StateScope
 from optlang.syntax.walk import expressions
-from optlang.targets._conditions import Conditions, Untranslatable
-from optlang.targets._dialect import Module, ascii_name, number
+from optlang.targets._conditions import Conditions, Untranslatable, number
 from optlang.targets._variants import Carried
+from optlang.targets.torchscript.chunks import element_update
+from optlang.targets.torchscript.dialect import ScriptMatrices, ScriptModule, ascii_text, matrix_update
 
 INDENT = "    "
-NARROW = "p.dtype == torch.bfloat16 or p.dtype == torch.float16"
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,19 @@ class ScriptedWay:
     """One path of one variant: its stages, sorted by how many sums over the model come before.
 
     Attributes:
-        variant: The variant.
+        one: The variant.
         path: Number of the path.
         levels: The stages by level.
     """
 
-    variant: Variant
+    one: Carried
     path: int
     levels: tuple[tuple[Stage, ...], ...]
+
+    @property
+    def variant(self) -> Variant:
+        """The variant, as it is compiled."""
+        return self.one.variant
 
 
 @dataclass(frozen=True)
@@ -67,18 +72,18 @@ class States:
         )
 
 
-def leveled(variants: Sequence[Variant]) -> tuple[list[list[ScriptedWay]], dict[ValueName, int]]:
+def leveled(variants: Sequence[Carried]) -> tuple[list[list[ScriptedWay]], dict[ValueName, int]]:
     """Return the ways of each variant, and at which level each late value is there.
 
     A stage runs at level n if n sums over the model have to be complete before, one after the other.
     """
     there: dict[ValueName, int] = {}
-    shared = {slot.new: names for v in variants for slot, names in v.schedule.shared}
+    shared = {slot.new: names for v in variants for slot, names in v.variant.schedule.shared}
     levels: dict[tuple[int, int, int], int] = {}
     for _ in range(32):  # until nothing moves any more; there are few sums
         before = dict(there), dict(levels)
         for i, variant in enumerate(variants):
-            for j, path in enumerate(variant.schedule.paths):
+            for j, path in enumerate(variant.variant.schedule.paths):
                 last = 0
                 for k, one in enumerate(path):
                     last = levels[i, j, k] = max([last, *(there.get(name, 0) for name in one.needs)])
@@ -96,7 +101,7 @@ def leveled(variants: Sequence[Variant]) -> tuple[list[list[ScriptedWay]], dict[
                 j,
                 tuple(tuple(one for k, one in enumerate(path) if levels[i, j, k] == n) for n in range(count)),
             )
-            for j, path in enumerate(variant.schedule.paths)
+            for j, path in enumerate(variant.variant.schedule.paths)
         ]
         for i, variant in enumerate(variants)
     ]
@@ -123,42 +128,28 @@ class Functions:
         self.texts: list[str] = []
         self._names: dict[tuple[str, ...], str] = {}
 
-    def add(self, stem: str, arguments: Sequence[str], result: str, body: Sequence[str], doc: str) -> str:
+    def add(self, stem: str, lines: Sequence[str], helpers: set[str]) -> str:
         """Add a function, unless there is one of the same text, and return its name."""
-        key = (stem, *arguments, *body)
+        key = (stem, *lines)
+        self.helpers |= helpers
         if key not in self._names:
-            name = f"_{stem}_{sum(k[0] == stem for k in self._names)}"
-            self._names[key] = name
-            lines = [f"def {name}({', '.join(arguments)}) -> {result}:", INDENT + docstring(doc)]
-            self.texts.append("\n".join([*lines, *(INDENT + line for line in body)]) + "\n")
+            name = self._names[key] = f"_{stem}_{sum(k[0] == stem for k in self._names)}"
+            self.texts.append(ascii_text("\n".join(lines).replace("NAME", name, 1)) + "\n")
         return self._names[key]
-
-    def dispatch(self, name: str, arguments: str, result: str, choices: Mapping[str, Sequence[str]], doc: str) -> None:
-        """Add a function that does what belongs to the first condition that holds."""
-        lines = [f"def {name}({arguments}) -> {result}:", INDENT + docstring(doc)]
-        for condition, body in choices.items():
-            if condition:
-                lines += [f"{INDENT}if {condition}:", *(f"{INDENT * 2}{line}" for line in body)]
-            else:
-                lines += [f"{INDENT}{line}" for line in body]
-        self.texts.append("\n".join(lines) + "\n")
 
     # One variant --------------------------------------------------------------------------------------------
 
-    def start(self, variant: Variant) -> list[str]:
+    def start(self, one: Carried) -> list[str]:
         """Return the lines that put the initial states of a tensor where none are."""
-        hosted = [s.name for s in variant.slots if s.storage is Storage.HOST]
-        tensors = [s.name for s in variant.slots if s.storage is not Storage.HOST]
-        names = []
-        for source in (variant.source, variant.narrow_source):
-            module = Module(source)
-            body = module.start(variant.start_arguments, self.places, hosted)
-            self.helpers |= module.helpers
-            arguments = ("_p: Tensor", "_g: Tensor", "_known: List[float]")
-            result = "Tuple[List[Tensor], List[float]]"
-            names.append(self.add("start", arguments, result, body, "Initial values of the states of one tensor."))
-        calls = [f"tensors, kept = {name}(p, g, known)" for name in names]
-        lines = [calls[0]] if names[0] == names[1] else [f"if {NARROW}:", INDENT + calls[1], "else:", INDENT + calls[0]]
+        hosted = [s.name for s in one.variant.slots if s.storage is Storage.HOST]
+        tensors = [s.name for s in one.variant.slots if s.storage is not Storage.HOST]
+        module = self.module(one)
+        lowered = one.programs
+        if any(v.matrices for v in lowered.start.tensor):
+            written = schedule_source.start(module, lowered, one.dimensions, ScriptMatrices)
+        else:
+            written = module.start(lowered.start)
+        lines = [f"tensors, kept = {self.add('start', written, module.helpers)}(p, g, known)"]
         for i, name in enumerate(tensors):
             place = self.states.tensors.index(name)
             lines += [f"if s[{place}].numel() == 0:", f"{INDENT}s[{place}] = tensors[{i}]"]
@@ -167,20 +158,25 @@ class Functions:
             lines += [f"if math.isnan(n[{place}]):", f"{INDENT}n[{place}] = kept[{i}]"]
         return lines
 
+    def module(self, one: Carried) -> ScriptModule:
+        """Return what writes the functions of a variant."""
+        return ScriptModule(one.programs, one.variant.slots, self.places)
+
     def coefficients(self, kernel: Kernel) -> str:
         """Return the name of a function that computes coefficients and host states."""
-        module = Module(kernel.source)
-        body = module.host("host", kernel.host_arguments, self.places)
-        self.helpers |= module.helpers
-        result = "Tuple[List[float], List[float]]"
-        return self.add("host", ("_known: List[float]",), result, body, "Numbers of one step, in float64.")
+        module = ScriptModule(None, kernel.kept, self.places)
+        return self.add("host", module.host(kernel.program), module.helpers)
 
-    def numbers(self, source: str, name: str, arguments: Sequence[ValueName]) -> str:
-        """Return the name of a function that returns some numbers."""
-        module = Module(source)
-        body = module.host(name, arguments, self.places)
-        self.helpers |= module.helpers
-        return self.add("numbers", ("_known: List[float]",), "List[float]", body, "New values, in float64.")
+    def group(self, one: Carried) -> str:
+        """Return the name of a function that computes the states of a group."""
+        module = self.module(one)
+        assert one.programs.group is not None
+        return self.add("numbers", module.group(one.programs.group), module.helpers)
+
+    def shared(self, one: Carried, name: str) -> str:
+        """Return the name of a function that computes a state of the whole optimizer."""
+        module = self.module(one)
+        return self.add("numbers", schedule_source.shared(module, one.programs.shared, name), module.helpers)
 
     def advance(self, way: ScriptedWay) -> list[str]:
         """Return the lines that compute what the states on the host become."""
@@ -190,41 +186,30 @@ class Functions:
         if way.variant.kernel is not None:
             lines = [f"kept = {self.coefficients(way.variant.kernel)}(known)[1]"]
         else:
-            arguments = way.variant.schedule.numbers_arguments[way.path]
-            lines = [f"kept = {self.numbers(way.variant.source, f'numbers_{way.path}', arguments)}(known)"]
+            module = self.module(way.one)
+            written = schedule_source.numbers_of_path(module, way.one.numbers[way.path], way.path)
+            lines = [f"kept = {self.add('numbers', written, module.helpers)}(known)"]
         return [*lines, *(f"n[{self.states.numbers.index(name)}] = kept[{i}]" for i, name in enumerate(hosted))]
 
-    def path(self, variant: Variant, first: int) -> list[str]:
+    def path(self, one: Carried, first: int) -> list[str]:
         """Return the lines that choose the path of a step; ``first`` is the number of the variant's first one."""
-        if len(variant.schedule.paths) == 1:
+        if len(one.variant.schedule.paths) == 1:
             return [f"return {first}"]
-        module = Module(variant.source)
-        body = module.path(variant.schedule.path_arguments, self.places)
-        self.helpers |= module.helpers
-        name = self.add("path", ("_known: List[float]",), "int", body, "Which way a step goes.")
+        module = self.module(one)
+        name = self.add("path", schedule_source.path(module, one.programs.paths), module.helpers)
         return [f"return {first} + {name}(known)"]
 
     def run(self, way: ScriptedWay, level: int) -> tuple[list[str], list[str]]:
         """Return the lines that return the numbers of a level's stages, and those that run the stages."""
-        passes = way.levels[level]
-        hosts = [self.coefficients(one.kernel) for one in passes]
+        stages = way.levels[level]
+        hosts = [self.coefficients(one.kernel) for one in stages]
         numbers = [f"return [{', '.join(f'{host}(known)[0]' for host in hosts)}]"] if hosts else []
         return numbers, _Run(self, way, level).lines()
 
-    # One kernel ---------------------------------------------------------------------------------------------
-
-    def update(self, kernel: Kernel, matrices: bool) -> tuple[str, str]:
-        """Return the names of ``update`` for the usual types, and for those of 16 bits."""
-        names = []
-        for source in (kernel.source, kernel.narrow_source):
-            module = Module(source)
-            count = len(kernel.coefficients) if matrices else 0
-            arguments, body = module.update(count)
-            self.helpers |= module.helpers
-            result = "List[Tensor]" if matrices else "None"
-            doc = "What one step makes of a tensor." if matrices else "One step of a tensor, in place."
-            names.append(self.add("update", arguments, result, body, doc))
-        return names[0], names[1]
+    def update(self, kernel: Kernel) -> str:
+        """Return the name of what updates a tensor."""
+        lines, helpers = matrix_update(kernel) if kernel.matrices else element_update(kernel)
+        return self.add("update", lines, helpers)
 
 
 class _Run:
@@ -280,13 +265,9 @@ class _Run:
                     f"{_local(name)} = {made if slot.storage is Storage.ELEMENT else f'torch.empty({shape}, {like})'}"
                 )
                 self.there.add(name)
-        arguments = ", ".join([*map(self.name, one.kernel.tensors), f"c[{index}]"])
-        plain, narrow = self.functions.update(one.kernel, False)
-        if plain == narrow:
-            lines.append(f"{plain}({arguments})")
-        else:
-            calls = (f"{INDENT}{narrow}({arguments})", f"{INDENT}{plain}({arguments})")
-            lines += [f"if {NARROW}:", calls[0], "else:", calls[1]]
+        lines.append(
+            f"{self.functions.update(one.kernel)}([{', '.join(map(self.name, one.kernel.tensors))}], c[{index}])"
+        )
         lines += [self.total(name, _local(name)) for name in one.totals]
         return lines
 
@@ -300,8 +281,8 @@ class _Run:
         kernel = one.kernel
         arguments = [self.stack(name) for name in kernel.tensors]
         arguments += [f"v[{index}][{i}]" for i in range(len(kernel.coefficients))]
-        plain, _ = self.functions.update(kernel, True)
-        lines = [f"r{index} = [r.clone() for r in {plain}({', '.join(arguments)})]"]
+        update = self.functions.update(kernel)
+        lines = [f"r{index} = [r.clone() for r in {update}({', '.join(arguments)})]"]
         for i, name in enumerate(kernel.written):
             result = f"r{index}[{i}]"
             if isinstance(name, Total):
@@ -328,7 +309,7 @@ class _Run:
 
 
 def _local(name: ValueName) -> str:
-    return ascii_name("_" + re.sub(r"\W", "_", text(name)))
+    return ascii_text("_" + re.sub(r"\W", "_", text(name)))
 
 
 def test_of(one: Carried, conditions: Conditions) -> str:
