@@ -37,6 +37,43 @@ class ProximalGradient(torch.optim.Optimizer):
                 p.copy_(shrunk / (1 + lr * group["l2"]))
 
 
+class AdaMod(torch.optim.Optimizer):
+    """Algorithm 2 of the paper (arXiv 1910.12249); pytorch_optimizer has no bias correction of the moments in it."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float, float] = (0.9, 0.999, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        maximize: bool = False,
+    ):
+        super().__init__(
+            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "maximize": maximize}
+        )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            beta1, beta2, beta3 = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                g = -p.grad if group["maximize"] else p.grad
+                state = self.state[p]
+                if not state:
+                    state.update(t=0, m=torch.zeros_like(p), v=torch.zeros_like(p), s=torch.zeros_like(p))
+                state["t"] += 1
+                state["m"].lerp_(g, 1 - beta1)
+                state["v"].lerp_(g * g, 1 - beta2)
+                corrected = state["m"] / (1 - beta1 ** state["t"]), state["v"] / (1 - beta2 ** state["t"])
+                size = group["lr"] / (corrected[1].sqrt() + group["eps"])
+                state["s"].lerp_(size, 1 - beta3)
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.sub_(torch.minimum(size, state["s"]) * corrected[0])
+
+
 def sparse_adam(params: Any, **hypers: Any) -> torch.optim.Optimizer:
     """The SparseAdam of torch, which refuses dense gradients, with the dense ones that it is given made sparse."""
 
@@ -130,6 +167,13 @@ ROWS: dict[str, Row] = {
             {"keep_num": 1, "maximize": True},
         ),
         make=adashift,
+    ),
+    "AdaMod": Row(
+        options(
+            {"betas": (0.5, 0.9, 0.8)}, {"betas": (0.9, 0.95, 0.0)}, {**UP, "eps": 1e-3, "betas": (0.9, 0.99, 0.9)}
+        ),
+        make=AdaMod,
+        plain={},
     ),
     "Yogi": Row(options({"initial_accumulator": 0.1}, *COUPLED)),
     "LAMB": Row(
