@@ -309,7 +309,7 @@ class Kernel:
         return self.locality is Locality.STACKS
 
     def text(self, module: str, *options: Any) -> str:
-        """Return the result of ``emit(kernel)`` of a module in :mod:`optlang.backends`, generated once and then cached.
+        """Return the result of ``emit(kernel)`` of a module in :mod:`optlang.codegen`, generated once and then cached.
 
         Args:
             module: The module's name, such as ``cpp_source``. It is imported only if the text is not cached.

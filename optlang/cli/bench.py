@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from optlang.backends import files
 from optlang.bench.shapes import SHAPES, chosen
 from optlang.cli.output import Files, Refusal, Settings, formats_by_key, library_names, parse_settings, read_source
 
@@ -28,14 +29,9 @@ class Type(StrEnum):
     FLOAT16 = "float16"
 
 
-class BackendChoice(StrEnum):
-    """Backend that runs the rules."""
-
-    AUTO = "auto"
-    CPP = "cpp"
-    TRITON = "triton"
-    INDUCTOR = "inductor"
-    EAGER = "eager"
+#: Backend that runs the rules.
+BackendChoice = StrEnum("BackendChoice", {name.upper(): name for name in ("auto", *files())})  # type: ignore[misc]
+AUTO = BackendChoice("auto")
 
 
 def command(
@@ -69,7 +65,7 @@ def command(
     ] = 120.0,
     dtype: Annotated[Type, typer.Option(help="Type of the parameters.")] = Type.FLOAT32,
     device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
-    backend: Annotated[BackendChoice, typer.Option(help="Backend that runs the rules.")] = BackendChoice.AUTO,
+    backend: Annotated[BackendChoice, typer.Option(help="Backend that runs the rules.")] = AUTO,
     store: Annotated[
         str | None,
         typer.Option(

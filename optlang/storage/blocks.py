@@ -117,7 +117,9 @@ class Blocks(Coded):
         blocks = self._in_blocks(x)
         scale = self.scale_of(blocks.abs().amax(1))
         sound = scale.isfinite()
-        kept = torch.where(sound, scale, torch.nan).to(getattr(torch, self.second))  # so is all of the block
+        # A block with NaN or infinity is NaN as a whole. Conversions may set any bits: NaN is made in its final type.
+        undefined = torch.full((), torch.nan, dtype=getattr(torch, self.second), device=x.device)
+        kept = torch.where(sound, scale.to(undefined.dtype), undefined)
         random = None
         if self.draws:
             random = self._in_blocks(drawn(places.of(shape, x.device), key).view(shape))
@@ -177,6 +179,11 @@ def divided(x: torch.Tensor, number: float) -> torch.Tensor:
     import torch
 
     return x / torch.full((), number, dtype=x.dtype, device=x.device)
+
+
+def root(x: torch.Tensor) -> torch.Tensor:
+    """Return square roots in float32, rounded as IEEE 754 says; torch's own can be one unit in the last place off."""
+    return x.double().sqrt().float()
 
 
 def rows_of(shape: Sequence[int]) -> tuple[int, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from optlang.storage.blocks import BY_ELEMENT, Blocks, divided
+from optlang.storage.blocks import BY_ELEMENT, Blocks, divided, root
 
 if TYPE_CHECKING:
     import torch
@@ -68,13 +68,13 @@ def sqrt8_encoded(x, scale, random):
 
     def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
         """Return the root of the largest of each block."""
-        return largest.sqrt().clamp_min(LEAST)
+        return root(largest).clamp_min(LEAST)
 
     def encoded(self, x: torch.Tensor, scale: torch.Tensor, random: torch.Tensor | None) -> torch.Tensor:
         """Return the nearest codes."""
         import torch
 
-        return (x.sqrt() / scale * LARGEST + 0.5).floor().to(torch.uint8)
+        return (root(x) / scale * LARGEST + 0.5).floor().to(torch.uint8)
 
     def decoded(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """Return the numbers of codes."""

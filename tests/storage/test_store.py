@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from optlang.storage.blocks import SCALE, Blocks, is_large, rows_of
 from optlang.storage.fp8 import Fp8
 from optlang.storage.int8 import Int8
 from optlang.storage.log8 import Log8
+from optlang.storage.named import CODES, format_of
 from optlang.storage.parameters import KEY, WAYS
 from optlang.storage.softsign8 import Softsign8
 from optlang.storage.sqrt8 import Sqrt8
@@ -194,7 +196,7 @@ def test_cpp_keeps_the_codes_that_torch_does(rule: str, store: str) -> None:
         assert torch.allclose(p, q, rtol=1e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("format", ["fp8", "log8", "int8", "fp8(block=16)", "log8(block=1024)"])
+@pytest.mark.parametrize("format", [*CODES, "fp8(block=16)", "log8(block=1024)"])
 def test_whatever_number_has_the_same_code_in_cpp(format: str) -> None:
     generator = torch.Generator().manual_seed(3)
     columns = 2 * 256 + 64 + 32 + 16 + 5
@@ -204,7 +206,7 @@ def test_whatever_number_has_the_same_code_in_cpp(format: str) -> None:
     x[torch.rand(x.shape, generator=generator) < 0.1] = 0.0
     x[16, 3], x[17, 300], x[18, -1], x[19] = math.nan, math.inf, -math.inf, 0.0
     x[20:24] *= 1e-38
-    x = x.abs() if format.startswith("log8") else torch.where(x == 0, -x, x)
+    x = torch.where(x == 0, -x, x) if format_of(format.partition("(")[0]).signed else x.abs()
     kept = []
     for backend in ("eager", "cpp"):
         p = torch.nn.Parameter(torch.zeros_like(x))
@@ -214,6 +216,15 @@ def test_whatever_number_has_the_same_code_in_cpp(format: str) -> None:
         kept.append(optimizer.state[p])
     for key in ("momentum_buffer", "momentum_buffer" + SCALE):
         assert torch.equal(as_bytes(kept[0][key]), as_bytes(kept[1][key]))
+
+
+def test_roots_are_rounded_correctly() -> None:
+    x = torch.rand(1000, 256, generator=torch.Generator().manual_seed(5))
+    codes, scales = Sqrt8(block=256).encode(x)
+    roots, most = np.sqrt(x.numpy()), np.sqrt(x.numpy().max(1, keepdims=True))
+    expected = np.floor(roots / most * np.float32(255) + np.float32(0.5))
+    np.testing.assert_array_equal(codes.numpy(), expected)
+    np.testing.assert_array_equal(scales.numpy(), most.astype(np.float16))
 
 
 def test_a_block_may_be_more_than_a_thread_takes_at_once() -> None:

@@ -19,6 +19,7 @@ from optlang.rule import Rule, State
 from optlang.storage import choice
 from optlang.storage.blocks import SCALE, Blocks
 from optlang.storage.formats import Fixed, Format
+from optlang.storage.fp8 import Fp8
 from optlang.storage.int8 import Int8
 from optlang.storage.log8 import Log8
 from optlang.storage.softsign8 import Softsign8
@@ -45,6 +46,7 @@ def furthest(format: Format, x: torch.Tensor) -> torch.Tensor:
     elif isinstance(format, Sqrt8):
         found = 2 * (blocks * largest).sqrt() * (1 / 510 + half) + largest * (1 / 510 + half) ** 2
     else:  # an eighth where numbers are rounded up or down, a sixteenth where to the nearest
+        assert isinstance(format, Log8 | Fp8), f"{format.name} has no bound here: how far a number may be from its code"
         least = largest * (2.0**-31 if isinstance(format, Log8) else 2.0**-14)
         found = torch.maximum(blocks / (8 if format.draws else 16), least)
     if format.second == "float16":  # which has no smaller scale, and no larger one

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 from optlang.artifact import Kernel
+from optlang.backends import files
 from optlang.backends.loading.signature import LoadedKernel, Signature
-
-FOLDER = Path(__file__).parent.parent
 
 #: The backends that are asked in turn before eager, which takes everything, by the name that is given. Any other name
 #: stands for the backend of that name.
@@ -39,8 +37,7 @@ class Backend(Protocol):
 
 def names() -> list[str]:
     """Return the names that may be given, found by the files of the backends, without importing them."""
-    found = (path for path in FOLDER.glob("*.py") if "\ndef load(" in path.read_text(encoding="utf-8"))
-    return sorted({*CHAINS, *(path.stem for path in found)})
+    return sorted({*CHAINS, *files()})
 
 
 def find(name: str) -> list[Backend]:
