@@ -36,6 +36,8 @@ TEXTS = {
     ("targets/module/forms.py", "respelled"): "a line of Python",
     ("targets/module/forms.py", "_word"): "a condition as Python",
     ("targets/module/texts.py", "_docstring"): "a docstring",
+    ("targets/torchscript/__init__.py", "_runtime"): "a line of Python",
+    ("targets/torchscript/dialect.py", "spelling"): "a piece of Python",
     ("targets/plain.py", "_wrapped"): "a line of a docstring",
 }
 #: Files that are about nothing but text.

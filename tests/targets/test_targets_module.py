@@ -23,7 +23,7 @@ from optlang.diagnostics import OptlangError
 pytestmark = pytest.mark.slow
 
 #: Rules that no module can be made of, with what is said of them.
-REFUSED = {"MuonWithAdamW": ("`route`", 10), "LBFGS": ("`flat`", 17)}
+REFUSED = {"MuonWithAdamW": ("`route`", 10), "LBFGS": ("`flat`", 18)}
 NAMES = [name for name in optlang.rules.names() if name not in REFUSED]
 EVENTS = [name for name in NAMES if library_evaluates(name)]
 every_rule = pytest.mark.parametrize("name", NAMES)

@@ -123,11 +123,11 @@ def check_keywords(names: Names) -> None:
 CHECKS: dict[str, Callable[[Names], None]] = {
     "Schedulers": check_schedulers,
     "Muon for matrices, AdamW for the rest": check_routes,
-    "Without a schedule": check_schedule_free,
+    "Schedule-free rules": check_schedule_free,
     "Gradient accumulation and clipping": stepped(5),
     "Mixed precision": check_precision,
     "Averaged weights": check_averages,
-    "A step inside the backward pass": check_in_backward,
+    "Optimizer step in the backward pass": check_in_backward,
     "torch.compile": stepped(20),
     "Names and checkpoints": check_names,
     "foreach and fused": check_keywords,
