@@ -1,4 +1,4 @@
-"""The arguments of an optimizer's constructor: which there are, what they may be, and the defaults of param groups."""
+"""The arguments of an optimizer's constructor: their names, their checks, and the defaults of parameter groups."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from optlang.syntax.suggest import nearest
 
 
 def given(parts: Parts, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments by param-group key; positional ones follow the rule's order, as in ``torch.optim``.
+    """Return the arguments by parameter-group key; positional arguments follow the rule's order, as in ``torch.optim``.
 
     Args:
         parts: The rules of the class.
-        args: What is passed after ``params`` without a name.
-        kwargs: What is passed by name.
+        args: The positional arguments after ``params``.
+        kwargs: The keyword arguments.
 
     Raises:
-        TypeError: If the class has no such argument, or one is given twice.
-        ValueError: If one of those that are no hyperparameters cannot have its value.
+        TypeError: If the class has no such argument, or an argument is given twice.
+        ValueError: If an argument that is not a hyperparameter has an invalid value.
     """
     placed = parts.counterpart.positional
     keys = list(parts.keys if placed is None else placed)
@@ -44,7 +44,7 @@ def given(parts: Parts, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dic
 
 
 def _checked(parts: Parts, key: str, value: Any) -> dict[str, Any]:
-    """Return what an argument leaves in the param groups, by key: itself, or nothing."""
+    """Return the parameter-group entries for an argument: its key and value, or nothing."""
     if key in parts.keys or key in parts.counterpart.switches:
         return {key: value}
     if key == STORE:
@@ -58,14 +58,14 @@ def _checked(parts: Parts, key: str, value: Any) -> dict[str, Any]:
             return {key: value or None}
         return {key: value} if value else {}
     if key in PLANS:
-        return {key: True} if value else {}  # switched off, it is no key of the param groups
+        return {key: True} if value else {}  # when off, it is not a key of the parameter groups
     if key in SWITCHES:
         return {}
     raise TypeError(_unknown(parts, key))
 
 
 def _unknown(parts: Parts, key: str) -> str:
-    """Return the message about a keyword that the rule does not have."""
+    """Return the error message for a keyword that the rule does not have."""
     keys, said = parts.keys, f"{parts.name}() got an unexpected keyword argument {key!r};"
     for name, hypers in keys.items():
         if any(h.name == key and h.part is not None for h in hypers):
@@ -76,15 +76,15 @@ def _unknown(parts: Parts, key: str) -> str:
 
 
 def defaults(parts: Parts, passed: Mapping[str, Any], groups: Sequence[Any]) -> dict[str, Any]:
-    """Return the defaults of the param groups of an optimizer.
+    """Return the default values of an optimizer's parameter groups.
 
     Args:
         parts: The rules of the class.
-        passed: What :func:`given` returned.
-        groups: What the optimizer is made for: parameters, or param groups, which may hold what has not been passed.
+        passed: The result of :func:`given`.
+        groups: The ``params`` argument: parameters, or parameter groups, which may set what was not passed.
 
     Raises:
-        TypeError: If a hyperparameter without default is missing.
+        TypeError: If a hyperparameter without a default is missing.
     """
     missing = [
         key

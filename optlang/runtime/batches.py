@@ -1,4 +1,4 @@
-"""Parameters that make their steps together, with the numbers that they have in common."""
+"""Batches of parameters that step together, and the numbers they share."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ if TYPE_CHECKING:
 
 
 class ParameterBatch:
-    """Records whose steps are alike: they share counts, host numbers and coefficients.
+    """Records that step in the same way: they share counts, host numbers and coefficients.
 
-    How they make a step is decided once, here: by one call of a kernel, or by the stages of a schedule.
+    The constructor decides once how they step: with one kernel call, or with the stages of a schedule.
 
     Attributes:
         records: The records.
         parameters: Their parameters.
         gradients: During a step, their gradients as the kernel takes them.
-        addresses: Where these lie, if that has been asked already.
-        call: The kernel with their tensors, where a step is one kernel and nothing else.
-        schedule: The stages with their tensors, of all other steps.
+        addresses: The addresses of these gradients, if already known.
+        call: The kernel call with their tensors, if a step is a single kernel.
+        schedule: The stages with their tensors, for all other steps.
         counts: Whether their updates are counted.
-        count: Their updates so far.
-        numbers: Values of their host states.
-        is_new: Whether their states were started in this step.
-        mirror: Memory of the tensors that show count and numbers in ``optimizer.state``, or None if there are none.
-        version: Version of that memory after our last write; another version means that somebody wrote to it.
-        volatile: Whether some records have to be bound in every step.
-        kept: Numbers that somebody else put into ``optimizer.state``, by row of the mirror: they are written in place.
+        count: The number of updates so far.
+        numbers: The values of their host states.
+        is_new: Whether their states were initialized in this step.
+        mirror: The memory of the tensors that show the count and the numbers in ``optimizer.state``, or None.
+        version: The version of that memory after our last write; a different version means that someone else wrote to
+            it.
+        volatile: Whether some records must be bound in every step.
+        kept: Numbers that someone else put into ``optimizer.state``, by row of the mirror; they are written in place.
         committed: Whether ``optimizer.state`` holds the records' states.
     """
 
@@ -85,27 +86,27 @@ class ParameterBatch:
         self.kept: dict[int, list[torch.Tensor]] = {}
         self._kept_versions: list[int] = []
         self.committed = False
-        self._arguments: list[Any] = []  # of host, as they were
+        self._arguments: list[Any] = []  # the previous arguments of host
         self._arguments_of: Mapping[ValueName, Any] | None = None
         self._watched: Watched | None = None
         self.addresses: Iterable[int] | None = None
 
     @staticmethod
     def key(record: ParameterState) -> tuple[Any, ...]:
-        """Return what records of one batch have in common."""
-        # What does not count its updates need not have had as many.
+        """Return the properties that all records of a batch share."""
+        # Records that do not count their updates may differ in count.
         count = record.count if record.counts else 0.0
         return (*_fixed(record), count, record.numbers, record.is_new)
 
     def likeness(self) -> tuple[Any, ...]:
-        """Return what batches that could be one have in common."""
+        """Return the properties that batches must share to be merged."""
         count = self.count if self.counts else 0.0
         return (*_fixed(self.records[0]), count, self.numbers, self.is_new)
 
     def usual(self, state: Mapping[Any, Any] | None) -> list[torch.Tensor] | None:
         """Return the gradients if every record has one and nothing has changed since the last step.
 
-        This is what nearly every step comes to, so it is done for all records at once.
+        This is the common case, so all records are checked at once.
         """
         if self._watched is None:
             self._watched = Watched(self.records)
@@ -115,7 +116,7 @@ class ParameterBatch:
 
     @property
     def many(self) -> bool:
-        """Whether gradients may have shapes of their own."""
+        """Whether gradients may have shapes that differ from their parameters'."""
         return self.call is None or self.call.many
 
     # Host numbers -------------------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ class ParameterBatch:
         return arguments
 
     def values(self, known: Mapping[ValueName, Any]) -> dict[ValueName, Any]:
-        """Return all that host functions read in the next step, by name, but what arrives during it."""
+        """Return all values that host functions read in the next step, by name, except those that arrive during it."""
         prepared = self.prepared
         return {
             **self._facts,
@@ -154,7 +155,7 @@ class ParameterBatch:
 
     @property
     def draw(self) -> Key:
-        """What random numbers are drawn by in the next step, where codes are."""
+        """The key of the next step's random numbers, for states that are quantized."""
         return rng.mixed(self.seed, int(self.count) + 1) & 0xFFFFFFFF if self.records[0].draws else 0
 
     # Running ------------------------------------------------------------------------------------------------
@@ -168,7 +169,7 @@ class ParameterBatch:
 
     @property
     def moved(self) -> bool:
-        """Whether a step has begun to update some records that is not counted yet."""
+        """Whether a step has begun to update some records and has not been counted yet."""
         return self.call is not None and self.call.moved > 0
 
     def begun(self) -> list[ParameterState]:
@@ -177,7 +178,7 @@ class ParameterBatch:
         return [self.records[i] for i in self.call.begun()]
 
     def bytes_moved(self) -> int:
-        """Return how many bytes a step has to move: every tensor once, and once more if it is written."""
+        """Return how many bytes a step moves: each tensor once, and once more if it is written."""
         variant, total = self.prepared.variant, 0
         for record in self.records:
             tensors = {"p": record.parameter, "g": record.parameter, **record.tensors}
@@ -192,17 +193,17 @@ class ParameterBatch:
 
     @property
     def place(self) -> torch.device:
-        """Where count and host states are shown: on the host, where they are computed."""
+        """The device on which count and host states are shown: the host, where they are computed."""
         return torch.device("cpu")
 
     def reflect(self) -> None:
-        """Make the tensors in ``optimizer.state`` that show the count and the host states, where there are none."""
+        """Create the tensors in ``optimizer.state`` that show the count and the host states, if there are none."""
         rows = [self.count] if self.counts else []
         rows += self.numbers
         if not rows:
             return
         self.kept = {}
-        with torch.inference_mode(False):  # what is made there has no versions
+        with torch.inference_mode(False):  # inference tensors have no versions
             memory = torch.tensor(rows, dtype=torch.float64, device=self.place)
             self.mirror = memory.unsqueeze(1).repeat(1, len(self.records))
             setattr(self.mirror, OURS, True)
@@ -219,7 +220,7 @@ class ParameterBatch:
         self._look_back()
 
     def advance(self, numbers: tuple[float, ...]) -> None:
-        """Count a step and take the new values of the host states."""
+        """Count a step and store the new values of the host states."""
         self.count += 1.0
         self.numbers, self.is_new = numbers, False
         if self.mirror is not None:
@@ -235,7 +236,7 @@ class ParameterBatch:
             self.call.moved = 0
 
     def _write_kept(self, rows: Sequence[Any]) -> None:
-        """Write the numbers that are not in the mirror; a count is added to, as other processes may count as well."""
+        """Write the numbers outside the mirror; a count is incremented, since other processes may count as well."""
         for row, tensors in self.kept.items():
             if row == 0 and self.counts:
                 torch._foreach_add_(tensors, 1.0)
@@ -245,13 +246,13 @@ class ParameterBatch:
         self._look_back()
 
     def _look_back(self) -> None:
-        """Take note of the versions of the numbers that are shown."""
+        """Record the versions of the numbers that are shown."""
         assert self.mirror is not None
         self.version = self.mirror._version
         self._kept_versions = [tensor._version for tensors in self.kept.values() for tensor in tensors]
 
     def is_overwritten(self) -> bool:
-        """Whether somebody has written to the numbers that are shown."""
+        """Return whether someone else has written to the numbers that are shown."""
         if self.mirror is None:
             return False
         if self.mirror._version != self.version:
@@ -260,7 +261,7 @@ class ParameterBatch:
         return bool(kept) and kept != self._kept_versions
 
     def split(self, chosen: Sequence[ParameterState]) -> tuple[ParameterBatch, ParameterBatch]:
-        """Return the chosen records, with the gradients, and the others as batches of their own."""
+        """Split the batch into the chosen records, with their gradients, and the others."""
         ids = {id(record) for record in chosen}
         others = [record for record in self.records if id(record) not in ids]
         parts: list[ParameterBatch] = []
@@ -277,7 +278,7 @@ class ParameterBatch:
 
 
 def _fixed(record: ParameterState) -> tuple[Any, ...]:
-    """Return what records of one batch have in common and no step changes."""
+    """Return the properties that all records of a batch share and that no step changes."""
     prepared = record.prepared
     variant = prepared.variant
     facts = tuple(record.facts.number(name) for name in prepared.facts)

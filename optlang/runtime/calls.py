@@ -1,4 +1,4 @@
-"""One kernel over the tensors of many parameters."""
+"""One kernel call over the tensors of many parameters."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ class Operand:
     Args:
         record: The parameter and its state.
         kernel: The kernel.
-        handed: What stages hand on, for this parameter.
+        handed: The values that stages pass on for this parameter.
 
     Attributes:
-        views: The tensors of ``Kernel.tensors``, viewed; None for the gradient, and for a parameter that is copied.
-        coded: Of those in codes the place among these, the format and the scales, and what random numbers are drawn by.
+        views: Views of the tensors in ``Kernel.tensors``; None for the gradient, and for a parameter that is copied.
+        coded: For each quantized tensor: its index in ``views``, the format, the scales, and the key of its random
+            numbers.
     """
 
     __slots__ = ("coded", "kernel", "record", "views")
@@ -60,33 +61,33 @@ class Operand:
 
     @property
     def takes_codes(self) -> bool:
-        """Whether a kernel that takes codes can be given these: it draws by places that follow one another."""
+        """Whether a kernel for quantized states takes these tensors: its random numbers need consecutive indices."""
         return not self.record.copied and (not self.record.draws or self.first is not None)
 
     @property
     def first(self) -> int | None:
-        """Place of the first element in the whole tensor, where the others follow it in order."""
+        """Index of the first element in the whole tensor, if the others follow it in order."""
         record = self.record
         if record.places.start and not record.parameter.is_contiguous():
             return None
         return record.places.first(record.shape)
 
     def arguments(self, coded: bool) -> list[Any]:
-        """Return what a kernel takes of a parameter; one that takes codes takes what belongs to them as well."""
+        """Return the kernel's arguments for a parameter; a kernel for quantized states also takes scales."""
         return [*self.views, *(second for _, _, second, _ in self.coded)] if coded else self.views
 
     def keys(self) -> list[int]:
-        """Return what random numbers are drawn by, besides the step, for each tensor in codes whose format draws."""
+        """Return the random-number key, apart from the step, of each quantized tensor whose format draws."""
         return [key for _, format, _, key in self.coded if format.draws]
 
     def copied_in(self, g: torch.Tensor, coefficients: torch.Tensor) -> tuple[torch.Tensor, list[Any]]:
-        """Return a contiguous copy of the parameter, and a kernel's arguments with it."""
+        """Return a contiguous copy of the parameter, and the kernel's arguments with that copy."""
         p = self.record.parameter.detach()
         copy = (self.record.uncoded("p") if "p" in self.record.coded else resolved(p)).contiguous()
         return copy, [self.view(copy), self.view(g), *self.numbers()[2:], coefficients]
 
     def numbers(self) -> list[Any]:
-        """Return the views, with the numbers that codes stand for in their place."""
+        """Return the views, with quantized tensors dequantized."""
         views = list(self.views)
         for place, *_ in self.coded:
             if place or not self.record.copied:
@@ -94,21 +95,21 @@ class Operand:
         return views
 
     def keep(self, numbers: Sequence[torch.Tensor], draw: Key) -> None:
-        """Keep the numbers that a kernel has written for tensors in codes."""
+        """Quantize and store the values that a kernel has computed for quantized tensors."""
         for place, *_ in self.coded:
             name = self.kernel.tensors[place]
             if name in self.kernel.written and (place or not self.record.copied):
                 self.record.keep(name, self._as_parameter(numbers[place]), draw)
 
     def _as_parameter(self, view: torch.Tensor) -> torch.Tensor:
-        """Return a view of numbers with the shape of the parameter, in whose order of memory they are."""
+        """Return a view of numbers, which are in the parameter's memory order, in the parameter's shape."""
         p = self.record.parameter
         return (
             view.reshape(p.shape) if p.is_contiguous() or self.record.copied else view.as_strided(p.shape, p.stride())
         )
 
     def copy_out(self, copy: torch.Tensor, draw: Key) -> None:
-        """Take the result."""
+        """Copy the result back into the parameter."""
         if "p" in self.kernel.written and "p" in self.record.coded:
             self.record.keep("p", copy, draw)
         elif "p" in self.kernel.written:
@@ -124,12 +125,12 @@ class Operand:
         return Signature(tuple(map(real_name, dtypes)), tuple(dims), device, max(1, coefficients))
 
     def in_codes(self, signature: Signature) -> Signature:
-        """Return a signature for tensors in codes as they are."""
+        """Return the signature for states that stay quantized."""
         return replace(signature, coded=tuple((place, format) for place, format, *_ in self.coded))
 
 
 class Addresses:
-    """Where the tensors of some parameters lie, as kernels take it that need no more.
+    """The addresses of some parameters' tensors, for kernels that need nothing else.
 
     Args:
         operands: The parameters.
@@ -149,25 +150,25 @@ class Addresses:
         self.fixed = self.count, self.sizes.buffer_info()[0], self.places.buffer_info()[0]
 
     def of(self, gradients: Iterable[int]) -> tuple[int, int, int]:
-        """Return how many parameters there are, and where their sizes and addresses stand, with those of gradients."""
+        """Return the number of parameters, and the addresses of the arrays of sizes and addresses."""
         self.places[1 :: self.stride] = array("q", gradients)
         return self.fixed
 
 
 class KernelCall:
-    """A kernel with the tensors of the parameters that it is run on.
+    """A kernel with the tensors of the parameters that it runs on.
 
     Args:
         prepared: The kernel.
         records: The parameters.
-        handed: What stages hand on, by name: tensors, one for each parameter.
+        handed: The tensors that stages pass on, by name: one for each parameter.
 
     Attributes:
         operands: The tensors of each parameter.
-        loaded: The kernel for their types, once it has been asked for.
-        draw: What random numbers are drawn by in this step, besides places.
-        moved: How many parameters a step has begun to update that is not counted yet, those that are copied first.
-        by_rows: Whether it is run on rows of the tensors, as numbers.
+        loaded: The kernel for their types, once it has been requested.
+        draw: The random-number key of this step, apart from element indices.
+        moved: How many parameters a step has begun to update and not yet counted; those that are copied come first.
+        by_rows: Whether the kernel runs on dequantized rows of the tensors.
     """
 
     __slots__ = (
@@ -201,20 +202,20 @@ class KernelCall:
         self._coefficients: tuple[array[float], torch.Tensor] | None = None
         self._direct: list[int] | None = None  # those that are neither empty nor copied
         self._packed: list[Any] | None = None
-        self._keys: list[tuple[int, ...]] | None = None  # by what the kernel draws, for those that it is run on
+        self._keys: list[tuple[int, ...]] | None = None  # random-number keys of the operands that the kernel runs on
         self._addresses: Addresses | None = None
 
     def see_to(
         self, kernels: VariantCache, coefficients: int, owner: Variant, loaded: LoadedKernel | None = None
     ) -> None:
-        """Find the kernel for the types of the operands, compiling it if need be; one that is known may be given."""
+        """Find the kernel for the operands' types, compiling it if necessary; a known kernel may be passed."""
         if self.loaded is None:
             first = self.operands[0]
             dims = self.prepared.dims(first.record.facts.ndim)
             self.signature = first.signature(dims, coefficients)
             ordinary = first.record.ordinary
             kernel = self.prepared.kernel
-            if first.coded:  # one that is known may be for tensors of the other kind
+            if first.coded:  # a known kernel may be for tensors that are not quantized, or vice versa
                 suits = ordinary and not self.by_rows and all(operand.takes_codes for operand in self.operands)
                 suits = suits and not overlapping([operand.record.parameter for operand in self.operands])
                 loaded = kernels.coded(kernel, first.in_codes(self.signature), owner) if suits else None
@@ -222,12 +223,12 @@ class KernelCall:
 
     @property
     def _decodes(self) -> bool:
-        """Whether states are in codes, and the kernel takes numbers."""
+        """Whether states are quantized and the kernel takes dequantized values."""
         return bool(self.operands[0].coded) and self.loaded is not None and not self.loaded.coded
 
     @property
     def many(self) -> bool:
-        """Whether gradients may have shapes of their own, as only their addresses are read."""
+        """Whether gradients may have other shapes, because only their addresses are read."""
         assert self.loaded is not None
         return self.loaded.many and not self._decodes
 
@@ -238,7 +239,7 @@ class KernelCall:
         return [operand.view(g) for operand, g in zip(self.operands, gradients, strict=True)]
 
     def rehearse(self, gradients: Sequence[torch.Tensor], coefficients: torch.Tensor) -> None:
-        """Run a kernel that compiles when it is first called, on copies of the tensors of one parameter."""
+        """Run a kernel that compiles on its first call on copies of one parameter's tensors."""
         (operand,), (g,), loaded = self.operands, gradients, self.loaded
         record = operand.record
         if loaded is not None and loaded.origin == "jit" and record.facts.numel:
@@ -275,11 +276,11 @@ class KernelCall:
         """Run the kernel on every operand.
 
         Args:
-            gradients: Their gradients, as the kernel takes them.
+            gradients: The gradients, as the kernel takes them.
             coefficients: The coefficients, packed.
-            addresses: Where the gradients lie, if that has been asked already.
+            addresses: The addresses of the gradients, if already known.
 
-        Nothing interrupts Python between a mark in ``moved`` and the call that it stands before.
+        Nothing can interrupt Python between an update of ``moved`` and the call that follows it.
         """
         kernel, operands = self.loaded, self.operands
         assert kernel is not None
@@ -299,7 +300,7 @@ class KernelCall:
                         run(tensors)
                         operand.copy_out(copy, self.draw)
                         operand.keep(tensors, self.draw)
-                    except KeyboardInterrupt:  # the states may be written
+                    except KeyboardInterrupt:  # the states may have been written
                         operand.copy_out(copy, self.draw)
                         operand.keep(tensors, self.draw)
                         raise
@@ -313,7 +314,7 @@ class KernelCall:
                     run(tensors)
                     if self._decodes:
                         operands[i].keep(tensors, self.draw)
-                except KeyboardInterrupt:  # the parameter may be written
+                except KeyboardInterrupt:  # the parameter may have been written
                     if self._decodes:
                         operands[i].keep(tensors, self.draw)
                     raise
@@ -356,10 +357,10 @@ class KernelCall:
             self.moved = count
             run(given)
         finally:
-            packed[1::stride] = [None] * len(direct)  # gradients are not kept alive
+            packed[1::stride] = [None] * len(direct)  # do not keep gradients alive
 
     def begun(self) -> list[int]:
-        """Return the places of the operands that an interrupted step has updated, or was about to."""
+        """Return the indices of the operands that an interrupted step has updated, or was about to update."""
         records = [operand.record for operand in self.operands]
         order = [i for i, r in enumerate(records) if r.copied and r.facts.numel]
         order += [i for i, r in enumerate(records) if not r.copied and r.facts.numel]

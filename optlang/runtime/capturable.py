@@ -1,8 +1,8 @@
-"""Steps that nothing is read back from: for CUDA graphs, with ``capturable=True`` in a param group.
+"""Steps that never copy values back to the host: for CUDA graphs, with ``capturable=True`` in a parameter group.
 
-Step counts and the states that rules keep on the host live on the parameters' device, and so does the arithmetic on
-them: a graph that was captured during a step counts on when it is replayed, and follows hyperparameters that are
-tensors on the device. It works on every device; only there it pays.
+Step counts and host states are stored on the parameters' device, and arithmetic on them runs there. A captured graph
+therefore keeps counting when it is replayed, and follows hyperparameters that are tensors on the device. This works on
+every device, but only pays off on CUDA.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class CapturablePlan(GroupPlan):
-    """The step of a param group that is ``capturable``."""
+    """The step of a parameter group that is ``capturable``."""
 
     switch = "capturable"
     option = "capturable=True"
@@ -42,7 +42,7 @@ class CapturablePlan(GroupPlan):
         return batch
 
     def read(self) -> None:
-        """Read the hyperparameters again if one is another object or was written to: reading a tensor waits for it."""
+        """Read the hyperparameters again if one was replaced or written to: reading a tensor synchronizes."""
         raw = self.hyper.raw(self.group)
         seen = [(value, value._version if isinstance(value, torch.Tensor) else 0) for value in raw.values()]
         same = len(seen) == len(self._seen) and all(
@@ -64,11 +64,11 @@ class CapturablePlan(GroupPlan):
         return super()._group_values(prepared)
 
     def host(self, batch: ParameterBatch, known: Mapping[ValueName, Any]) -> PendingStep:
-        """Compute the coefficients on the device, and see to the batch's kernel."""
+        """Compute the coefficients on the device, and find the batch's kernel."""
         assert isinstance(batch, DeviceBatch)
         device = batch.records[0].parameter.device
         raw = self.hyper.raw(self.group)
-        if device not in self._numbers:  # what is a tensor is looked at in every step, the rest is made once
+        if device not in self._numbers:  # tensors are read in every step, everything else once
             fixed = {name: value for name, value in raw.items() if not isinstance(value, torch.Tensor)}
             self._numbers[device] = numbers_of(fixed, device)
         arguments = batch.number_arguments(self._numbers[device], raw)
@@ -84,21 +84,21 @@ class CapturablePlan(GroupPlan):
 
 
 class DeviceBatch(ParameterBatch):
-    """Records whose count and host states are kept on their device.
+    """Records whose count and host states are stored on their device.
 
-    What Python remembers of them is what they were when the batch was made: a graph that is replayed does not tell.
+    Their Python values are those from when the batch was created, since replaying a graph does not update them.
     """
 
     __slots__ = ()
 
     @property
     def place(self) -> torch.device:
-        """Where count and host states are kept."""
+        """The device on which count and host states are stored."""
         return self.records[0].parameter.device
 
     @property
     def draw(self) -> Key:
-        """What random numbers are drawn by in the next step, where codes are: a tensor, as the count is one."""
+        """The key of the next step's random numbers, for quantized states: a tensor, because the count is one."""
         if not self.records[0].draws:
             return 0
         return rng.mixed_on_device(self.seed, self._rows()[0] + 1) & 0xFFFFFFFF
@@ -136,12 +136,12 @@ class DeviceBatch(ParameterBatch):
         if self.mirror is None:
             call.moved = 0
             return
-        if numbers:  # all at once, as some may be views of others' rows
+        if numbers:  # all at once, since some may be views of others' rows
             values = torch.stack([as_number(number, self.mirror.device).double() for number in numbers])
             self.mirror[int(counts) :].copy_(values.unsqueeze(1))
         if self.kept:
             self._write_kept((0.0, *numbers) if counts else numbers)
-        if counts:  # last, as it is not to be done twice
+        if counts:  # last, since it must not run twice
             count = self.mirror[0]
             call.moved = 0
             count.add_(1.0)
@@ -149,7 +149,7 @@ class DeviceBatch(ParameterBatch):
         self.version = self.mirror._version
 
     def split(self, chosen: Any) -> tuple[ParameterBatch, ParameterBatch]:
-        """Return the chosen records and the others as batches of their own; this waits for the device."""
+        """Split the batch into the chosen records and the others; this synchronizes with the device."""
         if self.mirror is not None:
             rows = self.mirror[:, 0].tolist()
             self.count, self.numbers = (rows[0], tuple(rows[1:])) if self.counts else (0.0, tuple(rows))

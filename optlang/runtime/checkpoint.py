@@ -1,4 +1,4 @@
-"""Saving and loading: nothing is cast, nothing is shared with the caller."""
+"""Saving and loading: nothing is cast, and nothing is shared with the caller."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ NULLABLE = (HyperType.OPTIONAL, HyperType.OPTIONAL_TEXT)
 
 
 def detached(state: Mapping[str, Any], lent: Lent | None = None) -> dict[str, Any]:
-    """Return a parameter's state with its numbers as tensors of their own, and the other tensors lent if they can be.
+    """Return a parameter's state with copies of its numbers; the other tensors are lent where possible.
 
-    Most are views into memory that many parameters share; whoever saves one would save all of it. What other processes
-    share stays shared.
+    Most numbers are views into memory that many parameters share, and saving one view would save all of it. Tensors
+    shared
+    with other processes stay shared.
     """
     found = {key: value.clone() if _is_number(value) else value for key, value in state.items()}
     if lent is not None:
@@ -45,7 +46,7 @@ def detached(state: Mapping[str, Any], lent: Lent | None = None) -> dict[str, An
 
 
 def packed(groups: Sequence[Mapping[str, Any]], state: Mapping[Any, Any], lent: Lent) -> dict[str, Any]:
-    """Return param groups and state as they are now, with the places of parameters instead of them."""
+    """Return the current parameter groups and state, with indices in place of parameters."""
     places: dict[int, int] = {}
     for place, p in enumerate(chain.from_iterable(group["params"] for group in groups)):
         places.setdefault(id(p), place)
@@ -65,7 +66,7 @@ def packed(groups: Sequence[Mapping[str, Any]], state: Mapping[Any, Any], lent: 
 
 
 def _of_now(value: Any) -> Any:
-    """Return a value of a param group that stays when the group's is written to: a learning rate that is a tensor."""
+    """Return a parameter-group value that later writes to the group do not change; it may be a tensor learning rate."""
     if isinstance(value, torch.Tensor):
         return value if is_shared(value) else value.detach().clone().requires_grad_(value.requires_grad)
     if type(value) in (list, tuple):
@@ -76,17 +77,17 @@ def _of_now(value: Any) -> Any:
 
 
 class Lent:
-    """The tensors of state dicts that lie in the memory of the optimizer's state.
+    """The tensors of state dicts that share memory with the optimizer's state.
 
-    A state dict is of the moment it was asked for, and yet nothing is copied for one that is saved and let go: what is
-    still held when the states are about to move on is given memory of its own then.
+    A state dict is a snapshot, yet nothing is copied for one that is saved and then dropped. Tensors that are still
+    referenced when the states are about to change get their own memory at that point.
     """
 
     def __init__(self) -> None:
         self._held: list[weakref.ref[torch.Tensor]] = []
 
     def lend(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Return a tensor in the memory of a state; a copy of one whose memory cannot be exchanged."""
+        """Return a tensor that shares a state's memory, or a copy if that memory cannot be swapped."""
         if tensor.requires_grad:  # part of a graph, and not written in place
             return tensor
         shown = tensor.detach()
@@ -104,7 +105,7 @@ class Lent:
         return bool(self._held)
 
     def part(self) -> None:
-        """Give what is still held memory of its own, before the states are written to."""
+        """Give tensors that are still referenced their own memory, before the states are written."""
         if not self._held:
             return
         with torch.no_grad():
@@ -114,7 +115,7 @@ class Lent:
         self._held = []
 
     def forget(self) -> None:
-        """Let go of those that nobody holds any more."""
+        """Drop tensors that nobody references any more."""
         self._held = [weakref.ref(shown) for shown in self._wanted()]
 
     def _wanted(self) -> list[torch.Tensor]:
@@ -122,7 +123,7 @@ class Lent:
 
 
 def without_codes(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint with float32 for what is kept in fewer bits, as if ``store`` had not been given."""
+    """Return a checkpoint with float32 for all quantized or narrow states, as if ``store`` had not been given."""
     groups = saved["param_groups"]
     asked = {i for group in groups if group.get(STORE) not in (None, choice.OFF) for i in group["params"]}
     state = {
@@ -134,13 +135,13 @@ def without_codes(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_corrections(held: Mapping[str, Any], widened: bool) -> dict[str, Any]:
-    """Return states without what parameters were rounded by; ``widened``: those of 16 bits as float32."""
+    """Return states without the parameters' rounding errors; with ``widened``, 16-bit states become float32."""
     kept = {key: value for key, value in held.items() if key != KEY}
     return {key: value.float() if widened and _is_narrow(value) else value for key, value in kept.items()}
 
 
 def numbers_of(held: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the states of a parameter with numbers in place of codes and scales."""
+    """Return a parameter's states, dequantized."""
     scales = {key + SCALE for key in held}
     return {
         key: _numbers(value, held[key + SCALE]) if key + SCALE in held else value
@@ -150,9 +151,9 @@ def numbers_of(held: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _numbers(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """Return what codes stand for; those of no known format as they are."""
+    """Return dequantized values; codes of an unknown format are returned unchanged."""
     if hasattr(codes, "to_local"):
-        from optlang.runtime.sharded_codes import decoded  # those who distribute tensors wait for it
+        from optlang.runtime.sharded_codes import decoded  # only users of distributed tensors pay for this import
 
         found: torch.Tensor = decoded(codes, scales)
         return found
@@ -161,7 +162,7 @@ def _numbers(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
 
 
 def left_behind(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) -> str:
-    """Return what is wrong with states of tensors that are in no param group; empty if there are none."""
+    """Return an error message for states of tensors that are in no parameter group; empty if there are none."""
     known = {id(p) for group in groups for p in group["params"]}
     lost = [key for key in state if isinstance(key, torch.Tensor) and id(key) not in known]
     if not lost:
@@ -180,12 +181,12 @@ def _is_number(value: Any) -> bool:
 
 
 def matched(groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the param groups of a checkpoint in our order, and the parameters of each in the order of ours.
+    """Return a checkpoint's parameter groups in our order, with the parameters of each in our order.
 
-    Where parameters have names on both sides, names decide; otherwise places do.
+    Names decide if parameters are named on both sides; otherwise positions do.
 
     Raises:
-        ValueError: If the names are not the same ones, in the same groups.
+        ValueError: If the names or their groups do not match.
     """
     ours, theirs = [_names(group) for group in groups], [_names(group) for group in saved]
     if None in ours or None in theirs:
@@ -193,7 +194,7 @@ def matched(groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, An
     here, there = ([frozenset(names or ()) for names in side] for side in (ours, theirs))
     if Counter(here) != Counter(there):
         raise ValueError(_mismatch(here, there))
-    # Groups with the same names (those of two models, say) are told apart by their order.
+    # Groups with the same names (those of two models, say) are distinguished by their order.
     waiting: dict[Set[str], list[Mapping[str, Any]]] = {}
     for names, group in zip(there, saved, strict=True):
         waiting.setdefault(names, []).append(group)
@@ -206,10 +207,10 @@ def matched(groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, An
 
 
 def _names(group: Mapping[str, Any]) -> list[str] | None:
-    """Return the names of a group's parameters if each has one of its own.
+    """Return the names of a group's parameters if each has a distinct name.
 
-    Parameters that are themselves strings come from ``torch.distributed.checkpoint``, which has put them in our order
-    by names of its own, but not ``param_names``.
+    Parameters that are strings come from ``torch.distributed.checkpoint``, which sorts them into our order by its own
+    names but does not sort ``param_names``.
     """
     names, ids = group.get("param_names"), group["params"]
     if names is None or any(isinstance(key, str) for key in ids):
@@ -218,7 +219,7 @@ def _names(group: Mapping[str, Any]) -> list[str] | None:
 
 
 def _mismatch(ours: Sequence[Set[str]], theirs: Sequence[Set[str]]) -> str:
-    """Return the message about parameters that are not in the same groups by name."""
+    """Return the error message for parameters whose names are not in the same groups."""
     here, there = set[str]().union(*ours), set[str]().union(*theirs)
     parts = []
     if here - there:
@@ -235,13 +236,13 @@ def _mismatch(ours: Sequence[Set[str]], theirs: Sequence[Set[str]]) -> str:
 
 
 def _listed(names: Set[str], most: int = 5) -> str:
-    """Return a few names and how many more there are."""
+    """Return a few of the names and the number of the others."""
     shown = ", ".join(map(repr, sorted(names)[:most]))
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def check_groups(groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]]) -> None:
-    """Raise ValueError if param groups of a checkpoint do not match ours."""
+    """Raise ValueError if a checkpoint's parameter groups do not match ours."""
     if len(groups) != len(saved):
         raise ValueError(
             f"loaded state dict has a different number of parameter groups: {len(saved)} instead of {len(groups)}"
@@ -257,13 +258,13 @@ def check_groups(groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[st
 def loaded_groups(
     groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]], parts: Parts
 ) -> list[dict[str, Any]]:
-    """Return the param groups of a checkpoint with our parameters; keys it does not have get their defaults.
+    """Return a checkpoint's parameter groups with our parameters; missing keys get their defaults.
 
-    So do those that torch.optim leaves at None where a rule has no such value. One without a seed leaves ours; one that
-    says nothing of evaluation is from training.
+    So do keys that torch.optim leaves at None if the rule does not allow None. A checkpoint without a seed leaves ours
+    unchanged; a checkpoint that does not mention evaluation was saved in training mode.
 
     Raises:
-        ValueError: If its seed is none.
+        ValueError: If its seed is invalid.
     """
     loaded = []
     for ours, theirs in zip(groups, saved, strict=True):
@@ -279,7 +280,7 @@ def loaded_groups(
             group.setdefault(LazyPlan.switch, ours[LazyPlan.switch])
         if TRAINING in ours:
             group.setdefault(TRAINING, True)
-        for key in (STORE, ROUNDING):  # how numbers are kept is for this run to say
+        for key in (STORE, ROUNDING):  # the current run decides on storage
             group.pop(key, None)
             if key in ours:
                 group[key] = ours[key]
@@ -296,13 +297,13 @@ def loaded_state(
     state: Mapping[Any, Any],
     unknown: Set[str] = frozenset(),
 ) -> dict[Any, Any]:
-    """Return the state of a checkpoint by our parameters, as copies on their devices with their own types.
+    """Return a checkpoint's state by our parameters, as copies on their devices that keep their types.
 
-    What is under ``unknown`` keys is left out.
+    ``unknown`` keys are dropped.
     """
     ids = chain.from_iterable(group["params"] for group in saved)
     ours = dict(zip(ids, chain.from_iterable(group["params"] for group in groups), strict=True))
-    # What `store` had kept in 16 bits, and does no more, gets the type back that it has without `store`.
+    # States that `store` kept in 16 bits, and no longer does, get the type they have without `store`.
     pairs = zip(groups, saved, strict=True)
     widened = {i for group, theirs in pairs if STORE in theirs and STORE not in group for i in theirs["params"]}
     loaded: dict[Any, Any] = {}
@@ -322,12 +323,12 @@ def loaded_state(
 
 
 def _is_narrow(value: Any) -> bool:
-    """Whether a tensor is of a type of 16 bits."""
+    """Return whether a tensor has a 16-bit type."""
     return isinstance(value, torch.Tensor) and value.dtype in (torch.bfloat16, torch.float16)
 
 
 def _placed(value: Any, p: torch.Tensor, key: str | None = None) -> Any:
-    """Return a copy of a state, its tensors on the parameter's device (a step count stays on the host)."""
+    """Return a copy of a state with its tensors on the parameter's device (a step count stays on the host)."""
     if isinstance(value, torch.Tensor):
         device = torch.device("cpu") if key == STEP else p.device
         copy = torch.empty_like(value, device=device, requires_grad=False)
@@ -341,18 +342,18 @@ def _placed(value: Any, p: torch.Tensor, key: str | None = None) -> Any:
 
 
 def _part_of(value: Any, p: torch.Tensor, scales: bool) -> Any:
-    """Return a state of a distributed parameter as it is distributed, if it is whole: one of elements, or scales."""
+    """Return a state or its scales distributed like its parameter, given the whole tensor."""
     if not hasattr(p, "to_local") or not isinstance(value, torch.Tensor) or hasattr(value, "to_local"):
         return value
     if not value.dim() or not (scales or value.shape == p.shape):
         return value
-    from optlang.runtime.sharded_codes import part_of  # those who distribute tensors wait for it
+    from optlang.runtime.sharded_codes import part_of  # only users of distributed tensors pay for this import
 
     return part_of(value, p)
 
 
 def check_state(groups: Sequence[Mapping[str, Any]], state: Mapping[Any, Any], parts: Parts) -> None:
-    """Raise ValueError if hyperparameters are out of range or a state does not suit its parameter."""
+    """Raise ValueError if hyperparameters are out of range or a state does not fit its parameter."""
     keys = [{s.key for s in part.compiled.rule.states if s.scope is StateScope.TENSOR} for part in parts.parts]
     for group in groups:
         for i, (part, members) in enumerate(zip(parts.parts, parts.split(group), strict=True)):
@@ -366,7 +367,7 @@ def _check_part(
     state: Mapping[Any, Any],
     left: Set[str],
 ) -> None:
-    """Check the parameters of a group that go to one rule; ``left`` is what other rules may have left with them."""
+    """Check the parameters of a group that one rule updates; ``left`` is state that other rules may have left there."""
     values = part.hyper.read(group)
     part.hyper.check(values)
     answers = part.hyper.answers(values)
@@ -401,7 +402,7 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 
 def _fits(storage: Storage, value: Any, p: torch.Tensor) -> bool:
-    """Whether a state has a shape that its place allows."""
+    """Return whether a state's shape is valid for its placement."""
     shape = _shape(value)
     if value is None:
         return True

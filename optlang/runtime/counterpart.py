@@ -1,6 +1,6 @@
-"""What a class shares with that of the same name in ``torch.optim``, if its rule says that it stands for it.
+"""What a class shares with the class in ``torch.optim`` that its rule declares as its counterpart.
 
-Checkpoints go from one to the other as they are, so param groups of both have the same keys.
+Checkpoints are interchangeable between the two, so the parameter groups of both have the same keys.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch.optim import Optimizer
 
 from optlang.rule import Rule
 
-#: Keys of torch's param groups that are no hyperparameters: they choose an implementation, or what a step may do.
+#: Keys of torch's parameter groups that are not hyperparameters: they choose an implementation or enable features.
 SWITCHES = ("foreach", "fused", "capturable", "differentiable")
-#: Keys by which one of torch's classes tells another what it is.
+#: Keys by which torch's classes identify themselves.
 MARKS = ("decoupled_weight_decay",)
-#: States of torch's classes that steps of ours do not know, by class. Taken along, they would be of long ago.
+#: States of torch's classes that our steps do not update, by class. If we kept them, they would be stale.
 UNKNOWN = {"LBFGS": frozenset({"n_iter", "old_dirs", "old_stps", "ro", "al"})}
 
 
@@ -30,14 +30,14 @@ def undecorated(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Counterpart:
-    """What is known of the class in ``torch.optim``; nothing of all this if there is none.
+    """Facts about the class in ``torch.optim``; all empty if there is none.
 
     Attributes:
-        switches: Its switches, each with its default.
-        marks: Keys of its param groups that always have one value, with that.
-        positional: Names of its arguments after ``params``, in the order in which they may be given without a name.
-        early: Whether its states are there before the first step.
-        unknown: Keys of its states that are not kept.
+        switches: Its switches, with their defaults.
+        marks: Keys of its parameter groups whose value never changes, with that value.
+        positional: Names of its arguments after ``params``, in positional order.
+        early: Whether its states exist before the first step.
+        unknown: Keys of its states that are dropped.
     """
 
     switches: Mapping[str, Any] = field(default_factory=dict)
@@ -48,12 +48,12 @@ class Counterpart:
 
     @classmethod
     def of(cls, rule: Rule) -> Counterpart:
-        """Return what there is to know for a rule."""
+        """Return the counterpart of a rule."""
         package, _, name = (rule.reference or "").rpartition(".")
         other = getattr(torch.optim, name, None) if package == "torch.optim" and name == rule.name else None
         if not (isinstance(other, type) and issubclass(other, Optimizer)):
             return cls()
-        # A small one is made, as its class is all that tells: constructors differ from version to version.
+        # Constructors differ between versions, so the facts are read from a small instance.
         quick = type(name, (other,), {"add_param_group": undecorated(Optimizer.add_param_group)})
         made = quick([torch.nn.Parameter(torch.zeros(1, 1, device="cpu"))])
         arguments = list(inspect.signature(other).parameters.values())[1:]
@@ -67,5 +67,5 @@ class Counterpart:
 
     @property
     def keys(self) -> dict[str, Any]:
-        """The keys that param groups have besides hyperparameters, with their usual values."""
+        """The keys that parameter groups have in addition to hyperparameters, with their usual values."""
         return {**self.switches, **self.marks}

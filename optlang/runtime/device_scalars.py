@@ -1,4 +1,4 @@
-"""Host arithmetic on tensors: single numbers in float64, on any device and within a graph."""
+"""Host arithmetic on tensors: float64 scalars, on any device and within an autograd graph."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def traced_functions(traced: Variant | Kernel) -> dict[str, Any]:
 
 
 def as_number(value: torch.Tensor | float, device: torch.device) -> torch.Tensor:
-    """Return a number as a 0-d float64 tensor on a device (a truth value stays one), within the graph it is part of."""
+    """Return a number as a 0-d float64 tensor on a device (a bool stays a bool), keeping its autograd graph."""
     if isinstance(value, torch.Tensor):
         value = value.reshape(())
         return value if value.dtype is torch.bool else value.to(device=device, dtype=torch.float64)
@@ -31,12 +31,12 @@ def as_number(value: torch.Tensor | float, device: torch.device) -> torch.Tensor
 
 
 def numbers_of(raw: Mapping[ValueName, Any], device: torch.device) -> dict[ValueName, torch.Tensor]:
-    """Return those hyperparameters that are numbers, as numbers on a device; flags and texts choose variants."""
+    """Return the numeric hyperparameters as tensors on a device; flags and strings only choose variants."""
     return {
         name: as_number(value, device) for name, value in raw.items() if isinstance(value, (int, float, torch.Tensor))
     }
 
 
 def stays_on_device(device: torch.device) -> bool:
-    """Whether sums stay where they are computed, so that no step waits for them; on the CPU nothing has to wait."""
+    """Return whether sums stay on their device, so that no step synchronizes; on the CPU nothing has to wait."""
     return device.type != "cpu"

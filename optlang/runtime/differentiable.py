@@ -1,8 +1,8 @@
-"""Steps that autograd sees: for meta-learning, with ``differentiable=True`` in a param group.
+"""Differentiable steps: for meta-learning, with ``differentiable=True`` in a parameter group.
 
-Nothing here is quick: the generated formulas run operation by operation. Parameters take their new values in place and
-``optimizer.state`` holds new tensors, all of them part of the graph. Hyperparameters that are tensors get gradients
-too.
+These steps are not optimized for speed: the generated formulas run operation by operation. Parameters are updated in
+place, and ``optimizer.state`` gets new tensors, all of them part of the autograd graph. Tensor hyperparameters receive
+gradients too.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from optlang.runtime.tensors import facts_of
 
 
 class DifferentiablePlan(GroupPlan):
-    """The step of a param group that is ``differentiable``.
+    """The step of a parameter group that is ``differentiable``.
 
-    Everything is computed by :meth:`prepare`, as new tensors; :meth:`run` writes them.
+    :meth:`prepare` computes everything, as new tensors; :meth:`run` writes them.
     """
 
     unlike = "together with differentiable=True: values rounded to fewer bits have no gradient"
@@ -46,7 +46,7 @@ class DifferentiablePlan(GroupPlan):
         return bool(self._results)
 
     def run(self, state: State) -> list[torch.Tensor]:
-        """Write the new values; return no parameter, as their versions have grown already."""
+        """Write the new values; return no parameter, since their versions have already been incremented."""
         with torch.enable_grad():
             for p, value, held in self._results:
                 p.copy_(value)
@@ -57,11 +57,11 @@ class DifferentiablePlan(GroupPlan):
         return []
 
     def abandon(self) -> None:
-        """Forget what was computed."""
+        """Discard the computed values."""
         self._results, self._group_results = [], {}
 
     def warm(self, state: State) -> None:
-        """Nothing is compiled for a step that autograd sees; check the hyperparameters only."""
+        """Only check the hyperparameters: differentiable steps compile nothing."""
         self.read()
 
     # Computing ----------------------------------------------------------------------------------------------
@@ -106,12 +106,12 @@ class DifferentiablePlan(GroupPlan):
         states = self._states(p, g, held, prepared)
         count = as_number(held[STEP], p.device) if STEP in held else as_number(float(bool(held)), p.device)
         kernel = prepared.variant.kernel
-        assert kernel is not None  # what has a schedule has been refused
+        assert kernel is not None  # rules with a schedule have been rejected
         numbers = self._numbers(p, prepared, states, known, count, is_new=not held)
         coefficients, hosted = traced_functions(kernel)["host"](*numbers)
         arithmetic = torch.float64 if p.dtype in (torch.float64, torch.complex128) else torch.float32
         packed = torch.stack([as_number(c, p.device) for c in coefficients or (0.0,)]).to(arithmetic)
-        # What autograd saves of p must not be what the step writes to.
+        # Autograd must not save a tensor for p that the step then writes to.
         tensors: dict[ValueName, torch.Tensor] = {
             "p": p.clone(),
             "g": g,
@@ -136,7 +136,7 @@ class DifferentiablePlan(GroupPlan):
     def _states(
         self, p: torch.Tensor, g: torch.Tensor, held: Mapping[str, Any], prepared: LoadedVariant
     ) -> dict[str, torch.Tensor]:
-        """Return the states by name, those that are missing at their initial values."""
+        """Return the states by name, with missing states at their initial values."""
         slots = prepared.variant.slots
         fresh: Mapping[str, Any] = {}
         if any(held.get(slot.key) is None for slot in slots):
@@ -168,7 +168,7 @@ class DifferentiablePlan(GroupPlan):
 
 
 def _like(t: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Return a new value of a tensor in its shape and type."""
+    """Return a new value with a tensor's shape and type."""
     if not t.is_complex():
         return (
             value.expand(t.numel()).reshape(t.shape).to(t.dtype)

@@ -1,4 +1,4 @@
-"""What users see of a generated class: its signature and docstring, from its rule, and an optimizer as text."""
+"""The signature and docstring of a generated class, and the printed form of an optimizer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def signature(hyper: Parts) -> inspect.Signature:
     parameters = [inspect.Parameter("params", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
     required = [key in hyper.required for key in hyper.keys]
     ordered = required == sorted(required, reverse=True)
-    # One without a default behind one with: Python wants names then.
+    # Python requires keyword-only arguments once one without a default follows one with a default.
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if ordered else inspect.Parameter.KEYWORD_ONLY
     defaults, placed = {**hyper.counterpart.switches, **hyper.defaults}, hyper.counterpart.positional
     for key in dict.fromkeys([*(placed or ()), *hyper.keys, *hyper.counterpart.switches]):
@@ -43,7 +43,7 @@ def signature(hyper: Parts) -> inspect.Signature:
 
 
 def docstring(compiled: Compiled, hyper: Parts) -> str:
-    """Return the docstring: what the rule says of itself, then its arguments."""
+    """Return the docstring: the rule's own documentation, then its arguments."""
     rule = compiled.rule
     parts = [(rule.doc or f"{compiled.name}, an optimizer compiled from a rule.").strip()]
     lines = ["Args:", "    params (iterable): parameters, named parameters, or dicts that define parameter groups"]
@@ -84,7 +84,7 @@ def _kind(hypers: tuple[Hyper, ...]) -> str:
 
 
 def _text(key: str, hyper: Parts) -> str:
-    """Return what there is to say about one argument."""
+    """Return the documentation of one argument."""
     hypers = hyper.keys[key]
     said = list(dict.fromkeys(h.doc for h in hypers if h.doc))
     if hypers[0].part is not None:
@@ -114,7 +114,7 @@ def shown(value: Any) -> str:
 
 
 def described(parts: Parts, groups: Sequence[Mapping[str, Any]]) -> str:
-    """Return an optimizer as text: its param groups, without what the rule itself keeps there."""
+    """Return an optimizer as text: its parameter groups, without the entries that the rule itself keeps there."""
     own = {
         part.hyper.kept(key)
         for part in parts.parts
@@ -130,10 +130,10 @@ def described(parts: Parts, groups: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _kept_as(parts: Parts, group: Mapping[str, Any]) -> list[str]:
-    """Return how the states of a group are kept where somebody has asked for a format, a line for each rule."""
+    """Return how a group's states are stored if a format was requested, one line per rule."""
     try:
         placed = zip(parts.parts, parts.split(group), strict=True)
         found = (described_formats(part, group, members) for part, members in placed)
         return [line for line in found if line is not None]
-    except ValueError:  # hyperparameters that the next step will refuse
+    except ValueError:  # hyperparameters that the next step will reject
         return []

@@ -1,8 +1,8 @@
-"""Calling the closure again in the middle of a step: at other points, and for products with the Hessian.
+"""Calls of the closure in the middle of a step: at other points, and for Hessian-vector products.
 
-A parameter gets the value that it is to be evaluated at, and its own back, whatever the closure does; ``p.grad`` is
-afterwards what it was before the step. The model is not told apart from one that is really there: dropout draws anew,
-and running averages of normalisation layers count the evaluation.
+A parameter is set to the value at which it is evaluated and then restored, whatever the closure does; afterwards,
+``p.grad`` is what it was before the step. The model sees an ordinary evaluation: dropout draws new random numbers, and
+running averages of normalization layers count it.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ NO_GRAPH = (
 
 
 class Stopped(Exception):
-    """The steps of ``iterate`` have ended before this one; nothing of it has been written."""
+    """The steps of ``iterate`` ended before this one; nothing of it has been written."""
 
 
 class Evaluation:
-    """The calls of a closure in one step, or in those of a rule that iterates.
+    """The calls of a closure in one step, or in the steps of a rule that iterates.
 
     Args:
         name: Name of the class, for messages.
-        closure: Computes gradients and returns the loss; None if there is none.
+        closure: Computes gradients and returns the loss; may be None.
         parameters: Every parameter of the optimizer.
         iterates: Whether the rule may make several steps.
-        whole: Whether they stay where a step starts until it is over, as a vector is moved in their place.
+        whole: Whether parameters keep their values until the step ends, because a flattened vector is updated instead.
 
     Attributes:
-        loss: What the closure returned where the step starts, as a number (on a device, as a tensor there).
+        loss: The closure's return value at the start of the step, as a number (on a device, as a tensor there).
         calls: How often the closure has been called.
-        iteration: Which step it is, from 1.
+        iteration: The number of the current step, from 1.
     """
 
     def __init__(
@@ -75,18 +75,18 @@ class Evaluation:
         self.iterates, self.whole = iterates, whole
         self.loss: Any = None
         self.calls, self.iteration, self._most = 0, 1, 1.0
-        self._places: list[EvaluatedPoint] = []  # where this step started, and where its searches have ended
-        self._begin: dict[int, torch.Tensor] = {}  # the parameters where a step starts, unless they stay there
+        self._places: list[EvaluatedPoint] = []  # the start of this step, and the ends of its searches
+        self._begin: dict[int, torch.Tensor] = {}  # the parameters at the start of a step, unless they stay there
         self._graph: dict[int, torch.Tensor] = {}
         self._straight = False  # the loss has a graph, but no curvature
 
-    # Where the step starts ----------------------------------------------------------------------------------
+    # Start of a step -----------------------------------------------------------------------------------------
 
     def start(self, curved: bool) -> Any:
-        """Call the closure for the first time, as any step does, and return what it returns.
+        """Call the closure for the first time, as in any step, and return its result.
 
         Args:
-            curved: Whether products with the Hessian may be asked for.
+            curved: Whether Hessian-vector products may be requested.
 
         Raises:
             TypeError: If there is neither a closure nor a gradient.
@@ -109,18 +109,19 @@ class Evaluation:
         self._keep(self.loss)
         return result
 
-    # From step to step --------------------------------------------------------------------------------------
+    # Iteration -----------------------------------------------------------------------------------------------
 
     def look_ahead(self, late: Mapping[ValueName, Any]) -> None:
-        """Take note of how many steps there may be; raise ``Stopped`` if this one is not to be made."""
+        """Record the maximum number of steps; raise ``Stopped`` if this step must not be made."""
         self._most = float(late[IterationControl.MOST])
         if self.iteration > self._most or bool(late[IterationControl.STOP]):
             raise Stopped
 
     def again(self) -> bool:
-        """Begin the next step, if there may be one: with the loss and the gradients where the last one has led.
+        """Begin the next step, if there may be one, with the loss and the gradients at the current point.
 
-        The closure is called unless it has been there: at the end of a search, or where the last step started.
+        The closure is called unless it was already called there: at the end of a search, or at the start of the last
+        step.
         """
         if self.iteration >= self._most:
             return False
@@ -142,7 +143,7 @@ class Evaluation:
         return True
 
     def _keep(self, loss: Any) -> None:
-        """Remember that the closure has been called where the step starts."""
+        """Remember that the closure has been called at the start of the step."""
         if not self.iterates:
             return
         for p in () if self.whole else self.parameters:
@@ -154,17 +155,17 @@ class Evaluation:
         self._places = [EvaluatedPoint(self._begin, loss, [p.grad for p in self.parameters])]
 
     def arrive(self, moved: Sequence[tuple[torch.Tensor, torch.Tensor]], quick: bool = False) -> None:
-        """Take note of where the step has led parameters, each with its new value; what is elsewhere is forgotten.
+        """Record the new values of parameters; results from other points are dropped.
 
         Args:
-            moved: The parameters.
+            moved: The parameters, with their new values.
             quick: Whether C++ may be used.
         """
         with torch.no_grad():
             self._places = [place for place in self._places if place.holds(moved, quick)]
 
     def _differentiate(self, loss: Any) -> None:
-        """Compute the gradients with their graph, if the closure has left that to the step."""
+        """Compute the gradients with their graph, if the closure left that to the step."""
         if not _has_graph(loss):
             return
         if any(p.grad is not None and p.grad.requires_grad for p in self.parameters):
@@ -175,15 +176,15 @@ class Evaluation:
         except RuntimeError as error:
             if "second time" not in str(error):
                 raise
-            return  # the closure has called backward(): said when a product is due
+            return  # the closure called backward(); the error is raised when a product is needed
         for p, g in zip(wanted, found, strict=True):
             p.grad = None if g is None else g.detach()
-            if g is not None and g.requires_grad:  # one that is constant has no curvature
+            if g is not None and g.requires_grad:  # a constant gradient has no curvature
                 self._graph[id(p)] = g
         self._straight = not self._graph
 
     def _fill_gradients(self, loss: Any) -> None:
-        """Compute the gradients of a loss that nobody has gone back from."""
+        """Compute the gradients of a loss on which nobody has called backward()."""
         wanted = [p for p in self.parameters if p.requires_grad]
         if not _has_graph(loss):
             raise RuntimeError(f"{self.name}: the closure computed no gradients, and its loss has no graph")
@@ -192,15 +193,15 @@ class Evaluation:
 
     @staticmethod
     def _number(loss: Any) -> Any:
-        """Return a loss as a number; on a device it is not waited for."""
+        """Return a loss as a number; on a device, do not wait for it."""
         if not isinstance(loss, torch.Tensor):
             return None if loss is None else float(loss)
         return loss.detach().double().reshape(()) if loss.device.type != "cpu" else float(loss.detach())
 
-    # In the middle ------------------------------------------------------------------------------------------
+    # Evaluation during a step --------------------------------------------------------------------------------
 
     def check(self, works: Sequence[ScheduledWork]) -> None:
-        """Raise an error, before anything is changed, if what the step is going to ask for cannot be had."""
+        """Raise an error, before anything is changed, if the step will request something unavailable."""
         segments = [segment for work in works for segment in work.left]
         points = {point for segment in segments for point in segment.points}
         needs = _needed(works)
@@ -218,12 +219,12 @@ class Evaluation:
     def at(
         self, point: Asked, works: Sequence[ScheduledWork], late: Mapping[ValueName, Any]
     ) -> Mapping[ValueName, Any]:
-        """Evaluate at a point, or along a direction, and return what has arrived, by name.
+        """Evaluate at a point, or along a direction, and return the results by name.
 
         Args:
             point: What the closure is called for.
-            works: The batches that these belong to.
-            late: What has arrived before.
+            works: The batches that take part.
+            late: The results so far.
         """
         match point:
             case EvaluationPoint():
@@ -250,7 +251,7 @@ class Evaluation:
         return {loss_there: loss, gradient: True}
 
     def _call(self) -> Any:
-        """Call the closure, which leaves gradients, and return the loss."""
+        """Call the closure, which computes gradients, and return the loss."""
         with torch.enable_grad():
             assert self.closure is not None
             result = self.closure()
@@ -262,9 +263,9 @@ class Evaluation:
     def _search(
         self, point: SearchDirection, works: Sequence[ScheduledWork], late: Mapping[ValueName, Any]
     ) -> Mapping[ValueName, Any]:
-        """Search along a line, and return how far to go.
+        """Search along a line, and return the step length.
 
-        The numbers that the search goes by are waited for, and so is the loss at each distance.
+        This waits for the values that the search reads, and for the loss at each step length.
         """
         pairs = [(p, _like(memory, p)) for work in works for p, memory in _exchanged(work, point)]
         search = point.search
@@ -286,7 +287,7 @@ class Evaluation:
             losses[distance] = sign * float(loss)
             if self.iterates:
                 seen[distance] = line.place(distance, loss)
-            for at in sorted(seen, key=losses.__getitem__)[3:]:  # no memory for those that no search ends at
+            for at in sorted(seen, key=losses.__getitem__)[3:]:  # frees gradients where no search ends
                 if at != distance:
                     del seen[at]
             return losses[distance], sign * line.slope()
@@ -302,7 +303,7 @@ class Evaluation:
         return {SearchLength(search): length}
 
     def _along(self, point: Direction, works: Sequence[ScheduledWork]) -> Mapping[ValueName, Any]:
-        """Multiply the Hessian with a direction."""
+        """Multiply the Hessian by a direction."""
         directions = {id(p): _like(memory, p) for work in works for p, memory in _exchanged(work, point)}
         pairs = [(self._graph[i], z) for i, z in directions.items() if i in self._graph]
         wanted = [p for p in self.parameters if p.requires_grad] if pairs else []
@@ -320,12 +321,12 @@ class Evaluation:
 
 
 def _has_graph(loss: Any) -> bool:
-    """Whether a loss is a tensor that gradients can be computed of."""
+    """Return whether a loss is a tensor that can be differentiated."""
     return isinstance(loss, torch.Tensor) and loss.requires_grad
 
 
 def _needed(works: Sequence[ScheduledWork]) -> set[ValueName]:
-    """Return the names of the late values that a step is going to read, on the host or in a stage."""
+    """Return the names of the late values that a step will read, on the host or in a stage."""
     needs = {name for work in works for segment in work.left for name in segment.needs}
     for work in works:
         own = work.schedule.own
@@ -334,19 +335,19 @@ def _needed(works: Sequence[ScheduledWork]) -> set[ValueName]:
 
 
 def _exchanged(work: ScheduledWork, name: Exchanged) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the parameters of a batch with the tensors that they exchange under a name; none if they do not."""
+    """Yield a batch's parameters with the tensors that they exchange under a name; nothing if they exchange none."""
     memory = work.schedule.exchanged(work.chosen, name)
     for record, held in zip(work.batch.records, memory, strict=True) if memory else ():
         yield from pieces(record.parameter, held)
 
 
 def _like(memory: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
-    """Return memory that is exchanged as what it is for a parameter: complex numbers lie there as pairs."""
+    """Return exchanged memory in the parameter's form: complex numbers are stored there as pairs."""
     return torch.view_as_complex(memory) if p.is_complex() else memory
 
 
 def _fill(memory: torch.Tensor, value: torch.Tensor | None) -> None:
-    """Write what has come of an evaluation; a parameter that it does not depend on gets zeros."""
+    """Write the results of an evaluation; a parameter that the loss does not depend on gets zeros."""
     if value is None:
         memory.zero_()
     else:
@@ -355,12 +356,12 @@ def _fill(memory: torch.Tensor, value: torch.Tensor | None) -> None:
 
 @contextmanager
 def _moved(places: Sequence[tuple[torch.Tensor, torch.Tensor]], parameters: Sequence[torch.Tensor]) -> Iterator[None]:
-    """Put parameters where they are to be evaluated, without gradients, and back afterwards."""
+    """Set parameters to the point of evaluation, without gradients, and restore them afterwards."""
     kept = [p.detach().clone() for p, _ in places]
     gradients = [p.grad for p in parameters]
     try:
         for p, there in places:
-            p.data.copy_(_like(there, p))  # not seen by autograd, which may still need the values that come back
+            p.data.copy_(_like(there, p))  # hidden from autograd, which may still need the restored values
         for p in parameters:
             p.grad = None
         yield

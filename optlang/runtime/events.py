@@ -1,7 +1,7 @@
-"""``optimizer.eval()`` and ``optimizer.train()``: the parameters as they are evaluated, and as they are trained.
+"""``optimizer.eval()`` and ``optimizer.train()``: switch parameters between evaluation and training values.
 
-What a rule says under ``on eval`` and ``on train`` runs once for every parameter that has state; those that have had no
-step are the same in both.
+The formulas under ``on eval`` and ``on train`` of a rule run once for every parameter that has state; parameters that
+have not been updated are the same in both modes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from optlang.storage.coded import ElementIndices
 from optlang.storage.parameters import KEY
 from optlang.syntax.tree import StateScope
 
-#: Key of the param groups that tells which the parameters are; the name that the ``schedulefree`` package gives it.
+#: Key of the parameter groups that stores the mode; the ``schedulefree`` package uses the same name.
 TRAINING = "train_mode"
 
 
 class EventPlan(GroupPlan):
-    """What an event does to one param group.
+    """An event for one parameter group.
 
     Args:
         event: ``eval`` or ``train``.
@@ -39,10 +39,10 @@ class EventPlan(GroupPlan):
         super().__init__(*arguments)
         self.event = event
         self._originals: dict[int, torch.Tensor] = {}
-        self._held: dict[int, dict[str, Any]] = {}  # by part, the dict in `optimizer.state`
+        self._held: dict[int, dict[str, Any]] = {}  # by local part, the dict in `optimizer.state`
 
     def prepare_event(self, state: State) -> None:
-        """Check everything and lay out the work."""
+        """Check everything and prepare the work."""
         self.read()
         records: dict[Any, list[ParameterState]] = {}
         for p in dict.fromkeys(self.parameters):
@@ -50,14 +50,14 @@ class EventPlan(GroupPlan):
             part = local(p).detach()
             about = self._about(part)
             if not held or any(held.get(key) is None for key in about):
-                continue  # no step so far, or none of this rule
+                continue  # not updated so far, or not by this rule
             self._originals[id(part)], self._held[id(part)] = p, held
             if part.shape != p.shape:
                 self._check_part(p, part)
             kept = (*about, *(key + SCALE for key in about), STEP, KEY)
             known = {key: held[key] for key in kept if key in held}
             own = {key: local(v) if isinstance(v, torch.Tensor) else v for key, v in known.items()}
-            record = self._bound(part, part, {part: own})  # its own values stand where a gradient would
+            record = self._bound(part, part, {part: own})  # its own values take the place of a gradient
             records.setdefault(ParameterBatch.key(record), []).append(record)
         numbers = as_values(self._values or {}) | as_values(self._common_states())
         for members in records.values():
@@ -72,7 +72,7 @@ class EventPlan(GroupPlan):
         return {slot.key: slot.name for slot in variant.slots if slot.name in named or slot.storage is Storage.HOST}
 
     def _check_part(self, p: torch.Tensor, part: torch.Tensor) -> None:
-        """Refuse a distributed parameter if its parts cannot be switched one by one."""
+        """Reject a distributed parameter if its parts cannot be switched separately."""
         prepared = self.variant_for(facts_of(part))
         alike = prepared is self.variant_for(facts_of(p)) and not {"numel", "rows", "cols"} & set(prepared.facts)
         if not (alike and prepared.variant.elementwise):
@@ -89,7 +89,7 @@ class EventPlan(GroupPlan):
         return {name: float(initial[common[name]] if value is None else value) for name, value in held.items()}
 
     def run_event(self) -> list[torch.Tensor]:
-        """Carry it out; return the parameters that were written."""
+        """Run the event; return the parameters that were written."""
         written: list[torch.Tensor] = []
         for batch, coefficients, numbers, _ in self.work:
             batch.run(coefficients)
@@ -101,7 +101,7 @@ class EventPlan(GroupPlan):
         return written
 
     def _finish_event(self, batch: ParameterBatch, numbers: Sequence[float]) -> list[torch.Tensor]:
-        """Write what is not in the memory of ``optimizer.state``: host states, and states laid out otherwise."""
+        """Write what is not in the memory of ``optimizer.state``: host states, and states with another layout."""
         for record in batch.records:
             held, about = self._held[id(record.parameter)], self._about(record.parameter)
             for slot, number in zip(record.prepared.hosted, numbers, strict=True):
@@ -117,15 +117,15 @@ class EventPlan(GroupPlan):
         return [record.parameter for record in batch.records]
 
     def variant_for(self, facts: ShapeInfo) -> LoadedVariant:
-        """Return the variant of the event for such a parameter."""
+        """Return the event's variant for such a parameter."""
         return self.kernels.prepared(self._values or {}, self._answers or (), facts, self.event)
 
     def _places_of(self, p: torch.Tensor) -> ElementIndices:
-        """Return which elements of a parameter a part of it has."""
+        """Return which elements of a parameter its local part holds."""
         owner = self._named(p)
         if owner.shape == p.shape:
             return super()._places_of(p)
-        from optlang.runtime.sharded_codes import places_of  # those who distribute tensors wait for it
+        from optlang.runtime.sharded_codes import places_of  # only users of distributed tensors pay for this import
 
         return places_of(owner)
 

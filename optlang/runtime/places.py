@@ -44,7 +44,7 @@ class EvaluatedPoint(NamedTuple):
         return self._replace(gradients=[None if g is None else g.detach().clone() for g in self.gradients])
 
     def holds(self, moved: Sequence[tuple[torch.Tensor, torch.Tensor]], quick: bool = False) -> bool:
-        """Whether new values of parameters are those here, up to how a sum of two numbers may be rounded.
+        """Return whether new values of parameters are those here, up to how a sum of two numbers may be rounded.
 
         Args:
             moved: Parameters, each with its new value.
@@ -61,7 +61,7 @@ class EvaluatedPoint(NamedTuple):
         )
 
     def _told(self, moved: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> bool | None:
-        """Whether C++ finds the new values here; None if it cannot tell."""
+        """Return whether C++ finds the new values here; None if it cannot tell."""
         begins = [self.begin.get(id(p), p) for p, _ in moved]
         directions = [self.directions.get(id(p)) for p, _ in moved]
         values = [value for _, value in moved]

@@ -81,7 +81,7 @@ class GroupPlan:
         self._group_numbers: dict[str, float] = {}
 
     def fits(self, group: dict[str, Any]) -> bool:
-        """Whether the plan is for this param group as it is now."""
+        """Return whether the plan is for this param group as it is now."""
         members = group["params"]
         return (
             group is self.group
@@ -92,7 +92,7 @@ class GroupPlan:
         )
 
     def is_settled(self) -> bool:
-        """Whether the next step can be like this one: it depends on nothing of the group but hyperparameters."""
+        """Return whether the next step can be like this one: it depends on nothing of the group but hyperparameters."""
         variants = [batch.prepared.variant for batch in self.batches]
         own = any(v.group_slots or v.counts_group or v.schedule.shared for v in variants)
         return self.switch is None and not (own or self.instead or self.inferring)
@@ -501,7 +501,7 @@ class GroupPlan:
         return written
 
     def _has_staged(self) -> bool:
-        """Whether some of the work is left to be run together with that of other groups."""
+        """Return whether some of the work is left to be run together with that of other groups."""
         return bool(self.staged)
 
     def settle(self) -> list[torch.Tensor]:
@@ -580,5 +580,5 @@ def switched(group: Mapping[str, Any]) -> str | None:
 
 
 def by_rows(variant: Variant) -> bool:
-    """Whether some rows of a parameter can be updated without the others."""
+    """Return whether some rows of a parameter can be updated without the others."""
     return variant.elementwise

@@ -291,7 +291,7 @@ class ParameterState:
 
     @staticmethod
     def _is_cut(slot: Slot, tensor: torch.Tensor) -> bool:
-        """Whether a state from a checkpoint may have fewer bits than the rule keeps it in."""
+        """Return whether a state from a checkpoint may have fewer bits than the rule keeps it in."""
         return tensor.dtype is torch.float16 or (tensor.dtype is torch.bfloat16 and isinstance(slot.format, Wide))
 
     def _fitting(self, key: str, storage: Storage, held: Any) -> torch.Tensor:
@@ -322,12 +322,12 @@ class ParameterState:
         return value.contiguous()
 
     def is_in_place(self) -> bool:
-        """Whether the parameter lies as it did when the views were made."""
+        """Return whether the parameter lies as it did when the views were made."""
         p = self.parameter
         return address(p) == self.pointer and form(p) == self.form
 
     def is_current(self, held: dict[str, Any] | None) -> bool:
-        """Whether ``optimizer.state`` still holds what the views were made of."""
+        """Return whether ``optimizer.state`` still holds what the views were made of."""
         if not self.keys:
             return True
         if held is not self.state or not all(map(is_, map(held.get, self.keys), self.values)):
@@ -355,7 +355,7 @@ class ParameterState:
 
 
 def _is_coded(value: Any) -> bool:
-    """Whether a state has the type of codes, which stand for nothing without their scales."""
+    """Return whether a state has the type of codes, which stand for nothing without their scales."""
     return isinstance(value, torch.Tensor) and str(value.dtype)[6:] in _CODES
 
 
@@ -372,7 +372,7 @@ def _number(value: Any) -> float:
 
 
 def is_kept(value: Any) -> TypeGuard[torch.Tensor]:
-    """Whether a number that somebody put into the state is written to where it is: not those that we made."""
+    """Return whether a number that somebody put into the state is written to where it is: not those that we made."""
     return (
         isinstance(value, torch.Tensor)
         and value.dtype in (torch.float32, torch.float64)

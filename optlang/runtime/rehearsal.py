@@ -19,12 +19,12 @@ Content = tuple[Any, Any, Any, int]
 
 
 def is_possible(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a step is a rehearsal if all gradients are 0: there is no state yet, and its size is 0."""
+    """Return whether a step is a rehearsal if all gradients are 0: there is no state yet, and its size is 0."""
     return not state and all(plain(group.get("lr")) == 0 for group in groups)
 
 
 def is_without_gradients(groups: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether all gradients are 0."""
+    """Return whether all gradients are 0."""
     gradients = [p.grad for group in groups for p in group["params"] if p.grad is not None]
     return not any(bool(g.any()) for g in map(local, gradients) if not (is_fake(g) or g.is_meta))
 
@@ -40,7 +40,7 @@ def contents(state: Mapping[Any, Any]) -> list[Content]:
 
 
 def are_alike(some: Sequence[Content], others: Sequence[Content]) -> bool:
-    """Whether contents of ``optimizer.state`` are the same objects, which nobody has written to in between."""
+    """Return whether contents of ``optimizer.state`` are the same objects, which nobody has written to in between."""
     return len(some) == len(others) and all(
         a[0] is b[0] and a[1] == b[1] and a[2] is b[2] and a[3] == b[3] for a, b in zip(some, others, strict=True)
     )

@@ -59,7 +59,7 @@ class RoutedRule:
         return {**count, **numbers, **{slot.key: fresh[slot.name] for slot in prepared.stored}}
 
     def counts_steps_of(self, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> bool:
-        """Whether the steps of a group with these parameters are counted, as some formula reads ``group.t``."""
+        """Return whether the steps of a group with these parameters are counted, as some formula reads ``group.t``."""
         if needs(self.compiled.rule).group_time:
             return True
         if not members or not self.keeps_numbers:
@@ -73,7 +73,7 @@ class RoutedRule:
         return tuple(plain(group.get(key, 0.0)) for key in self.asks)
 
     def takes(self, group: Mapping[str, Any], p: torch.Tensor) -> bool:
-        """Whether a parameter of a group is one for this rule, unless an earlier one takes it."""
+        """Return whether a parameter of a group is one for this rule, unless an earlier one takes it."""
         if self.when is None:
             return True
         known: Values = dict(zip(map(GroupKey, self.asks), self.answers(group), strict=True))

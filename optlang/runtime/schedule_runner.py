@@ -123,7 +123,7 @@ class Agenda:
         return cls(shared.prepared, paths, tuple(turns), nothing)
 
     def fits(self, works: Sequence[ScheduledWork], shared: _Shared) -> bool:
-        """Whether it is that of these batches on their paths."""
+        """Return whether it is that of these batches on their paths."""
         return (
             self.prepared is shared.prepared
             and len(self.paths) == len(works)

@@ -86,11 +86,11 @@ class _Search:
         return SearchPoint(at, *self.line(at))
 
     def too_high(self, point: SearchPoint) -> bool:
-        """Whether the loss has not fallen enough."""
+        """Return whether the loss has not fallen enough."""
         return not point.loss <= self.start.loss + self.c1 * point.at * self.start.slope  # what is no number is, too
 
     def flat_enough(self, point: SearchPoint) -> bool:
-        """Whether little of the slope is left."""
+        """Return whether little of the slope is left."""
         return abs(point.slope) <= -self.c2 * self.start.slope
 
     def bracketed(self, step: float) -> list[SearchPoint]:

@@ -94,7 +94,7 @@ class ShardedPlan(GroupPlan):
             )
 
     def _looks_around(self, p: DTensor) -> bool:
-        """Whether elements are updated from others, or sizes matter: the whole tensor's, not those of a part.
+        """Return whether elements are updated from others, or sizes matter: the whole tensor's, not those of a part.
 
         The answer must be the same in every process, whatever its part is.
         """

@@ -395,7 +395,7 @@ class Segment:
         return {tensor.name: tensor for tensor in tensors if isinstance(tensor.name, HandedOn)}
 
     def reuses(self, name: ValueName) -> bool:
-        """Whether a stage reads a state after another has written it."""
+        """Return whether a stage reads a state after another has written it."""
         users = [plan for plan in self.plans if name in plan.kernel.tensors]
         return any(name in plan.kernel.written for plan in users[:-1])
 

@@ -44,7 +44,7 @@ def real_name(dtype: torch.dtype) -> str:
 
 
 def is_dense(t: torch.Tensor) -> bool:
-    """Whether a tensor fills its memory without gaps or overlaps, in whatever order of dimensions."""
+    """Return whether a tensor fills its memory without gaps or overlaps, in whatever order of dimensions."""
     if t.is_contiguous():
         return True
     expected = 1
@@ -70,18 +70,18 @@ def address(t: torch.Tensor) -> int:
 
 
 def is_wrapper(t: torch.Tensor) -> bool:
-    """Whether a subclass computes in its own way, on whatever it stands for (fake tensors do, too)."""
+    """Return whether a subclass computes in its own way, on whatever it stands for (fake tensors do, too)."""
     return type(t).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
 
 
 def is_fake(t: torch.Tensor) -> bool:
-    """Whether a tensor is one of ``FakeTensorMode``, which have shapes and types, but no values."""
+    """Return whether a tensor is one of ``FakeTensorMode``, which have shapes and types, but no values."""
     module = sys.modules.get(_FAKE)  # nobody has a fake tensor where it has not been imported
     return module is not None and isinstance(t, module.FakeTensor)
 
 
 def makes_fakes() -> bool:
-    """Whether ``FakeTensorMode`` is on, so that new tensors have no values."""
+    """Return whether ``FakeTensorMode`` is on, so that new tensors have no values."""
     module = sys.modules.get(_FAKE)
     if module is None or not torch._C._len_torch_dispatch_stack():
         return False
@@ -95,7 +95,7 @@ def fakes_of(t: torch.Tensor) -> AbstractContextManager[Any]:
 
 
 def is_shared(t: torch.Tensor) -> bool:
-    """Whether a tensor lies in memory that other processes may write to."""
+    """Return whether a tensor lies in memory that other processes may write to."""
     return t.device.type == "cpu" and address(t) != 0 and t.is_shared()
 
 
@@ -116,12 +116,12 @@ def lost(t: torch.Tensor) -> str | None:
 
 
 def same_order(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Whether two tensors of one shape have their elements in the same order in memory."""
+    """Return whether two tensors of one shape have their elements in the same order in memory."""
     return all(x == y for n, x, y in zip(a.shape, a.stride(), b.stride(), strict=True) if n != 1)
 
 
 def overlapping(tensors: Sequence[torch.Tensor]) -> bool:
-    """Whether some of these dense tensors share memory."""
+    """Return whether some of these dense tensors share memory."""
     spans = sorted((t.data_ptr(), t.numel() * t.element_size()) for t in tensors)
     return any(begin + size > after for (begin, size), (after, _) in pairwise(spans))
 
@@ -132,7 +132,7 @@ def form(t: torch.Tensor) -> tuple[Any, ...]:
 
 
 def is_marked(t: torch.Tensor) -> bool:
-    """Whether the values of a tensor are the negatives, or the conjugates, of what its memory holds."""
+    """Return whether the values of a tensor are the negatives, or the conjugates, of what its memory holds."""
     return t.is_neg() or t.is_conj()
 
 

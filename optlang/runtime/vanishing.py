@@ -122,7 +122,7 @@ def _named(groups: Sequence[Mapping[str, Any]], group: Mapping[str, Any], p: tor
 
 @remembering
 def _waits(rule: Rule) -> bool:
-    """Whether a rule may leave the parameter as it is in some steps, which is no rounding."""
+    """Return whether a rule may leave the parameter as it is in some steps, which is no rounding."""
     known = {*(hyper.name for hyper in rule.hypers), *FACT_NAMES, *known_locals(rule)}
     for statement in statements(rule.body):
         if isinstance(statement, Every):
@@ -139,7 +139,7 @@ def _has_narrow(plan: GroupPlan) -> bool:
 
 
 def _is_moving(group: Mapping[str, Any]) -> bool:
-    """Whether a step has the size that it is meant to have: not 0, and not the beginning of a warm-up."""
+    """Return whether a step has the size that it is meant to have: not 0, and not the beginning of a warm-up."""
     lr, usual = group.get("lr", 1.0), group.get("initial_lr")
     if isinstance(lr, torch.Tensor) or not lr:
         return False

@@ -75,7 +75,7 @@ class Watched:
         return gradients
 
     def _look(self, gradients: Sequence[torch.Tensor]) -> bool:
-        """Whether parameters, gradients and states lie as the kernel expects, looked at from Python."""
+        """Return whether parameters, gradients and states lie as the kernel expects, looked at from Python."""
         addresses = list(map(_pointer, gradients))
         alike = (
             all(addresses)
