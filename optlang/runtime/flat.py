@@ -1,7 +1,7 @@
-"""Steps of ``flat`` rules: all parameters of a param group as one vector.
+"""Steps of ``flat`` rules: all parameters of a parameter group as one vector.
 
-The vector is a copy of the parameters, in the order of their elements, made before each step and put back after it. Its
-state belongs to the group's first parameter.
+The vector is a copy of the parameters, flattened and concatenated. It is filled before each step and copied back after
+it. Its state is stored under the group's first parameter.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _dtype, _shape, _device = attrgetter("dtype"), attrgetter("shape"), attrgetter("
 
 
 class FlatPlan(GroupPlan):
-    """The step of a param group for a rule that sees one vector.
+    """The step of a parameter group for a rule that sees one vector.
 
     Attributes:
-        vector: The vector, a parameter to the rest of the runtime. ``members`` are those it is made of.
+        vector: The vector, which the rest of the runtime treats as a parameter. ``members`` are the parameters in it.
     """
 
     unlike = (
@@ -43,7 +43,7 @@ class FlatPlan(GroupPlan):
         self._begin_vector()
 
     def _begin_vector(self) -> None:
-        """Make a vector for the parameters as they are now, without their values."""
+        """Allocate a vector for the parameters as they are now, without copying their values."""
         self.batches, first = [], self.pieces[0] if self.pieces else torch.zeros(0)
         self.sizes = [p.numel() for p in self.pieces]
         self.vector = torch.nn.Parameter(first.detach().new_empty(sum(self.sizes)))
@@ -51,13 +51,13 @@ class FlatPlan(GroupPlan):
         self.parameters = self.idle = [self.vector]
         self.gradient = torch.empty_like(self.vector.data)
         self.parts = [part for _, part in pieces(self.vector, self.vector.detach())]
-        self._checked: list[Any] | None = None  # what those were like that have been checked
+        self._checked: list[Any] | None = None  # the properties of the last parameters that were checked
         self._views, self._pointers = list[torch.Tensor](), list[int]()
 
     # The first half -----------------------------------------------------------------------------------------
 
     def prepare(self, state: State, same: bool) -> bool:
-        """Check everything, gather the vector and its gradient, and lay out the work of this step."""
+        """Check everything, gather the vector and its gradient, and prepare the work of this step."""
         if all(p.grad is None for p in self.pieces):
             self.work, self.staged = [], []
             return False
@@ -65,7 +65,7 @@ class FlatPlan(GroupPlan):
         return super().prepare(self._owned(state), same)
 
     def _gather_pieces(self) -> None:
-        """Copy the parameters and their gradients into the vector; one without a gradient has zeros."""
+        """Copy the parameters and their gradients into the vector; a missing gradient counts as zeros."""
         gradients = [p.grad for p in self.pieces]
         found = _likeness([*self.pieces, *gradients])
         if found is None or found != self._checked:
@@ -83,7 +83,7 @@ class FlatPlan(GroupPlan):
         vector.grad = torch.cat(parts, out=self.gradient)
 
     def _check_pieces(self) -> None:
-        """Check the parameters and their gradients, and have a vector that they fit into."""
+        """Check the parameters and their gradients, and allocate a vector that fits them if necessary."""
         first = self.pieces[0]
         for p in self.pieces:
             check_piece(self.name, self.group, p, first)
@@ -94,19 +94,19 @@ class FlatPlan(GroupPlan):
             self._begin_vector()
 
     def _viewed(self) -> list[torch.Tensor]:
-        """Return the parameters, which are contiguous, as vectors; views of what is where it was are kept."""
+        """Return the parameters, which are contiguous, as vectors; views of memory that has not moved are reused."""
         pointers = list(map(torch.Tensor.data_ptr, self.pieces))
         if pointers != self._pointers:
             self._views, self._pointers = [p.detach().view(-1) for p in self.pieces], pointers
         return self._views
 
     def warm(self, state: State) -> None:
-        """Compile the kernels that the first step would."""
+        """Compile the kernels that the first step would compile."""
         if self.pieces:
             super().warm(self._owned(state))
 
     def _owned(self, state: State) -> _Owned:
-        """Return ``optimizer.state`` with what the vector has under the first parameter."""
+        """Return ``optimizer.state`` with the vector's state under the first parameter."""
         return _Owned(state, self.vector, self.pieces[0])
 
     def _named(self, p: torch.Tensor) -> torch.Tensor:
@@ -119,16 +119,16 @@ class FlatPlan(GroupPlan):
         return super().run(self._owned(state))
 
     def begin(self, state: State) -> None:
-        """Write the states that were started, and nothing else."""
+        """Write the states that were initialized, and nothing else."""
         super().begin(self._owned(state))
 
     def finish(self, state: State) -> None:
-        """Put the vector back into the parameters."""
+        """Copy the vector back into the parameters."""
         super().finish(state)
         self._put_back()
 
     def settle(self) -> list[torch.Tensor]:
-        """Count what a step has moved that was interrupted, and put it back into the parameters."""
+        """Count what an interrupted step has updated, and copy it back into the parameters."""
         super().settle()
         self._put_back()
         return list(self.pieces)
@@ -141,27 +141,27 @@ class FlatPlan(GroupPlan):
 
 
 def _likeness(tensors: Sequence[torch.Tensor | None]) -> list[Any] | None:
-    """Return what decides whether tensors suit a vector, if all are contiguous; None otherwise.
+    """Return the properties that decide whether tensors fit a vector, if all are contiguous; otherwise None.
 
-    It is asked in every step, and so in loops that run in C.
+    This runs in every step, so it uses loops that run in C.
     """
     there = [t for t in tensors if t is not None]
     try:
         if not all(map(_is_contiguous, there)) or any(map(_is_neg, there)) or not all(map(_data_ptr, there)):
             return None
-    except RuntimeError:  # of another layout, or without memory
+    except RuntimeError:  # not strided, or without memory
         return None
     return [*map(type, tensors), *map(_dtype, there), *map(_shape, there), *map(_device, there)]
 
 
 class _Owned(MutableMapping[torch.Tensor, dict[str, Any]]):
-    """``optimizer.state`` as a flat plan sees it: what the vector has belongs to the first parameter."""
+    """``optimizer.state`` as a flat plan sees it: the vector's state belongs to the first parameter."""
 
     def __init__(self, state: Any, vector: torch.Tensor, owner: torch.Tensor) -> None:
         self.state, self.vector, self.owner = state, vector, owner
 
     def get(self, p: torch.Tensor, default: Any = None) -> Any:
-        """Return what a parameter has; unlike looking it up, this adds nothing to a ``defaultdict``."""
+        """Return the state of a parameter; unlike indexing, this adds nothing to a ``defaultdict``."""
         return self.state.get(self._key(p), default)
 
     def _key(self, p: torch.Tensor) -> torch.Tensor:
@@ -187,7 +187,7 @@ class _Owned(MutableMapping[torch.Tensor, dict[str, Any]]):
 
 
 def seen(part: RoutedRule, members: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return parameters as a rule sees them: each that has state of its own, and what facts and shapes it has."""
+    """Return parameters as a rule sees them: each one that has separate state, with its facts and shapes."""
     if not part.compiled.rule.flat:
         return [(p, p) for p in members]
     distinct = {id(p): p for p in members}.values()
@@ -200,14 +200,14 @@ def seen(part: RoutedRule, members: Sequence[torch.Tensor]) -> list[tuple[torch.
 def check(
     part: RoutedRule, group: Mapping[str, Any], groups: int, members: Sequence[torch.Tensor], searches: bool
 ) -> None:
-    """Raise ValueError if a param group does not suit a flat rule.
+    """Raise ValueError if a parameter group does not suit a flat rule.
 
     Args:
         part: The rule.
         group: The group.
-        groups: How many there are.
-        members: Those of its parameters that go to the rule.
-        searches: Whether the rule searches along a line, of which there is one for the whole model.
+        groups: The number of groups.
+        members: The parameters of the group that the rule updates.
+        searches: Whether the rule has a line search, of which there can be only one for the whole model.
     """
     if not part.compiled.rule.flat:
         return
@@ -223,7 +223,7 @@ def check(
 
 
 def check_piece(name: str, group: Mapping[str, Any], p: torch.Tensor, first: torch.Tensor) -> None:
-    """Raise ValueError if a parameter cannot be part of the vector that another begins."""
+    """Raise ValueError if a parameter cannot be part of the vector that another parameter begins."""
     reason = ""
     if hasattr(p, "to_local"):
         reason = "is a distributed tensor"

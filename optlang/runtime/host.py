@@ -1,7 +1,7 @@
-"""Host arithmetic where Python raises: division by zero is infinity and a root of -1 is NaN, as on the device.
+"""Host arithmetic where Python raises: division by zero gives infinity and sqrt(-1) gives NaN, as on the device.
 
-Generated host functions compute with Python floats, which is quick, and right as long as nothing is out of range.
-When something is, the same function is run again on :class:`Real` numbers that follow IEEE 754.
+Generated host functions compute with Python floats, which is fast, and correct as long as nothing is out of range.
+If something is, the same function runs again on :class:`Real` numbers, which follow IEEE 754.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ HostFunction = Callable[..., Any]
 
 
 def call(function: HostFunction, arguments: Sequence[Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the two tuples of numbers that a generated ``host`` returns, computed under IEEE rules if Python refuses.
+    """Return the two tuples of numbers that a generated ``host`` returns, under IEEE rules if Python raises.
 
-    A complex number counts as refusing: a float cannot be made of it.
+    A complex result is treated like an exception: it cannot be converted to a float.
     """
     try:
         first, second = function(*arguments)
@@ -39,12 +39,12 @@ def call_group(function: HostFunction, arguments: Sequence[Any]) -> tuple[float,
 
 
 def widened(arguments: Sequence[Any]) -> tuple[Any, ...]:
-    """Return arguments with :class:`Real` numbers for Python's."""
+    """Return arguments with Python's numbers converted to :class:`Real`."""
     return tuple(Real(a) if type(a) in (int, float) else a for a in arguments)
 
 
 def ieee(function: HostFunction) -> HostFunction:
-    """Return a function whose literals, ``math`` and helpers follow IEEE 754 when it is given :class:`Real` numbers."""
+    """Return a function whose literals, ``math`` and helpers follow IEEE 754 when its arguments are :class:`Real`."""
     names: dict[str, Any] = dict(cast(types.FunctionType, function).__globals__)
     names |= {"math": RealMath(), "float": Real, "round": lambda x: _safe(round, x)}
     for name, value in list(names.items()):
@@ -54,7 +54,7 @@ def ieee(function: HostFunction) -> HostFunction:
 
 
 def _remainder(a: float, b: float) -> float:
-    """Return a % b; NaN where there is none."""
+    """Return a % b; NaN where it is undefined."""
     try:
         return a % b
     except ZeroDivisionError:
@@ -66,7 +66,7 @@ def _power(a: float, b: float) -> float:
         return math.pow(a, b)
     except OverflowError:
         return -math.inf if a < 0 and b % 2 == 1 else math.inf
-    except ValueError:  # a zero to a negative power, or a negative number to a fraction
+    except ValueError:  # zero to a negative power, or a negative number to a fractional power
         if a != 0:
             return math.nan
         return math.copysign(math.inf, a) if b % 2 == 1 else math.inf
@@ -112,7 +112,7 @@ class Real(float):
 
 
 def _limit(name: str, x: float) -> float | bool:
-    """Return what a function of ``math`` gives where Python raises: the value of a rule's function of this name."""
+    """Return the value of a ``math`` function where Python raises, as the rule language defines that function."""
     row = BUILTINS.get(name)
     return math.nan if row is None or row.value is None else row.value(x)
 

@@ -1,4 +1,4 @@
-"""What param groups ask of how numbers are kept, by ``store`` and ``rounding``, and what cannot be."""
+"""Checks of the storage that parameter groups request with ``store`` and ``rounding``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from optlang.storage import choice, parameters
 
 
 def check_names(who: str, group: dict[str, Any], states: Sequence[str]) -> None:
-    """Raise ValueError if a group asks for something that there is not."""
+    """Raise ValueError if a group requests an unknown format."""
     if STORE in group:
         group[STORE] = choice.checked(who, group[STORE], states)
     if ROUNDING in group:
@@ -25,15 +25,15 @@ def check_names(who: str, group: dict[str, Any], states: Sequence[str]) -> None:
 
 
 def check(part: RoutedRule, group: Mapping[str, Any], members: Sequence[torch.Tensor], kind: type[GroupPlan]) -> None:
-    """Raise ValueError if the parameters of a group that go to a rule cannot be kept as it asks.
+    """Raise ValueError if the parameters of a group that a rule updates cannot be stored as the group requests.
 
-    Formats that do not suit the rule are warned of.
+    Formats that do not suit the rule cause a warning.
 
     Args:
         part: The rule.
         group: The group.
         members: The parameters.
-        kind: The kind of plan that the group has.
+        kind: The kind of plan that the group uses.
     """
     who, need = part.compiled.name, storage_asked(part.compiled, group, members)
     if not need:
@@ -53,5 +53,5 @@ def check(part: RoutedRule, group: Mapping[str, Any], members: Sequence[torch.Te
 
 
 def _different(members: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Return parameters that differ in what the answer depends on: one of each shape, type and placement."""
+    """Return one parameter for each combination of shape, type and placement: the check depends on nothing else."""
     return list({(facts_of(p), p.dtype, str(getattr(p, "placements", ""))): p for p in members}.values())

@@ -1,4 +1,4 @@
-"""The variants of one rule and the kernels they are compiled to, shared by all optimizers of a class."""
+"""The variants of a rule and their compiled kernels, shared by all optimizers of a class."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from optlang.runtime import host, progress
 from optlang.runtime.tensors import EXAMPLE_SIZES, arithmetic, facts_of, real, resolved
 from optlang.storage import NARROW
 
-#: Variants looked up by answers and facts are remembered up to this many.
+#: The maximum number of cached lookups of variants by answers and facts.
 REMEMBERED = 4096
 
 
@@ -30,13 +30,13 @@ class KernelModule:
 
     Args:
         kernel: The kernel.
-        functions: Globals of its module, if it has been loaded.
+        functions: The globals of its module, if it has been loaded.
 
     Attributes:
         kernel: The kernel.
-        functions: Globals of its module.
-        varying: The arguments of ``host`` that differ from step to step: their places, and ``t``, ``first`` or the
-            index of a state that lives on the host.
+        functions: The globals of its module.
+        varying: The arguments of ``host`` that differ from step to step: their positions, and ``t``, ``first`` or the
+            index of a host state.
     """
 
     def __init__(self, kernel: Kernel, functions: dict[str, Any] | None = None) -> None:
@@ -48,7 +48,7 @@ class KernelModule:
         self._dims: dict[int, tuple[Dims, ...]] = {}
 
     def dims(self, ndim: int) -> tuple[Dims, ...]:
-        """Return the viewed dimensions of each tensor of ``update`` for parameters with ``ndim`` dimensions."""
+        """Return the number of dimensions of each tensor of ``update`` when viewed, for ``ndim``-dimensional parameters."""
         if ndim not in self._dims:
             self._dims[ndim] = self._dims_of(ndim)
         return self._dims[ndim]
@@ -78,12 +78,12 @@ class LoadedVariant:
 
     Attributes:
         variant: The variant.
-        plain: Globals of its source.
-        narrow: Globals of its source for 16-bit storage.
-        hosted: The states that live on the host.
+        plain: The globals of its source.
+        narrow: The globals of its source for 16-bit storage.
+        hosted: The host states.
         stored: The states that are tensors.
-        facts: Names of the facts that its host functions take.
-        direct: The kernel of a step that is one kernel and nothing else.
+        facts: The names of the facts that its host functions take.
+        direct: The kernel, if a step is a single kernel.
     """
 
     variant: Variant
@@ -127,7 +127,7 @@ class LoadedVariant:
             return dict(host.ieee(begin)(p, g, *arguments))
 
     def shapes(self, p: torch.Tensor, values: Values) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the states that have shapes of their own, by key, for a parameter."""
+        """Return the shapes of the states that are not shaped like the parameter, by key."""
         keys = {slot.name: slot.key for slot in self.variant.slots if slot.storage is Storage.MATRIX}
         if not keys:
             return {}
@@ -136,7 +136,7 @@ class LoadedVariant:
         return {key: tuple(fresh[name].shape) for name, key in keys.items()}
 
     def started(self, p: torch.Tensor, g: torch.Tensor, values: Values) -> dict[str, Any]:
-        """Return initial values; those of a complex parameter are computed on pairs of reals."""
+        """Return initial values; those of a complex parameter are computed on pairs of real numbers."""
         if not p.is_complex():
             return self.start(p, g, values)
         fresh = self.start(real(resolved(p)), real(resolved(g)), values)
@@ -163,7 +163,7 @@ class VariantCache:
         self._texts: dict[str, dict[tuple[Any, ...], str]] = {}
         self._owned: set[tuple[VariantKey, str, Signature]] = set()
         self._chosen: dict[tuple[Any, ...], LoadedVariant] = {}
-        # A fact that the rule does not name cannot choose between variants (dimensions always may).
+        # Facts that the rule does not mention cannot select a variant (the number of dimensions always may).
         needed = needs(compiled.rule)
         self.by_shape = needed.shape
         self._mentioned = ("shape",) if self.by_shape else tuple(sorted(needed.facts - {"ndim"}))
@@ -172,7 +172,7 @@ class VariantCache:
     def prepared(
         self, values: Values, answers: tuple[Value, ...], facts: ShapeInfo, event: str | None = None
     ) -> LoadedVariant:
-        """Return the variant that these values select, for a step or for ``on EVENT``; compiled to source at first."""
+        """Return the variant that these values select, for a step or ``on EVENT``; generate its source on first use."""
         asked = (answers, event, facts.ndim, *(getattr(facts, name) for name in self._mentioned))
         found = self._chosen.get(asked)
         if found is None:
@@ -185,7 +185,7 @@ class VariantCache:
         return found
 
     def _loaded_variant(self, variant: Variant) -> LoadedVariant:
-        """Return a variant with its functions; kernels that are alike share their texts."""
+        """Return a variant with its functions; identical kernels share their source."""
         for kernel in variant.schedule.kernels:
             texts = self._texts.setdefault(kernel.digest, kernel.texts)
             texts.update(kernel.texts)
@@ -193,25 +193,25 @@ class VariantCache:
         return LoadedVariant.of(variant)
 
     def quicken(self, prepared: KernelModule, p: torch.Tensor) -> None:
-        """Let a stage over matrices call C++ where there is some for what it does with a parameter like this."""
+        """Let a stage over matrices call C++ if there is a C++ version of its operations for a parameter like this."""
         if self.backend in vectors.BACKENDS:
             device = p.device.type
             vectors.quicken(prepared.functions, device)
             loops.quicken(prepared.functions, prepared.kernel, device, arithmetic(p))
 
     def foresee(self, kernel: Kernel, device: str) -> None:
-        """Write the C++ of a stage over matrices, so that it is kept with the other texts of the variant."""
+        """Generate the C++ of a stage over matrices, so that it is cached with the variant's other sources."""
         if self.backend in vectors.BACKENDS and kernel.matrices:
             loops.text(kernel, device)
 
     def stage(self, kernel: Kernel) -> KernelModule:
-        """Return the kernel of a stage with its functions; stages that are alike share it."""
+        """Return the kernel of a stage with its functions; identical stages share it."""
         if kernel.digest not in self._stages:
             self._stages[kernel.digest] = KernelModule(kernel)
         return self._stages[kernel.digest]
 
     def coded(self, kernel: Kernel, signature: Signature, owner: Variant) -> LoadedKernel | None:
-        """Return a kernel that takes states in codes as they are; None if no backend of the class has one."""
+        """Return a kernel that takes quantized states directly; None if no backend of the class has one."""
         key = (kernel.digest, signature)
         if key not in self.loaded:
             with self._announced(kernel, signature):
@@ -229,7 +229,7 @@ class VariantCache:
             kernel: The kernel.
             signature: The types.
             owner: The variant whose step it is part of.
-            ordinary: Whether the tensors lie at addresses; those that do not take torch's own operations.
+            ordinary: Whether the tensors have addresses; other tensors use torch's own operations.
         """
         if not ordinary:
             return plain.load(kernel, signature)
@@ -244,16 +244,16 @@ class VariantCache:
         return found
 
     def _keep(self, owner: Variant, kernel: Kernel, signature: Signature) -> None:
-        """Keep a variant on disk with the texts of a kernel that has been loaded."""
+        """Cache a variant on disk with the source of a kernel that has been loaded."""
         owned = (owner.key, kernel.digest, signature)
         if owned not in self._owned:
             self._owned.add(owned)
-            # What else is on disk is of use only with the variant.
+            # The other files on disk are useful only with the variant.
             if self.loaded[kernel.digest, signature].origin in ("built", "cached", "triton"):
                 self.compiled.keep(owner)
 
     def _announcing(self, run: Callable[[list[Any]], Any], kernel: Kernel, signature: Signature) -> Any:
-        """Return ``run`` so that its first call, which is the one that compiles, is announced."""
+        """Wrap ``run`` so that its first call, which compiles, is announced."""
         called = False
 
         def first(tensors: list[Any]) -> None:

@@ -45,25 +45,25 @@ class RuleOptimizer(Optimizer):
 
     _compiled: ClassVar[Compiled]
     _parts: ClassVar[Parts]
-    _calling: ClassVar[frozenset[VariantCache]]  # those of rules that have the closure called
-    _asked: ClassVar[frozenset[str]]  # what of the closure: ``loss``, ``grad``, ``hvp``
-    _counting: ClassVar[bool]  # whether a step without gradients changes its param groups
+    _calling: ClassVar[frozenset[VariantCache]]  # those of rules that call the closure
+    _asked: ClassVar[frozenset[str]]  # values needed from the closure: ``loss``, ``grad``, ``hvp``
+    _counting: ClassVar[bool]  # whether a step without gradients changes its parameter groups
     _random: ClassVar[bool]  # whether it draws random numbers
-    _events: ClassVar[bool]  # whether its parameters are others while they are evaluated
+    _events: ClassVar[bool]  # whether parameters differ between training and evaluation
     _rebuild: ClassVar[tuple[Callable[..., Any], tuple[Any, ...]] | None]
     found_inf: torch.Tensor | None
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         self._plans: list[GroupPlan] = []
-        self._usual: UsualSteps | None = None  # what steps that are like the last one need
+        self._usual: UsualSteps | None = None  # prepared data for steps that repeat the last one
         self._scratch = Scratch()
-        self._routes: list[Any] = []  # what decides which parameters go to which rule
+        self._routes: list[Any] = []  # the values that decide which parameters each rule updates
         self._seen: list[Any] = []  # the dicts in `state` at the end of the last step
-        self._untried = True  # no step has been made, or one that does not count
-        self._rehearsed: list[rehearsal.Content] | None = None  # what that has left
+        self._untried = True  # no step has been made yet, or only a rehearsal
+        self._rehearsed: list[rehearsal.Content] | None = None  # the state that the rehearsal created
         self._lent = checkpoint.Lent()
-        self._fakes: Any = None  # the mode that the parameters were made in, if they are fake
-        self._vanishing: Vanishing | None = None  # what looks for updates that are rounded away
+        self._fakes: Any = None  # the mode in which the parameters were created, if they are fake
+        self._vanishing: Vanishing | None = None  # detects updates that are rounded away
         given = arguments.given(self._parts, args, kwargs)
         groups = [] if isinstance(params, torch.Tensor) else list(params)
         defaults = arguments.defaults(self._parts, given, groups)
@@ -109,7 +109,7 @@ class RuleOptimizer(Optimizer):
         Returns:
             The return value of the closure, if there is one.
         """
-        # Hooks and profilers are served by torch's own wrapper, which costs as much as a small step: only if needed.
+        # torch's wrapper serves hooks and profilers, but costs as much as a small step: use it only if needed.
         if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
@@ -117,7 +117,7 @@ class RuleOptimizer(Optimizer):
             or _global_optimizer_post_hooks
             or torch.autograd._profiler_enabled()  # type: ignore[attr-defined]
         ):
-            return _hooked_step(self, *args, **kwargs)  # hooks see the arguments as they were given
+            return _hooked_step(self, *args, **kwargs)  # hooks see the arguments as they were passed
         return self._step(*args, **kwargs)
 
     step.hooked = True  # type: ignore[attr-defined]  # or Optimizer.__init__ would wrap it
@@ -144,13 +144,13 @@ class RuleOptimizer(Optimizer):
             _update_apart(self, evaluation)
         elif self._fakes is None:
             self._update_all(evaluation)
-        else:  # as everything that a step makes has to be fake, too
+        else:  # because all tensors that a step creates must be fake, too
             with self._fakes:
                 self._update_all(evaluation)
         return loss
 
     def _update_all(self, evaluation: Evaluation | None) -> None:
-        """Run one step of every param group; of a rule that iterates as many as it says."""
+        """Run one step of every parameter group, or as many as a rule that iterates asks for."""
         try:
             self._update(evaluation)
             while evaluation is not None and evaluation.again():
@@ -162,9 +162,10 @@ class RuleOptimizer(Optimizer):
                 plan.evaluation = None
 
     def _is_skipped(self) -> bool:
-        """Whether a gradient scaler has found infinities; if not, gradients are divided by its scale, if it left one.
+        """Return whether a gradient scaler has found infinities; otherwise, divide gradients by its scale, if set.
 
-        A scaler does both itself and leaves no such attributes, unless it takes an optimizer for one of torch's fused.
+        A scaler normally does both itself. It sets these attributes only if it takes the optimizer for one of torch's
+        fused ones.
         """
         if self.found_inf is not None and bool(self.found_inf):
             return True
@@ -177,9 +178,9 @@ class RuleOptimizer(Optimizer):
         return False
 
     def _update(self, evaluation: Evaluation | None = None) -> None:
-        """Run one step of every param group; ``evaluation`` is for a rule that has the closure called."""
+        """Run one step of every parameter group; ``evaluation`` is for a rule that calls the closure."""
         state, seen = self.state, self._seen
-        # Looking up a tensor in a dict costs a call of Python code; the dicts that it leads to are compared instead.
+        # Looking up a tensor in a dict costs a Python call, so the dicts themselves are compared.
         same = len(seen) == len(state) and all(map(is_, seen, state.values()))
         if same and self._usual is not None and self._make_usual(self._usual):
             return
@@ -189,7 +190,7 @@ class RuleOptimizer(Optimizer):
             self._seen = list(state.values())
 
     def _make_usual(self, usual: UsualSteps) -> bool:
-        """Make a step that is like the one before, if it is one; return whether it is."""
+        """Run a step that repeats the one before, if possible; return whether it was."""
         try:
             if not usual.prepare(self.param_groups, self._plans):
                 return False
@@ -204,7 +205,7 @@ class RuleOptimizer(Optimizer):
     def _carry_out(
         self, busy: Sequence[GroupPlan], together: Sequence[Together], evaluation: Evaluation | None
     ) -> None:
-        """Do the second half of a step, in which everything has been prepared."""
+        """Run the second half of a step that has been prepared completely."""
         started = len(self.state)
         if self._lent:
             self._lent.part()
@@ -216,7 +217,7 @@ class RuleOptimizer(Optimizer):
                 plan.finish(self.state)
             self._order(started)
         except BaseException as error:
-            if not isinstance(error, (RuntimeError, Stopped)):  # those are torch's own and ours; others interrupt
+            if not isinstance(error, (RuntimeError, Stopped)):  # expected errors; others interrupt
                 written += [p for plan in busy for p in plan.settle()]
                 self._plans, self._seen = [], []
                 _changed(written)
@@ -228,25 +229,25 @@ class RuleOptimizer(Optimizer):
             self._vanishing = None if self._vanishing.over else self._vanishing
 
     def _abandon(self) -> None:
-        """Discard a step that failed before anything was written; the next step builds its plans again."""
+        """Discard a step that failed before anything was written; the next step rebuilds its plans."""
         for plan in list(self._plans):
             plan.abandon()
         self._plans, self._seen = [], []
 
     def _update_fully(self, evaluation: Evaluation | None, same: bool) -> None:
-        """Run one step, looking at everything; ``same``: the dicts in ``state`` are those of the last step."""
+        """Run one step, checking everything; ``same``: the dicts in ``state`` are those of the last step."""
         if self._rehearsed is not None:
-            # What the rehearsal started is started again, from gradients that are some, unless somebody wrote to it.
+            # States from the rehearsal are initialized again, with real gradients, unless someone else wrote to them.
             if rehearsal.are_alike(self._rehearsed, rehearsal.contents(self.state)):
                 self.state.clear()
             self._plans, self._seen, self._rehearsed = [], [], None
         plans, state = self._current_plans(), self.state
         inferring = torch.is_inference_mode_enabled()
         maybe = (self._untried or self._counting) and rehearsal.is_possible(state, self.param_groups)
-        # A rule need not allow a step size of 0: that of the optimizer is checked in its place.
+        # A rule need not allow a step size of 0, so the optimizer's own step size is checked instead.
         instead = {"lr": self.defaults["lr"]} if maybe and "lr" in self.defaults else {}
         try:
-            # What is made in inference mode could not be written to in later steps outside of it.
+            # Tensors created in inference mode could not be written to in later steps outside of it.
             with torch.inference_mode(False) if inferring else _nothing:
                 for plan in plans:
                     plan.inferring, plan.instead, plan.evaluation = inferring, instead, evaluation
@@ -274,7 +275,7 @@ class RuleOptimizer(Optimizer):
             self._usual = usual if usual.possible else None
 
     def _order(self, known: int) -> None:
-        """Bring the states that a step has started into the order of their parameters, behind the ``known`` ones."""
+        """Sort the states that a step has initialized into parameter order, after the ``known`` ones."""
         if len(self.state) == known:
             return
         fresh = list(self.state)[known:]
@@ -290,9 +291,9 @@ class RuleOptimizer(Optimizer):
         evaluation: Evaluation | None,
         written: list[torch.Tensor],
     ) -> None:
-        """Run what has been prepared, and note the parameters that are written."""
+        """Run what has been prepared, and record the parameters that are written."""
         before = None if evaluation is None else self._before()
-        for calls in (True, False) if self._calling else (False,):  # the closure sees nothing that has moved
+        for calls in (True, False) if self._calling else (False,):  # the closure must not see any updated parameter
             for plan in busy:
                 if (plan.kernels in self._calling) == calls:
                     written += plan.run(self.state)
@@ -311,12 +312,12 @@ class RuleOptimizer(Optimizer):
                     raise
 
     def _keep_shared(self, part: RoutedRule, shared: Mapping[str, Any]) -> None:
-        """Write the states that the whole optimizer shares, by key, to every param group."""
+        """Write the states of the whole optimizer, by key, to every parameter group."""
         for group in self.param_groups:
             group.update((part.hyper.kept(key), value) for key, value in shared.items())
 
     def _before(self) -> tuple[set[Any], list[dict[str, Any]]]:
-        """Return what a step changes before the closure is called: what has state, and the groups' keys."""
+        """Return what a step changes before it calls the closure: which parameters have state, and the groups' keys."""
         return set(self.state), [dict(group) for group in self.param_groups]
 
     def _take_back(self, before: tuple[set[Any], list[dict[str, Any]]]) -> None:
@@ -330,13 +331,13 @@ class RuleOptimizer(Optimizer):
             group.update(kept)
         for plan in self._plans:
             plan.abandon()
-        if started:  # what was bound to it has to be bound again
+        if started:  # records bound to it must be bound again
             self._plans, self._seen = [], []
 
     def _together(self, busy: Sequence[GroupPlan]) -> list[Together]:
         """Return the staged work of each rule, with the other arguments of :func:`run_schedule`.
 
-        Sums and shared states are those of one rule; the latter follow the variant and the values of its first group.
+        Sums and shared states belong to one rule; shared states use the variant and the values of its first group.
         """
         found, seed = [], rng.Seed(self.param_groups) if self._random else None
         for part in self._parts.parts:
@@ -362,7 +363,7 @@ class RuleOptimizer(Optimizer):
                 plan.warm(self.state)
 
     def _current_plans(self) -> list[GroupPlan]:
-        """Return a plan for each param group, made anew where the group is another or has other parameters."""
+        """Return a plan for each parameter group, rebuilt if the group was replaced or has other parameters."""
         plans, parts = self._plans, self._parts
         groups = [group for group in self.param_groups for _ in parts.parts]
         routes = [parts.answers(group) for group in self.param_groups] if len(parts.parts) > 1 else self._routes
@@ -401,7 +402,7 @@ class RuleOptimizer(Optimizer):
         self._switch("train" if mode else "eval")
 
     def _switch(self, event: str) -> None:
-        """Run an event for the param groups that it is not over for."""
+        """Run an event for the parameter groups that are not in its mode yet."""
         plans = [
             EventPlan(event, group, part.hyper, part.kernels, members)
             for group in self.param_groups
@@ -433,7 +434,7 @@ class RuleOptimizer(Optimizer):
         """
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
-        for group in self.param_groups:  # a scheduler may have written numbers of NumPy
+        for group in self.param_groups:  # a scheduler may have written NumPy numbers
             group.update(self._parts.tidied(group))
         if wrong := checkpoint.left_behind(self.state, self.param_groups):
             raise ValueError(f"{self._name()}: {wrong}")
@@ -484,9 +485,9 @@ class RuleOptimizer(Optimizer):
     # Copying ------------------------------------------------------------------------------------------------
 
     def _public(self) -> dict[str, Any]:
-        """Return the attributes that belong to a copy: not what is made anew, nor the ``step`` of a scheduler.
+        """Return the attributes that a copy keeps: neither those that are rebuilt nor a scheduler's ``step``.
 
-        A learning-rate scheduler puts a function of its own in place of ``step``; it steps this very optimizer.
+        A learning-rate scheduler replaces ``step`` by a wrapper, which is bound to this optimizer.
         """
         return {key: value for key, value in self.__dict__.items() if not key.startswith("_") and key != "step"}
 
@@ -539,19 +540,19 @@ _hooked_step = Optimizer.profile_hook_step(RuleOptimizer._step)
 
 @_disable_dynamo
 def _update_apart(optimizer: RuleOptimizer, evaluation: Evaluation | None) -> None:
-    """Run one step where Dynamo, which is compiling the caller, does not look."""
-    optimizer._vanishing = None  # who compiles steps does not want to wait for the device in any
+    """Run one step hidden from Dynamo, which is compiling the caller."""
+    optimizer._vanishing = None  # compiled steps must never synchronize with the device
     optimizer._update_all(evaluation)
 
 
 def _fakes(groups: Sequence[Mapping[str, Any]]) -> Any:
-    """Return the mode that makes fake tensors for parameters that are fake."""
+    """Return the mode that creates fake tensors for parameters that are fake."""
     found = (local(p) for group in groups for p in group["params"])
     return next((p.fake_mode for p in found if is_fake(p)), None)  # type: ignore[attr-defined]
 
 
 def _changed(written: list[torch.Tensor]) -> None:
-    """Let autograd know which parameters have been written to."""
+    """Tell autograd which parameters have been written."""
     if not written:
         return
     try:
@@ -563,6 +564,6 @@ def _changed(written: list[torch.Tensor]) -> None:
 
 
 def _blank(rebuild: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Return an instance without contents of the class that ``rebuild`` returns; for unpickling."""
+    """Return an empty instance of the class that ``rebuild`` returns; for unpickling."""
     cls = rebuild(*arguments)
     return cls.__new__(cls)

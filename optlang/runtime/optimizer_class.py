@@ -1,4 +1,4 @@
-"""Makes the optimizer class of a compiled rule."""
+"""Create the optimizer class of a compiled rule."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def make_class(
         rebuild: A function and its arguments that return this class in another process, for pickling.
 
     Raises:
-        ValueError: If there is no such backend.
+        ValueError: If the backend does not exist.
     """
     parts = Parts.of(compiled, backend)
     signature = documentation.signature(parts)
@@ -74,4 +74,4 @@ def share_memory(optimizer: RuleOptimizer) -> None:
         for key, value in held.items():
             if key != STEP and isinstance(value, torch.Tensor):
                 value.share_memory_()
-    optimizer._plans = []  # they know where the states were
+    optimizer._plans = []  # plans hold the old addresses of the states

@@ -1,4 +1,4 @@
-"""How param groups begin: what they may ask for, which rule takes their parameters, and what is kept in them."""
+"""New parameter groups: their options, the rule that updates each parameter, and the values stored in the group."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ from optlang.runtime.sparse import LazyPlan
 from optlang.runtime.tensors import facts_of
 from optlang.syntax.tree import StateScope
 
-#: Switches of ``torch.optim`` that change what a step may do, with the plans that do it.
+#: Switches of ``torch.optim`` that change what a step supports, with the plans that implement them.
 PLANS: dict[str | None, type[GroupPlan]] = {
     plan.switch: plan for plan in (GroupPlan, CapturablePlan, DifferentiablePlan, LazyPlan)
 }
 
 
 def plan_kind(group: dict[str, Any], part: RoutedRule) -> type[GroupPlan]:
-    """Return the kind of plan that a param group needs for a rule."""
+    """Return the kind of plan that a parameter group needs for a rule."""
     if part.compiled.rule.flat:
         return FlatPlan
     kind = PLANS[switched(group)]
     if kind is GroupPlan and any(hasattr(p, "to_local") for p in group["params"]):
-        from optlang.runtime.sharded import ShardedPlan  # here, as only those who distribute tensors should wait for it
+        from optlang.runtime.sharded import ShardedPlan  # only users of distributed tensors pay for this import
 
         return ShardedPlan
     return kind
 
 
 def check_options(parts: Parts, group: dict[str, Any]) -> None:
-    """Raise ValueError if a group asks, by keys that are no hyperparameters, for what the class does not do."""
+    """Raise ValueError if a group sets an option, not a hyperparameter, that the class does not support."""
     sparse.check(parts.name, group)
     keeping.check_names(parts.name, group, parts.state_keys)
 
 
 def check_new(parts: Parts, group: dict[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Tidy the hyperparameters of a group that is to be added; raise ValueError if something cannot be as it says.
+    """Normalize the hyperparameters of a new group; raise ValueError if a value is invalid.
 
     Args:
         parts: The rules of the class.
-        group: The group, without the keys for which it has the defaults.
+        group: The group, without the keys that take their default.
         defaults: The defaults of the optimizer.
     """
     group.update(parts.tidied(group))
@@ -65,7 +65,7 @@ def check_new(parts: Parts, group: dict[str, Any], defaults: Mapping[str, Any]) 
 
 
 def placed(parts: Parts, group: Mapping[str, Any]) -> Iterator[tuple[RoutedRule, list[torch.Tensor]]]:
-    """Yield each rule with the parameters of a group that go to it; each parameter must go to one."""
+    """Yield each rule with the parameters of a group that it updates; every parameter must match one rule."""
     chosen = parts.split(group)
     taken = {id(p) for members in chosen for p in members}
     for p in group["params"]:
@@ -78,12 +78,12 @@ def placed(parts: Parts, group: Mapping[str, Any]) -> Iterator[tuple[RoutedRule,
 
 
 def begin(parts: Parts, group: dict[str, Any], groups: Sequence[Mapping[str, Any]]) -> None:
-    """Give a param group what its rules keep there, and refuse parameters that do not suit them.
+    """Store the rules' own entries in a parameter group, and reject parameters that do not suit the rules.
 
     Args:
         parts: The rules of the class.
         group: The group.
-        groups: All groups of the optimizer, this one among them.
+        groups: All groups of the optimizer, including this one.
     """
     for part, members in placed(parts, group):
         if parts.has_events:
@@ -98,7 +98,7 @@ def begin(parts: Parts, group: dict[str, Any], groups: Sequence[Mapping[str, Any
 
 
 def _check_shapes(part: RoutedRule, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> None:
-    """Raise ValueError if the shape of a parameter does not suit the rule that takes it."""
+    """Raise ValueError if the shape of a parameter does not suit the rule that updates it."""
     if not part.kernels.by_shape:
         return
     values = part.hyper.read(group)
@@ -114,10 +114,11 @@ def _check_shapes(part: RoutedRule, group: Mapping[str, Any], members: Sequence[
 def begin_numbers(
     part: RoutedRule, group: dict[str, Any], members: Sequence[torch.Tensor], others: Mapping[str, Any]
 ) -> None:
-    """Give a param group the numbers that a rule keeps there, as far as it has none.
+    """Add the numbers that a rule stores in parameter groups, unless the group has them.
 
-    Its count is there from the start: a checkpoint is loaded into the keys that an optimizer has. A number for the
-    whole optimizer is that of ``others``.
+    The count exists from the start, because a checkpoint is loaded into existing keys. A number for the whole optimizer
+    is
+    copied from ``others``.
     """
     if part.counts_steps_of(group, [unit for _, unit in flat.seen(part, members)]):
         group.setdefault(part.hyper.kept(STEP), 0.0)
@@ -129,7 +130,7 @@ def begin_numbers(
 
 @torch.no_grad()
 def states_before_steps(parts: Parts, group: Mapping[str, Any]) -> Iterator[tuple[torch.Tensor, dict[str, Any]]]:
-    """Yield the parameters of a new group with their states, for a class that has these before the first step."""
+    """Yield the parameters of a new group with their states, for a class whose states exist before the first step."""
     (part,) = parts.parts
     for p in group["params"]:
         if p.is_floating_point() or p.is_complex():

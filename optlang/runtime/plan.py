@@ -1,8 +1,8 @@
-"""One param group's step: what to run for which parameters, kept from step to step while nothing changes.
+"""A parameter group's step: what runs for which parameters, kept from step to step while nothing changes.
 
 A step has two halves. :meth:`GroupPlan.prepare` reads hyperparameters and gradients, checks everything, runs the host
-functions and has kernels compiled; it may raise, and has not touched a parameter or a state. :meth:`GroupPlan.run`
-then only computes.
+functions and compiles kernels. It may raise, but has not modified any parameter or state. :meth:`GroupPlan.run` then
+only computes.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ State = MutableMapping[torch.Tensor, dict[str, Any]]
 
 
 class GroupPlan:
-    """The step of one param group.
+    """The step of one parameter group.
 
     Args:
-        group: The param group.
-        hyper: How its hyperparameters are read.
+        group: The parameter group.
+        hyper: Reads its hyperparameters.
         kernels: The variants and kernels of the rule.
-        chosen: Those of its parameters that the rule updates; all of them by default.
+        chosen: The parameters that the rule updates; by default all of the group.
     """
 
-    #: The key of a param group that asks for this kind of plan, and how errors name the request.
+    #: The key of a parameter group that selects this kind of plan, and the name of the option in errors.
     switch: str | None = None
     option = ""
-    #: Why this kind of plan has no codes, for errors.
+    #: Why this kind of plan does not support quantized states, for errors.
     unlike = ""
 
     def __init__(
@@ -65,23 +65,23 @@ class GroupPlan:
         self._kept = asked(group)
         self.members: list[torch.Tensor] = list(group["params"])
         self.parameters: list[torch.Tensor] = self.members if chosen is None else list(chosen)
-        # Those without views; one that is listed twice is one parameter.
+        # Parameters without views; one that is listed twice counts once.
         self.idle: list[torch.Tensor] = list({id(p): p for p in self.parameters}.values())
         self._values: dict[GivenName, Value] | None = None
         self._answers: tuple[Value, ...] | None = None
         self._leading: tuple[Any, LoadedVariant] | None = None
-        self.offset = 0  # how many parameters there are in the groups before
+        self.offset = 0  # the number of parameters in the preceding groups
         self._places: dict[int, int] | None = None
-        self.work: list[PendingStep] = []  # what has been prepared
-        self.staged: list[ScheduledWork] = []  # what has to be run together with that of other groups
-        self.evaluation: Evaluation | None = None  # the calls of the closure, of a rule that asks for them
-        self.inferring = False  # whether the step is made in inference mode
-        self.instead: Mapping[str, Any] = {}  # what is checked in place of these keys of the group
-        self.scratch = Scratch()  # the optimizer puts its own in its place
+        self.work: list[PendingStep] = []  # the prepared work
+        self.staged: list[ScheduledWork] = []  # work that must run together with that of other groups
+        self.evaluation: Evaluation | None = None  # the calls of the closure, for a rule that needs them
+        self.inferring = False  # whether the step runs in inference mode
+        self.instead: Mapping[str, Any] = {}  # values to check instead of these keys of the group
+        self.scratch = Scratch()  # the optimizer replaces it by its own
         self._group_numbers: dict[str, float] = {}
 
     def fits(self, group: dict[str, Any]) -> bool:
-        """Return whether the plan is for this param group as it is now."""
+        """Return whether the plan matches the current state of this parameter group."""
         members = group["params"]
         return (
             group is self.group
@@ -92,30 +92,30 @@ class GroupPlan:
         )
 
     def is_settled(self) -> bool:
-        """Return whether the next step can be like this one: it depends on nothing of the group but hyperparameters."""
+        """Return whether the next step can repeat this one: only hyperparameters of the group matter."""
         variants = [batch.prepared.variant for batch in self.batches]
         own = any(v.group_slots or v.counts_group or v.schedule.shared for v in variants)
         return self.switch is None and not (own or self.instead or self.inferring)
 
     def leading(self) -> LoadedVariant:
-        """Return the variant of its first parameter, whose formulas of shared states hold."""
+        """Return the variant of the first parameter, whose formulas of shared states apply."""
         if self._leading is None or self._leading[0] is not self._values:
             self._leading = self._values, self.variant_for(facts_of(self.parameters[0]))
         return self._leading[1]
 
     @property
     def values(self) -> Mapping[ValueName, Any]:
-        """The hyperparameters that were last read, by name."""
+        """The hyperparameters of the last read, by name."""
         return as_values(self._values or {})
 
     # The first half -----------------------------------------------------------------------------------------
 
     def prepare(self, state: State, same: bool) -> bool:
-        """Check everything and lay out the work of this step; return whether there is any.
+        """Check everything and prepare the work of this step; return whether there is any.
 
         Args:
             state: ``optimizer.state``.
-            same: Whether it holds the very dicts that it did after the last step.
+            same: Whether it holds the same dicts as after the last step.
         """
         self.work, self.staged, self._group_numbers = [], [], {}
         if makes_fakes():
@@ -132,14 +132,14 @@ class GroupPlan:
         return True
 
     def lay_out(self, batch: ParameterBatch, known: Mapping[ValueName, Any]) -> None:
-        """Make a batch's step ready."""
+        """Prepare a batch's step."""
         if batch.schedule is not None:
             self.staged.append(ScheduledWork(batch, known, self.kernels, self.scratch))
         else:
             self.work.append(self.host(batch, known))
 
     def read(self) -> None:
-        """Read the hyperparameters; what changed is checked, and variants chosen anew if a static answer did."""
+        """Read the hyperparameters; check those that changed, and select variants again if a static answer changed."""
         values = self.hyper.read(self.group)
         if values == self._values:
             return
@@ -156,14 +156,14 @@ class GroupPlan:
         self._values, self._answers = values, answers
 
     def _is_changed(self, record: ParameterState, values: Values, answers: tuple[Value, ...]) -> bool:
-        """Whether other hyperparameters select another variant for a parameter, or give its states other shapes."""
+        """Return whether other hyperparameters select another variant for a parameter, or change its states' shapes."""
         prepared, p = record.prepared, record.parameter
         if self.kernels.prepared(values, answers, record.facts) is not prepared:
             return True
         return prepared.shapes(p, values) != prepared.shapes(p, self._values or {})
 
     def _read_sizes(self, values: Values) -> None:
-        """See whether the parameters suit the rule with other hyperparameters."""
+        """Check whether the parameters suit the rule with the new hyperparameters."""
         seen: set[ShapeInfo] = set()
         for p in self.parameters:
             facts = facts_of(p)
@@ -173,7 +173,7 @@ class GroupPlan:
                 self._fail(self._named(p), f"does not suit the rule: {reason}")
 
     def _dissolve(self, batch: ParameterBatch) -> None:
-        """Let go of the views of a batch; its parameters are bound anew when they next have gradients."""
+        """Drop the views of a batch; its parameters are bound again when they next have gradients."""
         self.batches.remove(batch)
         self.idle.extend(record.parameter for record in batch.records)
 
@@ -191,13 +191,13 @@ class GroupPlan:
                 parts = batch.split(ready)
                 self.batches.extend(parts)
                 active.append(parts[0])
-        for batch in divided(self.batches):  # what is one batch for an optimizer that is resumed is one here
+        for batch in divided(self.batches):  # batches that a resumed optimizer would merge are merged here, too
             self._dissolve(batch)
             active = [other for other in active if other is not batch]
         return active
 
     def _gather_batch(self, batch: ParameterBatch, state: State | None) -> list[ParameterState] | None:
-        """Collect the gradients of a batch; return the records that have one, or None if some record is stale."""
+        """Collect the gradients of a batch; return the records that have one, or None if a record is stale."""
         if batch.volatile:
             return None
         if batch.many:
@@ -237,7 +237,7 @@ class GroupPlan:
         waiting = [p for p in self.idle if p.grad is not None]
         if not waiting:
             return []
-        if len(waiting) > 1:  # in the order of the parameters, as a resumed optimizer would take them
+        if len(waiting) > 1:  # in parameter order, like a resumed optimizer
             places = {id(p): i for i, p in enumerate(self.members)}
             waiting.sort(key=lambda p: places.get(id(p), 0))
         records: dict[Any, list[ParameterState]] = {}
@@ -260,7 +260,7 @@ class GroupPlan:
         return batch
 
     def _bound(self, p: torch.Tensor, g: torch.Tensor, state: State) -> ParameterState:
-        """Return a record of a parameter with a gradient, checked."""
+        """Return a checked record for a parameter that has a gradient."""
         self._check_parameter(p)
         self._check_gradient(p, g)
         prepared = self.variant_for(facts_of(p))
@@ -279,34 +279,34 @@ class GroupPlan:
         return record
 
     def _formats(self, prepared: LoadedVariant, p: torch.Tensor) -> dict[str, Format]:
-        """Return how states of a parameter are kept that are kept otherwise than the rule says, by key."""
+        """Return the storage formats of a parameter's states that override the rule's, by key."""
         return formats_of(self.kernels.compiled, self.group, prepared, self._named(p))
 
     @classmethod
     def unfit(cls, variant: Variant, p: torch.Tensor, formats: Mapping[str, Format]) -> str:
-        """Return why the numbers of a parameter cannot be kept in some formats; empty if they can."""
+        """Return why a parameter's values cannot be stored in some formats; empty if they can."""
         return ""
 
     def _places_of(self, p: torch.Tensor) -> ElementIndices:
-        """Return which elements of a parameter a part of it has."""
+        """Return which elements of a parameter its local part holds."""
         return WHOLE
 
     def _while_stepping(self, p: torch.Tensor, formats: dict[str, Format]) -> dict[str, Format]:
-        """Return how states are kept while a step is made, where that is not how they are kept afterwards."""
+        """Return how states are stored during a step, if that differs from their storage between steps."""
         return formats
 
     def _place_of(self, p: torch.Tensor) -> int:
-        """Return the place of a parameter among all of the optimizer."""
+        """Return the index of a parameter among all parameters of the optimizer."""
         if self._places is None:
             self._places = {id(q): i for i, q in enumerate(self.group["params"], self.offset)}
         return self._places.get(id(p), 0)
 
     def variant_for(self, facts: ShapeInfo) -> LoadedVariant:
-        """Return the variant that updates a parameter of which these are the facts."""
+        """Return the variant that updates a parameter with these facts."""
         return self.kernels.prepared(self._values or {}, self._answers or (), facts)
 
     def warm(self, state: State) -> None:
-        """Compile the kernels of parameters that have had no step yet; nothing is changed.
+        """Compile the kernels of parameters that have not been updated yet; nothing else is changed.
 
         Args:
             state: ``optimizer.state``.
@@ -331,13 +331,13 @@ class GroupPlan:
         self._group_numbers = {}
 
     def _example(self, p: torch.Tensor) -> torch.Tensor:
-        """Return the gradient of a parameter; where there is none yet, one of its type and of no size in memory."""
+        """Return the gradient of a parameter, or a zero of its type that takes no memory."""
         return p.grad if p.grad is not None else p.detach().new_zeros(()).expand(p.shape)
 
     # Checks -------------------------------------------------------------------------------------------------
 
     def _check_fake(self) -> None:
-        """Refuse real parameters where everything that is computed has no values."""
+        """Reject real parameters in fake mode, where computed tensors have no values."""
         for p in self.parameters:
             if p.grad is not None and not is_fake(local(p)):
                 self._fail(self._named(p), "is a real tensor, which cannot be updated within FakeTensorMode")
@@ -345,7 +345,7 @@ class GroupPlan:
     def _check_parameter(self, p: torch.Tensor) -> None:
         if not (p.is_floating_point() or p.is_complex()):
             self._fail(p, f"has type {p.dtype}; only floating-point and complex parameters can be optimized")
-        if hasattr(p, "to_local"):  # the plan for those is another
+        if hasattr(p, "to_local"):  # another plan handles these
             self._fail(p, f"is a distributed tensor, which is not supported with {self.option}")
         if p.layout is not torch.strided or p.is_nested:
             kind = "nested" if p.is_nested else f"of layout {p.layout}"
@@ -373,7 +373,7 @@ class GroupPlan:
             )
 
     def _check_schedule(self, p: torch.Tensor, prepared: LoadedVariant) -> None:
-        """Refuse what steps of several stages cannot do."""
+        """Reject parameters that steps with several stages do not support."""
         schedule = prepared.variant.schedule
         if not schedule.direct and self.switch is not None:
             self._fail(
@@ -414,7 +414,7 @@ class GroupPlan:
         raise ValueError(f"{self.name}: {describe(self.group, self._named(p))} {message}")
 
     def _named(self, p: torch.Tensor) -> torch.Tensor:
-        """Return the parameter that messages are about."""
+        """Return the parameter to name in messages."""
         return p
 
     # Host numbers -------------------------------------------------------------------------------------------
@@ -448,19 +448,19 @@ class GroupPlan:
         return known
 
     def known(self) -> dict[ValueName, Any]:
-        """Return the hyperparameters and what the rule keeps in the group, by name, as they are before a step."""
+        """Return the hyperparameters and the group's stored values, by name, as they are before a step."""
         rule, values = self.kernels.compiled.rule, self._values or {}
         kept = {s.name: s.key for s in rule.states if s.scope is not StateScope.TENSOR}
         initial = self.kernels.compiled.group_initial(values) if kept else {}
         return as_values(values) | {name: self.group.get(self.hyper.kept(k), initial[k]) for name, k in kept.items()}
 
     def steps(self) -> float:
-        """Return how many steps the group has made, the one that is being made included."""
+        """Return the group's number of steps, including the current one."""
         step = self.hyper.kept(STEP)
         return float(self._group_numbers.get(step, self.group.get(step, 0.0)))
 
     def host(self, batch: ParameterBatch, known: Mapping[ValueName, Any]) -> PendingStep:
-        """Run ``host`` for a batch and pack the coefficients, and see to its kernel."""
+        """Run ``host`` for a batch, pack the coefficients, and find its kernel."""
         call = batch.call
         assert call is not None
         coefficients, numbers = host.call(call.prepared.functions["host"], batch.host_arguments(known))
@@ -469,7 +469,7 @@ class GroupPlan:
         return PendingStep(batch, call.packed(coefficients), numbers, batch.count)
 
     def _see_to_kernel(self, batch: ParameterBatch, coefficients: int) -> None:
-        """Find the kernel of a batch that has none."""
+        """Find the kernel of a batch that has none yet."""
         call = batch.call
         assert call is not None
         if call.loaded is None:
@@ -481,7 +481,7 @@ class GroupPlan:
     def run(self, state: State) -> list[torch.Tensor]:
         """Update parameters and states; return the parameters that are written.
 
-        Batches whose steps have stages are left, in ``staged``, to be run together with those of other groups.
+        Batches whose steps have stages are left in ``staged``, to run together with those of other groups.
         """
         written: list[torch.Tensor] = []
         counted = bool(self.work) or not self._has_staged()
@@ -501,11 +501,11 @@ class GroupPlan:
         return written
 
     def _has_staged(self) -> bool:
-        """Return whether some of the work is left to be run together with that of other groups."""
+        """Return whether some of the work remains to run together with that of other groups."""
         return bool(self.staged)
 
     def settle(self) -> list[torch.Tensor]:
-        """Count what a step has moved that was interrupted, and forget the rest; return the parameters that moved."""
+        """Count what an interrupted step has updated, and drop the rest; return the updated parameters."""
         moved: list[torch.Tensor] = []
         if any(work.batch.moved or work.batch.count > work.before for work in self.work) or any(
             work.batch.count > work.count for work in self.staged
@@ -527,12 +527,12 @@ class GroupPlan:
         return moved
 
     def finish(self, state: State) -> None:
-        """Do what is left when the staged batches have been run."""
+        """Finish the step after the staged batches have run."""
         self.group.update(self._group_numbers)
         self.staged = []
 
     def begin(self, state: State) -> None:
-        """In place of :meth:`run`: write the states that were started, and nothing else."""
+        """Write the states that were initialized, and nothing else; called instead of :meth:`run`."""
         for batch, *_ in self.work:
             if not batch.committed:
                 self._commit(batch, state)
@@ -545,7 +545,7 @@ class GroupPlan:
 
     @staticmethod
     def _commit(batch: ParameterBatch, state: State) -> None:
-        """Write the states that were started to ``optimizer.state``."""
+        """Write the states that were initialized to ``optimizer.state``."""
         batch.reflect()
         for record in batch.records:
             record.commit()
@@ -554,7 +554,7 @@ class GroupPlan:
         batch.committed = True
 
     def abandon(self) -> None:
-        """Forget a step that was prepared and is not going to be run."""
+        """Discard a step that was prepared and will not run."""
         self.work, self.staged = [], []
         for batch in list(self.batches):
             batch.gradients = []
@@ -563,9 +563,9 @@ class GroupPlan:
 
 
 def divided(batches: Sequence[ParameterBatch]) -> list[ParameterBatch]:
-    """Return the batches with a schedule that could be one again, since their tensors have been updated equally often.
+    """Return the batches with a schedule that can be merged again, since they have the same number of updates.
 
-    It matters to the last bit: products of stacked matrices are rounded otherwise than those of single ones.
+    This matters to the last bit: products of stacked matrices are rounded differently from those of single matrices.
     """
     known: dict[Any, list[ParameterBatch]] = {}
     scheduled = [batch for batch in batches if batch.schedule is not None and batch.committed]
@@ -575,10 +575,10 @@ def divided(batches: Sequence[ParameterBatch]) -> list[ParameterBatch]:
 
 
 def switched(group: Mapping[str, Any]) -> str | None:
-    """Return the switch of a param group that asks for another kind of plan than the usual one."""
+    """Return the option of a parameter group that selects a special kind of plan, if any."""
     return next((key for key in ("differentiable", "capturable", "sparse") if group.get(key)), None)
 
 
 def by_rows(variant: Variant) -> bool:
-    """Return whether some rows of a parameter can be updated without the others."""
+    """Return whether a parameter's rows can be updated separately."""
     return variant.elementwise

@@ -1,4 +1,4 @@
-"""Telling a user who waits that a kernel is being compiled."""
+"""Messages that tell a waiting user that a kernel is being compiled."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ logger = logging.getLogger("optlang")
 
 @contextlib.contextmanager
 def announced(what: str, where: str) -> Iterator[None]:
-    """Say that ``what`` is being compiled if it takes longer than a moment, and when it is done.
+    """Log that ``what`` is being compiled if it takes longer than a moment, and when it is done.
 
-    The lines go through the logger ``optlang``; ``OPTLANG_QUIET=1`` or the logger's level silence them.
+    The lines go to the logger ``optlang``; ``OPTLANG_QUIET=1`` or the logger's level silence them.
 
     Args:
         what: The rule and the types (``AdamW for float32 on cpu``).
-        where: What becomes of the kernel (``once, then kept in ...``).
+        where: Where the kernel is cached (``once, then kept in ...``).
     """
     begin, said = time.perf_counter(), threading.Event()
 
