@@ -1,4 +1,4 @@
-"""C++ of our own on the CPU, for what is elementwise or reduces over whole tensors or dimensions."""
+"""Generated C++ on the CPU, for kernels that are elementwise or reduce over whole tensors or dimensions."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from optlang.backends.loading.signature import LoadedKernel, Signature
 
 
 def accepts(kernel: Kernel, device: str) -> bool:
-    """Return whether a kernel can be written in C++, and compiled: options are those of compilers on Linux."""
+    """Return whether a kernel can be generated in C++ and compiled; the compiler options are those used on Linux."""
     return sys.platform == "linux" and device == "cpu" and bool(kernel.text("cpp_source"))
 
 
 def accepts_codes(kernel: Kernel, signature: Signature) -> bool:
-    """Return whether a kernel takes states in codes as they are: by blocks, so where nothing is about dimensions."""
+    """Return whether a kernel takes quantized states directly: in blocks, so it must not depend on dimensions."""
     return kernel.layout.flat and signature.coefficient_dtype == "float32"
 
 
 def load(kernel: Kernel, signature: Signature) -> LoadedKernel | None:
-    """Return a compiled kernel, or None if there is none: a compiler that fails is said once, as a warning.
+    """Return a compiled kernel, or None if there is none; a failing compiler causes one warning.
 
     Args:
         kernel: The kernel.
@@ -30,7 +30,7 @@ def load(kernel: Kernel, signature: Signature) -> LoadedKernel | None:
         return None
     try:
         found = library.load(kernel, signature)
-    except Exception:  # a library that this process cannot load is as good as none
+    except Exception:  # e.g. a library that this process cannot load
         found = None
     if found is not None or toolchain.compiler() is None:
         return found

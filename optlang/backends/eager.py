@@ -1,4 +1,4 @@
-"""The backend that compiles nothing: the generated source runs as it is, operation by operation."""
+"""The backend that compiles nothing: the generated source runs operation by operation."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from optlang.backends.loading.signature import LoadedKernel, Signature
 
 
 def accepts(kernel: Kernel, device: str) -> bool:
-    """Return True: it takes any kernel, on any device."""
+    """Return True: this backend takes any kernel, on any device."""
     return True
 
 
 def load(kernel: Kernel, signature: Signature) -> LoadedKernel:
-    """Return the ``update`` of a kernel.
+    """Return the ``update`` function of a kernel.
 
     Args:
         kernel: The kernel.

@@ -1,4 +1,4 @@
-"""TorchInductor, through ``torch.compile``: whatever there are no kernels of our own for."""
+"""TorchInductor, through ``torch.compile``, for kernels that no other backend compiles."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from optlang.backends.loading.signature import LoadedKernel, Signature
 
 
 def accepts(kernel: Kernel, device: str) -> bool:
-    """Return True: TorchInductor takes whatever torch does, but for stacks of matrices, which are torch's own calls."""
+    """Return True unless the kernel works on stacks of matrices, which use torch's own operations."""
     return not kernel.matrices
 
 
 def load(kernel: Kernel, signature: Signature) -> LoadedKernel | None:
-    """Return a compiled kernel, or None where nothing can be compiled, which is said once, as a warning.
+    """Return a compiled kernel, or None if compilation fails, which causes one warning.
 
     Args:
         kernel: The kernel.

@@ -1,4 +1,4 @@
-"""Triton kernels of our own on CUDA, in few launches for all parameters."""
+"""Generated Triton kernels on CUDA, in few launches for all parameters."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def accepts(kernel: Kernel, device: str) -> bool:
 
 
 def accepts_codes(kernel: Kernel, signature: Signature) -> bool:
-    """Return whether a kernel takes states in codes as they are: a program instance needs whole blocks."""
+    """Return whether a kernel takes quantized states directly: a program instance needs whole blocks."""
     largest = largest_block(format for _, format in signature.coded)
     return signature.coefficient_dtype == "float32" and largest <= launch.BLOCK
 
 
 def load(kernel: Kernel, signature: Signature) -> LoadedKernel | None:
-    """Return a compiled kernel, or None if Triton fails, which is said once, as a warning.
+    """Return a compiled kernel, or None if Triton fails, which causes one warning.
 
     Args:
         kernel: The kernel.

@@ -73,7 +73,7 @@ class Operand:
         return record.places.first(record.shape)
 
     def arguments(self, coded: bool) -> list[Any]:
-        """Return the kernel's arguments for a parameter; a kernel for quantized states also takes scales."""
+        """Return the kernel's arguments for a parameter; a kernel for quantized states also takes their companions."""
         return [*self.views, *(second for _, _, second, _ in self.coded)] if coded else self.views
 
     def keys(self) -> list[int]:

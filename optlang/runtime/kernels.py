@@ -48,7 +48,7 @@ class KernelModule:
         self._dims: dict[int, tuple[Dims, ...]] = {}
 
     def dims(self, ndim: int) -> tuple[Dims, ...]:
-        """Return the number of dimensions of each tensor of ``update`` when viewed, for ``ndim``-dimensional parameters."""
+        """Return the dimensions of each tensor of ``update``, once viewed, for parameters with ``ndim`` dimensions."""
         if ndim not in self._dims:
             self._dims[ndim] = self._dims_of(ndim)
         return self._dims[ndim]

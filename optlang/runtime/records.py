@@ -1,4 +1,4 @@
-"""One parameter with its state, as a step needs them, and when they are no longer what they were."""
+"""A parameter with its state, in the form that steps need, and the checks that this form is still current."""
 
 from __future__ import annotations
 
@@ -38,43 +38,43 @@ from optlang.storage.parameters import KEY, ParameterFormat, Stochastic
 if TYPE_CHECKING:
     from optlang.storage.coded import Key
 
-#: Attribute of the memory whose parts show the numbers of many parameters.
+#: Attribute of the memory that backs the displayed numbers of many parameters.
 OURS = "optlang_mirror"
 
-#: Key of a tensor's step count in ``optimizer.state[p]``, and of a group's in the param group.
+#: Key of a parameter's step count in ``optimizer.state[p]``, and of a group's step count in the parameter group.
 STEP = "step"
 
-#: The types of codes.
+#: The element types of quantized states.
 _CODES = {kind.codes for kind in CODES.values()}
 
 
 class ParameterState:
-    """A parameter and its state, as kernels can take them.
+    """A parameter and its state, in the form that kernels take.
 
     Attributes:
         parameter: The parameter.
         prepared: Its variant.
-        owner: The parameter as it is listed in the param groups.
-        place: Its place among all parameters of the optimizer.
-        places: Which elements of the owner it has, if they are some of them.
-        draws: Whether random numbers are drawn where states, or the parameter, are kept in fewer bits.
-        facts: What the rule may know of it.
+        owner: The parameter that is listed in the parameter groups.
+        place: Its index among all parameters of the optimizer.
+        places: Which elements of the owner it holds, if not all.
+        draws: Whether quantizing its states, or rounding the parameter, draws random numbers.
+        facts: The facts that the rule may know about it.
         state: Its dict in ``optimizer.state``.
-        keys: Keys of the state this record has, mirrors of host numbers first.
-        values: The objects under these keys when they were taken.
-        pointers: Where these lay then.
-        forms: How their elements were read from there.
-        count: Updates so far.
-        numbers: Values of the host states.
+        keys: The state's keys that this record uses; mirrors of host numbers come first.
+        values: The objects under these keys when they were read.
+        pointers: The addresses of these objects at that time.
+        forms: How their elements were read from memory.
+        count: The number of updates so far.
+        numbers: The values of the host states.
         is_new: Whether none of its states existed before.
         tensors: The state tensors, by name.
-        coded: Of those that are kept in codes, and of a parameter, the format and what belongs to the codes, by name.
-        shown: How many of its keys show numbers of the host.
-        gradient_needs_check: Whether each gradient must be inspected (complex numbers, memory orders other than C's).
+        coded: The format and the scales (or other companions) of each quantized state, and of the parameter, by name.
+        shown: How many of its keys show host numbers.
+        gradient_needs_check: Whether each gradient must be inspected (complex numbers, non-contiguous memory orders).
         copied: Whether the parameter itself cannot be viewed, so that it is copied in and out.
-        ordinary: Whether all tensors lie at addresses, which a kernel can be given; others take torch's own operations.
-        whole: Whether nothing is viewed, as torch's own operations on elements take tensors of any shape.
-        volatile: Whether the tensors may change in a way that does not show, so that they are bound in every step.
+        ordinary: Whether all tensors have addresses, which kernels need; other tensors use torch's own operations.
+        whole: Whether nothing is viewed, since torch's own elementwise operations take tensors of any shape.
+        volatile: Whether the tensors may change undetected, so that they are bound in every step.
     """
 
     __slots__ = (
@@ -130,40 +130,40 @@ class ParameterState:
 
     @property
     def counts(self) -> bool:
-        """Whether its updates are counted: if the rule asks, or if random numbers are drawn by the count."""
+        """Whether its updates are counted: if the rule needs the count, or if it is part of a random-number key."""
         return self.prepared.counts or self.draws
 
     def drawn_by(self, name: ValueName) -> int:
-        """Return what random numbers for a state are drawn by, besides the step."""
+        """Return the key of a state's random numbers, apart from the step."""
         names = ["p", *(slot.name for slot in self.prepared.stored)]
         return mixed(self.place, names.index(text(name))) & 0xFFFFFFFF
 
     def codes(self, name: ValueName) -> torch.Tensor:
-        """Return the codes of what is kept in some."""
+        """Return the codes of a quantized tensor."""
         return (self.parameter if name == "p" else self.tensors[name]).detach()
 
     def uncoded(self, name: ValueName) -> torch.Tensor:
-        """Return what such codes stand for, in the type of the arithmetic."""
+        """Return a quantized tensor, dequantized to the type in which the rule computes."""
         format, second = self.coded[name]
         return format.decode(self.codes(name), second).to(arithmetic(self.parameter))
 
     def keep(self, name: ValueName, x: torch.Tensor, draw: Key) -> None:
-        """Keep numbers in codes; ``draw`` is what random numbers are drawn by in this step."""
+        """Quantize and store values; ``draw`` is the random-number key of this step."""
         format, second = self.coded[name]
         codes = self.codes(name)
         format.keep(x.reshape(codes.shape).float(), codes, second, self.drawn_by(name) ^ draw, self.places)
 
-    # Making ready -------------------------------------------------------------------------------------------
+    # Binding ------------------------------------------------------------------------------------------------
 
     def bind(self, g: torch.Tensor, values: Values, formats: Mapping[str, Format]) -> None:
-        """Take state from ``optimizer.state``, starting what is missing.
+        """Read the state from ``optimizer.state``, and initialize what is missing.
 
-        Nothing is written to ``optimizer.state`` yet: what has to be is staged for :meth:`commit`.
+        Nothing is written to ``optimizer.state`` yet: changes are staged for :meth:`commit`.
 
         Args:
             g: A gradient of the parameter.
             values: The hyperparameters.
-            formats: How states are kept that are kept otherwise than the rule says, by key.
+            formats: The storage formats of states that override the rule's, by key.
         """
         p, layout = self.parameter, self.prepared.variant.layout
         self.gradient_dtype = g.dtype
@@ -178,16 +178,16 @@ class ParameterState:
         self.gradient_needs_check = self.copied or p.is_complex() or not p.is_contiguous() or not self.ordinary
 
     def _states(self, g: torch.Tensor, values: Values, formats: Mapping[str, Format]) -> dict[ValueName, torch.Tensor]:
-        """Return the state tensors by name, each as its kernel wants it, and set the host's numbers."""
+        """Return the state tensors by name, each in the form that its kernel takes, and set the host numbers."""
         prepared, held = self.prepared, self.state
         slots = prepared.variant.slots
         missing = [slot for slot in slots if held.get(slot.key) is None]
         present = len(missing) < len(slots)
         self.is_new = bool(slots) and not present
         step = held.get(STEP)
-        # Without a count, but with state: there has been a step, so this is not the first.
+        # State without a count means that there has been a step, so this is not the first.
         self.count = _number(step) if step is not None else float(present)
-        if missing and g.is_sparse:  # a state may start from it
+        if missing and g.is_sparse:  # a state may be initialized from it
             g = g.to_dense()
         empty = {slot.name: self._zeros(formats[slot.key]) for slot in missing if slot.zero and slot.key in formats}
         unknown = any(slot.name not in empty for slot in missing)
@@ -236,10 +236,10 @@ class ParameterState:
         return tensors
 
     def _take_way(self, formats: Mapping[str, Format]) -> None:
-        """Take what belongs to a parameter whose rounding errors are kept, starting it if it is missing."""
+        """Read what is stored for a parameter whose rounding errors are kept, initializing it if it is missing."""
         way, p, held = formats.get(KEY), self.parameter, self.state.get(KEY)
         if held is not None and (not isinstance(way, ParameterFormat) or way.alone):
-            self.staged[KEY] = None  # the parameter moves on without it
+            self.staged[KEY] = None  # the parameter will change without it
         if not isinstance(way, ParameterFormat):
             return
         second = way.companion(p)
@@ -253,14 +253,14 @@ class ParameterState:
             self.hold(self.values[: self.shown], [*self.values[self.shown :], second])
 
     def _zeros(self, format: Format) -> torch.Tensor:
-        """Return a state of zeros, of as many bits as it will be kept in; of one in codes nothing but the shape."""
+        """Return a zero state of its stored width; for a quantized state, only a tensor of the right shape."""
         p = self.parameter
         if isinstance(format, Blocks):
             return torch.empty(p.shape, device="meta")
         return torch.zeros_like(p, dtype=getattr(torch, format.dtype(real_name(p.dtype))), requires_grad=False)
 
     def _in_codes(self, slot: Slot, format: Blocks, value: torch.Tensor, fresh: bool) -> torch.Tensor:
-        """Return the codes of a state, which become its tensor, and take note of their scales."""
+        """Return the codes of a quantized state, which become its tensor, and record their scales."""
         held = self.state.get(slot.key + SCALE)
         if isinstance(held, torch.Tensor) and format.fits(value, held):
             codes, scales = value, held
@@ -276,7 +276,7 @@ class ParameterState:
         return codes
 
     def _decoded(self, slot: Slot, codes: torch.Tensor) -> torch.Tensor:
-        """Return the numbers of a state that a checkpoint has in codes."""
+        """Dequantize a state that a checkpoint stores quantized."""
         scales = self.state[slot.key + SCALE]
         format = choice.found(codes, scales)
         if format is None:
@@ -284,29 +284,29 @@ class ParameterState:
         return format.decode(codes, scales)
 
     def hold(self, mirrors: Sequence[Any], stored: Sequence[torch.Tensor]) -> None:
-        """Take note of the tensors under the keys, and of where they lie."""
+        """Record the tensors under the keys, and their addresses."""
         self.values = (*mirrors, *stored)
         self.pointers = tuple(0 if value is None else address(value) for value in self.values)
         self.forms = tuple(None if value is None else form(value) for value in self.values)
 
     @staticmethod
     def _is_cut(slot: Slot, tensor: torch.Tensor) -> bool:
-        """Return whether a state from a checkpoint may have fewer bits than the rule keeps it in."""
+        """Return whether a state from a checkpoint may have a narrower type than the rule stores it in."""
         return tensor.dtype is torch.float16 or (tensor.dtype is torch.bfloat16 and isinstance(slot.format, Wide))
 
     def _fitting(self, key: str, storage: Storage, held: Any) -> torch.Tensor:
-        """Return a state tensor as the kernel wants it: on the device, shaped and laid out like the parameter."""
+        """Return a state tensor in the form that the kernel takes: its device, and the parameter's shape and layout."""
         p = self.parameter
         value: torch.Tensor = held if isinstance(held, torch.Tensor) else torch.tensor(held, dtype=arithmetic(p))
         if reason := lost(value):
             raise ValueError(f"state {key!r} {reason}")
         if is_fake(value) is not is_fake(p):
             raise ValueError(f"state {key!r} is a {'fake' if is_fake(value) else 'real'} tensor, but the other is not")
-        if value.is_inference():  # it could not be written to outside of inference mode
+        if value.is_inference():  # it could not be written outside of inference mode
             value = value.clone()
         if value.device != p.device:
             value = value.to(p.device)
-        if not (value.is_floating_point() or value.is_complex()):  # a mask, or whole numbers: arithmetic needs more
+        if not (value.is_floating_point() or value.is_complex()):  # masks and integers: arithmetic needs floats
             value = value.to(p.dtype)
         value = resolved(value)
         if storage is Storage.SCALAR:
@@ -322,12 +322,12 @@ class ParameterState:
         return value.contiguous()
 
     def is_in_place(self) -> bool:
-        """Return whether the parameter lies as it did when the views were made."""
+        """Return whether the parameter is still at the address at which the views were created."""
         p = self.parameter
         return address(p) == self.pointer and form(p) == self.form
 
     def is_current(self, held: dict[str, Any] | None) -> bool:
-        """Return whether ``optimizer.state`` still holds what the views were made of."""
+        """Return whether ``optimizer.state`` still holds the objects that were viewed."""
         if not self.keys:
             return True
         if held is not self.state or not all(map(is_, map(held.get, self.keys), self.values)):
@@ -335,7 +335,7 @@ class ParameterState:
         return tuple(map(address, self.values)) == self.pointers and tuple(map(form, self.values)) == self.forms
 
     def commit(self) -> None:
-        """Write what was staged to the state."""
+        """Write the staged changes to the state."""
         self.state.update(self.staged)
         for key in [key for key, value in self.staged.items() if value is None]:
             del self.state[key]
@@ -344,7 +344,7 @@ class ParameterState:
     # Each step ----------------------------------------------------------------------------------------------
 
     def fitting(self, g: torch.Tensor) -> torch.Tensor:
-        """Return a gradient whose elements lie in memory as the kernel expects."""
+        """Return a gradient with the memory order that the kernel expects."""
         p = self.parameter
         g = resolved(g.detach())
         if self.copied or not self.prepared.variant.layout.flat:
@@ -355,12 +355,12 @@ class ParameterState:
 
 
 def _is_coded(value: Any) -> bool:
-    """Return whether a state has the type of codes, which stand for nothing without their scales."""
+    """Return whether a state has a type of quantized states, which mean nothing without their scales."""
     return isinstance(value, torch.Tensor) and str(value.dtype)[6:] in _CODES
 
 
 def _number(value: Any) -> float:
-    """Return a number that a checkpoint or the user may have given as a tensor."""
+    """Return a number that a checkpoint or the user may have stored as a tensor."""
     if isinstance(value, torch.Tensor):
         if value.numel() != 1:
             raise ValueError(f"a state that is one number has shape {tuple(value.shape)}")
@@ -372,7 +372,7 @@ def _number(value: Any) -> float:
 
 
 def is_kept(value: Any) -> TypeGuard[torch.Tensor]:
-    """Return whether a number that somebody put into the state is written to where it is: not those that we made."""
+    """Return whether a number that someone else put into the state is written in place; not those that we created."""
     return (
         isinstance(value, torch.Tensor)
         and value.dtype in (torch.float32, torch.float64)

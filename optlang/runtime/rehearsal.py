@@ -1,7 +1,7 @@
-"""Steps of size 0 and without gradients, which are only there to have the states made.
+"""Rehearsals: steps of size 0 with zero gradients, made only to initialize the states.
 
-``torch.distributed.checkpoint`` makes such a step where there is no state, before it saves and before it loads.
-Counting it, or dividing by a norm of 0, would be wrong.
+``torch.distributed.checkpoint`` makes such a step if there is no state, before it saves and before it loads. It must
+not be counted, and must not divide by a norm of 0.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 from optlang.runtime.tensors import is_fake, local
 from optlang.runtime.values import plain
 
-#: What is in ``optimizer.state``: a dict in it, key, value, and version of a tensor.
+#: An entry of ``optimizer.state``: the dict it is in, key, value, and the version of a tensor.
 Content = tuple[Any, Any, Any, int]
 
 
 def is_possible(state: Mapping[Any, Any], groups: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a step is a rehearsal if all gradients are 0: there is no state yet, and its size is 0."""
+    """Return whether a step is a rehearsal if all gradients are 0: there is no state yet, and the step size is 0."""
     return not state and all(plain(group.get("lr")) == 0 for group in groups)
 
 
@@ -30,7 +30,7 @@ def is_without_gradients(groups: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def contents(state: Mapping[Any, Any]) -> list[Content]:
-    """Return what is in ``optimizer.state``, with the versions of its tensors."""
+    """Return the entries of ``optimizer.state``, with the versions of its tensors."""
     found: list[Content] = []
     for held in state.values():
         for key, value in held.items() if isinstance(held, dict) else ():
@@ -40,7 +40,7 @@ def contents(state: Mapping[Any, Any]) -> list[Content]:
 
 
 def are_alike(some: Sequence[Content], others: Sequence[Content]) -> bool:
-    """Return whether contents of ``optimizer.state`` are the same objects, which nobody has written to in between."""
+    """Return whether the entries of ``optimizer.state`` are the same objects, unmodified since."""
     return len(some) == len(others) and all(
         a[0] is b[0] and a[1] == b[1] and a[2] is b[2] and a[3] == b[3] for a, b in zip(some, others, strict=True)
     )

@@ -1,7 +1,7 @@
-"""Random numbers that depend on nothing but a seed, the tensor, its update and the place in the rule.
+"""Random numbers that depend only on a seed, the tensor, its update count and the call's position in the rule.
 
-No generator is carried from step to step: each draw is seeded anew. So batches may run in any order, a checkpoint needs
-only the seed and the step counts, and every backend reads the same numbers.
+No generator state is carried from step to step: each draw has a seed derived from these. So batches may run in any
+order, a checkpoint needs only the seed and the step counts, and every backend reads the same numbers.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from optlang.artifact import Draw
 
 #: Key of the seed in the param groups.
 SEED = "seed"
-#: How many seeds there are.
+#: The number of seeds.
 SEEDS = 2**64
 _MASK = SEEDS - 1
 
 
 def mixed(*numbers: int) -> int:
-    """Return 64 bits that look random and follow from some whole numbers.
+    """Hash integers to 64 pseudorandom bits.
 
-    The finaliser of SplitMix64 (Steele, Lea & Flood, 2014, https://doi.org/10.1145/2660193.2660195), once for each.
+    Applies the finalizer of SplitMix64 (Steele, Lea & Flood, 2014, https://doi.org/10.1145/2660193.2660195) once per
+    integer.
     """
     state = 0
     for number in numbers:
@@ -35,9 +36,9 @@ def mixed(*numbers: int) -> int:
 
 
 def mixed_on_device(number: int, other: torch.Tensor) -> torch.Tensor:
-    """Return what :func:`mixed` returns for two numbers of which one is on a device, as a tensor of one number there.
+    """Return what :func:`mixed` returns for two numbers, one of them on a device, as a 0-d tensor there.
 
-    Bits are those of a number without a sign.
+    The bits are those of an unsigned integer.
     """
     state = other.to(torch.int64) + _signed(mixed(number) + 0x9E3779B97F4A7C15)
     state = (state ^ ((state >> 30) & _MASK >> 30)) * _signed(0xBF58476D1CE4E5B9)
@@ -46,13 +47,13 @@ def mixed_on_device(number: int, other: torch.Tensor) -> torch.Tensor:
 
 
 def _signed(number: int) -> int:
-    """Return the number with a sign that has the same 64 bits."""
+    """Return the signed integer with the same 64 bits."""
     number &= _MASK
     return number - SEEDS if number >= SEEDS // 2 else number
 
 
 def checked(name: str, seed: Any) -> int:
-    """Return a seed as a whole number, one that torch draws for None; ``name`` is the class that it is for."""
+    """Return a seed as an integer; torch draws one for None. ``name`` is the class, for messages."""
     if seed is None:
         return int(torch.randint(2**31, ()).item())
     try:
@@ -69,10 +70,10 @@ class Seed:
     """Draws random numbers for the parameters of an optimizer.
 
     Args:
-        groups: Its param groups; the first one's seed counts.
+        groups: The optimizer's parameter groups; the first one holds the seed.
 
     Raises:
-        ValueError: If that is no seed.
+        ValueError: If the seed is invalid.
     """
 
     def __init__(self, groups: Sequence[Mapping[str, Any]]) -> None:
@@ -82,7 +83,7 @@ class Seed:
         self._generators: dict[torch.device, torch.Generator] = {}
 
     def fill(self, memory: torch.Tensor, draw: Draw, p: torch.Tensor, t: int) -> None:
-        """Fill memory with the numbers of a draw for a parameter's update ``t``."""
+        """Fill a tensor with the random numbers of one draw, for a parameter's update ``t``."""
         generator = self._generators.get(memory.device)
         if generator is None:
             generator = self._generators[memory.device] = torch.Generator(memory.device)
@@ -91,7 +92,7 @@ class Seed:
             self._places = {id(q): i for i, q in enumerate(members)}
         place = self._places.get(id(p), 0)
         generator.manual_seed(mixed(self.value, place, t, draw.seed) >> 1)
-        # Memory in another order of dimensions gets the same numbers at the same elements.
+        # Tensors with another memory order get the same numbers at the same indices.
         drawn = (
             memory if memory.is_contiguous() else torch.empty(memory.shape, dtype=memory.dtype, device=memory.device)
         )

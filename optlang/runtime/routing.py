@@ -1,7 +1,7 @@
-"""The rules of an optimizer class, one as a rule, and the keys of its param groups.
+"""The rules of an optimizer class, often only one, and the keys of its parameter groups.
 
-A rule with routes has no formulas of its own: the class holds the rules it leads to, and each parameter goes to the
-first whose condition it meets. Keys that several of them have are told apart by the name of the rule.
+A rule with routes has no formulas: the class holds the rules it routes to, and each parameter is updated by the first
+rule whose condition it meets. Keys that several of them share are prefixed with the name of the rule.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class RoutedRule:
 
     Args:
         compiled: The rule.
-        hyper: How its hyperparameters are read.
+        hyper: Reads its hyperparameters.
         kernels: Its variants and kernels.
-        when: The condition under which a parameter goes to it; None for always.
+        when: The condition under which the rule updates a parameter; None for always.
 
     Attributes:
-        keeps_numbers: Whether it keeps numbers in param groups.
+        keeps_numbers: Whether it stores numbers in parameter groups.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class RoutedRule:
         self.asks = tuple(dict.fromkeys(node.name for node in nodes if isinstance(node, Member)))
 
     def started(self, group: Mapping[str, Any], p: torch.Tensor) -> dict[str, Any]:
-        """Return what a parameter of a group has as state before its first step."""
+        """Return the state of a group's parameter before its first step."""
         values, facts = self.hyper.read(group), facts_of(p)
         prepared = self.kernels.prepared(values, self.hyper.answers(values), facts)
         fresh = prepared.started(p.detach(), torch.zeros_like(p), {**values, **facts.named()})
@@ -59,21 +59,21 @@ class RoutedRule:
         return {**count, **numbers, **{slot.key: fresh[slot.name] for slot in prepared.stored}}
 
     def counts_steps_of(self, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> bool:
-        """Return whether the steps of a group with these parameters are counted, as some formula reads ``group.t``."""
+        """Return whether a group with these parameters counts its steps, because a formula reads ``group.t``."""
         if needs(self.compiled.rule).group_time:
             return True
         if not members or not self.keeps_numbers:
             return False
-        values = self.hyper.read(group)  # numbers that are not a tensor's may read it by the name of `t`
+        values = self.hyper.read(group)  # formulas that are not per tensor may read it as `t`
         prepared = self.kernels.prepared(values, self.hyper.answers(values), facts_of(members[0]))
         return prepared.variant.counts_group
 
     def answers(self, group: Mapping[str, Any]) -> tuple[Value, ...]:
-        """Return the keys of a param group that decide which parameters come here; 0 for those it does not have."""
+        """Return the parameter-group values that decide which parameters the rule updates; 0 for missing keys."""
         return tuple(plain(group.get(key, 0.0)) for key in self.asks)
 
     def takes(self, group: Mapping[str, Any], p: torch.Tensor) -> bool:
-        """Return whether a parameter of a group is one for this rule, unless an earlier one takes it."""
+        """Return whether the rule updates a group's parameter, unless an earlier rule does."""
         if self.when is None:
             return True
         known: Values = dict(zip(map(GroupKey, self.asks), self.answers(group), strict=True))
@@ -81,21 +81,21 @@ class RoutedRule:
 
 
 class Parts:
-    """The rules of a class, in the order in which parameters are offered to them.
+    """The rules of a class, in the order in which they are tried for each parameter.
 
     Args:
         compiled: The rule of the class.
-        parts: The rules: this one, or those that it routes to.
+        parts: This rule, or the rules that it routes to.
         counterpart: What the class shares with one of ``torch.optim``; nothing by default.
 
     Attributes:
         name: Name of the class.
-        keys: The keys of param groups, each with its default; those without are in ``required``.
+        keys: The keys of parameter groups, with their defaults; keys without a default are in ``required``.
         required: Keys that the user must give.
-        state_keys: The keys of the states that parameters have.
+        state_keys: The keys of the parameters' states.
         random: Whether random numbers are drawn.
         sparse: Whether the rule is for sparse gradients.
-        has_events: Whether parameters are others while they are evaluated.
+        has_events: Whether parameters differ between training and evaluation.
     """
 
     def __init__(self, compiled: Compiled, parts: Sequence[RoutedRule], counterpart: Counterpart | None = None) -> None:
@@ -127,7 +127,7 @@ class Parts:
         return cls(compiled, parts)
 
     def split(self, group: Mapping[str, Any]) -> list[list[torch.Tensor]]:
-        """Return the parameters of a group by the rule they go to; what no rule takes is in no list."""
+        """Return the parameters of a group by the rule that updates them; those that no rule takes are left out."""
         if len(self.parts) == 1 and self.parts[0].when is None:
             return [list(group["params"])]
         chosen: list[list[torch.Tensor]] = [[] for _ in self.parts]
@@ -138,24 +138,24 @@ class Parts:
         return chosen
 
     def answers(self, group: Mapping[str, Any]) -> tuple[Value, ...]:
-        """Return what decides where the parameters of a group go, besides their shapes."""
+        """Return the values, besides shapes, that decide which rules update the parameters of a group."""
         return tuple(answer for part in self.parts for answer in part.answers(group))
 
     def derive(self, group: MutableMapping[str, Any], defaults: Mapping[str, Any]) -> None:
-        """Give a param group what follows from its other keys, or from the defaults of those that it does not have."""
+        """Set the keys of a parameter group that are derived from its other keys, or from their defaults if missing."""
         for part in self.parts:
             whole = {**defaults, **group}
             part.hyper.derive(whole)
             group.update((key, whole[key]) for key in part.hyper.derived)
 
     def tidied(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the values of a param group as they are kept: in Python's types, with counts as int."""
+        """Return the values of a parameter group in normalized form: Python types, with counts as int."""
         kept = {k: v if k in ("params", "param_names") else python_value(v) for k, v in group.items()}
         for part in self.parts:
             kept.update(part.hyper.tidied(kept))
         return kept
 
     def check(self, group: Mapping[str, Any]) -> None:
-        """Raise ValueError, naming every range that a hyperparameter of a group is outside of."""
+        """Raise ValueError, naming every range that a hyperparameter of a group violates."""
         for part in self.parts:
             part.hyper.check(part.hyper.read(group))

@@ -1,7 +1,7 @@
-"""Running the schedules of a rule's batches: in turns, where they wait for sums over the whole model.
+"""Runs the schedules of a rule's batches in turns, because stages may wait for sums over the whole model.
 
-:func:`run_schedule` runs the stages of all batches of a rule, and computes what arrives in between: sums over all of
-them, what the closure returns elsewhere, and the states that the whole optimizer shares.
+:func:`run_schedule` runs the stages of all batches of a rule, and computes what arrives in between: sums over all
+batches, results of the closure at other points, and the states of the whole optimizer.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ def run_schedule(
 ) -> None:
     """Run the steps of all batches of one rule whose steps have a schedule.
 
-    Every batch goes on for as long as it can; then the sums that are complete are added up, and the shared states that
-    can be computed from them are.
+    Every batch runs for as long as it can; then complete sums are added up, and the shared states that depend on them
+    are computed.
 
     Args:
         works: The batches.
-        prepared: The variant of the first group, whose formulas of shared states hold.
-        known: What shared states are computed from besides sums: the values of the first group, with the largest of
-            the groups' step counts.
-        seed: Draws random numbers, for a rule that has some.
-        shared: Gets the shared states' new values, by key; those that it has when it is interrupted, too.
-        evaluation: Calls the closure, for a rule that asks for that.
+        prepared: The variant of the first group, whose formulas of shared states apply.
+        known: The inputs of shared states besides sums: the values of the first group, with the largest of the groups'
+            step counts.
+        seed: Draws random numbers, for a rule that needs them.
+        shared: Receives the new values of shared states, by key, also those computed before an interruption.
+        evaluation: Calls the closure, for a rule that needs it.
 
     Raises:
         Stopped: If the rule makes no more steps in this call of ``step()``.
@@ -72,20 +72,20 @@ def run_schedule(
     try:
         _run_in_turns(works, _Shared(prepared, known, shared), late, seed, evaluation)
     except BaseException as error:
-        if not isinstance(error, RuntimeError):  # those are torch's own; others interrupt
+        if not isinstance(error, RuntimeError):  # torch's own errors; others interrupt
             for work in works:
                 work.settle(late)
         raise
 
 
 class Turn(NamedTuple):
-    """What runs without waiting, and what arrives then.
+    """The stages that run without waiting, and what arrives after them.
 
     Attributes:
-        runs: The stages, each with the place of its batch.
-        sums: What is complete after them.
-        decides: Whether it is known then whether there is a step at all.
-        points: What the closure is called for then.
+        runs: The stages, with the index of their batch.
+        sums: The sums that are complete after them.
+        decides: Whether it is then known whether a step is made at all.
+        points: The points at which the closure is then called.
     """
 
     runs: tuple[tuple[int, Segment], ...]
@@ -96,13 +96,13 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class Agenda:
-    """The turns of some batches in a step; they are the same in every step on the same paths.
+    """The turns of some batches in a step; they are the same in every step that takes the same paths.
 
     Attributes:
-        prepared: The variant whose formulas of shared states hold.
-        paths: The stages of each batch, by which an agenda is known again.
+        prepared: The variant whose formulas of shared states apply.
+        paths: The stages of each batch, which identify the agenda.
         turns: The turns.
-        nothing: The sums that are read and that no tensor has a part of: they are 0.
+        nothing: The sums that are read but that no tensor contributes to: they are 0.
     """
 
     prepared: LoadedVariant
@@ -112,7 +112,7 @@ class Agenda:
 
     @classmethod
     def of(cls, works: Sequence[ScheduledWork], shared: _Shared, late: Mapping[ValueName, Any]) -> Agenda:
-        """Return the agenda of some batches; ``late`` is what is there when they start."""
+        """Return the agenda of some batches; ``late`` holds what is available at the start."""
         paths = tuple(work.path for work in works)
         segments = [segment for path in paths for segment in path]
         wanted = {name for segment in segments for name in segment.needs} | shared.needs
@@ -123,7 +123,7 @@ class Agenda:
         return cls(shared.prepared, paths, tuple(turns), nothing)
 
     def fits(self, works: Sequence[ScheduledWork], shared: _Shared) -> bool:
-        """Return whether it is that of these batches on their paths."""
+        """Return whether the agenda is for these batches on their current paths."""
         return (
             self.prepared is shared.prepared
             and len(self.paths) == len(works)
@@ -134,13 +134,13 @@ class Agenda:
 def _turns(
     paths: Sequence[Sequence[Segment]], shared: _Shared, wanted: Iterable[ValueName], there: set[ValueName]
 ) -> Iterator[Turn]:
-    """Yield the turns in which some stages can be run.
+    """Yield the turns in which some stages can run.
 
     Args:
         paths: The stages of each batch.
-        shared: The states that the whole optimizer shares.
-        wanted: Names of what is read.
-        there: Names of what has arrived, which grows.
+        shared: The states of the whole optimizer.
+        wanted: Names of the values that are read.
+        there: Names of the values that have arrived; updated in place.
     """
     left = [list(path) for path in paths]
     totals = Counter(total for path in paths for segment in path for total in segment.totals)
@@ -151,8 +151,8 @@ def _turns(
         runs = []
         for place, path in enumerate(left):
             while path and path[0].needs <= there:
-                # Nothing moves before the closure has been called everywhere, or while the steps may end; and what
-                # only a step needs is not computed before it is known that there is one.
+                # Nothing is updated before all calls of the closure, or while the iteration may still end; and what
+                # only a step needs is not computed before it is known that the step is made.
                 given = asking and not any(IterationControl.STOP in segment.totals for segment in path)
                 if given or ((points or asking) and path[0].writes):
                     break
@@ -174,7 +174,7 @@ def _turns(
 
 
 def _options(point: Asked, totals: Set[NumberContribution]) -> Set[NumberContribution]:
-    """Return the numbers among some that a search goes by; it waits for them."""
+    """Return the values that a search reads; this waits for them."""
     return totals & {*point.search.options} if isinstance(point, SearchDirection) else set()
 
 
@@ -185,8 +185,8 @@ def _run_in_turns(
     seed: rng.Seed | None,
     evaluation: Evaluation | None,
 ) -> None:
-    """Run the steps of batches with a schedule, putting what arrives into ``late``."""
-    first = works[0].schedule  # it keeps the agenda
+    """Run the steps of batches with a schedule, adding what arrives to ``late``."""
+    first = works[0].schedule  # it stores the agenda
     if not (isinstance(first.agenda, Agenda) and first.agenda.fits(works, shared)):
         first.agenda = Agenda.of(works, shared, late)
     late.update(first.agenda.nothing)
@@ -213,19 +213,19 @@ def _run_in_turns(
 def _sum(parts: Sequence[Any]) -> Any:
     """Return the sum of some numbers.
 
-    On the CPU it is exact and rounded once, so that it does not depend on how tensors fall into batches.
+    On the CPU it is exact and rounded once, so it does not depend on how tensors are batched.
     """
     if not _NUMBERS.issuperset(map(type, parts)) and any(isinstance(part, torch.Tensor) for part in parts):
         device = next(part.device for part in parts if isinstance(part, torch.Tensor))
         return torch.stack([as_number(part, device) for part in parts]).sum()
     try:
         return math.fsum(parts)
-    except (OverflowError, ValueError):  # infinities of both signs, or beyond the largest number
+    except (OverflowError, ValueError):  # infinities of both signs, or overflow
         return sum(parts)
 
 
 class _Shared:
-    """The states that the whole optimizer shares, computed once a step into ``results``."""
+    """The states of the whole optimizer, computed once per step into ``results``."""
 
     def __init__(self, prepared: LoadedVariant, known: Mapping[ValueName, Any], results: dict[str, Any]) -> None:
         self.known, self.prepared, self.results = known, prepared, results
@@ -233,11 +233,11 @@ class _Shared:
         self.needs = {name for _, names in self.left for name in names if isinstance(name, LateNumber)}
 
     def arriving(self, there: Set[ValueName]) -> set[ValueName]:
-        """Return names of those that can be computed when the values of some names are there."""
+        """Return names of the states that can be computed from the values that have arrived."""
         return {slot.new for slot, names in self.left if {n for n in names if isinstance(n, LateNumber)} <= there}
 
     def compute(self, late: MutableMapping[ValueName, Any]) -> None:
-        """Compute those whose sums have arrived."""
+        """Compute the states whose sums have arrived."""
         if not self.left:
             return
         prepared = self.prepared

@@ -1,6 +1,6 @@
-"""How far to go along a line: searches that call the closure until they are content.
+"""Line searches: how far to go along a line, calling the closure until the conditions hold.
 
-Both take the loss along the line as a function of the distance, which also gives its slope there.
+Both take the loss along the line as a function of the distance; it returns the loss and its slope.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Line = Callable[[float], tuple[float, float]]
 
 
 class SearchPoint(NamedTuple):
-    """A place on the line that has been looked at."""
+    """A point on the line that has been evaluated."""
 
     at: float
     loss: float
@@ -22,15 +22,15 @@ class SearchPoint(NamedTuple):
 
 
 def backtracking(line: Line, start: SearchPoint, step: float, c1: float, shrink: float, evaluations: float) -> float:
-    """Return the first of ``step``, ``shrink*step``, ... at which the loss has fallen enough; 0 if none is.
+    """Return the first of ``step``, ``shrink*step``, ... at which the loss has decreased enough; 0 if none is.
 
     Args:
         line: The loss along the line.
         start: The point at 0.
         step: The first distance.
-        c1: How much of what the slope promises the loss has to fall by (Armijo's condition).
-        shrink: What a distance is multiplied by that is too far.
-        evaluations: How often the closure may be called.
+        c1: The required fraction of the decrease that the slope predicts (Armijo's condition).
+        shrink: The factor by which a distance that is too large is reduced.
+        evaluations: The maximum number of calls of the closure.
     """
     for _ in range(int(evaluations)):
         loss, _ = line(step)
@@ -50,22 +50,22 @@ def strong_wolfe(
     tolerance: float,
     evaluations: float,
 ) -> float:
-    """Return a distance that meets the strong Wolfe conditions, or the best one found; 0 if the line does not fall.
+    """Return a distance that meets the strong Wolfe conditions, or the best one found; 0 if the line does not descend.
 
-    Nocedal and Wright, Numerical Optimization (2006), algorithms 3.5 and 3.6, with the safeguards of minFunc, as
-    ``torch.optim.LBFGS`` has them: steps grow at most tenfold, and stay a tenth of the bracket away from its ends
-    unless they have just done so.
+    Nocedal and Wright, Numerical Optimization (2006), algorithms 3.5 and 3.6, with the safeguards of minFunc, as in
+    ``torch.optim.LBFGS``: steps grow at most tenfold, and stay a tenth of the bracket away from its ends unless they
+    have just done so.
 
     Args:
         line: The loss along the line.
         start: The point at 0.
-        largest: The largest element of the direction, in size.
+        largest: The largest absolute value in the direction.
         step: The first distance.
-        c1: How much of what the slope promises the loss has to fall by.
-        c2: How much of the slope may be left.
-        tolerance: The slope that does not count as falling, and the largest change of a parameter for which a bracket
-            is not narrowed any more.
-        evaluations: How often the closure may be called after the first distance.
+        c1: The required fraction of the decrease that the slope predicts.
+        c2: The fraction of the slope that may remain.
+        tolerance: The slope below which the line does not count as descending, and the largest change of a parameter
+            for which a bracket is not narrowed any further.
+        evaluations: The maximum number of calls of the closure after the first distance.
     """
     if not start.slope <= -tolerance:
         return 0.0
@@ -86,15 +86,15 @@ class _Search:
         return SearchPoint(at, *self.line(at))
 
     def too_high(self, point: SearchPoint) -> bool:
-        """Return whether the loss has not fallen enough."""
-        return not point.loss <= self.start.loss + self.c1 * point.at * self.start.slope  # what is no number is, too
+        """Return whether the loss has not decreased enough."""
+        return not point.loss <= self.start.loss + self.c1 * point.at * self.start.slope  # NaN is too high as well
 
     def flat_enough(self, point: SearchPoint) -> bool:
-        """Return whether little of the slope is left."""
+        """Return whether the remaining slope is small enough."""
         return abs(point.slope) <= -self.c2 * self.start.slope
 
     def bracketed(self, step: float) -> list[SearchPoint]:
-        """Return a point that meets the conditions, or two with one between them."""
+        """Return a point that meets the conditions, or two points that bracket one."""
         before, point = self.start, self.look(step)
         while self.called < self.most:
             if self.too_high(point) or (self.called > 1 and point.loss >= before.loss):
@@ -142,14 +142,14 @@ class _Search:
 
 
 def _lower(bracket: list[SearchPoint]) -> tuple[int, int]:
-    """Return which end of a bracket is lower and which is higher; one that is no number is not lower."""
+    """Return the lower and the higher end of a bracket; an end that is NaN is not the lower one."""
     return (1, 0) if bracket[1].loss < bracket[0].loss else (0, 1)
 
 
 def _between(a: SearchPoint, b: SearchPoint, low: float, high: float) -> float:
-    """Return where the cubic through two points, with their slopes, is least between two bounds.
+    """Return the minimum, between two bounds, of the cubic through two points with their slopes.
 
-    Halfway between the bounds if there is no such place.
+    Returns the midpoint of the bounds if there is no minimum.
     """
     if a.at > b.at:
         a, b = b, a

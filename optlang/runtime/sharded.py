@@ -1,9 +1,9 @@
-"""Parameters that are distributed tensors: each process updates its own part.
+"""Distributed parameters: each process updates its own part.
 
-Where every element is updated from itself alone, the usual kernels run on the local parts and nothing is sent. A rule
-that looks at more than one element (norms, means over rows) is run on gathered copies of the parameter, its gradient
-and its states, in every process alike, and each keeps its part of the result: right for every rule and placement, at
-the price of sending all of them. State is distributed as its parameter is.
+If every element is updated from itself alone, the usual kernels run on the local parts and nothing is communicated. A
+rule that reads more than one element (norms, means over rows) runs on gathered copies of the parameter, its gradient
+and its states, identically in every process, and each process keeps its part of the result. This is correct for every
+rule and placement, at the cost of communicating all of these tensors. State is distributed like its parameter.
 """
 
 from __future__ import annotations
@@ -32,29 +32,29 @@ if TYPE_CHECKING:
 
 
 class ShardedPlan(GroupPlan):
-    """The step of a param group with distributed tensors among its parameters.
+    """The step of a parameter group that contains distributed tensors.
 
-    The usual plan is made for stand-ins: the local part of each parameter, with the local part of its gradient and a
-    dict of the local parts of its states.
+    The usual plan runs on stand-ins: the local part of each parameter, with the local part of its gradient and a dict
+    of the local parts of its states.
     """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._parts: dict[torch.Tensor, torch.Tensor] = {}  # by parameter, the stand-in
-        self._whole: dict[torch.Tensor, torch.Tensor] = {}  # the other way round
+        self._parts: dict[torch.Tensor, torch.Tensor] = {}  # parameter -> stand-in
+        self._whole: dict[torch.Tensor, torch.Tensor] = {}  # stand-in -> parameter
         self._states: dict[torch.Tensor, dict[str, Any]] = {}  # by stand-in
-        self._shown: dict[torch.Tensor, dict[str, Any]] = {}  # by parameter, what optimizer.state held
+        self._shown: dict[torch.Tensor, dict[str, Any]] = {}  # by parameter: its dict in optimizer.state
         self._exhibited: list[ParameterBatch] = []  # those whose numbers optimizer.state shows
         self._gathered: list[Gathered] = []
         self._copies: set[torch.Tensor] = set()  # gathered parameters
-        self._around: dict[torch.Tensor, bool] = {}  # by parameter, for the answers below
+        self._around: dict[torch.Tensor, bool] = {}  # by parameter: the results of _looks_around
         self._around_of: tuple[Any, ...] | None = None
-        self.idle = []  # stand-ins, when there are some
+        self.idle = []  # stand-ins, once there are some
 
     # The first half -----------------------------------------------------------------------------------------
 
     def prepare(self, state: State, same: bool) -> bool:
-        """Take the local parts and lay out the work of this step; return whether there is any."""
+        """Collect the local parts and prepare the work of this step; return whether there is any."""
         self._gathered = []
         self.read()
         if self._around_of != self._answers:
@@ -76,11 +76,11 @@ class ShardedPlan(GroupPlan):
         return busy or bool(self._gathered)
 
     def _gathered_staged(self) -> list[ScheduledWork]:
-        """Return the work on gathered copies that has to be run together with that of other groups."""
+        """Return the work on gathered copies that must run together with that of other groups."""
         return [each.work for each in self._gathered if isinstance(each.work, ScheduledWork)]
 
     def _local_staged(self) -> list[ScheduledWork]:
-        """Return the other work that has to be run together with that of other groups."""
+        """Return the local work that must run together with that of other groups."""
         gathered = {id(work) for work in self._gathered_staged()}
         return [work for work in self.staged if id(work) not in gathered]
 
@@ -94,9 +94,9 @@ class ShardedPlan(GroupPlan):
             )
 
     def _looks_around(self, p: DTensor) -> bool:
-        """Return whether elements are updated from others, or sizes matter: the whole tensor's, not those of a part.
+        """Return whether elements depend on others, or on sizes, which are those of the whole tensor.
 
-        The answer must be the same in every process, whatever its part is.
+        The answer must be the same in every process, whatever its local part is.
         """
         if p not in self._around:
             prepared = self.kernels.prepared(self._values or {}, self._answers or (), facts_of(p))
@@ -104,7 +104,7 @@ class ShardedPlan(GroupPlan):
         return self._around[p]
 
     def _stand_in(self, p: torch.Tensor, state: State) -> None:
-        """Bring the stand-in of a parameter up to date: its memory, its gradient, its state."""
+        """Update the stand-in of a parameter: its memory, its gradient, its state."""
         local = p.to_local() if isinstance(p, DTensor) else p
         part = self._parts.get(p)
         if part is None or address(part) != address(local) or form(part) != form(local):
@@ -119,12 +119,12 @@ class ShardedPlan(GroupPlan):
         shown = self._shown.get(p, {})
         if len(held) != len(shown) or any(held[key] is not shown.get(key) for key in held):
             own = self._states.setdefault(part, {})
-            own.clear()  # another dict, or the same with other contents, is bound anew
+            own.clear()  # another dict, or changed contents, must be bound again
             own.update({key: _local(value, p) for key, value in held.items()})
             self._shown[p] = dict(held)
 
     def _forget(self, part: torch.Tensor) -> None:
-        """Let go of a stand-in whose parameter lies elsewhere now."""
+        """Drop a stand-in whose parameter has moved in memory."""
         for batch in list(self.batches):
             if any(record.parameter is part for record in batch.records):
                 self._dissolve(batch)
@@ -134,11 +134,11 @@ class ShardedPlan(GroupPlan):
 
     @classmethod
     def unfit(cls, variant: Variant, p: torch.Tensor, formats: Mapping[str, Format]) -> str:
-        """Return why the numbers of a parameter cannot be kept in some formats; empty if they can."""
+        """Return why a parameter's values cannot be stored in some formats; empty if they can."""
         return codes.misplaced(p, formats) if isinstance(p, DTensor) else ""
 
     def _gather_whole(self, p: DTensor, state: State) -> Gathered:
-        """Gather a parameter, its gradient and its states, and lay out the work on the copies."""
+        """Gather a parameter, its gradient and its states, and prepare the work on the copies."""
         whole = p.full_tensor().detach().clone()
         self._whole[whole] = p  # for messages
         assert isinstance(p.grad, DTensor)
@@ -153,18 +153,18 @@ class ShardedPlan(GroupPlan):
         known = self._group_values(record.prepared)
         del self._whole[whole]
         self._copies.remove(whole)
-        if batch.schedule is not None:  # each process has the whole of its part of a sum: nothing more is sent
+        if batch.schedule is not None:  # every process has its whole contribution to a sum: nothing is sent
             return Gathered(p, record, ScheduledWork(batch, known, self.kernels, self.scratch), draw)
         return Gathered(p, record, self.host(batch, known), draw)
 
     def _while_stepping(self, p: torch.Tensor, formats: dict[str, Format]) -> dict[str, Format]:
-        """Return how states are kept while a step is made: those of gathered parameters as numbers."""
+        """Return how states are stored during a step: those of gathered parameters are dequantized."""
         if p not in self._copies:
             return formats
         return {key: Fixed("float32") if isinstance(f, Blocks) else f for key, f in formats.items()}
 
     def _places_of(self, p: torch.Tensor) -> ElementIndices:
-        """Return which elements of a parameter are here."""
+        """Return which elements of a parameter are local."""
         owner = self._whole.get(p, p)
         if not isinstance(owner, DTensor):
             return WHOLE
@@ -197,7 +197,7 @@ class ShardedPlan(GroupPlan):
         return written
 
     def finish(self, state: State) -> None:
-        """Take this process's part of what was made in stages."""
+        """Keep this process's part of the results of stages."""
         for each in self._gathered:
             self._take_part(each, state)
         self._gathered = []
@@ -209,7 +209,7 @@ class ShardedPlan(GroupPlan):
         self._show_gathered(each, state)
 
     def begin(self, state: State) -> None:
-        """Start states, and nothing else."""
+        """Initialize states, and nothing else."""
         fresh = [batch for batch in self.batches if not batch.committed]
         self.staged = self._local_staged()
         super().begin(self._states)
@@ -223,7 +223,7 @@ class ShardedPlan(GroupPlan):
         self._gathered = []
 
     def _show(self, record: ParameterState, state: State) -> None:
-        """Put local states into ``optimizer.state``, distributed as the parameter is."""
+        """Store local states in ``optimizer.state``, distributed like the parameter."""
         p, held = self._whole[record.parameter], record.state
         if not held:
             return
@@ -238,7 +238,7 @@ class ShardedPlan(GroupPlan):
         self._shown[p] = dict(shown)
 
     def _show_numbers(self, state: State) -> None:
-        """Show the numbers of batches that have been divided: they are in other tensors than before."""
+        """Show the numbers of batches that have been split: they are in other tensors than before."""
         before = {id(batch) for batch in self._exhibited}
         self._exhibited = list(self.batches)
         for record in (r for batch in self.batches if id(batch) not in before for r in batch.records):
@@ -248,7 +248,7 @@ class ShardedPlan(GroupPlan):
                     state[p][key] = self._shown[p][key] = value
 
     def _show_gathered(self, each: Gathered, state: State) -> None:
-        """Put the states of a gathered parameter into ``optimizer.state``: those of its shape as it is distributed."""
+        """Store a gathered parameter's states in ``optimizer.state``; states of its shape are distributed like it."""
         p, record, shown = each.owner, each.record, state[each.owner]
         formats = self._formats(record.prepared, p)
         slots = {slot.key: slot.name for slot in record.prepared.variant.slots if slot.storage is Storage.ELEMENT}
@@ -268,7 +268,7 @@ class ShardedPlan(GroupPlan):
 
     @staticmethod
     def _keep_part(shown: dict[str, Any], key: str, part: torch.Tensor, p: DTensor, format: Format | None) -> None:
-        """Write what is here of a state, or of its scales if a format is given, where it was kept before."""
+        """Write the local part of a state, or of its scales if a format is given, to where it was stored before."""
         shape = format.scales_shape(p.shape) if isinstance(format, Blocks) else p.shape
         held = shown.get(key)
         if isinstance(held, DTensor) and held.dtype is part.dtype and held.shape == shape:
@@ -277,12 +277,12 @@ class ShardedPlan(GroupPlan):
             shown[key] = codes.distributed_like(part.clone(), p, shape)
 
     def abandon(self) -> None:
-        """Forget a step that was prepared and is not going to be run."""
+        """Discard a step that was prepared and will not run."""
         self._gathered = []
         super().abandon()
 
     def warm(self, state: State) -> None:
-        """Compile what the local parts need; what is run on gathered copies is compiled in the first step."""
+        """Compile the kernels of the local parts; kernels for gathered copies are compiled in the first step."""
         self.read()
         for p in dict.fromkeys(self.parameters):
             if not (isinstance(p, DTensor) and self._looks_around(p)):
@@ -298,13 +298,13 @@ class ShardedPlan(GroupPlan):
 
 
 class Gathered(NamedTuple):
-    """A distributed parameter whose update is computed as a whole.
+    """A distributed parameter that is updated as a whole.
 
     Attributes:
         owner: The parameter.
         record: The copy.
         work: Its step.
-        draw: What random numbers are drawn by in the step, where states are kept in codes.
+        draw: The random-number key of the step, for quantized states.
     """
 
     owner: DTensor
@@ -314,7 +314,7 @@ class Gathered(NamedTuple):
 
 
 def _local(t: Any, p: torch.Tensor) -> Any:
-    """Return the local part of a tensor, distributed as a parameter is."""
+    """Return the local part of a tensor that is distributed like a parameter."""
     if not isinstance(t, DTensor) or not isinstance(p, DTensor):
         return t
     if tuple(t.placements) != tuple(p.placements):
@@ -323,14 +323,14 @@ def _local(t: Any, p: torch.Tensor) -> Any:
 
 
 def _distributed(value: Any, p: torch.Tensor) -> Any:
-    """Return a local state as a distributed tensor if it is one of elements."""
+    """Return a local state as a distributed tensor if it is per element."""
     if not (isinstance(p, DTensor) and isinstance(value, torch.Tensor) and value.shape == p.to_local().shape):
         return value
     return DTensor.from_local(value, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
 
 
 def _part(whole: torch.Tensor, p: DTensor) -> torch.Tensor:
-    """Return the local part of a tensor that every process has whole."""
+    """Return the local part of a tensor that is whole in every process."""
     mesh = p.device_mesh
     everywhere = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
     return everywhere.redistribute(mesh, p.placements).to_local()

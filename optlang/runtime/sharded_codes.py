@@ -1,7 +1,7 @@
-"""Codes of distributed parameters: which elements a process has, how their scales are distributed, how all are sent.
+"""Quantized states of distributed parameters: the local elements, the placement of scales, and communication.
 
 Blocks lie within rows, so a process that has whole rows has whole blocks, and any other number of processes finds the
-same codes and scales in a checkpoint. Rows that are cut are kept in codes where they are cut between blocks.
+same codes and scales in a checkpoint. Rows that are split stay quantized if they are split between blocks.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from optlang.storage import Format, choice
 from optlang.storage.blocks import Blocks
 from optlang.storage.coded import WHOLE, ElementIndices
 
-#: Types that process groups cannot send (gloo none of 8-bit floats, NCCL none of int16), and those that stand for them.
+#: Types that process groups cannot send (gloo: 8-bit floats; NCCL: int16), and the types they are sent as.
 SENT_AS = {torch.float8_e4m3fn: torch.uint8, torch.int16: torch.float16}
 
 
 def places_of(p: Any) -> ElementIndices:
-    """Return which elements of a distributed parameter are here."""
+    """Return which elements of a distributed parameter are local."""
     shape, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
     if tuple(shape[1:]) == tuple(p.shape[1:]) and not any(offset):  # the first rows
         return WHOLE
@@ -31,7 +31,7 @@ def places_of(p: Any) -> ElementIndices:
 
 
 def misplaced(p: DTensor, formats: Mapping[str, Format]) -> str:
-    """Return why the elements of a distributed parameter cannot be kept in some formats; empty if they can.
+    """Return why the elements of a distributed parameter cannot be stored in some formats; empty if they can.
 
     The answer is the same in every process.
     """
@@ -57,7 +57,7 @@ def misplaced(p: DTensor, formats: Mapping[str, Format]) -> str:
 
 
 def _cut(p: DTensor) -> dict[int, int]:
-    """Return by how many processes each dimension is shared, of those that are."""
+    """Return the number of processes that share each sharded dimension."""
     found: dict[int, int] = {}
     for size, placement in zip(p.device_mesh.shape, p.placements, strict=True):
         if hasattr(placement, "dim") and size > 1:
@@ -66,12 +66,12 @@ def _cut(p: DTensor) -> dict[int, int]:
 
 
 def distributed_like(value: torch.Tensor, p: DTensor, shape: Sequence[int]) -> DTensor:
-    """Return what is here of a tensor as one that is distributed as a parameter is.
+    """Return a local tensor as one that is distributed like a parameter.
 
     Args:
-        value: What is here.
+        value: The local part.
         p: The parameter.
-        shape: That of the whole tensor.
+        shape: The shape of the whole tensor.
     """
     strides = torch.empty(tuple(shape), device="meta").stride()
     return DTensor.from_local(
@@ -80,14 +80,14 @@ def distributed_like(value: torch.Tensor, p: DTensor, shape: Sequence[int]) -> D
 
 
 def part_of(value: torch.Tensor, p: Any) -> DTensor:
-    """Return a tensor that every process has whole as one that is distributed as a parameter is; nothing is sent."""
+    """Distribute a tensor that is whole in every process like a parameter; nothing is communicated."""
     shape, offset = compute_local_shape_and_global_offset(value.shape, p.device_mesh, p.placements)
     here = tuple(slice(start, start + n) for n, start in zip(shape, offset, strict=True))
     return distributed_like(value.detach()[here].contiguous().to(p.device), p, value.shape)
 
 
 def whole(t: Any) -> Any:
-    """Return all of a tensor, wherever its parts are."""
+    """Return the whole tensor, gathering its parts."""
     if not isinstance(t, DTensor):
         return t
     stands_for = SENT_AS.get(t.dtype)
@@ -95,27 +95,27 @@ def whole(t: Any) -> Any:
 
 
 def _bits(t: DTensor, dtype: torch.dtype) -> DTensor:
-    """Return the bits of a distributed tensor as numbers of another type."""
+    """Reinterpret the bits of a distributed tensor as another type."""
     return DTensor.from_local(
         t.to_local().view(dtype), t.device_mesh, t.placements, run_check=False, shape=t.shape, stride=t.stride()
     )
 
 
 def decoded(codes: Any, scales: Any) -> Any:
-    """Return the numbers that codes stand for, distributed as they are; codes of no known format as they are."""
+    """Dequantize distributed codes, keeping their placement; codes of an unknown format are returned unchanged."""
     own = codes.to_local(), scales.to_local()
     format = choice.found(*own)
     return codes if format is None else distributed_like(format.decode(*own), codes, codes.shape)
 
 
 class Sent(DTensor):
-    """A distributed tensor of a type that process groups cannot send: it is sent as what its bits are otherwise.
+    """A distributed tensor whose type process groups cannot send: its bits are sent as another type.
 
-    ``torch.distributed.checkpoint`` sends what is in state dicts if it is asked for a full one.
+    ``torch.distributed.checkpoint`` sends the contents of state dicts when a full one is requested.
     """
 
     def redistribute(self, *arguments: Any, **options: Any) -> DTensor:
-        """Return the tensor distributed otherwise, as ``DTensor`` does."""
+        """Return the tensor with other placements, as ``DTensor.redistribute`` does."""
         return _bits(_bits(self, SENT_AS[self.dtype]).redistribute(*arguments, **options), self.dtype)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -123,7 +123,7 @@ class Sent(DTensor):
 
 
 def sendable(t: Any) -> Any:
-    """Return a distributed tensor that can be sent, in the same memory."""
+    """Return a distributed tensor that can be sent, sharing the same memory."""
     if t.dtype not in SENT_AS:
         return t
     return Sent(t._local_tensor, t._spec, requires_grad=False)  # type: ignore[no-untyped-call]

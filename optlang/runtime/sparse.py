@@ -1,9 +1,9 @@
-"""Steps of the rows that a sparse gradient touches, with ``sparse="lazy"`` in a param group.
+"""Steps that update only the rows a sparse gradient touches, with ``sparse="lazy"`` in a parameter group.
 
-The rows of the parameter and of its states are gathered, updated by the kernel that updates whole tensors, and put
-back. It makes no difference to an element whether its neighbours are there, so this is for rules that update every
-element from itself alone. Rows that are not touched stay as they are: nothing decays, and no momentum carries them on.
-Dense gradients in the same group are stepped with as ever.
+These rows of the parameter and of its states are gathered, updated by the kernel that updates whole tensors, and
+scattered back. The result is right only if an element does not depend on its neighbors, so this is for rules that
+update every element from itself alone. Other rows stay unchanged: they do not decay, and no momentum moves them. Dense
+gradients in the same group are handled as usual.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from optlang.storage.coded import Coded, ElementIndices
 if TYPE_CHECKING:
     from optlang.storage.coded import Key
 
-#: How a param group says that gradients are sparse.
+#: The value by which a parameter group enables sparse gradients.
 LAZY = "lazy"
 
 INSTEAD = (
@@ -39,13 +39,13 @@ INSTEAD = (
 
 
 class LazyPlan(GroupPlan):
-    """The step of a param group in which gradients may be sparse."""
+    """The step of a parameter group in which gradients may be sparse."""
 
     switch = "sparse"
     option = 'sparse="lazy"'
 
     def _bind(self, state: State) -> list[ParameterBatch]:
-        """Bind the idle parameters that have gradients, each with a sparse one as a batch of its own."""
+        """Bind the idle parameters that have gradients; each one with a sparse gradient is a separate batch."""
         waiting = [p for p in self.idle if is_sparse(p.grad)]
         batches: list[ParameterBatch] = []
         for p in waiting:
@@ -82,7 +82,7 @@ class LazyPlan(GroupPlan):
 
     @classmethod
     def unfit(cls, variant: Variant, p: torch.Tensor, formats: Mapping[str, Format]) -> str:
-        """Return why the numbers of a parameter cannot be kept in some formats; empty if they can."""
+        """Return why a parameter's values cannot be stored in some formats; empty if they can."""
         if p.dim() == 1 and any(isinstance(format, Blocks) for format in formats.values()):
             return "is a vector, whose elements share scales and cannot be updated separately"
         return ""
@@ -107,7 +107,7 @@ class LazyPlan(GroupPlan):
             self._fail(p, f"has a sparse gradient, but {self.name} {reason(variant)}")
 
     def _example(self, p: torch.Tensor) -> torch.Tensor:
-        """Return a gradient that has the kernel compiled which rows are updated by."""
+        """Return a gradient for which the row-update kernel is compiled."""
         g = p.grad
         if g is None or not g.is_sparse:
             return super()._example(p)
@@ -116,7 +116,7 @@ class LazyPlan(GroupPlan):
 
 
 def reason(variant: Variant) -> str:
-    """Return why a variant cannot update rows, and what to do."""
+    """Return why a variant cannot update rows, and how to avoid the error."""
     stages = () if variant.schedule.direct else variant.schedule.stages
     why = "does not update each element independently"
     if stages and all(one.kernel.elementwise and not one.points and not one.needs for one in stages):
@@ -126,11 +126,11 @@ def reason(variant: Variant) -> str:
 
 
 class RowTable:
-    """A tensor whose rows a step takes and puts back.
+    """A tensor whose rows a step gathers and scatters.
 
     Args:
         record: The parameter and its state.
-        name: Which of its tensors it is.
+        name: The name of the tensor.
     """
 
     def __init__(self, record: ParameterState, name: ValueName) -> None:
@@ -140,7 +140,7 @@ class RowTable:
         self.coded = record.coded.get(name)
 
     def taken(self, rows: torch.Tensor) -> torch.Tensor:
-        """Return some rows, as numbers."""
+        """Gather some rows, dequantized."""
         part = _selected(self.tensor, rows)
         if self.coded is None:
             return part
@@ -148,7 +148,7 @@ class RowTable:
         return format.decode(part, _companions(format, second, rows))
 
     def put(self, rows: torch.Tensor, part: torch.Tensor, draw: Key) -> None:
-        """Write rows that are updated."""
+        """Scatter updated rows."""
         if self.coded is None:
             self.tensor.index_copy_(0, rows, part)
             return
@@ -162,7 +162,7 @@ class RowTable:
 
 
 def as_bytes(t: torch.Tensor) -> torch.Tensor:
-    """Return the bits of floats of eight bits, which fewer operations take."""
+    """View 8-bit floats as bytes, because few operations support such floats."""
     return t.view(torch.uint8) if t.dtype is torch.float8_e4m3fn else t
 
 
@@ -171,12 +171,12 @@ def _selected(t: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 
 def _companions(format: Coded, second: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Return what belongs to the codes of some rows."""
+    """Return the scales (or other companions) of some rows."""
     return second if format.alone else _selected(second, rows)
 
 
 class RowBatch(ParameterBatch):
-    """One parameter with a sparse gradient: each step gathers the rows that it touches, and puts them back."""
+    """One parameter with a sparse gradient: each step gathers the rows that it touches, and scatters them back."""
 
     __slots__ = ("_moved", "_rows", "_tables")
 
@@ -190,7 +190,7 @@ class RowBatch(ParameterBatch):
             self.call.by_rows = True
 
     def take(self, g: torch.Tensor) -> None:
-        """Take the gradient of a step: the rows that it touches, each once, and what stands in them."""
+        """Read the gradient of a step: its rows, coalesced, and their indices."""
         g = g.detach().coalesce()
         self._rows = g._indices()[0]
         self.gradients = [flat(resolved(g._values()).contiguous())]
@@ -210,12 +210,12 @@ class RowBatch(ParameterBatch):
             self._moved += part.numel() * table.tensor.element_size() * (2 if table.written else 1)
         try:
             self._put_back(rows, parts, draw)
-        except KeyboardInterrupt:  # no table has a step more than the others
+        except KeyboardInterrupt:  # all tables have taken the same number of steps
             self._put_back(rows, parts, draw)
             raise
 
     def _put_back(self, rows: torch.Tensor, parts: Sequence[torch.Tensor], draw: Key) -> None:
-        """Write rows that are updated."""
+        """Scatter updated rows."""
         for table, part in zip(self._tables, parts, strict=True):
             if table.written:
                 assert self.call is not None
@@ -223,17 +223,17 @@ class RowBatch(ParameterBatch):
                 table.put(rows, part, draw)
 
     def bytes_moved(self) -> int:
-        """Return how many bytes the last step had to move: those of the rows."""
+        """Return how many bytes the last step moved: those of the rows."""
         return self._moved
 
 
 def is_sparse(g: torch.Tensor | None) -> bool:
-    """Whether there is a gradient and it is sparse: torch has no gradients of dense tensors in another such layout."""
+    """Return whether there is a sparse gradient: torch supports no other such layout for dense tensors."""
     return g is not None and g.is_sparse
 
 
 def check(name: str, group: Mapping[str, Any]) -> None:
-    """Raise ValueError if a param group of a class asks for sparse gradients in a way that there is not."""
+    """Raise ValueError if a parameter group requests an unknown kind of sparse gradients."""
     how = group.get(LazyPlan.switch)
     if how not in (None, False, LAZY):
         raise ValueError(f'{name}: sparse must be "lazy" or None, got {how!r}')
@@ -243,7 +243,7 @@ def check(name: str, group: Mapping[str, Any]) -> None:
 
 
 def check_rule(part: RoutedRule, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> None:
-    """Raise ValueError if a rule cannot update rows of the parameters of a group that go to it."""
+    """Raise ValueError if a rule cannot update rows of the parameters that it gets from a group."""
     for p in members:
         if p.layout is not torch.strided:
             raise ValueError(f"{part.compiled.name} requires dense parameters: {named(group, p)} is {p.layout}")

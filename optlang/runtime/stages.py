@@ -1,8 +1,8 @@
-"""The stages of a step: kernels over elements, torch's own operations over stacks of matrices.
+"""The stages of a step: elementwise kernels, and torch's own operations over stacks of matrices.
 
-What one stage hands on to the next lies in scratch memory that is used again: a batch is cut into chunks, and each goes
-through all stages that need not wait for others before the next one starts. Only what is handed on across a sum over
-the whole model has to be there for every tensor at once.
+Stages pass values on in reusable scratch memory: a batch is split into chunks, and each chunk runs through all stages
+that need not wait for others before the next chunk starts. Only values that cross a sum over the whole model must exist
+for every tensor at once.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from optlang.runtime.tensors import arithmetic, is_wrapper
 if TYPE_CHECKING:
     from optlang.storage.coded import Key
 
-#: How many bytes a tensor of a chunk may take: on the CPU so few that what one operation leaves is still in a cache for
-#: the next (two of the largest matrices of GPT-2 small), elsewhere enough to keep every core busy. Stages over matrices
-#: make many passes over their stacks, each into new memory.
+#: How many bytes a tensor of a chunk may take. On the CPU, this is small enough that the result of one operation is
+#: still in a cache for the next (two of the largest matrices of GPT-2 small); elsewhere, large enough to keep every
+#: core busy. Stages over matrices make many passes over their stacks, each into new memory.
 CHUNK = {"cpu": 20 * 2**20}
 STACK = {"cpu": 512 * 2**10}
 LARGEST = 64 * 2**20
 
 _PLAIN = {float, int, bool, str, type(None)}
 
-#: Tensors by name, one for each record; under ``("stack", name)`` all of them as one tensor, where that is possible.
+#: Tensors by name, one for each record; under ``("stack", name)``, all of them as one tensor, where possible.
 Buffers = dict[Any, Any]
 
 
 class BatchSlice(Sequence[torch.Tensor]):
-    """Some of the tensors of a batch; matrices, which have no memory before they are computed, are put in the whole."""
+    """Some of the tensors of a batch; matrices, which have no memory before they are computed, are replaced whole."""
 
     def __init__(self, whole: list[torch.Tensor], start: int, stop: int) -> None:
         self.whole, self.places = whole, range(start, stop)
@@ -53,12 +53,12 @@ class BatchSlice(Sequence[torch.Tensor]):
         return [self.whole[i] for i in places] if isinstance(places, range) else self.whole[places]
 
     def put(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Put other tensors in their place."""
+        """Replace the tensors."""
         self.whole[self.places.start : self.places.stop] = tensors
 
 
 class Scratch:
-    """Memory in which stages hand things on, shared by all batches of an optimizer, which run one after the other."""
+    """Memory in which stages pass values on, shared by all batches of an optimizer, which run one after another."""
 
     def __init__(self) -> None:
         self._lanes: dict[tuple[int, torch.dtype, torch.device], torch.Tensor] = {}
@@ -68,14 +68,14 @@ class Scratch:
         key = (number, like.dtype, like.device)
         held = self._lanes.get(key)
         if held is None or held.numel() < count:
-            # Views of the old one stay alive: let there be few of them.
+            # Views keep the old memory alive, so grow in large steps.
             enough = count if held is None else max(count, min(2 * held.numel(), LARGEST // like.itemsize))
             held = self._lanes[key] = torch.empty(enough, dtype=like.dtype, device=like.device)
         return held[:count]
 
 
 class PlannedStage:
-    """One stage of a batch, on every chunk of it alike.
+    """One stage of a batch, common to all its chunks.
 
     Args:
         own: The stage.
@@ -83,9 +83,9 @@ class PlannedStage:
         prepared: The stage's kernel.
 
     Attributes:
-        coefficients: Those of the coming step, once what they are computed from is there.
-        on_device: Whether they are tensors, as they follow from sums that are on a device, and not numbers.
-        loaded: The kernel for the types of the batch, of a stage over elements.
+        coefficients: The coefficients of the next step, once their inputs are available.
+        on_device: Whether they are tensors, because they depend on sums that are on a device, and not numbers.
+        loaded: The kernel for the types of the batch, for an elementwise stage.
         writes: Whether it writes parameters or states.
     """
 
@@ -100,7 +100,7 @@ class PlannedStage:
         """Compute the coefficients of a step.
 
         Args:
-            arguments: What ``host`` takes: numbers, or tensors that hold some.
+            arguments: The arguments of ``host``: numbers, or 0-d tensors.
             device: The device of the parameters.
         """
         self.on_device = not _PLAIN.issuperset(map(type, arguments)) and any(
@@ -114,13 +114,13 @@ class PlannedStage:
 
 
 class Chunk:
-    """One stage of some records of a batch.
+    """One stage for some records of a batch.
 
     Args:
         plan: The stage.
-        start: Place of the first record in the batch.
+        start: The index of the first record in the batch.
         records: The records.
-        buffers: What stages hand on, of these records.
+        buffers: The values that stages pass on, for these records.
     """
 
     def __init__(self, plan: PlannedStage, start: int, records: Sequence[ParameterState], buffers: Buffers) -> None:
@@ -129,23 +129,23 @@ class Chunk:
         self._draw: Key = 0
 
     def begin(self, draw: Key) -> None:
-        """Forget the last run; ``draw`` is what random numbers are drawn by where states are kept in codes."""
+        """Reset the last run; ``draw`` is the random-number key for quantized states."""
         self._begun, self._draw = False, draw
 
     def written(self) -> Sequence[int]:
-        """Return the places in the batch of the records whose parameters or states it has begun to write."""
+        """Return the batch indices of the records whose parameters or states it has begun to write."""
         return range(self.start, self.start + len(self.records)) if self._begun and self.plan.writes else ()
 
     def compile(self, kernels: VariantCache) -> None:
-        """See to everything that takes time."""
+        """Do everything that takes time, such as compiling."""
 
     def draw(self, seed: rng.Seed, count: int, sizes: Mapping[str, Sequence[int]]) -> None:
         """Fill in the random numbers that the stage reads.
 
         Args:
             seed: Draws them.
-            count: Which step it is, from 1.
-            sizes: Of random numbers that are not shaped like p, by name.
+            count: The number of the step, from 1.
+            sizes: The sizes of random numbers that are not shaped like p, by name.
         """
         for draw in self.plan.own.draws:
             if self.plan.kernel.storage.get(draw.name) is Storage.MATRIX:
@@ -160,21 +160,21 @@ class Chunk:
         """Run the stage.
 
         Args:
-            gradients: Those of its records.
-            addresses: Where these lie, if that has been asked already.
+            gradients: The gradients of its records.
+            addresses: The addresses of these gradients, if already known.
         """
         raise NotImplementedError
 
 
 class DecodeChunk(Chunk):
-    """Has the numbers ready that several stages compute with and that are kept in codes.
+    """Dequantizes states that several stages use.
 
     Args:
         plan: The first of these stages.
-        start: Place of the first record in the batch.
+        start: The index of the first record in the batch.
         records: The records.
-        buffers: What stages hand on, of these records: the numbers by name, among others.
-        names: What is kept in codes.
+        buffers: The values that stages pass on, for these records, including the dequantized ones by name.
+        names: The quantized tensors.
     """
 
     def __init__(
@@ -189,28 +189,28 @@ class DecodeChunk(Chunk):
         self.names = names
 
     def written(self) -> Sequence[int]:
-        """Return no places: nothing is written that lasts."""
+        """Return no indices: nothing permanent is written."""
         return ()
 
     def draw(self, seed: rng.Seed, count: int, sizes: Mapping[str, Sequence[int]]) -> None:
         """Draw nothing; the stages do."""
 
     def run(self, gradients: Sequence[Any], addresses: Iterable[int] | None = None) -> None:
-        """Decode them."""
+        """Dequantize the states."""
         for name in self.names:
             for record, numbers in zip(self.records, self.buffers[name], strict=True):
                 numbers.copy_(record.uncoded(name).view_as(numbers))
 
 
 class EncodeChunk(DecodeChunk):
-    """Keeps such numbers in codes after the last of the stages."""
+    """Quantizes such states again after the last of the stages."""
 
     def written(self) -> Sequence[int]:
-        """Return the places in the batch of the records whose states it has begun to write."""
+        """Return the batch indices of the records whose states it has begun to write."""
         return range(self.start, self.start + len(self.records)) if self._begun else ()
 
     def run(self, gradients: Sequence[Any], addresses: Iterable[int] | None = None) -> None:
-        """Encode them."""
+        """Quantize the states."""
         self._begun = True
         for name in self.names:
             for record, numbers in zip(self.records, self.buffers[name], strict=True):
@@ -218,25 +218,25 @@ class EncodeChunk(DecodeChunk):
 
 
 class KernelChunk(Chunk):
-    """A stage over elements."""
+    """An elementwise stage."""
 
     def __init__(self, plan: PlannedStage, start: int, records: Sequence[ParameterState], buffers: Buffers) -> None:
         super().__init__(plan, start, records, buffers)
         self.call = KernelCall(plan.prepared, records, buffers)
 
     def begin(self, draw: Key) -> None:
-        """Forget the last run; ``draw`` is what random numbers are drawn by where states are kept in codes."""
+        """Reset the last run; ``draw`` is the random-number key for quantized states."""
         self.call.moved, self.call.draw = 0, draw
 
     def written(self) -> Sequence[int]:
-        """Return the places in the batch of the records whose parameters or states it has begun to write."""
+        """Return the batch indices of the records whose parameters or states it has begun to write."""
         self._begun = self.call.moved > 0
         if self.call.moved >= len(self.records) or not self._begun:
             return super().written()
         return sorted(self.start + i for i in self.call.begun()) if self.plan.writes else ()
 
     def compile(self, kernels: VariantCache) -> None:
-        """Find the kernel, compiling it if need be."""
+        """Find the kernel, compiling it if necessary."""
         plan = self.plan
         self.call.see_to(kernels, len(plan.kernel.coefficients), plan.owner, plan.loaded)
         plan.loaded = self.call.loaded
@@ -254,14 +254,14 @@ class KernelChunk(Chunk):
 
 
 class MatrixChunk(Chunk):
-    """A stage over a stack of equally shaped tensors."""
+    """A stage over a stack of tensors with the same shape."""
 
     def __init__(self, plan: PlannedStage, start: int, records: Sequence[ParameterState], buffers: Buffers) -> None:
         super().__init__(plan, start, records, buffers)
-        self._views: dict[ValueName, torch.Tensor] = {}  # of what lies in the same memory in every step
+        self._views: dict[ValueName, torch.Tensor] = {}  # views of tensors that share the same memory in every step
 
     def compile(self, kernels: VariantCache) -> None:
-        """Have ready what there is in C++ for it."""
+        """Load the stage's C++ code, if there is any."""
         kernels.quicken(self.plan.prepared, self.records[0].parameter)
 
     def run(self, gradients: Sequence[Any], addresses: Iterable[int] | None = None) -> None:
@@ -270,14 +270,14 @@ class MatrixChunk(Chunk):
             return
         kernel = self.plan.kernel
         stacks = [self._stack(name, gradients) for name in kernel.tensors]
-        numbers = map(float, self.plan.coefficients[: len(kernel.coefficients)])  # there is a 0 where there are none
+        numbers = map(float, self.plan.coefficients[: len(kernel.coefficients)])  # 0 if there are none
         results = self.plan.prepared.functions["update"](*stacks, *numbers)
         given = dict(zip(kernel.tensors, stacks, strict=True))
         read = {_memory(given[name]) for name in kernel.written if name in given}
 
         def apart(result: Any) -> Any:
-            """Return a result; what is only a view of a tensor that another may be written to as a copy."""
-            if isinstance(result, tuple):  # what is pushed to a history
+            """Return a result, copied if it is only a view of a tensor that another result may be written to."""
+            if isinstance(result, tuple):  # the values pushed to a history
                 return result[0], [apart(x) for x in result[1]]
             return result.clone() if _memory(result) in read else result
 
@@ -285,7 +285,7 @@ class MatrixChunk(Chunk):
         changed = [(n, apart(r)) for n, r in pairs if r is not given.get(n)]
         try:
             self._write_all(changed)
-        except KeyboardInterrupt:  # no tensor has a step more than the others
+        except KeyboardInterrupt:  # all tensors have taken the same number of steps
             self._write_all(changed)
             raise
 
@@ -302,7 +302,7 @@ class MatrixChunk(Chunk):
         return self.plan.kernel.storage.get(name, Storage.ELEMENT)
 
     def _tensors(self, name: ValueName, gradients: Sequence[torch.Tensor] = ()) -> list[torch.Tensor]:
-        """Return the tensors of a name, one for each record."""
+        """Return the tensors with a name, one for each record."""
         if name in self.records[0].coded and name not in self.buffers:
             return [record.uncoded(name) for record in self.records]
         if name == "p":
@@ -314,7 +314,7 @@ class MatrixChunk(Chunk):
         return [record.tensors[name].detach() for record in self.records]
 
     def _stack(self, name: ValueName, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the tensors of a name as one, in the number type of the arithmetic."""
+        """Return the tensors with a name as one tensor, in the type in which the rule computes."""
         if name in self._views:
             return self._views[name]
         ready = self.buffers.get(("stack", name))
@@ -331,7 +331,7 @@ class MatrixChunk(Chunk):
         return found
 
     def _push(self, name: ValueName, start: int, entries: Sequence[torch.Tensor]) -> None:
-        """Write entries into the rows of a history that come before the one where it begins then."""
+        """Write entries into the rows of a history before its new start."""
         (history,) = self._tensors(name)
         entries = entries[-len(history) :]
         for place, entry in enumerate(entries, start - len(entries)):
@@ -360,7 +360,7 @@ class MatrixChunk(Chunk):
 
 
 def _memory(t: torch.Tensor) -> int:
-    """Return what tensors that share memory have in common; those that wrap others may share it in any way."""
+    """Return an identifier that tensors sharing memory have in common; wrappers may share memory in any way."""
     if is_wrapper(t):
         return 0
     try:
@@ -375,10 +375,10 @@ class Segment:
     Attributes:
         plans: The stages, in order.
         needs: Names of the late values that they wait for.
-        totals: Names of the sums that they give parts of.
-        points: Names of the points that they leave for the closure.
+        totals: Names of the sums that they contribute to.
+        points: Names of the points that they prepare for the closure.
         writes: Whether they write parameters or states.
-        chunks: What is run, in order.
+        chunks: The chunks to run, in order.
     """
 
     def __init__(self, plans: Sequence[PlannedStage]) -> None:
@@ -390,7 +390,7 @@ class Segment:
         self.chunks: list[Chunk] = []
 
     def buffers(self) -> dict[HandedOn, StageTensor]:
-        """Return what its stages hand on, or read as random numbers, by name."""
+        """Return the values that its stages pass on, or read as random numbers, by name."""
         tensors = (tensor for plan in self.plans for tensor in plan.kernel.stage_tensors)
         return {tensor.name: tensor for tensor in tensors if isinstance(tensor.name, HandedOn)}
 
@@ -401,12 +401,12 @@ class Segment:
 
 
 def segments(plans: Sequence[PlannedStage]) -> list[Segment]:
-    """Return the stages of a path, cut where one waits for something that the ones before do not."""
+    """Split the stages of a path wherever one waits for something that the stages before it do not wait for."""
     cut: list[list[PlannedStage]] = []
     there: set[ValueName] = set()
     for plan in plans:
-        # Nothing is written before the closure has been called where the stages before say, and nothing is computed
-        # before it is known whether there is a step.
+        # Nothing is written before the closure has been called at the points of the earlier stages, and nothing is
+        # computed before it is known whether a step is made.
         asks = bool(cut) and any(each.own.points for each in cut[-1])
         halts = bool(cut) and any(IterationControl.STOP in each.own.totals for each in cut[-1])
         if not cut or halts or (asks and plan.writes) or not set(plan.own.needs) <= there:
@@ -424,7 +424,7 @@ class BatchSchedule:
         records: The records of the batch.
 
     Attributes:
-        agenda: What runs the schedule keeps here from step to step.
+        agenda: Storage for the schedule runner, kept from step to step.
     """
 
     def __init__(self, prepared: LoadedVariant, records: Sequence[ParameterState]) -> None:
@@ -435,10 +435,10 @@ class BatchSchedule:
         self._parts: dict[NumberContribution, torch.Tensor] = {}
 
     def path(self, path: int, kernels: VariantCache, scratch: Scratch) -> list[Segment]:
-        """Return the stages of a path, made and compiled on first use."""
+        """Return the stages of a path, created and compiled on first use."""
         if path not in self._paths:
             variant, device = self.prepared.variant, self.records[0].parameter.device
-            for stage in self.own.stages:  # before kernels are compiled: they are kept with the texts
+            for stage in self.own.stages:  # before kernels are compiled: both are cached together
                 if stage.needs and stays_on_device(device):
                     stage.kernel.text("traced_source")
                 kernels.foresee(stage.kernel, device.type)
@@ -451,18 +451,18 @@ class BatchSchedule:
         return self._paths[path]
 
     def exchanged(self, path: int, name: Exchanged) -> list[torch.Tensor]:
-        """Return the tensors that are exchanged with the closure under a name, one for each record; none is allowed."""
+        """Return the tensors that are exchanged with the closure under a name, one for each record; may be empty."""
         return list(self._common[path].get(name, ()))
 
     def parts_of(self, total: NumberContribution) -> list[torch.Tensor]:
-        """Return memory for each record's part of a sum over the whole model."""
+        """Return memory for each record's contribution to a sum over the whole model."""
         if total not in self._parts:
             p = self.records[0].parameter
             self._parts[total] = torch.zeros(len(self.records), dtype=arithmetic(p), device=p.device)
         return list(self._parts[total].view(-1, 1).unbind())
 
     def summed(self, total: NumberContribution) -> list[Any]:
-        """Return each record's part of a sum; on a device, their sum as a tensor there."""
+        """Return each record's contribution to a sum; on a device, their sum as a tensor there."""
         parts = self._parts[total]
         if not isinstance(total, Total):  # one number for all
             return [parts[0] if stays_on_device(parts.device) else float(parts[0])]
@@ -473,19 +473,19 @@ class BatchSchedule:
 
 
 def lay_out(batch: BatchSchedule, path: Sequence[Segment], scratch: Scratch) -> Buffers:
-    """Cut a batch into chunks and give the stages of a path the memory that they hand things on in.
+    """Split a batch into chunks and allocate the memory in which the stages of a path pass values on.
 
     Returns:
-        What is there for every tensor at once.
+        The values that exist for every tensor at once.
     """
     held = [segment.buffers() for segment in path]
     common: Buffers = {}
     for name in {name for slots in held for name in slots}:
         where = [slots[name] for slots in held if name in slots]
-        if len(where) > 1 or isinstance(name, Exchanged):  # across a sum or a call: there for every tensor at once
+        if len(where) > 1 or isinstance(name, Exchanged):  # needed across a sum or a call: one for every tensor at once
             common |= _allotted(where[0], batch.records, None, 0)
     for segment, slots in zip(path, held, strict=True):
-        # What stages compute with is exact, also where codes are kept: these come after the last stage.
+        # Stages compute with exact values, even if states are quantized: quantization follows the last stage.
         coded = batch.records[0].coded
         reused = [slot for slot in batch.prepared.stored if slot.name in coded and segment.reuses(slot.name)]
         uncoded = [slot.name for slot in reused]
@@ -516,7 +516,7 @@ def lay_out(batch: BatchSchedule, path: Sequence[Segment], scratch: Scratch) -> 
 
 
 def _cuts(records: Sequence[ParameterState], matrices: bool) -> list[tuple[int, int]]:
-    """Return where to cut a batch so that no tensor of a chunk is larger than it may be, unless it is alone."""
+    """Return where to split a batch so that no tensor of a chunk exceeds the limit, unless it is alone."""
     p = records[0].parameter
     most = (STACK if matrices else CHUNK).get(p.device.type, LARGEST) // arithmetic(p).itemsize
     largest = [max(r.facts.numel, *(t.numel() for t in r.tensors.values()), 1) for r in records]
@@ -530,12 +530,12 @@ def _cuts(records: Sequence[ParameterState], matrices: bool) -> list[tuple[int, 
 
 
 def _allotted(slot: AnySlot, records: Sequence[ParameterState], scratch: Scratch | None, lane: int) -> Buffers:
-    """Return tensors for what is handed on under a name; without ``scratch`` in memory of their own."""
+    """Allocate tensors for a value that stages pass on; without ``scratch``, in new memory."""
     if slot.storage is Storage.MATRIX:
         return {slot.name: [None] * len(records)}
     p = records[0].parameter
     shapes = [_shape(slot, record) for record in records]
-    if not records[0].ordinary:  # what is computed from wrappers is put into wrappers
+    if not records[0].ordinary:  # results computed from wrappers need wrappers
         owners = [record.parameter.detach() for record in records]
         return {slot.name: [t.new_empty(s, dtype=arithmetic(p)) for t, s in zip(owners, shapes, strict=True)]}
     sizes = list(map(math.prod, shapes))
@@ -544,7 +544,7 @@ def _allotted(slot: AnySlot, records: Sequence[ParameterState], scratch: Scratch
     views = [part.view(shape) for part, shape in zip(memory.split(sizes), shapes, strict=True)]
     found: Buffers = {}
     if slot.storage is Storage.ELEMENT and records[0].prepared.variant.layout.flat:
-        # In the order of the parameter's memory, as kernels over one dimension are.
+        # In the parameter's memory order, like elementwise kernels.
         pairs = zip(views, records, strict=True)
         views = [v if r.copied or r.parameter.is_contiguous() else _as_laid_out(v, r.parameter) for v, r in pairs]
     elif len(set(shapes)) == 1:
@@ -555,7 +555,7 @@ def _allotted(slot: AnySlot, records: Sequence[ParameterState], scratch: Scratch
 
 
 def _shape(slot: AnySlot, record: ParameterState) -> tuple[int, ...]:
-    """Return the shape of what is handed on under a name for a record."""
+    """Return the shape of a value that stages pass on, for a record."""
     shape = tuple(record.parameter.shape)
     if slot.storage is Storage.SCALAR:
         return (1,)
@@ -572,5 +572,5 @@ def _as_laid_out(view: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
 
 
 def numbers_of(values: Sequence[Any]) -> list[Any]:
-    """Return values as Python has them; one that is on a device is waited for."""
+    """Return values as Python numbers; this waits for values on a device."""
     return [value.item() if isinstance(value, torch.Tensor) else value for value in values]

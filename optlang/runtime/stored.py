@@ -1,4 +1,4 @@
-"""How states are kept and parameters rounded: what a param group asks for, and what its rule says."""
+"""How states are stored and parameters rounded, as requested by a parameter group and by its rule."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from optlang.storage import Format, choice
 from optlang.storage.formats import SIZES
 from optlang.storage.parameters import KEY, NEAREST, WAYS
 
-#: Key of a param group that says how states are kept.
+#: Key of a parameter group for the storage of its states.
 STORE = "store"
-#: Key of one that says how rounding errors of its parameters are kept.
+#: Key of a parameter group for the storage of its parameters' rounding errors.
 ROUNDING = "rounding"
 
 
 def asked(group: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Return what a param group asks for: how its states are kept, and how its parameters are rounded."""
+    """Return a parameter group's requests: how its states are stored, and how its parameters are rounded."""
     return group.get(STORE), group.get(ROUNDING)
 
 
 def storage_asked(compiled: Compiled, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> str:
-    """Return what a parameter group, or its rule, asks for that only steps of the usual kind can do; maybe nothing.
+    """Return the storage that a parameter group, or its rule, requests and that only ordinary steps support.
 
     Args:
         compiled: The rule.
-        group: The param group.
-        members: The parameters of the group that go to the rule.
+        group: The parameter group.
+        members: The parameters of the group that the rule updates.
     """
     store, way = asked(group)
     if store is not None and store != choice.OFF:
@@ -55,14 +55,14 @@ def storage_asked(compiled: Compiled, group: Mapping[str, Any], members: Sequenc
 def formats_of(
     compiled: Compiled, group: Mapping[str, Any], prepared: LoadedVariant, p: torch.Tensor
 ) -> dict[str, Format]:
-    """Return how states of a parameter are kept that are not kept in their own types, and the parameter, by key."""
+    """Return the storage formats of a parameter and of states that are not stored in their own types, by key."""
     store, way = asked(group)
     if store is way is None and not compiled.rule.stored:
         return {}
     facts = facts_of(p).named()
     ruled = {s.key: s.format for s in compiled.rule.stored if s.when is None or truth(evaluate(s.when, facts))}
     found: dict[str, Format] = {}
-    if store is not None and not p.is_complex():  # what was in a format before, and is in none now, gets its own type
+    if store is not None and not p.is_complex():  # states that are no longer in a format get their own type back
         found |= {slot.key: slot.format for slot in prepared.stored if slot.of_elements}
     if not p.is_complex() and not (store == "fp32" and p.dtype is torch.float64):
         slow = slow_averages(compiled.rule) if choice.preset_of(store) is not None else ()
@@ -73,13 +73,13 @@ def formats_of(
     return found
 
 
-# What is to be said -------------------------------------------------------------------------------------------
+# Warnings -----------------------------------------------------------------------------------------------------
 
 
 def warn(compiled: Compiled, group: Mapping[str, Any], slots: Sequence[Slot], values: Values) -> None:
-    """Warn of formats that a param group asks for by name and that do not suit what its rule does with the states.
+    """Warn about formats that a parameter group requests by name and that do not suit how the rule uses the states.
 
-    Presets choose what suits, and what the rule says has been looked at by the checker.
+    Presets choose suitable formats, and the checker has validated the rule's own formats.
     """
     store = group.get(STORE)
     if not isinstance(store, Mapping):
@@ -98,29 +98,29 @@ def warn(compiled: Compiled, group: Mapping[str, Any], slots: Sequence[Slot], va
 
 
 def callers() -> int:
-    """Return how many of the calls that lead here are ours and torch's, for warnings to name the line before them."""
+    """Return how many stack frames belong to us and to torch, so that warnings point to the user's line."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("optlang", "torch"):
         frame, level = frame.f_back, level + 1
     return level
 
 
-# For people ---------------------------------------------------------------------------------------------------
+# Descriptions -------------------------------------------------------------------------------------------------
 
 
 def described(part: RoutedRule, group: Mapping[str, Any], members: Sequence[torch.Tensor]) -> str | None:
-    """Return how the states of a param group are kept, and their bytes; None if nobody has asked for any format.
+    """Return how the states of a parameter group are stored, and their bytes; None if no format was requested.
 
     Args:
         part: The rule.
-        group: The param group.
-        members: The parameters of the group that go to the rule.
+        group: The parameter group.
+        members: The parameters of the group that the rule updates.
     """
     compiled = part.compiled
     if not members or (asked(group) == (None, None) and not compiled.rule.stored):
         return None
     values, labels, numel, size = part.hyper.read(group), dict[str, str](), 0, 0.0
-    for p in sorted(members, key=torch.Tensor.numel):  # of the largest, labels are kept
+    for p in sorted(members, key=torch.Tensor.numel):  # the labels of the largest are kept
         prepared = part.kernels.prepared(values, part.hyper.answers(values), facts_of(p))
         formats, type = formats_of(compiled, group, prepared, p), real_name(p.dtype)
         kept = {slot.key: formats.get(slot.key, slot.format) for slot in prepared.stored if slot.of_elements}

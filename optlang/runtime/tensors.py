@@ -1,4 +1,4 @@
-"""How tensors lie in memory, and how they are viewed for a kernel."""
+"""Memory layouts of tensors, and their views for kernels."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from optlang.artifact import ShapeInfo, View
 #: The module that defines fake tensors; importing it takes a while.
 _FAKE = "torch._subclasses.fake_tensor"
 
-#: Sizes of an example tensor, all different and none 1.
+#: Sizes of an example tensor: all different, and none 1.
 EXAMPLE_SIZES = (3, 4, 5, 6, 7, 8, 9, 10)
 
 
 def facts_of(p: torch.Tensor) -> ShapeInfo:
-    """Return what a rule may know of a parameter besides its values."""
+    """Return the facts that a rule may know about a parameter besides its values."""
     shape = p.shape
     n = len(shape)
     return ShapeInfo(
@@ -39,12 +39,12 @@ def arithmetic(p: torch.Tensor) -> torch.dtype:
 
 
 def real_name(dtype: torch.dtype) -> str:
-    """Return torch's name of a type; of complex numbers that of their parts."""
+    """Return torch's name of a type; for complex types, that of their parts."""
     return str(dtype.to_real() if dtype.is_complex else dtype)[6:]
 
 
 def is_dense(t: torch.Tensor) -> bool:
-    """Return whether a tensor fills its memory without gaps or overlaps, in whatever order of dimensions."""
+    """Return whether a tensor fills its memory without gaps or overlaps, in any order of dimensions."""
     if t.is_contiguous():
         return True
     expected = 1
@@ -56,10 +56,10 @@ def is_dense(t: torch.Tensor) -> bool:
 
 
 def address(t: torch.Tensor) -> int:
-    """Return where the elements of a tensor lie; 0 if it has none, or if they lie nowhere.
+    """Return the address of a tensor's elements; 0 if it has none.
 
-    Fake tensors, those on ``meta``, wrappers around other tensors (subclasses, those of functional transforms), zeros
-    that are only marked as such, and whatever has lost its storage, have no address: a kernel must not be given one.
+    Fake and ``meta`` tensors, wrappers around other tensors (subclasses, functional transforms), zeros that exist only
+    as a flag, and tensors without storage have no address: a kernel must not be given one.
     """
     if t.layout is not torch.strided or is_wrapper(t):
         return 0
@@ -70,18 +70,18 @@ def address(t: torch.Tensor) -> int:
 
 
 def is_wrapper(t: torch.Tensor) -> bool:
-    """Return whether a subclass computes in its own way, on whatever it stands for (fake tensors do, too)."""
+    """Return whether a tensor's subclass computes in its own way on other tensors (fake tensors do, too)."""
     return type(t).__torch_dispatch__ is not torch.Tensor.__torch_dispatch__
 
 
 def is_fake(t: torch.Tensor) -> bool:
-    """Return whether a tensor is one of ``FakeTensorMode``, which have shapes and types, but no values."""
-    module = sys.modules.get(_FAKE)  # nobody has a fake tensor where it has not been imported
+    """Return whether a tensor belongs to ``FakeTensorMode``: it has a shape and a type, but no values."""
+    module = sys.modules.get(_FAKE)  # there are no fake tensors if the module has not been imported
     return module is not None and isinstance(t, module.FakeTensor)
 
 
 def makes_fakes() -> bool:
-    """Return whether ``FakeTensorMode`` is on, so that new tensors have no values."""
+    """Return whether ``FakeTensorMode`` is active, so that new tensors have no values."""
     module = sys.modules.get(_FAKE)
     if module is None or not torch._C._len_torch_dispatch_stack():
         return False
@@ -95,19 +95,19 @@ def fakes_of(t: torch.Tensor) -> AbstractContextManager[Any]:
 
 
 def is_shared(t: torch.Tensor) -> bool:
-    """Return whether a tensor lies in memory that other processes may write to."""
+    """Return whether a tensor is in memory that other processes may write to."""
     return t.device.type == "cpu" and address(t) != 0 and t.is_shared()
 
 
 def lost(t: torch.Tensor) -> str | None:
-    """Return why the memory of a tensor does not hold its elements; None if it does, or if it is not to."""
+    """Return why a tensor's memory does not hold its elements; None if it does, or need not."""
     if t.layout is not torch.strided or is_wrapper(t) or t.device.type == "meta" or t.numel() == 0:
         return None
     if torch._is_functional_tensor(t) or t._is_zerotensor():
         return None
     try:
         there = t.untyped_storage().nbytes()
-    except NotImplementedError:  # that of a functional transform
+    except NotImplementedError:  # one of a functional transform
         return None
     last = t.storage_offset() + sum((n - 1) * s for n, s in zip(t.shape, t.stride(), strict=True))
     if there >= (last + 1) * t.element_size():
@@ -116,7 +116,7 @@ def lost(t: torch.Tensor) -> str | None:
 
 
 def same_order(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Return whether two tensors of one shape have their elements in the same order in memory."""
+    """Return whether two tensors of one shape have the same memory order."""
     return all(x == y for n, x, y in zip(a.shape, a.stride(), b.stride(), strict=True) if n != 1)
 
 
@@ -127,52 +127,52 @@ def overlapping(tensors: Sequence[torch.Tensor]) -> bool:
 
 
 def form(t: torch.Tensor) -> tuple[Any, ...]:
-    """Return how the elements of a tensor are read from its memory."""
+    """Return how a tensor's elements are read from its memory."""
     return t.dtype, t.shape, t.stride(), t.is_neg(), t.is_conj()
 
 
 def is_marked(t: torch.Tensor) -> bool:
-    """Return whether the values of a tensor are the negatives, or the conjugates, of what its memory holds."""
+    """Return whether the negative or conjugate bit of a tensor is set, so that its memory does not hold its values."""
     return t.is_neg() or t.is_conj()
 
 
 def resolved(t: torch.Tensor) -> torch.Tensor:
-    """Return a tensor whose memory holds its values: itself, unless it is marked."""
+    """Return a tensor whose memory holds its values: the tensor itself, unless a negative or conjugate bit is set."""
     return t.resolve_conj().resolve_neg()
 
 
 def as_laid_out(t: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Return a copy of ``t`` whose elements lie in memory as those of ``like`` do."""
+    """Return a copy of ``t`` with the memory order of ``like``."""
     return torch.empty_strided(like.shape, like.stride(), dtype=t.dtype, device=t.device).copy_(t)
 
 
 def real(t: torch.Tensor) -> torch.Tensor:
-    """Return a tensor without autograd; a complex one as pairs of reals in a last dimension, which writes go through.
+    """Return a tensor without autograd; a complex one as a view with pairs of real numbers in a last dimension.
 
-    One that is marked as conjugate has no such view, and raises.
+    A tensor with the conjugate bit has no such view, so this raises.
     """
     t = t.detach()
     return torch.view_as_real(t) if t.is_complex() else t
 
 
 def flat(t: torch.Tensor) -> torch.Tensor:
-    """Return a dense tensor as one dimension, in the order of its memory; writes go through."""
+    """View a dense tensor as one-dimensional, in memory order."""
     t = real(t)
     return t.view(-1) if t.is_contiguous() else t.as_strided((t.numel(),), (1,))
 
 
 def viewed(t: torch.Tensor, layout: View) -> torch.Tensor:
-    """Return a tensor as a layout says (for a flat one in the order of its memory); writes go through."""
+    """View a tensor as a layout specifies (a flat one in memory order)."""
     return flat(t) if layout.flat else t.detach().view(layout.shape(tuple(t.shape)))
 
 
 def local(t: torch.Tensor) -> torch.Tensor:
-    """Return the part of a tensor that this process has: all of it, unless it is a distributed tensor."""
+    """Return the local part of a tensor: all of it, unless it is a distributed tensor."""
     return t.to_local() if hasattr(t, "to_local") else t
 
 
 def pieces(p: torch.Tensor, memory: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the parameters that a tensor's memory is about, each with its part of it, in its own shape."""
+    """Yield the parameters that share a tensor's memory, each with its part of the memory, in its own shape."""
     members = getattr(p, "members", None)
     if members is None:
         yield p, memory

@@ -1,7 +1,7 @@
-"""Steps that are like the one before: nothing has changed but gradients, counts and hyperparameters.
+"""The fast path for steps that repeat the one before: only gradients, counts and hyperparameters have changed.
 
-Nearly all steps are, and where parameters are small, Python takes longer than the kernels. So what the plans of an
-optimizer would find out once more is compared with what they found, and only the rest is done.
+Nearly all steps do, and if parameters are small, Python takes longer than the kernels. So the inputs of the plans are
+compared with those of the last step, and only the remaining work is done.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from optlang.runtime.batches import ParameterBatch
 from optlang.runtime.plan import GroupPlan, divided
 from optlang.runtime.tensors import makes_fakes
 
-#: Types of values in a param group that cannot change while the object is the same.
+#: Types of parameter-group values that cannot change while the object is the same.
 CONSTANT = {float, int, bool, str, type(None)}
 
 
 class UsualSteps:
-    """What has to be as it was for a step to be a usual one.
+    """The conditions for a step to take the fast path.
 
     Args:
-        groups: The param groups of the optimizer.
+        groups: The parameter groups of the optimizer.
         plans: Their plans, which have just made a step.
 
     Attributes:
-        possible: Whether any step can be a usual one.
+        possible: Whether any step can take the fast path.
     """
 
     def __init__(self, groups: Sequence[dict[str, Any]], plans: Sequence[GroupPlan]) -> None:
@@ -39,10 +39,10 @@ class UsualSteps:
         self.possible = self.possible and all(part.possible for part in self._parts)
 
     def prepare(self, groups: Sequence[dict[str, Any]], plans: Sequence[GroupPlan]) -> bool:
-        """Do the first half of a step, if it is a usual one; return whether it is. Nothing is touched.
+        """Run the first half of a step if it takes the fast path; return whether it does. Nothing is modified.
 
         Args:
-            groups: The param groups.
+            groups: The parameter groups.
             plans: The plans of the optimizer.
         """
         return (
@@ -57,7 +57,7 @@ class UsualSteps:
 
 
 class _UsualGroup:
-    """One param group of those."""
+    """One of these parameter groups."""
 
     def __init__(self, plan: GroupPlan) -> None:
         self.plan, self._batches = plan, list(plan.batches)
@@ -66,13 +66,13 @@ class _UsualGroup:
         self._take()
 
     def _take(self) -> None:
-        """Take note of what the group holds."""
+        """Record the contents of the group."""
         self._keys, self._values = [*self.plan.group], [*self.plan.group.values()]
         self.possible = self.possible and all(map(_is_constant, self._keys, self._values))
         self._known: Mapping[ValueName, Any] = self.plan.values
 
     def prepare(self) -> bool:
-        """Prepare the work of the group's plan; return whether everything is usual."""
+        """Prepare the work of the group's plan; return whether the fast path applies."""
         plan, group, batches = self.plan, self.plan.group, self._batches
         if [*group] != self._keys or plan.batches != batches:
             return False
@@ -96,25 +96,25 @@ class _UsualGroup:
         return True
 
     def _reread(self) -> bool:
-        """Read other hyperparameters; return whether they leave everything as it is."""
+        """Read changed hyperparameters; return whether the plan stays valid."""
         if not self.plan.fits(self.plan.group):
             return False
         try:
             self.plan.read()
-        except ValueError:  # the plan says so itself
+        except ValueError:  # the plan reports the error itself
             return False
         self._take()
         return self.possible and self.plan.batches == self._batches
 
 
 def _is_usual(batch: ParameterBatch) -> bool:
-    """Whether a batch has its kernels, which need no views of gradients, and shows its numbers to nobody else."""
+    """Return whether a batch has loaded kernels that need no gradient views, and has no numbers outside its mirror."""
     ready = batch.call is None or (batch.call.many and batch.call.loaded is not None)
     return ready and not (batch.volatile or batch.kept)
 
 
 def _is_constant(key: str, value: Any) -> bool:
-    """Whether a value of a group cannot change while it is the same object; the parameters are looked at apart."""
+    """Return whether a group's value cannot change while it is the same object; parameters are checked separately."""
     if type(value) is tuple:
         return CONSTANT.issuperset(map(type, value))
     return key == "params" or type(value) in CONSTANT

@@ -1,4 +1,4 @@
-"""Hyperparameters in a param group -> the values a rule computes with."""
+"""Converts the hyperparameters of a parameter group to the values that a rule computes with."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from optlang.rule import Hyper, Value, Values
 
 
 def python_key(key: str) -> str:
-    """Return the name under which a param-group key arrives in Python (``lambda`` as ``lambda_``)."""
+    """Return the Python name of a parameter-group key (``lambda_`` for ``lambda``)."""
     return f"{key}_" if keyword.iskeyword(key) else key
 
 
 class Hyperparameters:
-    """Reads the values of one rule from param groups.
+    """Reads the values of one rule from parameter groups.
 
     Args:
         compiled: The rule.
-        renamed: Keys of param groups that are called otherwise than in the rule, which other rules share them with.
+        renamed: The parameter-group keys that differ from the rule's names, because other rules have the same names.
 
     Attributes:
-        keys: The param-group keys in the rule's order, each with its hyperparameters (several for a tuple).
-        defaults: Value of each key that has one.
+        keys: The parameter-group keys in the rule's order, each with its hyperparameters (several for a tuple).
+        defaults: The value of each key that has one.
     """
 
     def __init__(self, compiled: Compiled, renamed: Mapping[str, str] | None = None) -> None:
@@ -50,7 +50,7 @@ class Hyperparameters:
         self.static = sorted(compiled.static_names, key=str)
 
     def kept(self, key: str) -> str:
-        """Return what a key of the rule's is called in the param groups of its class."""
+        """Return the parameter-group key for one of the rule's keys."""
         return self._renamed.get(key, key)
 
     @property
@@ -59,10 +59,10 @@ class Hyperparameters:
         return [key for key in self.keys if key not in self.defaults]
 
     def read(self, group: Mapping[str, Any]) -> dict[GivenName, Value]:
-        """Return the values in a param group by the names the formulas use, unchecked.
+        """Return the values in a parameter group by the names that the formulas use, unchecked.
 
         Raises:
-            ValueError: If a key is missing or a tuple has another length.
+            ValueError: If a key is missing or a tuple has the wrong length.
         """
         values: dict[GivenName, Value] = {}
         for key, names, is_tuple in self._layout:
@@ -88,7 +88,7 @@ class Hyperparameters:
         return values
 
     def derive(self, group: MutableMapping[str, Any]) -> None:
-        """Give the keys of a param group that are None what follows from its others, where the rule says that."""
+        """Set keys of a parameter group that are None and that the rule derives from other keys."""
         missing = [key for key in self.derived if group.get(key) is None]
         if missing:
             values: Values = {
@@ -100,7 +100,7 @@ class Hyperparameters:
                 group[key] = int(found) if whole else found  # type: ignore[arg-type]
 
     def raw(self, group: Mapping[str, Any]) -> dict[ValueName, Any]:
-        """Return the values in a param group, by the names the formulas use, as they are: tensors stay tensors."""
+        """Return the values in a parameter group by the names that the formulas use; tensors stay tensors."""
         found: dict[ValueName, Any] = {}
         for key, names, is_tuple in self._layout:
             found.update(zip(names, group[key], strict=True) if is_tuple else ((names[0], group[key]),))
@@ -108,7 +108,7 @@ class Hyperparameters:
         return found
 
     def tidied(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """Return those values of a param group that are kept otherwise than they were given: counts as int."""
+        """Return the values of a parameter group whose normalized form differs from what was passed: counts as int."""
         found = {}
         for key, hypers in self.keys.items():
             raw = group.get(key)
@@ -121,26 +121,26 @@ class Hyperparameters:
         return {key: value for key, value in found.items() if key in group}
 
     def check(self, values: Values) -> None:
-        """Raise ValueError, naming every range that a value is outside of."""
+        """Raise ValueError, naming every range that a value violates."""
         found = self.compiled.problems(values)
         if found:
             raise ValueError(f"{self.compiled.name}: {'; '.join(found)}")
 
     def answers(self, values: Values) -> tuple[Value, ...]:
-        """Return the values that static questions read: as long as they stay, variants stay."""
+        """Return the values that static questions read: while they are the same, the variants are."""
         return tuple(values[name] for name in self.static)
 
 
 def _counted(hyper: Hyper, raw: Any) -> Any:
-    """Return a whole float as an int where it says how many, since others (torch) count with it."""
+    """Return a float with an integer value as an int if it is a count, because other code (torch) counts with it."""
     return int(raw) if hyper.count and isinstance(raw, float) and raw.is_integer() else raw
 
 
 def python_value(raw: Any) -> Any:
-    """Return a value of a param group in Python's own types, so that ``torch.load`` takes it from a checkpoint.
+    """Return a parameter-group value as a builtin Python type, so that ``torch.load`` accepts it in a checkpoint.
 
-    NumPy's numbers become Python's, list classes lists, and what derives from a number or a text that. Tensors and
-    what is none of these stay as they are.
+    NumPy numbers become Python numbers, subclasses of list become lists, and subclasses of numbers and str become
+    these. Tensors and all other values stay as they are.
     """
     if raw is None or type(raw) in (bool, int, float) or isinstance(raw, (torch.Tensor, bytes)):
         return raw
@@ -160,14 +160,14 @@ def python_value(raw: Any) -> Any:
 
 
 def plain(raw: Any) -> Value:
-    """Return a number as a Python float: integers, NumPy numbers and tensors with one element too.
+    """Return a number as a Python float, including integers, NumPy numbers and tensors with one element.
 
-    A truth value stays one (it is no number), and what is no number at all is left for the range check to name (as
-    text if it is an array, whose comparisons are no truth values).
+    A bool stays a bool (it is not a number), and other values are left to the range check, which reports them (arrays
+    as str, because their comparisons are not bools).
     """
     if raw is None or type(raw) in (float, bool, str):
         return raw  # type: ignore[no-any-return]
-    if type(raw) is int:  # no attributes need be looked for
+    if type(raw) is int:  # avoids attribute lookups
         pass
     elif isinstance(raw, torch.Tensor):
         raw = raw.item() if raw.numel() == 1 else repr(raw)

@@ -1,10 +1,10 @@
-"""Parameters in bfloat16 whose updates are rounded away: found in a few steps, and said once.
+"""Detects bfloat16 parameters whose updates are rounded away, in a few steps, and warns once.
 
-A number in bfloat16 changes only by a 512th of itself or more. Where a step is smaller, a model does not train, and
-nothing shows it but a loss that stays. So some elements of each parameter are compared with what they were before a
-step. That is done in the 10th step, which shows a model that never trains, and in the 100th and the 1000th, as a step
-size often starts small. The first steps are not looked at: some rules make none while their averages are new. In all
-other steps there is one comparison of whole numbers, and a device is waited for in these three alone.
+A bfloat16 number changes only by about 1/512 of itself or more. If steps are smaller, a model does not train, and
+nothing shows it except a loss that stays constant. So some elements of each parameter are compared with their values
+before a step. This is done in the 10th step, which detects a model that never trains, and in the 100th and the 1000th,
+because a step size often starts small. The first steps are skipped: some rules make none while their averages are new.
+All other steps compare one integer, and only these three synchronize with a device.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from optlang.runtime.tensors import is_fake
 from optlang.syntax.tree import Every, If
 from optlang.syntax.walk import assigned, statements
 
-#: The steps after which is looked.
+#: The steps after which parameters are compared.
 LOOKS = (10, 100, 1000)
-#: How many elements of a parameter are looked at, at most, and how many say something.
+#: The maximum number of elements compared per parameter, and the minimum number that is conclusive.
 ELEMENTS, FEWEST = 2048, 8
-#: The part of the elements with a gradient that stay as they are where updates are rounded away.
+#: The fraction of the elements with a gradient that do not change if updates are rounded away.
 STUCK = 0.99
-#: How many parameters are named.
+#: The maximum number of parameters named in the warning.
 NAMED = 3
 
-#: A parameter, its param group, and some elements as they were.
+#: A parameter, its parameter group, and copies of some elements.
 Before = tuple[torch.Tensor, Mapping[str, Any], torch.Tensor]
 
 
@@ -42,15 +42,15 @@ class Vanishing:
     """Looks for updates that are rounded away, until it has found some or has looked often enough.
 
     Attributes:
-        steps: The steps so far.
-        over: Whether there is nothing to look for any more.
+        steps: The number of steps so far.
+        over: Whether nothing remains to be checked.
     """
 
     def __init__(self) -> None:
         self.steps, self.over = 0, False
 
     def before(self, plans: Sequence[GroupPlan]) -> list[Before]:
-        """Count a step that is about to be made; return what is to be compared after it, which is mostly nothing."""
+        """Count a step that is about to be made; return what to compare after it, which is usually nothing."""
         self.steps += 1
         if self.steps not in LOOKS:
             return []
@@ -63,12 +63,12 @@ class Vanishing:
         return [(p, plan.group, _some(p).clone()) for plan, p in watched if _is_moving(plan.group)]
 
     def after(self, name: str, compared: Sequence[Before], groups: Sequence[Mapping[str, Any]]) -> None:
-        """Warn of the parameters that a step was to change and did not.
+        """Warn about parameters that a step should have changed and did not.
 
         Args:
             name: The optimizer's class.
-            compared: What :meth:`before` returned.
-            groups: The param groups.
+            compared: The result of :meth:`before`.
+            groups: The parameter groups.
         """
         devices = dict.fromkeys(p.device for p, _, _ in compared)
         stuck = [
@@ -89,9 +89,9 @@ class Vanishing:
 
 
 def _watched(plan: GroupPlan) -> Iterator[torch.Tensor]:
-    """Yield the parameters of a plan that are looked at: those in bfloat16 that a step is about to update."""
+    """Yield the parameters of a plan to compare: those in bfloat16 that a step is about to update."""
     rule = plan.kernels.compiled.rule
-    # Other kinds of plans make steps whose values nobody may ask for, or that are not about single parameters.
+    # Steps of other plans must not synchronize, or are not about single parameters.
     usual = type(plan) is GroupPlan and plan.evaluation is None and plan.group.get(ROUNDING) is None
     if usual and not _waits(rule) and not any(stored.name == "p" for stored in rule.stored):
         for p in plan.parameters:
@@ -100,11 +100,11 @@ def _watched(plan: GroupPlan) -> Iterator[torch.Tensor]:
 
 
 def _stuck(compared: Sequence[Before]) -> Iterator[tuple[torch.Tensor, Mapping[str, Any]]]:
-    """Yield the parameters that have not changed, and their groups; the device that all are on is asked once."""
+    """Yield the parameters that have not changed, with their groups; synchronizes once if all are on one device."""
     counts = []
     for p, _, before in compared:
         g = p.grad if p.grad is not None else torch.zeros_like(p)
-        # Whatever moves a 0 changes it, and what holds it there (a projection) is no rounding.
+        # Any update changes a 0; if it stays 0 (because of a projection), the cause is not rounding.
         live = (_some(g) != 0) & (before != 0)
         counts += [live.sum(), (live & (_some(p) == before)).sum()]
     numbers = torch.stack(counts).tolist()
@@ -114,7 +114,7 @@ def _stuck(compared: Sequence[Before]) -> Iterator[tuple[torch.Tensor, Mapping[s
 
 
 def _named(groups: Sequence[Mapping[str, Any]], group: Mapping[str, Any], p: torch.Tensor) -> str:
-    """Return the name of a parameter, or its place."""
+    """Return the name of a parameter, or its index."""
     place = next(i for i, other in enumerate(group["params"]) if other is p)
     names = group.get("param_names")
     return repr(names[place]) if names else f"parameter {place} of group {[*map(id, groups)].index(id(group))}"
@@ -122,7 +122,7 @@ def _named(groups: Sequence[Mapping[str, Any]], group: Mapping[str, Any], p: tor
 
 @remembering
 def _waits(rule: Rule) -> bool:
-    """Return whether a rule may leave the parameter as it is in some steps, which is no rounding."""
+    """Return whether a rule may leave the parameter unchanged in some steps, which is not rounding."""
     known = {*(hyper.name for hyper in rule.hypers), *FACT_NAMES, *known_locals(rule)}
     for statement in statements(rule.body):
         if isinstance(statement, Every):
@@ -131,7 +131,7 @@ def _waits(rule: Rule) -> bool:
             asks = not all(is_known(condition, known, rule.functions) for condition, _ in statement.branches)
             if asks and any(name.name == "p" for name in assigned((statement,))):
                 return True
-    return bool(sizes_of(rule.tree))  # a history has to fill
+    return bool(sizes_of(rule.tree))  # a history must fill first
 
 
 def _has_narrow(plan: GroupPlan) -> bool:
@@ -139,7 +139,7 @@ def _has_narrow(plan: GroupPlan) -> bool:
 
 
 def _is_moving(group: Mapping[str, Any]) -> bool:
-    """Return whether a step has the size that it is meant to have: not 0, and not the beginning of a warm-up."""
+    """Return whether a step has its intended size: not 0, and not the beginning of a warm-up."""
     lr, usual = group.get("lr", 1.0), group.get("initial_lr")
     if isinstance(lr, torch.Tensor) or not lr:
         return False
@@ -147,6 +147,6 @@ def _is_moving(group: Mapping[str, Any]) -> bool:
 
 
 def _some(t: torch.Tensor) -> torch.Tensor:
-    """Return elements from all over a tensor."""
+    """Return elements spread over a tensor."""
     flat = t.detach().reshape(-1)
     return flat[:: max(1, -(-flat.numel() // ELEMENTS))]

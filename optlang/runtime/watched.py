@@ -1,4 +1,4 @@
-"""Whether anything has changed since the last step that decides how a step is made."""
+"""Detects changes since the last step that affect how a step is made."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _dtype, _shape, _grad = attrgetter("dtype"), attrgetter("shape"), attrgetter("gr
 
 _TENSORS = {torch.Tensor}
 
-#: How often a watch is renewed for gradients of other kinds, before it is clear that they will change again.
+#: How often a watch is renewed when gradients change their kind, before we assume that they will keep changing.
 MOST = 4
 
 
 class Watched:
-    """What has to be as it was for the views of some records to be right.
+    """The conditions under which the views of some records are valid.
 
-    Everything is compared for all records at once, by C++ where there is a way: this is what a small step costs.
+    All records are compared at once, in C++ where possible: this is the cost of a small step.
     """
 
     def __init__(self, records: Sequence[ParameterState]) -> None:
@@ -38,22 +38,22 @@ class Watched:
         self.stored = [value for record in records for value in record.values[shown:]]
         self.forms = [form for record in records for form in record.forms[shown:]]
         self.dtypes, self.gradient_dtypes, keys = {first.dtype}, {first.gradient_dtype}, first.keys
-        # A kernel over one dimension needs as many numbers as the parameter has, in whatever shape.
+        # A one-dimensional kernel needs a gradient with the parameter's number of elements, in any shape.
         flat = first.prepared.variant.layout.flat
         self.size = torch.Tensor.numel if flat else _shape
         self.sizes = [record.facts.numel if flat else record.shape for record in records]
         self.simple = not any(record.gradient_needs_check for record in records)
-        # One key alone is got bare, so it is asked for twice.
+        # itemgetter returns a single key's value without a tuple, so a single key is requested twice.
         self.get = itemgetter(*(keys if len(keys) > 1 else keys * 2)) if keys else None
         self.held = self.values
         if len(keys) == 1:
             self.held = [v for value in self.values for v in (value, value)]
-        self.addresses: Iterable[int] = ()  # of the gradients that were returned last
+        self.addresses: Iterable[int] = ()  # addresses of the last returned gradients
         self._watch: watch.Watch | None = None
         self._watches = MOST
 
     def gradients(self, state: Mapping[Any, Any] | None) -> list[torch.Tensor] | None:
-        """Return the gradients, or None if anything is not as it was; without ``state``, its dicts are the same."""
+        """Return the gradients, or None if anything has changed; without ``state``, its dicts are the same."""
         if not self.simple:
             return None
         gradients = [*map(_grad, self.parameters)]
@@ -75,7 +75,7 @@ class Watched:
         return gradients
 
     def _look(self, gradients: Sequence[torch.Tensor]) -> bool:
-        """Return whether parameters, gradients and states lie as the kernel expects, looked at from Python."""
+        """Return whether parameters, gradients and states have the layouts that the kernel expects (in Python)."""
         addresses = list(map(_pointer, gradients))
         alike = (
             all(addresses)

@@ -1,4 +1,4 @@
-"""What a batch is going to do in a step: call one kernel, or run the stages of a schedule."""
+"""A batch's work in a step: one kernel call, or the stages of a schedule."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ class PendingStep(NamedTuple):
     batch: ParameterBatch
     coefficients: torch.Tensor
     numbers: tuple[float, ...]
-    before: float  # updates until now
+    before: float  # the count before the step
 
     def rehearse(self) -> None:
-        """Run a kernel that compiles when it is first called, on copies."""
+        """Run a kernel that compiles on its first call on copies."""
         assert self.batch.call is not None
         self.batch.call.rehearse(self.batch.gradients, self.coefficients)
 
 
 class ScheduledWork:
-    """A batch with a schedule that is about to make a step: its path is chosen, and compiled.
+    """A batch with a schedule that is about to make a step: its path has been chosen and compiled.
 
     Args:
         batch: The batch.
         known: Hyperparameters and the group's values, by name.
         kernels: The kernels of the rule.
-        scratch: Memory in which stages hand things on.
+        scratch: Memory in which stages pass values on.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class ScheduledWork:
     ) -> None:
         assert batch.schedule is not None
         self.batch, self.rule, self.schedule = batch, kernels, batch.schedule
-        self.values = batch.values(known)  # what host functions read, by name; what arrives late is added
+        self.values = batch.values(known)  # the inputs of host functions, by name; late values are added
         self.count, self._numbers, self._is_new = batch.count, batch.numbers, batch.is_new
         self._counted = False
         own, plain = self.schedule.own, batch.prepared.plain
@@ -81,20 +81,20 @@ class ScheduledWork:
         return segment
 
     def _begun(self) -> set[int]:
-        """Return the places in the batch of the records that are written and not counted yet."""
+        """Return the batch indices of the records that are written and not counted yet."""
         chunks = (chunk for segment in self.path for chunk in segment.chunks)
         return set() if self._counted else {place for chunk in chunks for place in chunk.written()}
 
     def _go_through(self, chunks: Sequence[Chunk], seed: rng.Seed | None) -> None:
-        """Run the other stages of the records that were interrupted in the first of these, if they are written."""
+        """Run the remaining stages for the records that were interrupted in the first of these, if they are written."""
         alike = [chunk for chunk in chunks if chunk.start == chunks[0].start]
         if alike and self._begun() & {*range(alike[0].start, alike[0].start + len(alike[0].records))}:
-            for chunk in alike:  # one that only hands on may do that again
+            for chunk in alike:  # a stage that only passes values on may run again
                 if not chunk.written():
                     self._run_chunk(chunk, seed)
 
     def _run_chunk(self, chunk: Chunk, seed: rng.Seed | None) -> None:
-        """Run one stage of some records."""
+        """Run one stage for some records."""
         batch = self.batch
         if seed is not None and chunk.plan.own.draws:
             chunk.draw(seed, int(batch.count) + 1, self._sizes)
@@ -104,14 +104,14 @@ class ScheduledWork:
             chunk.run(batch.gradients[chunk.start : chunk.start + len(chunk.records)])
 
     def advance(self, late: Mapping[ValueName, Any]) -> None:
-        """Count the step, from where it started: one that was interrupted may have been counted already."""
+        """Count the step, starting from the original count: an interrupted step may have been counted already."""
         batch = self.batch
         batch.count, batch.numbers, batch.is_new = self.count, self._numbers, self._is_new
         batch.advance(self.numbers(late))
         self.batch.gradients, self._counted = [], True
 
     def settle(self, late: Mapping[ValueName, Any]) -> None:
-        """Count a step that was interrupted, for those that it has written."""
+        """Count an interrupted step for the records that it has written."""
         begun, records = self._begun(), self.batch.records
         if not begun:
             return
@@ -119,12 +119,12 @@ class ScheduledWork:
             self.batch, _ = self.batch.split([records[i] for i in sorted(begun)])
         try:
             self.advance(late)
-        except KeyError:  # a sum that host states are computed from has not arrived: they stay
+        except KeyError:  # a sum that host states depend on has not arrived: they stay
             self.batch.advance(self.batch.numbers)
             self._counted = True
 
     def _found(self, names: Sequence[ValueName]) -> list[Any]:
-        """Return values by name as Python has them."""
+        """Return values by name, as Python numbers."""
         return numbers_of([self.values[name] for name in names])
 
     def _prepare(self, segment: Segment) -> None:
@@ -134,7 +134,7 @@ class ScheduledWork:
             plan.prepare([values[name] for name in plan.kernel.host_arguments], self.batch.device)
 
     def numbers(self, late: Mapping[ValueName, Any]) -> tuple[float, ...]:
-        """Return what the host states become."""
+        """Return the new values of the host states."""
         if not self.batch.prepared.hosted:
             return ()
         self.values.update(late)

@@ -1,4 +1,4 @@
-"""How the numbers of states are kept: formats, one file each, and the choice among them."""
+"""Storage of states: formats, one file each, and the choice among them."""
 
 from optlang.storage.formats import NARROW, ON_HOST, Fixed, Format, HostNumber, Own, Wide
 

@@ -1,4 +1,4 @@
-"""Which format each state is kept in: what ``store`` asks for, with the presets."""
+"""The format of each state, as selected by ``store``, with the presets."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from optlang.storage.parameters import Stochastic
 if TYPE_CHECKING:
     import torch
 
-#: What may be given for all states at once.
+#: The values of ``store`` that apply to all states at once.
 PRESETS = ("fp32", "bf16", "8bit", "off")
-#: The one that leaves every state in its own type, whatever the rule says.
+#: The preset that leaves every state in its own type, whatever the rule specifies.
 OFF = "off"
 
 
 class StoredState(Protocol):
-    """What the choice goes by."""
+    """The properties of a state on which the choice depends."""
 
     @property
     def key(self) -> str:
@@ -34,11 +34,11 @@ class StoredState(Protocol):
 
     @property
     def signed(self) -> bool:
-        """Whether some of its numbers may be negative."""
+        """Whether some of its values may be negative."""
 
     @property
     def divides(self) -> bool:
-        """Whether something is divided by them."""
+        """Whether the rule divides by them."""
 
     @property
     def zero(self) -> bool:
@@ -46,31 +46,31 @@ class StoredState(Protocol):
 
     @property
     def averages(self) -> bool:
-        """Whether what was kept has less weight with every step."""
+        """Whether the weight of past values decreases with every step."""
 
     @property
     def cancels(self) -> bool:
-        """Whether something is divided by a difference in which it stands, or a root is taken of one."""
+        """Whether the rule divides by a difference that contains it, or takes a root of one."""
 
     @property
     def mixed(self) -> bool:
-        """Whether it is given to operations on matrices, so that no element is updated from itself alone."""
+        """Whether it is passed to operations on matrices, so that elements are not updated independently."""
 
     @property
     def format(self) -> Format:
-        """How the rule keeps it without any ``store``."""
+        """The format that the rule uses without ``store``."""
 
 
 def checked(who: str, store: Any, keys: Sequence[str]) -> Any:
-    """Return what was given for ``store``.
+    """Validate the argument ``store``.
 
     Args:
         who: The class, for messages.
-        store: A preset, or formats by the keys of states; None for what the rule says.
-        keys: Those of the rule's states.
+        store: A preset, or formats by the keys of states; None for the rule's own formats.
+        keys: The keys of the rule's states.
 
     Raises:
-        ValueError: If there is no such preset, state or format.
+        ValueError: If the preset, a state or a format is unknown.
     """
     if store is None or preset_of(store) is not None:
         return store
@@ -87,7 +87,7 @@ def checked(who: str, store: Any, keys: Sequence[str]) -> Any:
 
 
 def preset_of(store: object) -> tuple[str, int | None] | None:
-    """Return the name of a preset and the fewest elements that it keeps in codes; None if it is no preset."""
+    """Return the name of a preset and the fewest elements of a tensor that it quantizes; None if it is not a preset."""
     found = written(store)
     if found is None or found.name not in PRESETS or found.at_random:
         return None
@@ -96,7 +96,7 @@ def preset_of(store: object) -> tuple[str, int | None] | None:
 
 
 def named(who: str, text: Any) -> Format:
-    """Return the format of a name, such as ``bf16``, ``fp8`` or ``int8(block=128)``.
+    """Return the format with a name such as ``bf16``, ``fp8`` or ``int8(block=128)``.
 
     Raises:
         ValueError: If there is none.
@@ -116,18 +116,18 @@ def formats(
     ruled: Mapping[str, Format] | None = None,
     slow: Collection[str] = (),
 ) -> dict[str, Format]:
-    """Return the formats of those states of a tensor that are not kept in their own type, by key.
+    """Return the formats of a tensor's states that are not stored in their own type, by key.
 
     Args:
         who: The class, for messages.
-        store: What :func:`checked` returned.
+        store: The result of :func:`checked`.
         slots: The states.
-        shape: That of the parameter.
-        ruled: The formats that the rule itself asks for, by key.
-        slow: The keys of averages that move by less in a step than is rounded off in eight bits.
+        shape: The shape of the parameter.
+        ruled: The formats that the rule itself specifies, by key.
+        slow: The keys of averages that change by less in a step than the rounding error of 8-bit formats.
 
     Raises:
-        ValueError: If a state cannot be kept in the format that is asked for it.
+        ValueError: If a state cannot be stored in the requested format.
     """
     preset = preset_of(store)
     found: dict[str, Format] = {}
@@ -149,32 +149,32 @@ def formats(
 
 
 def found(codes: torch.Tensor, scales: torch.Tensor) -> Blocks | None:
-    """Return the format that codes and scales are of: their types say which, and their shapes how large a block is."""
+    """Return the format of codes and scales: their types determine the kind, their shapes the block size."""
     sizes = [1 << n for n in range(LARGEST_BLOCK, 3, -1)]
     fitting = (kind(size) for kind in CODES.values() for size in (kind().block, *sizes))  # a row may have one block
     return next((each for each in fitting if each.fits(codes, scales)), None)
 
 
 def _preset(preset: str, least: int | None, slot: StoredState, slow: bool) -> Format | None:
-    """Return the format of a state in a preset; None if it stays as it is."""
+    """Return the format of a state in a preset; None if it stays unchanged."""
     if preset == OFF:
         return slot.format
     if slot.cancels:  # an error may be as large as the difference
         return None if preset != "fp32" else Fixed(TYPES[preset])
     if preset == "bf16":
-        if slot.signed and not slot.zero:  # near a parameter: the next one is it, or their difference
+        if slot.signed and not slot.zero:  # close to a parameter: the next parameter value, or a difference
             return None
-        # The nearest number would not do for what is never negative, or a sum: it stops, and a slow average never comes
-        # down.
+        # Rounding to the nearest would not do for nonnegative states or sums: they stop changing, and a slow average
+        # never decreases.
         return Stochastic() if slow or not (slot.signed and slot.averages) else Fixed(TYPES[preset])
     if preset != "8bit":
         return Fixed(TYPES[preset])
-    if not (slot.averages and slot.zero):  # sums, and what is near a parameter: errors would stay
+    if not (slot.averages and slot.zero):  # sums, and values close to a parameter: errors would accumulate
         return None
     if not slot.signed:
         return Log8(least=least)
     if slow:
         return Stochastic()
-    # A signed state that something is divided by must not become 0 beside large ones. Of what matrices are made of,
-    # small numbers count beside what is lost of large ones.
+    # A signed state that the rule divides by must not become 0 next to large elements. In states that form matrices,
+    # small elements matter relative to the errors of large ones.
     return Fixed(TYPES["bf16"]) if slot.divides or slot.mixed else Fp8(least=least)

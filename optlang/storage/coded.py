@@ -1,4 +1,4 @@
-"""Tensors whose elements are codes: what a kernel computes with is not what is kept."""
+"""Quantized tensors: their elements are codes, which kernels convert to the values they compute with."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from optlang.storage.formats import Format
 if TYPE_CHECKING:
     import torch
 
-    #: What random numbers are drawn by: a number, or a tensor that holds one.
+    #: A random-number key: a number, or a 0-d tensor.
     Key = int | torch.Tensor
 
 _WORD = 0xFFFFFFFF
 
-#: What kernels handle as bits, and as which type.
+#: Types that kernels handle as bits, and the type used for this.
 _BITS = {"bfloat16": "uint16", "float8_e4m3fn": "uint8"}
 
 #: C++ types, by torch's names.
@@ -35,12 +35,12 @@ _CPP = {
 
 @dataclass(frozen=True)
 class ElementIndices:
-    """Which elements of a tensor some are that are kept together: random numbers are drawn by the places there.
+    """Which elements of a larger tensor some stored elements are: random numbers depend on the indices there.
 
     Attributes:
-        start: The index of the first one in each dimension; empty if that is 0 in all.
+        start: The index of the first element in each dimension; empty if all are 0.
         whole: The shape of the whole tensor; empty if it is that of these elements.
-        rows: Which indices of the first dimension they are, where those are not neighbours.
+        rows: The indices along the first dimension, if they are not consecutive.
     """
 
     start: tuple[int, ...] = ()
@@ -48,7 +48,7 @@ class ElementIndices:
     rows: torch.Tensor | None = None
 
     def of(self, shape: Sequence[int], device: torch.device) -> torch.Tensor:
-        """Return the places of the elements of a tensor of some shape, one behind the other."""
+        """Return the flat indices of the elements of a tensor with some shape."""
         import torch
 
         if not self.start and self.rows is None:
@@ -63,7 +63,7 @@ class ElementIndices:
         return found.reshape(-1)
 
     def first(self, shape: Sequence[int]) -> int | None:
-        """Return the place of the first element, where the others follow it in order; None where they do not."""
+        """Return the flat index of the first element, if the others are consecutive; otherwise None."""
         if self.rows is not None:
             return None
         if not self.start:
@@ -73,7 +73,7 @@ class ElementIndices:
         return self.start[0] * math.prod(inner) if follow else None
 
     def permuted(self, order: Sequence[int]) -> ElementIndices:
-        """Return the same with dimensions in another order, which is that of memory."""
+        """Return the same with dimensions in memory order."""
         start, whole = (tuple(each[dim] for dim in order) if each else () for each in (self.start, self.whole))
         return ElementIndices(start, whole, self.rows)
 
@@ -84,21 +84,22 @@ WHOLE = ElementIndices()
 
 @dataclass(frozen=True)
 class Coded(Format):
-    """A format of codes, with a second tensor that belongs to them.
+    """A format of codes with a companion tensor.
 
-    What a format does is said three times, in torch's operations, in C++ (:attr:`cpp`) and in Triton (:attr:`triton`),
-    and the codes are the same to the bit.
+    Each format is implemented three times, in torch, in C++ (:attr:`cpp`) and in Triton (:attr:`triton`), and the codes
+    are bitwise equal.
 
     Attributes:
-        block: How many neighbours are coded together; parts of a tensor begin at a multiple of it.
-        codes: Type of the codes.
-        second: Type of the second tensor.
-        pairs: Whether the second tensor has an element for each code; otherwise it has one for each block.
-        alone: Whether there is no second tensor but an empty one.
-        draws: Whether it rounds at random.
+        block: The number of neighboring elements that are quantized together; parts of a tensor begin at a multiple of
+            it.
+        codes: The type of the codes.
+        second: The type of the companion tensor.
+        pairs: Whether the companion has an element for each code; otherwise it has one for each block.
+        alone: Whether the companion is always empty.
+        draws: Whether it rounds stochastically.
         cpp: The functions of the format's struct in C++.
-        triton: Functions in Triton whose names begin with that of the format: ``_decoded`` and ``_encoded``, and where
-            there is a scale for each block ``_scale``, which computes it from the largest magnitude.
+        triton: Functions in Triton whose names begin with the format's: ``_decoded``, ``_encoded`` and, for formats
+            with block scales, ``_scale``, which computes the scale from the largest magnitude.
     """
 
     block: int = 256
@@ -116,44 +117,44 @@ class Coded(Format):
         return self.codes
 
     def text(self, own: str, wide: str) -> str:
-        """Return the type of the codes as Python."""
+        """Return the type of the codes as Python source."""
         return f"torch.{self.codes}"
 
     @property
     def held(self) -> tuple[str, str]:
-        """The types of codes and second numbers as kernels handle them: codes of torch's own types as bits."""
+        """The types of codes and companions in kernels: special types of torch's are handled as bits."""
         second = _BITS.get(self.second, self.second) if self.pairs else self.second  # scales are numbers
         return _BITS.get(self.codes, self.codes), second
 
     @property
     def struct(self) -> str:
-        """The format as a C++ struct of its name."""
+        """The format as a C++ struct with its name."""
         types = f"  using code = {_CPP[self.held[0]]};\n  using second = {_CPP[self.held[1]]};\n"
         traits = ", ".join(f"{name} = {str(getattr(self, name)).lower()}" for name in ("pairs", "alone", "draws"))
         return f"struct {self.name} {{\n{types}  static constexpr bool {traits};\n{self.cpp}}};\n"
 
     @abstractmethod
     def decode(self, codes: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-        """Return the numbers of a tensor that is kept, in float32."""
+        """Dequantize a stored tensor, to float32."""
 
     @abstractmethod
     def keep(
         self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: Key, places: ElementIndices = WHOLE
     ) -> None:
-        """Write codes where those of another tensor lie.
+        """Quantize values and write the codes in place.
 
         Args:
-            x: The numbers, in float32.
-            codes: Takes the codes.
-            second: Takes what belongs to them.
-            key: What random numbers are drawn by, besides the place of an element.
+            x: The values, in float32.
+            codes: Receives the codes.
+            second: Receives the companion values.
+            key: The random-number key, apart from the index of an element.
             places: Which elements of a larger tensor they are.
         """
 
 
 def drawn(places: torch.Tensor, key: Key) -> torch.Tensor:
-    """Return whole numbers from 0 to 2**32 - 1, by the places of elements and a random key; the same in C++.
+    """Return integers from 0 to 2**32 - 1 that depend on the elements' indices and a random key; the same in C++.
 
-    Those of neighbours are spread evenly, which rounds a sum of many elements better than independent ones would.
+    Those of neighboring elements are spread evenly, which rounds a sum of many elements better than independent ones.
     """
     return (((places ^ key) & _WORD) * 0x9E3779B1) & _WORD

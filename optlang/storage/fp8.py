@@ -1,4 +1,4 @@
-"""``fp8``: numbers of eight bits under the largest of their block, the nearest one."""
+"""``fp8``: 8-bit floats relative to the largest element of the block, rounded to the nearest."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from optlang.storage.blocks import Blocks, divided
 if TYPE_CHECKING:
     import torch
 
-#: The largest number with four bits of exponent and three of mantissa.
+#: The largest number with four exponent bits and three mantissa bits.
 LARGEST = 448.0
-#: The least scale: a block of zeros has one, too.
+#: The smallest scale, which also applies to a block of zeros.
 LEAST = 1e-12
 
 
 @dataclass(frozen=True)
 class Fp8(Blocks):
-    """A sign, four bits of exponent and three of mantissa (e4m3, which has no infinities).
+    """A sign, four exponent bits and three mantissa bits (e4m3, which has no infinities).
 
-    Small numbers beside large ones keep their size to a sixteenth, over a range of nearly 2**18. Codes and scales are
-    those of torchao's ``AdamWFp8``.
+    Small numbers next to large ones keep a relative precision of 1/16, over a range of nearly 2**18. Codes and scales
+    are those of torchao's ``AdamWFp8``.
     """
 
     name: ClassVar[str] = "fp8"
@@ -89,16 +89,16 @@ def fp8_encoded(x, scale, random):
 
     @property
     def vanishes(self) -> str:
-        """Which numbers become 0: those below half of the least one, 2**-9, with 448 as the largest."""
+        """Which numbers become 0: those below half of the smallest one, 2**-9, with 448 as the largest."""
         return "numbers below 1/458,752 of the largest of their block"
 
     @property
     def half_code(self) -> float:
-        """What is lost of a number at most, in parts of it: half of the last of three bits."""
+        """The largest relative error: half a unit in the last of three mantissa bits."""
         return 2.0**-4
 
     def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
-        """Return the largest of each block as 448."""
+        """Map the largest element of each block to 448."""
         return divided(largest.clamp_min(LEAST), LARGEST)
 
     def encoded(self, x: torch.Tensor, scale: torch.Tensor, random: torch.Tensor | None) -> torch.Tensor:
@@ -108,5 +108,5 @@ def fp8_encoded(x, scale, random):
         return (x / scale).to(torch.float8_e4m3fn)
 
     def decoded(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """Return the numbers of codes."""
+        """Return the dequantized numbers."""
         return codes.float() * scale

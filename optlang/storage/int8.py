@@ -1,4 +1,4 @@
-"""``int8``: whole numbers under the largest of their block, the nearest one."""
+"""``int8``: integers relative to the largest element of the block, rounded to the nearest."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from optlang.storage.blocks import Blocks, divided
 if TYPE_CHECKING:
     import torch
 
-#: The largest code, which the largest number of a block has.
+#: The largest code, which the largest element of a block gets.
 LARGEST = 127.0
-#: The least number that a block is scaled by: numbers are multiplied by 127 parts of it, which must be finite.
+#: The smallest number by which a block is scaled: numbers are multiplied by 127 over it, which must be finite.
 LEAST = 2e-36
 
 
 @dataclass(frozen=True)
 class Int8(Blocks):
-    """Whole numbers from -127 to 127.
+    """Integers from -127 to 127.
 
-    What is less than a 254th of the largest of its block becomes 0: small numbers beside large ones stand still.
+    Numbers below 1/254 of the largest in their block become 0: small elements next to large ones stop changing.
     """
 
     name: ClassVar[str] = "int8"
@@ -61,11 +61,11 @@ def int8_encoded(x, scale, random):
 
     @property
     def half_code(self) -> float:
-        """What is lost of a number, in parts of it, where it is the largest of its block; smaller ones lose more."""
+        """The relative error of the largest element of a block; smaller ones have larger errors."""
         return 1 / 254
 
     def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
-        """Return the largest of each block as 127."""
+        """Map the largest element of each block to 127."""
         return divided(largest.clamp_min(LEAST), LARGEST)
 
     def encoded(self, x: torch.Tensor, scale: torch.Tensor, random: torch.Tensor | None) -> torch.Tensor:
@@ -75,5 +75,5 @@ def int8_encoded(x, scale, random):
         return (x * scale.reciprocal()).round().to(torch.int8)
 
     def decoded(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """Return the numbers of codes."""
+        """Return the dequantized numbers."""
         return codes.float() * scale

@@ -1,4 +1,4 @@
-"""``log8``: numbers that are not negative, over a range of 2**32 under the largest of a block, rounded at random."""
+"""``log8``: nonnegative numbers over a range of 2**32 below the largest of a block, rounded stochastically."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from optlang.storage.blocks import Blocks, divided
 if TYPE_CHECKING:
     import torch
 
-#: The largest code, 255, stands for this part of the scale.
+#: The largest code, 255, represents this fraction of the scale.
 LARGEST = 0.9375
 
 
 @dataclass(frozen=True)
 class Log8(Blocks):
-    """Five bits of exponent and three of mantissa, without a sign; 0 stands for 0 alone.
+    """Five exponent bits and three mantissa bits, without a sign; code 0 represents only 0.
 
-    What is divided by such a number is divided by no less than an eighth too little, however small it is beside the
-    others of its block, down to 2**-32 of the largest; below that, by too much, which makes a step short and not long.
-    Numbers are rounded up or down at random, in proportion, as averages of squares move by little in each step.
+    A divisor in this format is at most 1/8 too small, however small it is compared with the others of its block, down
+    to 2**-32 of the largest; below that it is too large, which makes a step short and not long. Numbers are rounded up
+    or down stochastically, in proportion, because averages of squares change little in each step.
     """
 
     name: ClassVar[str] = "log8"
@@ -72,11 +72,11 @@ def log8_encoded(x, scale, random):
 """
 
     def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
-        """Return the scale under which the largest number of each block has the largest code."""
+        """Return the scale that gives the largest element of each block the largest code."""
         return divided(largest, LARGEST)
 
     def encoded(self, x: torch.Tensor, scale: torch.Tensor, random: torch.Tensor | None) -> torch.Tensor:
-        """Return codes above or below, in proportion to how near they are."""
+        """Return the code above or below, with probabilities in proportion to the distance."""
         import torch
 
         assert random is not None
@@ -85,7 +85,7 @@ def log8_encoded(x, scale, random):
         return torch.where(x > 0, found, 0).to(torch.uint8)
 
     def decoded(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """Return the numbers of codes."""
+        """Return the dequantized numbers."""
         import torch
 
         whole = codes.to(torch.int32)

@@ -1,4 +1,4 @@
-"""Formats by name: those of codes, other types of numbers, and what may be said of each."""
+"""Formats by name: quantized formats, other number types, and their options."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from optlang.storage.parameters import Stochastic
 from optlang.storage.softsign8 import Softsign8
 from optlang.storage.sqrt8 import Sqrt8
 
-#: The formats of codes, by name.
+#: The quantized formats, by name.
 CODES: dict[str, type[Blocks]] = {kind.name: kind for kind in (Fp8, Log8, Int8, Softsign8, Sqrt8)}
-#: Other types of numbers, by name.
+#: Other number types, by name.
 TYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-#: What is behind the name of a format that rounds at random on request.
+#: The suffix of a format that rounds stochastically on request.
 AT_RANDOM = "stochastic"
-#: The logarithm of the largest block.
+#: The logarithm of the largest block size.
 LARGEST_BLOCK = 16
-#: What a format of codes takes in brackets: the size of a block, and the fewest elements that are kept in codes.
+#: Options of a quantized format: the block size, and the fewest elements of a tensor that is quantized.
 OPTIONS = ("block", "least")
 
 _WRITTEN = re.compile(rf"(\w+)(?:\(([^()]*)\)| ({AT_RANDOM}))?")
@@ -34,7 +34,7 @@ class Wrong(ValueError):
     """There is no such format.
 
     Attributes:
-        part: What is wrong: an option, ``stochastic``, or the empty string for the name.
+        part: The invalid part: an option, ``stochastic``, or the empty string for the name.
     """
 
     def __init__(self, message: str, part: str = "") -> None:
@@ -51,13 +51,13 @@ class Written(NamedTuple):
 
 
 def written(text: object) -> Written | None:
-    """Return the parts of the name of a format or preset, as it is given in Python; None if it is nothing like one."""
+    """Parse the name of a format or preset, as passed in Python; None if it does not have the right syntax."""
     found = _WRITTEN.fullmatch(text) if isinstance(text, str) else None
     if found is None:
         return None
     options = [_OPTION.fullmatch(part) for part in found[2].split(",")] if found[2] is not None else []
     numbers = {option[1]: int(option[2]) for option in options if option is not None}
-    if len(numbers) < len(options):  # one is none, or is given twice
+    if len(numbers) < len(options):  # one is missing, or is given twice
         return None
     return Written(found[1], numbers, found[3] is not None)
 
@@ -67,8 +67,8 @@ def format_of(name: str, options: Mapping[str, int] | None = None, at_random: bo
 
     Args:
         name: Its name.
-        options: What stands in brackets.
-        at_random: Whether it is asked to round at random.
+        options: The options in parentheses.
+        at_random: Whether it is requested to round stochastically.
 
     Raises:
         Wrong: If there is none.
@@ -90,5 +90,5 @@ def format_of(name: str, options: Mapping[str, int] | None = None, at_random: bo
 
 
 def is_block(size: int) -> bool:
-    """Whether a block may be of some size."""
+    """Return whether a block size is valid."""
     return 16 <= size <= 1 << LARGEST_BLOCK and not size & (size - 1)

@@ -1,7 +1,7 @@
-"""Parameters in bfloat16 that are updated as if they had more bits: ways of keeping what rounding takes away.
+"""bfloat16 parameters that are updated as if they had more bits: storage of the rounding error.
 
-The model sees the parameter rounded to 16 bits. What is left of the number is kept beside it, or decides by chance how
-it is rounded.
+The model sees the parameter rounded to 16 bits. The rest of the number is stored separately, or determines the
+probabilities of stochastic rounding.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
     from optlang.storage.coded import Key
 
-#: Key of what belongs to a parameter, in ``optimizer.state``.
+#: Key of a parameter's companion in ``optimizer.state``.
 KEY = "param.correction"
 
-#: C++ that all of these have in common: the nearest of 16 bits, the larger one of two that are as near, as bits.
+#: C++ shared by all of these formats: rounds to the nearest 16 bits, ties away from zero, as bits.
 _NEAREST = """\
   static uint32_t nearest(float x) {
     const uint32_t bits = bits_of(x);
@@ -44,58 +44,58 @@ def nearest_bfloat16(x):
 
 @dataclass(frozen=True)
 class ParameterFormat(Coded):
-    """A way to keep a parameter in bfloat16."""
+    """A way to store a bfloat16 parameter."""
 
     block: int = 16
     codes: ClassVar[str] = "bfloat16"
     pairs: ClassVar[bool] = True
 
     def label(self, parameter: str) -> str:
-        """Return the name that it is asked for by."""
+        """Return the name by which users request it."""
         return next(name for name, way in WAYS.items() if way == self)
 
     def size(self, parameter: str) -> float:
-        """Return how many bytes a number takes, with what belongs to it."""
+        """Return the number of bytes per element, including the companion."""
         return SIZES[self.codes] + SIZES[self.second]
 
     def companion(self, p: torch.Tensor) -> torch.Tensor:
-        """Return what belongs to a parameter that has not been updated: zeros, in the parameter's order of memory."""
+        """Return the companion of a parameter that has not been updated: zeros, in the parameter's memory order."""
         import torch
 
         return torch.zeros_like(p, dtype=getattr(torch, self.second), requires_grad=False)
 
 
 def _bits(x: torch.Tensor) -> torch.Tensor:
-    """Return the bits of numbers in float32, as whole numbers that are not negative."""
+    """Return the bits of float32 numbers as nonnegative integers."""
     import torch
 
     return x.view(torch.int32).to(torch.int64) & 0xFFFFFFFF
 
 
 def _number(bits: torch.Tensor) -> torch.Tensor:
-    """Return the numbers of bits."""
+    """Return the numbers with these bits."""
     import torch
 
     return torch.where(bits >= 1 << 31, bits - (1 << 32), bits).to(torch.int32).view(torch.float32)
 
 
 def _rounded(x: torch.Tensor) -> torch.Tensor:
-    """Return the nearest of 16 bits, the larger one of two that are as near, as bits."""
+    """Return the nearest 16 bits, ties away from zero, as bits."""
     import torch
 
     return torch.where(x.isnan(), 0x7FC0, (_bits(x) + 0x8000) >> 16)
 
 
 def _write(high: torch.Tensor, codes: torch.Tensor) -> None:
-    """Write bits of bfloat16."""
+    """Write bfloat16 bits."""
     codes.copy_(_number((high & 0xFFFF) << 16))
 
 
 @dataclass(frozen=True)
 class Stochastic(ParameterFormat):
-    """Rounded up or down at random, in proportion: right on average, and nothing is kept besides.
+    """Stochastic rounding, up or down in proportion: correct on average, with no additional storage.
 
-    So can a state be kept (``bf16 stochastic``): it has all that a parameter needs.
+    A state can also be stored this way (``bf16 stochastic``), since the format is complete without the parameter.
     """
 
     name: ClassVar[str] = "stochastic"
@@ -134,15 +134,15 @@ def stochastic_encoded(x, random):
 """
 
     def label(self, parameter: str) -> str:
-        """Return what it is, which is the same for states and parameters."""
+        """Return the label, which is the same for states and parameters."""
         return "bfloat16, rounded at random"
 
     def size(self, parameter: str) -> float:
-        """Return how many bytes a number takes."""
+        """Return the number of bytes per element."""
         return SIZES[self.codes]
 
     def companion(self, p: torch.Tensor) -> torch.Tensor:
-        """Return nothing, as a tensor."""
+        """Return an empty tensor."""
         import torch
 
         return torch.empty(0, dtype=torch.uint8, device=p.device)
@@ -154,10 +154,10 @@ def stochastic_encoded(x, random):
     def keep(
         self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: Key, places: ElementIndices = WHOLE
     ) -> None:
-        """Write the parameter, rounded at random."""
+        """Write the parameter, rounded stochastically."""
         import torch
 
-        # Places are those in memory, which has no gaps.
+        # Indices are those in memory, which has no gaps.
         order = sorted(range(codes.dim()), key=codes.stride, reverse=True)
         shape = [codes.shape[dim] for dim in order]
         found = places.permuted(order).of(shape, x.device).view(shape)
@@ -167,7 +167,7 @@ def stochastic_encoded(x, random):
 
 @dataclass(frozen=True)
 class Kahan(ParameterFormat):
-    """With the rounding error beside it, in bfloat16 as well (Kahan's summation): 16 bits of mantissa."""
+    """With the rounding error as a companion, also in bfloat16 (Kahan summation): 16 mantissa bits."""
 
     name: ClassVar[str] = "kahan"
     second: ClassVar[str] = "bfloat16"
@@ -234,14 +234,14 @@ def kahan_encoded(x, random):
 
 @dataclass(frozen=True)
 class Corrected(ParameterFormat):
-    """With bits that are cut off beside it.
+    """With the bits that bfloat16 cuts off as a companion.
 
     Attributes:
-        left_out: How many of the 16 bits are left out; the others are rounded to the nearest.
+        left_out: How many of these 16 bits are dropped; the others are rounded to the nearest.
     """
 
     left_out: ClassVar[int]
-    largest: ClassVar[int]  # of the second type
+    largest: ClassVar[int]  # of the companion's type
 
     def decode(self, codes: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """Return the parameter in float32."""
@@ -252,7 +252,7 @@ class Corrected(ParameterFormat):
     def keep(
         self, x: torch.Tensor, codes: torch.Tensor, second: torch.Tensor, key: Key, places: ElementIndices = WHOLE
     ) -> None:
-        """Write the parameter, and the bits that it lacks."""
+        """Write the parameter, and the bits that it cuts off."""
         import torch
 
         high = _rounded(x)
@@ -313,7 +313,7 @@ def {name}_encoded(x, random):
 
 @dataclass(frozen=True)
 class Corrected16(Corrected):
-    """With all 16 bits that are cut off beside it: float32 exactly."""
+    """With all 16 bits that are cut off as a companion: exactly float32."""
 
     name: ClassVar[str] = "bf16_16"
     second: ClassVar[str] = "int16"
@@ -325,7 +325,7 @@ class Corrected16(Corrected):
 
 @dataclass(frozen=True)
 class Corrected8(Corrected):
-    """With eight of the bits that are cut off beside it: 16 bits of mantissa, in three bytes."""
+    """With eight of the bits that are cut off as a companion: 16 mantissa bits, in three bytes."""
 
     name: ClassVar[str] = "bf16_8"
     second: ClassVar[str] = "int8"
@@ -335,7 +335,7 @@ class Corrected8(Corrected):
     triton: ClassVar[str] = _corrected_triton("bf16_8", 8, 127, "int8")
 
 
-#: The ways, by the name that is given for ``rounding``.
+#: The formats, by the name passed as ``rounding``.
 WAYS: dict[str, ParameterFormat] = {
     "stochastic": Stochastic(),
     "kahan": Kahan(),
@@ -344,15 +344,15 @@ WAYS: dict[str, ParameterFormat] = {
 }
 
 
-#: What leaves parameters rounded to the nearest number, whatever the rule says.
+#: The value that rounds parameters to the nearest, whatever the rule specifies.
 NEAREST = "nearest"
 
 
 def checked(who: str, way: object) -> str | None:
-    """Return what was given for ``rounding``.
+    """Validate the argument ``rounding``.
 
     Raises:
-        ValueError: If there is no such way.
+        ValueError: If the format is unknown.
     """
     if way is None or (isinstance(way, str) and (way in WAYS or way == NEAREST)):
         return way

@@ -1,4 +1,4 @@
-"""``softsign8``: signed numbers under the largest of their block, finer near 0."""
+"""``softsign8``: signed numbers relative to the largest of their block, with a finer resolution near 0."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from optlang.storage.blocks import BY_ELEMENT, Blocks, divided
 if TYPE_CHECKING:
     import torch
 
-#: The largest code, which the largest number of a block has.
+#: The largest code, which the largest element of a block gets.
 LARGEST = 127.0
-#: The least number that a block is divided by.
+#: The smallest number by which a block is divided.
 LEAST = 1e-12
 
 
 @dataclass(frozen=True)
 class Softsign8(Blocks):
-    """Whole numbers from -127 to 127 that stand for x/(2 - |x|), the nearest one; scales are in float16.
+    """Integers from -127 to 127 that represent x/(2 - |x|), rounded to the nearest; scales are float16.
 
-    Codes are those that FlashOptim keeps momenta in. What is less than a 500th of the largest of its block becomes 0,
-    and so does a block whose numbers are all below 3e-8, as its scale is 0 in float16; one with a number above 65504 is
+    Codes are those of FlashOptim's momenta. Numbers below 1/500 of the largest in their block become 0, and so does a
+    block whose numbers are all below 3e-8, because its float16 scale is 0; a block with a number above 65504 is
     undefined.
     """
 
@@ -58,16 +58,16 @@ def softsign8_encoded(x, scale, random):
 
     @property
     def vanishes(self) -> str:
-        """Which numbers become 0: those below half a code, which stands for x/(2 - x)."""
+        """Which numbers become 0: those below half a code, which represents x/(2 - x)."""
         return "numbers below 1/507 of the largest of their block"
 
     @property
     def half_code(self) -> float:
-        """What is lost of a number, in parts of it, where it is the largest of its block; smaller ones lose more."""
+        """The relative error of the largest element of a block; smaller ones have larger errors."""
         return 2 / 254
 
     def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
-        """Return the largest of each block."""
+        """Return the largest element of each block."""
         return largest.clamp_min(LEAST)
 
     def encoded(self, x: torch.Tensor, scale: torch.Tensor, random: torch.Tensor | None) -> torch.Tensor:
@@ -78,6 +78,6 @@ def softsign8_encoded(x, scale, random):
         return (2 * part / (1 + part.abs()) * LARGEST + 0.5).floor().to(torch.int8)
 
     def decoded(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """Return the numbers of codes."""
+        """Return the dequantized numbers."""
         y = divided(codes.float(), LARGEST)
         return y / (2 - y.abs()) * scale

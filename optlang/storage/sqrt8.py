@@ -1,4 +1,4 @@
-"""``sqrt8``: numbers that are not negative, by their roots under the largest one of their block."""
+"""``sqrt8``: nonnegative numbers, by their square roots relative to the largest one of their block."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from optlang.storage.blocks import BY_ELEMENT, Blocks, divided, root
 if TYPE_CHECKING:
     import torch
 
-#: The largest code, which the largest number of a block has.
+#: The largest code, which the largest element of a block gets.
 LARGEST = 255.0
-#: The least root that a block is divided by.
+#: The smallest root by which a block is divided.
 LEAST = 1e-12
 
 
 @dataclass(frozen=True)
 class Sqrt8(Blocks):
-    """Whole numbers from 0 to 255 that stand for roots, the nearest one; scales are in float16.
+    """Integers from 0 to 255 that represent square roots, rounded to the nearest; scales are float16.
 
-    Codes are those that FlashOptim keeps second moments in. A number whose root is less than a 510th of the largest one
-    of its block becomes 0: beside large neighbours, a step that is divided by it grows without bounds. A block with a
-    number above 4e9 is undefined.
+    Codes are those of FlashOptim's second moments. A number whose root is less than 1/510 of the largest one in its
+    block becomes 0: next to large elements, a step that is divided by it grows without bound. A block with a number
+    above 4e9 is undefined.
     """
 
     block: int = 32
@@ -63,11 +63,11 @@ def sqrt8_encoded(x, scale, random):
 
     @property
     def half_code(self) -> float:
-        """What is lost of a number, in parts of it, where it is the largest of its block; smaller ones lose more."""
+        """The relative error of the largest element of a block; smaller ones have larger errors."""
         return 2 / 510
 
     def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
-        """Return the root of the largest of each block."""
+        """Return the square root of the largest element of each block."""
         return root(largest).clamp_min(LEAST)
 
     def encoded(self, x: torch.Tensor, scale: torch.Tensor, random: torch.Tensor | None) -> torch.Tensor:
@@ -77,6 +77,6 @@ def sqrt8_encoded(x, scale, random):
         return (root(x) / scale * LARGEST + 0.5).floor().to(torch.uint8)
 
     def decoded(self, codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """Return the numbers of codes."""
+        """Return the dequantized numbers."""
         root = divided(codes.float(), LARGEST) * scale
         return root * root

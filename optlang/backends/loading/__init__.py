@@ -1,1 +1,1 @@
-"""What the backends share: signatures, generated modules, the cache of built kernels, the C++ toolchain."""
+"""Shared code of the backends: signatures, generated modules, the cache of built kernels, the C++ toolchain."""

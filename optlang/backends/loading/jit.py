@@ -1,4 +1,4 @@
-"""Kernels through ``torch.compile``: for devices and platforms without ahead-of-time kernels."""
+"""Kernels through ``torch.compile``, for devices and platforms without ahead-of-time kernels."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from optlang.backends.loading.signature import LoadedKernel, Signature
 
 
 def load(kernel: Kernel, signature: Signature) -> LoadedKernel:
-    """Return the ``update`` of a kernel through ``torch.compile``, once for all sizes.
+    """Return the ``update`` function of a kernel through ``torch.compile``, once for all sizes.
 
-    Sizes of 1 are baked into a graph whatever one asks for, so tensors are told apart by where they have them, and a
-    tensor with a single element is not worth a graph of its own.
+    Dynamo always specializes on sizes of 1, so tensors are distinguished by which sizes are 1; a tensor with a single
+    element is not worth a separate graph.
     """
     source = source_for(kernel, signature)
     plain = load_module(source, kernel.name)["update"]
-    options: dict[str, Any] = {"emulate_precision_casts": True}  # roundings that the source asks for are done
+    options: dict[str, Any] = {"emulate_precision_casts": True}  # keep the roundings in the source
     if signature.device == "cpu":
         options |= toolchain.PARALLEL
     compiled: dict[tuple[bool, ...], Any] = {}
@@ -32,7 +32,7 @@ def load(kernel: Kernel, signature: Signature) -> LoadedKernel:
             return
         ones = tuple(n == 1 for n in shape)
         update = compiled.get(ones)
-        # Views know their base, and a graph is guarded on its shape: a detached alias has none.
+        # A view refers to its base, whose shape becomes a guard of the graph; a detached alias has no base.
         tensors = [tensor.data for tensor in tensors]
         if update is not None:
             update(*tensors)
@@ -43,7 +43,7 @@ def load(kernel: Kernel, signature: Signature) -> LoadedKernel:
         try:
             with toolchain.plain_paths():
                 made(*tensors)
-        except Exception as error:  # nothing has been computed yet: this is the compiler's
+        except Exception as error:  # nothing has been computed yet, so the error is the compiler's
             slow.warn(f"torch.compile failed for {kernel.name}, which runs uncompiled", error)
             made = plain
             made(*tensors)
@@ -53,7 +53,7 @@ def load(kernel: Kernel, signature: Signature) -> LoadedKernel:
 
 
 def _mark(tensors: list[torch.Tensor], signature: Signature) -> None:
-    """Tell the compiler, on the first call, which sizes will change."""
+    """Mark, on the first call, the sizes that will change as dynamic."""
     for tensor, dims in zip(tensors, signature.dims, strict=False):
         for k, i in enumerate(dims):
             if i is not None and tensor.shape[k] > 1:

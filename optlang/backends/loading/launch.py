@@ -1,13 +1,13 @@
-"""Triton kernels that update the tensors of many parameters in few launches, and find them through tables of addresses.
+"""Triton kernels that update the tensors of many parameters in few launches, through tables of addresses.
 
-The tables lie on the device and stay there while the tensors do. Gradients may lie elsewhere in every step, so they
-have a table of their own, which alone is written anew.
+The tables are stored on the device and stay valid while the tensors do. Gradients may have new addresses in every step,
+so they have a separate table, and only this one is rewritten.
 
-What has been verified without a GPU: in Triton's interpreter every rule of the library that goes this way takes the
-steps of the eager backend, but MADGRAD and Adai, whose ``libdevice.pow`` it lacks; and all compile for an H100 with
-vectorised accesses and, but for some in float64, with at most a few bytes spilled. On an H100 with torch 2.11 the rules
-of the library take the steps that the CPU takes, and the replay of a CUDA graph works. Several devices have not been
-tried.
+Verified without a GPU: in Triton's interpreter, every rule of the library that uses this backend takes the same steps
+as the eager backend, except MADGRAD and Adai, because the interpreter lacks ``libdevice.pow``. All of them compile for
+an H100 with vectorized accesses and, except for some in float64, spill at most a few bytes. On an H100 with torch 2.11,
+the rules of the library take the same steps as on the CPU, and replaying a CUDA graph works. Several devices have not
+been tested.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from optlang.backends.loading.modules import load_module
 from optlang.backends.loading.signature import LoadedKernel, Signature
 from optlang.storage.blocks import Blocks, largest_block, rows_of
 
-#: Elements that one program instance updates at a time, and in all.
+#: Elements that one program instance updates per iteration, and in total.
 BLOCK, CHUNK = 1024, 8192
 
-#: Bytes that a vectorised access moves: addresses must be divisible by it.
+#: Bytes that a vectorized access moves: addresses must be divisible by it.
 ALIGNMENT = 16
 
-#: Tables that a kernel keeps, one for each set of tensors it is run on (a large model is many chunks in every step).
+#: The maximum number of tables per kernel, one for each set of tensors (a large model has many chunks in every step).
 KEPT = 2048
 
-#: How the kernel is compiled. Products and sums are not fused, so that a step is the same as everywhere else.
+#: Compiler options. Products and sums are not fused, so that a step gives the same result as on other backends.
 OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
 
 
 def interpreted() -> bool:
-    """Whether Triton runs kernels in its interpreter, on the CPU."""
+    """Return whether Triton runs kernels in its interpreter, on the CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def queued(held: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor of the CPU on a device; a copy to a GPU is queued, and no step waits for the ones before it."""
+    """Copy a CPU tensor to a device; a copy to a GPU is queued, so no step waits for earlier ones."""
     return (held.pin_memory() if device.type == "cuda" else held).to(device, non_blocking=True)
 
 
@@ -50,7 +50,7 @@ def load(kernel: Kernel, signature: Signature) -> LoadedKernel:
     """Return a kernel for many parameters, compiled for the current device.
 
     Raises:
-        Exception: Whatever Triton raises if it cannot compile the kernels.
+        Exception: Any error of Triton's, if it cannot compile the kernels.
     """
     text = kernel.text("triton_source", *([signature.coded] if signature.coded else []))
     names = load_module(text, f"{kernel.name} for Triton")
@@ -66,16 +66,16 @@ class Launch:
     """Kernels with the tables of the tensors they have been run on.
 
     Args:
-        names: Globals of the generated module.
+        names: The globals of the generated module.
         signature: The types it is for.
-        scalars: Places of the tensors that are one number, which nothing reads in vectors.
+        scalars: Indices of the single-number tensors, which are never accessed as vectors.
     """
 
     def __init__(self, names: dict[str, Any], signature: Signature, scalars: Sequence[int] = ()) -> None:
         self.launches, self.sums, self.signature = names["LAUNCHES"], names["SUMS"], signature
         own = len(signature.dtypes)
         self.count = own + len(signature.coded)
-        self.wide = [i - (i > 1) for i in range(own) if i != 1 and i not in scalars]  # the gradient is apart
+        self.wide = [i - (i > 1) for i in range(own) if i != 1 and i not in scalars]  # the gradient is separate
         paired = (i for i, (_, each) in enumerate(signature.coded) if each.pairs and not each.alone)
         self.wide += [own - 1 + i for i in paired]
         formats = dict(signature.coded)
@@ -86,7 +86,7 @@ class Launch:
         self.unit, self.draws = largest_block(formats.values()), any(each.draws for each in formats.values())
         self.shaped = next((i for i, each in formats.items() if isinstance(each, Blocks)), 0)
         self.tables: dict[tuple[Any, ...], AddressTable] = {}
-        self.captured: list[AddressTable] = []  # CUDA graphs read them whenever they are replayed
+        self.captured: list[AddressTable] = []  # CUDA graphs read them in every replay
 
     def compile(self) -> None:
         """Compile the kernels without running them."""
@@ -101,15 +101,15 @@ class Launch:
         """Update parameters.
 
         Args:
-            given: The tensors of each parameter, one's after the other's, and those that belong to codes after each
-                one's; then the coefficients. If a format draws, then by what: whole numbers for each parameter, and
-                what differs from step to step, a number or a tensor that holds it.
+            given: The tensors of each parameter in turn, followed by the companions of its quantized tensors; then the
+                coefficients. If a format draws random numbers, then their keys: integers for each parameter, and what
+                differs from step to step, as a number or a 0-d tensor.
         """
         *tensors, numbers, keys, draw = given if self.draws else (*given, (), 0)
         with torch.cuda.device_of(tensors[0]):
             table = self.table(tensors, keys)
             arguments = [table.places, table.rows, table.gradients, numbers]
-            if self.sums:  # parts of reductions by chunk, and the reductions by tensor
+            if self.sums:  # partial reductions by chunk, and the reductions by tensor
                 arguments.append(numbers.new_empty(table.chunks * self.sums, dtype=torch.float64))
                 arguments.append(numbers.new_empty(table.count * self.sums))
             if self.draws:
@@ -119,7 +119,7 @@ class Launch:
                 kernel[(table.chunks if each == "chunks" else table.count,)](*arguments, **self.options)
 
     def table(self, tensors: Sequence[torch.Tensor], keys: Sequence[Sequence[int]] = ()) -> AddressTable:
-        """Return the table of these tensors, made or brought up to date on the current stream."""
+        """Return the table of these tensors, created or updated on the current stream."""
         device, count = tensors[0].device, self.count
         addresses = list(map(torch.Tensor.data_ptr, tensors))
         gradients = addresses[1::count]
@@ -140,32 +140,33 @@ class Launch:
             found = AddressTable(addresses, sizes, gradients, device, self.wide, columns, self.unit, keys)
         elif found.pointers != gradients:
             found.point(gradients)
-        self.tables[key] = found  # the last to go
+        self.tables[key] = found  # evicted last
         return found
 
 
 class AddressTable:
-    """Where the tensors of some parameters lie, on the device.
+    """The addresses of some parameters' tensors, on the device.
 
     Args:
-        addresses: Addresses of the tensors of each parameter but the gradient.
-        sizes: Their elements.
-        gradients: Addresses of the gradients.
+        addresses: The addresses of each parameter's tensors, without the gradient.
+        sizes: The number of elements of each parameter.
+        gradients: The addresses of the gradients.
         device: The device.
-        wide: Places among a parameter's addresses of those that may be read in vectors.
-        columns: How many elements a row of each tensor has, where some are in codes by blocks; empty otherwise.
-        unit: The largest block.
-        keys: What random numbers are drawn by, for each parameter; empty if none are.
+        wide: Indices, among a parameter's addresses, of those that may be accessed as vectors.
+        columns: The number of elements in a row of each tensor, if some are quantized in blocks; empty otherwise.
+        unit: The size of the largest block.
+        keys: The random-number keys of each parameter; empty if none are drawn.
 
     Attributes:
-        places: Two int32 for each chunk: which parameter, and which chunk of it.
-        rows: For each parameter its size, how many chunks lie before its own, the addresses of its tensors but the
-            gradient, if there are blocks its columns and its size with all rows filled up to whole blocks, and what
-            random numbers are drawn by.
-        gradients: For each parameter the elements in whole blocks that may be read in vectors, and the gradient.
+        places: Two int32 for each chunk: the index of its parameter, and its index within that parameter.
+        rows: For each parameter: its size, the number of chunks before its own, the addresses of its tensors except the
+            gradient, with blocks its columns and its size with all rows padded to whole blocks, and its random-number
+            keys.
+        gradients: For each parameter: the number of elements in whole blocks that may be accessed as vectors, and the
+            gradient.
         pointers: The addresses of the gradients.
-        chunks: How many chunks there are.
-        count: How many parameters there are.
+        chunks: The number of chunks.
+        count: The number of parameters.
     """
 
     def __init__(
@@ -188,7 +189,7 @@ class AddressTable:
         if columns:
             column = torch.tensor(columns, dtype=torch.int64, device="cpu")
             extent = size // column * ((column + unit - 1) // unit * unit)
-            sound &= (column % unit == 0) | (column == size)  # so rows begin where blocks do
+            sound &= (column % unit == 0) | (column == size)  # so that rows begin at block boundaries
             lengths = [column[:, None], extent[:, None]]
         if keys:
             lengths.append(torch.tensor([list(row) for row in keys], dtype=torch.int64, device="cpu"))
@@ -215,6 +216,6 @@ class AddressTable:
         return self._staged(table).to(self.device, non_blocking=True, copy=True)
 
     def _staged(self, table: torch.Tensor) -> torch.Tensor:
-        """Return a table in memory that is copied from without waiting; torch reuses it only when that is done."""
+        """Return a table in memory for an asynchronous copy; torch reuses the memory only when the copy is done."""
         self._sources.append(table.pin_memory() if self.device.type == "cuda" else table)
         return self._sources[-1]

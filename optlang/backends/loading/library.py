@@ -1,4 +1,4 @@
-"""C++ kernels of our own: built by the compiler of this machine, kept in the cache, called through ``ctypes``."""
+"""Generated C++ kernels: built by this machine's compiler, cached on disk, called through ``ctypes``."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from optlang.backends.loading import slow, toolchain
 from optlang.backends.loading.signature import LoadedKernel, Signature
 from optlang.cache import folders, sealed
 
-#: C++ types by torch's names; what else there is, such kernels do not take.
+#: C++ types by torch's names; these kernels support no other types.
 TYPES = {"float64": "double", "float32": "float", "bfloat16": "bfloat16", "float16": "float16"}
 
-#: Instructions that vectors may be made of, by what torch calls them.
+#: Instruction sets with vectors, by torch's names.
 INSTRUCTIONS = {
     "AVX2": ("-mavx2", "-mfma", "-mf16c"),
     "AVX512": ("-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma", "-mf16c"),
 }
 
-#: Arithmetic is that of IEEE 754, operation by operation, and no function needs to say what went wrong. Loops are not
-#: made twice for what is the same in all turns (a NaN, say): one of the two is then often not made of vectors.
+#: Arithmetic follows IEEE 754, operation by operation, without errno. Loops are not unswitched on loop-invariant
+#: conditions (such as a NaN): one of the two copies is then often not vectorized.
 FLAGS = (
     "-O3",
     "-std=c++17",
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 
 def text(kernel: Kernel, signature: Signature) -> str:
-    """Return the C++ file of a kernel for some types."""
+    """Return the C++ source of a kernel for some types."""
     head = ["#define OPTLANG_HALF"] if "float16" in signature.dtypes else []
     head += ["#define OPTLANG_CODES"] if signature.coded else []
     head.append(f"using real = {TYPES[signature.coefficient_dtype]};")
@@ -67,34 +67,34 @@ def text(kernel: Kernel, signature: Signature) -> str:
 
 @functools.cache
 def _parts() -> tuple[str, ...]:
-    """Return what stands before and behind the kernels of a file."""
+    """Return the text before and after the kernels of a file."""
     folder = Path(__file__).parents[2] / "codegen"
     names = ("cpp_kernels.h", "cpp_lanes.h", "cpp_codes.h", "cpp_step.h")
     return tuple((folder / name).read_text(encoding="utf-8") for name in names)
 
 
 def name_of(kernel: Kernel, signature: Signature) -> str:
-    """Return the name under which the library of a kernel is kept."""
+    """Return the name under which a kernel's library is cached."""
     return _file_name(kernel.name, text(kernel, signature), flags())
 
 
 def _file_name(name: str, source: str, flags: Sequence[str]) -> str:
-    """Return the name under which the library of a C++ file is kept."""
+    """Return the name under which the library of a C++ file is cached."""
     how = repr((flags, torch.__version__, toolchain.processor()))
     return sealed.file_name(name, sealed.key(source, how), ".so")
 
 
 def load(kernel: Kernel, signature: Signature) -> LoadedKernel | None:
-    """Return a kernel from the cache, or None if it is not there or not sound."""
+    """Return a kernel from the cache, or None if it is missing or corrupt."""
     update = sealed.load(name_of(kernel, signature), _open)
     return None if update is None else _loaded(update, signature, "cached")
 
 
 def build(kernel: Kernel, signature: Signature) -> LoadedKernel:
-    """Compile a kernel, and keep the library in the cache.
+    """Compile a kernel, and cache the library.
 
     Raises:
-        RuntimeError: If the compiler refuses; carries what it printed.
+        RuntimeError: If the compiler fails; carries its output.
     """
     update, origin = _built(name_of(kernel, signature), text(kernel, signature), flags(), ("-lm",), _open)
     return _loaded(update, signature, origin)
@@ -103,15 +103,15 @@ def build(kernel: Kernel, signature: Signature) -> LoadedKernel:
 def helper(
     name: str, source: str, flags: Sequence[str], libraries: Sequence[str], opener: Callable[[str], T], instead: str
 ) -> T | None:
-    """Return what ``opener`` makes of the library of a C++ file that is no kernel, from the cache or built.
+    """Return the result of ``opener`` for the library of a C++ file that is not a kernel, cached or newly built.
 
     Args:
-        name: What it is called.
-        source: The file.
+        name: A name for the library.
+        source: The C++ source.
         flags: Options of the compiler.
-        libraries: Those of the linker.
+        libraries: Options of the linker.
         opener: Takes the path of the library.
-        instead: What is done where there is no way to have it: None is returned, and a compiler's refusal is said.
+        instead: What is done without the library, for the warning if the compiler fails. The result is then None.
     """
     try:
         file = _file_name(name, source, flags)
@@ -127,7 +127,7 @@ def helper(
 def _built(
     name: str, source: str, flags: Sequence[str], libraries: Sequence[str], opener: Callable[[str], T]
 ) -> tuple[T, str]:
-    """Return what ``opener`` makes of a library, and whether it has been ``built`` now or was ``cached``."""
+    """Return the result of ``opener`` for a library, and whether it was ``built`` now or ``cached``."""
     with sealed.alone(name):
         found = sealed.load(name, opener)  # another process may just have built it
         if found is not None:
@@ -135,17 +135,17 @@ def _built(
         with tempfile.TemporaryDirectory(dir=folders.folder(), prefix=".build-") as folder:
             library = compiled(source, flags, libraries, Path(folder))
             sealed.install(library, name)
-            # Somebody may empty the cache at this moment.
+            # Another process may empty the cache at this moment.
             return sealed.load(name, opener) or opener(str(library)), "built"
 
 
 def flags() -> tuple[str, ...]:
-    """Return the options of the compiler for code that computes."""
+    """Return the compiler options for numerical code."""
     return (*FLAGS, *INSTRUCTIONS.get(torch.backends.cpu.get_cpu_capability(), ()))
 
 
 def compiled(source: str, flags: Sequence[str], libraries: Sequence[str], folder: Path) -> Path:
-    """Compile a file into a library in ``folder`` and return its path; the compiler sees names alone."""
+    """Compile a file into a library in ``folder`` and return its path; the compiler sees only file names."""
     (folder / "kernel.cpp").write_text(source, encoding="utf-8")
     toolchain.compile_in(folder, [*toolchain.compile_command(), *flags, "kernel.cpp", "-o", "kernel.so", *libraries])
     return folder / "kernel.so"

@@ -1,4 +1,4 @@
-"""Loops over histories as C++ (see :mod:`optlang.codegen.cpp_loops`), in place of functions of generated modules."""
+"""C++ versions of loops over histories (see :mod:`optlang.codegen.cpp_loops`), replacing generated functions."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import torch
 from optlang.artifact import Kernel
 from optlang.backends.loading import library
 
-#: The types that there are loops for.
+#: The supported types.
 DTYPES = (torch.float32, torch.float64)
-#: How many dimensions arguments have, by letter: one is for the stack, which is of one tensor alone.
+#: The number of dimensions of arguments, by letter; the first one is the stack's, which holds a single tensor.
 DIMENSIONS = {"x": 2, "V": 2, "O": 2, "a": 2, "A": 2, "n": 1, "N": 1, "b": 1}
 
 
@@ -27,12 +27,12 @@ _is_cpu, _dtype, _shape = attrgetter("is_cpu"), attrgetter("dtype"), attrgetter(
 
 
 def text(kernel: Kernel, device: str) -> str:
-    """Return the loops of a stage over matrices as C++; nothing if there are none."""
+    """Return the C++ source of the loops of a stage over matrices; empty if there are none."""
     return kernel.text("cpp_loops") if sys.platform == "linux" and device == "cpu" else ""
 
 
 def quicken(names: MutableMapping[str, Any], kernel: Kernel, device: str, dtype: torch.dtype) -> None:
-    """Put C++ in the place of the loops of a generated module, for tensors of a type."""
+    """Replace the loops of a generated module by C++, for tensors of one type."""
     source = text(kernel, device)
     opened = _library(kernel.name, source, dtype) if source and dtype in DTYPES else None
     if opened is None:
@@ -57,16 +57,16 @@ def _function(opened: ctypes.CDLL, name: str) -> Any:
 
 
 def _quick(usual: Callable[..., Any], takes: str, functions: dict[torch.dtype, Any]) -> Callable[..., Any]:
-    """Return a loop in C++, which goes the usual way for arguments that it does not take.
+    """Return a loop in C++ that falls back to Python for unsupported arguments.
 
     Args:
         usual: The loop in Python.
-        takes: What it takes, a letter each.
+        takes: The kinds of its arguments, one letter each.
         functions: The loops in C++, by the type of the tensors.
     """
     carried = sum(letter.isupper() for letter in takes)
     vector = next(i for i, letter in enumerate(takes) if letter in "xVO")
-    suited: list[Any] = []  # what the last arguments were like that it took
+    suited: list[Any] = []  # the properties of the last supported arguments
 
     def loop(count: Any, size: Any, *arguments: Any) -> tuple[torch.Tensor, ...]:
         room, function = int(size), functions.get(arguments[vector].dtype)
@@ -95,23 +95,23 @@ def _quick(usual: Callable[..., Any], takes: str, functions: dict[torch.dtype, A
 
 
 def _likeness(takes: str, arguments: tuple[Any, ...], room: int) -> list[Any] | None:
-    """Return what decides whether a loop takes arguments; None if it does not.
+    """Return the properties that decide whether a loop supports its arguments; None if it does not.
 
-    It is asked in every turn of a step, and so in loops that run in C.
+    This runs in every iteration of a step, so it uses loops that run in C.
     """
     tensors = [x for letter, x in zip(takes, arguments, strict=True) if letter != "f"] if "f" in takes else arguments
     try:
         if not all(map(_is_contiguous, tensors)) or not all(map(_is_cpu, tensors)) or not all(map(_data_ptr, tensors)):
             return None
-    except RuntimeError:  # of another layout, or a wrapper around something else
+    except RuntimeError:  # not strided, or a wrapper around another tensor
         return None
     return [room, *map(type, tensors), *map(_dtype, tensors), *map(_shape, tensors)]
 
 
 def _suit(takes: str, arguments: tuple[Any, ...], vector: int, room: int) -> bool:
-    """Whether a loop in C++ takes tensors that lie at addresses, by their types and shapes.
+    """Return whether a loop in C++ supports tensors that have addresses, by their types and shapes.
 
-    A class may have parameters of several types and on several devices, which share the module that a loop is in.
+    A class may have parameters of several types and on several devices, which share the module that contains the loop.
     """
     dtype, length = arguments[vector].dtype, arguments[vector].shape[-1]
     for letter, x in zip(takes, arguments, strict=True):
@@ -130,13 +130,13 @@ def _suit(takes: str, arguments: tuple[Any, ...], vector: int, room: int) -> boo
 
 
 def _memory(letter: str, x: torch.Tensor) -> torch.Tensor:
-    """Return memory for what a loop hands on."""
+    """Allocate the memory for the values that a loop passes on."""
     return x if letter == "O" else torch.empty_like(x) if letter == "V" else x.clone()
 
 
 @functools.cache
 def _library(name: str, loops: str, dtype: torch.dtype) -> ctypes.CDLL | None:
-    """Return the library of some loops, built or from the cache; None if there is no way to have it."""
+    """Return the library of some loops, built or from the cache; None if it is not available."""
     source = _source(loops, dtype)
     return library.helper(
         f"{name}-loops", source, library.flags(), ("-lm",), ctypes.CDLL, "torch's operations on histories are used"
@@ -144,7 +144,7 @@ def _library(name: str, loops: str, dtype: torch.dtype) -> ctypes.CDLL | None:
 
 
 def _source(loops: str, dtype: torch.dtype) -> str:
-    """Return the C++ file of some loops."""
+    """Return the C++ source of some loops."""
     folder = Path(__file__).parents[2] / "codegen"
     names = ("cpp_kernels.h", "cpp_vectors.h", "cpp_history.h")
     numbers, *vectors = [(folder / name).read_text(encoding="utf-8") for name in names]

@@ -1,4 +1,4 @@
-"""Kernels that are the generated source itself, run operation by operation."""
+"""Kernels that run the generated source directly, operation by operation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from optlang.backends.loading.signature import LoadedKernel, Signature
 
 
 def load(kernel: Kernel, signature: Signature) -> LoadedKernel:
-    """Return the ``update`` of a kernel, as it is."""
+    """Return the ``update`` function of a kernel, uncompiled."""
     update = load_module(source_for(kernel, signature), kernel.name)["update"]
 
     def run(tensors: list[Any]) -> None:

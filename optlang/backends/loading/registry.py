@@ -1,8 +1,8 @@
-"""The backends there are, and which are asked in turn.
+"""The available backends, and the order in which they are tried.
 
-A backend is a file of :mod:`optlang.backends` with two functions. ``accepts(kernel, device)`` says whether it can do
-what a kernel computes on a type of device. ``load(kernel, signature)`` returns the kernel for some types, or None if it
-has none after all; then the next backend is asked, and what is slower has been said.
+A backend is a file in :mod:`optlang.backends` with two functions. ``accepts(kernel, device)`` returns whether it can
+compute a kernel on a type of device. ``load(kernel, signature)`` returns the kernel for some types, or None if it fails
+after all; then the next backend is tried, and a warning has been issued.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from optlang.artifact import Kernel
 from optlang.backends import files
 from optlang.backends.loading.signature import LoadedKernel, Signature
 
-#: The backends that are asked in turn before eager, which takes everything, by the name that is given. Any other name
-#: stands for the backend of that name.
+#: The backends tried before eager, which accepts everything, by the name that users pass. Any other name means the
+#: backend of that name.
 CHAINS = {
     "auto": ("cpp", "triton", "inductor"),
     "cpp": ("cpp", "inductor"),
@@ -26,25 +26,25 @@ CHAINS = {
 
 
 class Backend(Protocol):
-    """What a backend defines."""
+    """The interface of a backend."""
 
     def accepts(self, kernel: Kernel, device: str) -> bool:
-        """Return whether it can do what a kernel computes."""
+        """Return whether the backend can compute a kernel."""
 
     def load(self, kernel: Kernel, signature: Signature) -> LoadedKernel | None:
-        """Return a kernel for some types, None if there is none."""
+        """Return a kernel for some types, or None if it fails."""
 
 
 def names() -> list[str]:
-    """Return the names that may be given, found by the files of the backends, without importing them."""
+    """Return the valid names, found from the file names of the backends, without importing them."""
     return sorted({*CHAINS, *files()})
 
 
 def find(name: str) -> list[Backend]:
-    """Return the backends that a name stands for, in the order in which they are asked.
+    """Return the backends for a name, in the order in which they are tried.
 
     Raises:
-        ValueError: If there is no such backend.
+        ValueError: If the backend does not exist.
     """
     known = names()
     if name not in known:
@@ -55,9 +55,9 @@ def find(name: str) -> list[Backend]:
 
 
 def coded(backends: list[Backend], kernel: Kernel, signature: Signature) -> LoadedKernel | None:
-    """Return a kernel that takes states in codes as they are, by the first backend that has one; None if none has.
+    """Return a kernel that takes quantized states directly, from the first backend that has one; otherwise None.
 
-    Such a backend defines ``accepts_codes(kernel, signature)``, besides what every backend does.
+    Such a backend defines ``accepts_codes(kernel, signature)`` in addition to the usual interface.
     """
     for backend in backends:
         accepts = getattr(backend, "accepts_codes", None)
@@ -69,7 +69,7 @@ def coded(backends: list[Backend], kernel: Kernel, signature: Signature) -> Load
 
 
 def loader(backends: list[Backend]) -> Callable[[Kernel, Signature], LoadedKernel]:
-    """Return a function that loads kernels, by the first of some backends that has one."""
+    """Return a function that loads a kernel from the first of some backends that has it."""
 
     def load(kernel: Kernel, signature: Signature) -> LoadedKernel:
         for backend in backends:

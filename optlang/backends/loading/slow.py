@@ -1,4 +1,4 @@
-"""Telling the user that a slower way is taken, why, and where the whole story is."""
+"""Warnings that a slower path is taken, with the reason and a file with the details."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from optlang.cache import folders
 
-#: Characters of a cause that stand in a warning.
+#: The maximum length of the cause in a warning, in characters.
 LONGEST = 300
 
 
@@ -18,8 +18,8 @@ def warn(message: str, error: BaseException | None = None) -> None:
     """Warn that kernels will be slower than they could be.
 
     Args:
-        message: What is done instead of what.
-        error: What went wrong; its traceback is kept in a file that the warning names.
+        message: The slower path, and what it replaces.
+        error: The error that caused it; its traceback is saved to a file that the warning names.
     """
     if error is not None:
         message = f"{message}: {cause(error)}"
@@ -30,7 +30,7 @@ def warn(message: str, error: BaseException | None = None) -> None:
 
 
 def cause(error: BaseException) -> str:
-    """Return the first line of an error, and the first line of a compiler's that says what is wrong."""
+    """Return the first line of an error, and the first error line of a compiler's output."""
     text = str(error).strip()
     first = text.partition("\n")[0]
     found = re.search(r"^.*\berror: .*$", text, flags=re.MULTILINE)
@@ -39,7 +39,7 @@ def cause(error: BaseException) -> str:
 
 
 def _keep(message: str, error: BaseException) -> Path | None:
-    """Write the whole story into a file; return where it is, or None if there is no place for it."""
+    """Write the details to a file; return its path, or None if it cannot be written."""
     name = hashlib.sha256(message.encode(errors="replace")).hexdigest()[:16]
     story = "".join(traceback.format_exception(error))
     try:

@@ -1,4 +1,4 @@
-"""What this machine can build with and run."""
+"""The compilers and the processor of this machine."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from pathlib import Path
 
 import torch
 
-#: How to get a compiler, by platform.
+#: How to install a compiler, by platform.
 ADVICE = {
     "linux": "install one (`apt install g++`, `dnf install gcc-c++`) or set CXX",
     "darwin": "install one (`xcode-select --install`) or set CXX",
     "win32": "install the Visual Studio build tools and set CXX",
 }
 
-#: How Inductor is to write parallel code for the CPU. The code counts its threads when it runs, and has to be right for
+#: How Inductor generates parallel code for the CPU. The code counts its threads at run time, and must be correct for
 #: any number of them. If Inductor is told of one thread only (by ``OMP_NUM_THREADS=1``, which ``torchrun`` sets), it
-#: leaves out what keeps the other threads from doing the same work again, and the code would be kept for processes with
-#: more threads.
+#: omits the code that keeps the other threads from repeating the same work, and the result would be cached for
+#: processes with more threads.
 PARALLEL: dict[str, object] = {"cpp.dynamic_threads": True, "cpp.threads": max(2, os.cpu_count() or 1)}
 
-#: Where temporary files may be kept besides the folder that is set for them.
+#: Alternatives to the configured folder for temporary files.
 PLAIN_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 
 
@@ -40,16 +40,16 @@ def compiler() -> str | None:
 
 
 def compile_command() -> list[str]:
-    """Return how the C++ compiler is called, before its options."""
+    """Return the command that runs the C++ compiler, before its options."""
     default = "clang++" if sys.platform == "darwin" else "g++"
     return shlex.split(os.environ.get("CXX") or default) or [default]
 
 
 def compile_in(folder: Path, command: list[str]) -> None:
-    """Run a compiler in a folder, where it is given file names without paths.
+    """Run a compiler in a folder, with file names instead of paths.
 
     Raises:
-        RuntimeError: If it fails; carries what it printed.
+        RuntimeError: If it fails; carries its output.
     """
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
@@ -57,13 +57,13 @@ def compile_in(folder: Path, command: list[str]) -> None:
 
 
 def advice() -> str:
-    """Return what to do about a missing compiler."""
+    """Return instructions for installing a missing compiler."""
     return ADVICE.get(sys.platform, ADVICE["linux"])
 
 
 @contextlib.contextmanager
 def plain_paths() -> Iterator[None]:
-    """Let Inductor build elsewhere if its folder has a blank or the like in its path, which its commands cannot say."""
+    """Let Inductor build elsewhere if its folder's path contains a space or the like, which it does not quote."""
     variable = "TORCHINDUCTOR_CACHE_DIR"
     given = os.environ.get(variable)
     usual = os.path.abspath(given or tempfile.gettempdir())
@@ -82,7 +82,7 @@ def plain_paths() -> Iterator[None]:
 
 
 def processor() -> str:
-    """Return a text that is the same for processors that run each other's kernels."""
+    """Return a string that is equal for processors that can run each other's kernels."""
     capabilities = {
         name: value
         for name, value in _capabilities().items()
@@ -93,7 +93,7 @@ def processor() -> str:
 
 
 def _capabilities() -> dict[str, object]:
-    """Return what torch knows of the processor; where it cannot tell, what the system says."""
+    """Return the capabilities that torch reports for the processor or, failing that, those the system reports."""
     ask = getattr(torch.cpu, "get_capabilities", None)
     if ask is not None:
         return dict(ask())

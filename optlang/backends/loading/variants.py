@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[2]
 
 
 def find(text: str, name: str, key: VariantKey) -> Variant | None:
-    """Return a variant that was kept, or None.
+    """Return a cached variant, or None.
 
     Args:
         text: The rule.
@@ -24,14 +24,14 @@ def find(text: str, name: str, key: VariantKey) -> Variant | None:
     if content is None:
         return None
     try:
-        found = pickle.loads(content)  # only we write there, as for the machine code beside it
+        found = pickle.loads(content)  # only we write there, as for the machine code next to it
     except Exception:  # written by another version of Python, or of a class
         return None
     return found if isinstance(found, Variant) and found.key == key else None
 
 
 def keep(text: str, variant: Variant) -> None:
-    """Keep a variant for other processes."""
+    """Cache a variant for other processes."""
     sealed.keep(_file_name(text, variant.name, variant.key), pickle.dumps(variant), again=True)
 
 
@@ -41,6 +41,6 @@ def _file_name(text: str, name: str, key: VariantKey) -> str:
 
 @once
 def _compiler() -> str:
-    """Return a text that differs whenever the compiler does."""
+    """Return a string that changes whenever the compiler does."""
     files = sorted(PACKAGE.rglob("*.py"))
     return repr([(str(file), status.st_size, status.st_mtime_ns) for file in files if (status := file.stat())])

@@ -1,4 +1,4 @@
-"""What stages over matrices do with whole vectors, as C++: in place of helpers of :mod:`optlang.codegen.helpers`."""
+"""C++ versions of vector helpers of stages over matrices, replacing those of :mod:`optlang.codegen.helpers`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 
 from optlang.backends.loading import library
 
-#: The backends that have it, by the names that are given.
+#: The backends that use it, by the names that users pass.
 BACKENDS = ("auto", "cpp")
-#: The helper that there is in C++: a function of the generated module, which says what it does.
+#: The helper that has a C++ version: a function of the generated module, which documents it.
 NAME = "multiply_add_dot"
 #: Types of the vectors, with the names of the functions for them.
 FUNCTIONS = {torch.float32: "optlang_float32", torch.float64: "optlang_float64"}
@@ -28,12 +28,12 @@ extern "C" bool {name}_near(int64_t n, const {t}* value, const {t}* x, double c,
   return near<{t}>(n, value, x, c, y);
 }}
 """
-#: Elements from which on a vector is worth it.
+#: The number of elements from which on C++ is faster.
 LEAST = 4096
 
 
 def quicken(names: MutableMapping[str, Any], device: str) -> None:
-    """Put C++ in the place of the helpers of a generated module that there is C++ for."""
+    """Replace those helpers of a generated module that have a C++ version."""
     if device != "cpu" or NAME not in names or sys.platform != "linux" or hasattr(names[NAME], "usual"):
         return
     functions = _functions()
@@ -42,7 +42,7 @@ def quicken(names: MutableMapping[str, Any], device: str) -> None:
 
 
 def _quick(usual: Callable[..., Any], functions: dict[torch.dtype, Any]) -> Callable[..., Any]:
-    """Return the helper, which goes the usual way where there is no quicker one."""
+    """Return the helper, with a fallback to Python for unsupported arguments."""
 
     def multiply_add_dot(x: Any, c: Any, y: Any, out: Any, z: Any) -> Any:
         if z is None or not _suit(x, y, z) or (out is not None and out is not x):
@@ -57,11 +57,11 @@ def _quick(usual: Callable[..., Any], functions: dict[torch.dtype, Any]) -> Call
 
 
 def _suit(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor) -> bool:
-    """Whether tensors are one vector each, of a type that there are functions for, in memory of the CPU.
+    """Return whether tensors are single vectors of a supported type, in CPU memory.
 
-    A class may have parameters on several devices, and they share the module that the helper is in.
+    A class may have parameters on several devices, which share the module that contains the helper.
     """
-    shape, dtype = x.shape, x.dtype  # asked for one by one, as this costs time in every turn of a loop
+    shape, dtype = x.shape, x.dtype  # one at a time, because this costs time in every iteration of a loop
     return (
         dtype in FUNCTIONS
         and len(shape) == 2
@@ -87,16 +87,16 @@ def are_near(
     directions: Sequence[torch.Tensor | None],
     distance: float,
 ) -> bool | None:
-    """Whether values lie at a distance from where they begin, up to how a sum of two numbers may be rounded.
+    """Return whether values are at a distance from their starts, up to the rounding of one addition.
 
     Args:
-        values: Tensors that lie at addresses.
-        begins: Where they begin.
-        directions: Where each goes from there; nowhere without one.
-        distance: How far.
+        values: Tensors that have addresses.
+        begins: Their starts.
+        directions: Their directions; a tensor without one does not move.
+        distance: The distance.
 
     Returns:
-        Whether they do; None if there is no C++ that could tell.
+        Whether they are; None if there is no C++ to compare them.
     """
     tensors = [*values, *begins, *(d for d in directions if d is not None)]
     dtype = tensors[0].dtype if tensors else None
@@ -113,7 +113,7 @@ def are_near(
 
 @functools.cache
 def _functions() -> dict[torch.dtype, Any] | None:
-    """Return the functions by type, built or from the cache; None if there is no way to have them."""
+    """Return the functions by type, built or from the cache; None if they are not available."""
     source = (Path(__file__).parents[2] / "codegen" / "cpp_vectors.h").read_text(encoding="utf-8")
     source += "".join(ENTRY.format(name=name, t=library.TYPES[str(t)[6:]]) for t, name in FUNCTIONS.items())
     return library.helper("vectors", source, library.flags(), ("-lm",), _open, "torch's operations on vectors are used")

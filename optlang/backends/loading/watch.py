@@ -1,6 +1,6 @@
-"""Whether tensors are as they were, for all of them at once: in C++, built against torch's headers.
+"""Detects whether tensors have changed, for all of them at once: in C++, built against torch's headers.
 
-Only the time of a step rests on it. Where it cannot be built, Python looks at each tensor.
+It only makes steps faster. If it cannot be built, Python checks each tensor.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from optlang.backends.loading import library
 
 _TORCH = os.path.dirname(torch.__file__)
 
-#: How it is compiled: torch's headers need C++20, and its types are those of the library that defines them.
+#: Compiler options: torch's headers need C++20, and the C++ ABI must be that of torch's library.
 FLAGS = (
     "-O2",
     "-std=c++20",
@@ -33,26 +33,26 @@ FLAGS = (
     f"-L{_TORCH}/lib",
 )
 
-#: Seconds that are waited for what is in the cache.
+#: Seconds to wait for the cached library.
 PATIENCE = 0.1
 
-#: Words at the start of every Python object: its references, and its type.
+#: Words at the start of every Python object: its reference count, and its type.
 _HEAD = 2
 
 
 class Watch:
-    """Tensors that are to stay as they are, parameters that are to have gradients of the kind that they have.
+    """Tensors that must not change, and parameters whose gradients must stay of the same kind.
 
     Args:
         parameters: The parameters; all have gradients.
         states: Other tensors.
 
     Attributes:
-        addresses: Where the gradients lay when somebody last looked.
+        addresses: The addresses of the gradients at the last check.
     """
 
     def __init__(self, functions: Any, parameters: Sequence[torch.Tensor], states: Sequence[torch.Tensor]) -> None:
-        self._tensors = [*parameters, *states]  # their objects have to stay where they are
+        self._tensors = [*parameters, *states]  # keeps their objects alive at their addresses
         self.addresses = array("q", bytes(8 * len(parameters)))
         objects = [array("q", map(id, tensors)) for tensors in (parameters, states)]
         where = [n for ids in objects for n in (len(ids), ids.buffer_info()[0])]
@@ -62,34 +62,34 @@ class Watch:
             weakref.finalize(self, functions.optlang_unwatch, self._watch)
 
     def look(self) -> bool:
-        """Return whether everything is as it was; ``addresses`` are those of the gradients then."""
+        """Return whether nothing has changed; ``addresses`` are then those of the gradients."""
         return self._watch is not None and self._look(self._watch, self.addresses.buffer_info()[0]) == 1
 
 
 def watch(parameters: Sequence[torch.Tensor], states: Sequence[torch.Tensor]) -> Watch | None:
-    """Return a watch of tensors with elements in memory, of no special kind; None where there is none, or none yet."""
+    """Return a watch of ordinary tensors with memory; None if it is not available, or not yet."""
     if _LOADER.ident is None:
         _LOADER.start()
-        _LOADER.join(PATIENCE)  # for what is in the cache; no step waits for what has to be compiled
+        _LOADER.join(PATIENCE)  # for a cached library; no step waits for a compile
     functions = None if _LOADER.is_alive() else ready()
     return None if functions is None or not _offset() else Watch(functions, parameters, states)
 
 
 @functools.cache
 def ready() -> Any:
-    """Return the functions, built or from the cache; None if there is no way to have them."""
+    """Return the functions, built or from the cache; None if they are not available."""
     if sys.platform != "linux":
         return None
     source = (Path(__file__).parent.parent / "watch.cpp").read_text(encoding="utf-8")
     return library.helper("watch", source, FLAGS, ("-lc10",), _open, "each tensor is looked at from Python")
 
 
-#: Has the functions ready, beside what else is done; it ends with the process.
+#: Loads the functions in the background; it ends with the process.
 _LOADER = threading.Thread(target=ready, name="optlang-watch", daemon=True)
 
 
 def _open(path: str) -> Any:
-    functions = ctypes.PyDLL(path)  # it reads Python's objects, so that no other thread may run
+    functions = ctypes.PyDLL(path)  # it reads Python objects, so it must hold the GIL
     pointer, count = ctypes.c_void_p, ctypes.c_int64
     functions.optlang_watch.argtypes = [count, count, pointer, count, pointer]
     functions.optlang_watch.restype = pointer
@@ -102,7 +102,7 @@ def _open(path: str) -> Any:
 
 @functools.cache
 def _offset() -> int:
-    """Return where in a tensor's Python object the address of its C++ object is, in bytes; 0 if that is not clear."""
+    """Return the offset in bytes, in a tensor's Python object, of the pointer to its C++ object; 0 if unknown."""
     tensors = [torch.empty(0), torch.nn.Parameter(torch.empty(2, 3)), torch.empty(1)[0]]
     word = ctypes.sizeof(ctypes.c_void_p)
     words = range(_HEAD, torch.Tensor.__basicsize__ // word)
