@@ -1,1 +1,1 @@
-"""Timing rules against the optimizers they are written after, in the same run and on real lists of shapes."""
+"""Benchmarks of rules against their reference implementations, in the same run and on realistic lists of shapes."""

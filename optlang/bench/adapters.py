@@ -1,4 +1,4 @@
-"""Peers that are not made, or not called, as other optimizers are."""
+"""Peers whose constructor or step differs from that of other optimizers."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 
 Class = type[torch.optim.Optimizer]
 
-#: What a reference has as an option and the rule always does, by the rule's name.
+#: Options of references for behavior that the rule always has, by the rule's name.
 OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "CautiousAdamW": {"alpha": 0.0, "cautious": True, "weight_decouple": True},
 }
 
 
 def adapted(path: str, cls: Class) -> Class:
-    """Return a class that is made from parameters and hyperparameters, and whose steps take a closure if they need it.
+    """Return a class that takes parameters and hyperparameters, and whose steps take a closure if they need it.
 
     Args:
-        path: Where the class is from (``pytorch_optimizer.SAM``).
+        path: The path of the class (``pytorch_optimizer.SAM``).
         cls: The class.
     """
     adapter = ADAPTERS.get(path)
@@ -29,13 +29,13 @@ def adapted(path: str, cls: Class) -> Class:
 
 
 def needs_closure(cls: Class) -> bool:
-    """Whether a class has a step that cannot do without a closure."""
+    """Return whether a class has a step that requires a closure."""
     closure = inspect.signature(cls.step).parameters.get("closure")
     return closure is not None and closure.default is inspect.Parameter.empty
 
 
 def _ascending(cls: Any) -> Class:
-    """SAM takes the class of the optimizer that it wraps, and wants gradients before its step."""
+    """SAM takes the class of the optimizer that it wraps, and needs gradients before its step."""
 
     class Ascending(cls):  # type: ignore[misc]
         def __init__(
@@ -68,7 +68,7 @@ def _around(cls: Any) -> Class:
 
 
 def _curved(cls: Any) -> Class:
-    """What multiplies with the Hessian wants gradients that have a graph."""
+    """Optimizers with Hessian-vector products need gradients that have a graph."""
 
     class Curved(cls):  # type: ignore[misc]
         def step(self, closure: Callable[[], Any]) -> Any:
@@ -85,7 +85,7 @@ def _curved(cls: Any) -> Class:
 
 
 def _of_matrices(cls: Any) -> Class:
-    """Muon and its kind take groups that say whether their parameters are matrices."""
+    """Muon and similar optimizers take groups that say whether their parameters are matrices."""
 
     class OfMatrices(cls):  # type: ignore[misc]
         def __init__(self, params: Any, **hypers: Any) -> None:
@@ -96,7 +96,7 @@ def _of_matrices(cls: Any) -> Class:
 
 
 def _with_norms(cls: Any) -> Class:
-    """SCION numbers its norms, and takes what it has no number for as no norm."""
+    """SCION identifies norms by number; any unknown value means no norm."""
 
     class WithNorms(cls):  # type: ignore[misc]
         def __init__(self, params: Any, norm_type: str = "auto", **hypers: Any) -> None:

@@ -1,4 +1,4 @@
-"""First steps in new processes: with every cache empty, as a new user waits for them, and again with what that left."""
+"""First steps in new processes: with every cache empty, as for a new user, and again with the caches filled."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ CACHES = ("OPTLANG_CACHE", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 @dataclass(frozen=True)
 class FirstSteps:
-    """What two processes found, one after the other.
+    """The results of two consecutive processes.
 
     Attributes:
-        cold: Seconds from after ``import torch`` to the end of the first step, every cache empty.
+        cold: Seconds from after ``import torch`` to the end of the first step, with every cache empty.
         warm: The same in a second process.
-        memory: Bytes that the second process took at most in its first steps, beyond what it had when they were over
-            (parameters, gradients, state); None where the system does not tell.
+        memory: The second process's peak memory during its first steps, in bytes, beyond its memory after them
+            (parameters, gradients, state); None if the system does not report it.
     """
 
     cold: float
@@ -39,16 +39,16 @@ class FirstSteps:
 
 
 def first_steps(plan: Comparison) -> FirstSteps:
-    """Measure the first step in two new processes that share caches of their own.
+    """Measure the first step in two new processes that share temporary caches.
 
     Raises:
-        RuntimeError: If a process fails; carries what it printed.
+        RuntimeError: If a process fails; carries its output.
     """
     with tempfile.TemporaryDirectory(prefix="optlang-cold-") as folder:
         rule = Path(folder, "rule.opt")
         rule.write_text(plan.source.text, encoding="utf-8")
         environment = dict(os.environ, OPTLANG_QUIET="1")
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # where packages are installed, their bytecode is there
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # installed packages come with bytecode
         environment.update({name: str(Path(folder, name.lower())) for name in CACHES})
         work = {
             "shapes": plan.members,
@@ -72,7 +72,7 @@ def first_steps(plan: Comparison) -> FirstSteps:
 
 
 def main(rule: str, described: str) -> None:
-    """Compile a rule, make a first step and a few more, and print what they took."""
+    """Compile a rule, make a first step and a few more, and print the measurements."""
     import torch
 
     from optlang.bench import objective
@@ -106,7 +106,7 @@ def main(rule: str, described: str) -> None:
 
 
 def _forget_peak(on_cuda: bool) -> None:
-    """Let the peak of memory start from here."""
+    """Reset the peak of memory."""
     import torch
 
     if on_cuda:
@@ -117,7 +117,7 @@ def _forget_peak(on_cuda: bool) -> None:
 
 
 def _beyond(on_cuda: bool) -> int | None:
-    """Return by how many bytes the peak was above what is used now."""
+    """Return by how many bytes the peak exceeds the current memory."""
     import torch
 
     if on_cuda:

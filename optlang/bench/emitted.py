@@ -1,4 +1,4 @@
-"""Peers that are files which a rule was written to: its own steps, taken by a module without this package."""
+"""Peers that are emitted from the rule itself: the same steps, run by a file that does not need this package."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from optlang.source import Source
 from optlang.targets import Order, aoti, torchscript
 from optlang.targets._variants import facts_of
 
-#: The targets that are peers, by name.
+#: The targets that can be peers, by name.
 TARGETS = ("torchscript", "aoti")
 
 
 def peer(target: str, source: Source) -> Peer:
-    """Return a rule's own file as a peer.
+    """Return a rule's emitted file as a peer.
 
     Args:
         target: One of ``TARGETS``.
         source: The rule.
 
     Raises:
-        OptlangError: If the target cannot carry the rule.
+        OptlangError: If the target does not support the rule.
     """
     compiled = compile_source(source)
     base: type[_Emitted] = {"torchscript": _Scripted, "aoti": _Packaged}[target]
@@ -43,7 +43,7 @@ def peer(target: str, source: Source) -> Peer:
 
 
 class _Emitted(torch.optim.Optimizer):
-    """What both have in common: parameters, and numbers by the names of the formulas."""
+    """The common part: parameters, and numbers by the names of the formulas."""
 
     content: bytes
     order: Order
@@ -91,7 +91,7 @@ class _Scripted(_Emitted):
 
 
 class _Packaged(_Emitted):
-    """The ahead-of-time package, called tensor by tensor as a program in C++ would."""
+    """The ahead-of-time package, called tensor by tensor as a C++ program would."""
 
     def __init__(self, params: Any, **given: Any) -> None:
         super().__init__(params, **given)
@@ -112,7 +112,7 @@ class _Packaged(_Emitted):
         return aoti.emit(order)
 
     def step(self, closure: Any = None) -> Any:
-        """Make a step; numbers that depend on the tensor are packed for each."""
+        """Make a step; numbers that depend on the tensor are packed for each one."""
         contract, layout = self._contract, self._contract.variant.layout
         self._count += 1
         counts: dict[GivenName, float] = {"t": float(self._count), "first": float(self._count == 1)}

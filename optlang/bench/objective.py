@@ -1,4 +1,4 @@
-"""A loss for optimizers that have it computed in a step."""
+"""A loss for optimizers that evaluate it during a step."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 
 
 def closure(parameters: Sequence[torch.Tensor], with_graph: bool) -> Callable[[], torch.Tensor]:
-    """Return a function that computes a weighted squared distance to points from which the gradients lead away.
+    """Return a closure that computes a weighted squared distance to points in the direction of the negative gradients.
 
-    The gradients that are there are those of the first step. Curvatures are spread over four orders of magnitude, so
-    that no optimizer arrives while it is measured: one that has arrived has nothing left to compute.
+    The current gradients are those of the first step. Curvatures span four orders of magnitude, so that no optimizer
+    converges while it is measured: a converged optimizer would have nothing left to compute.
 
     Args:
         parameters: Parameters with gradients.
-        with_graph: Whether the optimizer differentiates the loss itself, to have a graph; otherwise the function leaves
-            gradients, as it does in a training loop.
+        with_graph: Whether the optimizer differentiates the loss itself, to get a graph; otherwise the closure computes
+            gradients, as in a training loop.
 
     Raises:
         ValueError: If gradients are sparse.

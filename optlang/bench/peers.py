@@ -1,4 +1,4 @@
-"""The other side of a comparison: the optimizer a rule is written after, or one that the user names."""
+"""The other side of a comparison: the reference implementation of a rule, or one that the user names."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from optlang.diagnostics import OptlangError
 
 @dataclass(frozen=True)
 class Peer:
-    """An optimizer class and how it is made.
+    """An optimizer class and how to construct it.
 
     Attributes:
-        label: What tables call it.
+        label: Its name in tables.
         cls: The class.
-        options: Keyword arguments beside the hyperparameters, such as ``fused=True``.
+        options: Keyword arguments besides the hyperparameters, such as ``fused=True``.
     """
 
     label: str
@@ -32,29 +32,29 @@ class Peer:
     options: Mapping[str, Any]
 
     def make(self, parameters: list[torch.Tensor], values: Mapping[str, Any]) -> torch.optim.Optimizer:
-        """Return an instance with those of ``values`` that the class knows."""
+        """Return an instance with those ``values`` that the class has as arguments."""
         known = inspect.signature(self.cls).parameters
-        # What is none in a rule is left out; some classes have a number for that.
+        # None in a rule is left out; some classes use a number for that.
         wanted = {name: value for name, value in values.items() if name in known and value is not None}
         for name, value in wanted.items():
             default = known[name].default
             if type(default) is int and isinstance(value, float) and value.is_integer():
-                wanted[name] = int(value)  # a rule's numbers are floats, and some classes count with theirs
+                wanted[name] = int(value)  # a rule's numbers are floats, but some classes need integers
             elif isinstance(default, tuple) and isinstance(value, tuple):
-                wanted[name] = value + default[len(value) :]  # as AdEMAMix has a third decay rate
+                wanted[name] = value + default[len(value) :]  # AdEMAMix, for example, has a third decay rate
         return self.cls(parameters, **{**wanted, **self.options})
 
 
-#: Peers for lists of shapes that a rule's own reference does not take, if no other is named.
+#: Peers for lists of shapes that a rule's own reference does not support, if no other is named.
 USUAL = {"embedding": "torch.optim:SparseAdam"}
 
 
-#: The peer that is the rule itself, with its states as the rule says.
+#: The peer that is the rule itself, with its states stored as the rule specifies.
 ITSELF = "itself"
 
 
 class ClippedAdamW(torch.optim.AdamW):
-    """What is done today in place of a rule that clips: ``clip_grad_norm_``, then fused AdamW.
+    """The usual alternative to a rule that clips: ``clip_grad_norm_``, then fused AdamW.
 
     Args:
         params: Parameters.
@@ -62,7 +62,7 @@ class ClippedAdamW(torch.optim.AdamW):
         betas: As for AdamW.
         eps: As for AdamW.
         weight_decay: As for AdamW.
-        max_norm: The norm that the gradients of all parameters are clipped to.
+        max_norm: The norm to which the gradients of all parameters are clipped.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class ClippedAdamW(torch.optim.AdamW):
 
 
 class ClippedAveragedAdamW(ClippedAdamW):
-    """What is done today in place of a rule that clips and keeps a mean of the weights: ``AveragedModel`` besides.
+    """The usual alternative to a rule that clips and averages weights: additionally ``AveragedModel``.
 
     Args:
         params: Parameters.
@@ -93,8 +93,8 @@ class ClippedAveragedAdamW(ClippedAdamW):
         betas: As for AdamW.
         eps: As for AdamW.
         weight_decay: As for AdamW.
-        max_norm: The norm that the gradients of all parameters are clipped to.
-        decay: Decay rate of the mean.
+        max_norm: The norm to which the gradients of all parameters are clipped.
+        decay: Decay rate of the average.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ClippedAveragedAdamW(ClippedAdamW):
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
     def step(self, closure: Any = None) -> Any:
-        """Clip the gradients, make a step and update the mean."""
+        """Clip the gradients, make a step and update the average."""
         result = super().step(closure)
         self.average.update_parameters(self.model)
         return result
@@ -124,18 +124,20 @@ class NoPeer(ValueError):
 
 
 def find(against: str | None, reference: str | None, name: str = "") -> Peer:
-    """Return the peer that ``against`` asks for.
+    """Return the peer that ``against`` names.
 
     Args:
-        against: None, ``fused``, ``foreach``, ``clipped`` (``clip_grad_norm_``, then fused AdamW), ``averaged`` (that,
-            and ``AveragedModel``), ``module`` or ``module-eager`` (the rule emitted as a module of its own, its updates
-            compiled by ``torch.compile`` or not), ``MODULE:CLASS``, or a package, for its optimizer of the rule's name.
+        against: None, ``fused``, ``foreach``, ``clipped`` (``clip_grad_norm_``, then fused AdamW), ``averaged``
+            (additionally ``AveragedModel``), ``module`` or ``module-eager`` (the rule emitted as a module, its updates
+            compiled by ``torch.compile`` or not), ``MODULE:CLASS``, or a package, for its optimizer with the rule's
+            name.
         reference: The rule's reference.
         name: The rule's name.
 
     Raises:
-        NoPeer: If the package has no optimizer of that name, the rule no reference, or that no such implementation.
-        ValueError: If there is no such class.
+        NoPeer: If the package has no optimizer of that name, the rule has no reference, or the reference has no such
+            implementation.
+        ValueError: If the class does not exist.
     """
     if against == "clipped":
         return Peer("clip_grad_norm_ + torch.optim.AdamW (fused)", ClippedAdamW, {})
@@ -155,10 +157,10 @@ def find(against: str | None, reference: str | None, name: str = "") -> Peer:
 
 
 def _emitted(name: str, compiled: bool) -> Peer:
-    """Return a rule of the library as a module of its own."""
+    """Return a rule of the library, emitted as a module."""
     made = ModuleType(f"optlang_emitted_{name}")
     try:
-        exec(export(name, "module"), made.__dict__)  # our own compiler's output
+        exec(export(name, "module"), made.__dict__)  # our compiler's output
     except OptlangError as error:
         raise NoPeer(str(error)) from error
     return Peer(
@@ -167,7 +169,7 @@ def _emitted(name: str, compiled: bool) -> Peer:
 
 
 def _same_name(package: str, name: str) -> str:
-    """Return the path of a package's own optimizer of some name, in whatever spelling."""
+    """Return the path of a package's optimizer with some name, in any spelling."""
     try:
         module = importlib.import_module(package)
     except ImportError as error:
@@ -194,7 +196,7 @@ def _load(name: str) -> type[torch.optim.Optimizer]:
 
 
 def _described(path: str, implementation: str | None, rule: str) -> Peer:
-    """Choose the implementation: the one asked for, or the fastest that the class has."""
+    """Choose the implementation: the requested one, or the fastest that the class has."""
     cls = adapters.adapted(path, _load(path))
     always = adapters.OPTIONS.get(rule, {})
     offered = inspect.signature(cls).parameters

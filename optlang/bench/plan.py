@@ -1,4 +1,4 @@
-"""What is compared: rules, their peers, and the tensors that both update."""
+"""The comparisons: rules, their peers, and the tensors that both update."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Comparison:
     """One comparison: a rule, its peer, and the tensors they update.
 
     Attributes:
-        members: The shapes of the tensors: those of the list that the rule takes.
-        total: How many tensors the list has.
-        refused: Why the rule takes none of the list, or None.
-        store: How the states of the rule are kept: a preset, or formats by key; None for what the rule says.
+        members: The shapes of the tensors: those in the list that the rule supports.
+        total: The number of tensors in the list.
+        refused: Why the rule supports none of the list, or None.
+        store: How the states of the rule are stored: a preset, or formats by key; None for the rule's own formats.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Comparison:
 
     @property
     def asked(self) -> frozenset[str]:
-        """What the rule has the closure compute again: ``loss``, ``grad``, ``hvp``."""
+        """Which values the rule computes by calling the closure again: ``loss``, ``grad``, ``hvp``."""
         return frozenset(self.cls._asked)  # type: ignore[attr-defined]
 
     @property
@@ -61,7 +61,7 @@ class Comparison:
 
 
 def described(name: str, tensors: int, numbers: int) -> str:
-    """Return a list of shapes in words: ``mlp (6 tensors, 0.1 M)``."""
+    """Return a description of a list of shapes: ``mlp (6 tensors, 0.1 M)``."""
     return f"{name} ({tensors} tensor{'s' * (tensors != 1)}, {numbers / 1e6:.1f} M)"
 
 
@@ -81,17 +81,17 @@ def plans_of(
 
     Args:
         sources: The rules.
-        names: Names of lists of shapes; None is ResNet-50, or matrices for a rule that does not take all of it.
+        names: Names of lists of shapes; None is ResNet-50, or matrices for a rule that does not support all of it.
         against: The peer, as :func:`peers.find` takes it.
-        dtype: Type of the parameters.
-        device: Where they are.
+        dtype: The type of the parameters.
+        device: The device of the parameters.
         values: Hyperparameters.
         backend: The backend.
-        store: How states are kept.
-        left_out: Takes the rules that have nothing to be compared with, and why; without it they are an error.
+        store: How states are stored.
+        left_out: Receives the rules that have nothing to be compared with, and why; without it they are an error.
 
     Raises:
-        ValueError: If a name is unknown, the device is not there, or nothing is left to compare.
+        ValueError: If a name is unknown, the device does not exist, or nothing remains to compare.
         OptlangError: If a rule has errors.
     """
     if dtype not in DTYPES:
@@ -144,7 +144,7 @@ def plans_of(
 
 
 def _require_settings(cls: type[torch.optim.Optimizer], values: Mapping[str, Any]) -> None:
-    """Raise ValueError if the class does not know one of its settings; whether it takes tensors is seen later."""
+    """Raise ValueError if the class does not have one of its settings; tensors are checked later."""
     for name in values:
         if name not in inspect.signature(cls).parameters:
             keys = cls._compiled.rule.keys if hasattr(cls, "_compiled") else {}
@@ -154,7 +154,7 @@ def _require_settings(cls: type[torch.optim.Optimizer], values: Mapping[str, Any
 
 
 def _suited(cls: type[torch.optim.Optimizer], reference: str | None, values: Mapping[str, Any]) -> str:
-    """Return the list of shapes that a rule is measured on if none is named."""
+    """Return the list of shapes on which a rule is measured by default."""
     for name, usual in peers.USUAL.items():
         if reference is not None and reference == usual.replace(":", "."):
             return name
@@ -167,7 +167,7 @@ def _suited(cls: type[torch.optim.Optimizer], reference: str | None, values: Map
 def _taken(
     cls: type[torch.optim.Optimizer], whole: Sequence[Shape], arguments: Mapping[str, Any]
 ) -> tuple[tuple[Shape, ...], str | None]:
-    """Return those of some shapes that a rule takes, and why it takes none of them."""
+    """Return the shapes that a rule supports, and why it supports none of them."""
     reasons: dict[Shape, str | None] = {}
     for shape in whole:
         if shape not in reasons:
@@ -181,7 +181,7 @@ def _taken(
 
 
 def sparse_arguments(name: str) -> dict[str, str]:
-    """Return what a rule is told beside its hyperparameters where gradients are sparse."""
+    """Return the arguments of a rule, besides hyperparameters, that enable sparse gradients."""
     return {"sparse": "lazy"} if name in shapes.TOUCHED else {}
 
 
@@ -191,7 +191,7 @@ def first_line(error: Exception) -> str:
 
 
 def _peer(against: str | None, source: Source, reference: str | None, name: str) -> peers.Peer:
-    """Return the peer: another optimizer, or a file that the rule itself is written to."""
+    """Return the peer: another optimizer, or the rule's own emitted file."""
     from optlang.bench import emitted
 
     return emitted.peer(against, source) if against in emitted.TARGETS else peers.find(against, reference, name)

@@ -1,4 +1,4 @@
-"""Showing measurements: progress, a table, JSON, a picture."""
+"""Reports measurements: progress, a table, JSON, a picture."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from rich.table import Table
 from optlang.bench.plan import Comparison, described
 from optlang.bench.run import Failure, RowResult, Settings, outcome
 
-#: The columns of numbers and their widths; those about first steps are there if they were asked for.
+#: The columns of numbers and their widths; the columns of first steps are optional.
 NUMBERS = {"ours ms": 9, "peer ms": 9, "ratio": 6, "min-max": 15, "stream": 6}
 FIRST_STEPS = {"cold s": 6, "warm s": 6, "extra MiB": 9}
 LAST = {"kernels": 7, "difference": 10}
 
-#: A difference from which on two optimizers do not take the same steps.
+#: The difference above which two optimizers do not take the same steps.
 APART = 1e-2
 
 Outcome = RowResult | Failure
@@ -34,9 +34,9 @@ Outcome = RowResult | Failure
 def measure_all(
     plans: Sequence[Comparison], settings: Settings, show: Callable[[Outcome], None] = lambda _: None
 ) -> list[Outcome]:
-    """Carry out all comparisons; ``show`` is given each as it is done.
+    """Run all comparisons; ``show`` is called with each result.
 
-    Progress goes to standard error: a bar on a terminal, elsewhere a line for each comparison.
+    Progress is written to standard error: as a bar on a terminal, otherwise as one line per comparison.
     """
     parts = settings.rounds + 1 + settings.first_step
     found = []
@@ -78,8 +78,8 @@ class Rows:
     """A table that is printed row by row.
 
     Args:
-        plans: What is compared: the widths of the columns follow from it.
-        settings: How it is measured.
+        plans: The comparisons, which determine the widths of the columns.
+        settings: The measurement settings.
     """
 
     def __init__(self, plans: Sequence[Comparison], settings: Settings) -> None:
@@ -91,7 +91,7 @@ class Rows:
             "shapes": max(len(x) for x in ("shapes", *labels)),
         }
         self.numbers = {**NUMBERS, **(FIRST_STEPS if settings.first_step else {}), **LAST}
-        # A row must not be folded to fit the width that a pipe is imagined to have.
+        # A row must not be wrapped to the width that is assumed for a pipe.
         wide = sum(self.texts.values()) + sum(self.numbers.values()) + 2 * (len(self.texts) + len(self.numbers))
         usual = Console()
         self.console = usual if usual.is_terminal else Console(width=max(wide, 120))
@@ -119,7 +119,7 @@ class Rows:
         self.console.print(table, highlight=False)
 
     def end(self, results: Sequence[Outcome]) -> None:
-        """Print what the columns mean."""
+        """Print an explanation of the columns."""
         measured = [result for result in results if isinstance(result, RowResult)]
         if not measured:
             return
@@ -169,7 +169,7 @@ def _row(result: RowResult, has_first: bool) -> list[str]:
 
 
 def _first(result: RowResult) -> list[str]:
-    """Return the cells about first steps in new processes."""
+    """Return the cells for first steps in new processes."""
     first = result.first
     if first is None:
         return ["", "", ""]
@@ -178,7 +178,7 @@ def _first(result: RowResult) -> list[str]:
 
 
 def as_json(result: Outcome) -> str:
-    """Return everything that was found as a line of JSON."""
+    """Return all results as a line of JSON."""
     found = dataclasses.asdict(result)
     if isinstance(result, RowResult):
         found |= {"ratio": result.ratio, "bandwidth": result.bandwidth}
@@ -191,8 +191,8 @@ def check_picture(path: Path) -> None:
 
     Raises:
         ImportError: If matplotlib is not installed.
-        ValueError: If it cannot write files of this kind.
-        OSError: If there is no such folder, or it cannot be written to.
+        ValueError: If matplotlib cannot write files of this kind.
+        OSError: If the folder does not exist or is not writable.
     """
     from matplotlib.backend_bases import FigureCanvasBase
 
@@ -205,7 +205,7 @@ def check_picture(path: Path) -> None:
 
 
 def draw(outcomes: Sequence[Outcome], path: Path) -> None:
-    """Draw the ratios as bars with their spread into a picture.
+    """Draw a picture of the ratios as bars with their spread.
 
     Raises:
         ImportError: If matplotlib is not installed.
@@ -225,7 +225,7 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
     axes.barh(labels, middles, xerr=spread, color=colors, height=0.6, capsize=3)
     axes.axvline(1, color="black", linewidth=1)
     axes.invert_yaxis()
-    axes.set_xlim(0, max(1.5, 1.3 * max(middles)))  # a single disturbed round does not set the scale
+    axes.set_xlim(0, max(1.5, 1.3 * max(middles)))  # a single disturbed round must not set the scale
     axes.set_xlabel("time of a step, relative to the peer (below 1 is faster)")
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=150)

@@ -1,4 +1,4 @@
-"""The measurement: two optimizers on equal copies of the same tensors, in rounds that take turns."""
+"""The measurement: two optimizers on equal copies of the same tensors, in alternating rounds."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from optlang.bench.plan import Comparison, described, first_line
 from optlang.runtime.kernels import compiled_count
 from optlang.runtime.plan import GroupPlan
 
-#: Seconds that a round of steps should take: long against the noise of the clock, short against a busy neighbour.
+#: Target duration of a round in seconds: long compared with clock noise, short compared with a busy neighbor.
 ROUND = 0.25
-#: Seconds after which no more rounds of a comparison begin: a peer may take minutes for a step.
+#: Seconds after which no more rounds of a comparison begin: a peer may take minutes per step.
 LONGEST = 120.0
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how to measure.
+    """Measurement settings.
 
     Attributes:
-        steps: Steps of a round; None for as many as take about ``ROUND`` seconds.
+        steps: Steps per round; None for as many as take about ``ROUND`` seconds.
         rounds: Rounds of each side.
         longest: Seconds after which no more rounds of a comparison begin.
-        threads: Threads that torch may use.
-        first_step: Whether first steps are timed in new processes, too.
+        threads: The number of threads that torch may use.
+        first_step: Whether to time first steps in new processes, too.
     """
 
     steps: int | None = None
@@ -43,26 +43,26 @@ class Settings:
 
 @dataclass(frozen=True)
 class RowResult:
-    """What a comparison found; times are milliseconds a step, a list has one value for each round.
+    """The result of a comparison; times are in milliseconds per step, and lists have one value per round.
 
     Attributes:
         rule: Name of the rule's class.
-        peer: What it was compared with.
+        peer: Label of the peer.
         shapes: Name of the list of shapes.
-        tensors: How many tensors.
-        numbers: How many numbers they hold.
-        dtype: Their type.
-        device: Where they are.
-        threads: Threads that torch used.
+        tensors: The number of tensors.
+        numbers: The total number of elements.
+        dtype: The element type.
+        device: The device.
+        threads: The number of threads that torch used.
         ours: Our times.
         theirs: The peer's times.
-        ready: Seconds our first step took in this process, with whatever caches were there.
-        compiled: Kernels that were made for this comparison, by the end of it.
+        ready: Seconds that our first step took in this process, with the existing caches.
+        compiled: The number of kernels compiled for this comparison, by the end of it.
         difference: Norm of the difference of the final parameters, relative to how far they moved.
-        bytes: Bytes that a step has to read and write at least: every tensor once.
-        streaming: Milliseconds of a pass of ``x *= 1`` that moves as many bytes, for each round.
-        first: First steps in new processes, if asked for.
-        closure: Whether the times hold what a closure takes.
+        bytes: The minimum number of bytes that a step reads and writes: every tensor once.
+        streaming: Milliseconds that a pass of ``x *= 1`` over the same number of bytes takes, for each round.
+        first: First steps in new processes, if requested.
+        closure: Whether the times include the closure.
     """
 
     rule: str
@@ -85,7 +85,7 @@ class RowResult:
 
     @property
     def label(self) -> str:
-        """What the tensors are."""
+        """A description of the tensors."""
         return described(self.shapes, self.tensors, self.numbers)
 
     @property
@@ -110,9 +110,9 @@ class Failure:
 
     Attributes:
         rule: Name of the rule's class.
-        peer: What it was to be compared with.
+        peer: Label of the intended peer.
         shapes: Name of the list of shapes.
-        refused: Why not.
+        refused: The reason.
     """
 
     rule: str
@@ -122,24 +122,24 @@ class Failure:
 
     @property
     def label(self) -> str:
-        """What the tensors were to be."""
+        """A description of the intended tensors."""
         return self.shapes
 
 
 def outcome(plan: Comparison, settings: Settings, tick: Callable[[str], None] = lambda _: None) -> RowResult | Failure:
-    """Carry out one comparison, as :func:`measure` does; whatever goes wrong is what was found."""
+    """Run one comparison, as :func:`measure` does; any error becomes the result."""
     try:
         return measure(plan, settings, tick)
-    except Exception as error:  # the rule's, the peer's, the machine's: the other comparisons are made all the same
+    except Exception as error:  # an error of the rule, the peer or the machine: the other comparisons still run
         named = first_line(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {first_line(error)}"
         return Failure(plan.name, plan.peer.label, plan.shapes, named)
 
 
 def measure(plan: Comparison, settings: Settings, tick: Callable[[str], None] = lambda _: None) -> RowResult:
-    """Carry out one comparison; ``tick`` is called with a word before each part of the work.
+    """Run one comparison; ``tick`` is called with a word before each part of the work.
 
     Raises:
-        ValueError: If the rule takes none of the tensors, or the peer fails.
+        ValueError: If the rule supports none of the tensors, or the peer fails.
     """
     if plan.refused is not None:
         raise ValueError(plan.refused)
@@ -152,12 +152,12 @@ def measure(plan: Comparison, settings: Settings, tick: Callable[[str], None] = 
     one = _Side(plan.cls(ours, **plan.arguments), ours, plan)
     ready = _seconds(one, 1, plan.device)
     try:
-        made = plan.peer.make(theirs, one.optimizer.defaults)  # the same numbers wherever both have a name for them
+        made = plan.peer.make(theirs, one.optimizer.defaults)  # equal values for all hyperparameters that both have
         other = _Side(made, theirs, plan)
         slow = _seconds(other, 1, plan.device)
     except Exception as error:
         raise ValueError(f"{plan.peer.label} cannot step on {plan.shapes}: {error}") from error
-    if slow > settings.longest / 10:  # it is not made to step for nothing
+    if slow > settings.longest / 10:  # avoids steps that are not needed
         steps = settings.steps or 1
     else:
         steps = settings.steps or _enough(max(_seconds(o, 2, plan.device) / 2 for o in (one, other)))
@@ -211,7 +211,7 @@ class _Side:
 
 
 class _Streaming:
-    """A pass over memory in place that moves a number of bytes, half of them in and half of them out."""
+    """A pass over memory in place that moves a number of bytes, half of them reads and half writes."""
 
     def __init__(self, moved: int, device: str) -> None:
         self.memory = torch.ones(max(1, moved // 8), dtype=torch.float32, device=device)
@@ -221,7 +221,7 @@ class _Streaming:
 
 
 def _tensors(plan: Comparison) -> list[torch.Tensor]:
-    """Return parameters like those of a network at its start, with gradients; the same ones each time."""
+    """Return parameters like those of a newly initialized network, with gradients; the same ones each time."""
     generator = torch.Generator().manual_seed(0)
     made = []
     for shape in plan.members:
@@ -236,7 +236,7 @@ def _tensors(plan: Comparison) -> list[torch.Tensor]:
 
 
 def _copies(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
-    """Return equal parameters with gradients of their own, because some optimizers write into gradients."""
+    """Return equal parameters with separate gradients, because some optimizers write to gradients."""
     copies: list[torch.Tensor] = []
     for tensor in tensors:
         copy = torch.nn.Parameter(tensor.detach().clone())
@@ -246,7 +246,7 @@ def _copies(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def _seconds(side: _Side | _Streaming, steps: int, device: str) -> float:
-    """Return how long some steps take."""
+    """Return the duration of some steps in seconds."""
     wait: Callable[[], object] = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
     wait()
     start = time.perf_counter()
@@ -257,7 +257,7 @@ def _seconds(side: _Side | _Streaming, steps: int, device: str) -> float:
 
 
 def _enough(seconds: float) -> int:
-    """Return how many steps to put into a round, if one takes so long."""
+    """Return the number of steps per round, given the duration of one step."""
     return max(3, min(1000, round(ROUND / seconds)))
 
 
@@ -271,7 +271,7 @@ def _difference(start: list[torch.Tensor], ours: list[torch.Tensor], theirs: lis
 
 
 def bytes_moved(optimizer: torch.optim.Optimizer) -> int:
-    """Return how many bytes the last step of an optimizer of ours had to move.
+    """Return how many bytes the last step of one of our optimizers moved.
 
     Every tensor counts once for being read, and once more if it is written.
     """

@@ -21,12 +21,12 @@ def gpt2() -> list[Shape]:
 
 
 def gpt2_matrices() -> list[Shape]:
-    """Return the 48 matrices of GPT-2 small's blocks (85 M numbers), which Muon and its kind are used for."""
+    """Return the 48 matrices of GPT-2 small's blocks (85 M numbers), for which Muon and similar optimizers are used."""
     return [shape for shape in gpt2()[2:] if len(shape) == 2]
 
 
 def matrices() -> list[Shape]:
-    """Return 48 matrices of 128 by 128: shapes that repeat, and are small."""
+    """Return 48 matrices of 128 by 128: small, with the same shape."""
     return [(128, 128)] * 48
 
 
@@ -63,7 +63,7 @@ def vit_l() -> list[Shape]:
 
 
 def many() -> list[Shape]:
-    """Return 1000 vectors of 1024: what a step costs besides its arithmetic."""
+    """Return 1000 vectors of 1024: measures the overhead of a step."""
     return [(1024,)] * 1000
 
 
@@ -73,7 +73,7 @@ def mlp() -> list[Shape]:
 
 
 def embedding() -> list[Shape]:
-    """Return a table of a million rows of 64 numbers, of which a step touches few."""
+    """Return a table of a million rows of 64 numbers, of which a step touches a few."""
     return [(1_000_000, 64)]
 
 
@@ -87,12 +87,13 @@ SHAPES: Mapping[str, Callable[[], list[Shape]]] = {
     "mlp": mlp,
     "embedding": embedding,
 }
-#: Where gradients are sparse, how many rows of each parameter they touch. Few optimizers take them: not among ``all``.
+#: For lists with sparse gradients, how many rows of each parameter they touch. Few optimizers support them, so ``all``
+#: does not include them.
 TOUCHED: Mapping[str, int] = {"embedding": 1000}
 
 
 def chosen(names: str) -> list[str]:
-    """Return the names in a list with commas, ``all`` being every one with dense gradients.
+    """Return the names in a comma-separated list, where ``all`` means every list with dense gradients.
 
     Raises:
         ValueError: If a name is unknown.

@@ -1,1 +1,1 @@
-"""The command line: one file a command. Each declares its options, calls the driver and prints."""
+"""The command line: one file per command. Each file declares the options, calls the driver and prints the result."""

@@ -1,8 +1,8 @@
 """The command ``optlang``: collects the subcommands and turns every outcome into an exit code.
 
-0 means done, 1 that a rule has errors (or a file would change, for ``format --check``), 2 that the command
-line, a file or the place of the output is wrong, 3 that optlang itself failed, 141 that who was to read the output has
-gone.
+0 means success, 1 that a rule has errors (or a file would change, for ``format --check``), 2 that the command line, a
+file or the output location is wrong, 3 that optlang itself failed, 141 that the reader of the output has closed the
+pipe.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from optlang.cli import bench, check, emit, explain, format, list, new, show
 from optlang.cli.output import Refusal
 from optlang.diagnostics import OptlangError, render_all
 
-#: What a shell says of a command that was stopped by a closed pipe.
+#: The exit code that a shell reports for a command stopped by a closed pipe.
 CLOSED_PIPE = 141
 
 
 class _ClosedPipe(Exception):
-    """Whoever was to read the output has gone."""
+    """The reader of the output has closed the pipe."""
 
 
 class Commands(TyperGroup):
-    """The commands; a closed pipe is told from a rule with errors."""
+    """The commands; distinguishes a closed pipe from a rule with errors."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     given = sys.argv[1:] if arguments is None else [*arguments]
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a rule may be in letters that the terminal does not have
+        if isinstance(stream, io.TextIOWrapper):  # a rule may contain characters that the terminal cannot encode
             stream.reconfigure(errors="backslashreplace")
     code = _run(given)
     try:
@@ -108,15 +108,15 @@ def _run(given: Sequence[str]) -> int:
         return 1
     except (_ClosedPipe, OSError) as error:
         return _lost(error)
-    except Exception:  # whatever else comes out is a fault of ours, and is reported as one
+    except Exception:  # any other error is our bug, and is reported as one
         _report_crash(given)
         return 3
     return 0
 
 
 def _lost(error: Exception) -> int:
-    """Say what the system did not let us do, and return the code for it; nothing more is printed."""
-    with contextlib.suppress(OSError, ValueError):  # what is still to be written has nowhere to go
+    """Report an operation that the system refused, and return its exit code; nothing more is printed."""
+    with contextlib.suppress(OSError, ValueError):  # there is no reader for the remaining output
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(error, _ClosedPipe | BrokenPipeError):
         return CLOSED_PIPE

@@ -1,4 +1,4 @@
-"""``optlang bench``: time rules against the optimizers they are written after."""
+"""``optlang bench``: time rules against their reference implementations."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def command(
 
 
 def _say_what_is_missing(left_out: Mapping[str, str], plans: Sequence[Comparison]) -> None:
-    """Say which rules and parameters are left out."""
+    """Print which rules and parameters are left out."""
     if left_out:
         print(f"nothing to compare with: {', '.join(left_out)}", file=sys.stderr)
     for plan in plans:

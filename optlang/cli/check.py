@@ -1,4 +1,4 @@
-"""``optlang check``: find the mistakes of rules without running anything."""
+"""``optlang check``: find errors in rules without running them."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _print_result(source: Source, rule: Rule | None, diagnostics: list[Diagnosti
 
 
 def _print_total(files: int, found: list[Diagnostic]) -> None:
-    """Print the last line, when there is more to say than one "ok"."""
+    """Print the summary line, if there is more to say than one "ok"."""
     errors = sum(d.is_error for d in found)
     warnings = len(found) - errors
     if files > 1 or found:

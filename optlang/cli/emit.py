@@ -1,4 +1,4 @@
-"""``optlang emit``: print what the compiler makes of a rule, at any stage."""
+"""``optlang emit``: print the compiler's output for a rule, at any stage."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NAME = "emit"
 
 
 class EmittedForm(StrEnum):
-    """The forms a rule passes through."""
+    """The stages of compilation whose output can be printed."""
 
     TREE = "tree"
     PLAIN = "plain"
@@ -98,7 +98,7 @@ def command(
 
 
 def _emit(source: Source, stage: EmittedForm, values: dict[str, Given], ndim: int) -> str:
-    """Call the driver; a setting that it cannot use is the user's mistake."""
+    """Call the driver; an unusable setting is reported as a user error."""
     import optlang
 
     try:
@@ -117,7 +117,7 @@ def _export(
     output: Path | None,
     store: str | dict[str, str] | None,
 ) -> None:
-    """Write or print a file for use outside of this package."""
+    """Write or print a file for use outside this package."""
     import optlang
     from optlang.diagnostics import OptlangError
 

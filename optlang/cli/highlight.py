@@ -1,4 +1,4 @@
-"""Syntax colouring of the rule language, for terminals and for the documentation."""
+"""Syntax highlighting of the rule language, for terminals and for the documentation."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ NAME = "list"
 
 
 class What(StrEnum):
-    """What the library holds."""
+    """The kinds of entries in the library."""
 
     RULES = "rules"
     TRANSFORMS = "transforms"
@@ -50,7 +50,7 @@ def command(
 
 
 def _list_transforms(as_json: bool) -> None:
-    """Print the transforms: how each is called, and the first line of its docstring."""
+    """Print the transforms: their call syntax, and the first line of their docstrings."""
     from optlang import transforms
 
     known = [getattr(transforms, name) for name in transforms.names()]

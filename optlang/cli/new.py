@@ -1,4 +1,4 @@
-"""``optlang new``: start a rule file."""
+"""``optlang new``: create a rule file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def command(
 
 
 def _class_name(name: str) -> str:
-    """Return a class name for ``name``: as it is if it has a capital, else its words joined."""
+    """Return a class name for ``name``: unchanged if it contains a capital letter, otherwise its words in CamelCase."""
     if keyword.iskeyword(name):
         raise Refusal(f"{name!r} is not a valid rule name: it is a Python keyword; try My{name.title()}")
     if not re.fullmatch(r"[A-Za-z]\w*", name):
@@ -64,7 +64,7 @@ def _class_name(name: str) -> str:
 
 
 def _renamed(source: Source, class_name: str) -> str:
-    """Return the text of a rule under another name; the reference of the old one goes.
+    """Return the source of a rule under another name, without its reference.
 
     Raises:
         OptlangError: If the rule does not parse.

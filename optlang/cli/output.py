@@ -1,4 +1,4 @@
-"""What the commands share: refusing, colour, reading rule files and writing results."""
+"""Shared code of the commands: user errors, color, reading rule files and writing results."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from optlang.diagnostics import Diagnostic
     from optlang.rule import Value
 
-#: More bytes than any rule may have; reading stops there, so that a device file cannot hang a command.
+#: More bytes than any rule has; reading stops there, so that a device file cannot hang a command.
 BYTES_READ = 4_000_000
 
 STANDARD_INPUT = "<stdin>"
 
 
 class Refusal(Exception):
-    """A command that cannot be carried out as asked; one line for the user, exit code 2."""
+    """A command that cannot run as requested; one line for the user, exit code 2."""
 
 
 def library_names() -> list[str]:
@@ -66,14 +66,14 @@ Settings = Annotated[
 
 
 def use_color(stream: TextIO) -> bool:
-    """Whether to colour what goes to ``stream``: on terminals, unless NO_COLOR is set."""
+    """Return whether to color output to ``stream``: on terminals, unless NO_COLOR is set."""
     if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return False
     return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean X?`` for the known word nearest to ``word``, or nothing."""
+    """Return ``; did you mean X?`` for the known word closest to ``word``, or nothing."""
     close = nearest(word, known)
     return f"; did you mean {close}?" if close else ""
 
@@ -87,7 +87,7 @@ def read_source(argument: str) -> Source:
     """Return the text that a FILE argument names: standard input, a file, or a library rule.
 
     Raises:
-        Refusal: If there is no such file or it cannot be read as text.
+        Refusal: If the file does not exist or cannot be read as text.
     """
     if argument == "-":
         return Source(_decode(sys.stdin.buffer.read(BYTES_READ), STANDARD_INPUT), STANDARD_INPUT)
@@ -122,7 +122,7 @@ def _decode(data: bytes, name: str) -> str:
 
 
 def _library_source(argument: str) -> Source:
-    """Return the library rule of that name, or explain that there is neither a file nor a rule."""
+    """Return the library rule of that name, or report that there is neither a file nor a rule."""
     from optlang import rules
 
     known = rules.names()
@@ -154,7 +154,7 @@ def library_path(name: str) -> Path:
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write a text file; a failure is the user's to mend."""
+    """Write a text file; a failure is reported as a user error."""
     try:
         path.write_text(text, encoding="utf-8", newline="\n")
     except OSError as error:
@@ -162,7 +162,7 @@ def write_file(path: Path, text: str) -> None:
 
 
 def print_diagnostics(diagnostics: Sequence[Diagnostic], stream: TextIO) -> None:
-    """Print findings with their excerpts, coloured on a terminal, a blank line behind each."""
+    """Print diagnostics with their excerpts, in color on a terminal, each followed by an empty line."""
     from optlang.diagnostics import render_all
 
     if diagnostics:
@@ -170,7 +170,7 @@ def print_diagnostics(diagnostics: Sequence[Diagnostic], stream: TextIO) -> None
 
 
 def print_code(text: str, lexer: str) -> None:
-    """Print source text; on a terminal with its syntax coloured. ``lexer`` is ``opt`` or ``python``."""
+    """Print source text, highlighted on a terminal. ``lexer`` is ``opt`` or ``python``."""
     if not use_color(sys.stdout):
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         return
@@ -186,7 +186,7 @@ def print_code(text: str, lexer: str) -> None:
 
 
 def parse_settings(texts: Sequence[str] | None) -> dict[str, Given]:
-    """Return the values of ``--set NAME=VALUE`` by name: numbers, true, false, none, strings, several with commas.
+    """Return the values of ``--set NAME=VALUE`` by name: numbers, true, false, none, strings, comma-separated lists.
 
     Raises:
         Refusal: If there is no ``=``.
@@ -194,13 +194,13 @@ def parse_settings(texts: Sequence[str] | None) -> dict[str, Given]:
     return dict(parse_setting(text) for text in texts or [])
 
 
-#: What stands in brackets, and what stands between commas that are in none.
+#: Text in brackets, and text between commas outside brackets.
 _BRACKETS = re.compile(r"\([^()]*\)")
 _BETWEEN_COMMAS = re.compile(r"(?:\([^()]*\)|[^,])+")
 
 
 def formats_by_key(text: str | None) -> str | dict[str, str] | None:
-    """Return what ``--store`` says: a preset as it is, ``KEY=FORMAT,...`` as formats by key."""
+    """Return the value of ``--store``: a preset unchanged, ``KEY=FORMAT,...`` as formats by key."""
     bare = "" if text is None else _BRACKETS.sub("", text)
     if text is None or "=" not in bare:
         return text

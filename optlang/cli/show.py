@@ -1,4 +1,4 @@
-"""``optlang show``: the formula file of a library rule or transform, or how its states are kept."""
+"""``optlang show``: print the formula file of a library rule or transform, or the storage of its states."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from optlang.cli.output import Refusal, formats_by_key, library_names, library_p
 
 NAME = "show"
 
-#: The parameter that bytes are counted for: a matrix large enough for codes, in float32.
+#: The parameter for which bytes are counted: a matrix large enough to be quantized, in float32.
 SHAPE, TYPE = (1024, 1024), "float32"
 
 
@@ -43,7 +43,7 @@ def command(
 
 
 def print_states(file: Path, store: str) -> None:
-    """Print the states of a rule for a large matrix, what each is kept in, and the bytes of an element."""
+    """Print the states of a rule for a large matrix, with their formats and bytes per element."""
     from optlang.checker.state_behavior import slow_averages
     from optlang.compiler import compile_source, example_variant
     from optlang.storage import choice

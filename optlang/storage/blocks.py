@@ -184,7 +184,7 @@ def divided(x: torch.Tensor, number: float) -> torch.Tensor:
 
 
 def root(x: torch.Tensor) -> torch.Tensor:
-    """Return square roots in float32, rounded as IEEE 754 requires; torch's own may be off by one unit in the last place."""
+    """Return float32 square roots, rounded as IEEE 754 requires; torch's own may be off by one ulp."""
     return x.double().sqrt().float()
 
 

@@ -1,11 +1,11 @@
-"""Rules for use outside of this package: one file a target, found by its name.
+"""Export of rules for use outside this package: one file per target, found by its name.
 
-A target's module holds
+A target's module contains
 
-``SUFFIX``       what its files end in
-``emit(order)``  the file's content, ``str`` or ``bytes``; raises :class:`optlang.diagnostics.OptlangError` with one
-                 :func:`refusal` for each construct of the rule that the target cannot carry
-``refused(order)``  the same errors without making the file, where that takes long (optional)
+``SUFFIX``       the suffix of its files
+``emit(order)``  returns the file's content, ``str`` or ``bytes``; raises :class:`optlang.diagnostics.OptlangError` with
+                 one :func:`refusal` for each construct of the rule that the target does not support
+``refused(order)``  returns the same errors without creating the file, if that takes long (optional)
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from optlang.syntax.suggest import nearest
 
 @dataclass(frozen=True)
 class Order:
-    """What is asked of a target.
+    """The input of a target.
 
     Attributes:
         compiled: The rule.
-        values: Hyperparameters that are chosen now: other defaults, and which variant where only one can be carried.
-        ndim: Dimensions of the tensors, where the target carries one kind of them.
+        values: Hyperparameters chosen now: new defaults, which also select the variant if the target supports only one.
+        ndim: The number of dimensions of the tensors, if the target supports only one.
     """
 
     compiled: CompiledRule
@@ -47,7 +47,7 @@ def target(name: str) -> Any:
     """Return the module of a target.
 
     Raises:
-        ValueError: If there is none of this name.
+        ValueError: If the target does not exist.
     """
     if name not in names():
         close = nearest(name, names())
@@ -57,10 +57,10 @@ def target(name: str) -> Any:
 
 
 def refusals(order: Order, name: str) -> list[Diagnostic]:
-    """Return what a target cannot carry of a rule; empty if it carries the rule.
+    """Return the constructs of a rule that a target does not support, as errors; empty if it supports the rule.
 
     Args:
-        order: What is asked of it.
+        order: The input of the target.
         name: Its name.
     """
     emitting = target(name)
@@ -75,12 +75,12 @@ def refusals(order: Order, name: str) -> list[Diagnostic]:
 
 
 def refusal(compiled: CompiledRule, target: str, construct: str, span: Span | None, help: str) -> Diagnostic:
-    """Return the error of a construct that a target cannot carry.
+    """Return the error for a construct that a target does not support.
 
     Args:
         compiled: The rule.
         target: Name of the target.
-        construct: What it is, as the beginning of a sentence: "the closure", "`eigh`".
+        construct: The construct, as the beginning of a sentence: "the closure", "`eigh`".
         span: Where the rule uses it.
         help: What to do instead.
     """

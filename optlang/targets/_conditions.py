@@ -1,4 +1,4 @@
-"""Formulas of the tree that are known before a step, as TorchScript: questions, requirements, initial values."""
+"""Formulas that are known before a step, as TorchScript: questions, requirements, initial values."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from optlang.inputs import ValueName
 from optlang.rule import Values
 from optlang.syntax import tree as ast
 
-#: Functions of such formulas, as TorchScript on floats.
+#: Functions in such formulas, as TorchScript on floats.
 FUNCTIONS = {name: row for name, row in BUILTINS.items() if row.static and row.value and not row.variadic}
 
 
 def number(value: float) -> str:
-    """Return a number as text that TorchScript reads as the same float."""
+    """Return a number as a literal that TorchScript reads as the same float."""
     if math.isnan(value):
         return "math.nan"
     if math.isinf(value):
@@ -28,21 +28,21 @@ def number(value: float) -> str:
 
 
 class Untranslatable(Exception):
-    """The formula reads something that has no place in the list of known values."""
+    """The formula reads a value that is not in the list of known values."""
 
 
 class Conditions:
-    """Writes formulas over the list ``_known``.
+    """Translates formulas that read the list ``_known``.
 
     Args:
-        places: Place of each name in the list.
-        fixed: Values that are chosen once and for all.
-        known: Locals that the formulas may name, and what they are.
+        places: The index of each name in the list.
+        fixed: Values that are chosen when the file is emitted.
+        known: Locals that the formulas may use, and their definitions.
 
     Attributes:
-        read: Names that what was written reads.
-        lost: Names in formulas that could not be written.
-        helpers: Names of the helpers that what was written calls.
+        read: Names that the translated formulas read.
+        lost: Names in formulas that could not be translated.
+        helpers: Names of the helpers that the translated formulas call.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Conditions:
                 return self._chosen(node)
 
     def _call(self, node: ast.Expr, name: str, arguments: Sequence[ast.Expr]) -> tuple[str, bool]:
-        """Return a call of a function of numbers."""
+        """Return a call of a numeric function."""
         if name not in FUNCTIONS:
             return self._chosen(node)
         texts = list(map(self.number, arguments))
@@ -123,7 +123,7 @@ class Conditions:
         return (row.host or "").format(*texts), row.boolean
 
     def _chosen(self, node: ast.Expr) -> tuple[str, bool]:
-        """Return the value of a formula of options, which are chosen for good."""
+        """Return the value of a formula of options, which are fixed."""
         options = {n: v for n, v in self.fixed.items() if not isinstance(v, int | float) or isinstance(v, bool)}
         try:
             value = evaluate(node, options)

@@ -1,4 +1,4 @@
-"""TorchInductor's ahead-of-time compiler, as the target ``aoti`` uses it."""
+"""TorchInductor's ahead-of-time compiler, as used by the target ``aoti``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 from optlang.backends.loading import toolchain
 
-#: Sizes of the example tensors, last dimension first: all different, as equal ones would be taken for one symbol.
+#: Sizes of the example tensors, last dimension first: all different, because equal ones would share a symbol.
 EXAMPLE_SIZES = (251, 263, 17, 13, 11, 7, 5, 3)
 
-#: Inductor's settings. Threads are counted at run time, roundings that the source asks for are done, and nothing is
-#: compiled for this very processor or precompiled.
+#: Inductor's settings. Threads are counted at run time, the roundings in the source are kept, and nothing is compiled
+#: for this particular processor or precompiled.
 OPTIONS: dict[str, Any] = {
     **toolchain.PARALLEL,
     "emulate_precision_casts": True,
@@ -26,12 +26,12 @@ OPTIONS: dict[str, Any] = {
     "aot_inductor.enable_line_tables": False,
 }
 
-#: Loggers of what compiles a step, whose warnings are not for those who only called it.
+#: Loggers of the compilers, whose warnings are not meant for callers of a step.
 CHATTER = ("torch._export", "torch.export", "torch._inductor", "torch.utils.cpp_extension")
 
 
 def is_option(key: str) -> bool:
-    """Whether this version of Inductor has a setting."""
+    """Return whether this version of Inductor has a setting."""
     import torch._inductor.config as config
 
     place: Any = config
@@ -44,9 +44,9 @@ def is_option(key: str) -> bool:
 
 @contextlib.contextmanager
 def trusted_processor() -> Iterator[None]:
-    """Let Inductor believe what torch knows of the processor, instead of compiling test programs for ten seconds.
+    """Let Inductor trust torch's information about the processor instead of compiling test programs for ten seconds.
 
-    If the compiler does not know the instructions after all, the build fails, and what was believed is forgotten.
+    If the compiler does not support the instructions after all, the build fails, and the information is discarded.
     """
     from torch._inductor import cpu_vec_isa
 
@@ -66,7 +66,7 @@ def trusted_processor() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the chatter of the export machinery from a user who only called ``step``."""
+    """Suppress the messages of the export machinery for a user who only called ``step``."""
     loggers = [logging.getLogger(name) for name in CHATTER]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

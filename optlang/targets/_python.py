@@ -1,4 +1,4 @@
-"""Generated functions as a formatter would leave them, and told apart by name where many stand in one file."""
+"""Formats generated functions like a code formatter, and gives them distinct names if a file contains several."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 from optlang.codegen.matrix_source import LOOP
 from optlang.syntax.quoting import literal
 
-#: Longest line.
+#: The maximum line length.
 WIDTH = 120
 INDENT = "    "
 _POWER = re.compile(r"(?<![\w.)\]])([A-Za-z_][\w.]*|\d[\w.]*) \*\* (-?[\w.]+)(?![\w.(\[])")
 _NEGATIVE = re.compile(r"-([A-Za-z_][\w.]*\*\*-?[\w.]+)(?![\w(\[])")
 _SAME = re.compile(r"\b(\w+) == \1\b")
-#: What stands for a string while code is laid out.
+#: Placeholder for a string while code is formatted.
 _HELD = re.compile(r"_text(\d+)\0")
 _STRING = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'")
 
 
 def spaced(code: str) -> str:
-    """Return a statement or expression of one line with blanks around its operators."""
+    """Return a one-line statement or expression with spaces around its operators."""
     texts: list[str] = []
     tree = _Texts(texts).visit(ast.parse(code))
     text = _SAME.sub(r"~torch.isnan(\1)", ast.unparse(tree))
     last = tree.body[-1]
     match last:
-        case ast.Assign(targets=[ast.Tuple()], value=ast.Tuple(elts=[_, _, *_] as values)):  # several names at once
+        case ast.Assign(targets=[ast.Tuple()], value=ast.Tuple(elts=[_, _, *_] as values)):  # several names
             text = f"{text.partition(' = ')[0]} = {', '.join(map(ast.unparse, values))}"
     text = _POWER.sub(r"\1**\2", _without_brackets(text))
     text = _NEGATIVE.sub(r"-(\1)", text)
@@ -39,7 +39,7 @@ def spaced(code: str) -> str:
 
 
 def _without_brackets(text: str) -> str:
-    """Return code without the brackets that ``ast.unparse`` puts around conditions without need."""
+    """Return code without the redundant parentheses that ``ast.unparse`` puts around conditions."""
     for found in reversed([*re.finditer(r"\b(?:and|or) \(", text)]):
         depth, end = 1, found.end()
         while depth and end < len(text):
@@ -57,7 +57,7 @@ def _without_brackets(text: str) -> str:
 
 
 def _parsed(text: str) -> ast.Module | None:
-    """Return the syntax tree of code with marks for strings; None if it is none."""
+    """Return the syntax tree of code with placeholders for strings, or None if it does not parse."""
     try:
         return ast.parse(text.replace("\0", "_"))
     except SyntaxError:
@@ -65,10 +65,10 @@ def _parsed(text: str) -> ast.Module | None:
 
 
 class _Texts(ast.NodeTransformer):
-    """Puts marks in the place of strings, which no layout of code may touch.
+    """Replaces strings by placeholders, so that formatting cannot change them.
 
     Args:
-        held: Takes the strings, in the order of the marks.
+        held: Receives the strings, in the order of the placeholders.
     """
 
     def __init__(self, held: list[str]) -> None:
@@ -85,7 +85,7 @@ class _Texts(ast.NodeTransformer):
 
 
 def _masked(code: str) -> str:
-    """Return code of the same length without what its strings say."""
+    """Return code of the same length with the contents of its strings masked."""
     return _STRING.sub(lambda found: '"' + "_" * (len(found[0]) - 2) + '"', code)
 
 
@@ -96,9 +96,9 @@ class Function:
         lines: Its lines, ``def`` first.
 
     Attributes:
-        name: What it is called.
+        name: Its name.
         parameters: Names of its parameters.
-        calls: Names of what it calls or reads.
+        calls: Names that it calls or reads.
     """
 
     def __init__(self, lines: Sequence[str]) -> None:
@@ -109,7 +109,7 @@ class Function:
         self.lines = list(lines)
 
     def text(self, name: str | None = None) -> str:
-        """Return the function, formatted, perhaps under another name."""
+        """Return the formatted function, optionally renamed."""
         renamed = [re.sub(r"^def \w+", f"def {name or self.name}", self.lines[0]), *self.lines[1:]]
         return "\n".join(line for one in _joined(renamed) for line in formatted(one)) + "\n"
 
@@ -122,7 +122,7 @@ def functions(source: str) -> list[Function]:
 
 
 def with_loops(own: dict[str, Function]) -> dict[str, Function]:
-    """Return a stage with its loop functions moved into ``update``, since other stages may use the same names."""
+    """Return a stage with its loop functions moved into ``update``, because other stages may use the same names."""
     loops = [function for name, function in own.items() if name.startswith(LOOP)]
     if not loops:
         return own
@@ -133,7 +133,7 @@ def with_loops(own: dict[str, Function]) -> dict[str, Function]:
 
 
 def _joined(lines: Iterable[str]) -> Iterator[str]:
-    """Yield logical lines: a bracket that is left open goes on to the line that closes it."""
+    """Yield logical lines: an open parenthesis continues up to the line that closes it."""
     held = ""
     for line in lines:
         text = held + (line.strip() if held else line)
@@ -146,7 +146,7 @@ def _joined(lines: Iterable[str]) -> Iterator[str]:
 
 
 def formatted(line: str) -> list[str]:
-    """Return a logical line of a function, formatted: in several lines if it is too long for one."""
+    """Return a logical line of a function, formatted, and split into several lines if it is too long."""
     code = line.strip()
     indent = line[: len(line) - len(line.lstrip())]
     if not code or code.startswith(("#", '"""')):
@@ -181,7 +181,7 @@ def _comment(indent: str, code: str) -> list[str]:
 
 
 def _definition(indent: str, code: str) -> list[str]:
-    """Return the first line of a function: its parameters in one line, or in one of their own, or each in one."""
+    """Return the first line of a function: its parameters on the same line, on a separate line, or on one line each."""
     text = indent + _header(f"{code} pass")
     if len(text) <= WIDTH:
         return [text]
@@ -195,7 +195,7 @@ def _definition(indent: str, code: str) -> list[str]:
 
 
 def _parameters(arguments: ast.arguments) -> Iterator[str]:
-    """Yield the parameters of a function as they are written, each with its default."""
+    """Yield the parameters of a function as source, with their defaults."""
     optional = [None] * (len(arguments.args) - len(arguments.defaults)) + list(arguments.defaults)
     for one, default in zip(arguments.args, optional, strict=True):
         yield one.arg if default is None else f"{one.arg}={spaced(ast.unparse(default))}"
@@ -205,7 +205,7 @@ def _parameters(arguments: ast.arguments) -> Iterator[str]:
 
 
 def _split(indent: str, code: str) -> list[str]:
-    """Return a statement in several lines."""
+    """Return a statement split into several lines."""
     (node,) = ast.parse(code).body
     if isinstance(node, ast.Return) and isinstance(node.value, ast.Dict):
         pairs = zip(node.value.keys, node.value.values, strict=True)
@@ -229,7 +229,7 @@ def _quoted(key: ast.expr) -> str:
 
 
 def _unpacked(indent: str, names: Sequence[str], function: str) -> list[str]:
-    """Return ``a, b, ... = c.unbind()`` as several lines of that kind."""
+    """Return ``a, b, ... = c.unbind()`` as several such statements."""
     source = function.removesuffix(".unbind")
     lines, start = [], 0
     while start < len(names):
@@ -244,7 +244,7 @@ def _unpacked(indent: str, names: Sequence[str], function: str) -> list[str]:
 
 
 def _named_parts(indent: str, node: ast.Assign | ast.Return) -> list[str]:
-    """Return a long formula with parts of it computed before, under names of their own."""
+    """Return a long formula with parts of it computed first and assigned to names."""
     lines: list[str] = []
     target = spaced(ast.unparse(node.targets[0])) + " = " if isinstance(node, ast.Assign) else "return "
     stem = re.sub(r"\W", "", target.partition(" ")[0]) if isinstance(node, ast.Assign) else "result"
@@ -260,7 +260,7 @@ def _named_parts(indent: str, node: ast.Assign | ast.Return) -> list[str]:
             key=lambda n: len(ast.unparse(n)),
             default=None,
         )
-        if best is None:  # names alone are too long
+        if best is None:  # the names alone are too long
             break
         lines += formatted(f"{indent}{name} = {ast.unparse(best)}")
         value = _Replace(best, name).visit(value)
@@ -268,7 +268,7 @@ def _named_parts(indent: str, node: ast.Assign | ast.Return) -> list[str]:
 
 
 def _chosen(indent: str, target: str, value: ast.IfExp) -> list[str]:
-    """Return a choice between two formulas as a statement: only the chosen one is computed."""
+    """Return a conditional expression as an if statement, which computes only the selected formula."""
     cases = ((f"if {spaced(ast.unparse(value.test))}:", value.body), ("else:", value.orelse))
     return [
         line
@@ -278,7 +278,7 @@ def _chosen(indent: str, target: str, value: ast.IfExp) -> list[str]:
 
 
 def _always_computed(value: ast.AST) -> Iterator[ast.expr]:
-    """Yield the operations and calls in a formula that are computed whatever comes of its conditions."""
+    """Yield the operations and calls in a formula that are computed regardless of its conditions."""
     if isinstance(value, (ast.BinOp, ast.Call, ast.IfExp)):
         yield value
     inner: Iterable[ast.AST] = ast.iter_child_nodes(value)
@@ -293,7 +293,7 @@ def _always_computed(value: ast.AST) -> Iterator[ast.expr]:
 
 
 class _Replace(ast.NodeTransformer):
-    """Puts a name in the place of one node."""
+    """Replaces one node by a name."""
 
     def __init__(self, old: ast.AST, name: str) -> None:
         self.old, self.name = old, name
@@ -305,7 +305,7 @@ class _Replace(ast.NodeTransformer):
 
 
 def spread(indent: str, head: str, items: Sequence[str], tail: str) -> str:
-    """Return what lists some things, in several lines if it is too long for one."""
+    """Return a list of items, split into several lines if it is too long."""
     line = f"{indent}{head}{', '.join(items)}{tail}"
     if len(line) <= WIDTH:
         return line
@@ -316,11 +316,11 @@ def spread(indent: str, head: str, items: Sequence[str], tail: str) -> str:
 
 
 class Library:
-    """The functions of a file; equal ones are one.
+    """The functions of a file; equal functions are merged.
 
     Attributes:
-        texts: The text of each function, by name, in order.
-        parameters: Names of the parameters of those that are no helpers.
+        texts: The source of each function, by name, in order.
+        parameters: Parameter names of the functions that are not helpers.
     """
 
     def __init__(self) -> None:
@@ -330,20 +330,20 @@ class Library:
         self._parameters: dict[str, tuple[str, ...]] = {}
 
     def parameters_of(self, name: str) -> tuple[str, ...]:
-        """Return the names of the parameters of a function that has been added."""
+        """Return the parameter names of a function that has been added."""
         return self._parameters[name]
 
     def keep(self, function: Function) -> None:
-        """Take over a helper, which is formatted and whose name is its own."""
+        """Add a helper, which is already formatted and keeps its name."""
         self.texts[function.name] = _SAME.sub(r"~torch.isnan(\1)", "\n".join(function.lines)) + "\n"
 
     def add(self, function: Function, wanted: str, placed: int = 0) -> str:
-        """Return the name of a function, which is ``wanted`` unless it is there already or the name is taken.
+        """Add a function and return its name: ``wanted``, unless an equal function exists or the name is taken.
 
         Args:
             function: The function.
-            wanted: What it is to be called.
-            placed: How many of its arguments are passed by place, so that their names do not matter.
+            wanted: The preferred name.
+            placed: The number of arguments that are passed by position, so that their names do not matter.
         """
         key = _likeness(function, placed)
         if key not in self._names:
@@ -359,14 +359,14 @@ class Library:
 
 
 def _likeness(function: Function, placed: int) -> str:
-    """Return what functions have in common that compute the same, whatever their variables are called."""
+    """Return a key that is equal for functions that differ only in the names of their variables."""
     (node,) = ast.parse("\n".join(function.lines)).body
     assert isinstance(node, ast.FunctionDef)
     stored = [n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
     by_name = {*function.parameters[placed:]}
     inner = {n.name for n in ast.walk(node) if isinstance(n, ast.FunctionDef)} - {node.name}
     variables = dict.fromkeys((*function.parameters[:placed], *(n for n in stored if n not in by_name)))
-    if inner:  # whose own variables are not told apart here
+    if inner:  # its variables are not distinguished here
         return function.text("_")
     new = {old: f"_{i}" for i, old in enumerate(variables)}
     for each in ast.walk(node):
@@ -380,12 +380,12 @@ def _likeness(function: Function, placed: int) -> str:
 
 # Tables ---------------------------------------------------------------------------------------------------------
 
-#: Calls that are written with one argument a line.
+#: Calls that are formatted with one argument per line.
 RECORDS = ("Stage",)
 
 
 def pretty(code: str) -> str:
-    """Return an assignment of a table, one entry a line where it is too long for one, or is a record."""
+    """Return an assignment of a table, with one entry per line if it is a record or too long for one line."""
     (node,) = ast.parse(code).body
     assert isinstance(node, ast.Assign)
     lines = _laid_out(node.value, 0, f"{ast.unparse(node.targets[0])} = ", "")
@@ -393,7 +393,7 @@ def pretty(code: str) -> str:
 
 
 def _laid_out(node: ast.expr, depth: int, before: str, after: str) -> list[str]:
-    """Return an expression in lines; ``before`` and ``after`` stand in the first and the last one."""
+    """Return an expression as lines; ``before`` and ``after`` are part of the first and the last one."""
     indent = INDENT * depth
     flat = f"{indent}{before}{spaced(ast.unparse(node))}{after}"
     records = any(

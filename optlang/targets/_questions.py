@@ -1,7 +1,7 @@
-"""The forms of a rule: what options and shapes can make of it, and the questions that decide.
+"""The forms of a rule: the effects of options and shapes, and the questions that decide.
 
-A rule with options is several variants. :func:`explore` finds them by answering each static question otherwise than it
-was, with other hyperparameters and other shapes, for as long as that leads to something new.
+A rule with options has several variants. :func:`explore` finds them: it varies hyperparameters and shapes so that each
+static question gets another answer, for as long as that leads to new variants.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from optlang.syntax import tree as ast
 from optlang.syntax.quoting import literal
 from optlang.syntax.walk import expressions
 
-#: Shapes to try, by number of dimensions; sizes are prime, so that a product tells what it is a product of.
+#: Shapes to try, by number of dimensions; sizes are prime, so that the factors of a product can be identified.
 SHAPES: tuple[tuple[int, ...], ...] = (
     (),
     *((7,), (100003,)),
@@ -35,22 +35,22 @@ SHAPES: tuple[tuple[int, ...], ...] = (
     *((7, 11, 13), (1009, 11, 13), (7, 11, 100003), (100003, 11, 100019)),
     *((7, 11, 13, 17), (100003, 11, 13, 17), (7, 11, 13, 100003)),
 )
-#: Further shapes, whose sizes are less telling: square, and with sizes of 1.
+#: More shapes, whose sizes are less distinctive: square, and with sizes of 1.
 PLAIN_SHAPES: tuple[tuple[int, ...], ...] = (
     *((1,), (7, 7), (1, 7), (7, 1), (1, 1), (13, 7, 7)),
     *((7, 11, 1), (7, 1, 11), (7, 1, 1), (1, 7, 11), (1, 1, 1)),
     *((7, 11, 1, 1), (7, 11, 13, 1), (7, 11, 1, 13), (7, 1, 11, 13), (1, 7, 11, 13), (1, 1, 1, 1), (7, 11, 13, 13)),
 )
-#: What is tried when a rule is for none of these.
+#: Shapes to try if the rule accepts none of these.
 HIGHER_SHAPES = tuple((7, 11, 13, 17, 19, 23, 29, 31)[:n] for n in range(5, 9))
-#: Facts of a tensor that questions may read.
+#: Facts about a tensor that questions may read.
 FACTS = ("ndim", "numel", "rows", "cols")
-#: Name of the pseudo-question how many dimensions a tensor has, where generated code depends on it.
+#: Name of the pseudo-question for the number of dimensions of a tensor, if the generated code depends on it.
 DIMENSIONS = "ndim"
 
 
 class Whole(Enum):
-    """What a question may read besides what has a name."""
+    """Values that a question may read besides names."""
 
     SHAPE = "the sizes of a tensor"
 
@@ -61,11 +61,11 @@ Trace = tuple[tuple[str, Value], ...]
 
 @dataclass(frozen=True)
 class Content:
-    """What is in a question.
+    """The contents of a question.
 
     Attributes:
-        reads: The hyperparameters, keys of the group and facts that it reads.
-        numbers: The numbers that are written in it.
+        reads: The hyperparameters, group keys and facts that it reads.
+        numbers: The numbers that it contains.
     """
 
     reads: frozenset[Read] = frozenset()
@@ -73,25 +73,25 @@ class Content:
 
 
 class Unspoken(Exception):
-    """A question that cannot be written in Python."""
+    """A question that cannot be translated to Python."""
 
 
 def facts_of(shape: tuple[int, ...]) -> ShapeInfo:
-    """Return the facts of a tensor of a shape."""
+    """Return the facts about a tensor with a shape."""
     rows, cols = shape[-2] if len(shape) > 1 else 1, shape[-1] if shape else 1
     return ShapeInfo(len(shape), math.prod(shape), rows, cols, 2.0**-23, shape)
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way through the questions of a rule.
+    """One path through the questions of a rule.
 
     Attributes:
         trace: The questions as Python, with their answers.
-        key: The key of the variant that they lead to.
-        core: The statements of it.
-        shape: A shape that it is for.
-        values: Hyperparameters that lead here.
+        key: The key of the variant that they select.
+        core: The statements of this variant.
+        shape: A shape for which it is valid.
+        values: Hyperparameters that select it.
     """
 
     trace: Trace
@@ -102,12 +102,12 @@ class Way:
 
 
 class Explorer:
-    """Finds the ways through the questions of a rule.
+    """Finds the paths through the questions of a rule.
 
     Args:
         compiled: The rule.
         values: Hyperparameters that are chosen.
-        event: The event whose statements are meant, None for a step.
+        event: The event whose statements are explored; None for a step.
     """
 
     def __init__(self, compiled: CompiledRule, values: Values, event: str | None = None) -> None:
@@ -119,16 +119,16 @@ class Explorer:
         self.local = known_locals(rule)
         known = (v for n, v in values.items() if n in compiled.static_names)
         sizes = [int(v) for v in known if isinstance(v, (int, float)) and _is_size(v)]
-        #: Shapes to try: also those whose sizes are what an option is compared with.
+        #: Shapes to try, including those with sizes that an option is compared with.
         options = (s for n in sizes for s in ((n,), (n, n), (2, n), (n, 2), (2, 3), (2, 2, n, 2)))
         self.shapes: tuple[tuple[int, ...], ...] = (*SHAPES, *PLAIN_SHAPES, *options)
-        self._content: dict[str, Content] = {}  # by question, of those that have been asked
+        self._content: dict[str, Content] = {}  # by question that has been asked
         self._seen: dict[tuple[tuple[tuple[GivenName, Value], ...], tuple[int, ...]], Way | None] = {}
 
-    # Ways ---------------------------------------------------------------------------------------------------
+    # Paths --------------------------------------------------------------------------------------------------
 
     def ways(self, opened: Collection[GivenName], most: int) -> list[Way] | None:
-        """Return the ways that values of the ``opened`` hyperparameters and shapes lead to; None if more than most."""
+        """Return the paths for values of the ``opened`` hyperparameters and for shapes; None if there are too many."""
         found: dict[VariantKey, Way] = {}
         waiting = [way for shape in self.shapes if (way := self.way(self.start, shape)) is not None]
         if not waiting:
@@ -155,7 +155,7 @@ class Explorer:
         return list(found.values())
 
     def required(self) -> Iterator[tuple[int, ...]]:
-        """Yield shapes of the sizes that requirements name, and of multiples of them."""
+        """Yield shapes with the sizes that requirements mention, and with multiples of them."""
         for requirement in self.compiled.rule.requirements:
             if requirement.of_tensors:
                 for n in _literals(requirement.condition):
@@ -184,7 +184,7 @@ class Explorer:
                     yield from ((11, n, 7), (11, 7, n), (11, n, n), (13, 11, n, 7), (13, 11, 7, n), (13, 11, n, n))
 
     def way(self, values: Values, shape: tuple[int, ...]) -> Way | None:
-        """Return where hyperparameters and a shape lead; None if they do not fit."""
+        """Return the path for hyperparameters and a shape; None if they are invalid."""
         asked = (tuple(values.items()), shape)
         if asked not in self._seen:
             self._seen[asked] = self._way(values, shape)
@@ -214,17 +214,17 @@ class Explorer:
         return Way(trace, key, core, shape, dict(values))
 
     def trace(self, core: Core, shape: tuple[int, ...]) -> Trace:
-        """Return the questions and answers of a variant, without those that can have one answer only."""
+        """Return the questions and answers of a variant, without questions that have only one possible answer."""
         found: dict[str, Value] = {}
         for question, answer in zip(core.questions, core.key, strict=True):
             if isinstance(answer, Unasked) or not any(self.names(question)):
-                continue  # a flag in the place of a number is refused when hyperparameters are read
+                continue  # a flag instead of a number is rejected when hyperparameters are read
             written = self.written(question, shape)
             assert found.setdefault(written, answer) == answer, f"two questions read alike: {written}"
         return tuple(found.items())
 
     def others(self, way: Way, place: int, opened: Collection[GivenName]) -> Iterator[Way]:
-        """Yield ways that other values of what a question reads lead to."""
+        """Yield paths for other values of what a question reads."""
         question = way.trace[place][0]
         names = self.reads(question)
         hypers = sorted((n for n in names if not isinstance(n, Whole) and n in opened), key=str)
@@ -241,7 +241,7 @@ class Explorer:
                     yield found
 
     def candidates(self, name: GivenName, question: str) -> list[Value]:
-        """Return values of a hyperparameter that may answer a question otherwise."""
+        """Return values of a hyperparameter that may change the answer to a question."""
         if not isinstance(name, str):
             return [1.0, 0.0]
         hyper = self.hypers[name]
@@ -259,17 +259,17 @@ class Explorer:
         return [start, *none, *inside]
 
     def reads(self, question: str) -> frozenset[Read]:
-        """Return the names of what a question reads, of one that has been asked."""
+        """Return the names that a question reads, if it has been asked."""
         return self.content(question).reads
 
     def content(self, question: str) -> Content:
-        """Return what is in a question that has been asked."""
+        """Return the contents of a question that has been asked."""
         return self._content.get(question, Content())
 
     # Questions as Python ------------------------------------------------------------------------------------
 
     def inside(self, node: ast.Expr) -> Iterator[ast.Expr]:
-        """Yield what is in a question, and what locals in it stand for."""
+        """Yield the nodes of a question, including the definitions of its locals."""
         for inner in expressions(node):
             if isinstance(inner, ast.Name) and inner.name in self.local:
                 yield from self.inside(self.local[inner.name])
@@ -277,7 +277,7 @@ class Explorer:
                 yield inner
 
     def names(self, node: ast.Expr) -> Iterator[Read]:
-        """Yield the hyperparameters, keys of the group and facts that a question reads."""
+        """Yield the hyperparameters, group keys and facts that a question reads."""
         for inner in self.inside(node):
             match inner:
                 case ast.Name(name=name):
@@ -299,7 +299,7 @@ class Explorer:
         return text
 
     def text(self, node: ast.Expr, shape: tuple[int, ...]) -> str:
-        """Return an expression as Python, every operation in brackets."""
+        """Return an expression as Python, with every operation in parentheses."""
 
         def inner(part: ast.Expr) -> str:
             text = self.text(part, shape)
@@ -347,19 +347,19 @@ class Explorer:
 
 
 def _called(name: str, texts: list[str]) -> str:
-    """Return a call of a function of numbers as Python."""
+    """Return a call of a numeric function as Python."""
     if name in ("max", "min"):
         return f"{name}({', '.join(texts)})"
     return f"math.floor({texts[0]})" if name == "floor" else (BUILTINS[name].host or "").format(*texts)
 
 
 def _is_size(value: float) -> bool:
-    """Whether an option may be what sizes are compared with."""
+    """Return whether an option may be compared with sizes."""
     return 1 < value < math.inf and value == int(value)
 
 
 def _literals(node: ast.Expr) -> list[int]:
-    """Return the whole numbers that stand in a condition, as far as they may be sizes."""
+    """Return the integers in a condition that may be sizes."""
     numbers = (n.value for n in expressions(node) if isinstance(n, ast.Number))
     return [int(x) for x in numbers if x == int(x) and 1 < x < 2**20]
 
@@ -382,13 +382,13 @@ def _size(number: int, shape: tuple[int, ...]) -> str:
 def open_ways(
     compiled: CompiledRule, values: Values, most: int, event: str | None = None
 ) -> tuple[list[Way], frozenset[GivenName]]:
-    """Return the ways through as many options as lead to few variants, and the names of those options.
+    """Return the paths through as many options as lead to few variants, and the names of these options.
 
     Args:
         compiled: The rule.
-        values: Hyperparameters that are chosen; an option among them is settled.
-        most: How many variants may be found; what the shapes alone make of the rule is always found.
-        event: The event whose statements are meant, None for a step.
+        values: Hyperparameters that are chosen; these options are fixed.
+        most: The maximum number of variants; those that depend only on shapes are always included.
+        event: The event whose statements are explored; None for a step.
     """
     explorer = Explorer(compiled, values, event)
     static, hypers = compiled.static_names, (h.name for h in compiled.rule.hypers)

@@ -1,4 +1,4 @@
-"""Constructs of rules that targets outside of this package cannot carry, and where a rule uses them."""
+"""Constructs of rules that targets do not support, and where a rule uses them."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from optlang.targets import Order, refusal
 
 
 def nodes(rule: Rule) -> Iterator[ast.Expr]:
-    """Yield every expression of a rule, in the order of the text as far as statements go."""
+    """Yield every expression of a rule, in source order of its statements."""
     for top in tops(rule):
         yield from expressions(top)
 
 
 def called(rule: Rule, names: Collection[str]) -> ast.Expr | None:
-    """Return the first call of one of some functions, or the first of their names that stands alone."""
+    """Return the first call of one of some functions, or the first reference to one of their names."""
     return _first(rule, lambda n: _name_of(n) in names)
 
 
 def no_shape(compiled: CompiledRule, target: str) -> Diagnostic:
-    """Return the refusal of a rule that none of the shapes suits that a target knows."""
+    """Return the error for a rule that accepts none of the shapes that a target tries."""
     asked = [r.condition.span for r in compiled.rule.requirements if r.of_tensors]
     help = "the target tries the rule on tensors of common shapes, but it accepts none of them; relax its requirements"
     return refusal(compiled, target, "a rule for unusual shapes", asked[0] if asked else None, help)
 
 
 def outside_python(order: Order, target: str) -> list[Diagnostic]:
-    """Return the refusals of what no file for other languages carries."""
+    """Return the errors for constructs that only Python files support."""
     compiled = order.compiled
     return [
         *routes(compiled, target),
@@ -55,7 +55,7 @@ def outside_python(order: Order, target: str) -> list[Diagnostic]:
 
 
 def closure(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
-    """Yield the refusal of a rule that has the closure called."""
+    """Yield the error for a rule that calls the closure."""
     if needs(compiled.rule).calls - {*SEARCHES}:
         node = called(compiled.rule, EVALUATIONS - {*SEARCHES})
         yield refusal(
@@ -68,7 +68,7 @@ def closure(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
 
 
 def random_numbers(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
-    """Yield the refusal of a rule that draws random numbers."""
+    """Yield the error for a rule that draws random numbers."""
     if needs(compiled.rule).draws:
         node = called(compiled.rule, RANDOMS)
         yield refusal(
@@ -81,7 +81,7 @@ def random_numbers(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
 
 
 def routes(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
-    """Yield the refusal of a rule that sends parameters to others."""
+    """Yield the error for a rule that routes parameters to other rules."""
     if compiled.rule.routes:
         others = " and ".join(f"`{other.name}`" for other, _ in compiled.routes)
         others = others or " and ".join(dict.fromkeys(f"`{r.title}`" for r in compiled.rule.routes))
@@ -90,7 +90,7 @@ def routes(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
 
 
 def derived_defaults(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
-    """Yield the refusal of a hyperparameter whose default follows from others."""
+    """Yield the error for a hyperparameter whose default is derived from others."""
     derived = next((hyper.derived for hyper in compiled.rule.hypers if hyper.derived is not None), None)
     if derived is not None:
         help = "give the hyperparameter a number as its default"
@@ -98,7 +98,7 @@ def derived_defaults(compiled: CompiledRule, target: str) -> Iterator[Diagnostic
 
 
 def whole_vectors(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
-    """Yield the refusals of what is about all parameters as one vector: ``flat``, and searches along a line."""
+    """Yield the errors for constructs that see all parameters as one vector: ``flat``, and line searches."""
     help = "use the class that `optlang.compile` returns"
     flat = next((item for item in compiled.rule.tree.items if isinstance(item, ast.Flat)), None)
     if flat is not None:
@@ -109,7 +109,7 @@ def whole_vectors(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
 
 
 def histories(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
-    """Yield the refusal of a rule that keeps the last values of something."""
+    """Yield the error for a rule that keeps a history."""
     kept = next((item for item in compiled.rule.tree.items if isinstance(item, ast.History)), None)
     if kept is not None:
         yield refusal(
@@ -118,9 +118,9 @@ def histories(compiled: CompiledRule, target: str) -> Iterator[Diagnostic]:
 
 
 def several_passes(order: Order, target: str) -> Iterator[Diagnostic]:
-    """Yield the refusals of what makes a step more than one pass over a tensor: matrices, sums, periods.
+    """Yield the errors for constructs that need more than one pass over a tensor: matrices, sums, periods.
 
-    What the chosen values leave out (a clipping that is switched off) is not there.
+    Constructs that the chosen values disable (such as clipping that is switched off) do not count.
     """
     compiled, rule = order.compiled, order.compiled.rule
     core = _left(order)
@@ -152,7 +152,7 @@ def several_passes(order: Order, target: str) -> Iterator[Diagnostic]:
 
 
 def _left(order: Order) -> Core | None:
-    """Return what is left of a rule with the chosen values; None if it is for no tensor of these dimensions."""
+    """Return a rule specialized to the chosen values; None if no tensor with this number of dimensions is valid."""
     facts = example_facts(order.ndim)
     group: Values = {GroupKey(key): 1.0 for key in order.compiled.group_keys}
     values = {**order.compiled.defaults(), **group, **order.values, **facts.named()}
@@ -163,7 +163,7 @@ def _left(order: Order) -> Core | None:
 
 
 def _is_matrix(node: ast.Expr) -> bool:
-    """Whether an expression is about whole matrices."""
+    """Return whether an expression works on whole matrices."""
     if isinstance(node, ast.Call):
         return _name_of(node) in MATRIX_FUNCTIONS | {*SIZES}
     return (isinstance(node, ast.Binary) and node.op == "@") or (isinstance(node, ast.Member) and node.name == "T")

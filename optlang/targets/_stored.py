@@ -1,4 +1,4 @@
-"""How a file keeps states that ``store`` asks for: types of numbers, as if the rule said so; codes are refused."""
+"""Storage of states in emitted files, as requested by ``store``: types, as if in the rule; codes are rejected."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from optlang.syntax import tree as ast
 from optlang.syntax.tree import StateScope
 from optlang.targets import refusal
 
-#: The functions that round to types, by type.
+#: The functions that round to a type, by type.
 _FUNCTIONS = {name: function for function, name in FIXED.items()}
-#: Sizes of a tensor for which presets choose.
+#: Tensor sizes for which presets are evaluated.
 _SHAPE = (4096, 4096)
 
 
 class _Retyped(CompiledRule):
-    """A rule whose states start otherwise than its text says: what is on disk for the text is not for it."""
+    """A rule whose states have other initial values than its source: the disk cache for the source does not apply."""
 
     def variant(self, values: Values, facts: ShapeInfo, event: str | None = None) -> Variant:
         """Return the variant that these values select."""
@@ -36,20 +36,20 @@ class _Retyped(CompiledRule):
         return self._variants[key]
 
     def keep(self, variant: Variant) -> None:
-        """Keep nothing."""
+        """Cache nothing."""
 
 
 def kept_as(compiled: CompiledRule, store: Any, target: str) -> CompiledRule:
-    """Return a rule whose states start in the types that they are to be kept in.
+    """Return a rule whose states are initialized in their storage types.
 
     Args:
         compiled: The rule.
-        store: A preset, or formats by the keys of states; what is not said is as the rule says.
+        store: A preset, or formats by the keys of states; the rule decides about all others.
         target: Name of the target, for messages.
 
     Raises:
-        OptlangError: If states are asked for in codes, or by the rule for some tensors alone.
-        ValueError: If there is no such preset, state or format.
+        OptlangError: If quantized states are requested, or the rule requests a format for some tensors only.
+        ValueError: If the preset, a state or a format is unknown.
     """
     if store is None and not compiled.rule.stored:
         return compiled
@@ -64,12 +64,12 @@ def kept_as(compiled: CompiledRule, store: Any, target: str) -> CompiledRule:
 
 
 def _asked(compiled: CompiledRule, store: Any, states: Sequence[State]) -> dict[str, Format]:
-    """Return the formats of the states that are asked for in some, by key."""
+    """Return the formats of the states for which one is requested, by key."""
     rule = compiled.rule
     elements = [state.key for state in states if state.kind.level is Level.ELEMENT]
     if store == choice.OFF:
         return {}
-    if store == "fp32":  # also of states that the defaults do not have
+    if store == "fp32":  # also for states that do not exist with the defaults
         return {key: choice.named(compiled.name, store) for key in elements}
     ruled = {each.key: each.format for each in rule.stored if each.when is None}
     slots, slow = example_variant(compiled, ndim=len(_SHAPE)).slots, slow_averages(rule)
@@ -81,7 +81,7 @@ def _asked(compiled: CompiledRule, store: Any, states: Sequence[State]) -> dict[
 
 
 def _refused(compiled: CompiledRule, store: Any, target: str) -> Iterator[Diagnostic]:
-    """Yield the refusals of what the rule says for some tensors alone, and of parameters."""
+    """Yield the errors for what the rule requests for some tensors only, and for parameters."""
     for each in () if store == choice.OFF else compiled.rule.stored:
         if each.name == "p":
             help = "files round parameters to nearest; remove the line, or ignore all such lines with --store off"
@@ -92,7 +92,7 @@ def _refused(compiled: CompiledRule, store: Any, target: str) -> Iterator[Diagno
 
 
 def _in_codes(compiled: CompiledRule, asked: Mapping[str, Format], target: str) -> Iterator[Diagnostic]:
-    """Yield the refusals of states in codes, or rounded at random, at the lines that ask for them."""
+    """Yield the errors for states that are quantized or stochastically rounded, at the lines that request this."""
     help = (
         "this format needs kernels that the file does not contain; keep it in bf16 or fp32 (--store KEY=fp32), "
         "or use the class that `optlang.compile` returns"
@@ -108,7 +108,7 @@ def _in_codes(compiled: CompiledRule, asked: Mapping[str, Format], target: str) 
 
 
 def _function(format: Format) -> str | None:
-    """Return the function that rounds to a format; None if there is none."""
+    """Return the function that rounds to a format, or None."""
     return _FUNCTIONS.get(format.name) if isinstance(format, Fixed) else None
 
 

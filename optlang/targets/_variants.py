@@ -1,4 +1,4 @@
-"""The variants of a rule that a file carries, and the conditions under which each is the one to use."""
+"""The variants of a rule in a file, and the conditions that select each of them."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from optlang.syntax import tree as ast
 from optlang.syntax.walk import expressions
 from optlang.targets import Order
 
-#: Shapes whose variants are carried: of up to four dimensions; tall, wide and square, with a size of 1 and without.
+#: Shapes whose variants are included: up to four dimensions; tall, wide and square, with and without a size of 1.
 SHAPES: tuple[tuple[int, ...], ...] = (
     *((), (5,), (1,), (4, 6), (6, 4), (5, 5), (1, 4), (4, 1), (1, 1)),
     *((3, 4, 5), (24, 2, 3), (3, 6, 2), (1, 4, 5), (3, 4, 1), (3, 2, 2, 4), (96, 2, 3, 4), (3, 2, 6, 2), (3, 2, 1, 4)),
     *((3, 1, 5), (3, 1, 1), (1, 1, 1), (3, 2, 4, 1), (3, 2, 1, 1), (1, 1, 1, 1)),
 )
-#: How many hyperparameters may have variants for 0 and for other values at the same time.
+#: The maximum number of hyperparameters with separate variants for 0 and for other values.
 SWITCHES = 2
 
 
 @dataclass(frozen=True)
 class Carried:
-    """A variant, and when it is the right one.
+    """A variant, and the conditions that select it.
 
     Attributes:
         variant: The variant.
-        ndim: Number of dimensions that it is for; None for any.
-        asked: Questions about hyperparameters and sizes, with the answers that it is for.
-        known: Locals that the questions name.
+        ndim: The number of dimensions that it is for; None for any.
+        asked: Questions about hyperparameters and sizes, with the answers that select it.
+        known: Locals that the questions use.
         lowered: Its programs before the passes.
-        dimensions: Of the tensor that it was made for.
+        dimensions: The number of dimensions of the tensor for which it was created.
     """
 
     variant: Variant
@@ -55,37 +55,37 @@ class Carried:
 
     @cached_property
     def programs(self) -> Lowered:
-        """Its programs, those after the passes that are not cut into stages."""
+        """Its programs after those passes that do not split into stages."""
         return optimised(self.lowered) if self.lowered.staged else self.lowered
 
     @cached_property
     def numbers(self) -> tuple[Program, ...]:
-        """What the host states become, by path."""
+        """The new values of the host states, by path."""
         return tuple(cut(path, self.programs.shared)[1] for path in self.lowered.paths)
 
 
 def facts_of(shape: Sequence[int]) -> ShapeInfo:
-    """Return the facts of a float32 tensor."""
+    """Return the facts about a float32 tensor."""
     rows, cols = shape[-2] if len(shape) > 1 else 1, shape[-1] if shape else 1
     return ShapeInfo(len(shape), math.prod(shape), rows, cols, 2.0**-23, tuple(shape))
 
 
 def with_formulas(shape: Sequence[int]) -> tuple[SymbolicSize, ...]:
-    """Return a shape whose sizes know which fact of a tensor they are."""
+    """Return a shape whose sizes record the fact that they come from."""
     names: list[GivenName] = [DimensionSize(i) for i in range(len(shape))]
     names[-2:] = ["rows", "cols"][-len(shape) :] if shape else []
     return tuple(SymbolicSize(size, name) for size, name in zip(shape, names, strict=True))
 
 
 def chosen(order: Order) -> dict[GivenName, Value]:
-    """Return the values that the file starts from, by name."""
+    """Return the initial values of the file, by name."""
     compiled = order.compiled
     group: Values = {GroupKey(key): 1.0 for key in compiled.group_keys}
     return {**compiled.defaults(), **group, **order.values}
 
 
 def carried(order: Order, event: str | None = None, shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[Carried]:
-    """Return the variants of a rule for tensors of the usual shapes, each once."""
+    """Return the distinct variants of a rule for tensors of the usual shapes."""
     found: dict[VariantKey, Carried] = {}
     for values in _settings(order, shapes):
         for shape in (*shapes, *_bordering(order, values, shapes)):
@@ -103,7 +103,7 @@ def carried(order: Order, event: str | None = None, shapes: Sequence[tuple[int, 
 def _questions(
     compiled: CompiledRule, values: Values, shape: Sequence[int], event: str | None
 ) -> tuple[VariantKey, Core] | None:
-    """Return the key of the variant for a shape, and its statements; None if the shape does not suit."""
+    """Return the key of the variant for a shape, and its statements; None if the shape is invalid."""
     facts = facts_of(shape)
     named = {**values, **facts.named()}
     for requirement in compiled.rule.requirements:
@@ -117,7 +117,7 @@ def _questions(
 
 
 def _bordering(order: Order, values: Values, shapes: Sequence[tuple[int, ...]]) -> Iterator[tuple[int, ...]]:
-    """Yield matrices on both sides of the sizes that a rule compares its tensors' with (`rows <= max_dim`)."""
+    """Yield matrices on both sides of the sizes that a rule compares with (`rows <= max_dim`)."""
     bounds: dict[int, None] = {}
     for shape in shapes:
         more = _questions(order.compiled, values, shape, None)
@@ -132,7 +132,7 @@ def _bordering(order: Order, values: Values, shapes: Sequence[tuple[int, ...]]) 
 
 
 def _settings(order: Order, shapes: Sequence[tuple[int, ...]]) -> Iterator[dict[GivenName, Value]]:
-    """Yield the values that are carried: those chosen, and with hyperparameters that are 0 or not, the other way."""
+    """Yield the settings to include: the chosen values, and variations of hyperparameters between 0 and nonzero."""
     values = chosen(order)
     switches = _switches(order, values, shapes)
     if len(switches) > SWITCHES:
@@ -145,7 +145,7 @@ def _settings(order: Order, shapes: Sequence[tuple[int, ...]]) -> Iterator[dict[
 
 
 def _switches(order: Order, values: Values, shapes: Sequence[tuple[int, ...]]) -> dict[str, Value]:
-    """Return the hyperparameters of which only is asked whether they are 0, each with a value of the other kind."""
+    """Return the hyperparameters that are only compared with 0, each with a value that gives the other answer."""
     hypers = {h.name: h for h in order.compiled.rule.hypers if h.type is HyperType.NUMBER}
     asked: dict[str, None] = {}
     for shape in shapes:

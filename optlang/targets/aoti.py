@@ -1,8 +1,8 @@
 """The target ``aoti``: a package of two compiled models, for ``aoti_load_package`` and ``AOTIModelPackageLoader``.
 
-``start`` returns the states of a tensor, ``model`` updates the tensor and its states in place. Neither keeps anything:
-what a step is computed from comes in one vector of numbers, whose names the package's metadata lists. The kernels are
-for float32, tensors of any size, and a processor like the one that they are compiled on.
+``start`` returns the states of a tensor, ``model`` updates the tensor and its states in place. Neither keeps any state:
+the inputs of a step are in one vector of numbers, whose names are listed in the package's metadata. The kernels are for
+float32, tensors of any size, and a processor like the one that they are compiled on.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NAME = "aoti"
 
 
 def refused(order: Order) -> list[Diagnostic]:
-    """Return what the target cannot carry of a rule."""
+    """Return the constructs of a rule that the target does not support, as errors."""
     return [*_refusals.outside_python(order, NAME), *_refusals.several_passes(order, NAME)]
 
 
@@ -40,16 +40,16 @@ def emit(order: Order) -> bytes:
 
 
 class Contract:
-    """What is compiled, and what a caller must know of it.
+    """The compiled models' inputs and outputs, as a caller sees them.
 
     Args:
-        order: What is asked for.
+        order: The input of the target.
 
     Attributes:
         variant: The variant.
         numbers: Names of the values in the vector, in order.
         states: The states that are tensors.
-        hosted: Names of the states that are among the numbers; ``model`` returns what they become.
+        hosted: Names of the states that are among the numbers; ``model`` returns their new values.
     """
 
     def __init__(self, order: Order) -> None:
@@ -67,7 +67,7 @@ class Contract:
         self.rank = order.ndim if layout.exact else layout.front + 1 + layout.back
 
     def _chosen(self, order: Order) -> Variant:
-        """Return the variant, or raise that it is none for one kernel after all."""
+        """Return the variant, or raise an error if it does not fit into one kernel after all."""
         try:
             variant = order.compiled.variant(self.values, example_facts(order.ndim))
         except Unfit as unfit:
@@ -77,7 +77,7 @@ class Contract:
         return variant
 
     def metadata(self) -> dict[str, str]:
-        """Return what the package says of itself."""
+        """Return the package's metadata."""
         known: dict[ValueName, Any] = as_values(self.values) | {"t": 1.0, "first": 1.0}
         defaults = [known.get(name) for name in self.numbers]
         layout = self.variant.layout
@@ -92,14 +92,14 @@ class Contract:
         }
 
     def started(self, p: Any, g: Any) -> dict[str, Any]:
-        """Return the initial states by name, from the hyperparameters as they are when the rule is emitted."""
+        """Return the initial states by name, computed from the hyperparameters at the time of export."""
         start = load_module(self.variant.source, self.variant.name)["start"]
         given = as_values(self.values)
         found: dict[str, Any] = start(p, g, *(given[name] for name in self.variant.start_arguments))
         return found
 
     def model(self) -> Any:
-        """Return the step as a module: ``p, g``, the states, the numbers."""
+        """Return the step as a module with inputs ``p, g``, the states, and the numbers."""
         import torch
 
         kernel, names, hosted = self.kernel, self.numbers, self.hosted
@@ -125,7 +125,7 @@ class Contract:
         return Model()
 
     def start(self) -> Any:
-        """Return the module of initial states: of ``p, g`` a tensor for each state, and the numbers among them."""
+        """Return the module of initial states: from ``p, g``, it returns a tensor per state, and the numbers among them."""
         import torch
 
         contract = self
@@ -137,13 +137,13 @@ class Contract:
                     found[s.name].reshape(1) if s.storage is Storage.SCALAR else found[s.name] for s in contract.states
                 ]
                 numbers = [float(found[name]) for name in contract.hosted]
-                # `clone`: what is returned must not be the parameter itself.
+                # `clone`: the result must not be the parameter itself.
                 return (*(t.clone() for t in tensors), torch.tensor(numbers, dtype=torch.float64))
 
         return Start()
 
     def examples(self) -> tuple[Any, ...]:
-        """Return example arguments of the model, of sizes that are all different."""
+        """Return example arguments of the model, whose sizes are all different."""
         import torch
 
         from optlang.targets._inductor import EXAMPLE_SIZES
@@ -156,7 +156,7 @@ class Contract:
         return (p, g, *states, torch.ones(max(len(self.numbers), 1), dtype=torch.float64))
 
     def shapes(self, examples: Sequence[Any]) -> tuple[Any, ...]:
-        """Return which sizes of the examples are open."""
+        """Return which sizes of the examples are dynamic."""
         import torch
 
         open_sizes = [torch.export.Dim(f"n{i}", min=2) for i in range(self.rank)]
@@ -187,7 +187,7 @@ def _packaged(contract: Contract) -> bytes:
 
 
 def _compiled(module: Any, examples: tuple[Any, ...], shapes: Any, metadata: dict[str, str]) -> Any:
-    """Return the files that Inductor makes of a module."""
+    """Return the files that Inductor generates for a module."""
     import torch
 
     from optlang.targets import _inductor

@@ -1,7 +1,7 @@
 """A rule as a short function that reads like its paper: one tensor at a time, statement by statement.
 
-It is written from the statements of one variant, under the rule's own names and in its order; nothing is regrouped or
-shared. What cannot be said of one tensor alone (sums over the model, the closure, routes) is refused.
+It is generated from the statements of one variant, with the rule's own names and order; nothing is regrouped or shared.
+Constructs that involve more than one tensor (sums over the model, the closure, routes) are rejected.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from optlang.targets._questions import Explorer, Unspoken, Whole
 SUFFIX = ".py"
 NAME = "plain"
 
-#: How what is kept of a value: a number, one number on the device, elements (or any tensor with dimensions).
+#: The kinds of values: a number, a scalar on the device, elements (or any tensor with dimensions).
 NUMBER, SCALAR, TENSOR = range(3)
 FACTS = {
     "ndim": "p.dim()",
@@ -43,11 +43,11 @@ FACTS = {
     "rows": "(p.shape[-2] if p.dim() > 1 else 1)",
     "cols": "(p.shape[-1] if p.dim() else 1)",
 }
-#: Functions of one matrix.
+#: Functions of a single matrix.
 MATRIX = {name: row.one or row.torch for name, row in BUILTINS.items() if row.matrix and (row.one or row.torch)}
-#: Those, and changes of type, whose result may be in the memory of what they are given.
+#: These, and type conversions, whose results may alias their arguments.
 VIEWS = frozenset(("matrix", "flatten", "f32", "bf16"))
-#: What is not about one tensor alone.
+#: Constructs that involve more than one tensor.
 ELSEWHERE = {"total": "a sum over the whole model", **dict.fromkeys(RANDOMS, "random numbers")}
 ELSEWHERE |= dict.fromkeys(EVALUATIONS - {*SEARCHES}, "the closure")
 
@@ -56,7 +56,7 @@ def emit(order: Order) -> str:
     """Return the file.
 
     Raises:
-        OptlangError: If the rule uses what is not about one tensor alone.
+        OptlangError: If the rule involves more than one tensor.
     """
     found = list(constructs(order))
     if found:
@@ -65,7 +65,7 @@ def emit(order: Order) -> str:
 
 
 def constructs(order: Order) -> Iterator[Diagnostic]:
-    """Yield an error for each construct that such a function cannot carry."""
+    """Yield an error for each construct that such a function does not support."""
     compiled, rule = order.compiled, order.compiled.rule
     help = "use --target module"
     for route in rule.routes:
@@ -94,7 +94,7 @@ def constructs(order: Order) -> Iterator[Diagnostic]:
 
 
 class _Function:
-    """The function in the making."""
+    """Builds the function."""
 
     def __init__(self, order: Order) -> None:
         self.order, self.rule = order, order.compiled.rule
@@ -112,15 +112,15 @@ class _Function:
         self.names: dict[str, str] = {"first": "(t == 1)", **FACTS, **(_sizes(order.ndim) if self.is_for_ndim else {})}
         self.taken = {"param", "params", "grads", "states", "state", "t", "p", "g"}
         self.helpers: set[str] = set()
-        self.borrowed = {"p", "g"}  # names of what may be in the memory of the parameter or its gradient
+        self.borrowed = {"p", "g"}  # names of values that may alias the parameter or its gradient
         self.matrices = {"p", "g"} if order.ndim > 1 else set()
-        self.least: dict[str, int] = {}  # what names are in all steps and branches that are something else in some
-        self.depth = 0  # how many blocks we are in
+        self.least: dict[str, int] = {}  # names that have the higher of their kinds in every step and branch
+        self.depth = 0  # the current nesting depth of blocks
         for name in (*(h.name for h in self.rule.hypers), *(s.name for s in self.core.states)):
             self.name(name)
 
     def questions(self, shape: tuple[int, ...]) -> Iterator[tuple[str, bool]]:
-        """Yield the conditions that options and shapes decide, with what they are here."""
+        """Yield the conditions that options and shapes decide, with their answers."""
         try:
             trace = self.explorer.trace(self.core, shape)
         except Unspoken:
@@ -189,7 +189,7 @@ class _Function:
         return formatted(f"def {python_name(name)}({', '.join(['params', 'grads', 'states', *own])}):")
 
     def guards(self) -> Iterator[str]:
-        """Yield the lines that refuse tensors for which the rule is another."""
+        """Yield the lines that reject tensors for which the rule differs."""
         if self.is_for_ndim:
             yield f"if p.dim() != {self.order.ndim}:"
             yield f'{INDENT}raise ValueError("this is for tensors of {self.order.ndim} dimensions")'
@@ -204,7 +204,7 @@ class _Function:
     # Statements ---------------------------------------------------------------------------------------------
 
     def settled(self) -> tuple[list[str], list[str]]:
-        """Return the lines that start the states and those of a step; a name is of one kind wherever it is read."""
+        """Return the lines that initialize the states and those of a step; each name has one kind wherever it is read."""
         while True:
             known, least = dict(self.kinds), dict(self.least)
             start = list(self.started())
@@ -214,11 +214,11 @@ class _Function:
             self.kinds, self.borrowed = known, {"p", "g"}
 
     def tidied(self, body: tuple[ast.Stmt, ...]) -> tuple[ast.Stmt, ...]:
-        """Return statements without what is there for nothing."""
+        """Return statements without redundant ones."""
         return _alive(_once(body), {"p", *(s.name for s in self.core.states)})
 
     def started(self) -> Iterator[str]:
-        """Yield the lines that start the states."""
+        """Yield the lines that initialize the states."""
         states = self.core.states
         if not states:
             return
@@ -302,7 +302,7 @@ class _Function:
         self.depth -= 1
 
     def name(self, name: str) -> str:
-        """Return what a name of the rule is in Python."""
+        """Return the Python name for a name of the rule."""
         if name in ("p", "g", "t"):
             return name
         if name not in self.names:
@@ -311,13 +311,13 @@ class _Function:
         return self.names[name]
 
     def fail(self, node: ast.Node, construct: str, help: str) -> NoReturn:
-        """Raise the error of a construct that the function cannot carry."""
+        """Raise the error for a construct that the function does not support."""
         raise OptlangError([refusal(self.order.compiled, NAME, construct, node.span, help)])
 
     # Expressions --------------------------------------------------------------------------------------------
 
     def kind(self, node: ast.Expr) -> int:
-        """Return what an expression is: a number, one number on the device, or elements."""
+        """Return the kind of an expression: a number, a scalar on the device, or elements."""
         match node:
             case ast.Name(name=name):
                 return self.kinds.get(name, NUMBER)
@@ -335,7 +335,7 @@ class _Function:
                 return max(map(self.kind, direct), default=NUMBER)
 
     def is_matrix(self, node: ast.Expr) -> bool:
-        """Whether a value is sure to have two dimensions or more."""
+        """Return whether a value certainly has at least two dimensions."""
         match node:
             case ast.Name(name=name):
                 return name in self.matrices
@@ -347,7 +347,7 @@ class _Function:
                 return isinstance(node, Transposed)
 
     def borrows(self, node: ast.Expr) -> bool:
-        """Whether the value of an expression may be in the memory of the parameter or its gradient."""
+        """Return whether the value of an expression may alias the parameter or its gradient."""
         match node:
             case ast.Name(name=name):
                 return name in self.borrowed
@@ -361,7 +361,7 @@ class _Function:
                 return False
 
     def number(self, node: ast.Expr) -> str:
-        """Return an expression that is computed with or kept: conditions are numbers then, 1 or 0."""
+        """Return an expression that is used as a number: conditions become 1 or 0."""
         if not _is_condition(node):
             return self.written(node)
         if isinstance(node, ast.Bool):
@@ -370,11 +370,11 @@ class _Function:
         return f"float({self.written(node)})" if on_host else f"({self.written(node)}).to(p.dtype)"
 
     def condition(self, node: ast.Expr) -> str:
-        """Return an expression that is a condition: numbers stand for "not zero" then."""
+        """Return an expression that is used as a condition: numbers are compared with zero."""
         return self.written(node) if _is_condition(node) else f"({self.written(node)}) != 0"
 
     def written(self, node: ast.Expr) -> str:
-        """Return an expression as Python, with brackets around whatever might need them."""
+        """Return an expression as Python, with parentheses around anything that may need them."""
         match node:
             case ast.Number(value=exact):
                 return repr(int(exact)) if exact == int(exact) and abs(exact) < 10**15 else repr(float(exact))
@@ -401,7 +401,7 @@ class _Function:
             case ast.Ternary(condition=c, then=a, other=b):
                 if self.kind(c) != NUMBER:
                     sides = [self.number(side) for side in (a, b)]
-                    if self.kind(a) == self.kind(b) == NUMBER:  # of two, torch would make its default type
+                    if self.kind(a) == self.kind(b) == NUMBER:  # with two numbers, torch would create its default type
                         sides[0] = f"p.new_tensor({sides[0]})"
                     return f"torch.where({self.condition(c)}, {sides[0]}, {sides[1]})"
                 return f"({self.number(a)}) if ({self.condition(c)}) else ({self.number(b)})"
@@ -418,7 +418,7 @@ class _Function:
                 self.fail(node, "this expression", "use --target module")
 
     def operator(self, op: str, node: ast.Expr) -> str:
-        """Return an operator."""
+        """Return a binary or unary operation."""
         if op in ("and", "or") and self.kind(node) != NUMBER:
             return "&" if op == "and" else "|"
         return "**" if op == "^" else op
@@ -474,7 +474,7 @@ class _Function:
 
 
 def _is_condition(node: ast.Expr) -> bool:
-    """Whether an expression is written as what is true or false; names stand for numbers."""
+    """Return whether an expression is generated as a bool; names are numbers."""
     match node:
         case ast.Compare() | ast.Bool() | ast.Unary(op="not") | ast.Binary(op="and" | "or") | ast.Name(name="first"):
             return True
@@ -485,24 +485,24 @@ def _is_condition(node: ast.Expr) -> bool:
 
 
 def _inside_call(node: ast.Expr, name: ast.Node) -> bool:
-    """Whether a name stands inside of a call in an expression: the call then says what it is."""
+    """Return whether a name occurs inside a call in an expression, so that the call determines its kind."""
     calls = (c for c in expressions(node) if isinstance(c, ast.Later) and c is not node)
     return any(name is inner for call in calls for inner in expressions(call))
 
 
 def spaced_words(code: str) -> list[str]:
-    """Return the words of some code."""
+    """Return the words in some code."""
     return "".join(c if c.isalnum() or c == "_" else " " for c in code).split()
 
 
 def _sizes(ndim: int) -> dict[str, str]:
-    """Return what the last two sizes are of a tensor of so many dimensions."""
+    """Return the names of the last two sizes of a tensor with this number of dimensions."""
     return {"rows": "p.shape[-2]" if ndim > 1 else "1", "cols": "p.shape[-1]" if ndim else "1"}
 
 
 def _once(body: Iterable[ast.Stmt]) -> tuple[ast.Stmt, ...]:
-    """Return statements without those that give a name the value that it has: the specialiser repeats some."""
-    held: dict[str, ast.Assign] = {}  # what names have been given, as long as nothing in it is reassigned
+    """Return statements without those that assign a name the value it already has: the specializer repeats some."""
+    held: dict[str, ast.Assign] = {}  # assignments that still hold, because none of their names has been reassigned
     left: list[ast.Stmt] = []
     for statement in body:
         name = statement.targets[0].name if isinstance(statement, ast.Assign) else ""
@@ -517,7 +517,7 @@ def _once(body: Iterable[ast.Stmt]) -> tuple[ast.Stmt, ...]:
 
 
 def _alive(body: tuple[ast.Stmt, ...], kept: set[str]) -> tuple[ast.Stmt, ...]:
-    """Return statements without those that assign what no other statement reads."""
+    """Return statements without assignments that no other statement reads."""
 
     def living(block: Iterable[ast.Stmt], read: Counter[str]) -> Iterator[ast.Stmt]:
         for statement in block:
@@ -545,7 +545,7 @@ def _alive(body: tuple[ast.Stmt, ...], kept: set[str]) -> tuple[ast.Stmt, ...]:
 
 
 def _together(targets: list[str], values: list[str]) -> list[str]:
-    """Return assignments, in one line if there is room."""
+    """Return assignments, on one line if there is room."""
     line = f"{', '.join(targets)} = {', '.join(values)}"
     if not targets or len(line) + 2 * len(INDENT) <= WIDTH:
         return [line] if targets else []

@@ -1,7 +1,7 @@
-"""A rule as one Python file that needs torch only: the optimizer class, and the functions that make its step.
+"""A rule as one Python file that needs only torch: the optimizer class, and the functions of its step.
 
 The functions are those that the compiled class runs (see :mod:`optlang.artifact`), so both take the same steps, up to
-the order of what is added up. What is around them is taken from ``runtime.py``, of which a file has what it needs.
+the order of summation. The rest is copied from ``runtime.py``, trimmed to what the rule needs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from optlang.targets.module.trim import OPTIMIZER, ModuleNeeds, flags, trimmed
 
 SUFFIX = ".py"
 NAME = "module"
-#: How many variants a file may hold: options beyond that are settled.
+#: The maximum number of variants in a file: further options become constants.
 MOST = 12
 
 
@@ -43,7 +43,7 @@ def emit(order: Order) -> str:
     """Return the file.
 
     Raises:
-        OptlangError: If the rule uses what such a file cannot carry.
+        OptlangError: If the rule uses constructs that such a file does not support.
     """
     compiled, found = order.compiled, list(refused(order))
     if found:
@@ -56,7 +56,7 @@ def emit(order: Order) -> str:
 
 
 def refused(order: Order) -> Iterator[Diagnostic]:
-    """Yield an error for each construct that such a file cannot carry."""
+    """Yield an error for each construct that such a file does not support."""
     for route in order.compiled.rule.routes:
         help = "emit the rules that it leads to, and use an optimizer for each"
         yield refusal(order.compiled, NAME, "`route`", route.span, help)
@@ -66,7 +66,7 @@ def refused(order: Order) -> Iterator[Diagnostic]:
 
 @dataclass
 class _File:
-    """A file in the making."""
+    """Builds a file."""
 
     order: Order
     library: Library = field(default_factory=Library)
@@ -104,13 +104,13 @@ class _File:
         return self.order.compiled.rule
 
     def chooser(self, name: str, what: str, forms: Sequence[Form]) -> str:
-        """Return the function that chooses a form."""
+        """Return the function that selects a form."""
         explorer = Explorer(self.order.compiled, {})
         requirements = [(explorer.text(r.condition, ()), r.message) for r in self.rule.requirements if r.of_tensors]
         return chooser(name, what, forms, requirements)
 
     def note_features(self, variants: Sequence[Variant], staged: bool) -> None:
-        """Find out what the file needs."""
+        """Determine which features the file needs."""
         rule, found = self.rule, self.forms.features
         counted = [v.counts_steps for v in variants]
         said = {
@@ -140,7 +140,7 @@ class _File:
 
     @property
     def common(self) -> list[Any]:
-        """The states that param groups keep."""
+        """The states stored in parameter groups."""
         return [s for s in self.rule.states if s.scope is not StateScope.TENSOR]
 
     def facts(self) -> list[str | DimensionSize]:
@@ -149,15 +149,15 @@ class _File:
         return [name for name in (*FACT_NAMES, "shape") if name in read and name in texts.FACTS]
 
     def raises(self) -> bool:
-        """Whether Python may raise an error in the arithmetic of single numbers: tried with values in range."""
+        """Return whether Python may raise an error in scalar arithmetic: tested with values in range."""
         scope: dict[str, Any] = {"math": math, "torch": torch}
-        exec("\n\n".join(self.library.texts.values()), scope)  # our own compiler's output
+        exec("\n\n".join(self.library.texts.values()), scope)  # our compiler's output
         trials = [self.trial({})]
         for hyper in self.rule.hypers:
             for value in _ends(hyper):
                 trials.append(self.trial({hyper.name: value}))
         for function, names in self.forms.hosts:
-            exec(function.text("run"), scope)  # our own compiler's output
+            exec(function.text("run"), scope)  # our compiler's output
             run = scope["run"]
             for values in trials:
                 for t in (1.0, 2.0, 3.0, 5.0, 10.0, 100.0, 1e6):
@@ -171,7 +171,7 @@ class _File:
         return False
 
     def trial(self, values: Values) -> dict[ValueName, Any]:
-        """Return hyperparameters and facts for a trial."""
+        """Return hyperparameters and facts for a test run."""
         defaults = {**self.order.compiled.defaults(), **self.order.values, **values}
         return {name: 1.0 if value is None else value for name, value in defaults.items()}
 
@@ -228,7 +228,7 @@ class _File:
         return texts.head(self.order, self.settled) + texts.imports(whole) + whole
 
     def common_fields(self) -> dict[str, str]:
-        """Return the fields that all forms have in common; not what the stages are, which is not written yet."""
+        """Return the fields that all forms share, except the stages, which are not generated yet."""
         first, *others = self.constants
         found = dict(first.texts().items() & set.intersection(*({*form.texts().items()} for form in self.constants)))
         if first.paths and all(form.paths == first.paths for form in others):
@@ -241,7 +241,7 @@ class _File:
     def form_texts(
         self, kept: Mapping[str, Collection[str]], common: Mapping[str, str], only_states: bool
     ) -> list[str]:
-        """Return the constants of the forms, and of the stages that they have in common."""
+        """Return the constants of the forms, and of the stages that they share."""
         found = []
         if "paths" in common:
             paths = self.constants[0].stages({})
@@ -261,7 +261,7 @@ class _File:
         return found
 
     def only_refuses(self) -> bool:
-        """Let what chooses the only form refuse what the file was not made for; return whether that is anything."""
+        """Let the function that selects the only form reject unsupported cases; return whether there are any."""
         returned = f"return {self.constants[0].name}"
         (chooses,) = self.choosers
         chooses = chooses.replace(CHOOSES, "Raise an error for what the file was not made for.")
@@ -270,14 +270,14 @@ class _File:
         return bool(self.choosers)
 
     def records(self, only_states: bool) -> set[str]:
-        """Return the records that the constants of the file are made of."""
+        """Return the record classes of the constants in the file."""
         named = {"FORMS": "Form", "STAGED": "Stage", "AT_POINTS": "Point", "CURVED": "Direction"}
         return {name for feature, name in named.items() if feature in self.features} - (
             {"Form"} if only_states else set()
         )
 
     def given(self) -> list[str]:
-        """Return the functions that stand for those of the runtime's own rule."""
+        """Return the functions that replace those of the runtime's example rule."""
         found = []
         if self.facts():
             facts = [f"{literal(str(name))}: {texts.FACTS[name]}" for name in self.facts()]
@@ -286,7 +286,7 @@ class _File:
         return found + ([texts.in_groups(self.order, self.common)] if self.common else [])
 
     def tables(self) -> dict[str, str]:
-        """Return the tables of hyperparameters and of what is kept in groups, by name."""
+        """Return the tables of hyperparameters and of parameter-group values, by name."""
         shared = [literal(s.key) for s in self.common if s.scope is StateScope.SHARED]
         kept = ((python_name(s.name), literal(s.key)) for s in self.common)
         totals = [literal(n) for n in sorted(self.forms.totals)]
@@ -297,11 +297,11 @@ class _File:
         )
 
 
-#: What the function that chooses a form says.
+#: The docstring of the function that selects a form.
 CHOOSES = "Return the form of the rule that updates a parameter."
-#: Constants of what all forms have in common, by field.
+#: Constants for values that all forms share, by field.
 NAMED = {"states": "STATES", "paths": "STAGES", "shared": "SHARED_VALUES"}
-#: Definitions of the runtime that a rule has its own of.
+#: Definitions in the runtime that a rule replaces.
 GIVEN = ("start", "host", "update", "in_groups", "facts")
 
 

@@ -1,4 +1,4 @@
-"""The function that chooses the form of a rule: its questions as a tree of conditions."""
+"""The function that selects the form of a rule: its questions as a tree of conditions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from optlang.targets.module.implied import Known, negated, simplified
 
 
 class Whatever(Enum):
-    """In the place of an answer that does not matter."""
+    """Placeholder for an answer that does not matter."""
 
     ANY = "any answer"
 
@@ -26,9 +26,9 @@ def chooser(name: str, what: str, forms: Sequence[Form], requirements: Sequence[
 
     Args:
         name: Its name.
-        what: What it chooses, for its docstring.
+        what: What it selects, for its docstring.
         forms: The forms.
-        requirements: Conditions on tensors, with what to say when they do not hold.
+        requirements: Conditions on tensors, with the messages for violations.
     """
     body: list[str] = []
     for condition, message in requirements:
@@ -60,7 +60,7 @@ def _simplified(lines: Sequence[str]) -> list[str]:
 
 
 def _common(forms: Sequence[Form]) -> dict[str, Value]:
-    """Return the options that all forms have in common, with their values: any other is refused first."""
+    """Return the options that all forms share, with their values: other values are rejected first."""
     traces = [dict(form.way.trace) for form in forms]
     shared = set.intersection(*({*trace.items()} for trace in traces))
     asked = [pair for pair in forms[0].way.trace if pair in shared]
@@ -68,10 +68,10 @@ def _common(forms: Sequence[Form]) -> dict[str, Value]:
 
 
 def branches(forms: list[tuple[Form, Trace]], place: int) -> list[str]:
-    """Return the lines that choose between forms whose first questions have been answered alike.
+    """Return the lines that select one of the forms that share the answers to their first questions.
 
     Args:
-        forms: The forms, each with the questions that lead to it.
+        forms: The forms, each with the questions that select it.
         place: How many of the questions have been answered.
     """
     if len({form.name for form, _ in forms}) == 1 and all(len(trace) <= place for _, trace in forms):
@@ -103,14 +103,14 @@ def branches(forms: list[tuple[Form, Trace]], place: int) -> list[str]:
 
 
 def _refusal(question: str, answers: Sequence[Value]) -> list[str]:
-    """Return the lines that refuse values of a question that the file was not made for."""
+    """Return the lines that reject values of a question that the file does not support."""
     every = ", ".join(map(_value, answers))
     test = f"not in ({every})" if len(answers) > 1 else "is not None" if answers[0] is None else f"!= {every}"
     return [f"if {question} {test}:", f"{INDENT}raise ValueError({literal(_only(question, answers))})"]
 
 
 def _either(question: str, inside: dict[Value, list[str]]) -> list[str]:
-    """Return the lines of a question that is answered by yes or no."""
+    """Return the lines of a question with the answers yes and no."""
     if len(inside) == 2:
         return [f"if {question}:", *(INDENT + line for line in inside[True]), *inside[False]]
     ((answer, block),) = inside.items()
@@ -127,7 +127,7 @@ def _value(answer: Value) -> str:
 
 
 def _only(question: str, answers: Sequence[Value]) -> str:
-    """Return the message about a value that the file was not made for."""
+    """Return the error message for a value that the file does not support."""
     shown = ", ".join(repr(a) if isinstance(a, str) else _value(a) for a in answers)
     if question == DIMENSIONS:
         return f"this rule is for tensors of {shown} dimensions"

@@ -37,21 +37,21 @@ from optlang.targets.module.implied import Known
 from optlang.targets.module.merge import Unmergeable, alike
 from optlang.targets.module.pairs import Half, Pairs, tidy
 
-#: Names of the tables of a file, which are no names of forms.
+#: Names of the tables of a file, which forms must not use.
 _HYPERS = ("HYPERPARAMETERS", "KINDS", "TUPLES", "REQUIREMENTS", "GROUP_KEYS")
 TABLES = frozenset((*_HYPERS, "KEPT", "SHARED", "TOTALS", "STATES", "STAGES", "SHARED_VALUES"))
 
 
 @dataclass
 class Pending:
-    """A function of a form, before it is in the file.
+    """A function of a form that is not in the file yet.
 
     Attributes:
         function: The function.
         kind: What it does: the beginning of its name.
         suffix: The end of its name.
-        within: What it stands in, as Python, with braces in its place.
-        tensors: For an update, the names of the tensors that it takes.
+        within: The expression that contains it, as Python, with braces in its place.
+        tensors: For an update, the names of its tensor arguments.
         packed: For an update, whether it takes its coefficients as one tensor.
     """
 
@@ -63,20 +63,20 @@ class Pending:
     packed: bool = True
 
 
-#: Fields of a record by name; a field of several things has a key for each.
+#: Fields of a record by name; a field with several values has a key for each.
 Key = str | tuple[str, int]
 Fields = dict[Key, str | Pending]
 
 
 @dataclass
 class Form:
-    """One variant, as the file has it.
+    """One variant, as it appears in the file.
 
     Attributes:
         name: Name of its constant.
         variant: The variant.
         fields: The arguments of its record, as Python, in order.
-        way: The questions that lead to it.
+        way: The questions that select it.
     """
 
     name: str
@@ -90,11 +90,11 @@ class Form:
         return [self.fields, *(stage for path in self.paths for stage in path)]
 
     def texts(self) -> dict[str, str]:
-        """Return its fields as Python, but for the stages."""
+        """Return its fields as Python, except the stages."""
         return _texts(self.fields)
 
     def text(self, kept: Mapping[str, Collection[str]], named: Mapping[str, str]) -> str:
-        """Return the constant, of those fields of its records that something reads; ``named`` are stages with names."""
+        """Return the constant, with only those fields of its records that are read; ``named`` are stages with names."""
         paths = {"paths": listing(self.stages(named))} if self.paths else {}
         return constant(self.name, f"Form({_arguments(self.texts() | paths)})", kept)
 
@@ -105,7 +105,7 @@ class Form:
 
 
 def constant(name: str, code: str, kept: Mapping[str, Collection[str]]) -> str:
-    """Return a constant of records, with those of their fields that something reads."""
+    """Return a constant of records, with only those of their fields that are read."""
     tree = ast.parse(f"{name} = {code}")
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kept:
@@ -114,13 +114,13 @@ def constant(name: str, code: str, kept: Mapping[str, Collection[str]]) -> str:
 
 
 def _names(form: Form) -> str:
-    """Return the names of the tensors that its own update takes, as Python."""
+    """Return the names of the tensors that its update takes, as Python."""
     variant = form.variant
     return listing(literal(python_name(n)) for n in variant.tensors[2:])
 
 
 def _texts(fields: Fields) -> dict[str, str]:
-    """Return fields as Python, with those that are numbered as one."""
+    """Return fields as Python, joining numbered ones."""
     found: dict[str, str] = {}
     several: dict[str, list[str]] = {}
     for key, value in fields.items():
@@ -137,7 +137,7 @@ def _arguments(texts: Mapping[str, str]) -> str:
 
 
 def _structure(form: Form) -> Any:
-    """Return what forms that may share their functions have in common."""
+    """Return a key that is equal for forms that may share their functions."""
     direct = not form.paths
     own = {k: v for k, v in form.fields.items() if not (direct and k in ("states", "tensors"))}
     blocks = [own, *form.blocks()[1:]]
@@ -150,8 +150,8 @@ class Forms:
 
     Args:
         compiled: The rule.
-        library: Where their functions go.
-        staged: Whether some step is more than one kernel.
+        library: Receives their functions.
+        staged: Whether some step has more than one kernel.
     """
 
     def __init__(self, compiled: CompiledRule, library: Library, prefix: str = "") -> None:
@@ -163,13 +163,13 @@ class Forms:
         self.features: set[str] = set()
         self.totals: set[str] = set()
         self.optional = {python_name(h.name) for h in compiled.rule.hypers if h.type is not HyperType.NUMBER}
-        self.handed: dict[ValueName, str] = {}  # names of what the stages of a form hand on
-        self.turn = 0  # which of the stages of a path is written
-        self.pointed = False  # whether some stage says where the closure is to be called
+        self.handed: dict[ValueName, str] = {}  # names of the values that a form's stages pass on
+        self.turn = 0  # the index of the current stage of a path
+        self.pointed = False  # whether some stage determines a point for the closure
         self.hosts: list[tuple[Function, tuple[ValueName, ...]]] = []  # host functions, with the runtime's names
 
     def variants(self, ways: Sequence[Way]) -> list[Variant]:
-        """Return the variants of some ways."""
+        """Return the variants of some paths."""
         compiled = self.compiled
         rule, name, any_width = compiled.rule, compiled.name, (Width.ANY, Width.ANY)
         return [assembled(rule, name, w.core, compiled.lowered(w.core), w.key, len(w.shape), any_width) for w in ways]
@@ -194,7 +194,7 @@ class Forms:
         return forms
 
     def unite(self, forms: Sequence[Form]) -> None:
-        """Let forms that are alike but for their formulas share functions, and give forms that are equal one name."""
+        """Let forms that differ only in their formulas share functions, and give equal forms one name."""
         alike: dict[str, list[Form]] = {}
         for form in forms:
             alike.setdefault(_structure(form), []).append(form)
@@ -211,10 +211,10 @@ class Forms:
             form.name = same.setdefault(str((form.fields, form.paths)), form.name)
 
     def merge(self, forms: Sequence[Form]) -> None:
-        """Give some forms functions that they have in common.
+        """Merge the functions of some forms.
 
         Raises:
-            Unmergeable: If some cannot be one; then nothing has changed.
+            Unmergeable: If some cannot be merged; then nothing has changed.
         """
         traces = [form.way.trace for form in forms]
         found = []
@@ -239,7 +239,7 @@ class Forms:
     def united(
         self, traces: Sequence[Trace], pending: Mapping[Key, Sequence[Pending]]
     ) -> tuple[list[str], dict[Key, Function]]:
-        """Return one function for those of some variants under each key, and what tensors an update takes."""
+        """Return one function for some variants under each key, and the tensors that an update takes."""
         found = {key: [one.function for one in those] for key, those in pending.items()}
         if "update" not in found:
             return [], {key: alike(traces, those) for key, those in found.items()}
@@ -263,7 +263,7 @@ class Forms:
         return whole if whole[0].isalpha() and whole not in TABLES else f"FORM_{whole}"
 
     def fill(self, form: Form, suffix: str, staged: bool, is_event: bool) -> None:
-        """Write the functions of a form, and its record."""
+        """Generate the functions of a form, and its record."""
         variant, fields = form.variant, form.fields
         self.handed = {}
         own = {f.name: f for f in functions(variant.source)}
@@ -297,12 +297,12 @@ class Forms:
             fields["least"] = str(variant.min_ndim)
 
     def about(self, variant: Variant) -> tuple[Slot, ...]:
-        """Return the states that an event is about."""
+        """Return the states that an event uses."""
         named = {*variant.tensors, *variant.written, *variant.schedule.arguments()}
         return tuple(s for s in variant.slots if s.name in named or s.storage is Storage.HOST)
 
     def single(self, variant: Variant, own: Mapping[str, Function], suffix: str) -> Fields:
-        """Return the fields of a step that is one kernel."""
+        """Return the fields of a step with one kernel."""
         storage, kernel = variant.storage, variant.kernel
         assert kernel is not None
         tensors = tuple(map(python_name, variant.tensors))
@@ -321,7 +321,7 @@ class Forms:
         return fields
 
     def numbers(self, variant: Variant, own: Mapping[str, Function], suffix: str, staged: bool) -> Fields:
-        """Return what computes the new values of host states: a function, for a staged step one for each path."""
+        """Return the code for the new values of host states: one function, or one per path for a staged step."""
         schedule = variant.schedule
         if variant.kernel is not None:
             one = self.add_part(own["host"], 1, "host_states", suffix, variant.kernel.host_arguments)
@@ -336,7 +336,7 @@ class Forms:
     # Staged steps -------------------------------------------------------------------------------------------
 
     def stages(self, variant: Variant, own: Mapping[str, Function], suffix: str) -> tuple[list[list[Fields]], Fields]:
-        """Return the stages of the paths of a step, and further fields."""
+        """Return the stages of the paths of a step, and more fields."""
         schedule = variant.schedule
         paths: list[list[Fields]] = []
         for path in schedule.paths:
@@ -387,13 +387,13 @@ class Forms:
         return fields | self.waits(one)
 
     def called(self, name: ValueName) -> str:
-        """Return what a tensor is called in the file: what one stage hands to another by its place among these."""
+        """Return the name of a tensor in the file; tensors passed between stages are numbered."""
         if isinstance(name, Handed):
             return self.handed.setdefault(name, python_name(f"handed{self.turn}", {*self.handed.values()}))
         return self.spelled(name)
 
     def with_handed(self, update: Function, kernel: Kernel) -> Function:
-        """Return a function of tensors in which what is handed on has its name in the file."""
+        """Return a tensor function in which the values that stages pass on have their names in the file."""
         new: dict[str, str] = {}
         text = "\n".join(update.lines)
         for name, parameter in zip(kernel.tensors, update.parameters, strict=False):
@@ -406,7 +406,7 @@ class Forms:
         return update if update.calls & set(new.values()) else respelled(update, new)
 
     def waits(self, one: Stage) -> Fields:
-        """Return the fields of a stage that are about what comes from elsewhere."""
+        """Return the fields of a stage for values that come from other stages or from the closure."""
         fields: Fields = {}
         if one.needs:
             self.features.add("LATE")
@@ -428,7 +428,7 @@ class Forms:
         return fields
 
     def point(self, asked: Asked) -> str:
-        """Return what the closure is called for, with the names of what comes of it, as Python."""
+        """Return what the closure is called for, with the names of the results, as Python."""
         names: dict[str, ValueName]
         match asked:
             case EvaluationPoint(site):
@@ -444,7 +444,7 @@ class Forms:
         return f"{kind}({', '.join(f'{field}={literal(self.spelled(name))}' for field, name in names.items())})"
 
     def place(self, slot: StageTensor) -> str:
-        """Return the place of what a stage leaves for another, as Python."""
+        """Return the slot of a value that one stage leaves for another, as Python."""
         if slot.storage is Storage.REDUCED:
             self.features.add("REDUCES")
             return listing(map(str, slot.dims))
@@ -453,13 +453,13 @@ class Forms:
     # Functions ----------------------------------------------------------------------------------------------
 
     def helpers(self, those: Iterable[Function]) -> None:
-        """Take over the helpers that functions of a module call."""
+        """Add the helpers that functions of a module call."""
         for function in those:
             if function.name in HELPERS:
                 self.library.keep(function)
 
     def add(self, function: Function, kind: str, suffix: str, names: Sequence[ValueName]) -> Pending:
-        """Note a function; ``names`` are the runtime's names of its parameters."""
+        """Register a function; ``names`` are the runtime's names of its parameters."""
         pairs = [(n, p) for n, p in zip(names, function.parameters, strict=False) if n not in ("p", "g")]
         self.read |= {name for name, _ in pairs}
         function = respelled(function, {parameter: self.spelled(name) for name, parameter in pairs})
@@ -470,13 +470,13 @@ class Forms:
     def add_part(
         self, host: Function, place: int, kind: str, suffix: str, names: Sequence[ValueName], empty: bool = False
     ) -> Pending:
-        """Note one of the two results of ``host``."""
+        """Register one of the two results of ``host``."""
         part = result(host, place, empty)
         read = [n for n, parameter in zip(names, host.parameters, strict=True) if parameter in part.parameters]
         return self.add(part, kind, suffix, read)
 
     def spelled(self, name: ValueName) -> str:
-        """Return what a value is called in the file: different ones differently, whatever function takes them."""
+        """Return the name of a value in the file: unique, and the same in all functions."""
         if name not in self.spelling:
             wanted = f"{name.state}_new" if isinstance(name, New) else name
             taken = () if isinstance(name, str) else {*self.named, *self.spelling.values()}
@@ -485,13 +485,13 @@ class Forms:
 
     @property
     def reads_late(self) -> bool:
-        """Whether some number is computed from what is not known when a rule is written: sums, losses, states."""
+        """Whether a number depends on values unknown at export: sums, losses, states."""
         kept = {s.name for s in self.compiled.rule.states}
         return any(isinstance(n, LateNumber | New) or n in kept for n in self.read)
 
 
 def result(function: Function, place: int, empty: bool = False) -> Function:
-    """Return ``host`` with one of its two results alone, without what only the other needs."""
+    """Return ``host`` with only one of its two results, without the code that only the other needs."""
     *body, last = function.lines
     (node,) = ast.parse(last.strip()).body
     assert isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple)
@@ -514,7 +514,7 @@ def _condition(text: str) -> ast.expr:
 
 
 def respelled(function: Function, new: Mapping[str, str]) -> Function:
-    """Return a function with other names; a variable that has one of them makes way."""
+    """Return a function with other names; variables that clash with them are renamed."""
     new = {old: name for old, name in new.items() if old != name}
     if not new:
         return function
@@ -531,24 +531,24 @@ def _view(layout: View) -> str:
     return "()" if layout.exact else f"({layout.front}, {layout.back})"
 
 
-# Pieces of Python ----------------------------------------------------------------------------------------------
+# Python source ---------------------------------------------------------------------------------------------------
 
 
 def listing(items: Iterable[str]) -> str:
-    """Return a tuple of pieces of Python."""
+    """Return a tuple of expressions as Python."""
     parts = list(items)
     return f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})"
 
 
 def pieces(code: str) -> list[str]:
-    """Return what is in a tuple, as :func:`listing` has been given it."""
+    """Return the elements of a tuple that :func:`listing` has created."""
     node = ast.parse(code, mode="eval").body
     assert isinstance(node, ast.Tuple)
     return [ast.get_source_segment(code, item) or "" for item in node.elts]
 
 
 def mapping(items: Iterable[tuple[str, str]]) -> str:
-    """Return a dict from names to pieces of Python."""
+    """Return a dict from names to expressions as Python."""
     return "{" + ", ".join(f"{literal(key)}: {value}" for key, value in items) + "}"
 
 
@@ -556,7 +556,7 @@ def mapping(items: Iterable[tuple[str, str]]) -> str:
 
 
 def words(ways: Sequence[Way]) -> list[str]:
-    """Return a name for each way, from what tells it apart from the others."""
+    """Return a name for each path, from the answers that distinguish it from the others."""
     answers: dict[str, set[Any]] = {}
     for way in ways:
         for question, answer in way.trace:

@@ -1,4 +1,4 @@
-"""What conditions say of one another: which checks of a function can no longer fail once others have been made."""
+"""Implications between conditions: which checks in a function can no longer fail after others have passed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from optlang.rule import Value
 from optlang.targets._questions import DIMENSIONS, Trace
 
-#: Facts about tensors that are whole numbers.
+#: Facts about tensors that are integers.
 WHOLE = frozenset({"ndim", "numel", "rows", "cols"})
 
 _OPPOSITE: dict[type[ast.cmpop], type[ast.cmpop]] = {
@@ -43,7 +43,7 @@ _FUNCTIONS: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
 
 @dataclass(frozen=True)
 class _Bounds:
-    """Where a number lies; both ends are in between where they are not open."""
+    """The interval of a number; its ends are included unless they are open."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -51,7 +51,7 @@ class _Bounds:
     high_open: bool = False
 
     def with_(self, op: type[ast.cmpop], value: float) -> _Bounds:
-        """Return what is left where a comparison holds."""
+        """Return the part of the interval in which a comparison holds."""
         found = self
         if op in (ast.Gt, ast.GtE, ast.Eq) and (value, op is ast.Gt) >= (found.low, found.low_open):
             found = replace(found, low=value, low_open=op is ast.Gt)
@@ -61,12 +61,12 @@ class _Bounds:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no number lies there."""
+        """Whether the interval is empty."""
         return self.low > self.high or (self.low == self.high and (self.low_open or self.high_open))
 
 
 class Known:
-    """Conditions that hold at some place of a function, none of whose numbers is NaN.
+    """Conditions that hold at some point of a function, none of whose numbers is NaN.
 
     Args:
         held: Conditions as Python, each with whether it holds.
@@ -77,16 +77,16 @@ class Known:
 
     @classmethod
     def of(cls, trace: Trace) -> Known:
-        """Return what is known after some questions have been answered."""
+        """Return the conditions known after some questions have been answered."""
         known = cls()
         for question, answer in trace:
-            if question == DIMENSIONS and answer is None:  # any number that no other way is for
+            if question == DIMENSIONS and answer is None:  # any number without a separate path
                 continue
             known = known.also(ast.parse(_said(question, answer), mode="eval").body, True)
         return known
 
     def also(self, test: ast.expr, holds: bool) -> Known:
-        """Return what is known if a condition holds, or does not, as well."""
+        """Return the conditions known if, additionally, a condition holds or does not hold."""
         match test:
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 return self.also(operand, not holds)
@@ -99,7 +99,7 @@ class Known:
                 return Known((*self.held, (test, holds)))
 
     def truth(self, test: ast.expr) -> bool | None:
-        """Return whether a condition holds; None if that is not known."""
+        """Return whether a condition holds; None if unknown."""
         match test:
             case ast.UnaryOp(op=ast.Not(), operand=operand):
                 inner = self.truth(operand)
@@ -120,7 +120,7 @@ class Known:
         return next((holds for known, holds in self.held if ast.unparse(known) == text), None)
 
     def _compared(self, left: str, op: type[ast.cmpop], right: ast.expr) -> bool | None:
-        """Return whether a comparison holds by what other comparisons say of its left side."""
+        """Return whether a comparison holds, given other comparisons of its left side."""
         value = _constant(right)
         bounds, apart = _Bounds(), list[Any]()
         for known, holds in self.held:
@@ -156,7 +156,7 @@ def _said(question: str, answer: Value) -> str:
 
 
 def _constant(node: ast.expr) -> tuple[Any, ...]:
-    """Return what a piece of code stands for, in a tuple; an empty one if that depends on something."""
+    """Return the constant value of a piece of code, in a tuple; an empty tuple if it is not constant."""
     try:
         return (ast.literal_eval(node),)
     except ValueError:
@@ -168,7 +168,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _whole(name: str, op: type[ast.cmpop], value: float) -> tuple[type[ast.cmpop], float]:
-    """Return a comparison; for whole numbers, ``> 1`` is ``>= 2``."""
+    """Return a comparison in normalized form; for integers, ``> 1`` is ``>= 2``."""
     if name in WHOLE and op is ast.Gt:
         return ast.GtE, math.floor(value) + 1
     if name in WHOLE and op is ast.Lt:
@@ -187,7 +187,7 @@ def _holds(left: Any, op: type[ast.cmpop], right: tuple[Any, ...]) -> bool | Non
 
 
 def simplified(body: Sequence[ast.stmt], known: Known) -> list[ast.stmt]:
-    """Return statements without the checks that cannot fail where they stand, and without what is never reached."""
+    """Return statements without checks that cannot fail at their position, and without unreachable code."""
     found: list[ast.stmt] = []
     for node in body:
         if not isinstance(node, ast.If):
@@ -208,12 +208,12 @@ def simplified(body: Sequence[ast.stmt], known: Known) -> list[ast.stmt]:
 
 
 def _leaves(body: Sequence[ast.stmt]) -> bool:
-    """Whether some statements end the function."""
+    """Return whether some statements always leave the function."""
     return bool(body) and isinstance(body[-1], ast.Return | ast.Raise)
 
 
 def negated(test: ast.expr) -> ast.expr:
-    """Return the condition that another does not hold."""
+    """Return the negation of a condition."""
     match test:
         case ast.UnaryOp(op=ast.Not(), operand=operand):
             return operand

@@ -1,9 +1,9 @@
-"""Functions of several variants as one, whose options are parameters and whose differences are branches.
+"""Merges functions of several variants: options become parameters, and differences become branches.
 
-Each variant's function is a list of statements. What they have in common stays once; what they differ in stands under
-the questions that lead to the variants. For the answers of a variant, the function runs the variant's own statements in
-their order, but for assignments that stand before a branch instead of after it where that makes two branches one; so
-nothing about the results changes.
+Each variant's function is a list of statements. Statements that all share appear once; those that differ are guarded by
+the questions that select the variants. For the answers of a variant, the merged function runs the variant's own
+statements in their order, except that assignments move from after a branch to before it if two branches can then be
+merged. So results do not change.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from optlang.syntax.quoting import literal
 from optlang.targets._python import INDENT, WIDTH, Function, spaced
 from optlang.targets._questions import DIMENSIONS, Trace
 
-#: How many questions are tried as the first one.
+#: The number of questions that are tried as the first one.
 TRIED = 4
 
 
 class Unmergeable(Exception):
-    """Functions that cannot be one."""
+    """The functions cannot be merged."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Branch:
-    """What is done for the answers to a question.
+    """The statements for each answer to a question.
 
     Attributes:
         question: The question, as Python.
@@ -55,7 +55,7 @@ class Branch:
     cases: tuple[tuple[Value, tuple[Item, ...]], ...]
 
     def groups(self) -> list[tuple[list[Value], Block]]:
-        """Return the answers that lead to equal statements together; those that lead to none go."""
+        """Return answers grouped by equal statements, without answers that have no statements."""
         found: list[tuple[list[Value], Block]] = []
         for answer, block in self.cases:
             same = next((answers for answers, known in found if known == block), None)
@@ -71,7 +71,7 @@ Block = tuple[Item, ...]
 
 
 def units(lines: Sequence[str]) -> list[Unit]:
-    """Return the statements of the body of a function."""
+    """Return the statements of a function body."""
     indent = len(INDENT)
     body = [line[indent:] for line in lines]
     found, end = [], 0
@@ -85,7 +85,7 @@ def units(lines: Sequence[str]) -> list[Unit]:
 
 
 def size(block: Iterable[Item]) -> int:
-    """Return how many lines a block has, about."""
+    """Return the approximate number of lines of a block."""
     total = 0
     for item in block:
         if isinstance(item, Unit):
@@ -99,14 +99,14 @@ def size(block: Iterable[Item]) -> int:
 
 
 def merged(traces: Sequence[Trace], bodies: Sequence[Sequence[Unit]]) -> Block:
-    """Return one block for some variants.
+    """Return one block for several variants.
 
     Args:
-        traces: The questions that lead to each, with their answers.
+        traces: The questions that select each, with their answers.
         bodies: The statements of each.
 
     Raises:
-        Unmergeable: If no question tells them apart.
+        Unmergeable: If no question distinguishes them.
     """
     answers = [dict(trace) for trace in traces]
 
@@ -155,7 +155,7 @@ def combined(question: str, blocks: Mapping[Value, Block]) -> Block:
 
 
 def _gathered(question: str, items: Sequence[Item]) -> Block:
-    """Return a block in which branches of a question are one if what stands between them can stand before them."""
+    """Return a block in which branches on a question are merged if the statements in between can move before them."""
     found: list[Item] = []
     for item in items:
         place = next((i for i in range(len(found) - 1, -1, -1) if isinstance(found[i], Branch)), None)
@@ -176,7 +176,7 @@ def _gathered(question: str, items: Sequence[Item]) -> Block:
 
 
 def _may_precede(unit: Item, branch: Branch) -> bool:
-    """Whether a statement does the same if it stands before a branch: both only assign variables, and not the same."""
+    """Return whether a statement can move before a branch: both only assign variables, and different ones."""
     if not isinstance(unit, Unit) or unit.comments or not _only_assigns(unit):
         return False
     inside = list(_units_of(branch))
@@ -187,7 +187,7 @@ def _may_precede(unit: Item, branch: Branch) -> bool:
 
 
 def _only_assigns(unit: Unit) -> bool:
-    """Whether a statement gives a variable a value, and changes nothing else."""
+    """Return whether a statement assigns a variable and has no other effect."""
     match ast.parse(unit.text).body:
         case [ast.Assign(targets=[ast.Name()], value=value)]:
             calls = [n.func for n in ast.walk(value) if isinstance(n, ast.Call)]
@@ -206,7 +206,7 @@ def _units_of(branch: Branch) -> Iterator[Unit]:
 def _aligned(
     question: str, rows: list[tuple[Item, frozenset[Value]]], block: Block, answer: Value
 ) -> list[tuple[Item, frozenset[Value]]]:
-    """Return rows with a further block put beside them, so that most is in common."""
+    """Return rows aligned with another block, maximizing what they share."""
     own = frozenset((answer,))
     if not rows:
         return [(item, own) for item in block]
@@ -233,7 +233,7 @@ def _aligned(
 
 
 def _common(question: str, item: Item, those: frozenset[Value], other: Item, answer: Value) -> tuple[Item, int] | None:
-    """Return what stands for an item of some answers and one of another, and how many lines that saves."""
+    """Return the merge of an item of some answers with one of another answer, and how many lines this saves."""
     if item == other:
         return item, size([item])
     match item, other:
@@ -271,7 +271,7 @@ def lines(block: Iterable[Item], depth: int = 1) -> Iterator[str]:
 
 
 def _remarks(item: Unit, depth: int) -> Iterator[str]:
-    """Yield the comments of a statement: in a branch, lines of the rule without their condition."""
+    """Yield the comments of a statement; inside a branch, these are lines of the rule without their condition."""
     for comment in item.comments:
         said = comment if depth == 1 else re.sub(r"^# (?:(?:if|elif) [^:]*|else):(?= \S)", "#", comment)
         if depth == 1 or re.sub(r"\s", "", said) != "#" + re.sub(r"\s", "", item.text):
@@ -279,7 +279,7 @@ def _remarks(item: Unit, depth: int) -> Iterator[str]:
 
 
 def _branch_lines(item: Branch, depth: int) -> Iterator[str]:
-    """Yield the lines of a branch: ``if``, ``elif`` and ``else``; comments that all ways begin with stand above it."""
+    """Yield the lines of a branch: ``if``, ``elif`` and ``else``; comments that begin all cases are moved above it."""
     chain, indent = _chain(item), INDENT * depth
     first = chain[0][1][0]
     said = first.comments if isinstance(first, Unit) and len(chain) > 1 else ()
@@ -297,7 +297,7 @@ def _branch_lines(item: Branch, depth: int) -> Iterator[str]:
 
 
 def _chosen(chain: Sequence[tuple[str, Block]]) -> str:
-    """Return the statement that gives a variable one of two values; empty if a branch is more than that."""
+    """Return a conditional expression that assigns a variable; empty if a branch does more than that."""
     units = [block[0] for _, block in chain if len(block) == 1]
     match [ast.parse(unit.text).body[0] for unit in units if isinstance(unit, Unit) and not unit.comments]:
         case [ast.Assign(targets=[a], value=x), ast.Assign(targets=[b], value=y)] if (
@@ -309,7 +309,7 @@ def _chosen(chain: Sequence[tuple[str, Block]]) -> str:
 
 
 def or_else(block: Block, absent: Collection[str]) -> Block:
-    """Return a block in which variables that are 0 unless one branch computes them get their value in one statement."""
+    """Return a block in which variables that are 0 unless a branch computes them are assigned in one statement."""
     assigned = [name for item in block for name in _assigned(item)]
     found: list[Item] = []
     for item in block:
@@ -331,12 +331,12 @@ def or_else(block: Block, absent: Collection[str]) -> Block:
 
 
 def _assigned(item: Item) -> list[str]:
-    """Return the names that a statement or a branch assigns, once for each time."""
+    """Return the names that a statement or a branch assigns, with repetitions."""
     return [name for unit in ([item] if isinstance(item, Unit) else _units_of(item)) for name in stored(unit.text)]
 
 
 def _chain(item: Branch) -> list[tuple[str, Block]]:
-    """Return the conditions of a branch with what is done under each; what is done otherwise has no condition."""
+    """Return the conditions of a branch with their statements; the last case may have no condition."""
     groups = item.groups()
     every = [answer for answer, _ in item.cases]
     covered = sum(len(answers) for answers, _ in groups) == len(every)
@@ -363,7 +363,7 @@ def _chain(item: Branch) -> list[tuple[str, Block]]:
 
 
 def _joined(word: str, tests: Sequence[str]) -> str:
-    """Return conditions joined by ``and`` or ``or``, each in brackets if it would be read otherwise without."""
+    """Return conditions joined by ``and`` or ``or``, with parentheses where precedence requires them."""
     found = []
     for test in tests:
         node = ast.parse(test, mode="eval").body
@@ -374,12 +374,12 @@ def _joined(word: str, tests: Sequence[str]) -> str:
 
 
 def _rest(question: str, answers: Collection[Value]) -> bool:
-    """Whether some answers stand for all that have no name: other numbers of dimensions."""
+    """Return whether some answers include the catch-all answer: other numbers of dimensions."""
     return question == DIMENSIONS and None in answers
 
 
 def condition(question: str, answers: Sequence[Value], every: Sequence[Value]) -> str:
-    """Return the condition that a question has one of some answers out of several."""
+    """Return the condition that the answer to a question is among some of the possible answers."""
     if set(every) <= {True, False}:
         if answers == [True]:
             return question
@@ -416,7 +416,7 @@ class _Renaming(ast.NodeTransformer):
 
 
 def renamed(unit: Unit, new: Mapping[str, str]) -> Unit:
-    """Return a statement with other names."""
+    """Return a statement with renamed variables."""
     if not names(unit.text) & set(new):
         return unit
     return Unit(ast.unparse(_Renaming(new).visit(ast.parse(unit.text))), unit.comments)
@@ -426,12 +426,12 @@ _VERSION = re.compile(r"(\w*?[A-Za-z])_\d+")
 
 
 def unversioned(body: Sequence[Unit], fixed: Collection[str]) -> list[Unit]:
-    """Return statements in which a variable has the same name all the time (`p_1 = c*p` as `p = c*p`).
+    """Return statements in which a variable keeps one name (`p_1 = c*p` as `p = c*p`).
 
-    What such a variable held is freed when it gets its next value, so it needs no ``del``.
+    The old value of such a variable is freed when it is reassigned, so it needs no ``del``.
 
     Args:
-        body: The statements, in which each name is assigned once, or again right after.
+        body: The statements, in which each name is assigned once, or reassigned immediately.
         fixed: Names that stay.
     """
     assigned: dict[str, int] = {}
@@ -462,7 +462,7 @@ def unversioned(body: Sequence[Unit], fixed: Collection[str]) -> list[Unit]:
 
 
 def _without_deleted(unit: Unit, those: Collection[str]) -> Unit:
-    """Return a statement; one that deletes variables without some of them, empty if none is left."""
+    """Remove some variables from a ``del`` statement; return an empty string if none remains."""
     match ast.parse(unit.text).body[0]:
         case ast.Delete(targets=targets):
             left = [ast.unparse(target) for target in targets if ast.unparse(target) not in those]
@@ -472,7 +472,7 @@ def _without_deleted(unit: Unit, those: Collection[str]) -> Unit:
 
 
 def rolled(body: Sequence[Unit]) -> list[Unit]:
-    """Return statements in which several that come again and again are a loop."""
+    """Return statements with repeated sequences rolled into a loop."""
     texts, found, place = [unit.text for unit in body], [], 0
     while place < len(body):
         best = (0, 0, 0)
@@ -494,12 +494,12 @@ def rolled(body: Sequence[Unit]) -> list[Unit]:
 
 
 def tidied(body: Sequence[Unit], fixed: Collection[str]) -> list[Unit]:
-    """Return statements as one would write them; ``fixed`` are names that stay."""
+    """Return statements in idiomatic form; ``fixed`` are names that stay."""
     return rolled(unversioned(body, fixed))
 
 
 def _is_itself(unit: Unit) -> bool:
-    """Whether a statement gives a variable its own value."""
+    """Return whether a statement assigns a variable to itself."""
     match ast.parse(unit.text).body[0]:
         case ast.Assign(targets=[ast.Name(id=target)], value=ast.Name(id=value)):
             return target == value
@@ -521,10 +521,10 @@ def asked(block: Iterable[Item]) -> set[str]:
 
 
 def alike(traces: Sequence[Trace], functions: Sequence[Function]) -> Function:
-    """Return one function for those of some variants.
+    """Return one function for several variants.
 
     Raises:
-        Unmergeable: If they cannot be one.
+        Unmergeable: If they cannot be merged.
     """
     first = functions[0]
     if all(function.lines == first.lines for function in functions):
@@ -547,7 +547,7 @@ def stored(code: str) -> set[str]:
 
 
 def _with_entries(block: Block) -> Block:
-    """Return a block in which a dict begins with the entries that are written to it right away."""
+    """Return a block in which a dict display contains the entries that are assigned right after it."""
     found: list[Item] = []
     for item in block:
         match [ast.parse(one.text).body[0] for one in (*found[-1:], item) if isinstance(one, Unit)]:
@@ -566,7 +566,7 @@ def _with_entries(block: Block) -> Block:
 
 
 def _filled(body: Sequence[Unit]) -> list[Unit]:
-    """Return statements that fill a dict entry by entry, for those that return it at once."""
+    """Return statements that fill a dict entry by entry, instead of returning a dict display."""
     (node,) = ast.parse(body[-1].text).body
     assert isinstance(node, ast.Return) and isinstance(node.value, ast.Dict)
     pairs = zip(node.value.keys, node.value.values, strict=True)

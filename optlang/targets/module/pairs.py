@@ -1,7 +1,8 @@
-"""The two halves of an update, coefficients and tensors, of several variants as one pair of functions.
+"""Merges the two halves of an update, coefficients and tensors, of several variants into one pair of functions.
 
-Coefficients are known by what they are computed from, so that those of several variants have the same name; two that
-never meet and play the same part in the updates share one, which is then computed otherwise for each variant.
+Coefficients are identified by their formulas, so that those of several variants have the same name. Two that never
+occur together and have the same role in the updates share a name, whose value is then computed differently for each
+variant.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ class Half:
     """One variant's pair.
 
     Attributes:
-        trace: The questions that lead to it, with their answers.
-        host: What computes its coefficients.
-        update: What it does to tensors.
-        tensors: How many parameters of it are tensors.
+        trace: The questions that select it, with their answers.
+        host: The function that computes its coefficients.
+        update: The function that updates tensors.
+        tensors: The number of its parameters that are tensors.
         is_packed: Whether it takes its coefficients as one tensor.
     """
 
@@ -52,7 +53,7 @@ class Half:
     is_packed: bool
     host_body: list[Unit] = field(default_factory=list)
     update_body: list[Unit] = field(default_factory=list)
-    coefficients: dict[str, str] = field(default_factory=dict)  # symbol -> how it is returned
+    coefficients: dict[str, str] = field(default_factory=dict)  # symbol -> return expression
 
     def __post_init__(self) -> None:
         *self.host_body, last = units(self.host.lines[2:])
@@ -72,12 +73,12 @@ class Half:
 
     @property
     def packed(self) -> tuple[str, ...]:
-        """The name of the tensor of coefficients, if they are one."""
+        """The name of the tensor of coefficients, if they are packed."""
         return self.update.parameters[-1:] if self.is_packed else ()
 
 
 def tidy(update: Function) -> Function:
-    """Return a function of tensors as one would write it."""
+    """Return a tensor function in idiomatic form."""
     body = tidied(units(update.lines[2:]), update.parameters)
     return Function([*update.lines[:2], *lines(body)])
 
@@ -87,13 +88,13 @@ class Pairs:
 
     Args:
         halves: The pairs.
-        optional: Names of hyperparameters that may be no number.
+        optional: Names of hyperparameters that may be None.
     """
 
     def __init__(self, halves: Sequence[Half], optional: Collection[str]) -> None:
         self.halves, self.optional = halves, optional
         self.symbols: dict[str, str] = {}  # by formula
-        self.plain: dict[str, str] = {}  # symbols of values that are passed on as they are
+        self.plain: dict[str, str] = {}  # symbols of values that are passed on unchanged
         self.leaves: dict[str, set[int]] = {}
         self.packed = max((name for half in halves for name in half.packed), key=len, default="")
         if any(self.packed in half.update.calls - {*half.packed} for half in halves):
@@ -103,7 +104,7 @@ class Pairs:
         self._share()
 
     def _name(self, place: int, half: Half) -> None:
-        """Give the coefficients of a pair, and what they are computed from, their symbols."""
+        """Assign symbols to the coefficients of a pair, and to their inputs."""
         formulas: dict[str, str] = {}
         new: dict[str, str] = {}
         for unit in half.host_body:
@@ -134,8 +135,8 @@ class Pairs:
         return symbol
 
     def _share(self) -> None:
-        """Let coefficients that play the same part for different variants share a symbol."""
-        joined: dict[str, str] = {}  # symbols that are gone, by those in their place
+        """Let coefficients that have the same role in different variants share a symbol."""
+        joined: dict[str, str] = {}  # removed symbols, by their replacements
 
         def now(symbol: str) -> str:
             while symbol in joined:
@@ -154,7 +155,7 @@ class Pairs:
                             joined[second] = first
 
     def _join(self, kept: str, gone: str) -> None:
-        """Put one symbol in the place of another."""
+        """Replace one symbol by another."""
         for half in self.halves:
             for symbol in (kept, gone):
                 if symbol in half.coefficients and symbol in self.plain:
@@ -175,7 +176,7 @@ class Pairs:
     # The functions ------------------------------------------------------------------------------------------
 
     def functions(self, tensors: Sequence[str]) -> tuple[Function, Function]:
-        """Return the function of coefficients and that of tensors, whose parameters are given."""
+        """Return the function of coefficients and the function of tensors, whose parameters are given."""
         traces = [half.trace for half in self.halves]
         host = merged(traces, [half.host_body for half in self.halves])
         update = merged(traces, [half.update_body for half in self.halves])

@@ -1,4 +1,4 @@
-"""The parts of a module that are tables and prose: hyperparameters, documentation, signature, imports."""
+"""Tables and documentation of a module: hyperparameters, docstrings, signature, imports."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from optlang.targets._python import INDENT, WIDTH, pretty, spaced, spread
 from optlang.targets._questions import Explorer
 from optlang.targets.module.forms import listing, mapping
 
-#: Names that `__init__` of the class uses for something else.
+#: Names that `__init__` of the class uses for other purposes.
 INIT = frozenset({"self", "params", "super", "int", "torch"})
 
 KINDS = {
@@ -52,14 +52,14 @@ FACTS: dict[str | DimensionSize, str] = {
     "shape": "tuple(p.shape)",
     **{size: f"p.shape[{size.dim}] if p.dim() > {size.dim} else 1" for size in DIMENSION_SIZES},
 }
-#: What the columns of the table of hyperparameters are.
+#: The columns of the table of hyperparameters.
 COLUMNS = ("name", "key in the param groups", "place in its tuple", "what it is", "its range", "a test")
-#: Where a file imports names from.
+#: The modules from which a file imports names.
 IMPORTS = {"Callable": "collections.abc", "NamedTuple": "typing"}
 
 
 def global_names(code: str) -> set[str]:
-    """Return the names that a file reads from the outermost level, those of Python among them."""
+    """Return the global names that a file reads, including Python's builtins."""
     found, waiting = set[str](), [symtable.symtable(code, "file", "exec")]
     while waiting:
         table = waiting.pop()
@@ -81,7 +81,7 @@ def imports(body: str) -> str:
 
 
 def head(order: Order, settled: Sequence[GivenName]) -> str:
-    """Return the docstring of the file; ``settled`` are the options that it was made for."""
+    """Return the docstring of the file; ``settled`` are the options that are constants in it."""
     name, rule = order.compiled.name, order.compiled.rule
     prose = (rule.doc or f"{name}, an optimizer.").strip().split("\n")
     lines = [
@@ -121,7 +121,7 @@ def class_text(order: Order) -> list[str]:
 
 
 def _switch(order: Order) -> str:
-    """Return the argument that has updates compiled; a hyperparameter of that name keeps it."""
+    """Return the argument that enables compiled updates; its name yields to a hyperparameter of that name."""
     return "compiled_" if "compiled" in _keys(order) else "compiled"
 
 
@@ -141,7 +141,7 @@ def _docstring(order: Order) -> str:
 
 
 def _hanging(line: str) -> list[str]:
-    """Return a long line of a docstring in several, the others further in."""
+    """Wrap a long line of a docstring, with a hanging indent."""
     indent = line[: len(line) - len(line.lstrip())]
     return textwrap.wrap(line, WIDTH - 4, subsequent_indent=indent + INDENT, break_long_words=False)
 
@@ -163,17 +163,17 @@ def _signature(order: Order) -> list[str]:
 
 
 def _keys(order: Order) -> list[str]:
-    """Return the keys of the param groups."""
+    """Return the keys of the parameter groups."""
     return [_key(h[0]) for h in order.compiled.rule.keys.values()]
 
 
 def _key(hyper: Hyper) -> str:
-    """Return the key of a hyperparameter in the param groups."""
+    """Return the parameter-group key of a hyperparameter."""
     return argument_name(hyper.key)
 
 
 def _argument(key: str) -> str:
-    """Return the parameter of ``__init__`` for a key of the param groups."""
+    """Return the parameter of ``__init__`` for a parameter-group key."""
     return f"{key}_" if key in INIT else key
 
 
@@ -181,19 +181,19 @@ def _argument(key: str) -> str:
 
 
 def tables(*rows: tuple[str, str, str]) -> dict[str, str]:
-    """Return tables with comments by name: name, what it says, and code; those without code go."""
+    """Return tables with comments by name: name, comment, and code; those without code are dropped."""
     return {name: f"#: {said}.\n{pretty(f'{name} = {code}')}" for name, said, code in rows if code}
 
 
 def hyper_tables(
     order: Order, spelled: Callable[[ValueName], str], columns: Sequence[int] | None = None
 ) -> dict[str, str]:
-    """Return the tables about hyperparameters.
+    """Return the tables of hyperparameters.
 
     Args:
-        order: The rule.
-        spelled: What values are called in the file.
-        columns: Which columns a row has; all by default.
+        order: The input of the target.
+        spelled: The names of values in the file.
+        columns: The columns of a row; all by default.
     """
     rule = order.compiled.rule
     chosen = range(len(COLUMNS)) if columns is None else columns
@@ -218,13 +218,13 @@ def hyper_tables(
 
 
 def _cells(hyper: Hyper) -> list[str]:
-    """Return what the columns say of a hyperparameter."""
+    """Return the table cells of a hyperparameter."""
     names = [literal(python_name(hyper.name)), literal(_key(hyper))]
     return [*names, str(hyper.part), literal(KINDS[hyper.type]), *_range(hyper)]
 
 
 def hyper_features(order: Order) -> dict[str, bool]:
-    """Return what the file needs because of hyperparameters."""
+    """Return the features that the file needs because of hyperparameters."""
     hypers = order.compiled.rule.hypers
     optional = (HyperType.OPTIONAL, HyperType.OPTIONAL_TEXT)
     return {
@@ -235,7 +235,7 @@ def hyper_features(order: Order) -> dict[str, bool]:
 
 
 def _requirements(order: Order) -> list[str]:
-    """Return what must hold of several hyperparameters: pairs of a message and a test."""
+    """Return the requirements on several hyperparameters: pairs of a message and a test."""
     explorer = Explorer(order.compiled, {})
     rows = []
     for requirement in order.compiled.rule.requirements:
@@ -248,7 +248,7 @@ def _requirements(order: Order) -> list[str]:
 
 
 def in_groups(order: Order, common: Sequence[Any]) -> str:
-    """Return the function of the initial values of what the groups keep."""
+    """Return the function of the initial values stored in parameter groups."""
     explorer = Explorer(order.compiled, {})
     values = {s.key: "0.0" if s.initial is None else f"float({explorer.text(s.initial, ())})" for s in common}
     joined = " ".join(values.values())

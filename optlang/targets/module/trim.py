@@ -1,6 +1,6 @@
-"""Takes from ``runtime.py`` what one rule needs: its branches under constants, and what is used of its definitions.
+"""Trims ``runtime.py`` to what one rule needs: resolves branches on constants, and removes unused definitions.
 
-A statement that stays as it is is copied from the source, with its comments; one that changes is printed again.
+A statement that does not change is copied from the source, with its comments; a changed one is unparsed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FILE = Path(__file__).with_name("runtime.py")
 OPTIMIZER = "Optimizer"
 #: Methods that are called from outside, whose parameters stay.
 _PUBLIC = frozenset(("step", "load_state_dict", "add_param_group", "eval", "train"))
-#: Comments that are for tools that read the runtime as it stands.
+#: Comments for tools that only matter in the untrimmed runtime.
 _FOR_TOOLS = re.compile(r"  # (?:type: ignore|noqa)\b.*")
 
 Definition = ast.FunctionDef | ast.ClassDef
@@ -27,13 +27,13 @@ Definition = ast.FunctionDef | ast.ClassDef
 
 @dataclass(frozen=True)
 class Trimmed:
-    """What is left of the runtime.
+    """The trimmed runtime.
 
     Attributes:
-        pieces: Text of each function and class, by name, in order.
-        members: Text of the methods of the optimizer's class.
+        pieces: Source of each function and class, by name, in order.
+        members: Source of the methods of the optimizer's class.
         fields: Names of the fields that each record keeps.
-        columns: Which columns of its rows each table keeps that something goes through.
+        columns: The columns that remain of each table that a loop reads.
     """
 
     pieces: dict[str, str]
@@ -43,22 +43,22 @@ class Trimmed:
 
 
 def flags() -> set[str]:
-    """Return the names of what a rule may need: constants of the runtime, and tables that may be empty."""
+    """Return the names of optional features: constants of the runtime, and tables that may be empty."""
     tree = ast.parse(_FILE.read_text(encoding="utf-8"))
     return {n.target.id for n in tree.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)}
 
 
 @dataclass(frozen=True)
 class ModuleNeeds:
-    """What a rule needs.
+    """The needs of a rule.
 
     Attributes:
         name: Its name.
-        constants: Names, and attributes such as ``form.group``, whose truth is known.
-        replaced: What stands for names, attributes and items.
-        names: Other names of what is defined here.
-        given: Names of definitions that are written for the rule.
-        read: Names of definitions that what is written for it reads.
+        constants: Names, and attributes such as ``form.group``, whose truth value is known.
+        replaced: Replacements of names, attributes and items.
+        names: New names of definitions in the runtime.
+        given: Names of definitions that are generated for the rule.
+        read: Names of definitions that the generated code reads.
     """
 
     name: str
@@ -70,7 +70,7 @@ class ModuleNeeds:
 
 
 def trimmed(needs: ModuleNeeds) -> Trimmed:
-    """Return what a rule needs of the runtime."""
+    """Return the parts of the runtime that a rule needs."""
     file = TrimmedFile(_named(_FILE.read_text(encoding="utf-8"), needs.name))
     replaced = {text: ast.parse(code, mode="eval").body for text, code in needs.replaced.items()}
     fold = _Fold(needs.constants, replaced, needs.names)
@@ -101,7 +101,7 @@ def _named(source: str, name: str) -> str:
 
 
 class _Fold(ast.NodeTransformer):
-    """Chooses branches, puts expressions in the place of names, and leaves out types, which the formulas have not."""
+    """Resolves branches, replaces names by expressions, and removes annotations, which the formulas lack as well."""
 
     def __init__(
         self, constants: Mapping[str, bool], replaced: Mapping[str, ast.expr], names: Mapping[str, str]
@@ -110,7 +110,7 @@ class _Fold(ast.NodeTransformer):
         self.fields: set[str] = set()  # of the record that is visited
 
     def truth(self, node: ast.expr) -> bool | None:
-        """Return whether a condition holds; None if that is not known."""
+        """Return whether a condition holds; None if unknown."""
         match node:
             case ast.Name() | ast.Attribute():
                 return self.constants.get(ast.unparse(node))
@@ -132,7 +132,7 @@ class _Fold(ast.NodeTransformer):
             return self.generic_visit(node)
         chosen = [x for inner in (node.body if truth else node.orelse) for x in self._listed(self.visit(inner))]
         if chosen:
-            chosen[0].outer = node  # the comments above it are about what is chosen
+            chosen[0].outer = node  # the comments above it describe the chosen branch
         return chosen
 
     @staticmethod
@@ -189,16 +189,16 @@ class _Fold(ast.NodeTransformer):
         return self.replaced.get(ast.unparse(node)) or self.generic_visit(node)
 
     def _renamed(self, node: Any, field: str) -> Any:
-        """Return a node with the name that it has in the file."""
+        """Return a node with its name in the file."""
         setattr(node, field, self.names.get(getattr(node, field), getattr(node, field)))
         return self.generic_visit(node)
 
 
-# What is used ---------------------------------------------------------------------------------------------------
+# Reachability ---------------------------------------------------------------------------------------------------
 
 
 def _reached(definitions: Mapping[str, Definition], roots: Iterable[str]) -> list[Definition]:
-    """Return the definitions that some of them reach, in order."""
+    """Return the definitions reachable from some of them, in order."""
     found, waiting = set(roots), list(roots)
     while waiting:
         more = (_names(definitions[waiting.pop()]) & set(definitions)) - found
@@ -222,13 +222,13 @@ def _fields(node: ast.ClassDef) -> Iterator[str]:
 
 
 def _shortened(definitions: list[Definition], constants: Collection[str]) -> bool:
-    """Take away parameters, fields and variables that nothing reads, or that stand for others.
+    """Remove parameters, fields and variables that are unused, or that are aliases.
 
     Returns whether there were any.
 
     Args:
         definitions: The functions and classes.
-        constants: Names that are the same everywhere.
+        constants: Names with the same value everywhere.
     """
     calls = [call for node in definitions for call in ast.walk(node) if isinstance(call, ast.Call)]
     attributes = [n for node in definitions for n in ast.walk(node) if isinstance(n, ast.Attribute)]
@@ -247,7 +247,7 @@ def _shortened(definitions: list[Definition], constants: Collection[str]) -> boo
                 node.body.remove(function)
                 found = True
         if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "NamedTuple" for base in node.bases):
-            # A record is read where something has its name (`form`, `self.form`), or out of a list.
+            # A record is read through a variable with its name (`form`, `self.form`), or from a list.
             named = [(ast.unparse(n.value).rpartition(".")[2], n.attr) for n in attributes]
             taken = {attribute for owner, attribute in named if owner in (node.name.lower(), "left[0]")}
             unread = {name for name in _fields(node) if name not in taken}
@@ -258,12 +258,12 @@ def _shortened(definitions: list[Definition], constants: Collection[str]) -> boo
 
 
 def _say_nothing_of(node: Definition, names: Collection[str]) -> None:
-    """Have the docstring of a definition say nothing of some fields or arguments."""
+    """Remove some fields or arguments from the docstring of a definition."""
     node.body[0].unread = {*names, *getattr(node.body[0], "unread", ())}  # type: ignore[attr-defined]
 
 
 def _without_attributes(function: ast.FunctionDef, read: Collection[str]) -> bool:
-    """Take away assignments to attributes that nothing reads."""
+    """Remove assignments to unused attributes."""
     found = False
     for block in _blocks(function):
         for node in list(block):
@@ -275,12 +275,12 @@ def _without_attributes(function: ast.FunctionDef, read: Collection[str]) -> boo
 
 
 def _without_aliases(function: ast.FunctionDef) -> bool:
-    """Put a variable in the place of another that is always the same, but for those that messages spell."""
+    """Replace variables that are aliases of others, except for those that appear in messages."""
     spelled = {name for n in ast.walk(function) if isinstance(n, ast.JoinedStr) for name in _names(n)}
     stored = [n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
     once = {name for name in stored if stored.count(name) == 1}
     once |= {a.arg for a in function.args.args} - set(stored)
-    for loop in (n for n in ast.walk(function) if isinstance(n, ast.For)):  # whose variable is another in the next turn
+    for loop in (n for n in ast.walk(function) if isinstance(n, ast.For)):  # it changes in every iteration
         once -= {n.id for n in ast.walk(loop.target) if isinstance(n, ast.Name)}
     for block in _blocks(function):
         for node in block:
@@ -296,7 +296,7 @@ def _without_aliases(function: ast.FunctionDef) -> bool:
 
 
 def _without_columns(function: ast.FunctionDef) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Take away the variables of a loop over a table that nothing reads; yield the table with the columns that stay."""
+    """Remove the unused variables of a loop over a table; yield the table with its remaining columns."""
     for node in ast.walk(function):
         match node:
             case ast.For(target=ast.Tuple(elts=elements) as target, iter=ast.Name(id=table)) if table.isupper():
@@ -309,13 +309,13 @@ def _without_columns(function: ast.FunctionDef) -> Iterator[tuple[str, tuple[int
 
 
 def _put(function: ast.FunctionDef, name: str, value: ast.expr) -> None:
-    """Put an expression in the place of a variable, wherever it is read."""
+    """Replace a variable by an expression, wherever it is read."""
     replaced = _Fold({}, {name: value}, {})
     function.body = [replaced.visit(node) for node in function.body]
 
 
 def _without_variables(function: ast.FunctionDef) -> bool:
-    """Take away assignments to names that nothing reads; what they call is called all the same."""
+    """Remove assignments to unused names; calls on the right-hand side are kept."""
     read, found = _names(function), False
     for block in _blocks(function):
         for place, node in enumerate(block):
@@ -334,7 +334,7 @@ def _without_variables(function: ast.FunctionDef) -> bool:
 
 
 def _blocks(node: ast.AST) -> Iterator[list[ast.stmt]]:
-    """Yield the blocks of a statement, nested ones included."""
+    """Yield the blocks of a statement, including nested ones."""
     for inner in ast.walk(node):
         for name in BLOCKS:
             block = getattr(inner, name, None)
@@ -348,7 +348,7 @@ class _CallsOf:
     Args:
         function: The function.
         owner: The class that it is a method of, or itself.
-        calls: All calls that there are.
+        calls: All calls in the file.
     """
 
     def __init__(self, function: ast.FunctionDef, owner: Definition, calls: Iterable[ast.Call]) -> None:
@@ -361,7 +361,7 @@ class _CallsOf:
         self.found = [(call, first) for call, first in found if first is not None]
 
     def _first(self, call: ast.Call) -> int | None:
-        """Return which parameter the first argument of a call is for; None if it calls something else."""
+        """Return the index of the parameter that a call's first argument is for; None if it calls something else."""
         called = self.owner.name if self.is_init else self.function.name
         match call:
             case ast.Call(func=ast.Attribute(attr=name)) if self.in_class and name == self.function.name:
@@ -369,12 +369,12 @@ class _CallsOf:
             case ast.Call(func=ast.Name(id=name)) if name == called:
                 return int(self.is_init)
             case ast.Call(func=ast.Attribute(attr="partial"), args=[ast.Attribute(attr=name), *_]):
-                return 0 if name == self.function.name else None  # the function stands where `self` would
+                return 0 if name == self.function.name else None  # a function has no `self`
             case _:
                 return None
 
     def passed(self, place: int) -> list[ast.expr | None]:
-        """Return what is passed for a parameter, by each call; None where that is not known."""
+        """Return each call's argument for a parameter; None where unknown."""
         arguments = self.function.args
         optional = place - len(arguments.args) + len(arguments.defaults)
         default = arguments.defaults[optional] if optional >= 0 else None
@@ -388,7 +388,7 @@ class _CallsOf:
         return found
 
     def take_away(self, place: int) -> None:
-        """Take away a parameter, and what is passed for it."""
+        """Remove a parameter, and its arguments in calls."""
         arguments, name = self.function.args, self.function.args.args[place].arg
         optional = place - len(arguments.args) + len(arguments.defaults)
         if optional >= 0:
@@ -402,7 +402,7 @@ class _CallsOf:
 
 
 def _without_constants(calls: _CallsOf, constants: Collection[str]) -> bool:
-    """Put what every call passes for a parameter in its place, if that is a constant."""
+    """Replace a parameter by its argument, if all calls pass the same constant."""
     function = calls.function
     if calls.is_fixed or not calls.found:
         return False
@@ -421,7 +421,7 @@ def _without_constants(calls: _CallsOf, constants: Collection[str]) -> bool:
 
 
 def _without_parameters(calls: _CallsOf) -> bool:
-    """Take away the parameters that a function does not read, and what is passed for them."""
+    """Remove the parameters that a function does not read, and their arguments in calls."""
     if calls.is_fixed:
         return False
     function = calls.function

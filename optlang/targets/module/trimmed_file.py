@@ -1,4 +1,4 @@
-"""The text of a Python file of which parts have been taken away in its syntax tree."""
+"""The source of a Python file after parts of its syntax tree have been removed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class TrimmedFile:
         self._note(self.tree.body, 0)
 
     def _note(self, body: list[ast.stmt], end: int) -> None:
-        """Note how statements begin, and the lines above each, which go with it."""
+        """Record the first lines of statements, and the comment lines above each, which belong to it."""
         for node in body:
             first, last = _first_line(node), node.end_lineno or 0
             for inner in _own_blocks(node):
@@ -61,7 +61,7 @@ class TrimmedFile:
         return [*above, *(line.strip() for line in self.above.get(node, ()))]
 
     def _statement(self, node: ast.stmt, depth: int, word: str = "") -> list[str]:
-        """Return the lines of a statement; ``word`` stands in front of it."""
+        """Return the lines of a statement; ``word`` is put before it."""
         indent, lines = INDENT * depth, self._opening(node, depth, word)
         for name in BLOCKS:
             block = getattr(node, name, None)
@@ -79,7 +79,7 @@ class TrimmedFile:
         return lines
 
     def _opening(self, node: ast.stmt, depth: int, word: str) -> list[str]:
-        """Return the lines with which a statement begins: those of the source, or new ones if it has changed."""
+        """Return the first lines of a statement: those of the source, or unparsed if it has changed."""
         head, (before, lines) = _head(node), self.heads.get(node, ("", []))
         indent = INDENT * depth
         if _is_docstring(node):
@@ -109,7 +109,7 @@ def _is_docstring(node: ast.stmt) -> bool:
 
 
 def _said(lines: list[str], unread: Collection[str]) -> Iterator[str]:
-    """Yield the lines of a docstring without what it says of some fields."""
+    """Yield the lines of a docstring without the entries for some fields."""
     silent = False
     for line in lines:
         name, colon, _ = line.strip().partition(": ")
@@ -150,12 +150,12 @@ def _head(node: ast.stmt) -> str:
 
 
 def _spread(lines: list[str]) -> bool:
-    """Whether a statement is to stay in several lines: a comma before the closing bracket says so."""
+    """Return whether a statement must stay on several lines, as indicated by a trailing comma."""
     return len(lines) > 1 and (lines[-2].endswith(",") or any("  #" in line for line in lines))
 
 
 def _joined(lines: list[str]) -> str:
-    """Return a statement of several lines as one."""
+    """Return a statement of several lines as one line."""
     text = lines[0]
     for line in lines[1:]:
         inner = line.strip()
@@ -164,7 +164,7 @@ def _joined(lines: list[str]) -> str:
 
 
 def _laid_out(indent: str, code: str) -> list[str]:
-    """Return a statement in one line, or with what is in its last brackets in a line, or in one for each part."""
+    """Return a statement on one line, or with the contents of its last parentheses on one line, or on one line each."""
     if len(indent + code) <= WIDTH:
         return [indent + code]
     node = ast.parse(f"{code} pass" if code.endswith(":") else code).body[0]

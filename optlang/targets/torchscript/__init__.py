@@ -1,8 +1,8 @@
 """The target ``torchscript``: a module with its hyperparameters and states, for ``torch.jit.load`` and libtorch.
 
-The functions that compute are written from the programs of the compiled class, in a dialect of their own
-(:mod:`optlang.targets.torchscript.dialect`, :mod:`optlang.targets.torchscript.chunks`). What is around them is the same
-for every rule: :mod:`optlang.targets.torchscript.runtime`, a module that runs as it stands.
+The functions that compute are generated from the programs of the compiled class, in a TorchScript dialect
+(:mod:`optlang.targets.torchscript.dialect`, :mod:`optlang.targets.torchscript.chunks`). The rest is the same for every
+rule: :mod:`optlang.targets.torchscript.runtime`, which is itself a working module.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from optlang.targets.torchscript.steps import Functions, ScriptedWay, States, le
 SUFFIX = ".pt"
 NAME = "torchscript"
 
-#: The files that a module is made of, in order: what is the rule's, and what is the same for all.
+#: The files that make up a module, in order: the rule's functions, and the common runtime.
 _FILES = ("descent", "tensors", "runtime")
 _HEAD = "import math\nfrom typing import Final, List, Tuple\n\nimport torch\nfrom torch import Tensor\n"
 
-#: The facts of a tensor, as TorchScript.
+#: The facts about a tensor, as TorchScript.
 FACT_TEXTS: dict[str | DimensionSize, str] = {
     "ndim": "float(p.dim())",
     "numel": "float(p.numel())",
@@ -49,7 +49,7 @@ FACT_TEXTS: dict[str | DimensionSize, str] = {
 
 
 def refused(order: Order) -> list[Diagnostic]:
-    """Return what the target cannot carry of a rule."""
+    """Return the constructs of a rule that the target does not support, as errors."""
     return _refusals.outside_python(order, NAME)
 
 
@@ -62,7 +62,7 @@ def emit(order: Order) -> bytes:
 
 
 def scripted(source: str, name: str) -> Any:
-    """Return the module of a text."""
+    """Compile the source of a module with TorchScript."""
     import torch
 
     filename = f"<optlang torchscript {name} {hash(source) & 0xFFFFFFFF:08x}>"
@@ -88,17 +88,17 @@ def saved(module: Any) -> bytes:
 
 
 def text(order: Order) -> str:
-    """Return the module as TorchScript text."""
+    """Return the module as TorchScript source."""
     return _Script(order).text()
 
 
 def _literal(text: str) -> str:
-    """Return a text that is only shown as TorchScript, which cannot hold every character."""
+    """Return a string that is only displayed, as a TorchScript literal, which cannot contain every character."""
     return literal(visible(text))
 
 
 class _Script:
-    """Writes the module of a rule."""
+    """Generates the module of a rule."""
 
     def __init__(self, order: Order) -> None:
         self.order, self.compiled, self.rule = order, order.compiled, order.compiled.rule
@@ -122,7 +122,7 @@ class _Script:
     # Names --------------------------------------------------------------------------------------------------
 
     def _free_hypers(self) -> list[GivenName]:
-        """Return the hyperparameters and keys of the group that are numbers and may change."""
+        """Return the hyperparameters and group keys that are numbers and may change."""
         found: list[GivenName] = []
         for hyper in self.rule.hypers:
             number_now = isinstance(self.values[hyper.name], int | float)
@@ -131,19 +131,19 @@ class _Script:
         return [*found, *map(GroupKey, self.compiled.group_keys)]
 
     def _gives_sizes(self, hyper: Hyper) -> bool:
-        """Whether a hyperparameter may be the size of a state, such as a rank: it cannot change then."""
+        """Return whether a hyperparameter may be the size of a state, such as a rank, so that it cannot change."""
         matrices = any(v.schedule.matrices for v in self.variants)
         return matrices and hyper.type is HyperType.OPTIONAL and hyper.name in self.compiled.static_names
 
     def _named_totals(self) -> set[Total]:
-        """Return the sums that something reads."""
+        """Return the sums that are read."""
         names = set[ValueName]()
         for variant in self.variants:
             names |= variant.schedule.arguments()
         return {name for name in names if isinstance(name, Total)}
 
     def _places(self) -> dict[ValueName, int]:
-        """Return the place of each name in the list of known values."""
+        """Return the index of each name in the list of known values."""
         states = self.states
         order: list[ValueName] = [
             *self.hypers,
@@ -161,7 +161,7 @@ class _Script:
         return {name: i for i, name in enumerate(order)}
 
     def _fixed(self) -> dict[str, str]:
-        """Return the hyperparameters that are chosen for good, with their values as ``--set`` takes them."""
+        """Return the hyperparameters that are fixed, with their values as ``--set`` takes them."""
         shown = {}
         for hyper in self.rule.hypers:
             if hyper.name not in self.hypers:
@@ -197,7 +197,7 @@ class _Script:
         return "\n\n".join(_runtime(self._constants(), bodies, written, len(self.events) > 1))
 
     def _constants(self) -> dict[str, str]:
-        """Return what stands for the constants of the runtime."""
+        """Return the replacements of the runtime's constants."""
         states, rule, variants = self.states, self.rule, self.variants
         defaults = [float("nan") if self._is_required(name) else self._value(name) for name in self.hypers]
         of_variants = [[s for s in v.slots if s.storage is not Storage.HOST] for v in variants]
@@ -241,11 +241,11 @@ class _Script:
     # Functions ----------------------------------------------------------------------------------------------
 
     def _ways(self) -> list[ScriptedWay]:
-        """Return the ways of all variants; a way's number is its place."""
+        """Return the paths of all variants; a path's number is its index."""
         return [way for each in self.ways for way in each]
 
     def _by_variant(self, body: Callable[[Carried], Sequence[str]], default: str) -> list[str]:
-        """Return the body of a function that does something for each variant."""
+        """Return the body of a function with one branch per variant."""
         return _choice({f"variant == {i}": body(one) for i, one in enumerate(self.carried)}, default)
 
     def _variant(self) -> list[str]:
@@ -270,7 +270,7 @@ class _Script:
         return self._by_variant(lambda one: self.functions.path(one, first[self.carried.index(one)]), "return 0")
 
     def _stages(self) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """Return what ``_numbers`` and ``_run`` do, by level and way."""
+        """Return the code of ``_numbers`` and ``_run``, by level and path."""
         numbers, runs = dict[str, list[str]](), dict[str, list[str]]()
         for i, way in enumerate(self._ways()):
             for level in range(len(way.levels)):
@@ -287,7 +287,7 @@ class _Script:
         return [f"x = {self.functions.group(one)}(known)", f"return [{', '.join(kept)}]"]
 
     def _initial(self, scope: StateScope) -> list[str]:
-        """Return the body of a function that starts the states of a group, or of the whole optimizer."""
+        """Return the body of a function that initializes the states of a group, or of the whole optimizer."""
         states = [s for s in self.rule.states if s.scope is scope]
         texts = ("0.0" if s.initial is None else self.conditions.number(s.initial) for s in states)
         return [f"initial: list[float] = [{', '.join(texts)}]", "return initial"]
@@ -315,7 +315,7 @@ class _Script:
     def _problem(self) -> list[str]:
         """Return the body of ``_problem``."""
         choices: dict[str, list[str]] = {}
-        hypers = {h.name: h for h in self.rule.hypers}  # a key of the param group may hold any number
+        hypers = {h.name: h for h in self.rule.hypers}  # a parameter-group key may hold any number
         for i, name in enumerate(self.hypers):
             if name in hypers and self._gives_sizes(hypers[name]):
                 told = f"{name} is fixed in this file; emit the rule anew with --set {name}=VALUE"
@@ -337,7 +337,7 @@ class _Script:
 
 
 def _choice(choices: Mapping[str, Sequence[str]], default: str) -> list[str]:
-    """Return the lines that do what belongs to the first condition that holds; each may go on to what follows."""
+    """Return an if-elif chain from conditions to lines; each branch may fall through to the code that follows."""
     return [
         line
         for condition, body in choices.items()
@@ -383,13 +383,13 @@ def _table(entries: Mapping[str, str]) -> str:
 def _runtime(
     constants: Mapping[str, str], bodies: Mapping[str, Sequence[str]], functions: Sequence[str], events: bool
 ) -> Iterator[str]:
-    """Yield the parts of the runtime as they are for a rule.
+    """Yield the parts of the runtime, adapted to a rule.
 
     Args:
-        constants: What stands for its constants.
-        bodies: What stands for the bodies of its functions, by their names.
-        functions: What these call.
-        events: Whether the rule has other parameters for evaluation.
+        constants: Replacements of its constants.
+        bodies: Replacements of the bodies of its functions, by name.
+        functions: The functions that these call.
+        events: Whether the rule's parameters differ between training and evaluation.
     """
     yield _HEAD
     sources = [Path(__file__).with_name(f"{file}.py").read_text(encoding="utf-8") for file in _FILES]

@@ -1,7 +1,7 @@
-"""Kernels over elements as TorchScript: sweeps over chunks of tensors that stay in the cache of a core.
+"""Elementwise kernels as TorchScript: sweeps over chunks of tensors that stay in a core's cache.
 
-An operation of torch makes a pass over memory. So a chunk goes through all operations of a step before the next one
-does, and results are put in memory that the operations of a chunk share, or where they are to be stored.
+Each torch operation is a pass over memory. So a chunk goes through all operations of a step before the next chunk does,
+and results are written to memory that the operations of a chunk share, or to their final destination.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from optlang.ir.program import Store, Value
 from optlang.kinds import ELEMENT, Kind, Level, join
 from optlang.syntax.quoting import docstring, remark
 
-#: Functions of torch that can put their result in memory that is given to them: all that a spelling calls alone.
+#: torch functions with an ``out`` argument: all functions that a single-call spelling uses.
 CALL = re.compile(r"torch\.(?!where\(|isfinite\()\w+\(.*\)")
 NUMBER = re.compile(r"\(?-?(\d[\d.e+-]*|math\.inf)\)?")
-#: How sums of parts begin and what they become.
+#: The initial value of partial reductions, and the final operation.
 EXTREMES = {"max": "-math.inf", "min": "math.inf"}
 
 
 class ChunkWriter(TorchWriter):
-    """Writes operations on chunks, one a line, and other expressions as they are.
+    """Generates operations on chunks, one per line, and other expressions inline.
 
     Args:
         memory: The tensors.
 
     Attributes:
         lines: The operations so far.
-        constants: Names of 0-d tensors, by the numbers that they hold.
-        asked: Names of conditions that are the same for all elements, by their texts.
+        constants: Names of 0-d tensors, by their values.
+        asked: Names of conditions that are the same for all elements, by their source.
         buffers: Names of the memory that the operations of a chunk share.
     """
 
@@ -49,20 +49,20 @@ class ChunkWriter(TorchWriter):
         self.constants: dict[str, str] = {}
         self.asked: dict[str, str] = {}
         self.buffers: list[str] = []
-        self.free: list[str] = []  # buffers that hold nothing
-        self.open: list[str] = []  # buffers that hold what an operation is about to read, and names of other tensors
-        self.fresh = 0  # how many other tensors have a name
-        self.inside = False  # whether what is written is of a chunk
+        self.free: list[str] = []  # unused buffers
+        self.open: list[str] = []  # buffers that the next operation will read, and names of other tensors
+        self.fresh = 0  # the number of other tensors with a name
+        self.inside = False  # whether the generated code is inside a chunk
         self.at_once = False  # whether the chunk is the whole tensor
-        self.parts: dict[str, str] = {}  # in a chunk, what stands for tensors that are not of elements
-        self.last = ""  # the call in the last line, if its result may be put elsewhere
+        self.parts: dict[str, str] = {}  # inside a chunk, replacements of tensors that are not per element
+        self.last = ""  # the call in the last line, if its result may be redirected
 
     def is_large(self, expr: sp.Expr) -> bool:
-        """Whether an expression is of all elements of a chunk."""
+        """Return whether an expression is per element of a chunk."""
         return self.inside and self.kind(expr) == ELEMENT
 
     def kind(self, *exprs: sp.Expr) -> Kind:
-        """Return the kind of what some expressions make."""
+        """Return the kind of an operation's result, given its arguments."""
         return join(self.memory.kinds[s] for expr in exprs for s in expr.free_symbols)
 
     def symbol(self, expr: sp.Symbol) -> Piece:
@@ -73,7 +73,7 @@ class ChunkWriter(TorchWriter):
         return text, binds
 
     def piece(self, expr: sp.Expr) -> Piece:
-        """Return an expression; one of all elements is computed now, and the name of the result returned."""
+        """Return an expression; one that is per element is computed now, and the name of the result returned."""
         if not self.is_large(expr) or expr.is_Symbol:
             return super().piece(expr)
         mark = len(self.open)
@@ -83,7 +83,7 @@ class ChunkWriter(TorchWriter):
         return self.done(text, mark), ATOM
 
     def done(self, call: str, mark: int) -> str:
-        """Write an operation on what has been computed since a mark, and return the name of its result."""
+        """Generate an operation on the values computed since a mark, and return the name of its result."""
         given = self.open[mark:]
         del self.open[mark:]
         self.free += [name for name in given if name in self.buffers]
@@ -100,12 +100,12 @@ class ChunkWriter(TorchWriter):
         return result
 
     def buffer(self) -> str:
-        """Return the name of more memory."""
+        """Return the name of an additional buffer."""
         self.buffers.append(self.memory.name(f"_b{len(self.buffers)}"))
         return self.buffers[-1]
 
     def binary(self, operation: str, a: Piece, b: Piece, kind: Kind, mark: int) -> Piece:
-        """Return the result of an operation on two values, which is of a kind."""
+        """Return the result of a binary operation, which has the given kind."""
         texts = [self.wrapped(a), self.wrapped(b)]
         if kind != ELEMENT or not self.inside:
             sign = {"add": " + ", "sub": " - ", "mul": "*", "div": "/"}[operation]
@@ -118,19 +118,19 @@ class ChunkWriter(TorchWriter):
 
     @staticmethod
     def wrapped(piece: Piece) -> str:
-        """Return a text that binds as tightly as a name."""
+        """Return an expression that binds as tightly as a name."""
         return piece[0] if piece[1] == ATOM else f"({piece[0]})"
 
     def tensor(self, text: str) -> str:
-        """Return a name for a number: operations on tensors alone are quicker."""
+        """Return a name for a number as a tensor: operations on tensors alone are faster."""
         if NUMBER.fullmatch(text):
             return self.constants.setdefault(text.strip("()"), f"_k{len(self.constants)}")
         return text
 
-    # Expressions of elements --------------------------------------------------------------------------------
+    # Elementwise expressions --------------------------------------------------------------------------------
 
     def sum(self, expr: sp.Expr) -> Piece:
-        """Return a sum, what is subtracted last."""
+        """Return a sum, with the subtracted terms last."""
         if not self.is_large(expr):
             return super().sum(expr)
         mark = len(self.open)
@@ -176,7 +176,7 @@ class ChunkWriter(TorchWriter):
         return super().power(base, exponent)
 
     def general_power(self, base: sp.Expr, exponent: sp.Expr) -> Piece:
-        """Return a power that is neither a root nor one over something."""
+        """Return a power that is neither a root nor a reciprocal."""
         if not self.is_large(base):
             return super().general_power(base, exponent)
         text = self.text(base)
@@ -186,17 +186,17 @@ class ChunkWriter(TorchWriter):
         return f"torch.pow({text}, {power})", ATOM
 
     def named(self, name: str, args: tuple[sp.Expr, ...]) -> Piece:
-        """Return a function on tensors."""
-        if name in ("f32", "bf16") and self.is_large(args[0]):  # a tensor of that type would be what it is made of
+        """Return a function call on tensors."""
+        if name in ("f32", "bf16") and self.is_large(args[0]):  # a conversion may return its argument
             return f"{super().named(name, args)[0]}.clone()", ATOM
         if name != "sign" or not self.is_large(args[0]):
             return super().named(name, args)
         x, mark = self.text(args[0]), len(self.open)
-        nan = self.done(f"torch.clamp({x}, max=-2)", mark)  # NaN is the larger one; a number here never is
+        nan = self.done(f"torch.clamp({x}, max=-2)", mark)  # below any sign, except that NaN stays NaN
         return f"torch.maximum({self.done(f'torch.sign({x})', mark + 1)}, {nan})", ATOM
 
     def extreme(self, name: str, args: tuple[sp.Expr, ...]) -> Piece:
-        """Return a maximum or minimum, step by step."""
+        """Return a maximum or minimum, one argument at a time."""
         if not self.is_large(sp.Tuple(*args)):
             return super().extreme(name, args)
         mark = len(self.open)
@@ -213,7 +213,7 @@ class ChunkWriter(TorchWriter):
 
 
 class Update:
-    """Writes ``update`` of a kernel over elements.
+    """Generates ``update`` of an elementwise kernel.
 
     Args:
         kernel: The kernel.
@@ -275,11 +275,11 @@ class Update:
         yield from self.small_stores()
 
     def is_sum(self, value: Value) -> bool:
-        """Whether a value is a reduction of elements."""
+        """Return whether a value is a reduction over elements."""
         return value.reduces and join(self.kinds[s] for s in value.expr.args[0].free_symbols) == ELEMENT
 
     def small(self) -> Iterator[str]:
-        """Yield the values that are not of elements and can be computed by now."""
+        """Yield the values that are not per element and can be computed at this point."""
         for value in self.program.tensor:
             if value.kind == ELEMENT or value.symbol in self.known or self.is_sum(value):
                 continue
@@ -288,14 +288,14 @@ class Update:
                 yield f"{value.symbol} = {self.memory.spread(value, self.writer.text(value.expr))}"
 
     def small_stores(self) -> Iterator[str]:
-        """Yield the stores of what is not of elements."""
+        """Yield the stores of values that are not per element."""
         memory, kept = self.memory, self.memory.stores
         memory.stores = [s for s in kept if s not in self.stores]
         yield from (line.strip() for line in memory.written(self.writer))
         memory.stores = kept
 
     def at_once(self) -> Iterator[str]:
-        """Yield what is done to a tensor that is one chunk: nothing is computed twice."""
+        """Yield the code for a tensor that is a single chunk: nothing is computed twice."""
         writer, whole = self.writer, self.whole[self.large[0]]
         writer.inside = writer.at_once = True
         SweptChunk(self, Sweep((), tuple(self.stores)), self.program.tensor).write()
@@ -338,7 +338,7 @@ class Update:
             yield self.ended(value)
 
     def begun(self, value: Value) -> Iterator[str]:
-        """Yield the statement that makes room for a reduction."""
+        """Yield the statement that allocates a reduction."""
         whole, name = self.whole[self.large[0]], algebra.name_of(value.expr)
         dims = [int(d) for d in value.expr.args[1:]]
         shape = f"_reduced({whole}, {dims})" if dims else "[]"
@@ -350,7 +350,7 @@ class Update:
         yield f"{value.symbol} = {made}dtype={dtype}, device={whole}.device)"
 
     def ended(self, value: Value) -> str:
-        """Return the statement that makes a reduction of what the chunks have given."""
+        """Return the statement that combines the chunks' parts of a reduction."""
         whole, name, x = self.whole[self.large[0]], algebra.name_of(value.expr), value.symbol
         if name == "mean":
             return f"{x} = ({x} / ({whole}.numel() // {x}.numel())).to({self.writer.dtype})"
@@ -358,12 +358,12 @@ class Update:
 
 
 class SweptChunk:
-    """Writes what is done to a chunk.
+    """Generates the code for one chunk.
 
     Args:
-        update: What writes the function.
-        sweep: What is reduced and stored.
-        values: What is computed.
+        update: The generator of the function.
+        sweep: The reductions and stores.
+        values: The values to compute.
     """
 
     def __init__(self, update: Update, sweep: Sweep, values: Sequence[Value]) -> None:
@@ -374,7 +374,7 @@ class SweptChunk:
         self.rounded = update.memory.rounded()
 
     def write(self) -> None:
-        """Write the operations."""
+        """Generate the operations."""
         line = 0
         self.read_inputs()
         for place, value in enumerate(self.values):
@@ -392,7 +392,7 @@ class SweptChunk:
         self.store()
 
     def read_inputs(self) -> None:
-        """Write the lines that widen what is read."""
+        """Generate the lines that widen the inputs."""
         read = {s for v in self.values for s in v.expr.free_symbols} | {
             s for store in self.sweep.stores for s in store.expr.free_symbols
         }
@@ -401,7 +401,7 @@ class SweptChunk:
                 self.writer.lines.append(f"{symbol} = {stored}.to({self.writer.dtype})")
 
     def reduce(self, value: Value) -> None:
-        """Write a reduction of a chunk."""
+        """Generate a reduction over a chunk."""
         mark = len(self.writer.open)
         name, (inner, *dims) = algebra.name_of(value.expr), value.expr.args
         if self.writer.at_once:
@@ -421,12 +421,12 @@ class SweptChunk:
         self.let_go_of(mark)
 
     def let_go_of(self, mark: int) -> None:
-        """Give back the memory of what has been computed since a mark."""
+        """Release the buffers of values computed since a mark."""
         self.writer.free += [b for b in self.writer.open[mark:] if b in self.writer.buffers]
         del self.writer.open[mark:]
 
     def compute(self, value: Value, place: int) -> None:
-        """Write a value, where it is stored if nothing else is in the way."""
+        """Generate a value, directly in its destination if that is free."""
         writer, symbol = self.writer, value.symbol
         stores = [s for s in self.sweep.stores if s.expr == symbol]
         mark = len(writer.open)
@@ -457,35 +457,35 @@ class SweptChunk:
             writer.lines.append(f"{symbol} = {symbol}.to({kept}.dtype).to({writer.dtype})")
 
     def chosen(self, expr: sp.Expr) -> tuple[str, sp.Symbol | None, sp.Expr]:
-        """Return a choice as what is computed, and what is put in its place under a condition that is the same for all.
+        """Split a choice into its condition, which is the same for all elements, the replacement, and the computed value.
 
-        The condition is no text, and there is nothing to be put, where an expression is not such a choice.
+        If an expression is not such a choice, the condition is empty, and the replacement is None.
         """
         if algebra.name_of(expr) == "select":
             condition, then, other = expr.args
             alike = not any(self.update.kinds[s].on_device for s in condition.free_symbols)
-            computed = other.is_Add or other.is_Mul  # in memory that may be written to
+            computed = other.is_Add or other.is_Mul  # in memory that may be written
             if alike and then.is_Symbol and computed and all(map(self.writer.is_large, (then, other))):
                 asked = self.writer.text(condition)
                 return self.writer.asked.setdefault(asked, f"_if{len(self.writer.asked)}"), then, other
         return "", None, expr
 
     def is_free(self, store: Store, place: int, then: sp.Symbol | None) -> bool:
-        """Whether what is in memory is read no more, so that a value may be put there."""
+        """Return whether memory is not read any more, so that a value may be stored there."""
         old = next((s for s, stored in self.update.inputs.items() if stored == self.memory.stored[store.target]), None)
         later = {s for v in self.values[place + 1 :] for s in v.expr.free_symbols}
         later |= {s for other in self.sweep.stores for s in other.expr.free_symbols}
         return old is None or old not in {*later, then}
 
     def let_go(self, place: int) -> None:
-        """Give back the memory of values that are read no more."""
+        """Release the buffers of values that are not read any more."""
         later = {s for v in self.values[place + 1 :] for s in v.expr.free_symbols}
         later |= {s for store in self.sweep.stores for s in store.expr.free_symbols}
         for symbol in [s for s in self.held if s not in later]:
             self.writer.free.append(self.held.pop(symbol))
 
     def store(self) -> None:
-        """Write the stores that are left."""
+        """Generate the remaining stores."""
         memory, kept = self.memory, self.memory.stores
         memory.stores = [s for s in self.sweep.stores if s.target not in self.stored]
         self.writer.lines += [line.strip() for line in memory.written(self.writer)]
@@ -493,11 +493,11 @@ class SweptChunk:
 
 
 def element_update(kernel: Kernel) -> tuple[list[str], set[str]]:
-    """Return ``update`` of a kernel over elements, and the names of the helpers that it calls."""
+    """Return ``update`` of an elementwise kernel, and the names of the helpers that it calls."""
     update = Update(kernel)
     return update.lines(), update.writer.helpers
 
 
 def mentioned(name: str, lines: Iterable[str]) -> bool:
-    """Return whether some lines name something."""
+    """Return whether some lines mention a name."""
     return any(re.search(rf"\b{name}\b", line) for line in lines)

@@ -1,7 +1,7 @@
-"""Programs -> TorchScript: functions on numbers and on matrices, in the part of Python that TorchScript knows.
+"""Programs -> TorchScript: functions on numbers and on matrices, in the subset of Python that TorchScript supports.
 
-TorchScript wants types, and has neither dicts of tensors nor functions with any number of arguments; nor does it mix
-whole numbers with others. Values of the host arrive as one list, in which each name has its place.
+TorchScript requires types, and has neither dicts of mixed tensors nor variadic functions; nor does it mix integers with
+floats. Host values are passed as one list, in which each name has an index.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from optlang.ir.lower import Lowered
 from optlang.syntax.quoting import docstring
 from optlang.targets._conditions import number
 
-#: Helper functions of generated code that TorchScript needs in other words.
+#: Helper functions of generated code that TorchScript needs in another form.
 SCRIPTED = texts("torchscript")
-#: Functions of the builtins table that it calls otherwise: it takes no tuples apart in calls.
+#: Builtins whose TorchScript call differs: it does not unpack tuples in calls.
 SPELLINGS = {"inv": "regular_inv_ex({0})", "cholesky": "regular_cholesky_ex({0})"}
-#: What functions return that do not return numbers.
+#: Return types of functions that do not return numbers.
 RESULTS = {"host": "Tuple[List[float], List[float]]", "start": "Tuple[List[Tensor], List[float]]", "path": "int"}
 
 
 def ascii_text(text: str) -> str:
-    """Return code for a parser without Unicode."""
+    """Return code for a parser without Unicode support."""
     return "".join(c if c.isascii() else f"u{ord(c):x}" for c in text)
 
 
 def helper_texts(names: set[str]) -> list[str]:
-    """Return the helper functions of some names, as TorchScript."""
+    """Return the helper functions with some names, as TorchScript."""
     found = [SCRIPTED[name] for name in SCRIPTED if name in names]
     return found + [text for name, text in HELPERS.items() if name in names and name not in SCRIPTED]
 
 
 class ScriptNumbers(HostWriter):
-    """Writes floats, none of them whole numbers; powers that are errors in TorchScript are calls of a helper."""
+    """Generates floats, never integers; powers that raise in TorchScript become calls of a helper."""
 
     def piece(self, expr: sp.Expr) -> Piece:
-        """Return an expression and how tightly it binds."""
+        """Return an expression and its precedence."""
         if expr.is_Rational:
             return number(algebra.to_float(expr)), SIGN if expr < 0 else ATOM
         return super().piece(expr)
@@ -57,7 +57,7 @@ class ScriptNumbers(HostWriter):
         return f"_power({self.text(base)}, {self.text(exponent)})", ATOM
 
     def named(self, name: str, args: tuple[sp.Expr, ...]) -> Piece:
-        """Return a function on floats."""
+        """Return a function call on floats."""
         if name == "pow":
             return self.general_power(*args)
         if name in ("max", "min"):
@@ -70,12 +70,12 @@ class ScriptNumbers(HostWriter):
 
 
 class ScriptModule(PythonModule):
-    """Writes the functions of a variant that take and return numbers, and those that start its states.
+    """Generates the functions of a variant that take and return numbers, and those that initialize its states.
 
     Args:
         lowered: The programs of the variant.
         slots: The states that exist.
-        places: Place of each name in the list of known values.
+        places: The index of each name in the list of known values.
     """
 
     def __init__(self, lowered: Lowered | None, slots: Sequence[AnySlot], places: Mapping[ValueName, int]) -> None:
@@ -112,10 +112,10 @@ class ScriptModule(PythonModule):
 
 
 class ScriptMatrices(MatrixWriter):
-    """Writes stacks of tensors."""
+    """Generates operations on stacks of tensors."""
 
     def spelling(self, name: str) -> str:
-        """Return how a function of the builtins table is called."""
+        """Return the function that a builtin calls."""
         if name not in SPELLINGS:
             return super().spelling(name)
         self.helpers.add(SPELLINGS[name].partition("(")[0])
@@ -130,12 +130,12 @@ class ScriptMatrices(MatrixWriter):
 
 
 class ScriptStage(MatrixStage):
-    """Writes ``update`` of a stage over matrices."""
+    """Generates ``update`` of a stage over matrices."""
 
     writes = ScriptMatrices
 
     def last_reads(self, added: Mapping[sp.Symbol, tuple[sp.Symbol, str]]) -> dict[sp.Symbol, list[sp.Symbol]]:
-        """Return no values to be let go of: the interpreter does so by itself."""
+        """Return no values to release: the interpreter does so itself."""
         return {}
 
 

@@ -1,4 +1,4 @@
-"""The functions of a TorchScript module that are a rule's own: what is computed for one tensor, by variant and path."""
+"""The rule-specific functions of a TorchScript module: the computation for one tensor, by variant and path."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ INDENT = "    "
 
 @dataclass(frozen=True)
 class ScriptedWay:
-    """One path of one variant: its stages, sorted by how many sums over the model come before.
+    """One path of one variant: its stages, grouped by the number of preceding sums over the model.
 
     Attributes:
         one: The variant.
@@ -36,7 +36,7 @@ class ScriptedWay:
 
     @property
     def variant(self) -> Variant:
-        """The variant, as it is compiled."""
+        """The compiled variant."""
         return self.one.variant
 
 
@@ -45,10 +45,10 @@ class States:
     """The states of all variants together.
 
     Attributes:
-        tensors: Names of those that are tensors, in order.
-        numbers: Names of those that are numbers kept on the host, in order.
-        keys: What users call each.
-        group: Names of the numbers of a param group.
+        tensors: Names of the states that are tensors, in order.
+        numbers: Names of the host states, in order.
+        keys: The key that users see, for each state.
+        group: Names of the numbers of a parameter group.
         shared: Names of the numbers of the whole optimizer.
     """
 
@@ -73,14 +73,14 @@ class States:
 
 
 def leveled(variants: Sequence[Carried]) -> tuple[list[list[ScriptedWay]], dict[ValueName, int]]:
-    """Return the ways of each variant, and at which level each late value is there.
+    """Return the paths of each variant, and the level at which each late value is available.
 
-    A stage runs at level n if n sums over the model have to be complete before, one after the other.
+    A stage runs at level n if n sums over the model must be complete before it, one after another.
     """
     there: dict[ValueName, int] = {}
     shared = {slot.new: names for v in variants for slot, names in v.variant.schedule.shared}
     levels: dict[tuple[int, int, int], int] = {}
-    for _ in range(32):  # until nothing moves any more; there are few sums
+    for _ in range(32):  # until a fixed point; there are few sums
         before = dict(there), dict(levels)
         for i, variant in enumerate(variants):
             for j, path in enumerate(variant.variant.schedule.paths):
@@ -109,10 +109,10 @@ def leveled(variants: Sequence[Carried]) -> tuple[list[list[ScriptedWay]], dict[
 
 
 class Functions:
-    """Writes functions, each text once.
+    """Generates functions, each distinct one once.
 
     Args:
-        places: Place of each name in the list of known values.
+        places: The index of each name in the list of known values.
         states: The states.
         totals: Names of the sums over the whole model.
 
@@ -129,7 +129,7 @@ class Functions:
         self._names: dict[tuple[str, ...], str] = {}
 
     def add(self, stem: str, lines: Sequence[str], helpers: set[str]) -> str:
-        """Add a function, unless there is one of the same text, and return its name."""
+        """Add a function, unless an equal one exists, and return its name."""
         key = (stem, *lines)
         self.helpers |= helpers
         if key not in self._names:
@@ -140,7 +140,7 @@ class Functions:
     # One variant --------------------------------------------------------------------------------------------
 
     def start(self, one: Carried) -> list[str]:
-        """Return the lines that put the initial states of a tensor where none are."""
+        """Return the lines that initialize the missing states of a tensor."""
         hosted = [s.name for s in one.variant.slots if s.storage is Storage.HOST]
         tensors = [s.name for s in one.variant.slots if s.storage is not Storage.HOST]
         module = self.module(one)
@@ -159,7 +159,7 @@ class Functions:
         return lines
 
     def module(self, one: Carried) -> ScriptModule:
-        """Return what writes the functions of a variant."""
+        """Return the generator of a variant's functions."""
         return ScriptModule(one.programs, one.variant.slots, self.places)
 
     def coefficients(self, kernel: Kernel) -> str:
@@ -179,7 +179,7 @@ class Functions:
         return self.add("numbers", schedule_source.shared(module, one.programs.shared, name), module.helpers)
 
     def advance(self, way: ScriptedWay) -> list[str]:
-        """Return the lines that compute what the states on the host become."""
+        """Return the lines that compute the new values of host states."""
         hosted = [s.name for s in way.variant.slots if s.storage is Storage.HOST]
         if not hosted:
             return []
@@ -192,7 +192,7 @@ class Functions:
         return [*lines, *(f"n[{self.states.numbers.index(name)}] = kept[{i}]" for i, name in enumerate(hosted))]
 
     def path(self, one: Carried, first: int) -> list[str]:
-        """Return the lines that choose the path of a step; ``first`` is the number of the variant's first one."""
+        """Return the lines that select the path of a step; ``first`` is the number of the variant's first one."""
         if len(one.variant.schedule.paths) == 1:
             return [f"return {first}"]
         module = self.module(one)
@@ -207,13 +207,13 @@ class Functions:
         return numbers, _Run(self, way, level).lines()
 
     def update(self, kernel: Kernel) -> str:
-        """Return the name of what updates a tensor."""
+        """Return the name of the function that updates a tensor."""
         lines, helpers = matrix_update(kernel) if kernel.matrices else element_update(kernel)
         return self.add("update", lines, helpers)
 
 
 class _Run:
-    """Writes how the stages of one level of a way are called."""
+    """Generates the calls of the stages of one level of a path."""
 
     def __init__(self, functions: Functions, way: ScriptedWay, level: int) -> None:
         self.functions, self.way, self.level = functions, way, level
@@ -222,7 +222,7 @@ class _Run:
         self.there: set[ValueName] = set()
 
     def handed_on(self, level: int) -> list[Handed]:
-        """Return what is handed on from one level to later ones, in order."""
+        """Return the values that one level passes on to later ones, in order."""
         written = [n for one in self.way.levels[level] for n in one.kernel.written if isinstance(n, Handed)]
         later = {n for after in self.way.levels[level + 1 :] for one in after for n in one.kernel.tensors}
         return [n for n in dict.fromkeys(written) if n in later]
@@ -245,7 +245,7 @@ class _Run:
         return lines
 
     def name(self, name: ValueName) -> str:
-        """Return what a tensor is called."""
+        """Return the name of a tensor."""
         if name == "p" or name == "g":
             return name
         if not isinstance(name, str):
@@ -253,7 +253,7 @@ class _Run:
         return f"s[{self.functions.states.tensors.index(name)}]"
 
     def elements(self, one: Stage, index: int) -> list[str]:
-        """Return the lines of a stage over elements."""
+        """Return the lines of an elementwise stage."""
         lines = []
         for name in one.kernel.tensors:
             if not isinstance(name, str) and name not in self.there:
@@ -272,7 +272,7 @@ class _Run:
         return lines
 
     def total(self, name: NumberContribution, part: str) -> str:
-        """Return the line that adds a tensor's part to a sum."""
+        """Return the line that adds a tensor's contribution to a sum."""
         place = self.functions.totals.index(name)
         return f"sums[{place}] = sums[{place}] + float({part})"
 
@@ -302,7 +302,7 @@ class _Run:
         return lines
 
     def stack(self, name: ValueName) -> str:
-        """Return a tensor with one dimension more, in the number type of the arithmetic."""
+        """Return a tensor with an additional dimension, in the type in which the rule computes."""
         storage = self.slots[name].storage if name in self.slots else Storage.ELEMENT
         tensor = f"{self.name(name)}.reshape([])" if storage is Storage.SCALAR else self.name(name)
         return f"{tensor}.unsqueeze(0).to(_arithmetic(p))"
@@ -313,7 +313,7 @@ def _local(name: ValueName) -> str:
 
 
 def test_of(one: Carried, conditions: Conditions) -> str:
-    """Return the condition under which a variant is used."""
+    """Return the condition that selects a variant."""
     parts = [] if one.ndim is None else [f"dim == {one.ndim}"]
     for question, answer in one.asked:
         try:
@@ -323,6 +323,6 @@ def test_of(one: Carried, conditions: Conditions) -> str:
             else:
                 assert isinstance(answer, int | float)
                 parts.append(f"{conditions.number(question)} == {number(answer)}")
-        except Untranslatable:  # a question about options, which are chosen for good
+        except Untranslatable:  # a question about options, which are fixed
             conditions.lost |= {n.name for n in expressions(question) if isinstance(n, Name)}
     return " and ".join(dict.fromkeys(parts)) or "True"
