@@ -125,7 +125,7 @@ class Contract:
         return Model()
 
     def start(self) -> Any:
-        """Return the module of initial states: from ``p, g``, it returns a tensor per state, and the numbers among them."""
+        """Return the module of initial states: from ``p, g``, it returns a tensor for each state and host number."""
         import torch
 
         contract = self

@@ -204,7 +204,7 @@ class _Function:
     # Statements ---------------------------------------------------------------------------------------------
 
     def settled(self) -> tuple[list[str], list[str]]:
-        """Return the lines that initialize the states and those of a step; each name has one kind wherever it is read."""
+        """Return the lines that initialize the states and those of a step; each name has a consistent kind."""
         while True:
             known, least = dict(self.kinds), dict(self.least)
             start = list(self.started())

@@ -457,7 +457,7 @@ class SweptChunk:
             writer.lines.append(f"{symbol} = {symbol}.to({kept}.dtype).to({writer.dtype})")
 
     def chosen(self, expr: sp.Expr) -> tuple[str, sp.Symbol | None, sp.Expr]:
-        """Split a choice into its condition, which is the same for all elements, the replacement, and the computed value.
+        """Split a choice into its condition, which all elements share, the replacement, and the computed value.
 
         If an expression is not such a choice, the condition is empty, and the replacement is None.
         """
