@@ -125,7 +125,7 @@ def _lost(error: Exception) -> int:
 
 
 def _report_crash(arguments: Sequence[str]) -> None:
-    """Say that optlang failed; keep the traceback in a file, or print it with ``--debug``."""
+    """Report a crash of optlang; save the traceback to a file, or print it with ``--debug``."""
     story = f"optlang {' '.join(arguments)}\n\n{traceback.format_exc()}"
     print("optlang: this is a bug in optlang, not in your rule. Please report it", file=sys.stderr, end="")
     if "--debug" in arguments:

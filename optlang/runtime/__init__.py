@@ -1,1 +1,1 @@
-"""Compiled rules -> ``torch.optim.Optimizer`` classes: the layer that knows torch, and nothing of the compiler."""
+"""Compiled rules -> ``torch.optim.Optimizer`` classes. This layer depends on torch, but not on the compiler."""

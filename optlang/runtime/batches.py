@@ -125,7 +125,8 @@ class ParameterBatch:
         """Return the arguments of ``host`` for the next step.
 
         Args:
-            known: Hyperparameters and the group's values; a mapping that was given before has the same contents.
+            known: Hyperparameters and the group's values; if the same mapping is passed again, its contents must be
+                unchanged.
         """
         prepared, direct, arguments = self.prepared, self.prepared.direct, self._arguments
         assert direct is not None

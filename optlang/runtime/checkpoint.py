@@ -35,8 +35,7 @@ def detached(state: Mapping[str, Any], lent: Lent | None = None) -> dict[str, An
     """Return a parameter's state with copies of its numbers; the other tensors are lent where possible.
 
     Most numbers are views into memory that many parameters share, and saving one view would save all of it. Tensors
-    shared
-    with other processes stay shared.
+    shared with other processes stay shared.
     """
     found = {key: value.clone() if _is_number(value) else value for key, value in state.items()}
     if lent is not None:

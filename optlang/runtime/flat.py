@@ -187,7 +187,7 @@ class _Owned(MutableMapping[torch.Tensor, dict[str, Any]]):
 
 
 def seen(part: RoutedRule, members: Sequence[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Return parameters as a rule sees them: each one that has separate state, with its facts and shapes."""
+    """Return pairs of a parameter that owns state and the tensor that the rule sees, for its facts and shapes."""
     if not part.compiled.rule.flat:
         return [(p, p) for p in members]
     distinct = {id(p): p for p in members}.values()

@@ -1,7 +1,7 @@
 """Host arithmetic where Python raises: division by zero gives infinity and sqrt(-1) gives NaN, as on the device.
 
-Generated host functions compute with Python floats, which is fast, and correct as long as nothing is out of range.
-If something is, the same function runs again on :class:`Real` numbers, which follow IEEE 754.
+Generated host functions compute with Python floats, which is fast, and correct as long as nothing is out of range. If
+something is, the same function runs again on :class:`Real` numbers, which follow IEEE 754.
 """
 
 from __future__ import annotations

@@ -117,8 +117,7 @@ def begin_numbers(
     """Add the numbers that a rule stores in parameter groups, unless the group has them.
 
     The count exists from the start, because a checkpoint is loaded into existing keys. A number for the whole optimizer
-    is
-    copied from ``others``.
+    is copied from ``others``.
     """
     if part.counts_steps_of(group, [unit for _, unit in flat.seen(part, members)]):
         group.setdefault(part.hyper.kept(STEP), 0.0)

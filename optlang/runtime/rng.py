@@ -13,7 +13,7 @@ import torch
 
 from optlang.artifact import Draw
 
-#: Key of the seed in the param groups.
+#: Key of the seed in the parameter groups.
 SEED = "seed"
 #: The number of seeds.
 SEEDS = 2**64

@@ -64,7 +64,7 @@ class Scratch:
         self._lanes: dict[tuple[int, torch.dtype, torch.device], torch.Tensor] = {}
 
     def lane(self, number: int, count: int, like: torch.Tensor) -> torch.Tensor:
-        """Return memory for ``count`` numbers of the type of ``like``, the same for the same ``number``."""
+        """Return memory for ``count`` numbers of the type of ``like``; a ``number`` identifies the memory."""
         key = (number, like.dtype, like.device)
         held = self._lanes.get(key)
         if held is None or held.numel() < count:

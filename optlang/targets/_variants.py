@@ -55,7 +55,7 @@ class Carried:
 
     @cached_property
     def programs(self) -> Lowered:
-        """Its programs after those passes that do not split into stages."""
+        """Its programs after the passes, not split into stages."""
         return optimised(self.lowered) if self.lowered.staged else self.lowered
 
     @cached_property
