@@ -210,7 +210,7 @@ class RowBatch(ParameterBatch):
             self._moved += part.numel() * table.tensor.element_size() * (2 if table.written else 1)
         try:
             self._put_back(rows, parts, draw)
-        except KeyboardInterrupt:  # all tables have taken the same number of steps
+        except KeyboardInterrupt:  # so that no table is a step ahead of the others
             self._put_back(rows, parts, draw)
             raise
 

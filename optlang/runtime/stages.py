@@ -129,7 +129,7 @@ class Chunk:
         self._draw: Key = 0
 
     def begin(self, draw: Key) -> None:
-        """Reset the last run; ``draw`` is the random-number key for quantized states."""
+        """Reset for a new run; ``draw`` is the random-number key for quantized states."""
         self._begun, self._draw = False, draw
 
     def written(self) -> Sequence[int]:
@@ -225,7 +225,7 @@ class KernelChunk(Chunk):
         self.call = KernelCall(plan.prepared, records, buffers)
 
     def begin(self, draw: Key) -> None:
-        """Reset the last run; ``draw`` is the random-number key for quantized states."""
+        """Reset for a new run; ``draw`` is the random-number key for quantized states."""
         self.call.moved, self.call.draw = 0, draw
 
     def written(self) -> Sequence[int]:
@@ -258,7 +258,7 @@ class MatrixChunk(Chunk):
 
     def __init__(self, plan: PlannedStage, start: int, records: Sequence[ParameterState], buffers: Buffers) -> None:
         super().__init__(plan, start, records, buffers)
-        self._views: dict[ValueName, torch.Tensor] = {}  # views of tensors that share the same memory in every step
+        self._views: dict[ValueName, torch.Tensor] = {}  # views of tensors whose memory never changes
 
     def compile(self, kernels: VariantCache) -> None:
         """Load the stage's C++ code, if there is any."""
@@ -270,7 +270,7 @@ class MatrixChunk(Chunk):
             return
         kernel = self.plan.kernel
         stacks = [self._stack(name, gradients) for name in kernel.tensors]
-        numbers = map(float, self.plan.coefficients[: len(kernel.coefficients)])  # 0 if there are none
+        numbers = map(float, self.plan.coefficients[: len(kernel.coefficients)])  # padded with a 0
         results = self.plan.prepared.functions["update"](*stacks, *numbers)
         given = dict(zip(kernel.tensors, stacks, strict=True))
         read = {_memory(given[name]) for name in kernel.written if name in given}
@@ -285,7 +285,7 @@ class MatrixChunk(Chunk):
         changed = [(n, apart(r)) for n, r in pairs if r is not given.get(n)]
         try:
             self._write_all(changed)
-        except KeyboardInterrupt:  # all tensors have taken the same number of steps
+        except KeyboardInterrupt:  # so that no tensor is a step ahead of the others
             self._write_all(changed)
             raise
 
