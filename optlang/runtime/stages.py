@@ -258,7 +258,7 @@ class MatrixChunk(Chunk):
 
     def __init__(self, plan: PlannedStage, start: int, records: Sequence[ParameterState], buffers: Buffers) -> None:
         super().__init__(plan, start, records, buffers)
-        self._views: dict[ValueName, torch.Tensor] = {}  # views of tensors whose memory never changes
+        self._views: dict[ValueName, torch.Tensor] = {}  # views of tensors whose memory does not move
 
     def compile(self, kernels: VariantCache) -> None:
         """Load the stage's C++ code, if there is any."""

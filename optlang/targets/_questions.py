@@ -1,6 +1,6 @@
 """The forms of a rule: the effects of options and shapes, and the questions that decide.
 
-A rule with options has several variants. :func:`explore` finds them: it varies hyperparameters and shapes so that each
+A rule with options has several variants. :class:`Explorer` finds them: it varies hyperparameters and shapes so that each
 static question gets another answer, for as long as that leads to new variants.
 """
 
