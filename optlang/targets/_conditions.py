@@ -109,7 +109,7 @@ class Conditions:
 
     def _call(self, node: ast.Expr, name: str, arguments: Sequence[ast.Expr]) -> tuple[str, bool]:
         """Return a call of a numeric function."""
-        if name not in FUNCTIONS:
+        if name not in (*FUNCTIONS, "max", "min"):
             return self._chosen(node)
         texts = list(map(self.number, arguments))
         if name in ("max", "min"):

@@ -1,7 +1,7 @@
 """The forms of a rule: the effects of options and shapes, and the questions that decide.
 
-A rule with options has several variants. :class:`Explorer` finds them: it varies hyperparameters and shapes so that each
-static question gets another answer, for as long as that leads to new variants.
+A rule with options has several variants. :class:`Explorer` finds them: it varies hyperparameters and shapes so that
+each static question gets another answer, for as long as that leads to new variants.
 """
 
 from __future__ import annotations

@@ -208,6 +208,17 @@ def test_a_number_that_chooses_between_formulas_may_change() -> None:
     assert module.state("momentum_buffer", 0).numel() == 3
 
 
+def test_functions_of_sizes_choose_between_formulas() -> None:
+    text = (
+        "optimizer X\nhyper lr = 0.5, most = 3, k = 2\n"
+        "if max(rows, cols) <= most and floor(numel/k) > 1: p -= lr*g\nelse: p += lr*g\n"
+    )
+    module = reloaded(optlang.export(text, "torchscript"))
+    params = [torch.zeros(2, 3), torch.zeros(2, 4), torch.zeros(3, 1)]
+    module.step(params, [torch.ones_like(p) for p in params])
+    assert [float(p[0, 0]) for p in params] == [-0.5, 0.5, 0.5]
+
+
 def test_shapes_that_do_not_suit_the_rule_are_told() -> None:
     module = module_of("Muon")
     with pytest.raises(torch.jit.Error, match="parameter 0 of shape \\[3\\] does not suit the rule"):
