@@ -238,7 +238,7 @@ class ShardedPlan(GroupPlan):
         self._shown[p] = dict(shown)
 
     def _show_numbers(self, state: State) -> None:
-        """Show the numbers of batches that have been split: they are in other tensors than before."""
+        """Show the numbers of new batches, which are in other tensors than before."""
         before = {id(batch) for batch in self._exhibited}
         self._exhibited = list(self.batches)
         for record in (r for batch in self.batches if id(batch) not in before for r in batch.records):

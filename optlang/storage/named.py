@@ -57,7 +57,7 @@ def written(text: object) -> Written | None:
         return None
     options = [_OPTION.fullmatch(part) for part in found[2].split(",")] if found[2] is not None else []
     numbers = {option[1]: int(option[2]) for option in options if option is not None}
-    if len(numbers) < len(options):  # one is missing, or is given twice
+    if len(numbers) < len(options):  # one is malformed, or is given twice
         return None
     return Written(found[1], numbers, found[3] is not None)
 

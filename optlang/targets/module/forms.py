@@ -444,7 +444,7 @@ class Forms:
         return f"{kind}({', '.join(f'{field}={literal(self.spelled(name))}' for field, name in names.items())})"
 
     def place(self, slot: StageTensor) -> str:
-        """Return the slot of a value that one stage leaves for another, as Python."""
+        """Return the storage of a value that one stage passes on to another, as Python."""
         if slot.storage is Storage.REDUCED:
             self.features.add("REDUCES")
             return listing(map(str, slot.dims))

@@ -150,7 +150,7 @@ def _head(node: ast.stmt) -> str:
 
 
 def _spread(lines: list[str]) -> bool:
-    """Return whether a statement must stay on several lines, as indicated by a trailing comma."""
+    """Return whether a statement must stay on several lines, as indicated by a trailing comma or a comment."""
     return len(lines) > 1 and (lines[-2].endswith(",") or any("  #" in line for line in lines))
 
 
