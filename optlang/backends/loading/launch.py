@@ -101,9 +101,9 @@ class Launch:
         """Update parameters.
 
         Args:
-            given: The tensors of each parameter in turn, followed by the companions of its quantized tensors; then the
-                coefficients. If a format draws random numbers, then their keys: integers for each parameter, and what
-                differs from step to step, as a number or a 0-d tensor.
+            given: The tensors of each parameter in turn, with the companions of its quantized tensors after them; then
+                the coefficients. If a format draws random numbers, then their keys: integers for each parameter, and
+                what differs from step to step, as a number or a 0-d tensor.
         """
         *tensors, numbers, keys, draw = given if self.draws else (*given, (), 0)
         with torch.cuda.device_of(tensors[0]):

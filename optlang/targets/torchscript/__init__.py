@@ -337,7 +337,7 @@ class _Script:
 
 
 def _choice(choices: Mapping[str, Sequence[str]], default: str) -> list[str]:
-    """Return an if-elif chain from conditions to lines; each branch may fall through to the code that follows."""
+    """Return a sequence of if statements from conditions to lines; each body may fall through to what follows."""
     return [
         line
         for condition, body in choices.items()
