@@ -9,7 +9,7 @@ nodes below.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -269,10 +269,3 @@ def _verify_expression(top: ast.Expr, names: set[str]) -> None:
                 assert name in ASKING, f"`{name}` calls no closure"
             case SizeOf(function=name):
                 assert name in SIZES, f"`{name}` is no size"
-
-
-def operations(block: Sequence[ast.Stmt]) -> Iterator[ast.Expr]:
-    """Yield every expression in a block, with all subexpressions."""
-    for statement in statements(block):
-        for top in own_expressions(statement):
-            yield from expressions(top)

@@ -6,14 +6,11 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from optlang.core.evaluate import member_name
-from optlang.functions.table import BUILTINS, ELEMENTWISE, EMPTY, FACT_NAMES, MAKERS, RANDOMS, SIZES
+from optlang.functions.table import BUILTINS, ELEMENTWISE, FACT_NAMES, SIZES
 from optlang.identity import GroupKey
 from optlang.rule import Rule, remembering
 from optlang.syntax import tree as ast
 from optlang.syntax.walk import assigned, body_of, expressions, own_expressions, parts, statements
-
-#: Functions whose arguments include sizes of the result.
-SIZED = MAKERS | {*RANDOMS, "flip", EMPTY, *(name for name, row in BUILTINS.items() if row.sized)}
 
 
 def known_before(

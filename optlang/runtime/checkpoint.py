@@ -114,7 +114,7 @@ class Lent:
         self._held = []
 
     def forget(self) -> None:
-        """Drop tensors that nobody references any more."""
+        """Drop tensors that are no longer referenced."""
         self._held = [weakref.ref(shown) for shown in self._wanted()]
 
     def _wanted(self) -> list[torch.Tensor]:

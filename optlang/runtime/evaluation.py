@@ -184,7 +184,7 @@ class Evaluation:
         self._straight = not self._graph
 
     def _fill_gradients(self, loss: Any) -> None:
-        """Compute the gradients of a loss on which nobody has called backward()."""
+        """Compute the gradients of a loss for which the closure did not call backward()."""
         wanted = [p for p in self.parameters if p.requires_grad]
         if not _has_graph(loss):
             raise RuntimeError(f"{self.name}: the closure computed no gradients, and its loss has no graph")

@@ -247,7 +247,7 @@ class RuleOptimizer(Optimizer):
         # A rule need not allow a step size of 0, so the optimizer's own step size is checked instead.
         instead = {"lr": self.defaults["lr"]} if maybe and "lr" in self.defaults else {}
         try:
-            # Tensors created in inference mode could not be written to in later steps outside of it.
+            # Later steps outside inference mode could not write to tensors created in it.
             with torch.inference_mode(False) if inferring else _nothing:
                 for plan in plans:
                     plan.inferring, plan.instead, plan.evaluation = inferring, instead, evaluation

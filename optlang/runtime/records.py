@@ -302,7 +302,7 @@ class ParameterState:
             raise ValueError(f"state {key!r} {reason}")
         if is_fake(value) is not is_fake(p):
             raise ValueError(f"state {key!r} is a {'fake' if is_fake(value) else 'real'} tensor, but the other is not")
-        if value.is_inference():  # it could not be written outside of inference mode
+        if value.is_inference():  # it could not be written outside inference mode
             value = value.clone()
         if value.device != p.device:
             value = value.to(p.device)

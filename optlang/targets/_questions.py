@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import product
 
-from optlang.artifact import ShapeInfo, VariantKey
+from optlang.artifact import VariantKey
 from optlang.codegen.naming import python_name
 from optlang.compiler import CompiledRule
 from optlang.core.core import Core, Key, KnownSize, Operation
@@ -26,6 +26,7 @@ from optlang.rule import HyperType, OneOf, Range, Unasked, Value, Values
 from optlang.syntax import tree as ast
 from optlang.syntax.quoting import literal
 from optlang.syntax.walk import expressions
+from optlang.targets._variants import facts_of
 
 #: Shapes to try, by number of dimensions; sizes are prime, so that the factors of a product can be identified.
 SHAPES: tuple[tuple[int, ...], ...] = (
@@ -74,12 +75,6 @@ class Content:
 
 class Unspoken(Exception):
     """A question that cannot be translated to Python."""
-
-
-def facts_of(shape: tuple[int, ...]) -> ShapeInfo:
-    """Return the facts about a tensor with a shape."""
-    rows, cols = shape[-2] if len(shape) > 1 else 1, shape[-1] if shape else 1
-    return ShapeInfo(len(shape), math.prod(shape), rows, cols, 2.0**-23, shape)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 
 from optlang.compiler import CompiledRule, example_facts
-from optlang.core.core import Core, Key, ModelSum, operations
+from optlang.core.core import Core, Key, ModelSum
 from optlang.core.evaluate import member_name
 from optlang.core.known import tops
 from optlang.core.needs import needs
@@ -19,7 +19,7 @@ from optlang.rule import Rule, Values
 from optlang.source import Span
 from optlang.syntax import tree as ast
 from optlang.syntax.tree import StateScope
-from optlang.syntax.walk import expressions, statements
+from optlang.syntax.walk import block_expressions, expressions, statements
 from optlang.targets import Order, refusal
 
 
@@ -127,7 +127,7 @@ def several_passes(order: Order, target: str) -> Iterator[Diagnostic]:
     if core is None or rule.routes:
         return
     help = "use the target `torchscript`"
-    left = list(operations((*core.start, *core.body)))
+    left = list(block_expressions((*core.start, *core.body)))
     if any(isinstance(n, ModelSum) for n in left):
         found = called(rule, ("total", "gnorm"))
         yield refusal(compiled, target, f"a sum over the whole model (`{_name_of(found)}`)", _span(found), help)

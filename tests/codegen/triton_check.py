@@ -1,4 +1,4 @@
-"""What test_triton.py runs in processes of its own: Triton's interpreter or its compiler.
+"""What test_triton.py runs in separate processes: Triton's interpreter or its compiler.
 
 Each command prints JSON.
 """

@@ -36,7 +36,7 @@ LIBRARIES = {
 
 
 def module_name(path: Path) -> str:
-    """Return the name inside of the package: ``syntax.parse``; empty for the package itself."""
+    """Return the name within the package: ``syntax.parse``; empty for the package itself."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 

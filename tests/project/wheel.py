@@ -1,4 +1,4 @@
-"""Try a built wheel from outside of the checkout: ``python tests/project/wheel.py dist/*.whl``.
+"""Try a built wheel from outside the checkout: ``python tests/project/wheel.py dist/*.whl``.
 
 The wheel is installed into an environment of its own, which borrows the dependencies of the one that runs
 this, but not the checkout. Run by ``make wheel-test``; not collected by pytest.

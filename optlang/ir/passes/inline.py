@@ -1,7 +1,7 @@
 """Inline: substitute locals into the formulas that use them, so that simplification sees whole formulas.
 
 Values of states and of the parameter keep their names (simplification does not cross a rounding point), and so do
-reductions. A tensor value is inlined if it is used once, and only into a value of its own kind, where it costs the
+reductions. A tensor value is inlined if it is used once, and only into a value of the same kind, where it costs the
 same. A small host value is inlined everywhere: hoisting moves it back together with its context, and sharing computes
 it once.
 """
